@@ -1,0 +1,42 @@
+# Every target installs what it needs into .venv; the only requirements are python3 (>= 3.11), pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WHEEL_VENV := $(VENV)/wheel-test
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test check format bench wheel-test clean
+
+demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
+	$(BIN)/autoseg demo autoseg-demo --overwrite
+
+test: $(INSTALLED)  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## the whole gate: format, lint, types, import contract, tests (doc snippets are tests)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: $(INSTALLED)  ## rewrite the sources in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## speed and memory of every stage (see docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.stages
+
+wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
+	$(BIN)/python tests/wheel/run.py
+
+clean:
+	rm -rf $(VENV) dist build autoseg-demo
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	# torch first and alone: the pinned version is found as a plain build, a range would fetch gigabytes
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@

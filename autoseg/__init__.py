@@ -1,0 +1,20 @@
+"""Automatic configuration, training and running of medical image segmentation."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoseg.api import PredictionOptions, SegmentationModel, load_model, predict_volume
+
+__version__ = "0.1.0"
+__all__ = ["PredictionOptions", "SegmentationModel", "__version__", "load_model", "predict_volume"]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports `autoseg.api`, and with it torch, when one of its names is used for the first time."""
+        if name not in __all__:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        from autoseg import api
+
+        return getattr(api, name)

@@ -1,0 +1,100 @@
+"""What `import autoseg` offers to programs; everything else may change between versions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Integer
+from numpy.typing import NDArray
+
+from autoseg.errors import PredictionError
+from autoseg.geometry import WORLD_LETTERS, FloatTriple, Grid, compute_reorientation
+from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+
+__all__ = ["PredictionOptions", "SegmentationModel", "load_model", "predict_volume"]
+
+DEFAULT_GRID_CODE: Final = "RAS"
+
+
+def predict_volume(
+    run: str | Path | SegmentationModel,
+    array: NDArray[Any],
+    spacing_mm: FloatTriple,
+    *,
+    orientation: str | None = None,
+    configuration: str | None = None,
+    folds: Sequence[str] | None = None,
+    device: str = "auto",
+    options: PredictionOptions = DEFAULT_OPTIONS,
+) -> Integer[np.ndarray, "z y x"]:
+    """Segments one volume and returns its label map: the same shape, in the values of the dataset's label files.
+
+    Args:
+        run: Folder of a trained run, or a model from `load_model`, which spares loading it for every volume.
+        array: Numbers, (channel, z, y, x), or (z, y, x) for a model of one channel.
+        spacing_mm: Distance of neighbouring voxels along z, y, x.
+        orientation: Where the axes x, y, z of the array grow to, for example "LPS" for arrays of SimpleITK from
+            upright images; None if they lie like those that the model was trained with.
+        configuration: As in `load_model`; only with a folder.
+        folds: As in `load_model`; only with a folder.
+        device: As in `load_model`; only with a folder.
+        options: Step of the window, mirroring.
+
+    Raises:
+        PredictionError: The model is not trained, or the volume does not fit it.
+        RunError: There is no run.
+        DeviceError: There is no such device.
+    """
+    if isinstance(run, SegmentationModel):
+        _check_no_choice(configuration, folds, device)
+        model = run
+    else:
+        model = load_model(Path(run), configuration=configuration, folds=folds, device=device)
+    volume = _convert_volume(array)
+    grid = _build_grid(volume, spacing_mm, orientation=orientation, trained_orientation=model.plan.orientation)
+    return model.predict_volume(volume, grid, options=options)
+
+
+def _check_no_choice(configuration: str | None, folds: Sequence[str] | None, device: str) -> None:
+    if configuration is not None or folds is not None or device != "auto":
+        msg = "configuration, folds and device belong to load_model; a loaded model has its own"
+        raise PredictionError(msg)
+
+
+def _convert_volume(array: NDArray[Any]) -> NDArray[np.float32]:
+    if array.ndim not in (3, 4) or array.dtype.kind not in "fiub":
+        msg = f"a volume is an array of numbers (channel, z, y, x) or (z, y, x), found {array.dtype} of {array.shape}"
+        raise PredictionError(msg)
+    volume = np.ascontiguousarray(array, dtype=np.float32)
+    return volume if array.ndim == 4 else volume[None]
+
+
+def _build_grid(
+    volume: NDArray[np.float32],
+    spacing_mm: FloatTriple,
+    *,
+    orientation: str | None,
+    trained_orientation: str | None,
+) -> Grid:
+    if len(spacing_mm) != 3 or not all(np.isfinite(value) and value > 0 for value in spacing_mm):
+        msg = f"spacing_mm must be three positive numbers (z, y, x), found {spacing_mm}"
+        raise PredictionError(msg)
+    if orientation is not None and not _is_orientation_code(orientation):
+        msg = f"an orientation has one letter of L/R, one of P/A and one of I/S, such as LPS, found {orientation!r}"
+        raise PredictionError(msg)
+    _, depth, height, width = volume.shape
+    plain = Grid(shape_voxels=(depth, height, width), spacing_mm=spacing_mm)
+    code = orientation or trained_orientation or DEFAULT_GRID_CODE
+    direction = compute_reorientation(DEFAULT_GRID_CODE, code).apply_to_grid(plain).direction
+    return Grid(
+        shape_voxels=plain.shape_voxels,
+        spacing_mm=spacing_mm,
+        direction=direction,
+        is_oriented=trained_orientation is not None,
+    )
+
+
+def _is_orientation_code(text: str) -> bool:
+    return sorted(len(set(text) & set(letters)) for letters in WORLD_LETTERS) == [1, 1, 1] and len(text) == 3

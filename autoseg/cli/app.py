@@ -1,0 +1,42 @@
+"""The `autoseg` command: its subcommands, and how errors reach the user."""
+
+import sys
+
+import typer
+
+from autoseg.cli.demo import demo
+from autoseg.cli.evaluate import evaluate
+from autoseg.cli.plan import plan
+from autoseg.cli.predict import predict
+from autoseg.cli.preprocess import preprocess
+from autoseg.cli.train import train
+from autoseg.cli.version import show_version
+from autoseg.errors import AutosegError
+
+EXIT_USER_ERROR = 1
+EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
+
+app = typer.Typer(
+    name="autoseg",
+    help="From a folder of labelled medical images to a trained, validated segmentation model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help renders in a tenth of a second
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback()(show_version)
+for command in (plan, preprocess, train, predict, evaluate, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line; the user's mistakes end with a message and exit code 1, without a traceback."""
+    try:
+        app()
+    except AutosegError as error:
+        sys.stderr.write(f"autoseg: error: {error}\n")
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nautoseg: stopped; the same command continues where it was\n")
+        sys.exit(EXIT_INTERRUPTED)

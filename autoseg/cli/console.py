@@ -1,0 +1,92 @@
+"""What the user sees: progress bars on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+Item = TypeVar("Item")
+PLAIN_LINE_SECONDS = 10.0
+PLAIN_WIDTH = 160  # tables in a log file need not fit a screen
+
+
+class Console:
+    """Writes to standard output; implements `autoseg.progress.Progress`."""
+
+    def __init__(self, rich_console: "RichConsole") -> None:
+        self._rich = rich_console
+
+    def note(self, text: str) -> None:
+        """Shows a line of text."""
+        self._rich.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def show_table(self, table: "Table") -> None:
+        """Shows a table."""
+        self._rich.print(table)
+
+    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+        """Yields the items and shows count, rate and remaining time."""
+        if self._rich.is_terminal:
+            yield from self._track_on_terminal(items, label=label, total=total, unit=unit)
+        else:
+            yield from self._track_in_lines(items, label=label, total=total, unit=unit)
+
+    def _track_on_terminal(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        started = time.monotonic()
+        with Progress(*columns, console=self._rich) as bars:
+            task = bars.add_task(label, total=total, rate="")
+            for count, item in enumerate(items, start=1):
+                rate = format_rate(count, time.monotonic() - started, unit)
+                bars.update(task, completed=count, rate=rate)
+                yield item
+
+    def _track_in_lines(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+        started = last = time.monotonic()
+        for count, item in enumerate(items, start=1):
+            now = time.monotonic()
+            if now - last >= PLAIN_LINE_SECONDS or count == total:
+                last = now
+                elapsed = now - started
+                remaining = elapsed / count * (total - count)
+                rate = format_rate(count, elapsed, unit)
+                self.note(f"{label}: {count}/{total} {unit}s, {rate}, {format_duration(remaining)} left")
+            yield item
+
+
+def open_console() -> Console:
+    """A console on standard output; warnings of the library go to standard error."""
+    import logging
+
+    from rich.console import Console as RichConsole
+
+    logging.basicConfig(level=logging.WARNING, format="autoseg: %(levelname)s: %(message)s", stream=sys.stderr)
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(RichConsole(width=width))
+
+
+def format_rate(count: int, seconds: float, unit: str) -> str:
+    """Items per second, or seconds per item where that is the larger number."""
+    if seconds <= 0:
+        return ""
+    rate = count / seconds
+    return f"{rate:.1f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """Like 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

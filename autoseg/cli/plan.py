@@ -1,0 +1,63 @@
+"""`autoseg plan`: check, measure, plan and preprocess a dataset."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoseg.errors import PlanError
+
+if TYPE_CHECKING:
+    from planners import Planner
+
+
+def find_planner(name: str) -> "Planner":
+    """The planner of a name.
+
+    Raises:
+        PlanError: There is none; the message lists those that exist.
+    """
+    from planners import PLANNERS
+
+    if name not in PLANNERS:
+        msg = f"no planner is called {name!r}; choose one of: {', '.join(PLANNERS)}"
+        raise PlanError(msg)
+    return PLANNERS[name]
+
+
+def plan(
+    dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json, images and labels.")],
+    *,
+    run: Annotated[Path | None, typer.Option(help="Run folder.  [default: <dataset name>.autoseg]")] = None,
+    planner: Annotated[str, typer.Option(help="Set of planning rules.")] = "default",
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
+    ] = None,
+    configuration: Annotated[
+        list[str] | None, typer.Option(help="Preprocess only this configuration (repeatable).  [default: all planned]")
+    ] = None,
+    no_preprocess: Annotated[bool, typer.Option("--no-preprocess", help="Stop after planning.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing plan and its data.")] = False,
+) -> None:
+    """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
+    from autoseg.cli.console import open_console
+    from autoseg.cli.reports import print_plan
+    from autoseg.fingerprint import Machine
+    from autoseg.workflows.planning import PlanningOptions, plan_dataset
+
+    chosen = find_planner(planner)
+    options = PlanningOptions(
+        planner=planner,
+        machine=Machine(accelerator_memory_gb=memory_gb),
+        configurations=tuple(configuration or ()),
+        preprocess=not no_preprocess,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    console = open_console()
+    outcome = plan_dataset(
+        dataset, run, chosen.plan, options=options, report=lambda plan: print_plan(console, plan), progress=console
+    )
+    console.note(f"\n{outcome.describe()}")
+    console.note(f"next: autoseg train {outcome.run.root}")

@@ -1,0 +1,41 @@
+"""`autoseg predict`: segment new images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images, or one image file.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
+    *,
+    configuration: Annotated[str | None, typer.Option(help="Which model.  [default: the one that is trained]")] = None,
+    fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all trained]")] = None,
+    no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="Skip test-time augmentation.")] = False,
+    step_fraction: Annotated[
+        float, typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.")
+    ] = 0.5,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also write class probabilities (.npz).")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
+) -> None:
+    """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
+    from autoseg.cli.console import open_console
+    from autoseg.inference.options import PredictionOptions
+    from autoseg.workflows.prediction import PredictionRequest, predict_images
+
+    console = open_console()
+    request = PredictionRequest(
+        configuration=configuration,
+        folds=tuple(fold) if fold else None,
+        options=PredictionOptions(step_fraction=step_fraction, mirroring=not no_mirroring),
+        save_probabilities=save_probabilities,
+        device=device,
+        overwrite=overwrite,
+    )
+    outcome = predict_images(run, images, out, request=request, progress=console)
+    console.note(f"{outcome.describe()} in {out}")

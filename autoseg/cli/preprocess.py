@@ -1,0 +1,23 @@
+"""`autoseg preprocess`: the last step of planning alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def preprocess(
+    run: Annotated[Path, typer.Argument(help="Run folder whose plan.json was edited.")],
+    *,
+    configuration: Annotated[
+        list[str] | None, typer.Option(help="Only this configuration (repeatable).  [default: all planned]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
+) -> None:
+    """Preprocess a planned run again, for a plan that was edited by hand."""
+    from autoseg.cli.console import open_console
+    from autoseg.workflows.planning import preprocess_run
+
+    console = open_console()
+    count = preprocess_run(run, configurations=tuple(configuration or ()), workers=workers, progress=console)
+    console.note(f"preprocessed {count} cases in {run}")

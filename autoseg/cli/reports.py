@@ -1,0 +1,95 @@
+"""Tables: a plan with its reasons, evaluation results."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoseg.cli.console import Console
+    from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+    from autoseg.plan import Plan
+
+COLUMNS = {
+    "Dice": "Dice",
+    "IoU": "IoU",
+    "HD95": "HD95 (mm)",
+    "NSD": "NSD (1 mm)",
+    "volume_difference_ml": "volume difference (ml)",
+}
+
+
+def print_plan(console: "Console", plan: "Plan") -> None:
+    """Every decision with its reason, then the configurations side by side."""
+    from rich.table import Table
+
+    console.note(f"\nPlan for {plan.dataset_name} (planner {plan.planner})")
+    for reason in plan.reasons:
+        console.note(f"\n{reason.subject}: {reason.value}\n    {reason.because}")
+    table = Table(title="Configurations", title_justify="left")
+    for heading in ("", *plan.configurations):
+        table.add_column(heading)
+    for row in _list_plan_rows(plan):
+        table.add_row(*row)
+    console.note("")
+    console.show_table(table)
+
+
+def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
+    configurations = plan.configurations.values()
+    return [
+        ("spacing (mm)", *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations)),
+        ("median shape", *(" x ".join(f"{v:.6g}" for v in c.median_shape_voxels) for c in configurations)),
+        ("patch", *(" x ".join(map(str, c.patch_voxels)) for c in configurations)),
+        ("batch", *(str(c.training.batch_size) for c in configurations)),
+        ("network", *(c.network.architecture for c in configurations)),
+        ("features", *(" ".join(map(str, c.network.features_per_stage)) for c in configurations)),
+        ("strides", *(" ".join("x".join(map(str, s)) for s in c.network.strides) for c in configurations)),
+        ("kernels", *(" ".join("x".join(map(str, k)) for k in c.network.kernel_sizes) for c in configurations)),
+    ]
+
+
+def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
+    """One row per case and class."""
+    table = _open_table("Cases", "case", "class")
+    for case in summary.metric_per_case:
+        for key, values in case.metrics.items():
+            table.add_row(case.case, summary.class_names[key], *_format_row(values))
+    console.show_table(table)
+
+
+def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
+    """Means over the cases per class, and over the classes; with the number of cases where a value is undefined."""
+    total = len(summary.metric_per_case)
+    table = _open_table(
+        f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)", "class"
+    )
+    for key, values in summary.mean.items():
+        counts = summary.count[key]
+        cells = [
+            cell if getattr(counts, name) == total else f"{cell} ({getattr(counts, name)})"
+            for name, cell in zip(COLUMNS, _format_row(values), strict=True)
+        ]
+        table.add_row(summary.class_names[key], *cells)
+    table.add_section()
+    table.add_row("foreground", *_format_row(summary.foreground_mean))
+    console.show_table(table)
+
+
+def _open_table(title: str, *names: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name)
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _format_row(values: "MetricValues") -> list[str]:
+    return [format_metric(getattr(values, name)) for name in COLUMNS]
+
+
+def format_metric(value: float | None) -> str:
+    """Three decimals, or a dash for an undefined value."""
+    return "-" if value is None else f"{value:.3f}"

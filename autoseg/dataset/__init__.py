@@ -1,0 +1,17 @@
+"""dataset.json and the list of cases, in the raw layout of nnU-Net v2 or of the Medical Segmentation Decathlon."""
+
+from autoseg.dataset.cases import Case, Dataset
+from autoseg.dataset.prediction_cases import find_images
+from autoseg.dataset.reading import read_dataset
+from autoseg.dataset.record import CaseRecord, DatasetRecord, record_dataset, restore_dataset
+
+__all__ = [
+    "Case",
+    "CaseRecord",
+    "Dataset",
+    "DatasetRecord",
+    "find_images",
+    "read_dataset",
+    "record_dataset",
+    "restore_dataset",
+]

@@ -1,0 +1,223 @@
+"""dataset.json: which keys it has and what they must hold. Where the cases lie is found elsewhere."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
+from autoseg.dataset.label_entries import parse_labels
+from autoseg.document import read_json, suggest_key
+from autoseg.errors import DocumentError
+from autoseg.file_endings import READABLE_ENDINGS
+from autoseg.labels import LabelScheme
+
+USED_KEYS: Final = (
+    "labels",
+    "channel_names",
+    "modality",
+    "file_ending",
+    "regions_class_order",
+    "dataset",
+    "training",
+    "numTraining",
+)
+IGNORED_KEYS: Final = (
+    "name",
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "release",
+    "relase",  # so spelt in the archives of the Medical Segmentation Decathlon
+    "converted_by",
+    "citation",
+    "tensorImageSize",
+    "dim",
+    "numTest",
+    "test",
+    "overwrite_image_reader_writer",
+    "author",
+    "authors",
+    "version",
+    "url",
+)
+CLOSE_MATCH: Final = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedCase:
+    """A case whose files dataset.json names itself."""
+
+    name: str
+    images: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """The content of dataset.json; None stands for what is missing or wrong (then there is a problem as well).
+
+    Attributes:
+        listed_cases: Entries of the key `dataset`, or of `training` in the Decathlon's layout; None to look into the
+            folders.
+    """
+
+    channel_names: tuple[str, ...] | None
+    labels: LabelScheme | None
+    file_ending: str | None
+    must_find_ending: bool
+    training_count: int | None
+    listed_cases: tuple[ListedCase, ...] | None
+
+
+def read_description(root: Path, findings: Findings) -> Description | None:
+    """Reads dataset.json; None if it is no JSON object."""
+    path = root / DESCRIPTION_NAME
+    if not path.is_file():
+        findings.problems.append(f"{DESCRIPTION_NAME} is missing{_suggest_folder(root)}")
+        return None
+    try:
+        content = read_json(path)
+    except DocumentError as error:
+        findings.problems.append(str(error))
+        return None
+    if not isinstance(content, dict):
+        findings.problems.append(f"{DESCRIPTION_NAME} must hold an object in braces, found {type(content).__name__}")
+        return None
+    return _parse(content, findings)
+
+
+def _suggest_folder(root: Path) -> str:
+    inside = sorted(path.parent.name for path in root.glob(f"*/{DESCRIPTION_NAME}"))
+    return f"; there is one in {', '.join(inside[:5])}: name that folder" if inside else ""
+
+
+def _parse(content: dict[str, Any], findings: Findings) -> Description:
+    unknown = [key for key in content if key not in (*USED_KEYS, *IGNORED_KEYS)]
+    suspects = {} if not unknown else _match_missing(content, unknown)
+    for key in unknown:
+        if key in suspects.values():
+            continue
+        hint = suggest_key(key, list(USED_KEYS))
+        findings.notes.append(f"{DESCRIPTION_NAME}: unknown key {key!r} is ignored{hint}")
+    for wanted, key in suspects.items():
+        findings.problems.append(f"{DESCRIPTION_NAME}: unknown key {key!r}: did you mean {wanted!r}?")
+    labels = None
+    if "labels" in content:
+        labels = parse_labels(content["labels"], content.get("regions_class_order"), findings)
+    elif "labels" not in suspects:
+        findings.problems.append(f"{DESCRIPTION_NAME}: 'labels' is missing; it maps names to values")
+    return Description(
+        channel_names=_parse_channel_names(content, findings, is_excused="channel_names" in suspects),
+        labels=labels,
+        file_ending=_parse_file_ending(content.get("file_ending"), findings),
+        must_find_ending="file_ending" not in content and "file_ending" not in suspects,
+        training_count=_parse_training_count(content, findings),
+        listed_cases=_parse_listed_cases(content, findings),
+    )
+
+
+def _match_missing(content: dict[str, Any], unknown: list[str]) -> dict[str, str]:
+    """Missing keys for which an unknown one looks like a misspelling."""
+    needed = ["labels", "file_ending"]
+    if "modality" not in content:
+        needed.append("channel_names")
+    labels = content.get("labels")
+    if isinstance(labels, dict) and any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
+        needed.append("regions_class_order")
+    matches = {}
+    for key in needed:
+        closest = difflib.get_close_matches(key, unknown, n=1, cutoff=CLOSE_MATCH)
+        if key not in content and closest:
+            matches[key] = closest[0]
+    return matches
+
+
+def _parse_channel_names(content: dict[str, Any], findings: Findings, *, is_excused: bool) -> tuple[str, ...] | None:
+    key = "channel_names" if "channel_names" in content else "modality"
+    if key not in content:
+        if not is_excused:
+            findings.problems.append(
+                f"{DESCRIPTION_NAME}: 'channel_names' is missing; it names the image channels, "
+                f'for example {{"0": "CT"}}'
+            )
+        return None
+    names = content[key]
+    is_valid = isinstance(names, dict) and names and all(isinstance(name, str) and name for name in names.values())
+    if not is_valid or sorted(names) != sorted(str(index) for index in range(len(names))):
+        findings.problems.append(
+            f'{DESCRIPTION_NAME}: {key} must map "0", "1", ... to names, for example {{"0": "CT"}}, found {names!r:.80}'
+        )
+        return None
+    if [int(index) for index in names] != list(range(len(names))):
+        findings.notes.append(
+            f"{DESCRIPTION_NAME}: {key} are not in ascending order; as in nnU-Net, the first name listed belongs to "
+            f"the files _0000, whatever its number says"
+        )
+    return tuple(names.values())
+
+
+def _parse_file_ending(ending: Any, findings: Findings) -> str | None:
+    if ending is None:
+        return None
+    if not isinstance(ending, str) or ending.lower() not in READABLE_ENDINGS:
+        hint = suggest_key(f".{ending}".replace("..", ".").lower(), list(READABLE_ENDINGS))
+        findings.problems.append(
+            f"{DESCRIPTION_NAME}: file_ending {ending!r} cannot be read{hint}; "
+            f"readable endings: {' '.join(READABLE_ENDINGS)}"
+        )
+        return None
+    return ending.lower()
+
+
+def _parse_training_count(content: dict[str, Any], findings: Findings) -> int | None:
+    count = content.get("numTraining")
+    if count is None or (isinstance(count, int) and not isinstance(count, bool)):
+        return count
+    findings.notes.append(f"{DESCRIPTION_NAME}: numTraining should be an integer, found {count!r:.80}; it is ignored")
+    return None
+
+
+def _parse_listed_cases(content: dict[str, Any], findings: Findings) -> tuple[ListedCase, ...] | None:
+    if "dataset" in content:
+        return _parse_dataset_key(content["dataset"], findings)
+    if "training" in content and "file_ending" not in content:
+        return _parse_training_key(content["training"], findings)
+    return None
+
+
+def _parse_dataset_key(listed: Any, findings: Findings) -> tuple[ListedCase, ...]:
+    if not isinstance(listed, dict):
+        findings.problems.append(
+            f'{DESCRIPTION_NAME}: dataset must map case names to {{"images": [...], "label": ...}}, '
+            f"found {listed!r:.80}"
+        )
+        return ()
+    cases = []
+    for name, entry in listed.items():
+        images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
+        if isinstance(images, list) and images and isinstance(label, str) and all(isinstance(x, str) for x in images):
+            cases.append(ListedCase(name=name, images=tuple(images), label=label))
+        else:
+            findings.problems.append(
+                f"{DESCRIPTION_NAME}: dataset: case {name!r} must have images (a list of paths) and label (a path), "
+                f"found {entry!r:.80}"
+            )
+    return tuple(cases)
+
+
+def _parse_training_key(listed: Any, findings: Findings) -> tuple[ListedCase, ...] | None:
+    """The Decathlon lists image and label of every case, in no order; the label file's name is that of the case."""
+    if not isinstance(listed, list) or not listed:
+        return None
+    cases = []
+    for entry in listed:
+        image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (None, None)
+        if isinstance(image, str) and isinstance(label, str):
+            cases.append(ListedCase(name="", images=(image,), label=label))
+        else:
+            findings.problems.append(
+                f"{DESCRIPTION_NAME}: training: every entry must have image and label, found {entry!r:.80}"
+            )
+    return tuple(sorted(cases, key=lambda case: case.label))

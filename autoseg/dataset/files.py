@@ -1,0 +1,105 @@
+"""Image files in a folder and the cases that they form.
+
+A channel file is named `<case>_<dddd><ending>`; a file without the four digits is a case by itself. Names such as
+`scan_2021.nii.gz` also end in four digits: where a label map has exactly that name, or where no file of the group could
+be channel 0, the digits belong to the name.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from autoseg.dataset.cases import Findings
+from autoseg.file_endings import find_ending
+
+CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+ChannelFiles = dict[int, Path]
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Files and links of a folder by name, without hidden ones (archives from macOS hold a `._x` for every `x`)."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+
+
+def select_ending(files: Iterable[Path], ending: str) -> list[Path]:
+    """The files with this ending (not of a longer one, as .img of .hdr.img); letters of either case."""
+    return [path for path in files if find_ending(path.name) == ending]
+
+
+def get_stem(path: Path, ending: str) -> str:
+    """The name without its ending."""
+    return path.name[: -len(ending)]
+
+
+def find_endings(files: Iterable[Path]) -> dict[str, int]:
+    """How many files have which readable ending; a pair of .hdr and .img counts as .hdr."""
+    counts: dict[str, int] = {}
+    for path in files:
+        ending = find_ending(path.name)
+        if ending is not None:
+            counts[ending] = counts.get(ending, 0) + 1
+    if ".hdr" in counts:
+        counts.pop(".img", None)
+    return counts
+
+
+def describe_endings(files: Iterable[Path]) -> str:
+    """What is in a folder, for messages."""
+    counts = find_endings(files)
+    return ", ".join(f"{count} x {ending}" for ending, count in sorted(counts.items())) or "no image at all"
+
+
+def group_channels(
+    files: Iterable[Path], ending: str, *, channel_count: int, label_names: Collection[str], findings: Findings
+) -> dict[str, ChannelFiles]:
+    """Forms cases: name to files by channel index (0 for a file that is a case by itself)."""
+    groups: dict[str, ChannelFiles] = {}
+    for path in files:
+        stem = get_stem(path, ending)
+        match = None if stem in label_names else CHANNEL_NAME.fullmatch(stem)
+        case, channel = (match["case"], int(match["channel"])) if match else (stem, 0)
+        first = groups.setdefault(case, {}).setdefault(channel, path)
+        if first != path:
+            findings.problems.append(f"case {case}: channel {channel} exists twice: {first.name} and {path.name}")
+    return _undo_wrong_groups(groups, ending, channel_count=channel_count, label_names=label_names)
+
+
+def check_channels(
+    groups: dict[str, ChannelFiles], *, channel_names: Sequence[str], ending: str, findings: Findings
+) -> None:
+    """Checks that every case has all channels.
+
+    If every case has exactly one file, the files are taken to hold several channels. A name may be empty.
+    """
+    expected = set(range(len(channel_names)))
+    if all(set(files) == {0} for files in groups.values()):
+        return
+    for case, files in groups.items():
+        for index in sorted(expected - set(files)):
+            findings.problems.append(
+                f"case {case}: channel {index}{_show_name(channel_names[index])} is missing: "
+                f"expected {case}_{index:04d}{ending}"
+            )
+        for index in sorted(set(files) - expected):
+            findings.problems.append(
+                f"case {case}: {files[index].name} is superfluous: channels are numbered 0 to {len(channel_names) - 1}"
+                f"{_show_name(', '.join(filter(None, channel_names)))}"
+            )
+
+
+def _show_name(name: str) -> str:
+    return f" ({name})" if name else ""
+
+
+def _undo_wrong_groups(
+    groups: dict[str, ChannelFiles], ending: str, *, channel_count: int, label_names: Collection[str]
+) -> dict[str, ChannelFiles]:
+    result: dict[str, ChannelFiles] = {}
+    for case, files in groups.items():
+        if case not in label_names and min(files) >= channel_count:
+            result.update({get_stem(path, ending): {0: path} for path in files.values()})
+        else:
+            result[case] = files
+    return dict(sorted(result.items()))

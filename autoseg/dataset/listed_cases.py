@@ -1,0 +1,72 @@
+"""Cases whose files dataset.json names: the key `dataset`, or `training` in the Decathlon's layout."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from autoseg.dataset.cases import Case, Findings
+from autoseg.dataset.description import Description, ListedCase
+from autoseg.dataset.files import CHANNEL_NAME, list_files
+from autoseg.file_endings import READABLE_ENDINGS, find_ending, strip_ending
+
+
+def find_listed_cases(root: Path, description: Description, findings: Findings) -> tuple[Case, ...]:
+    """Resolves and checks all paths."""
+    cases = tuple(_resolve(root, listed) for listed in description.listed_cases or ())
+    for name, count in Counter(case.name for case in cases).items():
+        if count > 1:
+            findings.problems.append(f"case {name} is listed {count} times; give each case its own name")
+    for case in cases:
+        _check_files(case, findings)
+    if description.channel_names is not None:
+        _check_channel_counts(cases, description.channel_names, findings)
+    return cases
+
+
+def _resolve(root: Path, listed: ListedCase) -> Case:
+    label = _make_absolute(root, listed.label)
+    images = tuple(_make_absolute(root, image) for image in listed.images)
+    if listed.name:
+        return Case(name=listed.name, image_paths=images, label_path=label)
+    return Case(name=strip_ending(label.name), image_paths=_find_channels(images[0]), label_path=label)
+
+
+def _make_absolute(root: Path, text: str) -> Path:
+    return root / os.path.expandvars(text)
+
+
+def _find_channels(image: Path) -> tuple[Path, ...]:
+    """The file itself; or, as the first nnU-Net listed cases without channels, `<case>_<dddd>` for `<case>`."""
+    if image.exists() or not image.parent.is_dir():
+        return (image,)
+    ending = find_ending(image.name)
+    channels = []
+    for path in list_files(image.parent):
+        match = CHANNEL_NAME.fullmatch(strip_ending(path.name))
+        if match and find_ending(path.name) == ending and match["case"] == strip_ending(image.name):
+            channels.append(path)
+    return tuple(channels) or (image,)
+
+
+def _check_files(case: Case, findings: Findings) -> None:
+    for path in (*case.image_paths, case.label_path):
+        if path is None:
+            continue
+        if not path.is_file():
+            findings.problems.append(f"case {case.name}: {path} does not exist")
+        elif find_ending(path.name) is None:
+            findings.problems.append(
+                f"case {case.name}: the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
+            )
+
+
+def _check_channel_counts(cases: tuple[Case, ...], channel_names: tuple[str, ...], findings: Findings) -> None:
+    """If every case has exactly one file, the files are taken to hold several channels."""
+    if all(len(case.image_paths) == 1 for case in cases):
+        return
+    for case in cases:
+        if len(case.image_paths) != len(channel_names):
+            findings.problems.append(
+                f"case {case.name}: expected {len(channel_names)} image files, one for each of "
+                f"{', '.join(channel_names)}, found {len(case.image_paths)}"
+            )

@@ -1,0 +1,77 @@
+"""Images to predict: a folder or one file."""
+
+from pathlib import Path
+
+from autoseg.dataset.cases import Case, Findings
+from autoseg.dataset.files import (
+    CHANNEL_NAME,
+    ChannelFiles,
+    check_channels,
+    describe_endings,
+    get_stem,
+    group_channels,
+    list_files,
+    select_ending,
+)
+from autoseg.errors import PredictionError
+from autoseg.file_endings import READABLE_ENDINGS, find_ending
+
+
+def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[Case, ...]:
+    """Finds the images of a folder, or the other channels of one file.
+
+    A folder is searched for `file_ending`; a single file may have any readable ending.
+
+    Raises:
+        PredictionError: Nothing fits, or channels are missing; all problems are named.
+    """
+    findings = Findings()
+    if path.is_dir():
+        groups, ending = _find_in_folder(path, channel_count, file_ending.lower(), findings), file_ending.lower()
+    elif path.is_file():
+        groups, ending = _find_channels_of(path, channel_count)
+    else:
+        msg = f"expected an image file or a folder of images, but {path} does not exist"
+        raise PredictionError(msg)
+    check_channels(groups, channel_names=[""] * channel_count, ending=ending, findings=findings)
+    if findings.problems:
+        msg = "\n".join([f"the images in {path} cannot be predicted:", *(f"  - {text}" for text in findings.problems)])
+        raise PredictionError(msg)
+    return tuple(
+        Case(name=name, image_paths=tuple(file for _, file in sorted(files.items())), label_path=None)
+        for name, files in groups.items()
+    )
+
+
+def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Findings) -> dict[str, ChannelFiles]:
+    files = list_files(folder)
+    chosen = select_ending(files, ending)
+    if not chosen:
+        inside = [
+            child.name for child in sorted(folder.iterdir()) if child.is_dir() and child.name.startswith("images")
+        ]
+        hint = f"; did you mean its folder {inside[0]}?" if inside else ""
+        msg = (
+            f"{folder} holds no file ending in {ending}, as the training images have; "
+            f"it holds {describe_endings(files)}{hint}"
+        )
+        raise PredictionError(msg)
+    return group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
+
+
+def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, ChannelFiles], str]:
+    """The case to which a file belongs, with those of its channels that lie beside it."""
+    ending = find_ending(path.name)
+    if ending is None:
+        msg = f"expected an image, but the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
+        raise PredictionError(msg)
+    stem = get_stem(path, ending)
+    match = CHANNEL_NAME.fullmatch(stem)
+    if match is None or int(match["channel"]) >= channel_count:
+        return {stem: {0: path}}, ending
+    siblings: ChannelFiles = {}
+    for file in select_ending(list_files(path.parent), ending):
+        other = CHANNEL_NAME.fullmatch(get_stem(file, ending))
+        if other and other["case"] == match["case"] and int(other["channel"]) < channel_count:
+            siblings[int(other["channel"])] = file
+    return {match["case"]: siblings}, ending

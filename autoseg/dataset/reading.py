@@ -1,0 +1,89 @@
+"""Reading a dataset: dataset.json, then the files of its cases."""
+
+from pathlib import Path
+from typing import Final
+
+from autoseg.dataset.cases import SPLITS_NAME, Case, Dataset, Findings
+from autoseg.dataset.description import Description, read_description
+from autoseg.dataset.files import find_endings
+from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
+from autoseg.dataset.listed_cases import find_listed_cases
+from autoseg.errors import DatasetError
+
+LEAST_CASES: Final = 2
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Reads dataset.json and lists the cases. Images are not opened.
+
+    Raises:
+        DatasetError: Names everything that is wrong.
+    """
+    root = root.resolve()
+    findings = Findings()
+    description = None
+    if root.is_dir():
+        description = read_description(root, findings)
+    else:
+        findings.problems.append("the folder does not exist; check the path")
+    dataset = None if description is None else _build_dataset(root, description, findings)
+    if dataset is None or findings.problems:
+        count = len(findings.problems)
+        heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}):"
+        raise DatasetError(heading, findings.problems)
+    return dataset
+
+
+def _build_dataset(root: Path, description: Description, findings: Findings) -> Dataset | None:
+    ending = description.file_ending
+    if description.must_find_ending:
+        ending = _find_file_ending(root, description, findings)
+    cases: tuple[Case, ...] = ()
+    if description.listed_cases is not None:
+        cases = find_listed_cases(root, description, findings)
+    elif ending is not None:
+        cases = find_folder_cases(root, description.channel_names, ending=ending, findings=findings)
+    _check_case_count(cases, description, findings)
+    if description.channel_names is None or description.labels is None or ending is None:
+        return None
+    splits = root / SPLITS_NAME
+    return Dataset(
+        name=root.name,
+        root=root,
+        channel_names=description.channel_names,
+        labels=description.labels,
+        file_ending=ending,
+        cases=cases,
+        splits_file=splits if splits.is_file() else None,
+        notes=tuple(findings.notes),
+    )
+
+
+def _find_file_ending(root: Path, description: Description, findings: Findings) -> str | None:
+    """Derives the ending from the files, as the Decathlon's dataset.json does not name it."""
+    listed = description.listed_cases
+    files = list_folder(root / IMAGES) if listed is None else [Path(image) for case in listed for image in case.images]
+    found = find_endings(files)
+    if len(found) == 1:
+        (ending,) = found
+        if listed is None:
+            findings.notes.append(f"dataset.json: file_ending is missing; {ending!r} was taken from the files")
+        return ending
+    if files:
+        findings.problems.append(
+            f"dataset.json: 'file_ending' is missing and the images do not tell it: their endings are "
+            f"{', '.join(sorted(found)) or 'none that can be read'}"
+        )
+    elif listed is None:
+        findings.problems.append(f"dataset.json: 'file_ending' is missing and {IMAGES} holds no file to tell it")
+    return None
+
+
+def _check_case_count(cases: tuple[Case, ...], description: Description, findings: Findings) -> None:
+    expected = description.training_count
+    if expected is not None and cases and expected != len(cases):
+        findings.notes.append(f"dataset.json: numTraining is {expected}, but there are {len(cases)} cases")
+    if findings.problems or len(cases) >= LEAST_CASES:
+        return
+    found = f"only {cases[0].name}" if cases else "none"
+    findings.problems.append(f"cross-validation needs at least {LEAST_CASES} labelled cases, found {found}")

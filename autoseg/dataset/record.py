@@ -1,0 +1,97 @@
+"""What a run remembers of its dataset: enough to find the images again, and nothing of their content."""
+
+from pathlib import Path
+from typing import Literal
+
+from autoseg.dataset.cases import SPLITS_NAME, Case, Dataset
+from autoseg.document import Document, Part
+from autoseg.errors import DatasetError
+from autoseg.labels import LabelScheme
+
+
+class CaseRecord(Part):
+    """Files of a case: relative to the dataset's folder where they lie inside it."""
+
+    name: str
+    images: tuple[str, ...]
+    label: str | None
+
+
+class DatasetRecord(Document):
+    """A dataset as its run stores it.
+
+    Attributes:
+        source: The dataset's folder, absolute.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    source: str
+    channel_names: tuple[str, ...]
+    labels: LabelScheme
+    file_ending: str
+    cases: tuple[CaseRecord, ...]
+
+
+def record_dataset(dataset: Dataset) -> DatasetRecord:
+    """Describes a dataset for the run folder."""
+    root = dataset.root.absolute()
+    return DatasetRecord(
+        name=dataset.name,
+        source=str(root),
+        channel_names=dataset.channel_names,
+        labels=dataset.labels,
+        file_ending=dataset.file_ending,
+        cases=tuple(_record_case(case, root) for case in dataset.cases),
+    )
+
+
+def restore_dataset(record: DatasetRecord) -> Dataset:
+    """Finds the files of a recorded dataset again.
+
+    Raises:
+        DatasetError: The folder or some files have gone.
+    """
+    root = Path(record.source)
+    advice = "put it back, write its new place into 'source' of the run's dataset.json, or plan a new run"
+    if not root.is_dir():
+        heading = f"the dataset {record.name} of this run cannot be found:"
+        raise DatasetError(heading, [f"{root} has gone; {advice}"])
+    cases = tuple(_restore_case(case, root) for case in record.cases)
+    files = [path for case in cases for path in (*case.image_paths, case.label_path) if path is not None]
+    missing = [f"{path} has gone" for path in files if not path.is_file()]
+    if missing:
+        heading = f"files of the dataset {record.name} cannot be found; {advice}:"
+        raise DatasetError(heading, missing)
+    splits = root / SPLITS_NAME
+    return Dataset(
+        name=record.name,
+        root=root,
+        channel_names=record.channel_names,
+        labels=record.labels,
+        file_ending=record.file_ending,
+        cases=cases,
+        splits_file=splits if splits.is_file() else None,
+        notes=(),
+    )
+
+
+def _record_case(case: Case, root: Path) -> CaseRecord:
+    return CaseRecord(
+        name=case.name,
+        images=tuple(_shorten(path, root) for path in case.image_paths),
+        label=None if case.label_path is None else _shorten(case.label_path, root),
+    )
+
+
+def _shorten(path: Path, root: Path) -> str:
+    path = path.absolute()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _restore_case(case: CaseRecord, root: Path) -> Case:
+    return Case(
+        name=case.name,
+        image_paths=tuple(root / image for image in case.images),
+        label_path=None if case.label is None else root / case.label,
+    )

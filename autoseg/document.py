@@ -1,0 +1,127 @@
+"""JSON documents of a run: strict schemas, versioned, written atomically, with errors in the user's words."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autoseg.errors import DocumentError
+from autoseg.run_folder import write_text
+
+AnyPart = TypeVar("AnyPart", bound="Part")
+AnyDocument = TypeVar("AnyDocument", bound="Document")
+
+
+class Part(BaseModel):
+    """A frozen part of a document; unknown keys are errors.
+
+    JSON has no NaN and no infinity: they are written as the texts "NaN" and "Infinity" and read back as numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="strings")
+
+
+class Document(Part):
+    """A file of its own. Subclasses narrow `schema_version` to the one version that they describe."""
+
+    schema_version: int
+
+
+def write_document(path: Path, document: Document) -> None:
+    """Writes a document as indented JSON, atomically."""
+    write_text(path, document.model_dump_json(indent=2) + "\n")
+
+
+def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:
+    """Reads and checks a document.
+
+    Raises:
+        DocumentError: The file is missing, no JSON, of another version, or breaks the schema; each problem is named
+            by file and field.
+    """
+    content = read_json(path)
+    _check_version(path, content, kind)
+    return parse_part(content, kind, where=path.name)
+
+
+def read_json(path: Path) -> Any:
+    """Reads any JSON file, with or without a byte order mark.
+
+    Raises:
+        DocumentError: The file is missing, unreadable, no JSON, or an object in it has a key twice.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_build_object)
+    except _RepeatedKeyError as error:
+        msg = f"{path}: the key {error.args[0]!r} stands twice in the same object; rename or remove one"
+        raise DocumentError(msg) from error
+    except FileNotFoundError as error:
+        msg = f"{path} does not exist"
+        raise DocumentError(msg) from error
+    except json.JSONDecodeError as error:
+        msg = f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
+        raise DocumentError(msg) from error
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise DocumentError(msg) from error
+
+
+def parse_part(content: Any, kind: type[AnyPart], *, where: str) -> AnyPart:
+    """Checks parsed JSON against a schema.
+
+    Raises:
+        DocumentError: Names every field that is wrong, what was expected and what was found.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        lines = [_reword(problem, kind, where) for problem in error.errors()]
+        raise DocumentError("\n".join(lines)) from error
+
+
+def suggest_key(found: str, known: list[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the closest known key, else an empty text."""
+    closest = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+    return f" (did you mean {closest[0]!r}?)" if closest else ""
+
+
+class _RepeatedKeyError(Exception):
+    """Two values for one key, of which `json` would silently keep the last."""
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return content
+
+
+def _check_version(path: Path, content: Any, kind: type[Document]) -> None:
+    if not isinstance(content, dict):
+        msg = f"{path} must hold a JSON object, found {type(content).__name__}"
+        raise DocumentError(msg)
+    known = kind.model_fields["schema_version"].annotation
+    (expected,) = getattr(known, "__args__", (None,))
+    found = content.get("schema_version")
+    if found != expected:
+        msg = (
+            f"{path} has schema version {found!r}, this autoseg reads version {expected}; "
+            f"use the autoseg that wrote it, or plan again"
+        )
+        raise DocumentError(msg)
+
+
+def _reword(problem: Any, kind: type[BaseModel], where: str) -> str:
+    location = ": ".join([where, ".".join(str(step) for step in problem["loc"])]) if problem["loc"] else where
+    if problem["type"] == "extra_forbidden":
+        hint = suggest_key(str(problem["loc"][-1]), list(kind.model_fields)) if len(problem["loc"]) == 1 else ""
+        return f"{location}: unknown key{hint}"
+    if problem["type"] == "missing":
+        return f"{location}: is missing"
+    if problem["type"] == "value_error":  # from our own validators, which say what they found
+        return f"{location}: {problem['ctx']['error']}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{location}: {message} (got {problem['input']!r:.80})"

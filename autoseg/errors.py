@@ -1,0 +1,68 @@
+"""What can be wrong with the user's input, as a tree.
+
+A message says what was expected, what was found, where (file, case, field) and what to do. The command line prints
+the message and exits with 1; anything that is not an `AutosegError` is a defect of autoseg and shows its traceback.
+"""
+
+from collections.abc import Sequence
+
+
+class AutosegError(Exception):
+    """Root of everything that the user can put right."""
+
+
+class DocumentError(AutosegError):
+    """A JSON document is missing, malformed, incomplete, or was written by another version."""
+
+
+class VolumeError(AutosegError):
+    """An image or label file cannot be read or written."""
+
+
+class PlanError(AutosegError):
+    """No plan exists for a fingerprint, or a plan does not fit what it is used for."""
+
+
+class RunError(AutosegError):
+    """A run folder is missing, incomplete, or already holds what a command would write."""
+
+
+class DeviceError(AutosegError):
+    """The requested device does not exist or cannot hold the work."""
+
+
+class TrainingError(AutosegError):
+    """Training cannot start or continue."""
+
+
+class PredictionError(AutosegError):
+    """Prediction cannot start, or images do not fit the model."""
+
+
+class EvaluationError(AutosegError):
+    """Predictions and references cannot be compared."""
+
+
+class ProblemsError(AutosegError):
+    """Several problems that were collected and are reported at once.
+
+    Attributes:
+        problems: One finished sentence per problem, in the order found.
+    """
+
+    def __init__(self, heading: str, problems: Sequence[str]) -> None:
+        self.heading = heading
+        self.problems = tuple(problems)
+        super().__init__("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+
+    def __reduce__(self) -> tuple[type["ProblemsError"], tuple[str, tuple[str, ...]]]:
+        """Rebuilds from both arguments, so that the error survives the way out of a worker process."""
+        return type(self), (self.heading, self.problems)
+
+
+class DatasetError(ProblemsError):
+    """A dataset is not what its dataset.json promises."""
+
+
+class CasesFailedError(ProblemsError):
+    """Some cases failed while the others were finished."""

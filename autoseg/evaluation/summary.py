@@ -1,0 +1,208 @@
+"""What summary.json and summary.csv say about all cases of an evaluation.
+
+The JSON file has nnU-Net's keys ("metric_per_case", "mean", "foreground_mean" with Dice, IoU, TP, ...), so that scripts
+that read nnU-Net's summary.json read this one; undefined values are null instead of NaN, which is no JSON.
+"""
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from autoseg.document import Document, Part, write_document
+from autoseg.errors import EvaluationError
+from autoseg.evaluation.case_metrics import ClassMetrics
+from autoseg.labels import LabelScheme
+from autoseg.run_folder import write_text
+
+SUMMARY_JSON: Final = "summary.json"
+SUMMARY_CSV: Final = "summary.csv"
+
+DEFINITIONS: Final = {
+    "Dice": "2 TP / (2 TP + FP + FN); null if the class is in neither prediction nor reference",
+    "IoU": "TP / (TP + FP + FN); null like Dice",
+    "TP": "voxels of the class in prediction and reference; ignored voxels count nowhere",
+    "FP": "voxels of the class in the prediction only",
+    "FN": "voxels of the class in the reference only",
+    "TN": "voxels of the class in neither",
+    "n_pred": "voxels of the class in the prediction",
+    "n_ref": "voxels of the class in the reference",
+    "HD95": "larger of the two directed 95th percentiles of the distances between the surfaces, in mm; surface "
+    "elements weigh by area (contour elements by length); null if the class is missing in prediction or reference",
+    "NSD": "normalized surface Dice: share of the area of both surfaces within tolerance_mm of the other surface; "
+    "0 if the class is missing in one of prediction and reference, null if in both",
+    "volume_difference_ml": "volume of the prediction minus that of the reference; null for images of one slice",
+    "relative_volume_difference": "volume difference divided by the reference's volume; null if that is 0",
+    "mean": "over the cases in which the metric is not null; 'count' says how many these are",
+    "std": "sample standard deviation over the same cases; null for fewer than two",
+    "foreground_mean": "mean over the classes of their means, without classes whose mean is null",
+}
+
+
+class MetricValues(Part):
+    """One value per metric; None where it is undefined. Names are those of the file."""
+
+    Dice: float | None
+    IoU: float | None
+    TP: int | float | None
+    FP: int | float | None
+    FN: int | float | None
+    TN: int | float | None
+    n_pred: int | float | None
+    n_ref: int | float | None
+    HD95: float | None
+    NSD: float | None
+    volume_difference_ml: float | None
+    relative_volume_difference: float | None
+
+
+METRICS: Final = tuple(MetricValues.model_fields)
+
+
+class CaseSummary(Part):
+    """Metrics of one case, by class key."""
+
+    case: str
+    prediction_file: str
+    reference_file: str
+    metrics: dict[str, MetricValues]
+
+
+class EvaluationSummary(Document):
+    """All metrics of all cases, and their means.
+
+    Attributes:
+        definitions: What each metric means, in words.
+        class_names: Class key to name. A key is the value in the user's label files ("1"), or for a region all its
+            values ("(1, 2, 3)").
+        std: Sample standard deviation over cases.
+        count: Number of cases in which each metric is defined.
+    """
+
+    schema_version: Literal[1] = 1
+    tolerance_mm: float
+    definitions: dict[str, str]
+    class_names: dict[str, str]
+    foreground_mean: MetricValues
+    mean: dict[str, MetricValues]
+    std: dict[str, MetricValues]
+    count: dict[str, MetricValues]
+    metric_per_case: tuple[CaseSummary, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseEvaluation:
+    """The metrics of one case, in the order of `LabelScheme.class_labels`, and where its label maps lie."""
+
+    case: str
+    prediction_file: str
+    reference_file: str
+    metrics: tuple[ClassMetrics, ...]
+
+
+def summarize(cases: Sequence[CaseEvaluation], *, labels: LabelScheme, tolerance_mm: float) -> EvaluationSummary:
+    """Collects the cases and averages over them.
+
+    Args:
+        tolerance_mm: The tolerance with which the cases were evaluated.
+
+    Raises:
+        EvaluationError: There is no case.
+    """
+    if not cases:
+        msg = "there is no case to summarize; expected at least one prediction that has a reference"
+        raise EvaluationError(msg)
+    keys = name_class_keys(labels)
+    per_case = tuple(_summarize_case(case, keys) for case in cases)
+    by_class = {key: [case.metrics[key] for case in per_case] for key in keys}
+    mean = {key: _reduce(values, _mean) for key, values in by_class.items()}
+    return EvaluationSummary(
+        tolerance_mm=tolerance_mm,
+        definitions=DEFINITIONS,
+        class_names=dict(zip(keys, labels.class_names, strict=True)),
+        foreground_mean=_reduce(list(mean.values()), _mean),
+        mean=mean,
+        std={key: _reduce(values, _sample_std) for key, values in by_class.items()},
+        count={key: _reduce(values, len) for key, values in by_class.items()},
+        metric_per_case=per_case,
+    )
+
+
+def name_class_keys(labels: LabelScheme) -> tuple[str, ...]:
+    """Keys of the classes as nnU-Net prints them: the file value of a label, the tuple of a region's values."""
+    values = [tuple(labels.file_values[label] for label in members) for members in labels.class_labels]
+    return tuple(str(members[0]) if len(members) == 1 else str(members) for members in values)
+
+
+def write_summary(folder: Path, summary: EvaluationSummary) -> None:
+    """Writes summary.json, and summary.csv with one row per case and class and the statistics below.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    write_document(folder / SUMMARY_JSON, summary)
+    write_text(folder / SUMMARY_CSV, _format_table(summary))
+
+
+def _summarize_case(case: CaseEvaluation, keys: Sequence[str]) -> CaseSummary:
+    return CaseSummary(
+        case=case.case,
+        prediction_file=case.prediction_file,
+        reference_file=case.reference_file,
+        metrics={key: _name_values(metrics) for key, metrics in zip(keys, case.metrics, strict=True)},
+    )
+
+
+def _name_values(metrics: ClassMetrics) -> MetricValues:
+    return MetricValues(
+        Dice=metrics.dice,
+        IoU=metrics.iou,
+        TP=metrics.true_positives,
+        FP=metrics.false_positives,
+        FN=metrics.false_negatives,
+        TN=metrics.true_negatives,
+        n_pred=metrics.predicted_voxels,
+        n_ref=metrics.reference_voxels,
+        HD95=metrics.hd95_mm,
+        NSD=metrics.surface_dice,
+        volume_difference_ml=metrics.volume_difference_ml,
+        relative_volume_difference=metrics.relative_volume_difference,
+    )
+
+
+def _reduce(values: Sequence[MetricValues], statistic: Callable[[Sequence[float | int]], float | None]) -> MetricValues:
+    """Applies a statistic to the defined values of each metric."""
+    columns = {name: [getattr(entry, name) for entry in values] for name in METRICS}
+    defined = {name: [value for value in column if value is not None] for name, column in columns.items()}
+    return MetricValues(**{name: statistic(column) for name, column in defined.items()})
+
+
+def _mean(values: Sequence[float | int]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _sample_std(values: Sequence[float | int]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _format_table(summary: EvaluationSummary) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "case", "label", "class", *METRICS])
+    for entry in summary.metric_per_case:
+        writer.writerows(_list_rows("case", entry.case, entry.metrics, summary.class_names))
+    statistics_by_name = {"mean": summary.mean, "std": summary.std, "count": summary.count}
+    for name, values in statistics_by_name.items():
+        writer.writerows(_list_rows(name, "", values, summary.class_names))
+    writer.writerow(["foreground_mean", "", "", "", *summary.foreground_mean.model_dump().values()])
+    return text.getvalue()
+
+
+def _list_rows(
+    row: str, case: str, metrics: Mapping[str, MetricValues], class_names: Mapping[str, str]
+) -> Iterator[list[Any]]:
+    for key, values in metrics.items():
+        yield [row, case, key, class_names[key], *values.model_dump().values()]

@@ -1,0 +1,100 @@
+"""Distances between the surfaces of two masks: HD95 and normalized surface Dice.
+
+The definitions are those of Nikolov et al. 2018 (arXiv:1809.04430) and of DeepMind's public package: surface elements
+weigh by their area (contour elements by their length), positions are the corners between voxels. Counting voxels
+instead gives other numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import edt
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+
+from autoseg.evaluation.surface_elements import compute_areas, compute_codes
+
+HAUSDORFF_FRACTION: Final = 0.95
+DISTANCE_ROUNDING: Final = 1e-5  # distances are float32: one that equals the tolerance but for rounding is within it
+AREA_ROUNDING: Final = 1e-12  # likewise for the share of the area, which is summed as float64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurfaceAgreement:
+    """How near two surfaces are.
+
+    Attributes:
+        hd95_mm: The larger of the two directed 95th percentiles of the distances; None if a mask is empty.
+        surface_dice: Share of both surfaces that lies within the tolerance of the other one; 0 if one mask is empty,
+            None if both are.
+    """
+
+    hd95_mm: float | None
+    surface_dice: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectedDistances:
+    """The elements of one surface, ascending by their distance to the other one."""
+
+    distances_mm: Float32[np.ndarray, " element"]
+    areas_mm2: Float64[np.ndarray, " element"]
+
+
+def compute_surface_agreement(
+    prediction: Bool[np.ndarray, "*space"],
+    reference: Bool[np.ndarray, "*space"],
+    *,
+    spacing_mm: tuple[float, ...],
+    tolerance_mm: float,
+) -> SurfaceAgreement:
+    """Compares the surfaces of two masks with two or three axes.
+
+    Time grows with the whole array: crop it to both masks first. Nothing beyond the array counts as inside.
+    """
+    if not (prediction.any() and reference.any()):
+        both_empty = not (prediction.any() or reference.any())
+        return SurfaceAgreement(hd95_mm=None, surface_dice=None if both_empty else 0.0)
+    codes = (compute_codes(prediction), compute_codes(reference))
+    areas_mm2 = compute_areas(spacing_mm)
+    distances_mm = [_compute_distances_to_surface(side, areas_mm2, spacing_mm) for side in codes]
+    directed = [
+        _collect_elements(codes[0], areas_mm2, distances_mm[1]),
+        _collect_elements(codes[1], areas_mm2, distances_mm[0]),
+    ]
+    return SurfaceAgreement(
+        hd95_mm=max(_compute_percentile(side, HAUSDORFF_FRACTION) for side in directed),
+        surface_dice=_compute_share_within(directed, tolerance_mm),
+    )
+
+
+def _compute_distances_to_surface(
+    codes: UInt8[np.ndarray, "*corners"], areas_mm2: Float64[np.ndarray, " codes"], spacing_mm: tuple[float, ...]
+) -> Float32[np.ndarray, "*corners"]:
+    beside_surface = (areas_mm2 == 0).astype(np.uint8)[codes]  # edt is a third faster on uint8 than on bool
+    distances_mm: Float32[np.ndarray, "*corners"] = edt.edt(beside_surface, anisotropy=spacing_mm, black_border=False)
+    return distances_mm
+
+
+def _collect_elements(
+    codes: UInt8[np.ndarray, "*corners"],
+    areas_mm2: Float64[np.ndarray, " codes"],
+    distances_mm: Float32[np.ndarray, "*corners"],
+) -> DirectedDistances:
+    on_surface = (areas_mm2 > 0)[codes]
+    areas, distances = areas_mm2[codes[on_surface]], distances_mm[on_surface]
+    order = np.argsort(distances, kind="stable")
+    return DirectedDistances(distances_mm=distances[order], areas_mm2=areas[order])
+
+
+def _compute_percentile(directed: DirectedDistances, fraction: float) -> float:
+    """The smallest distance up to which at least this fraction of the area lies."""
+    area_mm2 = np.cumsum(directed.areas_mm2)
+    index = int(np.searchsorted(area_mm2, fraction * area_mm2[-1] * (1 - AREA_ROUNDING)))
+    return float(directed.distances_mm[index])
+
+
+def _compute_share_within(directed: list[DirectedDistances], tolerance_mm: float) -> float:
+    limit_mm = tolerance_mm * (1 + DISTANCE_ROUNDING)
+    within_mm2 = sum(float(side.areas_mm2[side.distances_mm <= limit_mm].sum()) for side in directed)
+    return within_mm2 / sum(float(side.areas_mm2.sum()) for side in directed)

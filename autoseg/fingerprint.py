@@ -1,0 +1,93 @@
+"""Schema of what was measured: of the data (`Fingerprint`) and of the computer (`Machine`).
+
+Together they are all that a planner may know.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from autoseg.document import Document, Part
+from autoseg.labels import LabelScheme
+
+PositiveTriple = tuple[
+    Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    Annotated[float, Field(gt=0, allow_inf_nan=False)],
+]
+ShapeTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+class ForegroundIntensities(Part):
+    """Intensities of one channel inside the foreground; every case has the same weight, however large it is.
+
+    The percentiles are the 0.5th, 50th (median) and 99.5th.
+    """
+
+    mean: float
+    median: float
+    std: Annotated[float, Field(ge=0)]
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class ChannelFingerprint(Part):
+    """One image channel.
+
+    Attributes:
+        name: As in dataset.json; decides the normalization.
+        foreground: None if no case has any foreground voxel.
+    """
+
+    name: str
+    foreground: ForegroundIntensities | None
+
+
+class CaseFingerprint(Part):
+    """One training case, axes z, y, x in the training orientation.
+
+    Attributes:
+        spacing_mm: Voxel distances.
+        shape_voxels: Shape before cropping.
+        cropped_shape_voxels: Shape of the bounding box of the nonzero region.
+        relative_size_after_cropping: Voxels after cropping / voxels before.
+        voxel_counts: Voxels of every class of the label scheme, in the order of `LabelScheme.class_names`.
+    """
+
+    name: str
+    spacing_mm: PositiveTriple
+    shape_voxels: ShapeTriple
+    cropped_shape_voxels: ShapeTriple
+    relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
+    voxel_counts: tuple[int, ...]
+
+
+class Fingerprint(Document):
+    """What was measured of a dataset.
+
+    Attributes:
+        file_ending: Ending of the dataset's files, for example ".nii.gz".
+        orientation: Axis code (x, y, z) to which every image is brought; None for pictures without a world.
+    """
+
+    schema_version: Literal[1] = 1
+    autoseg_version: str
+    dataset_name: str
+    file_ending: str
+    labels: LabelScheme
+    channels: Annotated[tuple[ChannelFingerprint, ...], Field(min_length=1)]
+    cases: Annotated[tuple[CaseFingerprint, ...], Field(min_length=1)]
+    orientation: str | None
+    median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
+
+
+class Machine(Part):
+    """What is known of the computer.
+
+    Attributes:
+        accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.
+    """
+
+    accelerator_memory_gb: Annotated[float, Field(gt=0)] | None

@@ -1,0 +1,190 @@
+"""Grids, spacing and orientation: between index space and world space.
+
+Arrays are (z, y, x) with x fastest; world coordinates are millimetres in the NIfTI convention (R, A, S grow to the
+right, front, head). An orientation code has one letter per index axis **in the order x, y, z**, as nibabel and
+ITK-SNAP print it: "LPS" means that x grows to the left, y to the back and z to the head.
+"""
+
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.errors import VolumeError
+
+IntTriple = tuple[int, int, int]
+FloatTriple = tuple[float, float, float]
+Scalar = TypeVar("Scalar", bound=np.generic)
+Direction = tuple[FloatTriple, FloatTriple, FloatTriple]
+
+WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))
+SINGULAR_DETERMINANT: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Where the voxels of a volume lie in the world.
+
+    Attributes:
+        shape_voxels: Extent along z, y, x.
+        spacing_mm: Distance of neighbouring voxel centres along z, y, x.
+        origin_mm: World position (R, A, S) of the centre of voxel (0, 0, 0).
+        direction: For each array axis z, y, x the unit vector (R, A, S) into which it grows.
+        is_oriented: False for pictures without a world (PNG, BMP, ...): they are never reoriented.
+    """
+
+    shape_voxels: IntTriple
+    spacing_mm: FloatTriple
+    origin_mm: FloatTriple = (0.0, 0.0, 0.0)
+    direction: Direction = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    is_oriented: bool = True
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """The 4x4 matrix from voxel index (x, y, z, 1) to world (R, A, S, 1), as NIfTI stores it."""
+        matrix = np.eye(4)
+        columns = [np.asarray(self.direction[axis]) * self.spacing_mm[axis] for axis in (2, 1, 0)]
+        matrix[:3, :3] = np.stack(columns, axis=1)
+        matrix[:3, 3] = self.origin_mm
+        return matrix
+
+    @property
+    def orientation_code(self) -> str:
+        """The closest axis code in the order x, y, z, for example "RAS"."""
+        return compute_orientation_code(self.direction)
+
+    def describe(self) -> str:
+        """One line for error messages: shape, spacing, origin and orientation."""
+        shape = " x ".join(str(extent) for extent in self.shape_voxels)
+        spacing = " x ".join(f"{value:.6g}" for value in self.spacing_mm)
+        origin = ", ".join(f"{value:.6g}" for value in self.origin_mm)
+        return f"{shape} voxels (z, y, x), spacing {spacing} mm, origin ({origin}) mm, axes {self.orientation_code}"
+
+
+def build_grid_from_affine(affine: NDArray[np.float64], shape_voxels: IntTriple) -> Grid:
+    """Splits a 4x4 matrix (x, y, z index to R, A, S world) into spacing, direction and origin.
+
+    Raises:
+        VolumeError: The matrix is not finite or maps two axes onto one.
+    """
+    columns = affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    if not np.isfinite(affine).all() or (lengths <= 0).any():
+        msg = f"the affine must be finite with non-zero columns, found {affine.tolist()}; repair the file's header"
+        raise VolumeError(msg)
+    units = columns / lengths
+    if abs(np.linalg.det(units)) < SINGULAR_DETERMINANT:
+        msg = f"the affine maps the volume onto a plane: {affine.tolist()}; repair the file's header"
+        raise VolumeError(msg)
+    return Grid(
+        shape_voxels=shape_voxels,
+        spacing_mm=(float(lengths[2]), float(lengths[1]), float(lengths[0])),
+        origin_mm=_triple(affine[:3, 3]),
+        direction=(_triple(units[:, 2]), _triple(units[:, 1]), _triple(units[:, 0])),
+    )
+
+
+def compute_orientation_code(direction: Direction) -> str:
+    """Assigns each index axis to its own world axis and returns the letters in the order x, y, z.
+
+    Axes are served by falling size of their largest component, so that oblique volumes get a valid code; this is
+    the rule of nibabel's `io_orientation` for orthogonal axes.
+    """
+    matrix = np.abs(np.asarray(direction))
+    letters = ["", "", ""]
+    free = matrix.copy()
+    for _ in range(3):
+        axis, world = np.unravel_index(int(np.argmax(free)), free.shape)
+        letters[axis] = WORLD_LETTERS[world][int(direction[axis][world] > 0)]
+        free[axis, :] = -1.0
+        free[:, world] = -1.0
+    return "".join(reversed(letters))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reorientation:
+    """An exact change of axes: permute, then flip. No interpolation.
+
+    Attributes:
+        permutation: Output axis i (of z, y, x) is input axis `permutation[i]`.
+        is_flipped: Whether output axis i runs backwards.
+    """
+
+    permutation: IntTriple
+    is_flipped: tuple[bool, bool, bool]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether applying changes nothing."""
+        return self.permutation == (0, 1, 2) and not any(self.is_flipped)
+
+    @property
+    def inverse(self) -> "Reorientation":
+        """The change that leads back, bit for bit."""
+        back = tuple(self.permutation.index(axis) for axis in range(3))
+        flips = tuple(self.is_flipped[axis] for axis in back)
+        return Reorientation(permutation=(back[0], back[1], back[2]), is_flipped=(flips[0], flips[1], flips[2]))
+
+    def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Returns a view of an array whose last three axes are z, y, x."""
+        leading = array.ndim - 3
+        axes = (*range(leading), *(leading + axis for axis in self.permutation))
+        steps = (*(slice(None) for _ in range(leading)), *(slice(None, None, -1 if f else 1) for f in self.is_flipped))
+        return array.transpose(axes)[steps]
+
+    def apply_to_grid(self, grid: Grid) -> Grid:
+        """Returns the grid of the reoriented array: the same voxels at the same places in the world."""
+        direction = np.asarray(grid.direction)
+        origin = np.asarray(grid.origin_mm)
+        rows = []
+        for axis, flipped in zip(self.permutation, self.is_flipped, strict=True):
+            step = direction[axis] * (-1.0 if flipped else 1.0)
+            if flipped:
+                origin = origin + direction[axis] * grid.spacing_mm[axis] * (grid.shape_voxels[axis] - 1)
+            rows.append(_triple(step))
+        first, second, third = self.permutation
+        return Grid(
+            shape_voxels=(grid.shape_voxels[first], grid.shape_voxels[second], grid.shape_voxels[third]),
+            spacing_mm=(grid.spacing_mm[first], grid.spacing_mm[second], grid.spacing_mm[third]),
+            origin_mm=_triple(origin),
+            direction=(rows[0], rows[1], rows[2]),
+            is_oriented=grid.is_oriented,
+        )
+
+
+IDENTITY: Final = Reorientation(permutation=(0, 1, 2), is_flipped=(False, False, False))
+
+
+def compute_reorientation(current_code: str, wanted_code: str) -> Reorientation:
+    """The permutation and flips that bring axes `current_code` to `wanted_code` (both in the order x, y, z).
+
+    Raises:
+        VolumeError: A code does not name each of the three directions once.
+    """
+    for code in (current_code, wanted_code):
+        if sorted(_axis_of_letter(letter)[0] for letter in code) != [0, 1, 2]:
+            msg = f"an orientation code names each direction once, for example RAS, found {code!r}"
+            raise VolumeError(msg)
+    current = [_axis_of_letter(letter) for letter in reversed(current_code)]
+    permutation, flips = [], []
+    for letter in reversed(wanted_code):
+        world, sign = _axis_of_letter(letter)
+        source = next(axis for axis, (candidate, _) in enumerate(current) if candidate == world)
+        permutation.append(source)
+        flips.append(current[source][1] != sign)
+    return Reorientation(
+        permutation=(permutation[0], permutation[1], permutation[2]), is_flipped=(flips[0], flips[1], flips[2])
+    )
+
+
+def _axis_of_letter(letter: str) -> tuple[int, int]:
+    for world, letters in enumerate(WORLD_LETTERS):
+        if letter in letters:
+            return world, letters.index(letter)
+    msg = f"an orientation code has letters of R L A P S I, found {letter!r}"
+    raise VolumeError(msg)
+
+
+def _triple(values: NDArray[np.float64]) -> FloatTriple:
+    return (float(values[0]), float(values[1]), float(values[2]))

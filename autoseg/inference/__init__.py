@@ -1,0 +1,1 @@
+"""Sliding window, mirroring, ensembles, restoring the grid."""

@@ -1,0 +1,96 @@
+"""Which trainings of a run can predict."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from autoseg.errors import PredictionError
+from autoseg.plan import Plan
+from autoseg.run_folder import FoldFolder, RunFolder
+
+PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_lowres", "2d")
+FOLD_PREFIX: Final = "fold_"
+ALL_CASES: Final = "all"
+
+
+def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
+    """The configuration to predict with: the wanted one or, for None, the trained one.
+
+    If several are trained, the first of 3d_fullres, 3d_lowres and 2d is taken, else the first of the plan.
+
+    Raises:
+        PredictionError: The plan does not have the wanted one, or no training is finished.
+    """
+    if wanted is not None:
+        if wanted not in plan.configurations:
+            msg = f"{run.plan} has no configuration {wanted!r}; choose one of: {', '.join(plan.configurations)}"
+            raise PredictionError(msg)
+        return wanted
+    order = sorted(plan.configurations, key=_rank)
+    trained = [name for name in order if find_trained_folds(run, name)]
+    if not trained:
+        raise PredictionError(_describe_untrained(run, order))
+    return trained[0]
+
+
+def find_folds(run: RunFolder, configuration: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The folds whose networks are averaged: the wanted ones, each checked, or all that are trained.
+
+    "all" (one network that was trained on all cases) is left out of the default where numbered folds are trained.
+
+    Raises:
+        PredictionError: A wanted fold, or every fold, is not trained to its end.
+    """
+    trained = find_trained_folds(run, configuration)
+    if wanted is None:
+        if not trained:
+            raise PredictionError(_describe_untrained(run, [configuration]))
+        return tuple(fold for fold in trained if fold != ALL_CASES) or trained
+    if not wanted:
+        msg = "name at least one fold, or none at all for every trained one; found an empty list"
+        raise PredictionError(msg)
+    missing = [fold for fold in wanted if fold not in trained]
+    if missing:
+        raise PredictionError(_describe_missing(run, configuration, missing, trained))
+    return tuple(dict.fromkeys(wanted))
+
+
+def find_trained_folds(run: RunFolder, configuration: str) -> tuple[str, ...]:
+    """Folds with a final checkpoint, sorted."""
+    folders = run.configuration_models(configuration).glob(f"{FOLD_PREFIX}*")
+    names = (folder.name.removeprefix(FOLD_PREFIX) for folder in folders)
+    return tuple(sorted(name for name in names if run.fold(configuration, name).final_checkpoint.is_file()))
+
+
+def _rank(configuration: str) -> int:
+    known = configuration in PREFERRED_CONFIGURATIONS
+    return PREFERRED_CONFIGURATIONS.index(configuration) if known else len(PREFERRED_CONFIGURATIONS)
+
+
+def _describe_missing(run: RunFolder, configuration: str, missing: Sequence[str], trained: Sequence[str]) -> str:
+    found = "; ".join(f"fold {fold}: {_describe_files(run.fold(configuration, fold))}" for fold in missing)
+    return (
+        f"{configuration} needs {run.fold(configuration, missing[0]).final_checkpoint.name} of every wanted fold, "
+        f"found {found}; trained are: {', '.join(trained) or 'none'}; "
+        f"train with: {_train_command(run, configuration, missing[0])}, or leave the fold out"
+    )
+
+
+def _describe_untrained(run: RunFolder, configurations: Sequence[str]) -> str:
+    started = [
+        f"{configuration} {folder.name}: {_describe_files(FoldFolder(folder))}"
+        for configuration in configurations
+        for folder in sorted(run.configuration_models(configuration).glob(f"{FOLD_PREFIX}*"))
+    ]
+    return (
+        f"no training of {' or '.join(configurations)} is finished in {run.root}, found "
+        f"{'; '.join(started) or 'none that was started'}; train with: {_train_command(run, configurations[0], '0')}"
+    )
+
+
+def _describe_files(fold: FoldFolder) -> str:
+    names = [path.name for path in (fold.latest_checkpoint, fold.best_checkpoint) if path.is_file()]
+    return f"only {' and '.join(names)} (the training has not ended)" if names else "no checkpoint"
+
+
+def _train_command(run: RunFolder, configuration: str, fold: str) -> str:
+    return f"autoseg train {run.root} --configuration {configuration} --fold {fold}"

@@ -1,0 +1,237 @@
+"""A trained model in memory: loaded once, applied to any number of volumes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Integer
+from torch import Tensor, nn
+
+from autoseg.document import read_document
+from autoseg.errors import PredictionError
+from autoseg.geometry import Grid
+from autoseg.inference.folds import find_configuration, find_folds
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
+from autoseg.inference.sliding_window import OnWindow, predict_logits
+from autoseg.networks import build_network, read_weights
+from autoseg.networks.device import choose_device
+from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase, preprocess_image
+from autoseg.run_folder import FoldFolder, RunFolder, open_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentationModel:
+    """The networks of one configuration, ready on a device.
+
+    Prediction has three steps, `preprocess`, `predict_preprocessed` and `restore_label_map` or
+    `restore_probabilities`; `predict_volume` and `predict_probabilities` take them all.
+
+    Attributes:
+        plan: What the networks were trained by.
+        configuration: Name of the configuration.
+        folds: Names of the folds, in the order of `networks`.
+    """
+
+    plan: Plan
+    configuration: str
+    folds: tuple[str, ...]
+    networks: tuple[nn.Module, ...]
+    device: torch.device
+
+    @property
+    def configuration_plan(self) -> ConfigurationPlan:
+        """The configuration's part of the plan."""
+        return self.plan.configurations[self.configuration]
+
+    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> PreprocessedCase:
+        """Checks a volume and brings it to the network's grid and intensities.
+
+        Raises:
+            PredictionError: Channels or shape do not fit, or values are not finite.
+        """
+        check_volume(array, grid, self.plan)
+        return preprocess_image(array, grid, self.plan, self.configuration)
+
+    def predict_preprocessed(
+        self,
+        image: Float32[np.ndarray, "channel z y x"],
+        *,
+        options: PredictionOptions = DEFAULT_OPTIONS,
+        on_window: OnWindow | None = None,
+    ) -> Float32[Tensor, "class z y x"]:
+        """Mean logits of all folds on the grid of a preprocessed image; see `predict_logits`."""
+        mirror_axes = self.configuration_plan.training.augmentation.mirror_axes
+        return predict_logits(
+            self.networks,
+            torch.from_numpy(np.ascontiguousarray(image)),
+            configuration=self.configuration_plan,
+            mirror_axes=mirror_axes if options.mirroring else (),
+            device=self.device,
+            step_fraction=options.step_fraction,
+            on_window=on_window,
+        )
+
+    def restore_label_map(
+        self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry
+    ) -> Integer[np.ndarray, "file_z file_y file_x"]:
+        """Label map on the grid of the file, in the values of the dataset's files (smallest fitting integer type)."""
+        labels, resampling = self.plan.labels, self.configuration_plan.resampling
+        return labels.decode(restore_label_map(logits, geometry, labels=labels, resampling=resampling))
+
+    def restore_probabilities(
+        self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry
+    ) -> Float32[np.ndarray, "class file_z file_y file_x"]:
+        """Probabilities of background and labels, or of regions, on the grid of the file."""
+        labels, resampling = self.plan.labels, self.configuration_plan.resampling
+        return restore_probabilities(logits, geometry, labels=labels, resampling=resampling)
+
+    def predict_volume(
+        self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
+    ) -> Integer[np.ndarray, "z y x"]:
+        """Label map of a volume, on its own grid and in the values of the dataset's files.
+
+        Raises:
+            PredictionError: The volume does not fit the model.
+        """
+        case = self.preprocess(array, grid)
+        return self.restore_label_map(self.predict_preprocessed(case.image, options=options), case.geometry)
+
+    def predict_probabilities(
+        self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
+    ) -> Float32[np.ndarray, "class z y x"]:
+        """Probabilities of a volume, on its own grid.
+
+        Raises:
+            PredictionError: The volume does not fit the model.
+        """
+        case = self.preprocess(array, grid)
+        return self.restore_probabilities(self.predict_preprocessed(case.image, options=options), case.geometry)
+
+
+def load_model(
+    run: str | Path | RunFolder,
+    *,
+    configuration: str | None = None,
+    folds: Sequence[str] | None = None,
+    device: str = "auto",
+) -> SegmentationModel:
+    """Loads the trained networks of one configuration.
+
+    Args:
+        run: Folder of a run.
+        configuration: None takes the one that is trained; if several are, the first of 3d_fullres, 3d_lowres, 2d.
+        folds: None takes every trained one ("all" only if no numbered fold is trained).
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        PredictionError: The configuration or a fold is not trained, or folds follow different plans.
+        RunError: There is no run, or a checkpoint is damaged.
+        DeviceError: There is no such device.
+    """
+    folder = run if isinstance(run, RunFolder) else open_run(Path(run))
+    processor = choose_device(device)
+    name = find_configuration(folder, read_document(folder.plan, Plan), configuration)
+    names = find_folds(folder, name, folds)
+    trainings = [folder.fold(name, fold) for fold in names]
+    plan = read_common_plan(trainings, name)
+    check_single_stage(plan, name)
+    networks = tuple(load_network(training, plan.configurations[name]).to(processor) for training in trainings)
+    return SegmentationModel(plan=plan, configuration=name, folds=names, networks=networks, device=processor)
+
+
+def read_common_plan(trainings: Sequence[FoldFolder], configuration: str) -> Plan:
+    """The plan of the first training, checked to lead to the same prediction as those of the others.
+
+    The run's own plan may be newer than its trainings, so their copies count.
+
+    Raises:
+        PredictionError: Two trainings preprocess, build or label differently.
+    """
+    plans = [read_document(training.plan, Plan) for training in trainings]
+    for training, plan in zip(trainings[1:], plans[1:], strict=True):
+        if _select_what_predicts(plan, configuration) != _select_what_predicts(plans[0], configuration):
+            msg = (
+                f"the folds of an ensemble must follow one plan, but {training.plan} and {trainings[0].plan} differ "
+                f"for {configuration}; name the folds that belong together, or train one of them again"
+            )
+            raise PredictionError(msg)
+    return plans[0]
+
+
+def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> nn.Module:
+    """The network of one training with its final weights, on the processor, set to predict.
+
+    Raises:
+        PredictionError: The weights belong to another network.
+        RunError: The checkpoint is damaged.
+    """
+    network = build_network(configuration.network)
+    weights = read_weights(training.final_checkpoint)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        msg = (
+            f"the weights in {training.final_checkpoint} do not fit the network of {training.plan}: "
+            f"{_shorten(str(error))}; copy the fold again with its own plan, or train it again"
+        )
+        raise PredictionError(msg) from error
+    network.deep_supervision = False
+    return network.eval()
+
+
+def check_single_stage(plan: Plan, configuration: str) -> None:
+    """Refuses the second stage of a cascade, whose input holds another model's prediction.
+
+    Raises:
+        PredictionError: The configuration has a previous stage.
+    """
+    previous = plan.configurations[configuration].previous_stage
+    if previous is not None:
+        msg = (
+            f"{configuration} takes the prediction of {previous} as input, which prediction cannot provide yet; "
+            f"choose another configuration"
+        )
+        raise PredictionError(msg)
+
+
+def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan) -> None:
+    """Checks that a volume can be given to a model.
+
+    Raises:
+        PredictionError: Channels or shape do not fit, or values are not finite.
+    """
+    wanted = [channel.name for channel in plan.channels]
+    if len(array) != len(wanted):
+        names = ", ".join(wanted)
+        msg = f"the model takes {len(wanted)} channel(s) ({names}), found {len(array)}; give them in this order"
+        raise PredictionError(msg)
+    if array.shape[1:] != grid.shape_voxels:
+        msg = f"the array must have the shape of its grid, {grid.shape_voxels} (z, y, x), found {array.shape[1:]}"
+        raise PredictionError(msg)
+    broken = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if broken:
+        msg = (
+            f"all intensities must be finite, found {broken} of {array.size} that are NaN or infinite; repair the image"
+        )
+        raise PredictionError(msg)
+
+
+def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:
+    part = plan.configurations[configuration]
+    return (
+        plan.orientation,
+        plan.axis_permutation,
+        plan.labels,
+        plan.channels,
+        (part.spacing_mm, part.patch_voxels, part.previous_stage, part.resampling, part.network),
+        part.training.augmentation.mirror_axes,
+    )
+
+
+def _shorten(text: str, limit: int = 300) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= limit else f"{words[:limit]}..."

@@ -1,0 +1,30 @@
+"""What the user may choose about a prediction."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from autoseg.errors import PredictionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionOptions:
+    """Trades time against smoothness of the result; both fit every model.
+
+    Attributes:
+        step_fraction: Distance of neighbouring windows as a fraction of the patch, above 0 and at most 1.
+        mirroring: Average over all mirrored views of the axes that were mirrored in training (8 passes in 3D).
+    """
+
+    step_fraction: float = 0.5
+    mirroring: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_fraction <= 1:
+            msg = (
+                f"the step between windows must be above 0 and at most 1 (a fraction of the patch), found "
+                f"{self.step_fraction}; 0.5 is usual, larger is faster"
+            )
+            raise PredictionError(msg)
+
+
+DEFAULT_OPTIONS: Final = PredictionOptions()

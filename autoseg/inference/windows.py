@@ -1,0 +1,97 @@
+"""Where the windows of a sliding window lie, and how overlapping windows are blended."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from autoseg.geometry import IntTriple
+
+SIGMA_FRACTION: Final = 1 / 8
+"""Standard deviation of the Gaussian as a fraction of the patch (nnU-Net, Isensee et al. 2021, supplement)."""
+
+
+def compute_window_starts(extent_voxels: int, patch_voxels: int, step_fraction: float) -> tuple[int, ...]:
+    """First voxels of evenly spread windows that cover one axis and are at most `step_fraction` of a patch apart.
+
+    An axis that is not longer than the patch gets one window (the caller pads it). Halves are rounded to the even
+    voxel, as the reference does.
+    """
+    span = extent_voxels - patch_voxels
+    if span <= 0:
+        return (0,)
+    step_voxels = max(1.0, patch_voxels * step_fraction)  # windows less than a voxel apart would be the same window
+    intervals = math.ceil(span / step_voxels)
+    return tuple(round(index * (span / intervals)) for index in range(intervals + 1))
+
+
+def compute_gaussian_weights(patch_voxels: int) -> Float32[np.ndarray, " patch"]:
+    """Weight of every position of a patch along one axis; the weight of a voxel is the product over the axes.
+
+    The maximum, 1, is at `patch_voxels // 2`, which is where the reference places it. No weight is zero: the ends of
+    a patch lie four standard deviations out, so the smallest is exp(-8) = 3e-4 per axis.
+    """
+    offsets = np.arange(patch_voxels) - patch_voxels // 2
+    sigma = patch_voxels * SIGMA_FRACTION
+    return np.exp(-0.5 * (offsets / sigma) ** 2).astype(np.float32)
+
+
+def compute_blending_weights(starts: Sequence[int], patch_voxels: int) -> Float32[np.ndarray, "window patch"]:
+    """Share of each window in the result along one axis: the shares of all windows add up to 1 in every voxel.
+
+    Windows form a grid and the Gaussian is separable, so the weighted mean over all windows,
+    sum(w * logits) / sum(w), is the sum of logits times one such share per axis: no volume of weights, no division.
+    A voxel that only one window covers has the share 1 exactly. The reference keeps the two sums as half floats, in
+    which the weights of patch corners vanish: there it is off by up to 0.4 logits, which is not reproduced here.
+    """
+    weights = compute_gaussian_weights(patch_voxels).astype(np.float64)
+    total = np.zeros(max(starts) + patch_voxels)
+    for start in starts:
+        total[start : start + patch_voxels] += weights
+    shares = [weights / total[start : start + patch_voxels] for start in starts]
+    return np.stack(shares).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowPlan:
+    """How a volume is cut into windows.
+
+    Attributes:
+        patch_voxels: Extent of a window along the three axes of the volume (1 along the first for 2D networks).
+        padding_voxels: Zeros before and after each axis of the volume, so that one window fits.
+        starts: First voxels of the windows, per axis of the padded volume.
+    """
+
+    patch_voxels: IntTriple
+    padding_voxels: tuple[tuple[int, int], ...]
+    starts: tuple[tuple[int, ...], ...]
+
+    @property
+    def windows(self) -> list[tuple[int, ...]]:
+        """Every window as its indices into `starts`; the first axis is the outermost."""
+        return list(product(*(range(len(starts)) for starts in self.starts)))
+
+    def locate(self, window: tuple[int, ...]) -> tuple[slice, ...]:
+        """The voxels of a window in the padded volume, behind all channels."""
+        corner = [starts[index] for starts, index in zip(self.starts, window, strict=True)]
+        inside = (slice(start, start + extent) for start, extent in zip(corner, self.patch_voxels, strict=True))
+        return (slice(None), *inside)
+
+
+def compute_window_plan(shape_voxels: Sequence[int], patch_voxels: Sequence[int], step_fraction: float) -> WindowPlan:
+    """Lays windows over a volume; an axis shorter than the patch is padded, with the smaller half in front.
+
+    A patch of two axes becomes one slice thick, so that every slice has its own windows.
+    """
+    patch = (1, *patch_voxels) if len(patch_voxels) == 2 else tuple(patch_voxels)
+    axes = list(zip(shape_voxels, patch, strict=True))
+    missing = [max(0, wanted - extent) for extent, wanted in axes]
+    return WindowPlan(
+        patch_voxels=(patch[0], patch[1], patch[2]),
+        padding_voxels=tuple((count // 2, count - count // 2) for count in missing),
+        starts=tuple(compute_window_starts(extent, wanted, step_fraction) for extent, wanted in axes),
+    )

@@ -1,0 +1,144 @@
+"""Label values, regions and the ignore label: what the numbers in a label map mean to the network.
+
+Inside autoseg a label map holds **consecutive** labels 0, 1, 2, ... (0 is background); the values that the user's files
+hold may be any integers and are mapped on reading and restored on writing.
+"""
+
+from functools import cached_property
+from typing import Annotated, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from autoseg.document import Part
+
+LARGEST_TABLE: Final = 2**20  # entries of a look-up table (2 MiB)
+
+NonEmptyValues = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class LabelClass(Part):
+    """A named label or region.
+
+    Attributes:
+        name: As in dataset.json.
+        values: The values in the user's label files that belong to it; more than one makes it a region.
+    """
+
+    name: str
+    values: NonEmptyValues
+
+
+class LabelScheme(Part):
+    """All labels of a dataset.
+
+    Attributes:
+        classes: Foreground classes in the order of declaration (background and ignore are not among them).
+        ignore_value: The value whose voxels are neither trained nor evaluated, or None.
+        region_write_values: None for plain labels. For regions, the value (of the user's files) that is written where
+            class i is predicted; later classes overwrite earlier ones (`regions_class_order` of dataset.json).
+        declared_count: Number of entries of `labels` in dataset.json, background and ignore included (the K of the
+            reference planner's feature map estimate).
+    """
+
+    classes: Annotated[tuple[LabelClass, ...], Field(min_length=1)]
+    ignore_value: int | None
+    region_write_values: tuple[int, ...] | None
+    declared_count: int
+
+    @model_validator(mode="after")
+    def _check(self) -> "LabelScheme":
+        if self.region_write_values is not None and len(self.region_write_values) != len(self.classes):
+            msg = (
+                f"regions_class_order must name one value for each of the {len(self.classes)} classes, "
+                f"found {len(self.region_write_values)}"
+            )
+            raise ValueError(msg)
+        if any(self.ignore_value in entry.values for entry in self.classes):
+            msg = f"ignore_value must be a value that no class has, found {self.ignore_value}"
+            raise ValueError(msg)
+        unknown = set(self.region_write_values or ()) - set(self.file_values)
+        if unknown:
+            msg = f"regions_class_order must name values of the classes, found {sorted(unknown)}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether classes may overlap (sigmoid outputs) instead of excluding each other (softmax)."""
+        return self.region_write_values is not None
+
+    @cached_property
+    def file_values(self) -> tuple[int, ...]:
+        """Values of the user's files; internal label i stands for `file_values[i]`. Background is first; the ignore
+        value, where there is one, is last."""
+        foreground = sorted({value for entry in self.classes for value in entry.values} - {0})
+        ignore = () if self.ignore_value is None else (self.ignore_value,)
+        return (0, *foreground, *ignore)
+
+    @property
+    def ignore_label(self) -> int | None:
+        """The internal label of the ignore value, or None."""
+        return None if self.ignore_value is None else len(self.file_values) - 1
+
+    @cached_property
+    def foreground_labels(self) -> tuple[int, ...]:
+        """Internal foreground labels 1, 2, ... without the ignore label."""
+        return tuple(range(1, len(self.file_values) - (self.ignore_value is not None)))
+
+    @cached_property
+    def class_labels(self) -> tuple[tuple[int, ...], ...]:
+        """For every class the internal labels that belong to it, in the order of declaration for regions and
+        ascending otherwise; index i belongs to network output i (regions) or i + 1 (plain labels)."""
+        if not self.has_regions:
+            return tuple((label,) for label in self.foreground_labels)
+        return tuple(tuple(self.file_values.index(value) for value in entry.values) for entry in self.classes)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of `class_labels`."""
+        if self.has_regions:
+            return tuple(entry.name for entry in self.classes)
+        by_value = {entry.values[0]: entry.name for entry in self.classes}
+        return tuple(by_value[self.file_values[label]] for label in self.foreground_labels)
+
+    @property
+    def output_channel_count(self) -> int:
+        """Channels of the network's output: one per region, or background plus one per label."""
+        return len(self.classes) if self.has_regions else 1 + len(self.foreground_labels)
+
+    @cached_property
+    def region_write_labels(self) -> tuple[int, ...]:
+        """`region_write_values` as internal labels; empty for plain labels."""
+        return tuple(self.file_values.index(value) for value in self.region_write_values or ())
+
+    def find_unknown_values(self, file_label_map: NDArray[np.integer]) -> tuple[int, ...]:
+        """Values that occur in a label map but not in the scheme, ascending."""
+        found = np.unique(file_label_map)
+        return tuple(int(value) for value in found if int(value) not in self.file_values)
+
+    def encode(self, file_label_map: NDArray[np.integer]) -> NDArray[np.int16]:
+        """Maps the values of the user's files to internal labels. Every value must be known."""
+        values = np.asarray(self.file_values)
+        lowest, highest = int(values.min()), int(values.max())
+        if highest - lowest < LARGEST_TABLE:  # one look-up is twenty times faster than a search
+            table = np.zeros(highest - lowest + 1, np.int16)
+            table[values - lowest] = np.arange(len(values))
+            places = file_label_map if lowest == 0 else np.subtract(file_label_map, lowest, dtype=np.int64)
+            return np.ascontiguousarray(table[places])
+        order = np.argsort(values)
+        labels = order[np.searchsorted(values[order], file_label_map)]
+        return np.ascontiguousarray(labels.astype(np.int16))
+
+    def decode(self, label_map: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Maps internal labels back to the values of the user's files, as the smallest fitting integer type
+        (uint8, uint16, int16, int32)."""
+        values = np.asarray(self.file_values)
+        kind = next(
+            kind
+            for kind in (np.uint8, np.uint16, np.int16, np.int32)
+            if values.min() >= np.iinfo(kind).min and values.max() <= np.iinfo(kind).max
+        )
+        decoded: NDArray[np.integer] = values.astype(kind)[label_map]
+        return decoded

@@ -1,0 +1,151 @@
+"""Building blocks of the U-Nets: convolution units, residual blocks, decoder levels; for images and volumes.
+
+Activations work in place on the output of the normalization before them: the normalization keeps its input for the
+backward pass, not its output, so this halves what an activation costs and changes no result.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NEGATIVE_SLOPE: Final = 0.01  # of the leaky ReLU, as in the reference implementation
+NORM_EPSILON: Final = 1e-5
+
+CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+NORMS: Final[dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]]] = {
+    2: nn.InstanceNorm2d,
+    3: nn.InstanceNorm3d,
+}
+POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+def build_convolution(
+    channels_in: int, channels_out: int, kernel: Sequence[int], *, stride: Sequence[int], bias: bool = True
+) -> nn.Module:
+    """A convolution that keeps the extent for stride 1: each side is padded by (kernel - 1) // 2 zeros."""
+    padding = tuple((extent - 1) // 2 for extent in kernel)
+    kind = CONVOLUTIONS[len(kernel)]
+    return kind(channels_in, channels_out, tuple(kernel), stride=tuple(stride), padding=padding, bias=bias)
+
+
+def build_head(channels_in: int, channels_out: int, dimensions: int) -> nn.Module:
+    """The 1x1 convolution that turns features into logits."""
+    return CONVOLUTIONS[dimensions](channels_in, channels_out, 1)
+
+
+class NormalizedConvolution(nn.Module):
+    """Convolution and instance normalization, without a nonlinearity."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: Sequence[int], *, stride: Sequence[int], bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.convolution = build_convolution(channels_in, channels_out, kernel, stride=stride, bias=bias)
+        self.norm = NORMS[len(kernel)](channels_out, eps=NORM_EPSILON, affine=True)
+
+    def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
+        """Convolves, then normalizes each sample and channel."""
+        normalized: Tensor = self.norm(self.convolution(features))
+        return normalized
+
+
+class ConvolutionUnit(nn.Module):
+    """Convolution, instance normalization, leaky ReLU."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: Sequence[int], *, stride: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.normalized = NormalizedConvolution(channels_in, channels_out, kernel, stride=stride or _ones(kernel))
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+
+    def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
+        """Applies the three in order."""
+        activated: Tensor = self.activation(self.normalized(features))
+        return activated
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around which the input is led (basic block of He et al. 2016, arXiv:1512.03385).
+
+    The shortcut follows ResNet-D (He et al. 2019, arXiv:1812.01187): average pooling where the resolution falls, then
+    a 1x1 convolution without bias and a normalization where the number of channels changes.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: Sequence[int], *, stride: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        stride = stride or _ones(kernel)
+        self.first = ConvolutionUnit(channels_in, channels_out, kernel, stride=stride)
+        self.second = NormalizedConvolution(channels_out, channels_out, kernel, stride=_ones(kernel))
+        self.shortcut = Shortcut(channels_in, channels_out, stride=stride)
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+
+    def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
+        """Adds the shortcut to the result of both convolutions, then activates."""
+        residual: Tensor = self.second(self.first(features))
+        residual += self.shortcut(features)
+        activated: Tensor = self.activation(residual)
+        return activated
+
+
+class Shortcut(nn.Module):
+    """The way around a residual block's convolutions: the identity wherever shapes allow."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: Sequence[int]) -> None:
+        super().__init__()
+        strided = any(step != 1 for step in stride)
+        self.pooling = POOLINGS[len(stride)](tuple(stride)) if strided else nn.Identity()
+        self.projection = (
+            NormalizedConvolution(channels_in, channels_out, _ones(stride), stride=_ones(stride), bias=False)
+            if channels_in != channels_out
+            else nn.Identity()
+        )
+
+    def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
+        """Pools, then projects."""
+        projected: Tensor = self.projection(self.pooling(features))
+        return projected
+
+
+class DecoderLevel(nn.Module):
+    """One step up: enlarges the features from below, joins the encoder's features of this level, convolves.
+
+    The transposed convolution's kernel equals its stride, so that its patches do not overlap.
+    """
+
+    def __init__(
+        self,
+        channels_below: int,
+        channels: int,
+        *,
+        stride: Sequence[int],
+        kernel: Sequence[int],
+        unit_count: int,
+    ) -> None:
+        super().__init__()
+        enlarge = TRANSPOSED_CONVOLUTIONS[len(stride)]
+        self.upsampling = enlarge(channels_below, channels, tuple(stride), stride=tuple(stride))
+        inputs = [2 * channels, *[channels] * (unit_count - 1)]
+        self.units = nn.ModuleList(ConvolutionUnit(channels_in, channels, kernel) for channels_in in inputs)
+
+    def forward(
+        self, below: Float[Tensor, "batch channels_below *space_below"], skips: list[Tensor]
+    ) -> Float[Tensor, "batch channels ..."]:
+        """Enlarges `below` and takes the last of `skips` off the list, so that its memory is free after joining."""
+        features: Tensor = torch.cat((self.upsampling(below), skips.pop()), dim=1)  # this order is part of the weights
+        for unit in self.units:
+            features = unit(features)
+        return features
+
+
+def _ones(like: Sequence[int]) -> tuple[int, ...]:
+    return (1,) * len(like)

@@ -1,0 +1,36 @@
+"""Weights of a network as they lie in a checkpoint."""
+
+from pathlib import Path
+from typing import Final
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from autoseg.errors import RunError
+
+NETWORK_PREFIX: Final = "network."
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads a network's weights, on the processor, from a checkpoint; whatever else lies in the file is not loaded.
+
+    Returns:
+        The tensors whose names start with `NETWORK_PREFIX`, under the names that the network's `load_state_dict` takes.
+
+    Raises:
+        RunError: The file is missing, damaged, or holds no network.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as checkpoint:
+            names = [name for name in checkpoint.keys() if name.startswith(NETWORK_PREFIX)]  # noqa: SIM118 (no mapping)
+            weights = {name.removeprefix(NETWORK_PREFIX): checkpoint.get_tensor(name) for name in names}
+    except FileNotFoundError as error:
+        msg = f"no checkpoint at {path}; train this fold first, or copy the file there"
+        raise RunError(msg) from error
+    except (SafetensorError, OSError) as error:
+        msg = f"the checkpoint {path} cannot be read ({error}); copy it again, or train this fold again"
+        raise RunError(msg) from error
+    if not weights:
+        msg = f"{path} holds no network: expected tensors named {NETWORK_PREFIX}..., found none; is it a checkpoint?"
+        raise RunError(msg)
+    return weights

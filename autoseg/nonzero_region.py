@@ -1,0 +1,73 @@
+"""The region of an image that holds something: where any channel differs from zero, holes included."""
+
+from typing import Final
+
+import cc3d
+import numpy as np
+from jaxtyping import Bool, Float32
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # half open per axis
+
+SMALLEST_EXTENT_WITH_HOLES: Final = 3  # a hole needs a wall on both sides of it
+
+
+def compute_nonzero_mask(image: Float32[np.ndarray, "channel z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """Where any channel is not zero, and the holes in there.
+
+    A hole is a zero region from which no path of face neighbours leads to the border of the volume. A volume with
+    one slice therefore has no holes: each of its voxels lies on the border.
+    """
+    mask = _find_nonzero_voxels(image)
+    if not mask.all():
+        _fill_holes(mask[slice_box(compute_bounding_box(mask))])
+    return mask
+
+
+def compute_nonzero_box(image: Float32[np.ndarray, "channel z y x"]) -> Box:
+    """The bounding box of `compute_nonzero_mask`, which does not depend on the holes; full extent if all is zero."""
+    return compute_bounding_box(_find_nonzero_voxels(image))
+
+
+def compute_bounding_box(mask: Bool[np.ndarray, "z y x"]) -> Box:
+    """The smallest box around the true voxels; the full extent if there is none."""
+    rows = np.flatnonzero(mask.any(axis=(1, 2)))
+    if rows.size == 0:
+        depth, height, width = mask.shape
+        return (0, depth), (0, height), (0, width)
+    z = (int(rows[0]), int(rows[-1]) + 1)
+    plane = np.logical_or.reduce(mask[z[0] : z[1]], axis=0)
+    return z, _find_extent(np.logical_or.reduce(plane, axis=1)), _find_extent(np.logical_or.reduce(plane, axis=0))
+
+
+def slice_box(box: Box) -> tuple[slice, slice, slice]:
+    """Slices that cut a box out of an array (z, y, x)."""
+    z, y, x = box
+    return slice(*z), slice(*y), slice(*x)
+
+
+def _find_extent(occupied: Bool[np.ndarray, " extent"]) -> tuple[int, int]:
+    first = int(occupied.argmax())
+    return first, occupied.size - int(occupied[::-1].argmax())
+
+
+def _find_nonzero_voxels(image: Float32[np.ndarray, "channel z y x"]) -> Bool[np.ndarray, "z y x"]:
+    mask: Bool[np.ndarray, "z y x"] = image[0] != 0
+    for channel in image[1:]:
+        if mask.all():
+            break
+        mask |= channel != 0
+    return mask
+
+
+def _fill_holes(box: Bool[np.ndarray, "z y x"]) -> None:
+    """Fills in place; `box` is cut tightly, so that whatever reaches its faces reaches the volume's border."""
+    if min(box.shape) < SMALLEST_EXTENT_WITH_HOLES:
+        return
+    regions = cc3d.connected_components(~box, connectivity=6, binary_image=True)
+    is_hole = np.ones(int(regions.max()) + 1, dtype=bool)
+    is_hole[0] = False  # what is nonzero already
+    for axis in range(3):
+        for face in (0, -1):
+            is_hole[np.unique(regions.take(face, axis=axis))] = False
+    if is_hole.any():
+        box |= is_hole[regions]

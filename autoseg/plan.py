@@ -1,0 +1,262 @@
+"""Schema of what was decided. A plan is complete: nothing is left to be chosen later, every choice has its reason.
+
+Axes: a 3D configuration lists three values in **plan axes**, a 2D configuration the last two of them. Plan axis i is
+axis `axis_permutation[i]` of the array (z, y, x) in the training orientation.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from autoseg.document import Document, Part
+from autoseg.labels import LabelScheme
+
+Value = TypeVar("Value")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
+AxisCounts = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+Range = tuple[float, float]
+
+NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
+Architecture = Literal["plain_unet", "residual_encoder_unet"]
+ConfigurationName = str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[Value]):
+    """What a rule decided, and one sentence with the numbers that led to it."""
+
+    value: Value
+    because: str
+
+
+class Reason(Part):
+    """A decision as it is stored and printed.
+
+    Attributes:
+        subject: What was decided, for example "3d_fullres: patch size".
+        value: The decision in words or numbers.
+        because: One sentence with the numbers in it.
+    """
+
+    subject: str
+    value: str
+    because: str
+
+
+class IntensityWindow(Part):
+    """Intensities of the dataset's foreground that a normalization needs."""
+
+    lower: float
+    upper: float
+    mean: float
+    std: Annotated[float, Field(ge=0)]
+
+
+class ChannelPlan(Part):
+    """How one image channel is normalized.
+
+    Attributes:
+        inside_nonzero_only: Statistics are taken, and voxels changed, inside the nonzero region only.
+        window: Present exactly for the scheme "ct": clip to [lower, upper], subtract mean, divide by std.
+    """
+
+    name: str
+    normalization: NormalizationScheme
+    inside_nonzero_only: bool
+    window: IntensityWindow | None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ChannelPlan":
+        if (self.normalization == "ct") != (self.window is not None):
+            msg = f"channel {self.name!r}: 'window' belongs to the normalization 'ct' and to no other"
+            raise ValueError(msg)
+        return self
+
+
+class ResamplingPlan(Part):
+    """How arrays change their grid.
+
+    Attributes:
+        image_order: Spline order in plane (3: cubic) for images.
+        label_order: Spline order for the one-hot labels.
+        logits_order: Spline order for the network's output on the way back.
+        anisotropy_threshold: Where the coarsest spacing is more than this many times the finest, the coarsest axis is
+            resampled separately, by nearest neighbour.
+    """
+
+    image_order: Literal[0, 1, 3]
+    label_order: Literal[0, 1]
+    logits_order: Literal[0, 1]
+    anisotropy_threshold: Positive
+
+
+class NetworkPlan(Part):
+    """A U-Net. Stage 0 has the full resolution, the last stage is the bottleneck.
+
+    Attributes:
+        output_channels: Logit channels.
+        features_per_stage: Channels of each stage.
+        kernel_sizes: Per stage, one value per axis.
+        strides: Per stage, of its first convolution; the first stage has ones.
+        blocks_per_stage: Convolutions (plain) or residual blocks (residual encoder) of each encoder stage.
+        convolutions_per_decoder_stage: One fewer than there are stages; index 0 is the lowest resolution.
+        deep_supervision: Whether training uses the outputs of all but the lowest decoder resolution.
+    """
+
+    architecture: Architecture
+    dimensions: Literal[2, 3]
+    input_channels: Count
+    output_channels: Count
+    features_per_stage: Counts
+    kernel_sizes: tuple[AxisCounts, ...]
+    strides: tuple[AxisCounts, ...]
+    blocks_per_stage: Counts
+    convolutions_per_decoder_stage: tuple[Count, ...]
+    deep_supervision: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> "NetworkPlan":
+        stages = len(self.features_per_stage)
+        lengths = {
+            "kernel_sizes": len(self.kernel_sizes),
+            "strides": len(self.strides),
+            "blocks_per_stage": len(self.blocks_per_stage),
+            "convolutions_per_decoder_stage": len(self.convolutions_per_decoder_stage) + 1,
+        }
+        for field, length in lengths.items():
+            if length != stages:
+                msg = f"{field} must describe the {stages} stages of features_per_stage"
+                raise ValueError(msg)
+        if any(len(entry) != self.dimensions for entry in (*self.kernel_sizes, *self.strides)):
+            msg = f"kernel_sizes and strides must have {self.dimensions} values per stage"
+            raise ValueError(msg)
+        return self
+
+
+class AugmentationPlan(Part):
+    """Random changes of a training patch, in this order; probabilities are per sample unless said.
+
+    Attributes:
+        rotation_limit_degrees: Each angle is uniform in [-limit, limit].
+        in_plane_only: Spatial changes and low resolution leave plan axis 0 alone ("dummy 2D").
+        scaling_range: One factor for all axes; above 1 objects become smaller.
+        noise_std_range: Standard deviation of additive Gaussian noise.
+        blur_sigma_range_voxels: Drawn per channel and axis.
+        low_resolution_range: Zoom factor of the simulated low resolution.
+        gamma_range: Exponents; below 1 and above 1 are equally likely (so for brightness and contrast).
+        mirror_axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
+    """
+
+    rotation_probability: Fraction
+    rotation_limit_degrees: Annotated[float, Field(ge=0, le=180)]
+    in_plane_only: bool
+    scaling_probability: Fraction
+    scaling_range: Range
+    noise_probability: Fraction
+    noise_std_range: Range
+    blur_probability: Fraction
+    blur_channel_probability: Fraction
+    blur_sigma_range_voxels: Range
+    brightness_probability: Fraction
+    brightness_range: Range
+    contrast_probability: Fraction
+    contrast_range: Range
+    low_resolution_probability: Fraction
+    low_resolution_channel_probability: Fraction
+    low_resolution_range: Range
+    inverted_gamma_probability: Fraction
+    gamma_probability: Fraction
+    gamma_range: Range
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...]
+
+
+class TrainingPlan(Part):
+    """How a network is trained.
+
+    Attributes:
+        foreground_fraction: Share of the patches of a batch that are centred on a foreground voxel.
+        schedule_exponent: Learning rate of epoch e: initial * (1 - e / epochs) ** exponent.
+        batch_dice: The Dice loss treats the batch as one large volume.
+    """
+
+    epochs: Count
+    iterations_per_epoch: Count
+    validation_iterations_per_epoch: Count
+    batch_size: Count
+    foreground_fraction: Fraction
+    loss: Literal["dice_cross_entropy"]
+    batch_dice: bool
+    optimizer: Literal["sgd_nesterov"]
+    initial_learning_rate: Positive
+    momentum: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["polynomial"]
+    schedule_exponent: Positive
+    gradient_norm_limit: Positive
+    augmentation: AugmentationPlan
+
+
+class ConfigurationPlan(Part):
+    """One of 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres.
+
+    Attributes:
+        spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
+        median_shape_voxels: Median shape of the resampled cases (may be fractional).
+        patch_voxels: Network input.
+        previous_stage: Configuration whose predictions are further input channels; None if there is none.
+        data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
+    """
+
+    dimensions: Literal[2, 3]
+    spacing_mm: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
+    median_shape_voxels: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
+    patch_voxels: AxisCounts
+    previous_stage: ConfigurationName | None
+    data_of: ConfigurationName
+    resampling: ResamplingPlan
+    network: NetworkPlan
+    training: TrainingPlan
+
+    @model_validator(mode="after")
+    def _check(self) -> "ConfigurationPlan":
+        for field in ("spacing_mm", "median_shape_voxels", "patch_voxels"):
+            if len(getattr(self, field)) != self.dimensions:
+                msg = f"{field} must have {self.dimensions} values"
+                raise ValueError(msg)
+        if self.network.dimensions != self.dimensions:
+            msg = f"network.dimensions must be {self.dimensions}"
+            raise ValueError(msg)
+        for axis, extent in enumerate(self.patch_voxels):
+            divisor = 1
+            for stride in self.network.strides:
+                divisor *= stride[axis]
+            if extent % divisor:
+                msg = f"patch_voxels.{axis} must be a multiple of {divisor}, the product of the strides (got {extent})"
+                raise ValueError(msg)
+        return self
+
+
+class Plan(Document):
+    """Everything that was decided for a dataset.
+
+    Attributes:
+        orientation: Axis code (x, y, z) to which images are brought before anything else; None for pictures.
+        axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
+        file_ending: Ending of predicted label maps, as in the dataset.
+    """
+
+    schema_version: Literal[1] = 1
+    autoseg_version: str
+    planner: str
+    dataset_name: str
+    file_ending: str
+    orientation: str | None
+    axis_permutation: tuple[int, int, int]
+    labels: LabelScheme
+    channels: Annotated[tuple[ChannelPlan, ...], Field(min_length=1)]
+    configurations: Annotated[dict[ConfigurationName, ConfigurationPlan], Field(min_length=1)]
+    reasons: tuple[Reason, ...]

@@ -1,0 +1,214 @@
+"""The files of preprocessed cases: compressed in blocks, so that a training patch is read without reading the case.
+
+A case is four files: `NAME.image.b2nd` (float32), `NAME.labels.b2nd` (int16), `NAME.locations.npy` (int32) and
+`NAME.json`, which is written last: a case without it does not count as written.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, runtime_checkable
+
+import blosc2
+import numpy as np
+from jaxtyping import Int32
+from numpy.typing import NDArray
+
+from autoseg.document import Document, Part, read_document, write_document
+from autoseg.errors import DocumentError, RunError
+from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
+from autoseg.preprocessing.class_locations import ClassLocations
+from autoseg.preprocessing.storage_shape import choose_storage_shape
+from autoseg.run_folder import make_folder, write_atomically
+
+# Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
+# to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more room; ZSTD
+# saves 9 to 20 % of the room and reads at half the speed. Shuffled bytes of float32 compress where plain ones do not.
+COMPRESSION: Final = {
+    "codec": blosc2.Codec.LZ4,
+    "clevel": 5,
+    "filters": [blosc2.Filter.SHUFFLE],
+    "nthreads": 1,
+}
+
+
+@runtime_checkable
+class LazyArray(Protocol):
+    """An array on disk; slicing reads and decompresses what is needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        ...
+
+    def __getitem__(self, key: Any) -> NDArray[Any]: ...
+
+
+class FileSizes(Part):
+    """Sizes by which a damaged copy is recognized: a shortened file would crash the process that maps it."""
+
+    image_bytes: int
+    labels_bytes: int
+    locations_bytes: int
+
+
+class CaseRecord(Document):
+    """What a case's JSON file holds.
+
+    Attributes:
+        class_ranges: See `ClassLocations`.
+        annotated_range: See `ClassLocations`.
+    """
+
+    schema_version: Literal[1] = 1
+    geometry: CaseGeometry
+    class_ranges: tuple[tuple[int, int], ...]
+    annotated_range: tuple[int, int] | None
+    files: FileSizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedCase:
+    """A preprocessed case on disk.
+
+    Attributes:
+        image: float32 (channel, z, y, x).
+        label_map: int16 (z, y, x); -1 is background outside the nonzero region.
+        locations: Voxels of every class.
+        geometry: The way back to the grid of the file.
+    """
+
+    name: str
+    image: LazyArray
+    label_map: LazyArray
+    locations: ClassLocations
+    geometry: CaseGeometry
+
+
+def write_case(
+    folder: Path, name: str, case: PreprocessedCase, *, locations: ClassLocations, patch_voxels: tuple[int, ...]
+) -> None:
+    """Writes a training case, in place of an older one of the same name.
+
+    Args:
+        folder: Of the preprocessed arrays of one configuration.
+        name: Of the case.
+        case: With labels.
+        locations: Of its classes.
+        patch_voxels: The extents in which it will be read (2 or 3 values, plan axes).
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    assert case.label_map is not None, f"case {name!r} has no labels to train on"
+    paths = _CasePaths(make_folder(folder), name)
+    paths.record.unlink(missing_ok=True)
+    _write_array(paths.image, case.image, patch_voxels)
+    _write_array(paths.labels, case.label_map, patch_voxels)
+    with write_atomically(paths.locations) as temporary:
+        np.save(temporary, locations.coordinates, allow_pickle=False)
+    record = CaseRecord(
+        geometry=case.geometry,
+        class_ranges=locations.class_ranges,
+        annotated_range=locations.annotated_range,
+        files=paths.measure_sizes(),
+    )
+    write_document(paths.record, record)
+
+
+def is_case_written(folder: Path, name: str) -> bool:
+    """Whether all files of a case are there."""
+    paths = _CasePaths(folder, name)
+    return all(path.is_file() for path in (paths.record, paths.image, paths.labels, paths.locations))
+
+
+def open_case(folder: Path, name: str) -> CachedCase:
+    """Opens a case; its arrays are read when they are sliced.
+
+    Raises:
+        RunError: A file is missing or damaged.
+    """
+    paths = _CasePaths(folder, name)
+    try:
+        record = read_document(paths.record, CaseRecord)
+        paths.check_sizes(record.files)
+        coordinates = _read_locations(paths.locations)
+        image, label_map = _open_array(paths.image), _open_array(paths.labels)
+    except (DocumentError, OSError, RuntimeError, ValueError) as error:
+        msg = (
+            f"the preprocessed case {name!r} in {folder} is missing or damaged ({error}); "
+            f"delete {paths.record} and write it again with: autoseg preprocess RUN"
+        )
+        raise RunError(msg) from error
+    locations = ClassLocations(
+        coordinates=coordinates, class_ranges=record.class_ranges, annotated_range=record.annotated_range
+    )
+    return CachedCase(name=name, image=image, label_map=label_map, locations=locations, geometry=record.geometry)
+
+
+def list_cases(folder: Path) -> tuple[str, ...]:
+    """Names of the cases that are written, sorted; empty if there is no such folder."""
+    names = (path.name.removesuffix(".json") for path in folder.glob("*.json"))
+    return tuple(sorted(name for name in names if is_case_written(folder, name)))
+
+
+@dataclass(frozen=True, slots=True)
+class _CasePaths:
+    folder: Path
+    name: str
+
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def image(self) -> Path:
+        return self.folder / f"{self.name}.image.b2nd"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / f"{self.name}.labels.b2nd"
+
+    @property
+    def locations(self) -> Path:
+        return self.folder / f"{self.name}.locations.npy"
+
+    def measure_sizes(self) -> FileSizes:
+        return FileSizes(
+            image_bytes=self.image.stat().st_size,
+            labels_bytes=self.labels.stat().st_size,
+            locations_bytes=self.locations.stat().st_size,
+        )
+
+    def check_sizes(self, expected: FileSizes) -> None:
+        found = self.measure_sizes()
+        if found != expected:
+            msg = f"expected {expected}, found {found}"
+            raise ValueError(msg)
+
+
+def _write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) -> None:
+    storage = choose_storage_shape(array.shape, patch_voxels, array.itemsize)
+    with write_atomically(path) as temporary:
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            urlpath=str(temporary),
+            mode="w",
+            chunks=storage.chunk,
+            blocks=storage.block,
+            cparams=COMPRESSION,
+        )
+
+
+def _open_array(path: Path) -> LazyArray:
+    array: LazyArray = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    return array
+
+
+def _read_locations(path: Path) -> Int32[np.ndarray, "location 3"]:
+    coordinates: Int32[np.ndarray, "location 3"] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return coordinates

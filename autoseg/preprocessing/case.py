@@ -1,0 +1,221 @@
+"""Preprocesses one case: orient, permute axes, crop, normalize, resample."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int16
+
+from autoseg.document import Document
+from autoseg.fingerprint import PositiveTriple, ShapeTriple
+from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation
+from autoseg.nonzero_region import Box, compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
+from autoseg.plan import ConfigurationPlan, Plan, ResamplingPlan
+from autoseg.preprocessing.normalize import normalize
+from autoseg.preprocessing.resample import compute_resampled_shape, resample_image, resample_label_map
+
+OUTSIDE_LABEL = -1  # background outside the nonzero region, in preprocessed label maps
+
+
+class CaseGeometry(Document):
+    """All that is needed to bring an array of a preprocessed case back to the grid of its file.
+
+    Attributes:
+        grid: Of the file.
+        orientation: To which the plan brings images; None if it leaves them alone.
+        axis_permutation: Of the plan, applied after the orientation.
+        crop_box: Half open, in plan axes.
+        cropped_shape_voxels: In plan axes, before resampling.
+        resampled_shape_voxels: Of the preprocessed arrays.
+        cropped_spacing_mm: In plan axes, before resampling.
+        target_spacing_mm: In plan axes; for a 2D configuration the first one is the case's own.
+    """
+
+    schema_version: Literal[1] = 1
+    grid: Grid
+    orientation: str | None
+    axis_permutation: tuple[int, int, int]
+    crop_box: Box
+    cropped_shape_voxels: ShapeTriple
+    resampled_shape_voxels: ShapeTriple
+    cropped_spacing_mm: PositiveTriple
+    target_spacing_mm: PositiveTriple
+
+    @property
+    def reorientation(self) -> Reorientation:
+        """From the axes of the file to plan axes; its `inverse` leads back."""
+        return _compute_plan_axes(self.grid, self.orientation, self.axis_permutation)
+
+    @property
+    def crop_slices(self) -> tuple[slice, slice, slice]:
+        """Cut the crop out of an array in plan axes."""
+        return slice_box(self.crop_box)
+
+    @property
+    def uncropped_shape_voxels(self) -> tuple[int, int, int]:
+        """In plan axes, before cropping."""
+        return self.reorientation.apply_to_grid(self.grid).shape_voxels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedCase:
+    """A case in plan axes, cropped and normalized: what all configurations of a plan share.
+
+    Attributes:
+        image: Normalized; not to be changed.
+        label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
+        grid: Of the file.
+        crop_box: In plan axes.
+        spacing_mm: In plan axes.
+    """
+
+    image: Float32[np.ndarray, "channel z y x"]
+    label_map: Int16[np.ndarray, "z y x"] | None
+    grid: Grid
+    crop_box: Box
+    spacing_mm: FloatTriple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessedCase:
+    """A case as the network sees it, in plan axes, and the way back.
+
+    Attributes:
+        image: Cropped, normalized, resampled.
+        label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
+        geometry: The way back to the grid of the file.
+    """
+
+    image: Float32[np.ndarray, "channel z y x"]
+    label_map: Int16[np.ndarray, "z y x"] | None
+    geometry: CaseGeometry
+
+
+def preprocess_image(
+    image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan, configuration: str
+) -> PreprocessedCase:
+    """Preprocesses an image for prediction.
+
+    Raises:
+        PlanError: The image does not fit the plan.
+    """
+    return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
+
+
+def preprocess_training_case(
+    image: Float32[np.ndarray, "channel z y x"],
+    label_map: Int16[np.ndarray, "z y x"],
+    grid: Grid,
+    plan: Plan,
+    *,
+    configuration: str,
+) -> PreprocessedCase:
+    """Preprocesses an image and its internal labels for training.
+
+    Raises:
+        PlanError: The image does not fit the plan.
+    """
+    return preprocess_prepared_case(prepare_case(image, label_map, grid, plan), plan, configuration)
+
+
+def prepare_case(
+    image: Float32[np.ndarray, "channel z y x"], label_map: Int16[np.ndarray, "z y x"] | None, grid: Grid, plan: Plan
+) -> PreparedCase:
+    """Does what does not depend on the configuration; the arrays given are left as they are.
+
+    Raises:
+        PlanError: The image does not fit the plan.
+    """
+    reorientation = _compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
+    image = reorientation.apply(image)
+    needs_mask = label_map is not None or any(channel.inside_nonzero_only for channel in plan.channels)
+    mask = compute_nonzero_mask(image) if needs_mask else None
+    box = compute_nonzero_box(image) if mask is None else compute_bounding_box(mask)
+    inside = slice_box(box)
+    cropped_mask = None if mask is None else mask[inside]
+    cropped_labels = None
+    if label_map is not None and cropped_mask is not None:
+        cropped_labels = _mark_outside(reorientation.apply(label_map)[inside], cropped_mask)
+        # Annotated voxels outside the nonzero region are normalized too, as in the reference implementation.
+        cropped_mask = cropped_labels >= 0
+    return PreparedCase(
+        image=normalize(image[:, *inside], plan.channels, cropped_mask),
+        label_map=cropped_labels,
+        grid=grid,
+        crop_box=box,
+        spacing_mm=reorientation.apply_to_grid(grid).spacing_mm,
+    )
+
+
+def preprocess_prepared_case(case: PreparedCase, plan: Plan, configuration: str) -> PreprocessedCase:
+    """Brings a prepared case to the spacing of one configuration."""
+    chosen = plan.configurations[configuration]
+    target_spacing_mm = compute_target_spacing(case.spacing_mm, chosen)
+    cropped_shape = (case.image.shape[1], case.image.shape[2], case.image.shape[3])
+    shape = compute_resampled_shape(cropped_shape, case.spacing_mm, target_spacing_mm)
+    geometry = CaseGeometry(
+        grid=case.grid,
+        orientation=plan.orientation,
+        axis_permutation=plan.axis_permutation,
+        crop_box=case.crop_box,
+        cropped_shape_voxels=cropped_shape,
+        resampled_shape_voxels=shape,
+        cropped_spacing_mm=case.spacing_mm,
+        target_spacing_mm=target_spacing_mm,
+    )
+    return PreprocessedCase(
+        image=_resample_image(case.image, geometry, chosen.resampling),
+        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, chosen.resampling),
+        geometry=geometry,
+    )
+
+
+def compute_target_spacing(case_spacing_mm: FloatTriple, configuration: ConfigurationPlan) -> FloatTriple:
+    """The configuration's spacing in plan axes; a 2D configuration keeps the distance of the case's slices."""
+    planned = configuration.spacing_mm
+    if len(planned) == 2:
+        return case_spacing_mm[0], planned[0], planned[1]
+    return planned[0], planned[1], planned[2]
+
+
+def _compute_plan_axes(grid: Grid, orientation: str | None, axis_permutation: tuple[int, int, int]) -> Reorientation:
+    reorientation = IDENTITY
+    if orientation is not None and grid.is_oriented:
+        reorientation = compute_reorientation(grid.orientation_code, orientation)
+    first, second, third = axis_permutation
+    axes, flips = reorientation.permutation, reorientation.is_flipped
+    return Reorientation(
+        permutation=(axes[first], axes[second], axes[third]), is_flipped=(flips[first], flips[second], flips[third])
+    )
+
+
+def _resample_image(
+    image: Float32[np.ndarray, "channel z y x"], geometry: CaseGeometry, plan: ResamplingPlan
+) -> Float32[np.ndarray, "channel new_z new_y new_x"]:
+    return resample_image(
+        image,
+        shape=geometry.resampled_shape_voxels,
+        spacing_mm=geometry.cropped_spacing_mm,
+        target_spacing_mm=geometry.target_spacing_mm,
+        plan=plan,
+    )
+
+
+def _resample_label_map(
+    label_map: Int16[np.ndarray, "z y x"], geometry: CaseGeometry, plan: ResamplingPlan
+) -> Int16[np.ndarray, "new_z new_y new_x"]:
+    return resample_label_map(
+        label_map,
+        shape=geometry.resampled_shape_voxels,
+        spacing_mm=geometry.cropped_spacing_mm,
+        target_spacing_mm=geometry.target_spacing_mm,
+        plan=plan,
+    )
+
+
+def _mark_outside(
+    label_map: Int16[np.ndarray, "z y x"], nonzero_mask: Bool[np.ndarray, "z y x"]
+) -> Int16[np.ndarray, "z y x"]:
+    marked = np.array(label_map, order="C")
+    marked[(marked == 0) & ~nonzero_mask] = OUTSIDE_LABEL
+    return marked

@@ -1,0 +1,66 @@
+"""How a preprocessed array is cut for storage: blocks are decompressed whole, chunks are read whole.
+
+The rule is that of the reference implementation, so that reading costs what it costs there: blocks of about the
+processor's cache and chunks of a few megabytes, both in the proportions of the training patch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+BLOCK_LIMIT_BYTES: Final = 128 * 1024  # fits the second-level cache
+CHUNK_LIMIT_BYTES: Final = 6 * 1024 * 1024
+# A chunk larger than this many patches would hold much that a patch does not need.
+CHUNK_PER_PATCH: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageShape:
+    """Extents of blocks and chunks; leading axes have extent 1."""
+
+    block: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+
+def choose_storage_shape(shape: tuple[int, ...], patch_voxels: tuple[int, ...], item_bytes: int) -> StorageShape:
+    """Cuts an array whose last three axes are those of a 3D patch (a 2D patch is one slice of them)."""
+    volume = shape[-3:]
+    patch = (1,) * (3 - len(patch_voxels)) + tuple(patch_voxels)
+    targets = [
+        max(1, min(extent, math.floor(CHUNK_PER_PATCH * wanted))) for extent, wanted in zip(volume, patch, strict=True)
+    ]
+    block = _shrink_block(volume, patch, targets, item_bytes=item_bytes)
+    chunk = _grow_chunk(block, volume, patch, targets=targets, item_bytes=item_bytes)
+    leading = (1,) * (len(shape) - 3)
+    return StorageShape(block=(*leading, *block), chunk=(*leading, *chunk))
+
+
+def _shrink_block(
+    volume: tuple[int, ...], patch: tuple[int, ...], targets: list[int], *, item_bytes: int
+) -> tuple[int, ...]:
+    block = [min(_round_up_to_power(wanted), extent) for wanted, extent in zip(patch, volume, strict=True)]
+    while math.prod(block) * item_bytes > BLOCK_LIMIT_BYTES:
+        _, axis = max((block[axis] / targets[axis], axis) for axis in range(3) if block[axis] > 1)
+        block[axis] = _round_up_to_power(block[axis]) // 2
+    return tuple(block)
+
+
+def _grow_chunk(
+    block: tuple[int, ...], volume: tuple[int, ...], patch: tuple[int, ...], *, targets: list[int], item_bytes: int
+) -> tuple[int, ...]:
+    chunk = list(block)
+    while True:
+        candidates = []
+        for axis in range(3):
+            larger = [*chunk]
+            larger[axis] = min(chunk[axis] + block[axis], targets[axis])
+            grows = patch[axis] > 1 and larger[axis] > chunk[axis]
+            if grows and math.prod(larger) * item_bytes <= CHUNK_LIMIT_BYTES:
+                candidates.append((chunk[axis] / targets[axis], -volume[axis], axis, larger))
+        if not candidates:
+            return tuple(chunk)
+        chunk = min(candidates)[-1]
+
+
+def _round_up_to_power(extent: int) -> int:
+    return 1 << (extent - 1).bit_length()

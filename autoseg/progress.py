@@ -1,0 +1,32 @@
+"""How long work reports to whoever started it, without knowing whether that is a terminal, a log or nobody."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar, runtime_checkable
+
+Item = TypeVar("Item")
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Shows progress."""
+
+    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+        """Yields the items unchanged and shows count, rate and remaining time."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Shows a line of text."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+        """Yields the items unchanged."""
+        del label, total, unit
+        yield from items
+
+    def note(self, text: str) -> None:
+        """Does nothing."""
+        del text

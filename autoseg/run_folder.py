@@ -1,0 +1,182 @@
+"""The name of every file and folder a run writes, and atomic writing.
+
+A run is one folder that can be moved or copied to another machine: nothing in it depends on where it lies.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.errors import RunError
+
+
+@dataclass(frozen=True, slots=True)
+class FoldFolder:
+    """The files of one training: one configuration, one fold."""
+
+    root: Path
+
+    @property
+    def latest_checkpoint(self) -> Path:
+        """State to continue from; removed when the training has ended."""
+        return self.root / "checkpoint_latest.safetensors"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """State of the epoch with the highest moving average of the pseudo Dice."""
+        return self.root / "checkpoint_best.safetensors"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """State after the last epoch; prediction uses it."""
+        return self.root / "checkpoint_final.safetensors"
+
+    @property
+    def plan(self) -> Path:
+        """Copy of the plan that this training followed."""
+        return self.root / "plan.json"
+
+    @property
+    def training_record(self) -> Path:
+        """Seed, device and library versions of this training."""
+        return self.root / "training.json"
+
+    @property
+    def training_log(self) -> Path:
+        """One JSON object per epoch."""
+        return self.root / "training_log.jsonl"
+
+    @property
+    def progress_picture(self) -> Path:
+        """Loss, Dice and time per epoch as a picture."""
+        return self.root / "progress.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def validation(self) -> Path:
+        """Whole-volume predictions of the held-out cases and their summary."""
+        return self.root / "validation"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths inside one run."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        """Description of the dataset that was planned: where it lay, its channels, labels and cases."""
+        return self.root / "dataset.json"
+
+    @property
+    def fingerprint(self) -> Path:
+        """What was measured."""
+        return self.root / "fingerprint.json"
+
+    @property
+    def plan(self) -> Path:
+        """What was decided, with reasons."""
+        return self.root / "plan.json"
+
+    @property
+    def splits(self) -> Path:
+        """Cases of every fold."""
+        return self.root / "splits.json"
+
+    @property
+    def logs(self) -> Path:
+        """Log files with the tracebacks of failed cases."""
+        return self.root / "logs"
+
+    @property
+    def references(self) -> Path:
+        """Copies of the reference label maps on their own grids, for validation."""
+        return self.root / "references"
+
+    def preprocessed(self, configuration: str) -> Path:
+        """Arrays ready for the network, one set of files per case."""
+        return self.root / "preprocessed" / configuration
+
+    def configuration_models(self, configuration: str) -> Path:
+        """All trainings of one configuration."""
+        return self.root / "models" / configuration
+
+    def fold(self, configuration: str, fold: str) -> FoldFolder:
+        """One training; `fold` is "0" to "4" or "all"."""
+        return FoldFolder(self.configuration_models(configuration) / f"fold_{fold}")
+
+
+def open_run(root: Path) -> RunFolder:
+    """Checks that `root` is a run folder.
+
+    Raises:
+        RunError: It is missing or holds no plan.
+    """
+    run = RunFolder(root)
+    if not root.is_dir():
+        msg = f"no run folder at {root}; make one with: autoseg plan DATASET --run {root}"
+        raise RunError(msg)
+    if not run.plan.is_file():
+        msg = f"{root} holds no plan.json, so it is no run folder; make one with: autoseg plan DATASET --run {root}"
+        raise RunError(msg)
+    return run
+
+
+def make_folder(path: Path) -> Path:
+    """Creates a folder and its parents.
+
+    Raises:
+        RunError: It cannot be created or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot create the folder {path}: {error.strerror or error}; choose a place that you may write"
+        raise RunError(msg) from error
+    if not os.access(path, os.W_OK):
+        msg = f"the folder {path} is not writable; choose a place that you may write"
+        raise RunError(msg)
+    return path
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (same ending) and renames it to `path` when the block succeeds.
+
+    A reader, a crash or a second process sees the old file or the whole new one, never a part.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    make_folder(path.parent)
+    name, dot, ending = path.name.partition(".")
+    temporary = path.with_name(f".{name}-{secrets.token_hex(8)}{dot}{ending}")
+    try:
+        temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+        raise RunError(msg) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically (UTF-8)."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())

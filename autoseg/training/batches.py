@@ -1,0 +1,199 @@
+"""Batches for the network, made by worker processes while it computes.
+
+One stream of batch keys runs through the whole training: the training batches of an epoch, its validation batches,
+the next epoch. So the workers live as long as the training and prepare the next phase while the current one ends.
+
+Workers come from a fork server, or are spawned where there is none: a plain fork copies a process in which torch's and
+TensorBoard's threads, and possibly CUDA, already run, and may wait forever for a lock that no thread of the copy
+holds. The price is one start of Python and torch per worker (seconds, once per training), and that a script must
+start its training under `if __name__ == "__main__":`.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader, Dataset
+
+from autoseg.errors import AutosegError, TrainingError
+from autoseg.geometry import IntTriple
+from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
+from autoseg.preprocessing.cache import open_case
+from autoseg.training.augmentation import build_augmentation, finish_patch
+from autoseg.training.enlarged_patch import compute_enlarged_patch
+from autoseg.training.folds import Fold
+from autoseg.training.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
+from autoseg.training.sampling import PatchSampler
+from autoseg.training.step import Batch
+
+BATCHES_AHEAD_PER_WORKER: Final = 3
+Patch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchSource:
+    """Makes finished patches of one stream.
+
+    Attributes:
+        finish: From a cut (channel *space, *space) to a patch; may draw from the global generators.
+        is_2d: Cuts are one slice thick, patches have no such axis.
+    """
+
+    sampler: PatchSampler
+    finish: Callable[[np.ndarray, np.ndarray], Patch]
+    is_2d: bool
+
+    def make_patch(self, seeds: np.random.SeedSequence, index: int) -> Patch:
+        """Draws sample `index` of a batch and finishes it."""
+        image, label_map = self.sampler.draw(index, np.random.default_rng(seeds))
+        with seeded_global_generators(seeds):
+            return self.finish(image[:, 0], label_map[0]) if self.is_2d else self.finish(image, label_map)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSource(Dataset[Batch | AutosegError]):
+    """Makes any batch of a training from its key alone."""
+
+    training: PatchSource
+    validation: PatchSource
+    seed: int
+
+    def __getitem__(self, key: BatchKey) -> Batch | AutosegError:
+        """Makes a batch; returns the user's mistakes, which would lose their type on the way out of a worker."""
+        try:
+            return self.make_batch(key)
+        except AutosegError as error:
+            return error
+
+    def make_batch(self, key: BatchKey) -> Batch:
+        """Draws and stacks the samples of a batch."""
+        source = self.training if key.stream == "training" else self.validation
+        patches = [
+            source.make_patch(derive_seeds(self.seed, key, index), index) for index in range(source.sampler.batch_size)
+        ]
+        return Batch(
+            image=torch.from_numpy(np.stack([image for image, _ in patches])),
+            label_map=torch.from_numpy(np.stack([label_map for _, label_map in patches])),
+        )
+
+
+def build_batch_source(
+    plan: ConfigurationPlan, channels: Sequence[ChannelPlan], *, data_folder: Path, fold: Fold, seed: int
+) -> BatchSource:
+    """Prepares the random patches of a configuration and fold; validation patches are not augmented."""
+    augmentation, patch = plan.training.augmentation, plan.patch_voxels
+    masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
+    samplers = [
+        PatchSampler(
+            case_names=cases,
+            open_case=partial(open_case, data_folder),
+            cut_voxels=_add_slice_axis(cut),
+            patch_voxels=_add_slice_axis(patch),
+            batch_size=plan.training.batch_size,
+            foreground_fraction=plan.training.foreground_fraction,
+        )
+        for cases, cut in ((fold.training, compute_enlarged_patch(patch, augmentation)), (fold.validation, patch))
+    ]
+    is_2d = plan.dimensions == 2
+    finish_training = build_augmentation(augmentation, patch, masked)
+    finish_validation = partial(finish_patch, masked_channels=masked)
+    return BatchSource(
+        training=PatchSource(sampler=samplers[0], finish=finish_training, is_2d=is_2d),
+        validation=PatchSource(sampler=samplers[1], finish=finish_validation, is_2d=is_2d),
+        seed=seed,
+    )
+
+
+def list_batch_keys(plan: TrainingPlan, epochs: range) -> Iterator[BatchKey]:
+    """All batches of some epochs, in the order in which training uses them."""
+    counts: dict[Stream, int] = {
+        "training": plan.iterations_per_epoch,
+        "validation": plan.validation_iterations_per_epoch,
+    }
+    for epoch in epochs:
+        for stream, count in counts.items():
+            yield from (BatchKey(stream=stream, epoch=epoch, iteration=iteration) for iteration in range(count))
+
+
+def stream_batches(
+    source: Dataset[Batch | AutosegError], keys: Iterable[BatchKey], *, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yields the batches of the keys, in order, made in `workers` processes (0: in this one).
+
+    Raises:
+        AutosegError: A case could not be read.
+    """
+    for outcome in _build_loader(source, keys, workers=workers, device=device):
+        if isinstance(outcome, AutosegError):
+            raise outcome
+        yield outcome
+
+
+@contextmanager
+def dead_workers_reported() -> Iterator[None]:
+    """Turns torch's report of a dead worker, which may interrupt any line of the main process, into ours.
+
+    Raises:
+        TrainingError: A worker has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        msg = (
+            f"a process that prepares patches has died ({reason}); this is mostly a lack of main memory or, in a "
+            f"container, of shared memory (/dev/shm); use fewer --workers (0 prepares patches in the main process) or "
+            f"allow more memory (docker run --shm-size=8g), then start again to continue from the last checkpoint"
+        )
+        raise TrainingError(msg) from error
+
+
+def _build_loader(
+    source: Dataset[Batch | AutosegError], keys: Iterable[BatchKey], *, workers: int, device: torch.device
+) -> DataLoader[Batch | AutosegError]:
+    return DataLoader(
+        source,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_keep,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=BATCHES_AHEAD_PER_WORKER if workers else None,
+        worker_init_fn=_use_one_thread,
+        multiprocessing_context=_choose_start_method() if workers else None,
+    )
+
+
+def _choose_start_method() -> BaseContext:
+    """A fork server imports torch and batchgenerators once for all workers, which then share that memory."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _use_one_thread(worker: int) -> None:
+    """Workers compute side by side; threads of their own would only compete."""
+    del worker
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+def _keep(outcome: Any) -> Any:
+    return outcome
+
+
+def _add_slice_axis(extent_voxels: tuple[int, ...]) -> IntTriple:
+    z, y, x = extent_voxels if len(extent_voxels) == 3 else (1, *extent_voxels)
+    return z, y, x

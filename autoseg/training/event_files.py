@@ -1,0 +1,38 @@
+"""The history as TensorBoard event files."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from autoseg.training.history import EpochRecord
+
+
+@contextmanager
+def open_event_files(folder: Path, *, first_epoch: int) -> Iterator[SummaryWriter]:
+    """Opens a new event file; TensorBoard forgets what older ones hold from `first_epoch` on."""
+    writer = SummaryWriter(str(folder), purge_step=first_epoch)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequence[str]) -> None:
+    """Writes one epoch."""
+    values: dict[str, float | None] = {
+        "loss/training": record.train_loss,
+        "loss/validation": record.validation_loss,
+        "pseudo_dice/mean": record.mean_pseudo_dice,
+        "pseudo_dice/moving_average": record.moving_average,
+        "learning_rate": record.learning_rate,
+        "seconds/epoch": record.seconds,
+        "seconds/data_wait": record.data_wait_seconds,
+    }
+    names = (f"pseudo_dice_of_class/{name}" for name in class_names)
+    values.update(zip(names, record.pseudo_dice, strict=True))
+    for name, value in values.items():
+        if value is not None:
+            writer.add_scalar(name, value, global_step=record.epoch)
+    writer.flush()

@@ -1,0 +1,130 @@
+"""Which cases train a network and which are held out."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import numpy as np
+from pydantic import Field
+
+from autoseg.document import Document, Part, parse_part, read_json
+from autoseg.errors import TrainingError
+
+FOLD_COUNT: Final = 5
+SHUFFLE_SEED: Final = 12345  # the reference implementation's, so that its folds and ours hold the same cases
+ALL_CASES: Final = "all"
+
+CaseNames = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Fold(Part):
+    """One training.
+
+    Attributes:
+        training: Cases whose patches train the network, ascending.
+        validation: Held-out cases, ascending; the training cases again for the fold "all".
+    """
+
+    training: CaseNames
+    validation: CaseNames
+
+
+class Splits(Document):
+    """splits.json: the folds of a run, index i is fold "i"."""
+
+    schema_version: Literal[1] = 1
+    folds: Annotated[tuple[Fold, ...], Field(min_length=1)]
+
+
+def make_folds(case_names: Iterable[str]) -> tuple[Fold, ...]:
+    """Shuffles the cases and holds out each of five blocks once; with two to four cases, each case once.
+
+    For five cases or more this is scikit-learn's `KFold(5, shuffle=True, random_state=12345)` over the sorted names,
+    as in nnU-Net. There, fewer than five cases cannot be split at all.
+
+    Raises:
+        TrainingError: There are fewer than two cases.
+    """
+    names = sorted(case_names)
+    if len(names) < 2:
+        msg = f"folds need at least two cases, found {len(names)}; train on everything with --fold {ALL_CASES}"
+        raise TrainingError(msg)
+    order = np.arange(len(names))
+    np.random.RandomState(SHUFFLE_SEED).shuffle(order)
+    blocks = np.array_split(order, min(FOLD_COUNT, len(names)))
+    return tuple(_hold_out(names, set(block.tolist())) for block in blocks)
+
+
+def make_splits(case_names: Sequence[str], *, foreign: Path | None = None) -> Splits:
+    """The folds of a run: those of nnU-Net's splits_final.json where the dataset brings one, else `make_folds`.
+
+    Raises:
+        DocumentError: The foreign file cannot be read or has another form.
+        TrainingError: The foreign file does not fit the cases, or there are fewer than two.
+    """
+    return Splits(folds=make_folds(case_names)) if foreign is None else read_foreign_splits(foreign, case_names)
+
+
+def select_fold(splits: Splits, name: str) -> Fold:
+    """Returns fold "0", "1", ... or, for "all", every case as training and validation case.
+
+    Raises:
+        TrainingError: There is no such fold.
+    """
+    if name == ALL_CASES:
+        everything = tuple(sorted({case for fold in splits.folds for case in (*fold.training, *fold.validation)}))
+        return Fold(training=everything, validation=everything)
+    names = [str(index) for index in range(len(splits.folds))]
+    if name not in names:
+        msg = f"the fold must be one of {', '.join(names)} or {ALL_CASES}, found {name!r}"
+        raise TrainingError(msg)
+    return splits.folds[int(name)]
+
+
+class _ForeignFold(Part):
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+class _ForeignSplits(Part):
+    folds: tuple[_ForeignFold, ...]
+
+
+def read_foreign_splits(path: Path, case_names: Sequence[str]) -> Splits:
+    """Reads nnU-Net's splits_final.json (a list of {"train": [...], "val": [...]}) and checks it.
+
+    Raises:
+        DocumentError: The file cannot be read or has another form.
+        TrainingError: It names unknown cases, leaves cases out, has an empty or an overlapping fold.
+    """
+    foreign = parse_part({"folds": read_json(path)}, _ForeignSplits, where=path.name).folds
+    problems = [problem for index, fold in enumerate(foreign) for problem in _find_fold_problems(index, fold)]
+    mentioned = {case for fold in foreign for case in (*fold.train, *fold.val)}
+    unknown, missing = sorted(mentioned - set(case_names)), sorted(set(case_names) - mentioned)
+    if unknown:
+        problems.append(f"unknown cases: {_list_names(unknown)}")
+    if missing:
+        problems.append(f"cases of the dataset in no fold: {_list_names(missing)}")
+    if problems:
+        msg = f"{path} does not fit the dataset: {'; '.join(problems)}; correct the file"
+        raise TrainingError(msg)
+    folds = tuple(Fold(training=tuple(sorted(fold.train)), validation=tuple(sorted(fold.val))) for fold in foreign)
+    return Splits(folds=folds)
+
+
+def _hold_out(names: Sequence[str], held_out: set[int]) -> Fold:
+    return Fold(
+        training=tuple(name for index, name in enumerate(names) if index not in held_out),
+        validation=tuple(name for index, name in enumerate(names) if index in held_out),
+    )
+
+
+def _find_fold_problems(index: int, fold: _ForeignFold) -> list[str]:
+    both = sorted(set(fold.train) & set(fold.val))
+    problems = [f"fold {index} has {_list_names(both)} in both 'train' and 'val'"] if both else []
+    return problems + [f"fold {index}: {part!r} is empty" for part in ("train", "val") if not getattr(fold, part)]
+
+
+def _list_names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -1,0 +1,44 @@
+"""What happened in every epoch, and the file that says so."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoseg.document import Part
+from autoseg.run_folder import make_folder, write_text
+
+
+class EpochRecord(Part):
+    """One epoch.
+
+    Attributes:
+        epoch: Counted from 0.
+        train_loss: Mean over the iterations; None if it was not finite in any (so for the validation loss).
+        pseudo_dice: Per class; None for a class that no validation patch held and none was predicted to hold.
+        mean_pseudo_dice: Over the classes that have one.
+        moving_average: Of the mean: 0.9 old + 0.1 new.
+        seconds: Whole epoch, with validation, without saving.
+        data_wait_seconds: Of those, how long the network waited for patches.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float | None
+    validation_loss: float | None
+    pseudo_dice: tuple[float | None, ...]
+    mean_pseudo_dice: float | None
+    moving_average: float | None
+    seconds: float
+    seconds_per_iteration: float
+    data_wait_seconds: float
+
+
+def write_training_log(path: Path, records: Sequence[EpochRecord]) -> None:
+    """Writes training_log.jsonl anew, atomically: after an interruption it may hold epochs that will be repeated."""
+    write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
+
+
+def append_to_training_log(path: Path, record: EpochRecord) -> None:
+    """Adds one line."""
+    make_folder(path.parent)
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(record.model_dump_json() + "\n")

@@ -1,0 +1,134 @@
+"""Soft Dice plus cross-entropy, at every supervised resolution (nnU-Net's losses, equation by equation)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int16
+from torch import Tensor
+from torch.nn import functional
+
+from autoseg.labels import LabelScheme
+
+SMOOTHING: Final = 1e-5
+SMALLEST_DENOMINATOR: Final = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentationLoss:
+    """What training minimizes.
+
+    Attributes:
+        labels: Softmax over background and labels, or one sigmoid per region; voxels of the ignore label do not count.
+        batch_dice: Dice treats the batch as one large volume.
+    """
+
+    labels: LabelScheme
+    batch_dice: bool
+
+    def __call__(
+        self, outputs: Sequence[Float[Tensor, "batch output ..."]], label_map: Int16[Tensor, " batch ..."]
+    ) -> Float32[Tensor, ""]:
+        """The weighted mean over all outputs, highest resolution first, against the label map at their resolution."""
+        weights = compute_output_weights(len(outputs))
+        losses = [
+            weight * self.compute_at_one_resolution(logits.float(), reduce_label_map(label_map, logits.shape[2:]))
+            for weight, logits in zip(weights, outputs, strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def compute_at_one_resolution(
+        self, logits: Float32[Tensor, "batch output *space"], label_map: Int16[Tensor, " batch *space"]
+    ) -> Float32[Tensor, ""]:
+        """Dice loss plus (binary) cross-entropy, both with weight 1."""
+        masks = build_class_masks(label_map, self.labels)
+        valid = find_valid_voxels(label_map, self.labels)
+        if self.labels.has_regions:
+            entropy = compute_binary_cross_entropy(logits, masks, valid)
+            return entropy + compute_dice_loss(logits.sigmoid(), masks, valid, batch_dice=self.batch_dice)
+        entropy = compute_cross_entropy(logits, label_map, self.labels.ignore_label)
+        return entropy + compute_dice_loss(logits.softmax(1)[:, 1:], masks, valid, batch_dice=self.batch_dice)
+
+
+def compute_output_weights(output_count: int) -> tuple[float, ...]:
+    """1, 1/2, 1/4, ... normalized to a sum of 1; a single output has weight 1.
+
+    The reference has one output more, of the lowest decoder resolution, and gives it weight 0; our networks do not
+    compute it. (With two stages that rule leaves the reference only a zero to normalize: its loss is NaN.)
+    """
+    raw = [0.5**index for index in range(output_count)]
+    return tuple(weight / sum(raw) for weight in raw)
+
+
+def reduce_label_map(
+    label_map: Int16[Tensor, " batch ..."], extent_voxels: Sequence[int]
+) -> Int16[Tensor, " batch ..."]:
+    """The nearest voxel of the label map for every voxel of a coarser grid."""
+    if label_map.shape[1:] == tuple(extent_voxels):
+        return label_map
+    with_channel = label_map[:, None].float()
+    return functional.interpolate(with_channel, size=tuple(extent_voxels), mode="nearest-exact")[:, 0].to(torch.int16)
+
+
+def build_class_masks(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
+) -> Bool[Tensor, "batch class *space"]:
+    """One mask per class of `LabelScheme.class_labels`: foreground labels, or regions."""
+    masks = [reduce(torch.logical_or, [label_map == label for label in members]) for members in labels.class_labels]
+    return torch.stack(masks, dim=1)
+
+
+def find_valid_voxels(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
+) -> Bool[Tensor, "batch 1 *space"] | None:
+    """Voxels that do not carry the ignore label; None where the data has no such label."""
+    return None if labels.ignore_label is None else (label_map != labels.ignore_label)[:, None]
+
+
+def compute_dice_loss(
+    probabilities: Float32[Tensor, "batch class *space"],
+    masks: Bool[Tensor, "batch class *space"],
+    valid: Bool[Tensor, "batch 1 *space"] | None,
+    *,
+    batch_dice: bool,
+) -> Float32[Tensor, ""]:
+    """-mean of (2I + s) / max(G + P + s, 1e-8) over classes (and samples, unless batch_dice).
+
+    I, P, G: sums of probability in the mask, of probability, and of the mask; s = 1e-5.
+    """
+    space = tuple(range(2, probabilities.ndim))
+    counted = probabilities if valid is None else probabilities * valid
+    truth = masks if valid is None else masks & valid
+    sums = [(counted * truth).sum(space), counted.sum(space), truth.sum(space, dtype=torch.float32)]
+    intersection, predicted, present = (value.sum(0) if batch_dice else value for value in sums)
+    denominator = (present + predicted + SMOOTHING).clamp_min(SMALLEST_DENOMINATOR)
+    return -((2 * intersection + SMOOTHING) / denominator).mean()
+
+
+def compute_cross_entropy(
+    logits: Float32[Tensor, "batch output *space"], label_map: Int16[Tensor, " batch *space"], ignore_label: int | None
+) -> Float32[Tensor, ""]:
+    """Mean over the voxels that are not ignored; 0 if there is none."""
+    target = label_map.long()
+    if ignore_label is None:
+        return functional.cross_entropy(logits, target)
+    total = functional.cross_entropy(logits, target, ignore_index=ignore_label, reduction="sum")
+    return total / (target != ignore_label).sum().clamp_min(1)
+
+
+def compute_binary_cross_entropy(
+    logits: Float32[Tensor, "batch class *space"],
+    masks: Bool[Tensor, "batch class *space"],
+    valid: Bool[Tensor, "batch 1 *space"] | None,
+) -> Float32[Tensor, ""]:
+    """Mean over regions and the voxels that are not ignored; 0 if there is none.
+
+    nnU-Net, with an ignore label, divides by the voxels alone, so that the term grows with the number of regions. Here
+    an ignore label that no voxel carries changes nothing.
+    """
+    if valid is None:
+        return functional.binary_cross_entropy_with_logits(logits, masks.float())
+    entropy = functional.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none")
+    return (entropy * valid).sum() / (valid.sum().clamp_min(1) * logits.shape[1])

@@ -1,0 +1,45 @@
+"""Random numbers that depend on where in a training they are used and on nothing else.
+
+A sample is a function of (seed, stream, epoch, iteration, index in the batch). So it does not matter how many workers
+there are or whether the training was interrupted, no two samples share their decisions, and no random state has to be
+stored in a checkpoint.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+Stream = Literal["training", "validation"]
+STREAM_NUMBERS: Final[dict[Stream, int]] = {"training": 0, "validation": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchKey:
+    """The place of a batch in a training."""
+
+    stream: Stream
+    epoch: int
+    iteration: int
+
+
+def derive_seeds(seed: int, key: BatchKey, index: int) -> np.random.SeedSequence:
+    """The source of all randomness of sample `index` of a batch."""
+    return np.random.SeedSequence((seed, STREAM_NUMBERS[key.stream], key.epoch, key.iteration, index))
+
+
+@contextmanager
+def seeded_global_generators(seeds: np.random.SeedSequence) -> Iterator[None]:
+    """Seeds the global generators of numpy and `random`, which batchgenerators draws from, and restores them."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    words = seeds.generate_state(8)
+    np.random.seed(words)
+    random.seed(words.tobytes())
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

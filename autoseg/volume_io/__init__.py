@@ -1,0 +1,24 @@
+"""The only reader and writer of images.
+
+Arrays are (channel, z, y, x) in memory order of the files; the `Grid` says where the voxels lie in the world.
+"""
+
+from autoseg.file_endings import READABLE_ENDINGS, label_map_ending, strip_ending
+from autoseg.volume_io.reading import read_grid, read_image, read_label_map
+from autoseg.volume_io.volumes import LabelVolume, Volume, check_same_grid
+from autoseg.volume_io.writing import write_image, write_label_map, write_probabilities
+
+__all__ = [
+    "READABLE_ENDINGS",
+    "LabelVolume",
+    "Volume",
+    "check_same_grid",
+    "label_map_ending",
+    "read_grid",
+    "read_image",
+    "read_label_map",
+    "strip_ending",
+    "write_image",
+    "write_label_map",
+    "write_probabilities",
+]

@@ -1,0 +1,146 @@
+"""MetaImage, NRRD and GIPL through SimpleITK.
+
+ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from autoseg.errors import VolumeError
+from autoseg.geometry import Direction, FloatTriple, Grid
+from autoseg.run_folder import write_atomically
+from autoseg.volume_io.pairs import HEADER_ENDINGS, write_pair_atomically
+from autoseg.volume_io.volumes import StoredVolume, check_same_grid, is_planar, make_planar_spacing
+
+LOGGER = logging.getLogger(__name__)
+
+LPS_TO_RAS: Final = np.array([-1.0, -1.0, 1.0])
+HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)
+META_ENDINGS: Final = (".mha", ".mhd")
+META_HEADER_BYTES: Final = 2**16
+META_SPACING: Final = re.compile(r"^\s*Element(?:Spacing|Size)\s*=(.*)$", re.MULTILINE)
+GIPL_ENDINGS: Final = (".gipl", ".gipl.gz")
+
+
+def read(path: Path, *, as_labels: bool) -> StoredVolume:
+    """Reads all voxels; channels are the components of a vector image or the last axis of a 4D image."""
+    import SimpleITK
+
+    del as_labels
+    _check_stored_spacing(path)
+    image = SimpleITK.ReadImage(str(path))
+    array = SimpleITK.GetArrayFromImage(image)
+    dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    _check_dimensions(path, dimensions, components)
+    if components > 1:
+        array = np.moveaxis(array, -1, 0)
+    elif dimensions < 4:
+        array = array[None]
+    return StoredVolume(array=array[:, None] if dimensions == 2 else array, grid=_build_grid(image))
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header."""
+    import SimpleITK
+
+    _check_stored_spacing(path)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    _check_dimensions(path, reader.GetDimension(), reader.GetNumberOfComponents())
+    return _build_grid(reader)
+
+
+def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
+    """Writes a compressed file; two-dimensional images become two-dimensional files again."""
+    del like  # the grid holds all that these headers tell of the geometry, to the last bit
+    image = _build_image(array, grid, is_flat=_is_flat_file(path, grid))
+    writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
+    with writing(path) as temporary:
+        _write_image(image, temporary, path)
+        check_same_grid(grid, read_grid(temporary), what=f"cannot write {path}: its format cannot hold the grid")
+
+
+def _write_image(image: Any, temporary: Path, path: Path) -> None:
+    import SimpleITK
+
+    try:
+        SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        msg = f"cannot write {path} with {image.GetPixelIDTypeAsString()} values: {reason}; use .nii.gz or .nrrd"
+        raise VolumeError(msg) from error
+
+
+def _check_stored_spacing(path: Path) -> None:
+    """MetaImage only: ITK would silently read a spacing of 0 as 1, and a negative one as 1e16."""
+    if not path.name.lower().endswith(META_ENDINGS):
+        return
+    with path.open("rb") as stream:
+        header = stream.read(META_HEADER_BYTES).partition(b"ElementDataFile")[0].decode("latin-1")
+    found = META_SPACING.search(header)
+    if found is None:
+        LOGGER.warning("%s: the header has no ElementSpacing; 1 mm is assumed", path)
+    elif not all(0 < float(text) < np.inf for text in found[1].split()):
+        msg = f"{path}: spacing must be positive, found ElementSpacing = {found[1].strip()}; repair the header"
+        raise VolumeError(msg)
+
+
+def _check_dimensions(path: Path, dimensions: int, components: int) -> None:
+    if dimensions not in (2, 3, 4) or (dimensions == 4 and components > 1):
+        msg = (
+            f"{path}: expected two or three dimensions, and channels as a fourth or as vector components, found "
+            f"{dimensions} dimensions with {components} components; split the file"
+        )
+        raise VolumeError(msg)
+
+
+def _build_grid(header: Any) -> Grid:
+    """Takes anything with ITK's GetSize, GetSpacing, GetOrigin and GetDirection."""
+    dimensions = header.GetDimension()
+    matrix = np.array(header.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
+    size = (*header.GetSize(), 1)[:3]
+    spacing, origin = header.GetSpacing(), (*header.GetOrigin(), 0.0)[:3]
+    is_flat = dimensions == 2
+    return Grid(
+        shape_voxels=(size[2], size[1], size[0]),
+        spacing_mm=make_planar_spacing(spacing[1], spacing[0]) if is_flat else (spacing[2], spacing[1], spacing[0]),
+        origin_mm=_to_other_world(np.array(origin)),
+        direction=_build_direction(matrix),
+    )
+
+
+def _build_direction(matrix: Float64[np.ndarray, "n n"]) -> Direction:
+    full = np.eye(3)
+    extent = min(len(matrix), 3)
+    full[:extent, :extent] = matrix[:extent, :extent]
+    return (_to_other_world(full[:, 2]), _to_other_world(full[:, 1]), _to_other_world(full[:, 0]))
+
+
+def _to_other_world(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
+    x, y, z = (vector * LPS_TO_RAS + 0.0).tolist()  # adding 0 turns -0 into 0
+    return (x, y, z)
+
+
+def _is_flat_file(path: Path, grid: Grid) -> bool:
+    """Whether to write two dimensions: the plane must lie across the body, for a 2D file cannot be tilted."""
+    lies_across = grid.direction[0] == HEAD and grid.direction[1][2] == grid.direction[2][2] == grid.origin_mm[2] == 0
+    return is_planar(grid) and lies_across and not path.name.lower().endswith(GIPL_ENDINGS)
+
+
+def _build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
+    import SimpleITK
+
+    dimensions = 2 if is_flat else 3
+    image = SimpleITK.GetImageFromArray(array[0] if is_flat else array)
+    columns = [_to_other_world(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
+    matrix = np.array(columns).T[:dimensions, :dimensions]
+    image.SetSpacing(grid.spacing_mm[::-1][:dimensions])
+    image.SetOrigin(_to_other_world(np.array(grid.origin_mm))[:dimensions])
+    image.SetDirection(matrix.ravel().tolist())
+    return image

@@ -1,0 +1,127 @@
+"""Reading images, label maps and grids of any format."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Int32, Shaped
+
+from autoseg.errors import VolumeError
+from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
+from autoseg.geometry import Grid
+from autoseg.volume_io.formats import FORMATS
+from autoseg.volume_io.volumes import (
+    LabelVolume,
+    StoredVolume,
+    Volume,
+    check_finite_grid,
+    check_same_grid,
+    explain_unreadable,
+)
+
+# Scaled integers (scl_slope) come back with the rounding error of single precision.
+INTEGER_TOLERANCE: Final = 1e-4
+
+
+def read_image(paths: Sequence[Path]) -> Volume:
+    """Reads an image: one file per channel, or one file with several channels.
+
+    Raises:
+        VolumeError: A file cannot be read, or the files do not have the same grid.
+    """
+    if not paths:
+        msg = "an image needs at least one file, found none"
+        raise VolumeError(msg)
+    stored = [_read(path, as_labels=False) for path in paths]
+    for path, channel in zip(paths[1:], stored[1:], strict=True):
+        check_same_grid(stored[0].grid, channel.grid, what=f"{path} (found) and {paths[0]} (expected)")
+    arrays = [_to_float32(path, channel.array) for path, channel in zip(paths, stored, strict=True)]
+    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return Volume(array=array, grid=stored[0].grid)
+
+
+def read_label_map(path: Path) -> LabelVolume:
+    """Reads a label map with the values of the file.
+
+    Raises:
+        VolumeError: It cannot be read, has several channels, or holds values that are no integers.
+    """
+    if find_ending(path.name) in LOSSY_ENDINGS:
+        msg = f"{path}: JPEG changes label values on saving; save label maps as PNG"
+        raise VolumeError(msg)
+    stored = _read(path, as_labels=True)
+    if stored.array.shape[0] != 1:
+        msg = f"{path}: a label map has one channel, found {stored.array.shape[0]}; save one integer per voxel"
+        raise VolumeError(msg)
+    return LabelVolume(array=_to_int32(path, stored.array[0]), grid=stored.grid)
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads where the voxels lie, from the header alone.
+
+    Raises:
+        VolumeError: The file cannot be read or its geometry makes no sense.
+    """
+    ending = _check_file(path)
+    with explain_unreadable(path):
+        grid = FORMATS[ending].read_grid(path)
+    return check_finite_grid(grid, path)
+
+
+def _read(path: Path, *, as_labels: bool) -> StoredVolume:
+    ending = _check_file(path)
+    with explain_unreadable(path):
+        stored = FORMATS[ending].read(path, as_labels=as_labels)
+    check_finite_grid(stored.grid, path)
+    return stored
+
+
+def _check_file(path: Path) -> str:
+    ending = find_ending(path.name)
+    if path.is_dir():
+        found = "is a folder"
+    elif not path.exists():
+        found = "does not exist"
+    elif ending is None:
+        found = f"has an ending that cannot be read (readable: {' '.join(READABLE_ENDINGS)}); convert it"
+    elif path.stat().st_size == 0:
+        found = "is empty; copy or convert it again"
+    else:
+        return ending
+    msg = f"expected an image file, but {path} {found}"
+    raise VolumeError(msg)
+
+
+def _to_float32(path: Path, array: Shaped[np.ndarray, "channel z y x"]) -> Float32[np.ndarray, "channel z y x"]:
+    if array.dtype.kind not in "biuf":
+        msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"
+        raise VolumeError(msg)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _to_int32(path: Path, array: Shaped[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:
+    if array.dtype.kind not in "biuf":
+        msg = f"{path}: label values must be integers, found {array.dtype}"
+        raise VolumeError(msg)
+    if array.dtype.kind == "f":
+        array = _round_to_integers(path, array)
+    limits = np.iinfo(np.int32)
+    if array.dtype.itemsize >= limits.dtype.itemsize and (array.min() < limits.min or array.max() > limits.max):
+        msg = f"{path}: label values must fit 32 bits, found {array.min()} to {array.max()}; use smaller values"
+        raise VolumeError(msg)
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def _round_to_integers(path: Path, array: Shaped[np.ndarray, "z y x"]) -> Shaped[np.ndarray, "z y x"]:
+    rounded: Shaped[np.ndarray, "z y x"] = np.rint(array)
+    is_integer = np.isfinite(array) & (np.abs(array - np.where(np.isfinite(array), rounded, 0)) <= INTEGER_TOLERANCE)
+    count = int(array.size - np.count_nonzero(is_integer))
+    if count:
+        example = array[~is_integer][0]
+        msg = (
+            f"{path}: label values must be integers, found {example} and the like in {count} voxels; resample label "
+            f"maps with nearest-neighbour interpolation, and save them as integers"
+        )
+        raise VolumeError(msg)
+    return rounded

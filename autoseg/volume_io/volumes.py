@@ -1,0 +1,139 @@
+"""What reading returns, and what the module of a file format offers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int32, Shaped
+
+from autoseg.errors import AutosegError, VolumeError
+from autoseg.geometry import FloatTriple, Grid
+
+# Spacing along z of an image that has no z: far coarser than in plane, so that no rule ever mixes slices.
+PLANAR_SPACING_FACTOR: Final = 999.0
+PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
+
+# Headers store single precision and some programs round to three digits; more than that is another grid.
+LENGTH_TOLERANCE_MM: Final = 1e-3
+DIRECTION_TOLERANCE: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """An image: intensities as float32, C-contiguous."""
+
+    array: Float32[np.ndarray, "channel z y x"]
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelVolume:
+    """A label map with the values of the file."""
+
+    array: Int32[np.ndarray, "z y x"]
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVolume:
+    """What a file holds, in its own number type; `array` may be a view of any memory order."""
+
+    array: Shaped[np.ndarray, "channel z y x"]
+    grid: Grid
+
+
+class FileFormat(Protocol):
+    """A module that reads and writes a family of file formats. Its functions need not translate library errors."""
+
+    def read(self, path: Path, *, as_labels: bool) -> StoredVolume:
+        """Reads everything; `as_labels` keeps stored values where a picture would show colours or scaled greys."""
+        ...
+
+    def read_grid(self, path: Path) -> Grid:
+        """Reads the header."""
+        ...
+
+    def write(self, path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
+        """Writes one channel in its own number type, atomically."""
+        ...
+
+
+def is_planar(grid: Grid) -> bool:
+    """Whether a grid is that of a two-dimensional image, as `make_planar_spacing` marks it."""
+    return grid.shape_voxels[0] == 1 and grid.spacing_mm == make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2])
+
+
+def make_planar_spacing(y_mm: float, x_mm: float) -> FloatTriple:
+    """The spacing of a two-dimensional image that becomes a volume with z = 1."""
+    return (PLANAR_SPACING_FACTOR * max(y_mm, x_mm), y_mm, x_mm)
+
+
+def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
+    """Checks that two grids have the same shape, and spacing, origin and direction within 1e-3 (mm).
+
+    Args:
+        reference: What is expected.
+        other: What was found.
+        what: Names the two files, for the message.
+
+    Raises:
+        VolumeError: They differ; both grids are printed.
+    """
+    differences = _list_differences(reference, other)
+    if differences:
+        msg = (
+            f"{what}: the grids differ in {', '.join(differences)}\n"
+            f"    expected {reference.describe()}\n"
+            f"    found    {other.describe()}\n"
+            f"    resample one onto the other, or repair the header that is wrong"
+        )
+        raise VolumeError(msg)
+
+
+def check_finite_grid(grid: Grid, path: Path) -> Grid:
+    """Returns the grid if its numbers can be used.
+
+    Raises:
+        VolumeError: There is no voxel, a spacing is not positive, or a number is not finite.
+    """
+    if min(grid.shape_voxels) < 1:
+        msg = f"{path}: expected at least one voxel along every axis, found {grid.shape_voxels}"
+        raise VolumeError(msg)
+    spacing = np.asarray(grid.spacing_mm)
+    others = np.concatenate([np.ravel(grid.direction), grid.origin_mm])
+    if not (np.isfinite(spacing).all() and (spacing > 0).all() and np.isfinite(others).all()):
+        msg = (
+            f"{path}: spacing must be positive, origin and direction finite; found spacing {grid.spacing_mm} mm, "
+            f"origin {grid.origin_mm} mm, direction {grid.direction}; repair the file's header"
+        )
+        raise VolumeError(msg)
+    return grid
+
+
+@contextmanager
+def explain_unreadable(path: Path) -> Iterator[None]:
+    """Turns what a decoder raises on broken files (each library has its own exceptions) into a VolumeError."""
+    try:
+        yield
+    except (AutosegError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        msg = f"{path} cannot be read: {reason[-1]}; the file may be damaged or cut off: copy or convert it again"
+        raise VolumeError(msg) from error
+
+
+def _list_differences(reference: Grid, other: Grid) -> list[str]:
+    differences = [] if reference.shape_voxels == other.shape_voxels else ["shape"]
+    for name, tolerance, unit in (
+        ("spacing_mm", LENGTH_TOLERANCE_MM, " mm"),
+        ("origin_mm", LENGTH_TOLERANCE_MM, " mm"),
+        ("direction", DIRECTION_TOLERANCE, ""),
+    ):
+        distance = float(np.abs(np.subtract(getattr(reference, name), getattr(other, name))).max())
+        if not distance <= tolerance:
+            differences.append(f"{name.removesuffix('_mm')} (by {distance:.3g}{unit})")
+    return differences

@@ -1,0 +1,56 @@
+"""Writing label maps, images and probabilities."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, Integer, Shaped
+
+from autoseg.errors import VolumeError
+from autoseg.file_endings import READABLE_ENDINGS, find_ending
+from autoseg.geometry import Grid
+from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats import FORMATS
+
+
+def write_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
+    """Writes a label map in its own integer type, atomically, on exactly the grid given.
+
+    Args:
+        path: The ending chooses the format.
+        label_map: Values as they shall stand in the file.
+        grid: Where the voxels lie.
+        like: The source image. Where both files are NIfTI (or both MGH), its header is carried over: qform and sform
+            with their codes, units, description.
+
+    Raises:
+        VolumeError: The format cannot hold the values or the grid, or `like` lies on another grid.
+        RunError: The place cannot be written.
+    """
+    _write(path, label_map, grid=grid, like=like)
+
+
+def write_image(path: Path, image: Float32[np.ndarray, "z y x"], *, grid: Grid) -> None:
+    """Writes an image of one channel, atomically.
+
+    Raises:
+        VolumeError: The format cannot hold floating-point numbers or the grid.
+        RunError: The place cannot be written.
+    """
+    _write(path, image, grid=grid, like=None)
+
+
+def write_probabilities(path: Path, probabilities: Float[np.ndarray, "class z y x"]) -> None:
+    """Writes probabilities as a compressed .npz file with the key "probabilities", atomically."""
+    with write_atomically(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, probabilities=probabilities)
+
+
+def _write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
+    if array.shape != grid.shape_voxels:
+        msg = f"the array {array.shape} and the grid {grid.shape_voxels} must have one shape"
+        raise ValueError(msg)
+    ending = find_ending(path.name)
+    if ending is None:
+        msg = f"cannot write {path}: its ending must be one of {' '.join(READABLE_ENDINGS)}"
+        raise VolumeError(msg)
+    FORMATS[ending].write(path, array, grid=grid, like=like)

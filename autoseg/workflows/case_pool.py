@@ -1,0 +1,194 @@
+"""The same work for every case, spread over processes; one failing case does not stop the others."""
+
+import logging
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import psutil
+from threadpoolctl import threadpool_limits
+
+from autoseg.errors import AutosegError, ProblemsError
+from autoseg.progress import Progress
+from autoseg.run_folder import make_folder
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+MOST_NAMES_SHOWN = 3
+SHARE_OF_FREE_MEMORY = 0.7
+WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A case that could not be finished.
+
+    Attributes:
+        problems: One finished sentence each.
+        traceback: Of an unexpected error; None for what the user can put right.
+    """
+
+    case: str
+    problems: tuple[str, ...]
+    traceback: str | None
+
+    def describe(self) -> tuple[str, ...]:
+        """One line per problem, each with the name of the case."""
+        return tuple(f"{self.case}: {problem}" for problem in self.problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOutcome(Generic[Result]):
+    """What came out: results in the order of the jobs (failed ones left out) and failures."""
+
+    results: tuple[Result, ...]
+    failures: tuple[Failure, ...]
+
+
+def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_case: int) -> int:
+    """As many processes as cores, cases and free memory allow, unless a number is requested."""
+    if requested is not None:
+        return max(1, min(requested, case_count))
+    free = psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY
+    by_memory = int(free // (bytes_per_case + WORKER_BASE_BYTES))
+    return max(1, min(count_usable_cores(), case_count, by_memory))
+
+
+def count_usable_cores() -> int:
+    """Cores that this process may use; fewer than the machine has in a container or job with a limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_over_cases(
+    work: Callable[[Job], Result],
+    jobs: Sequence[tuple[str, Job]],
+    *,
+    workers: int,
+    label: str,
+    progress: Progress,
+) -> PoolOutcome[Result]:
+    """Calls `work(job)` for every (case name, job), in `workers` processes (in this process for one worker).
+
+    A worker that is killed, typically for lack of memory, takes its pool down: unfinished cases are then tried once
+    more, alone, and reported by name if they fail again.
+    """
+    if not jobs:
+        return PoolOutcome(results=(), failures=())
+    finished: dict[int, Result] = {}
+    failures: dict[int, Failure] = {}
+    runner = _run_here if workers == 1 else _run_in_pool
+    events = runner(work, jobs, workers)
+    for event in progress.track(events, label=label, total=len(jobs), unit="case"):
+        if isinstance(event.outcome, Failure):
+            failures[event.index] = event.outcome
+        else:
+            finished[event.index] = event.outcome
+    return PoolOutcome(
+        results=tuple(finished[index] for index in sorted(finished)),
+        failures=tuple(failures[index] for index in sorted(failures)),
+    )
+
+
+def describe_failures(failures: Sequence[Failure]) -> tuple[str, ...]:
+    """One line per problem; a problem that several cases share is named once, with the first of them."""
+    cases: dict[str, list[str]] = {}
+    for failure in failures:
+        for problem in failure.problems:
+            cases.setdefault(problem, []).append(failure.case)
+    return tuple(f"{_shorten(names)}: {problem}" for problem, names in cases.items())
+
+
+def _shorten(names: Sequence[str]) -> str:
+    if len(names) <= MOST_NAMES_SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[:MOST_NAMES_SHOWN])} and {len(names) - MOST_NAMES_SHOWN} more"
+
+
+def write_failure_log(path: Path, failures: Sequence[Failure]) -> None:
+    """Appends the tracebacks of failed cases to a log file."""
+    make_folder(path.parent)
+    with path.open("a", encoding="utf-8") as log:
+        for failure in failures:
+            log.write("\n".join(["", *failure.describe(), failure.traceback or ""]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Event(Generic[Result]):
+    index: int
+    outcome: Result | Failure
+
+
+def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int) -> Iterator[_Event[Result]]:
+    del workers
+    for index, (name, job) in enumerate(jobs):
+        try:
+            yield _Event(index, work(job))
+        except Exception as error:
+            yield _Event(index, _describe(name, error))
+
+
+def _run_in_pool(
+    work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int
+) -> Iterator[_Event[Result]]:
+    interrupted: list[int] = []
+    with _open_pool(workers) as pool:
+        futures = {pool.submit(work, job): index for index, (_, job) in enumerate(jobs)}
+        for future in as_completed(futures):
+            index = futures[future]
+            if isinstance(future.exception(), BrokenProcessPool):
+                interrupted.append(index)
+            else:
+                yield _collect(index, jobs[index][0], future)
+    for index in sorted(interrupted):
+        yield _run_alone(work, jobs, index)
+
+
+def _run_alone(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], index: int) -> _Event[Result]:
+    name, job = jobs[index]
+    logging.getLogger(__name__).warning("a worker process died; %s is tried again alone", name)
+    with _open_pool(1) as pool:
+        future: Future[Result] = pool.submit(work, job)
+        if isinstance(future.exception(), BrokenProcessPool):
+            message = (
+                "the worker process was killed twice, the second time while it worked on this case alone; "
+                "the usual cause is too little memory: close other programs or use a machine with more"
+            )
+            return _Event(index, Failure(case=name, problems=(message,), traceback=None))
+        return _collect(index, name, future)
+
+
+def _open_pool(workers: int) -> ProcessPoolExecutor:
+    # "spawn" starts clean interpreters: forking a process that runs threads can deadlock.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
+
+
+def _use_one_thread() -> None:
+    threadpool_limits(1)
+
+
+def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:
+    error = future.exception()
+    if error is None:
+        return _Event(index, future.result())
+    if not isinstance(error, Exception):
+        raise error
+    return _Event(index, _describe(name, error))
+
+
+def _describe(name: str, error: Exception) -> Failure:
+    if isinstance(error, ProblemsError):
+        return Failure(case=name, problems=error.problems, traceback=None)
+    if isinstance(error, AutosegError):
+        return Failure(case=name, problems=(str(error),), traceback=None)
+    text = "".join(traceback.format_exception(error))
+    return Failure(case=name, problems=(f"unexpected {type(error).__name__}: {error}",), traceback=text)

@@ -1,0 +1,114 @@
+"""Reads one labelled case and checks that image and label map belong together."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int16
+
+from autoseg.dataset import Case
+from autoseg.errors import DatasetError, VolumeError
+from autoseg.geometry import Grid
+from autoseg.labels import LabelScheme
+from autoseg.measurement import check_case
+from autoseg.volume_io import LabelVolume, Volume, check_same_grid, read_grid, read_image, read_label_map
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledCase:
+    """A training case in memory, on the grid of its file.
+
+    Attributes:
+        label_map: Internal labels.
+    """
+
+    name: str
+    image: Float32[np.ndarray, "channel z y x"]
+    label_map: Int16[np.ndarray, "z y x"]
+    grid: Grid
+
+
+def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
+    """Reads image and label map.
+
+    Raises:
+        DatasetError: Holds everything that is wrong with this case, one problem per entry.
+    """
+    problems: list[str] = []
+    volume = _try_reading_image(case, problems)
+    reference = _try_reading_label_map(case, problems)
+    if volume is not None:
+        problems += _find_channel_problems(volume, channel_names)
+    if reference is not None:
+        problems += _find_label_problems(reference, labels)
+    if volume is None or reference is None or problems:
+        raise DatasetError(case.name, problems)
+    label_map = labels.encode(reference.array)
+    problems = [*_find_grid_problems(volume, reference, case), *check_case(volume.array, label_map)]
+    if problems:
+        raise DatasetError(case.name, problems)
+    return LabelledCase(name=case.name, image=volume.array, label_map=label_map, grid=volume.grid)
+
+
+def measure_orientation(cases: Sequence[Case]) -> str | None:
+    """The most frequent axis code of the images (alphabetically first on ties); None for pictures without a world.
+
+    Unreadable files are left out: reading the case reports them.
+    """
+    codes: Counter[str] = Counter()
+    for case in cases:
+        try:
+            grid = read_grid(case.image_paths[0])
+        except VolumeError:
+            continue
+        if grid.is_oriented:
+            codes[grid.orientation_code] += 1
+    return min(codes, key=lambda code: (-codes[code], code)) if codes else None
+
+
+def _try_reading_image(case: Case, problems: list[str]) -> Volume | None:
+    try:
+        return read_image(case.image_paths)
+    except VolumeError as error:
+        problems.append(str(error))
+        return None
+
+
+def _try_reading_label_map(case: Case, problems: list[str]) -> LabelVolume | None:
+    if case.label_path is None:
+        problems.append("has no label map")
+        return None
+    try:
+        return read_label_map(case.label_path)
+    except VolumeError as error:
+        problems.append(str(error))
+        return None
+
+
+def _find_channel_problems(volume: Volume, channel_names: Sequence[str]) -> list[str]:
+    found = volume.array.shape[0]
+    if found == len(channel_names):
+        return []
+    return [
+        f"expected {len(channel_names)} channels as in dataset.json ({', '.join(channel_names)}), found {found}; "
+        f"add the missing files, or correct 'channel_names'"
+    ]
+
+
+def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[str]:
+    unknown = labels.find_unknown_values(reference.array)
+    known = ", ".join(str(value) for value in sorted(labels.file_values))
+    return [
+        f"label value {value} ({int((reference.array == value).sum())} voxels) is not in dataset.json, "
+        f"which names {known}; correct the label map or add the value to 'labels'"
+        for value in unknown
+    ]
+
+
+def _find_grid_problems(volume: Volume, reference: LabelVolume, case: Case) -> list[str]:
+    try:
+        check_same_grid(volume.grid, reference.grid, what=f"label map {case.label_path} of image {case.image_paths[0]}")
+    except VolumeError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,131 @@
+"""Compares a folder of predicted label maps with their references."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.document import read_document
+from autoseg.errors import CasesFailedError, EvaluationError
+from autoseg.evaluation.case_metrics import evaluate_case
+from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summarize, write_summary
+from autoseg.labels import LabelScheme
+from autoseg.plan import Plan
+from autoseg.progress import Progress
+from autoseg.run_folder import open_run
+from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, strip_ending
+from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
+
+SURFACE_TOLERANCE_MM = 1.0
+BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationJob:
+    """One pair of files."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    labels: LabelScheme
+
+
+def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, progress: Progress) -> EvaluationSummary:
+    """Evaluates every predicted label map and writes summary.json and summary.csv beside them.
+
+    Raises:
+        EvaluationError: There are no predictions, or references are missing.
+        CasesFailedError: Some cases cannot be compared; the summary of the others is written.
+    """
+    labels = read_document(open_run(run_root).plan, Plan).labels
+    pairs = pair_files(predictions, references)
+    jobs = [
+        EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
+        for case, prediction, reference in pairs
+    ]
+    return evaluate_jobs(jobs, folder=predictions if predictions.is_dir() else predictions.parent, progress=progress)
+
+
+def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress) -> EvaluationSummary:
+    """Evaluates pairs of files and writes the summary into `folder`.
+
+    Raises:
+        CasesFailedError: Some cases cannot be compared; the summary of the others is written.
+    """
+    workers = compute_worker_count(requested=None, case_count=len(jobs), bytes_per_case=BYTES_PER_CASE)
+    outcome = run_over_cases(
+        evaluate_job,
+        [(job.case, job) for job in jobs],
+        workers=workers,
+        label="Evaluating",
+        progress=progress,
+    )
+    summary = None
+    if outcome.results:
+        summary = summarize(outcome.results, labels=jobs[0].labels, tolerance_mm=SURFACE_TOLERANCE_MM)
+        write_summary(folder, summary)
+    if outcome.failures or summary is None:
+        lines = [*describe_failures(outcome.failures)]
+        if any(failure.traceback for failure in outcome.failures):
+            log = folder / "evaluation.log"
+            write_failure_log(log, outcome.failures)
+            lines.append(f"tracebacks of unexpected errors are in {log}")
+        heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated; the others are in the summary:"
+        raise CasesFailedError(heading, lines)
+    return summary
+
+
+def evaluate_job(job: EvaluationJob) -> CaseEvaluation:
+    """Runs in a worker process."""
+    prediction, reference = read_label_map(job.prediction), read_label_map(job.reference)
+    check_same_grid(reference.grid, prediction.grid, what=f"prediction {job.prediction} of {job.reference}")
+    _check_values(prediction, job.labels, job.prediction)
+    _check_values(reference, job.labels, job.reference)
+    metrics = evaluate_case(
+        job.labels.encode(prediction.array),
+        job.labels.encode(reference.array),
+        spacing_mm=reference.grid.spacing_mm,
+        labels=job.labels,
+        tolerance_mm=SURFACE_TOLERANCE_MM,
+    )
+    return CaseEvaluation(
+        case=job.case, prediction_file=str(job.prediction), reference_file=str(job.reference), metrics=metrics
+    )
+
+
+def pair_files(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:
+    """Pairs predictions and references by case name (file name without ending).
+
+    Raises:
+        EvaluationError: Nothing to evaluate, or references are missing; all of them are named.
+    """
+    predicted = _list_label_maps(predictions)
+    if not predicted:
+        msg = f"no label maps in {predictions}; expected files ending in {', '.join(READABLE_ENDINGS[:4])} ..."
+        raise EvaluationError(msg)
+    available = _list_label_maps(references)
+    missing = [case for case in predicted if case not in available]
+    if missing:
+        names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        msg = f"{len(missing)} of {len(predicted)} predictions have no reference of their name in {references}: {names}"
+        raise EvaluationError(msg)
+    return [(case, predicted[case], available[case]) for case in sorted(predicted)]
+
+
+def _list_label_maps(place: Path) -> dict[str, Path]:
+    if place.is_file():
+        return {strip_ending(place.name): place}
+    if not place.is_dir():
+        msg = f"no folder or file at {place}"
+        raise EvaluationError(msg)
+    return {
+        strip_ending(path.name): path
+        for path in sorted(place.iterdir())
+        if path.name.lower().endswith(READABLE_ENDINGS) and not path.name.startswith(".")
+    }
+
+
+def _check_values(volume: LabelVolume, labels: LabelScheme, path: Path) -> None:
+    unknown = labels.find_unknown_values(volume.array)
+    if unknown:
+        known = ", ".join(str(value) for value in sorted(labels.file_values))
+        msg = f"{path}: label value {unknown[0]} is not among the run's values {known}"
+        raise EvaluationError(msg)

@@ -1,0 +1,187 @@
+"""From a folder of labelled images to a run: check, measure, plan, preprocess."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.dataset import Dataset, DatasetRecord, read_dataset, record_dataset, restore_dataset
+from autoseg.document import read_document, write_document
+from autoseg.errors import RunError
+from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.plan import Plan
+from autoseg.progress import Progress
+from autoseg.run_folder import RunFolder, make_folder, open_run
+from autoseg.training.folds import make_splits
+from autoseg.workflows.measuring import measure_dataset
+from autoseg.workflows.preprocessing import preprocess_dataset, select_data_configurations
+from autoseg.workflows.references import copy_reference
+
+PlanRule = Callable[[Fingerprint, Machine], Plan]
+FEWEST_CASES_FOR_FIVE_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanningOptions:
+    """What the user asked for.
+
+    Attributes:
+        planner: Name of the planner, as the plan records it.
+        configurations: What to preprocess; empty for everything that is planned.
+        workers: Processes; None chooses by cores and memory.
+        overwrite: Replace an existing plan and its preprocessed data.
+    """
+
+    planner: str
+    machine: Machine
+    configurations: tuple[str, ...] = ()
+    preprocess: bool = True
+    workers: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanningOutcome:
+    """What planning left behind.
+
+    Attributes:
+        is_new: False if the run had been planned before and was continued.
+        written_cases: Number of cases that were preprocessed now.
+    """
+
+    run: RunFolder
+    plan: Plan
+    is_new: bool
+    written_cases: int
+
+    def describe(self) -> str:
+        """One line for the user."""
+        state = "planned" if self.is_new else "had been planned before; continued"
+        return f"{self.run.root}: {state}, {self.written_cases} cases preprocessed"
+
+
+def plan_dataset(
+    dataset_folder: Path,
+    run_root: Path | None,
+    rule: PlanRule,
+    *,
+    options: PlanningOptions,
+    report: Callable[[Plan], None],
+    progress: Progress,
+) -> PlanningOutcome:
+    """Plans a dataset and preprocesses it; continues a run that was interrupted.
+
+    Nothing is written before the whole dataset has passed its checks; `report` sees the plan before the long work of
+    preprocessing begins.
+
+    Raises:
+        DatasetError: Everything that is wrong with the dataset.
+        PlanError: No plan exists, or it lacks a requested configuration.
+        RunError: The run exists and was planned from something else.
+        CasesFailedError: Some cases could not be preprocessed.
+    """
+    dataset = read_dataset(dataset_folder)
+    run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
+    for note in _list_notes(dataset):
+        progress.note(note)
+    is_new = not _can_continue(run, dataset, options)
+    if is_new:
+        _plan_anew(dataset, run, rule, options=options, progress=progress)
+    plan = read_document(run.plan, Plan)
+    report(plan)
+    names = select_data_configurations(plan, options.configurations)
+    _copy_references(dataset, run)
+    written = 0
+    if options.preprocess:
+        written = preprocess_dataset(
+            dataset, run, plan, configurations=names, workers=options.workers, progress=progress
+        )
+    return PlanningOutcome(run=run, plan=plan, is_new=is_new, written_cases=written)
+
+
+def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: int | None, progress: Progress) -> int:
+    """Preprocesses a planned run again, after its plan was edited by hand; returns the number of cases written.
+
+    Raises:
+        DocumentError: The edited plan breaks the schema.
+        DatasetError: The dataset is not where it was.
+        CasesFailedError: Some cases failed.
+    """
+    run = open_run(run_root)
+    plan = read_document(run.plan, Plan)
+    dataset = restore_dataset(read_document(run.dataset, DatasetRecord))
+    names = select_data_configurations(plan, configurations)
+    for name in names:
+        shutil.rmtree(run.preprocessed(name), ignore_errors=True)
+    return preprocess_dataset(dataset, run, plan, configurations=names, workers=workers, progress=progress)
+
+
+def _list_notes(dataset: Dataset) -> tuple[str, ...]:
+    count = len(dataset.cases)
+    if count >= FEWEST_CASES_FOR_FIVE_FOLDS:
+        return dataset.notes
+    warning = f"only {count} cases: cross-validation uses {count} folds of one case each; scores will be very uncertain"
+    return (*dataset.notes, warning)
+
+
+def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) -> bool:
+    """Whether the run holds the plan that would be made now."""
+    if not run.root.exists() or not any(run.root.iterdir()):
+        return False
+    if not run.plan.is_file():
+        return _refuse_foreign_folder(run)
+    if options.overwrite:
+        _refuse_to_lose_models(run)
+        return False
+    same_dataset = read_document(run.dataset, DatasetRecord) == record_dataset(dataset)
+    plan = read_document(run.plan, Plan)
+    if same_dataset and plan.planner == options.planner and options.machine.accelerator_memory_gb is None:
+        return True
+    reason = f"with the planner {plan.planner!r}" if same_dataset else "from other data (cases, labels or place)"
+    msg = (
+        f"{run.root} was planned {reason}; choose another folder with --run, "
+        f"or replace its plan and preprocessed data with --overwrite"
+    )
+    raise RunError(msg)
+
+
+def _refuse_foreign_folder(run: RunFolder) -> bool:
+    known = {run.dataset.name, run.fingerprint.name, run.logs.name, run.references.name, run.splits.name}
+    foreign = sorted(path.name for path in run.root.iterdir() if path.name not in known)
+    if foreign:
+        msg = f"{run.root} is no run folder but holds {foreign[0]!r}; choose an empty or new folder with --run"
+        raise RunError(msg)
+    return False
+
+
+def _refuse_to_lose_models(run: RunFolder) -> None:
+    models = run.root / "models"
+    if models.is_dir() and any(models.iterdir()):
+        msg = (
+            f"{models} holds trained models, which a new plan would orphan; "
+            f"choose another folder with --run, or remove that folder yourself"
+        )
+        raise RunError(msg)
+
+
+def _plan_anew(
+    dataset: Dataset, run: RunFolder, rule: PlanRule, *, options: PlanningOptions, progress: Progress
+) -> None:
+    fingerprint = measure_dataset(dataset, run, workers=options.workers, progress=progress)
+    plan = rule(fingerprint, options.machine)
+    select_data_configurations(plan, options.configurations)
+    make_folder(run.root)
+    if options.overwrite:
+        shutil.rmtree(run.root / "preprocessed", ignore_errors=True)
+        run.plan.unlink(missing_ok=True)
+    write_document(run.dataset, record_dataset(dataset))
+    write_document(run.fingerprint, fingerprint)
+    write_document(run.splits, make_splits([case.name for case in dataset.cases], foreign=dataset.splits_file))
+    write_document(run.plan, plan)
+
+
+def _copy_references(dataset: Dataset, run: RunFolder) -> None:
+    """Keeps the reference label maps with the run, so that validation works wherever the run is moved."""
+    for case in dataset.cases:
+        assert case.label_path is not None, "every training case has a label map"
+        copy_reference(case.label_path, run.references / case.name)

@@ -1,0 +1,188 @@
+"""Segments a folder of images with a trained model; one failing image does not stop the others."""
+
+import hashlib
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autoseg import __version__
+from autoseg.dataset import Case, find_images
+from autoseg.document import Document, read_document, write_document
+from autoseg.errors import AutosegError, CasesFailedError, RunError
+from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.options import PredictionOptions
+from autoseg.progress import Progress
+from autoseg.run_folder import RunFolder, make_folder, open_run
+from autoseg.volume_io import label_map_ending, read_image, write_label_map, write_probabilities
+from autoseg.workflows.case_pool import Failure, describe_failures, write_failure_log
+from autoseg.workflows.versions import LibraryVersions, measure_versions
+
+RECORD_NAME = "prediction.json"
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRequest:
+    """What the user asked for.
+
+    Attributes:
+        configuration: None takes the one that is trained.
+        folds: None takes every trained fold.
+    """
+
+    configuration: str | None = None
+    folds: tuple[str, ...] | None = None
+    options: PredictionOptions
+    save_probabilities: bool = False
+    device: str = "auto"
+    overwrite: bool = False
+
+
+class PredictionRecord(Document):
+    """How the label maps of a folder were made."""
+
+    schema_version: Literal[1] = 1
+    autoseg_version: str
+    model: str
+    configuration: str
+    folds: tuple[str, ...]
+    weights_sha256: tuple[str, ...]
+    mirroring: bool
+    step_fraction: float
+    probabilities: bool
+    versions: LibraryVersions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionOutcome:
+    """How many label maps were written now and how many had been there."""
+
+    written: int
+    kept: int
+
+    def describe(self) -> str:
+        """One line for the user."""
+        kept = f", {self.kept} finished earlier and kept (--overwrite replaces them)" if self.kept else ""
+        return f"{self.written} label maps written{kept}"
+
+
+def predict_images(
+    run_root: Path, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+) -> PredictionOutcome:
+    """Writes one label map per image, on the image's own grid, with the ending of the dataset.
+
+    A repeated call keeps what is finished, provided that the same model and options made it.
+
+    Raises:
+        RunError: The run does not exist, or `out` holds results of another model or other options.
+        PredictionError: There is no trained model, or there are no images for it.
+        CasesFailedError: Some images failed; the others are written.
+    """
+    run = open_run(run_root)
+    model = load_model(
+        run.root,
+        configuration=request.configuration,
+        folds=request.folds,
+        device=request.device,
+    )
+    cases = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
+    record = _describe_model(model, run, request)
+    _prepare_folder(out, record, overwrite=request.overwrite)
+    write_document(out / PLAN_NAME, model.plan)
+    write_document(out / RECORD_NAME, record)
+    waiting = [case for case in cases if not _is_finished(case, out, model, request)]
+    failures: list[Failure] = []
+    events = _predict_each(waiting, out, model, request)
+    for failure in progress.track(events, label="Predicting", total=len(waiting), unit="image"):
+        failures += [] if failure is None else [failure]
+    if failures:
+        _report(failures, out, total=len(cases))
+    return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
+
+
+def _describe_model(model: SegmentationModel, run: RunFolder, request: PredictionRequest) -> PredictionRecord:
+    checkpoints = [run.fold(model.configuration, fold).final_checkpoint for fold in model.folds]
+    return PredictionRecord(
+        autoseg_version=__version__,
+        model=run.root.name,
+        configuration=model.configuration,
+        folds=tuple(model.folds),
+        weights_sha256=tuple(_hash_file(path) for path in checkpoints),
+        mirroring=request.options.mirroring,
+        step_fraction=request.options.step_fraction,
+        probabilities=request.save_probabilities,
+        versions=measure_versions(),
+    )
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> None:
+    make_folder(out)
+    path = out / RECORD_NAME
+    if overwrite or not path.exists():
+        return
+    earlier = read_document(path, PredictionRecord)
+    changes = [
+        f"{field}: {getattr(earlier, field)} there, {getattr(record, field)} now"
+        for field in ("configuration", "folds", "weights_sha256", "mirroring", "step_fraction")
+        if getattr(earlier, field) != getattr(record, field)
+    ]
+    if changes:
+        msg = (
+            f"{out} holds predictions made in another way ({'; '.join(changes)}); "
+            f"choose another folder, or replace them with --overwrite"
+        )
+        raise RunError(msg)
+
+
+def _find_outputs(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> tuple[Path, ...]:
+    label_map = out / f"{case.name}{label_map_ending(model.plan.file_ending)}"
+    return (label_map, out / f"{case.name}.npz") if request.save_probabilities else (label_map,)
+
+
+def _is_finished(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> bool:
+    outputs = _find_outputs(case, out, model, request)
+    return not request.overwrite and all(path.is_file() for path in outputs)
+
+
+def _predict_each(
+    cases: Sequence[Case], out: Path, model: SegmentationModel, request: PredictionRequest
+) -> Iterator[Failure | None]:
+    for case in cases:
+        try:
+            _predict_one(case, out, model, request)
+        except AutosegError as error:
+            yield Failure(case=case.name, problems=(str(error),), traceback=None)
+        except (MemoryError, RuntimeError, ValueError, OSError) as error:
+            text = "".join(traceback.format_exception(error))
+            message = f"unexpected {type(error).__name__}: {error}"
+            yield Failure(case=case.name, problems=(message,), traceback=text)
+        else:
+            yield None
+
+
+def _predict_one(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> None:
+    volume = read_image(case.image_paths)
+    outputs = _find_outputs(case, out, model, request)
+    preprocessed = model.preprocess(volume.array, volume.grid)
+    logits = model.predict_preprocessed(preprocessed.image, options=request.options)
+    if request.save_probabilities:
+        write_probabilities(outputs[1], model.restore_probabilities(logits, preprocessed.geometry))
+    label_map = model.restore_label_map(logits, preprocessed.geometry)
+    write_label_map(outputs[0], label_map, grid=volume.grid, like=case.image_paths[0])
+
+
+def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:
+    lines = [*describe_failures(failures)]
+    if any(failure.traceback for failure in failures):
+        log = out / "prediction.log"
+        write_failure_log(log, failures)
+        lines.append(f"tracebacks of unexpected errors are in {log}")
+    heading = f"{len(failures)} of {total} images failed; the others are written:"
+    raise CasesFailedError(heading, lines)

@@ -1,0 +1,112 @@
+"""Preprocesses the cases of a run for every configuration that is asked for; finished cases are kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoseg.dataset import Case, Dataset
+from autoseg.errors import CasesFailedError, PlanError
+from autoseg.labels import LabelScheme
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import is_case_written, write_case
+from autoseg.preprocessing.case import prepare_case, preprocess_prepared_case
+from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.progress import Progress
+from autoseg.run_folder import RunFolder
+from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
+from autoseg.workflows.case_reading import read_labelled_case
+from autoseg.workflows.measuring import estimate_case_bytes
+
+BYTES_PER_VOXEL = 48  # raw, cropped and resampled float32 arrays with their label maps (peak measured per voxel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessingJob:
+    """What a worker needs to preprocess one case for some configurations."""
+
+    case: Case
+    labels: LabelScheme
+    plan: Plan
+    configurations: tuple[str, ...]
+    run: RunFolder
+
+
+def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
+    """Names of the configurations whose arrays must exist; all planned ones if none is requested.
+
+    Raises:
+        PlanError: A requested configuration is not in the plan.
+    """
+    unknown = [name for name in requested if name not in plan.configurations]
+    if unknown:
+        known = ", ".join(plan.configurations)
+        msg = f"the plan has no configuration {unknown[0]!r}; it has: {known}"
+        raise PlanError(msg)
+    chosen = [plan.configurations[name].data_of for name in requested or plan.configurations]
+    previous = [plan.configurations[name].previous_stage for name in requested or plan.configurations]
+    names = [*chosen, *(name for name in previous if name is not None)]
+    return tuple(name for name in plan.configurations if name in names)
+
+
+def preprocess_dataset(
+    dataset: Dataset,
+    run: RunFolder,
+    plan: Plan,
+    *,
+    configurations: Sequence[str],
+    workers: int | None,
+    progress: Progress,
+) -> int:
+    """Writes the missing cases and returns how many were written.
+
+    Raises:
+        CasesFailedError: Some cases failed; the others are written.
+    """
+    jobs = _list_missing_jobs(dataset, run, plan, configurations)
+    if not jobs:
+        return 0
+    outcome = run_over_cases(
+        preprocess_job,
+        jobs,
+        workers=compute_worker_count(
+            requested=workers, case_count=len(jobs), bytes_per_case=estimate_case_bytes(dataset, BYTES_PER_VOXEL)
+        ),
+        label="Preprocessing",
+        progress=progress,
+    )
+    if outcome.failures:
+        log = run.logs / "preprocessing.log"
+        write_failure_log(log, outcome.failures)
+        heading = f"{len(outcome.failures)} of {len(jobs)} cases failed (details in {log}); the others are finished:"
+        raise CasesFailedError(heading, [*describe_failures(outcome.failures)])
+    return len(outcome.results)
+
+
+def preprocess_job(job: PreprocessingJob) -> str:
+    """Runs in a worker process: reads the case once and writes every missing configuration."""
+    names = [channel.name for channel in job.plan.channels]
+    labelled = read_labelled_case(job.case, labels=job.labels, channel_names=names)
+    prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, job.plan)
+    for name in job.configurations:
+        case = preprocess_prepared_case(prepared, job.plan, name)
+        assert case.label_map is not None, "a training case keeps its labels"
+        locations = find_class_locations(case.label_map, job.labels)
+        write_case(
+            job.run.preprocessed(name),
+            job.case.name,
+            case,
+            locations=locations,
+            patch_voxels=job.plan.configurations[name].patch_voxels,
+        )
+    return job.case.name
+
+
+def _list_missing_jobs(
+    dataset: Dataset, run: RunFolder, plan: Plan, configurations: Sequence[str]
+) -> list[tuple[str, PreprocessingJob]]:
+    jobs = []
+    for case in dataset.cases:
+        missing = tuple(name for name in configurations if not is_case_written(run.preprocessed(name), case.name))
+        if missing:
+            job = PreprocessingJob(case=case, labels=plan.labels, plan=plan, configurations=missing, run=run)
+            jobs.append((case.name, job))
+    return jobs

@@ -1,0 +1,15 @@
+"""Policy: what to do for a given fingerprint. Planners are pure functions from measurements to a plan."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from planners.default import DEFAULT
+from planners.planner import Planner
+from planners.residual import RESIDUAL_L, RESIDUAL_M, RESIDUAL_XL
+
+__all__ = ["PLANNERS", "Planner"]
+
+PLANNERS: Final[Mapping[str, Planner]] = MappingProxyType(
+    {planner.name: planner for planner in (DEFAULT, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL)}
+)

@@ -1,0 +1,32 @@
+"""The second network of a cascade: full resolution, with the low-resolution result as further input."""
+
+from autoseg.labels import LabelScheme
+from autoseg.plan import ConfigurationPlan, Decision, Reason
+from planners.reasons import format_amount, record
+
+LOW_RESOLUTION = "3d_lowres"
+FULL_RESOLUTION = "3d_fullres"
+CASCADE = "3d_cascade_fullres"
+
+
+def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+    """As the full-resolution configuration, with one more input channel for every foreground label.
+
+    Source: nnU-Net paper (Isensee et al. 2021), "3D U-Net cascade". The estimate of the memory ignores input channels,
+    so patch and batch stay the same.
+    """
+    images, extra = full.network.input_channels, len(labels.foreground_labels)
+    masks = f"{format_amount(extra, 'mask')}, one per foreground label predicted by {LOW_RESOLUTION}"
+    channels = Decision(images + extra, f"{format_amount(images, 'image channel')} and {masks}")
+    cascade = full.model_copy(
+        update={
+            "previous_stage": LOW_RESOLUTION,
+            "data_of": FULL_RESOLUTION,
+            "network": full.network.model_copy(update={"input_channels": channels.value}),
+        }
+    )
+    exists = Decision(
+        CASCADE, f"{LOW_RESOLUTION} sees what {FULL_RESOLUTION} cannot; all else is as in {FULL_RESOLUTION}"
+    )
+    reasons = (record(CASCADE, exists, "planned"), record(f"{CASCADE}: input channels", channels, str(channels.value)))
+    return cascade, reasons

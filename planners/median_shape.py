@@ -1,0 +1,54 @@
+"""What the dataset looks like after resampling: the shape of the median case and the number of all voxels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.fingerprint import CaseFingerprint
+from autoseg.geometry import FloatTriple, IntTriple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResampledDataset:
+    """A dataset at one spacing, in plan axes.
+
+    Attributes:
+        spacing_mm: Two or three values.
+        median_shape_voxels: As many values; a median of an even number of cases may be fractional.
+        voxel_count: Voxels of a median case (always in 3D) times the number of cases.
+    """
+
+    spacing_mm: tuple[float, ...]
+    median_shape_voxels: tuple[float, ...]
+    voxel_count: float
+
+    @property
+    def in_plane(self) -> "ResampledDataset":
+        """The same dataset for a 2D configuration: without plan axis 0, with all its voxels."""
+        return ResampledDataset(
+            spacing_mm=self.spacing_mm[1:],
+            median_shape_voxels=self.median_shape_voxels[1:],
+            voxel_count=self.voxel_count,
+        )
+
+
+def compute_resampled_dataset(
+    cases: tuple[CaseFingerprint, ...], *, target_spacing_mm: FloatTriple, axis_permutation: IntTriple
+) -> ResampledDataset:
+    """Resamples every case on paper, rounds its shape half to even (at least one voxel), and takes the median.
+
+    Args:
+        cases: All training cases.
+        target_spacing_mm: Along z, y, x.
+        axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
+    """
+    spacings_mm = np.array([case.spacing_mm for case in cases])
+    shapes = np.array([case.cropped_shape_voxels for case in cases])
+    # Divide first, then multiply: another order rounds some shapes to another integer.
+    resampled = np.maximum(np.round(spacings_mm / np.array(target_spacing_mm) * shapes), 1.0)
+    median = np.median(resampled, axis=0)[list(axis_permutation)]
+    return ResampledDataset(
+        spacing_mm=tuple(target_spacing_mm[axis] for axis in axis_permutation),
+        median_shape_voxels=tuple(float(extent) for extent in median),
+        voxel_count=float(np.prod(median) * len(cases)),
+    )

@@ -1,0 +1,94 @@
+"""How large the network's input is: as much context as the memory allows."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from autoseg.errors import PlanError
+from autoseg.plan import Decision
+from planners.median_shape import ResampledDataset
+from planners.memory import MemoryBudget, describe_budget
+from planners.reasons import format_amount, format_extents
+from planners.topology import FEWEST_STAGES, Topology, compute_topology
+
+# Edge of the largest isotropic patch, per dimensions. Implementation detail of the reference planner: only a start from
+# which the patch is reduced, so it must be larger than what the memory allows.
+LARGEST_ISOTROPIC_EDGE_VOXELS: Final = {2: 2048, 3: 256}
+
+EstimateElements = Callable[[Topology], int]
+
+
+def compute_initial_patch(dataset: ResampledDataset) -> tuple[float, ...]:
+    """A patch that is isotropic in millimetres, has 256^3 (2048^2) voxels, and is cut to the median case.
+
+    Returns:
+        Extents in voxels; fractional where the median case is.
+    """
+    aspect = 1 / np.array(dataset.spacing_mm)
+    dimensions = len(dataset.spacing_mm)
+    edge = LARGEST_ISOTROPIC_EDGE_VOXELS[dimensions]
+    wanted = aspect * (edge**dimensions / np.prod(aspect)) ** (1 / dimensions)
+    return tuple(
+        min(max(round(float(extent)), 1), median)
+        for extent, median in zip(wanted, dataset.median_shape_voxels, strict=True)
+    )
+
+
+def choose_patch_size(
+    dataset: ResampledDataset, *, budget: MemoryBudget, estimate: EstimateElements
+) -> Decision[Topology]:
+    """Shortens the axis that covers most of the median case until the network fits into the memory.
+
+    Source: nnU-Net paper (Isensee et al. 2021), "patch size"; every step follows the reference planner.
+
+    Raises:
+        PlanError: Not even a network of two resolutions fits.
+    """
+    initial = compute_initial_patch(dataset)
+    topology = compute_topology(dataset.spacing_mm, initial)
+    first, steps = topology.patch_voxels, 0
+    while budget.is_exceeded_by(elements := estimate(topology)) or topology.stage_count < FEWEST_STAGES:
+        _check_reducible(topology, describe_budget(budget, elements))
+        topology = _shorten(topology, dataset)
+        steps += 1
+    return Decision(topology, _explain(dataset, first, (topology, steps), describe_budget(budget, elements)))
+
+
+def _shorten(topology: Topology, dataset: ResampledDataset) -> Topology:
+    """One step: of the axis with the largest share of the median case (of equals the last).
+
+    An axis of a single voxel is left alone; the reference planner would shorten it to nothing.
+    """
+    patch = topology.patch_voxels
+    shares = [extent / median for extent, median in zip(patch, dataset.median_shape_voxels, strict=True)]
+    candidates = [axis for axis, extent in enumerate(patch) if extent > 1]
+    axis = max(candidates, key=lambda candidate: (shares[candidate], candidate))
+    # The step is the divisor that the shortened patch would have, which may be smaller than the present one.
+    trial = compute_topology(dataset.spacing_mm, _subtract(patch, axis, topology.divisors[axis]))
+    return compute_topology(dataset.spacing_mm, _subtract(patch, axis, trial.divisors[axis]))
+
+
+def _subtract(patch: tuple[int, ...], axis: int, step: int) -> tuple[int, ...]:
+    return (*patch[:axis], patch[axis] - step, *patch[axis + 1 :])
+
+
+def _check_reducible(topology: Topology, numbers: str) -> None:
+    if topology.stage_count < FEWEST_STAGES:
+        msg = (
+            f"no network with two resolutions fits into the memory: a patch of "
+            f"{format_extents(topology.patch_voxels)} voxels has {numbers}; state more accelerator memory"
+        )
+        raise PlanError(msg)
+
+
+def _explain(dataset: ResampledDataset, first: tuple[int, ...], last: tuple[Topology, int], numbers: str) -> str:
+    topology, steps = last
+    start = (
+        f"starts at {format_extents(first)} (isotropic in mm at {format_extents(dataset.spacing_mm)} mm, cut to the "
+        f"median case of {format_extents(dataset.median_shape_voxels)} voxels, rounded up to the strides)"
+    )
+    if steps == 0:
+        return f"{start} and fits as it is: {numbers}"
+    reduced = f"is reduced in {format_amount(steps, 'step')} to {format_extents(topology.patch_voxels)}"
+    return f"{start} and {reduced}: {numbers}"

@@ -1,0 +1,148 @@
+"""From measurements to a plan: the rules, in the order in which one would explain them."""
+
+from dataclasses import dataclass
+
+from autoseg import __version__
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.geometry import IntTriple
+from autoseg.plan import ChannelPlan, ConfigurationPlan, Decision, Plan, Reason
+from planners.axes import choose_axis_permutation
+from planners.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
+from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
+from planners.dimensionality import choose_dimensionality
+from planners.low_resolution import choose_low_resolution
+from planners.median_shape import ResampledDataset, compute_resampled_dataset
+from planners.memory import choose_memory_target
+from planners.normalization import choose_normalization
+from planners.profile import Profile
+from planners.reasons import AXIS_NAMES, format_extents, record
+from planners.spacing import choose_target_spacing
+from planners.training import SCHEDULE_REASON
+
+SLICES = "2d"
+Configurations = dict[str, ConfigurationPlan]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """A pure function from what was measured to what is done.
+
+    Attributes:
+        name: Key of the table `planners.PLANNERS`.
+        description: One sentence for the command line.
+        profile: What distinguishes it from the other planners.
+    """
+
+    name: str
+    description: str
+    profile: Profile
+
+    def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
+        """Decides everything about a dataset.
+
+        Raises:
+            PlanError: No plan exists: images too small, memory too small, or a CT channel without foreground.
+        """
+        memory = choose_memory_target(self.profile, machine)
+        spacing = choose_target_spacing(fingerprint.cases)
+        axes = choose_axis_permutation(spacing.value, fingerprint.cases)
+        channels, channel_reasons = _choose_channels(fingerprint)
+        shared = Circumstances(
+            profile=self.profile,
+            fingerprint=fingerprint,
+            memory_gb=memory.value,
+        )
+        dataset = compute_resampled_dataset(
+            fingerprint.cases, target_spacing_mm=spacing.value, axis_permutation=axes.value
+        )
+        configurations, reasons = _choose_configurations(dataset, axes.value, shared)
+        return Plan(
+            autoseg_version=__version__,
+            planner=self.name,
+            dataset_name=fingerprint.dataset_name,
+            file_ending=fingerprint.file_ending,
+            orientation=fingerprint.orientation,
+            axis_permutation=axes.value,
+            labels=fingerprint.labels,
+            channels=channels,
+            configurations=configurations,
+            reasons=(
+                record("memory target", memory, f"{memory.value:g} GB"),
+                _explain_orientation(fingerprint),
+                record("target spacing", spacing, f"{format_extents(spacing.value)} mm (z, y, x)"),
+                record("axis permutation", axes, ", ".join(AXIS_NAMES[axis] for axis in axes.value)),
+                *channel_reasons,
+                SCHEDULE_REASON,
+                *reasons,
+            ),
+        )
+
+
+def _explain_orientation(fingerprint: Fingerprint) -> Reason:
+    code = fingerprint.orientation
+    if code is None:
+        because = f"files ending in {fingerprint.file_ending} have no world coordinates, so nothing is turned"
+    else:
+        count = len(fingerprint.cases)
+        because = f"measured for the dataset: all {count} cases, and every image to come, are brought to {code}"
+    return record("orientation", Decision(code, because), code or "as stored")
+
+
+def _choose_channels(fingerprint: Fingerprint) -> tuple[tuple[ChannelPlan, ...], tuple[Reason, ...]]:
+    relative_size = fingerprint.median_relative_size_after_cropping
+    decisions = [
+        choose_normalization(channel, median_relative_size_after_cropping=relative_size)
+        for channel in fingerprint.channels
+    ]
+    reasons = tuple(
+        record(f"channel {index} ({decision.value.name}): normalization", decision, decision.value.normalization)
+        for index, decision in enumerate(decisions)
+    )
+    return tuple(decision.value for decision in decisions), reasons
+
+
+def _choose_configurations(
+    dataset: ResampledDataset, axis_permutation: IntTriple, shared: Circumstances
+) -> tuple[Configurations, tuple[Reason, ...]]:
+    dimensionality = choose_dimensionality(dataset, shared.fingerprint.cases, axis_permutation)
+    reasons = [record("dimensions", dimensionality, " and ".join(f"{number}D" for number in dimensionality.value))]
+    configurations: Configurations = {}
+    missing = explain_missing_pooling(dataset.in_plane)
+    if missing is None:
+        configurations[SLICES], own = choose_configuration(SLICES, dataset.in_plane, shared=shared)
+        reasons.extend(own)
+    else:
+        reasons.append(record(SLICES, Decision(None, missing), "left out"))
+    if 3 in dimensionality.value:
+        volumes, own = _choose_volume_configurations(dataset, shared)
+        configurations |= volumes
+        reasons.extend(own)
+    if not configurations:
+        msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
+        raise PlanError(msg)
+    return configurations, tuple(reasons)
+
+
+def _choose_volume_configurations(
+    dataset: ResampledDataset, shared: Circumstances
+) -> tuple[Configurations, tuple[Reason, ...]]:
+    missing = explain_missing_pooling(dataset)
+    if missing is not None:
+        return {}, (record(FULL_RESOLUTION, Decision(None, missing), "left out"),)
+    low = choose_low_resolution(
+        dataset,
+        full_patch_voxels=shared.choose_patch(dataset).value.patch_voxels,
+        case_count=len(shared.fingerprint.cases),
+        choose_patch=lambda coarse: shared.choose_patch(coarse).value.patch_voxels,
+    )
+    full, full_reasons = choose_configuration(
+        FULL_RESOLUTION, dataset, shared=shared, has_coarser_configuration=low.value is not None
+    )
+    if low.value is None:
+        return {FULL_RESOLUTION: full}, (record(LOW_RESOLUTION, low, "left out"), *full_reasons)
+    coarse, low_reasons = choose_configuration(LOW_RESOLUTION, low.value, shared=shared)
+    cascade, cascade_reasons = choose_cascade(full, shared.fingerprint.labels)
+    spacing = f"{format_extents(low.value.spacing_mm)} mm"
+    reasons = (record(LOW_RESOLUTION, low, spacing), *low_reasons, *full_reasons, *cascade_reasons)
+    return {LOW_RESOLUTION: coarse, FULL_RESOLUTION: full, CASCADE: cascade}, reasons

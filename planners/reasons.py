@@ -1,0 +1,32 @@
+"""How decisions are put into words: numbers as text, a decision as a stored reason."""
+
+from collections.abc import Iterable
+
+from autoseg.plan import Decision, Reason, Value
+
+AXIS_NAMES = ("z", "y", "x")
+
+
+def record(subject: str, decision: Decision[Value], value: str) -> Reason:
+    """Turns a decision into what the plan stores; `value` is the decision in words or numbers."""
+    return Reason(subject=subject, value=value, because=decision.because)
+
+
+def format_extents(values: Iterable[float]) -> str:
+    """Values per axis as in "128 x 128 x 40.5"; integers without a point, others with six significant digits."""
+    return " x ".join(f"{value:.6g}" if value < 1e6 else f"{value:.0f}" for value in values)
+
+
+def format_share(fraction: float) -> str:
+    """A fraction in per cent, as in "4.9 %"."""
+    return f"{fraction * 100:.3g} %"
+
+
+def format_amount(count: int, noun: str) -> str:
+    """A count with its noun in the right number, as in "1 stage" and "2 stages"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_count(value: float) -> str:
+    """A large number with thousands separators, rounded to an integer."""
+    return f"{value:,.0f}"

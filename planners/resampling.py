@@ -1,0 +1,38 @@
+"""How images, labels and logits change their grid."""
+
+from typing import Final
+
+from autoseg.plan import Decision, ResamplingPlan
+from planners.reasons import format_extents
+
+# nnU-Net paper: cubic splines for images, linear for one-hot labels (and, in the implementation, for logits); an axis
+# that is more than three times as coarse as the finest is resampled apart, by nearest neighbour.
+RESAMPLING: Final = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3.0)
+
+
+def choose_resampling(spacing_mm: tuple[float, ...]) -> Decision[ResamplingPlan]:
+    """Always the same orders; the reason says what the threshold means at a target spacing.
+
+    The first criterion is the spacing of the case itself, the target spacing is the second (see
+    `autoseg.preprocessing`), so the reason can speak only of cases that are not anisotropic themselves.
+
+    Args:
+        spacing_mm: Of the configuration; two values in 2D.
+    """
+    threshold = RESAMPLING.anisotropy_threshold
+    if len(spacing_mm) == 2:
+        because = (
+            f"slices are resampled to {format_extents(spacing_mm)} mm and their distance stays; cases with slices more "
+            f"than {threshold:g} times as coarse as that are resampled slice by slice"
+        )
+        return Decision(RESAMPLING, because)
+    ratio = max(spacing_mm) / min(spacing_mm)
+    numbers = f"at {format_extents(spacing_mm)} mm the coarsest axis is {ratio:.3g} times the finest"
+    if ratio <= threshold:
+        rule = f"not more than {threshold:g}, so only cases that exceed that themselves"
+    elif spacing_mm.count(max(spacing_mm)) > 1:
+        rule = f"more than {threshold:g}, but two axes tie for it, so only cases with one axis beyond that"
+    else:
+        rule = f"more than {threshold:g}, so cases"
+    because = f"{numbers}, {rule} are resampled slice by slice in plane and by nearest neighbour across"
+    return Decision(RESAMPLING, because)

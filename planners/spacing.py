@@ -1,0 +1,52 @@
+"""The spacing to which all cases are resampled for the full-resolution configurations."""
+
+from typing import Final
+
+import numpy as np
+
+from autoseg.fingerprint import CaseFingerprint
+from autoseg.geometry import FloatTriple
+from autoseg.plan import Decision
+from planners.reasons import format_extents
+
+# nnU-Net paper (Isensee et al. 2021, supplement): spacing and shape must both differ by this factor.
+ANISOTROPY_FACTOR: Final = 3.0
+FINE_PERCENTILE: Final = 10.0  # nnU-Net paper: coarse slices of the finer tenth of the cases
+# Implementation detail of the reference planner: keeps the coarse axis strictly the coarsest, never a tie.
+TIE_BREAKER_MM: Final = 1e-5
+
+
+def choose_target_spacing(cases: tuple[CaseFingerprint, ...]) -> Decision[FloatTriple]:
+    """The median spacing of every axis, except that a very coarse axis gets a finer one.
+
+    An axis is very coarse if its median spacing is more than three times that of each other axis and its median
+    extent is less than a third of each other extent. Then the 10th percentile of its spacings is taken, but never less
+    than the coarsest of the other axes. Source: nnU-Net paper (Isensee et al. 2021), "target spacing".
+
+    Returns:
+        Millimetres along z, y, x.
+    """
+    spacings_mm = np.array([case.spacing_mm for case in cases])
+    target_mm = np.percentile(spacings_mm, 50, axis=0)
+    shape = np.percentile([case.cropped_shape_voxels for case in cases], 50, axis=0)
+    coarse = int(np.argmax(target_mm))
+    others = [axis for axis in range(3) if axis != coarse]
+    ratio = target_mm[coarse] / max(target_mm[others])
+    medians = f"the median spacing of {len(cases)} cases is {format_extents(target_mm)} mm"
+    numbers = f"{medians} (coarsest axis {ratio:.3g} times the next) at a median of {format_extents(shape)} voxels"
+    is_coarse = target_mm[coarse] > ANISOTROPY_FACTOR * max(target_mm[others])
+    if not (is_coarse and shape[coarse] * ANISOTROPY_FACTOR < min(shape[others])):
+        because = f"{numbers}; that is not anisotropic (factor 3 in spacing and in extent), so the median is kept"
+        return Decision(_triple(target_mm), because)
+    fine_mm = float(np.percentile(spacings_mm[:, coarse], FINE_PERCENTILE))
+    limit_mm = float(max(target_mm[others]))
+    target_mm[coarse] = fine_mm if fine_mm >= limit_mm else limit_mm + TIE_BREAKER_MM
+    because = (
+        f"{numbers}; that is anisotropic (factor 3 in spacing and in extent), so the coarsest axis takes the 10th "
+        f"percentile of its spacings, {fine_mm:.6g} mm, but not less than the {limit_mm:.6g} mm of the next axis"
+    )
+    return Decision(_triple(target_mm), because)
+
+
+def _triple(values: np.ndarray) -> FloatTriple:
+    return (float(values[0]), float(values[1]), float(values[2]))

@@ -1,0 +1,35 @@
+"""How long and with which optimizer a network is trained."""
+
+from typing import Final
+
+from autoseg.plan import AugmentationPlan, Reason, TrainingPlan
+
+SCHEDULE_REASON: Final = Reason(
+    subject="training",
+    value="1000 epochs of 250 iterations, SGD with Nesterov momentum 0.99",
+    because=(
+        "the schedule of the nnU-Net paper for every dataset: learning rate 0.01 * (1 - epoch / 1000) ** 0.9, weight "
+        "decay 3e-05, gradients cut at norm 12, Dice and cross entropy, 33 % of a batch centred on foreground"
+    ),
+)
+
+
+def build_training(*, batch_size: int, batch_dice: bool, augmentation: AugmentationPlan) -> TrainingPlan:
+    """The schedule of the nnU-Net paper (Isensee et al. 2021, "fixed parameters"), the same for every dataset."""
+    return TrainingPlan(
+        epochs=1000,
+        iterations_per_epoch=250,
+        validation_iterations_per_epoch=50,
+        batch_size=batch_size,
+        foreground_fraction=0.33,
+        loss="dice_cross_entropy",
+        batch_dice=batch_dice,
+        optimizer="sgd_nesterov",
+        initial_learning_rate=0.01,
+        momentum=0.99,
+        weight_decay=3e-5,
+        schedule="polynomial",
+        schedule_exponent=0.9,
+        gradient_norm_limit=12.0,
+        augmentation=augmentation,
+    )

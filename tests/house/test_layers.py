@@ -1,0 +1,47 @@
+"""Gates that keep the architecture: laziness, lightness, purity."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def import_without(modules: list[str], imported: str) -> subprocess.CompletedProcess[str]:
+    code = f"import sys\nfor name in {modules!r}:\n    sys.modules[name] = None\nimport {imported}\n"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("package", ["autoseg.training.loop", "autoseg.inference.model"])
+def test_training_and_inference_need_no_image_library(package: str) -> None:
+    done = import_without(["SimpleITK", "nibabel"], package)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", ["planners", "autoseg.workflows.planning", "autoseg.measurement"])
+def test_planning_needs_no_torch(package: str) -> None:
+    done = import_without(["torch"], package)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_is_named_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    packages = [path for top in ("autoseg", "planners") for path in sorted((ROOT / top).iterdir())]
+    names = [path.name for path in packages if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    missing = [name for name in names if name not in ("__init__.py", "__main__.py") and name not in readme]
+    assert len(names) > 10
+    assert missing == []
+
+
+def test_nothing_is_pickled() -> None:
+    sources = [path for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")]
+    assert sources
+    guilty = [
+        path.name
+        for path in sources
+        for word in ("import pickle", "torch.save(", "allow_pickle=True", "torch.load(")
+        if word in path.read_text(encoding="utf-8")
+    ]
+    assert guilty == []

@@ -1,0 +1,176 @@
+"""What a user does wrong: clear messages, exit code 1, no traceback, nothing half-written."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from balls import AFFINE, Done, make_case, run_autoseg, save, write_dataset
+
+
+def check_refused(done: Done, *texts: str) -> None:
+    assert done.code == 1, done.out + done.err
+    assert "Traceback" not in done.err
+    for text in texts:
+        assert text in done.err, done.err
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A good dataset of five cases, to be broken by the test."""
+    return write_dataset(tmp_path / "Dataset002_Broken", cases=5)
+
+
+def edit_description(dataset: Path, **changes: object) -> None:
+    path = dataset / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_missing_dataset(tmp_path: Path) -> None:
+    check_refused(run_autoseg("plan", tmp_path / "nowhere", cwd=tmp_path), "nowhere")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    check_refused(run_autoseg("plan", tmp_path / "empty", cwd=tmp_path), "dataset.json")
+
+
+def test_malformed_json(broken: Path, tmp_path: Path) -> None:
+    (broken / "dataset.json").write_text('{"labels": ')
+    check_refused(run_autoseg("plan", broken, cwd=tmp_path), "dataset.json", "line 1")
+
+
+def test_a_misspelt_key_is_named_with_the_closest_known_one(broken: Path, tmp_path: Path) -> None:
+    description = json.loads((broken / "dataset.json").read_text())
+    description["lables"] = description.pop("labels")
+    (broken / "dataset.json").write_text(json.dumps(description))
+    check_refused(run_autoseg("plan", broken, cwd=tmp_path), "lables", "'labels'")
+
+
+def test_all_problems_of_a_dataset_come_in_one_report(broken: Path, tmp_path: Path) -> None:
+    image, label_map = make_case(0)
+    save(broken / "labelsTr" / "case0.nii.gz", label_map[:-1])
+    moved = AFFINE.copy()
+    moved[0, 0] = -1.5
+    save(broken / "labelsTr" / "case1.nii.gz", label_map, moved)
+    image[3, 4, 5] = np.nan
+    save(broken / "imagesTr" / "case2_0000.nii.gz", image)
+    label_map[0, 0, 0] = 77
+    save(broken / "labelsTr" / "case3.nii.gz", label_map)
+    (broken / "imagesTr" / "case4_0000.nii.gz").write_bytes(b"no image")
+    done = run_autoseg("plan", broken, "--run", tmp_path / "run", "--workers", 2)
+    check_refused(done, "case0", "case1", "case2", "case3", "case4", "77", "NaN")
+    assert not (tmp_path / "run" / "plan.json").exists()
+    assert not (tmp_path / "run" / "preprocessed").exists()
+
+
+def test_missing_labels_are_all_named(broken: Path, tmp_path: Path) -> None:
+    (broken / "labelsTr" / "case1.nii.gz").unlink()
+    (broken / "labelsTr" / "case3.nii.gz").unlink()
+    check_refused(run_autoseg("plan", broken, cwd=tmp_path), "case1", "case3")
+
+
+def test_missing_channels_are_named_once_for_all_cases(broken: Path, tmp_path: Path) -> None:
+    edit_description(broken, channel_names={"0": "T1", "1": "T2"})
+    done = run_autoseg("plan", broken, "--workers", 1, cwd=tmp_path)
+    check_refused(done, "case0, case1, case2 and 2 more", "expected 2 channels", "T1, T2", "found 1")
+
+
+def test_a_single_case_cannot_be_cross_validated(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "Dataset003_One", cases=1)
+    check_refused(run_autoseg("plan", dataset, cwd=tmp_path), "at least 2 labelled cases", "only case0")
+
+
+def test_three_cases_give_three_folds_and_a_warning(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "Dataset004_Three", cases=3)
+    done = run_autoseg("plan", dataset, "--run", tmp_path / "run", "--no-preprocess", "--workers", 1)
+    assert done.code == 0, done.err
+    assert "only 3 cases" in done.out
+    assert len(json.loads((tmp_path / "run" / "splits.json").read_text())["folds"]) == 3
+
+
+def test_an_unknown_planner_and_an_unknown_configuration(dataset: Path, tmp_path: Path) -> None:
+    check_refused(run_autoseg("plan", dataset, "--planner", "best", cwd=tmp_path), "'best'", "default")
+    done = run_autoseg("plan", dataset, "--run", tmp_path / "run", "--configuration", "3d_full", "--workers", 1)
+    check_refused(done, "'3d_full'", "3d_fullres")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_version(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan | {"schema_version": 99}))
+    check_refused(run_autoseg("train", run), "99", "version")
+
+
+def test_an_edit_that_breaks_the_plan_is_named_by_field(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    plan = json.loads((run / "plan.json").read_text())
+    plan["configurations"]["3d_fullres"]["training"]["batch_size"] = -1
+    (run / "plan.json").write_text(json.dumps(plan))
+    check_refused(run_autoseg("preprocess", run), "configurations.3d_fullres.training.batch_size", "-1")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_output_folder(trained_run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "new.nii.gz", make_case(1)[0])
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = run_autoseg("predict", trained_run, tmp_path / "new.nii.gz", tmp_path / "locked" / "out")
+    check_refused(done, "locked")
+
+
+def test_an_output_that_is_a_file(trained_run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "new.nii.gz", make_case(1)[0])
+    (tmp_path / "out").write_text("not a folder")
+    check_refused(run_autoseg("predict", trained_run, tmp_path / "new.nii.gz", tmp_path / "out"), "out")
+
+
+def test_training_what_is_not_planned_and_a_fold_that_is_not(trained_run: Path) -> None:
+    check_refused(run_autoseg("train", trained_run, "--configuration", "3d_lowres"), "3d_lowres", "3d_fullres")
+    check_refused(run_autoseg("train", trained_run, "--fold", "7"), "7")
+    check_refused(run_autoseg("train", trained_run, "--device", "cuda:7", "--fold", "1"), "cuda:7", "cpu")
+
+
+def test_predicting_before_training(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert run_autoseg("plan", dataset, "--run", run, "--no-preprocess", "--workers", 1).code == 0
+    save(tmp_path / "new.nii.gz", make_case(1)[0])
+    check_refused(run_autoseg("predict", run, tmp_path / "new.nii.gz", tmp_path / "out"), "autoseg train")
+
+
+def test_one_bad_image_does_not_stop_the_others(trained_run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a_0000.nii.gz", make_case(1)[0])
+    (tmp_path / "images" / "b_0000.nii.gz").write_bytes(b"broken")
+    save(tmp_path / "images" / "c_0000.nii.gz", make_case(2)[0])
+    done = run_autoseg("predict", trained_run, tmp_path / "images", tmp_path / "out", "--no-mirroring")
+    check_refused(done, "1 of 3", "b")
+    assert (tmp_path / "out" / "a.nii.gz").is_file()
+    assert (tmp_path / "out" / "c.nii.gz").is_file()
+    assert not (tmp_path / "out" / "b.nii.gz").exists()
+
+
+def test_predictions_without_references_and_on_another_grid(trained_run: Path, dataset: Path, tmp_path: Path) -> None:
+    image, label_map = make_case(0)
+    del image
+    save(tmp_path / "predictions" / "stranger.nii.gz", label_map)
+    check_refused(
+        run_autoseg("evaluate", tmp_path / "predictions", dataset / "labelsTr", "--run", trained_run), "stranger"
+    )
+    (tmp_path / "predictions" / "stranger.nii.gz").unlink()
+    save(tmp_path / "predictions" / "case0.nii.gz", label_map[:-2])
+    save(tmp_path / "predictions" / "case1.nii.gz", nib.load(dataset / "labelsTr" / "case1.nii.gz").get_fdata())
+    done = run_autoseg("evaluate", tmp_path / "predictions", dataset / "labelsTr", "--run", trained_run)
+    check_refused(done, "case0", "1 of 2")
+    summary = json.loads((tmp_path / "predictions" / "summary.json").read_text())
+    assert [case["case"] for case in summary["metric_per_case"]] == ["case1"]
+
+
+def test_an_existing_run_of_other_data_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    other = write_dataset(tmp_path / "Dataset009_Other", cases=5)
+    check_refused(run_autoseg("plan", other, "--run", trained_run), "other data", "--overwrite")
+    check_refused(run_autoseg("plan", other, "--run", trained_run, "--overwrite"), "trained models")

@@ -1,0 +1,52 @@
+"""The code blocks of the documentation run as they stand."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from balls import make_case, run_autoseg, save, shorten
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/how-to/python.md")
+
+pytestmark = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="needs the sources: pages are not installed")
+
+
+def list_blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def place(dataset: Path, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with everything that the pages name."""
+    shutil.copytree(dataset, tmp_path / "Dataset001_Abdomen")
+    shutil.copytree(trained_run, tmp_path / "abdomen.autoseg")
+    image, label_map = make_case(200)
+    save(tmp_path / "new_images" / "case_0000.nii.gz", image)
+    save(tmp_path / "new_labels" / "case.nii.gz", label_map)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_quick_start_runs(place: Path) -> None:
+    (block,) = list_blocks("README.md", "sh")
+    shutil.rmtree(place / "abdomen.autoseg")
+    commands = [shlex.split(line) for line in block.splitlines() if line]
+    assert [command[1] for command in commands] == ["plan", "train", "predict", "evaluate"]
+    for command in commands:
+        assert command[0] == "autoseg"
+        done = run_autoseg(*command[1:], cwd=place)
+        assert done.code == 0, done.err
+        if command[1] == "plan":  # nobody waits for a thousand epochs here
+            shorten(place / "abdomen.autoseg", "3d_fullres", epochs=1, iterations=10)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_run(page: str, place: Path) -> None:
+    blocks = list_blocks(page, "python")
+    assert blocks
+    for block in blocks:
+        exec(compile(block, f"{place}: {page}", "exec"), {"__name__": "__documentation__"})

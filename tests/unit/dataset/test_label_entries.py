@@ -1,0 +1,115 @@
+from typing import Any
+
+import pytest
+
+from autoseg.dataset.cases import Findings
+from autoseg.dataset.label_entries import parse_labels
+from autoseg.labels import LabelScheme
+
+
+def parse(labels: Any, order: Any = None) -> tuple[LabelScheme | None, str]:
+    findings = Findings()
+    scheme = parse_labels(labels, order, findings)
+    assert (scheme is None) == bool(findings.problems)
+    return scheme, "\n".join(findings.problems + findings.notes)
+
+
+def test_plain_labels_are_classes_in_the_order_of_declaration():
+    scheme, _ = parse({"liver": 6, "background": 0, "kidney": 2})
+    assert scheme is not None
+    assert [(entry.name, entry.values) for entry in scheme.classes] == [("liver", (6,)), ("kidney", (2,))]
+    assert scheme.class_names == ("kidney", "liver")
+    assert scheme.declared_count == 3
+    assert not scheme.has_regions
+    assert scheme.ignore_value is None
+
+
+def test_lists_of_one_value_are_no_regions():
+    scheme, _ = parse({"background": [0], "a": [1], "b": 2})
+    assert scheme is not None
+    assert not scheme.has_regions
+    assert scheme.class_names == ("a", "b")
+
+
+def test_regions_skip_background_and_ignore():
+    labels = {"background": 0, "whole": [1, 2, 3], "air": [0, 0], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    scheme, _ = parse(labels, [1, 2, 3])
+    assert scheme is not None
+    assert [entry.values for entry in scheme.classes] == [(1, 2, 3), (2, 3), (3,)]
+    assert scheme.region_write_values == (1, 2, 3)
+    assert scheme.output_channel_count == 3
+    assert scheme.ignore_label == 4
+    assert scheme.declared_count == 6
+
+
+def test_a_region_may_contain_background():
+    scheme, _ = parse({"background": 0, "soft": [0, 1], "hard": 2}, [1, 2])
+    assert scheme is not None
+    assert scheme.classes[0].values == (0, 1)
+
+
+def test_the_ignore_value_need_not_be_the_largest():
+    scheme, _ = parse({"background": 0, "a": 5, "ignore": 3, "b": 7})
+    assert scheme is not None
+    assert scheme.file_values == (0, 5, 7, 3)
+
+
+def test_values_of_the_decathlon_come_before_their_names():
+    scheme, _ = parse({"0": "Background", "1": "a", "3": "b"})
+    assert scheme is not None
+    assert [(entry.name, entry.values) for entry in scheme.classes] == [("a", (1,)), ("b", (3,))]
+
+
+def test_an_order_without_regions_is_a_note():
+    scheme, text = parse({"background": 0, "a": 1}, [1])
+    assert scheme is not None
+    assert scheme.region_write_values is None
+    assert "regions_class_order is ignored" in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "expected"),
+    [
+        (None, None, "labels must map names to values"),
+        ({}, None, "labels must map names to values"),
+        ([1, 2], None, "labels must map names to values"),
+        ({"a": 1}, None, "'background' with the value 0 is missing"),
+        ({"air": 0, "a": 1}, None, "'background' with the value 0 is missing; rename 'air'"),
+        ({"background": 1, "a": 2}, None, "'background' must be 0, found 1"),
+        ({"background": [0, 1], "a": 2}, [1, 2], "'background' must be 0, found [0, 1]"),
+        ({"background": 0}, None, "at least one label besides 'background'"),
+        ({"background": 0, "ignore": 1}, None, "at least one label besides 'background'"),
+        ({"background": 0, "a": 1, "b": 1}, None, "'a' and 'b' both have the value 1"),
+        ({"background": 0, "a": 1, "b": 0}, None, "'background' and 'b' both have the value 0"),
+        ({"background": 0, "a": "1"}, None, "'a' must be an integer or a list of integers"),
+        ({"background": 0, "a": 1.5}, None, "'a' must be an integer or a list of integers"),
+        ({"background": 0, "a": True}, None, "'a' must be an integer or a list of integers"),
+        ({"background": 0, "a": []}, None, "'a' must be an integer or a list of integers"),
+        ({"background": 0, "a": [1, "2"]}, None, "'a' must be an integer or a list of integers"),
+        ({"background": 0, "a": 2**31}, None, "'a' must be an integer or a list of integers of at most 32 bits"),
+        (
+            {"background": 0, "a": 1, "ignore": 1},
+            None,
+            "'ignore' must be one integer that no other label has, found 1, but 1 is 'a'",
+        ),
+        ({"background": 0, "a": 1, "ignore": 0}, None, "'ignore' must be one integer that no other label has"),
+        ({"background": 0, "a": 1, "ignore": [2, 3]}, None, "'ignore' must be one integer that no other label has"),
+        ({"background": 0, "a": [1, 2], "b": 2}, None, "regions_class_order must list one integer for each of a, b"),
+        (
+            {"background": 0, "a": [1, 2], "b": 2},
+            {"a": 1},
+            "regions_class_order must list one integer for each of a, b",
+        ),
+        (
+            {"background": 0, "a": [1, 2], "b": 2},
+            [1],
+            "regions_class_order must have 2 values, one for each of a, b, found 1",
+        ),
+        ({"background": 0, "a": [1, 2], "b": 2}, [1, 9], "regions_class_order names 9, which no label has"),
+        ({"0": "background", "1": "a", "2": "a"}, None, "the values 1 and 2 have the same name 'a'"),
+    ],
+)
+def test_what_is_wrong_is_named(labels, order, expected):
+    scheme, text = parse(labels, order)
+    assert scheme is None
+    assert expected in text

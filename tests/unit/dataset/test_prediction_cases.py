@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from autoseg.dataset import find_images
+from autoseg.errors import PredictionError
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def find(path: Path, channel_count: int = 1, file_ending: str = ".nii.gz") -> dict[str, list[str]]:
+    cases = find_images(path, channel_count=channel_count, file_ending=file_ending)
+    assert all(case.label_path is None for case in cases)
+    return {case.name: [image.name for image in case.image_paths] for case in cases}
+
+
+def test_channel_files_and_plain_files_of_a_folder_are_cases(tmp_path):
+    make(tmp_path, "b_0000.nii.gz", "a.nii.gz", "._a.nii.gz", "notes.txt", "c_0000.nii", "sub/d.nii.gz")
+    assert find(tmp_path) == {"a": ["a.nii.gz"], "b": ["b_0000.nii.gz"]}
+
+
+def test_channels_are_sorted_into_cases(tmp_path):
+    make(tmp_path, "a_0001.mha", "a_0000.mha", "b_0000.mha", "b_0001.mha")
+    assert find(tmp_path, 2, ".MHA") == {"a": ["a_0000.mha", "a_0001.mha"], "b": ["b_0000.mha", "b_0001.mha"]}
+
+
+@pytest.mark.parametrize("suffix", ["", "_0000"])
+def test_a_file_may_hold_all_channels(tmp_path, suffix):
+    make(tmp_path, f"a{suffix}.png", f"b{suffix}.png")
+    assert find(tmp_path, 3, ".png") == {"a": [f"a{suffix}.png"], "b": [f"b{suffix}.png"]}
+    assert find(tmp_path / f"a{suffix}.png", 3, ".png") == {"a": [f"a{suffix}.png"]}
+
+
+def test_digits_that_can_be_no_channel_belong_to_the_name(tmp_path):
+    make(tmp_path, "scan_2020.nii.gz", "scan_2021.nii.gz")
+    assert find(tmp_path) == {"scan_2020": ["scan_2020.nii.gz"], "scan_2021": ["scan_2021.nii.gz"]}
+
+
+def test_all_missing_and_superfluous_channels_are_named(tmp_path):
+    make(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c_0001.nii.gz", "b_0002.nii.gz")
+    with pytest.raises(PredictionError) as caught:
+        find(tmp_path, 2)
+    message = str(caught.value)
+    assert "case a: channel 1 is missing: expected a_0001.nii.gz" in message
+    assert "case c: channel 0 is missing: expected c_0000.nii.gz" in message
+    assert "b_0002.nii.gz is superfluous: channels are numbered 0 to 1" in message
+
+
+def test_two_channels_are_too_many_for_a_model_of_one(tmp_path):
+    make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz")
+    with pytest.raises(PredictionError, match=r"a_0001\.nii\.gz is superfluous: channels are numbered 0 to 0"):
+        find(tmp_path)
+
+
+def test_one_file_is_a_case_whatever_its_neighbours_are(tmp_path):
+    make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b.mha", "x.txt")
+    assert find(tmp_path / "a_0000.nii.gz") == {"a": ["a_0000.nii.gz"]}
+    assert find(tmp_path / "a_0001.nii.gz") == {"a_0001": ["a_0001.nii.gz"]}
+    assert find(tmp_path / "b.mha") == {"b": ["b.mha"]}
+
+
+def test_the_other_channels_of_a_file_are_found_beside_it(tmp_path):
+    make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "aa_0001.nii.gz", "a_0002.nii.gz", "a_0001.nii")
+    assert find(tmp_path / "a_0001.nii.gz", 2) == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
+    with pytest.raises(PredictionError, match="channel 0 is missing: expected aa_0000"):
+        find(tmp_path / "aa_0001.nii.gz", 2)
+
+
+def test_a_folder_without_fitting_images_is_an_error_that_says_what_is_there(tmp_path):
+    make(tmp_path, "a.nii", "b.nii", "c.png", "imagesTs/d.nii.gz")
+    with pytest.raises(PredictionError) as caught:
+        find(tmp_path)
+    assert "no file ending in .nii.gz" in str(caught.value)
+    assert "it holds 2 x .nii, 1 x .png; did you mean its folder imagesTs?" in str(caught.value)
+
+
+def test_what_is_neither_image_nor_folder_is_an_error(tmp_path):
+    make(tmp_path, "x.txt")
+    with pytest.raises(PredictionError, match="does not exist"):
+        find(tmp_path / "nowhere")
+    with pytest.raises(PredictionError, match=r"ending of .*x\.txt cannot be read"):
+        find(tmp_path / "x.txt")

@@ -1,0 +1,59 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from autoseg.dataset import Case, Dataset, DatasetRecord, read_dataset, record_dataset, restore_dataset
+from autoseg.document import read_document, write_document
+from autoseg.errors import DatasetError
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    root = tmp_path / "Dataset001_X"
+    for name in ("imagesTr/a_0000.png", "imagesTr/b_0000.png", "labelsTr/a.png", "labelsTr/b.png", "splits_final.json"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    description = {"channel_names": {"0": "R"}, "labels": {"background": 0, "x": [1, 2], "y": 2, "ignore": 9}}
+    description |= {"regions_class_order": [1, 2], "file_ending": ".png"}
+    (root / "dataset.json").write_text(json.dumps(description))
+    return read_dataset(root)
+
+
+def test_a_dataset_comes_back_from_its_record(dataset, tmp_path):
+    write_document(tmp_path / "record.json", record_dataset(dataset))
+    record = read_document(tmp_path / "record.json", DatasetRecord)
+    assert record == record_dataset(dataset)
+    assert restore_dataset(record) == dataset
+
+
+def test_paths_inside_the_dataset_are_relative_to_it(dataset, tmp_path):
+    outside = tmp_path / "outside.png"
+    outside.touch()
+    cases = (dataset.cases[0], Case(name="c", image_paths=(outside,), label_path=None))
+    record = record_dataset(replace(dataset, cases=cases))
+    assert record.source == str(dataset.root)
+    assert record.cases[0].images == ("imagesTr/a_0000.png",)
+    assert record.cases[0].label == "labelsTr/a.png"
+    assert record.cases[1].images == (str(outside),)
+    assert record.cases[1].label is None
+    assert restore_dataset(record).cases == cases
+
+
+def test_a_dataset_that_has_gone_is_an_error_that_says_what_to_do(dataset):
+    record = record_dataset(dataset)
+    (dataset.root / "labelsTr" / "b.png").unlink()
+    with pytest.raises(DatasetError, match=r"b\.png has gone"):
+        restore_dataset(record)
+    shutil.rmtree(dataset.root)
+    with pytest.raises(DatasetError, match=r"has gone; put it back, write its new place into 'source'"):
+        restore_dataset(record)
+
+
+def test_a_moved_dataset_is_found_at_its_new_place(dataset, tmp_path):
+    record = record_dataset(dataset)
+    moved = dataset.root.rename(tmp_path / "moved")
+    restored = restore_dataset(record.model_copy(update={"source": str(moved)}))
+    assert restored.cases[0].image_paths == (moved / "imagesTr" / "a_0000.png",)
+    assert restored.splits_file == moved / "splits_final.json"

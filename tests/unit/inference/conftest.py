@@ -1,0 +1,160 @@
+"""Small plans and trained runs for the tests of prediction."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from autoseg.document import write_document
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.networks import NETWORK_PREFIX, build_network
+from autoseg.plan import (
+    AugmentationPlan,
+    ChannelPlan,
+    ConfigurationPlan,
+    NetworkPlan,
+    Plan,
+    ResamplingPlan,
+    TrainingPlan,
+)
+from autoseg.run_folder import RunFolder
+
+AUGMENTATION = AugmentationPlan(
+    rotation_probability=0,
+    rotation_limit_degrees=0,
+    in_plane_only=False,
+    scaling_probability=0,
+    scaling_range=(1, 1),
+    noise_probability=0,
+    noise_std_range=(0, 0),
+    blur_probability=0,
+    blur_channel_probability=0,
+    blur_sigma_range_voxels=(0, 0),
+    brightness_probability=0,
+    brightness_range=(1, 1),
+    contrast_probability=0,
+    contrast_range=(1, 1),
+    low_resolution_probability=0,
+    low_resolution_channel_probability=0,
+    low_resolution_range=(1, 1),
+    inverted_gamma_probability=0,
+    gamma_probability=0,
+    gamma_range=(1, 1),
+    mirror_axes=(),
+)
+PLAIN_LABELS = LabelScheme(
+    classes=(LabelClass(name="liver", values=(5,)), LabelClass(name="tumour", values=(9,))),
+    ignore_value=None,
+    region_write_values=None,
+    declared_count=3,
+)
+
+
+def make_configuration(
+    patch_voxels: tuple[int, ...],
+    *,
+    spacing_mm: tuple[float, ...] | None = None,
+    channels: int = 1,
+    outputs: int = 3,
+    batch_size: int = 2,
+    mirror_axes: tuple[int, ...] = (),
+) -> ConfigurationPlan:
+    dimensions = 3 if len(patch_voxels) == 3 else 2
+    return ConfigurationPlan(
+        dimensions=dimensions,
+        spacing_mm=spacing_mm or (1.0,) * dimensions,
+        median_shape_voxels=patch_voxels,
+        patch_voxels=patch_voxels,
+        previous_stage=None,
+        data_of="3d_fullres",
+        resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
+        network=NetworkPlan(
+            architecture="plain_unet",
+            dimensions=dimensions,
+            input_channels=channels,
+            output_channels=outputs,
+            features_per_stage=(4, 4),
+            kernel_sizes=((3,) * dimensions,) * 2,
+            strides=((1,) * dimensions, (2,) * dimensions),
+            blocks_per_stage=(1, 1),
+            convolutions_per_decoder_stage=(1,),
+            deep_supervision=True,
+        ),
+        training=TrainingPlan(
+            epochs=1,
+            iterations_per_epoch=1,
+            validation_iterations_per_epoch=1,
+            batch_size=batch_size,
+            foreground_fraction=0.33,
+            loss="dice_cross_entropy",
+            batch_dice=False,
+            optimizer="sgd_nesterov",
+            initial_learning_rate=0.01,
+            momentum=0.99,
+            weight_decay=0,
+            schedule="polynomial",
+            schedule_exponent=0.9,
+            gradient_norm_limit=12,
+            augmentation=AUGMENTATION.model_copy(update={"mirror_axes": mirror_axes}),
+        ),
+    )
+
+
+def make_plan(
+    configurations: dict[str, ConfigurationPlan],
+    *,
+    labels: LabelScheme = PLAIN_LABELS,
+    orientation: str | None = "RAS",
+    axis_permutation: tuple[int, int, int] = (0, 1, 2),
+) -> Plan:
+    return Plan(
+        autoseg_version="0",
+        planner="test",
+        dataset_name="test",
+        file_ending=".nii.gz",
+        orientation=orientation,
+        axis_permutation=axis_permutation,
+        labels=labels,
+        channels=(ChannelPlan(name="CT", normalization="none", inside_nonzero_only=False, window=None),),
+        configurations=configurations,
+        reasons=(),
+    )
+
+
+@pytest.fixture
+def build_configuration() -> Callable[..., ConfigurationPlan]:
+    return make_configuration
+
+
+@pytest.fixture
+def build_plan() -> Callable[..., Plan]:
+    return make_plan
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> Iterator[None]:
+    """Threads cost tiny tensors more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def write_fold() -> Callable[..., nn.Module]:
+    """Writes a run with one trained fold, whose network is returned."""
+
+    def write(root: Path, plan: Plan, configuration: str, *, fold: str, seed: int = 0) -> nn.Module:
+        run = RunFolder(root)
+        write_document(run.plan, plan)
+        training = run.fold(configuration, fold)
+        write_document(training.plan, plan)
+        network = build_network(plan.configurations[configuration].network, torch.Generator().manual_seed(seed))
+        weights = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}
+        save_file(weights, training.final_checkpoint)
+        return network
+
+    return write

@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+import torch
+
+from autoseg.document import write_document
+from autoseg.errors import DeviceError, PredictionError, RunError
+from autoseg.geometry import Grid, compute_reorientation
+from autoseg.inference.model import load_model
+from autoseg.inference.options import PredictionOptions
+from autoseg.inference.sliding_window import predict_logits
+from autoseg.run_folder import RunFolder
+
+PLAIN_WINDOWS = PredictionOptions(mirroring=False)
+
+
+@pytest.fixture
+def plan(build_plan, build_configuration):
+    return build_plan(
+        {
+            "2d": build_configuration((8, 8), spacing_mm=(1.5, 1.5)),
+            "3d_fullres": build_configuration((8, 8, 8), spacing_mm=(2.0, 1.5, 1.5), mirror_axes=(0, 2)),
+        }
+    )
+
+
+@pytest.fixture
+def train(tmp_path, plan, write_fold):
+    def write(configuration="3d_fullres", *, by=plan, fold="0", seed=0):
+        return write_fold(tmp_path, by, configuration, fold=fold, seed=seed)
+
+    return write
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda **options: load_model(tmp_path, device="cpu", **options)
+
+
+@pytest.fixture
+def volume():
+    array = np.random.default_rng(0).normal(size=(1, 12, 14, 13)).astype(np.float32)
+    return array, Grid(shape_voxels=(12, 14, 13), spacing_mm=(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_a_model_predicts_on_the_grid_of_the_volume_in_the_values_of_the_files(train, load, volume, configuration):
+    train(configuration)
+    model = load()
+    label_map = model.predict_volume(*volume)
+    assert model.configuration == configuration
+    assert label_map.shape == (12, 14, 13)
+    assert label_map.dtype == np.uint8
+    assert set(np.unique(label_map)) <= {0, 5, 9}
+    assert len(np.unique(label_map)) > 1
+
+
+def test_probabilities_belong_to_the_label_map(train, load, volume):
+    train()
+    model = load()
+    probabilities = model.predict_probabilities(*volume)
+    assert probabilities.shape == (3, 12, 14, 13)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
+    expected = np.array([0, 5, 9])[probabilities.argmax(axis=0)]
+    assert (model.predict_volume(*volume) == expected).mean() > 0.999
+
+
+def test_mirroring_uses_the_axes_of_the_plan(plan, train, load, volume):
+    network = train().eval()
+    model = load()
+    image = model.preprocess(*volume).image
+    for options, axes in ((PredictionOptions(), (0, 2)), (PLAIN_WINDOWS, ())):
+        expected = predict_logits(
+            network,
+            torch.from_numpy(image),
+            configuration=plan.configurations["3d_fullres"],
+            mirror_axes=axes,
+            device=torch.device("cpu"),
+        )
+        torch.testing.assert_close(model.predict_preprocessed(image, options=options), expected)
+
+
+def test_all_trained_folds_are_loaded_and_averaged(train, load, volume):
+    for fold in ("0", "1"):
+        train(fold=fold, seed=int(fold))
+    both = load()
+    singles = [load(folds=[fold]) for fold in ("0", "1")]
+    assert (both.folds, singles[0].folds, singles[1].folds) == (("0", "1"), ("0",), ("1",))
+    image = both.preprocess(*volume).image
+    first, second = (model.predict_preprocessed(image, options=PLAIN_WINDOWS) for model in singles)
+    assert not torch.allclose(first, second, atol=0.01)
+    mean = both.predict_preprocessed(image, options=PLAIN_WINDOWS)
+    torch.testing.assert_close(mean, (first + second) / 2, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("code", ["LPS", "SAR"])
+def test_the_same_anatomy_in_another_orientation_gets_the_same_labels(train, load, volume, code):
+    train()
+    model = load()
+    array, grid = volume
+    change = compute_reorientation("RAS", code)
+    turned = np.ascontiguousarray(change.apply(array))
+    expected = change.apply(model.predict_volume(array, grid, options=PLAIN_WINDOWS))
+    found = model.predict_volume(turned, change.apply_to_grid(grid), options=PLAIN_WINDOWS)
+    assert (found == expected).mean() > 0.999
+
+
+def test_the_plan_of_the_training_counts_and_not_a_newer_one_of_the_run(tmp_path, plan, train, load):
+    train()
+    write_document(RunFolder(tmp_path).plan, plan.model_copy(update={"orientation": "LPS"}))
+    assert load().plan.orientation == "RAS"
+
+
+def test_folds_of_different_plans_are_not_mixed(train, load, build_plan, build_configuration):
+    train()
+    other = build_plan({"3d_fullres": build_configuration((16, 8, 8), spacing_mm=(2.0, 1.5, 1.5))})
+    train(by=other, fold="1")
+    with pytest.raises(PredictionError, match=r"fold_1.plan\.json and .*fold_0.plan\.json differ for 3d_fullres"):
+        load()
+
+
+def test_a_changed_number_of_epochs_does_not_separate_folds(plan, train, load):
+    train()
+    part = plan.configurations["3d_fullres"]
+    longer = part.model_copy(update={"training": part.training.model_copy(update={"epochs": 7})})
+    train(by=plan.model_copy(update={"configurations": {"3d_fullres": longer}}), fold="1")
+    assert load().folds == ("0", "1")
+
+
+@pytest.fixture
+def other_plan(build_plan, build_configuration):
+    return build_plan({"3d_fullres": build_configuration((8, 8, 8), outputs=2)})
+
+
+def test_weights_of_another_network_are_refused(tmp_path, train, load, other_plan):
+    train()
+    write_document(RunFolder(tmp_path).fold("3d_fullres", "0").plan, other_plan)
+    with pytest.raises(PredictionError, match=r"checkpoint_final.* do not fit the network of .*plan\.json: .*size mis"):
+        load()
+
+
+def test_the_second_stage_of_a_cascade_is_refused(plan, train, load):
+    part = plan.configurations["3d_fullres"].model_copy(update={"previous_stage": "3d_lowres"})
+    train(by=plan.model_copy(update={"configurations": {"3d_fullres": part}}))
+    with pytest.raises(PredictionError, match="takes the prediction of 3d_lowres as input"):
+        load()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="no run folder"):
+        load_model(tmp_path / "nothing")
+
+
+def test_an_unknown_device_is_refused_before_anything_is_loaded(tmp_path, plan):
+    write_document(RunFolder(tmp_path).plan, plan)
+    with pytest.raises(DeviceError, match="'gpu'"):
+        load_model(tmp_path, device="gpu")
+
+
+def break_channels(array):
+    return np.concatenate([array, array])
+
+
+def break_values(array):
+    array[0, 0, 0, :3] = [np.nan, np.inf, -np.inf]
+    return array
+
+
+def break_shape(array):
+    return array[:, 1:]
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        (break_channels, r"takes 1 channel\(s\) \(CT\), found 2"),
+        (break_values, "must be finite, found 3 of 2184"),
+        (break_shape, r"shape of its grid, \(12, 14, 13\) \(z, y, x\), found \(11, 14, 13\)"),
+    ],
+)
+def test_a_volume_that_does_not_fit_is_refused(train, load, volume, spoiled):
+    array, grid = volume
+    train()
+    spoil, message = spoiled
+    with pytest.raises(PredictionError, match=message):
+        load().predict_volume(spoil(array), grid)

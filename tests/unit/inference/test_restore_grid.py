@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import zoom
+
+from autoseg.geometry import Grid, compute_reorientation
+from autoseg.inference.restore_grid import decide_labels, restore_label_map, restore_probabilities
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import ResamplingPlan
+from autoseg.preprocessing.case import CaseGeometry, preprocess_training_case
+
+RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
+REGIONS = LabelScheme(
+    classes=(
+        LabelClass(name="whole", values=(1, 2, 3)),
+        LabelClass(name="core", values=(2, 3)),
+        LabelClass(name="enhancing", values=(3,)),
+    ),
+    ignore_value=None,
+    region_write_values=(1, 2, 3),
+    declared_count=4,
+)
+PLAIN = LabelScheme(
+    classes=(LabelClass(name="a", values=(1,)), LabelClass(name="b", values=(2,))),
+    ignore_value=None,
+    region_write_values=None,
+    declared_count=3,
+)
+
+
+@pytest.fixture
+def build_small_plan(build_plan, build_configuration):
+    configurations = {"3d_fullres": build_configuration((8, 8, 8))}
+    return lambda **options: build_plan(configurations, **options)
+
+
+def make_geometry(resampled=(6, 8, 7), target_spacing_mm=(2.0, 1.5, 1.5)):
+    return CaseGeometry(
+        grid=Grid(shape_voxels=(14, 17, 16), spacing_mm=(1.0, 1.0, 1.0)),
+        orientation="RAS",
+        axis_permutation=(0, 1, 2),
+        crop_box=((1, 13), (2, 14), (3, 14)),
+        cropped_shape_voxels=(12, 12, 11),
+        resampled_shape_voxels=resampled,
+        cropped_spacing_mm=(1.0, 1.0, 1.0),
+        target_spacing_mm=target_spacing_mm,
+    )
+
+
+def enlarge(logits, shape):
+    factors = [new / old for new, old in zip(shape, logits.shape[1:], strict=True)]
+    return np.stack(
+        [zoom(channel.astype(np.float64), factors, order=1, mode="nearest", grid_mode=True) for channel in logits]
+    )
+
+
+def test_labels_are_those_of_logits_that_scipy_resampled():
+    logits = torch.randn(3, 6, 8, 7)
+    geometry = make_geometry()
+    label_map = restore_label_map(logits, geometry, labels=PLAIN, resampling=RESAMPLING)
+    assert label_map.shape == (14, 17, 16)
+    expected = enlarge(logits.numpy(), (12, 12, 11))
+    highest = np.sort(expected, axis=0)
+    is_clear = highest[-1] - highest[-2] > 1e-5
+    inside = label_map[1:13, 2:14, 3:14]
+    assert is_clear.mean() > 0.99
+    assert (inside == expected.argmax(axis=0))[is_clear].all()
+    outside = label_map.copy()
+    outside[1:13, 2:14, 3:14] = 0
+    assert not outside.any()
+
+
+@pytest.mark.parametrize("labels", [PLAIN, REGIONS])
+def test_slabs_change_no_voxel(labels):
+    logits = torch.randn(3, 6, 8, 7)
+    whole = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING)
+    single = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING, slab_bytes=1)
+    np.testing.assert_array_equal(whole, single)
+
+
+def test_a_far_coarser_axis_takes_the_nearest_slice():
+    logits = torch.randn(3, 3, 12, 11)
+    geometry = make_geometry(resampled=(3, 12, 11), target_spacing_mm=(4.0, 1.0, 1.0))
+    label_map = restore_label_map(logits, geometry, labels=PLAIN, resampling=RESAMPLING)
+    expected = np.repeat(logits.numpy().argmax(axis=0), 4, axis=0)
+    np.testing.assert_array_equal(label_map[1:13, 2:14, 3:14], expected)
+
+
+def test_order_zero_takes_the_nearest_voxel_along_every_axis():
+    logits = torch.randn(3, 6, 6, 11)
+    geometry = make_geometry(resampled=(6, 6, 11), target_spacing_mm=(2.0, 2.0, 1.0))
+    plan = RESAMPLING.model_copy(update={"logits_order": 0})
+    label_map = restore_label_map(logits, geometry, labels=PLAIN, resampling=plan)
+    expected = logits.numpy().argmax(axis=0).repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(label_map[1:13, 2:14, 3:14], expected)
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "SAR", "IRP", "PSL"])
+@pytest.mark.parametrize(
+    ("orientation", "permutation"), [("RAS", (0, 1, 2)), ("RAS", (2, 0, 1)), ("LPI", (1, 0, 2)), (None, (1, 2, 0))]
+)
+def test_label_maps_come_back_bit_for_bit_through_every_change_of_axes(
+    build_small_plan, code, orientation, permutation
+):
+    rng = np.random.default_rng(0)
+    image = np.zeros((1, 9, 8, 7), np.float32)
+    image[:, 2:8, 1:7, 3:] = rng.uniform(1, 2, (1, 6, 6, 4))
+    reference = np.where(image[0] > 0, rng.integers(0, 3, (9, 8, 7)), 0).astype(np.int16)
+    plain = Grid(shape_voxels=(9, 8, 7), spacing_mm=(1.0, 1.0, 1.0), origin_mm=(3.0, -4.0, 5.0))
+    direction = compute_reorientation("RAS", code).apply_to_grid(plain).direction
+    grid = Grid(shape_voxels=(9, 8, 7), spacing_mm=(1.0, 1.0, 1.0), direction=direction)
+    plan = build_small_plan(orientation=orientation, axis_permutation=permutation)
+    case = preprocess_training_case(image, reference, grid, plan, configuration="3d_fullres")
+    assert case.label_map is not None
+    assert case.label_map.size < reference.size
+    logits = torch.nn.functional.one_hot(torch.from_numpy(case.label_map).clamp(min=0).long(), 3)
+    logits = logits.movedim(-1, 0).float().contiguous()
+    restored = restore_label_map(logits, case.geometry, labels=PLAIN, resampling=RESAMPLING)
+    np.testing.assert_array_equal(restored, reference)
+    probabilities = restore_probabilities(logits, case.geometry, labels=PLAIN, resampling=RESAMPLING)
+    np.testing.assert_array_equal(probabilities.argmax(axis=0), reference)
+
+
+def test_a_tie_goes_to_the_lowest_label():
+    logits = torch.zeros(3, 40, 41, 42)
+    logits[0, :20] = -1
+    decided = decide_labels(logits, PLAIN)
+    assert (decided[:20] == 1).all()
+    assert (decided[20:] == 0).all()
+
+
+def test_later_regions_overwrite_earlier_ones_above_one_half():
+    logits = torch.tensor([[1.0, 1.0, -1.0, 0.0], [-1.0, 1.0, -1.0, 0.0], [-1.0, -1.0, 0.1, 0.0]]).reshape(3, 1, 1, 4)
+    assert decide_labels(logits, REGIONS).flatten().tolist() == [1, 2, 3, 0]
+    written = LabelScheme(**{**REGIONS.model_dump(), "region_write_values": (3, 2, 1)})
+    assert decide_labels(logits, written).flatten().tolist() == [3, 2, 1, 0]
+
+
+def test_probabilities_are_the_softmax_inside_the_crop_and_background_outside():
+    logits = torch.randn(3, 6, 8, 7)
+    probabilities = restore_probabilities(logits, make_geometry(), labels=PLAIN, resampling=RESAMPLING)
+    exponentials = np.exp(enlarge(logits.numpy(), (12, 12, 11)))
+    np.testing.assert_allclose(probabilities[:, 1:13, 2:14, 3:14], exponentials / exponentials.sum(axis=0), atol=1e-5)
+    assert (probabilities[0, 0] == 1).all()
+    assert (probabilities[1:, 0] == 0).all()
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
+
+
+def test_probabilities_of_regions_are_sigmoids_inside_the_crop_and_zero_outside():
+    logits = torch.randn(3, 6, 8, 7)
+    probabilities = restore_probabilities(logits, make_geometry(), labels=REGIONS, resampling=RESAMPLING)
+    expected = 1 / (1 + np.exp(-enlarge(logits.numpy(), (12, 12, 11))))
+    np.testing.assert_allclose(probabilities[:, 1:13, 2:14, 3:14], expected, atol=1e-5)
+    assert (probabilities[:, 0] == 0).all()

@@ -1,0 +1,195 @@
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoseg.errors import DeviceError, PredictionError
+from autoseg.inference import sliding_window
+from autoseg.inference.sliding_window import compute_batch_windows, find_storage, predict_logits, retry_in_main_memory
+from autoseg.inference.windows import compute_gaussian_weights, compute_window_starts
+from autoseg.networks import build_network
+
+CPU = torch.device("cpu")
+
+
+class Local(nn.Module):
+    """Three classes that depend on nothing but the voxel itself."""
+
+    def forward(self, image):
+        return (torch.cat([image, 2 * image - 1, image**2], dim=1),)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, image):
+        return (torch.cat([self.factor * image] * 3, dim=1), image)
+
+
+def predict_plainly(network, image, patch, step):
+    """The same in a few plain lines: one window at a time, two volumes of sums, numpy."""
+    flat = len(patch) == 2
+    patch = (1, *patch) if flat else patch
+    missing = [max(0, wanted - extent) for wanted, extent in zip(patch, image.shape[1:], strict=True)]
+    below = [count // 2 for count in missing]
+    padded = np.pad(image, [(0, 0), *((low, count - low) for low, count in zip(below, missing, strict=True))])
+    z, y, x = (compute_gaussian_weights(extent).astype(np.float64) for extent in patch)
+    weights = z[:, None, None] * y[:, None] * x
+    sums, total = np.zeros((3, *padded.shape[1:])), np.zeros(padded.shape[1:])
+    axes = [compute_window_starts(extent, wanted, step) for extent, wanted in zip(padded.shape[1:], patch, strict=True)]
+    for corner in product(*axes):
+        inside = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
+        window = torch.from_numpy(padded[:, *inside])
+        with torch.no_grad():
+            logits = network(window if flat else window[None])[0].numpy()
+        sums[:, *inside] += weights * (np.moveaxis(logits, 0, 1) if flat else logits[0])
+        total[inside] += weights
+    inside = tuple(slice(low, low + extent) for low, extent in zip(below, image.shape[1:], strict=True))
+    return (sums / total)[:, *inside]
+
+
+@pytest.mark.parametrize("shape", [(20, 33, 27), (5, 20, 30), (3, 4, 5)])
+@pytest.mark.parametrize("patch", [(8, 16, 12), (16, 12)])
+@pytest.mark.parametrize("step", [0.3, 0.5, 1.0])
+def test_cutting_and_blending_a_local_network_is_that_network_on_the_whole_volume(
+    build_configuration, shape, patch, step
+):
+    image = torch.randn(1, *shape)
+    logits = predict_logits(
+        Local(), image, configuration=build_configuration(patch), mirror_axes=(0, 1), device=CPU, step_fraction=step
+    )
+    torch.testing.assert_close(logits, Local()(image[None])[0][0], atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 18, 27), (7, 20, 11)])
+@pytest.mark.parametrize("patch", [(8, 16, 12), (16, 12)])
+def test_a_real_network_agrees_with_a_plain_implementation(build_configuration, shape, patch):
+    torch.manual_seed(0)
+    configuration = build_configuration(patch)
+    network = build_network(configuration.network).eval()
+    image = torch.randn(1, *shape)
+    logits = predict_logits(network, image, configuration=configuration, mirror_axes=(), device=CPU)
+    np.testing.assert_allclose(logits.numpy(), predict_plainly(network, image.numpy(), patch, 0.5), atol=2e-5)
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
+def test_batches_of_windows_give_what_single_windows_give(build_configuration, monkeypatch, patch):
+    torch.manual_seed(0)
+    configuration = build_configuration(patch)
+    network = build_network(configuration.network).eval()
+    image = torch.randn(1, 9, 13, 8)
+    results = []
+    for voxels in (1, 5 * 8 ** len(patch)):
+        monkeypatch.setattr(sliding_window, "CPU_BATCH_VOXELS", voxels)
+        results.append(predict_logits(network, image, configuration=configuration, mirror_axes=(), device=CPU))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_on_a_gpu_is_that_of_training_and_on_the_cpu_small_patches_share_one(build_configuration):
+    volume, plane = build_configuration((40, 56, 40), batch_size=7), build_configuration((56, 40), batch_size=7)
+    assert compute_batch_windows(volume, torch.device("cuda")) == 7
+    assert compute_batch_windows(volume, CPU) == 1
+    assert compute_batch_windows(plane, CPU) == 14
+
+
+def test_folds_are_averaged_as_logits(build_configuration):
+    image = torch.randn(1, 9, 9, 9)
+    configuration = build_configuration((8, 8, 8))
+    logits = predict_logits(
+        [Scaled(1.0), Scaled(2.0), Scaled(6.0)], image, configuration=configuration, mirror_axes=(), device=CPU
+    )
+    torch.testing.assert_close(logits, (3 * image).expand(3, -1, -1, -1), atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_is_off_while_predicting_and_on_again_afterwards(build_configuration):
+    class WithDropout(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, image):
+            return (self.dropout(torch.cat([image] * 3, dim=1)),)
+
+    network = WithDropout()
+    image = torch.ones(1, 8, 8, 8)
+    logits = predict_logits(network, image, configuration=build_configuration((8, 8, 8)), mirror_axes=(), device=CPU)
+    assert torch.equal(logits, torch.ones(3, 8, 8, 8))
+    assert network.training
+    assert network.dropout.training
+
+
+def test_every_batch_of_windows_is_reported(build_configuration):
+    calls = []
+    predict_logits(
+        Local(),
+        torch.zeros(1, 8, 8, 12),
+        configuration=build_configuration((8, 8, 8)),
+        mirror_axes=(),
+        device=CPU,
+        on_window=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(2, 2)]  # two windows of 512 voxels make one batch
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_an_output_that_is_not_finite_is_refused(build_configuration, value):
+    class Broken(nn.Module):
+        def forward(self, image):
+            return (torch.cat([image, image + value, image], dim=1),)
+
+    with pytest.raises(PredictionError, match=r"must be finite, found .* in channel\(s\) \[1\]"):
+        predict_logits(
+            Broken(),
+            torch.zeros(1, 8, 8, 8),
+            configuration=build_configuration((8, 8, 8)),
+            mirror_axes=(),
+            device=CPU,
+        )
+
+
+@pytest.mark.parametrize(("needed_bytes", "kind"), [(60, "cuda"), (61, "cpu")])
+def test_sums_lie_on_the_gpu_if_half_of_its_free_and_cached_memory_holds_them(monkeypatch, caplog, needed_bytes, kind):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    caplog.set_level("INFO")
+    assert find_storage(torch.device("cuda"), needed_bytes).type == kind
+    assert ("main memory" in caplog.text) == (kind == "cpu")
+
+
+class Storage:
+    """Work that runs out of memory on some devices and remembers where it was done."""
+
+    def __init__(self, full):
+        self.full = full
+        self.calls = []
+
+    def __call__(self, storage):
+        self.calls.append(storage.type)
+        if storage.type in self.full:
+            raise torch.OutOfMemoryError
+        return torch.zeros(1)
+
+
+def test_a_full_device_is_announced_and_the_sums_go_to_main_memory(caplog):
+    work = Storage(full=("cuda",))
+    retry_in_main_memory(work, torch.device("cuda"))
+    assert work.calls == ["cuda", "cpu"]
+    assert "ran out of memory" in caplog.text
+
+
+def test_a_device_without_room_for_one_batch_is_an_error_that_says_so():
+    with pytest.raises(DeviceError, match="one batch of windows"):
+        retry_in_main_memory(Storage(full=("cuda", "cpu")), torch.device("cuda"))
+
+
+def test_other_errors_are_not_taken_for_a_full_device():
+    def fail(storage):
+        raise RuntimeError(storage)
+
+    with pytest.raises(RuntimeError, match="cuda"):
+        retry_in_main_memory(fail, torch.device("cuda"))

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autoseg.errors import RunError
+from autoseg.networks import NETWORK_PREFIX, build_network, read_weights
+
+
+def test_weights_come_back_as_they_were_and_fit_the_network(make_plan, tmp_path: Path) -> None:
+    network = build_network(make_plan())
+    stored = {NETWORK_PREFIX + name: tensor for name, tensor in network.state_dict().items()}
+    save_file({**stored, "optimizer.step": torch.ones(1)}, tmp_path / "checkpoint.safetensors")
+
+    weights = read_weights(tmp_path / "checkpoint.safetensors")
+
+    other = build_network(make_plan())
+    other.load_state_dict(weights)
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in other.state_dict().items())
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no checkpoint at .*absent\.safetensors; train this fold"):
+        read_weights(tmp_path / "absent.safetensors")
+
+
+def test_a_truncated_checkpoint_is_the_users_error(make_plan, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_file({"network.weight": torch.ones(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors cannot be read .*copy it again"):
+        read_weights(path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be read"):
+        read_weights(tmp_path)
+
+
+def test_a_file_without_a_network_is_the_users_error(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_file({"weight": torch.ones(1)}, path)
+    with pytest.raises(RunError, match=r"holds no network: expected tensors named network\."):
+        read_weights(path)

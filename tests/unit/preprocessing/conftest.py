@@ -1,0 +1,127 @@
+"""Plans for the tests of this folder."""
+
+from collections.abc import Callable
+
+import pytest
+
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import (
+    AugmentationPlan,
+    ChannelPlan,
+    ConfigurationPlan,
+    IntensityWindow,
+    NetworkPlan,
+    NormalizationScheme,
+    Plan,
+    ResamplingPlan,
+    TrainingPlan,
+)
+
+PlanBuilder = Callable[..., Plan]
+
+
+def build_plan(
+    *,
+    spacings_mm: dict[str, tuple[float, ...]],
+    schemes: tuple[NormalizationScheme, ...] = ("zscore",),
+    inside_nonzero_only: bool = False,
+    orientation: str | None = None,
+    axis_permutation: tuple[int, int, int] = (0, 1, 2),
+    labels: LabelScheme | None = None,
+    window: IntensityWindow | None = None,
+) -> Plan:
+    """A complete plan in which only preprocessing matters."""
+    window = window or IntensityWindow(lower=-1, upper=1, mean=0, std=1)
+    return Plan(
+        autoseg_version="0",
+        planner="test",
+        dataset_name="test",
+        file_ending=".nii.gz",
+        orientation=orientation,
+        axis_permutation=axis_permutation,
+        labels=labels or build_labels(2),
+        channels=tuple(
+            ChannelPlan(
+                name=f"channel{index}",
+                normalization=scheme,
+                inside_nonzero_only=inside_nonzero_only,
+                window=window if scheme == "ct" else None,
+            )
+            for index, scheme in enumerate(schemes)
+        ),
+        configurations={name: build_configuration(name, spacing) for name, spacing in spacings_mm.items()},
+        reasons=(),
+    )
+
+
+def build_labels(count: int, *, with_ignore: bool = False) -> LabelScheme:
+    return LabelScheme(
+        classes=tuple(LabelClass(name=f"class{value}", values=(value,)) for value in range(1, count + 1)),
+        ignore_value=count + 1 if with_ignore else None,
+        region_write_values=None,
+        declared_count=count + 1 + with_ignore,
+    )
+
+
+def build_configuration(name: str, spacing_mm: tuple[float, ...]) -> ConfigurationPlan:
+    dimensions = 2 if len(spacing_mm) == 2 else 3
+    return ConfigurationPlan(
+        dimensions=dimensions,
+        spacing_mm=spacing_mm,
+        median_shape_voxels=(32.0,) * dimensions,
+        patch_voxels=(16,) * dimensions,
+        previous_stage=None,
+        data_of=name,
+        resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
+        network=NetworkPlan(
+            architecture="plain_unet",
+            dimensions=dimensions,
+            input_channels=1,
+            output_channels=3,
+            features_per_stage=(8,),
+            kernel_sizes=((3,) * dimensions,),
+            strides=((1,) * dimensions,),
+            blocks_per_stage=(2,),
+            convolutions_per_decoder_stage=(),
+            deep_supervision=False,
+        ),
+        training=build_training(),
+    )
+
+
+def build_training() -> TrainingPlan:
+    never = {name: 0.0 for name in AugmentationPlan.model_fields if name.endswith("_probability")}
+    ranges = {name: (1.0, 1.0) for name in AugmentationPlan.model_fields if name.endswith(("_range", "_range_voxels"))}
+    augmentation = AugmentationPlan(**never, **ranges, rotation_limit_degrees=0, in_plane_only=False, mirror_axes=())
+    return TrainingPlan(
+        epochs=1,
+        iterations_per_epoch=1,
+        validation_iterations_per_epoch=1,
+        batch_size=2,
+        foreground_fraction=0.33,
+        loss="dice_cross_entropy",
+        batch_dice=False,
+        optimizer="sgd_nesterov",
+        initial_learning_rate=0.01,
+        momentum=0.99,
+        weight_decay=0,
+        schedule="polynomial",
+        schedule_exponent=0.9,
+        gradient_norm_limit=12,
+        augmentation=augmentation,
+    )
+
+
+@pytest.fixture
+def plan_builder() -> PlanBuilder:
+    return build_plan
+
+
+@pytest.fixture
+def labels_builder() -> Callable[..., LabelScheme]:
+    return build_labels
+
+
+@pytest.fixture
+def resampling() -> ResamplingPlan:
+    return ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)

@@ -1,0 +1,178 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.errors import RunError
+from autoseg.geometry import Grid
+from autoseg.labels import LabelScheme
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import is_case_written, list_cases, open_case, write_case
+from autoseg.preprocessing.case import PreprocessedCase, preprocess_training_case
+from autoseg.preprocessing.class_locations import find_class_locations
+
+PlanBuilder = Callable[..., Plan]
+LabelsBuilder = Callable[..., LabelScheme]
+SHAPE = (20, 24, 30)
+FILES = ["brain.json", "brain.image.b2nd", "brain.labels.b2nd", "brain.locations.npy"]
+
+
+@pytest.fixture
+def case(plan_builder: PlanBuilder) -> PreprocessedCase:
+    generator = np.random.default_rng(0)
+    image = generator.normal(100, 20, (2, *SHAPE)).astype(np.float32)
+    label_map = generator.integers(0, 3, SHAPE).astype(np.int16)
+    plan = plan_builder(spacings_mm={"3d_fullres": (1.0, 1.0, 1.0)}, schemes=("zscore", "none"))
+    grid = Grid(shape_voxels=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
+    return preprocess_training_case(image, label_map, grid, plan, configuration="3d_fullres")
+
+
+@pytest.fixture
+def labels(labels_builder: LabelsBuilder) -> LabelScheme:
+    return labels_builder(3, with_ignore=True)
+
+
+def write(folder: Path, name: str, case: PreprocessedCase, labels: LabelScheme) -> None:
+    assert case.label_map is not None
+    write_case(folder, name, case, locations=find_class_locations(case.label_map, labels), patch_voxels=(16, 16, 16))
+
+
+def test_a_case_is_read_as_it_was_written(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:
+    assert case.label_map is not None
+    write(tmp_path, "brain", case, labels)
+
+    cached = open_case(tmp_path, "brain")
+
+    assert cached.name == "brain"
+    assert cached.geometry == case.geometry
+    assert (cached.image.shape, cached.label_map.shape) == ((2, *SHAPE), SHAPE)
+    np.testing.assert_array_equal(cached.image[:], case.image)
+    np.testing.assert_array_equal(cached.label_map[:], case.label_map)
+    expected = find_class_locations(case.label_map, labels)
+    np.testing.assert_array_equal(cached.locations.coordinates, expected.coordinates)
+    assert cached.locations.class_ranges == expected.class_ranges
+    assert cached.locations.annotated_range == expected.annotated_range
+
+
+def test_slices_are_numpy_arrays_of_the_type_written(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme
+) -> None:
+    write(tmp_path, "brain", case, labels)
+    cached = open_case(tmp_path, "brain")
+
+    patch, labels_patch = cached.image[:, 3:9, 0:24, 7:8], cached.label_map[3:9, 0:24, 7:8]
+
+    assert isinstance(patch, np.ndarray)
+    assert (patch.dtype, labels_patch.dtype) == (np.float32, np.int16)
+    np.testing.assert_array_equal(patch, case.image[:, 3:9, 0:24, 7:8])
+    assert case.label_map is not None
+    np.testing.assert_array_equal(labels_patch, case.label_map[3:9, 0:24, 7:8])
+
+
+def test_locations_are_mapped_not_loaded(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:
+    write(tmp_path, "brain", case, labels)
+
+    assert isinstance(open_case(tmp_path, "brain").locations.coordinates, np.memmap)
+
+
+def test_a_case_without_foreground_can_be_written(
+    tmp_path: Path, case: PreprocessedCase, labels_builder: LabelsBuilder
+) -> None:
+    empty = PreprocessedCase(image=case.image, label_map=np.zeros(SHAPE, dtype=np.int16), geometry=case.geometry)
+
+    write(tmp_path, "empty", empty, labels_builder(2))
+
+    assert open_case(tmp_path, "empty").locations.coordinates.shape == (0, 3)
+
+
+def test_a_case_of_a_2d_configuration_is_stored_slice_by_slice(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme
+) -> None:
+    assert case.label_map is not None
+    locations = find_class_locations(case.label_map, labels)
+
+    write_case(tmp_path, "brain", case, locations=locations, patch_voxels=(16, 16))
+
+    image = open_case(tmp_path, "brain").image
+    assert image.chunks[:2] == (1, 1)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(image[:], case.image)
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_a_case_counts_as_written_only_when_all_its_files_are_there(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, missing: str
+) -> None:
+    write(tmp_path, "brain", case, labels)
+    assert is_case_written(tmp_path, "brain")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+
+    (tmp_path / missing).unlink()
+
+    assert not is_case_written(tmp_path, "brain")
+    assert list_cases(tmp_path) == ()
+    with pytest.raises(RunError, match=rf"'brain'(.|\n)*{missing}(.|\n)*autoseg preprocess"):
+        open_case(tmp_path, "brain")
+
+
+@pytest.mark.parametrize("damaged", FILES)
+@pytest.mark.parametrize("kept_bytes", [0, 40])
+def test_a_shortened_file_is_an_error_that_says_what_to_do(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, *, damaged: str, kept_bytes: int
+) -> None:
+    write(tmp_path, "brain", case, labels)
+    path = tmp_path / damaged
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+
+    with pytest.raises(RunError, match="autoseg preprocess"):
+        open_case(tmp_path, "brain")
+
+
+def test_a_file_with_foreign_content_is_an_error(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:
+    write(tmp_path, "brain", case, labels)
+    path = tmp_path / "brain.image.b2nd"
+    path.write_bytes(b"x" * path.stat().st_size)
+
+    with pytest.raises(RunError, match="damaged"):
+        open_case(tmp_path, "brain")
+
+
+def test_an_interrupted_rewrite_does_not_leave_a_case_that_counts_as_written(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme
+) -> None:
+    assert case.label_map is not None
+    write(tmp_path, "brain", case, labels)
+    (tmp_path / "brain.labels.b2nd").unlink()
+    (tmp_path / "brain.labels.b2nd").mkdir()  # writing the second of the four files fails
+
+    with pytest.raises(RunError, match=r"cannot write .*brain\.labels\.b2nd"):
+        write(tmp_path, "brain", case, labels)
+
+    assert not (tmp_path / "brain.json").exists()
+    assert not is_case_written(tmp_path, "brain")
+
+
+def test_writing_again_replaces_the_case(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:
+    write(tmp_path, "brain", case, labels)
+    changed = PreprocessedCase(image=case.image + 1, label_map=case.label_map, geometry=case.geometry)
+
+    write(tmp_path, "brain", changed, labels)
+
+    np.testing.assert_array_equal(open_case(tmp_path, "brain").image[:], case.image + 1)
+
+
+def test_cases_are_listed_by_name(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:
+    for name in ("b.2", "a_1"):
+        write(tmp_path, name, case, labels)
+    (tmp_path / ".half-written.json").write_text("{}")
+
+    assert list_cases(tmp_path) == ("a_1", "b.2")
+    assert list_cases(tmp_path / "nowhere") == ()
+
+
+def test_writing_compresses(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:
+    smooth = PreprocessedCase(image=np.zeros_like(case.image), label_map=case.label_map, geometry=case.geometry)
+
+    write(tmp_path, "smooth", smooth, labels)
+
+    assert (tmp_path / "smooth.image.b2nd").stat().st_size < smooth.image.nbytes / 50

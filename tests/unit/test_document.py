@@ -1,0 +1,120 @@
+import json
+import math
+from typing import Annotated, Literal, Self
+
+import pytest
+from pydantic import Field, model_validator
+
+from autoseg.document import Document, Part, parse_part, read_document, read_json, suggest_key, write_document
+from autoseg.errors import DocumentError
+
+
+class Leaf(Part):
+    size: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.size == 13:
+            msg = "size must not be 13"
+            raise ValueError(msg)
+        return self
+
+
+class Tree(Document):
+    schema_version: Literal[2] = 2
+    name: str
+    leaves: tuple[Leaf, ...]
+    height: float = 1.0
+
+
+TREE = Tree(name="oak", leaves=(Leaf(size=1), Leaf(size=2)))
+
+
+def read(tmp_path, content) -> Tree:
+    path = tmp_path / "tree.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read_document(path, Tree)
+
+
+def test_a_document_comes_back(tmp_path):
+    write_document(tmp_path / "tree.json", TREE)
+    assert read_document(tmp_path / "tree.json", Tree) == TREE
+    assert (tmp_path / "tree.json").read_text().endswith("}\n")
+    assert json.loads((tmp_path / "tree.json").read_text())["leaves"] == [{"size": 1}, {"size": 2}]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_does_not_know_come_back(tmp_path, value):
+    write_document(tmp_path / "tree.json", TREE.model_copy(update={"height": value}))
+    json.loads((tmp_path / "tree.json").read_text(), parse_constant=pytest.fail)
+    height = read_document(tmp_path / "tree.json", Tree).height
+    assert height == value or (math.isnan(height) and math.isnan(value))
+
+
+def test_every_problem_is_named_with_file_and_field(tmp_path):
+    content = {"schema_version": 2, "nmae": "x", "leaves": [{"size": 1}, {"size": 0, "colour": 1}, {"size": 13}]}
+    with pytest.raises(DocumentError) as caught:
+        read(tmp_path, content)
+    assert str(caught.value).splitlines() == [
+        "tree.json: name: is missing",
+        "tree.json: leaves.1.size: input should be greater than 0 (got 0)",
+        "tree.json: leaves.1.colour: unknown key",
+        "tree.json: leaves.2: size must not be 13",
+        "tree.json: nmae: unknown key (did you mean 'name'?)",
+    ]
+
+
+def test_a_problem_of_the_whole_document_is_named_by_its_file():
+    with pytest.raises(DocumentError, match=r"^leaf\.json: size must not be 13$"):
+        parse_part({"size": 13}, Leaf, where="leaf.json")
+
+
+@pytest.mark.parametrize("version", [1, 3, "2", None])
+def test_another_version_is_refused_with_advice(tmp_path, version):
+    with pytest.raises(DocumentError, match=r"tree\.json has schema version .*, this autoseg reads version 2; use the"):
+        read(tmp_path, {"schema_version": version, "name": "x", "leaves": []})
+
+
+def test_a_missing_version_is_refused(tmp_path):
+    with pytest.raises(DocumentError, match="schema version None"):
+        read(tmp_path, {"name": "x", "leaves": []})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "must hold a JSON object, found list"),
+        ('{"a": 1,\n}', r"tree\.json, line 2, column 1: not valid JSON"),
+        ('{"name": 1, "name": 2}', "the key 'name' stands twice"),
+        ('{"schema_version": 2, "leaves": [{"size": 1, "size": 2}]}', "the key 'size' stands twice"),
+    ],
+)
+def test_what_is_no_document_is_refused(tmp_path, content, message):
+    with pytest.raises(DocumentError, match=message):
+        read(tmp_path, content)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(DocumentError, match=r"gone\.json does not exist"):
+        read_json(tmp_path / "gone.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DocumentError, match=r"folder\.json cannot be read"):
+        read_json(tmp_path / "folder.json")
+    (tmp_path / "latin.json").write_bytes(b'"\xe9"')
+    with pytest.raises(DocumentError, match=r"latin\.json cannot be read"):
+        read_json(tmp_path / "latin.json")
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    (tmp_path / "a.json").write_text('\ufeff{"a": "ä"}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"a": "ä"}
+
+
+def test_documents_cannot_be_changed():
+    with pytest.raises(Exception, match="frozen"):
+        TREE.name = "elm"
+
+
+def test_only_close_keys_are_suggested():
+    assert suggest_key("lables", ["labels", "name"]) == " (did you mean 'labels'?)"
+    assert suggest_key("zzz", ["labels", "name"]) == ""

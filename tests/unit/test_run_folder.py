@@ -1,0 +1,117 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from autoseg.errors import RunError
+from autoseg.run_folder import FoldFolder, RunFolder, make_folder, open_run, write_atomically, write_text
+
+
+def collect_paths(folder: RunFolder | FoldFolder) -> dict[str, Path]:
+    names = [name for name, value in vars(type(folder)).items() if isinstance(value, property)]
+    assert names
+    return {name: getattr(folder, name) for name in names}
+
+
+def test_all_names_lie_in_the_run_and_differ():
+    run = RunFolder(Path("run"))
+    fold = run.fold("3d_fullres", "0")
+    paths = [*collect_paths(run).values(), *collect_paths(fold).values(), run.preprocessed("2d"), fold.root]
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_relative_to("run") for path in paths)
+
+
+def test_folds_and_configurations_have_their_own_folders():
+    run = RunFolder(Path("run"))
+    assert run.fold("2d", "all").root == Path("run/models/2d/fold_all")
+    assert run.fold("2d", "1").final_checkpoint == Path("run/models/2d/fold_1/checkpoint_final.safetensors")
+    assert run.preprocessed("2d") == Path("run/preprocessed/2d")
+    assert run.configuration_models("2d") == Path("run/models/2d")
+
+
+def test_a_run_is_opened_by_its_plan(tmp_path):
+    with pytest.raises(RunError, match=r"no run folder at .*make one with: autoseg plan DATASET --run"):
+        open_run(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"holds no plan\.json"):
+        open_run(tmp_path)
+    (tmp_path / "plan.json").touch()
+    assert open_run(tmp_path) == RunFolder(tmp_path)
+
+
+def test_folders_are_made_with_their_parents(tmp_path):
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    make_folder(tmp_path / "a" / "b")
+
+
+def test_a_file_where_a_folder_should_be_is_an_error(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(RunError, match="cannot create the folder"):
+        make_folder(tmp_path / "a")
+    with pytest.raises(RunError, match="cannot create the folder"):
+        write_text(tmp_path / "a" / "b.txt", "x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_that_may_not_be_written_is_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="is not writable"):
+        make_folder(tmp_path)
+
+
+def test_text_is_written_whole(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "größer\n")
+    assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "größer\n"
+    write_text(tmp_path / "new" / "a.txt", "other")
+    assert (tmp_path / "new" / "a.txt").read_text() == "other"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+def write_and_fail(path: Path, failure: type[BaseException]) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text("new")
+        raise failure
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "a.nii.gz"
+    path.write_text("old")
+    with pytest.raises(failure):
+        write_and_fail(path, failure)
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_the_temporary_file_is_hidden_beside_the_final_one_with_its_ending(tmp_path):
+    path = tmp_path / "case.1.nii.gz"
+    with write_atomically(path) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".")
+        assert temporary.name.endswith(".nii.gz")
+        assert not path.exists()
+    assert path.exists()
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with write_atomically(path) as first, write_atomically(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    with pytest.raises(RunError, match=r"cannot write .*a\.txt: No space left"), write_atomically(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_written_files_have_the_permissions_that_the_umask_grants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640

@@ -1,0 +1,131 @@
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from autoseg.errors import RunError, TrainingError
+from autoseg.preprocessing.cache import open_case
+from autoseg.training.batches import (
+    build_batch_source,
+    dead_workers_reported,
+    list_batch_keys,
+    stream_batches,
+)
+from autoseg.training.randomness import BatchKey
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def build_source(plan_configuration, channels, data_folder, fold):
+    """Prepares batches of the tiny configuration."""
+
+    def build(*, seed=7, folder=data_folder, **changes):
+        return build_batch_source(plan_configuration(**changes), channels, data_folder=folder, fold=fold, seed=seed)
+
+    return build
+
+
+@pytest.fixture
+def source(build_source):
+    return build_source()
+
+
+def are_equal(first, second):
+    return torch.equal(first.image, second.image) and torch.equal(first.label_map, second.label_map)
+
+
+def test_the_batches_of_an_epoch_are_followed_by_its_validation_and_the_next_epoch(plan_configuration):
+    keys = [
+        (key.stream[0], key.epoch, key.iteration) for key in list_batch_keys(plan_configuration().training, range(1, 3))
+    ]
+    assert keys == [
+        *[("t", 1, 0), ("t", 1, 1), ("t", 1, 2), ("v", 1, 0), ("v", 1, 1)],
+        *[("t", 2, 0), ("t", 2, 1), ("t", 2, 2), ("v", 2, 0), ("v", 2, 1)],
+    ]
+
+
+def test_a_2d_batch_has_two_axes_and_labels_without_the_outside(source):
+    batch = source[BatchKey(stream="training", epoch=0, iteration=0)]
+    assert (batch.image.shape, batch.image.dtype) == ((2, 1, 16, 16), torch.float32)
+    assert (batch.label_map.shape, batch.label_map.dtype) == ((2, 16, 16), torch.int16)
+    assert batch.label_map.min() == 0
+
+
+def test_a_3d_batch_has_three_axes(build_source):
+    source = build_source(dimensions=3)
+    assert source[BatchKey(stream="training", epoch=0, iteration=0)].image.shape == (2, 1, 16, 16, 16)
+    assert source[BatchKey(stream="validation", epoch=0, iteration=0)].label_map.shape == (2, 16, 16, 16)
+
+
+def test_a_batch_depends_on_its_key_and_the_seed_alone(source, build_source):
+    key = BatchKey(stream="training", epoch=3, iteration=5)
+    batch = source[key]
+    np.random.seed(99)
+    random.seed(99)
+    other = source[BatchKey(stream="training", epoch=3, iteration=6)]
+    assert are_equal(source[key], batch)
+    assert not are_equal(other, batch)
+    assert not are_equal(build_source(seed=8)[key], batch)
+
+
+def test_making_batches_leaves_the_global_generators_alone(source):
+    np.random.seed(3)
+    expected = np.random.uniform()
+    np.random.seed(3)
+    source[BatchKey(stream="training", epoch=0, iteration=0)]
+    assert np.random.uniform() == expected
+
+
+def test_validation_patches_come_from_the_held_out_case_without_augmentation(source, data_folder):
+    volume = open_case(data_folder, "case_3").image[:]
+    windows = np.lib.stride_tricks.sliding_window_view(volume[0], (16, 16), axis=(1, 2)).reshape(-1, 16, 16)
+    batch = source[BatchKey(stream="validation", epoch=0, iteration=0)]
+    assert (windows == batch.image[0, 0].numpy()).all(axis=(1, 2)).any()
+
+
+def test_workers_make_the_same_batches_in_the_same_order(source, plan_configuration):
+    keys = list(list_batch_keys(plan_configuration().training, range(2)))
+    alone = list(stream_batches(source, keys, workers=0, device=CPU))
+    together = list(stream_batches(source, keys, workers=2, device=CPU))
+    assert len(alone) == len(together) == len(keys)
+    assert all(map(are_equal, alone, together))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_missing_case_is_named(build_source, tmp_path, workers):
+    source = build_source(folder=tmp_path)
+    keys = [BatchKey(stream="training", epoch=0, iteration=0)]
+    with pytest.raises(RunError, match="preprocessed case 'case_"):
+        next(stream_batches(source, keys, workers=workers, device=CPU))
+
+
+class KilledSource(Dataset):
+    """Does to its process what a system without memory does."""
+
+    def __getitem__(self, key):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def consume(batches):
+    with dead_workers_reported():
+        list(batches)
+
+
+def test_a_dead_worker_is_reported_with_what_to_do(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    keys = [BatchKey(stream="training", epoch=0, iteration=0)]
+    with pytest.raises(TrainingError, match=r"has died .*exited unexpectedly.*fewer --workers.*shm"):
+        consume(stream_batches(KilledSource(), keys, workers=1, device=CPU))
+
+
+def test_other_failures_keep_their_type():
+    def fail():
+        yield 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        consume(fail())

@@ -1,0 +1,170 @@
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from autoseg.errors import TrainingError
+from autoseg.networks import read_weights
+from autoseg.training.checkpoint import (
+    check_identity,
+    identify_training,
+    read_checkpoint,
+    restore_learner,
+    write_checkpoint,
+)
+from autoseg.training.folds import Fold
+from autoseg.training.history import EpochRecord
+from autoseg.training.step import Batch, build_learner, run_training_step
+
+CPU = torch.device("cpu")
+RECORD = EpochRecord(
+    epoch=0,
+    learning_rate=0.01,
+    train_loss=0.5,
+    validation_loss=None,
+    pseudo_dice=(0.25, None),
+    mean_pseudo_dice=0.25,
+    moving_average=0.25,
+    seconds=1.0,
+    seconds_per_iteration=0.1,
+    data_wait_seconds=0.0,
+)
+
+
+@pytest.fixture
+def identify(plan_configuration, labels, channels, fold):
+    def make(*, epochs=4, seed=0, cases=fold, **changes):
+        return identify_training(plan_configuration(**changes), labels, channels, fold=cases, epochs=epochs, seed=seed)
+
+    return make
+
+
+@pytest.fixture
+def make_learner(plan_configuration, labels):
+    return lambda seed=0: build_learner(plan_configuration(), labels, device=CPU, seed=seed)
+
+
+def step(learner, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn((2, 1, 16, 16), generator=generator)
+    return run_training_step(learner, Batch(image=image, label_map=(image[:, 0] > 1).to(torch.int16)))
+
+
+@pytest.fixture
+def written(tmp_path, make_learner, identify):
+    """A learner after one step and the file with its state."""
+    learner = make_learner()
+    step(learner)
+    path = tmp_path / "checkpoint_latest.safetensors"
+    write_checkpoint(path, learner, identity=identify(), history=[RECORD], with_optimizer=True)
+    return learner, path
+
+
+def get_state(learner):
+    momenta = [learner.optimizer.state[parameter]["momentum_buffer"] for parameter in learner.parameters]
+    return [*learner.network.state_dict().values(), *momenta]
+
+
+def test_a_restored_learner_goes_on_bit_for_bit(written, make_learner):
+    learner, path = written
+    other = make_learner(seed=1)
+    checkpoint = read_checkpoint(path)
+    restore_learner(checkpoint, other)
+    assert checkpoint.description.history == (RECORD,)
+    assert all(map(torch.equal, get_state(learner), get_state(other)))
+    assert step(learner, seed=1) == step(other, seed=1)
+    assert all(map(torch.equal, get_state(learner), get_state(other)))
+
+
+def test_prediction_finds_the_weights(written):
+    learner, path = written
+    weights = read_weights(path)
+    state = learner.network.state_dict()
+    assert set(weights) == set(state)
+    assert all(torch.equal(weights[name], state[name]) for name in state)
+
+
+def test_without_the_optimizer_only_the_weights_are_stored(tmp_path, written, make_learner, identify):
+    learner, full = written
+    path = tmp_path / "checkpoint_final.safetensors"
+    write_checkpoint(path, learner, identity=identify(), history=[RECORD], with_optimizer=False)
+    assert path.stat().st_size < 0.7 * full.stat().st_size
+    checkpoint = read_checkpoint(path)
+    other = make_learner()
+    with pytest.raises(TrainingError, match="lacks the optimizer's state"):
+        restore_learner(checkpoint, other)
+
+
+def test_strided_and_shared_tensors_are_stored_as_they_are(tmp_path, written, identify):
+    learner, _ = written
+    learner.network.to(memory_format=torch.channels_last)
+    learner.network.register_buffer("shared", learner.network.heads[0].weight.detach().transpose(0, 1))
+    path = tmp_path / "strided.safetensors"
+    write_checkpoint(path, learner, identity=identify(), history=[], with_optimizer=False)
+    stored = read_checkpoint(path).tensors
+    for name, value in learner.network.state_dict().items():
+        assert torch.equal(stored[f"network.{name}"], value)
+
+
+def test_the_file_holds_tensors_and_json(written):
+    _, path = written
+    with safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["autoseg"])
+        names = set(file.keys())
+    assert description["schema_version"] == 1
+    assert description["history"][0]["pseudo_dice"] == [0.25, None]
+    assert {name.split(".")[0] for name in names} == {"network", "optimizer"}
+    assert "optimizer.0.momentum_buffer" in names
+
+
+@pytest.mark.parametrize("keep", [0, 5, 0.5])
+def test_a_damaged_file_is_refused(written, keep):
+    _, path = written
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    with pytest.raises(TrainingError, match=r"checkpoint_latest.* is damaged .*--restart"):
+        read_checkpoint(path)
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(TrainingError, match="was not written by autoseg's training"):
+        read_checkpoint(path)
+
+
+def test_a_file_of_another_version_is_refused(written, tmp_path):
+    _, path = written
+    with safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["autoseg"])
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, other, metadata={"autoseg": json.dumps(description | {"schema_version": 2})})
+    with pytest.raises(TrainingError, match=r"another version of autoseg \(schema_version"):
+        read_checkpoint(other)
+
+
+def test_another_network_is_refused(written, plan_configuration, labels):
+    _, path = written
+    other = build_learner(plan_configuration(stages=2), labels, device=CPU, seed=0)
+    checkpoint = read_checkpoint(path)
+    with pytest.raises(TrainingError, match="does not fit the planned network"):
+        restore_learner(checkpoint, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 8}, "epochs was 4, now 8"),
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"momentum": 0.5}, "the plan changed"),
+        ({"cases": Fold(training=("a",), validation=("b",))}, "the cases of the fold changed"),
+    ],
+)
+def test_a_training_is_continued_as_it_was_begun(written, identify, changes, message):
+    checkpoint = read_checkpoint(written[1])
+    check_identity(checkpoint, identify())
+    different = identify(**changes)
+    with pytest.raises(TrainingError, match=f"{message}.*--restart"):
+        check_identity(checkpoint, different)

@@ -1,0 +1,77 @@
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from autoseg.training.event_files import open_event_files, write_events
+from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
+from autoseg.training.progress_picture import write_progress_picture
+
+
+def make_record(epoch, **changes):
+    values = {
+        "epoch": epoch,
+        "learning_rate": 0.01,
+        "train_loss": 0.5,
+        "validation_loss": 0.6,
+        "pseudo_dice": (0.7, None),
+        "mean_pseudo_dice": 0.7,
+        "moving_average": 0.6,
+        "seconds": 2.0,
+        "seconds_per_iteration": 0.1,
+        "data_wait_seconds": 0.2,
+    }
+    return EpochRecord.model_validate(values | changes)
+
+
+def test_the_log_has_one_line_per_epoch(tmp_path):
+    path = tmp_path / "fold_0" / "training_log.jsonl"
+    records = [make_record(0), make_record(1, train_loss=None)]
+    for record in records:
+        append_to_training_log(path, record)
+    assert [EpochRecord.model_validate_json(line) for line in path.read_text().splitlines()] == records
+
+
+def test_a_log_written_anew_forgets_what_will_be_repeated(tmp_path):
+    path = tmp_path / "training_log.jsonl"
+    for epoch in range(3):
+        append_to_training_log(path, make_record(epoch))
+    write_training_log(path, [make_record(0)])
+    append_to_training_log(path, make_record(1))
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+def read_scalars(folder, tag):
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
+
+
+def test_event_files_hold_every_epoch_once_even_after_an_interruption(tmp_path):
+    with open_event_files(tmp_path, first_epoch=0) as writer:
+        for epoch in range(4):
+            write_events(writer, make_record(epoch, train_loss=1.0), ("a", "b"))
+    with open_event_files(tmp_path, first_epoch=2) as writer:
+        for epoch in range(2, 4):
+            write_events(writer, make_record(epoch, train_loss=2.0), ("a", "b"))
+    assert read_scalars(tmp_path, "loss/training") == {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0}
+
+
+def test_event_files_leave_out_what_has_no_value(tmp_path):
+    with open_event_files(tmp_path, first_epoch=0) as writer:
+        write_events(writer, make_record(0), ("a", "b"))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert "pseudo_dice_of_class/a" in tags
+    assert "pseudo_dice_of_class/b" not in tags
+    assert read_scalars(tmp_path, "pseudo_dice/mean")[0] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_picture_is_a_png_also_with_gaps_or_one_epoch(tmp_path, count):
+    path = tmp_path / "progress.png"
+    records = [make_record(0, mean_pseudo_dice=None, moving_average=None, train_loss=None)]
+    write_progress_picture(path, records + [make_record(epoch) for epoch in range(1, count)])
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,183 @@
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from autoseg.errors import VolumeError
+from autoseg.geometry import Grid
+from autoseg.volume_io import check_same_grid, read_grid, read_image, read_label_map, write_label_map
+
+EXACT_ENDINGS = [".mha", ".mhd", ".nrrd", ".nhdr"]
+SPACING = (0.1, 0.7123456789, 1 / 3)
+ORIGIN = (1.1, -2 / 3, 7.7)
+ANGLE = 0.3
+DIRECTION = (np.cos(ANGLE), -np.sin(ANGLE), 0.0, np.sin(ANGLE), np.cos(ANGLE), 0.0, 0.0, 0.0, 1.0)
+LPS = ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (-1.0, 0.0, 0.0))
+
+
+def make_image(shape=(2, 3, 4), *, dtype=np.int16, is_vector=False) -> SimpleITK.Image:
+    image = SimpleITK.GetImageFromArray(np.arange(np.prod(shape)).reshape(shape).astype(dtype), isVector=is_vector)
+    if image.GetDimension() == 2:
+        image.SetSpacing(SPACING[:2])
+        image.SetOrigin(ORIGIN[:2])
+        image.SetDirection((0.0, 1.0, -1.0, 0.0))
+    elif image.GetDimension() == 3:
+        image.SetSpacing(SPACING)
+        image.SetOrigin(ORIGIN)
+        image.SetDirection(DIRECTION)
+    return image
+
+
+def save(path: Path, image: SimpleITK.Image) -> Path:
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
+def get_geometry(path: Path) -> tuple:
+    image = SimpleITK.ReadImage(str(path))
+    return image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+
+
+@pytest.mark.parametrize("ending", EXACT_ENDINGS)
+@pytest.mark.parametrize("shape", [(2, 3, 4), (3, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32])
+def test_a_label_map_has_exactly_the_geometry_of_its_image(tmp_path, ending, shape, dtype):
+    source = save(tmp_path / f"image{ending}", make_image(shape))
+    grid = read_grid(source)
+    labels = np.random.default_rng(0).integers(0, 99, grid.shape_voxels).astype(dtype)
+    write_label_map(tmp_path / "out" / f"label{ending}", labels, grid=grid, like=source)
+    assert get_geometry(tmp_path / "out" / f"label{ending}") == get_geometry(source)
+    written = SimpleITK.ReadImage(str(tmp_path / "out" / f"label{ending}"))
+    assert SimpleITK.GetArrayFromImage(written).dtype == dtype
+    restored = read_label_map(tmp_path / "out" / f"label{ending}")
+    np.testing.assert_array_equal(restored.array, labels)
+    assert restored.grid == grid
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".gipl", ".gipl.gz"])
+def test_axes_and_values_are_those_of_the_file(tmp_path, ending):
+    image = make_image()
+    image.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+    volume = read_image([save(tmp_path / f"a{ending}", image)])
+    np.testing.assert_array_equal(volume.array[0], np.arange(24).reshape(2, 3, 4))
+    assert volume.array.dtype == np.float32
+    assert volume.grid.orientation_code == "LPS"
+    np.testing.assert_allclose(volume.grid.spacing_mm, SPACING[::-1], rtol=1e-6)
+    np.testing.assert_allclose(volume.grid.origin_mm, (-1.1, 2 / 3, 7.7), rtol=1e-6)
+
+
+def test_the_world_is_that_of_nifti(tmp_path):
+    image = make_image()
+    nrrd, nifti = save(tmp_path / "a.nrrd", image), save(tmp_path / "a.nii.gz", image)
+    check_same_grid(read_grid(nrrd), read_grid(nifti), what="the same image in two formats")
+    np.testing.assert_array_equal(read_image([nrrd]).array, read_image([nifti]).array)
+
+
+def test_a_flat_image_of_nifti_lies_where_that_of_itk_lies(tmp_path):
+    image = make_image((3, 4))
+    nrrd, nifti = save(tmp_path / "a.nrrd", image), save(tmp_path / "a.nii.gz", image)
+    check_same_grid(read_grid(nrrd), read_grid(nifti), what="the same image in two formats")
+
+
+def test_vectors_and_the_fourth_dimension_are_channels(tmp_path):
+    vector = make_image((2, 3, 4, 3), is_vector=True)
+    path = save(tmp_path / "vector.mha", vector)
+    expected = np.moveaxis(np.arange(72).reshape(2, 3, 4, 3), -1, 0)
+    np.testing.assert_array_equal(read_image([path]).array, expected)
+    assert read_image([path]).array.flags.c_contiguous
+    flat = save(tmp_path / "flat.mha", make_image((3, 4, 3), is_vector=True))
+    np.testing.assert_array_equal(read_image([flat]).array[:, 0], np.moveaxis(np.arange(36).reshape(3, 4, 3), -1, 0))
+    fourth = save(tmp_path / "fourth.nrrd", make_image((2, 2, 3, 4)))
+    volume = read_image([fourth])
+    np.testing.assert_array_equal(volume.array, np.arange(48).reshape(2, 2, 3, 4))
+    for file in (path, flat, fourth):
+        assert read_grid(file) == read_image([file]).grid
+
+
+def test_a_flat_image_has_a_z_spacing_far_above_the_others(tmp_path):
+    grid = read_grid(save(tmp_path / "a.mha", make_image((3, 4))))
+    assert grid.shape_voxels == (1, 3, 4)
+    assert grid.spacing_mm == (999 * SPACING[1], SPACING[1], SPACING[0])
+    assert grid.origin_mm == (-ORIGIN[0], -ORIGIN[1], 0.0)
+    assert grid.is_oriented
+
+
+def test_a_flat_grid_that_is_tilted_is_written_in_three_dimensions(tmp_path):
+    grid = read_grid(save(tmp_path / "a.mha", make_image((3, 4))))
+    tilted = replace(grid, direction=((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)))
+    write_label_map(tmp_path / "b.mha", np.ones((1, 3, 4), np.uint8), grid=tilted, like=None)
+    assert len(get_geometry(tmp_path / "b.mha")[0]) == 3
+    assert read_grid(tmp_path / "b.mha") == tilted
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+def test_header_and_voxels_get_their_final_names(tmp_path, ending):
+    grid = Grid(shape_voxels=(2, 3, 4), spacing_mm=(1.0, 1.0, 1.0))
+    write_label_map(tmp_path / f"case.1{ending}", np.ones((2, 3, 4), np.uint8), grid=grid, like=None)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) == 2
+    assert all(name.startswith("case.1") for name in names)
+
+
+def test_what_gipl_cannot_hold_is_refused_and_leaves_no_file(tmp_path):
+    grid = read_grid(save(tmp_path / "image.mha", make_image()))
+    with pytest.raises(VolumeError, match=r"label\.gipl: its format cannot hold the grid"):
+        write_label_map(tmp_path / "label.gipl", np.ones((2, 3, 4), np.uint8), grid=grid, like=None)
+    plain = Grid(shape_voxels=(2, 3, 4), spacing_mm=(1.0, 1.0, 1.0), direction=LPS)
+    with pytest.raises(VolumeError, match=r"label\.gipl with 32-bit signed integer"):
+        write_label_map(tmp_path / "label.gipl", np.ones((2, 3, 4), np.int32), grid=plain, like=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.mha"]
+    write_label_map(tmp_path / "label.gipl", np.ones((2, 3, 4), np.uint16), grid=plain, like=None)
+    assert read_label_map(tmp_path / "label.gipl").grid == plain
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_a_cut_file_is_an_error(tmp_path, ending):
+    path = save(tmp_path / f"a{ending}", make_image((20, 20, 20)))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(VolumeError, match=rf"a{ending} cannot be read"):
+        read_image([path])
+
+
+def test_a_header_without_its_voxels_is_an_error(tmp_path):
+    path = save(tmp_path / "a.mhd", make_image())
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(VolumeError, match=r"a\.mhd cannot be read"):
+        read_image([path])
+
+
+def test_four_dimensions_of_vectors_are_refused(tmp_path):
+    path = save(tmp_path / "a.nrrd", make_image((2, 2, 3, 4, 2), is_vector=True))
+    with pytest.raises(VolumeError, match="4 dimensions with 2 components"):
+        read_image([path])
+    with pytest.raises(VolumeError, match="split the file"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("spacing", [b"0", b"-1", b"nan", b"inf"])
+def test_a_spacing_that_makes_no_sense_is_an_error(tmp_path, spacing):
+    path = save(tmp_path / "a.mha", make_image())
+    path.write_bytes(re.sub(rb"(ElementSpacing = )\S+", rb"\g<1>" + spacing, path.read_bytes()))
+    with pytest.raises(VolumeError, match=r"a\.mha: spacing must be positive"):
+        read_grid(path)
+    with pytest.raises(VolumeError, match=r"a\.mha: spacing must be positive"):
+        read_image([path])
+
+
+def test_a_missing_spacing_is_named(tmp_path, caplog):
+    path = save(tmp_path / "a.mha", make_image())
+    path.write_bytes(re.sub(rb"ElementSpacing = [^\n]+\n", b"", path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert read_grid(path).spacing_mm == (1.0, 1.0, 1.0)
+    assert "no ElementSpacing" in caplog.text
+
+
+def test_a_zero_vector_as_direction_is_an_error(tmp_path):
+    path = save(tmp_path / "a.nrrd", make_image())
+    path.write_bytes(re.sub(rb"space directions: \([^)]*\)", b"space directions: (0,0,0)", path.read_bytes()))
+    with pytest.raises(VolumeError, match=r"a\.nrrd"):
+        read_grid(path)
