@@ -244,6 +244,7 @@ class Plan(Document):
     """Everything that was decided for a dataset.
 
     Attributes:
+        accelerator_memory_gb: Memory that was planned for.
         orientation: Axis code (x, y, z) to which images are brought before anything else; None for pictures.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
         file_ending: Ending of predicted label maps, as in the dataset.
@@ -252,6 +253,7 @@ class Plan(Document):
     schema_version: Literal[1] = 1
     autoseg_version: str
     planner: str
+    accelerator_memory_gb: Positive
     dataset_name: str
     file_ending: str
     orientation: str | None

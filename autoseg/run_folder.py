@@ -105,6 +105,10 @@ class RunFolder:
         """Arrays ready for the network, one set of files per case."""
         return self.root / "preprocessed" / configuration
 
+    def recipe(self, configuration: str) -> Path:
+        """By which part of the plan the arrays of `preprocessed` were made."""
+        return self.root / "preprocessed" / f"{configuration}.json"
+
     def configuration_models(self, configuration: str) -> Path:
         """All trainings of one configuration."""
         return self.root / "models" / configuration

@@ -60,6 +60,7 @@ class Planner:
         return Plan(
             autoseg_version=__version__,
             planner=self.name,
+            accelerator_memory_gb=memory.value,
             dataset_name=fingerprint.dataset_name,
             file_ending=fingerprint.file_ending,
             orientation=fingerprint.orientation,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
+from autoseg.host_memory import keep_freed_memory
 from autoseg.inference.folds import find_configuration, find_folds
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
@@ -134,6 +135,8 @@ def load_model(
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
     processor = choose_device(device)
+    if processor.type == "cpu":
+        keep_freed_memory()
     name = find_configuration(folder, read_document(folder.plan, Plan), configuration)
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]

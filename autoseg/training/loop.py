@@ -175,19 +175,22 @@ class _Session:
         write_training_log(self.output.training_log, self.history)
 
     def run(self, batches: Iterator[Batch], seconds_between_checkpoints: float) -> Iterator[IterationDone | EpochDone]:
-        """Runs all remaining epochs and leaves the final checkpoint."""
+        """Runs all remaining epochs; the final checkpoint is there when the last one is reported."""
         saved = _Timer()
         with open_event_files(self.output.tensorboard, first_epoch=len(self.history)) as events:
             for epoch in range(len(self.history), self.identity.epochs):
                 record = yield from self._run_epoch(epoch, batches)
                 self._keep_record(record)
                 write_events(events, record, self.learner.labels.class_names)
-                is_due = saved.seconds >= seconds_between_checkpoints or (epoch + 1) % EPOCHS_BETWEEN_CHECKPOINTS == 0
-                if is_due and epoch + 1 < self.identity.epochs:
+                if epoch + 1 == self.identity.epochs:
+                    self._finish()
+                elif saved.seconds >= seconds_between_checkpoints or (epoch + 1) % EPOCHS_BETWEEN_CHECKPOINTS == 0:
                     self._save(self.output.latest_checkpoint, with_optimizer=True)
                     write_progress_picture(self.output.progress_picture, self.history)
                     saved = _Timer()
                 yield EpochDone(record=record)
+
+    def _finish(self) -> None:
         write_progress_picture(self.output.progress_picture, self.history)
         self._save(self.output.final_checkpoint, with_optimizer=False)
         self.output.latest_checkpoint.unlink(missing_ok=True)
@@ -272,7 +275,7 @@ def _failures_reported(device: torch.device) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         msg = (
             f"{device} has too little memory for the planned network and batch; close what else uses it, "
-            f"or plan for less with: autoseg plan --memory"
+            f"or plan for less with: autoseg plan --memory-gb"
         )
         raise DeviceError(msg) from error
 

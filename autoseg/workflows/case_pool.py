@@ -15,6 +15,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from autoseg.errors import AutosegError, ProblemsError
+from autoseg.host_memory import keep_freed_memory
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
 
@@ -169,11 +170,12 @@ def _run_alone(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], i
 def _open_pool(workers: int) -> ProcessPoolExecutor:
     # "spawn" starts clean interpreters: forking a process that runs threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
 
 
-def _use_one_thread() -> None:
+def _prepare_worker() -> None:
     threadpool_limits(1)
+    keep_freed_memory()
 
 
 def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:

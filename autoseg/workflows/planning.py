@@ -100,7 +100,7 @@ def plan_dataset(
 
 
 def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: int | None, progress: Progress) -> int:
-    """Preprocesses a planned run again, after its plan was edited by hand; returns the number of cases written.
+    """Preprocesses what is missing or was made before the plan was edited; returns the number of cases written.
 
     Raises:
         DocumentError: The edited plan breaks the schema.
@@ -111,8 +111,6 @@ def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: in
     plan = read_document(run.plan, Plan)
     dataset = restore_dataset(read_document(run.dataset, DatasetRecord))
     names = select_data_configurations(plan, configurations)
-    for name in names:
-        shutil.rmtree(run.preprocessed(name), ignore_errors=True)
     return preprocess_dataset(dataset, run, plan, configurations=names, workers=workers, progress=progress)
 
 
@@ -135,9 +133,14 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
         return False
     same_dataset = read_document(run.dataset, DatasetRecord) == record_dataset(dataset)
     plan = read_document(run.plan, Plan)
-    if same_dataset and plan.planner == options.planner and options.machine.accelerator_memory_gb is None:
+    same_rules = plan.planner == options.planner and options.machine.accelerator_memory_gb in (
+        None,
+        plan.accelerator_memory_gb,
+    )
+    if same_dataset and same_rules:
         return True
-    reason = f"with the planner {plan.planner!r}" if same_dataset else "from other data (cases, labels or place)"
+    rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
+    reason = rules if same_dataset else "from other data (cases, labels or place)"
     msg = (
         f"{run.root} was planned {reason}; choose another folder with --run, "
         f"or replace its plan and preprocessed data with --overwrite"

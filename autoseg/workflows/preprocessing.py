@@ -1,12 +1,15 @@
 """Preprocesses the cases of a run for every configuration that is asked for; finished cases are kept."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from autoseg.dataset import Case, Dataset
-from autoseg.errors import CasesFailedError, PlanError
+from autoseg.document import Document, read_document, write_document
+from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
 from autoseg.labels import LabelScheme
-from autoseg.plan import Plan
+from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
 from autoseg.preprocessing.case import prepare_case, preprocess_prepared_case
 from autoseg.preprocessing.class_locations import find_class_locations
@@ -17,6 +20,18 @@ from autoseg.workflows.case_reading import read_labelled_case
 from autoseg.workflows.measuring import estimate_case_bytes
 
 BYTES_PER_VOXEL = 48  # raw, cropped and resampled float32 arrays with their label maps (peak measured per voxel)
+
+
+class PreprocessingRecipe(Document):
+    """The part of a plan that preprocessed arrays depend on."""
+
+    schema_version: Literal[1] = 1
+    orientation: str | None
+    axis_permutation: tuple[int, int, int]
+    labels: LabelScheme
+    channels: tuple[ChannelPlan, ...]
+    spacing_mm: tuple[float, ...]
+    resampling: ResamplingPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +73,15 @@ def preprocess_dataset(
 ) -> int:
     """Writes the missing cases and returns how many were written.
 
+    Arrays that were made by another plan are removed first.
+
     Raises:
         CasesFailedError: Some cases failed; the others are written.
     """
+    for name in configurations:
+        if not is_recipe_followed(run, plan, name):
+            shutil.rmtree(run.preprocessed(name), ignore_errors=True)
+            write_document(run.recipe(name), extract_recipe(plan, name))
     jobs = _list_missing_jobs(dataset, run, plan, configurations)
     if not jobs:
         return 0
@@ -79,6 +100,45 @@ def preprocess_dataset(
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed (details in {log}); the others are finished:"
         raise CasesFailedError(heading, [*describe_failures(outcome.failures)])
     return len(outcome.results)
+
+
+def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
+    """The part of the plan that the arrays of a configuration depend on."""
+    chosen = plan.configurations[configuration]
+    return PreprocessingRecipe(
+        orientation=plan.orientation,
+        axis_permutation=plan.axis_permutation,
+        labels=plan.labels,
+        channels=plan.channels,
+        spacing_mm=chosen.spacing_mm,
+        resampling=chosen.resampling,
+    )
+
+
+def is_recipe_followed(run: RunFolder, plan: Plan, configuration: str) -> bool:
+    """Whether the arrays of a configuration were made by this plan, and not by one before it was edited."""
+    try:
+        return read_document(run.recipe(configuration), PreprocessingRecipe) == extract_recipe(plan, configuration)
+    except DocumentError:
+        return False
+
+
+def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_names: Sequence[str]) -> None:
+    """Checks that the arrays of these cases are there and were made by this plan.
+
+    Raises:
+        RunError: Says what is missing, and the command that makes it.
+    """
+    remedy = f"run: autoseg preprocess {run.root} --configuration {configuration}"
+    folder = run.preprocessed(configuration)
+    missing = [name for name in case_names if not is_case_written(folder, name)]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        msg = f"{len(missing)} of {len(case_names)} cases are not preprocessed for {configuration} ({shown}); {remedy}"
+        raise RunError(msg)
+    if not is_recipe_followed(run, plan, configuration):
+        msg = f"plan.json was changed after {folder} was made (spacing, normalization, labels or axes); {remedy}"
+        raise RunError(msg)
 
 
 def preprocess_job(job: PreprocessingJob) -> str:

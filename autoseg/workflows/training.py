@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Final, Literal
 
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import RunError, TrainingError
+from autoseg.errors import TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
+from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.device import choose_device
-from autoseg.plan import ConfigurationPlan, Plan
-from autoseg.preprocessing.cache import is_case_written
+from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
 from autoseg.training.folds import ALL_CASES, Fold, Splits, select_fold
 from autoseg.training.history import EpochRecord
 from autoseg.training.loop import EpochDone, IterationDone, TrainingOptions, check_trainable, train
 from autoseg.workflows.case_pool import count_usable_cores
+from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.validation import validate_fold
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
@@ -86,8 +87,10 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}
     device = choose_device(request.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     for cases in chosen.values():
-        check_preprocessed(run, configuration, cases)
+        check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
     for fold, cases in chosen.items():
         folder = run.fold(name, fold)
         if request.restart:
@@ -124,24 +127,6 @@ def compute_loader_count(device_type: str) -> int:
     if device_type == "cpu":
         return 1
     return max(1, min(MOST_WORKERS, count_usable_cores() - 1))
-
-
-def check_preprocessed(run: RunFolder, configuration: ConfigurationPlan, fold: Fold) -> None:
-    """Checks that every case of a fold is preprocessed.
-
-    Raises:
-        RunError: Names what is missing.
-    """
-    folder = run.preprocessed(configuration.data_of)
-    names = sorted({*fold.training, *fold.validation})
-    missing = [name for name in names if not is_case_written(folder, name)]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        msg = (
-            f"{len(missing)} of {len(names)} cases are not preprocessed for {configuration.data_of} ({shown}); "
-            f"run: autoseg preprocess {run.root} --configuration {configuration.data_of}"
-        )
-        raise RunError(msg)
 
 
 def _train_fold(

@@ -153,6 +153,23 @@ def test_an_interrupted_plan_continues_with_the_missing_cases(dataset: Path, tmp
     assert (folder / "case0.json").is_file()
 
 
+def test_an_edited_plan_must_be_preprocessed_before_training(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    plan = json.loads((run / "plan.json").read_text())
+    plan["configurations"]["3d_fullres"]["spacing_mm"] = [2.5, 2.5, 2.5]
+    (run / "plan.json").write_text(json.dumps(plan))
+    refused = run_autoseg("train", run, "--fold", "1", "--device", "cpu")
+    assert refused.code == 1
+    assert "autoseg preprocess" in refused.err
+    done = run_autoseg("preprocess", run, "--configuration", "3d_fullres", "--workers", 1)
+    assert done.code == 0, done.err
+    assert "preprocessed 6 cases" in done.out
+    assert run_autoseg("train", run, "--fold", "1", "--device", "cpu", "--epochs", 1).code == 0
+    again = run_autoseg("preprocess", run, "--configuration", "3d_fullres", "--workers", 1)
+    assert "preprocessed 0 cases" in again.out
+
+
 def test_a_two_dimensional_configuration_trains_and_predicts(trained_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)

@@ -113,6 +113,7 @@ def make_plan(
     return Plan(
         autoseg_version="0",
         planner="test",
+        accelerator_memory_gb=8.0,
         dataset_name="test",
         file_ending=".nii.gz",
         orientation=orientation,

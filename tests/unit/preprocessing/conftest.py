@@ -35,6 +35,7 @@ def build_plan(
     return Plan(
         autoseg_version="0",
         planner="test",
+        accelerator_memory_gb=8.0,
         dataset_name="test",
         file_ending=".nii.gz",
         orientation=orientation,

@@ -65,6 +65,15 @@ def test_blur_is_gaussian_and_chooses_channels(plan_augmentation):
     assert (changed[:, 0] & changed[:, 1]).mean() == pytest.approx(0.25, abs=0.1)
 
 
+def test_blur_is_drawn_per_axis(plan_augmentation):
+    image, label_map = np.zeros((1, 9, 9, 9), dtype=np.float32), np.zeros((9, 9, 9), dtype=np.int16)
+    image[0, 4, 4, 4] = 1
+    plan = plan_augmentation(blur_probability=1.0, blur_channel_probability=1.0)
+    blurred = augment(plan, image, label_map)[0][0]
+    neighbours = [blurred[5, 4, 4], blurred[4, 5, 4], blurred[4, 4, 5]]
+    assert max(neighbours) > 1.05 * min(neighbours)
+
+
 def test_brightness_multiplies_every_channel_by_its_own_factor(plan_augmentation):
     image, label_map = draw_patch()
     factors = augment(plan_augmentation(brightness_probability=1.0), image, label_map)[0] / image

@@ -83,6 +83,13 @@ def test_a_finished_training_leaves_final_best_log_picture_and_events(start, tmp
     assert not [path for path in output.root.iterdir() if path.name.startswith(".")]
 
 
+def test_the_final_checkpoint_is_there_when_the_last_epoch_is_reported(start, tmp_path):
+    events = start(tmp_path / "fold", epochs=1)
+    assert next(event for event in events if isinstance(event, EpochDone)).record.epoch == 0
+    assert FoldFolder(tmp_path / "fold").final_checkpoint.exists()
+    events.close()
+
+
 def test_a_finished_training_is_not_repeated(start, tmp_path):
     list(start(tmp_path / "fold", epochs=1))
     before = FoldFolder(tmp_path / "fold").final_checkpoint.stat().st_mtime_ns
@@ -163,7 +170,23 @@ def test_a_full_device_is_reported(start, tmp_path, monkeypatch):
         next(start(tmp_path / "fold"))
 
 
+def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
+    modes = []
+
+    def watch(step):
+        def run(learner, batch):
+            modes.append(learner.network.training)
+            return step(learner, batch)
+
+        return run
+
+    monkeypatch.setattr(loop, "run_training_step", watch(loop.run_training_step))
+    monkeypatch.setattr(loop, "run_validation_step", watch(loop.run_validation_step))
+    list(start(tmp_path / "fold", epochs=2, seconds_between_checkpoints=NEVER))
+    assert modes == [True, True, True, False, False] * 2
+
+
 def test_training_learns(start, tmp_path):
-    events = list(start(tmp_path / "fold", epochs=2, iterations_per_epoch=15))
+    events = list(start(tmp_path / "fold", epochs=2, iterations_per_epoch=15, seconds_between_checkpoints=NEVER))
     records = [event.record for event in events if isinstance(event, EpochDone)]
     assert records[-1].train_loss < records[0].train_loss
