@@ -152,7 +152,7 @@ def _summarize(intensities: Float32[np.ndarray, " voxel"]) -> IntensitySummary:
     ordered = np.sort(intensities)
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, ordered.size)
     if ends.size > SUMMARY_VALUES:
-        ends = _choose_group_ends(ordered.size)
+        ends = _compute_group_ends(ordered.size)
     sizes = np.diff(ends, prepend=0)
     return IntensitySummary(
         values=ordered[ends - (sizes + 1) // 2],
@@ -164,7 +164,7 @@ def _summarize(intensities: Float32[np.ndarray, " voxel"]) -> IntensitySummary:
     )
 
 
-def _choose_group_ends(voxel_count: int) -> Int64[np.ndarray, " group"]:
+def _compute_group_ends(voxel_count: int) -> Int64[np.ndarray, " group"]:
     """Cuts sorted values into groups, each to be represented by its median: small groups in the two tails."""
     tail = SUMMARY_VALUES // 4
     knots = np.interp(

@@ -18,7 +18,7 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
 from autoseg.inference.sliding_window import OnWindow, predict_logits
 from autoseg.networks import build_network, read_weights
-from autoseg.networks.device import choose_device
+from autoseg.networks.device import find_device
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase, preprocess_image
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
@@ -134,7 +134,7 @@ def load_model(
         DeviceError: There is no such device.
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
-    processor = choose_device(device)
+    processor = find_device(device)
     if processor.type == "cpu":
         keep_freed_memory()
     name = find_configuration(folder, read_document(folder.plan, Plan), configuration)

@@ -5,7 +5,7 @@ import torch
 from autoseg.errors import DeviceError
 
 
-def choose_device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Turns "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that exists.
 
     "auto" takes the first CUDA device, else Apple's MPS, else the processor.
@@ -14,7 +14,7 @@ def choose_device(name: str) -> torch.device:
         DeviceError: The name is unknown, or the computer has no such device.
     """
     if name == "auto":
-        return _choose_best_device()
+        return _find_best_device()
     device = _parse_device(name)
     if device.type == "cuda":
         return _check_cuda(device)
@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _choose_best_device() -> torch.device:
+def _find_best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", 0)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

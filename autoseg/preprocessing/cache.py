@@ -17,7 +17,7 @@ from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
-from autoseg.preprocessing.storage_shape import choose_storage_shape
+from autoseg.preprocessing.storage_shape import compute_storage_shape
 from autoseg.run_folder import make_folder, write_atomically
 
 # Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
@@ -192,7 +192,7 @@ class _CasePaths:
 
 
 def _write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) -> None:
-    storage = choose_storage_shape(array.shape, patch_voxels, array.itemsize)
+    storage = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
     with write_atomically(path) as temporary:
         blosc2.asarray(
             np.ascontiguousarray(array),

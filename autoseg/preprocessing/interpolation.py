@@ -79,7 +79,7 @@ def resample_axes(
     array: Float32[np.ndarray, "z y x"], shape: tuple[int, int, int], order: int
 ) -> Float32[np.ndarray, "new_z new_y new_x"]:
     """Interpolates every axis whose extent changes, in the order that takes the fewest multiplications."""
-    for axis in _choose_axis_order(array.shape, shape):
+    for axis in _order_axes(array.shape, shape):
         array = _resample_axis(array, axis, new=shape[axis], order=order)
     return array
 
@@ -105,7 +105,7 @@ def _resample_axis(
     return result
 
 
-def _choose_axis_order(old: tuple[int, ...], new: tuple[int, int, int]) -> tuple[int, ...]:
+def _order_axes(old: tuple[int, ...], new: tuple[int, int, int]) -> tuple[int, ...]:
     changed = [axis for axis in range(3) if old[axis] != new[axis]]
 
     def count_outputs(order: tuple[int, ...]) -> int:

@@ -39,7 +39,7 @@ def interpolate_labels(
     for start in range(0, contested.size, CHUNK_VOXELS):
         chunk = contested[start : start + CHUNK_VOXELS]
         neighbours = _gather_neighbours(label_map, np.unravel_index(chunk, shape), taps)
-        flat[chunk] = _choose_label(neighbours, flat[chunk])
+        flat[chunk] = _decide_label(neighbours, flat[chunk])
     return result
 
 
@@ -89,7 +89,7 @@ def _list_choices(
     return [(taps.lower[index], taps.lower_weight[index]), (taps.upper[index], taps.upper_weight[index])]
 
 
-def _choose_label(neighbours: _Neighbours, nearest: Int16[np.ndarray, " voxel"]) -> Int16[np.ndarray, " voxel"]:
+def _decide_label(neighbours: _Neighbours, nearest: Int16[np.ndarray, " voxel"]) -> Int16[np.ndarray, " voxel"]:
     scores = np.zeros_like(neighbours.weights)
     for label, weight in zip(neighbours.labels, neighbours.weights, strict=True):
         scores += weight * (neighbours.labels == label)

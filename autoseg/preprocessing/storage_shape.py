@@ -22,7 +22,7 @@ class StorageShape:
     chunk: tuple[int, ...]
 
 
-def choose_storage_shape(shape: tuple[int, ...], patch_voxels: tuple[int, ...], item_bytes: int) -> StorageShape:
+def compute_storage_shape(shape: tuple[int, ...], patch_voxels: tuple[int, ...], item_bytes: int) -> StorageShape:
     """Cuts an array whose last three axes are those of a 3D patch (a 2D patch is one slice of them)."""
     volume = shape[-3:]
     patch = (1,) * (3 - len(patch_voxels)) + tuple(patch_voxels)

@@ -170,11 +170,11 @@ def _build_loader(
         pin_memory=device.type == "cuda",
         prefetch_factor=BATCHES_AHEAD_PER_WORKER if workers else None,
         worker_init_fn=_use_one_thread,
-        multiprocessing_context=_choose_start_method() if workers else None,
+        multiprocessing_context=_find_start_method() if workers else None,
     )
 
 
-def _choose_start_method() -> BaseContext:
+def _find_start_method() -> BaseContext:
     """A fork server imports torch and batchgenerators once for all workers, which then share that memory."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

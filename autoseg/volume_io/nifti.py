@@ -200,7 +200,7 @@ def _build_image(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, 
         return _build_mgh(_fit_mgh(array), grid, template)
     is_flat = is_planar(grid)
     stored = (array[0] if is_flat else array).T
-    kind = _choose_nifti_class(path, stored, template)
+    kind = _select_nifti_class(path, stored, template)
     if template is None:
         return _place_nifti(kind(stored, None, dtype=array.dtype), grid, is_flat=is_flat)
     image = kind(stored, template.affine, kind.header_class.from_header(template.header), dtype=array.dtype)
@@ -234,7 +234,7 @@ def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
         return image
 
 
-def _choose_nifti_class(path: Path, array: Shaped[np.ndarray, "..."], template: Any) -> Any:
+def _select_nifti_class(path: Path, array: Shaped[np.ndarray, "..."], template: Any) -> Any:
     import nibabel
 
     is_nifti2 = template is not None and isinstance(template.header, nibabel.Nifti2Header)

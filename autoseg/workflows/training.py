@@ -12,7 +12,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
-from autoseg.networks.device import choose_device
+from autoseg.networks.device import find_device
 from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
@@ -86,7 +86,7 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     splits = read_document(run.splits, Splits)
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}
-    device = choose_device(request.device)
+    device = find_device(request.device)
     if device.type == "cpu":
         keep_freed_memory()
     for cases in chosen.values():

@@ -2,43 +2,43 @@ import pytest
 import torch
 
 from autoseg.errors import DeviceError
-from autoseg.networks.device import choose_device
+from autoseg.networks.device import find_device
 
 
 def test_the_processor_can_be_asked_for():
-    assert choose_device("cpu") == torch.device("cpu")
+    assert find_device("cpu") == torch.device("cpu")
 
 
 def test_auto_takes_the_first_cuda_device_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == torch.device("cuda", 0)
+    assert find_device("auto") == torch.device("cuda", 0)
 
 
 def test_auto_takes_the_processor_where_there_is_nothing_else(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto") == torch.device("cpu")
+    assert find_device("auto") == torch.device("cpu")
 
 
 def test_cuda_means_its_first_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("cuda") == torch.device("cuda", 0)
-    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert find_device("cuda") == torch.device("cuda", 0)
+    assert find_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(DeviceError, match="finds 2 CUDA devices; use cuda:0 to cuda:1"):
-        choose_device("cuda:2")
+        find_device("cuda:2")
 
 
 def test_missing_devices_are_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(DeviceError, match=r"no device cuda: .*no CUDA devices; use --device cpu"):
-        choose_device("cuda")
+        find_device("cuda")
     with pytest.raises(DeviceError, match="no MPS device"):
-        choose_device("mps")
+        find_device("mps")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "xpu"])
 def test_unknown_names_are_refused(name):
     with pytest.raises(DeviceError, match="must be auto, cpu, cuda, cuda:N or mps"):
-        choose_device(name)
+        find_device(name)

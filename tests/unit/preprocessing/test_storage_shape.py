@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from autoseg.preprocessing.storage_shape import BLOCK_LIMIT_BYTES, CHUNK_LIMIT_BYTES, choose_storage_shape
+from autoseg.preprocessing.storage_shape import BLOCK_LIMIT_BYTES, CHUNK_LIMIT_BYTES, compute_storage_shape
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_blocks_and_chunks_follow_the_patch(
     item_bytes: int,
     expected: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
-    storage = choose_storage_shape(shape, patch, item_bytes)
+    storage = compute_storage_shape(shape, patch, item_bytes)
 
     assert (storage.block, storage.chunk) == expected
 
@@ -31,7 +31,7 @@ def test_blocks_and_chunks_follow_the_patch(
 def test_blocks_and_chunks_stay_within_their_limits_and_the_array(
     shape: tuple[int, ...], patch: tuple[int, ...]
 ) -> None:
-    storage = choose_storage_shape(shape, patch, 4)
+    storage = compute_storage_shape(shape, patch, 4)
 
     assert math.prod(storage.block) * 4 <= BLOCK_LIMIT_BYTES
     assert math.prod(storage.chunk) * 4 <= CHUNK_LIMIT_BYTES
