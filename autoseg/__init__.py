@@ -3,10 +3,29 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoseg.api import PredictionOptions, SegmentationModel, load_model, predict_volume
+    from autoseg.api import (
+        PredictionOptions,
+        SegmentationModel,
+        evaluate_folder,
+        load_model,
+        plan_dataset,
+        predict_images,
+        predict_volume,
+        train_run,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["PredictionOptions", "SegmentationModel", "__version__", "load_model", "predict_volume"]
+__all__ = [
+    "PredictionOptions",
+    "SegmentationModel",
+    "__version__",
+    "evaluate_folder",
+    "load_model",
+    "plan_dataset",
+    "predict_images",
+    "predict_volume",
+    "train_run",
+]
 
 if not TYPE_CHECKING:
 

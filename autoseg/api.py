@@ -2,20 +2,135 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer
 from numpy.typing import NDArray
 
 from autoseg.errors import PredictionError
+from autoseg.evaluation import EvaluationSummary
+from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.geometry import WORLD_LETTERS, FloatTriple, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.plan import Plan
+from autoseg.progress import Progress, Silent
+from autoseg.workflows import evaluation, planning, prediction, training
 
-__all__ = ["PredictionOptions", "SegmentationModel", "load_model", "predict_volume"]
+__all__ = [
+    "PredictionOptions",
+    "SegmentationModel",
+    "evaluate_folder",
+    "load_model",
+    "plan_dataset",
+    "predict_images",
+    "predict_volume",
+    "train_run",
+]
 
 DEFAULT_GRID_CODE: Final = "RAS"
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A set of planning rules, such as `planners.PLANNERS["default"]`."""
+
+    @property
+    def name(self) -> str:
+        """As plans record it."""
+        ...
+
+    def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
+        """Decides everything about a dataset."""
+        ...
+
+
+def plan_dataset(
+    dataset: str | Path,
+    run: str | Path,
+    *,
+    planner: Planner,
+    memory_gb: float | None = None,
+    configurations: Sequence[str] = (),
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Checks, measures, plans and preprocesses a dataset, like `autoseg plan`; continues what was interrupted.
+
+    Args:
+        dataset: Folder with dataset.json, images and labels.
+        run: Folder to be written.
+        planner: One of `planners.PLANNERS`.
+        memory_gb: Accelerator memory to plan for; None for the planner's own.
+        configurations: What to preprocess; empty for everything planned.
+        workers: Processes; None chooses by cores and free memory. With more than one, scripts need
+            `if __name__ == "__main__":`.
+        progress: Who is told; None for nobody.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    outcome = planning.plan_dataset(
+        Path(dataset),
+        Path(run),
+        planner.plan,
+        options=planning.PlanningOptions(
+            planner=planner.name,
+            machine=Machine(accelerator_memory_gb=memory_gb),
+            configurations=tuple(configurations),
+            workers=workers,
+        ),
+        report=lambda plan: None,
+        progress=progress or Silent(),
+    )
+    return outcome.plan
+
+
+def train_run(
+    run: str | Path, request: training.TrainingRequest | None = None, *, progress: Progress | None = None
+) -> tuple[training.TrainedFold, ...]:
+    """Trains and validates folds, like `autoseg train`; continues what was interrupted.
+
+    Args:
+        run: Folder made by `plan_dataset`.
+        request: Configuration, folds, epochs, device, seed; None for every fold with the plan's values.
+        progress: Who is told; None for nobody.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    return tuple(training.train_run(Path(run), request or training.TrainingRequest(), progress=progress or Silent()))
+
+
+def predict_images(
+    run: str | Path,
+    images: str | Path,
+    out: str | Path,
+    request: prediction.PredictionRequest | None = None,
+    *,
+    progress: Progress | None = None,
+) -> prediction.PredictionOutcome:
+    """Segments image files, like `autoseg predict`.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    chosen = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS)
+    return prediction.predict_images(Path(run), Path(images), Path(out), request=chosen, progress=progress or Silent())
+
+
+def evaluate_folder(
+    predictions: str | Path, references: str | Path, *, run: str | Path, progress: Progress | None = None
+) -> EvaluationSummary:
+    """Scores label maps, like `autoseg evaluate`.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    return evaluation.evaluate_folder(
+        Path(predictions), Path(references), run_root=Path(run), progress=progress or Silent()
+    )
 
 
 def predict_volume(
