@@ -5,11 +5,12 @@ axis `axis_permutation[i]` of the array (z, y, x) in the training orientation.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from autoseg.document import Document, Part
+from autoseg.errors import PlanError
 from autoseg.labels import LabelScheme
 
 Value = TypeVar("Value")
@@ -23,6 +24,8 @@ Range = tuple[float, float]
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 Architecture = Literal["plain_unet", "residual_encoder_unet"]
 ConfigurationName = str
+PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_lowres", "2d")
+"""Where the user names none, the first of these that there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,12 @@ class NetworkPlan(Part):
                 raise ValueError(msg)
         if any(len(entry) != self.dimensions for entry in (*self.kernel_sizes, *self.strides)):
             msg = f"kernel_sizes and strides must have {self.dimensions} values per stage"
+            raise ValueError(msg)
+        if any(extent % 2 == 0 for entry in self.kernel_sizes for extent in entry):
+            msg = "kernel_sizes must be odd, or outputs would not lie on their inputs"
+            raise ValueError(msg)
+        if any(step != 1 for step in self.strides[0]):
+            msg = "strides.0 must be ones: the first stage has the full resolution"
             raise ValueError(msg)
         return self
 
@@ -262,3 +271,42 @@ class Plan(Document):
     channels: Annotated[tuple[ChannelPlan, ...], Field(min_length=1)]
     configurations: Annotated[dict[ConfigurationName, ConfigurationPlan], Field(min_length=1)]
     reasons: tuple[Reason, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        if sorted(self.axis_permutation) != [0, 1, 2]:
+            msg = f"axis_permutation must hold 0, 1 and 2 once each (got {self.axis_permutation})"
+            raise ValueError(msg)
+        for name, configuration in self.configurations.items():
+            self._check_configuration(name, configuration)
+        return self
+
+    def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
+        for field in ("data_of", "previous_stage"):
+            other = getattr(chosen, field)
+            if other is not None and other not in self.configurations:
+                msg = f"configurations.{name}.{field} must name one of {', '.join(self.configurations)} (got {other!r})"
+                raise ValueError(msg)
+        extra = 0 if chosen.previous_stage is None else len(self.labels.foreground_labels)
+        expected = {
+            "input_channels": len(self.channels) + extra,
+            "output_channels": self.labels.output_channel_count,
+        }
+        for field, count in expected.items():
+            if getattr(chosen.network, field) != count:
+                msg = f"configurations.{name}.network.{field} must be {count}, as channels and labels demand"
+                raise ValueError(msg)
+        if any(axis >= chosen.dimensions for axis in chosen.training.augmentation.mirror_axes):
+            msg = f"configurations.{name}.training.augmentation.mirror_axes must be below {chosen.dimensions}"
+            raise ValueError(msg)
+
+    def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:
+        """One configuration.
+
+        Raises:
+            PlanError: It is not planned.
+        """
+        if name not in self.configurations:
+            msg = f"the plan has no configuration {name!r}; it has: {', '.join(self.configurations)}"
+            raise PlanError(msg)
+        return self.configurations[name]

@@ -14,6 +14,10 @@ class Progress(Protocol):
         """Yields the items unchanged and shows count, rate and remaining time."""
         ...
 
+    def show_part(self, label: str, done: int, total: int) -> None:
+        """Shows how far the current item is, for items that take long."""
+        ...
+
     def note(self, text: str) -> None:
         """Shows a line of text."""
         ...
@@ -26,6 +30,10 @@ class Silent:
         """Yields the items unchanged."""
         del label, total, unit
         yield from items
+
+    def show_part(self, label: str, done: int, total: int) -> None:
+        """Does nothing."""
+        del label, done, total
 
     def note(self, text: str) -> None:
         """Does nothing."""

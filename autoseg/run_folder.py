@@ -1,16 +1,21 @@
 """The name of every file and folder a run writes, and atomic writing.
 
-A run is one folder that can be moved or copied to another machine: nothing in it depends on where it lies.
+A run is one folder that can be moved or copied to another machine: no command depends on where it lies.
 """
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from autoseg.errors import RunError
+
+ALL_CASES: Final = "all"
+"""Name of the fold that trains on every case and holds none out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,36 @@ def make_folder(path: Path) -> Path:
         msg = f"the folder {path} is not writable; choose a place that you may write"
         raise RunError(msg)
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Checks, before long work begins, that a folder can be made or written.
+
+    Raises:
+        RunError: It is a file, lies below one, or may not be written.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        msg = f"{existing} is a file, expected a folder; choose another place"
+        raise RunError(msg)
+    if not os.access(existing, os.W_OK):
+        msg = f"the folder {existing} is not writable; choose a place that you may write"
+        raise RunError(msg)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder with all it holds, if it exists.
+
+    Raises:
+        RunError: Something in it cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        msg = f"cannot remove {path}: {error.strerror or error}; remove it yourself and repeat the command"
+        raise RunError(msg) from error
 
 
 @contextmanager

@@ -38,5 +38,7 @@ def main() -> None:
         sys.stderr.write(f"autoseg: error: {error}\n")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        sys.stderr.write("\nautoseg: stopped; the same command continues where it was\n")
+        sys.stderr.write(
+            "\nautoseg: stopped; repeat the command (without --overwrite or --restart) to continue where it was\n"
+        )
         sys.exit(EXIT_INTERRUPTED)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
     from rich.table import Table
 
 Item = TypeVar("Item")
@@ -19,6 +21,9 @@ class Console:
 
     def __init__(self, rich_console: "RichConsole") -> None:
         self._rich = rich_console
+        self._bars: RichProgress | None = None
+        self._part: TaskID | None = None
+        self._last_line_seconds = 0.0
 
     def note(self, text: str) -> None:
         """Shows a line of text."""
@@ -27,6 +32,21 @@ class Console:
     def show_table(self, table: "Table") -> None:
         """Shows a table."""
         self._rich.print(table)
+
+    def show_part(self, label: str, done: int, total: int) -> None:
+        """Shows how far the current item is: a second bar, or a line now and then; nothing for a single step."""
+        if total <= 1:
+            return
+        if self._bars is not None:
+            self._update_part(self._bars, label, done, total)
+        elif time.monotonic() - self._last_line_seconds >= PLAIN_LINE_SECONDS:
+            self._last_line_seconds = time.monotonic()
+            self.note(f"  {label}: {done}/{total} windows")
+
+    def _update_part(self, bars: "RichProgress", label: str, done: int, total: int) -> None:
+        if self._part is None:
+            self._part = bars.add_task(label, rate="")
+        bars.update(self._part, description=label, completed=done, total=total, visible=done < total)
 
     def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
         """Yields the items and shows count, rate and remaining time."""
@@ -47,18 +67,20 @@ class Console:
         )
         started = time.monotonic()
         with Progress(*columns, console=self._rich) as bars:
+            self._bars, self._part = bars, None
             task = bars.add_task(label, total=total, rate="")
             for count, item in enumerate(items, start=1):
                 rate = format_rate(count, time.monotonic() - started, unit)
                 bars.update(task, completed=count, rate=rate)
                 yield item
+        self._bars = None
 
     def _track_in_lines(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
-        started = last = time.monotonic()
+        started = self._last_line_seconds = time.monotonic()
         for count, item in enumerate(items, start=1):
             now = time.monotonic()
-            if now - last >= PLAIN_LINE_SECONDS or count == total:
-                last = now
+            if now - self._last_line_seconds >= PLAIN_LINE_SECONDS or count == total:
+                self._last_line_seconds = now
                 elapsed = now - started
                 remaining = elapsed / count * (total - count)
                 rate = format_rate(count, elapsed, unit)

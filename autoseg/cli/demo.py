@@ -7,7 +7,7 @@ import typer
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to work; must not exist or be empty.")] = Path("autoseg-demo"),
+    folder: Annotated[Path, typer.Argument(help="Where to work.")] = Path("autoseg-demo"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")] = False,
 ) -> None:
     """Make a small CT-like dataset, then plan, train, predict and evaluate on it (about two minutes)."""

@@ -18,7 +18,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length of the schedule.  [default: the plan's]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.  [default: 0]")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier training of this fold.")] = False,
 ) -> None:
     """Train folds and validate each on whole volumes; continues where an earlier call stopped."""

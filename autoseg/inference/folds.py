@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from autoseg.errors import PredictionError
-from autoseg.plan import Plan
-from autoseg.run_folder import FoldFolder, RunFolder
+from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 
-PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_lowres", "2d")
 FOLD_PREFIX: Final = "fold_"
-ALL_CASES: Final = "all"
 
 
 def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
@@ -18,12 +16,11 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     If several are trained, the first of 3d_fullres, 3d_lowres and 2d is taken, else the first of the plan.
 
     Raises:
-        PredictionError: The plan does not have the wanted one, or no training is finished.
+        PlanError: The plan does not have the wanted one.
+        PredictionError: No training is finished.
     """
     if wanted is not None:
-        if wanted not in plan.configurations:
-            msg = f"{run.plan} has no configuration {wanted!r}; choose one of: {', '.join(plan.configurations)}"
-            raise PredictionError(msg)
+        plan.get_configuration(wanted)
         return wanted
     order = sorted(plan.configurations, key=_rank)
     trained = [name for name in order if find_trained_folds(run, name)]

@@ -104,7 +104,8 @@ def build_batch_source(
     ]
     is_2d = plan.dimensions == 2
     finish_training = build_augmentation(augmentation, patch, masked)
-    finish_validation = partial(finish_patch, masked_channels=masked)
+    # Not masked, as in prediction and in the reference implementation.
+    finish_validation = partial(finish_patch, masked_channels=())
     return BatchSource(
         training=PatchSource(sampler=samplers[0], finish=finish_training, is_2d=is_2d),
         validation=PatchSource(sampler=samplers[1], finish=finish_validation, is_2d=is_2d),
@@ -152,8 +153,8 @@ def dead_workers_reported() -> Iterator[None]:
         reason = str(error).splitlines()[0]
         msg = (
             f"a process that prepares patches has died ({reason}); this is mostly a lack of main memory or, in a "
-            f"container, of shared memory (/dev/shm); use fewer --workers (0 prepares patches in the main process) or "
-            f"allow more memory (docker run --shm-size=8g), then start again to continue from the last checkpoint"
+            f"container, of shared memory (/dev/shm); close other programs or allow more memory "
+            f"(docker run --shm-size=8g), then give the same command to continue from the last checkpoint"
         )
         raise TrainingError(msg) from error
 

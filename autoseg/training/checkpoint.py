@@ -137,6 +137,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path=path, description=_parse_description(path, text), tensors=tensors)
 
 
+def read_description(path: Path) -> CheckpointDescription:
+    """Reads the JSON in the header, without the tensors.
+
+    Raises:
+        TrainingError: The file is damaged, not of autoseg, or of another version.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get(DESCRIPTION_KEY)
+    except (SafetensorError, OSError) as error:
+        msg = f"{path} is damaged or no checkpoint: {error}; {_advise(path)}"
+        raise TrainingError(msg) from error
+    return _parse_description(path, text)
+
+
 def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     """Puts weights, momentum and gradient scale back.
 
@@ -164,13 +179,12 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     _restore_scaler(checkpoint.description.scaler, learner.scaler)
 
 
-def check_identity(checkpoint: Checkpoint, identity: TrainingIdentity) -> None:
-    """Checks that a training is continued as it was begun.
+def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdentity) -> None:
+    """Checks that what is asked for is the training that a checkpoint belongs to.
 
     Raises:
         TrainingError: Names everything that differs.
     """
-    stored = checkpoint.description.identity
     problems = [
         f"{field} was {getattr(stored, field)}, now {getattr(identity, field)}"
         for field in ("epochs", "seed")
@@ -182,8 +196,8 @@ def check_identity(checkpoint: Checkpoint, identity: TrainingIdentity) -> None:
     ]
     if problems:
         msg = (
-            f"the interrupted training in {checkpoint.path.parent} cannot be continued: {'; '.join(problems)}; "
-            f"give what it was begun with, or begin again with --restart"
+            f"the training in {path.parent} is another one than is asked for and cannot be continued: "
+            f"{'; '.join(problems)}; give what it was begun with, or begin again with --restart"
         )
         raise TrainingError(msg)
 

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from autoseg.document import Document, Part, parse_part, read_json
 from autoseg.errors import TrainingError
+from autoseg.run_folder import ALL_CASES
 
 FOLD_COUNT: Final = 5
 SHUFFLE_SEED: Final = 12345  # the reference implementation's, so that its folds and ours hold the same cases
-ALL_CASES: Final = "all"
 
 CaseNames = Annotated[tuple[str, ...], Field(min_length=1)]
 

@@ -20,6 +20,7 @@ from autoseg.training.checkpoint import (
     check_identity,
     identify_training,
     read_checkpoint,
+    read_description,
     restore_learner,
     write_checkpoint,
 )
@@ -107,10 +108,11 @@ def train(
     """
     check_trainable(plan)
     epochs = options.epochs or plan.training.epochs
+    identity = identify_training(plan, labels, channels, fold=fold, epochs=epochs, seed=options.seed)
     if output.final_checkpoint.exists():
+        check_identity(output.final_checkpoint, read_description(output.final_checkpoint).identity, identity)
         output.latest_checkpoint.unlink(missing_ok=True)
         return
-    identity = identify_training(plan, labels, channels, fold=fold, epochs=epochs, seed=options.seed)
     learner = build_learner(plan, labels, device=options.device, seed=options.seed)
     session = _Session(plan=plan.training, learner=learner, identity=identity, output=output)
     session.resume()
@@ -169,7 +171,7 @@ class _Session:
         """Takes up the latest checkpoint, if there is one, and makes the log agree with it."""
         if self.output.latest_checkpoint.exists():
             checkpoint = read_checkpoint(self.output.latest_checkpoint)
-            check_identity(checkpoint, self.identity)
+            check_identity(checkpoint.path, checkpoint.description.identity, self.identity)
             restore_learner(checkpoint, self.learner)
             self.history = list(checkpoint.description.history)
         write_training_log(self.output.training_log, self.history)

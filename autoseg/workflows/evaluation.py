@@ -37,6 +37,9 @@ def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, prog
     """
     labels = read_document(open_run(run_root).plan, Plan).labels
     pairs = pair_files(predictions, references)
+    unpaired = list_unpaired(predictions, references)
+    if unpaired:
+        progress.note(f"warning: {len(unpaired)} references have no prediction and count nowhere: {unpaired[0]}, ...")
     jobs = [
         EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
         for case, prediction, reference in pairs
@@ -108,6 +111,12 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[str, Path, Pat
         msg = f"{len(missing)} of {len(predicted)} predictions have no reference of their name in {references}: {names}"
         raise EvaluationError(msg)
     return [(case, predicted[case], available[case]) for case in sorted(predicted)]
+
+
+def list_unpaired(predictions: Path, references: Path) -> list[str]:
+    """Cases whose reference has no prediction."""
+    predicted = _list_label_maps(predictions)
+    return [case for case in _list_label_maps(references) if case not in predicted]
 
 
 def _list_label_maps(place: Path) -> dict[str, Path]:

@@ -1,6 +1,5 @@
 """From a folder of labelled images to a run: check, measure, plan, preprocess."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from autoseg.errors import RunError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.plan import Plan
 from autoseg.progress import Progress
-from autoseg.run_folder import RunFolder, make_folder, open_run
+from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.training.folds import make_splits
 from autoseg.workflows.measuring import measure_dataset
 from autoseg.workflows.preprocessing import preprocess_dataset, select_data_configurations
@@ -124,6 +123,7 @@ def _list_notes(dataset: Dataset) -> tuple[str, ...]:
 
 def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) -> bool:
     """Whether the run holds the plan that would be made now."""
+    check_writable(run.root)
     if not run.root.exists() or not any(run.root.iterdir()):
         return False
     if not run.plan.is_file():
@@ -150,7 +150,8 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
 
 def _refuse_foreign_folder(run: RunFolder) -> bool:
     known = {run.dataset.name, run.fingerprint.name, run.logs.name, run.references.name, run.splits.name}
-    foreign = sorted(path.name for path in run.root.iterdir() if path.name not in known)
+    names = {path.name for path in run.root.iterdir() if not path.name.startswith(".")}
+    foreign = sorted(names - known)
     if foreign:
         msg = f"{run.root} is no run folder but holds {foreign[0]!r}; choose an empty or new folder with --run"
         raise RunError(msg)
@@ -170,16 +171,18 @@ def _refuse_to_lose_models(run: RunFolder) -> None:
 def _plan_anew(
     dataset: Dataset, run: RunFolder, rule: PlanRule, *, options: PlanningOptions, progress: Progress
 ) -> None:
+    splits = make_splits([case.name for case in dataset.cases], foreign=dataset.splits_file)
     fingerprint = measure_dataset(dataset, run, workers=options.workers, progress=progress)
     plan = rule(fingerprint, options.machine)
     select_data_configurations(plan, options.configurations)
     make_folder(run.root)
     if options.overwrite:
-        shutil.rmtree(run.root / "preprocessed", ignore_errors=True)
         run.plan.unlink(missing_ok=True)
+        remove_folder(run.root / "preprocessed")
+        remove_folder(run.references)
     write_document(run.dataset, record_dataset(dataset))
     write_document(run.fingerprint, fingerprint)
-    write_document(run.splits, make_splits([case.name for case in dataset.cases], foreign=dataset.splits_file))
+    write_document(run.splits, splits)
     write_document(run.plan, plan)
 
 

@@ -4,13 +4,14 @@ import hashlib
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from autoseg import __version__
 from autoseg.dataset import Case, find_images
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import AutosegError, CasesFailedError, RunError
+from autoseg.errors import AutosegError, CasesFailedError, PredictionError, RunError
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.progress import Progress
@@ -88,13 +89,15 @@ def predict_images(
         device=request.device,
     )
     cases = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
+    outputs = [path for case in cases for path in _find_outputs(case, out, model, request)]
+    check_inputs_are_kept(cases, outputs)
     record = _describe_model(model, run, request)
-    _prepare_folder(out, record, overwrite=request.overwrite)
+    _prepare_folder(out, record, outputs, overwrite=request.overwrite)
     write_document(out / PLAN_NAME, model.plan)
     write_document(out / RECORD_NAME, record)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
     failures: list[Failure] = []
-    events = _predict_each(waiting, out, model, request)
+    events = _predict_each(waiting, out, model, request=request, progress=progress)
     for failure in progress.track(events, label="Predicting", total=len(waiting), unit="image"):
         failures += [] if failure is None else [failure]
     if failures:
@@ -122,12 +125,47 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> None:
+def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
+    """Refuses to write a label map over an image.
+
+    Raises:
+        PredictionError: An output is an input.
+    """
+    images = {path.resolve() for case in cases for path in case.image_paths}
+    clash = next((path for path in outputs if path.resolve() in images), None)
+    if clash is not None:
+        msg = f"the label map of {clash.name} would replace the image {clash}; write to another folder"
+        raise PredictionError(msg)
+
+
+def _prepare_folder(out: Path, record: PredictionRecord, outputs: Sequence[Path], *, overwrite: bool) -> None:
+    """Keeps what the same model and options made; what anything else made needs permission to be replaced."""
     make_folder(out)
     path = out / RECORD_NAME
-    if overwrite or not path.exists():
+    if (out / PLAN_NAME).exists() and not path.exists():
+        msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
+        raise RunError(msg)
+    if overwrite:
+        for output in (*outputs, path):
+            output.unlink(missing_ok=True)
         return
-    earlier = read_document(path, PredictionRecord)
+    if not path.exists():
+        _refuse_strangers(out, outputs)
+        return
+    _refuse_other_predictions(out, read_document(path, PredictionRecord), record)
+
+
+def _refuse_strangers(out: Path, outputs: Sequence[Path]) -> None:
+    existing = [output.name for output in outputs if output.exists()]
+    if existing:
+        msg = (
+            f"{out} holds {len(existing)} files that the label maps would replace ({existing[0]}, ...); "
+            f"choose another folder, or replace them with --overwrite"
+        )
+        raise RunError(msg)
+
+
+def _refuse_other_predictions(out: Path, earlier: PredictionRecord, record: PredictionRecord) -> None:
     changes = [
         f"{field}: {getattr(earlier, field)} there, {getattr(record, field)} now"
         for field in ("configuration", "folds", "weights_sha256", "mirroring", "step_fraction")
@@ -147,16 +185,15 @@ def _find_outputs(case: Case, out: Path, model: SegmentationModel, request: Pred
 
 
 def _is_finished(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> bool:
-    outputs = _find_outputs(case, out, model, request)
-    return not request.overwrite and all(path.is_file() for path in outputs)
+    return all(path.is_file() for path in _find_outputs(case, out, model, request))
 
 
 def _predict_each(
-    cases: Sequence[Case], out: Path, model: SegmentationModel, request: PredictionRequest
+    cases: Sequence[Case], out: Path, model: SegmentationModel, *, request: PredictionRequest, progress: Progress
 ) -> Iterator[Failure | None]:
     for case in cases:
         try:
-            _predict_one(case, out, model, request)
+            _predict_one(case, out, model, request=request, progress=progress)
         except AutosegError as error:
             yield Failure(case=case.name, problems=(str(error),), traceback=None)
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
@@ -167,11 +204,14 @@ def _predict_each(
             yield None
 
 
-def _predict_one(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> None:
+def _predict_one(
+    case: Case, out: Path, model: SegmentationModel, *, request: PredictionRequest, progress: Progress
+) -> None:
     volume = read_image(case.image_paths)
     outputs = _find_outputs(case, out, model, request)
     preprocessed = model.preprocess(volume.array, volume.grid)
-    logits = model.predict_preprocessed(preprocessed.image, options=request.options)
+    show = partial(progress.show_part, case.name)
+    logits = model.predict_preprocessed(preprocessed.image, options=request.options, on_window=show)
     if request.save_probabilities:
         write_probabilities(outputs[1], model.restore_probabilities(logits, preprocessed.geometry))
     label_map = model.restore_label_map(logits, preprocessed.geometry)

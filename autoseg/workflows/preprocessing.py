@@ -1,20 +1,19 @@
 """Preprocesses the cases of a run for every configuration that is asked for; finished cases are kept."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
+from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
 from autoseg.preprocessing.case import prepare_case, preprocess_prepared_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.progress import Progress
-from autoseg.run_folder import RunFolder
+from autoseg.run_folder import RunFolder, remove_folder
 from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
 from autoseg.workflows.case_reading import read_labelled_case
 from autoseg.workflows.measuring import estimate_case_bytes
@@ -51,11 +50,8 @@ def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[st
     Raises:
         PlanError: A requested configuration is not in the plan.
     """
-    unknown = [name for name in requested if name not in plan.configurations]
-    if unknown:
-        known = ", ".join(plan.configurations)
-        msg = f"the plan has no configuration {unknown[0]!r}; it has: {known}"
-        raise PlanError(msg)
+    for name in requested:
+        plan.get_configuration(name)
     chosen = [plan.configurations[name].data_of for name in requested or plan.configurations]
     previous = [plan.configurations[name].previous_stage for name in requested or plan.configurations]
     names = [*chosen, *(name for name in previous if name is not None)]
@@ -80,7 +76,7 @@ def preprocess_dataset(
     """
     for name in configurations:
         if not is_recipe_followed(run, plan, name):
-            shutil.rmtree(run.preprocessed(name), ignore_errors=True)
+            remove_folder(run.preprocessed(name))
             write_document(run.recipe(name), extract_recipe(plan, name))
     jobs = _list_missing_jobs(dataset, run, plan, configurations)
     if not jobs:

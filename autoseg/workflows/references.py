@@ -18,15 +18,22 @@ def copy_reference(label_path: Path, target_stem: Path) -> None:
     """
     ending = label_path.name[len(strip_ending(label_path.name)) :]
     is_detached = ending.lower() in DETACHED_ENDINGS
-    target = target_stem.with_name(target_stem.name + (".nii.gz" if is_detached else ending))
+    target = target_stem.with_name(target_stem.name + (".nii.gz" if is_detached else ending.lower()))
     if target.exists():
         return
     if is_detached:
         volume = read_label_map(label_path)
         write_label_map(target, volume.array, grid=volume.grid, like=None)
         return
+    sidecar = label_path.with_name(strip_ending(label_path.name) + ".json")
+    if sidecar.is_file():  # the spacing of a TIFF stack
+        _copy(sidecar, target_stem.with_name(target_stem.name + ".json"))
+    _copy(label_path, target)
+
+
+def _copy(source: Path, target: Path) -> None:
     with write_atomically(target) as temporary:
-        shutil.copyfile(label_path, temporary)
+        shutil.copyfile(source, temporary)
 
 
 def find_reference(run: RunFolder, case_name: str) -> Path:

@@ -2,29 +2,30 @@
 
 import hashlib
 import itertools
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+import torch
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.device import find_device
-from autoseg.plan import Plan
+from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress
-from autoseg.run_folder import FoldFolder, RunFolder, open_run
-from autoseg.training.folds import ALL_CASES, Fold, Splits, select_fold
+from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder
+from autoseg.training.checkpoint import read_description
+from autoseg.training.folds import Fold, Splits, select_fold
 from autoseg.training.history import EpochRecord
 from autoseg.training.loop import EpochDone, IterationDone, TrainingOptions, check_trainable, train
 from autoseg.workflows.case_pool import count_usable_cores
-from autoseg.workflows.preprocessing import check_preprocessed
+from autoseg.workflows.preprocessing import check_preprocessed, extract_recipe
 from autoseg.workflows.validation import validate_fold
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
-PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "2d")
 # Patches for a GPU need many processes; on a CPU the network itself needs the cores, and one process keeps up.
 MOST_WORKERS: Final = 12
 
@@ -36,7 +37,8 @@ class TrainingRequest:
     Attributes:
         configuration: None takes 3d_fullres where it is planned, else 2d.
         folds: None takes every fold, one after the other.
-        epochs: None takes the plan's.
+        epochs: None takes those of the training that is continued, else the plan's.
+        seed: None takes that of the training that is continued, else 0.
         restart: Discard earlier trainings of these folds.
     """
 
@@ -44,7 +46,7 @@ class TrainingRequest:
     folds: tuple[str, ...] | None = None
     epochs: int | None = None
     device: str = "auto"
-    seed: int = 0
+    seed: int | None = None
     restart: bool = False
 
 
@@ -75,7 +77,8 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
 
     Raises:
         RunError: There is no run, or its preprocessed data is incomplete.
-        TrainingError: The configuration or fold does not exist or cannot be trained, or training failed.
+        PlanError: The configuration is not planned.
+        TrainingError: The fold does not exist, the configuration cannot be trained, or training failed.
         DeviceError: The device does not exist or is too small.
     """
     run = open_run(run_root)
@@ -94,13 +97,8 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     for fold, cases in chosen.items():
         folder = run.fold(name, fold)
         if request.restart:
-            shutil.rmtree(folder.root, ignore_errors=True)
-        options = TrainingOptions(
-            device=device,
-            seed=request.seed,
-            epochs=request.epochs,
-            workers=compute_loader_count(device.type),
-        )
+            remove_folder(folder.root)
+        options = resolve_options(request, folder, device)
         _train_fold(run, plan, name, fold=fold, cases=cases, options=options, progress=progress)
         summary = None
         if fold != ALL_CASES:
@@ -109,17 +107,49 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
 
 
 def find_configuration_name(plan: Plan, wanted: str | None) -> str:
-    """The wanted configuration, or the first of 3d_fullres and 2d that is planned.
+    """The wanted configuration, or the preferred one of those that are planned.
 
     Raises:
-        TrainingError: It is not planned.
+        PlanError: It is not planned.
     """
     if wanted is None:
         return next(name for name in (*PREFERRED_CONFIGURATIONS, *plan.configurations) if name in plan.configurations)
-    if wanted not in plan.configurations:
-        msg = f"the plan has no configuration {wanted!r}; it has: {', '.join(plan.configurations)}"
-        raise TrainingError(msg)
+    plan.get_configuration(wanted)
     return wanted
+
+
+def resolve_options(request: TrainingRequest, folder: FoldFolder, device: torch.device) -> TrainingOptions:
+    """What was not asked for is taken from the training that is already there.
+
+    Raises:
+        TrainingError: Its checkpoint is damaged.
+    """
+    epochs, seed = request.epochs, request.seed
+    for checkpoint in (folder.final_checkpoint, folder.latest_checkpoint):
+        if checkpoint.exists():
+            begun = read_description(checkpoint).identity
+            epochs = begun.epochs if epochs is None else epochs
+            seed = begun.seed if seed is None else seed
+            break
+    return TrainingOptions(
+        device=device, seed=0 if seed is None else seed, epochs=epochs, workers=compute_loader_count(device.type)
+    )
+
+
+def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:
+    """Checks that what is there was trained on arrays like those of the plan.
+
+    Raises:
+        TrainingError: Axes, normalization, spacing or labels have changed since.
+    """
+    if not (folder.final_checkpoint.exists() or folder.latest_checkpoint.exists()):
+        return
+    if extract_recipe(read_document(folder.plan, Plan), name) != extract_recipe(plan, name):
+        msg = (
+            f"{folder.root} was trained by another plan ({folder.plan}): orientation, axes, normalization, labels or "
+            f"spacing differ; put plan.json back, or begin again with --restart"
+        )
+        raise TrainingError(msg)
 
 
 def compute_loader_count(device_type: str) -> int:
@@ -141,9 +171,7 @@ def _train_fold(
 ) -> None:
     folder = run.fold(name, fold)
     configuration = plan.configurations[name]
-    if folder.final_checkpoint.exists():
-        progress.note(f"{name}, fold {fold}: already trained (--restart trains anew)")
-        return
+    check_same_recipe(folder, plan, name)
     events = train(
         configuration,
         plan.labels,
@@ -153,7 +181,10 @@ def _train_fold(
         output=folder,
         options=options,
     )
-    first = next(events)
+    first = next(events, None)
+    if first is None:
+        progress.note(f"{name}, fold {fold}: already trained (--restart trains anew)")
+        return
     _record_training(run, plan, name, fold=fold, options=options)
     epochs = options.epochs or configuration.training.epochs
     training = configuration.training

@@ -1,6 +1,7 @@
 """Whole-volume validation of one training: predicts its held-out cases and scores them on their own grids."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from autoseg.document import read_document
@@ -12,6 +13,7 @@ from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
 
 
@@ -28,10 +30,11 @@ def validate_fold(
     if finished is not None:
         return finished
     model = load_model(run, configuration=configuration, folds=(fold,), device=device)
+    check_preprocessed(run, model.plan, model.configuration_plan.data_of, cases)
     ending = label_map_ending(model.plan.file_ending)
     outputs = {case: folder / f"{case}{ending}" for case in cases}
     waiting = [case for case in cases if not outputs[case].is_file()]
-    work = _predict_each(run, model, waiting, outputs)
+    work = _predict_each(run, model, waiting, outputs=outputs, progress=progress)
     for _ in progress.track(work, label="Validating", total=len(waiting), unit="case"):
         pass
     jobs = [
@@ -53,12 +56,12 @@ def read_finished_summary(folder: Path, cases: Sequence[str]) -> EvaluationSumma
 
 
 def _predict_each(
-    run: RunFolder, model: SegmentationModel, cases: Sequence[str], outputs: dict[str, Path]
+    run: RunFolder, model: SegmentationModel, cases: Sequence[str], *, outputs: dict[str, Path], progress: Progress
 ) -> Iterator[str]:
     data = run.preprocessed(model.configuration_plan.data_of)
     for name in cases:
         case = open_case(data, name)
-        logits = model.predict_preprocessed(case.image[:])
+        logits = model.predict_preprocessed(case.image[:], on_window=partial(progress.show_part, name))
         label_map = model.restore_label_map(logits, case.geometry)
         write_label_map(outputs[name], label_map, grid=case.geometry.grid, like=find_reference(run, name))
         yield name

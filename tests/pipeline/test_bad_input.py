@@ -130,6 +130,64 @@ def test_an_output_that_is_a_file(trained_run: Path, tmp_path: Path) -> None:
     check_refused(run_autoseg("predict", trained_run, tmp_path / "new.nii.gz", tmp_path / "out"), "out")
 
 
+def test_a_finished_training_is_not_taken_for_another_one(trained_run: Path) -> None:
+    done = run_autoseg("train", trained_run, "--configuration", "3d_fullres", "--fold", "0", "--epochs", 7)
+    check_refused(done, "epochs was 3, now 7", "--restart")
+
+
+def test_a_label_map_never_replaces_an_image(trained_run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "scan.nii.gz", make_case(1)[0])
+    before = (tmp_path / "scan.nii.gz").read_bytes()
+    for more in ((), ("--overwrite",)):
+        done = run_autoseg("predict", trained_run, tmp_path / "scan.nii.gz", tmp_path, *more)
+        check_refused(done, "would replace the image", "another folder")
+    assert (tmp_path / "scan.nii.gz").read_bytes() == before
+
+
+def test_predicting_into_a_run_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "scan.nii.gz", make_case(1)[0])
+    before = (trained_run / "plan.json").read_bytes()
+    check_refused(run_autoseg("predict", trained_run, tmp_path / "scan.nii.gz", trained_run), "plan.json")
+    assert (trained_run / "plan.json").read_bytes() == before
+
+
+def test_files_of_unknown_origin_are_not_taken_for_predictions(trained_run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "scan_0000.nii.gz", make_case(1)[0])
+    save(tmp_path / "out" / "scan.nii.gz", make_case(1)[1])
+    check_refused(run_autoseg("predict", trained_run, tmp_path / "scan_0000.nii.gz", tmp_path / "out"), "--overwrite")
+
+
+def test_a_run_folder_that_is_a_file_is_found_before_measuring(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    done = run_autoseg("plan", dataset, "--run", tmp_path / "run", "--workers", 1)
+    check_refused(done, "is a file")
+    assert "Measuring" not in done.out
+
+
+def test_a_splits_file_that_does_not_fit_is_refused_before_anything_is_written(broken: Path, tmp_path: Path) -> None:
+    splits = [{"train": ["case0", "case1"], "val": ["stranger"]}]
+    (broken / "splits_final.json").write_text(json.dumps(splits))
+    done = run_autoseg("plan", broken, "--run", tmp_path / "run", "--workers", 1)
+    check_refused(done, "stranger")
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_edits_that_contradict_each_other_are_named(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    plan = json.loads((run / "plan.json").read_text())
+    for change, text in (
+        ({"data_of": "3d_ful"}, "data_of must name one of"),
+        (
+            {"network": plan["configurations"]["3d_fullres"]["network"] | {"input_channels": 4}},
+            "input_channels must be 1",
+        ),
+    ):
+        configurations = plan["configurations"] | {"3d_fullres": plan["configurations"]["3d_fullres"] | change}
+        (run / "plan.json").write_text(json.dumps(plan | {"configurations": configurations}))
+        check_refused(run_autoseg("preprocess", run), text)
+
+
 def test_training_what_is_not_planned_and_a_fold_that_is_not(trained_run: Path) -> None:
     check_refused(run_autoseg("train", trained_run, "--configuration", "3d_lowres"), "3d_lowres", "3d_fullres")
     check_refused(run_autoseg("train", trained_run, "--fold", "7"), "7")

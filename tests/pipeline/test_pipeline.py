@@ -166,6 +166,9 @@ def test_an_edited_plan_must_be_preprocessed_before_training(trained_run: Path, 
     assert done.code == 0, done.err
     assert "preprocessed 6 cases" in done.out
     assert run_autoseg("train", run, "--fold", "1", "--device", "cpu", "--epochs", 1).code == 0
+    old = run_autoseg("train", run, "--fold", "0", "--device", "cpu")
+    assert old.code == 1
+    assert "another plan" in old.err
     again = run_autoseg("preprocess", run, "--configuration", "3d_fullres", "--workers", 1)
     assert "preprocessed 0 cases" in again.out
 

@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.errors import PredictionError
+from autoseg.errors import PlanError, PredictionError
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds
 from autoseg.run_folder import RunFolder
 
@@ -48,7 +48,7 @@ def test_a_wanted_configuration_is_taken_whatever_is_trained(run, plan):
 
 
 def test_an_unknown_configuration_is_answered_with_the_known_ones(run, plan):
-    with pytest.raises(PredictionError, match="no configuration '3d'; choose one of: 2d, custom, 3d_lowres"):
+    with pytest.raises(PlanError, match="no configuration '3d'; it has: 2d, custom, 3d_lowres"):
         find_configuration(run, plan, "3d")
 
 

@@ -146,7 +146,7 @@ def test_masked_channels_are_zero_outside_the_nonzero_region(plan_augmentation):
     assert (changed[1, :, 5:] != 0).all()
 
 
-def test_validation_patches_are_masked_too():
+def test_finishing_masks_the_named_channels_only():
     image, label_map = draw_patch()
     label_map[0] = -1
     finished, labels = finish_patch(image.copy(), label_map, (0,))

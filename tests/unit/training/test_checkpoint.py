@@ -11,6 +11,7 @@ from autoseg.training.checkpoint import (
     check_identity,
     identify_training,
     read_checkpoint,
+    read_description,
     restore_learner,
     write_checkpoint,
 )
@@ -163,8 +164,8 @@ def test_another_network_is_refused(written, plan_configuration, labels):
     ],
 )
 def test_a_training_is_continued_as_it_was_begun(written, identify, changes, message):
-    checkpoint = read_checkpoint(written[1])
-    check_identity(checkpoint, identify())
+    begun = read_description(written[1]).identity
+    check_identity(written[1], begun, identify())
     different = identify(**changes)
     with pytest.raises(TrainingError, match=f"{message}.*--restart"):
-        check_identity(checkpoint, different)
+        check_identity(written[1], begun, different)
