@@ -128,7 +128,9 @@ def test_a_changed_number_of_epochs_does_not_separate_folds(plan, train, load):
 
 @pytest.fixture
 def other_plan(build_plan, build_configuration):
-    return build_plan({"3d_fullres": build_configuration((8, 8, 8), outputs=2)})
+    part = build_configuration((8, 8, 8))
+    wider = part.network.model_copy(update={"features_per_stage": (8, 8)})
+    return build_plan({"3d_fullres": part.model_copy(update={"network": wider})})
 
 
 def test_weights_of_another_network_are_refused(tmp_path, train, load, other_plan):
@@ -139,8 +141,10 @@ def test_weights_of_another_network_are_refused(tmp_path, train, load, other_pla
 
 
 def test_the_second_stage_of_a_cascade_is_refused(plan, train, load):
-    part = plan.configurations["3d_fullres"].model_copy(update={"previous_stage": "3d_lowres"})
-    train(by=plan.model_copy(update={"configurations": {"3d_fullres": part}}))
+    coarse = plan.configurations["3d_fullres"]
+    network = coarse.network.model_copy(update={"input_channels": coarse.network.input_channels + 2})
+    part = coarse.model_copy(update={"previous_stage": "3d_lowres", "network": network})
+    train(by=plan.model_copy(update={"configurations": {"3d_fullres": part, "3d_lowres": coarse}}))
     with pytest.raises(PredictionError, match="takes the prediction of 3d_lowres as input"):
         load()
 
