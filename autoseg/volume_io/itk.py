@@ -59,7 +59,7 @@ def read_grid(path: Path) -> Grid:
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes a compressed file; two-dimensional images become two-dimensional files again."""
     del like  # the grid holds all that these headers tell of the geometry, to the last bit
-    image = _build_image(array, grid, is_flat=_is_flat_file(path, grid))
+    image = build_image(array, grid, is_flat=_is_flat_file(path, grid))
     writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
     with writing(path) as temporary:
         _write_image(image, temporary, path)
@@ -133,7 +133,8 @@ def _is_flat_file(path: Path, grid: Grid) -> bool:
     return is_planar(grid) and lies_across and not path.name.lower().endswith(GIPL_ENDINGS)
 
 
-def _build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
+def build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
+    """A SimpleITK image of one component, with two dimensions if `is_flat`."""
     import SimpleITK
 
     dimensions = 2 if is_flat else 3
