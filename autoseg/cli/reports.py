@@ -67,15 +67,16 @@ def print_check(console: "Console", report: "CheckReport") -> None:
             table.add_row("warning" if is_warning else "note", "-", Text(text))
         console.show_table(table)
     if report.classes:
-        print_classes(console, report.classes)
+        failed = len({entry.case for entry in report.problems if entry.case is not None})
+        print_classes(console, report.classes, title=f"Classes in the {report.cases - failed} cases without problems")
 
 
-def print_classes(console: "Console", classes: "Sequence[ClassCount]") -> None:
+def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title: str = "Classes") -> None:
     """One row per class."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Classes", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("class")
     for heading in ("values", "cases", "voxels"):
         table.add_column(heading, justify="right")

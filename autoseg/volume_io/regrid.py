@@ -44,7 +44,7 @@ def resample_label_map_onto_grid(volume: LabelVolume, grid: Grid, *, what: str) 
     import SimpleITK
 
     _check_overlap(volume.grid, grid, what)
-    array = _resample(volume.array, volume.grid, grid, interpolator=SimpleITK.sitkNearestNeighbor, outside=0)
+    array = _resample(volume.array, volume.grid, grid, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0)
     if volume.array.any() and not array.any():
         msg = f"{what}: no labelled voxel lies on that grid; the headers tell different places: repair one of them"
         raise VolumeError(msg)
@@ -58,7 +58,7 @@ def _check_overlap(source: Grid, target: Grid, what: str) -> None:
         msg = f"{what}: a picture has no place in the world; bring both to one size with a picture editor"
         raise VolumeError(msg)
     inside = np.ones(source.shape_voxels, np.uint8)
-    if not _resample(inside, source, target, interpolator=SimpleITK.sitkNearestNeighbor, outside=0).any():
+    if not _resample(inside, source, target, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0).any():
         msg = (
             f"{what}: they do not overlap, so that one header tells the wrong place: repair it\n"
             f"    from {source.describe()}\n"

@@ -46,7 +46,7 @@ class CheckReport:
     Attributes:
         cases: Number of cases.
         notes: What is worth knowing and prevents nothing, one sentence each.
-        classes: Counted over the cases that could be read.
+        classes: Counted over the cases without problems.
         orientations: Axis codes with their number of cases, the most frequent first.
         duplicates: Names of cases with the same image.
     """
@@ -85,7 +85,7 @@ def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress)
             *dataset.notes,
             *notes,
             *headers.notes,
-            *warn_of_rare_classes(classes, len(fingerprints)),
+            *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
             *describe_duplicates(duplicates, splits),
         ),
         classes=classes,

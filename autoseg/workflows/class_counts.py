@@ -39,13 +39,19 @@ def count_classes(labels: LabelScheme, cases: Sequence[CaseFingerprint]) -> tupl
     )
 
 
-def warn_of_rare_classes(counts: Sequence[ClassCount], case_count: int) -> list[str]:
-    """One warning for each class that occurs in fewer than five cases."""
+def warn_of_rare_classes(counts: Sequence[ClassCount], *, counted: int, uncounted: int = 0) -> list[str]:
+    """One warning for each class that occurs in fewer than five cases.
+
+    Args:
+        counts: Of all classes.
+        counted: Number of cases that were counted.
+        uncounted: Number of cases that were not, each of which may hold the class.
+    """
     return [
-        f"warning: class {count.name!r} occurs in {_describe(count.cases)} of {case_count} cases; it will be learnt "
-        f"badly, and some folds cannot validate it"
+        f"warning: class {count.name!r} occurs in {_describe(count.cases)} of {counted} cases: too few to learn it "
+        f"well, or to validate it in each of five folds"
         for count in counts
-        if count.cases < FEWEST_CASES
+        if count.cases + uncounted < FEWEST_CASES
     ]
 
 

@@ -148,7 +148,7 @@ def _report_measurements(
     report_classes(classes)
     splits = read_document(run.splits, Splits)
     for warning in (
-        *warn_of_rare_classes(classes, len(fingerprint.cases)),
+        *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
         *describe_duplicates(find_duplicates(fingerprint.cases), splits),
     ):
         progress.note(warning)
