@@ -1,7 +1,9 @@
 """What the headers of a dataset tell: orientations, and files of one case that do not lie on quite the same grid."""
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,16 +38,52 @@ class _Found:
 def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
     """Reads every header. What cannot be read is left out: reading the case reports it."""
     found = _Found()
-    for case in cases:
-        grid = try_reading_grid(case.image_paths[0])
-        if grid is None:
-            continue
-        if grid.is_oriented:
-            found.codes[grid.orientation_code] += 1
-        _compare_files(case, grid, found)
+    with _collect_warnings() as warnings:
+        for case in cases:
+            grid = try_reading_grid(case.image_paths[0])
+            if grid is None:
+                continue
+            if grid.is_oriented:
+                found.codes[grid.orientation_code] += 1
+            _compare_files(case, grid, found)
     orientations = tuple(sorted(found.codes.items(), key=lambda item: (-item[1], item[0])))
     notes = [*_describe_orientations(orientations), *_describe_small_differences(found.slightly_different)]
-    return HeaderSurvey(orientations=orientations, notes=(*notes, *found.fixes))
+    return HeaderSurvey(orientations=orientations, notes=(*notes, *found.fixes, *_describe_warnings(warnings)))
+
+
+class _Collector(logging.Handler):
+    """Keeps what the readers of headers warn of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _collect_warnings() -> Iterator[list[logging.LogRecord]]:
+    logger, collector = logging.getLogger("autoseg.volume_io"), _Collector()
+    propagated = logger.propagate
+    logger.addHandler(collector)
+    logger.propagate = False
+    try:
+        yield collector.records
+    finally:
+        logger.propagate = propagated
+        logger.removeHandler(collector)
+
+
+def _describe_warnings(records: Sequence[logging.LogRecord]) -> list[str]:
+    """One note for each kind of warning: its first occurrence, and the number of the others."""
+    kinds: dict[str, list[str]] = {}
+    for record in records:
+        kinds.setdefault(str(record.msg), []).append(record.getMessage())
+    return [
+        f"warning: {messages[0]}" + (f" (and so in {len(messages) - 1} other files)" if len(messages) > 1 else "")
+        for messages in kinds.values()
+    ]
 
 
 def _compare_files(case: Case, grid: Grid, found: _Found) -> None:

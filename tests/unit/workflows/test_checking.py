@@ -136,6 +136,20 @@ def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed
     assert [count.cases for count in report.classes] == [6, 6]
 
 
+def test_contradicting_headers_are_noted_once_with_their_number(check, dataset, caplog):
+    moved = AFFINE.copy()
+    moved[0, 3] = 5.0
+    for path in sorted(dataset.glob("*/p1_*.nii.gz")):
+        image = nib.Nifti1Image(load(path), AFFINE)
+        image.set_qform(moved, code=1)
+        image.set_sform(AFFINE, code=1)
+        nib.save(image, path)
+    report = check()
+    assert report.problems == ()
+    (note,) = report.notes
+    assert "p1_a_0000.nii.gz: sform and qform differ by up to 5; the sform is used (and so in 3 other files)" in note
+
+
 def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset, write_case):
     moved = AFFINE.copy()
     moved[0, 3] = 1000.0
