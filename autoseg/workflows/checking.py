@@ -10,7 +10,6 @@ from autoseg.fingerprint import CaseFingerprint
 from autoseg.progress import Progress
 from autoseg.training.folds import Splits
 from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_count, run_over_cases
-from autoseg.workflows.case_reading import measure_orientation
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.measuring import BYTES_PER_VOXEL, MeasuringJob, estimate_case_bytes, measure_job
@@ -73,7 +72,8 @@ def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress)
         dataset = allow_geometry_fixes(dataset)
     problems, notes, splits = _check_folds(dataset, options.split)
     headers = survey_headers(dataset.cases)
-    outcome = _measure(dataset, options.workers, progress)
+    orientation = headers.orientations[0][0] if headers.orientations else None
+    outcome = _measure(dataset, orientation, options.workers, progress)
     fingerprints = outcome.results
     classes = count_classes(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
@@ -107,8 +107,9 @@ def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem
     return (), division.notes, division.splits
 
 
-def _measure(dataset: Dataset, workers: int | None, progress: Progress) -> PoolOutcome[CaseFingerprint]:
-    orientation = measure_orientation(dataset.cases)
+def _measure(
+    dataset: Dataset, orientation: str | None, workers: int | None, progress: Progress
+) -> PoolOutcome[CaseFingerprint]:
     jobs = [
         (
             case.name,
