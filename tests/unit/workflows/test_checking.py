@@ -4,6 +4,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from autoseg.progress import Silent
 from autoseg.workflows.checking import CheckingOptions, check_dataset
@@ -148,6 +149,40 @@ def test_contradicting_headers_are_noted_once_with_their_number(check, dataset, 
     assert report.problems == ()
     (note,) = report.notes
     assert "p1_a_0000.nii.gz: sform and qform differ by up to 5; the sform is used (and so in 3 other files)" in note
+
+
+def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset, write_case):
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "T1", "1": "T2"}}))
+    for path in sorted(dataset.glob("imagesTr/*_0000.nii.gz")):
+        shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
+    moved = AFFINE.copy()
+    moved[0, 3] = 1.0
+    write_case(dataset, "imagesTr/p2_a_0001.nii.gz", load(dataset / "imagesTr" / "p2_a_0001.nii.gz"), moved)
+    (problem,) = check().problems
+    assert problem.case == "p2_a"
+    assert "p2_a_0001.nii.gz (found)" in problem.problem
+    assert "--fix-geometry" in problem.problem
+    report = check(fix_geometry=True)
+    assert report.problems == ()
+    (note,) = report.notes
+    assert "resamples p2_a_0001.nii.gz by linear interpolation onto the grid of p2_a_0000.nii.gz" in note
+
+
+def test_pictures_of_another_size_stay_a_problem(check, dataset):
+    shutil.rmtree(dataset / "imagesTr")
+    shutil.rmtree(dataset / "labelsTr")
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(description | {"file_ending": ".png"}))
+    for name, size in (("a", (8, 9)), ("b", (8, 8))):
+        for part, shape in (("imagesTr", (8, 9)), ("labelsTr", size)):
+            (dataset / part).mkdir(exist_ok=True)
+            picture = np.random.default_rng(ord(name)).choice([0, 2, 5], shape).astype(np.uint8)
+            Image.fromarray(picture).save(dataset / part / f"{name}.png")
+    problems = check(fix_geometry=True).problems
+    assert {problem.case for problem in problems} == {"b"}
+    assert "no place in the world" in problems[0].problem
+    assert "--fix-geometry" not in check().problems[0].problem
 
 
 def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset, write_case):
