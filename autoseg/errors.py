@@ -19,6 +19,10 @@ class VolumeError(AutosegError):
     """An image or label file cannot be read or written."""
 
 
+class GridError(VolumeError):
+    """Two files that belong together lie on different grids of the same world."""
+
+
 class PlanError(AutosegError):
     """No plan exists for a fingerprint, or a plan does not fit what it is used for."""
 

@@ -54,6 +54,8 @@ class CaseFingerprint(Part):
         cropped_shape_voxels: Shape of the bounding box of the nonzero region.
         relative_size_after_cropping: Voxels after cropping / voxels before.
         voxel_counts: Voxels of every class of the label scheme, in the order of `LabelScheme.class_names`.
+        image_digest: Of all intensities; two cases have the same one if their images are the same, whatever their
+            names, headers and stored orientations. Empty if it was not computed.
     """
 
     name: str
@@ -62,6 +64,7 @@ class CaseFingerprint(Part):
     cropped_shape_voxels: ShapeTriple
     relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
     voxel_counts: tuple[int, ...]
+    image_digest: str = ""
 
 
 class Fingerprint(Document):

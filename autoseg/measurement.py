@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from autoseg import __version__
 from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import FloatTriple
+from autoseg.image_digest import compute_image_digest
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
 
@@ -111,6 +112,7 @@ def measure_case(
         cropped_shape_voxels=cropped_shape,
         relative_size_after_cropping=float(np.prod(cropped_shape) / np.prod(label_map.shape)),
         voxel_counts=_count_class_voxels(label_map, labels),
+        image_digest=compute_image_digest(image),
     )
     inside = slice_box(box)
     # Voxels with the ignore label count as foreground here, as in the reference implementation: leaving them out

@@ -4,9 +4,11 @@ import sys
 
 import typer
 
+from autoseg.cli.check import check
 from autoseg.cli.demo import demo
 from autoseg.cli.evaluate import evaluate
 from autoseg.cli.plan import plan
+from autoseg.cli.planners import planners
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.train import train
@@ -26,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(show_version)
-for command in (plan, preprocess, train, predict, evaluate, demo):
+for command in (check, plan, preprocess, train, predict, evaluate, demo, planners):
     app.command()(command)
 
 

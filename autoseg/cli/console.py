@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 PLAIN_LINE_SECONDS = 10.0
 PLAIN_WIDTH = 160  # tables in a log file need not fit a screen
+UNLIMITED_WIDTH = 100_000  # for whole sentences in a table: nothing is wrapped in a file or pipe
 
 
 class Console:
@@ -88,14 +89,18 @@ class Console:
             yield item
 
 
-def open_console() -> Console:
-    """A console on standard output; warnings of the library go to standard error."""
+def open_console(*, plain_width: int = PLAIN_WIDTH) -> Console:
+    """A console on standard output; warnings of the library go to standard error.
+
+    Args:
+        plain_width: Characters per line where standard output is no terminal.
+    """
     import logging
 
     from rich.console import Console as RichConsole
 
     logging.basicConfig(level=logging.WARNING, format="autoseg: %(levelname)s: %(message)s", stream=sys.stderr)
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    width = None if sys.stdout.isatty() else plain_width
     return Console(RichConsole(width=width))
 
 

@@ -29,22 +29,36 @@ def plan(
     dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json, images and labels.")],
     *,
     run: Annotated[Path | None, typer.Option(help="Run folder.  [default: <dataset name>.autoseg]")] = None,
-    planner: Annotated[str, typer.Option(help="Set of planning rules.")] = "default",
+    planner: Annotated[str, typer.Option(help="Set of planning rules; `autoseg planners` lists them.")] = "default",
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
     ] = None,
     configuration: Annotated[
         list[str] | None, typer.Option(help="Preprocess only this configuration (repeatable).  [default: all planned]")
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Keep cases in one fold whose names agree in this pattern: in its first group, or else as a whole.",
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Folds from this file, in the form of nnU-Net's splits_final.json.")
+    ] = None,
+    fix_geometry: Annotated[
+        bool, typer.Option("--fix-geometry", help="Resample channels and label maps on another grid than channel 0.")
+    ] = False,
     no_preprocess: Annotated[bool, typer.Option("--no-preprocess", help="Stop after planning.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing plan and its data.")] = False,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
     from autoseg.cli.console import open_console
-    from autoseg.cli.reports import print_plan
+    from autoseg.cli.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
     from autoseg.workflows.planning import PlanningOptions, plan_dataset
+    from autoseg.workflows.splitting import SplitRequest
 
     chosen = find_planner(planner)
     options = PlanningOptions(
@@ -54,10 +68,18 @@ def plan(
         preprocess=not no_preprocess,
         workers=workers,
         overwrite=overwrite,
+        split=SplitRequest(group_by=group_by, splits_file=splits),
+        fix_geometry=fix_geometry,
     )
     console = open_console()
     outcome = plan_dataset(
-        dataset, run, chosen.plan, options=options, report=lambda plan: print_plan(console, plan), progress=console
+        dataset,
+        run,
+        chosen.plan,
+        options=options,
+        report=lambda plan: print_plan(console, plan),
+        report_classes=lambda classes: print_classes(console, classes),
+        progress=console,
     )
     console.note(f"\n{outcome.describe()}")
     console.note(f"next: autoseg train {outcome.run.root}")

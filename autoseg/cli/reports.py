@@ -1,5 +1,6 @@
-"""Tables: a plan with its reasons, evaluation results."""
+"""Tables: the checks of a dataset, a plan with its reasons, evaluation results."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +9,8 @@ if TYPE_CHECKING:
     from autoseg.cli.console import Console
     from autoseg.evaluation.summary import EvaluationSummary, MetricValues
     from autoseg.plan import Plan
+    from autoseg.workflows.checking import CheckReport
+    from autoseg.workflows.class_counts import ClassCount
 
 COLUMNS = {
     "Dice": "Dice",
@@ -46,6 +49,41 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
         ("strides", *(" ".join("x".join(map(str, s)) for s in c.network.strides) for c in configurations)),
         ("kernels", *(" ".join("x".join(map(str, k)) for k in c.network.kernel_sizes) for c in configurations)),
     ]
+
+
+def print_check(console: "Console", report: "CheckReport") -> None:
+    """All problems and notes in one table, then the classes."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if report.problems or report.notes:
+        table = Table(title="Problems and notes", title_justify="left")
+        for heading in ("", "case", "what"):
+            table.add_column(heading)
+        for entry in report.problems:
+            table.add_row("problem", Text(entry.case or "-"), Text(entry.problem))
+        for note in report.notes:
+            is_warning, text = note.startswith("warning: "), note.removeprefix("warning: ")
+            table.add_row("warning" if is_warning else "note", "-", Text(text))
+        console.show_table(table)
+    if report.classes:
+        failed = len({entry.case for entry in report.problems if entry.case is not None})
+        print_classes(console, report.classes, title=f"Classes in the {report.cases - failed} cases without problems")
+
+
+def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title: str = "Classes") -> None:
+    """One row per class."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for heading in ("values", "cases", "voxels"):
+        table.add_column(heading, justify="right")
+    for count in classes:
+        values = ", ".join(map(str, count.values))
+        table.add_row(Text(count.name), values, str(count.cases), str(count.voxels))
+    console.show_table(table)
 
 
 def print_cases(console: "Console", summary: "EvaluationSummary") -> None:

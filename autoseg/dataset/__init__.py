@@ -1,6 +1,6 @@
 """dataset.json and the list of cases, in the raw layout of nnU-Net v2 or of the Medical Segmentation Decathlon."""
 
-from autoseg.dataset.cases import Case, Dataset
+from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes
 from autoseg.dataset.prediction_cases import find_images
 from autoseg.dataset.reading import read_dataset
 from autoseg.dataset.record import CaseRecord, DatasetRecord, record_dataset, restore_dataset
@@ -10,6 +10,7 @@ __all__ = [
     "CaseRecord",
     "Dataset",
     "DatasetRecord",
+    "allow_geometry_fixes",
     "find_images",
     "read_dataset",
     "record_dataset",

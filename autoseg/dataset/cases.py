@@ -1,6 +1,6 @@
 """What a dataset is, once read, and the list of what is wrong with it while it is being read."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -8,6 +8,7 @@ from autoseg.labels import LabelScheme
 
 DESCRIPTION_NAME: Final = "dataset.json"
 SPLITS_NAME: Final = "splits_final.json"
+GROUPS_NAME: Final = "groups.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +18,14 @@ class Case:
     Attributes:
         image_paths: One file per channel, or a single file that holds all channels.
         label_path: None where no reference is known.
+        fix_geometry: Whether channels and label maps on another grid than the first channel's are resampled onto it
+            instead of being refused.
     """
 
     name: str
     image_paths: tuple[Path, ...]
     label_path: Path | None
+    fix_geometry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Dataset:
         name: The folder's name.
         file_ending: Ending of the images in lower case.
         splits_file: Folds that came with the dataset (splits_final.json), or None.
+        groups_file: Groups of cases that belong together (groups.json), or None.
         notes: Oddities that are no errors, one sentence each.
     """
 
@@ -42,7 +47,24 @@ class Dataset:
     file_ending: str
     cases: tuple[Case, ...]
     splits_file: Path | None
+    groups_file: Path | None
     notes: tuple[str, ...]
+
+    @property
+    def fixes_geometry(self) -> bool:
+        """Whether files on another grid are resampled."""
+        return any(case.fix_geometry for case in self.cases)
+
+
+def allow_geometry_fixes(dataset: Dataset) -> Dataset:
+    """The same dataset, whose files on another grid than their case's first channel are resampled when read."""
+    return replace(dataset, cases=tuple(replace(case, fix_geometry=True) for case in dataset.cases))
+
+
+def find_beside(root: Path, name: str) -> Path | None:
+    """An optional file of the dataset's folder."""
+    path = root / name
+    return path if path.is_file() else None
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from autoseg.dataset.cases import SPLITS_NAME, Case, Dataset, Findings
+from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, Findings, find_beside
 from autoseg.dataset.description import Description, read_description
 from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
@@ -46,7 +46,6 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
     _check_case_count(cases, description, findings)
     if description.channel_names is None or description.labels is None or ending is None:
         return None
-    splits = root / SPLITS_NAME
     return Dataset(
         name=root.name,
         root=root,
@@ -54,7 +53,8 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
         labels=description.labels,
         file_ending=ending,
         cases=cases,
-        splits_file=splits if splits.is_file() else None,
+        splits_file=find_beside(root, SPLITS_NAME),
+        groups_file=find_beside(root, GROUPS_NAME),
         notes=tuple(findings.notes),
     )
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from autoseg.dataset.cases import SPLITS_NAME, Case, Dataset
+from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_beside
 from autoseg.document import Document, Part
 from autoseg.errors import DatasetError
 from autoseg.labels import LabelScheme
@@ -22,6 +22,7 @@ class DatasetRecord(Document):
 
     Attributes:
         source: The dataset's folder, absolute.
+        fix_geometry: Whether files on another grid than their case's first channel are resampled onto it.
     """
 
     schema_version: Literal[1] = 1
@@ -31,6 +32,7 @@ class DatasetRecord(Document):
     labels: LabelScheme
     file_ending: str
     cases: tuple[CaseRecord, ...]
+    fix_geometry: bool = False
 
 
 def record_dataset(dataset: Dataset) -> DatasetRecord:
@@ -43,6 +45,7 @@ def record_dataset(dataset: Dataset) -> DatasetRecord:
         labels=dataset.labels,
         file_ending=dataset.file_ending,
         cases=tuple(_record_case(case, root) for case in dataset.cases),
+        fix_geometry=dataset.fixes_geometry,
     )
 
 
@@ -63,17 +66,18 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     if missing:
         heading = f"files of the dataset {record.name} cannot be found; {advice}:"
         raise DatasetError(heading, missing)
-    splits = root / SPLITS_NAME
-    return Dataset(
+    dataset = Dataset(
         name=record.name,
         root=root,
         channel_names=record.channel_names,
         labels=record.labels,
         file_ending=record.file_ending,
         cases=cases,
-        splits_file=splits if splits.is_file() else None,
+        splits_file=find_beside(root, SPLITS_NAME),
+        groups_file=find_beside(root, GROUPS_NAME),
         notes=(),
     )
+    return allow_geometry_fixes(dataset) if record.fix_geometry else dataset
 
 
 def _record_case(case: Case, root: Path) -> CaseRecord:

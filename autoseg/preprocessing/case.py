@@ -127,7 +127,7 @@ def prepare_case(
         PlanError: The image does not fit the plan.
     """
     reorientation = _compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
-    image = reorientation.apply(image)
+    image = _orient(image, grid, plan)
     needs_mask = label_map is not None or any(channel.inside_nonzero_only for channel in plan.channels)
     mask = compute_nonzero_mask(image) if needs_mask else None
     box = compute_nonzero_box(image) if mask is None else compute_bounding_box(mask)
@@ -176,6 +176,17 @@ def compute_target_spacing(case_spacing_mm: FloatTriple, configuration: Configur
     if len(planned) == 2:
         return case_spacing_mm[0], planned[0], planned[1]
     return planned[0], planned[1], planned[2]
+
+
+def _orient(
+    image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan
+) -> Float32[np.ndarray, "channel i j k"]:
+    """The image in plan axes, in one memory order however the file stores it.
+
+    Float32 sums depend on the memory order; without the copy, a flipped image would be normalized differently.
+    """
+    oriented = np.ascontiguousarray(_compute_plan_axes(grid, plan.orientation, (0, 1, 2)).apply(image))
+    return Reorientation(permutation=plan.axis_permutation, is_flipped=(False, False, False)).apply(oriented)
 
 
 def _compute_plan_axes(grid: Grid, orientation: str | None, axis_permutation: tuple[int, int, int]) -> Reorientation:

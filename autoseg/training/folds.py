@@ -1,6 +1,6 @@
 """Which cases train a network and which are held out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -55,14 +55,61 @@ def make_folds(case_names: Iterable[str]) -> tuple[Fold, ...]:
     return tuple(_hold_out(names, set(block.tolist())) for block in blocks)
 
 
-def make_splits(case_names: Sequence[str], *, foreign: Path | None = None) -> Splits:
-    """The folds of a run: those of nnU-Net's splits_final.json where the dataset brings one, else `make_folds`.
+def make_group_folds(groups: Mapping[str, str]) -> tuple[Fold, ...]:
+    """Holds out whole groups: five folds, or as many as there are groups, with about the same number of cases each.
+
+    Groups are shuffled, then dealt out by falling size, each to the fold that holds out the fewest cases so far. The
+    folds' sizes differ by at most the size of the largest group.
+
+    Args:
+        groups: Name of the group for every case.
+
+    Raises:
+        TrainingError: There are fewer than two groups.
+    """
+    members: dict[str, list[str]] = {}
+    for case in sorted(groups):
+        members.setdefault(groups[case], []).append(case)
+    if len(members) < 2:
+        msg = (
+            f"folds need at least two groups of cases, found {len(members)} ({_list_names(sorted(members))}); "
+            f"group more finely, or leave the grouping out"
+        )
+        raise TrainingError(msg)
+    order = np.arange(len(members))
+    np.random.RandomState(SHUFFLE_SEED).shuffle(order)
+    names = sorted(members)
+    shuffled = [members[names[index]] for index in order]
+    held_out: list[list[str]] = [[] for _ in range(min(FOLD_COUNT, len(members)))]
+    for group in sorted(shuffled, key=len, reverse=True):
+        min(held_out, key=len).extend(group)
+    everything = sorted(groups)
+    return tuple(_hold_out(everything, {everything.index(case) for case in block}) for block in held_out)
+
+
+def make_splits(
+    case_names: Sequence[str], *, foreign: Path | None = None, groups: Mapping[str, str] | None = None
+) -> Splits:
+    """The folds of a run: those of a file in the form of nnU-Net's splits_final.json where there is one, else by group
+    where there are groups, else `make_folds`.
 
     Raises:
         DocumentError: The foreign file cannot be read or has another form.
-        TrainingError: The foreign file does not fit the cases, or there are fewer than two.
+        TrainingError: The foreign file does not fit the cases, or there are fewer than two cases or groups.
     """
-    return Splits(folds=make_folds(case_names)) if foreign is None else read_foreign_splits(foreign, case_names)
+    if foreign is not None:
+        return read_foreign_splits(foreign, case_names)
+    return Splits(folds=make_folds(case_names) if groups is None else make_group_folds(groups))
+
+
+def find_torn_apart(splits: Splits, cases: Iterable[str]) -> tuple[int, ...]:
+    """Indices of the folds in which some of these cases train a network that others of them validate."""
+    wanted = set(cases)
+    return tuple(
+        index
+        for index, fold in enumerate(splits.folds)
+        if wanted & set(fold.training) and wanted & set(fold.validation)
+    )
 
 
 def select_fold(splits: Splits, name: str) -> Fold:

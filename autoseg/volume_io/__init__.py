@@ -5,7 +5,8 @@ Arrays are (channel, z, y, x) in memory order of the files; the `Grid` says wher
 
 from autoseg.file_endings import READABLE_ENDINGS, label_map_ending, strip_ending
 from autoseg.volume_io.reading import read_grid, read_image, read_label_map
-from autoseg.volume_io.volumes import LabelVolume, Volume, check_same_grid
+from autoseg.volume_io.regrid import resample_label_map_onto_grid
+from autoseg.volume_io.volumes import LabelVolume, Volume, check_same_grid, list_grid_differences
 from autoseg.volume_io.writing import write_image, write_label_map, write_probabilities
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "Volume",
     "check_same_grid",
     "label_map_ending",
+    "list_grid_differences",
     "read_grid",
     "read_image",
     "read_label_map",
+    "resample_label_map_onto_grid",
     "strip_ending",
     "write_image",
     "write_label_map",

@@ -24,6 +24,8 @@ HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)
 META_ENDINGS: Final = (".mha", ".mhd")
 META_HEADER_BYTES: Final = 2**16
 META_SPACING: Final = re.compile(r"^\s*Element(?:Spacing|Size)\s*=(.*)$", re.MULTILINE)
+NRRD_ENDINGS: Final = (".nrrd", ".nhdr")
+NRRD_SPACING: Final = re.compile(r"^(?:spacings|space directions):(.*)$", re.MULTILINE)
 GIPL_ENDINGS: Final = (".gipl", ".gipl.gz")
 
 
@@ -59,7 +61,7 @@ def read_grid(path: Path) -> Grid:
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes a compressed file; two-dimensional images become two-dimensional files again."""
     del like  # the grid holds all that these headers tell of the geometry, to the last bit
-    image = _build_image(array, grid, is_flat=_is_flat_file(path, grid))
+    image = build_image(array, grid, is_flat=_is_flat_file(path, grid))
     writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
     with writing(path) as temporary:
         _write_image(image, temporary, path)
@@ -78,7 +80,9 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
 
 
 def _check_stored_spacing(path: Path) -> None:
-    """MetaImage only: ITK would silently read a spacing of 0 as 1, and a negative one as 1e16."""
+    """MetaImage: ITK would silently read a spacing of 0 as 1, and a negative one as 1e16. NRRD: a missing one as 1."""
+    if path.name.lower().endswith(NRRD_ENDINGS):
+        _check_nrrd_spacing(path)
     if not path.name.lower().endswith(META_ENDINGS):
         return
     with path.open("rb") as stream:
@@ -89,6 +93,21 @@ def _check_stored_spacing(path: Path) -> None:
     elif not all(0 < float(text) < np.inf for text in found[1].split()):
         msg = f"{path}: spacing must be positive, found ElementSpacing = {found[1].strip()}; repair the header"
         raise VolumeError(msg)
+
+
+def _check_nrrd_spacing(path: Path) -> None:
+    with path.open("rb") as stream:
+        header = stream.read(META_HEADER_BYTES).partition(b"\n\n")[0].decode("latin-1")
+    found = NRRD_SPACING.search(header)
+    if found is None:
+        LOGGER.warning("%s: the header has neither spacings nor space directions; 1 mm is assumed", path)
+    elif header.startswith("spacings", found.start()) and not _are_finite(found[1].split()):
+        msg = f"{path}: spacing must be a number, found spacings:{found[1]}; repair the header"
+        raise VolumeError(msg)
+
+
+def _are_finite(texts: list[str]) -> bool:
+    return bool(np.isfinite([float(text) for text in texts]).all())
 
 
 def _check_dimensions(path: Path, dimensions: int, components: int) -> None:
@@ -133,7 +152,8 @@ def _is_flat_file(path: Path, grid: Grid) -> bool:
     return is_planar(grid) and lies_across and not path.name.lower().endswith(GIPL_ENDINGS)
 
 
-def _build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
+def build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
+    """A SimpleITK image of one component, with two dimensions if `is_flat`."""
     import SimpleITK
 
     dimensions = 2 if is_flat else 3

@@ -11,6 +11,7 @@ from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
 from autoseg.volume_io.formats import FORMATS
+from autoseg.volume_io.regrid import resample_image_onto_grid
 from autoseg.volume_io.volumes import (
     LabelVolume,
     StoredVolume,
@@ -18,14 +19,19 @@ from autoseg.volume_io.volumes import (
     check_finite_grid,
     check_same_grid,
     explain_unreadable,
+    list_grid_differences,
 )
 
 # Scaled integers (scl_slope) come back with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
 
 
-def read_image(paths: Sequence[Path]) -> Volume:
+def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
     """Reads an image: one file per channel, or one file with several channels.
+
+    Args:
+        paths: Files in the order of the channels.
+        fix_geometry: Resample files on another grid than that of the first (linearly) instead of refusing them.
 
     Raises:
         VolumeError: A file cannot be read, or the files do not have the same grid.
@@ -34,11 +40,16 @@ def read_image(paths: Sequence[Path]) -> Volume:
         msg = "an image needs at least one file, found none"
         raise VolumeError(msg)
     stored = [_read(path, as_labels=False) for path in paths]
-    for path, channel in zip(paths[1:], stored[1:], strict=True):
-        check_same_grid(stored[0].grid, channel.grid, what=f"{path} (found) and {paths[0]} (expected)")
-    arrays = [_to_float32(path, channel.array) for path, channel in zip(paths, stored, strict=True)]
+    grid = stored[0].grid
+    arrays = []
+    for path, channel in zip(paths, stored, strict=True):
+        volume = Volume(array=_to_float32(path, channel.array), grid=channel.grid)
+        if fix_geometry and list_grid_differences(grid, channel.grid):
+            volume = resample_image_onto_grid(volume, grid, what=f"{path}, onto the grid of {paths[0]}")
+        check_same_grid(grid, volume.grid, what=f"{path} (found) and {paths[0]} (expected)")
+        arrays.append(volume.array)
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return Volume(array=array, grid=stored[0].grid)
+    return Volume(array=array, grid=grid)
 
 
 def read_label_map(path: Path) -> LabelVolume:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
-from autoseg.errors import AutosegError, VolumeError
+from autoseg.errors import AutosegError, GridError, VolumeError
 from autoseg.geometry import FloatTriple, Grid
 
 # Spacing along z of an image that has no z: far coarser than in plane, so that no rule ever mixes slices.
@@ -80,9 +80,10 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
         what: Names the two files, for the message.
 
     Raises:
-        VolumeError: They differ; both grids are printed.
+        GridError: They differ; both grids are printed.
+        VolumeError: They differ, and at least one is that of a picture, which has no place in the world.
     """
-    differences = _list_differences(reference, other)
+    differences = list_grid_differences(reference, other)
     if differences:
         msg = (
             f"{what}: the grids differ in {', '.join(differences)}\n"
@@ -90,7 +91,7 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
             f"    found    {other.describe()}\n"
             f"    resample one onto the other, or repair the header that is wrong"
         )
-        raise VolumeError(msg)
+        raise (GridError if reference.is_oriented and other.is_oriented else VolumeError)(msg)
 
 
 def check_finite_grid(grid: Grid, path: Path) -> Grid:
@@ -126,7 +127,8 @@ def explain_unreadable(path: Path) -> Iterator[None]:
         raise VolumeError(msg) from error
 
 
-def _list_differences(reference: Grid, other: Grid) -> list[str]:
+def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = False) -> list[str]:
+    """In what two grids differ, with sizes; differences below the tolerances count only if `is_exact`."""
     differences = [] if reference.shape_voxels == other.shape_voxels else ["shape"]
     for name, tolerance, unit in (
         ("spacing_mm", LENGTH_TOLERANCE_MM, " mm"),
@@ -134,6 +136,6 @@ def _list_differences(reference: Grid, other: Grid) -> list[str]:
         ("direction", DIRECTION_TOLERANCE, ""),
     ):
         distance = float(np.abs(np.subtract(getattr(reference, name), getattr(other, name))).max())
-        if not distance <= tolerance:
+        if not distance <= (0 if is_exact else tolerance):
             differences.append(f"{name.removesuffix('_mm')} (by {distance:.3g}{unit})")
     return differences

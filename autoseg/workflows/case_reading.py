@@ -3,16 +3,29 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int16
 
 from autoseg.dataset import Case
-from autoseg.errors import DatasetError, VolumeError
+from autoseg.errors import DatasetError, GridError, VolumeError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.measurement import check_case
-from autoseg.volume_io import LabelVolume, Volume, check_same_grid, read_grid, read_image, read_label_map
+from autoseg.volume_io import (
+    LabelVolume,
+    Volume,
+    check_same_grid,
+    list_grid_differences,
+    read_grid,
+    read_image,
+    read_label_map,
+    resample_label_map_onto_grid,
+)
+
+FIX_ADVICE: Final = "or let autoseg resample it onto the first channel's grid: --fix-geometry"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +43,7 @@ class LabelledCase:
 
 
 def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
-    """Reads image and label map.
+    """Reads image and label map; resamples what lies on another grid than the first channel, if the case allows it.
 
     Raises:
         DatasetError: Holds everything that is wrong with this case, one problem per entry.
@@ -44,8 +57,8 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
         problems += _find_label_problems(reference, labels)
     if volume is None or reference is None or problems:
         raise DatasetError(case.name, problems)
-    label_map = labels.encode(reference.array)
-    problems = [*_find_grid_problems(volume, reference, case), *check_case(volume.array, label_map)]
+    label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
+    problems += check_case(volume.array, label_map)
     if problems:
         raise DatasetError(case.name, problems)
     return LabelledCase(name=case.name, image=volume.array, label_map=label_map, grid=volume.grid)
@@ -58,18 +71,36 @@ def measure_orientation(cases: Sequence[Case]) -> str | None:
     """
     codes: Counter[str] = Counter()
     for case in cases:
-        try:
-            grid = read_grid(case.image_paths[0])
-        except VolumeError:
-            continue
-        if grid.is_oriented:
+        grid = try_reading_grid(case.image_paths[0])
+        if grid is not None and grid.is_oriented:
             codes[grid.orientation_code] += 1
     return min(codes, key=lambda code: (-codes[code], code)) if codes else None
 
 
+def try_reading_grid(path: Path) -> Grid | None:
+    """None for a file that cannot be read: reading its case says why."""
+    try:
+        return read_grid(path)
+    except VolumeError:
+        return None
+
+
+def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
+    """The label map of a case, resampled onto the grid of its image if it lies elsewhere and the case allows it.
+
+    Raises:
+        VolumeError: It cannot be read, or does not fit.
+    """
+    assert case.label_path is not None, "a case without label map has nothing to fit"
+    return _fit(read_label_map(case.label_path), grid, case)
+
+
 def _try_reading_image(case: Case, problems: list[str]) -> Volume | None:
     try:
-        return read_image(case.image_paths)
+        return read_image(case.image_paths, fix_geometry=case.fix_geometry)
+    except GridError as error:
+        problems.append(f"{error}, {FIX_ADVICE}")
+        return None
     except VolumeError as error:
         problems.append(str(error))
         return None
@@ -106,9 +137,19 @@ def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[st
     ]
 
 
-def _find_grid_problems(volume: Volume, reference: LabelVolume, case: Case) -> list[str]:
+def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[str]) -> LabelVolume:
     try:
-        check_same_grid(volume.grid, reference.grid, what=f"label map {case.label_path} of image {case.image_paths[0]}")
+        return _fit(reference, volume.grid, case)
+    except GridError as error:
+        problems.append(f"{error}, {FIX_ADVICE}")
     except VolumeError as error:
-        return [str(error)]
-    return []
+        problems.append(str(error))
+    return reference
+
+
+def _fit(reference: LabelVolume, grid: Grid, case: Case) -> LabelVolume:
+    what = f"label map {case.label_path} of image {case.image_paths[0]}"
+    if case.fix_geometry and list_grid_differences(grid, reference.grid):
+        reference = resample_label_map_onto_grid(reference, grid, what=what)
+    check_same_grid(grid, reference.grid, what=what)
+    return reference

@@ -1,23 +1,32 @@
 """From a folder of labelled images to a run: check, measure, plan, preprocess."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoseg.dataset import Dataset, DatasetRecord, read_dataset, record_dataset, restore_dataset
+from autoseg.dataset import (
+    Dataset,
+    DatasetRecord,
+    allow_geometry_fixes,
+    read_dataset,
+    record_dataset,
+    restore_dataset,
+)
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
-from autoseg.training.folds import make_splits
+from autoseg.training.folds import Splits
+from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.measuring import measure_dataset
 from autoseg.workflows.preprocessing import preprocess_dataset, select_data_configurations
 from autoseg.workflows.references import copy_reference
+from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 PlanRule = Callable[[Fingerprint, Machine], Plan]
-FEWEST_CASES_FOR_FIVE_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,8 @@ class PlanningOptions:
         configurations: What to preprocess; empty for everything that is planned.
         workers: Processes; None chooses by cores and memory.
         overwrite: Replace an existing plan and its preprocessed data.
+        split: Where the folds come from.
+        fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
     """
 
     planner: str
@@ -37,6 +48,13 @@ class PlanningOptions:
     preprocess: bool = True
     workers: int | None = None
     overwrite: bool = False
+    split: SplitRequest = field(default_factory=SplitRequest)
+    fix_geometry: bool = False
+
+
+def report_nothing(classes: Sequence[ClassCount]) -> None:
+    """For callers who do not show the table of classes."""
+    del classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,27 +84,35 @@ def plan_dataset(
     *,
     options: PlanningOptions,
     report: Callable[[Plan], None],
+    report_classes: Callable[[Sequence[ClassCount]], None] = report_nothing,
     progress: Progress,
 ) -> PlanningOutcome:
     """Plans a dataset and preprocesses it; continues a run that was interrupted.
 
-    Nothing is written before the whole dataset has passed its checks; `report` sees the plan before the long work of
-    preprocessing begins.
+    Nothing is written before the whole dataset has passed its checks; `report_classes` and `report` see what was
+    measured and planned before the long work of preprocessing begins.
 
     Raises:
         DatasetError: Everything that is wrong with the dataset.
         PlanError: No plan exists, or it lacks a requested configuration.
+        TrainingError: Folds or groups do not fit the cases.
         RunError: The run exists and was planned from something else.
         CasesFailedError: Some cases could not be preprocessed.
     """
     dataset = read_dataset(dataset_folder)
+    if options.fix_geometry:
+        dataset = allow_geometry_fixes(dataset)
     run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
-    for note in _list_notes(dataset):
+    division = divide_into_folds(dataset, options.split)
+    for note in (*dataset.notes, *division.notes, *survey_headers(dataset.cases).notes):
         progress.note(note)
     is_new = not _can_continue(run, dataset, options)
     if is_new:
-        _plan_anew(dataset, run, rule, options=options, progress=progress)
+        _plan_anew(dataset, run, rule, splits=division.splits, options=options, progress=progress)
+    elif options.split != SplitRequest():
+        _check_same_folds(run, division.splits)
     plan = read_document(run.plan, Plan)
+    _report_measurements(run, report_classes, progress)
     report(plan)
     names = select_data_configurations(plan, options.configurations)
     _copy_references(dataset, run)
@@ -113,12 +139,27 @@ def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: in
     return preprocess_dataset(dataset, run, plan, configurations=names, workers=workers, progress=progress)
 
 
-def _list_notes(dataset: Dataset) -> tuple[str, ...]:
-    count = len(dataset.cases)
-    if count >= FEWEST_CASES_FOR_FIVE_FOLDS:
-        return dataset.notes
-    warning = f"only {count} cases: cross-validation uses {count} folds of one case each; scores will be very uncertain"
-    return (*dataset.notes, warning)
+def _report_measurements(
+    run: RunFolder, report_classes: Callable[[Sequence[ClassCount]], None], progress: Progress
+) -> None:
+    fingerprint = read_document(run.fingerprint, Fingerprint)
+    classes = count_classes(fingerprint.labels, fingerprint.cases)
+    report_classes(classes)
+    splits = read_document(run.splits, Splits)
+    for warning in (
+        *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
+        *describe_duplicates(find_duplicates(fingerprint.cases), splits),
+    ):
+        progress.note(warning)
+
+
+def _check_same_folds(run: RunFolder, wanted: Splits) -> None:
+    if read_document(run.splits, Splits) != wanted:
+        msg = (
+            f"{run.root} was planned with other folds than --group-by or --splits would make now; "
+            f"choose another folder with --run, or replace its plan and preprocessed data with --overwrite"
+        )
+        raise RunError(msg)
 
 
 def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) -> bool:
@@ -140,7 +181,7 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
     if same_dataset and same_rules:
         return True
     rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
-    reason = rules if same_dataset else "from other data (cases, labels or place)"
+    reason = rules if same_dataset else "from other data (cases, labels or place) or with another --fix-geometry"
     msg = (
         f"{run.root} was planned {reason}; choose another folder with --run, "
         f"or replace its plan and preprocessed data with --overwrite"
@@ -169,9 +210,14 @@ def _refuse_to_lose_models(run: RunFolder) -> None:
 
 
 def _plan_anew(
-    dataset: Dataset, run: RunFolder, rule: PlanRule, *, options: PlanningOptions, progress: Progress
+    dataset: Dataset,
+    run: RunFolder,
+    rule: PlanRule,
+    *,
+    splits: Splits,
+    options: PlanningOptions,
+    progress: Progress,
 ) -> None:
-    splits = make_splits([case.name for case in dataset.cases], foreign=dataset.splits_file)
     fingerprint = measure_dataset(dataset, run, workers=options.workers, progress=progress)
     plan = rule(fingerprint, options.machine)
     select_data_configurations(plan, options.configurations)
@@ -189,5 +235,4 @@ def _plan_anew(
 def _copy_references(dataset: Dataset, run: RunFolder) -> None:
     """Keeps the reference label maps with the run, so that validation works wherever the run is moved."""
     for case in dataset.cases:
-        assert case.label_path is not None, "every training case has a label map"
-        copy_reference(case.label_path, run.references / case.name)
+        copy_reference(case, run.references)

@@ -3,37 +3,48 @@
 import shutil
 from pathlib import Path
 
+from autoseg.dataset import Case
 from autoseg.errors import RunError
 from autoseg.run_folder import RunFolder, write_atomically
-from autoseg.volume_io import READABLE_ENDINGS, read_label_map, strip_ending, write_label_map
+from autoseg.volume_io import READABLE_ENDINGS, list_grid_differences, read_grid, strip_ending, write_label_map
+from autoseg.workflows.case_reading import read_fitted_label_map
 
 # These formats keep the voxels in a second file, so that a copy of the header alone would be worthless.
 DETACHED_ENDINGS = (".mhd", ".nhdr", ".hdr", ".img")
 
 
-def copy_reference(label_path: Path, target_stem: Path) -> None:
-    """Copies a label map to `target_stem` plus its ending, unless it is there already.
+def copy_reference(case: Case, folder: Path) -> None:
+    """Copies the label map of a case into a folder, under the name of the case, unless it is there already.
 
-    Formats of two files are rewritten as .nii.gz on the same grid.
+    Formats of two files are rewritten as .nii.gz. A label map on another grid than its image is written as it was
+    read for training: resampled onto the grid of the image.
     """
+    label_path = case.label_path
+    assert label_path is not None, "every training case has a label map"
     ending = label_path.name[len(strip_ending(label_path.name)) :]
     is_detached = ending.lower() in DETACHED_ENDINGS
-    target = target_stem.with_name(target_stem.name + (".nii.gz" if is_detached else ending.lower()))
+    target = folder / f"{case.name}{'.nii.gz' if is_detached else ending.lower()}"
     if target.exists():
         return
-    if is_detached:
-        volume = read_label_map(label_path)
+    if is_detached or _must_be_resampled(case, label_path):
+        volume = read_fitted_label_map(case, read_grid(case.image_paths[0]))
         write_label_map(target, volume.array, grid=volume.grid, like=None)
         return
     sidecar = label_path.with_name(strip_ending(label_path.name) + ".json")
     if sidecar.is_file():  # the spacing of a TIFF stack
-        _copy(sidecar, target_stem.with_name(target_stem.name + ".json"))
+        _copy(sidecar, folder / f"{case.name}.json")
     _copy(label_path, target)
 
 
 def _copy(source: Path, target: Path) -> None:
     with write_atomically(target) as temporary:
         shutil.copyfile(source, temporary)
+
+
+def _must_be_resampled(case: Case, label_path: Path) -> bool:
+    if not case.fix_geometry:
+        return False
+    return bool(list_grid_differences(read_grid(case.image_paths[0]), read_grid(label_path)))
 
 
 def find_reference(run: RunFolder, case_name: str) -> Path:

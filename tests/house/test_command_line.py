@@ -9,8 +9,10 @@ import typer.main
 from autoseg.cli.app import app
 
 EXPECTED_FLAGS = {
+    "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--json"},
     "plan": {
-        "--run", "--planner", "--memory-gb", "--configuration", "--no-preprocess", "--workers", "--overwrite",
+        "--run", "--planner", "--memory-gb", "--configuration", "--group-by", "--splits", "--fix-geometry",
+        "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
     "train": {"--configuration", "--fold", "--epochs", "--device", "--seed", "--restart"},
@@ -20,6 +22,7 @@ EXPECTED_FLAGS = {
     },
     "evaluate": {"--run"},
     "demo": {"--overwrite"},
+    "planners": set(),
 }  # fmt: skip
 
 

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from autoseg.dataset import Case, Dataset, DatasetRecord, read_dataset, record_dataset, restore_dataset
+from autoseg.dataset import (
+    Case,
+    Dataset,
+    DatasetRecord,
+    allow_geometry_fixes,
+    read_dataset,
+    record_dataset,
+    restore_dataset,
+)
 from autoseg.document import read_document, write_document
 from autoseg.errors import DatasetError
 
@@ -26,6 +34,21 @@ def test_a_dataset_comes_back_from_its_record(dataset, tmp_path):
     record = read_document(tmp_path / "record.json", DatasetRecord)
     assert record == record_dataset(dataset)
     assert restore_dataset(record) == dataset
+
+
+def test_a_run_remembers_that_geometry_is_fixed(dataset):
+    fixed = allow_geometry_fixes(dataset)
+    assert (dataset.fixes_geometry, fixed.fixes_geometry) == (False, True)
+    record = record_dataset(fixed)
+    assert record.fix_geometry
+    assert record != record_dataset(dataset)
+    assert restore_dataset(record) == fixed
+
+
+def test_groups_beside_the_dataset_are_found(dataset):
+    assert dataset.groups_file is None
+    (dataset.root / "groups.json").touch()
+    assert read_dataset(dataset.root).groups_file == dataset.root / "groups.json"
 
 
 def test_paths_inside_the_dataset_are_relative_to_it(dataset, tmp_path):

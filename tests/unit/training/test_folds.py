@@ -4,7 +4,16 @@ import pytest
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, TrainingError
-from autoseg.training.folds import Fold, Splits, make_folds, make_splits, read_foreign_splits, select_fold
+from autoseg.training.folds import (
+    Fold,
+    Splits,
+    find_torn_apart,
+    make_folds,
+    make_group_folds,
+    make_splits,
+    read_foreign_splits,
+    select_fold,
+)
 
 
 def name_cases(count):
@@ -97,3 +106,50 @@ def test_foreign_splits_of_another_form_are_named_by_field(tmp_path):
     path = write_foreign(tmp_path / "splits_final.json", [{"train": ["a"]}])
     with pytest.raises(DocumentError, match=r"splits_final.json: folds.0.val: is missing"):
         read_foreign_splits(path, ["a"])
+
+
+def name_groups(*sizes):
+    return {f"g{group:02d}_{index}": f"g{group:02d}" for group, size in enumerate(sizes) for index in range(size)}
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 7, (3,) * 10, (9, 1, 1, 1, 1, 1), (4, 3, 2, 2, 1, 1, 1, 5, 2), (30, 2)])
+def test_every_group_is_held_out_once_and_as_a_whole(sizes):
+    groups = name_groups(*sizes)
+    folds = make_group_folds(groups)
+    assert len(folds) == min(5, len(sizes))
+    assert sorted(case for fold in folds for case in fold.validation) == sorted(groups)
+    for fold in folds:
+        assert sorted((*fold.training, *fold.validation)) == sorted(groups)
+        assert not {groups[case] for case in fold.training} & {groups[case] for case in fold.validation}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts"),
+    [
+        ((1,) * 12, [2, 2, 2, 3, 3]),
+        ((3,) * 10, [6] * 5),
+        ((4, 3, 2, 2, 1, 1, 1, 5, 1), [3, 4, 4, 4, 5]),
+        ((30, 2), [2, 30]),
+    ],
+)
+def test_folds_of_groups_have_about_the_same_number_of_cases(sizes, counts):
+    assert sorted(len(fold.validation) for fold in make_group_folds(name_groups(*sizes))) == counts
+
+
+def test_folds_of_groups_are_always_the_same_and_shuffled():
+    groups = name_groups(*(2,) * 10)
+    folds = make_group_folds(groups)
+    assert make_group_folds(dict(reversed(groups.items()))) == folds
+    assert [case for fold in folds for case in fold.validation] != sorted(groups)
+
+
+def test_one_group_cannot_be_split():
+    with pytest.raises(TrainingError, match=r"at least two groups of cases, found 1 \(g00\)"):
+        make_group_folds(name_groups(7))
+
+
+def test_folds_that_tear_cases_apart_are_found():
+    splits = Splits(folds=make_folds(name_cases(10)))
+    first, second = splits.folds[0].validation[0], splits.folds[3].validation[0]
+    assert find_torn_apart(splits, [first, second]) == (0, 3)
+    assert find_torn_apart(splits, splits.folds[0].validation) == ()

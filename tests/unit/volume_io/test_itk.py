@@ -176,6 +176,32 @@ def test_a_missing_spacing_is_named(tmp_path, caplog):
     assert "no ElementSpacing" in caplog.text
 
 
+NRRD_HEADER = b"NRRD0004\ntype: float\ndimension: 3\nsizes: 5 4 3\nendian: little\nencoding: raw\n"
+
+
+def test_a_missing_spacing_of_nrrd_is_named(tmp_path, caplog):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(NRRD_HEADER + b"\n" + bytes(4 * 60))
+    with caplog.at_level(logging.WARNING):
+        assert read_grid(path).spacing_mm == (1.0, 1.0, 1.0)
+    assert "neither spacings nor space directions" in caplog.text
+    caplog.clear()
+    path.write_bytes(NRRD_HEADER + b"spacings: 1 2 3\n\n" + bytes(4 * 60))
+    with caplog.at_level(logging.WARNING):
+        assert read_grid(path).spacing_mm == (3.0, 2.0, 1.0)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("spacing", [b"0", b"nan", b"inf"])
+def test_a_spacing_of_nrrd_that_makes_no_sense_is_an_error(tmp_path, spacing):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(NRRD_HEADER + b"spacings: " + spacing + b" 1 1\n\n" + bytes(4 * 60))
+    with pytest.raises(VolumeError, match=r"a\.nrrd.*spacing"):
+        read_grid(path)
+    with pytest.raises(VolumeError, match=r"a\.nrrd.*spacing"):
+        read_image([path])
+
+
 def test_a_zero_vector_as_direction_is_an_error(tmp_path):
     path = save(tmp_path / "a.nrrd", make_image())
     path.write_bytes(re.sub(rb"space directions: \([^)]*\)", b"space directions: (0,0,0)", path.read_bytes()))

@@ -199,7 +199,25 @@ def test_a_missing_spacing_is_an_error(tmp_path, spacing):
         read_grid(path)
 
 
-@pytest.mark.parametrize("row", [(float("nan"), 0, 0, 0), (0.0, 0, 0, 0)])
+@pytest.mark.parametrize("with_sform", [True, False])
+@pytest.mark.parametrize("flips", [(-1, 1, 1), (1, -1, -1), (-1, -1, -1)])
+def test_oblique_and_left_handed_volumes_are_read_and_written_as_they_lie(tmp_path, flips, with_sform):
+    affine = make_oblique_affine() @ np.diag([*flips, 1.0])
+    image = nib.Nifti1Image(make_array(), affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine if with_sform else None, code=int(with_sform))
+    image.to_filename(tmp_path / "a.nii.gz")
+    volume = read_image([tmp_path / "a.nii.gz"])
+    np.testing.assert_allclose(volume.grid.affine, affine, atol=1e-4)
+    assert volume.grid.orientation_code == "".join(nib.aff2axcodes(affine))
+    label_map = (volume.array[0] > 0).astype(np.uint8)
+    write_label_map(tmp_path / "b.nii.gz", label_map, grid=volume.grid, like=tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(nib.load(tmp_path / "b.nii.gz").affine, nib.load(tmp_path / "a.nii.gz").affine)
+
+
+@pytest.mark.parametrize(
+    "row", [(float("nan"), 0, 0, 0), (0.0, 0, 0, 0), (float("inf"), 0, 0, 0), (1.0, 0, 0, float("nan"))]
+)
 def test_an_affine_that_makes_no_sense_is_an_error(tmp_path, row):
     path = save(tmp_path / "a.nii", make_array())
     patch_header(path, offset=280, form="<4f", values=row)

@@ -1,0 +1,55 @@
+"""`autoseg check`: the checks of planning alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from autoseg.workflows.checking import CheckReport
+
+
+def check(
+    dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json, images and labels.")],
+    *,
+    group_by: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Check this pattern, and whether folds by it hold equal images together."),
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Check folds from this file, in the form of nnU-Net's splits_final.json.")
+    ] = None,
+    fix_geometry: Annotated[
+        bool, typer.Option("--fix-geometry", help="List what `autoseg plan --fix-geometry` would resample.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Read every case and list everything that is wrong or odd; exit code 1 if something must be put right."""
+    from autoseg.cli.console import UNLIMITED_WIDTH, open_console
+    from autoseg.cli.reports import print_check
+    from autoseg.progress import Silent
+    from autoseg.workflows.checking import CheckingOptions, check_dataset
+    from autoseg.workflows.splitting import SplitRequest
+
+    console = open_console(plain_width=UNLIMITED_WIDTH)
+    options = CheckingOptions(
+        split=SplitRequest(group_by=group_by, splits_file=splits), fix_geometry=fix_geometry, workers=workers
+    )
+    report = check_dataset(dataset, options=options, progress=Silent() if as_json else console)
+    if as_json:
+        typer.echo(format_json(report))
+    else:
+        print_check(console, report)
+        console.note(f"{report.dataset}: {report.cases} cases, {len(report.problems)} problems")
+    raise typer.Exit(1 if report.problems else 0)
+
+
+def format_json(report: "CheckReport") -> str:
+    """One object, for programs."""
+    import dataclasses
+    import json
+
+    content = dataclasses.asdict(report)
+    content |= {"dataset": str(report.dataset), "orientations": dict(report.orientations)}
+    return json.dumps(content, indent=2, ensure_ascii=False)

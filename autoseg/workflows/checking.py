@@ -1,0 +1,128 @@
+"""The checks of a dataset alone: everything that planning would refuse or mention, without writing anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.dataset import Dataset, allow_geometry_fixes, read_dataset
+from autoseg.errors import AutosegError, DatasetError
+from autoseg.fingerprint import CaseFingerprint
+from autoseg.progress import Progress
+from autoseg.training.folds import Splits
+from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_count, run_over_cases
+from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.header_survey import survey_headers
+from autoseg.workflows.measuring import BYTES_PER_VOXEL, MeasuringJob, estimate_case_bytes, measure_job
+from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckingOptions:
+    """What the user asked for.
+
+    Attributes:
+        fix_geometry: Report files on another grid as what planning with the same option would resample.
+        workers: Processes; None chooses by cores and memory.
+    """
+
+    split: SplitRequest
+    fix_geometry: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that must be put right; `case` is None where it concerns the dataset as a whole."""
+
+    case: str | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """The result of a check.
+
+    Attributes:
+        cases: Number of cases.
+        notes: What is worth knowing and prevents nothing, one sentence each.
+        classes: Counted over the cases without problems.
+        orientations: Axis codes with their number of cases, the most frequent first.
+        duplicates: Names of cases with the same image.
+    """
+
+    dataset: Path
+    cases: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    classes: tuple[ClassCount, ...]
+    orientations: tuple[tuple[str, int], ...]
+    duplicates: tuple[tuple[str, ...], ...]
+
+
+def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress) -> CheckReport:
+    """Reads every case and reports all problems of the dataset; raises nothing that lies in the data."""
+    try:
+        dataset = read_dataset(folder)
+    except DatasetError as error:
+        problems = tuple(Problem(case=None, problem=problem) for problem in error.problems)
+        return CheckReport(
+            dataset=folder, cases=0, problems=problems, notes=(), classes=(), orientations=(), duplicates=()
+        )
+    if options.fix_geometry:
+        dataset = allow_geometry_fixes(dataset)
+    problems, notes, splits = _check_folds(dataset, options.split)
+    headers = survey_headers(dataset.cases)
+    orientation = headers.orientations[0][0] if headers.orientations else None
+    outcome = _measure(dataset, orientation, options.workers, progress)
+    fingerprints = outcome.results
+    classes = count_classes(dataset.labels, fingerprints)
+    duplicates = find_duplicates(fingerprints)
+    return CheckReport(
+        dataset=dataset.root,
+        cases=len(dataset.cases),
+        problems=(*problems, *_list_problems(outcome.failures)),
+        notes=(
+            *dataset.notes,
+            *notes,
+            *headers.notes,
+            *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
+            *describe_duplicates(duplicates, splits),
+        ),
+        classes=classes,
+        orientations=headers.orientations,
+        duplicates=duplicates,
+    )
+
+
+def check_job(job: MeasuringJob) -> CaseFingerprint:
+    """Runs in a worker process."""
+    return measure_job(job).fingerprint
+
+
+def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem, ...], tuple[str, ...], Splits | None]:
+    try:
+        division = divide_into_folds(dataset, request)
+    except AutosegError as error:
+        return (Problem(case=None, problem=str(error)),), (), None
+    return (), division.notes, division.splits
+
+
+def _measure(
+    dataset: Dataset, orientation: str | None, workers: int | None, progress: Progress
+) -> PoolOutcome[CaseFingerprint]:
+    jobs = [
+        (
+            case.name,
+            MeasuringJob(
+                case=case, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
+            ),
+        )
+        for case in dataset.cases
+    ]
+    case_bytes = estimate_case_bytes(dataset, BYTES_PER_VOXEL)
+    count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=case_bytes)
+    return run_over_cases(check_job, jobs, workers=count, label="Checking", progress=progress)
+
+
+def _list_problems(failures: Sequence[Failure]) -> tuple[Problem, ...]:
+    return tuple(Problem(case=failure.case, problem=problem) for failure in failures for problem in failure.problems)

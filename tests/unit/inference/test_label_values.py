@@ -1,0 +1,45 @@
+"""The values of the user's files come back in what prediction writes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autoseg.inference.options import PredictionOptions
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.progress import Silent
+from autoseg.volume_io import read_label_map
+from autoseg.workflows.prediction import PredictionRequest, predict_images
+
+REQUEST = PredictionRequest(options=PredictionOptions(mirroring=False), device="cpu")
+
+
+def make_scheme(*values):
+    return LabelScheme(
+        classes=tuple(LabelClass(name=f"class {value}", values=(value,)) for value in values),
+        ignore_value=None,
+        region_write_values=None,
+        declared_count=1 + len(values),
+    )
+
+
+@pytest.mark.parametrize(("values", "kind"), [((255,), np.uint8), ((2, 255), np.uint8), ((5, 1000), np.uint16)])
+def test_pictures_with_gaps_in_their_labels(tmp_path, build_plan, build_configuration, write_fold, *, values, kind):
+    configuration = build_configuration((16, 16), spacing_mm=(1.0, 1.0), outputs=1 + len(values))
+    plan = build_plan({"2d": configuration}, labels=make_scheme(*values), orientation=None)
+    write_fold(tmp_path / "run", plan.model_copy(update={"file_ending": ".png"}), "2d", fold="0")
+    (tmp_path / "images").mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (20, 24)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "images" / "new.png")
+    predict_images(tmp_path / "run", tmp_path / "images", tmp_path / "out", request=REQUEST, progress=Silent())
+    stored = np.asarray(Image.open(tmp_path / "out" / "new.png"))
+    assert stored.dtype == kind
+    assert set(np.unique(stored)) == {0, *values}
+
+
+def test_labels_of_a_picture_are_numbered_inside_and_restored(tmp_path):
+    scheme = make_scheme(255)
+    picture = np.where(np.eye(6, dtype=bool), 255, 0).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "label.png")
+    encoded = scheme.encode(read_label_map(tmp_path / "label.png").array)
+    assert set(np.unique(encoded)) == {0, 1}
+    np.testing.assert_array_equal(scheme.decode(encoded)[0], picture)

@@ -1,0 +1,102 @@
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from autoseg.errors import GridError, VolumeError
+from autoseg.geometry import Grid, compute_reorientation
+from autoseg.volume_io import LabelVolume, Volume, read_image, resample_label_map_onto_grid
+from autoseg.volume_io.regrid import resample_image_onto_grid
+
+GRID = Grid(shape_voxels=(6, 8, 10), spacing_mm=(3.0, 1.5, 1.0), origin_mm=(-20.0, 11.0, 4.0))
+
+
+def compute_positions(grid: Grid) -> np.ndarray:
+    """World positions of all voxels: (axis R A S, z, y, x)."""
+    z, y, x = np.meshgrid(*(np.arange(extent) for extent in grid.shape_voxels), indexing="ij")
+    return np.einsum("ij,j...->i...", grid.affine[:3], np.stack([x, y, z, np.ones_like(x)]).astype(float))
+
+
+def make_ramp(grid: Grid) -> np.ndarray:
+    """Linear in the world, so that linear interpolation is exact."""
+    right, front, head = compute_positions(grid)
+    return (100 + 2 * right - 3 * front + 5 * head).astype(np.float32)
+
+
+def tilt(grid: Grid, degrees: float) -> Grid:
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    direction = tuple(tuple((turn @ np.array(axis)).tolist()) for axis in grid.direction)
+    return replace(grid, direction=direction)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        replace(GRID, shape_voxels=(12, 16, 20), spacing_mm=(1.6, 0.8, 0.55), origin_mm=(-20.5, 10.5, 3.0)),
+        replace(tilt(GRID, 5), shape_voxels=(12, 30, 30), origin_mm=(-26.0, 2.0, 0.0)),
+        compute_reorientation("RAS", "SPL").apply_to_grid(GRID),
+    ],
+    ids=["finer", "tilted", "other axes"],
+)
+def test_images_are_interpolated_linearly_in_the_world(source):
+    volume = Volume(array=np.stack([make_ramp(source), -make_ramp(source)]), grid=source)
+    moved = resample_image_onto_grid(volume, GRID, what="a onto b")
+    inside = (slice(1, -1),) * 3
+    np.testing.assert_allclose(moved.array[0][inside], make_ramp(GRID)[inside], rtol=1e-4)
+    np.testing.assert_allclose(moved.array[1][inside], -make_ramp(GRID)[inside], rtol=1e-4)
+    assert moved.grid == GRID
+    assert moved.array.dtype == np.float32
+
+
+def test_outside_of_an_image_is_its_smallest_intensity():
+    source = replace(GRID, origin_mm=(-15.0, 11.0, 4.0))  # begins five voxels further right
+    array = np.random.default_rng(0).uniform(-1000, 50, (1, *GRID.shape_voxels)).astype(np.float32)
+    moved = resample_image_onto_grid(Volume(array=array, grid=source), GRID, what="a onto b")
+    assert (moved.array[..., :5] == array.min()).all()
+    np.testing.assert_allclose(moved.array[..., 5:], array[..., :5])
+
+
+def test_labels_keep_their_values_and_outside_is_background():
+    source = replace(GRID, origin_mm=(-17.6, 11.0, 4.0))  # 2.4 voxels: the nearest is two away
+    array = np.random.default_rng(0).choice([1, 5, 70000, -3], GRID.shape_voxels).astype(np.int32)
+    moved = resample_label_map_onto_grid(LabelVolume(array=array, grid=source), GRID, what="a onto b")
+    np.testing.assert_array_equal(moved.array[..., 2:], array[..., :-2])
+    assert not moved.array[..., :2].any()
+    assert moved.array.dtype == np.int32
+
+
+def test_grids_that_do_not_overlap_are_refused_with_both():
+    source = replace(GRID, origin_mm=(500.0, 11.0, 4.0))
+    volume = LabelVolume(array=np.ones(GRID.shape_voxels, np.int32), grid=source)
+    with pytest.raises(VolumeError, match=r"(?s)a onto b: they do not overlap.*\(500, 11, 4\).*\(-20, 11, 4\)"):
+        resample_label_map_onto_grid(volume, GRID, what="a onto b")
+
+
+def test_labels_that_would_all_be_lost_are_refused():
+    source = replace(GRID, origin_mm=(-15.0, 11.0, 4.0))
+    array = np.zeros(GRID.shape_voxels, np.int32)
+    array[..., -1] = 1
+    with pytest.raises(VolumeError, match="no labelled voxel lies on that grid"):
+        resample_label_map_onto_grid(LabelVolume(array=array, grid=source), GRID, what="a onto b")
+
+
+def test_pictures_are_not_resampled():
+    picture = Grid(shape_voxels=(1, 4, 4), spacing_mm=(999.0, 1.0, 1.0), is_oriented=False)
+    volume = LabelVolume(array=np.ones((1, 4, 4), np.int32), grid=picture)
+    with pytest.raises(VolumeError, match="no place in the world"):
+        resample_label_map_onto_grid(volume, replace(picture, shape_voxels=(1, 5, 5)), what="a onto b")
+
+
+def test_channels_on_other_grids_are_read_onto_the_first_only_on_request(tmp_path):
+    second = replace(GRID, shape_voxels=(12, 16, 20), spacing_mm=(1.6, 0.8, 0.55), origin_mm=(-20.5, 10.5, 3.0))
+    paths = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    for path, grid in zip(paths, (GRID, second), strict=True):
+        nib.save(nib.Nifti1Image(make_ramp(grid).T, grid.affine), path)
+    with pytest.raises(GridError, match="grids differ in shape"):
+        read_image(paths)
+    volume = read_image(paths, fix_geometry=True)
+    assert volume.grid.shape_voxels == GRID.shape_voxels
+    inside = (slice(1, -1),) * 3
+    np.testing.assert_allclose(volume.array[1][inside], volume.array[0][inside], rtol=1e-4)

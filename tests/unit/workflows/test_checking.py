@@ -1,0 +1,193 @@
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from autoseg.progress import Silent
+from autoseg.workflows.checking import CheckingOptions, check_dataset
+from autoseg.workflows.splitting import SplitRequest
+
+AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
+
+
+@pytest.fixture
+def check(dataset):
+    def run(*, fix_geometry=False, **split):
+        options = CheckingOptions(split=SplitRequest(**split), fix_geometry=fix_geometry, workers=1)
+        return check_dataset(dataset, options=options, progress=Silent())
+
+    return run
+
+
+def load(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_good_dataset_has_no_problems_and_a_count_of_every_class(check):
+    report = check()
+    assert (report.problems, report.notes, report.duplicates) == ((), (), ())
+    assert report.cases == 6
+    assert report.orientations == (("LPS", 6),)
+    assert [(c.name, c.values, c.cases, c.voxels) for c in report.classes] == [
+        ("big", (2,), 6, 6 * 27),
+        ("small", (5,), 6, 6),
+    ]
+
+
+def test_all_problems_of_all_cases_are_listed_with_their_case(check, dataset, write_case):
+    label_map = load(dataset / "labelsTr" / "p1_a.nii.gz")
+    label_map[0, 0, :3] = 77
+    write_case(dataset, "labelsTr/p1_a.nii.gz", label_map)
+    (dataset / "imagesTr" / "p2_b_0000.nii.gz").write_bytes(b"no image")
+    (dataset / "splits_final.json").write_text("[]")
+    problems = {problem.case: problem.problem for problem in check().problems}
+    assert set(problems) == {None, "p1_a", "p2_b"}
+    assert "label value 77 (3 voxels)" in problems["p1_a"]
+    assert "splits_final.json does not fit" in problems[None]
+
+
+def test_what_is_wrong_with_the_description_is_reported_too(check, dataset):
+    (dataset / "labelsTr" / "p1_a.nii.gz").unlink()
+    (dataset / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}))
+    report = check()
+    assert all(problem.case is None for problem in report.problems)
+    assert "channel_names" in " ".join(problem.problem for problem in report.problems)
+
+
+def test_rare_classes_are_warned_of(check, dataset, write_case):
+    for name in ("p1_a", "p2_b"):
+        label_map = load(dataset / "labelsTr" / f"{name}.nii.gz")
+        label_map[label_map == 5] = 0
+        write_case(dataset, f"labelsTr/{name}.nii.gz", label_map)
+    report = check()
+    assert [count.cases for count in report.classes] == [6, 4]
+    (note,) = report.notes
+    assert note.startswith("warning: class 'small' occurs in only 4 of 6 cases")
+
+
+def test_a_class_is_not_called_rare_for_cases_that_could_not_be_counted(check, dataset):
+    for name in ("p1_a", "p2_b"):
+        (dataset / "imagesTr" / f"{name}_0000.nii.gz").write_bytes(b"no image")
+    report = check()
+    assert [count.cases for count in report.classes] == [4, 4]
+    assert report.notes == ()
+
+
+def test_the_same_image_under_two_names_is_found_even_if_stored_otherwise(check, dataset):
+    original = nib.load(dataset / "imagesTr" / "p1_a_0000.nii.gz")
+    turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("SAR"))
+    for part, name in (("imagesTr", "p1_a_0000"), ("labelsTr", "p1_a")):
+        source = nib.load(dataset / part / f"{name}.nii.gz")
+        nib.save(source.as_reoriented(turn), dataset / part / f"{name.replace('p1_a', 'p3_b')}.nii.gz")
+    assert original.shape != nib.load(dataset / "imagesTr" / "p3_b_0000.nii.gz").shape
+    report = check()
+    assert report.duplicates == (("p1_a", "p3_b"),)
+    assert any("p1_a and p3_b have the same image" in note for note in report.notes)
+
+
+def test_copies_in_different_folds_are_called_what_they_are(check, dataset):
+    shutil.copy(dataset / "imagesTr" / "p1_a_0000.nii.gz", dataset / "imagesTr" / "p1_b_0000.nii.gz")
+    (note,) = check().notes
+    assert "lie in different folds" in note
+    assert "--group-by" in note
+    grouped = [note for note in check(group_by=r"^(p\d)").notes if "same image" in note]
+    assert len(grouped) == 1
+    assert "different folds" not in grouped[0]
+
+
+def test_mixed_orientations_are_counted(check, dataset):
+    turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("RAS"))
+    for path in (dataset / "imagesTr" / "p2_a_0000.nii.gz", dataset / "labelsTr" / "p2_a.nii.gz"):
+        turned = nib.load(path).as_reoriented(turn)
+        np.asarray(turned.dataobj)
+        path.unlink()
+        nib.save(turned, path)
+    report = check()
+    assert report.orientations == (("LPS", 5), ("RAS", 1))
+    (note,) = report.notes
+    assert "2 orientations: LPS (5), RAS (1)" in note
+
+
+def test_rounding_of_headers_is_noted_and_nothing_else(check, dataset, write_case):
+    rounded = AFFINE.copy()
+    rounded[0, 3] = 0.0005
+    write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), rounded)
+    report = check()
+    assert report.problems == ()
+    (note,) = report.notes
+    assert "0.001 mm" in note
+    assert "p2_a" in note
+
+
+def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed(check, dataset, write_case):
+    moved = AFFINE.copy()
+    moved[0, 3] = 1.0
+    write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
+    (problem,) = check().problems
+    assert problem.case == "p2_a"
+    assert problem.problem.count("voxels (z, y, x)") == 2
+    assert "--fix-geometry" in problem.problem
+    report = check(fix_geometry=True)
+    assert report.problems == ()
+    (note,) = report.notes
+    assert note.startswith("p2_a: --fix-geometry resamples p2_a.nii.gz by nearest neighbour onto the grid of p2_a_0000")
+    assert [count.cases for count in report.classes] == [6, 6]
+
+
+def test_contradicting_headers_are_noted_once_with_their_number(check, dataset, caplog):
+    moved = AFFINE.copy()
+    moved[0, 3] = 5.0
+    for path in sorted(dataset.glob("*/p1_*.nii.gz")):
+        image = nib.Nifti1Image(load(path), AFFINE)
+        image.set_qform(moved, code=1)
+        image.set_sform(AFFINE, code=1)
+        nib.save(image, path)
+    report = check()
+    assert report.problems == ()
+    (note,) = report.notes
+    assert "p1_a_0000.nii.gz: sform and qform differ by up to 5; the sform is used (and so in 3 other files)" in note
+
+
+def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset, write_case):
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "T1", "1": "T2"}}))
+    for path in sorted(dataset.glob("imagesTr/*_0000.nii.gz")):
+        shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
+    moved = AFFINE.copy()
+    moved[0, 3] = 1.0
+    write_case(dataset, "imagesTr/p2_a_0001.nii.gz", load(dataset / "imagesTr" / "p2_a_0001.nii.gz"), moved)
+    (problem,) = check().problems
+    assert problem.case == "p2_a"
+    assert "p2_a_0001.nii.gz (found)" in problem.problem
+    assert "--fix-geometry" in problem.problem
+    report = check(fix_geometry=True)
+    assert report.problems == ()
+    (note,) = report.notes
+    assert "resamples p2_a_0001.nii.gz by linear interpolation onto the grid of p2_a_0000.nii.gz" in note
+
+
+def test_pictures_of_another_size_stay_a_problem(check, dataset):
+    shutil.rmtree(dataset / "imagesTr")
+    shutil.rmtree(dataset / "labelsTr")
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(description | {"file_ending": ".png"}))
+    for name, size in (("a", (8, 9)), ("b", (8, 8))):
+        for part, shape in (("imagesTr", (8, 9)), ("labelsTr", size)):
+            (dataset / part).mkdir(exist_ok=True)
+            picture = np.random.default_rng(ord(name)).choice([0, 2, 5], shape).astype(np.uint8)
+            Image.fromarray(picture).save(dataset / part / f"{name}.png")
+    problems = check(fix_geometry=True).problems
+    assert {problem.case for problem in problems} == {"b"}
+    assert "no place in the world" in problems[0].problem
+    assert "--fix-geometry" not in check().problems[0].problem
+
+
+def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset, write_case):
+    moved = AFFINE.copy()
+    moved[0, 3] = 1000.0
+    write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
+    (problem,) = check(fix_geometry=True).problems
+    assert "do not overlap" in problem.problem
