@@ -1,6 +1,8 @@
 """The `autoseg` command: its subcommands, and how errors reach the user."""
 
+import functools
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -18,6 +20,21 @@ from autoseg.errors import AutosegError
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
+
+def say_how_to_continue(command: Callable[..., None]) -> Callable[..., None]:
+    """Ends a command that is interrupted (Ctrl-C) with a line instead of a traceback."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            typer.echo("\nautoseg: stopped; repeat the command without --overwrite or --restart to continue", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    return run
+
+
 app = typer.Typer(
     name="autoseg",
     help="From a folder of labelled medical images to a trained, validated segmentation model.",
@@ -29,7 +46,7 @@ app = typer.Typer(
 )
 app.callback()(show_version)
 for command in (check, plan, preprocess, train, predict, evaluate, demo, planners):
-    app.command()(command)
+    app.command()(say_how_to_continue(command))
 
 
 def main() -> None:
@@ -39,8 +56,3 @@ def main() -> None:
     except AutosegError as error:
         sys.stderr.write(f"autoseg: error: {error}\n")
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "\nautoseg: stopped; repeat the command (without --overwrite or --restart) to continue where it was\n"
-        )
-        sys.exit(EXIT_INTERRUPTED)

@@ -104,7 +104,7 @@ def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
     for key, values in summary.mean.items():
         counts = summary.count[key]
         cells = [
-            cell if getattr(counts, name) == total else f"{cell} ({getattr(counts, name)})"
+            cell if getattr(counts, name) == total else f"{cell} ({int(getattr(counts, name))})"
             for name, cell in zip(COLUMNS, _format_row(values), strict=True)
         ]
         table.add_row(summary.class_names[key], *cells)

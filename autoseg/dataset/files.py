@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.cases import Findings
+from autoseg.errors import RunError
 from autoseg.file_endings import find_ending
 
 CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -19,8 +20,16 @@ ChannelFiles = dict[int, Path]
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Files and links of a folder by name, without hidden ones (archives from macOS hold a `._x` for every `x`)."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    """Files and links of a folder by name, without hidden ones (archives from macOS hold a `._x` for every `x`).
+
+    Raises:
+        RunError: The folder may not be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    except PermissionError as error:
+        msg = f"the folder {folder} may not be read; ask for permission, or copy it to a place of your own"
+        raise RunError(msg) from error
 
 
 def select_ending(files: Iterable[Path], ending: str) -> list[Path]:

@@ -10,11 +10,17 @@ from autoseg.labels import LabelScheme
 
 
 class CaseRecord(Part):
-    """Files of a case: relative to the dataset's folder where they lie inside it."""
+    """Files of a case: relative to the dataset's folder where they lie inside it.
+
+    Attributes:
+        stamps: Size in bytes and time of change (ns) of the images, then of the label map; they tell corrected files
+            from those that were measured.
+    """
 
     name: str
     images: tuple[str, ...]
     label: str | None
+    stamps: tuple[tuple[int, int], ...]
 
 
 class DatasetRecord(Document):
@@ -85,7 +91,13 @@ def _record_case(case: Case, root: Path) -> CaseRecord:
         name=case.name,
         images=tuple(_shorten(path, root) for path in case.image_paths),
         label=None if case.label_path is None else _shorten(case.label_path, root),
+        stamps=tuple(_stamp(path) for path in (*case.image_paths, case.label_path) if path is not None),
     )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _shorten(path: Path, root: Path) -> str:

@@ -62,7 +62,7 @@ class TrainingOptions:
     seed: int
     workers: int
     epochs: int | None = None
-    seconds_between_checkpoints: float = 30.0
+    seconds_between_checkpoints: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

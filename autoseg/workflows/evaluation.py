@@ -71,7 +71,8 @@ def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress
             log = folder / "evaluation.log"
             write_failure_log(log, outcome.failures)
             lines.append(f"tracebacks of unexpected errors are in {log}")
-        heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated; the others are in the summary:"
+        rest = "; the others are in the summary:" if summary is not None else ":"
+        heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated{rest}"
         raise CasesFailedError(heading, lines)
     return summary
 

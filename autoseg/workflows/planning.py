@@ -103,6 +103,9 @@ def plan_dataset(
     if options.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
     run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
+    if run.root.resolve() == dataset.root.resolve():
+        msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
+        raise RunError(msg)
     division = divide_into_folds(dataset, options.split)
     for note in (*dataset.notes, *division.notes, *survey_headers(dataset.cases).notes):
         progress.note(note)
@@ -181,7 +184,11 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
     if same_dataset and same_rules:
         return True
     rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
-    reason = rules if same_dataset else "from other data (cases, labels or place) or with another --fix-geometry"
+    reason = (
+        rules
+        if same_dataset
+        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry"
+    )
     msg = (
         f"{run.root} was planned {reason}; choose another folder with --run, "
         f"or replace its plan and preprocessed data with --overwrite"

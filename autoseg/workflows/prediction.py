@@ -14,6 +14,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import AutosegError, CasesFailedError, PredictionError, RunError
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import PredictionOptions
+from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder, open_run
 from autoseg.volume_io import label_map_ending, read_image, write_label_map, write_probabilities
@@ -47,6 +48,7 @@ class PredictionRecord(Document):
     schema_version: Literal[1] = 1
     autoseg_version: str
     model: str
+    images: str
     configuration: str
     folds: tuple[str, ...]
     weights_sha256: tuple[str, ...]
@@ -91,7 +93,7 @@ def predict_images(
     cases = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
     outputs = [path for case in cases for path in _find_outputs(case, out, model, request)]
     check_inputs_are_kept(cases, outputs)
-    record = _describe_model(model, run, request)
+    record = _describe_model(model, run, images, request)
     _prepare_folder(out, record, outputs, overwrite=request.overwrite)
     write_document(out / PLAN_NAME, model.plan)
     write_document(out / RECORD_NAME, record)
@@ -105,11 +107,14 @@ def predict_images(
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 
-def _describe_model(model: SegmentationModel, run: RunFolder, request: PredictionRequest) -> PredictionRecord:
+def _describe_model(
+    model: SegmentationModel, run: RunFolder, images: Path, request: PredictionRequest
+) -> PredictionRecord:
     checkpoints = [run.fold(model.configuration, fold).final_checkpoint for fold in model.folds]
     return PredictionRecord(
         autoseg_version=__version__,
         model=run.root.name,
+        images=str((images if images.is_dir() else images.parent).resolve()),
         configuration=model.configuration,
         folds=tuple(model.folds),
         weights_sha256=tuple(_hash_file(path) for path in checkpoints),
@@ -146,7 +151,7 @@ def _prepare_folder(out: Path, record: PredictionRecord, outputs: Sequence[Path]
         msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
         raise RunError(msg)
     if overwrite:
-        for output in (*outputs, path):
+        for output in (*outputs, *_list_earlier_outputs(out, path)):
             output.unlink(missing_ok=True)
         return
     if not path.exists():
@@ -155,11 +160,19 @@ def _prepare_folder(out: Path, record: PredictionRecord, outputs: Sequence[Path]
     _refuse_other_predictions(out, read_document(path, PredictionRecord), record)
 
 
+def _list_earlier_outputs(out: Path, record_path: Path) -> list[Path]:
+    """All label maps and probabilities of an earlier prediction: one folder never holds those of two models."""
+    if not record_path.exists():
+        return []
+    endings = (".npz", label_map_ending(read_document(out / PLAN_NAME, Plan).file_ending))
+    return [record_path, *(path for path in out.iterdir() if path.name.endswith(endings))]
+
+
 def _refuse_strangers(out: Path, outputs: Sequence[Path]) -> None:
     existing = [output.name for output in outputs if output.exists()]
     if existing:
         msg = (
-            f"{out} holds {len(existing)} files that the label maps would replace ({existing[0]}, ...); "
+            f"{out} holds files that label maps would replace, such as {existing[0]} ({len(existing)} in all); "
             f"choose another folder, or replace them with --overwrite"
         )
         raise RunError(msg)
@@ -168,7 +181,7 @@ def _refuse_strangers(out: Path, outputs: Sequence[Path]) -> None:
 def _refuse_other_predictions(out: Path, earlier: PredictionRecord, record: PredictionRecord) -> None:
     changes = [
         f"{field}: {getattr(earlier, field)} there, {getattr(record, field)} now"
-        for field in ("configuration", "folds", "weights_sha256", "mirroring", "step_fraction")
+        for field in ("images", "configuration", "folds", "weights_sha256", "mirroring", "step_fraction")
         if getattr(earlier, field) != getattr(record, field)
     ]
     if changes:
@@ -224,5 +237,6 @@ def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:
         log = out / "prediction.log"
         write_failure_log(log, failures)
         lines.append(f"tracebacks of unexpected errors are in {log}")
-    heading = f"{len(failures)} of {total} images failed; the others are written:"
+    rest = "; the others are written:" if len(failures) < total else ":"
+    heading = f"{len(failures)} of {total} images failed{rest}"
     raise CasesFailedError(heading, lines)

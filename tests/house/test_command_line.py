@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import typer
 import typer.main
 
-from autoseg.cli.app import app
+from autoseg.cli.app import app, say_how_to_continue
 
 EXPECTED_FLAGS = {
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--json"},
@@ -59,6 +60,16 @@ def test_help_imports_neither_torch_nor_numpy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_an_interrupted_command_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as stop:
+        say_how_to_continue(work)()
+    assert stop.value.exit_code == 130
+    assert "repeat the command" in capsys.readouterr().err
 
 
 def test_unknown_flags_are_usage_errors() -> None:

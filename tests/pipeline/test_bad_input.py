@@ -228,6 +228,23 @@ def test_predictions_without_references_and_on_another_grid(trained_run: Path, d
     assert [case["case"] for case in summary["metric_per_case"]] == ["case1"]
 
 
+def test_files_that_were_corrected_after_planning_are_noticed(broken: Path, tmp_path: Path) -> None:
+    arguments = ("plan", broken, "--run", tmp_path / "run", "--configuration", "3d_fullres", "--workers", 1)
+    assert run_autoseg(*arguments).code == 0
+    corrected = make_case(50)[1]
+    save(broken / "labelsTr" / "case0.nii.gz", corrected)
+    check_refused(run_autoseg(*arguments), "changed since", "--overwrite")
+    assert run_autoseg(*arguments, "--overwrite").code == 0
+    reference = nib.load(tmp_path / "run" / "references" / "case0.nii.gz")
+    np.testing.assert_array_equal(np.asarray(reference.dataobj), corrected)
+
+
+def test_the_dataset_itself_cannot_be_the_run(broken: Path) -> None:
+    before = (broken / "dataset.json").read_bytes()
+    check_refused(run_autoseg("plan", broken, "--run", broken, "--workers", 1), "must not be the dataset")
+    assert (broken / "dataset.json").read_bytes() == before
+
+
 def test_an_existing_run_of_other_data_is_refused(trained_run: Path, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "Dataset009_Other", cases=5)
     check_refused(run_autoseg("plan", other, "--run", trained_run), "other data", "--overwrite")
