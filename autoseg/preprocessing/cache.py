@@ -2,6 +2,9 @@
 
 A case is four files: `NAME.image.b2nd` (float32), `NAME.labels.b2nd` (int16), `NAME.locations.npy` (int32) and
 `NAME.json`, which is written last: a case without it does not count as written.
+
+The files can be made again, so nothing waits until they are on the disk. What a loss of power then leaves is empty or
+too short: such a case counts as missing, or is refused when it is opened.
 """
 
 from dataclasses import dataclass
@@ -109,7 +112,7 @@ def write_case(
     paths.record.unlink(missing_ok=True)
     _write_array(paths.image, case.image, patch_voxels)
     _write_array(paths.labels, case.label_map, patch_voxels)
-    with write_atomically(paths.locations) as temporary:
+    with write_atomically(paths.locations, is_lasting=False) as temporary:
         np.save(temporary, locations.coordinates, allow_pickle=False)
     record = CaseRecord(
         geometry=case.geometry,
@@ -117,13 +120,13 @@ def write_case(
         annotated_range=locations.annotated_range,
         files=paths.measure_sizes(),
     )
-    write_document(paths.record, record)
+    write_document(paths.record, record, is_lasting=False)
 
 
 def is_case_written(folder: Path, name: str) -> bool:
-    """Whether all files of a case are there."""
+    """Whether all files of a case are there and hold something."""
     paths = _CasePaths(folder, name)
-    return all(path.is_file() for path in (paths.record, paths.image, paths.labels, paths.locations))
+    return all(_is_filled(path) for path in (paths.record, paths.image, paths.labels, paths.locations))
 
 
 def open_case(folder: Path, name: str) -> CachedCase:
@@ -191,9 +194,16 @@ class _CasePaths:
             raise ValueError(msg)
 
 
+def _is_filled(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
 def _write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) -> None:
     storage = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
-    with write_atomically(path) as temporary:
+    with write_atomically(path, is_lasting=False) as temporary:
         blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),

@@ -95,7 +95,7 @@ def test_a_case_of_a_2d_configuration_is_stored_slice_by_slice(
     write_case(tmp_path, "brain", case, locations=locations, patch_voxels=(16, 16))
 
     image = open_case(tmp_path, "brain").image
-    assert image.chunks[:2] == (1, 1)  # type: ignore[attr-defined]
+    assert image.blocks[:2] == (1, 1)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(image[:], case.image)
 
 
@@ -113,6 +113,17 @@ def test_a_case_counts_as_written_only_when_all_its_files_are_there(
     assert list_cases(tmp_path) == ()
     with pytest.raises(RunError, match=rf"'brain'(.|\n)*{missing}(.|\n)*autoseg preprocess"):
         open_case(tmp_path, "brain")
+
+
+@pytest.mark.parametrize("emptied", FILES)
+def test_a_case_with_a_file_that_a_loss_of_power_emptied_counts_as_missing(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, emptied: str
+) -> None:
+    write(tmp_path, "brain", case, labels)
+
+    (tmp_path / emptied).write_bytes(b"")
+
+    assert not is_case_written(tmp_path, "brain")
 
 
 @pytest.mark.parametrize("damaged", FILES)
