@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import psutil
 from threadpoolctl import threadpool_limits
@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 
 MOST_NAMES_SHOWN = 3
 SHARE_OF_FREE_MEMORY = 0.7
+# Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
+# share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
+START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
 
 
@@ -167,9 +170,20 @@ def _run_alone(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], i
         return _collect(index, name, future)
 
 
+def start_loading(modules: Sequence[str]) -> None:
+    """Lets the process that workers are forked from load modules meanwhile, so that no worker needs to.
+
+    Returns at once. Without effect where there is no such process (Windows), or where it runs already.
+    """
+    if START_METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        multiprocessing.get_context(START_METHOD).set_forkserver_preload([*modules])
+        forkserver.ensure_running()
+
+
 def _open_pool(workers: int) -> ProcessPoolExecutor:
-    # "spawn" starts clean interpreters: forking a process that runs threads can deadlock.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START_METHOD)
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
 
 

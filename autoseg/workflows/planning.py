@@ -13,8 +13,9 @@ from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder, open_run
 from autoseg.training.folds import make_splits
+from autoseg.workflows.case_pool import start_loading
 from autoseg.workflows.measuring import measure_dataset
-from autoseg.workflows.preprocessing import preprocess_dataset, select_data_configurations
+from autoseg.workflows.preprocessing import WORKER_MODULES, preprocess_dataset, select_data_configurations
 from autoseg.workflows.references import copy_reference
 
 PlanRule = Callable[[Fingerprint, Machine], Plan]
@@ -80,6 +81,8 @@ def plan_dataset(
         RunError: The run exists and was planned from something else.
         CasesFailedError: Some cases could not be preprocessed.
     """
+    if run_root is not None and not RunFolder(run_root).plan.is_file():
+        start_loading(WORKER_MODULES)
     dataset = read_dataset(dataset_folder)
     run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
     for note in _list_notes(dataset):
@@ -170,6 +173,7 @@ def _refuse_to_lose_models(run: RunFolder) -> None:
 def _plan_anew(
     dataset: Dataset, run: RunFolder, rule: PlanRule, *, options: PlanningOptions, progress: Progress
 ) -> None:
+    start_loading(WORKER_MODULES)
     fingerprint = measure_dataset(dataset, run, workers=options.workers, progress=progress)
     plan = rule(fingerprint, options.machine)
     select_data_configurations(plan, options.configurations)

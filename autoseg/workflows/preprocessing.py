@@ -11,14 +11,35 @@ from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
-from autoseg.preprocessing.case import prepare_case, preprocess_prepared_case
+from autoseg.preprocessing.case import (
+    PreparedCase,
+    ResamplingTask,
+    compute_resampling_task,
+    prepare_case,
+    preprocess_prepared_case,
+)
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
+from autoseg.workflows.case_pool import (
+    compute_worker_count,
+    describe_failures,
+    run_over_cases,
+    start_loading,
+    write_failure_log,
+)
 from autoseg.workflows.case_reading import read_labelled_case
 from autoseg.workflows.measuring import estimate_case_bytes
 
+# What the workers of planning and preprocessing load: half a second that passes while the dataset is being looked at.
+WORKER_MODULES = (
+    "autoseg.workflows.preprocessing",
+    "blosc2",
+    "cc3d",
+    "isal.igzip",
+    "nibabel",
+    "scipy.ndimage",
+)
 BYTES_PER_VOXEL = 48  # raw, cropped and resampled float32 arrays with their label maps (peak measured per voxel)
 
 
@@ -85,6 +106,7 @@ def preprocess_dataset(
     jobs = _list_missing_jobs(dataset, run, plan, configurations)
     if not jobs:
         return 0
+    start_loading(WORKER_MODULES)
     outcome = run_over_cases(
         preprocess_job,
         jobs,
@@ -143,21 +165,36 @@ def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_name
 
 def preprocess_job(job: PreprocessingJob) -> str:
     """Runs in a worker process: reads the case once and writes every missing configuration."""
+    prepared = _read_prepared(job)
+    tasks: dict[ResamplingTask, list[str]] = {}
+    for name in job.configurations:
+        tasks.setdefault(compute_resampling_task(prepared, job.plan, name), []).append(name)
+    for names in tasks.values():
+        _write_configurations(job, prepared, names)
+    return job.case.name
+
+
+def _read_prepared(job: PreprocessingJob) -> PreparedCase:
     names = [channel.name for channel in job.plan.channels]
     labelled = read_labelled_case(job.case, labels=job.labels, channel_names=names)
-    prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, job.plan)
-    for name in job.configurations:
-        case = preprocess_prepared_case(prepared, job.plan, name)
-        assert case.label_map is not None, "a training case keeps its labels"
-        locations = find_class_locations(case.label_map, job.labels)
+    return prepare_case(labelled.image, labelled.label_map, labelled.grid, job.plan)
+
+
+def _write_configurations(job: PreprocessingJob, prepared: PreparedCase, names: Sequence[str]) -> None:
+    """Resamples once for configurations that ask for the same."""
+    first = preprocess_prepared_case(prepared, job.plan, names[0])
+    assert first.label_map is not None, "a training case keeps its labels"
+    locations = find_class_locations(first.label_map, job.labels)
+    for name in names:
+        is_first = name == names[0]
         write_case(
             job.run.preprocessed(name),
             job.case.name,
-            case,
+            first if is_first else preprocess_prepared_case(prepared, job.plan, name, like=first),
             locations=locations,
             patch_voxels=job.plan.configurations[name].patch_voxels,
+            twin=None if is_first else job.run.preprocessed(names[0]),
         )
-    return job.case.name
 
 
 def _list_missing_jobs(
