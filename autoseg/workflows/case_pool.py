@@ -4,7 +4,7 @@ import logging
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -56,6 +56,28 @@ class PoolOutcome(Generic[Result]):
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseSize:
+    """What a case takes.
+
+    Attributes:
+        voxels: Of one channel, in the file.
+        estimated_bytes: Memory that a worker needs for it.
+    """
+
+    voxels: int
+    estimated_bytes: int
+
+    def describe(self) -> str:
+        """In words, for messages."""
+        return f"{self.voxels / 1e6:.3g} million voxels, about {self.estimated_bytes / 2**30:.2g} GiB of memory"
+
+
+def find_largest(sizes: Iterable[CaseSize]) -> int:
+    """Memory that a worker needs for the largest case; 0 if there is none."""
+    return max((size.estimated_bytes for size in sizes), default=0)
+
+
 def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_case: int) -> int:
     """As many processes as cores, cases and free memory allow, unless a number is requested."""
     if requested is not None:
@@ -79,18 +101,18 @@ def run_over_cases(
     workers: int,
     label: str,
     progress: Progress,
+    sizes: Mapping[str, CaseSize] | None = None,
 ) -> PoolOutcome[Result]:
     """Calls `work(job)` for every (case name, job), in `workers` processes (in this process for one worker).
 
     A worker that is killed, typically for lack of memory, takes its pool down: unfinished cases are then tried once
-    more, alone, and reported by name if they fail again.
+    more, alone, and reported by name and size (`sizes`, by case name) if they fail again.
     """
     if not jobs:
         return PoolOutcome(results=(), failures=())
     finished: dict[int, Result] = {}
     failures: dict[int, Failure] = {}
-    runner = _run_here if workers == 1 else _run_in_pool
-    events = runner(work, jobs, workers)
+    events = _run_here(work, jobs) if workers == 1 else _run_in_pool(work, jobs, workers, sizes or {})
     for event in progress.track(events, label=label, total=len(jobs), unit="case"):
         if isinstance(event.outcome, Failure):
             failures[event.index] = event.outcome
@@ -131,8 +153,7 @@ class _Event(Generic[Result]):
     outcome: Result | Failure
 
 
-def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int) -> Iterator[_Event[Result]]:
-    del workers
+def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]]) -> Iterator[_Event[Result]]:
     for index, (name, job) in enumerate(jobs):
         try:
             yield _Event(index, work(job))
@@ -141,7 +162,7 @@ def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], wo
 
 
 def _run_in_pool(
-    work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int
+    work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int, sizes: Mapping[str, CaseSize]
 ) -> Iterator[_Event[Result]]:
     interrupted: list[int] = []
     with _open_pool(workers) as pool:
@@ -153,18 +174,22 @@ def _run_in_pool(
             else:
                 yield _collect(index, jobs[index][0], future)
     for index in sorted(interrupted):
-        yield _run_alone(work, jobs, index)
+        name, job = jobs[index]
+        yield _run_alone(work, name, job, index=index, size=sizes.get(name))
 
 
-def _run_alone(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], index: int) -> _Event[Result]:
-    name, job = jobs[index]
-    logging.getLogger(__name__).warning("a worker process died; %s is tried again alone", name)
+def _run_alone(
+    work: Callable[[Job], Result], name: str, job: Job, *, index: int, size: CaseSize | None
+) -> _Event[Result]:
+    described = f"{name} ({size.describe()})" if size is not None else name
+    logging.getLogger(__name__).warning("a worker process was killed; %s is tried again alone", described)
     with _open_pool(1) as pool:
         future: Future[Result] = pool.submit(work, job)
         if isinstance(future.exception(), BrokenProcessPool):
             message = (
-                "the worker process was killed twice, the second time while it worked on this case alone; "
-                "the usual cause is too little memory: close other programs or use a machine with more"
+                f"the worker process was killed twice, the second time while it worked on this case alone"
+                f"{'' if size is None else f' ({size.describe()})'}; "
+                f"the usual cause is too little memory: close other programs or use a machine with more"
             )
             return _Event(index, Failure(case=name, problems=(message,), traceback=None))
         return _collect(index, name, future)

@@ -3,11 +3,13 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
@@ -15,21 +17,24 @@ from autoseg.preprocessing.case import (
     PreparedCase,
     ResamplingTask,
     compute_resampling_task,
+    compute_target_spacing,
     prepare_case,
     preprocess_prepared_case,
 )
 from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.preprocessing.resample import compute_resampled_shape
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.case_pool import (
+    CaseSize,
     compute_worker_count,
     describe_failures,
+    find_largest,
     run_over_cases,
     start_loading,
     write_failure_log,
 )
 from autoseg.workflows.case_reading import read_labelled_case
-from autoseg.workflows.measuring import estimate_case_bytes
 
 # What the workers of planning and preprocessing load: half a second that passes while the dataset is being looked at.
 WORKER_MODULES = (
@@ -40,7 +45,8 @@ WORKER_MODULES = (
     "nibabel",
     "scipy.ndimage",
 )
-BYTES_PER_VOXEL = 48  # raw, cropped and resampled float32 arrays with their label maps (peak measured per voxel)
+BYTES_PER_IMAGE_VOXEL = 12  # XXX
+BYTES_PER_LABEL_VOXEL = 8
 
 
 class PreprocessingRecipe(Document):
@@ -107,14 +113,17 @@ def preprocess_dataset(
     if not jobs:
         return 0
     start_loading(WORKER_MODULES)
+    measured = read_document(run.fingerprint, Fingerprint).cases
+    sizes = {case.name: estimate_size(case, plan, configurations) for case in measured}
     outcome = run_over_cases(
         preprocess_job,
         jobs,
         workers=compute_worker_count(
-            requested=workers, case_count=len(jobs), bytes_per_case=estimate_case_bytes(dataset, BYTES_PER_VOXEL)
+            requested=workers, case_count=len(jobs), bytes_per_case=find_largest(sizes.values())
         ),
         label="Preprocessing",
         progress=progress,
+        sizes=sizes,
     )
     if outcome.failures:
         log = run.logs / "preprocessing.log"
@@ -122,6 +131,22 @@ def preprocess_dataset(
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed (details in {log}); the others are finished:"
         raise CasesFailedError(heading, [*describe_failures(outcome.failures)])
     return len(outcome.results)
+
+
+def estimate_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:
+    """What preprocessing a case takes: the case itself, and its largest resampled array."""
+    z, y, x = plan.axis_permutation
+    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
+    shape = case.cropped_shape_voxels
+    cropped_shape = (shape[z], shape[y], shape[x])
+    targets = [compute_target_spacing(spacing_mm, plan.configurations[name]) for name in configurations]
+    resampled = max(prod(compute_resampled_shape(cropped_shape, spacing_mm, target)) for target in targets)
+    voxels = prod(case.shape_voxels)
+    channels = len(plan.channels)
+    return CaseSize(
+        voxels=voxels,
+        estimated_bytes=(voxels + resampled) * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL),
+    )
 
 
 def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:

@@ -19,13 +19,13 @@ def copy_reference(label_path: Path, target_stem: Path) -> None:
     ending = label_path.name[len(strip_ending(label_path.name)) :]
     is_detached = ending.lower() in DETACHED_ENDINGS
     target = target_stem.with_name(target_stem.name + (".nii.gz" if is_detached else ending))
-    if target.exists():
+    if target.exists() and target.stat().st_size > 0:  # what a loss of power left empty is copied again
         return
     if is_detached:
         volume = read_label_map(label_path)
         write_label_map(target, volume.array, grid=volume.grid, like=None)
         return
-    with write_atomically(target) as temporary:
+    with write_atomically(target, is_lasting=False) as temporary:
         shutil.copyfile(label_path, temporary)
 
 

@@ -1,0 +1,100 @@
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from autoseg.errors import DatasetError
+from autoseg.workflows.case_pool import (
+    CaseSize,
+    PoolOutcome,
+    compute_worker_count,
+    describe_failures,
+    find_largest,
+    run_over_cases,
+    write_failure_log,
+)
+
+Item = TypeVar("Item")
+SIZES = {name: CaseSize(voxels=25_000_000, estimated_bytes=3 * 2**30) for name in ("a", "b", "c")}
+
+
+class Silence:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+        yield from items
+
+
+def work(job: tuple[str, Path]) -> str:
+    """Kills its process when it finds a file for it, and uses the file up."""
+    name, folder = job
+    if name == "wrong":
+        raise DatasetError(name, ["has no label map"])
+    if name == "defect":
+        raise ZeroDivisionError(name)
+    for deadly in sorted(folder.glob(f"{name}.*")):
+        deadly.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name.upper()
+
+
+def run(names: str, folder: Path, *, workers: int = 2) -> PoolOutcome[str]:
+    jobs = [(name, (name, folder)) for name in names.split()]
+    return run_over_cases(work, jobs, workers=workers, label="Working", progress=Silence(), sizes=SIZES)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_the_order_of_the_jobs_and_failures_by_name(tmp_path: Path, workers: int) -> None:
+    outcome = run("a wrong b defect c", tmp_path, workers=workers)
+
+    assert outcome.results == ("A", "B", "C")
+    assert [failure.case for failure in outcome.failures] == ["wrong", "defect"]
+    assert describe_failures(outcome.failures) == (
+        "wrong: has no label map",
+        "defect: unexpected ZeroDivisionError: defect",
+    )
+    write_failure_log(tmp_path / "logs" / "log.txt", outcome.failures)
+    assert "raise ZeroDivisionError" in (tmp_path / "logs" / "log.txt").read_text()
+
+
+def test_the_case_of_a_killed_worker_is_tried_again_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "b.1").touch()
+
+    outcome = run("a b c", tmp_path)
+
+    assert outcome.results == ("A", "B", "C")
+    assert outcome.failures == ()
+    assert "b (25 million voxels, about 3 GiB of memory) is tried again alone" in caplog.text
+
+
+def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_others_are_finished(tmp_path: Path) -> None:
+    (tmp_path / "b.1").touch()
+    (tmp_path / "b.2").touch()
+
+    outcome = run("a b c", tmp_path)
+
+    assert outcome.results == ("A", "C")
+    (line,) = describe_failures(outcome.failures)
+    assert line.startswith("b: the worker process was killed twice")
+    assert "25 million voxels, about 3 GiB" in line
+    assert "too little memory" in line
+
+
+def test_workers_are_as_many_as_cores_cases_and_the_memory_for_the_largest_case_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autoseg.workflows.case_pool.count_usable_cores", lambda: 16)
+    largest = find_largest([CaseSize(voxels=1, estimated_bytes=2**10), CaseSize(voxels=2, estimated_bytes=2**50)])
+
+    assert largest == 2**50
+    assert find_largest([]) == 0
+    assert compute_worker_count(requested=None, case_count=3, bytes_per_case=0) == 3
+    assert compute_worker_count(requested=None, case_count=100, bytes_per_case=0) == 16
+    assert compute_worker_count(requested=None, case_count=100, bytes_per_case=largest) == 1
+    assert compute_worker_count(requested=5, case_count=100, bytes_per_case=largest) == 5
