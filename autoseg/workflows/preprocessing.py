@@ -45,8 +45,10 @@ WORKER_MODULES = (
     "nibabel",
     "scipy.ndimage",
 )
-BYTES_PER_IMAGE_VOXEL = 12  # XXX
-BYTES_PER_LABEL_VOXEL = 8
+# Of a case and its largest resampled array together, per channel and for labels. Measured: 11 bytes for one channel of
+# CT (512 x 512 x 160), 14 for two channels of MR; a third is added.
+BYTES_PER_IMAGE_VOXEL = 8
+BYTES_PER_LABEL_VOXEL = 6
 
 
 class PreprocessingRecipe(Document):
