@@ -25,8 +25,9 @@ format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## speed and memory of every stage (see docs/benchmarks.md)
+bench: $(INSTALLED)  ## speed and memory of every stage; against nnU-Net where it is installed (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.stages
+	$(BIN)/python -m benchmarks.preprocessing
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py

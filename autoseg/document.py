@@ -29,9 +29,9 @@ class Document(Part):
     schema_version: int
 
 
-def write_document(path: Path, document: Document) -> None:
-    """Writes a document as indented JSON, atomically."""
-    write_text(path, document.model_dump_json(indent=2) + "\n")
+def write_document(path: Path, document: Document, *, is_lasting: bool = True) -> None:
+    """Writes a document as indented JSON, atomically; see `autoseg.run_folder.write_atomically`."""
+    write_text(path, document.model_dump_json(indent=2) + "\n", is_lasting=is_lasting)
 
 
 def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:

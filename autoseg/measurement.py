@@ -211,10 +211,11 @@ def _compute_mixture_quantiles(summaries: Sequence[IntensitySummary]) -> Float64
 
 
 def _count_class_voxels(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> tuple[int, ...]:
-    # bincount widens its input to 64 bit; slice by slice that costs no memory.
+    # bincount widens its input to 64 bit: slice by slice that costs no memory, and background need not be counted.
     counts: NDArray[np.int64] = np.zeros(len(labels.file_values), dtype=np.int64)
     for plane in label_map:
-        counts += np.bincount(plane.ravel(), minlength=counts.size)
+        counts += np.bincount(plane[plane != 0], minlength=counts.size)
+    counts[0] = label_map.size - counts.sum()
     return tuple(int(sum(counts[label] for label in members)) for members in labels.class_labels)
 
 

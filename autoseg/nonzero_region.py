@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Float32
 
@@ -63,6 +62,8 @@ def _fill_holes(box: Bool[np.ndarray, "z y x"]) -> None:
     """Fills in place; `box` is cut tightly, so that whatever reaches its faces reaches the volume's border."""
     if min(box.shape) < SMALLEST_EXTENT_WITH_HOLES:
         return
+    import cc3d  # loaded where it is needed: it takes 0.1 s, and few processes fill holes
+
     regions = cc3d.connected_components(~box, connectivity=6, binary_image=True)
     is_hole = np.ones(int(regions.max()) + 1, dtype=bool)
     is_hole[0] = False  # what is nonzero already

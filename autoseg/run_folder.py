@@ -187,10 +187,15 @@ def remove_folder(path: Path) -> None:
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same ending) and renames it to `path` when the block succeeds.
 
     A reader, a crash or a second process sees the old file or the whole new one, never a part.
+
+    Args:
+        path: The file to be written.
+        is_lasting: Whether the file must outlive a loss of power from then on, which costs milliseconds. What can be
+            made again may do without, if its reader can tell that it is damaged.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
@@ -201,7 +206,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     try:
         temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
         yield temporary
-        _flush_to_disk(temporary)
+        if is_lasting:
+            _flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
         msg = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
@@ -210,9 +216,9 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically (UTF-8)."""
-    with write_atomically(path) as temporary:
+def write_text(path: Path, text: str, *, is_lasting: bool = True) -> None:
+    """Writes a text file atomically (UTF-8); see `write_atomically`."""
+    with write_atomically(path, is_lasting=is_lasting) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -8,11 +8,16 @@ from jaxtyping import Bool, Float32, Int16
 
 from autoseg.document import Document
 from autoseg.fingerprint import PositiveTriple, ShapeTriple
-from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation
+from autoseg.geometry import IDENTITY, FloatTriple, Grid, IntTriple, Reorientation, compute_reorientation
 from autoseg.nonzero_region import Box, compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
 from autoseg.plan import ConfigurationPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.normalize import normalize
-from autoseg.preprocessing.resample import compute_resampled_shape, resample_image, resample_label_map
+from autoseg.preprocessing.resample import (
+    compute_resampled_shape,
+    find_separate_axis,
+    resample_image,
+    resample_label_map,
+)
 
 OUTSIDE_LABEL = -1  # background outside the nonzero region, in preprocessed label maps
 
@@ -147,25 +152,48 @@ def prepare_case(
     )
 
 
-def preprocess_prepared_case(case: PreparedCase, plan: Plan, configuration: str) -> PreprocessedCase:
-    """Brings a prepared case to the spacing of one configuration."""
-    chosen = plan.configurations[configuration]
-    target_spacing_mm = compute_target_spacing(case.spacing_mm, chosen)
-    cropped_shape = (case.image.shape[1], case.image.shape[2], case.image.shape[3])
-    shape = compute_resampled_shape(cropped_shape, case.spacing_mm, target_spacing_mm)
-    geometry = CaseGeometry(
-        grid=case.grid,
-        orientation=plan.orientation,
-        axis_permutation=plan.axis_permutation,
-        crop_box=case.crop_box,
-        cropped_shape_voxels=cropped_shape,
-        resampled_shape_voxels=shape,
-        cropped_spacing_mm=case.spacing_mm,
-        target_spacing_mm=target_spacing_mm,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResamplingTask:
+    """All that the resampled arrays of a prepared case depend on: equal tasks give equal arrays."""
+
+    shape: IntTriple
+    separate_axis: int | None
+    image_order: int
+    label_order: int
+
+
+def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) -> ResamplingTask:
+    """What a configuration asks for; often 2D and 3D ask for the same."""
+    geometry = _compute_geometry(case, plan, configuration)
+    resampling = plan.configurations[configuration].resampling
+    return ResamplingTask(
+        shape=geometry.resampled_shape_voxels,
+        separate_axis=find_separate_axis(
+            geometry.cropped_spacing_mm, geometry.target_spacing_mm, resampling.anisotropy_threshold
+        ),
+        image_order=resampling.image_order,
+        label_order=resampling.label_order,
     )
+
+
+def preprocess_prepared_case(
+    case: PreparedCase, plan: Plan, configuration: str, *, like: PreprocessedCase | None = None
+) -> PreprocessedCase:
+    """Brings a prepared case to the spacing of one configuration.
+
+    Args:
+        case: To be resampled.
+        plan: Of the run.
+        configuration: Of the plan.
+        like: The same case for a configuration with an equal `ResamplingTask`, whose arrays are taken over.
+    """
+    resampling = plan.configurations[configuration].resampling
+    geometry = _compute_geometry(case, plan, configuration)
+    if like is not None:
+        return PreprocessedCase(image=like.image, label_map=like.label_map, geometry=geometry)
     return PreprocessedCase(
-        image=_resample_image(case.image, geometry, chosen.resampling),
-        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, chosen.resampling),
+        image=_resample_image(case.image, geometry, resampling),
+        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, resampling),
         geometry=geometry,
     )
 
@@ -187,6 +215,21 @@ def _orient(
     """
     oriented = np.ascontiguousarray(_compute_plan_axes(grid, plan.orientation, (0, 1, 2)).apply(image))
     return Reorientation(permutation=plan.axis_permutation, is_flipped=(False, False, False)).apply(oriented)
+
+
+def _compute_geometry(case: PreparedCase, plan: Plan, configuration: str) -> CaseGeometry:
+    target_spacing_mm = compute_target_spacing(case.spacing_mm, plan.configurations[configuration])
+    cropped_shape = (case.image.shape[1], case.image.shape[2], case.image.shape[3])
+    return CaseGeometry(
+        grid=case.grid,
+        orientation=plan.orientation,
+        axis_permutation=plan.axis_permutation,
+        crop_box=case.crop_box,
+        cropped_shape_voxels=cropped_shape,
+        resampled_shape_voxels=compute_resampled_shape(cropped_shape, case.spacing_mm, target_spacing_mm),
+        cropped_spacing_mm=case.spacing_mm,
+        target_spacing_mm=target_spacing_mm,
+    )
 
 
 def _compute_plan_axes(grid: Grid, orientation: str | None, axis_permutation: tuple[int, int, int]) -> Reorientation:

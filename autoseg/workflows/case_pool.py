@@ -3,13 +3,15 @@
 import logging
 import multiprocessing
 import os
+import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import psutil
 from threadpoolctl import threadpool_limits
@@ -24,6 +26,9 @@ Result = TypeVar("Result")
 
 MOST_NAMES_SHOWN = 3
 SHARE_OF_FREE_MEMORY = 0.7
+# Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
+# share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
+START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
 
 
@@ -53,6 +58,28 @@ class PoolOutcome(Generic[Result]):
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseSize:
+    """What a case takes.
+
+    Attributes:
+        voxels: Of one channel, in the file.
+        estimated_bytes: Memory that a worker needs for it.
+    """
+
+    voxels: int
+    estimated_bytes: int
+
+    def describe(self) -> str:
+        """In words, for messages."""
+        return f"{self.voxels / 1e6:.3g} million voxels, about {self.estimated_bytes / 2**30:.2g} GiB of memory"
+
+
+def find_largest(sizes: Iterable[CaseSize]) -> int:
+    """Memory that a worker needs for the largest case; 0 if there is none."""
+    return max((size.estimated_bytes for size in sizes), default=0)
+
+
 def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_case: int) -> int:
     """As many processes as cores, cases and free memory allow, unless a number is requested."""
     if requested is not None:
@@ -76,18 +103,18 @@ def run_over_cases(
     workers: int,
     label: str,
     progress: Progress,
+    sizes: Mapping[str, CaseSize] | None = None,
 ) -> PoolOutcome[Result]:
     """Calls `work(job)` for every (case name, job), in `workers` processes (in this process for one worker).
 
     A worker that is killed, typically for lack of memory, takes its pool down: unfinished cases are then tried once
-    more, alone, and reported by name if they fail again.
+    more, alone, and reported by name and size (`sizes`, by case name) if they fail again.
     """
     if not jobs:
         return PoolOutcome(results=(), failures=())
     finished: dict[int, Result] = {}
     failures: dict[int, Failure] = {}
-    runner = _run_here if workers == 1 else _run_in_pool
-    events = runner(work, jobs, workers)
+    events = _run_here(work, jobs) if workers == 1 else _run_in_pool(work, jobs, workers, sizes or {})
     for event in progress.track(events, label=label, total=len(jobs), unit="case"):
         if isinstance(event.outcome, Failure):
             failures[event.index] = event.outcome
@@ -128,8 +155,7 @@ class _Event(Generic[Result]):
     outcome: Result | Failure
 
 
-def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int) -> Iterator[_Event[Result]]:
-    del workers
+def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]]) -> Iterator[_Event[Result]]:
     for index, (name, job) in enumerate(jobs):
         try:
             yield _Event(index, work(job))
@@ -138,10 +164,10 @@ def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], wo
 
 
 def _run_in_pool(
-    work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int
+    work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int, sizes: Mapping[str, CaseSize]
 ) -> Iterator[_Event[Result]]:
     interrupted: list[int] = []
-    with _open_pool(workers) as pool:
+    with _open_pool(workers) as pool, _cancelled_on_interruption(pool):
         futures = {pool.submit(work, job): index for index, (_, job) in enumerate(jobs)}
         for future in as_completed(futures):
             index = futures[future]
@@ -150,30 +176,56 @@ def _run_in_pool(
             else:
                 yield _collect(index, jobs[index][0], future)
     for index in sorted(interrupted):
-        yield _run_alone(work, jobs, index)
+        name, job = jobs[index]
+        yield _run_alone(work, name, job, index=index, size=sizes.get(name))
 
 
-def _run_alone(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], index: int) -> _Event[Result]:
-    name, job = jobs[index]
-    logging.getLogger(__name__).warning("a worker process died; %s is tried again alone", name)
+def _run_alone(
+    work: Callable[[Job], Result], name: str, job: Job, *, index: int, size: CaseSize | None
+) -> _Event[Result]:
+    described = f"{name} ({size.describe()})" if size is not None else name
+    logging.getLogger(__name__).warning("a worker process was killed; %s is tried again alone", described)
     with _open_pool(1) as pool:
         future: Future[Result] = pool.submit(work, job)
         if isinstance(future.exception(), BrokenProcessPool):
             message = (
-                "the worker process was killed twice, the second time while it worked on this case alone; "
-                "the usual cause is too little memory: close other programs or use a machine with more"
+                f"the worker process was killed twice, the second time while it worked on this case alone"
+                f"{'' if size is None else f' ({size.describe()})'}; "
+                f"the usual cause is too little memory: close other programs or use a machine with more"
             )
             return _Event(index, Failure(case=name, problems=(message,), traceback=None))
         return _collect(index, name, future)
 
 
+def start_loading(modules: Sequence[str]) -> None:
+    """Lets the process that workers are forked from load modules meanwhile, so that no worker needs to.
+
+    Returns at once. Without effect where there is no such process (Windows), or where it runs already.
+    """
+    if START_METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        multiprocessing.get_context(START_METHOD).set_forkserver_preload([*modules])
+        forkserver.ensure_running()
+
+
 def _open_pool(workers: int) -> ProcessPoolExecutor:
-    # "spawn" starts clean interpreters: forking a process that runs threads can deadlock.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START_METHOD)
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
 
 
+@contextmanager
+def _cancelled_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Lets the workers finish the case they are at, and start no other, when the caller stops (Ctrl-C)."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 def _prepare_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the main process answers
     threadpool_limits(1)
     keep_freed_memory()
 

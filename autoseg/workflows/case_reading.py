@@ -1,6 +1,5 @@
 """Reads one labelled case and checks that image and label map belong together."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,19 +61,6 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     if problems:
         raise DatasetError(case.name, problems)
     return LabelledCase(name=case.name, image=volume.array, label_map=label_map, grid=volume.grid)
-
-
-def measure_orientation(cases: Sequence[Case]) -> str | None:
-    """The most frequent axis code of the images (alphabetically first on ties); None for pictures without a world.
-
-    Unreadable files are left out: reading the case reports them.
-    """
-    codes: Counter[str] = Counter()
-    for case in cases:
-        grid = try_reading_grid(case.image_paths[0])
-        if grid is not None and grid.is_oriented:
-            codes[grid.orientation_code] += 1
-    return min(codes, key=lambda code: (-codes[code], code)) if codes else None
 
 
 def try_reading_grid(path: Path) -> Grid | None:

@@ -9,10 +9,10 @@ from autoseg.errors import AutosegError, DatasetError
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.progress import Progress
 from autoseg.training.folds import Splits
-from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_count, run_over_cases
+from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_count, find_largest, run_over_cases
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
-from autoseg.workflows.measuring import BYTES_PER_VOXEL, MeasuringJob, estimate_case_bytes, measure_job
+from autoseg.workflows.measuring import MeasuringJob, estimate_size, measure_job, read_grids
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 
@@ -119,9 +119,11 @@ def _measure(
         )
         for case in dataset.cases
     ]
-    case_bytes = estimate_case_bytes(dataset, BYTES_PER_VOXEL)
-    count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=case_bytes)
-    return run_over_cases(check_job, jobs, workers=count, label="Checking", progress=progress)
+    channels = len(dataset.channel_names)
+    sizes = {name: estimate_size(grid, channels=channels) for name, grid in read_grids(dataset.cases).items()}
+    largest = find_largest(sizes.values())
+    count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)
+    return run_over_cases(check_job, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
 
 
 def _list_problems(failures: Sequence[Failure]) -> tuple[Problem, ...]:

@@ -19,10 +19,11 @@ from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.training.folds import Splits
+from autoseg.workflows.case_pool import start_loading
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.measuring import measure_dataset
-from autoseg.workflows.preprocessing import preprocess_dataset, select_data_configurations
+from autoseg.workflows.preprocessing import WORKER_MODULES, preprocess_dataset, select_data_configurations
 from autoseg.workflows.references import copy_reference
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
@@ -99,6 +100,8 @@ def plan_dataset(
         RunError: The run exists and was planned from something else.
         CasesFailedError: Some cases could not be preprocessed.
     """
+    if run_root is not None and not RunFolder(run_root).plan.is_file():
+        start_loading(WORKER_MODULES)
     dataset = read_dataset(dataset_folder)
     if options.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
@@ -225,6 +228,7 @@ def _plan_anew(
     options: PlanningOptions,
     progress: Progress,
 ) -> None:
+    start_loading(WORKER_MODULES)
     fingerprint = measure_dataset(dataset, run, workers=options.workers, progress=progress)
     plan = rule(fingerprint, options.machine)
     select_data_configurations(plan, options.configurations)

@@ -2,23 +2,52 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, RunError
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
-from autoseg.preprocessing.case import prepare_case, preprocess_prepared_case
+from autoseg.preprocessing.case import (
+    PreparedCase,
+    ResamplingTask,
+    compute_resampling_task,
+    compute_target_spacing,
+    prepare_case,
+    preprocess_prepared_case,
+)
 from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.preprocessing.resample import compute_resampled_shape
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, remove_folder
-from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
+from autoseg.workflows.case_pool import (
+    CaseSize,
+    compute_worker_count,
+    describe_failures,
+    find_largest,
+    run_over_cases,
+    start_loading,
+    write_failure_log,
+)
 from autoseg.workflows.case_reading import read_labelled_case
-from autoseg.workflows.measuring import estimate_case_bytes
 
-BYTES_PER_VOXEL = 48  # raw, cropped and resampled float32 arrays with their label maps (peak measured per voxel)
+# What the workers of planning and preprocessing load: half a second that passes while the dataset is being looked at.
+WORKER_MODULES = (
+    "autoseg.workflows.preprocessing",
+    "blosc2",
+    "cc3d",
+    "isal.igzip",
+    "nibabel",
+    "scipy.ndimage",
+)
+# Of a case and its largest resampled array together, per channel and for labels. Measured: 11 bytes for one channel of
+# CT (512 x 512 x 160), 14 for two channels of MR; a third is added.
+BYTES_PER_IMAGE_VOXEL = 8
+BYTES_PER_LABEL_VOXEL = 6
 
 
 class PreprocessingRecipe(Document):
@@ -81,14 +110,18 @@ def preprocess_dataset(
     jobs = _list_missing_jobs(dataset, run, plan, configurations)
     if not jobs:
         return 0
+    start_loading(WORKER_MODULES)
+    measured = read_document(run.fingerprint, Fingerprint).cases
+    sizes = {case.name: estimate_size(case, plan, configurations) for case in measured}
     outcome = run_over_cases(
         preprocess_job,
         jobs,
         workers=compute_worker_count(
-            requested=workers, case_count=len(jobs), bytes_per_case=estimate_case_bytes(dataset, BYTES_PER_VOXEL)
+            requested=workers, case_count=len(jobs), bytes_per_case=find_largest(sizes.values())
         ),
         label="Preprocessing",
         progress=progress,
+        sizes=sizes,
     )
     if outcome.failures:
         log = run.logs / "preprocessing.log"
@@ -96,6 +129,22 @@ def preprocess_dataset(
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed (details in {log}); the others are finished:"
         raise CasesFailedError(heading, [*describe_failures(outcome.failures)])
     return len(outcome.results)
+
+
+def estimate_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:
+    """What preprocessing a case takes: the case itself, and its largest resampled array."""
+    z, y, x = plan.axis_permutation
+    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
+    shape = case.cropped_shape_voxels
+    cropped_shape = (shape[z], shape[y], shape[x])
+    targets = [compute_target_spacing(spacing_mm, plan.configurations[name]) for name in configurations]
+    resampled = max(prod(compute_resampled_shape(cropped_shape, spacing_mm, target)) for target in targets)
+    voxels = prod(case.shape_voxels)
+    channels = len(plan.channels)
+    return CaseSize(
+        voxels=voxels,
+        estimated_bytes=(voxels + resampled) * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL),
+    )
 
 
 def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
@@ -139,21 +188,36 @@ def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_name
 
 def preprocess_job(job: PreprocessingJob) -> str:
     """Runs in a worker process: reads the case once and writes every missing configuration."""
+    prepared = _read_prepared(job)
+    tasks: dict[ResamplingTask, list[str]] = {}
+    for name in job.configurations:
+        tasks.setdefault(compute_resampling_task(prepared, job.plan, name), []).append(name)
+    for names in tasks.values():
+        _write_configurations(job, prepared, names)
+    return job.case.name
+
+
+def _read_prepared(job: PreprocessingJob) -> PreparedCase:
     names = [channel.name for channel in job.plan.channels]
     labelled = read_labelled_case(job.case, labels=job.labels, channel_names=names)
-    prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, job.plan)
-    for name in job.configurations:
-        case = preprocess_prepared_case(prepared, job.plan, name)
-        assert case.label_map is not None, "a training case keeps its labels"
-        locations = find_class_locations(case.label_map, job.labels)
+    return prepare_case(labelled.image, labelled.label_map, labelled.grid, job.plan)
+
+
+def _write_configurations(job: PreprocessingJob, prepared: PreparedCase, names: Sequence[str]) -> None:
+    """Resamples once for configurations that ask for the same."""
+    first = preprocess_prepared_case(prepared, job.plan, names[0])
+    assert first.label_map is not None, "a training case keeps its labels"
+    locations = find_class_locations(first.label_map, job.labels)
+    for name in names:
+        is_first = name == names[0]
         write_case(
             job.run.preprocessed(name),
             job.case.name,
-            case,
+            first if is_first else preprocess_prepared_case(prepared, job.plan, name, like=first),
             locations=locations,
             patch_voxels=job.plan.configurations[name].patch_voxels,
+            twin=None if is_first else job.run.preprocessed(names[0]),
         )
-    return job.case.name
 
 
 def _list_missing_jobs(

@@ -24,7 +24,7 @@ def copy_reference(case: Case, folder: Path) -> None:
     ending = label_path.name[len(strip_ending(label_path.name)) :]
     is_detached = ending.lower() in DETACHED_ENDINGS
     target = folder / f"{case.name}{'.nii.gz' if is_detached else ending.lower()}"
-    if target.exists():
+    if target.exists() and target.stat().st_size > 0:  # what a loss of power left empty is copied again
         return
     if is_detached or _must_be_resampled(case, label_path):
         volume = read_fitted_label_map(case, read_grid(case.image_paths[0]))
@@ -37,7 +37,7 @@ def copy_reference(case: Case, folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with write_atomically(target) as temporary:
+    with write_atomically(target, is_lasting=False) as temporary:
         shutil.copyfile(source, temporary)
 
 

@@ -87,6 +87,25 @@ def test_small_integer_types_can_be_encoded():
     np.testing.assert_array_equal(scheme.encode(label_map.transpose(2, 1, 0)), [[[0]], [[2]], [[2]]])
 
 
+@pytest.mark.parametrize(
+    ("values", "found", "unknown"),
+    [
+        ((1, 2), (0, 1, 2), ()),
+        ((1, 2), (0, 3), (3,)),
+        ((1, 2), (-1, 0), (-1,)),
+        ((2, 5), (0, 2, 5), ()),
+        ((2, 5), (0, 2, 4), (4,)),
+        ((-2, 3), (-2, 0, 3), ()),
+        ((-2, 3), (-2, 1), (1,)),
+        ((1, 2_000_000), (0, 1, 2_000_000), ()),
+        ((1, 2_000_000), (0, 7), (7,)),
+    ],
+)
+def test_gaps_negative_and_large_values_are_told_from_unknown_ones(values, found, unknown):
+    scheme = make({f"class{value}": (value,) for value in values})
+    assert scheme.find_unknown_values(np.array([[found]], np.int32)) == unknown
+
+
 def test_unknown_values_are_found():
     label_map = np.array([[[0, 2, 7], [5, 9, -1]]], np.int32)
     assert PLAIN.find_unknown_values(label_map) == (-1, 9)

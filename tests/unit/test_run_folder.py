@@ -66,6 +66,15 @@ def test_text_is_written_whole(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize(("is_lasting", "flushes"), [(True, 1), (False, 0)])
+def test_only_what_must_last_is_flushed_to_the_disk(tmp_path, monkeypatch, is_lasting, flushes):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    write_text(tmp_path / "a.txt", "x", is_lasting=is_lasting)
+    assert len(flushed) == flushes
+    assert (tmp_path / "a.txt").read_text() == "x"
+
+
 def write_and_fail(path: Path, failure: type[BaseException]) -> None:
     with write_atomically(path) as temporary:
         temporary.write_text("new")

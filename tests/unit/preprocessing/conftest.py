@@ -32,6 +32,8 @@ def build_plan(
 ) -> Plan:
     """A complete plan in which only preprocessing matters."""
     window = window or IntensityWindow(lower=-1, upper=1, mean=0, std=1)
+    labels = labels or build_labels(2)
+    counts = {"input_channels": len(schemes), "output_channels": labels.output_channel_count}
     return Plan(
         autoseg_version="0",
         planner="test",
@@ -40,7 +42,7 @@ def build_plan(
         file_ending=".nii.gz",
         orientation=orientation,
         axis_permutation=axis_permutation,
-        labels=labels or build_labels(2),
+        labels=labels,
         channels=tuple(
             ChannelPlan(
                 name=f"channel{index}",
@@ -50,7 +52,7 @@ def build_plan(
             )
             for index, scheme in enumerate(schemes)
         ),
-        configurations={name: build_configuration(name, spacing) for name, spacing in spacings_mm.items()},
+        configurations={name: build_configuration(name, spacing, counts) for name, spacing in spacings_mm.items()},
         reasons=(),
     )
 
@@ -64,7 +66,7 @@ def build_labels(count: int, *, with_ignore: bool = False) -> LabelScheme:
     )
 
 
-def build_configuration(name: str, spacing_mm: tuple[float, ...]) -> ConfigurationPlan:
+def build_configuration(name: str, spacing_mm: tuple[float, ...], counts: dict[str, int]) -> ConfigurationPlan:
     dimensions = 2 if len(spacing_mm) == 2 else 3
     return ConfigurationPlan(
         dimensions=dimensions,
@@ -77,8 +79,7 @@ def build_configuration(name: str, spacing_mm: tuple[float, ...]) -> Configurati
         network=NetworkPlan(
             architecture="plain_unet",
             dimensions=dimensions,
-            input_channels=1,
-            output_channels=3,
+            **counts,
             features_per_stage=(8,),
             kernel_sizes=((3,) * dimensions,),
             strides=((1,) * dimensions,),

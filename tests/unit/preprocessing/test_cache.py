@@ -95,7 +95,7 @@ def test_a_case_of_a_2d_configuration_is_stored_slice_by_slice(
     write_case(tmp_path, "brain", case, locations=locations, patch_voxels=(16, 16))
 
     image = open_case(tmp_path, "brain").image
-    assert image.chunks[:2] == (1, 1)  # type: ignore[attr-defined]
+    assert image.blocks[:2] == (1, 1)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(image[:], case.image)
 
 
@@ -113,6 +113,17 @@ def test_a_case_counts_as_written_only_when_all_its_files_are_there(
     assert list_cases(tmp_path) == ()
     with pytest.raises(RunError, match=rf"'brain'(.|\n)*{missing}(.|\n)*autoseg preprocess"):
         open_case(tmp_path, "brain")
+
+
+@pytest.mark.parametrize("emptied", FILES)
+def test_a_case_with_a_file_that_a_loss_of_power_emptied_counts_as_missing(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, emptied: str
+) -> None:
+    write(tmp_path, "brain", case, labels)
+
+    (tmp_path / emptied).write_bytes(b"")
+
+    assert not is_case_written(tmp_path, "brain")
 
 
 @pytest.mark.parametrize("damaged", FILES)
@@ -159,6 +170,60 @@ def test_writing_again_replaces_the_case(tmp_path: Path, case: PreprocessedCase,
     write(tmp_path, "brain", changed, labels)
 
     np.testing.assert_array_equal(open_case(tmp_path, "brain").image[:], case.image + 1)
+
+
+def write_twins(root: Path, case: PreprocessedCase, labels: LabelScheme) -> tuple[Path, Path]:
+    assert case.label_map is not None
+    locations = find_class_locations(case.label_map, labels)
+    flat, deep = root / "2d", root / "3d_fullres"
+    write_case(flat, "brain", case, locations=locations, patch_voxels=(16, 16))
+    write_case(deep, "brain", case, locations=locations, patch_voxels=(16, 16, 16), twin=flat)
+    return flat, deep
+
+
+def test_small_twins_share_their_files_but_not_their_record(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme
+) -> None:
+    flat, deep = write_twins(tmp_path, case, labels)
+
+    for name in FILES:
+        assert (flat / name).samefile(deep / name) == (name != "brain.json")
+    np.testing.assert_array_equal(open_case(deep, "brain").image[:], case.image)
+
+
+def test_rewriting_one_twin_leaves_the_other_alone(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:
+    flat, deep = write_twins(tmp_path, case, labels)
+    changed = PreprocessedCase(image=case.image + 1, label_map=case.label_map, geometry=case.geometry)
+
+    write(flat, "brain", changed, labels)
+
+    np.testing.assert_array_equal(open_case(flat, "brain").image[:], changed.image)
+    np.testing.assert_array_equal(open_case(deep, "brain").image[:], case.image)
+
+
+def test_large_twins_are_cut_for_their_own_patches(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoseg.preprocessing.cache.LARGEST_LINKED_BYTES", case.image.nbytes - 1)
+
+    flat, deep = write_twins(tmp_path, case, labels)
+
+    assert not (flat / "brain.image.b2nd").samefile(deep / "brain.image.b2nd")
+    assert open_case(deep, "brain").image.blocks == (1, 16, 16, 16)  # type: ignore[attr-defined]
+
+
+def test_twins_are_written_out_where_the_file_system_has_no_links(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+    flat, deep = write_twins(tmp_path, case, labels)
+
+    assert not (flat / "brain.image.b2nd").samefile(deep / "brain.image.b2nd")
+    np.testing.assert_array_equal(open_case(deep, "brain").image[:], case.image)
 
 
 def test_cases_are_listed_by_name(tmp_path: Path, case: PreprocessedCase, labels: LabelScheme) -> None:

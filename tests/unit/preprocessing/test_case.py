@@ -10,6 +10,7 @@ from autoseg.geometry import Grid
 from autoseg.plan import Plan
 from autoseg.preprocessing.case import (
     CaseGeometry,
+    compute_resampling_task,
     prepare_case,
     preprocess_image,
     preprocess_prepared_case,
@@ -173,6 +174,22 @@ def test_configurations_share_one_prepared_case(plan_builder: PlanBuilder) -> No
         np.testing.assert_array_equal(shared.image, alone.image)
         np.testing.assert_array_equal(shared.label_map, alone.label_map)
         assert shared.geometry == alone.geometry
+
+
+def test_configurations_with_equal_tasks_have_equal_arrays_and_others_have_not(plan_builder: PlanBuilder) -> None:
+    plan = plan_builder(spacings_mm={"2d": (0.8, 0.8), "3d_fullres": (2.1, 0.8, 0.8), "3d_lowres": (3.0, 0.8, 0.8)})
+    prepared = prepare_case(make_image(), make_labels(), GRID, plan)
+    tasks = {name: compute_resampling_task(prepared, plan, name) for name in plan.configurations}
+
+    flat = preprocess_prepared_case(prepared, plan, "2d")
+    deep = preprocess_prepared_case(prepared, plan, "3d_fullres")
+    taken_over = preprocess_prepared_case(prepared, plan, "3d_fullres", like=flat)
+
+    assert tasks["2d"] == tasks["3d_fullres"] != tasks["3d_lowres"]
+    np.testing.assert_array_equal(flat.image, deep.image)
+    np.testing.assert_array_equal(flat.label_map, deep.label_map)
+    assert taken_over.image is flat.image
+    assert taken_over.geometry == deep.geometry != flat.geometry
 
 
 def test_arrays_of_the_file_are_not_written_to(plan_builder: PlanBuilder) -> None:

@@ -1,54 +1,112 @@
 import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
-from autoseg.errors import DatasetError, VolumeError
+from autoseg.errors import DatasetError
 from autoseg.progress import Silent
 from autoseg.workflows.case_pool import (
+    CaseSize,
     Failure,
+    PoolOutcome,
     compute_worker_count,
     describe_failures,
+    find_largest,
     run_over_cases,
     write_failure_log,
 )
 
+SIZES = {name: CaseSize(voxels=25_000_000, estimated_bytes=3 * 2**30) for name in ("a", "b", "c")}
 
-def halve(number: int) -> int:
-    if number == 7:
-        msg = "seven is broken"
-        raise VolumeError(msg)
-    if number == 9:
-        heading = "nine"
-        raise DatasetError(heading, ["one thing", "another thing"])
-    if number % 2:
-        raise ValueError(number)
-    return number // 2
+
+def work(job: tuple[str, Path]) -> str:
+    """Kills its process when it finds a file for it, and uses the file up."""
+    name, folder = job
+    if name == "wrong":
+        raise DatasetError(name, ["has no label map"])
+    if name == "defect":
+        raise ZeroDivisionError(name)
+    for deadly in sorted(folder.glob(f"{name}.*")):
+        deadly.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name.upper()
+
+
+def run(names: str, folder: Path, *, workers: int = 2) -> PoolOutcome[str]:
+    jobs = [(name, (name, folder)) for name in names.split()]
+    return run_over_cases(work, jobs, workers=workers, label="Working", progress=Silent(), sizes=SIZES)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_failing_cases_are_named_and_the_others_finished(workers):
-    jobs = [(f"case{number}", number) for number in (2, 7, 4, 9, 3, 6)]
-    outcome = run_over_cases(halve, jobs, workers=workers, label="Halving", progress=Silent())
-    assert outcome.results == (1, 2, 3)
-    assert [failure.case for failure in outcome.failures] == ["case7", "case9", "case3"]
-    assert outcome.failures[0].problems == ("seven is broken",)
-    assert outcome.failures[1].problems == ("one thing", "another thing")
-    assert outcome.failures[0].traceback is None
-    assert "ValueError" in (outcome.failures[2].traceback or "")
+def test_results_come_in_the_order_of_the_jobs_and_failures_by_name(tmp_path: Path, workers: int) -> None:
+    outcome = run("a wrong b defect c", tmp_path, workers=workers)
+
+    assert outcome.results == ("A", "B", "C")
+    assert [failure.case for failure in outcome.failures] == ["wrong", "defect"]
+    assert describe_failures(outcome.failures) == (
+        "wrong: has no label map",
+        "defect: unexpected ZeroDivisionError: defect",
+    )
+    write_failure_log(tmp_path / "logs" / "log.txt", outcome.failures)
+    assert "raise ZeroDivisionError" in (tmp_path / "logs" / "log.txt").read_text()
 
 
-def test_a_problem_that_many_cases_share_is_said_once():
+def test_the_case_of_a_killed_worker_is_tried_again_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "b.1").touch()
+
+    outcome = run("a b c", tmp_path)
+
+    assert outcome.results == ("A", "B", "C")
+    assert outcome.failures == ()
+    assert "b (25 million voxels, about 3 GiB of memory) is tried again alone" in caplog.text
+
+
+def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_others_are_finished(tmp_path: Path) -> None:
+    (tmp_path / "b.1").touch()
+    (tmp_path / "b.2").touch()
+
+    outcome = run("a b c", tmp_path)
+
+    assert outcome.results == ("A", "C")
+    (line,) = describe_failures(outcome.failures)
+    assert line.startswith("b: the worker process was killed twice")
+    assert "25 million voxels, about 3 GiB" in line
+    assert "too little memory" in line
+
+
+def test_workers_are_as_many_as_cores_cases_and_the_memory_for_the_largest_case_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autoseg.workflows.case_pool.count_usable_cores", lambda: 16)
+    largest = find_largest([CaseSize(voxels=1, estimated_bytes=2**10), CaseSize(voxels=2, estimated_bytes=2**50)])
+
+    assert largest == 2**50
+    assert find_largest([]) == 0
+    assert compute_worker_count(requested=None, case_count=3, bytes_per_case=0) == 3
+    assert compute_worker_count(requested=None, case_count=100, bytes_per_case=0) == 16
+    assert compute_worker_count(requested=None, case_count=100, bytes_per_case=largest) == 1
+    assert compute_worker_count(requested=5, case_count=100, bytes_per_case=largest) == 5
+
+
+def take_a_while(job: Path) -> None:
+    time.sleep(0.2)
+    job.touch()
+
+
+def test_a_pool_that_is_interrupted_starts_no_further_case(tmp_path: Path) -> None:
+    class Impatient(Silent):
+        def track(self, items, *, label, total, unit):
+            yield next(iter(items))
+            raise KeyboardInterrupt
+
+    jobs = [(f"c{index}", tmp_path / f"c{index}") for index in range(30)]
+    with pytest.raises(KeyboardInterrupt):
+        run_over_cases(take_a_while, jobs, workers=2, label="Working", progress=Impatient())
+    assert 1 <= len(list(tmp_path.iterdir())) <= 10
+
+
+def test_a_problem_that_many_cases_share_is_said_once() -> None:
     failures = [Failure(case=f"c{index}", problems=("same",), traceback=None) for index in range(5)]
     assert describe_failures(failures) == ("c0, c1, c2 and 2 more: same",)
-
-
-def test_tracebacks_go_to_the_log(tmp_path):
-    write_failure_log(tmp_path / "logs" / "x.log", [Failure(case="c", problems=("p",), traceback="Trace")])
-    assert "c: p" in (tmp_path / "logs" / "x.log").read_text()
-    assert "Trace" in (tmp_path / "logs" / "x.log").read_text()
-
-
-def test_the_number_of_workers_follows_cases_memory_and_request():
-    assert compute_worker_count(requested=3, case_count=2, bytes_per_case=1) == 2
-    assert compute_worker_count(requested=None, case_count=10, bytes_per_case=2**60) == 1
-    assert 1 <= compute_worker_count(requested=None, case_count=10, bytes_per_case=1) <= (os.cpu_count() or 1)
