@@ -25,6 +25,7 @@ def make_scheme(*values):
 @pytest.mark.parametrize(("values", "kind"), [((255,), np.uint8), ((2, 255), np.uint8), ((5, 1000), np.uint16)])
 def test_pictures_with_gaps_in_their_labels(tmp_path, build_plan, build_configuration, write_fold, *, values, kind):
     configuration = build_configuration((16, 16), spacing_mm=(1.0, 1.0), outputs=1 + len(values))
+    configuration = configuration.model_copy(update={"data_of": "2d"})
     plan = build_plan({"2d": configuration}, labels=make_scheme(*values), orientation=None)
     write_fold(tmp_path / "run", plan.model_copy(update={"file_ending": ".png"}), "2d", fold="0")
     (tmp_path / "images").mkdir()

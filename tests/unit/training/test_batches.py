@@ -119,7 +119,7 @@ def consume(batches):
 def test_a_dead_worker_is_reported_with_what_to_do(monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     keys = [BatchKey(stream="training", epoch=0, iteration=0)]
-    with pytest.raises(TrainingError, match=r"has died .*exited unexpectedly.*fewer --workers.*shm"):
+    with pytest.raises(TrainingError, match=r"has died .*exited unexpectedly.*shm-size.*same command"):
         consume(stream_batches(KilledSource(), keys, workers=1, device=CPU))
 
 
