@@ -15,7 +15,6 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from autoseg.errors import AutosegError, ProblemsError
-from autoseg.host_memory import keep_freed_memory
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
 
@@ -213,8 +212,8 @@ def _open_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _prepare_worker() -> None:
+    # Unlike training, no `keep_freed_memory`: it saves 6 % of the time here and costs 40 % more memory (measured).
     threadpool_limits(1)
-    keep_freed_memory()
 
 
 def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:
