@@ -17,7 +17,6 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from autoseg.errors import AutosegError, ProblemsError
-from autoseg.host_memory import keep_freed_memory
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
 
@@ -226,8 +225,8 @@ def _cancelled_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
 
 def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the main process answers
+    # Unlike training, no `keep_freed_memory`: it saves 6 % of the time here and costs 40 % more memory (measured).
     threadpool_limits(1)
-    keep_freed_memory()
 
 
 def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:
