@@ -1,6 +1,6 @@
 """The checks of a dataset alone: everything that planning would refuse or mention, without writing anything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,17 @@ from autoseg.errors import AutosegError, DatasetError
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.progress import Progress
 from autoseg.training.folds import Splits
-from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_count, find_largest, run_over_cases
+from autoseg.workflows.case_pool import (
+    CaseSize,
+    Failure,
+    PoolOutcome,
+    compute_worker_count,
+    find_largest,
+    run_over_cases,
+)
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
-from autoseg.workflows.measuring import MeasuringJob, estimate_size, measure_job, read_grids
+from autoseg.workflows.measuring import MeasuringJob, estimate_size, measure_job
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 
@@ -73,7 +80,8 @@ def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress)
     problems, notes, splits = _check_folds(dataset, options.split)
     headers = survey_headers(dataset.cases)
     orientation = headers.orientations[0][0] if headers.orientations else None
-    outcome = _measure(dataset, orientation, options.workers, progress)
+    sizes = {name: estimate_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()}
+    outcome = _measure(dataset, orientation, sizes, workers=options.workers, progress=progress)
     fingerprints = outcome.results
     classes = count_classes(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
@@ -108,7 +116,12 @@ def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem
 
 
 def _measure(
-    dataset: Dataset, orientation: str | None, workers: int | None, progress: Progress
+    dataset: Dataset,
+    orientation: str | None,
+    sizes: Mapping[str, CaseSize],
+    *,
+    workers: int | None,
+    progress: Progress,
 ) -> PoolOutcome[CaseFingerprint]:
     jobs = [
         (
@@ -119,8 +132,6 @@ def _measure(
         )
         for case in dataset.cases
     ]
-    channels = len(dataset.channel_names)
-    sizes = {name: estimate_size(grid, channels=channels) for name, grid in read_grids(dataset.cases).items()}
     largest = find_largest(sizes.values())
     count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)
     return run_over_cases(check_job, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)

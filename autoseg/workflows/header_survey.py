@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +22,17 @@ class HeaderSurvey:
     Attributes:
         orientations: Axis codes (x, y, z) with the number of cases, the most frequent first; pictures have none.
         notes: One sentence each.
+        grids: Of the first channel of every case whose header can be read, by the case's name.
     """
 
     orientations: tuple[tuple[str, int], ...]
     notes: tuple[str, ...]
+    grids: Mapping[str, Grid]
 
 
 @dataclass(slots=True)
 class _Found:
+    grids: dict[str, Grid] = field(default_factory=dict)
     codes: Counter[str] = field(default_factory=Counter)
     slightly_different: list[str] = field(default_factory=list)
     fixes: list[str] = field(default_factory=list)
@@ -43,12 +46,17 @@ def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
             grid = try_reading_grid(case.image_paths[0])
             if grid is None:
                 continue
+            found.grids[case.name] = grid
             if grid.is_oriented:
                 found.codes[grid.orientation_code] += 1
             _compare_files(case, grid, found)
     orientations = tuple(sorted(found.codes.items(), key=lambda item: (-item[1], item[0])))
     notes = [*_describe_orientations(orientations), *_describe_small_differences(found.slightly_different)]
-    return HeaderSurvey(orientations=orientations, notes=(*notes, *found.fixes, *_describe_warnings(warnings)))
+    return HeaderSurvey(
+        orientations=orientations,
+        notes=(*notes, *found.fixes, *_describe_warnings(warnings)),
+        grids=found.grids,
+    )
 
 
 class _Collector(logging.Handler):

@@ -1,18 +1,17 @@
 """Measures every case of a dataset and collects everything that is wrong with it."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoseg.dataset import Case, Dataset
-from autoseg.errors import DatasetError, VolumeError
+from autoseg.errors import DatasetError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import IDENTITY, Grid, compute_reorientation
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder
-from autoseg.volume_io import read_grid
 from autoseg.workflows.case_pool import (
     CaseSize,
     Failure,
@@ -39,13 +38,21 @@ class MeasuringJob:
     orientation: str | None
 
 
-def measure_dataset(dataset: Dataset, run: RunFolder, *, workers: int | None, progress: Progress) -> Fingerprint:
+def measure_dataset(
+    dataset: Dataset, run: RunFolder, *, grids: Mapping[str, Grid], workers: int | None, progress: Progress
+) -> Fingerprint:
     """Reads, checks and measures all cases.
+
+    Args:
+        dataset: To be measured.
+        run: Where tracebacks of unexpected errors are logged.
+        grids: Of the cases' first channels, by name; what is not there could not be read.
+        workers: Processes; None chooses by cores and memory.
+        progress: Who is told.
 
     Raises:
         DatasetError: All problems of all cases in one report.
     """
-    grids = read_grids(dataset.cases)
     sizes = {name: estimate_size(grid, channels=len(dataset.channel_names)) for name, grid in grids.items()}
     orientation = find_common_orientation(grids.values())
     jobs = [
@@ -103,17 +110,6 @@ def find_common_orientation(grids: Iterable[Grid]) -> str | None:
     """The most frequent axis code (alphabetically first on ties); None for pictures, which have no world."""
     codes = Counter(grid.orientation_code for grid in grids if grid.is_oriented)
     return min(codes, key=lambda code: (-codes[code], code)) if codes else None
-
-
-def read_grids(cases: Sequence[Case]) -> dict[str, Grid]:
-    """The grid of every case's first channel, by name, from the headers; without those that cannot be read."""
-    grids = {}
-    for case in cases:
-        try:
-            grids[case.name] = read_grid(case.image_paths[0])
-        except VolumeError:
-            continue  # reading the case reports it
-    return grids
 
 
 def estimate_size(grid: Grid, *, channels: int) -> CaseSize:

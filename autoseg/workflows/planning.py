@@ -110,7 +110,7 @@ def plan_dataset(
         msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
         raise RunError(msg)
     division = divide_into_folds(dataset, options.split)
-    for note in (*dataset.notes, *division.notes, *survey_headers(dataset.cases).notes):
+    for note in (*dataset.notes, *division.notes):
         progress.note(note)
     is_new = not _can_continue(run, dataset, options)
     if is_new:
@@ -229,7 +229,10 @@ def _plan_anew(
     progress: Progress,
 ) -> None:
     start_loading(WORKER_MODULES)
-    fingerprint = measure_dataset(dataset, run, workers=options.workers, progress=progress)
+    headers = survey_headers(dataset.cases)
+    for note in headers.notes:
+        progress.note(note)
+    fingerprint = measure_dataset(dataset, run, grids=headers.grids, workers=options.workers, progress=progress)
     plan = rule(fingerprint, options.machine)
     select_data_configurations(plan, options.configurations)
     make_folder(run.root)
