@@ -1,0 +1,72 @@
+"""Whole runs on data that is not a volume with plain labels: regions with an ignore label, pictures in colour."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from balls import make_case, run_autoseg, save, shorten
+from PIL import Image
+
+
+def run_everything(dataset: Path, run: Path, configuration: str, *, images: Path, out: Path) -> None:
+    for arguments in (
+        ("plan", dataset, "--run", run, "--configuration", configuration, "--workers", 1),
+        ("train", run, "--configuration", configuration, "--fold", "0", "--device", "cpu"),
+        ("predict", run, images, out, "--no-mirroring"),
+    ):
+        if arguments[0] == "train":
+            shorten(run, configuration, epochs=2, iterations=25)
+        done = run_autoseg(*arguments)
+        assert done.code == 0, done.err
+
+
+def test_regions_and_an_ignore_label(tmp_path: Path) -> None:
+    dataset = tmp_path / "Dataset005_Regions"
+    for index in range(5):
+        image, label_map = make_case(index)
+        label_map[0] = 7
+        save(dataset / "imagesTr" / f"case{index}_0000.nii.gz", image)
+        save(dataset / "labelsTr" / f"case{index}.nii.gz", label_map)
+    description = {
+        "channel_names": {"0": "MR"},
+        "labels": {"background": 0, "both": [2, 5], "dark": [5], "ignore": 7},
+        "regions_class_order": [2, 5],
+        "numTraining": 5,
+        "file_ending": ".nii.gz",
+    }
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    save(tmp_path / "new.nii.gz", make_case(60)[0])
+    run_everything(dataset, tmp_path / "run", "3d_fullres", images=tmp_path / "new.nii.gz", out=tmp_path / "out")
+    label_map = np.asarray(nib.load(tmp_path / "out" / "new.nii.gz").dataobj)
+    assert set(np.unique(label_map)) <= {0, 2, 5}
+    validation = tmp_path / "run" / "models" / "3d_fullres" / "fold_0" / "validation" / "summary.json"
+    assert set(json.loads(validation.read_text())["mean"]) == {"(2, 5)", "5"}
+
+
+def test_pictures_in_colour_with_the_values_0_and_255(tmp_path: Path) -> None:
+    dataset = tmp_path / "Dataset006_Pictures"
+    random = np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (dataset / folder).mkdir(parents=True)
+    for index in range(5):
+        mask = np.zeros((40, 36), bool)
+        mask[10 + index : 28 + index, 8:25] = True
+        noise = random.integers(0, 60, (40, 36, 3))
+        picture = noise + mask[..., None] * np.array([150, 0, 90])
+        Image.fromarray(picture.astype(np.uint8)).save(dataset / "imagesTr" / f"p{index}_0000.png")
+        Image.fromarray(mask.astype(np.uint8) * 255).save(dataset / "labelsTr" / f"p{index}.png")
+    description = {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0, "square": 255},
+        "numTraining": 5,
+        "file_ending": ".png",
+    }
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    run_everything(dataset, tmp_path / "run", "2d", images=dataset / "imagesTr", out=tmp_path / "out")
+    predicted = np.asarray(Image.open(tmp_path / "out" / "p0.png"))
+    reference = np.asarray(Image.open(dataset / "labelsTr" / "p0.png"))
+    assert predicted.dtype == np.uint8
+    assert predicted.shape == reference.shape
+    assert set(np.unique(predicted)) <= {0, 255}
+    assert (predicted == reference).mean() > 0.8
