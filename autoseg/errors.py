@@ -11,6 +11,10 @@ class AutosegError(Exception):
     """Root of everything that the user can put right."""
 
 
+class OptionError(AutosegError):
+    """The value of a command's option cannot be read."""
+
+
 class DocumentError(AutosegError):
     """A JSON document is missing, malformed, incomplete, or was written by another version."""
 

@@ -9,6 +9,7 @@ holds. The price is one start of Python and torch per worker (seconds, once per 
 start its training under `if __name__ == "__main__":`.
 """
 
+import itertools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoseg.errors import AutosegError, TrainingError
 from autoseg.geometry import IntTriple
-from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
+from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import open_case
 from autoseg.training.augmentation import build_augmentation, finish_patch
 from autoseg.training.enlarged_patch import compute_enlarged_patch
@@ -113,13 +114,12 @@ def build_batch_source(
     )
 
 
-def list_batch_keys(plan: TrainingPlan, epochs: range) -> Iterator[BatchKey]:
-    """All batches of some epochs, in the order in which training uses them."""
-    counts: dict[Stream, int] = {
-        "training": plan.iterations_per_epoch,
-        "validation": plan.validation_iterations_per_epoch,
-    }
-    for epoch in epochs:
+def list_batch_keys(
+    iterations_per_epoch: int, validation_iterations_per_epoch: int, *, first_epoch: int
+) -> Iterator[BatchKey]:
+    """The batches of all epochs from the first one on, without end, in the order in which training uses them."""
+    counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
+    for epoch in itertools.count(first_epoch):
         for stream, count in counts.items():
             yield from (BatchKey(stream=stream, epoch=epoch, iteration=iteration) for iteration in range(count))
 

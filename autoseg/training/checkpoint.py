@@ -1,7 +1,9 @@
 """The state of a training in one safetensors file: tensors, and a JSON description in the header. No pickle.
 
-Tensors: `network.<name>` for every entry of the network's state, `optimizer.<index>.momentum_buffer` for the weights
-in the optimizer's order. No random state is needed: see `randomness.py`.
+Tensors: `network.<name>` for every entry of the network's state; in a checkpoint to continue from also
+`optimizer.<index>.<name>` for what the optimizer keeps of each weight, and `average.<index>` for the moving average of
+the weights, both in the optimizer's order. A checkpoint to predict with holds the average as its network. No random
+state is needed: see `randomness.py`.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import autoseg
 from autoseg.document import Document, Part
@@ -25,12 +27,13 @@ from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.run_folder import write_atomically
 from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord
+from autoseg.training.schedule import Schedule
 from autoseg.training.step import Learner
 
 SCHEMA_VERSION: Final = 1
 DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
-MOMENTUM: Final = "momentum_buffer"
+AVERAGE_PREFIX: Final = "average."
 
 
 class TrainingIdentity(Part):
@@ -43,7 +46,6 @@ class TrainingIdentity(Part):
 
     plan_digest: str
     fold_digest: str
-    epochs: int
     seed: int
 
 
@@ -63,15 +65,19 @@ class CheckpointDescription(Document):
     """The JSON in the header of the file.
 
     Attributes:
+        schedule: What was left, or is over.
         history: Of all finished epochs, whose number is where training continues.
-        scaler: None outside CUDA.
+        scaler: Only for training in float16.
+        average_updates: How often the moving average was updated; None without one.
     """
 
     schema_version: Literal[1] = 1
     autoseg_version: str
     identity: TrainingIdentity
+    schedule: Schedule
     history: tuple[EpochRecord, ...]
     scaler: ScalerState | None
+    average_updates: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,31 +94,53 @@ class Checkpoint:
 
 
 def identify_training(
-    plan: ConfigurationPlan, labels: LabelScheme, channels: Sequence[ChannelPlan], *, fold: Fold, epochs: int, seed: int
+    plan: ConfigurationPlan, labels: LabelScheme, channels: Sequence[ChannelPlan], *, fold: Fold, seed: int
 ) -> TrainingIdentity:
     """Digests what decides about the course of a training."""
-    return TrainingIdentity(
-        plan_digest=_digest(plan, labels, *channels), fold_digest=_digest(fold), epochs=epochs, seed=seed
-    )
+    return TrainingIdentity(plan_digest=_digest(plan, labels, *channels), fold_digest=_digest(fold), seed=seed)
 
 
-def write_checkpoint(
-    path: Path, learner: Learner, *, identity: TrainingIdentity, history: Sequence[EpochRecord], with_optimizer: bool
+def write_resumable_checkpoint(
+    path: Path, learner: Learner, *, identity: TrainingIdentity, schedule: Schedule, history: Sequence[EpochRecord]
 ) -> None:
-    """Writes the file atomically; only one with the optimizer's state can be continued from.
+    """Writes everything that training needs to go on, atomically.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
+    tensors = _collect_weights(learner) | _collect_optimizer_state(learner) | _collect_average(learner)
+    _write(path, learner, tensors, identity=identity, schedule=schedule, history=history)
+
+
+def write_weights(
+    path: Path, learner: Learner, *, identity: TrainingIdentity, schedule: Schedule, history: Sequence[EpochRecord]
+) -> None:
+    """Writes what prediction needs, atomically: the network with its moving average, where there is one.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    with learner.averaged_weights():
+        _write(path, learner, _collect_weights(learner), identity=identity, schedule=schedule, history=history)
+
+
+def _write(
+    path: Path,
+    learner: Learner,
+    tensors: dict[str, Tensor],
+    *,
+    identity: TrainingIdentity,
+    schedule: Schedule,
+    history: Sequence[EpochRecord],
+) -> None:
     description = CheckpointDescription(
         autoseg_version=autoseg.__version__,
         identity=identity,
+        schedule=schedule,
         history=tuple(history),
         scaler=_describe_scaler(learner.scaler),
+        average_updates=None if learner.average is None else learner.average.updates,
     )
-    tensors = {f"{NETWORK_PREFIX}{name}": _copy(value) for name, value in learner.network.state_dict().items()}
-    if with_optimizer:
-        tensors |= _collect_momentum(learner)
     try:
         with write_atomically(path) as temporary:
             save_file(tensors, temporary, metadata={DESCRIPTION_KEY: description.model_dump_json()})
@@ -153,30 +181,50 @@ def read_description(path: Path) -> CheckpointDescription:
 
 
 def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
-    """Puts weights, momentum and gradient scale back.
+    """Puts weights, their average, the optimizer's state and the gradient scale back.
 
     Raises:
         TrainingError: The file does not hold the state of such a network and optimizer.
     """
-    momentum_names = _name_momentum(learner)
-    networks = {
+    if checkpoint.description.history and not any(name.startswith(OPTIMIZER_PREFIX) for name in checkpoint.tensors):
+        msg = f"{checkpoint.path} lacks the optimizer's state, so training cannot go on; {_advise(checkpoint.path)}"
+        raise TrainingError(msg)
+    restore_weights(checkpoint, learner)
+    for index, parameter in enumerate(learner.parameters):
+        prefix = f"{OPTIMIZER_PREFIX}{index}."
+        state = {
+            name.removeprefix(prefix): _place_like(value, parameter)
+            for name, value in checkpoint.tensors.items()
+            if name.startswith(prefix)
+        }
+        if state:
+            learner.optimizer.state[parameter] = state
+    if learner.average is not None:
+        for index, value in enumerate(learner.average.values):
+            value.copy_(checkpoint.tensors[f"{AVERAGE_PREFIX}{index}"])
+        learner.average.updates = checkpoint.description.average_updates or 0
+    _restore_scaler(checkpoint.description.scaler, learner.scaler)
+
+
+def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:
+    """Puts the weights back, and begins their average with them.
+
+    Raises:
+        TrainingError: They belong to another network.
+    """
+    weights = {
         name.removeprefix(NETWORK_PREFIX): value
         for name, value in checkpoint.tensors.items()
         if name.startswith(NETWORK_PREFIX)
     }
-    if checkpoint.description.history and not any(name in checkpoint.tensors for name in momentum_names):
-        msg = f"{checkpoint.path} lacks the optimizer's state, so training cannot go on; {_advise(checkpoint.path)}"
-        raise TrainingError(msg)
     try:
-        learner.network.load_state_dict(networks)
+        learner.network.load_state_dict(weights)
     except RuntimeError as error:
         msg = f"{checkpoint.path} does not fit the planned network: {error}; {_advise(checkpoint.path)}"
         raise TrainingError(msg) from error
-    for name, parameter in zip(momentum_names, learner.parameters, strict=True):
-        if name in checkpoint.tensors:
-            momentum = torch.empty_like(parameter, requires_grad=False).copy_(checkpoint.tensors[name])
-            learner.optimizer.state[parameter][MOMENTUM] = momentum
-    _restore_scaler(checkpoint.description.scaler, learner.scaler)
+    if learner.average is not None:
+        for value, parameter in zip(learner.average.values, learner.parameters, strict=True):
+            value.copy_(parameter.detach())
 
 
 def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdentity) -> None:
@@ -187,7 +235,7 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
     """
     problems = [
         f"{field} was {getattr(stored, field)}, now {getattr(identity, field)}"
-        for field in ("epochs", "seed")
+        for field in ("seed",)
         if getattr(stored, field) != getattr(identity, field)
     ]
     changed = {"plan_digest": "the plan", "fold_digest": "the cases of the fold"}
@@ -212,14 +260,29 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
-def _name_momentum(learner: Learner) -> list[str]:
-    return [f"{OPTIMIZER_PREFIX}{index}.{MOMENTUM}" for index in range(len(learner.parameters))]
+def _collect_weights(learner: Learner) -> dict[str, Tensor]:
+    return {f"{NETWORK_PREFIX}{name}": _copy(value) for name, value in learner.network.state_dict().items()}
 
 
-def _collect_momentum(learner: Learner) -> dict[str, Tensor]:
-    states = [learner.optimizer.state[parameter].get(MOMENTUM) for parameter in learner.parameters]
-    pairs = zip(_name_momentum(learner), states, strict=True)
-    return {name: _copy(state) for name, state in pairs if state is not None}
+def _collect_optimizer_state(learner: Learner) -> dict[str, Tensor]:
+    return {
+        f"{OPTIMIZER_PREFIX}{index}.{name}": _copy(value)
+        for index, parameter in enumerate(learner.parameters)
+        for name, value in learner.optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _collect_average(learner: Learner) -> dict[str, Tensor]:
+    values = [] if learner.average is None else learner.average.values
+    return {f"{AVERAGE_PREFIX}{index}": _copy(value) for index, value in enumerate(values)}
+
+
+def _place_like(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """On the parameter's device and in its order in memory; a count of steps, which has another shape, stays."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _describe_scaler(scaler: torch.amp.GradScaler) -> ScalerState | None:

@@ -16,6 +16,8 @@ class EpochRecord(Part):
         pseudo_dice: Per class; None for a class that no validation patch held and none was predicted to hold.
         mean_pseudo_dice: Over the classes that have one.
         moving_average: Of the mean: 0.9 old + 0.1 new.
+        volume_dice: Mean Dice of held-out cases as whole volumes; None if it was not measured after this epoch.
+        learning_rate: In the first iteration.
         seconds: Whole epoch, with validation, without saving.
         data_wait_seconds: Of those, how long the network waited for patches.
     """
@@ -27,6 +29,7 @@ class EpochRecord(Part):
     pseudo_dice: tuple[float | None, ...]
     mean_pseudo_dice: float | None
     moving_average: float | None
+    volume_dice: float | None = None
     seconds: float
     seconds_per_iteration: float
     data_wait_seconds: float

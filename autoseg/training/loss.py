@@ -23,10 +23,14 @@ class SegmentationLoss:
     Attributes:
         labels: Softmax over background and labels, or one sigmoid per region; voxels of the ignore label do not count.
         batch_dice: Dice treats the batch as one large volume.
+        dice_weight: Factor on the Dice loss.
+        cross_entropy_weight: Factor on the (binary) cross entropy.
     """
 
     labels: LabelScheme
     batch_dice: bool
+    dice_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
 
     def __call__(
         self, outputs: Sequence[Float[Tensor, "batch output ..."]], label_map: Int16[Tensor, " batch ..."]
@@ -42,14 +46,16 @@ class SegmentationLoss:
     def compute_at_one_resolution(
         self, logits: Float32[Tensor, "batch output *space"], label_map: Int16[Tensor, " batch *space"]
     ) -> Float32[Tensor, ""]:
-        """Dice loss plus (binary) cross-entropy, both with weight 1."""
+        """The weighted sum of Dice loss and (binary) cross-entropy."""
         masks = build_class_masks(label_map, self.labels)
         valid = find_valid_voxels(label_map, self.labels)
         if self.labels.has_regions:
             entropy = compute_binary_cross_entropy(logits, masks, valid)
-            return entropy + compute_dice_loss(logits.sigmoid(), masks, valid, batch_dice=self.batch_dice)
+            dice = compute_dice_loss(logits.sigmoid(), masks, valid, batch_dice=self.batch_dice)
+            return self.cross_entropy_weight * entropy + self.dice_weight * dice
         entropy = compute_cross_entropy(logits, label_map, self.labels.ignore_label)
-        return entropy + compute_dice_loss(logits.softmax(1)[:, 1:], masks, valid, batch_dice=self.batch_dice)
+        dice = compute_dice_loss(logits.softmax(1)[:, 1:], masks, valid, batch_dice=self.batch_dice)
+        return self.cross_entropy_weight * entropy + self.dice_weight * dice
 
 
 def compute_output_weights(output_count: int) -> tuple[float, ...]:

@@ -1,7 +1,9 @@
 """One step of optimization, one step of validation."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Float32, Int16
@@ -9,9 +11,14 @@ from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork, build_network
-from autoseg.plan import ConfigurationPlan, TrainingPlan
+from autoseg.networks.precision import NumberType, autocast
+from autoseg.plan import ConfigurationPlan
 from autoseg.training.loss import SegmentationLoss
+from autoseg.training.optimizer import build_optimizer
 from autoseg.training.pseudo_dice import OverlapCounts, count_overlaps
+from autoseg.training.weight_average import WeightAverage
+
+CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +44,22 @@ class Learner:
     """All that changes while training.
 
     Attributes:
-        scaler: Keeps half-precision gradients in range; does nothing outside CUDA.
+        scaler: Keeps gradients in float16 in range; does nothing in other numbers.
+        average: Of the weights, where one is planned.
+        number_type: What the network computes in.
+        memory_format: Order of the network's inputs and weights in memory.
         gradient_norm_limit: Longer gradients are shortened to this norm.
     """
 
     network: SegmentationNetwork
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    average: WeightAverage | None
     loss: SegmentationLoss
     labels: LabelScheme
     device: torch.device
+    number_type: NumberType
+    memory_format: torch.memory_format
     gradient_norm_limit: float
 
     @property
@@ -59,6 +72,21 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within it, the network has the weights that are to be validated and kept."""
+        if self.average is None:
+            yield
+            return
+        with self.average.in_place():
+            yield
+
+    def compute_outputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The network's logits of a batch on the device."""
+        with autocast(self.device, self.number_type):
+            outputs: tuple[Tensor, ...] = self.network(batch.image.contiguous(memory_format=self.memory_format))
+        return outputs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationOutcome:
@@ -68,43 +96,59 @@ class ValidationOutcome:
     counts: OverlapCounts
 
 
-def build_learner(plan: ConfigurationPlan, labels: LabelScheme, *, device: torch.device, seed: int) -> Learner:
+def build_learner(
+    plan: ConfigurationPlan,
+    labels: LabelScheme,
+    *,
+    device: torch.device,
+    seed: int,
+    number_type: NumberType = "float32",
+) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer."""
-    network = build_network(plan.network, torch.Generator().manual_seed(seed)).to(device)
+    memory_format = find_memory_format(plan.dimensions, device, number_type)
+    generator = torch.Generator().manual_seed(seed)
+    network = build_network(plan.network, generator).to(device).to(memory_format=memory_format)
+    optimizer, training = build_optimizer(network, plan.training), plan.training
+    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    decay = training.weight_average_decay
     return Learner(
         network=network,
-        optimizer=build_optimizer(network, plan.training),
-        scaler=torch.amp.GradScaler(device.type, enabled=device.type == "cuda"),
-        loss=SegmentationLoss(labels=labels, batch_dice=plan.training.batch_dice),
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=number_type == "float16"),
+        average=WeightAverage(parameters=weights, decay=decay) if decay else None,
+        loss=SegmentationLoss(
+            labels=labels,
+            batch_dice=training.batch_dice,
+            dice_weight=training.dice_weight,
+            cross_entropy_weight=training.cross_entropy_weight,
+        ),
         labels=labels,
         device=device,
-        gradient_norm_limit=plan.training.gradient_norm_limit,
+        number_type=number_type,
+        memory_format=memory_format,
+        gradient_norm_limit=training.gradient_norm_limit,
     )
 
 
-def build_optimizer(network: nn.Module, plan: TrainingPlan) -> torch.optim.SGD:
-    """Stochastic gradient descent with Nesterov momentum; weight decay on all weights."""
-    return torch.optim.SGD(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
-        lr=plan.initial_learning_rate,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-        nesterov=True,
-    )
+def find_memory_format(dimensions: int, device: torch.device, number_type: NumberType) -> torch.memory_format:
+    """Channels last, which convolutions in reduced precision need for their full speed; in float32 it gains nothing."""
+    if number_type == "float32" or device.type == "mps":
+        return torch.contiguous_format
+    return CHANNELS_LAST[dimensions]
 
 
 def run_training_step(learner: Learner, batch: Batch) -> float:
     """Changes the weights by one step and returns the loss before it."""
     on_device = batch.move_to(learner.device)
     learner.optimizer.zero_grad(set_to_none=True)
-    with half_precision_on_cuda(learner.device):
-        outputs = learner.network(on_device.image)
-    loss = learner.loss(outputs, on_device.label_map)
+    loss = learner.loss(learner.compute_outputs(on_device), on_device.label_map)
     torch.autograd.backward(learner.scaler.scale(loss))
     learner.scaler.unscale_(learner.optimizer)
     nn.utils.clip_grad_norm_(learner.parameters, learner.gradient_norm_limit)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
+    if learner.average is not None:
+        learner.average.update()
     return loss.item()
 
 
@@ -112,14 +156,6 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
 def run_validation_step(learner: Learner, batch: Batch) -> ValidationOutcome:
     """Loss (of all supervised resolutions) and overlap (of the highest). The network must be in evaluation mode."""
     on_device = batch.move_to(learner.device)
-    with half_precision_on_cuda(learner.device):
-        outputs = learner.network(on_device.image)
+    outputs = learner.compute_outputs(on_device)
     loss = learner.loss(outputs, on_device.label_map)
     return ValidationOutcome(loss=loss.item(), counts=count_overlaps(outputs[0], on_device.label_map, learner.labels))
-
-
-def half_precision_on_cuda(device: torch.device) -> AbstractContextManager[object]:
-    """Computes in float16 where that is safe; everywhere else, in full precision."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", dtype=torch.float16)

@@ -2,8 +2,10 @@
 
 import hashlib
 import itertools
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,16 +16,19 @@ from autoseg.errors import TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.device import find_device
-from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
-from autoseg.progress import Progress
+from autoseg.networks.precision import NumberType, Precision, find_number_type
+from autoseg.plan import PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
+from autoseg.progress import Progress, format_duration
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder
-from autoseg.training.checkpoint import read_description
+from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.folds import Fold, Splits, select_fold
 from autoseg.training.history import EpochRecord
-from autoseg.training.loop import EpochDone, IterationDone, TrainingOptions, check_trainable, train
+from autoseg.training.loop import EpochDone, Event, IterationDone, Length, TrainingOptions, check_trainable, train
+from autoseg.training.pace import Budget, Forecast
+from autoseg.training.schedule import Schedule
 from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.preprocessing import check_preprocessed, extract_recipe
-from autoseg.workflows.validation import validate_fold
+from autoseg.workflows.validation import estimate_validation_seconds, measure_volume_dice, validate_fold
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
 # Patches for a GPU need many processes; on a CPU the network itself needs the cores, and one process keeps up.
@@ -37,15 +42,20 @@ class TrainingRequest:
     Attributes:
         configuration: None takes 3d_fullres where it is planned, else 2d.
         folds: None takes every fold, one after the other.
-        epochs: None takes those of the training that is continued, else the plan's.
+        length: How long to train each fold.
+        budget_seconds: Time for each fold, its validation included; None takes the plan's, if it has one and no
+            number of epochs is given.
+        precision: Numbers in which networks compute.
         seed: None takes that of the training that is continued, else 0.
         restart: Discard earlier trainings of these folds.
     """
 
     configuration: str | None = None
     folds: tuple[str, ...] | None = None
-    epochs: int | None = None
+    length: Length = field(default_factory=Length)
+    budget_seconds: float | None = None
     device: str = "auto"
+    precision: Precision = "auto"
     seed: int | None = None
     restart: bool = False
 
@@ -56,9 +66,9 @@ class TrainingRecord(Document):
     schema_version: Literal[1] = 1
     configuration: str
     fold: str
-    epochs: int
     seed: int
     device: str
+    number_type: str
     plan_sha256: str
     versions: LibraryVersions
 
@@ -94,12 +104,17 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         keep_freed_memory()
     for cases in chosen.values():
         check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
+    number_type = find_number_type(device, request.precision)
+    if device.type == "cpu" and number_type != "float32":
+        progress.note(
+            f"networks compute in {number_type}, which this processor does faster (--precision float32 if not)"
+        )
     for fold, cases in chosen.items():
         folder = run.fold(name, fold)
         if request.restart:
             remove_folder(folder.root)
-        options = resolve_options(request, folder, device)
-        _train_fold(run, plan, name, fold=fold, cases=cases, options=options, progress=progress)
+        job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device)
+        train_fold(job, resolve_options(job, request, number_type, progress), progress=progress)
         summary = None
         if fold != ALL_CASES:
             summary = validate_fold(run, name, fold, cases=cases.validation, device=request.device, progress=progress)
@@ -118,22 +133,97 @@ def find_configuration_name(plan: Plan, wanted: str | None) -> str:
     return wanted
 
 
-def resolve_options(request: TrainingRequest, folder: FoldFolder, device: torch.device) -> TrainingOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldJob:
+    """One training: what, on what, where."""
+
+    run: RunFolder
+    plan: Plan
+    configuration: str
+    fold: str
+    cases: Fold
+    device: torch.device
+
+    @property
+    def folder(self) -> FoldFolder:
+        """What the training writes."""
+        return self.run.fold(self.configuration, self.fold)
+
+    @property
+    def configuration_plan(self) -> ConfigurationPlan:
+        """How it is trained."""
+        return self.plan.configurations[self.configuration]
+
+
+def resolve_options(
+    job: FoldJob, request: TrainingRequest, number_type: NumberType, progress: Progress
+) -> TrainingOptions:
     """What was not asked for is taken from the training that is already there.
 
     Raises:
         TrainingError: Its checkpoint is damaged.
     """
-    epochs, seed = request.epochs, request.seed
-    for checkpoint in (folder.final_checkpoint, folder.latest_checkpoint):
-        if checkpoint.exists():
-            begun = read_description(checkpoint).identity
-            epochs = begun.epochs if epochs is None else epochs
-            seed = begun.seed if seed is None else seed
-            break
+    if request.length.until_plateau and job.fold == ALL_CASES:
+        msg = 'the fold "all" holds no case out on which a plateau could show; choose a fold, or give --epochs'
+        raise TrainingError(msg)
+    begun = find_begun(job.folder)
+    seed = request.seed
+    if seed is None:
+        seed = 0 if begun is None else begun.identity.seed
     return TrainingOptions(
-        device=device, seed=0 if seed is None else seed, epochs=epochs, workers=compute_loader_count(device.type)
+        device=job.device,
+        seed=seed,
+        workers=compute_loader_count(job.device.type),
+        length=request.length,
+        budget=find_budget(job, request, begun, progress),
+        number_type=number_type,
+        measure_dice=partial(
+            measure_volume_dice,
+            run=job.run,
+            plan=job.plan,
+            configuration=job.configuration,
+            cases=job.cases.validation,
+        ),
     )
+
+
+def find_begun(folder: FoldFolder) -> CheckpointDescription | None:
+    """The newest checkpoint from which a training can go on.
+
+    Raises:
+        TrainingError: It is damaged.
+    """
+    paths = (folder.final_checkpoint, folder.latest_checkpoint)
+    descriptions = [read_description(path) for path in paths if path.exists()]
+    return max(descriptions, key=lambda description: len(description.history), default=None)
+
+
+def find_budget(
+    job: FoldJob, request: TrainingRequest, begun: CheckpointDescription | None, progress: Progress
+) -> Budget | None:
+    """The time that is left for a fold.
+
+    A budget that is asked for counts from now; the plan's counts what earlier calls have spent already, and gives way
+    to a number of epochs.
+    """
+    seconds = request.budget_seconds
+    if seconds is None and request.length == Length():
+        planned = job.configuration_plan.training.budget_seconds
+        spent = 0.0 if begun is None else sum(record.seconds for record in begun.history)
+        seconds = None if planned is None else planned - spent
+    is_finished = (
+        begun is not None and job.folder.final_checkpoint.exists() and not job.folder.latest_checkpoint.exists()
+    )
+    if seconds is None or (is_finished and request.length.more_epochs is None):
+        return None
+    start = time.monotonic()
+    progress.note("measuring how fast this machine trains and validates")
+    reserved = 0.0
+    if job.fold != ALL_CASES:
+        reserved = estimate_validation_seconds(
+            job.run, job.plan, job.configuration, cases=job.cases.validation, device=job.device
+        )
+    return Budget(seconds=seconds, reserved_seconds=reserved, start=start)
 
 
 def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:
@@ -159,75 +249,101 @@ def compute_loader_count(device_type: str) -> int:
     return max(1, min(MOST_WORKERS, count_usable_cores() - 1))
 
 
-def _train_fold(
-    run: RunFolder,
-    plan: Plan,
-    name: str,
-    *,
-    fold: str,
-    cases: Fold,
-    options: TrainingOptions,
-    progress: Progress,
-) -> None:
-    folder = run.fold(name, fold)
-    configuration = plan.configurations[name]
-    check_same_recipe(folder, plan, name)
+def train_fold(job: FoldJob, options: TrainingOptions, *, progress: Progress) -> None:
+    """Trains, and tells how it goes; a validation of an earlier state of the model is discarded.
+
+    Raises:
+        TrainingError: It cannot be continued, or failed.
+    """
+    check_same_recipe(job.folder, job.plan, job.configuration)
     events = train(
-        configuration,
-        plan.labels,
-        plan.channels,
-        data_folder=run.preprocessed(configuration.data_of),
-        fold=cases,
-        output=folder,
+        job.configuration_plan,
+        job.plan.labels,
+        job.plan.channels,
+        data_folder=job.run.preprocessed(job.configuration_plan.data_of),
+        fold=job.cases,
+        output=job.folder,
         options=options,
     )
     first = next(events, None)
     if first is None:
-        progress.note(f"{name}, fold {fold}: already trained (--restart trains anew)")
+        progress.note(f"{job.configuration}, fold {job.fold}: already trained (--restart trains anew)")
         return
-    _record_training(run, plan, name, fold=fold, options=options)
-    epochs = options.epochs or configuration.training.epochs
-    training = configuration.training
-    per_epoch = training.iterations_per_epoch + training.validation_iterations_per_epoch
-    iterations = _note_epochs(itertools.chain([first], events), epochs, progress)
-    started_epoch = first.epoch if isinstance(first, IterationDone) else first.record.epoch
-    progress.note(f"{name}, fold {fold}: {epochs - started_epoch} of {epochs} epochs to train on {options.device}")
-    total = (epochs - started_epoch) * per_epoch
-    for _ in progress.track(iterations, label=f"Training {fold}", total=total, unit="iteration"):
+    remove_folder(job.folder.validation)
+    _record_training(job, options)
+    schedule = first.schedule if isinstance(first, Forecast) else first
+    total = _count_iterations(job, schedule) if isinstance(schedule, Schedule) else 0
+    iterations = _note_events(itertools.chain([first], events), job, progress)
+    for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
 
 
-def _note_epochs(
-    events: Iterator[IterationDone | EpochDone], epochs: int, progress: Progress
-) -> Iterator[IterationDone]:
+def _count_iterations(job: FoldJob, schedule: Schedule) -> int:
+    """What is left to train, as far as it is known."""
+    begun = find_begun(job.folder)
+    end = schedule.end_epoch or job.configuration_plan.training.epochs
+    epochs = max(0, end - (0 if begun is None else len(begun.history)))
+    return epochs * (schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch)
+
+
+def _note_events(events: Iterator[Event], job: FoldJob, progress: Progress) -> Iterator[IterationDone]:
+    name = f"{job.configuration}, fold {job.fold}"
     for event in events:
         if isinstance(event, IterationDone):
             yield event
+        elif isinstance(event, EpochDone):
+            progress.note(describe_epoch(event.record, event.schedule.end_epoch))
+        elif isinstance(event, Forecast):
+            progress.note(describe_forecast(event))
+            progress.note(f"{name}: {describe_schedule(event.schedule)} on {job.device}")
         else:
-            progress.note(describe_epoch(event.record, epochs))
+            progress.note(f"{name}: {describe_schedule(event)} on {job.device}")
 
 
-def describe_epoch(record: EpochRecord, epochs: int) -> str:
+def describe_schedule(schedule: Schedule) -> str:
+    """One phrase for the log."""
+    per_epoch = f"of {schedule.iterations_per_epoch} iterations"
+    if schedule.end_epoch is None:
+        return f"epochs {per_epoch} until the validation no longer improves"
+    if schedule.first_epoch == 0:
+        return f"{schedule.end_epoch} epochs {per_epoch}"
+    return f"from epoch {schedule.first_epoch + 1} on, {schedule.end_epoch} epochs {per_epoch} in all"
+
+
+def describe_forecast(forecast: Forecast) -> str:
+    """Two lines for the log."""
+    times = forecast.times
+    limit = "" if forecast.budget_seconds is None else f" of {format_duration(forecast.budget_seconds)}"
+    return (
+        f"measured: {times.iteration_seconds:.3g} s per iteration (forward {times.forward_seconds:.3g} s, loss and "
+        f"backward {times.backward_seconds:.3g} s; a batch of patches {times.data_seconds:.3g} s, made beside it)\n"
+        f"forecast: training {format_duration(forecast.training_seconds)}, validation "
+        f"{format_duration(forecast.reserved_seconds)}, together {format_duration(forecast.total_seconds)}{limit}"
+    )
+
+
+def describe_epoch(record: EpochRecord, epochs: int | None) -> str:
     """One line for the log."""
+    total = "" if epochs is None else f"/{epochs}"
+    volumes = "" if record.volume_dice is None else f", Dice of whole volumes {record.volume_dice:.3f}"
     dice = "-" if record.mean_pseudo_dice is None else f"{record.mean_pseudo_dice:.3f}"
     average = "-" if record.moving_average is None else f"{record.moving_average:.3f}"
     losses = " / ".join("-" if x is None else f"{x:.3f}" for x in (record.train_loss, record.validation_loss))
     return (
-        f"epoch {record.epoch + 1}/{epochs}: loss {losses} (training / validation), pseudo Dice {dice} "
-        f"(moving average {average}), {record.seconds:.0f} s, {record.seconds_per_iteration:.2f} s/iteration"
+        f"epoch {record.epoch + 1}{total}: loss {losses} (training / validation), pseudo Dice {dice} "
+        f"(moving average {average}){volumes}, {record.seconds:.0f} s, {record.seconds_per_iteration:.2f} s/iteration"
     )
 
 
-def _record_training(run: RunFolder, plan: Plan, name: str, *, fold: str, options: TrainingOptions) -> None:
-    folder = run.fold(name, fold)
-    write_document(folder.plan, plan)
+def _record_training(job: FoldJob, options: TrainingOptions) -> None:
+    write_document(job.folder.plan, job.plan)
     record = TrainingRecord(
-        configuration=name,
-        fold=fold,
-        epochs=options.epochs or plan.configurations[name].training.epochs,
+        configuration=job.configuration,
+        fold=job.fold,
         seed=options.seed,
         device=str(options.device),
-        plan_sha256=hashlib.sha256(folder.plan.read_bytes()).hexdigest(),
+        number_type=options.number_type,
+        plan_sha256=hashlib.sha256(job.folder.plan.read_bytes()).hexdigest(),
         versions=measure_versions(),
     )
-    write_document(folder.training_record, record)
+    write_document(job.folder.training_record, record)

@@ -1,20 +1,33 @@
 """Whole-volume validation of one training: predicts its held-out cases and scores them on their own grids."""
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
 
 from autoseg.document import read_document
 from autoseg.errors import DocumentError
 from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
 from autoseg.inference.model import SegmentationModel, load_model
-from autoseg.preprocessing.cache import open_case
+from autoseg.inference.options import PredictionOptions
+from autoseg.networks import SegmentationNetwork, build_network
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder
+from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
+
+ESTIMATE_MARGIN: Final = 1.1  # cases differ in more than their number of voxels
+EVALUATION_SECONDS: Final = 0.1  # per case, about, for distances between surfaces and for writing
 
 
 def validate_fold(
@@ -44,6 +57,61 @@ def validate_fold(
         for case in cases
     ]
     return evaluate_jobs(jobs, folder=folder, progress=progress)
+
+
+def estimate_validation_seconds(
+    run: RunFolder, plan: Plan, configuration: str, *, cases: Sequence[str], device: torch.device
+) -> float:
+    """How long it will take to predict and evaluate some cases, by what one of them takes with an untrained network.
+
+    Raises:
+        RunError: A preprocessed case is missing.
+    """
+    if not cases:
+        return 0.0
+    model = _wrap(plan, configuration, build_network(plan.configurations[configuration].network).to(device), device)
+    data = run.preprocessed(model.configuration_plan.data_of)
+    voxels = {case: math.prod(open_case(data, case).label_map.shape) for case in cases}
+    chosen = sorted(cases, key=voxels.__getitem__)[len(cases) // 2]
+    case = open_case(data, chosen)
+    start = time.perf_counter()
+    model.restore_label_map(model.predict_preprocessed(case.image[:]), case.geometry)
+    seconds = time.perf_counter() - start
+    return seconds * sum(voxels.values()) / voxels[chosen] * ESTIMATE_MARGIN + EVALUATION_SECONDS * len(cases)
+
+
+def measure_volume_dice(
+    network: SegmentationNetwork, *, run: RunFolder, plan: Plan, configuration: str, cases: Sequence[str]
+) -> float:
+    """Mean Dice over classes and whole preprocessed cases, without mirroring; for following a training.
+
+    Classes that a case neither has nor is predicted to have do not count.
+    """
+    device = next(network.parameters()).device
+    supervised, network.deep_supervision = network.deep_supervision, False
+    try:
+        model = _wrap(plan, configuration, network, device)
+        data = run.preprocessed(model.configuration_plan.data_of)
+        means = [_measure_case_dice(model, open_case(data, case)) for case in cases]
+    finally:
+        network.deep_supervision = supervised
+    known = [mean for mean in means if mean is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | None:
+    logits = model.predict_preprocessed(case.image[:], options=PredictionOptions(mirroring=False))
+    label_map = torch.from_numpy(np.maximum(case.label_map[:], 0).astype(np.int16))
+    counts = count_overlaps(logits[None].cpu(), label_map[None], model.plan.labels)
+    return compute_mean_dice(compute_pseudo_dice([counts]))
+
+
+def _wrap(plan: Plan, configuration: str, network: SegmentationNetwork, device: torch.device) -> SegmentationModel:
+    """A model of a network that is not, or not yet, one of the run's."""
+    network.deep_supervision = False
+    return SegmentationModel(
+        plan=plan, configuration=configuration, folds=("",), networks=(network.eval(),), device=device
+    )
 
 
 def read_finished_summary(folder: Path, cases: Sequence[str]) -> EvaluationSummary | None:

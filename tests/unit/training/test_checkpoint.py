@@ -13,13 +13,16 @@ from autoseg.training.checkpoint import (
     read_checkpoint,
     read_description,
     restore_learner,
-    write_checkpoint,
+    write_resumable_checkpoint,
+    write_weights,
 )
 from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord
+from autoseg.training.schedule import Schedule
 from autoseg.training.step import Batch, build_learner, run_training_step
 
 CPU = torch.device("cpu")
+SCHEDULE = Schedule(iterations_per_epoch=3, validation_iterations_per_epoch=2, end_epoch=4)
 RECORD = EpochRecord(
     epoch=0,
     learning_rate=0.01,
@@ -36,8 +39,8 @@ RECORD = EpochRecord(
 
 @pytest.fixture
 def identify(plan_configuration, labels, channels, fold):
-    def make(*, epochs=4, seed=0, cases=fold, **changes):
-        return identify_training(plan_configuration(**changes), labels, channels, fold=cases, epochs=epochs, seed=seed)
+    def make(*, seed=0, cases=fold, **changes):
+        return identify_training(plan_configuration(**changes), labels, channels, fold=cases, seed=seed)
 
     return make
 
@@ -59,7 +62,7 @@ def written(tmp_path, make_learner, identify):
     learner = make_learner()
     step(learner)
     path = tmp_path / "checkpoint_latest.safetensors"
-    write_checkpoint(path, learner, identity=identify(), history=[RECORD], with_optimizer=True)
+    write_resumable_checkpoint(path, learner, identity=identify(), schedule=SCHEDULE, history=[RECORD])
     return learner, path
 
 
@@ -90,7 +93,7 @@ def test_prediction_finds_the_weights(written):
 def test_without_the_optimizer_only_the_weights_are_stored(tmp_path, written, make_learner, identify):
     learner, full = written
     path = tmp_path / "checkpoint_final.safetensors"
-    write_checkpoint(path, learner, identity=identify(), history=[RECORD], with_optimizer=False)
+    write_weights(path, learner, identity=identify(), schedule=SCHEDULE, history=[RECORD])
     assert path.stat().st_size < 0.7 * full.stat().st_size
     checkpoint = read_checkpoint(path)
     other = make_learner()
@@ -103,7 +106,7 @@ def test_strided_and_shared_tensors_are_stored_as_they_are(tmp_path, written, id
     learner.network.to(memory_format=torch.channels_last)
     learner.network.register_buffer("shared", learner.network.heads[0].weight.detach().transpose(0, 1))
     path = tmp_path / "strided.safetensors"
-    write_checkpoint(path, learner, identity=identify(), history=[], with_optimizer=False)
+    write_weights(path, learner, identity=identify(), schedule=SCHEDULE, history=[])
     stored = read_checkpoint(path).tensors
     for name, value in learner.network.state_dict().items():
         assert torch.equal(stored[f"network.{name}"], value)
@@ -157,7 +160,6 @@ def test_another_network_is_refused(written, plan_configuration, labels):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 8}, "epochs was 4, now 8"),
         ({"seed": 1}, "seed was 0, now 1"),
         ({"momentum": 0.5}, "the plan changed"),
         ({"cases": Fold(training=("a",), validation=("b",))}, "the cases of the fold changed"),

@@ -6,9 +6,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoseg.errors import DeviceError, TrainingError
 from autoseg.run_folder import FoldFolder
-from autoseg.training import loop
+from autoseg.training import session
 from autoseg.training.checkpoint import read_checkpoint
-from autoseg.training.loop import EpochDone, IterationDone, TrainingOptions, train
+from autoseg.training.loop import EpochDone, Forecast, IterationDone, Length, TrainingOptions, train
+from autoseg.training.pace import Budget
+from autoseg.training.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
+from autoseg.training.schedule import Schedule
 
 ALWAYS, NEVER = 0.0, 1e9
 
@@ -23,7 +26,8 @@ def dataset(labels, channels, data_folder, fold):
 def start(plan_configuration, dataset):
     """Starts training the tiny configuration into a folder."""
 
-    def make(folder, *, epochs=None, seed=0, seconds_between_checkpoints=ALWAYS, plan=None, **changes):
+    def make(folder, *, seed=0, seconds_between_checkpoints=ALWAYS, plan=None, options=(), **changes):
+        length = {field: changes.pop(field) for field in ("epochs", "more_epochs", "until_plateau") if field in changes}
         return train(
             plan or plan_configuration(**changes),
             **dataset,
@@ -32,8 +36,9 @@ def start(plan_configuration, dataset):
                 device=torch.device("cpu"),
                 seed=seed,
                 workers=0,
-                epochs=epochs,
+                length=Length(**length),
                 seconds_between_checkpoints=seconds_between_checkpoints,
+                **dict(options),
             ),
         )
 
@@ -48,6 +53,10 @@ def stop_after_epoch(events, epoch):
     events.close()
 
 
+def first_iteration(events):
+    return next(event for event in events if isinstance(event, IterationDone))
+
+
 def read_log(folder):
     return [json.loads(line) for line in FoldFolder(folder).training_log.read_text().splitlines()]
 
@@ -60,7 +69,8 @@ def drop_times(records):
 
 
 def test_a_training_tells_every_iteration_and_every_epoch(start, tmp_path):
-    events = list(start(tmp_path / "fold", epochs=2))
+    schedule, *events = start(tmp_path / "fold", epochs=2)
+    assert (schedule.end_epoch, schedule.iterations_per_epoch) == (2, 3)
     told = [("E",) if isinstance(event, EpochDone) else (event.stream[0], event.iteration) for event in events]
     assert told == [("t", 0), ("t", 1), ("t", 2), ("v", 0), ("v", 1), ("E",)] * 2
     records = [event.record for event in events if isinstance(event, EpochDone)]
@@ -104,7 +114,7 @@ def test_an_interrupted_training_ends_bit_for_bit_where_an_uninterrupted_one_end
     stop_after_epoch(start(parts), stopped_after)
     assert len(read_checkpoint(FoldFolder(parts).latest_checkpoint).description.history) == stopped_after + 1
     continued = list(start(parts))
-    assert continued[0].epoch == stopped_after + 1
+    assert first_iteration(continued).epoch == stopped_after + 1
     for kind in ("final_checkpoint", "best_checkpoint"):
         expected, found = (read_checkpoint(getattr(FoldFolder(folder), kind)) for folder in (whole, parts))
         assert set(expected.tensors) == set(found.tensors)
@@ -131,18 +141,18 @@ def test_short_epochs_are_not_spent_on_saving(start, tmp_path):
 
 def test_a_training_without_a_checkpoint_begins_again(start, tmp_path):
     stop_after_epoch(start(tmp_path / "fold", seconds_between_checkpoints=NEVER), 0)
-    assert next(start(tmp_path / "fold")).epoch == 0
+    assert first_iteration(start(tmp_path / "fold")).epoch == 0
     assert read_log(tmp_path / "fold") == []
 
 
 def test_another_number_of_epochs_cannot_continue(start, tmp_path):
     stop_after_epoch(start(tmp_path / "fold"), 0)
-    with pytest.raises(TrainingError, match=r"epochs was 4, now 6.*--restart"):
+    with pytest.raises(TrainingError, match=r"begun with 4 epochs and cannot go on with 6.*--restart"):
         next(start(tmp_path / "fold", epochs=6))
 
 
 def test_the_seed_changes_a_training(start, tmp_path):
-    first, second = (next(start(tmp_path / str(seed), seed=seed)).loss for seed in (0, 1))
+    first, second = (first_iteration(start(tmp_path / str(seed), seed=seed)).loss for seed in (0, 1))
     assert first != second
 
 
@@ -155,9 +165,9 @@ def test_the_second_stage_of_a_cascade_is_refused(start, plan_configuration, tmp
 def test_a_lost_loss_ends_the_training_and_keeps_the_checkpoint(start, tmp_path, monkeypatch):
     folder = tmp_path / "fold"
     stop_after_epoch(start(folder), 0)
-    monkeypatch.setattr(loop, "run_training_step", lambda learner, batch: float("nan"))
+    monkeypatch.setattr(session, "run_training_step", lambda learner, batch: float("nan"))
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, iteration 0.*initial_learning_rate"):
-        next(start(folder))
+        list(start(folder))
     assert len(read_checkpoint(FoldFolder(folder).latest_checkpoint).description.history) == 1
 
 
@@ -165,9 +175,9 @@ def test_a_full_device_is_reported(start, tmp_path, monkeypatch):
     def fail(learner, batch):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(loop, "run_training_step", fail)
+    monkeypatch.setattr(session, "run_training_step", fail)
     with pytest.raises(DeviceError, match="too little memory"):
-        next(start(tmp_path / "fold"))
+        list(start(tmp_path / "fold"))
 
 
 def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
@@ -180,8 +190,8 @@ def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(loop, "run_training_step", watch(loop.run_training_step))
-    monkeypatch.setattr(loop, "run_validation_step", watch(loop.run_validation_step))
+    monkeypatch.setattr(session, "run_training_step", watch(session.run_training_step))
+    monkeypatch.setattr(session, "run_validation_step", watch(session.run_validation_step))
     list(start(tmp_path / "fold", epochs=2, seconds_between_checkpoints=NEVER))
     assert modes == [True, True, True, False, False] * 2
 
@@ -190,3 +200,142 @@ def test_training_learns(start, tmp_path):
     events = list(start(tmp_path / "fold", epochs=2, iterations_per_epoch=15, seconds_between_checkpoints=NEVER))
     records = [event.record for event in events if isinstance(event, EpochDone)]
     assert records[-1].train_loss < records[0].train_loss
+
+
+def read_final(folder):
+    return read_checkpoint(FoldFolder(folder).final_checkpoint)
+
+
+@pytest.mark.parametrize(("length", "end"), [({"epochs": 3}, 3), ({"more_epochs": 2}, 4)])
+def test_a_finished_training_is_extended_with_a_new_rise_of_the_learning_rate(start, tmp_path, length, end):
+    folder = tmp_path / "fold"
+    list(start(folder, epochs=2))
+    before = read_final(folder)
+    schedule, *events = start(folder, **length)
+    assert (schedule.first_epoch, schedule.end_epoch, schedule.peak) == (2, end, 0.5)
+    assert first_iteration(events).epoch == 2
+    after = read_final(folder)
+    assert len(after.description.history) == end == len(read_log(folder))
+    assert after.description.history[:2] == before.description.history
+    assert any(not torch.equal(after.tensors[name], value) for name, value in before.tensors.items())
+    rates = [record.learning_rate for record in after.description.history]
+    assert rates[2] == pytest.approx(0.01 * 0.5 / 4)  # the first of three iterations of a rise to half the rate
+
+
+def test_an_interrupted_extension_goes_on(start, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        list(start(folder, epochs=1))
+    list(start(whole, more_epochs=3))
+    stop_after_epoch(start(parts, more_epochs=3), 2)
+    assert first_iteration(start(parts)).epoch == 3
+    list(start(parts))
+    expected, found = read_final(whole), read_final(parts)
+    assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+
+
+def test_fewer_epochs_than_a_finished_training_had_are_refused(start, tmp_path):
+    list(start(tmp_path / "fold", epochs=2))
+    with pytest.raises(TrainingError, match=r"finished after 2 epochs, more than the 1 asked for.*--restart"):
+        next(start(tmp_path / "fold", epochs=1))
+
+
+class Clock:
+    """Goes on by a fixed time whenever a step is done."""
+
+    def __init__(self, monkeypatch, seconds_per_step):
+        self.now = 0.0
+        self.seconds_per_step = seconds_per_step
+        step = session.run_training_step
+
+        def run(learner, batch):
+            self.now += self.seconds_per_step
+            return step(learner, batch)
+
+        monkeypatch.setattr(session, "run_training_step", run)
+        monkeypatch.setattr(session.time, "perf_counter", lambda: self.now)
+
+
+def make_budget(clock, seconds):
+    return Budget(seconds=seconds, reserved_seconds=0.0, start=0.0, clock=lambda: clock.now)
+
+
+def test_a_budget_lays_out_the_training_and_is_kept_on_a_machine_that_turns_out_slower(start, tmp_path, monkeypatch):
+    events = start(
+        tmp_path / "fold",
+        epochs=1000,
+        options={"budget": Budget(seconds=2, reserved_seconds=0.5, start=0, clock=lambda: 0.0)},
+    )
+    forecast = next(events)
+    events.close()
+    assert isinstance(forecast, Forecast)
+    assert forecast.training_seconds == pytest.approx(1.5, rel=0.35)  # whole epochs fit only roughly into so little
+    laid_out = forecast.schedule.end_epoch
+    clock = Clock(monkeypatch, seconds_per_step=1.0)
+    budget = make_budget(clock, seconds=30.0)
+    events = list(start(tmp_path / "slow", epochs=1000, options={"budget": budget}))
+    assert laid_out > 0
+    replaced = [event for event in events if isinstance(event, Schedule)]
+    assert replaced
+    assert 27 <= clock.now <= 33
+    history = read_final(tmp_path / "slow").description.history
+    assert history[-1].learning_rate < 0.01 * 0.35
+    rates = [record.learning_rate for record in history]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_training_until_the_plateau_ends_with_a_falling_learning_rate(start, tmp_path):
+    told = []
+
+    def measure(network):
+        told.append(network.training)
+        return 0.5
+
+    events = list(
+        start(
+            tmp_path / "fold",
+            until_plateau=True,
+            iterations_per_epoch=1,
+            validation_iterations_per_epoch=1,
+            options={"measure_dice": measure},
+            epochs=1000,
+        )
+    )
+    assert told == [False] * (PATIENCE + 1)
+    flat = EPOCHS_BETWEEN_MEASUREMENTS * (PATIENCE + 1)
+    records = [event.record for event in events if isinstance(event, EpochDone)]
+    assert {record.learning_rate for record in records[: flat + 1]} == {0.01}
+    assert len(records) == flat + round(flat / 4)
+    assert records[-1].learning_rate < 0.003
+    assert [record.epoch for record in records if record.volume_dice is not None] == list(range(4, flat, 5))
+
+
+def test_the_kept_weights_are_the_average_and_resuming_keeps_it(start, tmp_path):
+    plain, whole, parts = tmp_path / "plain", tmp_path / "whole", tmp_path / "parts"
+    changes = {"weight_average_decay": 0.9, "optimizer": "adamw", "momentum": 0.9, "initial_learning_rate": 0.001}
+    list(start(whole, **changes))
+    list(start(plain, **changes | {"weight_average_decay": 0.0}))
+    stop_after_epoch(start(parts, **changes), 1)
+    latest = read_checkpoint(FoldFolder(parts).latest_checkpoint)
+    assert any(
+        not torch.equal(latest.tensors["average.0"], value)
+        for name, value in latest.tensors.items()
+        if name == "network.encoder.stages.0.0.normalized.convolution.weight"
+    )
+    list(start(parts, **changes))
+    expected, found, other = map(read_final, (whole, parts, plain))
+    assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+    assert any(not torch.equal(expected.tensors[name], other.tensors[name]) for name in expected.tensors)
+    losses = [[record["train_loss"] for record in read_log(folder)] for folder in (whole, plain)]
+    assert losses[0] == losses[1]  # the average watches the training and does not change it
+
+
+def test_a_training_in_bfloat16_learns_and_differs(start, tmp_path):
+    folder, other = tmp_path / "fold", tmp_path / "other"
+    list(start(folder, epochs=2, iterations_per_epoch=15, options={"number_type": "bfloat16"}))
+    list(start(other, epochs=2, iterations_per_epoch=15))
+    reduced, exact = ([record["train_loss"] for record in read_log(place)] for place in (folder, other))
+    assert reduced[1] < reduced[0]
+    assert reduced != exact
+    assert reduced == pytest.approx(exact, abs=0.1)
+    assert all(tensor.dtype == torch.float32 for tensor in read_final(folder).tensors.values())

@@ -1,10 +1,89 @@
+import math
+
 import pytest
 
-from autoseg.training.schedule import compute_learning_rate
+from autoseg.training.schedule import Schedule, build_schedule, compute_learning_rate
+
+THREE_A_EPOCH = {"iterations_per_epoch": 3, "validation_iterations_per_epoch": 1}
+
+
+@pytest.fixture
+def plan(plan_configuration):
+    return lambda **changes: plan_configuration(**changes).training
+
+
+def list_rates(plan, schedule, epochs):
+    return [
+        compute_learning_rate(plan, schedule, epoch=epoch, iteration=iteration)
+        for epoch in epochs
+        for iteration in range(schedule.iterations_per_epoch)
+    ]
 
 
 @pytest.mark.parametrize(
     ("epoch", "rate"), [(0, 0.01), (500, 0.01 * 0.5**0.9), (750, 0.01 * 0.25**0.9), (999, 0.01 * 0.001**0.9)]
 )
-def test_the_learning_rate_falls_to_almost_nothing(epoch, rate):
-    assert compute_learning_rate(0.01, epoch=epoch, epochs=1000, exponent=0.9) == pytest.approx(rate, rel=1e-12)
+def test_the_polynomial_rate_falls_to_almost_nothing_and_is_constant_within_an_epoch(plan, epoch, rate):
+    schedule = build_schedule(plan(), epochs=1000)
+    found = {compute_learning_rate(plan(), schedule, epoch=epoch, iteration=iteration) for iteration in (0, 1, 2)}
+    assert found == {pytest.approx(rate, rel=1e-12)}
+
+
+def test_the_cosine_falls_in_every_iteration(plan):
+    cosine = plan(schedule="cosine")
+    rates = list_rates(cosine, build_schedule(cosine, epochs=4), range(4))
+    assert rates == [pytest.approx(0.005 * (1 + math.cos(math.pi * step / 12))) for step in range(12)]
+
+
+def test_a_constant_rate_stays(plan):
+    constant = plan(schedule="constant")
+    assert set(list_rates(constant, build_schedule(constant, epochs=4), range(4))) == {0.01}
+
+
+def test_the_rate_rises_over_the_warm_up(plan):
+    warm = plan(schedule="constant", warmup_iterations=4)
+    rates = list_rates(warm, build_schedule(warm, epochs=4), range(2))
+    assert rates == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01, 0.01])
+
+
+def test_without_an_end_the_rate_stays_and_then_falls_from_there(plan):
+    for rule in ("polynomial", "cosine"):
+        falling = plan(schedule=rule)
+        open_ended = build_schedule(falling, epochs=None)
+        assert set(list_rates(falling, open_ended, range(50))) == {0.01}
+        ended = open_ended.end_at(60, from_epoch=50)
+        rates = list_rates(falling, ended, range(50, 60))
+        assert rates[0] == pytest.approx(0.01)
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-1] < 0.002
+
+
+def test_another_end_goes_on_from_the_same_rate_and_still_reaches_nothing(plan):
+    cosine = plan(schedule="cosine")
+    before = build_schedule(cosine, epochs=100)
+    after = before.end_at(60, from_epoch=40)
+    at_change = [compute_learning_rate(cosine, schedule, epoch=40, iteration=0) for schedule in (before, after)]
+    assert at_change[0] == pytest.approx(at_change[1])
+    assert compute_learning_rate(cosine, after, epoch=59, iteration=2) < 1e-5
+    assert after.compute_progress(60) == pytest.approx(1)
+
+
+def test_a_warm_up_is_not_begun_again_by_another_end(plan):
+    warm = plan(schedule="constant", warmup_iterations=9)
+    before = build_schedule(warm, epochs=100)
+    after = before.end_at(60, from_epoch=1)
+    assert list_rates(warm, after, range(1, 3)) == list_rates(warm, before, range(1, 3))
+
+
+def test_an_extension_rises_to_half_the_rate_and_falls_again(plan):
+    polynomial = plan()
+    extended = build_schedule(polynomial, epochs=10).extend(5, from_epoch=10)
+    rates = list_rates(polynomial, extended, range(10, 15))
+    assert rates[:3] == pytest.approx([0.00125, 0.0025, 0.00375])
+    assert rates[3] == max(rates) == pytest.approx(0.005 * 0.8**0.9)
+    assert rates[-1] == pytest.approx(0.005 * 0.2**0.9)
+
+
+def test_an_end_before_the_beginning_is_refused():
+    with pytest.raises(ValueError, match="end_epoch must not lie before first_epoch, 5"):
+        Schedule(first_epoch=5, end_epoch=4, **THREE_A_EPOCH)

@@ -1,0 +1,43 @@
+"""Options whose text needs reading."""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from autoseg.errors import OptionError
+
+if TYPE_CHECKING:
+    from autoseg.networks.precision import Precision
+
+UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a time like 30m, 8h, 1h30m, 1.5h or 2d.
+
+    Raises:
+        OptionError: It is not of this form, or nothing.
+    """
+    compact = text.replace(" ", "").lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", compact)
+    seconds = sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
+    if not DURATION.fullmatch(compact) or seconds == 0:
+        msg = f"expected a time like 30m, 8h, 1h30m or 2d (days, hours, minutes, seconds), found {text!r}"
+        raise OptionError(msg)
+    return seconds
+
+
+def parse_precision(text: str) -> "Precision":
+    """The precision of a name.
+
+    Raises:
+        OptionError: There is none of this name.
+    """
+    from typing import cast, get_args
+
+    from autoseg.networks.precision import Precision
+
+    if text not in get_args(Precision):
+        msg = f"no precision is called {text!r}; choose one of: {', '.join(get_args(Precision))}"
+        raise OptionError(msg)
+    return cast("Precision", text)

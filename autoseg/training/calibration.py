@@ -1,0 +1,80 @@
+"""What an iteration takes on this machine, measured on the network, patches and device that will be trained with."""
+
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Final
+
+import torch
+
+from autoseg.training.batches import BatchSource, list_batch_keys, stream_batches
+from autoseg.training.pace import StepTimes
+from autoseg.training.randomness import BatchKey
+from autoseg.training.step import Batch, Learner, run_training_step, run_validation_step
+
+WARMING_ITERATIONS: Final = 2  # the first ones reserve memory and look for kernels
+FEWEST_ITERATIONS: Final = 3
+MOST_ITERATIONS: Final = 20
+LONGEST_SECONDS: Final = 20.0
+
+
+def measure_step_times(learner: Learner, source: BatchSource, *, workers: int) -> StepTimes:
+    """Trains a few iterations and times them. The learner must be thrown away: it has learnt.
+
+    The whole iteration is timed first, with patches made beside it by as many processes as in training; its parts are
+    timed on a batch that is already there.
+    """
+    keys = list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0)
+    batches = stream_batches(source, keys, workers=workers, device=learner.device)
+    learner.network.train()
+    last, seconds = _time_iterations(learner, batches)
+    forward, backward = _time_parts(learner, last)
+    begin = time.perf_counter()
+    source.make_batch(BatchKey(stream="training", epoch=0, iteration=0))
+    data = time.perf_counter() - begin
+    return StepTimes(
+        data_seconds=data,
+        forward_seconds=forward,
+        backward_seconds=backward,
+        iteration_seconds=seconds,
+        validation_seconds=_time_validation(learner, last),
+    )
+
+
+def _time_iterations(learner: Learner, batches: Iterator[Batch]) -> tuple[Batch, float]:
+    times: list[float] = []
+    begin = time.perf_counter()
+    while True:
+        batch = next(batches)
+        run_training_step(learner, batch)
+        end = time.perf_counter()
+        times.append(end - begin)
+        begin = end
+        measured = times[WARMING_ITERATIONS:]
+        if len(measured) >= FEWEST_ITERATIONS and (len(measured) >= MOST_ITERATIONS or sum(times) > LONGEST_SECONDS):
+            return batch, median(measured)
+
+
+def _time_parts(learner: Learner, batch: Batch) -> tuple[float, float]:
+    on_device = batch.move_to(learner.device)
+    begin = _read_clock(learner.device)
+    with torch.no_grad():
+        learner.compute_outputs(on_device)
+    forward = _read_clock(learner.device) - begin
+    begin = _read_clock(learner.device)
+    run_training_step(learner, batch)
+    return forward, max(0.0, _read_clock(learner.device) - begin - forward)
+
+
+def _time_validation(learner: Learner, batch: Batch) -> float:
+    learner.network.eval()
+    begin = _read_clock(learner.device)
+    run_validation_step(learner, batch)
+    return _read_clock(learner.device) - begin
+
+
+def _read_clock(device: torch.device) -> float:
+    """The time when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,36 @@
+"""What decides about a training beside its plan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from autoseg.networks.precision import NumberType
+from autoseg.training.pace import Budget
+from autoseg.training.start import Length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """Where and how long to train.
+
+    Attributes:
+        seed: 0 or more; with the plan and the fold it decides about everything random.
+        workers: Processes that prepare patches; 0 prepares them between the steps.
+        budget: Time within which epochs are laid out; None: without a limit.
+        number_type: What the network computes in.
+        measure_dice: Mean Dice of held-out cases as whole volumes, predicted by the network as it is; needed to train
+            until a plateau.
+        seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an
+            interruption costs little, and short epochs are not spent on saving.
+    """
+
+    device: torch.device
+    seed: int
+    workers: int
+    length: Length = field(default_factory=Length)
+    budget: Budget | None = None
+    number_type: NumberType = "float32"
+    measure_dice: Callable[[nn.Module], float] | None = None
+    seconds_between_checkpoints: float = 10.0

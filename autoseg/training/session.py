@@ -1,0 +1,227 @@
+"""The epochs of one training, with everything they write."""
+
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from autoseg.errors import TrainingError
+from autoseg.plan import TrainingPlan
+from autoseg.run_folder import FoldFolder
+from autoseg.training.checkpoint import (
+    TrainingIdentity,
+    read_checkpoint,
+    restore_learner,
+    restore_weights,
+    write_resumable_checkpoint,
+    write_weights,
+)
+from autoseg.training.event_files import open_event_files, write_events
+from autoseg.training.events import EpochDone, Event, IterationDone
+from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
+from autoseg.training.options import TrainingOptions
+from autoseg.training.pace import adapt_to_pace, count_planned_epochs
+from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
+from autoseg.training.progress_picture import write_progress_picture
+from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
+from autoseg.training.schedule import Schedule, compute_learning_rate
+from autoseg.training.start import Start
+from autoseg.training.step import Batch, Learner, ValidationOutcome, run_training_step, run_validation_step
+
+# Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
+# (65536 = 2**16 halvings) mean that the weights themselves are lost.
+TOLERATED_OVERFLOWS: Final = 20
+EPOCHS_BETWEEN_CHECKPOINTS: Final = 50  # at most; as in the reference implementation
+
+
+@dataclass(slots=True, kw_only=True)
+class Timer:
+    """Seconds since its start, and how many of them were spent waiting for batches."""
+
+    start: float = field(default_factory=time.perf_counter)
+    waited_seconds: float = 0.0
+
+    def take(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; waiting for it counts."""
+        begin = time.perf_counter()
+        batch = next(batches)
+        self.waited_seconds += time.perf_counter() - begin
+        return batch
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.start
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """A training that runs."""
+
+    plan: TrainingPlan
+    learner: Learner
+    identity: TrainingIdentity
+    output: FoldFolder
+    options: TrainingOptions
+    schedule: Schedule
+    history: list[EpochRecord] = field(default_factory=list)
+    overflows_in_a_row: int = 0
+
+    def take_up(self, start: Start) -> None:
+        """Goes back to the checkpoint, if there is one, and makes the log agree with it."""
+        if start.checkpoint is not None:
+            checkpoint = read_checkpoint(start.checkpoint)
+            (restore_weights if start.is_extension else restore_learner)(checkpoint, self.learner)
+            self.history = list(checkpoint.description.history)
+        write_training_log(self.output.training_log, self.history)
+
+    def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
+        """Runs all remaining epochs; the final checkpoint is there when the last one is reported."""
+        saved, begin = Timer(), time.perf_counter()
+        paces: list[float] = []
+        with open_event_files(self.output.tensorboard, first_epoch=len(self.history)) as events:
+            while not self._is_over:
+                record = yield from self._run_epoch(len(self.history), batches)
+                self._keep_record(record)
+                write_events(events, record, self.learner.labels.class_names)
+                done = EpochDone(record=record, schedule=self.schedule)
+                paces.append(time.perf_counter() - begin)
+                begin = time.perf_counter()
+                replaced = self._adapt_schedule(paces)
+                if self._is_over:
+                    self._finish()
+                elif self._is_saving_due(saved):
+                    self._save_latest()
+                    saved = Timer()
+                yield done
+                if replaced:
+                    yield self.schedule
+
+    @property
+    def _is_over(self) -> bool:
+        return self.schedule.end_epoch is not None and len(self.history) >= self.schedule.end_epoch
+
+    def _is_saving_due(self, saved: Timer) -> bool:
+        return (
+            saved.seconds >= self.options.seconds_between_checkpoints
+            or len(self.history) % EPOCHS_BETWEEN_CHECKPOINTS == 0
+        )
+
+    def _adapt_schedule(self, paces: Sequence[float]) -> bool:
+        """Replaces the schedule where time or validation demand it; tells whether they did."""
+        before, done = self.schedule, len(self.history)
+        longest = count_planned_epochs(self.plan, self.schedule)
+        if self.schedule.end_epoch is None and (self._has_plateaued or done >= longest):
+            self.schedule = self.schedule.end_at(done + compute_annealing_epochs(done), from_epoch=done)
+        if self.options.budget is not None:
+            self.schedule = adapt_to_pace(
+                self.schedule,
+                next_epoch=done,
+                last_epoch=max(longest, self.schedule.end_epoch or 0),
+                epoch_seconds=paces,
+                remaining_seconds=self.options.budget.remaining_seconds,
+            )
+        return self.schedule != before
+
+    @property
+    def _has_plateaued(self) -> bool:
+        return has_stopped_rising([record.volume_dice for record in self.history if record.volume_dice is not None])
+
+    def _save_latest(self) -> None:
+        write_resumable_checkpoint(
+            self.output.latest_checkpoint,
+            self.learner,
+            identity=self.identity,
+            schedule=self.schedule,
+            history=self.history,
+        )
+        write_progress_picture(self.output.progress_picture, self.history)
+
+    def _save_weights(self, path: Path) -> None:
+        write_weights(path, self.learner, identity=self.identity, schedule=self.schedule, history=self.history)
+
+    def _finish(self) -> None:
+        write_progress_picture(self.output.progress_picture, self.history)
+        self._save_weights(self.output.final_checkpoint)
+        self.output.latest_checkpoint.unlink(missing_ok=True)
+
+    def _run_epoch(self, epoch: int, batches: Iterator[Batch]) -> Generator[IterationDone, None, EpochRecord]:
+        timer = Timer()
+        train_losses = yield from self._run_training(epoch, batches, timer)
+        seconds_per_iteration = timer.seconds / self.schedule.iterations_per_epoch
+        outcomes = yield from self._run_validation(epoch, batches, timer)
+        dice = compute_pseudo_dice([outcome.counts for outcome in outcomes])
+        mean = compute_mean_dice(dice)
+        return EpochRecord(
+            epoch=epoch,
+            learning_rate=compute_learning_rate(self.plan, self.schedule, epoch=epoch, iteration=0),
+            train_loss=_compute_finite_mean(train_losses),
+            validation_loss=_compute_finite_mean([outcome.loss for outcome in outcomes]),
+            pseudo_dice=dice,
+            mean_pseudo_dice=mean,
+            moving_average=update_moving_average(self.history[-1].moving_average if self.history else None, mean),
+            volume_dice=self._measure_volume_dice(epoch),
+            seconds=timer.seconds,
+            seconds_per_iteration=seconds_per_iteration,
+            data_wait_seconds=timer.waited_seconds,
+        )
+
+    def _measure_volume_dice(self, epoch: int) -> float | None:
+        """Of the averaged weights; only while nothing else says when to end."""
+        measure = self.options.measure_dice
+        if measure is None or self.schedule.end_epoch is not None or not is_measurement_due(epoch):
+            return None
+        self.learner.network.eval()
+        with self.learner.averaged_weights():
+            return measure(self.learner.network)
+
+    def _run_training(
+        self, epoch: int, batches: Iterator[Batch], timer: Timer
+    ) -> Generator[IterationDone, None, list[float]]:
+        self.learner.network.train()
+        losses = []
+        for iteration in range(self.schedule.iterations_per_epoch):
+            rate = compute_learning_rate(self.plan, self.schedule, epoch=epoch, iteration=iteration)
+            self.learner.set_learning_rate(rate)
+            losses.append(run_training_step(self.learner, timer.take(batches)))
+            self._check_loss(losses[-1], epoch, iteration)
+            yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
+        return losses
+
+    def _run_validation(
+        self, epoch: int, batches: Iterator[Batch], timer: Timer
+    ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
+        self.learner.network.eval()
+        outcomes = []
+        for iteration in range(self.schedule.validation_iterations_per_epoch):
+            batch = timer.take(batches)
+            with self.learner.averaged_weights():
+                outcomes.append(run_validation_step(self.learner, batch))
+            yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
+        return outcomes
+
+    def _check_loss(self, loss: float, epoch: int, iteration: int) -> None:
+        self.overflows_in_a_row = 0 if math.isfinite(loss) else self.overflows_in_a_row + 1
+        if self.overflows_in_a_row <= (TOLERATED_OVERFLOWS if self.learner.scaler.is_enabled() else 0):
+            return
+        msg = (
+            f"the loss is {loss} in epoch {epoch}, iteration {iteration}: training has diverged; look for extreme or "
+            f"non-finite intensities in the images, or lower training.initial_learning_rate in plan.json and begin "
+            f"again with --restart; the checkpoints of earlier epochs in {self.output.root} are kept"
+        )
+        raise TrainingError(msg)
+
+    def _keep_record(self, record: EpochRecord) -> None:
+        """Adds the epoch to the history and the log; a new best moving average is worth a checkpoint of its own."""
+        averages = [old.moving_average for old in self.history if old.moving_average is not None]
+        self.history.append(record)
+        append_to_training_log(self.output.training_log, record)
+        if record.moving_average is not None and record.moving_average > max(averages, default=-1.0):
+            self._save_weights(self.output.best_checkpoint)
+
+
+def _compute_finite_mean(losses: Sequence[float]) -> float | None:
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return sum(finite) / len(finite) if finite else None

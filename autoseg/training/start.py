@@ -1,0 +1,104 @@
+"""Where a training begins: anew, where it was interrupted, or where it had ended."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoseg.errors import TrainingError
+from autoseg.run_folder import FoldFolder
+from autoseg.training.checkpoint import CheckpointDescription, TrainingIdentity, check_identity, read_description
+from autoseg.training.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """How long to train; nothing given: as planned, or as the training was begun.
+
+    Attributes:
+        epochs: In place of the plan's number. More than a finished training has had extend it to that number.
+        more_epochs: Extend a finished training by so many.
+        until_plateau: Until the validation on whole volumes no longer improves; then the learning rate falls.
+    """
+
+    epochs: int | None = None
+    more_epochs: int | None = None
+    until_plateau: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a training begins in this call.
+
+    Attributes:
+        checkpoint: To go on from; None: from the beginning.
+        is_extension: The checkpoint is that of a finished training, of which only the weights are taken up.
+        schedule: To follow; None: the plan decides, or a budget.
+        epochs_done: Before.
+        seconds_spent: On those.
+    """
+
+    checkpoint: Path | None = None
+    is_extension: bool = False
+    schedule: Schedule | None = None
+    epochs_done: int = 0
+    seconds_spent: float = 0.0
+
+
+def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -> Start | None:
+    """Finds what is there already; None if the training is finished and is not to be extended.
+
+    Raises:
+        TrainingError: What is there belongs to another training, or is shorter or longer than asked for.
+    """
+    final, latest = output.final_checkpoint, output.latest_checkpoint
+    finished = _read_own_description(final, identity)
+    begun = _read_own_description(latest, identity)
+    if begun is not None and (finished is None or len(begun.history) > len(finished.history)):
+        _check_same_length(latest, begun.schedule, length)
+        return _go_on_from(latest, begun, begun.schedule)
+    if finished is None:
+        return Start()
+    latest.unlink(missing_ok=True)
+    more = _count_more_epochs(final, len(finished.history), length)
+    if more == 0:
+        return None
+    schedule = finished.schedule.extend(more, from_epoch=len(finished.history))
+    return replace(_go_on_from(final, finished, schedule), is_extension=True)
+
+
+def _go_on_from(path: Path, description: CheckpointDescription, schedule: Schedule) -> Start:
+    return Start(
+        checkpoint=path,
+        schedule=schedule,
+        epochs_done=len(description.history),
+        seconds_spent=sum(record.seconds for record in description.history),
+    )
+
+
+def _read_own_description(path: Path, identity: TrainingIdentity) -> CheckpointDescription | None:
+    if not path.exists():
+        return None
+    description = read_description(path)
+    check_identity(path, description.identity, identity)
+    return description
+
+
+def _check_same_length(path: Path, schedule: Schedule, length: Length) -> None:
+    wanted = length.epochs
+    if wanted is not None and schedule.end_epoch is not None and wanted != schedule.end_epoch:
+        msg = (
+            f"the training in {path.parent} was begun with {schedule.end_epoch} epochs and cannot go on with {wanted}; "
+            f"give the command without --epochs to finish it (then it can be extended), or begin again with --restart"
+        )
+        raise TrainingError(msg)
+
+
+def _count_more_epochs(path: Path, done: int, length: Length) -> int:
+    if length.more_epochs is not None:
+        return length.more_epochs
+    if length.epochs is not None and length.epochs < done:
+        msg = (
+            f"the training in {path.parent} is finished after {done} epochs, more than the {length.epochs} asked for; "
+            f"leave --epochs away to use it, or begin again with --restart"
+        )
+        raise TrainingError(msg)
+    return 0 if length.epochs is None else length.epochs - done

@@ -1,0 +1,55 @@
+"""The moving average of the weights, which changes less from step to step than they do and often predicts better."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(slots=True, kw_only=True)
+class WeightAverage:
+    """Exponential moving average (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv:1703.01780).
+
+    Attributes:
+        parameters: The weights that are averaged.
+        decay: Share of the old average in the new one, once there have been enough updates; 0 to below 1.
+        updates: How often the average was updated.
+        values: The average of each parameter.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    decay: float
+    updates: int = 0
+    values: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """The average of nothing is where the weights begin."""
+        self.values = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves the average towards the present weights: by 1 - decay, but faster at first.
+
+        Update n has the decay min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten.
+        """
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.values, list(self.parameters), 1 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it, the network computes with the average; afterwards with its own weights again."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)
