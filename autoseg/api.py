@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Integer
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autoseg.errors import PredictionError
 from autoseg.evaluation import EvaluationSummary
-from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.fingerprint import Machine
 from autoseg.geometry import WORLD_LETTERS, FloatTriple, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
@@ -32,26 +32,13 @@ __all__ = [
 DEFAULT_GRID_CODE: Final = "RAS"
 
 
-@runtime_checkable
-class Planner(Protocol):
-    """A set of planning rules, such as `planners.PLANNERS["default"]`."""
-
-    @property
-    def name(self) -> str:
-        """As plans record it."""
-        ...
-
-    def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
-        """Decides everything about a dataset."""
-        ...
-
-
 def plan_dataset(
     dataset: str | Path,
     run: str | Path,
     *,
-    planner: Planner,
+    planner: planning.Planner,
     memory_gb: float | None = None,
+    budget_seconds: float | None = None,
     configurations: Sequence[str] = (),
     workers: int | None = None,
     progress: Progress | None = None,
@@ -63,6 +50,7 @@ def plan_dataset(
         run: Folder to be written.
         planner: One of `planners.PLANNERS`.
         memory_gb: Accelerator memory to plan for; None for the planner's own.
+        budget_seconds: For a planner that plans by time, from raw images to predictions of one fold; None for its own.
         configurations: What to preprocess; empty for everything planned.
         workers: Processes; None chooses by cores and free memory. With more than one, scripts need
             `if __name__ == "__main__":`.
@@ -74,10 +62,10 @@ def plan_dataset(
     outcome = planning.plan_dataset(
         Path(dataset),
         Path(run),
-        planner.plan,
+        planning.make_rule(planner),
         options=planning.PlanningOptions(
             planner=planner.name,
-            machine=Machine(accelerator_memory_gb=memory_gb),
+            machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=budget_seconds),
             configurations=tuple(configurations),
             workers=workers,
         ),

@@ -86,11 +86,33 @@ class Fingerprint(Document):
     median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
 
 
+class HostThroughput(Part):
+    """How fast the computer's processor trains, measured.
+
+    Attributes:
+        number_type: What networks compute in on it.
+        convolution_flops: Floating-point operations per second of 3 x 3 x 3 convolutions, forward and backward
+            together, with 16, 32 and 64 channels.
+        elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward
+            together.
+    """
+
+    cores: Annotated[int, Field(ge=1)]
+    memory_gb: Annotated[float, Field(gt=0)]
+    number_type: str
+    convolution_flops: dict[int, Annotated[float, Field(gt=0)]]
+    elementwise_rate: Annotated[float, Field(gt=0)]
+
+
 class Machine(Part):
-    """What is known of the computer.
+    """What is known of the computer, and of the time there is on it.
 
     Attributes:
         accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.
+        host: Present for planners that plan for the processor.
+        budget_seconds: From raw images to predictions of one fold; None leaves the planner at its own reference.
     """
 
     accelerator_memory_gb: Annotated[float, Field(gt=0)] | None
+    host: HostThroughput | None = None
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None

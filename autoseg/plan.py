@@ -290,6 +290,7 @@ class Plan(Document):
 
     Attributes:
         accelerator_memory_gb: Memory that was planned for.
+        budget_seconds: Time that was planned for, from raw images to predictions; None: without a limit.
         orientation: Axis code (x, y, z) to which images are brought before anything else; None for pictures.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
         file_ending: Ending of predicted label maps, as in the dataset.
@@ -299,6 +300,7 @@ class Plan(Document):
     autoseg_version: str
     planner: str
     accelerator_memory_gb: Positive
+    budget_seconds: Positive | None = None
     dataset_name: str
     file_ending: str
     orientation: str | None

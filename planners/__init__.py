@@ -5,11 +5,12 @@ from types import MappingProxyType
 from typing import Final
 
 from planners.default import DEFAULT
+from planners.lite import LitePlanner
 from planners.planner import Planner
 from planners.residual import RESIDUAL_L, RESIDUAL_M, RESIDUAL_XL
 
-__all__ = ["PLANNERS", "Planner"]
+__all__ = ["PLANNERS", "LitePlanner", "Planner"]
 
-PLANNERS: Final[Mapping[str, Planner]] = MappingProxyType(
-    {planner.name: planner for planner in (DEFAULT, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL)}
+PLANNERS: Final[Mapping[str, Planner | LitePlanner]] = MappingProxyType(
+    {planner.name: planner for planner in (DEFAULT, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL, LitePlanner())}
 )

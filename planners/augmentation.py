@@ -26,8 +26,9 @@ def choose_augmentation(patch_voxels: tuple[int, ...]) -> Decision[AugmentationP
 def describe_rotation(augmentation: AugmentationPlan) -> str:
     """What depends on the patch, in a few words."""
     plane = ", in plane only (dummy 2D)" if augmentation.in_plane_only else ""
-    mirrored = ", ".join(str(axis) for axis in augmentation.mirror_axes)
-    return f"rotation up to {augmentation.rotation_limit_degrees:g} degrees{plane}, mirrored axes {mirrored}"
+    axes = ", ".join(str(axis) for axis in augmentation.mirror_axes)
+    mirrored = f"mirrored axes {axes}" if axes else "nothing mirrored"
+    return f"rotation up to {augmentation.rotation_limit_degrees:g} degrees{plane}, {mirrored}"
 
 
 def _choose_rotation_2d(patch: tuple[int, ...]) -> tuple[float, bool, str]:

@@ -2,22 +2,19 @@
 
 from dataclasses import dataclass
 
-from autoseg import __version__
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.geometry import IntTriple
-from autoseg.plan import ChannelPlan, ConfigurationPlan, Decision, Plan, Reason
-from planners.axes import choose_axis_permutation
+from autoseg.plan import ConfigurationPlan, Decision, Plan, Reason
 from planners.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
+from planners.common import choose_common
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.dimensionality import choose_dimensionality
 from planners.low_resolution import choose_low_resolution
-from planners.median_shape import ResampledDataset, compute_resampled_dataset
+from planners.median_shape import ResampledDataset
 from planners.memory import choose_memory_target
-from planners.normalization import choose_normalization
 from planners.profile import Profile
-from planners.reasons import AXIS_NAMES, format_extents, record
-from planners.spacing import choose_target_spacing
+from planners.reasons import format_extents, record
 from planners.training import SCHEDULE_REASON
 
 SLICES = "2d"
@@ -32,11 +29,13 @@ class Planner:
         name: Key of the table `planners.PLANNERS`.
         description: One sentence for the command line.
         profile: What distinguishes it from the other planners.
+        measures_host: Whether it needs the measured throughput of the processor.
     """
 
     name: str
     description: str
     profile: Profile
+    measures_host: bool = False
 
     def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
         """Decides everything about a dataset.
@@ -45,62 +44,10 @@ class Planner:
             PlanError: No plan exists: images too small, memory too small, or a CT channel without foreground.
         """
         memory = choose_memory_target(self.profile, machine)
-        spacing = choose_target_spacing(fingerprint.cases)
-        axes = choose_axis_permutation(spacing.value, fingerprint.cases)
-        channels, channel_reasons = _choose_channels(fingerprint)
-        shared = Circumstances(
-            profile=self.profile,
-            fingerprint=fingerprint,
-            memory_gb=memory.value,
-        )
-        dataset = compute_resampled_dataset(
-            fingerprint.cases, target_spacing_mm=spacing.value, axis_permutation=axes.value
-        )
-        configurations, reasons = _choose_configurations(dataset, axes.value, shared)
-        return Plan(
-            autoseg_version=__version__,
-            planner=self.name,
-            accelerator_memory_gb=memory.value,
-            dataset_name=fingerprint.dataset_name,
-            file_ending=fingerprint.file_ending,
-            orientation=fingerprint.orientation,
-            axis_permutation=axes.value,
-            labels=fingerprint.labels,
-            channels=channels,
-            configurations=configurations,
-            reasons=(
-                record("memory target", memory, f"{memory.value:g} GB"),
-                _explain_orientation(fingerprint),
-                record("target spacing", spacing, f"{format_extents(spacing.value)} mm (z, y, x)"),
-                record("axis permutation", axes, ", ".join(AXIS_NAMES[axis] for axis in axes.value)),
-                *channel_reasons,
-                SCHEDULE_REASON,
-                *reasons,
-            ),
-        )
-
-
-def _explain_orientation(fingerprint: Fingerprint) -> Reason:
-    code = fingerprint.orientation
-    if code is None:
-        because = f"files ending in {fingerprint.file_ending} have no world coordinates, so nothing is turned"
-    else:
-        count = len(fingerprint.cases)
-        because = f"measured for the dataset: all {count} cases, and every image to come, are brought to {code}"
-    return record("orientation", Decision(code, because), code or "as stored")
-
-
-def _choose_channels(fingerprint: Fingerprint) -> tuple[tuple[ChannelPlan, ...], tuple[Reason, ...]]:
-    relative_size = fingerprint.median_relative_size_after_cropping
-    decisions = [
-        choose_normalization(channel, median_relative_size_after_cropping=relative_size)
-        for channel in fingerprint.channels
-    ]
-    reasons = tuple(
-        record(f"channel {index} ({decision.value.name}): normalization", decision, decision.value.normalization)
-        for index, decision in enumerate(decisions)
-    )
-    return tuple(decision.value for decision in decisions), reasons
+        common = choose_common(fingerprint)
+        shared = Circumstances(profile=self.profile, fingerprint=fingerprint, memory_gb=memory.value)
+        configurations, reasons = _choose_configurations(common.dataset, common.axes.value, shared)
+        return common.build_plan(self.name, memory, configurations=configurations, reasons=(SCHEDULE_REASON, *reasons))
 
 
 def _choose_configurations(

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoseg.cli.options import parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
-    from planners import Planner
+    from planners import LitePlanner, Planner
 
 
-def find_planner(name: str) -> "Planner":
+def find_planner(name: str) -> "Planner | LitePlanner":
     """The planner of a name.
 
     Raises:
@@ -32,6 +33,14 @@ def plan(
     planner: Annotated[str, typer.Option(help="Set of planning rules; `autoseg planners` lists them.")] = "default",
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="From raw images to predictions of one fold, for planners that plan by time: 30m, 8h.  "
+            "[default: the planner's own]",
+        ),
     ] = None,
     configuration: Annotated[
         list[str] | None, typer.Option(help="Preprocess only this configuration (repeatable).  [default: all planned]")
@@ -57,13 +66,21 @@ def plan(
     from autoseg.cli.console import open_console
     from autoseg.cli.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
-    from autoseg.workflows.planning import PlanningOptions, plan_dataset
+    from autoseg.workflows.planning import PlanningOptions, make_rule, plan_dataset
     from autoseg.workflows.splitting import SplitRequest
 
     chosen = find_planner(planner)
+    if budget is not None and not chosen.measures_host:
+        msg = (
+            f"the planner {planner!r} does not plan by time; leave --budget away here and give it to autoseg train, "
+            f"or take --planner lite"
+        )
+        raise PlanError(msg)
     options = PlanningOptions(
         planner=planner,
-        machine=Machine(accelerator_memory_gb=memory_gb),
+        machine=Machine(
+            accelerator_memory_gb=memory_gb, budget_seconds=None if budget is None else parse_duration(budget)
+        ),
         configurations=tuple(configuration or ()),
         preprocess=not no_preprocess,
         workers=workers,
@@ -75,7 +92,7 @@ def plan(
     outcome = plan_dataset(
         dataset,
         run,
-        chosen.plan,
+        make_rule(chosen),
         options=options,
         report=lambda plan: print_plan(console, plan),
         report_classes=lambda classes: print_classes(console, classes),

@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 NEGATIVE_SLOPE: Final = 0.01  # of the leaky ReLU, as in the reference implementation
 NORM_EPSILON: Final = 1e-5
@@ -18,10 +19,6 @@ CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.Conv2d, 3: nn.
 TRANSPOSED_CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
-}
-NORMS: Final[dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]]] = {
-    2: nn.InstanceNorm2d,
-    3: nn.InstanceNorm3d,
 }
 POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
@@ -40,6 +37,25 @@ def build_head(channels_in: int, channels_out: int, dimensions: int) -> nn.Modul
     return CONVOLUTIONS[dimensions](channels_in, channels_out, 1)
 
 
+class InstanceNormalization(nn.Module):
+    """Normalizes each channel of each sample to mean 0 and variance 1, then scales and shifts it (learnt).
+
+    Ulyanov et al. 2016, arXiv:1607.08022. On a processor it is computed as group normalization with one channel per
+    group, which is the same and, as PyTorch implements the two, 1.5 to 2.5 times as fast.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
+        """Normalizes over space."""
+        if features.device.type == "cpu":
+            return functional.group_norm(features, len(self.weight), self.weight, self.bias, NORM_EPSILON)
+        return functional.instance_norm(features, weight=self.weight, bias=self.bias, eps=NORM_EPSILON)
+
+
 class NormalizedConvolution(nn.Module):
     """Convolution and instance normalization, without a nonlinearity."""
 
@@ -48,7 +64,7 @@ class NormalizedConvolution(nn.Module):
     ) -> None:
         super().__init__()
         self.convolution = build_convolution(channels_in, channels_out, kernel, stride=stride, bias=bias)
-        self.norm = NORMS[len(kernel)](channels_out, eps=NORM_EPSILON, affine=True)
+        self.norm = InstanceNormalization(channels_out)
 
     def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Convolves, then normalizes each sample and channel."""

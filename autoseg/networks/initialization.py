@@ -5,10 +5,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
+from autoseg.networks.blocks import NEGATIVE_SLOPE, InstanceNormalization, ResidualBlock
 
 CONVOLUTION_KINDS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORM_KINDS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def initialize_weights(network: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -26,7 +25,7 @@ def initialize_weights(network: nn.Module, generator: torch.Generator | None = N
         if isinstance(module, CONVOLUTION_KINDS):
             nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE, generator=generator)
             _fill(module.bias, 0.0)
-        elif isinstance(module, NORM_KINDS):
+        elif isinstance(module, InstanceNormalization):
             _fill(module.weight, 1.0)
             _fill(module.bias, 0.0)
     for module in network.modules():

@@ -48,7 +48,7 @@ class Schedule(Part):
             raise ValueError(msg)
         return self
 
-    def compute_progress(self, epoch: float) -> float:
+    def compute_progress(self, epoch: float | int) -> float:
         """Share of the fall of the learning rate that is done at an epoch, which may be fractional."""
         if self.end_epoch is None or self.end_epoch == self.first_epoch:
             return self.first_progress

@@ -79,18 +79,18 @@ class Session:
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
         """Runs all remaining epochs; the final checkpoint is there when the last one is reported."""
-        saved, begin = Timer(), time.perf_counter()
+        saved, begin = Timer(), self._read_clock()
         paces: list[float] = []
         with open_event_files(self.output.tensorboard, first_epoch=len(self.history)) as events:
-            while not self._is_over:
+            while not self._is_over():
                 record = yield from self._run_epoch(len(self.history), batches)
                 self._keep_record(record)
                 write_events(events, record, self.learner.labels.class_names)
                 done = EpochDone(record=record, schedule=self.schedule)
-                paces.append(time.perf_counter() - begin)
-                begin = time.perf_counter()
+                paces.append(self._read_clock() - begin)
+                begin = self._read_clock()
                 replaced = self._adapt_schedule(paces)
-                if self._is_over:
+                if self._is_over():
                     self._finish()
                 elif self._is_saving_due(saved):
                     self._save_latest()
@@ -99,7 +99,10 @@ class Session:
                 if replaced:
                     yield self.schedule
 
-    @property
+    def _read_clock(self) -> float:
+        """Seconds, as the budget counts them."""
+        return time.monotonic() if self.options.budget is None else self.options.budget.clock()
+
     def _is_over(self) -> bool:
         return self.schedule.end_epoch is not None and len(self.history) >= self.schedule.end_epoch
 

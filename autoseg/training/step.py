@@ -107,7 +107,8 @@ def build_learner(
     """Builds the network, with first weights from the seed, and its optimizer."""
     memory_format = find_memory_format(plan.dimensions, device, number_type)
     generator = torch.Generator().manual_seed(seed)
-    network = build_network(plan.network, generator).to(device).to(memory_format=memory_format)
+    network = build_network(plan.network, generator).to(device)
+    arrange_weights(network, memory_format)
     optimizer, training = build_optimizer(network, plan.training), plan.training
     weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     decay = training.weight_average_decay
@@ -130,11 +131,22 @@ def build_learner(
     )
 
 
+def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """Puts the kernels of all convolutions into an order in memory."""
+    for parameter in network.parameters():
+        if parameter.ndim > 2:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+
 def find_memory_format(dimensions: int, device: torch.device, number_type: NumberType) -> torch.memory_format:
-    """Channels last, which convolutions in reduced precision need for their full speed; in float32 it gains nothing."""
-    if number_type == "float32" or device.type == "mps":
-        return torch.contiguous_format
-    return CHANNELS_LAST[dimensions]
+    """Channels last on a GPU in reduced precision, whose matrix units need it; else channel by channel.
+
+    On a processor convolutions are up to 1.2 times as fast with channels last, but normalization loses more than that
+    (a step of the default Hippocampus plan in bfloat16: 1.84 s with channels last, 1.43 s without).
+    """
+    if device.type == "cuda" and number_type != "float32":
+        return CHANNELS_LAST[dimensions]
+    return torch.contiguous_format
 
 
 def run_training_step(learner: Learner, batch: Batch) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from autoseg.dataset import (
     Dataset,
@@ -28,6 +29,38 @@ from autoseg.workflows.references import copy_reference
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 PlanRule = Callable[[Fingerprint, Machine], Plan]
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A set of planning rules, such as `planners.PLANNERS["default"]`."""
+
+    @property
+    def name(self) -> str:
+        """As plans record it."""
+        ...
+
+    @property
+    def measures_host(self) -> bool:
+        """Whether it needs the measured throughput of the processor."""
+        ...
+
+    def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
+        """Decides everything about a dataset."""
+        ...
+
+
+def make_rule(planner: Planner) -> PlanRule:
+    """The planner as a function that measures the processor first, if the planner wants to know it."""
+
+    def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
+        if planner.measures_host:
+            from autoseg.networks.throughput import measure_host  # torch: no other planning needs it
+
+            machine = machine.model_copy(update={"host": measure_host()})
+        return planner.plan(fingerprint, machine)
+
+    return rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,11 +213,7 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
         return False
     same_dataset = read_document(run.dataset, DatasetRecord) == record_dataset(dataset)
     plan = read_document(run.plan, Plan)
-    same_rules = plan.planner == options.planner and options.machine.accelerator_memory_gb in (
-        None,
-        plan.accelerator_memory_gb,
-    )
-    if same_dataset and same_rules:
+    if same_dataset and _follows_same_rules(plan, options):
         return True
     rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
     reason = (
@@ -197,6 +226,15 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
         f"or replace its plan and preprocessed data with --overwrite"
     )
     raise RunError(msg)
+
+
+def _follows_same_rules(plan: Plan, options: PlanningOptions) -> bool:
+    machine = options.machine
+    return (
+        plan.planner == options.planner
+        and machine.accelerator_memory_gb in (None, plan.accelerator_memory_gb)
+        and machine.budget_seconds in (None, plan.budget_seconds)
+    )
 
 
 def _refuse_foreign_folder(run: RunFolder) -> bool:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from autoseg.networks import build_network
-from autoseg.networks.blocks import ResidualBlock
-from autoseg.networks.initialization import CONVOLUTION_KINDS, NORM_KINDS
+from autoseg.networks.blocks import InstanceNormalization, ResidualBlock
+from autoseg.networks.initialization import CONVOLUTION_KINDS
 
 WIDE = {"features_per_stage": (48, 64, 64)}
 
@@ -29,7 +29,7 @@ def test_convolution_weights_have_kaimings_variance(make_plan, architecture: str
 def test_normalizations_start_at_one_but_the_last_of_a_residual_block_at_zero(make_plan, architecture: str) -> None:
     network = build_network(make_plan(architecture))
     last = {id(block.second.norm) for block in network.modules() if isinstance(block, ResidualBlock)}
-    norms = [module for module in network.modules() if isinstance(module, NORM_KINDS)]
+    norms = [module for module in network.modules() if isinstance(module, InstanceNormalization)]
     assert len(last) == (6 if architecture == "residual_encoder_unet" else 0)
     for norm in norms:
         assert torch.equal(norm.weight, torch.full_like(norm.weight, 0.0 if id(norm) in last else 1.0))

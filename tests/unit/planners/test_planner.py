@@ -198,7 +198,7 @@ def test_the_coarser_spacing_is_that_of_the_reference_planner(
 
 
 def test_the_table_of_planners_holds_what_the_command_line_offers() -> None:
-    assert list(PLANNERS) == ["default", "residual-m", "residual-l", "residual-xl"]
+    assert list(PLANNERS) == ["default", "residual-m", "residual-l", "residual-xl", "lite"]
     for name, planner in PLANNERS.items():
         assert planner.name == name
         assert planner.description.endswith(".")
@@ -226,14 +226,22 @@ def test_training_is_that_of_the_reference(build_fingerprint) -> None:
         "epochs": 1000,
         "iterations_per_epoch": 250,
         "validation_iterations_per_epoch": 50,
+        "budget_seconds": None,
         "foreground_fraction": 0.33,
+        "foreground_placement": "centred",
+        "foreground_choice": "class",
         "loss": "dice_cross_entropy",
+        "dice_weight": 1.0,
+        "cross_entropy_weight": 1.0,
         "optimizer": "sgd_nesterov",
         "initial_learning_rate": 0.01,
         "momentum": 0.99,
+        "second_moment_decay": 0.999,
         "weight_decay": 3e-5,
         "schedule": "polynomial",
         "schedule_exponent": 0.9,
+        "warmup_iterations": 0,
+        "weight_average_decay": 0.0,
         "gradient_norm_limit": 12.0,
     }
 

@@ -1,0 +1,100 @@
+"""What every planner decides alike: orientation, spacing, axes and normalization."""
+
+from dataclasses import dataclass
+
+from autoseg import __version__
+from autoseg.fingerprint import Fingerprint
+from autoseg.geometry import FloatTriple, IntTriple
+from autoseg.plan import ChannelPlan, ConfigurationPlan, Decision, Plan, Reason
+from planners.axes import choose_axis_permutation
+from planners.median_shape import ResampledDataset, compute_resampled_dataset
+from planners.normalization import choose_normalization
+from planners.reasons import AXIS_NAMES, format_extents, record
+from planners.spacing import choose_target_spacing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonDecisions:
+    """Decisions that no planner takes differently.
+
+    Attributes:
+        spacing: Along z, y, x, in mm.
+        channels: Normalization of every channel.
+    """
+
+    fingerprint: Fingerprint
+    spacing: Decision[FloatTriple]
+    axes: Decision[IntTriple]
+    channels: tuple[Decision[ChannelPlan], ...]
+
+    @property
+    def dataset(self) -> ResampledDataset:
+        """The data at the target spacing."""
+        return compute_resampled_dataset(
+            self.fingerprint.cases, target_spacing_mm=self.spacing.value, axis_permutation=self.axes.value
+        )
+
+    def build_plan(
+        self,
+        planner: str,
+        memory: Decision[float],
+        *,
+        configurations: dict[str, ConfigurationPlan],
+        reasons: tuple[Reason, ...],
+        budget_seconds: float | None = None,
+    ) -> Plan:
+        """The plan, with the reasons for what is common before those of the planner."""
+        fingerprint = self.fingerprint
+        return Plan(
+            autoseg_version=__version__,
+            planner=planner,
+            accelerator_memory_gb=memory.value,
+            budget_seconds=budget_seconds,
+            dataset_name=fingerprint.dataset_name,
+            file_ending=fingerprint.file_ending,
+            orientation=fingerprint.orientation,
+            axis_permutation=self.axes.value,
+            labels=fingerprint.labels,
+            channels=tuple(decision.value for decision in self.channels),
+            configurations=configurations,
+            reasons=(
+                record("memory target", memory, f"{memory.value:g} GB"),
+                _explain_orientation(fingerprint),
+                record("target spacing", self.spacing, f"{format_extents(self.spacing.value)} mm (z, y, x)"),
+                record("axis permutation", self.axes, ", ".join(AXIS_NAMES[axis] for axis in self.axes.value)),
+                *(
+                    record(f"channel {index} ({chosen.value.name}): normalization", chosen, chosen.value.normalization)
+                    for index, chosen in enumerate(self.channels)
+                ),
+                *reasons,
+            ),
+        )
+
+
+def choose_common(fingerprint: Fingerprint) -> CommonDecisions:
+    """Takes the decisions that depend on the data alone.
+
+    Raises:
+        PlanError: A CT channel without foreground.
+    """
+    spacing = choose_target_spacing(fingerprint.cases)
+    relative_size = fingerprint.median_relative_size_after_cropping
+    return CommonDecisions(
+        fingerprint=fingerprint,
+        spacing=spacing,
+        axes=choose_axis_permutation(spacing.value, fingerprint.cases),
+        channels=tuple(
+            choose_normalization(channel, median_relative_size_after_cropping=relative_size)
+            for channel in fingerprint.channels
+        ),
+    )
+
+
+def _explain_orientation(fingerprint: Fingerprint) -> Reason:
+    code = fingerprint.orientation
+    if code is None:
+        because = f"files ending in {fingerprint.file_ending} have no world coordinates, so nothing is turned"
+    else:
+        count = len(fingerprint.cases)
+        because = f"measured for the dataset: all {count} cases, and every image to come, are brought to {code}"
+    return record("orientation", Decision(code, because), code or "as stored")

@@ -1,0 +1,137 @@
+import pytest
+
+from autoseg.errors import PlanError
+from autoseg.fingerprint import HostThroughput, Machine
+from planners import PLANNERS
+from planners.lite import BATCH_SIZE, ENOUGH_ITERATIONS, SUFFICIENT_CONTEXT_FRACTION
+from planners.step_time import estimate_step_seconds
+from planners.topology import compute_topology
+
+LITE = PLANNERS["lite"]
+HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
+CT = ((5.0, 0.8, 0.8), (100, 512, 512))
+# Two cores with bfloat16 instructions, as measured.
+HOST = HostThroughput(
+    cores=2,
+    memory_gb=24.0,
+    number_type="bfloat16",
+    convolution_flops={16: 403e9, 32: 594e9, 64: 644e9},
+    elementwise_rate=535e6,
+)
+
+
+def slow_down(factor):
+    rates = {width: rate / factor for width, rate in HOST.convolution_flops.items()}
+    return HOST.model_copy(update={"convolution_flops": rates, "elementwise_rate": HOST.elementwise_rate / factor})
+
+
+def make_plan(fingerprint, *, minutes=30.0, host=HOST):
+    return LITE.plan(fingerprint, Machine(accelerator_memory_gb=None, host=host, budget_seconds=minutes * 60))
+
+
+def estimate(configuration, host):
+    network = configuration.network
+    topology = compute_topology(configuration.spacing_mm, configuration.patch_voxels)
+    assert topology.strides == network.strides
+    return estimate_step_seconds(
+        topology,
+        network.features_per_stage,
+        input_channels=network.input_channels,
+        batch_size=BATCH_SIZE,
+        convolutions_per_stage=2,
+        host=host,
+    )
+
+
+@pytest.mark.parametrize(("width", "batch", "measured"), [(16, 2, 0.162), (32, 2, 0.473), (32, 7, 1.429)])
+def test_the_estimate_agrees_with_steps_that_were_measured_on_that_processor(width, batch, measured):
+    topology = compute_topology((1.0, 1.0, 1.0), (40, 56, 40))
+    features = tuple(width * 2**stage for stage in range(topology.stage_count))
+    seconds = estimate_step_seconds(
+        topology, features, input_channels=1, batch_size=batch, convolutions_per_stage=2, host=HOST
+    )
+    assert seconds == pytest.approx(measured, rel=0.2)
+
+
+def test_one_configuration_is_planned_with_the_budget_in_it(build_fingerprint):
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=20.0)
+    assert list(plan.configurations) == ["3d_fullres"]
+    assert plan.budget_seconds == 1200
+    assert plan.configurations["3d_fullres"].training.budget_seconds == pytest.approx(0.9 * 1200)
+
+
+@pytest.mark.parametrize("minutes", [4.0, 8.0, 30.0, 480.0])
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
+def test_enough_iterations_fit_into_the_budget(build_fingerprint, data, minutes):
+    (configuration,) = make_plan(build_fingerprint(*data, count=50), minutes=minutes).configurations.values()
+    assert estimate(configuration, HOST) * ENOUGH_ITERATIONS <= configuration.training.budget_seconds
+
+
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
+def test_more_time_and_a_faster_machine_never_give_a_smaller_network(build_fingerprint, data):
+    def cost(**changes):
+        (configuration,) = make_plan(build_fingerprint(*data, count=50), **changes).configurations.values()
+        return estimate(configuration, HOST)
+
+    by_time = [cost(minutes=minutes) for minutes in (2.0, 5.0, 10.0, 30.0, 120.0, 600.0)]
+    by_speed = [cost(host=slow_down(factor)) for factor in (32, 8, 2, 1)]
+    assert by_time == sorted(by_time)
+    assert by_speed == sorted(by_speed)
+    assert by_time[0] < by_time[-1]
+
+
+def test_large_volumes_are_seen_at_a_coarser_spacing_with_enough_context(build_fingerprint):
+    plan = make_plan(build_fingerprint(*CT, count=50))
+    assert list(plan.configurations) == ["3d_lowres"]
+    configuration = plan.configurations["3d_lowres"]
+    assert configuration.data_of == "3d_lowres"
+    assert configuration.spacing_mm[1] > 0.8
+    shape = [
+        extent * 5.0 / mm if axis == 0 else extent * 0.8 / mm
+        for axis, (extent, mm) in enumerate(zip((100, 512, 512), configuration.spacing_mm, strict=True))
+    ]
+    covered = 1.0
+    for patch, extent in zip(configuration.patch_voxels, shape, strict=True):
+        covered *= patch / extent
+    assert covered >= SUFFICIENT_CONTEXT_FRACTION * 0.98
+
+
+def test_pictures_get_a_2d_network_that_is_mirrored(build_fingerprint):
+    pictures = build_fingerprint((999.0, 1.0, 1.0), (1, 584, 565), count=20).model_copy(update={"orientation": None})
+    plan = make_plan(pictures)
+    assert list(plan.configurations) == ["2d"]
+    assert plan.configurations["2d"].training.augmentation.mirror_axes == (0, 1)
+
+
+def test_volumes_of_known_orientation_are_not_mirrored(build_fingerprint):
+    fingerprint = build_fingerprint(*HIPPOCAMPUS, count=200).model_copy(update={"orientation": "RAS"})
+    (configuration,) = make_plan(fingerprint).configurations.values()
+    assert configuration.training.augmentation.mirror_axes == ()
+
+
+def test_little_memory_gives_a_smaller_network(build_fingerprint):
+    fingerprint = build_fingerprint(*HIPPOCAMPUS, count=200)
+    small = HOST.model_copy(update={"memory_gb": 0.5})
+    roomy, tight = (
+        make_plan(fingerprint, minutes=600.0, host=host).configurations["3d_fullres"] for host in (HOST, small)
+    )
+    assert estimate(tight, HOST) < estimate(roomy, HOST)
+
+
+def test_every_decision_has_numbers_in_its_reason(build_fingerprint):
+    reasons = {
+        reason.subject: reason.because for reason in make_plan(build_fingerprint(*HIPPOCAMPUS, count=200)).reasons
+    }
+    assert "403 GFLOP/s at 16" in reasons["budget"]
+    assert "s per iteration" in reasons["3d_fullres: network"]
+    assert {"training", "3d_fullres: augmentation", "3d_fullres: topology"} <= set(reasons)
+
+
+def test_an_unmeasured_machine_is_refused(build_fingerprint):
+    with pytest.raises(PlanError, match=r"plans for a measured processor.*Machine\.host"):
+        LITE.plan(build_fingerprint(*HIPPOCAMPUS), Machine(accelerator_memory_gb=None))
+
+
+def test_images_without_room_for_a_network_are_refused(build_fingerprint):
+    with pytest.raises(PlanError, match="too small for a network"):
+        make_plan(build_fingerprint((1.0, 1.0, 1.0), (5, 5, 5)))

@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+
+from autoseg.training.step import Batch, build_learner, run_training_step
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def batch():
+    image = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    return Batch(image=image, label_map=(image[:, 0] > 1).to(torch.int16))
+
+
+def test_the_first_step_of_adamw_has_the_length_of_the_learning_rate_and_decays_apart(
+    plan_configuration, labels, batch
+):
+    plan = plan_configuration(optimizer="adamw", momentum=0.8, second_moment_decay=0.95, weight_decay=0.1)
+    learner = build_learner(plan, labels, device=CPU, seed=0)
+    learner.set_learning_rate(0.01)
+    before = [parameter.detach().clone() for parameter in learner.parameters]
+    run_training_step(learner, batch)
+    group = learner.optimizer.param_groups[0]
+    assert (group["betas"], group["weight_decay"]) == ((0.8, 0.95), 0.1)
+    for old, parameter in zip(before, learner.parameters, strict=True):
+        moved = parameter.detach() - old * (1 - 0.01 * 0.1)
+        clear = parameter.grad.abs() > 1e-4  # elsewhere the small constant in the denominator counts
+        assert torch.allclose(moved[clear].abs(), torch.tensor(0.01), rtol=1e-2)
+
+
+def test_the_weights_of_the_loss_decide_what_counts(plan_configuration, labels, batch):
+    losses = {}
+    for dice, entropy in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
+        plan = plan_configuration(dice_weight=dice, cross_entropy_weight=entropy)
+        losses[dice, entropy] = run_training_step(build_learner(plan, labels, device=CPU, seed=0), batch)
+    assert losses[1.0, 1.0] == pytest.approx(losses[1.0, 0.0] + losses[0.0, 1.0], rel=1e-5)
+    assert losses[2.0, 0.5] == pytest.approx(2 * losses[1.0, 0.0] + 0.5 * losses[0.0, 1.0], rel=1e-5)
+    assert all(map(math.isfinite, losses.values()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dice_weight": 0.0, "cross_entropy_weight": 0.0}, "must not both be 0"),
+        ({"momentum": 0.0}, "momentum must be above 0 for the optimizer 'sgd_nesterov'"),
+        ({"weight_average_decay": 1.0}, "weight_average_decay"),
+        ({"optimizer": "adam"}, "optimizer"),
+    ],
+)
+def test_plans_that_cannot_learn_are_refused(plan_configuration, changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_configuration(**changes)
