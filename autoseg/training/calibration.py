@@ -1,5 +1,6 @@
 """What an iteration takes on this machine, measured on the network, patches and device that will be trained with."""
 
+import math
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -16,9 +17,12 @@ WARMING_ITERATIONS: Final = 2  # the first ones reserve memory and look for kern
 FEWEST_ITERATIONS: Final = 3
 MOST_ITERATIONS: Final = 20
 LONGEST_SECONDS: Final = 20.0
+LARGEST_SHARE: Final = 0.03  # of a budget
 
 
-def measure_step_times(learner: Learner, source: BatchSource, *, workers: int) -> StepTimes:
+def measure_step_times(
+    learner: Learner, source: BatchSource, *, workers: int, budget_seconds: float = math.inf
+) -> StepTimes:
     """Trains a few iterations and times them. The learner must be thrown away: it has learnt.
 
     The whole iteration is timed first, with patches made beside it by as many processes as in training; its parts are
@@ -27,7 +31,8 @@ def measure_step_times(learner: Learner, source: BatchSource, *, workers: int) -
     keys = list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0)
     batches = stream_batches(source, keys, workers=workers, device=learner.device)
     learner.network.train()
-    last, seconds = _time_iterations(learner, batches)
+    longest = min(LONGEST_SECONDS, LARGEST_SHARE * budget_seconds)
+    last, seconds = _time_iterations(learner, batches, longest)
     forward, backward = _time_parts(learner, last)
     begin = time.perf_counter()
     source.make_batch(BatchKey(stream="training", epoch=0, iteration=0))
@@ -41,7 +46,7 @@ def measure_step_times(learner: Learner, source: BatchSource, *, workers: int) -
     )
 
 
-def _time_iterations(learner: Learner, batches: Iterator[Batch]) -> tuple[Batch, float]:
+def _time_iterations(learner: Learner, batches: Iterator[Batch], longest_seconds: float) -> tuple[Batch, float]:
     times: list[float] = []
     begin = time.perf_counter()
     while True:
@@ -51,7 +56,7 @@ def _time_iterations(learner: Learner, batches: Iterator[Batch]) -> tuple[Batch,
         times.append(end - begin)
         begin = end
         measured = times[WARMING_ITERATIONS:]
-        if len(measured) >= FEWEST_ITERATIONS and (len(measured) >= MOST_ITERATIONS or sum(times) > LONGEST_SECONDS):
+        if len(measured) >= FEWEST_ITERATIONS and (len(measured) >= MOST_ITERATIONS or sum(times) > longest_seconds):
             return batch, median(measured)
 
 

@@ -67,7 +67,12 @@ def train(
         if options.budget is None:
             yield schedule
         else:
-            times = measure_step_times(_build_learner(plan, labels, options), source, workers=options.workers)
+            times = measure_step_times(
+                _build_learner(plan, labels, options),
+                source,
+                workers=options.workers,
+                budget_seconds=options.budget.seconds,
+            )
             forecast = make_forecast(training, times, schedule, start=start, budget=options.budget)
             schedule = forecast.schedule
             yield forecast
