@@ -12,11 +12,14 @@ from autoseg.cli.app import app, say_how_to_continue
 EXPECTED_FLAGS = {
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--json"},
     "plan": {
-        "--run", "--planner", "--memory-gb", "--configuration", "--group-by", "--splits", "--fix-geometry",
+        "--run", "--planner", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",
         "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
-    "train": {"--configuration", "--fold", "--epochs", "--device", "--seed", "--restart"},
+    "train": {
+        "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
+        "--seed", "--restart",
+    },
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--save-probabilities", "--device",
         "--overwrite",
