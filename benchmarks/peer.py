@@ -60,6 +60,24 @@ class Peer:
         names = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
         return {**os.environ, **{variable: str(self.root / folder) for variable, folder in names.items()}}
 
+    def copy_windows(self, run: Path, dataset: Path) -> bool:
+        """Puts nnU-Net's intensity windows, for which it draws voxels at random, into our plan; False without any."""
+        folder = self.root / "preprocessed" / dataset.name
+        theirs = json.loads((folder / f"{PLANS_NAME}.json").read_text())["foreground_intensity_properties_per_channel"]
+        plan = json.loads((run / "plan.json").read_text())
+        windows = [channel for channel in plan["channels"] if channel["window"] is not None]
+        for index, channel in enumerate(plan["channels"]):
+            if channel["window"] is not None:
+                found = theirs[str(index)]
+                channel["window"] = {
+                    "lower": found["percentile_00_5"],
+                    "upper": found["percentile_99_5"],
+                    "mean": found["mean"],
+                    "std": found["std"],
+                }
+        (run / "plan.json").write_text(json.dumps(plan))
+        return bool(windows)
+
     def compare(self, run: Path, dataset: Path) -> list[Difference]:
         """Compares every configuration of a run with nnU-Net's."""
         folder = self.root / "preprocessed" / dataset.name

@@ -19,7 +19,7 @@ import numpy as np
 from autoseg.geometry import Grid
 from autoseg.volume_io import read_image, read_label_map, write_label_map
 from benchmarks.machine import describe_machine
-from benchmarks.peer import WORKERS, Peer
+from benchmarks.peer import WORKERS, Difference, Peer
 from benchmarks.process_tree import Measurement, measure_command
 from benchmarks.synthetic_ct import OBLIQUE, CtCase, write_ct_dataset
 
@@ -114,15 +114,22 @@ def measure_task(task: Task, peer: Peer, work: Path) -> list[str]:
         ours.append(run_checked(command, work / "autoseg.log"))
     if task.repetitions:
         print_times(task.name, theirs, ours)
-    rows = [
-        f"| {task.name} | {found.configuration} | {found.cases} | {found.unequal_shapes} | {found.largest:.2g} "
-        f"| {found.mean:.2g} | {found.equal_labels:.6%} |"
-        for found in peer.compare(run, dataset)
-    ]
+    rows = [describe_difference(task.name, found) for found in peer.compare(run, dataset)]
+    if peer.copy_windows(run, dataset):
+        run_checked([sys.executable, "-m", "autoseg", "preprocess", str(run), "--workers", WORKERS], work / "again.log")
+        rows += [describe_difference(f"{task.name}, nnU-Net's window", found) for found in peer.compare(run, dataset)]
     shutil.rmtree(run)
     shutil.rmtree(peer.root / "preprocessed")
     dataset.unlink() if dataset.is_symlink() else shutil.rmtree(dataset)
     return rows
+
+
+def describe_difference(name: str, found: Difference) -> str:
+    """A row of the table."""
+    return (
+        f"| {name} | {found.configuration} | {found.cases} | {found.unequal_shapes} | {found.largest:.2g} "
+        f"| {found.mean:.2g} | {found.equal_labels:.6%} |"
+    )
 
 
 def run_checked(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Measurement:
