@@ -19,7 +19,7 @@ EXPECTED_FLAGS = {
     "train": {"--configuration", "--fold", "--epochs", "--device", "--seed", "--restart"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--save-probabilities", "--device",
-        "--overwrite",
+        "--precision", "--overwrite",
     },
     "evaluate": {"--run"},
     "demo": {"--overwrite"},

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import zoom
 
-from autoseg.inference.resample_logits import iterate_resampled_slabs
+from autoseg.inference.resample_logits import iterate_resampled_strips
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.resample import resample_logits
 
@@ -11,10 +11,13 @@ LINEAR = (False, False, False)
 SHAPES = [(9, 7, 8), (5, 14, 11), (20, 7, 3), (9, 30, 31), (1, 1, 1)]
 
 
-def collect(logits, shape, is_nearest, slab_bytes=2**24):
-    slabs = list(iterate_resampled_slabs(logits, shape, is_nearest=is_nearest, slab_bytes=slab_bytes))
-    assert [row for rows, _ in slabs for row in range(rows.start, rows.stop)] == list(range(shape[0]))
-    return torch.cat([slab for _, slab in slabs], dim=1)
+def collect(logits, shape, is_nearest, strip_bytes=2**22):
+    whole = torch.full((len(logits), *shape), torch.nan)
+    for z, rows, strip in iterate_resampled_strips(logits, shape, is_nearest=is_nearest, strip_bytes=strip_bytes):
+        assert whole[:, z, rows].isnan().all(), "every voxel comes once"
+        whole[:, z, rows] = strip.movedim(-1, 0)
+    assert not whole.isnan().any()
+    return whole
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -41,19 +44,31 @@ def test_a_separate_axis_is_resampled_as_preprocessing_resamples_it(shape, axis)
 
 
 @pytest.mark.parametrize("is_nearest", [LINEAR, (True, False, False), (False, True, False), (True, True, True)])
-def test_slabs_are_cuts_of_the_whole(is_nearest):
+def test_strips_are_cuts_of_the_whole(is_nearest):
     logits = torch.randn(3, 9, 7, 8)
     whole = collect(logits, (23, 15, 12), is_nearest)
     for rows in (1, 2, 5):
-        slabs = collect(logits, (23, 15, 12), is_nearest, slab_bytes=rows * 3 * 15 * 12 * 4)
-        torch.testing.assert_close(slabs, whole, atol=1e-6, rtol=0)  # torch rounds by how it divides the work
+        assert torch.equal(collect(logits, (23, 15, 12), is_nearest, strip_bytes=rows * 3 * 12 * 4), whole)
 
 
-def test_slabs_are_no_larger_than_allowed():
-    slabs = iterate_resampled_slabs(torch.zeros(3, 4, 7, 8), (40, 14, 16), is_nearest=LINEAR, slab_bytes=10_000)
-    assert {4 * slab.numel() for _, slab in slabs} == {3 * 3 * 14 * 16 * 4, 3 * 1 * 14 * 16 * 4}
+def test_strips_are_no_larger_than_allowed():
+    strips = iterate_resampled_strips(torch.zeros(3, 4, 7, 8), (5, 14, 16), is_nearest=LINEAR, strip_bytes=1000)
+    assert {4 * strip.numel() for _, _, strip in strips} == {3 * 5 * 16 * 4, 3 * 4 * 16 * 4}
 
 
 def test_an_unchanged_shape_copies_bit_for_bit():
     logits = torch.randn(2, 5, 6, 7)
     assert torch.equal(collect(logits, (5, 6, 7), LINEAR), logits)
+
+
+def test_half_precision_is_interpolated_in_single_precision():
+    logits = torch.randn(3, 4, 5, 6).half()
+    assert torch.equal(collect(logits, (9, 8, 11), LINEAR), collect(logits.float(), (9, 8, 11), LINEAR))
+
+
+def test_a_value_never_leaves_the_range_of_its_neighbours():
+    logits = torch.rand(2, 3, 4, 5)
+    finer = collect(logits, (31, 29, 37), LINEAR)
+    for channel, enlarged in zip(logits, finer, strict=True):
+        assert channel.min() <= enlarged.min()
+        assert enlarged.max() <= channel.max()
