@@ -14,6 +14,7 @@ from autoseg.networks.precision import NUMBER_TYPES, NumberType
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+POOLINGS: Final = (nn.AvgPool2d, nn.AvgPool3d)
 CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -60,17 +61,35 @@ class ChannelsLastNorm(nn.Module):
         )
 
 
-class SinglePrecision(nn.Module):
-    """A module that computes in single precision whatever it is given."""
+class SingleHead(nn.Module):
+    """The last convolution, 1 x 1, in single precision whatever it is given.
 
-    def __init__(self, module: nn.Module) -> None:
+    It is a matrix product over the channels. With channels last in memory that needs no rearranging, and is several
+    times as fast as PyTorch's convolution (measured).
+    """
+
+    def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.module = module
+        weight = head.get_parameter("weight")
+        self.weight, self.bias = nn.Parameter(weight.flatten(1), weight.requires_grad), head.get_parameter("bias")
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float32[Tensor, "batch output *space"]:
-        """Converts, then computes."""
-        computed: Tensor = self.module(features.float())
-        return computed
+        """Computes logits."""
+        logits: Tensor = functional.linear(features.movedim(1, -1).float(), self.weight, self.bias)
+        return logits.movedim(-1, 1)
+
+
+class SinglePooling(nn.Module):
+    """A pooling that averages in single precision: on a processor PyTorch has none in 3D for fewer bits."""
+
+    def __init__(self, pooling: nn.Module) -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel ..."]:
+        """Averages, and returns the type that it was given."""
+        pooled: Tensor = self.pooling(features.float())
+        return pooled.to(features.dtype)
 
 
 def prepare_network(network: nn.Module, *, device: torch.device, number_type: NumberType) -> nn.Module:
@@ -88,7 +107,7 @@ def prepare_network(network: nn.Module, *, device: torch.device, number_type: Nu
     layout = CHANNELS_LAST[_count_axes(network)] if device.type == "cpu" else torch.contiguous_format
     for part in (network.get_submodule("encoder"), network.get_submodule("levels")):
         _convert(part, NUMBER_TYPES[number_type], layout)
-    heads = [SinglePrecision(head) for head in network.get_submodule("heads").children()]
+    heads = [SingleHead(head) for head in network.get_submodule("heads").children()]
     network.set_submodule("heads", nn.ModuleList(heads))
     return ReducedNetwork(network, number_type, layout)
 
@@ -102,5 +121,7 @@ def _convert(part: nn.Module, number_type: torch.dtype, layout: torch.memory_for
         for name, module in list(parent.named_children()):
             if isinstance(module, CONVOLUTIONS):
                 module.to(dtype=number_type, memory_format=layout)  # type: ignore[call-overload]
+            elif isinstance(module, POOLINGS):
+                setattr(parent, name, SinglePooling(module))
             elif isinstance(module, NORMS) and layout != torch.contiguous_format:
                 setattr(parent, name, ChannelsLastNorm(module, layout))

@@ -106,7 +106,7 @@ def measure_patches_per_pass(network: nn.Module, *, channels: int, patch_voxels:
 def _measure_and_remember(network: nn.Module, circumstances: Circumstances, path: Path) -> int:
     channels = circumstances.network.input_channels
     seconds = measure_patches_per_pass(network, channels=channels, patch_voxels=circumstances.patch_voxels)
-    fastest = 2 ** seconds.index(min(seconds))
+    fastest = 1 << seconds.index(min(seconds))
     logger.info("%d patches at once are fastest here (%.3g s each); remembered in %s", fastest, min(seconds), path)
     record = PassSizeRecord(
         circumstances=circumstances, patches_per_pass=fastest, seconds_per_patch=tuple(round(s, 5) for s in seconds)

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from autoseg.geometry import IntTriple
 
-STRIP_BYTES: Final = 2**22
-"""Size of the resampled logits that exist at one time (at least one row)."""
+CPU_STRIP_BYTES: Final = 2**22
+GPU_STRIP_BYTES: Final = 2**28
+"""Size of the resampled logits that exist at one time (at least one row). On a processor they stay in its cache; a GPU
+is kept busy by many numbers at once (guess)."""
 FLOAT_BYTES: Final = 4
 
 
@@ -45,7 +47,7 @@ def iterate_resampled_strips(
     shape_voxels: IntTriple,
     *,
     is_nearest: tuple[bool, bool, bool],
-    strip_bytes: int = STRIP_BYTES,
+    strip_bytes: int | None = None,
 ) -> Iterator[tuple[int, slice, Float32[Tensor, "row new_x class"]]]:
     """Yields slice (new z), rows (new y), in order, and the logits there, in single precision.
 
@@ -57,13 +59,14 @@ def iterate_resampled_strips(
         logits: On any device, in any precision; the strips lie there too.
         shape_voxels: New extents.
         is_nearest: Per axis, whether it takes the nearest voxel instead of interpolating.
-        strip_bytes: Upper limit for a strip of more than one row.
+        strip_bytes: Upper limit for a strip of more than one row; None for what suits the device.
     """
+    limit = strip_bytes or (CPU_STRIP_BYTES if logits.device.type == "cpu" else GPU_STRIP_BYTES)
     z, y, x = (
         _find_taps(old, new, is_nearest=nearest, device=logits.device)
         for old, new, nearest in zip(logits.shape[1:], shape_voxels, is_nearest, strict=True)
     )
-    step = max(1, strip_bytes // (FLOAT_BYTES * len(logits) * shape_voxels[2]))
+    step = max(1, limit // (FLOAT_BYTES * len(logits) * shape_voxels[2]))
     for index, plane in enumerate(_iterate_slices(logits, z)):
         for first in range(0, shape_voxels[1], step):
             rows = slice(first, min(first + step, shape_voxels[1]))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Int16
 from torch import Tensor
 
-from autoseg.inference.resample_logits import STRIP_BYTES, iterate_resampled_strips
+from autoseg.inference.resample_logits import iterate_resampled_strips
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
 from autoseg.plan import ResamplingPlan
@@ -29,7 +29,7 @@ def restore_label_map(
     *,
     labels: LabelScheme,
     resampling: ResamplingPlan,
-    strip_bytes: int = STRIP_BYTES,
+    strip_bytes: int | None = None,
 ) -> Int16[np.ndarray, "file_z file_y file_x"]:
     """Internal labels on the grid of the image file; background where preprocessing had cropped.
 
@@ -38,7 +38,8 @@ def restore_label_map(
         geometry: What preprocessing did to this case.
         labels: Whether channels are labels or regions, see `decide_labels`.
         resampling: Order of the interpolation, and when an axis is resampled separately.
-        strip_bytes: Upper limit for the interpolated logits that exist at one time (at least one row).
+        strip_bytes: Upper limit for the interpolated logits that exist at one time (at least one row); None for what
+            suits the device.
     """
     volume = np.zeros(geometry.grid.shape_voxels, np.int16)
     cropped = geometry.reorientation.apply(volume)[slice_box(geometry.crop_box)]
@@ -53,7 +54,7 @@ def restore_probabilities(
     *,
     labels: LabelScheme,
     resampling: ResamplingPlan,
-    strip_bytes: int = STRIP_BYTES,
+    strip_bytes: int | None = None,
 ) -> Float32[np.ndarray, "class file_z file_y file_x"]:
     """Probabilities on the grid of the image file: softmax over the labels, or one sigmoid per region.
 
@@ -74,7 +75,7 @@ def iterate_probabilities(
     *,
     labels: LabelScheme,
     resampling: ResamplingPlan,
-    strip_bytes: int = STRIP_BYTES,
+    strip_bytes: int | None = None,
 ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
     """Yields the probabilities of `restore_probabilities` slice by slice, each with its place on the grid of the file.
 
@@ -136,7 +137,7 @@ def _locate(
 
 
 def _iterate_strips(
-    logits: Tensor, geometry: CaseGeometry, resampling: ResamplingPlan, *, strip_bytes: int
+    logits: Tensor, geometry: CaseGeometry, resampling: ResamplingPlan, *, strip_bytes: int | None
 ) -> Iterator[tuple[int, slice, Tensor]]:
     assert logits.shape[1:] == geometry.resampled_shape_voxels, "these logits belong to another case"
     separate = find_separate_axis(

@@ -245,3 +245,4 @@ def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:
         return _Event(index, future.result())
     if not isinstance(error, Exception):
         raise error
+    return _Event(index, build_failure(name, error))

@@ -228,7 +228,7 @@ def test_labels_and_probabilities_are_those_of_logits_restored_at_once(seed):
 
 def test_the_drawn_geometries_cover_separate_axes_and_every_axis_order():
     drawn = [draw_geometry(seed) for seed in range(20)]
-    separate = {find_separate_axis(g.target_spacing_mm, g.cropped_spacing_mm, 3) for g in drawn}
+    separate = {find_separate_axis(g.target_spacing_mm, g.cropped_spacing_mm, 3.0) for g in drawn}
     assert None in separate
     assert len(separate) > 1
     assert len({g.reorientation.permutation for g in drawn}) == 6
