@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Int16
 from torch import Tensor
 
-from autoseg.inference.resample_logits import iterate_resampled_strips
+from autoseg.inference.resample_logits import Strip, iterate_resampled_strips
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
 from autoseg.plan import ResamplingPlan
@@ -43,8 +43,12 @@ def restore_label_map(
     """
     volume = np.zeros(geometry.grid.shape_voxels, np.int16)
     cropped = geometry.reorientation.apply(volume)[slice_box(geometry.crop_box)]
-    for z, rows, strip in _iterate_strips(logits, geometry, resampling, strip_bytes=strip_bytes):
-        cropped[z, rows] = decide_labels(strip, labels).cpu().numpy()
+    only_highest = not labels.has_regions
+    for strip in _iterate_strips(logits, geometry, resampling, only_highest=only_highest, strip_bytes=strip_bytes):
+        decided = decide_labels(strip.logits, labels)
+        if strip.classes is not None:
+            decided = strip.classes.to(decided.dtype)[decided.int()]
+        cropped[strip.z, strip.rows] = decided.cpu().numpy()
     return volume
 
 
@@ -85,14 +89,14 @@ def iterate_probabilities(
     depth, height, width = geometry.uncropped_shape_voxels
     for z in (*range(first), *range(last, depth)):
         yield _locate(z, _make_background(len(logits), height, width, labels), geometry)
-    strips = _iterate_strips(logits, geometry, resampling, strip_bytes=strip_bytes)
+    strips = _iterate_strips(logits, geometry, resampling, only_highest=False, strip_bytes=strip_bytes)
     inside = slice_box(geometry.crop_box)[1:]
-    for z, parts in groupby(strips, key=lambda strip: strip[0]):
+    for z, parts in groupby(strips, key=lambda strip: strip.z):
         plane = _make_background(len(logits), height, width, labels)
         cropped = plane[:, *inside]
-        for _, rows, strip in parts:
-            probabilities = torch.sigmoid(strip) if labels.has_regions else torch.softmax(strip, dim=-1)
-            cropped[:, rows] = probabilities.movedim(-1, 0).cpu().numpy()
+        for strip in parts:
+            nonlinear = torch.sigmoid(strip.logits) if labels.has_regions else torch.softmax(strip.logits, dim=-1)
+            cropped[:, strip.rows] = nonlinear.movedim(-1, 0).cpu().numpy()
         yield _locate(first + z, plane, geometry)
 
 
@@ -137,8 +141,13 @@ def _locate(
 
 
 def _iterate_strips(
-    logits: Tensor, geometry: CaseGeometry, resampling: ResamplingPlan, *, strip_bytes: int | None
-) -> Iterator[tuple[int, slice, Tensor]]:
+    logits: Tensor,
+    geometry: CaseGeometry,
+    resampling: ResamplingPlan,
+    *,
+    only_highest: bool,
+    strip_bytes: int | None,
+) -> Iterator[Strip]:
     assert logits.shape[1:] == geometry.resampled_shape_voxels, "these logits belong to another case"
     separate = find_separate_axis(
         geometry.target_spacing_mm, geometry.cropped_spacing_mm, resampling.anisotropy_threshold
@@ -148,5 +157,6 @@ def _iterate_strips(
         logits,
         geometry.cropped_shape_voxels,
         is_nearest=(is_nearest[0], is_nearest[1], is_nearest[2]),
+        only_highest=only_highest,
         strip_bytes=strip_bytes,
     )
