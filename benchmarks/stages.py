@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def print_machine(dataset: Path) -> None:
     print("| stage | wall time (s) | peak memory (GiB) |\n|---|---|---|")
 
 
-def measure_stages(dataset: Path, work: Path) -> list[tuple[str, Measurement]]:
-    """Runs the commands one after the other; stops at the first that fails."""
+def measure_stages(dataset: Path, work: Path) -> Iterator[tuple[str, Measurement]]:
+    """Runs the commands one after the other and yields each when it is done; stops at the first that fails."""
     run, images, out, log = work / "run", work / "images", work / "out", work / "log.txt"
     copy_images(dataset, images)
     commands: list[tuple[str, list[str]]] = [
@@ -58,15 +59,13 @@ def measure_stages(dataset: Path, work: Path) -> list[tuple[str, Measurement]]:
         ),
         ("evaluate them", ["evaluate", str(out), str(dataset / "labelsTr"), "--run", str(run)]),
     ]
-    rows = []
     for stage, arguments in commands:
         if arguments[0] == "train":
             shorten(run)
         measurement = measure_command([sys.executable, "-m", "autoseg", *arguments], log)
         if measurement.exit_code != 0:
             sys.exit(f"{stage} failed:\n{log.read_text()[-3000:]}")
-        rows.append((stage, measurement))
-    return rows
+        yield stage, measurement
 
 
 def copy_images(dataset: Path, folder: Path) -> None:
