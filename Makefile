@@ -28,6 +28,7 @@ format: $(INSTALLED)  ## rewrite the sources in the house format
 bench: $(INSTALLED)  ## speed and memory of every stage; against nnU-Net where it is installed (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.preprocessing
+	$(BIN)/python -m benchmarks.prediction
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py

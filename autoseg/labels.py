@@ -155,5 +155,7 @@ class LabelScheme(Part):
             for kind in (np.uint8, np.uint16, np.int16, np.int32)
             if values.min() >= np.iinfo(kind).min and values.max() <= np.iinfo(kind).max
         )
-        decoded: NDArray[np.integer] = values.astype(kind)[label_map]
+        table, decoded = values.astype(kind), np.empty(label_map.shape, kind)
+        for index, labels in enumerate(label_map):  # looking up all at once would take 8 bytes per voxel
+            decoded[index] = table[labels]
         return decoded

@@ -75,14 +75,14 @@ def copy_images(dataset: Path, folder: Path) -> None:
         shutil.copy(path, folder / path.name)
 
 
-def shorten(run: Path) -> None:
+def shorten(run: Path, iterations: int = TRAINING_ITERATIONS) -> None:
     """Edits the plan so that training takes few iterations."""
     path = run / "plan.json"
     plan = json.loads(path.read_text())
     for configuration in plan["configurations"].values():
         configuration["training"] |= {
             "epochs": 1,
-            "iterations_per_epoch": TRAINING_ITERATIONS,
+            "iterations_per_epoch": iterations,
             "validation_iterations_per_epoch": 1,
         }
     path.write_text(json.dumps(plan))

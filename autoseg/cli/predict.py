@@ -1,7 +1,7 @@
 """`autoseg predict`: segment new images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,9 +18,13 @@ def predict(
         float, typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.")
     ] = 0.5,
     save_probabilities: Annotated[
-        bool, typer.Option("--save-probabilities", help="Also write class probabilities (.npz).")
+        bool, typer.Option("--save-probabilities", help="Also write class probabilities (.b2nd, float16).")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Numbers that networks compute in; float32 is the reference, auto the fastest."),
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
     """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
@@ -35,6 +39,7 @@ def predict(
         options=PredictionOptions(step_fraction=step_fraction, mirroring=not no_mirroring),
         save_probabilities=save_probabilities,
         device=device,
+        precision=precision,
         overwrite=overwrite,
     )
     outcome = predict_images(run, images, out, request=request, progress=console)

@@ -1,14 +1,14 @@
 """Averaging a network's output over mirrored views of its input."""
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-LEADING_AXES = 2
-"""Batch and channel come before the axes of the patch."""
+LEADING_AXES = 1
+"""The channel comes before the axes of a patch."""
 
 
 def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -18,7 +18,11 @@ def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def predict_mirrored(
-    network: nn.Module, patches: Float[Tensor, "batch channel *patch"], mirror_axes: Sequence[int]
+    network: nn.Module,
+    patches: Float[Tensor, "batch channel *patch"],
+    mirror_axes: Sequence[int],
+    *,
+    patches_per_pass: int,
 ) -> Float32[Tensor, "batch class *patch"]:
     """Mean of the logits over all mirrored views (2 ** number of axes), each mirrored back.
 
@@ -26,10 +30,22 @@ def predict_mirrored(
         network: Returns a tuple whose first element has the resolution of the input.
         patches: On the network's device.
         mirror_axes: Axes of the patch, 0 is the first one after batch and channel.
+        patches_per_pass: How many patches the network gets at once, counting every view of a patch.
     """
     views = list(list_mirrored_axes(mirror_axes))
-    total: Tensor = network(patches)[0].float()
-    for axes in views[1:]:
-        dimensions = [LEADING_AXES + axis for axis in axes]
-        total = total + torch.flip(network(torch.flip(patches, dimensions))[0], dimensions)
-    return total / len(views)
+    passes = list(product(views, range(len(patches))))
+    total: Tensor | None = None
+    for first in range(0, len(passes), patches_per_pass):
+        batch = passes[first : first + patches_per_pass]
+        outputs = network(torch.stack([mirror(patches[index], axes) for axes, index in batch]))[0]
+        if total is None:
+            total = torch.zeros((len(patches), *outputs.shape[1:]), device=outputs.device)
+        for (axes, index), output in zip(batch, outputs, strict=True):
+            total[index] += mirror(output, axes)
+    assert total is not None, "there is no patch"
+    return total.div_(len(views))
+
+
+def mirror(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:
+    """Reverses the given axes of a patch."""
+    return torch.flip(patch, [LEADING_AXES + axis for axis in axes]) if axes else patch

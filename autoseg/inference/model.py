@@ -1,6 +1,6 @@
 """A trained model in memory: loaded once, applied to any number of volumes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,20 @@ from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.host_memory import keep_freed_memory
+from autoseg.inference.execution import prepare_network
 from autoseg.inference.folds import find_configuration, find_folds
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
-from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
-from autoseg.inference.sliding_window import OnWindow, predict_logits
+from autoseg.inference.pass_size import find_memory_folder, find_patches_per_pass
+from autoseg.inference.restore_grid import (
+    Location,
+    iterate_probabilities,
+    restore_label_map,
+    restore_probabilities,
+)
+from autoseg.inference.sliding_window import OnWindow, compute_patches_per_pass, predict_logits
 from autoseg.networks import build_network, read_weights
 from autoseg.networks.device import find_device
+from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase, preprocess_image
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
@@ -35,6 +43,9 @@ class SegmentationModel:
         plan: What the networks were trained by.
         configuration: Name of the configuration.
         folds: Names of the folds, in the order of `networks`.
+        networks: Prepared by `prepare_network`.
+        number_type: In which they compute.
+        patches_per_pass: How many patches they get at once; None for the rule of `compute_patches_per_pass`.
     """
 
     plan: Plan
@@ -42,6 +53,8 @@ class SegmentationModel:
     folds: tuple[str, ...]
     networks: tuple[nn.Module, ...]
     device: torch.device
+    number_type: NumberType = "float32"
+    patches_per_pass: int | None = None
 
     @property
     def configuration_plan(self) -> ConfigurationPlan:
@@ -73,6 +86,7 @@ class SegmentationModel:
             mirror_axes=mirror_axes if options.mirroring else (),
             device=self.device,
             step_fraction=options.step_fraction,
+            patches_per_pass=self.patches_per_pass,
             on_window=on_window,
         )
 
@@ -89,6 +103,19 @@ class SegmentationModel:
         """Probabilities of background and labels, or of regions, on the grid of the file."""
         labels, resampling = self.plan.labels, self.configuration_plan.resampling
         return restore_probabilities(logits, geometry, labels=labels, resampling=resampling)
+
+    def iterate_probabilities(
+        self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry
+    ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
+        """The same slice by slice, each with its place, so that the whole need not exist in memory."""
+        labels, resampling = self.plan.labels, self.configuration_plan.resampling
+        return iterate_probabilities(logits, geometry, labels=labels, resampling=resampling)
+
+    def describe(self) -> str:
+        """One line for the user."""
+        count = self.patches_per_pass or compute_patches_per_pass(self.configuration_plan, self.device)
+        patches = f"{count} patch{'' if count == 1 else 'es'} at once"
+        return f"{self.configuration}, folds {', '.join(self.folds)}: {self.number_type} on {self.device}, {patches}"
 
     def predict_volume(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
@@ -119,22 +146,29 @@ def load_model(
     configuration: str | None = None,
     folds: Sequence[str] | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
 ) -> SegmentationModel:
-    """Loads the trained networks of one configuration.
+    """Loads the trained networks of one configuration, ready to predict.
+
+    On the processor, how many patches go through a network at once is measured when a network is loaded for the first
+    time, and remembered (see `autoseg.inference.pass_size`).
 
     Args:
         run: Folder of a run.
         configuration: None takes the one that is trained; if several are, the first of 3d_fullres, 3d_lowres, 2d.
         folds: None takes every trained one ("all" only if no numbered fold is trained).
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        precision: In which numbers the networks compute; "float32" is the reference, "auto" the fastest that keeps the
+            labels (see `find_number_type`).
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds follow different plans.
         RunError: There is no run, or a checkpoint is damaged.
-        DeviceError: There is no such device.
+        DeviceError: There is no such device, or it has no fast way to compute in this precision.
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
     processor = find_device(device)
+    number_type = find_number_type(processor, precision)
     if processor.type == "cpu":
         keep_freed_memory()
     name = find_configuration(folder, read_document(folder.plan, Plan), configuration)
@@ -142,8 +176,27 @@ def load_model(
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
     check_single_stage(plan, name)
-    networks = tuple(load_network(training, plan.configurations[name]).to(processor) for training in trainings)
-    return SegmentationModel(plan=plan, configuration=name, folds=names, networks=networks, device=processor)
+    networks = tuple(
+        prepare_network(load_network(training, plan.configurations[name]), device=processor, number_type=number_type)
+        for training in trainings
+    )
+    return SegmentationModel(
+        plan=plan,
+        configuration=name,
+        folds=names,
+        networks=networks,
+        device=processor,
+        number_type=number_type,
+        patches_per_pass=_find_patches_per_pass(networks[0], plan.configurations[name], processor, number_type),
+    )
+
+
+def _find_patches_per_pass(
+    network: nn.Module, configuration: ConfigurationPlan, device: torch.device, number_type: NumberType
+) -> int | None:
+    if device.type != "cpu":
+        return None
+    return find_patches_per_pass(network, configuration, number_type=number_type, memory=find_memory_folder())
 
 
 def read_common_plan(trainings: Sequence[FoldFolder], configuration: str) -> Plan:

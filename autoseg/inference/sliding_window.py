@@ -6,7 +6,7 @@ neighbouring slices.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import DeviceError, PredictionError
-from autoseg.inference.mirroring import predict_mirrored
-from autoseg.inference.windows import WindowPlan, compute_blending_weights, compute_window_plan
+from autoseg.inference.mirroring import list_mirrored_axes, mirror, predict_mirrored
+from autoseg.inference.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan import ConfigurationPlan
 
 OnWindow = Callable[[int, int], None]
@@ -26,10 +26,10 @@ OnWindow = Callable[[int, int], None]
 FLOAT_BYTES: Final = 4
 STORAGE_SHARE: Final = 0.5
 """Part of the free device memory that image and logits may take (guess); the rest is for the network's work."""
-CPU_BATCH_VOXELS: Final = 2**15
-"""Voxels of a batch of windows on the CPU. Measured on two cores with a U-Net of four stages: slices of 56 x 40 voxels
-take 8.6 ms each alone and 3.7 ms in a batch of 8; 256 x 256 slices and 40 x 56 x 40 patches gain nothing in a batch of
-2 and are slower in larger ones. Channels-last memory gains nothing at any of these sizes."""
+CPU_PASS_VOXELS: Final = 2**15
+"""Voxels of a pass on the CPU where nothing was measured. With a U-Net of four stages in single precision on two cores,
+slices of 56 x 40 voxels take 8.6 ms each alone and 3.7 ms in a batch of 8; 256 x 256 slices and 40 x 56 x 40 patches
+gain nothing in a batch of 2 and are slower in larger ones."""
 CPU: Final = torch.device("cpu")
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class _Job:
     configuration: ConfigurationPlan
     window_plan: WindowPlan
     mirror_axes: tuple[int, ...]
+    patches_per_pass: int
     device: torch.device
     on_window: OnWindow | None
 
@@ -54,13 +55,15 @@ def predict_logits(
     mirror_axes: Sequence[int],
     device: torch.device,
     step_fraction: float = 0.5,
+    patches_per_pass: int | None = None,
     on_window: OnWindow | None = None,
 ) -> Float32[Tensor, "class z y x"]:
     """Mean of the logits of all networks, windows and mirrored views.
 
     The result has the grid of the image. It lies on `device` if it fits there beside the network's work, else in
-    the computer's memory, which is logged. Networks run in half precision on CUDA and in single precision elsewhere;
-    all sums are in single precision.
+    the computer's memory, which is logged. All sums are in single precision: in half precision, the smallest weights
+    of a window vanish. Windows in which every channel is constant, such as air that was clipped, are the same for
+    the network, and are given to it once in a row instead of each in all its mirrored views.
 
     Args:
         networks: One, or the folds of an ensemble; on `device`. They return a tuple of logits, the highest resolution
@@ -70,6 +73,8 @@ def predict_logits(
         mirror_axes: Axes of the patch over whose mirrored views is averaged; empty for none.
         device: Where the networks are.
         step_fraction: Distance of neighbouring windows as a fraction of the patch.
+        patches_per_pass: How many patches a network gets at once, counting every mirrored view; None for the rule of
+            `compute_patches_per_pass`.
         on_window: Called with the windows done and the number of windows after each batch.
 
     Raises:
@@ -83,6 +88,7 @@ def predict_logits(
         configuration=configuration,
         window_plan=compute_window_plan(image.shape[1:], configuration.patch_voxels, step_fraction),
         mirror_axes=tuple(mirror_axes),
+        patches_per_pass=patches_per_pass or compute_patches_per_pass(configuration, device),
         device=device,
         on_window=on_window,
     )
@@ -94,14 +100,14 @@ def predict_logits(
     return _remove_padding(padded, job.window_plan)
 
 
-def compute_batch_windows(configuration: ConfigurationPlan, device: torch.device) -> int:
-    """Windows per pass of the network.
+def compute_patches_per_pass(configuration: ConfigurationPlan, device: torch.device) -> int:
+    """Patches per pass of a network where nothing was measured.
 
     On a GPU as many as a training batch has: they fit, as prediction keeps nothing for a backward pass. On a CPU only
-    small patches gain from company, see `CPU_BATCH_VOXELS`.
+    small patches gain from company, see `CPU_PASS_VOXELS`.
     """
     if device.type == "cpu":
-        return max(1, CPU_BATCH_VOXELS // math.prod(configuration.patch_voxels))
+        return max(1, CPU_PASS_VOXELS // math.prod(configuration.patch_voxels))
     return configuration.training.batch_size
 
 
@@ -147,29 +153,85 @@ def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
         torch.from_numpy(compute_blending_weights(starts, patch)).to(job.device)
         for starts, patch in zip(plan.starts, plan.patch_voxels, strict=True)
     ]
-    windows, step = plan.windows, compute_batch_windows(job.configuration, job.device)
-    for first in range(0, len(windows), step):
-        batch = windows[first : first + step]
-        patches = torch.stack([image[plan.locate(window)] for window in batch]).to(job.device)
-        for window, prediction in zip(batch, _predict_patches(job, patches), strict=True):
+    done = 0
+    for windows, predictions in _predict_windows(job, image):
+        for window, prediction in zip(windows, predictions, strict=True):
             z, y, x = (axis[index] for axis, index in zip(shares, window, strict=True))
             share = z[:, None, None] * y[:, None] * x
-            logits[plan.locate(window)] += (prediction * share).to(storage)
+            if storage == job.device:
+                logits[plan.locate(window)].addcmul_(prediction, share)
+            else:
+                logits[plan.locate(window)] += prediction.mul_(share).to(storage)
+        done += len(windows)
         if job.on_window is not None:
-            job.on_window(first + len(batch), len(windows))
+            job.on_window(done, len(plan.windows))
     return logits
+
+
+def _predict_windows(job: _Job, image: Tensor) -> Iterator[tuple[list[Window], Tensor]]:
+    """Yields groups of windows with their logits; every window once."""
+    views = len(list(list_mirrored_axes(job.mirror_axes)))
+    group_size = max(1, job.patches_per_pass // views)
+    waiting: list[Window] = []
+    last: tuple[tuple[float, ...], Tensor] | None = None
+    for window in job.window_plan.windows:
+        constants = _find_constants(image[job.window_plan.locate(window)])
+        if constants is None:
+            waiting.append(window)
+            if len(waiting) == group_size:
+                yield waiting, _predict_patches(job, _cut(job, image, waiting))
+                waiting = []
+        else:
+            if last is None or last[0] != constants:
+                last = constants, _predict_constant(job, _cut(job, image, [window]))
+            yield [window], last[1].clone()
+    if waiting:
+        yield waiting, _predict_patches(job, _cut(job, image, waiting))
+
+
+def _find_constants(patch: Tensor) -> tuple[float, ...] | None:
+    """The value of every channel if none varies, else None."""
+    corner = patch[:, 0, 0, 0]
+    # A corner of a window seldom equals the opposite one unless all is equal: most windows need no further look.
+    if not torch.equal(corner, patch[:, -1, -1, -1]):
+        return None
+    is_constant = bool((patch == corner[:, None, None, None]).all())
+    return tuple(corner.tolist()) if is_constant else None
+
+
+def _cut(job: _Job, image: Tensor, windows: Sequence[Window]) -> Tensor:
+    return torch.stack([image[job.window_plan.locate(window)] for window in windows]).to(job.device)
 
 
 def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
     """Mean over networks and mirrored views; a slice loses its first axis on the way into a 2D network."""
     is_slice = job.configuration.dimensions == 2
     inputs = patches.squeeze(2) if is_slice else patches
-    with torch.autocast(job.device.type, dtype=torch.float16, enabled=job.device.type == "cuda"):
-        logits = predict_mirrored(job.networks[0], inputs, job.mirror_axes)
-        for network in job.networks[1:]:
-            logits = logits + predict_mirrored(network, inputs, job.mirror_axes)
-    logits = logits / len(job.networks)
+    logits = _average(
+        predict_mirrored(network, inputs, job.mirror_axes, patches_per_pass=job.patches_per_pass)
+        for network in job.networks
+    )
     return logits.unsqueeze(2) if is_slice else logits
+
+
+def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
+    """What `_predict_patches` returns for a patch that is its own mirror image: one pass per network is enough."""
+    is_slice = job.configuration.dimensions == 2
+    inputs = patch.squeeze(2) if is_slice else patch
+    views = list(list_mirrored_axes(job.mirror_axes))
+    logits = _average(
+        _average(mirror(plain, axes)[None] for axes in views)
+        for plain in (network(inputs)[0][0] for network in job.networks)
+    )
+    return logits.unsqueeze(2) if is_slice else logits
+
+
+def _average(predictions: Iterable[Tensor]) -> Tensor:
+    count, total = 0, torch.zeros(())
+    for prediction in predictions:
+        total = total.add_(prediction) if count else prediction.float().clone()
+        count += 1
+    return total.div_(count)
 
 
 def _add_padding(image: Tensor, plan: WindowPlan) -> Tensor:

@@ -11,6 +11,9 @@ from jaxtyping import Float32
 
 from autoseg.geometry import IntTriple
 
+Window = tuple[int, ...]
+"""A window, by its indices into the starts of every axis."""
+
 SIGMA_FRACTION: Final = 1 / 8
 """Standard deviation of the Gaussian as a fraction of the patch (nnU-Net, Isensee et al. 2021, supplement)."""
 
@@ -71,11 +74,11 @@ class WindowPlan:
     starts: tuple[tuple[int, ...], ...]
 
     @property
-    def windows(self) -> list[tuple[int, ...]]:
+    def windows(self) -> list[Window]:
         """Every window as its indices into `starts`; the first axis is the outermost."""
         return list(product(*(range(len(starts)) for starts in self.starts)))
 
-    def locate(self, window: tuple[int, ...]) -> tuple[slice, ...]:
+    def locate(self, window: Window) -> tuple[slice, ...]:
         """The voxels of a window in the padded volume, behind all channels."""
         corner = [starts[index] for starts, index in zip(self.starts, window, strict=True)]
         inside = (slice(start, start + extent) for start, extent in zip(corner, self.patch_voxels, strict=True))

@@ -7,9 +7,10 @@ from autoseg.file_endings import READABLE_ENDINGS, label_map_ending, strip_endin
 from autoseg.volume_io.reading import read_grid, read_image, read_label_map
 from autoseg.volume_io.regrid import resample_label_map_onto_grid
 from autoseg.volume_io.volumes import LabelVolume, Volume, check_same_grid, list_grid_differences
-from autoseg.volume_io.writing import write_image, write_label_map, write_probabilities
+from autoseg.volume_io.writing import PROBABILITIES_ENDING, write_image, write_label_map, write_probabilities
 
 __all__ = [
+    "PROBABILITIES_ENDING",
     "READABLE_ENDINGS",
     "LabelVolume",
     "Volume",

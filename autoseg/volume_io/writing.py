@@ -1,15 +1,20 @@
 """Writing label maps, images and probabilities."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer, Shaped
+from jaxtyping import Float32, Integer, Shaped
 
 from autoseg.errors import VolumeError
 from autoseg.file_endings import READABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
 from autoseg.run_folder import write_atomically
 from autoseg.volume_io.formats import FORMATS
+
+PROBABILITIES_ENDING: Final = ".b2nd"
+COMPRESSION_LEVEL: Final = 1  # most probabilities are 0 or 1 and compress at any level
 
 
 def write_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
@@ -39,10 +44,36 @@ def write_image(path: Path, image: Float32[np.ndarray, "z y x"], *, grid: Grid) 
     _write(path, image, grid=grid, like=None)
 
 
-def write_probabilities(path: Path, probabilities: Float[np.ndarray, "class z y x"]) -> None:
-    """Writes probabilities as a compressed .npz file with the key "probabilities", atomically."""
-    with write_atomically(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, probabilities=probabilities)
+def write_probabilities(
+    path: Path,
+    shape: tuple[int, int, int, int],
+    slabs: Iterable[tuple[tuple[slice, slice, slice], Float32[np.ndarray, "class z y x"]]],
+) -> None:
+    """Writes probabilities (class, z, y, x) slab by slab as a compressed blosc2 array of float16, atomically.
+
+    Args:
+        path: Its ending is `PROBABILITIES_ENDING`.
+        shape: Extents of the whole.
+        slabs: Parts, each with its place; all of one shape, and together the whole.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    import blosc2  # loaded where it is needed: it takes 0.3 s
+
+    with write_atomically(path) as temporary:
+        array = None
+        for place, slab in slabs:
+            if array is None:
+                array = blosc2.empty(
+                    shape,
+                    dtype=np.dtype(np.float16),
+                    urlpath=str(temporary),
+                    mode="w",
+                    chunks=(1, *slab.shape[1:]),
+                    cparams={"codec": blosc2.Codec.ZSTD, "clevel": COMPRESSION_LEVEL},
+                )
+            array[:, *place] = slab.astype(np.float16, order="C")
 
 
 def _write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:

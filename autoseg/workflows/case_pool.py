@@ -140,6 +140,16 @@ def _shorten(names: Sequence[str]) -> str:
     return f"{', '.join(names[:MOST_NAMES_SHOWN])} and {len(names) - MOST_NAMES_SHOWN} more"
 
 
+def build_failure(case: str, error: Exception) -> Failure:
+    """What is told of an error: the user's mistakes in their words, anything else with its traceback."""
+    if isinstance(error, ProblemsError):
+        return Failure(case=case, problems=error.problems, traceback=None)
+    if isinstance(error, AutosegError):
+        return Failure(case=case, problems=(str(error),), traceback=None)
+    text = "".join(traceback.format_exception(error))
+    return Failure(case=case, problems=(f"unexpected {type(error).__name__}: {error}",), traceback=text)
+
+
 def write_failure_log(path: Path, failures: Sequence[Failure]) -> None:
     """Appends the tracebacks of failed cases to a log file."""
     make_folder(path.parent)
@@ -159,7 +169,7 @@ def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]]) ->
         try:
             yield _Event(index, work(job))
         except Exception as error:
-            yield _Event(index, _describe(name, error))
+            yield _Event(index, build_failure(name, error))
 
 
 def _run_in_pool(
@@ -235,13 +245,4 @@ def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:
         return _Event(index, future.result())
     if not isinstance(error, Exception):
         raise error
-    return _Event(index, _describe(name, error))
-
-
-def _describe(name: str, error: Exception) -> Failure:
-    if isinstance(error, ProblemsError):
-        return Failure(case=name, problems=error.problems, traceback=None)
-    if isinstance(error, AutosegError):
-        return Failure(case=name, problems=(str(error),), traceback=None)
-    text = "".join(traceback.format_exception(error))
-    return Failure(case=name, problems=(f"unexpected {type(error).__name__}: {error}",), traceback=text)
+    return _Event(index, build_failure(name, error))

@@ -1,24 +1,36 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
 import hashlib
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autoseg import __version__
 from autoseg.dataset import Case, find_images
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import AutosegError, CasesFailedError, PredictionError, RunError
+from autoseg.errors import CasesFailedError, PredictionError, RunError
+from autoseg.geometry import Grid
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import PredictionOptions
+from autoseg.networks.precision import NumberType, Precision
 from autoseg.plan import Plan
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder, open_run
-from autoseg.volume_io import label_map_ending, read_image, write_label_map, write_probabilities
-from autoseg.workflows.case_pool import Failure, describe_failures, write_failure_log
+from autoseg.volume_io import (
+    PROBABILITIES_ENDING,
+    label_map_ending,
+    read_image,
+    write_label_map,
+    write_probabilities,
+)
+from autoseg.workflows.case_pool import Failure, build_failure, describe_failures, write_failure_log
+from autoseg.workflows.overlap import overlap_stages
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
 RECORD_NAME = "prediction.json"
@@ -39,6 +51,7 @@ class PredictionRequest:
     options: PredictionOptions
     save_probabilities: bool = False
     device: str = "auto"
+    precision: Precision = "auto"
     overwrite: bool = False
 
 
@@ -54,6 +67,7 @@ class PredictionRecord(Document):
     weights_sha256: tuple[str, ...]
     mirroring: bool
     step_fraction: float
+    number_type: NumberType
     probabilities: bool
     versions: LibraryVersions
 
@@ -89,7 +103,9 @@ def predict_images(
         configuration=request.configuration,
         folds=request.folds,
         device=request.device,
+        precision=request.precision,
     )
+    progress.note(model.describe())
     cases = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
     outputs = [path for case in cases for path in _find_outputs(case, out, model, request)]
     check_inputs_are_kept(cases, outputs)
@@ -120,6 +136,7 @@ def _describe_model(
         weights_sha256=tuple(_hash_file(path) for path in checkpoints),
         mirroring=request.options.mirroring,
         step_fraction=request.options.step_fraction,
+        number_type=model.number_type,
         probabilities=request.save_probabilities,
         versions=measure_versions(),
     )
@@ -164,7 +181,7 @@ def _list_earlier_outputs(out: Path, record_path: Path) -> list[Path]:
     """All label maps and probabilities of an earlier prediction: one folder never holds those of two models."""
     if not record_path.exists():
         return []
-    endings = (".npz", label_map_ending(read_document(out / PLAN_NAME, Plan).file_ending))
+    endings = (PROBABILITIES_ENDING, label_map_ending(read_document(out / PLAN_NAME, Plan).file_ending))
     return [record_path, *(path for path in out.iterdir() if path.name.endswith(endings))]
 
 
@@ -181,7 +198,7 @@ def _refuse_strangers(out: Path, outputs: Sequence[Path]) -> None:
 def _refuse_other_predictions(out: Path, earlier: PredictionRecord, record: PredictionRecord) -> None:
     changes = [
         f"{field}: {getattr(earlier, field)} there, {getattr(record, field)} now"
-        for field in ("images", "configuration", "folds", "weights_sha256", "mirroring", "step_fraction")
+        for field in ("images", "configuration", "folds", "weights_sha256", "mirroring", "step_fraction", "number_type")
         if getattr(earlier, field) != getattr(record, field)
     ]
     if changes:
@@ -194,7 +211,7 @@ def _refuse_other_predictions(out: Path, earlier: PredictionRecord, record: Pred
 
 def _find_outputs(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> tuple[Path, ...]:
     label_map = out / f"{case.name}{label_map_ending(model.plan.file_ending)}"
-    return (label_map, out / f"{case.name}.npz") if request.save_probabilities else (label_map,)
+    return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
 
 
 def _is_finished(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> bool:
@@ -204,31 +221,25 @@ def _is_finished(case: Case, out: Path, model: SegmentationModel, request: Predi
 def _predict_each(
     cases: Sequence[Case], out: Path, model: SegmentationModel, *, request: PredictionRequest, progress: Progress
 ) -> Iterator[Failure | None]:
-    for case in cases:
-        try:
-            _predict_one(case, out, model, request=request, progress=progress)
-        except AutosegError as error:
-            yield Failure(case=case.name, problems=(str(error),), traceback=None)
-        except (MemoryError, RuntimeError, ValueError, OSError) as error:
-            text = "".join(traceback.format_exception(error))
-            message = f"unexpected {type(error).__name__}: {error}"
-            yield Failure(case=case.name, problems=(message,), traceback=text)
-        else:
-            yield None
+    def segment(case: Case, read: PreprocessedCase) -> tuple[NDArray[np.integer], Grid]:
+        show = partial(progress.show_part, case.name)
+        logits = model.predict_preprocessed(read.image, options=request.options, on_window=show)
+        if request.save_probabilities:
+            path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits), *read.geometry.grid.shape_voxels)
+            write_probabilities(path, shape, model.iterate_probabilities(logits, read.geometry))
+        return model.restore_label_map(logits, read.geometry), read.geometry.grid
+
+    def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
+        path = _find_outputs(case, out, model, request)[0]
+        write_label_map(path, segmented[0], grid=segmented[1], like=case.image_paths[0])
+
+    for case, error in overlap_stages(cases, read=partial(_read, model), work=segment, write=write):
+        yield None if error is None else build_failure(case.name, error)
 
 
-def _predict_one(
-    case: Case, out: Path, model: SegmentationModel, *, request: PredictionRequest, progress: Progress
-) -> None:
+def _read(model: SegmentationModel, case: Case) -> PreprocessedCase:
     volume = read_image(case.image_paths)
-    outputs = _find_outputs(case, out, model, request)
-    preprocessed = model.preprocess(volume.array, volume.grid)
-    show = partial(progress.show_part, case.name)
-    logits = model.predict_preprocessed(preprocessed.image, options=request.options, on_window=show)
-    if request.save_probabilities:
-        write_probabilities(outputs[1], model.restore_probabilities(logits, preprocessed.geometry))
-    label_map = model.restore_label_map(logits, preprocessed.geometry)
-    write_label_map(outputs[0], label_map, grid=volume.grid, like=case.image_paths[0])
+    return model.preprocess(volume.array, volume.grid)
 
 
 def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:

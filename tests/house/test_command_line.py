@@ -22,7 +22,7 @@ EXPECTED_FLAGS = {
     },
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--save-probabilities", "--device",
-        "--overwrite",
+        "--precision", "--overwrite",
     },
     "evaluate": {"--run"},
     "demo": {"--overwrite"},

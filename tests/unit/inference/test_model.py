@@ -33,7 +33,10 @@ def train(tmp_path, plan, write_fold):
 
 @pytest.fixture
 def load(tmp_path):
-    return lambda **options: load_model(tmp_path, device="cpu", **options)
+    def load(*, precision="float32", **options):
+        return load_model(tmp_path, device="cpu", precision=precision, **options)
+
+    return load
 
 
 @pytest.fixture
@@ -77,6 +80,26 @@ def test_mirroring_uses_the_axes_of_the_plan(plan, train, load, volume):
             device=torch.device("cpu"),
         )
         torch.testing.assert_close(model.predict_preprocessed(image, options=options), expected)
+
+
+def test_reduced_precision_is_taken_over_by_the_model_and_keeps_its_logits(train, load, volume):
+    train()
+    reference, reduced = load(), load(precision="bfloat16")
+    assert (reference.number_type, reduced.number_type) == ("float32", "bfloat16")
+    assert "float32 on cpu" in reference.describe()
+    image = reference.preprocess(*volume).image
+    expected, found = (model.predict_preprocessed(image, options=PLAIN_WINDOWS) for model in (reference, reduced))
+    assert 0 < (found - expected).abs().mean() < 0.02 * expected.std()
+
+
+def test_patches_per_pass_are_measured_on_loading_and_used(train, load, volume):
+    train()
+    model = load()
+    assert model.patches_per_pass is not None
+    sizes = []
+    model.networks[0].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    model.predict_preprocessed(model.preprocess(*volume).image)
+    assert max(sizes) == min(model.patches_per_pass, 4 * max(1, model.patches_per_pass // 4))
 
 
 def test_all_trained_folds_are_loaded_and_averaged(train, load, volume):

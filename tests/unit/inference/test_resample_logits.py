@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import zoom
 
-from autoseg.inference.resample_logits import iterate_resampled_slabs
+from autoseg.inference.resample_logits import find_candidates, iterate_resampled_strips
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.resample import resample_logits
 
@@ -11,10 +11,14 @@ LINEAR = (False, False, False)
 SHAPES = [(9, 7, 8), (5, 14, 11), (20, 7, 3), (9, 30, 31), (1, 1, 1)]
 
 
-def collect(logits, shape, is_nearest, slab_bytes=2**24):
-    slabs = list(iterate_resampled_slabs(logits, shape, is_nearest=is_nearest, slab_bytes=slab_bytes))
-    assert [row for rows, _ in slabs for row in range(rows.start, rows.stop)] == list(range(shape[0]))
-    return torch.cat([slab for _, slab in slabs], dim=1)
+def collect(logits, shape, is_nearest, strip_bytes=2**22):
+    whole = torch.full((len(logits), *shape), torch.nan)
+    for strip in iterate_resampled_strips(logits, shape, is_nearest=is_nearest, strip_bytes=strip_bytes):
+        assert strip.classes is None
+        assert whole[:, strip.z, strip.rows].isnan().all(), "every voxel comes once"
+        whole[:, strip.z, strip.rows] = strip.logits.movedim(-1, 0)
+    assert not whole.isnan().any()
+    return whole
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -41,19 +45,58 @@ def test_a_separate_axis_is_resampled_as_preprocessing_resamples_it(shape, axis)
 
 
 @pytest.mark.parametrize("is_nearest", [LINEAR, (True, False, False), (False, True, False), (True, True, True)])
-def test_slabs_are_cuts_of_the_whole(is_nearest):
+def test_strips_are_cuts_of_the_whole(is_nearest):
     logits = torch.randn(3, 9, 7, 8)
     whole = collect(logits, (23, 15, 12), is_nearest)
     for rows in (1, 2, 5):
-        slabs = collect(logits, (23, 15, 12), is_nearest, slab_bytes=rows * 3 * 15 * 12 * 4)
-        torch.testing.assert_close(slabs, whole, atol=1e-6, rtol=0)  # torch rounds by how it divides the work
+        assert torch.equal(collect(logits, (23, 15, 12), is_nearest, strip_bytes=rows * 3 * 12 * 4), whole)
 
 
-def test_slabs_are_no_larger_than_allowed():
-    slabs = iterate_resampled_slabs(torch.zeros(3, 4, 7, 8), (40, 14, 16), is_nearest=LINEAR, slab_bytes=10_000)
-    assert {4 * slab.numel() for _, slab in slabs} == {3 * 3 * 14 * 16 * 4, 3 * 1 * 14 * 16 * 4}
+def test_strips_are_no_larger_than_allowed():
+    strips = iterate_resampled_strips(torch.zeros(3, 4, 7, 8), (5, 14, 16), is_nearest=LINEAR, strip_bytes=1000)
+    assert {4 * strip.logits.numel() for strip in strips} == {3 * 5 * 16 * 4, 3 * 4 * 16 * 4}
 
 
 def test_an_unchanged_shape_copies_bit_for_bit():
     logits = torch.randn(2, 5, 6, 7)
     assert torch.equal(collect(logits, (5, 6, 7), LINEAR), logits)
+
+
+def test_half_precision_is_interpolated_in_single_precision():
+    logits = torch.randn(3, 4, 5, 6).half()
+    assert torch.equal(collect(logits, (9, 8, 11), LINEAR), collect(logits.float(), (9, 8, 11), LINEAR))
+
+
+def test_a_value_never_leaves_the_range_of_its_neighbours():
+    logits = torch.rand(2, 3, 4, 5)
+    finer = collect(logits, (31, 29, 37), LINEAR)
+    for channel, enlarged in zip(logits, finer, strict=True):
+        assert channel.min() <= enlarged.min()
+        assert enlarged.max() <= channel.max()
+
+
+@pytest.mark.parametrize("is_nearest", [LINEAR, (True, False, False), (False, True, False), (True, True, True)])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 5.0])
+def test_leaving_out_classes_changes_no_highest_class(is_nearest, spread):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, 6, 7, 8, generator=generator) + spread * torch.randn(12, 6, 1, 1, generator=generator)
+    whole = collect(logits, (13, 15, 17), is_nearest).argmax(dim=0)
+    counts = []
+    for strip in iterate_resampled_strips(
+        logits, (13, 15, 17), is_nearest=is_nearest, only_highest=True, strip_bytes=4 * 12 * 17 * 3
+    ):
+        counts.append(len(strip.classes))
+        highest = strip.classes[strip.logits.argmax(dim=-1)]
+        assert torch.equal(highest, whole[strip.z, strip.rows])
+    assert min(counts) < 12 or spread < 5
+
+
+def test_a_class_is_a_candidate_where_it_touches_the_best_of_the_lowest():
+    logits = torch.tensor([[[3.0, 1.0, 2.0, 0.0], [3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 1.9]]])
+    assert find_candidates(logits[:, :1]).tolist() == [0]
+    assert find_candidates(logits[:, :2]).tolist() == [0]
+    assert find_candidates(logits).tolist() == [0, 2]  # between columns 1 and 2, class 2 is never below 2
+
+
+def test_equal_classes_all_stay_candidates():
+    assert find_candidates(torch.zeros(2, 3, 4)).tolist() == [0, 1, 2, 3]

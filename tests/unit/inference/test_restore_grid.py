@@ -4,10 +4,16 @@ import torch
 from scipy.ndimage import zoom
 
 from autoseg.geometry import Grid, compute_reorientation
-from autoseg.inference.restore_grid import decide_labels, restore_label_map, restore_probabilities
+from autoseg.inference.restore_grid import (
+    decide_labels,
+    iterate_probabilities,
+    restore_label_map,
+    restore_probabilities,
+)
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry, preprocess_training_case
+from autoseg.preprocessing.resample import find_separate_axis, resample_logits
 
 RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
 REGIONS = LabelScheme(
@@ -71,10 +77,10 @@ def test_labels_are_those_of_logits_that_scipy_resampled():
 
 
 @pytest.mark.parametrize("labels", [PLAIN, REGIONS])
-def test_slabs_change_no_voxel(labels):
+def test_strips_change_no_voxel(labels):
     logits = torch.randn(3, 6, 8, 7)
     whole = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING)
-    single = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING, slab_bytes=1)
+    single = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING, strip_bytes=1)
     np.testing.assert_array_equal(whole, single)
 
 
@@ -122,15 +128,15 @@ def test_label_maps_come_back_bit_for_bit_through_every_change_of_axes(
 
 
 def test_a_tie_goes_to_the_lowest_label():
-    logits = torch.zeros(3, 40, 41, 42)
-    logits[0, :20] = -1
+    logits = torch.zeros(40, 41, 42, 3)
+    logits[:20, ..., 0] = -1
     decided = decide_labels(logits, PLAIN)
     assert (decided[:20] == 1).all()
     assert (decided[20:] == 0).all()
 
 
 def test_later_regions_overwrite_earlier_ones_above_one_half():
-    logits = torch.tensor([[1.0, 1.0, -1.0, 0.0], [-1.0, 1.0, -1.0, 0.0], [-1.0, -1.0, 0.1, 0.0]]).reshape(3, 1, 1, 4)
+    logits = torch.tensor([[1.0, 1.0, -1.0, 0.0], [-1.0, 1.0, -1.0, 0.0], [-1.0, -1.0, 0.1, 0.0]]).T
     assert decide_labels(logits, REGIONS).flatten().tolist() == [1, 2, 3, 0]
     written = LabelScheme(**{**REGIONS.model_dump(), "region_write_values": (3, 2, 1)})
     assert decide_labels(logits, written).flatten().tolist() == [3, 2, 1, 0]
@@ -152,3 +158,89 @@ def test_probabilities_of_regions_are_sigmoids_inside_the_crop_and_zero_outside(
     expected = 1 / (1 + np.exp(-enlarge(logits.numpy(), (12, 12, 11))))
     np.testing.assert_allclose(probabilities[:, 1:13, 2:14, 3:14], expected, atol=1e-5)
     assert (probabilities[:, 0] == 0).all()
+
+
+def draw_geometry(seed):
+    """Any axis order and orientation, crop and resampling; a third of them with one far coarser axis."""
+    rng = np.random.default_rng(seed)
+    code = ("RAS", "LPS", "SAR", "IRP", "PSL")[seed % 5]
+    shape, spacing = rng.integers(6, 15, 3), np.where(np.arange(3) == seed % 3, 4.0 if seed % 3 == 0 else 1.0, 1.0)
+    plain = Grid(shape_voxels=tuple(map(int, shape)), spacing_mm=tuple(map(float, spacing)))
+    grid = compute_reorientation("RAS", code).apply_to_grid(plain)
+    geometry = CaseGeometry(
+        grid=grid,
+        orientation="RAS" if seed % 4 else None,
+        axis_permutation=tuple(map(int, rng.permutation(3))),
+        crop_box=((0, 1), (0, 1), (0, 1)),
+        cropped_shape_voxels=(1, 1, 1),
+        resampled_shape_voxels=tuple(map(int, rng.integers(2, 18, 3))),
+        cropped_spacing_mm=(1.0, 1.0, 1.0),
+        target_spacing_mm=(1.3, 0.9, 1.1),
+    )
+    box = []
+    for extent in geometry.uncropped_shape_voxels:
+        first = int(rng.integers(0, 3))
+        box.append((first, int(rng.integers(first + 2, extent + 1))))
+    cropped_spacing_mm = geometry.reorientation.apply_to_grid(grid).spacing_mm
+    changes = {
+        "crop_box": tuple(box),
+        "cropped_shape_voxels": tuple(last - first for first, last in box),
+        "cropped_spacing_mm": cropped_spacing_mm,
+    }
+    return geometry.model_copy(update=changes)
+
+
+def restore_at_once(logits, geometry, outside):
+    """The whole array at the finer resolution, by the code of preprocessing."""
+    finer = resample_logits(
+        logits.numpy(),
+        shape=geometry.cropped_shape_voxels,
+        spacing_mm=geometry.target_spacing_mm,
+        target_spacing_mm=geometry.cropped_spacing_mm,
+        plan=RESAMPLING,
+    )
+    volume = np.empty((len(logits), *geometry.uncropped_shape_voxels), np.float32)
+    volume[:] = np.reshape(outside, (-1, 1, 1, 1))
+    volume[:, *geometry.crop_slices] = finer
+    return geometry.reorientation.inverse.apply(volume)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_labels_and_probabilities_are_those_of_logits_restored_at_once(seed):
+    geometry = draw_geometry(seed)
+    logits = torch.randn(3, *geometry.resampled_shape_voxels, generator=torch.Generator().manual_seed(seed))
+    expected = restore_at_once(logits, geometry, outside=(9.0, -9.0, -9.0))
+    options = {"resampling": RESAMPLING, "strip_bytes": 200}
+    ranked = np.sort(expected, axis=0)
+    is_clear = ranked[-1] - ranked[-2] > 1e-5
+    assert is_clear.mean() > 0.99
+    found = restore_label_map(logits, geometry, labels=PLAIN, **options)
+    np.testing.assert_array_equal(found[is_clear], expected.argmax(axis=0)[is_clear])
+    is_far = (np.abs(expected) > 1e-5).all(axis=0)
+    found = restore_label_map(logits, geometry, labels=REGIONS, **options)
+    inside = restore_at_once(logits, geometry, outside=(-9.0, -9.0, -9.0))
+    by_rule = np.max([np.where(region > 0, label, 0) for label, region in enumerate(inside, start=1)], axis=0)
+    np.testing.assert_array_equal(found[is_far], by_rule[is_far])
+    probabilities = restore_probabilities(logits, geometry, labels=PLAIN, **options)
+    softmax = torch.softmax(torch.from_numpy(expected.copy()), dim=0).numpy()
+    np.testing.assert_allclose(probabilities, softmax, atol=1e-5)
+
+
+def test_the_drawn_geometries_cover_separate_axes_and_every_axis_order():
+    drawn = [draw_geometry(seed) for seed in range(20)]
+    separate = {find_separate_axis(g.target_spacing_mm, g.cropped_spacing_mm, 3.0) for g in drawn}
+    assert None in separate
+    assert len(separate) > 1
+    assert len({g.reorientation.permutation for g in drawn}) == 6
+
+
+@pytest.mark.parametrize("labels", [PLAIN, REGIONS])
+def test_slices_of_probabilities_cover_the_file_once(labels):
+    geometry = draw_geometry(7)
+    logits = torch.randn(3, *geometry.resampled_shape_voxels)
+    covered = np.zeros(geometry.grid.shape_voxels, int)
+    for place, slab in iterate_probabilities(logits, geometry, labels=labels, resampling=RESAMPLING):
+        assert slab.shape[1:] == covered[place].shape
+        assert 1 in slab.shape[1:]
+        covered[place] += 1
+    assert (covered == 1).all()

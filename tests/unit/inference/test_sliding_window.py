@@ -6,8 +6,12 @@ import torch
 from torch import nn
 
 from autoseg.errors import DeviceError, PredictionError
-from autoseg.inference import sliding_window
-from autoseg.inference.sliding_window import compute_batch_windows, find_storage, predict_logits, retry_in_main_memory
+from autoseg.inference.sliding_window import (
+    compute_patches_per_pass,
+    find_storage,
+    predict_logits,
+    retry_in_main_memory,
+)
 from autoseg.inference.windows import compute_gaussian_weights, compute_window_starts
 from autoseg.networks import build_network
 
@@ -77,23 +81,68 @@ def test_a_real_network_agrees_with_a_plain_implementation(build_configuration, 
 
 
 @pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
-def test_batches_of_windows_give_what_single_windows_give(build_configuration, monkeypatch, patch):
+def test_batches_of_windows_give_what_single_windows_give(build_configuration, patch):
     torch.manual_seed(0)
     configuration = build_configuration(patch)
     network = build_network(configuration.network).eval()
     image = torch.randn(1, 9, 13, 8)
-    results = []
-    for voxels in (1, 5 * 8 ** len(patch)):
-        monkeypatch.setattr(sliding_window, "CPU_BATCH_VOXELS", voxels)
-        results.append(predict_logits(network, image, configuration=configuration, mirror_axes=(), device=CPU))
-    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+    single, batched = (
+        predict_logits(
+            network, image, configuration=configuration, mirror_axes=(0, 1), device=CPU, patches_per_pass=count
+        )
+        for count in (1, 10)
+    )
+    torch.testing.assert_close(single, batched, atol=1e-5, rtol=1e-5)
 
 
-def test_a_batch_on_a_gpu_is_that_of_training_and_on_the_cpu_small_patches_share_one(build_configuration):
+def test_a_pass_on_a_gpu_is_a_training_batch_and_on_the_cpu_small_patches_share_one(build_configuration):
     volume, plane = build_configuration((40, 56, 40), batch_size=7), build_configuration((56, 40), batch_size=7)
-    assert compute_batch_windows(volume, torch.device("cuda")) == 7
-    assert compute_batch_windows(volume, CPU) == 1
-    assert compute_batch_windows(plane, CPU) == 14
+    assert compute_patches_per_pass(volume, torch.device("cuda")) == 7
+    assert compute_patches_per_pass(volume, CPU) == 1
+    assert compute_patches_per_pass(plane, CPU) == 14
+
+
+class Recording(nn.Module):
+    """Depends on the position, so that mirrored views differ, and remembers what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def forward(self, image):
+        self.given += list(image.clone())
+        ramp = torch.arange(image.shape[-1]).float()
+        return (torch.cat([image, image * ramp, ramp - image], dim=1),)
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
+def test_constant_windows_in_a_row_are_predicted_once_and_change_nothing(build_configuration, patch):
+    torch.manual_seed(0)
+    image = torch.full((1, 9, 8, 40), -0.7)
+    image[..., 30:] = torch.randn(1, 9, 8, 10)
+    options = {"configuration": build_configuration(patch), "mirror_axes": (0, 1), "device": CPU}
+    network, plain = Recording(), Recording()
+    logits = predict_logits(network, image, patches_per_pass=3, **options)
+    # A hair of noise makes no window constant, so that each one is predicted in all its views.
+    expected = predict_logits(plain, image + 1e-7 * torch.randn(image.shape), **options)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert sum(bool((given == -0.7).all()) for given in network.given) == 1
+    assert len(network.given) < len(plain.given) / 2
+
+
+def test_windows_of_different_constants_are_not_taken_for_each_other(build_configuration):
+    image = torch.zeros(1, 8, 8, 24)
+    image[..., 8:16], image[..., 16:] = 1.0, 2.0
+    options = {"configuration": build_configuration((8, 8, 8)), "mirror_axes": (), "device": CPU}
+    logits = predict_logits(Local(), image, step_fraction=1.0, **options)
+    assert torch.equal(logits, Local()(image[None])[0][0])
+
+
+def test_a_window_with_equal_corners_is_not_taken_for_constant(build_configuration):
+    image = torch.zeros(1, 8, 8, 8)
+    image[0, 4, 4, 4] = 5.0
+    logits = predict_logits(Local(), image, configuration=build_configuration((8, 8, 8)), mirror_axes=(), device=CPU)
+    torch.testing.assert_close(logits, Local()(image[None])[0][0])
 
 
 def test_folds_are_averaged_as_logits(build_configuration):
@@ -126,13 +175,14 @@ def test_every_batch_of_windows_is_reported(build_configuration):
     calls = []
     predict_logits(
         Local(),
-        torch.zeros(1, 8, 8, 12),
+        torch.randn(1, 8, 8, 20),
         configuration=build_configuration((8, 8, 8)),
         mirror_axes=(),
         device=CPU,
+        patches_per_pass=3,
         on_window=lambda done, total: calls.append((done, total)),
     )
-    assert calls == [(2, 2)]  # two windows of 512 voxels make one batch
+    assert calls == [(3, 4), (4, 4)]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

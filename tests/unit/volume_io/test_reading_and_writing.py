@@ -2,6 +2,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import blosc2
 import nibabel as nib
 import numpy as np
 import pytest
@@ -206,13 +207,26 @@ def test_images_come_back(tmp_path, ending):
     check_same_grid(grid, volume.grid, what="image")
 
 
-def test_probabilities_are_stored_under_their_name(tmp_path):
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_probabilities_are_written_slab_by_slab(tmp_path, axis):
     probabilities = np.random.default_rng(0).random((2, 3, 4, 5)).astype(np.float32)
-    write_probabilities(tmp_path / "a.npz", probabilities)
-    with np.load(tmp_path / "a.npz") as stored:
-        assert list(stored) == ["probabilities"]
-        np.testing.assert_array_equal(stored["probabilities"], probabilities)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    places = [tuple(slice(i, i + 1) if other == axis else slice(None) for other in range(3)) for i in range(3 + axis)]
+    slabs = ((place, probabilities[:, *place]) for place in reversed(places))
+    write_probabilities(tmp_path / "a.b2nd", probabilities.shape, slabs)
+    stored = blosc2.open(str(tmp_path / "a.b2nd"), mode="r")
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored[:], probabilities.astype(np.float16))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.b2nd"]
+
+
+def test_probabilities_that_fail_leave_no_file(tmp_path):
+    def fail():
+        yield (slice(0, 1), slice(None), slice(None)), np.zeros((2, 1, 4, 5), np.float32)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        write_probabilities(tmp_path / "a.b2nd", (2, 3, 4, 5), fail())
+    assert not list(tmp_path.iterdir())
 
 
 def test_importing_loads_no_image_library():

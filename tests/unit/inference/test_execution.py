@@ -1,0 +1,84 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from autoseg.inference.execution import ChannelsLastNorm, prepare_network
+from autoseg.networks import build_network
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def build(build_configuration):
+    def build(dimensions=3, **changes):
+        plan = build_configuration((16,) * dimensions).network.model_copy(update=changes)
+        network = build_network(plan, torch.Generator().manual_seed(0)).eval()
+        network.deep_supervision = False
+        return network
+
+    return build
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("architecture", ["plain_unet", "residual_encoder_unet"])
+@torch.inference_mode()
+def test_a_reduced_network_agrees_with_the_reference_up_to_its_precision(build, dimensions, architecture):
+    network = build(dimensions, architecture=architecture, features_per_stage=(8, 12))
+    reduced = prepare_network(copy.deepcopy(network), device=CPU, number_type="bfloat16")
+    image = torch.randn(2, 1, *(16,) * dimensions)
+    expected, found = network(image)[0], reduced(image)[0]
+    assert found.dtype == torch.float32
+    error = (found - expected).abs()
+    assert 0 < error.mean() < 0.02 * expected.std()
+
+
+@torch.inference_mode()
+def test_single_precision_leaves_the_network_as_it_is(build):
+    network = build()
+    expected = network(torch.ones(1, 1, 8, 8, 8))[0]
+    prepared = prepare_network(network, device=CPU, number_type="float32")
+    assert torch.equal(prepared(torch.ones(1, 1, 8, 8, 8))[0], expected)
+    assert not any(parameter.requires_grad for parameter in prepared.parameters())
+
+
+def test_only_convolutions_but_the_last_are_reduced(build):
+    reduced = prepare_network(build(), device=CPU, number_type="bfloat16")
+    types = {name.removeprefix("network."): tensor.dtype for name, tensor in reduced.state_dict().items()}
+    convolutions = {name for name in types if "convolution" in name or "upsampling" in name}
+    assert len(convolutions) > 4
+    assert all((types[name] == torch.bfloat16) == (name in convolutions) for name in types)
+
+
+def test_the_weights_of_the_last_convolution_are_not_rounded(build):
+    network = build()
+    before = network.heads[0].weight.clone()
+    reduced = prepare_network(network, device=CPU, number_type="bfloat16")
+    assert torch.equal(reduced.network.heads[0].weight, before.flatten(1))
+
+
+@pytest.mark.parametrize(("kind", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+@torch.inference_mode()
+def test_the_norm_is_instance_normalization_and_keeps_channels_last(kind, layout):
+    norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[kind](6, eps=1e-5, affine=True)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    features = 3 * torch.randn(2, 6, *(7,) * kind) + 1
+    found = ChannelsLastNorm(norm, layout)(features)
+    assert found.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(found, norm(features), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_features_of_a_reduced_network_stay_channels_last(build):
+    reduced = prepare_network(build(features_per_stage=(8, 12)), device=CPU, number_type="bfloat16")
+    layouts = []
+    for module in reduced.modules():
+        if isinstance(module, ChannelsLastNorm):
+            module.register_forward_pre_hook(
+                lambda _, given: layouts.append(given[0].is_contiguous(memory_format=torch.channels_last_3d))
+            )
+    reduced(torch.randn(2, 1, 16, 16, 16))
+    assert len(layouts) > 2
+    assert all(layouts[1:])  # the input of one channel has no layout to keep

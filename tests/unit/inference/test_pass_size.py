@@ -1,0 +1,123 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from autoseg.inference import pass_size
+from autoseg.inference.pass_size import find_memory_folder, find_patches_per_pass, measure_patches_per_pass
+
+
+class Clock:
+    """Time passes by what a network takes for a batch of some size."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds, self.sizes = 0.0, seconds, []
+
+    def perf_counter(self):
+        return self.now
+
+
+class Slow(nn.Module):
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+
+    def forward(self, image):
+        self.clock.sizes.append(len(image))
+        self.clock.now += self.clock.seconds(len(image))
+        return (image,)
+
+
+@pytest.fixture
+def start(monkeypatch):
+    def start(seconds):
+        clock = Clock(seconds)
+        monkeypatch.setattr(pass_size, "time", clock)
+        return clock
+
+    return start
+
+
+def test_the_search_doubles_until_more_patches_gain_nothing(start):
+    clock = start(lambda count: 1.0 + 0.1 * count if count <= 4 else count)
+    seconds = measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(8, 8))
+    assert seconds == pytest.approx([1.1, 0.6, 0.35, 1.0])
+    assert clock.sizes == [size for size in (1, 2, 4, 8) for _ in range(2)]
+
+
+def test_the_search_ends_before_a_pass_grows_large(start):
+    clock = start(lambda count: 1.0)
+    measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(64, 64, 64))
+    assert max(clock.sizes) == 2
+    clock.sizes.clear()
+    measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(4, 4))
+    assert max(clock.sizes) == 32
+
+
+def test_the_faster_of_two_passes_counts(start):
+    first = itertools.cycle([True, False])
+    clock = start(lambda count: 10.0 if next(first) else 1.0)
+    assert measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(512, 512))[0] == pytest.approx(1.0)
+
+
+@pytest.fixture
+def find(tmp_path, build_configuration):
+    def find(network, *, patch=(8, 8), memory=tmp_path, number_type="float32"):
+        return find_patches_per_pass(network, build_configuration(patch), number_type=number_type, memory=memory)
+
+    return find
+
+
+def test_a_size_is_measured_once_announced_and_remembered(start, find, caplog):
+    caplog.set_level("INFO")
+    clock = start(lambda count: 1.0 if count <= 2 else count)
+    assert find(Slow(clock)) == 2
+    assert "2 patches at once are fastest here" in caplog.text
+    clock.sizes.clear()
+    assert find(Slow(clock)) == 2
+    assert not clock.sizes
+
+
+def test_other_circumstances_are_measured_anew(start, find):
+    clock = start(lambda count: 1.0)
+    find(Slow(clock))
+    for changes in ({"patch": (16, 8)}, {"number_type": "bfloat16"}):
+        clock.sizes.clear()
+        find(Slow(clock), **changes)
+        assert clock.sizes
+    clock.sizes.clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        find(Slow(clock))
+    finally:
+        torch.set_num_threads(before)
+    assert clock.sizes
+
+
+def test_large_patches_go_alone_unmeasured(start, find):
+    clock = start(lambda count: 1.0)
+    assert find(Slow(clock), patch=(128, 128, 128)) == 1
+    assert not clock.sizes
+
+
+def test_a_damaged_memory_is_measured_anew(start, find, tmp_path):
+    clock = start(lambda count: 1.0 if count <= 4 else count)
+    find(Slow(clock))
+    (record,) = tmp_path.iterdir()
+    record.write_text("{")
+    assert find(Slow(clock)) == 4
+    assert record.read_text() != "{"
+
+
+def test_a_memory_that_cannot_be_written_is_announced(start, find, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    clock = start(lambda count: 1.0 if count <= 4 else count)
+    assert find(Slow(clock), memory=tmp_path / "file") == 4
+    assert "measured in every call" in caplog.text
+
+
+def test_sizes_are_remembered_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert find_memory_folder() == tmp_path / "autoseg" / "patches_per_pass"

@@ -1,0 +1,73 @@
+"""Whole folders of images: stages that overlap, failures, what is recorded."""
+
+import blosc2
+import numpy as np
+import pytest
+
+from autoseg.document import read_document
+from autoseg.errors import CasesFailedError, RunError
+from autoseg.geometry import Grid
+from autoseg.inference.model import load_model
+from autoseg.inference.options import PredictionOptions
+from autoseg.progress import Silent
+from autoseg.volume_io import read_image, read_label_map, write_image
+from autoseg.workflows.prediction import PredictionRecord, PredictionRequest, predict_images
+
+GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
+OPTIONS = PredictionOptions(mirroring=False)
+
+
+@pytest.fixture
+def run(tmp_path, build_plan, build_configuration, write_fold):
+    write_fold(tmp_path / "run", build_plan({"3d_fullres": build_configuration((8, 8, 8))}), "3d_fullres", fold="0")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def images(tmp_path):
+    random = np.random.default_rng(0)
+    for index in range(4):
+        image = random.normal(size=GRID.shape_voxels).astype(np.float32)
+        write_image(tmp_path / "images" / f"case{index}_0000.nii.gz", image, grid=GRID)
+    return tmp_path / "images"
+
+
+def predict(run, images, **choices):
+    out = run.parent / "out"
+    request = PredictionRequest(options=OPTIONS, device="cpu", **choices)
+    return out, predict_images(run, images, out, request=request, progress=Silent())
+
+
+def test_overlapping_stages_write_what_one_image_after_the_other_gives(run, images):
+    out, outcome = predict(run, images, precision="float32")
+    assert outcome.written == 4
+    model = load_model(run, device="cpu", precision="float32")
+    for index in range(4):
+        volume = read_image([images / f"case{index}_0000.nii.gz"])
+        expected = model.predict_volume(volume.array, volume.grid, options=OPTIONS)
+        np.testing.assert_array_equal(read_label_map(out / f"case{index}.nii.gz").array, expected)
+
+
+def test_an_image_that_fails_does_not_stop_the_others(run, images):
+    (images / "case1_0000.nii.gz").write_bytes(b"no image")
+    with pytest.raises(CasesFailedError, match=r"1 of 4 images failed; the others are written"):
+        predict(run, images)
+    assert sorted(path.name for path in (run.parent / "out").glob("*.nii.gz")) == [
+        f"case{index}.nii.gz" for index in (0, 2, 3)
+    ]
+
+
+def test_probabilities_are_stored_in_half_precision_on_the_grid_of_the_image(run, images):
+    out, _ = predict(run, images, save_probabilities=True)
+    probabilities = blosc2.open(str(out / "case2.b2nd"), mode="r")[:]
+    assert probabilities.dtype == np.float16
+    assert probabilities.shape == (3, *GRID.shape_voxels)
+    label_map = read_label_map(out / "case2.nii.gz").array
+    assert (np.array([0, 5, 9])[probabilities.argmax(axis=0)] == label_map).mean() > 0.99
+
+
+def test_the_precision_is_recorded_and_another_one_needs_permission(run, images):
+    out, _ = predict(run, images, precision="bfloat16")
+    assert read_document(out / "prediction.json", PredictionRecord).number_type == "bfloat16"
+    with pytest.raises(RunError, match="number_type: bfloat16 there, float32 now"):
+        predict(run, images, precision="float32")
