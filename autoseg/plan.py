@@ -23,6 +23,8 @@ Range = tuple[float, float]
 
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 Architecture = Literal["plain_unet", "residual_encoder_unet"]
+ForegroundPlacement = Literal["centred", "uniform"]
+ForegroundChoice = Literal["class", "class_balanced", "component"]
 ConfigurationName = str
 PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_lowres", "2d")
 """Where the user names none, the first of these that there is."""
