@@ -13,7 +13,8 @@ from autoseg.training.batches import build_batch_source, list_batch_keys
 from autoseg.training.device.batches import build_device_batch_source, stream_device_batches
 from autoseg.training.device.data_placement import DataPlacement
 from autoseg.training.loop import EpochDone, TrainingOptions, train
-from autoseg.training.randomness import BatchKey
+from autoseg.training.randomness import BatchKey, derive_seeds
+from autoseg.training.spatial import crop_centre
 
 PLACES = ["device", "host", "disk"]
 FIRST = BatchKey(stream="training", epoch=0, iteration=0)
@@ -67,8 +68,6 @@ def test_patches_that_are_not_moved_show_the_same_place_as_on_the_processor(buil
 
 def build_with_whole_cuts(source):
     """The middle of the whole cut that the processor would make."""
-    from autoseg.training.randomness import derive_seeds
-    from autoseg.training.spatial import crop_centre
 
     def cut(key, index):
         seeds = derive_seeds(source.seed, key, index)
@@ -174,18 +173,21 @@ def test_a_batch_can_be_trained_on(build, where):
     assert weight.grad.abs().sum() > 0
 
 
-def test_training_takes_this_way_on_a_gpu(plan_configuration, labels, channels, *, data_folder, fold, tmp_path, device):
-    if device.type != "cuda":
-        pytest.skip("trainings on the processor take another way")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_training_on_a_gpu_starts_no_process(
+    plan_configuration, labels, channels, *, data_folder, fold, tmp_path, dimensions
+):
     children = len(psutil.Process().children(recursive=True))
     events = train(
-        plan_configuration(dimensions=3, epochs=2),
+        plan_configuration(dimensions=dimensions, epochs=2),
         labels,
         channels,
         data_folder=data_folder,
         fold=fold,
         output=FoldFolder(tmp_path / "fold"),
-        options=TrainingOptions(device=device, seed=0, workers=4),
+        options=TrainingOptions(device=torch.device("cuda"), seed=0, workers=4),
     )
     records = []
     for event in events:
