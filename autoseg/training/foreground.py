@@ -89,4 +89,5 @@ def _list_voxels(numbers: np.ndarray, number: int, box: tuple[slice, ...]) -> Co
     voxels = np.argwhere(numbers[box] == number)
     if len(voxels) > MOST_VOXELS_PER_COMPONENT:
         voxels = voxels[np.linspace(0, len(voxels) - 1, MOST_VOXELS_PER_COMPONENT).round().astype(np.intp)]
-    return (voxels + [part.start for part in box]).astype(np.int32)
+    coordinates: Coordinates = (voxels + [part.start for part in box]).astype(np.int32)
+    return coordinates

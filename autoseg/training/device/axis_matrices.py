@@ -75,4 +75,5 @@ def compute_low_resolution_matrices(
 
 def _find_nearest(places: np.ndarray, coarse: np.ndarray, extent: int) -> Int64[np.ndarray, "row extent"]:
     """The voxel of the fine axis under the centre of each voxel of the coarse one."""
-    return (2 * places + 1) * extent // (2 * coarse)
+    nearest: Int64[np.ndarray, "row extent"] = (2 * places + 1) * extent // (2 * coarse)
+    return nearest

@@ -214,7 +214,7 @@ def build_device_batch_source(
         validation=validation,
         seed=source.seed,
         placement=placement,
-        stream=torch.cuda.Stream(device) if device.type == "cuda" else None,
+        stream=torch.cuda.Stream(device) if device.type == "cuda" else None,  # type: ignore[no-untyped-call]
     )
 
 
@@ -262,10 +262,12 @@ def stream_device_batches(source: DeviceBatchSource, keys: Iterable[BatchKey], *
 def paste(target: Tensor, source: LazyArray, start: tuple[int, ...]) -> None:
     """Copies the part of a case that a cut covers; `target` lies where the case does, and is filled beforehand."""
     covered, inside = find_overlap(source.shape[-3:], start, tuple(target.shape[-3:]))
+    leading = [slice(None)] * (len(source.shape) - 3)
+    from_source, to_target = (*leading, *covered), (*leading, *inside)
     if isinstance(source, DeviceArray):
-        target[(..., *inside)] = source.tensor[(..., *covered)]
+        target[to_target] = source.tensor[from_source]
     else:  # not through torch, whose copy would start threads beside these
-        target.numpy()[(..., *inside)] = source[(*(slice(None),) * (len(source.shape) - 3), *covered)]
+        target.numpy()[to_target] = source[from_source]
 
 
 def _list_samples(patches: Patches) -> list[tuple[Tensor, Tensor]]:

@@ -48,7 +48,7 @@ def add_noise(image: Image, parameters: PatchParameters) -> None:
         noise = draw_normal(keys, samples[0].numel()).view_as(samples)
         return samples + noise * _to_column(parameters.noise_std[changed], samples)
 
-    _change_some(image, parameters.noise_std != 0, change)
+    _change_some(image, parameters.noise_std > 0, change)
 
 
 def blur(rows: Rows, sigmas_voxels: np.ndarray) -> None:
@@ -61,7 +61,7 @@ def blur(rows: Rows, sigmas_voxels: np.ndarray) -> None:
             some = apply_along_axis(some, compute_blur_matrices(sigmas, extent, largest_sigma_voxels=largest), axis)
         return some
 
-    _change_some(rows, (sigmas_voxels > 0).any(axis=1), change)
+    _change_some(rows, sigmas_voxels.max(axis=1) > 0, change)
 
 
 def brighten(rows: Rows, factors: np.ndarray) -> None:

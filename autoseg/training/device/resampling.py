@@ -46,7 +46,8 @@ def compute_matrices(parameters: PatchParameters) -> Float64[np.ndarray, "batch 
     """Rotation about one axis after the other, times the scale."""
     angles = parameters.angles_radians
     rotation = _turn_in_plane(angles[:, 0]) if angles.shape[1] == 1 else _turn_about_axes(angles)
-    return rotation * parameters.scale[:, None, None]
+    matrices: Float64[np.ndarray, "batch axis axis"] = rotation * parameters.scale[:, None, None]
+    return matrices
 
 
 def _turn_in_plane(angles: Float64[np.ndarray, " batch"]) -> Float64[np.ndarray, "batch 2 2"]:

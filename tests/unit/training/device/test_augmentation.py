@@ -195,12 +195,12 @@ def measure_power(image):
     return np.bincount(shell.ravel(), power.ravel()) / np.bincount(shell.ravel())
 
 
-def test_blur_and_low_resolution_take_high_frequencies_away(plan_augmentation, augment, textured):
+@pytest.mark.parametrize("name", ["blur", "low resolution"])
+def test_blur_and_low_resolution_take_high_frequencies_away(plan_augmentation, augment, textured, name):
     image, label_map = textured
-    for name in ("blur", "low resolution"):
-        power = measure_power(augment(plan_augmentation(**INTENSITIES[name]), image, label_map)[0])
-        assert power[7] < 0.97 * measure_power(image)[7]
-        assert power[1] == pytest.approx(measure_power(image)[1], rel=0.05)
+    power = measure_power(augment(plan_augmentation(**INTENSITIES[name]), image, label_map)[0])
+    assert power[7] < 0.97 * measure_power(image)[7]
+    assert power[1] > 0.95 * measure_power(image)[1]
 
 
 @pytest.mark.parametrize("in_plane_only", [False, True])
