@@ -32,10 +32,11 @@ PEER_SCRIPT: Final = Path(__file__).with_name("peer_training.py")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What is trained, and for how long."""
+    """What is trained, where, and for how long."""
 
     dataset: Path
     configuration: str
+    device: str
     epochs: int
     iterations: int
 
@@ -70,6 +71,7 @@ def main() -> None:
         task = Task(
             dataset=find_dataset(options.dataset, work),
             configuration=options.configuration,
+            device="cuda",
             epochs=options.epochs,
             iterations=options.iterations,
         )
@@ -118,7 +120,7 @@ def measure_ours(task: Task, work: Path) -> Speed:
     run.plan.write_text(json.dumps(plan))
     command = [sys.executable, "-m", "autoseg", "train", str(run.root), "--configuration", task.configuration]
     history = run.fold(task.configuration, ALL_CASES).training_log
-    return watch_training([*command, "--fold", ALL_CASES, "--device", "cuda"], history, log)
+    return watch_training([*command, "--fold", ALL_CASES, "--device", task.device], history, log)
 
 
 def measure_peer(task: Task, peer: Peer, work: Path) -> Speed:
@@ -128,7 +130,7 @@ def measure_peer(task: Task, peer: Peer, work: Path) -> Speed:
     dataset.symlink_to(task.dataset)
     run_checked(peer.list_plan_command(dataset), log, peer.make_environment())
     preprocessed = peer.root / "preprocessed" / dataset.name
-    arguments = [preprocessed, task.configuration, task.epochs, task.iterations, history]
+    arguments = [preprocessed, task.configuration, task.device, task.epochs, task.iterations, history]
     command = [str(peer.installed / "bin" / "python"), str(PEER_SCRIPT), *map(str, arguments)]
     return watch_training(command, history, log, peer.make_environment())
 

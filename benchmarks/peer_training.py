@@ -1,7 +1,7 @@
 """Trains a few epochs with nnU-Net's trainer and times them; run by the interpreter of its own environment.
 
-Arguments: the preprocessed dataset, the configuration, the number of epochs, the iterations of each, and a file for one
-line of JSON per epoch.
+Arguments: the preprocessed dataset, the configuration, the device, the number of epochs, the iterations of each, and a
+file for one line of JSON per epoch.
 """
 
 import json
@@ -15,9 +15,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 def main() -> None:
-    """Trains on all cases on the first GPU."""
-    folder, configuration, epochs, iterations, history = sys.argv[1:]
-    trainer = build_trainer(Path(folder), configuration)
+    """Trains on all cases."""
+    folder, configuration, device, epochs, iterations, history = sys.argv[1:]
+    trainer = build_trainer(Path(folder), configuration, torch.device(device))
     trainer.on_train_start()
     with Path(history).open("a", encoding="utf-8") as output:
         for _ in range(int(epochs)):
@@ -26,11 +26,11 @@ def main() -> None:
     trainer.on_train_end()
 
 
-def build_trainer(folder: Path, configuration: str) -> Any:
+def build_trainer(folder: Path, configuration: str, device: torch.device) -> Any:
     """The default trainer with the default plan."""
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     dataset = json.loads((folder / "dataset.json").read_text())
-    return nnUNetTrainer(plans, configuration, "all", dataset, device=torch.device("cuda"))
+    return nnUNetTrainer(plans, configuration, "all", dataset, device=device)
 
 
 def time_epoch(trainer: Any, iterations: int) -> dict[str, float]:

