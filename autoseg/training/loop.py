@@ -1,6 +1,5 @@
 """The training of one configuration on one fold, from the first epoch or the last checkpoint to the final one."""
 
-import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -15,7 +14,8 @@ from autoseg.errors import DeviceError, TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
 from autoseg.run_folder import FoldFolder
-from autoseg.training.batches import build_batch_source, dead_workers_reported, list_batch_keys, stream_batches
+from autoseg.training.batch_making import build_source, make_batches
+from autoseg.training.batches import dead_workers_reported, list_batch_keys
 from autoseg.training.checkpoint import (
     TrainingIdentity,
     check_identity,
@@ -25,7 +25,6 @@ from autoseg.training.checkpoint import (
     restore_learner,
     write_checkpoint,
 )
-from autoseg.training.device.batches import build_device_batch_source, stream_device_batches
 from autoseg.training.event_files import open_event_files, write_events
 from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
@@ -41,8 +40,6 @@ from autoseg.training.step import (
     run_training_step,
     run_validation_step,
 )
-
-logger = logging.getLogger(__name__)
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
@@ -121,14 +118,9 @@ def train(
     session = _Session(plan=plan.training, learner=learner, identity=identity, output=output)
     session.resume()
     torch.backends.cudnn.benchmark = True  # all batches have one shape, so looking for its fastest kernels pays
-    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=options.seed)
+    source = build_source(plan, channels, data_folder=data_folder, fold=fold, seed=options.seed, device=options.device)
     keys = list_batch_keys(plan.training, range(len(session.history), epochs))
-    if options.device.type == "cuda":
-        on_device = build_device_batch_source(source, plan, channels, device=options.device)
-        logger.info("the cases lie on %r: %s", on_device.placement.where, on_device.placement.because)
-        batches = stream_device_batches(on_device, keys, threads=options.workers)
-    else:
-        batches = stream_batches(source, keys, workers=options.workers, device=options.device)
+    batches = make_batches(source, keys, workers=options.workers, device=options.device)
     with _failures_reported(options.device), dead_workers_reported():
         yield from session.run(batches, options.seconds_between_checkpoints)
 
