@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WHEEL_VENV := $(VENV)/wheel-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check format bench wheel-test clean
+.PHONY: demo test check format bench bench-gpu wheel-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -29,6 +29,9 @@ bench: $(INSTALLED)  ## speed and memory of every stage; against nnU-Net where i
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.prediction
+
+bench-gpu: $(INSTALLED)  ## training on a GPU: iterations per second, use, waiting; against nnU-Net where it is installed
+	$(BIN)/python -m benchmarks.gpu
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py

@@ -100,6 +100,8 @@ def build_batch_source(
             patch_voxels=_add_slice_axis(patch),
             batch_size=plan.training.batch_size,
             foreground_fraction=plan.training.foreground_fraction,
+            foreground_placement=plan.training.foreground_placement,
+            foreground_choice=plan.training.foreground_choice,
         )
         for cases, cut in ((fold.training, compute_enlarged_patch(patch, augmentation)), (fold.validation, patch))
     ]

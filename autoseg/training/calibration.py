@@ -8,7 +8,9 @@ from typing import Final
 
 import torch
 
-from autoseg.training.batches import BatchSource, list_batch_keys, stream_batches
+from autoseg.training.batch_making import make_batches
+from autoseg.training.batches import BatchSource, list_batch_keys
+from autoseg.training.device.batches import DeviceBatchSource
 from autoseg.training.pace import StepTimes
 from autoseg.training.randomness import BatchKey
 from autoseg.training.step import Batch, Learner, run_training_step, run_validation_step
@@ -21,7 +23,7 @@ LARGEST_SHARE: Final = 0.03  # of a budget
 
 
 def measure_step_times(
-    learner: Learner, source: BatchSource, *, workers: int, budget_seconds: float = math.inf
+    learner: Learner, source: BatchSource | DeviceBatchSource, *, workers: int, budget_seconds: float = math.inf
 ) -> StepTimes:
     """Trains a few iterations and times them. The learner must be thrown away: it has learnt.
 
@@ -29,7 +31,7 @@ def measure_step_times(
     timed on a batch that is already there.
     """
     keys = list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0)
-    batches = stream_batches(source, keys, workers=workers, device=learner.device)
+    batches = make_batches(source, keys, workers=workers, device=learner.device)
     learner.network.train()
     longest = min(LONGEST_SECONDS, LARGEST_SHARE * budget_seconds)
     last, seconds = _time_iterations(learner, batches, longest)

@@ -10,12 +10,8 @@ from autoseg.errors import DeviceError, TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
 from autoseg.run_folder import FoldFolder
-from autoseg.training.batches import (
-    build_batch_source,
-    dead_workers_reported,
-    list_batch_keys,
-    stream_batches,
-)
+from autoseg.training.batch_making import build_source, make_batches
+from autoseg.training.batches import dead_workers_reported, list_batch_keys
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
 from autoseg.training.events import EpochDone, Event, IterationDone
@@ -60,7 +56,7 @@ def train(
     start = find_start(output, identity, options.length)
     if start is None:
         return
-    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=options.seed)
+    source = build_source(plan, channels, data_folder=data_folder, fold=fold, seed=options.seed, device=options.device)
     torch.backends.cudnn.benchmark = True  # all batches have one shape, so looking for its fastest kernels pays
     with _failures_reported(options.device), dead_workers_reported():
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
@@ -86,7 +82,7 @@ def train(
             schedule.validation_iterations_per_epoch,
             first_epoch=len(session.history),
         )
-        batches = stream_batches(source, keys, workers=options.workers, device=options.device)
+        batches = make_batches(source, keys, workers=options.workers, device=options.device)
         yield from session.run(batches)
 
 

@@ -1,17 +1,25 @@
 """Which piece of which case becomes a training patch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, Int16, Int32
+from jaxtyping import Float32, Int16
 
 from autoseg.geometry import IntTriple
+from autoseg.plan import ForegroundChoice, ForegroundPlacement
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.class_locations import ClassLocations
+from autoseg.training.foreground import ClassOfFold, Coordinates, ForegroundIndex
 
-Coordinates = Int32[np.ndarray, "_ 3"]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Where a patch is cut out: the first voxel (z, y, x), possibly before the case begins."""
+
+    case: CachedCase
+    start: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +32,14 @@ class PatchSampler:
         cut_voxels: Extent that is cut out (z, y, x); 1 along z for a 2D configuration.
         patch_voxels: Extent that the network will see after augmentation.
         batch_size: Samples per batch.
-        foreground_fraction: Share of them, the last ones of the batch, that are centred on a foreground voxel.
+        foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel.
+        foreground_placement: Where in the patch a chosen voxel lies. "centred": in the middle, but for voxels near the
+            first border of an axis (nnU-Net's rule). "uniform": anywhere with equal probability, but that the patch
+            hangs over the case no further than other patches do.
+        foreground_choice: How the voxel is chosen. "class": one of the classes of a random case, then one of its
+            voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
+            "component": a class of a random case, then one of its connected components, then one of its voxels.
+        foreground: Filled while drawing.
     """
 
     case_names: tuple[str, ...]
@@ -33,19 +48,46 @@ class PatchSampler:
     patch_voxels: IntTriple
     batch_size: int
     foreground_fraction: float
+    foreground_placement: ForegroundPlacement = "centred"
+    foreground_choice: ForegroundChoice = "class"
+    foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
 
     def draw(
         self, index: int, generator: np.random.Generator
     ) -> tuple[Float32[np.ndarray, "channel z y x"], Int16[np.ndarray, "z y x"]]:
         """Draws sample `index` of a batch: its image and label map, zero and -1 where it hangs over the volume."""
-        case = self.open_case(self.case_names[int(generator.integers(len(self.case_names)))])
-        is_forced = is_forced_foreground(index, self.batch_size, self.foreground_fraction)
-        candidates = list_centre_candidates(case.locations, is_forced=is_forced)
-        start = self._draw_start(case.label_map.shape, candidates, generator)
+        cut = self.place(index, generator)
         return (
-            cut_out(case.image, start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
-            cut_out(case.label_map, start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False),
+            cut_out(cut.case.image, cut.start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
+            cut_out(cut.case.label_map, cut.start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False),
         )
+
+    def place(self, index: int, generator: np.random.Generator) -> Cut:
+        """Draws which case sample `index` of a batch comes from, and from where in it."""
+        is_forced = is_forced_foreground(index, self.batch_size, self.foreground_fraction)
+        wanted = self._draw_class_of_fold(generator) if is_forced else None
+        case_names = self.case_names if wanted is None else wanted.case_names
+        case = self.open_case(case_names[int(generator.integers(len(case_names)))])
+        if wanted is None:
+            candidates = self._list_candidates(case, generator, is_forced=is_forced)
+        else:
+            candidates = [case.locations.of_class(wanted.index)]
+        return Cut(case=case, start=self._draw_start(case.label_map.shape, candidates, generator))
+
+    def _draw_class_of_fold(self, generator: np.random.Generator) -> ClassOfFold | None:
+        """None where the case is drawn before the class, and where no case holds any class."""
+        if self.foreground_choice != "class_balanced":
+            return None
+        classes = self.foreground.list_classes(self.case_names, self.open_case)
+        return classes[int(generator.integers(len(classes)))] if classes else None
+
+    def _list_candidates(
+        self, case: CachedCase, generator: np.random.Generator, *, is_forced: bool
+    ) -> Sequence[Coordinates]:
+        classes = list_present_classes(case.locations)
+        if is_forced and classes and self.foreground_choice == "component":
+            return self.foreground.list_components(case, classes[int(generator.integers(len(classes)))])
+        return list_centre_candidates(case.locations, is_forced=is_forced)
 
     def _draw_start(
         self, shape_voxels: tuple[int, ...], candidates: Sequence[Coordinates], generator: np.random.Generator
@@ -54,12 +96,16 @@ class PatchSampler:
         if not candidates:
             return tuple(generator.integers(lower, upper, endpoint=True).tolist())
         of_class = candidates[int(generator.integers(len(candidates)))]
-        centre = of_class[generator.integers(len(of_class))]
-        return tuple(np.maximum(lower, centre - np.asarray(self.cut_voxels) // 2).tolist())
+        voxel = of_class[generator.integers(len(of_class))]
+        cut, patch = np.asarray(self.cut_voxels), np.asarray(self.patch_voxels)
+        if self.foreground_placement == "centred":
+            return tuple(np.maximum(lower, voxel - cut // 2).tolist())
+        position = generator.integers(patch) + cut // 2 - patch // 2
+        return tuple(np.clip(voxel - position, lower, upper).tolist())
 
 
 def is_forced_foreground(index: int, batch_size: int, foreground_fraction: float) -> bool:
-    """Whether sample `index` of a batch is centred on foreground: the last round(batch * fraction), with the
+    """Whether sample `index` of a batch shows foreground: the last round(batch * fraction), with the
     reference's rounding (half to even, of the complement)."""
     return index >= round(batch_size * (1 - foreground_fraction))
 
@@ -73,8 +119,12 @@ def list_centre_candidates(locations: ClassLocations, *, is_forced: bool) -> lis
     annotated = [places for places in (locations.of_annotated,) if places is not None and len(places)]
     if not is_forced:
         return annotated
-    of_classes = (locations.of_class(index) for index in range(len(locations.class_ranges)))
-    return [places for places in of_classes if len(places)] or annotated
+    return [locations.of_class(index) for index in list_present_classes(locations)] or annotated
+
+
+def list_present_classes(locations: ClassLocations) -> list[int]:
+    """The classes that occur in a case."""
+    return [index for index, (first, end) in enumerate(locations.class_ranges) if first < end]
 
 
 def compute_start_bounds(
@@ -92,12 +142,19 @@ def compute_start_bounds(
 
 def cut_out(array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int) -> np.ndarray:
     """Reads a box of the last three axes; what lies beyond the array is filled."""
-    shape = array.shape[-3:]
-    first = [max(0, begin) for begin in start]
-    last = [min(size, begin + length) for size, begin, length in zip(shape, start, extent, strict=True)]
+    covered, inside = find_overlap(array.shape[-3:], start, extent)
     leading = (slice(None),) * (len(array.shape) - 3)
-    part = np.asarray(array[(*leading, *map(slice, first, last))])
-    inside = [slice(a - begin, b - begin) for a, b, begin in zip(first, last, start, strict=True)]
+    part = np.asarray(array[(*leading, *covered)])
     box = np.full((*array.shape[:-3], *extent), fill, dtype=part.dtype)
     box[(*leading, *inside)] = part
     return box
+
+
+def find_overlap(
+    shape_voxels: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...]
+) -> tuple[list[slice], list[slice]]:
+    """What a box that begins at `start` shares with an array: slices of the array, and of the box."""
+    first = [max(0, begin) for begin in start]
+    last = [min(size, begin + length) for size, begin, length in zip(shape_voxels, start, extent, strict=True)]
+    inside = [slice(a - begin, b - begin) for a, b, begin in zip(first, last, start, strict=True)]
+    return list(map(slice, first, last)), inside

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -173,3 +174,93 @@ def test_cutting_out_fills_what_lies_beyond():
     assert box.dtype == np.int16
     assert np.array_equal(box[1:3, 1:4, :2], array[:, :, 2:])
     assert (box == -1).sum() == box.size - 12
+
+
+def draw_many(sampler, count=600):
+    generator = np.random.default_rng(0)
+    return [sampler.place(1, generator) for _ in range(count)]
+
+
+def test_a_chosen_voxel_may_lie_anywhere_in_the_patch_with_equal_probability():
+    case = make_case((40, 40, 40), make_locations(make_voxels((20, 21, 22))))
+    sampler = replace(make_sampler(case, cut=(9, 8, 7), patch=(4, 4, 4)), foreground_placement="uniform")
+    margin = np.asarray([9 // 2 - 2, 8 // 2 - 2, 7 // 2 - 2])
+    positions = np.asarray([(20, 21, 22) - (np.asarray(cut.start) + margin) for cut in draw_many(sampler)])
+    for axis in range(3):
+        values, counts = np.unique(positions[:, axis], return_counts=True)
+        assert values.tolist() == [0, 1, 2, 3]
+        assert counts.min() > 100
+    assert len(np.unique(positions, axis=0)) == 64
+
+
+def test_a_patch_around_a_chosen_voxel_stays_within_the_bounds_of_other_patches():
+    shape = (10, 3, 12)
+    corners = make_voxels(*[(z, y, x) for z in (0, 9) for y in (0, 2) for x in (0, 11)])
+    case = make_case(shape, make_locations(corners))
+    sampler = replace(make_sampler(case, cut=(7, 6, 5), patch=(4, 4, 4)), foreground_placement="uniform")
+    lower, upper = compute_start_bounds(shape, (7, 6, 5), (4, 4, 4))
+    for cut in draw_many(sampler):
+        assert (cut.start >= lower).all()
+        assert (cut.start <= upper).all()
+        first = np.asarray(cut.start) + np.asarray([1, 1, 0])
+        assert any(((corner >= first) & (corner < first + 4)).all() for corner in corners)
+
+
+def test_a_uniform_position_in_a_slice_stays_in_the_slice():
+    case = make_case((6, 20, 20), make_locations(make_voxels((4, 10, 10))))
+    sampler = replace(make_sampler(case, cut=(1, 6, 6), patch=(1, 4, 4)), foreground_placement="uniform")
+    assert {cut.start[0] for cut in draw_many(sampler, 50)} == {4}
+
+
+def make_two_cases():
+    """Class 0 in both cases, class 1 in case b alone."""
+    common, rare = make_voxels((1, 1, 1)), make_voxels((3, 3, 3))
+    cases = {
+        name: replace(make_case(locations=make_locations(common, places, make_voxels())), name=name)
+        for name, places in (("a", make_voxels()), ("b", rare))
+    }
+    return replace(
+        make_sampler(cases["a"], cut=(1, 1, 1), batch_size=2), case_names=("a", "b"), open_case=cases.__getitem__
+    )
+
+
+def test_balanced_classes_are_drawn_before_the_case():
+    def count(sampler):
+        places = [(cut.case.name, cut.start[0]) for cut in draw_many(sampler, 1200)]
+        return [places.count(place) / 1200 for place in (("a", 1), ("b", 1), ("b", 3))]
+
+    balanced = replace(make_two_cases(), foreground_choice="class_balanced")
+    assert count(balanced) == pytest.approx([0.25, 0.25, 0.5], abs=0.05)
+    assert count(make_two_cases()) == pytest.approx([0.5, 0.25, 0.25], abs=0.05)
+
+
+def test_components_of_a_class_are_equally_likely_however_large_they_are():
+    label_map = np.zeros((6, 20, 20), dtype=np.int16)
+    label_map[:, :15, :15] = 1
+    label_map[5, 18, 18] = 1
+    stored = np.argwhere(label_map[:, :15] == 1).astype(np.int32)
+    case = replace(make_case((6, 20, 20), make_locations(stored)), label_map=label_map)
+    sampler = replace(make_sampler(case, cut=(1, 1, 1)), foreground_choice="component")
+    cuts = draw_many(sampler)
+    assert np.mean([cut.start == (5, 18, 18) for cut in cuts]) == pytest.approx(0.5, abs=0.08)
+    assert all(label_map[cut.start] == 1 for cut in cuts)
+    assert len({cut.start for cut in cuts}) > 200
+
+
+@pytest.mark.parametrize("choice", ["class", "class_balanced", "component"])
+def test_every_choice_copes_with_cases_without_any_foreground(choice):
+    case = make_case((5, 6, 7), make_locations(make_voxels(), annotated=make_voxels((2, 3, 4))))
+    sampler = replace(make_sampler(case, cut=(1, 1, 1)), foreground_choice=choice)
+    assert {cut.start for cut in draw_many(sampler, 20)} == {(2, 3, 4)}
+    empty = replace(make_sampler(make_case((5, 6, 7)), cut=(1, 1, 1)), foreground_choice=choice)
+    assert len({cut.start for cut in draw_many(empty, 100)}) > 50
+
+
+@pytest.mark.parametrize("choice", ["class_balanced", "component"])
+def test_patches_that_are_not_forced_are_the_same_for_every_choice(choice):
+    sampler = make_two_cases()
+    starts = [
+        [some.place(0, np.random.default_rng(seed)).start for seed in range(30)]
+        for some in (sampler, replace(sampler, foreground_choice=choice))
+    ]
+    assert starts[0] == starts[1]

@@ -1,0 +1,57 @@
+"""Who makes the batches: the device that trains, where it is a CUDA device, else worker processes."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.training.batches import BatchSource, build_batch_source, stream_batches
+from autoseg.training.device.batches import DeviceBatchSource, build_device_batch_source, stream_device_batches
+from autoseg.training.folds import Fold
+from autoseg.training.randomness import BatchKey
+from autoseg.training.step import Batch
+
+logger = logging.getLogger(__name__)
+
+
+def build_source(
+    plan: ConfigurationPlan,
+    channels: Sequence[ChannelPlan],
+    *,
+    data_folder: Path,
+    fold: Fold,
+    seed: int,
+    device: torch.device,
+) -> BatchSource | DeviceBatchSource:
+    """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room.
+
+    Raises:
+        RunError: A case is missing or damaged.
+    """
+    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=seed)
+    if device.type != "cuda":
+        return source
+    on_device = build_device_batch_source(source, plan, channels, device=device)
+    logger.info("cases are cut on the %s: %s", on_device.placement.where, on_device.placement.because)
+    return on_device
+
+
+def make_batches(
+    source: BatchSource | DeviceBatchSource, keys: Iterable[BatchKey], *, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yields the batches of the keys, in order.
+
+    Args:
+        source: Makes them.
+        keys: May be endless.
+        workers: Processes that make batches, or threads that cut patches for the device.
+        device: For which the batches are meant.
+
+    Raises:
+        AutosegError: A case could not be read.
+    """
+    if isinstance(source, DeviceBatchSource):
+        return stream_device_batches(source, keys, threads=workers)
+    return stream_batches(source, keys, workers=workers, device=device)

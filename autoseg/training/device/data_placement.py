@@ -1,0 +1,96 @@
+"""Where the preprocessed cases lie while they train a network on a device: in its memory, in main memory, on disk."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final, Literal
+
+import psutil
+import torch
+
+from autoseg.plan import ConfigurationPlan
+from autoseg.training.device.held_cases import DataSize
+
+DataLocation = Literal["device", "host", "disk"]
+
+# Estimates on the safe side, not measurements: eager half-precision training stores a half-precision input and output
+# of every convolution unit (4 bytes), gradients and the workspace of the largest layers come on top; parameters have
+# gradients, momentum and half-precision copies; CUDA and its libraries take some hundred megabytes.
+BYTES_PER_FEATURE: Final = 12
+BYTES_PER_PARAMETER: Final = 20
+DEVICE_BASE_BYTES: Final = 2 * 2**30
+# Other folds may train beside this one, and the system's cache of the compressed files serves nearly as well.
+HOST_SHARE: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeMemory:
+    """Memory that may be used, and how much of it must stay free."""
+
+    free_bytes: int
+    reserve_bytes: int
+
+    def has_room(self, needed_bytes: int) -> bool:
+        """Whether the reserve stays free."""
+        return needed_bytes <= self.free_bytes - self.reserve_bytes
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{_gib(self.free_bytes)} free, of which {_gib(self.reserve_bytes)} are kept free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPlacement:
+    """Where the cases of a fold are kept.
+
+    Attributes:
+        where: "device": in its memory, cut there; "host": in main memory, cut by threads; "disk": compressed in the
+            run, read and cut by threads.
+        because: One sentence with the figures.
+    """
+
+    where: DataLocation
+    because: str
+
+
+def place_data(size: DataSize, *, device: FreeMemory | None, host: FreeMemory) -> DataPlacement:
+    """The fastest place with room for all cases; `device` is None where it has no memory of its own."""
+    need = f"the cases take {_gib(size.arrays_bytes)}"
+    with_locations = size.arrays_bytes + size.locations_bytes
+    if device is not None and device.has_room(size.arrays_bytes) and host.has_room(size.locations_bytes):
+        return DataPlacement(where="device", because=f"{need}; the device's memory has {device.describe()}")
+    seen = [] if device is None else [f"the device's memory has {device.describe()}"]
+    figures = "; ".join([need, *seen, f"main memory has {host.describe()}"])
+    return DataPlacement(where="host" if host.has_room(with_locations) else "disk", because=figures)
+
+
+def measure_device_memory(device: torch.device, plan: ConfigurationPlan) -> FreeMemory | None:
+    """Free memory of a CUDA device, with room for the training of the plan kept; None for other devices."""
+    if device.type != "cuda":
+        return None
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    cached_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return FreeMemory(free_bytes=free_bytes + cached_bytes, reserve_bytes=estimate_training_bytes(plan))
+
+
+def measure_host_memory() -> FreeMemory:
+    """Free main memory, of which a share may be used."""
+    free_bytes = int(psutil.virtual_memory().available)
+    return FreeMemory(free_bytes=free_bytes, reserve_bytes=int(free_bytes * (1 - HOST_SHARE)))
+
+
+def estimate_training_bytes(plan: ConfigurationPlan) -> int:
+    """What training takes on the device beside the cases: every feature map of every patch, weights, libraries."""
+    network, features, parameters = plan.network, 0, 0
+    voxels = plan.training.batch_size * prod(plan.patch_voxels)
+    in_decoder = (*network.convolutions_per_decoder_stage[::-1], 0)
+    units_per_block = 2 if network.architecture == "residual_encoder_unet" else 1
+    for stage, width in enumerate(network.features_per_stage):
+        voxels //= prod(network.strides[stage])
+        units = network.blocks_per_stage[stage] * units_per_block + in_decoder[stage]
+        features += voxels * width * (units + 3)  # and of the decoder: upsampled and concatenated features
+        parameters += width * width * prod(network.kernel_sizes[stage]) * (units + 1)
+    return features * BYTES_PER_FEATURE + parameters * BYTES_PER_PARAMETER + DEVICE_BASE_BYTES
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"

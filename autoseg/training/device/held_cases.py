@@ -1,0 +1,82 @@
+"""Cases in memory: read once, cut without reading."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoseg.preprocessing.cache import CachedCase, LazyArray
+
+READING_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceArray:
+    """An array in the memory of a device; slicing copies to the processor, slices of `tensor` stay on the device."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return np.dtype(str(self.tensor.dtype).removeprefix("torch."))
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        part: NDArray[Any] = self.tensor[key].cpu().numpy()
+        return part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSize:
+    """What the cases of a fold take in memory.
+
+    Attributes:
+        arrays_bytes: Images and label maps, uncompressed.
+        locations_bytes: Locations of the classes; always in the processor's memory.
+    """
+
+    arrays_bytes: int
+    locations_bytes: int
+
+
+def measure_size(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> DataSize:
+    """Adds up the cases, without reading their arrays."""
+    cases = [open_case(name) for name in case_names]
+    arrays = [array for case in cases for array in (case.image, case.label_map)]
+    return DataSize(
+        arrays_bytes=sum(int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize for array in arrays),
+        locations_bytes=sum(case.locations.coordinates.nbytes for case in cases),
+    )
+
+
+def hold_cases(
+    case_names: Sequence[str], open_case: Callable[[str], CachedCase], device: torch.device | None
+) -> Mapping[str, CachedCase]:
+    """Reads all cases into the memory of a device, as `DeviceArray`s; None: into main memory, as numpy arrays.
+
+    Raises:
+        RunError: A case is missing or damaged.
+    """
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        held = list(pool.map(lambda name: _hold_case(open_case(name), device), case_names))
+    return dict(zip(case_names, held, strict=True))
+
+
+def _hold_case(case: CachedCase, device: torch.device | None) -> CachedCase:
+    locations = replace(case.locations, coordinates=np.array(case.locations.coordinates))
+    return replace(case, image=_hold(case.image, device), label_map=_hold(case.label_map, device), locations=locations)
+
+
+def _hold(array: LazyArray, device: torch.device | None) -> LazyArray:
+    read = np.ascontiguousarray(array[:])
+    return read if device is None else DeviceArray(torch.from_numpy(read).to(device))

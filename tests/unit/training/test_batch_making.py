@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from autoseg.training import batch_making
+from autoseg.training.batch_making import build_source, make_batches
+from autoseg.training.batches import BatchSource, build_batch_source
+from autoseg.training.device.batches import DeviceBatchSource, build_device_batch_source
+from autoseg.training.device.data_placement import DataPlacement
+from autoseg.training.randomness import BatchKey
+
+CPU = torch.device("cpu")
+KEYS = [BatchKey(stream="training", epoch=0, iteration=number) for number in range(3)]
+
+
+@pytest.fixture
+def dataset(data_folder, fold):
+    return {"data_folder": data_folder, "fold": fold, "seed": 0}
+
+
+def are_equal(first, second):
+    return torch.equal(first.image, second.image) and torch.equal(first.label_map, second.label_map)
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("mps")])
+def test_other_devices_than_cuda_take_worker_processes(plan_configuration, channels, dataset, device):
+    source = build_source(plan_configuration(), channels, **dataset, device=device)
+    assert isinstance(source, BatchSource)
+    made = list(make_batches(source, KEYS, workers=0, device=CPU))
+    assert all(map(are_equal, made, map(source.make_batch, KEYS)))
+
+
+def test_a_cuda_device_makes_its_own_batches_and_says_where_the_cases_are(
+    plan_configuration, channels, dataset, *, monkeypatch, caplog
+):
+    asked = []
+
+    def build_on_processor(source, plan, channels, *, device):
+        asked.append(device)
+        placement = DataPlacement(where="host", because="there is room")
+        return build_device_batch_source(source, plan, channels, device=CPU, placement=placement)
+
+    monkeypatch.setattr(batch_making, "build_device_batch_source", build_on_processor)
+    caplog.set_level("INFO")
+    cuda = torch.device("cuda", 1)
+    source = build_source(plan_configuration(), channels, **dataset, device=cuda)
+    assert isinstance(source, DeviceBatchSource)
+    assert asked == [cuda]
+    assert "host: there is room" in caplog.text
+    made = list(make_batches(source, KEYS, workers=2, device=cuda))
+    assert all(map(are_equal, made, map(source.make_batch, KEYS)))
+    workers = build_batch_source(plan_configuration(), channels, **dataset)
+    assert not all(map(are_equal, made, map(workers.make_batch, KEYS)))
