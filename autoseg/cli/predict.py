@@ -7,7 +7,7 @@ import typer
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
+    run: Annotated[Path, typer.Argument(help="Run folder with a trained model, or a model of nnU-Net v2.")],
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image file.")],
     out: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
     *,
@@ -26,6 +26,7 @@ def predict(
     """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
     from autoseg.cli.console import open_console
     from autoseg.inference.options import PredictionOptions
+    from autoseg.workflows.exchange import open_model
     from autoseg.workflows.prediction import PredictionRequest, predict_images
 
     console = open_console()
@@ -37,5 +38,6 @@ def predict(
         device=device,
         overwrite=overwrite,
     )
-    outcome = predict_images(run, images, out, request=request, progress=console)
+    with open_model(run, configuration=configuration, folds=request.folds, progress=console) as folder:
+        outcome = predict_images(folder, images, out, request=request, progress=console)
     console.note(f"{outcome.describe()} in {out}")
