@@ -1,13 +1,13 @@
 """`autoseg export`: hand a trained model to another tool."""
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """What is written."""
 
     NNUNET = "nnunet"
@@ -16,7 +16,7 @@ class Format(str, Enum):
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
     *,
-    format: Annotated[Format, typer.Option(help="Of which tool.")],  # noqa: A002 (the flag's name)
+    format: Annotated[Format, typer.Option(help="Of which tool.")],
     output: Annotated[Path, typer.Option(help="Folder to be written; it gets one folder per configuration.")],
     configuration: Annotated[str | None, typer.Option(help="Only this one.  [default: all trained]")] = None,
     fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all trained]")] = None,

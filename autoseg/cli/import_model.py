@@ -1,13 +1,13 @@
 """`autoseg import`: take over models of nnU-Net."""
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class Checkpoint(str, Enum):
+class Checkpoint(StrEnum):
     """Which of nnU-Net's checkpoints."""
 
     FINAL = "final"

@@ -195,8 +195,8 @@ def _check_values(labels: LabelScheme) -> None:
     if not labels.has_regions and list(values) != list(range(len(values))):
         shown = ", ".join(str(value) for value in values)
         msg = (
-            f"nnU-Net writes labels 0, 1, 2, ... without gaps, but this model's are {shown}; it would write other values "
-            f"than the dataset has, so the model is not exported"
+            f"nnU-Net writes labels 0, 1, 2, ... without gaps, but this model's are {shown}; it would write other "
+            f"values than the dataset has, so the model is not exported"
         )
         raise ExchangeError(msg)
 

@@ -41,9 +41,9 @@ def check_trainer(name: str, *, where: str, accepts_any: bool) -> None:
     if accepts_any or HARMLESS_NAME.fullmatch(name):
         return
     msg = (
-        f"{where} was trained by {name}, which nnU-Net does not ship and which may build another network than the plans "
-        f"say (activations do not show in the weights); if you know that it changes neither network nor preprocessing, "
-        f"import it with --any-trainer"
+        f"{where} was trained by {name}, which nnU-Net does not ship and which may build another network than the "
+        f"plans say (activations do not show in the weights); if you know that it changes neither network nor "
+        f"preprocessing, import it with --any-trainer"
     )
     raise ExchangeError(msg)
 

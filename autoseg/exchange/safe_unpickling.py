@@ -1,8 +1,8 @@
 """Reads checkpoints in PyTorch's own format, which is pickle, without running anything that a file names.
 
-A pickle may name any function and have it called. PyTorch's restricted reader (`weights_only`) knows tensors, containers
-and numbers, and refuses every other name before anything is called. nnU-Net's checkpoints hold numpy's numbers as well,
-in their logs; these become placeholders here, so that numpy is not called either.
+A pickle may name any function and have it called. PyTorch's restricted reader (`weights_only`) knows tensors,
+containers and numbers, and refuses every other name before anything is called. nnU-Net's checkpoints hold numpy's
+numbers as well, in their logs; these become placeholders here, so that numpy is not called either.
 """
 
 from pathlib import Path
@@ -36,7 +36,8 @@ HARMLESS_NAMES: Final = (
 
 # What damaged or hostile bytes make of the reader: it takes them for instructions and fails where these make no sense.
 READING_ERRORS: Final = (
-    UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, EOFError, OSError,
+    UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, EOFError,
+    OSError,
 )  # fmt: skip
 
 
@@ -62,8 +63,8 @@ def _describe(path: Path, error: Exception) -> str:
     if names:
         return (
             f"{path} is refused: beside weights it names {', '.join(names)}, which a full pickle reader would import "
-            f"and may call; nothing was run. A checkpoint written by nnU-Net names no such thing: do not open this file "
-            f"with other tools unless you trust who made it"
+            f"and may call; nothing was run. A checkpoint written by nnU-Net names no such thing: do not open this "
+            f"file with other tools unless you trust who made it"
         )
     words = " ".join(str(error).split())
     return f"{path} cannot be read as a PyTorch checkpoint ({words:.200}); copy it again"

@@ -1,7 +1,7 @@
 """Takes over models of nnU-Net, and hands models to it."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from autoseg.exchange.nnunet_folders import (
     FOLD_PREFIX,
     PLANS_NAME,
     CheckpointKind,
-    NnunetModel,
     find_model_roots,
     find_sibling,
     get_checkpoint_name,
@@ -38,7 +37,7 @@ from autoseg.inference.folds import find_configuration, find_folds, find_trained
 from autoseg.inference.model import load_network, read_common_plan
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import FoldFolder, RunFolder, open_run
+from autoseg.run_folder import FoldFolder, RunFolder, open_run, remove_folder
 
 ARCHIVE_ENDING: Final = ".zip"
 
@@ -267,6 +266,7 @@ def _export_one(
     if folder.exists() and not request.overwrite:
         msg = f"{folder} exists; choose another folder, or replace it with --overwrite"
         raise ExchangeError(msg)
+    remove_folder(folder)
     for note in describe_losses(plan):
         progress.note(f"warning: {note}")
     fingerprint = read_document(run.fingerprint, Fingerprint) if run.fingerprint.exists() else None

@@ -22,6 +22,8 @@ EXPECTED_FLAGS = {
         "--overwrite",
     },
     "evaluate": {"--run"},
+    "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
+    "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
     "planners": set(),
 }  # fmt: skip
