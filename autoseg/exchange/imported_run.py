@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Final, Literal
 
+from torch import Tensor
+
 import autoseg
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import ExchangeError
@@ -22,7 +24,7 @@ class ImportRecord(Document):
     """Where the weights of a fold came from.
 
     Attributes:
-        source: The checkpoint, as it was named.
+        source: The checkpoint's place, in a zip file too.
         epochs: That its training had finished.
     """
 
@@ -60,15 +62,32 @@ def prepare_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bo
     write_document(run.plan, _merge(earlier, plan, configuration))
 
 
-def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, overwrite: bool) -> bool:
+def convert_weights(plan: Plan, checkpoint: NnunetCheckpoint) -> dict[str, Tensor]:
+    """The weights of our network.
+
+    Raises:
+        ExchangeError: They belong to another network than the plan's.
+    """
+    network = plan.configurations[checkpoint.configuration].network
+    return convert_from_nnunet(checkpoint.weights, network, where=str(checkpoint.path))
+
+
+def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, origin: str, overwrite: bool) -> bool:
     """Writes the weights of a fold; returns False if they are there already.
+
+    Args:
+        training: The fold's folder in the run.
+        plan: Of the model.
+        checkpoint: As it was read.
+        origin: Where the user has the checkpoint.
+        overwrite: Replace other weights.
 
     Raises:
         ExchangeError: The weights belong to another network, or the run has other weights for the fold.
     """
     record = ImportRecord(
         autoseg_version=autoseg.__version__,
-        source=str(checkpoint.path),
+        source=origin,
         source_sha256=_hash_file(checkpoint.path),
         trainer=checkpoint.trainer,
         epochs=checkpoint.epochs,
@@ -78,8 +97,7 @@ def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, 
             return False
         msg = f"{training.root} holds another model already; choose another run, or replace it with --overwrite"
         raise ExchangeError(msg)
-    network = plan.configurations[checkpoint.configuration].network
-    weights = convert_from_nnunet(checkpoint.weights, network, where=str(checkpoint.path))
+    weights = convert_weights(plan, checkpoint)
     write_document(training.plan, plan)
     write_document(training.import_record, record)
     write_weights(training.final_checkpoint, weights)

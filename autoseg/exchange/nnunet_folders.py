@@ -17,6 +17,7 @@ SEPARATOR: Final = "__"
 NAME_PARTS: Final = 3
 DEEPEST_MODEL: Final = 2  # folders between what the user names (results, a dataset's results, a model) and a model
 CheckpointKind = Literal["final", "best", "latest"]
+CHECKPOINT_KINDS: Final[tuple[CheckpointKind, ...]] = ("final", "best", "latest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,8 @@ def get_checkpoint_name(kind: CheckpointKind) -> str:
 
 def find_model_roots(folder: Path) -> tuple[Path, ...]:
     """The model folders that a folder is or holds (a dataset's results, or all results); empty if it has none."""
-    patterns = ["/".join(["*"] * depth + [PLANS_NAME]).lstrip("/") for depth in range(DEEPEST_MODEL + 1)]
-    for pattern in patterns:
+    for depth in range(DEEPEST_MODEL + 1):
+        pattern = "*/" * depth + PLANS_NAME
         found = sorted(path.parent for path in folder.glob(pattern) if _has_folds(path.parent))
         if found:
             return tuple(found)

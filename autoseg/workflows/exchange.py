@@ -1,7 +1,7 @@
 """Takes over models of nnU-Net, and hands models to it."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Final
 from autoseg.document import read_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.archives import unpack_archive
-from autoseg.exchange.imported_run import add_fold, prepare_run
+from autoseg.exchange.imported_run import add_fold, convert_weights, prepare_run
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint, read_nnunet_checkpoint
 from autoseg.exchange.nnunet_export import (
     describe_losses,
@@ -19,10 +19,12 @@ from autoseg.exchange.nnunet_export import (
     write_nnunet_checkpoint,
 )
 from autoseg.exchange.nnunet_folders import (
+    CHECKPOINT_KINDS,
     DATASET_NAME,
     FOLD_PREFIX,
     PLANS_NAME,
     CheckpointKind,
+    NnunetModel,
     find_model_roots,
     find_sibling,
     get_checkpoint_name,
@@ -98,12 +100,11 @@ def import_model(
         DatasetError: dataset.json lacks something.
     """
     chosen = request or ImportRequest()
-    with _open_source(source, chosen.checkpoint) as folder:
-        roots = _choose_roots(source, folder, chosen.configuration)
-        models: dict[str, ExchangedModel] = {}
-        for root in roots:
-            for model in _import_with_first_stage(root, RunFolder(run_root), chosen, progress=progress):
-                models[model.configuration] = model
+    models: dict[str, ExchangedModel] = {}
+    with _open_source(source) as opened:
+        job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
+        for root in _choose_roots(opened, chosen.configuration):
+            models |= {model.configuration: model for model in _import_with_first_stage(job, root)}
     return tuple(models.values())
 
 
@@ -172,23 +173,44 @@ def export_model(
     return tuple(_export_one(run, name, output, request=chosen, progress=progress) for name in names)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What the user named, and where its files lie: elsewhere if it had to be unpacked."""
+
+    named: Path
+    folder: Path
+
+    def describe(self, path: Path) -> str:
+        """Where the user has a file of `folder`."""
+        resolved, folder = path.resolve(), self.folder.resolve()
+        return str(self.named / resolved.relative_to(folder)) if resolved.is_relative_to(folder) else str(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ImportJob:
+    source: _Source
+    run: RunFolder
+    request: ImportRequest
+    progress: Progress
+
+
 @contextmanager
-def _open_source(source: Path, kind: CheckpointKind) -> Iterator[Path]:
+def _open_source(source: Path) -> Iterator[_Source]:
     if not source.is_file():
-        yield source
+        yield _Source(named=source, folder=source)
         return
-    wanted = frozenset((PLANS_NAME, DATASET_NAME, get_checkpoint_name(kind)))
+    wanted = frozenset((PLANS_NAME, DATASET_NAME, *(get_checkpoint_name(kind) for kind in CHECKPOINT_KINDS)))
     with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
         unpack_archive(source, Path(temporary), names=wanted)
-        yield Path(temporary)
+        yield _Source(named=source, folder=Path(temporary))
 
 
-def _choose_roots(source: Path, folder: Path, configuration: str | None) -> list[Path]:
+def _choose_roots(source: _Source, configuration: str | None) -> list[Path]:
     """The model folders of a source, at most one for each configuration."""
-    found = find_model_roots(folder)
+    found = find_model_roots(source.folder)
     if not found:
         msg = (
-            f"{source} holds no model of nnU-Net v2: expected a folder with {PLANS_NAME}, {DATASET_NAME} and "
+            f"{source.named} holds no model of nnU-Net v2: expected a folder with {PLANS_NAME}, {DATASET_NAME} and "
             f"{FOLD_PREFIX}0 or the like, such as results/Dataset001_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
         )
         raise ExchangeError(msg)
@@ -197,16 +219,15 @@ def _choose_roots(source: Path, folder: Path, configuration: str | None) -> list
     roots = [root for root in found if configuration in (None, guess_configuration(root))]
     guesses = [guess_configuration(root) for root in roots]
     if not roots or len(set(guesses)) < len(guesses):
-        names = ", ".join(root.relative_to(folder).as_posix() for root in found)
+        names = ", ".join(root.relative_to(source.folder).as_posix() for root in found)
         wanted = "each configuration" if configuration is None else configuration
-        msg = f"{source} must hold one model for {wanted}, found: {names}; name one of these folders"
+        msg = f"{source.named} must hold one model for {wanted}, found: {names}; name one of these folders"
         raise ExchangeError(msg)
     return roots
 
 
-def _import_with_first_stage(
-    root: Path, run: RunFolder, request: ImportRequest, *, progress: Progress
-) -> Iterator[ExchangedModel]:
+def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedModel]:
+    request = job.request
     model = open_nnunet_model(root, request.checkpoint)
     folds = select_folds(model, request.folds)
     first = read_nnunet_checkpoint(model.get_checkpoint(folds[0]))
@@ -215,34 +236,39 @@ def _import_with_first_stage(
         raise ExchangeError(msg)
     check_trainer(first.trainer, where=str(root), accepts_any=request.accepts_any_trainer)
     plan = import_plan(model, first)
+    convert_weights(plan, first)  # refuses what does not fit before anything is written
     previous = plan.configurations[first.configuration].previous_stage
     if previous is not None:
-        yield from _import_first_stage(root, previous, run, request=request, progress=progress)
-    prepare_run(run, plan, first.configuration, overwrite=request.overwrite)
+        yield from _import_first_stage(job, root, previous)
+    prepare_run(job.run, plan, first.configuration, overwrite=request.overwrite)
+    _add_folds(job, model, folds, first=first, plan=plan)
+    folder = job.run.configuration_models(first.configuration)
+    yield ExchangedModel(configuration=first.configuration, folds=folds, folder=folder)
+
+
+def _add_folds(
+    job: _ImportJob, model: NnunetModel, folds: Sequence[str], *, first: NnunetCheckpoint, plan: Plan
+) -> None:
     for fold in folds:
-        checkpoint = first if fold == folds[0] else read_nnunet_checkpoint(model.get_checkpoint(fold))
+        path = model.get_checkpoint(fold)
+        checkpoint = first if fold == folds[0] else read_nnunet_checkpoint(path)
         _check_belongs(checkpoint, first)
-        training = run.fold(first.configuration, fold)
-        if not add_fold(training, plan, checkpoint, overwrite=request.overwrite):
-            progress.note(f"{training.root}: imported before, kept")
-    yield ExchangedModel(
-        configuration=first.configuration, folds=folds, folder=run.configuration_models(first.configuration)
-    )
+        training = job.run.fold(first.configuration, fold)
+        origin = job.source.describe(path)
+        if not add_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
+            job.progress.note(f"{training.root}: imported before, kept")
 
 
-def _import_first_stage(
-    root: Path, configuration: str, run: RunFolder, *, request: ImportRequest, progress: Progress
-) -> Iterator[ExchangedModel]:
+def _import_first_stage(job: _ImportJob, root: Path, configuration: str) -> Iterator[ExchangedModel]:
     sibling = find_sibling(root, configuration)
-    if sibling is None:
-        if not find_trained_folds(run, configuration):
-            progress.note(
-                f"{root.name} refines the predictions of {configuration}, which does not lie beside it: import that "
-                f"model into the same run, or the cascade cannot predict"
-            )
-        return
-    asked = replace(request, configuration=configuration, folds=None)
-    yield from _import_with_first_stage(sibling, run, asked, progress=progress)
+    if sibling is not None:
+        asked = replace(job.request, configuration=configuration, folds=None)
+        yield from _import_with_first_stage(replace(job, request=asked), sibling)
+    elif not find_trained_folds(job.run, configuration):
+        job.progress.note(
+            f"{root.name} refines the predictions of {configuration}, which does not lie beside it: import that "
+            f"model into the same run, or the cascade cannot predict"
+        )
 
 
 def _check_belongs(checkpoint: NnunetCheckpoint, first: NnunetCheckpoint) -> None:

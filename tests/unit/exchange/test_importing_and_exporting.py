@@ -223,6 +223,8 @@ def test_an_exported_zip_is_imported(source: Path, tmp_path: Path) -> None:
         for name in ("x.autoseg", "y.autoseg")
     )
     assert all(torch.equal(first[name], second[name]) for name in second)
+    record = read_document(RunFolder(tmp_path / "x.autoseg").fold("3d_fullres", "0").import_record, ImportRecord)
+    assert record.source == str(archive / "Dataset001_X" / source.name / "fold_0" / "checkpoint_final.pth")
 
 
 @pytest.mark.parametrize("kind", ["empty", "zip", "fold"])
@@ -269,6 +271,16 @@ def test_folds_that_disagree_are_refused(source: Path, tmp_path: Path) -> None:
         import_model(source, tmp_path / "x.autoseg", progress=TELLER)
 
 
+def test_weights_of_another_network_are_refused_before_anything_is_written(source: Path, tmp_path: Path) -> None:
+    path = source / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["network_weights"]["gate.weight"] = torch.ones(1)
+    torch.save(content, path)
+    with pytest.raises(ExchangeError, match=r"not expected gate\.weight"):
+        import_model(source, tmp_path / "x.autoseg", progress=TELLER)
+    assert not (tmp_path / "x.autoseg").exists()
+
+
 def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: Builder) -> None:
     source = write_foreign(tmp_path / "results", trainer="nnUNetTrainerOfMine")
     with pytest.raises(ExchangeError, match="nnUNetTrainerOfMine"):
@@ -313,6 +325,8 @@ def test_the_commands_import_predict_and_export(source: Path, tmp_path: Path) ->
     first, second = (nib.load(tmp_path / out / "case.nii.gz") for out in ("imported", "direct"))
     assert np.array_equal(np.asarray(first.dataobj), np.asarray(second.dataobj))
     assert set(np.unique(first.dataobj)) == {0, 1, 2}
+    done = run_autoseg("predict", source, images, tmp_path / "direct", "--fold", "0", "--device", "cpu")
+    assert "0 label maps written, 1 finished earlier and kept" in done.stdout
     done = run_autoseg("export", run, "--format", "nnunet", "--output", tmp_path / "exported")
     assert done.returncode == 0, done.stderr
     assert "nnUNetv2_predict_from_modelfolder -m" in done.stdout
