@@ -24,6 +24,8 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
     """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
+    from dataclasses import replace
+
     from autoseg.cli.console import open_console
     from autoseg.inference.options import PredictionOptions
     from autoseg.workflows.exchange import open_model
@@ -38,6 +40,7 @@ def predict(
         device=device,
         overwrite=overwrite,
     )
-    with open_model(run, configuration=configuration, folds=request.folds, progress=console) as folder:
-        outcome = predict_images(folder, images, out, request=request, progress=console)
+    with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
+        chosen = replace(request, configuration=model.configuration)
+        outcome = predict_images(model.run, images, out, request=chosen, progress=console)
     console.note(f"{outcome.describe()} in {out}")

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
 import autoseg
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
@@ -59,6 +62,20 @@ def import_plan(model: NnunetModel, checkpoint: NnunetCheckpoint) -> Plan:
     if source.plans.label_manager != LABEL_MANAGER:
         msg = f"{source.where} interprets labels with {source.plans.label_manager}, expected {LABEL_MANAGER}"
         raise ExchangeError(msg)
+    try:
+        return _build_plan(source, dataset.file_ending)
+    except ValidationError as error:
+        problems = "; ".join(_describe(problem) for problem in error.errors())
+        msg = f"{source.where} describes what autoseg cannot express: {problems}"
+        raise ExchangeError(msg) from error
+
+
+def _describe(problem: ErrorDetails) -> str:
+    place = ".".join(str(step) for step in problem["loc"])
+    return f"{place}: {problem['msg']}" if place else problem["msg"].removeprefix("Value error, ")
+
+
+def _build_plan(source: _Source, file_ending: str) -> Plan:
     names = _list_needed(source)
     found = {name: _select(source, name) for name in names}
     first, second, third = source.plans.transpose_forward
@@ -67,7 +84,7 @@ def import_plan(model: NnunetModel, checkpoint: NnunetCheckpoint) -> Plan:
         planner=f"{IMPORTED_PLANNER} {source.plans.experiment_planner_used}",
         accelerator_memory_gb=PLANNED_MEMORY_GB.get(source.plans.experiment_planner_used, USUAL_MEMORY_GB),
         dataset_name=source.plans.dataset_name,
-        file_ending=dataset.file_ending,
+        file_ending=file_ending,
         orientation=find_orientation(source.plans, where=source.where),
         axis_permutation=(first, second, third),
         labels=source.labels,

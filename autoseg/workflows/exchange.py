@@ -108,6 +108,18 @@ def import_model(
     return tuple(models.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A run to predict with.
+
+    Attributes:
+        configuration: None leaves the choice to prediction.
+    """
+
+    run: Path
+    configuration: str | None
+
+
 @contextmanager
 def open_model(
     path: Path,
@@ -115,21 +127,31 @@ def open_model(
     configuration: str | None = None,
     folds: tuple[str, ...] | None = None,
     progress: Progress | None = None,
-) -> Iterator[Path]:
-    """Yields a run to predict with: the path itself if it is one, else a temporary import of nnU-Net's model there.
+) -> Iterator[OpenedModel]:
+    """Yields a run: the path itself if it is one, else a temporary import of nnU-Net's model there.
 
     Raises:
         ExchangeError: There is a model of nnU-Net, but none that autoseg can express.
     """
     if not is_foreign(path):
-        yield path
+        yield OpenedModel(run=path, configuration=configuration)
         return
     teller = progress or Silent()
     teller.note(f"{path} is a model of nnU-Net: imported for this call; `autoseg import` does so once and for all")
     with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
         run_root = Path(temporary) / path.resolve().stem
-        import_model(path, run_root, ImportRequest(configuration=configuration, folds=folds), progress=teller)
-        yield run_root
+        request = ImportRequest(configuration=configuration, folds=folds)
+        models = import_model(path, run_root, request, progress=teller)
+        yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))
+
+
+def _find_last_stage(run_root: Path, models: Sequence[ExchangedModel]) -> str | None:
+    """The one configuration that is no first stage of another; None if several are left."""
+    plan = read_document(RunFolder(run_root).plan, Plan)
+    names = [model.configuration for model in models]
+    first_stages = {plan.configurations[name].previous_stage for name in names}
+    last_stages = [name for name in names if name not in first_stages]
+    return last_stages[0] if len(last_stages) == 1 else None
 
 
 def is_foreign(path: Path) -> bool:

@@ -178,6 +178,8 @@ def test_a_cascade_brings_its_first_stage_from_beside_it(
     assert run.fold("3d_lowres", "0").final_checkpoint.exists()
     lowres = read_document(run.plan, Plan).configurations["3d_lowres"]
     assert lowres.training.augmentation.mirror_axes == (2,)
+    with open_model(cascade) as opened:  # not the first stage alone, which prediction would prefer
+        assert opened.configuration == "3d_cascade_fullres"
     listener = Listener()
     import_model(alone, tmp_path / "y.autoseg", progress=listener)
     assert any("refines the predictions of 3d_lowres" in note for note in listener.notes)
@@ -292,18 +294,18 @@ def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: 
 def test_a_model_folder_is_opened_as_a_run_for_as_long_as_it_is_needed(source: Path) -> None:
     listener = Listener()
     assert is_foreign(source)
-    with open_model(source, folds=("1",), progress=listener) as run:
-        assert load_model(run, device="cpu").folds == ("1",)
-    assert not run.exists()
+    with open_model(source, folds=("1",), progress=listener) as model:
+        assert load_model(model.run, device="cpu").folds == ("1",)
+    assert model.configuration == "3d_fullres"
+    assert not model.run.exists()
     assert "autoseg import" in listener.notes[0]
 
 
 def test_a_run_is_opened_as_itself(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    with open_model(tmp_path / "x.autoseg") as run:
-        assert run == tmp_path / "x.autoseg"
-    with open_model(tmp_path / "missing") as run:
-        assert run == tmp_path / "missing"
+    for name in ("x.autoseg", "missing"):
+        with open_model(tmp_path / name, configuration="2d") as model:
+            assert (model.run, model.configuration) == (tmp_path / name, "2d")
 
 
 def run_autoseg(*arguments: object) -> subprocess.CompletedProcess[str]:

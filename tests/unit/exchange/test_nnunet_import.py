@@ -311,6 +311,21 @@ def test_a_configuration_without_any_network_is_refused(
         imported(foreign_plans({"3d_fullres": part}))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": [8, 16, 15]}, r"patch_voxels\.2 must be a multiple of 8"),
+        ({"spacing": [1.0, 1.0]}, "spacing_mm must have 3 values"),
+        ({"batch_size": 0}, "batch_size: .*greater than or equal to 1"),
+    ],
+)
+def test_values_that_make_no_sense_are_the_users_error(
+    changes: dict[str, Any], message: str, imported: Import, *, foreign_plans: Builder, foreign_configuration: Builder
+) -> None:
+    with pytest.raises(ExchangeError, match=message):
+        imported(foreign_plans({"3d_fullres": foreign_configuration(**changes)}))
+
+
 def test_circular_and_missing_parents_are_refused(
     imported: Import, foreign_plans: Builder, foreign_configuration: Builder
 ) -> None:

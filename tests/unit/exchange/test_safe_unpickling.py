@@ -28,9 +28,11 @@ def test_a_file_that_would_run_code_is_refused_by_name_and_nothing_runs(
     function: Callable[..., Any], tmp_path: Path
 ) -> None:
     marker = tmp_path / "marker"
-    argument: Any = {os.system: f"touch {marker}", eval: f"open({str(marker)!r}, 'w')", os.mkdir: str(marker)}.get(
-        function, ["touch", str(marker)]
-    )
+    argument: Any = {
+        os.system: f"touch {marker}",
+        eval: f"__import__('os').mkdir({str(marker)!r})",
+        os.mkdir: str(marker),
+    }.get(function, ["touch", str(marker)])
     path = tmp_path / "checkpoint_final.pth"
     torch.save({"network_weights": {"a": torch.ones(2)}, "logging": Trap(function, argument)}, path)
     with pytest.raises(ExchangeError, match=rf"is refused.*{function.__name__}.*nothing was run"):
