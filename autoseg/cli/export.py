@@ -1,22 +1,15 @@
 """`autoseg export`: hand a trained model to another tool."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-
-
-class Format(StrEnum):
-    """What is written."""
-
-    NNUNET = "nnunet"
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
     *,
-    format: Annotated[Format, typer.Option(help="Of which tool.")],
+    format: Annotated[Literal["nnunet"], typer.Option(help="Of which tool.")],
     output: Annotated[Path, typer.Option(help="Folder to be written; it gets one folder per configuration.")],
     configuration: Annotated[str | None, typer.Option(help="Only this one.  [default: all trained]")] = None,
     fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all trained]")] = None,

@@ -1,18 +1,9 @@
 """`autoseg import`: take over models of nnU-Net."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-
-
-class Checkpoint(StrEnum):
-    """Which of nnU-Net's checkpoints."""
-
-    FINAL = "final"
-    BEST = "best"
-    LATEST = "latest"
 
 
 def import_model(
@@ -23,7 +14,9 @@ def import_model(
         str | None, typer.Option(help="Only the model of this configuration.  [default: all of the source]")
     ] = None,
     fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all]")] = None,
-    checkpoint: Annotated[Checkpoint, typer.Option(help="Which checkpoint of each fold.")] = Checkpoint.FINAL,
+    checkpoint: Annotated[
+        Literal["final", "best", "latest"], typer.Option(help="Which checkpoint of each fold.")
+    ] = "final",
     any_trainer: Annotated[
         bool, typer.Option("--any-trainer", help="Accept trainers that nnU-Net does not ship.")
     ] = False,
@@ -38,7 +31,7 @@ def import_model(
     request = ImportRequest(
         configuration=configuration,
         folds=tuple(fold) if fold else None,
-        checkpoint=checkpoint.value,
+        checkpoint=checkpoint,
         accepts_any_trainer=any_trainer,
         overwrite=overwrite,
     )
