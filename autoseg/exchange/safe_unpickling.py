@@ -5,6 +5,9 @@ containers and numbers, and refuses every other name before anything is called. 
 numbers as well, in their logs; these become placeholders here, so that numpy is not called either.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Final
@@ -51,11 +54,19 @@ def read_checkpoint_safely(path: Path) -> object:
         msg = f"no checkpoint at {path}; copy the model folder again"
         raise ExchangeError(msg)
     try:
-        with torch.serialization.safe_globals([(Placeholder, name) for name in HARMLESS_NAMES]):
+        with _ignore_warnings(), torch.serialization.safe_globals([(Placeholder, name) for name in HARMLESS_NAMES]):
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except READING_ERRORS as error:
         raise ExchangeError(_describe(path, error)) from error
     return content
+
+
+@contextmanager
+def _ignore_warnings() -> Iterator[None]:
+    """Of old or unusual pickles: what cannot be read is refused in any case."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _describe(path: Path, error: Exception) -> str:

@@ -239,6 +239,8 @@ def build_network(plans: dict[str, Any], dataset: dict[str, Any], name: str, *, 
     network = ForeignNetwork(part["architecture"]["arch_kwargs"], channels, count_outputs(dataset))
     for parameter in network.parameters():  # norms too, which start as ones and zeros
         nn.init.normal_(parameter, std=0.3)
+    for head in network.decoder.seg_layers:
+        nn.init.zeros_(head.bias)  # so that every label wins somewhere
     return network.eval()
 
 
