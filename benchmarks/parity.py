@@ -9,6 +9,7 @@ again, and nnU-Net predicts from the export.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.inference.options import PredictionOptions
+from autoseg.plan import Plan
 from autoseg.progress import Silent
+from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.exchange import ExchangedModel, ExportRequest, export_model, import_model
+from autoseg.workflows.exchange import ExportRequest, export_model, import_model
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 from benchmarks.peer import Peer
 from benchmarks.preprocessing import DEFAULT_PEER
@@ -83,10 +87,10 @@ def _compute_dice(pairs: list[tuple[NDArray[Any], NDArray[Any]]], value: int) ->
     return 2 * both / total
 
 
-def run_peer(peer: Path, *arguments: str) -> str:
+def run_peer(peer: Peer, *arguments: str) -> str:
     """Runs the peer's side and returns what it prints."""
-    command = [str(peer / "bin" / "python"), str(SCRIPT), *arguments]
-    environment = Peer(installed=peer, root=Path(tempfile.gettempdir())).make_environment() | {"nnUNet_compile": "f"}
+    command = [str(peer.installed / "bin" / "python"), str(SCRIPT), *arguments]
+    environment = peer.make_environment() | {"nnUNet_compile": "f"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -100,78 +104,71 @@ def predict_here(run: Path, images: Path, out: Path, configuration: str | None) 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One configuration of a model, to be predicted by both programs.
-
-    Attributes:
-        title: Of its row.
-        root: nnU-Net's folder.
-        previous: Predictions of the previous stage, for a cascade.
-    """
-
-    title: str
-    root: Path
-    model: ExchangedModel
-    previous: Path | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One source of models, both programs.
+class Source:
+    """Models of one kind, and what nnU-Net makes of them.
 
     Attributes:
         folder: For whatever is written.
-        expected: nnU-Net's label maps, if there are some already.
+        models: A model folder, or a folder of such.
+        expected: nnU-Net's label maps of the only model; None for `theirs_<configuration>` in `folder`.
     """
 
-    peer: Path
+    title: str
     folder: Path
+    models: Path
     images: Path
-    expected: Path | None
-    exports: bool
+    expected: Path | None = None
 
     @property
     def run(self) -> Path:
         """The imported models."""
         return self.folder / "run"
 
-    def compare_models(self, title: str, source: Path) -> list[bool]:
+    def get_theirs(self, configuration: str) -> Path:
+        """nnU-Net's label maps."""
+        return self.expected or self.folder / f"theirs_{configuration}"
+
+    def compare(self) -> list[bool]:
         """Prints a row for each configuration; the result is whether each agrees."""
+        models = import_model(self.models, self.run, progress=Silent())
+        return [self._compare_one(model.configuration) for model in models]
+
+    def list_export_jobs(self) -> list[dict[str, Any]]:
+        """Exports every configuration; what nnU-Net is to predict with them."""
+        jobs: list[dict[str, Any]] = []
+        plan = read_document(RunFolder(self.run).plan, Plan)
+        for model in export_model(self.run, self.folder / "exported", ExportRequest(overwrite=True), progress=Silent()):
+            previous = plan.configurations[model.configuration].previous_stage
+            job = {
+                "model": str(model.folder),
+                "images": str(self.images),
+                "out": str(self.folder / f"again_{model.configuration}"),
+                "folds": model.folds,
+                "previous": None if previous is None else str(self.get_theirs(previous)),
+            }
+            jobs.append(job)
+        return jobs
+
+    def compare_exports(self) -> list[bool]:
+        """Like `compare`, for nnU-Net's predictions with exported models."""
         results = []
-        previous: Path | None = None
-        for model in import_model(source, self.run, progress=Silent()):
-            root = source if (source / "plans.json").exists() else next(source.glob(f"*__{model.configuration}"))
-            part = Part(title=f"{title}, {model.configuration}", root=root, model=model, previous=previous)
-            theirs = self.expected or self._ask_peer(part, root, name="theirs")
-            results.append(self._compare_part(part, theirs))
-            if self.exports:
-                results.append(self._compare_export(part, theirs))
-            previous = theirs
+        for folder in sorted(self.folder.glob("again_*")):
+            configuration = folder.name.removeprefix("again_")
+            agreement = compare(self.get_theirs(configuration), folder)
+            agreement.print_row(f"{self.title}, {configuration}, exported, by nnU-Net")
+            results.append(agreement.is_enough)
         return results
 
-    def _compare_part(self, part: Part, theirs: Path) -> bool:
-        ours = self.folder / f"ours_{part.model.configuration}"
+    def _compare_one(self, configuration: str) -> bool:
+        row, ours = f"{self.title}, {configuration}", self.folder / f"ours_{configuration}"
         try:
-            predict_here(self.run, self.images, ours, part.model.configuration)
+            predict_here(self.run, self.images, ours, configuration)
         except PredictionError as error:
-            print(f"{part.title}: {error}")
+            print(f"{row}: {error}")
             return False
-        agreement = compare(theirs, ours)
-        agreement.print_row(part.title)
+        agreement = compare(self.get_theirs(configuration), ours)
+        agreement.print_row(row)
         return agreement.is_enough
-
-    def _compare_export(self, part: Part, theirs: Path) -> bool:
-        request = ExportRequest(configuration=part.model.configuration, overwrite=True)
-        (exported,) = export_model(self.run, self.folder / "exported", request, progress=Silent())
-        agreement = compare(theirs, self._ask_peer(part, exported.folder, name="again"))
-        agreement.print_row(f"{part.title}, exported, by nnU-Net")
-        return agreement.is_enough
-
-    def _ask_peer(self, part: Part, root: Path, *, name: str) -> Path:
-        out = self.folder / f"{name}_{part.model.configuration}"
-        more = [] if part.previous is None else [str(part.previous)]
-        run_peer(self.peer, "predict", str(root), str(self.images), str(out), ",".join(part.model.folds), *more)
-        return out
 
 
 def main() -> None:
@@ -184,35 +181,44 @@ def main() -> None:
     parser.add_argument("--expected", type=Path, help="what nnU-Net made of them")
     parser.add_argument("--export", action="store_true", help="also predict with the exported copy, by nnU-Net")
     arguments = parser.parse_args()
-    print(COLUMNS.format("model", "images", "equal", "worst image", "Dice per value"))
     with tempfile.TemporaryDirectory(prefix="parity-") as temporary:
-        compare_all = _compare_given if arguments.model else _compare_made
-        results = compare_all(arguments, Path(temporary))
+        peer = Peer(installed=arguments.peer, root=Path(temporary) / "peer")
+        find = _take_given if arguments.model else _make_sources
+        sources = find(arguments, peer, Path(temporary))
+        print(COLUMNS.format("model", "images", "equal", "worst image", "Dice per value"))
+        results = [result for source in sources for result in source.compare()]
+        if arguments.export:
+            _run_jobs(peer, [job for source in sources for job in source.list_export_jobs()], Path(temporary))
+            results += [result for source in sources for result in source.compare_exports()]
     if not results or not all(results):
         sys.exit(1)
 
 
-def _compare_given(arguments: Any, folder: Path) -> list[bool]:
-    comparison = Comparison(
-        peer=arguments.peer,
-        folder=folder,
-        images=arguments.images,
-        expected=arguments.expected,
-        exports=arguments.export,
-    )
-    return comparison.compare_models(arguments.model.name, arguments.model)
+def _take_given(arguments: Any, peer: Peer, folder: Path) -> list[Source]:
+    root: Path = arguments.model
+    source = Source(title=root.name, folder=folder, models=root, images=arguments.images, expected=arguments.expected)
+    if source.expected is None:
+        folds = sorted(path.parent.name.removeprefix("fold_") for path in root.glob("fold_*/checkpoint_final.pth"))
+        out = source.get_theirs(root.name.split("__")[-1])
+        job = {"model": str(root), "images": str(source.images), "out": str(out), "folds": folds, "previous": None}
+        _run_jobs(peer, [job], folder)
+    return [source]
 
 
-def _compare_made(arguments: Any, folder: Path) -> list[bool]:
-    results = []
-    for index, kind in enumerate(arguments.kind or run_peer(arguments.peer, "kinds").splitlines()):
-        place = folder / str(index)
-        run_peer(arguments.peer, "make", str(place), kind)
-        comparison = Comparison(
-            peer=arguments.peer, folder=place, images=place / "images", expected=None, exports=arguments.export
-        )
-        results += comparison.compare_models(kind, place / "models")
-    return results
+def _make_sources(arguments: Any, peer: Peer, folder: Path) -> list[Source]:
+    kinds = arguments.kind or run_peer(peer, "kinds").splitlines()
+    run_peer(peer, "make", str(folder), *kinds)
+    places = [folder / str(index) for index in range(len(kinds))]
+    return [
+        Source(title=kind, folder=place, models=place / "models", images=place / "images")
+        for kind, place in zip(kinds, places, strict=True)
+    ]
+
+
+def _run_jobs(peer: Peer, jobs: list[dict[str, Any]], folder: Path) -> None:
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    run_peer(peer, "predict", str(path))
 
 
 if __name__ == "__main__":

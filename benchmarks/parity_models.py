@@ -1,7 +1,8 @@
 """The peer's side of the parity benchmark: run by the Python in which nnU-Net is installed, never imported by autoseg.
 
-    PEER/bin/python parity_models.py make FOLDER KIND       models and images of one kind, below FOLDER
-    PEER/bin/python parity_models.py predict MODEL IMAGES OUT FOLDS [PREVIOUS]
+    PEER/bin/python parity_models.py kinds
+    PEER/bin/python parity_models.py make FOLDER KIND ...    images, models and nnU-Net's predictions, in FOLDER/0, 1, ...
+    PEER/bin/python parity_models.py predict JOBS            a JSON file with a list of jobs, see `predict`
 
 The variables that name nnU-Net's folders must be set, to anything.
 
@@ -10,7 +11,9 @@ images. They are trained for some iterations on synthetic bodies with two organs
 nowhere clearly: half floats, in which nnU-Net adds up its windows, would then decide instead.
 """
 
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,8 @@ import numpy as np
 import SimpleITK
 import torch
 
-ITERATIONS = 150
-IMAGES = 3
+ITERATIONS = 60
+IMAGES = 2
 PLANS_NAME = "nnUNetPlans"
 TRAINER_NAME = "nnUNetTrainer"
 REGIONS = {"background": 0, "both": [1, 2], "small": 2, "ignore": 3}
@@ -68,7 +71,7 @@ def configuration(
             "network_class_name": "dynamic_network_architectures.architectures.unet."
             + ("ResidualEncoderUNet" if residual else "PlainConvUNet"),
             "arch_kwargs": {
-                "n_stages": stages, "features_per_stage": [min(12 * 2**stage, 48) for stage in range(stages)],
+                "n_stages": stages, "features_per_stage": [min(8 * 2**stage, 32) for stage in range(stages)],
                 "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d", "kernel_sizes": kernels,
                 "strides": [list(stride) for stride in strides],
                 "n_blocks_per_stage" if residual else "n_conv_per_stage": blocks,
@@ -218,8 +221,8 @@ def save(path: Path, array: np.ndarray, spacing: tuple[float, float, float]) -> 
     SimpleITK.WriteImage(image, str(path))
 
 
-def train_model(kind: Kind, name: str, fold: str, folder: Path) -> None:
-    """Trains one fold and saves it where nnU-Net would."""
+def train_model(kind: Kind, name: str, fold: str, folder: Path) -> Path:
+    """Trains one fold and saves it where nnU-Net would; returns the model's folder."""
     from batchgenerators.utilities.file_and_folder_operations import save_json
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
@@ -237,11 +240,19 @@ def train_model(kind: Kind, name: str, fold: str, folder: Path) -> None:
     save_json(dataset, str(model / "dataset.json"), sort_keys=False)
     device = torch.device("cpu")
     trainer = kind_of_trainer({**plans, "continue_training": False}, name, int(fold), dataset, device)
+    pretend_to_have_preprocessed(Path(trainer.preprocessed_dataset_folder))
     trainer.initialize()
     # Rotations do not matter here, but this method also says which axes prediction may mirror.
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     optimize(trainer, read_arrays(trainer, folder.parent, is_cascade="cascade" in name))
     trainer.save_checkpoint(str(model / f"fold_{fold}" / "checkpoint_final.pth"))
+    return model
+
+
+def pretend_to_have_preprocessed(folder: Path) -> None:
+    """The trainer looks which format its data has, which it is not given here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "case.b2nd").touch()
 
 
 def read_arrays(trainer: Any, folder: Path, *, is_cascade: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -299,26 +310,31 @@ def cut(image: torch.Tensor, labels: torch.Tensor, patch: list[int], random: Any
 
 
 def make(folder: Path, name: str) -> None:
-    """Images and models of one kind."""
+    """Images, models and predictions of one kind."""
     kind = KINDS[name]
     write_cases(kind, folder)
-    wanted = [name for name in kind.configurations if name != "3d_fullres" or len(kind.configurations) == 1]
-    for configuration_name in wanted:
+    previous = None
+    for configuration_name in kind.configurations:
+        if configuration_name == "3d_fullres" and len(kind.configurations) > 1:
+            continue  # a cascade needs its description, not a model
         for fold in kind.folds:
-            train_model(kind, configuration_name, fold, folder / "models")
+            root = train_model(kind, configuration_name, fold, folder / "models")
+        out = folder / f"theirs_{configuration_name}"
+        predict(model=str(root), images=str(folder / "images"), out=str(out), folds=kind.folds, previous=previous)
+        previous = str(out)
 
 
-def predict(model: Path, images: Path, out: Path, *, folds: str, previous: str | None) -> None:
+def predict(*, model: str, images: str, out: str, folds: Sequence[str], previous: str | None) -> None:
     """nnU-Net's label maps of a folder, with its defaults: step one half, Gaussian, mirroring."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    out.mkdir(parents=True, exist_ok=True)
+    Path(out).mkdir(parents=True, exist_ok=True)
     predictor = nnUNetPredictor(
         perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False, verbose=False
     )
-    names = [fold if fold == "all" else int(fold) for fold in folds.split(",")]
-    predictor.initialize_from_trained_model_folder(str(model), names, "checkpoint_final.pth")
-    predictor.predict_from_files_sequential(str(images), str(out), folder_with_segs_from_prev_stage=previous)
+    names = [fold if fold == "all" else int(fold) for fold in folds]
+    predictor.initialize_from_trained_model_folder(model, names, "checkpoint_final.pth")
+    predictor.predict_from_files_sequential(images, out, folder_with_segs_from_prev_stage=previous)
 
 
 if __name__ == "__main__":
@@ -327,7 +343,8 @@ if __name__ == "__main__":
     if command == "kinds":
         print("\n".join(KINDS))
     elif command == "make":
-        make(Path(arguments[0]), arguments[1])
+        for index, name in enumerate(arguments[1:]):
+            make(Path(arguments[0]) / str(index), name)
     else:
-        model, images, out, folds, *previous = arguments
-        predict(Path(model), Path(images), Path(out), folds=folds, previous=previous[0] if previous else None)
+        for job in json.loads(Path(arguments[0]).read_text()):
+            predict(**job)

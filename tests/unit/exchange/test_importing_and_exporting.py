@@ -11,9 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from autoseg.cli.app import app
+from autoseg.cli.export import export
+from autoseg.cli.import_model import import_model as import_command
+from autoseg.cli.predict import predict
 from autoseg.document import read_document, write_document
 from autoseg.errors import ExchangeError, PredictionError
 from autoseg.exchange.imported_run import ImportRecord
@@ -308,29 +309,26 @@ def test_a_run_is_opened_as_itself(source: Path, tmp_path: Path) -> None:
             assert (model.run, model.configuration) == (tmp_path / name, "2d")
 
 
-def run_autoseg(*arguments: object) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def test_the_commands_import_predict_and_export(source: Path, tmp_path: Path) -> None:
+def test_the_commands_import_predict_and_export(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images, run = tmp_path / "images", tmp_path / "x.autoseg"
     images.mkdir()
     voxels = np.random.default_rng(0).normal(100, 20, (18, 17, 9)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.diag([-1.25, 1.0, 2.5, 1.0])), images / "case_0000.nii.gz")
-    assert "imported 3d_fullres, fold 0" in run_autoseg("import", source, run, "--fold", "0")
+    import_command(source, run, fold=["0"])
+    assert "imported 3d_fullres, fold 0" in capsys.readouterr().out
     for model, out in ((run, "imported"), (source, "direct")):
-        run_autoseg("predict", model, images, tmp_path / out, "--fold", "0", "--device", "cpu")
+        predict(model, images, tmp_path / out, fold=["0"], device="cpu")
     first, second = (nib.load(tmp_path / out / "case.nii.gz") for out in ("imported", "direct"))
     assert np.array_equal(np.asarray(first.dataobj), np.asarray(second.dataobj))
     assert set(np.unique(first.dataobj)) == {0, 1, 2}
-    again = run_autoseg("predict", source, images, tmp_path / "direct", "--fold", "0", "--device", "cpu")
-    assert "0 label maps written, 1 finished earlier and kept" in again
-    export = ("export", run, "--format", "nnunet", "--output", tmp_path / "exported")
-    assert "nnUNetv2_predict_from_modelfolder -m" in run_autoseg(*export)
+    predict(source, images, tmp_path / "direct", fold=["0"], device="cpu")
+    assert "0 label maps written, 1 finished earlier and kept" in capsys.readouterr().out
+    export(run, format="nnunet", output=tmp_path / "exported")
+    assert "nnUNetv2_predict_from_modelfolder -m" in capsys.readouterr().out
     with pytest.raises(ExchangeError, match="--overwrite"):
-        run_autoseg(*export)
+        export(run, format="nnunet", output=tmp_path / "exported")
 
 
 def select_decisions(plan: Plan) -> dict[str, object]:
