@@ -1,7 +1,7 @@
 """The peer's side of the parity benchmark: run by the Python in which nnU-Net is installed, never imported by autoseg.
 
     PEER/bin/python parity_models.py kinds
-    PEER/bin/python parity_models.py make FOLDER KIND ...    images, models and nnU-Net's predictions, in FOLDER/0, 1, ...
+    PEER/bin/python parity_models.py make FOLDER KIND ...    images, models, predictions in FOLDER/0, FOLDER/1, ...
     PEER/bin/python parity_models.py predict JOBS            a JSON file with a list of jobs, see `predict`
 
 The variables that name nnU-Net's folders must be set, to anything.
@@ -22,7 +22,7 @@ import numpy as np
 import SimpleITK
 import torch
 
-ITERATIONS = 60
+ITERATIONS = 40
 IMAGES = 2
 PLANS_NAME = "nnUNetPlans"
 TRAINER_NAME = "nnUNetTrainer"
@@ -71,7 +71,7 @@ def configuration(
             "network_class_name": "dynamic_network_architectures.architectures.unet."
             + ("ResidualEncoderUNet" if residual else "PlainConvUNet"),
             "arch_kwargs": {
-                "n_stages": stages, "features_per_stage": [min(8 * 2**stage, 32) for stage in range(stages)],
+                "n_stages": stages, "features_per_stage": [min(6 * 2**stage, 16) for stage in range(stages)],
                 "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d", "kernel_sizes": kernels,
                 "strides": [list(stride) for stride in strides],
                 "n_blocks_per_stage" if residual else "n_conv_per_stage": blocks,
@@ -87,54 +87,54 @@ def configuration(
 
 
 HALVED_3D = [(1, 1, 1), (2, 2, 2), (2, 2, 2)]
-FULL_3D = configuration((32, 32, 24), (1.2, 1.2, 1.2), HALVED_3D)
+FULL_3D = configuration((16, 16, 16), (1.2, 1.2, 1.2), HALVED_3D)
 KINDS = {
     "2d": Kind(
-        configurations={"2d": configuration((48, 40), (1.1, 0.9), [(1, 1), (2, 2), (2, 2)])},
-        image_shape=(14, 52, 46), image_spacing=(3.0, 1.0, 1.0), labels=LABELS,
+        configurations={"2d": configuration((32, 24), (1.1, 0.9), [(1, 1), (2, 2), (2, 2)])},
+        image_shape=(8, 36, 34), image_spacing=(3.0, 1.0, 1.0), labels=LABELS,
     ),
     "3d": Kind(
         configurations={"3d_fullres": {**FULL_3D, "use_mask_for_norm": [True]}},
-        image_shape=(40, 44, 48), image_spacing=(1.3, 1.0, 1.1), labels=LABELS,
+        image_shape=(28, 30, 34), image_spacing=(1.3, 1.0, 1.1), labels=LABELS,
     ),
     "3d, two channels, plans of v2.0": Kind(
         configurations={"3d_fullres": {
             **FULL_3D, "normalization_schemes": ["ZScoreNormalization", "RescaleTo01Normalization"],
             "use_mask_for_norm": [False, False],
         }},
-        image_shape=(40, 44, 36), image_spacing=(1.2, 1.2, 1.2), labels=LABELS, channels=("T1", "rescale_to_0_1"),
+        image_shape=(28, 30, 26), image_spacing=(1.2, 1.2, 1.2), labels=LABELS, channels=("T1", "rescale_to_0_1"),
         is_old=True,
     ),
     "residual encoder, no mirroring": Kind(
         configurations={
-            "3d_fullres": configuration((32, 32, 24), (1.2, 1.2, 1.2), [*HALVED_3D, (1, 2, 2)], residual=True),
+            "3d_fullres": configuration((16, 16, 16), (1.2, 1.2, 1.2), [*HALVED_3D, (1, 2, 2)], residual=True),
         },
-        image_shape=(40, 44, 48), image_spacing=(1.0, 1.0, 1.0), labels=LABELS, mirror=False,
+        image_shape=(28, 30, 34), image_spacing=(1.0, 1.0, 1.0), labels=LABELS, mirror=False,
     ),
     "regions and ignore label": Kind(
         configurations={"3d_fullres": FULL_3D},
-        image_shape=(40, 44, 48), image_spacing=(1.2, 1.0, 1.0), labels=REGIONS,
+        image_shape=(28, 30, 34), image_spacing=(1.2, 1.0, 1.0), labels=REGIONS,
     ),
     "two folds": Kind(
         configurations={"3d_fullres": FULL_3D},
-        image_shape=(40, 44, 48), image_spacing=(1.2, 1.0, 1.0), labels=LABELS, folds=("0", "1"),
+        image_shape=(28, 30, 34), image_spacing=(1.2, 1.0, 1.0), labels=LABELS, folds=("0", "1"),
     ),
     "anisotropic CT, transposed": Kind(
         configurations={"3d_fullres": {
-            **configuration((8, 40, 40), (5.0, 0.9, 0.9), [(1, 1, 1), (1, 2, 2), (2, 2, 2)], flat=True),
+            **configuration((6, 24, 24), (5.0, 0.9, 0.9), [(1, 1, 1), (1, 2, 2), (2, 2, 2)], flat=True),
             "normalization_schemes": ["CTNormalization"],
         }},
-        image_shape=(64, 60, 12), image_spacing=(0.8, 0.8, 6.0), labels=LABELS, channels=("CT",), transpose=(2, 0, 1),
+        image_shape=(44, 40, 10), image_spacing=(0.8, 0.8, 6.0), labels=LABELS, channels=("CT",), transpose=(2, 0, 1),
     ),
     "cascade": Kind(
         configurations={
             "3d_lowres": {
-                **configuration((24, 24, 24), (2.0, 2.0, 2.0), HALVED_3D), "next_stage": ["3d_cascade_fullres"],
+                **configuration((16, 16, 16), (1.9, 1.9, 1.9), HALVED_3D), "next_stage": ["3d_cascade_fullres"],
             },
             "3d_fullres": FULL_3D,
             "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
         },
-        image_shape=(40, 44, 48), image_spacing=(1.2, 1.0, 1.0), labels=LABELS,
+        image_shape=(28, 30, 34), image_spacing=(1.2, 1.0, 1.0), labels=LABELS,
     ),
 }  # fmt: skip
 
@@ -339,7 +339,7 @@ def predict(*, model: str, images: str, out: str, folds: Sequence[str], previous
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # small tensors gain nothing from more
     if command == "kinds":
         print("\n".join(KINDS))
     elif command == "make":
