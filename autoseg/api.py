@@ -16,12 +16,14 @@ from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
-from autoseg.workflows import evaluation, planning, prediction, training
+from autoseg.workflows import evaluation, exchange, planning, prediction, training
 
 __all__ = [
     "PredictionOptions",
     "SegmentationModel",
     "evaluate_folder",
+    "export_model",
+    "import_model",
     "load_model",
     "plan_dataset",
     "predict_images",
@@ -106,6 +108,36 @@ def predict_images(
     """
     chosen = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS)
     return prediction.predict_images(Path(run), Path(images), Path(out), request=chosen, progress=progress or Silent())
+
+
+def import_model(
+    source: str | Path,
+    run: str | Path,
+    request: exchange.ImportRequest | None = None,
+    *,
+    progress: Progress | None = None,
+) -> tuple[exchange.ExchangedModel, ...]:
+    """Makes a run of models that nnU-Net trained, like `autoseg import`.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    return exchange.import_model(Path(source), Path(run), request, progress=progress or Silent())
+
+
+def export_model(
+    run: str | Path,
+    output: str | Path,
+    request: exchange.ExportRequest | None = None,
+    *,
+    progress: Progress | None = None,
+) -> tuple[exchange.ExchangedModel, ...]:
+    """Writes a trained model so that nnU-Net predicts with it, like `autoseg export --format nnunet`.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    return exchange.export_model(Path(run), Path(output), request, progress=progress or Silent())
 
 
 def evaluate_folder(

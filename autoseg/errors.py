@@ -47,6 +47,10 @@ class PredictionError(AutosegError):
     """Prediction cannot start, or images do not fit the model."""
 
 
+class ExchangeError(AutosegError):
+    """A model of another tool cannot be taken over, or a model cannot be handed to another tool."""
+
+
 class EvaluationError(AutosegError):
     """Predictions and references cannot be compared."""
 

@@ -50,6 +50,11 @@ class FoldFolder:
         return self.root / "training.json"
 
     @property
+    def import_record(self) -> Path:
+        """Where the weights came from, if they were trained by another tool."""
+        return self.root / "import.json"
+
+    @property
     def training_log(self) -> Path:
         """One JSON object per epoch."""
         return self.root / "training_log.jsonl"

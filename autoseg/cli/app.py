@@ -9,6 +9,8 @@ import typer
 from autoseg.cli.check import check
 from autoseg.cli.demo import demo
 from autoseg.cli.evaluate import evaluate
+from autoseg.cli.export import export
+from autoseg.cli.import_model import import_model
 from autoseg.cli.plan import plan
 from autoseg.cli.planners import planners
 from autoseg.cli.predict import predict
@@ -45,8 +47,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(show_version)
-for command in (check, plan, preprocess, train, predict, evaluate, demo, planners):
+for command in (check, plan, preprocess, train, predict, evaluate, export, demo, planners):
     app.command()(say_how_to_continue(command))
+app.command("import")(say_how_to_continue(import_model))  # a function cannot have this name
 
 
 def main() -> None:

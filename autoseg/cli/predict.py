@@ -7,7 +7,7 @@ import typer
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
+    run: Annotated[Path, typer.Argument(help="Run folder with a trained model, or a model of nnU-Net v2.")],
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image file.")],
     out: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
     *,
@@ -28,8 +28,11 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
     """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
+    from dataclasses import replace
+
     from autoseg.cli.console import open_console
     from autoseg.inference.options import PredictionOptions
+    from autoseg.workflows.exchange import open_model
     from autoseg.workflows.prediction import PredictionRequest, predict_images
 
     console = open_console()
@@ -42,5 +45,7 @@ def predict(
         precision=precision,
         overwrite=overwrite,
     )
-    outcome = predict_images(run, images, out, request=request, progress=console)
+    with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
+        chosen = replace(request, configuration=model.configuration)
+        outcome = predict_images(model.run, images, out, request=chosen, progress=console)
     console.note(f"{outcome.describe()} in {out}")

@@ -1,12 +1,15 @@
 """Weights of a network as they lie in a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from autoseg.errors import RunError
+from autoseg.run_folder import write_atomically
 
 NETWORK_PREFIX: Final = "network."
 
@@ -34,3 +37,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         msg = f"{path} holds no network: expected tensors named {NETWORK_PREFIX}..., found none; is it a checkpoint?"
         raise RunError(msg)
     return weights
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes a network's weights alone, atomically: enough to predict with, not enough to continue a training.
+
+    Equal weights become equal files.
+
+    Args:
+        path: To be written.
+        weights: Under the names of the network's `state_dict`.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    tensors = {f"{NETWORK_PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()}
+    try:
+        with write_atomically(path) as temporary:
+            save_file(tensors, temporary)
+    except SafetensorError as error:
+        msg = f"cannot write {path}: {error}; free space or choose another place"
+        raise RunError(msg) from error

@@ -25,6 +25,8 @@ EXPECTED_FLAGS = {
         "--precision", "--overwrite",
     },
     "evaluate": {"--run"},
+    "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
+    "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
     "planners": set(),
 }  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from autoseg.errors import RunError
-from autoseg.networks import NETWORK_PREFIX, build_network, read_weights
+from autoseg.networks import NETWORK_PREFIX, build_network, read_weights, write_weights
 
 
 def test_weights_come_back_as_they_were_and_fit_the_network(make_plan, tmp_path: Path) -> None:
@@ -43,3 +43,19 @@ def test_a_file_without_a_network_is_the_users_error(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(1)}, path)
     with pytest.raises(RunError, match=r"holds no network: expected tensors named network\."):
         read_weights(path)
+
+
+def test_written_weights_are_read_again_whatever_their_memory_order(tmp_path: Path) -> None:
+    turned = torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    write_weights(tmp_path / "a.safetensors", {"a": turned, "b": torch.ones(2)})
+    found = read_weights(tmp_path / "a.safetensors")
+    assert torch.equal(found["a"], torch.arange(24.0).reshape(1, 2, 3, 4))
+    write_weights(tmp_path / "b.safetensors", {"b": torch.ones(2), "a": found["a"]})
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_a_place_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot create the folder"):
+        write_weights(tmp_path / "file" / "a.safetensors", {"a": torch.ones(1)})

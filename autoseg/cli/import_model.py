@@ -1,0 +1,40 @@
+"""`autoseg import`: take over models of nnU-Net."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def import_model(
+    source: Annotated[Path, typer.Argument(help="Model folder, folder of models, or exported zip of nnU-Net v2.")],
+    run: Annotated[Path, typer.Argument(help="Run folder to be written.")],
+    *,
+    configuration: Annotated[
+        str | None, typer.Option(help="Only the model of this configuration.  [default: all of the source]")
+    ] = None,
+    fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all]")] = None,
+    checkpoint: Annotated[
+        Literal["final", "best", "latest"], typer.Option(help="Which checkpoint of each fold.")
+    ] = "final",
+    any_trainer: Annotated[
+        bool, typer.Option("--any-trainer", help="Accept trainers that nnU-Net does not ship.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace models that the run holds.")] = False,
+) -> None:
+    """Make a run of models that nnU-Net trained; nothing in their files is executed."""
+    from autoseg.cli.console import open_console
+    from autoseg.workflows.exchange import ImportRequest
+    from autoseg.workflows.exchange import import_model as work
+
+    console = open_console()
+    request = ImportRequest(
+        configuration=configuration,
+        folds=tuple(fold) if fold else None,
+        checkpoint=checkpoint,
+        accepts_any_trainer=any_trainer,
+        overwrite=overwrite,
+    )
+    for model in work(source, run, request, progress=console):
+        console.note(f"imported {model.describe()}")
+    console.note(f"next: autoseg predict {run} IMAGES OUT")

@@ -1,0 +1,149 @@
+"""A run that holds models of another tool: its plan, their weights, and where they came from."""
+
+import hashlib
+from pathlib import Path
+from typing import Final, Literal
+
+from torch import Tensor
+
+import autoseg
+from autoseg.document import Document, read_document, write_document
+from autoseg.errors import ExchangeError
+from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
+from autoseg.exchange.nnunet_import import IMPORTED_PLANNER
+from autoseg.exchange.nnunet_weights import convert_from_nnunet
+from autoseg.inference.folds import find_trained_folds
+from autoseg.networks import write_weights
+from autoseg.plan import Plan
+from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
+
+COMMON_FIELDS: Final = ("dataset_name", "file_ending", "orientation", "axis_permutation", "labels", "channels")
+
+
+class ImportRecord(Document):
+    """Where the weights of a fold came from.
+
+    Attributes:
+        source: The checkpoint's place, in a zip file too.
+        epochs: That its training had finished.
+    """
+
+    schema_version: Literal[1] = 1
+    autoseg_version: str
+    source: str
+    source_sha256: str
+    trainer: str
+    epochs: int
+
+
+def prepare_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bool) -> None:
+    """Writes the plan of a model into a run, beside those of models that were imported before.
+
+    Args:
+        run: New, or with models of the same dataset.
+        plan: Of the model.
+        configuration: That the model is for.
+        overwrite: Replace an earlier model of the configuration that followed another plan.
+
+    Raises:
+        ExchangeError: The run holds something else.
+    """
+    if not run.plan.exists():
+        if run.root.exists() and any(run.root.iterdir()) and not overwrite:
+            msg = f"{run.root} holds other files; choose a new folder for the run, or add to them with --overwrite"
+            raise ExchangeError(msg)
+        make_folder(run.root)
+        write_document(run.plan, plan)
+        return
+    earlier = read_document(run.plan, Plan)
+    _check_common(run, earlier, plan)
+    if earlier.configurations.get(configuration) != plan.configurations[configuration]:
+        _discard_other_model(run, configuration, overwrite=overwrite)
+    write_document(run.plan, _merge(earlier, plan, configuration))
+
+
+def convert_weights(plan: Plan, checkpoint: NnunetCheckpoint) -> dict[str, Tensor]:
+    """The weights of our network.
+
+    Raises:
+        ExchangeError: They belong to another network than the plan's.
+    """
+    network = plan.configurations[checkpoint.configuration].network
+    return convert_from_nnunet(checkpoint.weights, network, where=str(checkpoint.path))
+
+
+def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, origin: str, overwrite: bool) -> bool:
+    """Writes the weights of a fold; returns False if they are there already.
+
+    Args:
+        training: The fold's folder in the run.
+        plan: Of the model.
+        checkpoint: As it was read.
+        origin: Where the user has the checkpoint.
+        overwrite: Replace other weights.
+
+    Raises:
+        ExchangeError: The weights belong to another network, or the run has other weights for the fold.
+    """
+    record = ImportRecord(
+        autoseg_version=autoseg.__version__,
+        source=origin,
+        source_sha256=_hash_file(checkpoint.path),
+        trainer=checkpoint.trainer,
+        epochs=checkpoint.epochs,
+    )
+    if training.final_checkpoint.exists() and not overwrite:
+        if _is_same(training, record):
+            return False
+        msg = f"{training.root} holds another model already; choose another run, or replace it with --overwrite"
+        raise ExchangeError(msg)
+    weights = convert_weights(plan, checkpoint)
+    write_document(training.plan, plan)
+    write_document(training.import_record, record)
+    write_weights(training.final_checkpoint, weights)
+    return True
+
+
+def _check_common(run: RunFolder, earlier: Plan, plan: Plan) -> None:
+    if not earlier.planner.startswith(IMPORTED_PLANNER):
+        msg = f"{run.root} is a run of autoseg's planner {earlier.planner!r}; import into a folder of its own"
+        raise ExchangeError(msg)
+    different = [field for field in COMMON_FIELDS if getattr(earlier, field) != getattr(plan, field)]
+    if different:
+        msg = (
+            f"{run.root} holds models of {earlier.dataset_name} that differ in {', '.join(different)} from this one of "
+            f"{plan.dataset_name}; import into a folder of its own"
+        )
+        raise ExchangeError(msg)
+
+
+def _discard_other_model(run: RunFolder, configuration: str, *, overwrite: bool) -> None:
+    if not find_trained_folds(run, configuration):
+        return
+    if not overwrite:
+        msg = (
+            f"{run.root} holds a model for {configuration} that followed another plan; import into a folder of its "
+            f"own, or replace the model with --overwrite"
+        )
+        raise ExchangeError(msg)
+    remove_folder(run.configuration_models(configuration))
+
+
+def _merge(earlier: Plan, plan: Plan, configuration: str) -> Plan:
+    """Both plans in one; what the model itself says about its configuration counts most."""
+    subjects = {reason.subject for reason in plan.reasons}
+    kept = tuple(reason for reason in earlier.reasons if reason.subject not in subjects)
+    own = {configuration: plan.configurations[configuration]}
+    merged = {**plan.configurations, **earlier.configurations, **own}
+    return earlier.model_copy(update={"configurations": merged, "reasons": kept + plan.reasons})
+
+
+def _is_same(training: FoldFolder, record: ImportRecord) -> bool:
+    if not training.import_record.exists():
+        return False
+    return read_document(training.import_record, ImportRecord).source_sha256 == record.source_sha256
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

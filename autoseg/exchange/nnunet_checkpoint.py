@@ -1,0 +1,87 @@
+"""What nnU-Net's checkpoints hold: weights, and how they are to be used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from autoseg.errors import ExchangeError
+from autoseg.exchange.safe_unpickling import read_checkpoint_safely
+
+WRAPPER_PREFIXES: Final = ("module.", "_orig_mod.")  # of distributed and of compiled networks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NnunetCheckpoint:
+    """What prediction needs of a checkpoint.
+
+    Attributes:
+        weights: By nnU-Net's names, on the processor.
+        trainer: Name of the trainer class.
+        configuration: Of the plans, which this network was built by.
+        mirror_axes: Axes of the patch over whose mirrored views is averaged.
+        epochs: Finished.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    trainer: str
+    configuration: str
+    mirror_axes: tuple[int, ...]
+    epochs: int
+
+
+def read_nnunet_checkpoint(path: Path) -> NnunetCheckpoint:
+    """Reads a checkpoint of nnU-Net v2; nothing in it is executed.
+
+    Raises:
+        ExchangeError: It is missing, damaged, refused, or not of nnU-Net v2.
+    """
+    content = read_checkpoint_safely(path)
+    if not isinstance(content, Mapping):
+        msg = f"{path} is no checkpoint of nnU-Net v2: expected a dictionary, found {type(content).__name__}"
+        raise ExchangeError(msg)
+    arguments = _take(content, "init_args", path, Mapping)
+    return NnunetCheckpoint(
+        path=path,
+        weights=_take_weights(content, path),
+        trainer=_take(content, "trainer_name", path, str),
+        configuration=_take(arguments, "configuration", path, str),
+        mirror_axes=_take_axes(content.get("inference_allowed_mirroring_axes"), path),
+        epochs=_take(content, "current_epoch", path, int) if "current_epoch" in content else 0,
+    )
+
+
+def _take(content: Mapping[Any, Any], key: str, path: Path, kind: type[Any]) -> Any:
+    value = content.get(key)
+    if not isinstance(value, kind):
+        known = ", ".join(sorted(str(name) for name in content)) or "nothing"
+        msg = (
+            f"{path} is no checkpoint of nnU-Net v2: expected {key!r} ({kind.__name__}) in it, found "
+            f"{'none' if value is None else type(value).__name__}; it holds: {known:.300}"
+        )
+        raise ExchangeError(msg)
+    return value
+
+
+def _take_weights(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    weights = {}
+    for name, tensor in _take(content, "network_weights", path, Mapping).items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            msg = f"{path}: network_weights must map names to tensors, found {name!r}: {type(tensor).__name__}"
+            raise ExchangeError(msg)
+        for prefix in WRAPPER_PREFIXES:
+            name = name.removeprefix(prefix)
+        weights[name] = tensor
+    return weights
+
+
+def _take_axes(axes: object, path: Path) -> tuple[int, ...]:
+    if axes is None:
+        return ()
+    if not isinstance(axes, (tuple, list)) or not all(isinstance(axis, int) for axis in axes):
+        msg = f"{path}: inference_allowed_mirroring_axes must list axes, found {axes!r:.80}"
+        raise ExchangeError(msg)
+    return tuple(axes)

@@ -1,0 +1,213 @@
+"""From a trained configuration of ours to a folder that nnU-Net predicts with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from autoseg.errors import ExchangeError
+from autoseg.exchange.nnunet_folders import DATASET_NAME, PLANS_NAME, SEPARATOR
+from autoseg.exchange.nnunet_networks import describe_network
+from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, find_reader, find_scheme
+from autoseg.exchange.nnunet_trainers import BASE
+from autoseg.exchange.nnunet_weights import convert_to_nnunet
+from autoseg.fingerprint import Fingerprint
+from autoseg.labels import LabelScheme
+from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
+from autoseg.run_folder import write_atomically, write_text
+
+PLANS_TITLE: Final = "autosegPlans"
+REORIENTED: Final = "RAS"
+IMPORTED_NAMES: Final = ("conv_op", "norm_op", "dropout_op", "nonlin")  # that nnU-Net imports by their texts
+
+
+def name_model_folder(configuration: str) -> str:
+    """As nnU-Net names the models of a trainer and a plan."""
+    return SEPARATOR.join((BASE, PLANS_TITLE, configuration))
+
+
+def describe_losses(plan: Plan) -> tuple[str, ...]:
+    """What nnU-Net will do in another way with a model of this plan, one sentence each."""
+    notes = []
+    if plan.orientation not in (None, REORIENTED):
+        notes.append(
+            f"nnU-Net takes images as they are stored, this model needs {plan.orientation}: reorient images to "
+            f"{plan.orientation} before nnU-Net predicts them (autoseg does so by itself)"
+        )
+    if plan.labels.ignore_value not in (None, _find_next_value(plan.labels)):
+        notes.append(
+            f"the ignore label {plan.labels.ignore_value} is left out: nnU-Net wants {_find_next_value(plan.labels)} "
+            f"for it, and prediction does not need it"
+        )
+    return tuple(notes)
+
+
+def write_model_description(folder: Path, plan: Plan, fingerprint: Fingerprint | None) -> None:
+    """Writes plans.json and dataset.json.
+
+    Args:
+        folder: Of the model.
+        plan: That the model followed.
+        fingerprint: Of the training data, if the run has one.
+
+    Raises:
+        ExchangeError: nnU-Net cannot express something; the message names it.
+    """
+    _write_json(folder / PLANS_NAME, _describe_plans(plan, fingerprint))
+    _write_json(folder / DATASET_NAME, _describe_dataset(plan, fingerprint))
+
+
+def write_nnunet_checkpoint(
+    path: Path, weights: Mapping[str, Tensor], plan: Plan, *, configuration: str, fold: str
+) -> None:
+    """Writes weights as nnU-Net's prediction reads them.
+
+    nnU-Net knows no other form than PyTorch's pickled one. This one holds tensors, texts and numbers only.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    chosen = plan.configurations[configuration]
+    content = {
+        "network_weights": convert_to_nnunet(weights, chosen.network),
+        "optimizer_state": {},
+        "grad_scaler_state": None,
+        "logging": {},
+        "_best_ema": None,
+        "current_epoch": chosen.training.epochs,
+        "init_args": {
+            "plans": _describe_plans(plan, None),
+            "configuration": configuration,
+            "fold": int(fold) if fold.isdecimal() else fold,
+            "dataset_json": _describe_dataset(plan, None),
+        },
+        "trainer_name": BASE,
+        "inference_allowed_mirroring_axes": chosen.training.augmentation.mirror_axes or None,
+    }
+    with write_atomically(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _describe_plans(plan: Plan, fingerprint: Fingerprint | None) -> dict[str, Any]:
+    dimensions = [part.dimensions for part in plan.configurations.values()]
+    forward = plan.axis_permutation
+    return {
+        "dataset_name": plan.dataset_name,
+        "plans_name": PLANS_TITLE,
+        "image_reader_writer": find_reader(plan.file_ending, plan.orientation, dimensions=dimensions),
+        "transpose_forward": list(forward),
+        "transpose_backward": [forward.index(axis) for axis in range(3)],
+        "configurations": {name: _describe_configuration(name, plan) for name in plan.configurations},
+        "experiment_planner_used": f"autoseg {plan.planner}",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {
+            str(index): _describe_intensities(index, channel, fingerprint)
+            for index, channel in enumerate(plan.channels)
+        },
+    }
+
+
+def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
+    part = plan.configurations[name]
+    content = {
+        "data_identifier": f"{PLANS_TITLE}_{part.data_of}",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": part.training.batch_size,
+        "patch_size": list(part.patch_voxels),
+        "median_image_size_in_voxels": list(part.median_shape_voxels),
+        "spacing": list(part.spacing_mm),
+        "normalization_schemes": [find_scheme(channel) for channel in plan.channels],
+        "use_mask_for_norm": [channel.inside_nonzero_only for channel in plan.channels],
+        **_describe_functions(part),
+        "architecture": _describe_architecture(part),
+        "batch_dice": part.training.batch_dice,
+    }
+    if part.previous_stage is not None:
+        content["previous_stage"] = part.previous_stage
+    if part.data_of != name:
+        content["inherits_from"] = part.data_of
+    heirs = [other for other, heir in plan.configurations.items() if heir.previous_stage == name]
+    return {**content, "next_stage": heirs} if heirs else content
+
+
+def _describe_functions(part: ConfigurationPlan) -> dict[str, Any]:
+    resampling = part.resampling
+    content: dict[str, Any] = {}
+    for purpose, order in (
+        ("data", resampling.image_order),
+        ("seg", resampling.label_order),
+        ("probabilities", resampling.logits_order),
+    ):
+        content[f"resampling_fn_{purpose}"] = SPLINES
+        content[f"resampling_fn_{purpose}_kwargs"] = describe_resampling(
+            order, is_seg=purpose == "seg", threshold=resampling.anisotropy_threshold
+        )
+    return content
+
+
+def _describe_architecture(part: ConfigurationPlan) -> dict[str, Any]:
+    foreign = describe_network(part.network)
+    arguments = foreign.arch_kwargs.model_dump(mode="json", exclude_unset=True)
+    return {
+        "network_class_name": foreign.network_class_name,
+        "arch_kwargs": arguments,
+        "_kw_requires_import": list(IMPORTED_NAMES),
+    }
+
+
+def _describe_intensities(index: int, channel: ChannelPlan, fingerprint: Fingerprint | None) -> dict[str, float]:
+    """nnU-Net wants an entry for every channel, but looks only into those of CT channels."""
+    measured = None if fingerprint is None else fingerprint.channels[index].foreground
+    content = {} if measured is None else measured.model_dump()
+    if channel.window is None:
+        return content
+    window = channel.window
+    used = {"percentile_00_5": window.lower, "percentile_99_5": window.upper, "mean": window.mean, "std": window.std}
+    return {**content, **used}
+
+
+def _describe_dataset(plan: Plan, fingerprint: Fingerprint | None) -> dict[str, Any]:
+    labels = plan.labels
+    _check_values(labels)
+    entries: dict[str, int | list[int]] = {"background": 0}
+    for entry in labels.classes:
+        entries[entry.name] = entry.values[0] if len(entry.values) == 1 else list(entry.values)
+    if labels.ignore_value is not None and labels.ignore_value == _find_next_value(labels):
+        entries["ignore"] = labels.ignore_value
+    content = {
+        "channel_names": {str(index): channel.name for index, channel in enumerate(plan.channels)},
+        "labels": entries,
+        "numTraining": 0 if fingerprint is None else len(fingerprint.cases),
+        "file_ending": plan.file_ending,
+        "name": plan.dataset_name,
+    }
+    if labels.region_write_values is None:
+        return content
+    return {**content, "regions_class_order": list(labels.region_write_values)}
+
+
+def _check_values(labels: LabelScheme) -> None:
+    """nnU-Net writes the number of the output as the value of the label."""
+    values = _list_predicted_values(labels)
+    if not labels.has_regions and list(values) != list(range(len(values))):
+        shown = ", ".join(str(value) for value in values)
+        msg = (
+            f"nnU-Net writes labels 0, 1, 2, ... without gaps, but this model's are {shown}; it would write other "
+            f"values than the dataset has, so the model is not exported"
+        )
+        raise ExchangeError(msg)
+
+
+def _list_predicted_values(labels: LabelScheme) -> Sequence[int]:
+    return labels.file_values if labels.ignore_value is None else labels.file_values[:-1]
+
+
+def _find_next_value(labels: LabelScheme) -> int:
+    return max(_list_predicted_values(labels)) + 1
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=4) + "\n")

@@ -1,0 +1,208 @@
+"""How nnU-Net reads, normalizes and resamples, in our words and back. What is not known here is refused by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from autoseg.errors import ExchangeError
+from autoseg.exchange.nnunet_schema import NnunetConfiguration, NnunetPlans, parse_intensities
+from autoseg.plan import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
+
+NORMALIZATIONS: Final[dict[str, NormalizationScheme]] = {
+    "CTNormalization": "ct",
+    "ZScoreNormalization": "zscore",
+    "NoNormalization": "none",
+    "RescaleTo01Normalization": "rescale_to_0_1",
+    "RGBTo01Normalization": "rgb_to_0_1",
+}
+AS_STORED: Final = None
+READER_ORIENTATIONS: Final[dict[str, str | None]] = {
+    "SimpleITKIO": AS_STORED,
+    "NibabelIO": AS_STORED,
+    "NaturalImage2DIO": AS_STORED,
+    "Tiff3DIO": AS_STORED,
+    "NibabelIOWithReorient": "RAS",
+    "SimpleITKIOWithReorient": "RAS",
+}
+READERS: Final[dict[str, str]] = {
+    ".nii.gz": "SimpleITKIO",
+    ".nrrd": "SimpleITKIO",
+    ".mha": "SimpleITKIO",
+    ".gipl": "SimpleITKIO",
+    ".nii": "NibabelIO",
+    ".png": "NaturalImage2DIO",
+    ".bmp": "NaturalImage2DIO",
+    ".tif": "Tiff3DIO",
+    ".tiff": "Tiff3DIO",
+}
+REORIENTING_READERS: Final[dict[str, str]] = {
+    ".nii.gz": "NibabelIOWithReorient",
+    ".nii": "NibabelIOWithReorient",
+    ".nrrd": "SimpleITKIOWithReorient",
+    ".mha": "SimpleITKIOWithReorient",
+}
+SPLINES: Final = "resample_data_or_seg_to_shape"
+TORCH: Final = "resample_torch_fornnunet"
+USUAL_THRESHOLD: Final = 3.0
+# The ratio of the coarsest spacing to the finest is at least 1, and no image reaches the other.
+ALWAYS_SEPARATE: Final = 0.5
+NEVER_SEPARATE: Final = 1e12
+
+
+def find_orientation(plans: NnunetPlans, *, where: str) -> str | None:
+    """Orientation to which nnU-Net's reader brings images; None if it takes them as they are stored.
+
+    Raises:
+        ExchangeError: The reader is not one of nnU-Net's own.
+    """
+    reader = plans.image_reader_writer
+    if reader not in READER_ORIENTATIONS:
+        msg = (
+            f"{where} reads images with {reader}, which nnU-Net does not ship, so it is unknown how they were "
+            f"orientated; readers that can be imported: {', '.join(READER_ORIENTATIONS)}"
+        )
+        raise ExchangeError(msg)
+    return READER_ORIENTATIONS[reader]
+
+
+def find_reader(file_ending: str, orientation: str | None, *, dimensions: Sequence[int]) -> str:
+    """nnU-Net's reader of a file ending.
+
+    Args:
+        file_ending: Of the dataset.
+        orientation: To which images are brought; None if they are taken as stored.
+        dimensions: Of the networks; they tell stacks of pages (3) from pictures (2 alone).
+
+    Raises:
+        ExchangeError: nnU-Net does not read such files.
+    """
+    if orientation == "RAS" and file_ending in REORIENTING_READERS:
+        return REORIENTING_READERS[file_ending]
+    if file_ending not in READERS:
+        msg = f"nnU-Net does not read {file_ending} files, only {' '.join(READERS)}; such a model cannot be exported"
+        raise ExchangeError(msg)
+    reader = READERS[file_ending]
+    return "NaturalImage2DIO" if reader == "Tiff3DIO" and 3 not in dimensions else reader
+
+
+def build_channels(
+    names: Sequence[str], configuration: NnunetConfiguration, plans: NnunetPlans, *, where: str
+) -> tuple[ChannelPlan, ...]:
+    """How every channel is normalized.
+
+    Raises:
+        ExchangeError: A scheme is unknown, or there is not one per channel.
+        DocumentError: The intensities for a CT channel are missing.
+    """
+    schemes, masks = configuration.normalization_schemes, configuration.use_mask_for_norm
+    if not len(names) == len(schemes) == len(masks):
+        msg = (
+            f"{where}: dataset.json has {len(names)} channels, but normalization_schemes and use_mask_for_norm of the "
+            f"plans have {len(schemes)} and {len(masks)} entries; they must be of the same model"
+        )
+        raise ExchangeError(msg)
+    unknown = [scheme for scheme in schemes if scheme not in NORMALIZATIONS]
+    if unknown:
+        msg = f"{where} normalizes with {', '.join(unknown)}, which autoseg does not have; it has {_list_schemes()}"
+        raise ExchangeError(msg)
+    return tuple(
+        ChannelPlan(
+            name=name,
+            normalization=NORMALIZATIONS[scheme],
+            # The other schemes of nnU-Net pass over the mask.
+            inside_nonzero_only=mask and scheme == "ZScoreNormalization",
+            window=_build_window(plans, index, where=where) if scheme == "CTNormalization" else None,
+        )
+        for index, (name, scheme, mask) in enumerate(zip(names, schemes, masks, strict=True))
+    )
+
+
+def find_scheme(channel: ChannelPlan) -> str:
+    """nnU-Net's name of the normalization of a channel."""
+    return next(name for name, scheme in NORMALIZATIONS.items() if scheme == channel.normalization)
+
+
+def build_resampling(configuration: NnunetConfiguration, *, where: str) -> ResamplingPlan:
+    """How arrays change their grid.
+
+    Raises:
+        ExchangeError: A function or one of its arguments is none that autoseg has.
+    """
+    image, labels, logits = (
+        _parse(getattr(configuration, key), getattr(configuration, f"{key}_kwargs"), where=f"{where}: {key}")
+        for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
+    )
+    if image.threshold != logits.threshold:
+        msg = f"{where} resamples images and probabilities by different rules of anisotropy, which autoseg cannot"
+        raise ExchangeError(msg)
+    if labels.order == 3 or logits.order == 3:
+        msg = f"{where} resamples labels or probabilities by cubic splines, which autoseg cannot; it takes order 0 or 1"
+        raise ExchangeError(msg)
+    return ResamplingPlan(
+        image_order=image.order,
+        label_order=labels.order,
+        logits_order=logits.order,
+        anisotropy_threshold=image.threshold,
+    )
+
+
+def describe_resampling(order: int, *, is_seg: bool, threshold: float) -> dict[str, Any]:
+    """The arguments that nnU-Net's spline resampling is given."""
+    arguments: dict[str, Any] = {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+    if threshold in (ALWAYS_SEPARATE, NEVER_SEPARATE):
+        arguments["force_separate_z"] = threshold == ALWAYS_SEPARATE
+    elif threshold != USUAL_THRESHOLD:
+        arguments["separate_z_anisotropy_threshold"] = threshold
+    return arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resampling:
+    order: Literal[0, 1, 3]
+    threshold: float
+
+
+def _parse(function: str, arguments: Mapping[str, Any], *, where: str) -> _Resampling:
+    if function not in (SPLINES, TORCH):
+        msg = f"{where} is {function}, which autoseg does not have; it has {SPLINES} and {TORCH}"
+        raise ExchangeError(msg)
+    return _Resampling(order=_parse_order(function, arguments, where), threshold=_parse_threshold(arguments, where))
+
+
+def _parse_order(function: str, arguments: Mapping[str, Any], where: str) -> Literal[0, 1, 3]:
+    if function == TORCH:
+        _check_arguments(arguments, {"mode": "linear", "aniso_axis_mode": "nearest-exact"}, where)
+        return 1
+    _check_arguments(arguments, {"order_z": 0}, where)
+    order = arguments.get("order", 3)
+    if order not in (0, 1, 3):
+        msg = f"{where} has the spline order {order!r}, expected 0, 1 or 3"
+        raise ExchangeError(msg)
+    return 0 if order == 0 else 1 if order == 1 else 3
+
+
+def _check_arguments(arguments: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+    for key, value in expected.items():
+        if arguments.get(key, value) != value:
+            msg = f"{where} has {key} {arguments[key]!r}, which autoseg cannot; it takes {value!r}"
+            raise ExchangeError(msg)
+
+
+def _parse_threshold(arguments: Mapping[str, Any], where: str) -> float:
+    forced = arguments.get("force_separate_z")
+    if forced is not None:
+        return ALWAYS_SEPARATE if forced else NEVER_SEPARATE
+    threshold = arguments.get("separate_z_anisotropy_threshold", USUAL_THRESHOLD)
+    if not isinstance(threshold, (int, float)) or threshold <= 0:
+        msg = f"{where}: separate_z_anisotropy_threshold must be a positive number, found {threshold!r}"
+        raise ExchangeError(msg)
+    return float(threshold)
+
+
+def _build_window(plans: NnunetPlans, channel: int, *, where: str) -> IntensityWindow:
+    found = parse_intensities(plans, channel, where=where)
+    return IntensityWindow(lower=found.percentile_00_5, upper=found.percentile_99_5, mean=found.mean, std=found.std)
+
+
+def _list_schemes() -> str:
+    return ", ".join(NORMALIZATIONS)

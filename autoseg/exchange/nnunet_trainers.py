@@ -1,0 +1,109 @@
+"""nnU-Net's trainers: which of them leave the network alone, and the training that they stand for.
+
+A trainer is a class of Python code, of which a model folder holds the name only. What its network looks like is known
+of the trainers that nnU-Net ships; their names are made of the parts below, and so are those of the combinations that
+others have added (such as nnUNetTrainer_1000epochs_NoMirroring).
+"""
+
+import re
+from typing import Final
+
+from autoseg.errors import ExchangeError
+from autoseg.plan import AugmentationPlan, TrainingPlan
+
+BASE: Final = "nnUNetTrainer"
+HARMLESS_PARTS: Final = (
+    r"Benchmark", r"\d+ep(?:och)?s?", r"noDataLoading",
+    r"NoMirroring", r"onlyMirror01", r"noDummy2DDA", r"NoDA",
+    r"DA5", r"DA5ord0", r"DA5Segord0", r"DAOrd0", r"DASegOrd0",
+    r"DiceLoss", r"DiceCELoss", r"noSmooth", r"CELoss", r"Topk10Loss", r"Topk10LossLS01", r"DiceTopK10Loss",
+    r"CosAnneal", r"warmup", r"(?:Vanilla)?Adam(?:\den\d)?", r"Adan(?:\den\d)?",
+    r"NoDeepSupervision", r"probabilisticOversampling", r"0\d\d",
+)  # fmt: skip
+"""Length, augmentation, loss, schedule, optimizer, sampling: nothing that a trained network shows."""
+HARMLESS_NAME: Final = re.compile(rf"{BASE}(?:_?(?:{'|'.join(HARMLESS_PARTS)}))*")
+
+FLAT_PATCH_RATIO: Final = 3
+ELONGATED_RATIO: Final = 1.5
+
+
+def check_trainer(name: str, *, where: str, accepts_any: bool) -> None:
+    """Refuses trainers that may build a network of their own.
+
+    Args:
+        name: Of the class.
+        where: What to call the model in a message.
+        accepts_any: The user vouches for it.
+
+    Raises:
+        ExchangeError: The trainer is not known to use the network of the plans.
+    """
+    if accepts_any or HARMLESS_NAME.fullmatch(name):
+        return
+    msg = (
+        f"{where} was trained by {name}, which nnU-Net does not ship and which may build another network than the "
+        f"plans say (activations do not show in the weights); if you know that it changes neither network nor "
+        f"preprocessing, import it with --any-trainer"
+    )
+    raise ExchangeError(msg)
+
+
+def build_training(
+    patch_voxels: tuple[int, ...], *, batch_size: int, batch_dice: bool, mirror_axes: tuple[int, ...]
+) -> TrainingPlan:
+    """The training of the class nnUNetTrainer (release 2.8.1), which a model folder does not record.
+
+    Prediction uses the batch size and the mirrored axes of it; the rest would count if the run were trained further.
+    """
+    return TrainingPlan(
+        epochs=1000,
+        iterations_per_epoch=250,
+        validation_iterations_per_epoch=50,
+        batch_size=batch_size,
+        foreground_fraction=0.33,
+        loss="dice_cross_entropy",
+        batch_dice=batch_dice,
+        optimizer="sgd_nesterov",
+        initial_learning_rate=0.01,
+        momentum=0.99,
+        weight_decay=3e-5,
+        schedule="polynomial",
+        schedule_exponent=0.9,
+        gradient_norm_limit=12.0,
+        augmentation=_build_augmentation(patch_voxels, mirror_axes),
+    )
+
+
+def _build_augmentation(patch_voxels: tuple[int, ...], mirror_axes: tuple[int, ...]) -> AugmentationPlan:
+    limit_degrees, in_plane_only = _find_rotation(patch_voxels)
+    return AugmentationPlan(
+        rotation_probability=0.2,
+        rotation_limit_degrees=limit_degrees,
+        in_plane_only=in_plane_only,
+        scaling_probability=0.2,
+        scaling_range=(0.7, 1.4),
+        noise_probability=0.1,
+        noise_std_range=(0.0, 0.1),
+        blur_probability=0.2,
+        blur_channel_probability=0.5,
+        blur_sigma_range_voxels=(0.5, 1.0),
+        brightness_probability=0.15,
+        brightness_range=(0.75, 1.25),
+        contrast_probability=0.15,
+        contrast_range=(0.75, 1.25),
+        low_resolution_probability=0.25,
+        low_resolution_channel_probability=0.5,
+        low_resolution_range=(0.5, 1.0),
+        inverted_gamma_probability=0.1,
+        gamma_probability=0.3,
+        gamma_range=(0.7, 1.5),
+        mirror_axes=mirror_axes,
+    )
+
+
+def _find_rotation(patch_voxels: tuple[int, ...]) -> tuple[float, bool]:
+    """Largest angle, and whether slices are turned in plane only."""
+    if len(patch_voxels) == 2:
+        return (15.0 if max(patch_voxels) / min(patch_voxels) > ELONGATED_RATIO else 180.0), False
+    is_flat = max(patch_voxels) / patch_voxels[0] > FLAT_PATCH_RATIO
+    return (180.0, True) if is_flat else (30.0, False)

@@ -1,0 +1,90 @@
+"""Reads checkpoints in PyTorch's own format, which is pickle, without running anything that a file names.
+
+A pickle may name any function and have it called. PyTorch's restricted reader (`weights_only`) knows tensors,
+containers and numbers, and refuses every other name before anything is called. nnU-Net's checkpoints hold numpy's
+numbers as well, in their logs; these become placeholders here, so that numpy is not called either.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Final
+
+import torch
+
+from autoseg.errors import ExchangeError
+
+
+class Placeholder:
+    """Stands for a value that nobody needs, and keeps nothing of what the file says about it."""
+
+    def __init__(self, *arguments: object) -> None:
+        del arguments
+
+    def __setstate__(self, state: object) -> None:
+        """Forgets the state."""
+
+
+HARMLESS_NAMES: Final = (
+    "numpy.core.multiarray.scalar",  # numpy 1
+    "numpy._core.multiarray.scalar",  # numpy 2
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+"""What nnU-Net's checkpoints name besides PyTorch's own types; each is read as a `Placeholder`."""
+
+# What damaged or hostile bytes make of the reader: it takes them for instructions and fails where these make no sense.
+READING_ERRORS: Final = (
+    UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, EOFError,
+    OSError,
+)  # fmt: skip
+
+
+def read_checkpoint_safely(path: Path) -> object:
+    """The content of a file that `torch.save` wrote, on the processor: tensors, containers, texts and numbers.
+
+    Raises:
+        ExchangeError: The file is missing or damaged, or names anything beyond that; nothing it names was called.
+    """
+    if not path.is_file():
+        msg = f"no checkpoint at {path}; copy the model folder again"
+        raise ExchangeError(msg)
+    try:
+        with _ignore_warnings(), torch.serialization.safe_globals([(Placeholder, name) for name in HARMLESS_NAMES]):
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except READING_ERRORS as error:
+        raise ExchangeError(_describe(path, error)) from error
+    return content
+
+
+@contextmanager
+def _ignore_warnings() -> Iterator[None]:
+    """Of old or unusual pickles: what cannot be read is refused in any case."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _describe(path: Path, error: Exception) -> str:
+    names = _list_refused_names(path)
+    if names:
+        return (
+            f"{path} is refused: beside weights it names {', '.join(names)}, which a full pickle reader would import "
+            f"and may call; nothing was run. A checkpoint written by nnU-Net names no such thing: do not open this "
+            f"file with other tools unless you trust who made it"
+        )
+    words = " ".join(str(error).split())
+    return f"{path} cannot be read as a PyTorch checkpoint ({words:.200}); copy it again"
+
+
+def _list_refused_names(path: Path) -> list[str]:
+    """What a file names that is neither PyTorch's nor harmless; empty for what is no checkpoint at all."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except READING_ERRORS:
+        return []
+    return sorted(set(names) - set(HARMLESS_NAMES))
