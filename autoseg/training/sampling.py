@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int16, Int32
+from jaxtyping import Int32
 
 from autoseg.geometry import IntTriple
 from autoseg.preprocessing.cache import CachedCase, LazyArray
@@ -34,17 +34,20 @@ class PatchSampler:
     batch_size: int
     foreground_fraction: float
 
-    def draw(
-        self, index: int, generator: np.random.Generator
-    ) -> tuple[Float32[np.ndarray, "channel z y x"], Int16[np.ndarray, "z y x"]]:
-        """Draws sample `index` of a batch: its image and label map, zero and -1 where it hangs over the volume."""
+    def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Draws sample `index` of a batch: its image (float32) and label map (int16), zero and -1 where it hangs over
+        the volume; in a cascade also the previous stage's label map."""
         case = self.open_case(self.case_names[int(generator.integers(len(self.case_names)))])
         is_forced = is_forced_foreground(index, self.batch_size, self.foreground_fraction)
         candidates = list_centre_candidates(case.locations, is_forced=is_forced)
         start = self._draw_start(case.label_map.shape, candidates, generator)
+        label_maps = [label_map for label_map in (case.label_map, case.previous_label_map) if label_map is not None]
         return (
             cut_out(case.image, start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
-            cut_out(case.label_map, start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False),
+            *(
+                cut_out(part, start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False)
+                for part in label_maps
+            ),
         )
 
     def _draw_start(

@@ -110,7 +110,9 @@ def predict_images(
 def _describe_model(
     model: SegmentationModel, run: RunFolder, images: Path, request: PredictionRequest
 ) -> PredictionRecord:
-    checkpoints = [run.fold(model.configuration, fold).final_checkpoint for fold in model.folds]
+    checkpoints = [
+        run.fold(stage.configuration, fold).final_checkpoint for stage in model.stages for fold in stage.folds
+    ]
     return PredictionRecord(
         autoseg_version=__version__,
         model=run.root.name,
@@ -224,7 +226,7 @@ def _predict_one(
     outputs = _find_outputs(case, out, model, request)
     preprocessed = model.preprocess(volume.array, volume.grid)
     show = partial(progress.show_part, case.name)
-    logits = model.predict_preprocessed(preprocessed.image, options=request.options, on_window=show)
+    logits = model.predict_case(preprocessed, options=request.options, on_window=show)
     if request.save_probabilities:
         write_probabilities(outputs[1], model.restore_probabilities(logits, preprocessed.geometry))
     label_map = model.restore_label_map(logits, preprocessed.geometry)
