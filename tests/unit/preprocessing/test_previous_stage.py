@@ -115,7 +115,8 @@ def test_a_missing_or_shortened_file_is_noticed(stored, name):
 
 def test_an_interrupted_replacement_leaves_no_current_prediction(stored, label_map, monkeypatch):
     def fail(*arguments):
-        raise RunError("the disk is full")
+        msg = "the disk is full"
+        raise RunError(msg)
 
     monkeypatch.setattr("autoseg.preprocessing.previous_stage.write_array", fail)
     with pytest.raises(RunError, match="disk is full"):

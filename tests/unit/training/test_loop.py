@@ -175,10 +175,10 @@ def test_a_resumed_cascade_is_equal_to_an_uninterrupted_one(start, cascade, prev
     assert all(torch.equal(tensor, parts.tensors[name]) for name, tensor in whole.tensors.items())
 
 
-def test_the_predictions_of_the_previous_stage_decide_about_a_cascade(start, cascade, previous, tmp_path, data_folder):
+def test_the_predictions_of_the_previous_stage_decide_about_a_cascade(start, cascade, previous, tmp_path):
     first = first_iteration(start(tmp_path / "first", plan=cascade, previous=previous)).loss
     for path in previous.folder.glob("*.previous.b2nd"):
-        case = open_case(data_folder, path.name.partition(".")[0])
+        case = open_case(previous.folder.parent / "data", path.name.partition(".")[0])
         write_prediction(
             previous.folder,
             case.name,
