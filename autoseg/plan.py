@@ -26,7 +26,7 @@ Architecture = Literal["plain_unet", "residual_encoder_unet"]
 ForegroundPlacement = Literal["centred", "uniform"]
 ForegroundChoice = Literal["class", "class_balanced", "component"]
 ConfigurationName = str
-PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_lowres", "2d")
+PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
 """Where the user names none, the first of these that there is."""
 
 
@@ -160,6 +160,13 @@ class AugmentationPlan(Part):
         low_resolution_range: Zoom factor of the simulated low resolution.
         gamma_range: Exponents; below 1 and above 1 are equally likely (so for brightness and contrast).
         mirror_axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
+        mask_change_probability: That masks of the previous stage of a cascade grow or shrink; this and what follows
+            counts in a cascade alone, and has the reference's values by default.
+        mask_change_label_probability: Of each label, if masks change.
+        mask_change_radius_voxels: Drawn per label; how far a mask grows or shrinks.
+        component_removal_probability: That masks of the previous stage lose a connected component each.
+        component_removal_label_probability: Of each label, if masks lose components.
+        component_removal_limit_fraction: Components of this share of the patch or more stay.
     """
 
     rotation_probability: Fraction
@@ -183,6 +190,12 @@ class AugmentationPlan(Part):
     gamma_probability: Fraction
     gamma_range: Range
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...]
+    mask_change_probability: Fraction = 0.4
+    mask_change_label_probability: Fraction = 0.5
+    mask_change_radius_voxels: Range = (1.0, 8.0)
+    component_removal_probability: Fraction = 0.2
+    component_removal_label_probability: Fraction = 0.5
+    component_removal_limit_fraction: Fraction = 0.15
 
 
 class TrainingPlan(Part):
@@ -252,7 +265,8 @@ class ConfigurationPlan(Part):
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input.
-        previous_stage: Configuration whose predictions are further input channels; None if there is none.
+        previous_stage: Configuration whose predictions are further input channels, one mask per foreground label;
+            None if there is none. It has none itself.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
 
@@ -325,6 +339,12 @@ class Plan(Document):
             if other is not None and other not in self.configurations:
                 msg = f"configurations.{name}.{field} must name one of {', '.join(self.configurations)} (got {other!r})"
                 raise ValueError(msg)
+        if chosen.previous_stage and self.configurations[chosen.previous_stage].previous_stage:
+            msg = (
+                f"configurations.{name}.previous_stage must name a configuration without one "
+                f"(got {chosen.previous_stage!r})"
+            )
+            raise ValueError(msg)
         extra = 0 if chosen.previous_stage is None else len(self.labels.foreground_labels)
         expected = {
             "input_channels": len(self.channels) + extra,

@@ -13,7 +13,8 @@ FOLD_PREFIX: Final = "fold_"
 def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     """The configuration to predict with: the wanted one or, for None, the trained one.
 
-    If several are trained, the first of 3d_fullres, 3d_lowres and 2d is taken, else the first of the plan.
+    If several are trained, the first of 3d_fullres, 3d_cascade_fullres, 3d_lowres and 2d is taken, else the first of
+    the plan.
 
     Raises:
         PlanError: The plan does not have the wanted one.

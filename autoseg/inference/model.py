@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Integer
+from jaxtyping import Float32, Int16, Integer
 from torch import Tensor, nn
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.host_memory import keep_freed_memory
+from autoseg.inference.cascade import bring_to_prediction_grid
 from autoseg.inference.execution import prepare_network
 from autoseg.inference.folds import find_configuration, find_folds
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
@@ -29,15 +30,16 @@ from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase, preprocess_image
-from autoseg.run_folder import FoldFolder, RunFolder, open_run
+from autoseg.preprocessing.previous_stage import append_masks, encode_masks
+from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationModel:
     """The networks of one configuration, ready on a device.
 
-    Prediction has three steps, `preprocess`, `predict_preprocessed` and `restore_label_map` or
-    `restore_probabilities`; `predict_volume` and `predict_probabilities` take them all.
+    Prediction has three steps, `preprocess`, `predict_case` and `restore_label_map` or `restore_probabilities`;
+    `predict_volume` and `predict_probabilities` take them all.
 
     Attributes:
         plan: What the networks were trained by.
@@ -46,6 +48,7 @@ class SegmentationModel:
         networks: Prepared by `prepare_network`.
         number_type: In which they compute.
         patches_per_pass: How many patches they get at once; None for the rule of `compute_patches_per_pass`.
+        previous: The first stage, where this is the second one of a cascade.
     """
 
     plan: Plan
@@ -55,6 +58,12 @@ class SegmentationModel:
     device: torch.device
     number_type: NumberType = "float32"
     patches_per_pass: int | None = None
+    previous: "SegmentationModel | None" = None
+
+    @property
+    def stages(self) -> tuple["SegmentationModel", ...]:
+        """All models that take part in a prediction, in their order; the last one is this."""
+        return (self,) if self.previous is None else (*self.previous.stages, self)
 
     @property
     def configuration_plan(self) -> ConfigurationPlan:
@@ -70,6 +79,33 @@ class SegmentationModel:
         check_volume(array, grid, self.plan)
         return preprocess_image(array, grid, self.plan, self.configuration)
 
+    def predict_case(
+        self,
+        case: PreprocessedCase,
+        *,
+        options: PredictionOptions = DEFAULT_OPTIONS,
+        on_window: OnWindow | None = None,
+    ) -> Float32[Tensor, "class z y x"]:
+        """Mean logits of all folds for a case from `preprocess`; a cascade predicts with its first stage before."""
+        image = case.image
+        if self.previous is not None:
+            label_map = self._predict_previous(case, options=options, on_window=on_window)
+            image = append_masks(image, encode_masks(label_map, self.plan.labels.foreground_labels))
+        return self.predict_preprocessed(image, options=options, on_window=on_window)
+
+    def _predict_previous(
+        self, case: PreprocessedCase, *, options: PredictionOptions, on_window: OnWindow | None
+    ) -> Int16[np.ndarray, "z y x"]:
+        assert self.previous is not None, "only called for a cascade"
+        assert case.previous is not None, "this case was not preprocessed for a cascade"
+        return bring_to_prediction_grid(
+            self.previous.predict_preprocessed(case.previous.image, options=options, on_window=on_window),
+            case,
+            labels=self.plan.labels,
+            first=self.previous.configuration_plan.resampling,
+            second=self.configuration_plan.resampling,
+        )
+
     def predict_preprocessed(
         self,
         image: Float32[np.ndarray, "channel z y x"],
@@ -77,7 +113,8 @@ class SegmentationModel:
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Mean logits of all folds on the grid of a preprocessed image; see `predict_logits`."""
+        """Mean logits of all folds on the grid of all that the network gets (in a cascade also masks, see
+        `append_masks`); see `predict_logits`."""
         mirror_axes = self.configuration_plan.training.augmentation.mirror_axes
         return predict_logits(
             self.networks,
@@ -126,7 +163,7 @@ class SegmentationModel:
             PredictionError: The volume does not fit the model.
         """
         case = self.preprocess(array, grid)
-        return self.restore_label_map(self.predict_preprocessed(case.image, options=options), case.geometry)
+        return self.restore_label_map(self.predict_case(case, options=options), case.geometry)
 
     def predict_probabilities(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
@@ -137,7 +174,7 @@ class SegmentationModel:
             PredictionError: The volume does not fit the model.
         """
         case = self.preprocess(array, grid)
-        return self.restore_probabilities(self.predict_preprocessed(case.image, options=options), case.geometry)
+        return self.restore_probabilities(self.predict_case(case, options=options), case.geometry)
 
 
 def load_model(
@@ -148,21 +185,24 @@ def load_model(
     device: str = "auto",
     precision: Precision = "auto",
 ) -> SegmentationModel:
-    """Loads the trained networks of one configuration, ready to predict.
+    """Loads the trained networks of one configuration, ready to predict; for the second stage of a cascade also those of
+    the first.
 
     On the processor, how many patches go through a network at once is measured when a network is loaded for the first
     time, and remembered (see `autoseg.inference.pass_size`).
 
     Args:
         run: Folder of a run.
-        configuration: None takes the one that is trained; if several are, the first of 3d_fullres, 3d_lowres, 2d.
-        folds: None takes every trained one ("all" only if no numbered fold is trained).
+        configuration: None takes the one that is trained; if several are, the first of 3d_fullres,
+            3d_cascade_fullres, 3d_lowres, 2d.
+        folds: None takes every trained one ("all" only if no numbered fold is trained). The first stage of a cascade
+            predicts with the same folds, but for "all", with which every trained one of the first stage goes.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: In which numbers the networks compute; "float32" is the reference, "auto" the fastest that keeps the
             labels (see `find_number_type`).
 
     Raises:
-        PredictionError: The configuration or a fold is not trained, or folds follow different plans.
+        PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
         RunError: There is no run, or a checkpoint is damaged.
         DeviceError: There is no such device, or it has no fast way to compute in this precision.
     """
@@ -175,7 +215,7 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    check_single_stage(plan, name)
+    previous = _load_previous(folder, plan, name, folds=folds, device=device, precision=precision)
     networks = tuple(
         prepare_network(load_network(training, plan.configurations[name]), device=processor, number_type=number_type)
         for training in trainings
@@ -186,6 +226,7 @@ def load_model(
         folds=names,
         networks=networks,
         device=processor,
+        previous=previous,
         number_type=number_type,
         patches_per_pass=_find_patches_per_pass(networks[0], plan.configurations[name], processor, number_type),
     )
@@ -197,6 +238,46 @@ def _find_patches_per_pass(
     if device.type != "cpu":
         return None
     return find_patches_per_pass(network, configuration, number_type=number_type, memory=find_memory_folder())
+
+
+def _load_previous(
+    run: RunFolder,
+    plan: Plan,
+    configuration: str,
+    *,
+    folds: Sequence[str] | None,
+    device: str,
+    precision: Precision,
+) -> SegmentationModel | None:
+    name = plan.configurations[configuration].previous_stage
+    if name is None:
+        return None
+    held_out = [fold for fold in folds or () if fold != ALL_CASES]
+    previous = load_model(run, configuration=name, folds=held_out or None, device=device, precision=precision)
+    check_stages_agree(previous.plan, plan, configuration)
+    return previous
+
+
+def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
+    """Checks that the first stage of a cascade was trained as the second one expects.
+
+    Args:
+        first: Plan of the first stage's trainings.
+        second: Plan of the second stage.
+        configuration: The second stage.
+
+    Raises:
+        PredictionError: The plans differ.
+    """
+    name = second.configurations[configuration].previous_stage
+    assert name is not None, "not a cascade"
+    if _select_what_predicts(first, name) != _select_what_predicts(second, name):
+        msg = (
+            f"the stages of a cascade must follow one plan, but {name} was trained by another plan than "
+            f"{configuration} expects: spacing, patch, network, normalization, labels or axes differ; put the plan "
+            f"back, or train {name} again with --restart"
+        )
+        raise PredictionError(msg)
 
 
 def read_common_plan(trainings: Sequence[FoldFolder], configuration: str) -> Plan:
@@ -237,21 +318,6 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> nn.M
         raise PredictionError(msg) from error
     network.deep_supervision = False
     return network.eval()
-
-
-def check_single_stage(plan: Plan, configuration: str) -> None:
-    """Refuses the second stage of a cascade, whose input holds another model's prediction.
-
-    Raises:
-        PredictionError: The configuration has a previous stage.
-    """
-    previous = plan.configurations[configuration].previous_stage
-    if previous is not None:
-        msg = (
-            f"{configuration} takes the prediction of {previous} as input, which prediction cannot provide yet; "
-            f"choose another configuration"
-        )
-        raise PredictionError(msg)
 
 
 def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan) -> None:

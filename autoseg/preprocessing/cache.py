@@ -80,6 +80,7 @@ class CachedCase:
         label_map: int16 (z, y, x); -1 is background outside the nonzero region.
         locations: Voxels of every class.
         geometry: The way back to the grid of the file.
+        previous_label_map: int16 (z, y, x); what the previous stage of a cascade predicts, None without one.
     """
 
     name: str
@@ -87,6 +88,7 @@ class CachedCase:
     label_map: LazyArray
     locations: ClassLocations
     geometry: CaseGeometry
+    previous_label_map: LazyArray | None = None
 
 
 def write_case(
@@ -117,8 +119,8 @@ def write_case(
     paths.record.unlink(missing_ok=True)
     is_linked = twin is not None and case.image.nbytes <= LARGEST_LINKED_BYTES and paths.link_to(_CasePaths(twin, name))
     if not is_linked:
-        _write_array(paths.image, case.image, patch_voxels)
-        _write_array(paths.labels, case.label_map, patch_voxels)
+        write_array(paths.image, case.image, patch_voxels)
+        write_array(paths.labels, case.label_map, patch_voxels)
         with write_atomically(paths.locations, is_lasting=False) as temporary:
             np.save(temporary, locations.coordinates, allow_pickle=False)
     record = CaseRecord(
@@ -147,7 +149,7 @@ def open_case(folder: Path, name: str) -> CachedCase:
         record = read_document(paths.record, CaseRecord)
         paths.check_sizes(record.files)
         coordinates = _read_locations(paths.locations)
-        image, label_map = _open_array(paths.image), _open_array(paths.labels)
+        image, label_map = open_array(paths.image), open_array(paths.labels)
     except (DocumentError, OSError, RuntimeError, ValueError) as error:
         msg = (
             f"the preprocessed case {name!r} in {folder} is missing or damaged ({error}); "
@@ -222,7 +224,12 @@ def _is_filled(path: Path) -> bool:
         return False
 
 
-def _write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) -> None:
+def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) -> None:
+    """Writes an array atomically, cut for reading in patches of this extent.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
     import blosc2  # loaded where it is needed: it takes 0.3 s, and a finished run is not read
 
     storage = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
@@ -243,7 +250,8 @@ def _write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...])
         )
 
 
-def _open_array(path: Path) -> LazyArray:
+def open_array(path: Path) -> LazyArray:
+    """Opens an array, which is read when it is sliced. A file of another size than was written crashes the process."""
     import blosc2
 
     array: LazyArray = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})

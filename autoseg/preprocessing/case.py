@@ -1,6 +1,6 @@
 """Preprocesses one case: orient, permute axes, crop, normalize, resample."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -72,6 +72,7 @@ class PreparedCase:
         grid: Of the file.
         crop_box: In plan axes.
         spacing_mm: In plan axes.
+        nonzero_mask: Of the crop; None where nothing needed it.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
@@ -79,6 +80,7 @@ class PreparedCase:
     grid: Grid
     crop_box: Box
     spacing_mm: FloatTriple
+    nonzero_mask: Bool[np.ndarray, "z y x"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,22 +91,34 @@ class PreprocessedCase:
         image: Cropped, normalized, resampled.
         label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
         geometry: The way back to the grid of the file.
+        previous: In the prediction of a cascade, the case as the network of the previous stage sees it.
+        nonzero_mask: With `previous`, that of the crop before resampling.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
     label_map: Int16[np.ndarray, "z y x"] | None
     geometry: CaseGeometry
+    previous: "PreprocessedCase | None" = None
+    nonzero_mask: Bool[np.ndarray, "crop_z crop_y crop_x"] | None = None
 
 
 def preprocess_image(
     image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan, configuration: str
 ) -> PreprocessedCase:
-    """Preprocesses an image for prediction.
+    """Preprocesses an image for prediction; for the second stage of a cascade also for the first.
 
     Raises:
         PlanError: The image does not fit the plan.
     """
-    return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
+    previous = plan.configurations[configuration].previous_stage
+    if previous is None:
+        return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
+    prepared = prepare_case(image, None, grid, plan, keeps_mask=True)
+    return replace(
+        preprocess_prepared_case(prepared, plan, configuration),
+        previous=preprocess_prepared_case(prepared, plan, previous),
+        nonzero_mask=prepared.nonzero_mask,
+    )
 
 
 def preprocess_training_case(
@@ -124,23 +138,35 @@ def preprocess_training_case(
 
 
 def prepare_case(
-    image: Float32[np.ndarray, "channel z y x"], label_map: Int16[np.ndarray, "z y x"] | None, grid: Grid, plan: Plan
+    image: Float32[np.ndarray, "channel z y x"],
+    label_map: Int16[np.ndarray, "z y x"] | None,
+    grid: Grid,
+    plan: Plan,
+    *,
+    keeps_mask: bool = False,
 ) -> PreparedCase:
     """Does what does not depend on the configuration; the arrays given are left as they are.
+
+    Args:
+        image: On its own grid.
+        label_map: Internal labels; None in prediction.
+        grid: Of both.
+        plan: Of the run.
+        keeps_mask: Whether the result tells where the nonzero region is.
 
     Raises:
         PlanError: The image does not fit the plan.
     """
     reorientation = _compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
     image = _orient(image, grid, plan)
-    needs_mask = label_map is not None or any(channel.inside_nonzero_only for channel in plan.channels)
+    needs_mask = keeps_mask or label_map is not None or any(channel.inside_nonzero_only for channel in plan.channels)
     mask = compute_nonzero_mask(image) if needs_mask else None
     box = compute_nonzero_box(image) if mask is None else compute_bounding_box(mask)
     inside = slice_box(box)
-    cropped_mask = None if mask is None else mask[inside]
+    nonzero_mask = cropped_mask = None if mask is None else mask[inside]
     cropped_labels = None
     if label_map is not None and cropped_mask is not None:
-        cropped_labels = _mark_outside(reorientation.apply(label_map)[inside], cropped_mask)
+        cropped_labels = mark_outside(reorientation.apply(label_map)[inside], cropped_mask)
         # Annotated voxels outside the nonzero region are normalized too, as in the reference implementation.
         cropped_mask = cropped_labels >= 0
     return PreparedCase(
@@ -149,6 +175,7 @@ def prepare_case(
         grid=grid,
         crop_box=box,
         spacing_mm=reorientation.apply_to_grid(grid).spacing_mm,
+        nonzero_mask=nonzero_mask if keeps_mask else None,
     )
 
 
@@ -267,9 +294,10 @@ def _resample_label_map(
     )
 
 
-def _mark_outside(
+def mark_outside(
     label_map: Int16[np.ndarray, "z y x"], nonzero_mask: Bool[np.ndarray, "z y x"]
 ) -> Int16[np.ndarray, "z y x"]:
+    """A copy in which background outside the nonzero region is -1."""
     marked = np.array(label_map, order="C")
     marked[(marked == 0) & ~nonzero_mask] = OUTSIDE_LABEL
     return marked

@@ -28,6 +28,8 @@ from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.training.spatial import SpatialChange
 
 Transform = Callable[..., dict[str, Any]]
+AppendMasks = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From an image and the previous stage's label map to the image with one mask more for each label."""
 LOW_RESOLUTION_DOWN_ORDER: Final = 0
 LOW_RESOLUTION_UP_ORDER: Final = 1
 
@@ -40,32 +42,61 @@ class Augmentation:
         spatial: Rotates, scales and crops to the patch.
         transforms: Change intensities and mirror, on batches of one: data (1 channel *space), seg (1 1 *space).
         masked_channels: Channels that are zero outside the nonzero region.
+        append_masks: In the second stage of a cascade, makes channels of what the first one predicts.
     """
 
     spatial: SpatialChange
     transforms: tuple[Transform, ...]
     masked_channels: tuple[int, ...]
+    append_masks: AppendMasks | None = None
 
     def __call__(
-        self, image: Float32[np.ndarray, " channel *space"], label_map: Int16[np.ndarray, "*space"]
-    ) -> tuple[Float32[np.ndarray, " channel *patch"], Int16[np.ndarray, "*patch"]]:
-        """Returns the changed patch; the label -1 has become background."""
-        image, label_map = self.spatial(image, label_map)
-        batch = {"data": image[None], "seg": label_map[None, None]}
+        self, image: Float32[np.ndarray, " channel *space"], *label_maps: Int16[np.ndarray, "*space"]
+    ) -> tuple[Float32[np.ndarray, " input *patch"], Int16[np.ndarray, "*patch"]]:
+        """Returns the changed patch; the label -1 has become background.
+
+        Args:
+            image: An enlarged cut.
+            *label_maps: The reference; behind it, in a cascade, the previous stage's prediction.
+        """
+        image, *label_maps_of_patch = self.spatial(image, *label_maps)
+        batch = {"data": image[None], "seg": np.stack(label_maps_of_patch)[None]}
         for transform in self.transforms:
             batch = transform(**batch)
-        return finish_patch(batch["data"][0], batch["seg"][0, 0], self.masked_channels)
+        return finish_sample(
+            batch["data"][0],
+            *batch["seg"][0],
+            masked_channels=self.masked_channels,
+            append_masks=self.append_masks,
+        )
 
 
 def build_augmentation(
-    plan: AugmentationPlan, patch_voxels: tuple[int, ...], masked_channels: Sequence[int]
+    plan: AugmentationPlan,
+    patch_voxels: tuple[int, ...],
+    masked_channels: Sequence[int],
+    *,
+    append_masks: AppendMasks | None = None,
 ) -> Augmentation:
     """Builds the pipeline for patches of two or three axes."""
     return Augmentation(
         spatial=SpatialChange(plan=plan, patch_voxels=patch_voxels),
         transforms=(*_build_intensity_transforms(plan, len(patch_voxels)), *_build_mirroring(plan)),
         masked_channels=tuple(masked_channels),
+        append_masks=append_masks,
     )
+
+
+def finish_sample(
+    image: Float32[np.ndarray, " channel *space"],
+    label_map: Int16[np.ndarray, "*space"],
+    *previous_label_maps: Int16[np.ndarray, "*space"],
+    masked_channels: Sequence[int],
+    append_masks: AppendMasks | None,
+) -> tuple[Float32[np.ndarray, " input *space"], Int16[np.ndarray, "*space"]]:
+    """What the network gets and what it should answer; see `finish_patch`."""
+    image, label_map = finish_patch(image, label_map, masked_channels)
+    return image if append_masks is None else append_masks(image, *previous_label_maps), label_map
 
 
 def finish_patch(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.training.batches import BatchSource, build_batch_source, stream_batches
 from autoseg.training.device.batches import DeviceBatchSource, build_device_batch_source, stream_device_batches
 from autoseg.training.folds import Fold
@@ -24,14 +25,15 @@ def build_source(
     fold: Fold,
     seed: int,
     device: torch.device,
+    previous: PreviousStage | None = None,
 ) -> BatchSource | DeviceBatchSource:
     """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room.
 
     Raises:
         RunError: A case is missing or damaged.
     """
-    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=seed)
-    if device.type != "cuda":
+    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=seed, previous=previous)
+    if device.type != "cuda" or previous is not None:  # masks of a previous stage are made on the processor only
         return source
     on_device = build_device_batch_source(source, plan, channels, device=device)
     logger.info("cases are cut on the %s: %s", on_device.placement.where, on_device.placement.because)

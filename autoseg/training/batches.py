@@ -27,10 +27,12 @@ from torch.utils.data import DataLoader, Dataset
 from autoseg.errors import AutosegError, TrainingError
 from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
-from autoseg.preprocessing.cache import open_case
-from autoseg.training.augmentation import build_augmentation, finish_patch
+from autoseg.preprocessing.cache import CachedCase, open_case
+from autoseg.preprocessing.previous_stage import PreviousStage, open_case_with_prediction
+from autoseg.training.augmentation import build_augmentation, finish_sample
 from autoseg.training.enlarged_patch import compute_enlarged_patch
 from autoseg.training.folds import Fold
+from autoseg.training.mask_augmentation import AugmentedMasks, PlainMasks
 from autoseg.training.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
 from autoseg.training.sampling import PatchSampler
 from autoseg.training.step import Batch
@@ -44,19 +46,22 @@ class PatchSource:
     """Makes finished patches of one stream.
 
     Attributes:
-        finish: From a cut (channel *space, *space) to a patch; may draw from the global generators.
+        finish: From a cut (image, label map, in a cascade the previous stage's) to a patch; may draw from the global
+            generators.
         is_2d: Cuts are one slice thick, patches have no such axis.
     """
 
     sampler: PatchSampler
-    finish: Callable[[np.ndarray, np.ndarray], Patch]
+    finish: Callable[..., Patch]
     is_2d: bool
 
     def make_patch(self, seeds: np.random.SeedSequence, index: int) -> Patch:
         """Draws sample `index` of a batch and finishes it."""
-        image, label_map = self.sampler.draw(index, np.random.default_rng(seeds))
+        image, *label_maps = self.sampler.draw(index, np.random.default_rng(seeds))
         with seeded_global_generators(seeds):
-            return self.finish(image[:, 0], label_map[0]) if self.is_2d else self.finish(image, label_map)
+            if self.is_2d:
+                return self.finish(image[:, 0], *(label_map[0] for label_map in label_maps))
+            return self.finish(image, *label_maps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,13 @@ class BatchSource(Dataset[Batch | AutosegError]):
 
 
 def build_batch_source(
-    plan: ConfigurationPlan, channels: Sequence[ChannelPlan], *, data_folder: Path, fold: Fold, seed: int
+    plan: ConfigurationPlan,
+    channels: Sequence[ChannelPlan],
+    *,
+    data_folder: Path,
+    fold: Fold,
+    seed: int,
+    previous: PreviousStage | None = None,
 ) -> BatchSource:
     """Prepares the random patches of a configuration and fold; validation patches are not augmented."""
     augmentation, patch = plan.training.augmentation, plan.patch_voxels
@@ -95,7 +106,7 @@ def build_batch_source(
     samplers = [
         PatchSampler(
             case_names=cases,
-            open_case=partial(open_case, data_folder),
+            open_case=_choose_opening(data_folder, previous),
             cut_voxels=_add_slice_axis(cut),
             patch_voxels=_add_slice_axis(patch),
             batch_size=plan.training.batch_size,
@@ -106,14 +117,30 @@ def build_batch_source(
         for cases, cut in ((fold.training, compute_enlarged_patch(patch, augmentation)), (fold.validation, patch))
     ]
     is_2d = plan.dimensions == 2
-    finish_training = build_augmentation(augmentation, patch, masked)
+    labels = None if previous is None else previous.foreground_labels
+    finish_training = build_augmentation(
+        augmentation,
+        patch,
+        masked,
+        append_masks=None if labels is None else AugmentedMasks(foreground_labels=labels, plan=augmentation),
+    )
     # Not masked, as in prediction and in the reference implementation.
-    finish_validation = partial(finish_patch, masked_channels=())
+    finish_validation = partial(
+        finish_sample,
+        masked_channels=(),
+        append_masks=None if labels is None else PlainMasks(foreground_labels=labels),
+    )
     return BatchSource(
         training=PatchSource(sampler=samplers[0], finish=finish_training, is_2d=is_2d),
         validation=PatchSource(sampler=samplers[1], finish=finish_validation, is_2d=is_2d),
         seed=seed,
     )
+
+
+def _choose_opening(data_folder: Path, previous: PreviousStage | None) -> Callable[[str], CachedCase]:
+    if previous is None:
+        return partial(open_case, data_folder)
+    return partial(open_case_with_prediction, data_folder, previous.folder)
 
 
 def list_batch_keys(

@@ -42,11 +42,13 @@ class TrainingIdentity(Part):
     Attributes:
         plan_digest: Of the configuration's plan, the labels and the channels.
         fold_digest: Of the names of the training and validation cases.
+        previous_digest: Of the weights of the previous stage of a cascade; None without one.
     """
 
     plan_digest: str
     fold_digest: str
     seed: int
+    previous_digest: str | None = None
 
 
 class ScalerState(Part):
@@ -94,10 +96,21 @@ class Checkpoint:
 
 
 def identify_training(
-    plan: ConfigurationPlan, labels: LabelScheme, channels: Sequence[ChannelPlan], *, fold: Fold, seed: int
+    plan: ConfigurationPlan,
+    labels: LabelScheme,
+    channels: Sequence[ChannelPlan],
+    *,
+    fold: Fold,
+    seed: int,
+    previous_digest: str | None = None,
 ) -> TrainingIdentity:
     """Digests what decides about the course of a training."""
-    return TrainingIdentity(plan_digest=_digest(plan, labels, *channels), fold_digest=_digest(fold), seed=seed)
+    return TrainingIdentity(
+        plan_digest=_digest(plan, labels, *channels),
+        fold_digest=_digest(fold),
+        seed=seed,
+        previous_digest=previous_digest,
+    )
 
 
 def write_resumable_checkpoint(
@@ -238,7 +251,11 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
         for field in ("seed",)
         if getattr(stored, field) != getattr(identity, field)
     ]
-    changed = {"plan_digest": "the plan", "fold_digest": "the cases of the fold"}
+    changed = {
+        "plan_digest": "the plan",
+        "fold_digest": "the cases of the fold",
+        "previous_digest": "the weights of the previous stage",
+    }
     problems += [
         f"{subject} changed" for field, subject in changed.items() if getattr(stored, field) != getattr(identity, field)
     ]

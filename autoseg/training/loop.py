@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from autoseg.errors import DeviceError, TrainingError
+from autoseg.errors import DeviceError
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
+from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.run_folder import FoldFolder
 from autoseg.training.batch_making import build_source, make_batches
 from autoseg.training.batches import dead_workers_reported, list_batch_keys
@@ -23,7 +24,7 @@ from autoseg.training.session import Session
 from autoseg.training.start import Length, Start, find_start
 from autoseg.training.step import Learner, build_learner
 
-__all__ = ["EpochDone", "Event", "Forecast", "IterationDone", "Length", "TrainingOptions", "check_trainable", "train"]
+__all__ = ["EpochDone", "Event", "Forecast", "IterationDone", "Length", "TrainingOptions", "train"]
 
 
 def train(
@@ -35,6 +36,7 @@ def train(
     fold: Fold,
     output: FoldFolder,
     options: TrainingOptions,
+    previous: PreviousStage | None = None,
 ) -> Iterator[Event]:
     """Trains and yields what happens, while it happens.
 
@@ -43,20 +45,35 @@ def train(
 
     Args:
         data_folder: Preprocessed cases of the configuration `plan.data_of`.
+        previous: Predictions of `plan.previous_stage` for these cases, where there is one.
 
     Raises:
-        TrainingError: The configuration cannot be trained, the checkpoint does not belong to this training, the loss
-            is lost, or a worker has died.
+        TrainingError: The checkpoint does not belong to this training, the loss is lost, or a worker has died.
         DeviceError: The device's memory does not hold the network and a batch.
         RunError: A preprocessed case is missing or damaged, or the disk is full.
     """
-    check_trainable(plan)
+    assert (previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
     training = plan.training.model_copy(update={"epochs": options.length.epochs or plan.training.epochs})
-    identity = identify_training(plan, labels, channels, fold=fold, seed=options.seed)
+    identity = identify_training(
+        plan,
+        labels,
+        channels,
+        fold=fold,
+        seed=options.seed,
+        previous_digest=None if previous is None else previous.digest,
+    )
     start = find_start(output, identity, options.length)
     if start is None:
         return
-    source = build_source(plan, channels, data_folder=data_folder, fold=fold, seed=options.seed, device=options.device)
+    source = build_source(
+        plan,
+        channels,
+        data_folder=data_folder,
+        fold=fold,
+        seed=options.seed,
+        device=options.device,
+        previous=previous,
+    )
     torch.backends.cudnn.benchmark = True  # all batches have one shape, so looking for its fastest kernels pays
     with _failures_reported(options.device), dead_workers_reported():
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
@@ -108,20 +125,6 @@ def make_forecast(
         training_seconds=epochs_left * estimate_epoch_seconds(schedule, times),
         reserved_seconds=budget.reserved_seconds,
     )
-
-
-def check_trainable(plan: ConfigurationPlan) -> None:
-    """Checks what training cannot do yet.
-
-    Raises:
-        TrainingError: The configuration needs predictions of another one.
-    """
-    if plan.previous_stage is not None:
-        msg = (
-            f"this configuration refines the predictions of {plan.previous_stage!r}, and training such a second stage "
-            f"of a cascade is not available yet; train another configuration of the plan"
-        )
-        raise TrainingError(msg)
 
 
 @contextmanager

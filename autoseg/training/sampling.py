@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, Int16
 
 from autoseg.geometry import IntTriple
 from autoseg.plan import ForegroundChoice, ForegroundPlacement
@@ -52,14 +51,17 @@ class PatchSampler:
     foreground_choice: ForegroundChoice = "class"
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
 
-    def draw(
-        self, index: int, generator: np.random.Generator
-    ) -> tuple[Float32[np.ndarray, "channel z y x"], Int16[np.ndarray, "z y x"]]:
-        """Draws sample `index` of a batch: its image and label map, zero and -1 where it hangs over the volume."""
+    def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Draws sample `index` of a batch: its image (float32) and label map (int16), zero and -1 where it hangs over
+        the volume; in a cascade also the previous stage's label map."""
         cut = self.place(index, generator)
+        label_maps = [part for part in (cut.case.label_map, cut.case.previous_label_map) if part is not None]
         return (
             cut_out(cut.case.image, cut.start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
-            cut_out(cut.case.label_map, cut.start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False),
+            *(
+                cut_out(part, cut.start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False)
+                for part in label_maps
+            ),
         )
 
     def place(self, index: int, generator: np.random.Generator) -> Cut:

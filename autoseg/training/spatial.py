@@ -1,5 +1,6 @@
 """Rotation, scaling and cropping of a training patch, composed of batchgenerators' coordinate functions."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import radians
@@ -43,13 +44,13 @@ class SpatialChange:
     patch_voxels: tuple[int, ...]
 
     def __call__(
-        self, image: Float32[np.ndarray, " channel *space"], label_map: Int16[np.ndarray, "*space"]
-    ) -> tuple[Float32[np.ndarray, " channel *patch"], Int16[np.ndarray, "*patch"]]:
-        """Draws the parameters from numpy's global generator and applies them."""
+        self, image: Float32[np.ndarray, " channel *space"], *label_maps: Int16[np.ndarray, "*space"]
+    ) -> tuple[np.ndarray, ...]:
+        """Draws the parameters from numpy's global generator, applies them and returns the image and the label maps."""
         parameters = draw_spatial_parameters(self.plan, len(self._moved_axes))
         if parameters.angles_radians is None and parameters.scale is None:
-            return crop_centre(image, self.patch_voxels), crop_centre(label_map, self.patch_voxels)
-        return self._resample(image, label_map, parameters)
+            return tuple(crop_centre(array, self.patch_voxels) for array in (image, *label_maps))
+        return self._resample(image, label_maps, parameters)
 
     @property
     def _moved_axes(self) -> tuple[int, ...]:
@@ -60,20 +61,25 @@ class SpatialChange:
         return self.plan.in_plane_only and len(self.patch_voxels) == 3
 
     def _resample(
-        self, image: np.ndarray, label_map: np.ndarray, parameters: SpatialParameters
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, image: np.ndarray, label_maps: Sequence[np.ndarray], parameters: SpatialParameters
+    ) -> tuple[np.ndarray, ...]:
         """Interpolates every slice (in plane only) or the whole volume at the same source positions."""
         if self._is_slice_wise:
-            thickness = (self.patch_voxels[0], *label_map.shape[1:])
-            image, label_map = crop_centre(image, thickness), crop_centre(label_map, thickness)
+            thickness = (self.patch_voxels[0], *image.shape[2:])
+            image, *label_maps = (crop_centre(array, thickness) for array in (image, *label_maps))
         moved = len(self._moved_axes)
-        positions = compute_source_positions(parameters, self._moved_axes, label_map.shape[-moved:])
-        images = image.reshape(-1, *image.shape[-moved:])
-        label_maps = label_map.reshape(-1, *label_map.shape[-moved:])
+        positions = compute_source_positions(parameters, self._moved_axes, image.shape[-moved:])
         return (
-            np.stack([interpolate_image(part, positions) for part in images]).reshape(-1, *self.patch_voxels),
-            np.stack([interpolate_label_map(part, positions) for part in label_maps]).reshape(self.patch_voxels),
+            self._apply(interpolate_image, image, positions),
+            *(self._apply(interpolate_label_map, label_map, positions) for label_map in label_maps),
         )
+
+    def _apply(
+        self, interpolate: Callable[[np.ndarray, np.ndarray], np.ndarray], array: np.ndarray, positions: np.ndarray
+    ) -> np.ndarray:
+        parts = array.reshape(-1, *array.shape[-len(self._moved_axes) :])
+        leading = array.shape[: -len(self.patch_voxels)]
+        return np.stack([interpolate(part, positions) for part in parts]).reshape(*leading, *self.patch_voxels)
 
 
 def draw_spatial_parameters(plan: AugmentationPlan, dimensions: int) -> SpatialParameters:

@@ -126,7 +126,9 @@ def predict_images(
 def _describe_model(
     model: SegmentationModel, run: RunFolder, images: Path, request: PredictionRequest
 ) -> PredictionRecord:
-    checkpoints = [run.fold(model.configuration, fold).final_checkpoint for fold in model.folds]
+    checkpoints = [
+        run.fold(stage.configuration, fold).final_checkpoint for stage in model.stages for fold in stage.folds
+    ]
     return PredictionRecord(
         autoseg_version=__version__,
         model=run.root.name,
@@ -223,7 +225,7 @@ def _predict_each(
 ) -> Iterator[Failure | None]:
     def segment(case: Case, read: PreprocessedCase) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
-        logits = model.predict_preprocessed(read.image, options=request.options, on_window=show)
+        logits = model.predict_case(read, options=request.options, on_window=show)
         if request.save_probabilities:
             path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits), *read.geometry.grid.shape_voxels)
             write_probabilities(path, shape, model.iterate_probabilities(logits, read.geometry))

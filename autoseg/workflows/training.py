@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -18,14 +18,16 @@ from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
+from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.progress import Progress, format_duration
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.folds import Fold, Splits, select_fold
 from autoseg.training.history import EpochRecord
-from autoseg.training.loop import EpochDone, Event, IterationDone, Length, TrainingOptions, check_trainable, train
+from autoseg.training.loop import EpochDone, Event, IterationDone, Length, TrainingOptions, train
 from autoseg.training.pace import Budget, Forecast
 from autoseg.training.schedule import Schedule
+from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
 from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.preprocessing import check_preprocessed, extract_recipe
 from autoseg.workflows.validation import estimate_validation_seconds, measure_volume_dice, validate_fold
@@ -41,7 +43,8 @@ class TrainingRequest:
 
     Attributes:
         configuration: None takes 3d_fullres where it is planned, else 2d.
-        folds: None takes every fold, one after the other.
+        folds: None takes every fold, one after the other. A cascade trains the missing folds of its first stage
+            before, with the same length, budget, device, precision and seed.
         length: How long to train each fold.
         budget_seconds: Time for each fold, its validation included; None takes the plan's, if it has one and no
             number of epochs is given.
@@ -75,7 +78,7 @@ class TrainingRecord(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedFold:
-    """A finished training; no summary for the fold "all", which holds nothing out."""
+    """A finished training, also of a cascade's first stage; no summary for the fold "all", which holds nothing out."""
 
     fold: str
     folder: FoldFolder
@@ -88,14 +91,14 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     Raises:
         RunError: There is no run, or its preprocessed data is incomplete.
         PlanError: The configuration is not planned.
-        TrainingError: The fold does not exist, the configuration cannot be trained, or training failed.
+        PredictionError: The first stage of a cascade was trained by another plan.
+        TrainingError: The fold does not exist, a cascade has no fold that holds a case out, or training failed.
         DeviceError: The device does not exist or is too small.
     """
     run = open_run(run_root)
     plan = read_document(run.plan, Plan)
     name = find_configuration_name(plan, request.configuration)
     configuration = plan.configurations[name]
-    check_trainable(configuration)
     splits = read_document(run.splits, Splits)
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}
@@ -104,6 +107,11 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         keep_freed_memory()
     for cases in chosen.values():
         check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
+    previous = None
+    cascade = find_cascade(run, plan, name, splits)
+    if cascade is not None:
+        yield from train_first_stage(cascade, request, progress=progress)
+        previous = predict_held_out_cases(cascade, device=request.device, progress=progress)
     number_type = find_number_type(device, request.precision)
     if device.type == "cpu" and number_type != "float32":
         progress.note(
@@ -113,12 +121,32 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         folder = run.fold(name, fold)
         if request.restart:
             remove_folder(folder.root)
-        job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device)
+        job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
         train_fold(job, resolve_options(job, request, number_type, progress), progress=progress)
         summary = None
         if fold != ALL_CASES:
             summary = validate_fold(run, name, fold, cases=cases.validation, device=request.device, progress=progress)
         yield TrainedFold(fold=fold, folder=folder, summary=summary)
+
+
+def train_first_stage(cascade: Cascade, request: TrainingRequest, *, progress: Progress) -> Iterator[TrainedFold]:
+    """Trains and validates the folds of the first stage that are not finished; finished ones are left alone.
+
+    Raises:
+        AutosegError: As `train_run`.
+    """
+    name, waiting = cascade.first_stage, list_untrained_folds(cascade)
+    for fold in cascade.folds:
+        check_same_recipe(cascade.run.fold(name, fold), cascade.plan, name)
+    if not waiting:
+        return
+    progress.note(
+        f"{cascade.configuration} is trained on what {name} predicts for cases that it never saw, so {name} is "
+        f"trained first (fold {', '.join(waiting)})"
+    )
+    length = replace(request.length, more_epochs=None)
+    first = replace(request, configuration=name, folds=waiting, length=length, restart=False)
+    yield from train_run(cascade.run.root, first, progress=progress)
 
 
 def find_configuration_name(plan: Plan, wanted: str | None) -> str:
@@ -135,7 +163,11 @@ def find_configuration_name(plan: Plan, wanted: str | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldJob:
-    """One training: what, on what, where."""
+    """One training: what, on what, where.
+
+    Attributes:
+        previous: In a cascade, the predictions of the first stage.
+    """
 
     run: RunFolder
     plan: Plan
@@ -143,6 +175,7 @@ class FoldJob:
     fold: str
     cases: Fold
     device: torch.device
+    previous: PreviousStage | None = None
 
     @property
     def folder(self) -> FoldFolder:
@@ -264,6 +297,7 @@ def train_fold(job: FoldJob, options: TrainingOptions, *, progress: Progress) ->
         fold=job.cases,
         output=job.folder,
         options=options,
+        previous=job.previous,
     )
     first = next(events, None)
     if first is None:

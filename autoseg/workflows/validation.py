@@ -9,19 +9,24 @@ from typing import Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from autoseg.document import read_document
 from autoseg.errors import DocumentError
 from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
+from autoseg.inference.execution import prepare_network
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.networks import SegmentationNetwork, build_network
+from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import Plan
-from autoseg.preprocessing.cache import CachedCase, open_case
+from autoseg.preprocessing.cache import CachedCase
+from autoseg.preprocessing.previous_stage import read_network_input
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
 from autoseg.volume_io import label_map_ending, write_label_map
+from autoseg.workflows.cascade import open_input_case
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
@@ -69,13 +74,18 @@ def estimate_validation_seconds(
     """
     if not cases:
         return 0.0
-    model = _wrap(plan, configuration, build_network(plan.configurations[configuration].network).to(device), device)
-    data = run.preprocessed(model.configuration_plan.data_of)
-    voxels = {case: math.prod(open_case(data, case).label_map.shape) for case in cases}
+    number_type = find_number_type(device, "auto")
+    network = build_network(plan.configurations[configuration].network)
+    network.deep_supervision = False
+    prepared = prepare_network(network.eval(), device=device, number_type=number_type)
+    model = _wrap(plan, configuration, prepared, device, number_type=number_type)
+    opened = {case: open_input_case(run, plan, configuration, case) for case in cases}
+    voxels = {name: math.prod(case.label_map.shape) for name, case in opened.items()}
     chosen = sorted(cases, key=voxels.__getitem__)[len(cases) // 2]
-    case = open_case(data, chosen)
+    case = opened[chosen]
     start = time.perf_counter()
-    model.restore_label_map(model.predict_preprocessed(case.image[:]), case.geometry)
+    logits = model.predict_preprocessed(read_network_input(case, plan.labels.foreground_labels))
+    model.restore_label_map(logits, case.geometry)
     seconds = time.perf_counter() - start
     return seconds * sum(voxels.values()) / voxels[chosen] * ESTIMATE_MARGIN + EVALUATION_SECONDS * len(cases)
 
@@ -91,8 +101,7 @@ def measure_volume_dice(
     supervised, network.deep_supervision = network.deep_supervision, False
     try:
         model = _wrap(plan, configuration, network, device)
-        data = run.preprocessed(model.configuration_plan.data_of)
-        means = [_measure_case_dice(model, open_case(data, case)) for case in cases]
+        means = [_measure_case_dice(model, open_input_case(run, plan, configuration, case)) for case in cases]
     finally:
         network.deep_supervision = supervised
     known = [mean for mean in means if mean is not None]
@@ -100,17 +109,24 @@ def measure_volume_dice(
 
 
 def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | None:
-    logits = model.predict_preprocessed(case.image[:], options=PredictionOptions(mirroring=False))
+    image = read_network_input(case, model.plan.labels.foreground_labels)
+    logits = model.predict_preprocessed(image, options=PredictionOptions(mirroring=False))
     label_map = torch.from_numpy(np.maximum(case.label_map[:], 0).astype(np.int16))
     counts = count_overlaps(logits[None].cpu(), label_map[None], model.plan.labels)
     return compute_mean_dice(compute_pseudo_dice([counts]))
 
 
-def _wrap(plan: Plan, configuration: str, network: SegmentationNetwork, device: torch.device) -> SegmentationModel:
+def _wrap(
+    plan: Plan, configuration: str, network: nn.Module, device: torch.device, *, number_type: NumberType = "float32"
+) -> SegmentationModel:
     """A model of a network that is not, or not yet, one of the run's."""
-    network.deep_supervision = False
     return SegmentationModel(
-        plan=plan, configuration=configuration, folds=("",), networks=(network.eval(),), device=device
+        plan=plan,
+        configuration=configuration,
+        folds=("",),
+        networks=(network.eval(),),
+        device=device,
+        number_type=number_type,
     )
 
 
@@ -126,10 +142,10 @@ def read_finished_summary(folder: Path, cases: Sequence[str]) -> EvaluationSumma
 def _predict_each(
     run: RunFolder, model: SegmentationModel, cases: Sequence[str], *, outputs: dict[str, Path], progress: Progress
 ) -> Iterator[str]:
-    data = run.preprocessed(model.configuration_plan.data_of)
     for name in cases:
-        case = open_case(data, name)
-        logits = model.predict_preprocessed(case.image[:], on_window=partial(progress.show_part, name))
+        case = open_input_case(run, model.plan, model.configuration, name)
+        image = read_network_input(case, model.plan.labels.foreground_labels)
+        logits = model.predict_preprocessed(image, on_window=partial(progress.show_part, name))
         label_map = model.restore_label_map(logits, case.geometry)
         write_label_map(outputs[name], label_map, grid=case.geometry.grid, like=find_reference(run, name))
         yield name

@@ -163,15 +163,6 @@ def test_weights_of_another_network_are_refused(tmp_path, train, load, other_pla
         load()
 
 
-def test_the_second_stage_of_a_cascade_is_refused(plan, train, load):
-    coarse = plan.configurations["3d_fullres"]
-    network = coarse.network.model_copy(update={"input_channels": coarse.network.input_channels + 2})
-    part = coarse.model_copy(update={"previous_stage": "3d_lowres", "network": network})
-    train(by=plan.model_copy(update={"configurations": {"3d_fullres": part, "3d_lowres": coarse}}))
-    with pytest.raises(PredictionError, match="takes the prediction of 3d_lowres as input"):
-        load()
-
-
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="no run folder"):
         load_model(tmp_path / "nothing")

@@ -5,9 +5,10 @@ import torch
 from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import AugmentationPlan, ChannelPlan, ConfigurationPlan, NetworkPlan, ResamplingPlan, TrainingPlan
-from autoseg.preprocessing.cache import write_case
+from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
+from autoseg.preprocessing.previous_stage import PredictionSource, PreviousStage, write_prediction
 from autoseg.training.folds import Fold
 
 STILL = {
@@ -145,6 +146,22 @@ def data_folder(tmp_path):
         locations = ClassLocations(coordinates=lesion, class_ranges=((0, len(lesion)),), annotated_range=None)
         write_case(tmp_path / "data", f"case_{index}", case, locations=locations, patch_voxels=(1, 16, 16))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def previous(tmp_path, data_folder):
+    """What a first stage predicts for the four cases: their lesion, moved by two voxels."""
+    for index in range(4):
+        case = open_case(data_folder, f"case_{index}")
+        write_prediction(
+            tmp_path / "previous",
+            case.name,
+            np.roll(case.label_map[:], 2, axis=1),
+            source=PredictionSource(configuration="3d_lowres", fold="0", weights_sha256="0"),
+            geometry=case.geometry,
+            patch_voxels=(1, 16, 16),
+        )
+    return PreviousStage(folder=tmp_path / "previous", foreground_labels=(1,), digest="first")
 
 
 @pytest.fixture

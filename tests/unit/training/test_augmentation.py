@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from autoseg.training.augmentation import build_augmentation, draw_around_one, finish_patch
+from autoseg.training.mask_augmentation import AugmentedMasks
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +156,43 @@ def test_finishing_masks_the_named_channels_only():
     assert np.array_equal(labels[1:], label_map[1:])
     assert (labels[0] == 0).all()
     assert (label_map[0] == -1).all()
+
+
+CASCADE_PLAN = {"mask_change_probability": 0.0, "component_removal_probability": 0.0}
+
+
+def augment_cascade(plan, image, label_map, previous):
+    masks = AugmentedMasks(foreground_labels=(1, 2), plan=plan)
+    augmentation = build_augmentation(plan, label_map.shape, (0,), append_masks=masks)
+    return augmentation(image.copy(), label_map.copy(), previous.copy())
+
+
+def test_masks_of_the_previous_stage_move_with_the_reference_labels(plan_augmentation):
+    plan = plan_augmentation(**CASCADE_PLAN, rotation_probability=1.0, scaling_probability=1.0, mirror_axes=(0, 1, 2))
+    image, label_map = draw_patch((12, 14, 16))
+    label_map[:2] = -1
+    changed, labels = augment_cascade(plan, image, label_map, label_map)
+    assert changed.shape == (4, 12, 14, 16)
+    assert labels.any()
+    for index, label in enumerate((1, 2)):
+        assert np.array_equal(changed[2 + index], labels == label)
+
+
+def test_changes_of_intensities_leave_the_masks_alone(plan_augmentation):
+    names = ["noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"]
+    plan = plan_augmentation(**CASCADE_PLAN, **{f"{name}_probability": 1.0 for name in names})
+    image, label_map = draw_patch()
+    previous = np.roll(label_map, 1, axis=2)
+    changed, _ = augment_cascade(plan, image, label_map, previous)
+    assert not np.isclose(changed[:2], image).all(axis=(1, 2, 3)).any()
+    assert np.array_equal(changed[2:], [previous == 1, previous == 2])
+
+
+def test_the_image_is_changed_alike_with_and_without_masks(plan_augmentation):
+    plan = plan_augmentation(rotation_probability=1.0, noise_probability=1.0, mirror_axes=(0, 1, 2))
+    image, label_map = draw_patch()
+    plain, _ = augment(plan, image, label_map, (0,))
+    np.random.seed(0)
+    random.seed(0)
+    changed, _ = augment_cascade(plan, image, label_map, label_map)
+    assert np.array_equal(changed[:2], plain)

@@ -25,8 +25,10 @@ CPU = torch.device("cpu")
 def build_source(plan_configuration, channels, data_folder, fold):
     """Prepares batches of the tiny configuration."""
 
-    def build(*, seed=7, folder=data_folder, **changes):
-        return build_batch_source(plan_configuration(**changes), channels, data_folder=folder, fold=fold, seed=seed)
+    def build(*, seed=7, folder=data_folder, previous=None, **changes):
+        return build_batch_source(
+            plan_configuration(**changes), channels, data_folder=folder, fold=fold, seed=seed, previous=previous
+        )
 
     return build
 
@@ -101,6 +103,33 @@ def test_a_missing_case_is_named(build_source, tmp_path, workers):
     keys = [BatchKey(stream="training", epoch=0, iteration=0)]
     with pytest.raises(RunError, match="preprocessed case 'case_"):
         next(stream_batches(source, keys, workers=workers, device=CPU))
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_in_a_cascade_the_masks_of_the_previous_stage_follow_the_image(build_source, previous, dimensions):
+    source, plain = build_source(dimensions=dimensions, previous=previous), build_source(dimensions=dimensions)
+    for iteration in range(4):
+        key = BatchKey(stream="validation", epoch=0, iteration=iteration)
+        batch = source[key]
+        assert batch.image.shape == (2, 2, *(16,) * dimensions)
+        assert torch.equal(batch.image[:, :1], plain[key].image)
+        assert torch.equal(batch.label_map, plain[key].label_map)
+        # The prediction is the lesion, moved by two voxels along y; those that come from within the patch are known.
+        moved, lesion = batch.image[:, 1].movedim(-2, 0)[2:], (batch.label_map == 1).movedim(-2, 0)[:-2]
+        assert torch.equal(moved.bool(), lesion)
+        assert lesion.any()
+
+
+def test_masks_are_augmented_in_training_patches_alone(build_source, previous, plan_augmentation):
+    always = plan_augmentation(
+        mask_change_probability=1.0, mask_change_label_probability=1.0, mask_change_radius_voxels=(6.0, 6.0)
+    )
+    source = build_source(previous=previous, augmentation=always)
+    stored = build_source(previous=previous, augmentation=plan_augmentation(mask_change_probability=0.0))
+    for stream, is_equal in (("training", False), ("validation", True)):
+        keys = [BatchKey(stream=stream, epoch=0, iteration=iteration) for iteration in range(4)]
+        assert all(torch.equal(source[key].image[:, :1], stored[key].image[:, :1]) for key in keys)
+        assert all(torch.equal(source[key].image[:, 1], stored[key].image[:, 1]) for key in keys) is is_equal
 
 
 class KilledSource(Dataset):

@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoseg.errors import DeviceError, TrainingError
+from autoseg.preprocessing.cache import open_case
+from autoseg.preprocessing.previous_stage import PredictionSource, write_prediction
 from autoseg.run_folder import FoldFolder
 from autoseg.training import session
 from autoseg.training.checkpoint import read_checkpoint
@@ -26,12 +30,13 @@ def dataset(labels, channels, data_folder, fold):
 def start(plan_configuration, dataset):
     """Starts training the tiny configuration into a folder."""
 
-    def make(folder, *, seed=0, seconds_between_checkpoints=ALWAYS, plan=None, options=(), **changes):
+    def make(folder, *, seed=0, seconds_between_checkpoints=ALWAYS, plan=None, previous=None, options=(), **changes):
         length = {field: changes.pop(field) for field in ("epochs", "more_epochs", "until_plateau") if field in changes}
         return train(
             plan or plan_configuration(**changes),
             **dataset,
             output=FoldFolder(folder),
+            previous=previous,
             options=TrainingOptions(
                 device=torch.device("cpu"),
                 seed=seed,
@@ -156,10 +161,39 @@ def test_the_seed_changes_a_training(start, tmp_path):
     assert first != second
 
 
-def test_the_second_stage_of_a_cascade_is_refused(start, plan_configuration, tmp_path):
-    plan = plan_configuration().model_copy(update={"previous_stage": "3d_lowres"})
-    with pytest.raises(TrainingError, match=r"'3d_lowres'.*cascade is not available yet"):
-        next(start(tmp_path / "fold", plan=plan))
+@pytest.fixture
+def cascade(plan_configuration):
+    return plan_configuration(network={"input_channels": 2}).model_copy(update={"previous_stage": "3d_lowres"})
+
+
+def test_a_resumed_cascade_is_equal_to_an_uninterrupted_one(start, cascade, previous, tmp_path):
+    list(start(tmp_path / "whole", plan=cascade, previous=previous))
+    stop_after_epoch(start(tmp_path / "parts", plan=cascade, previous=previous), 1)
+    list(start(tmp_path / "parts", plan=cascade, previous=previous))
+    whole, parts = (read_checkpoint(FoldFolder(tmp_path / name).final_checkpoint) for name in ("whole", "parts"))
+    assert whole.tensors.keys() == parts.tensors.keys()
+    assert all(torch.equal(tensor, parts.tensors[name]) for name, tensor in whole.tensors.items())
+
+
+def test_the_predictions_of_the_previous_stage_decide_about_a_cascade(start, cascade, previous, tmp_path):
+    first = first_iteration(start(tmp_path / "first", plan=cascade, previous=previous)).loss
+    for path in previous.folder.glob("*.previous.b2nd"):
+        case = open_case(previous.folder.parent / "data", path.name.partition(".")[0])
+        write_prediction(
+            previous.folder,
+            case.name,
+            np.zeros(case.label_map.shape, np.int16),
+            source=PredictionSource(configuration="3d_lowres", fold="0", weights_sha256="1"),
+            geometry=case.geometry,
+            patch_voxels=(1, 16, 16),
+        )
+    assert first_iteration(start(tmp_path / "second", plan=cascade, previous=previous)).loss != first
+
+
+def test_a_cascade_is_not_continued_on_predictions_of_another_first_stage(start, cascade, previous, tmp_path):
+    stop_after_epoch(start(tmp_path / "fold", plan=cascade, previous=previous), 0)
+    with pytest.raises(TrainingError, match=r"weights of the previous stage changed.*--restart"):
+        next(start(tmp_path / "fold", plan=cascade, previous=replace(previous, digest="second")))
 
 
 def test_a_lost_loss_ends_the_training_and_keeps_the_checkpoint(start, tmp_path, monkeypatch):

@@ -1,0 +1,246 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autoseg.document import write_document
+from autoseg.errors import PredictionError, TrainingError
+from autoseg.geometry import Grid
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.networks import NETWORK_PREFIX, build_network
+from autoseg.plan import (
+    AugmentationPlan,
+    ChannelPlan,
+    ConfigurationPlan,
+    NetworkPlan,
+    Plan,
+    ResamplingPlan,
+    TrainingPlan,
+)
+from autoseg.preprocessing.cache import write_case
+from autoseg.preprocessing.case import preprocess_training_case
+from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.progress import Silent
+from autoseg.run_folder import RunFolder
+from autoseg.training.folds import Fold, Splits
+from autoseg.workflows.cascade import (
+    find_cascade,
+    find_holders,
+    list_untrained_folds,
+    open_input_case,
+    predict_held_out_cases,
+)
+from autoseg.workflows.preprocessing import extract_recipe
+
+CASCADE = "3d_cascade_fullres"
+CASES = ("a", "b", "c")
+SPLITS = Splits(
+    folds=tuple(Fold(training=tuple(c for c in CASES if c != case), validation=(case,)) for case in ("b", "c", "a"))
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads cost more than they bring for networks this small."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+def make_configuration(spacing, *, channels=1, previous=None, data="3d_fullres"):
+    never = {name: 0.0 for name in AugmentationPlan.model_fields if name.endswith("_probability")}
+    ranges = {name: (1.0, 1.0) for name in AugmentationPlan.model_fields if name.endswith(("_range", "_range_voxels"))}
+    augmentation = AugmentationPlan(**never, **ranges, rotation_limit_degrees=0, in_plane_only=False, mirror_axes=())
+    return ConfigurationPlan(
+        dimensions=3,
+        spacing_mm=(spacing,) * 3,
+        median_shape_voxels=(8.0,) * 3,
+        patch_voxels=(8,) * 3,
+        previous_stage=previous,
+        data_of=data,
+        resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
+        network=NetworkPlan(
+            architecture="plain_unet",
+            dimensions=3,
+            input_channels=channels,
+            output_channels=4,
+            features_per_stage=(2, 2),
+            kernel_sizes=((3,) * 3,) * 2,
+            strides=((1,) * 3, (2,) * 3),
+            blocks_per_stage=(1, 1),
+            convolutions_per_decoder_stage=(1,),
+            deep_supervision=True,
+        ),
+        training=TrainingPlan(
+            epochs=1,
+            iterations_per_epoch=1,
+            validation_iterations_per_epoch=1,
+            batch_size=2,
+            foreground_fraction=0.33,
+            loss="dice_cross_entropy",
+            batch_dice=False,
+            optimizer="sgd_nesterov",
+            initial_learning_rate=0.01,
+            momentum=0.99,
+            weight_decay=0,
+            schedule="polynomial",
+            schedule_exponent=0.9,
+            gradient_norm_limit=12,
+            augmentation=augmentation,
+        ),
+    )
+
+
+@pytest.fixture
+def plan():
+    classes = tuple(LabelClass(name=f"class{value}", values=(value,)) for value in (1, 2, 3))
+    return Plan(
+        autoseg_version="0",
+        planner="test",
+        accelerator_memory_gb=8.0,
+        dataset_name="test",
+        file_ending=".nii.gz",
+        orientation=None,
+        axis_permutation=(0, 1, 2),
+        labels=LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=4),
+        channels=(ChannelPlan(name="CT", normalization="none", inside_nonzero_only=False, window=None),),
+        configurations={
+            "3d_lowres": make_configuration(2.0, data="3d_lowres"),
+            "3d_fullres": make_configuration(1.0),
+            CASCADE: make_configuration(1.0, channels=4, previous="3d_lowres"),
+        },
+        reasons=(),
+    )
+
+
+@pytest.fixture
+def run(tmp_path, plan):
+    """Preprocessed cases; fold k of the first stage predicts the label k + 1 everywhere."""
+    run = RunFolder(tmp_path / "run")
+    write_document(run.plan, plan)
+    grid = Grid(shape_voxels=(10, 12, 8), spacing_mm=(1.0, 1.0, 1.0))
+    for index, case in enumerate(CASES):
+        image = np.random.default_rng(index).normal(1, 0.1, (1, *grid.shape_voxels)).astype(np.float32)
+        for name in ("3d_lowres", "3d_fullres"):
+            label_map = np.zeros(grid.shape_voxels, np.int16)
+            done = preprocess_training_case(image, label_map, grid, plan, configuration=name)
+            locations = find_class_locations(done.label_map, plan.labels)
+            write_case(run.preprocessed(name), case, done, locations=locations, patch_voxels=(8, 8, 8))
+            write_document(run.recipe(name), extract_recipe(plan, name))
+    for fold in range(3):
+        train_first_stage(run, plan, str(fold), label=fold + 1)
+    return run
+
+
+def train_first_stage(run, plan, fold, *, label):
+    """A network that gives one label everywhere."""
+    folder = run.fold("3d_lowres", fold)
+    network = build_network(plan.configurations["3d_lowres"].network, torch.Generator().manual_seed(int(fold)))
+    write_document(folder.plan, plan)
+    weights = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}
+    for name, tensor in weights.items():
+        if tensor.shape[:1] == (4,):  # the layers that give logits
+            tensor.zero_()
+            if name.endswith("bias"):
+                tensor[label] = 1
+    save_file(weights, folder.final_checkpoint)
+
+
+@dataclass
+class Listener(Silent):
+    """Remembers which cases are worked on."""
+
+    labels: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+    def track(self, events, *, label, total, unit):
+        self.labels.append(label)
+        self.counts.append(total)
+        return super().track(events, label=label, total=total, unit=unit)
+
+
+def predict(run, plan, splits=SPLITS):
+    listener = Listener()
+    cascade = find_cascade(run, plan, CASCADE, splits)
+    stage = predict_held_out_cases(cascade, device="cpu", progress=listener)
+    return stage, listener.counts
+
+
+def read_labels(run, plan, case):
+    return np.unique(open_input_case(run, plan, CASCADE, case).previous_label_map[:]).tolist()
+
+
+def test_every_case_is_predicted_by_the_fold_that_held_it_out(run, plan):
+    stage, counts = predict(run, plan)
+    assert counts == [3]
+    assert stage.foreground_labels == (1, 2, 3)
+    assert {case: read_labels(run, plan, case) for case in CASES} == {"a": [3], "b": [1], "c": [2]}
+    opened = open_input_case(run, plan, CASCADE, "a")
+    assert opened.previous_label_map.shape == opened.label_map.shape == (10, 12, 8)
+
+
+def test_predictions_that_are_current_are_kept(run, plan):
+    first, _ = predict(run, plan)
+    files = {path: path.stat().st_mtime_ns for path in run.preprocessed(CASCADE).iterdir()}
+    second, counts = predict(run, plan)
+    assert counts == [0]
+    assert second == first
+    assert {path: path.stat().st_mtime_ns for path in run.preprocessed(CASCADE).iterdir()} == files
+
+
+def test_a_fold_that_was_trained_again_predicts_again(run, plan):
+    first, _ = predict(run, plan)
+    train_first_stage(run, plan, "1", label=0)
+    second, counts = predict(run, plan)
+    assert counts == [1]
+    assert {case: read_labels(run, plan, case) for case in CASES} == {"a": [3], "b": [1], "c": [0]}
+    assert second.digest != first.digest
+
+
+def test_another_division_into_folds_predicts_again(run, plan):
+    predict(run, plan)
+    swapped = Splits(folds=(SPLITS.folds[1], SPLITS.folds[0], SPLITS.folds[2]))
+    _, counts = predict(run, plan, swapped)
+    assert counts == [2]
+    assert {case: read_labels(run, plan, case) for case in CASES} == {"a": [3], "b": [2], "c": [1]}
+
+
+def test_a_lost_prediction_is_made_again(run, plan):
+    first, _ = predict(run, plan)
+    (run.preprocessed(CASCADE) / "b.previous.json").unlink()
+    second, counts = predict(run, plan)
+    assert (counts, second.digest) == ([1], first.digest)
+
+
+def test_untrained_folds_of_the_first_stage_are_listed(run, plan):
+    cascade = find_cascade(run, plan, CASCADE, SPLITS)
+    assert (cascade.first_stage, cascade.folds) == ("3d_lowres", ("0", "1", "2"))
+    assert list_untrained_folds(cascade) == ()
+    run.fold("3d_lowres", "1").final_checkpoint.unlink()
+    assert list_untrained_folds(cascade) == ("1",)
+
+
+def test_a_first_stage_of_another_plan_is_refused(run, plan):
+    wider = plan.configurations["3d_lowres"].model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)})
+    edited = plan.model_copy(update={"configurations": plan.configurations | {"3d_lowres": wider}})
+    with pytest.raises(PredictionError, match="stages of a cascade must follow one plan"):
+        predict(run, edited)
+
+
+def test_a_configuration_without_a_previous_stage_is_no_cascade(run, plan):
+    assert find_cascade(run, plan, "3d_fullres", SPLITS) is None
+    assert open_input_case(run, plan, "3d_fullres", "a").previous_label_map is None
+
+
+def test_a_case_that_no_fold_holds_out_is_named():
+    splits = Splits(folds=(Fold(training=("a", "b"), validation=("c",)), Fold(training=("a", "c"), validation=("b",))))
+    with pytest.raises(TrainingError, match=r"found none for 1 of 3 \(a\)"):
+        find_holders(splits)
+
+
+def test_a_case_that_several_folds_hold_out_belongs_to_the_first():
+    splits = Splits(folds=(Fold(training=("a",), validation=("b",)), Fold(training=("c",), validation=("a", "b", "c"))))
+    assert find_holders(splits) == {"b": "0", "a": "1", "c": "1"}
