@@ -185,8 +185,7 @@ def load_model(
     device: str = "auto",
     precision: Precision = "auto",
 ) -> SegmentationModel:
-    """Loads the trained networks of one configuration, ready to predict; for the second stage of a cascade also those of
-    the first.
+    """Loads the trained networks of one configuration, ready to predict; for a cascade's second stage also the first.
 
     On the processor, how many patches go through a network at once is measured when a network is loaded for the first
     time, and remembered (see `autoseg.inference.pass_size`).
