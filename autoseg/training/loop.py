@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from autoseg.training.batches import (
 )
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
+from autoseg.training.determinism import choose_kernels
+from autoseg.training.distributed import ALONE
 from autoseg.training.events import EpochDone, Event, IterationDone
 from autoseg.training.folds import Fold
 from autoseg.training.options import TrainingOptions
@@ -57,20 +60,23 @@ def train(
     check_trainable(plan)
     training = plan.training.model_copy(update={"epochs": options.length.epochs or plan.training.epochs})
     identity = identify_training(plan, labels, channels, fold=fold, seed=options.seed)
-    start = find_start(output, identity, options.length)
+    with options.team.leader_first():
+        start = find_start(output, identity, options.length)
     if start is None:
         return
-    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=options.seed)
-    torch.backends.cudnn.benchmark = True  # all batches have one shape, so looking for its fastest kernels pays
+    part = options.team.select_samples(training.batch_size)
+    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=options.seed, part=part)
+    choose_kernels(options.device, deterministic=options.deterministic)
     with _failures_reported(options.device), dead_workers_reported():
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
-        if options.budget is None:
-            yield schedule
-        else:
-            times = measure_step_times(_build_learner(plan, labels, options), source, workers=options.workers)
-            forecast = make_forecast(training, times, schedule, start=start, budget=options.budget)
-            schedule = forecast.schedule
-            yield forecast
+        first: Event = schedule
+        if options.budget is not None:
+            alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
+            times = measure_step_times(_build_learner(plan, labels, alone), source, workers=options.workers)
+            first = make_forecast(training, times, schedule, start=start, budget=options.budget)
+            schedule = first.schedule
+        schedule = options.team.share(schedule)
+        yield first
         learner = _build_learner(plan, labels, options)
         session = Session(
             plan=training, learner=learner, identity=identity, output=output, options=options, schedule=schedule
@@ -86,7 +92,14 @@ def train(
 
 
 def _build_learner(plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions) -> Learner:
-    return build_learner(plan, labels, device=options.device, seed=options.seed, number_type=options.number_type)
+    return build_learner(
+        plan,
+        labels,
+        device=options.device,
+        seed=options.seed,
+        number_type=options.number_type,
+        team=options.team,
+    )
 
 
 def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:

@@ -25,6 +25,7 @@ class PatchSampler:
         patch_voxels: Extent that the network will see after augmentation.
         batch_size: Samples per batch.
         foreground_fraction: Share of them, the last ones of the batch, that are centred on a foreground voxel.
+        part: Samples that are made here, where several processes share a batch; None: all.
     """
 
     case_names: tuple[str, ...]
@@ -33,6 +34,12 @@ class PatchSampler:
     patch_voxels: IntTriple
     batch_size: int
     foreground_fraction: float
+    part: range | None = None
+
+    @property
+    def indices(self) -> range:
+        """The samples of a batch that are made here."""
+        return range(self.batch_size) if self.part is None else self.part
 
     def draw(
         self, index: int, generator: np.random.Generator
