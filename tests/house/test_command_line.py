@@ -16,7 +16,11 @@ EXPECTED_FLAGS = {
         "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
-    "train": {"--configuration", "--fold", "--epochs", "--device", "--seed", "--restart"},
+    "train": {
+        "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
+        "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--restart",
+    },
+    "status": {"--watch", "--json"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--save-probabilities", "--device",
         "--overwrite",

@@ -12,7 +12,7 @@ from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.distributed import joined_team
 from autoseg.training.folds import Fold
-from autoseg.training.loop import IterationDone, Length, TrainingOptions, train
+from autoseg.training.loop import IterationDone, TrainingOptions, train
 
 
 def main(folder: Path) -> None:
@@ -21,19 +21,18 @@ def main(folder: Path) -> None:
     device = torch.device("cpu")
     with joined_team(device) as team:
         losses = {}
-        for name, (plan, labels, epochs) in content["trainings"].items():
+        for name, (plan, labels) in content["trainings"].items():
             events = train(
                 parse_part(plan, ConfigurationPlan, where=name),
                 parse_part(labels, LabelScheme, where=name),
                 tuple(parse_part(channel, ChannelPlan, where=name) for channel in content["channels"]),
-                data_folder=Path(content["data_folder"]),
+                data_folder=Path(content["data"][name]),
                 fold=parse_part(content["fold"], Fold, where=name),
                 output=FoldFolder(folder / name),
                 options=TrainingOptions(
                     device=device,
                     seed=0,
                     workers=0,
-                    length=Length(epochs=epochs),
                     seconds_between_checkpoints=0.0,
                     team=team,
                 ),

@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from autoseg.errors import DeviceError, TrainingError
 from autoseg.labels import LabelClass, LabelScheme
+from autoseg.preprocessing.cache import open_case, write_case
+from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
@@ -60,20 +64,37 @@ def variants(plan_configuration, labels):
     }
 
 
+@pytest.fixture
+def partly_annotated(data_folder, tmp_path):
+    """The cases, with the ignore label over a third of each."""
+    for name in ("case_0", "case_1", "case_2", "case_3"):
+        case = open_case(data_folder, name)
+        label_map = case.label_map[:].copy()
+        label_map[:, :, :8] = 2
+        annotated = np.argwhere(label_map != 2).astype(np.int32)
+        locations = ClassLocations(coordinates=annotated, class_ranges=((0, 0),), annotated_range=(0, len(annotated)))
+        kept = PreprocessedCase(image=case.image[:], label_map=label_map, geometry=case.geometry)
+        write_case(tmp_path / "ignored", name, kept, locations=locations, patch_voxels=(1, 16, 16))
+    return tmp_path / "ignored"
+
+
 def train_alone(folder, plan, labels, channels, *, data_folder, fold):
     options = TrainingOptions(device=torch.device("cpu"), seed=0, workers=0, length=Length())
     events = train(plan, labels, channels, data_folder=data_folder, fold=fold, output=folder, options=options)
     return [event.loss for event in events if isinstance(event, IterationDone)]
 
 
-def test_two_processes_learn_what_one_learns_from_the_whole_batch(variants, channels, data_folder, *, fold, tmp_path):
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(
+    variants, channels, fold, *, data_folder, partly_annotated, tmp_path
+):
+    data = {name: partly_annotated if name == "ignore" else data_folder for name in variants}
     content = {
         "trainings": {
-            name: (plan.model_dump(mode="json"), labels.model_dump(mode="json"), None)
+            name: (plan.model_dump(mode="json"), labels.model_dump(mode="json"))
             for name, (plan, labels) in variants.items()
         },
         "channels": [channel.model_dump(mode="json") for channel in channels],
-        "data_folder": str(data_folder),
+        "data": {name: str(folder) for name, folder in data.items()},
         "fold": fold.model_dump(mode="json"),
     }
     (tmp_path / "trainings.json").write_text(json.dumps(content))
@@ -81,7 +102,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(variants, chan
     together = [json.loads((tmp_path / f"losses_{rank}.json").read_text()) for rank in (0, 1)]
     for name, (plan, labels) in variants.items():
         alone = FoldFolder(tmp_path / "alone" / name)
-        losses = train_alone(alone, plan, labels, channels, data_folder=data_folder, fold=fold)
+        losses = train_alone(alone, plan, labels, channels, data_folder=data[name], fold=fold)
         assert len(losses) == 3 * plan.training.epochs
         for rank in (0, 1):
             assert together[rank][name] == pytest.approx(losses, abs=1e-4), name
