@@ -21,7 +21,7 @@ def status(
 ) -> None:
     """Show every configuration and fold: state, epoch, remaining time, losses and Dice; from any terminal."""
     from autoseg.cli.console import UNLIMITED_WIDTH, open_console
-    from autoseg.cli.training_table import build_table, show_trainings
+    from autoseg.cli.training_table import print_trainings, show_trainings
     from autoseg.workflows.status import read_run_status
 
     if as_json:
@@ -31,7 +31,7 @@ def status(
     if watch:
         show_trainings(console, watch_run(run))
     else:
-        console.show_table(build_table(read_run_status(run)))
+        print_trainings(console, read_run_status(run))
 
 
 def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":

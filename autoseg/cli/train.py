@@ -71,7 +71,7 @@ def train(
     from autoseg.training.start import Length
     from autoseg.workflows.crossvalidation import collect_crossvalidation
     from autoseg.workflows.training import TrainingRequest
-    from autoseg.workflows.training_places import choose_places, is_one_process
+    from autoseg.workflows.training_places import choose_places, is_leader, is_one_process
     from autoseg.workflows.training_units import list_units
 
     console = open_console()
@@ -95,6 +95,8 @@ def train(
         is_well = True
     else:
         is_well = train_in_queue(console, run, request, units, places=places)
+    if not is_leader(parallel=parallel):
+        return
     result = collect_crossvalidation(run)
     if result is not None:
         print_crossvalidation(console, result)
@@ -130,7 +132,7 @@ def train_in_queue(
     """Each fold in a process of its own, as many at once as there are places; tells whether all went well."""
     from contextlib import closing
 
-    from autoseg.cli.training_table import build_table, show_trainings
+    from autoseg.cli.training_table import print_trainings, show_trainings
     from autoseg.training.trackers import check_trackers
     from autoseg.workflows.child_process import ended_like_ctrl_c
     from autoseg.workflows.training_queue import build_queue
@@ -141,5 +143,5 @@ def train_in_queue(
     with ended_like_ctrl_c(), closing(queue.work_off()) as snapshots:
         last = show_trainings(console, snapshots)
     if not console.is_terminal:
-        console.show_table(build_table(last))
+        print_trainings(console, last)
     return not queue.failures

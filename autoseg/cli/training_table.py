@@ -24,7 +24,7 @@ def show_trainings(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ..
 
 
 def build_table(statuses: "Sequence[FoldStatus]") -> "Table":
-    """One row per fold; the reasons of failures below."""
+    """One row per fold."""
     from rich.table import Table
     from rich.text import Text
 
@@ -33,11 +33,14 @@ def build_table(statuses: "Sequence[FoldStatus]") -> "Table":
         table.add_column(heading, justify="right" if heading in HEADINGS[4:] else "left")
     for status in statuses:
         table.add_row(*(Text(cell) for cell in _list_cells(status)))
-    failures = [f"{status.configuration}, fold {status.fold}: {status.reason}" for status in statuses if status.reason]
-    if failures:
-        table.caption = Text("\n".join(failures))
-        table.caption_justify = "left"
     return table
+
+
+def print_trainings(console: "Console", statuses: "Sequence[FoldStatus]") -> None:
+    """The table, and why trainings failed."""
+    console.show_table(build_table(statuses))
+    for reason in _list_reasons(statuses):
+        console.note(reason)
 
 
 def describe_status(status: "FoldStatus") -> str:
@@ -65,12 +68,14 @@ def format_epoch(status: "FoldStatus") -> str:
 
 
 def _show_live(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> "tuple[FoldStatus, ...]":
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     last: tuple[FoldStatus, ...] = ()
     with Live(console=console.rich, auto_refresh=False) as live:
         for last in snapshots:
-            live.update(build_table(last), refresh=True)
+            live.update(Group(build_table(last), *map(Text, _list_reasons(last))), refresh=True)
     return last
 
 
@@ -85,6 +90,10 @@ def _show_lines(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]
                 told[key] = (status.state, now)
                 console.note(describe_status(status))
     return last
+
+
+def _list_reasons(statuses: "Sequence[FoldStatus]") -> list[str]:
+    return [f"{status.configuration}, fold {status.fold}: {status.reason}" for status in statuses if status.reason]
 
 
 def _list_cells(status: "FoldStatus") -> list[str]:

@@ -106,10 +106,10 @@ def stop_children(children: Sequence[Child]) -> None:
 def ended_like_ctrl_c() -> Iterator[None]:
     """Within it, a request to end (SIGTERM) and a closed terminal (SIGHUP) stop the program as Ctrl-C does.
 
-    Only for the main thread.
+    Only for the main thread. What is ignored, such as SIGHUP under nohup, stays so.
     """
-    names = ("SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
     before = [signal.signal(number, _interrupt) for number in numbers]
     try:
         yield

@@ -114,6 +114,8 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     device = find_device(request.device)
     if device.type == "cpu":
         keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or other GPUs would hold something of this process, too
     for cases in chosen.values():
         check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
     number_type = find_number_type(device, request.precision)

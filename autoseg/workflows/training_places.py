@@ -42,6 +42,11 @@ def choose_places(device: str, devices: str | None, *, parallel: bool) -> tuple[
     return (found,) if parallel else tuple((name,) for name in found)
 
 
+def is_leader(*, parallel: bool) -> bool:
+    """Whether this process writes, rather than helping another one that does."""
+    return not parallel or os.environ.get(RANK, "0") == "0"
+
+
 def find_own_device(names: Sequence[str]) -> str:
     """The device of this process, one of several that train together on this computer.
 

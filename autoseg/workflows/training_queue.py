@@ -5,11 +5,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from autoseg.errors import RunError
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.child_process import Child, start_child, stop_children
@@ -110,7 +111,8 @@ class TrainingQueue:
         folder = self.run.fold(work.unit.configuration, work.unit.fold)
         state = read_state(folder)
         if find_holder(folder) is None and (state is None or state.phase != "failed"):
-            record_failure(folder, device=work.devices[0], reason=reason)
+            with suppress(RunError):  # what made the training fail may be in the way of this, too
+                record_failure(folder, device=work.devices[0], reason=reason)
 
     def _start(self) -> None:
         """Begins a unit on every free device."""

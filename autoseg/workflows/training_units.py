@@ -72,9 +72,10 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
 
 
 def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
-    """Whether a unit is trained and validated by this very plan, and nothing else is asked for."""
+    """Whether a unit is trained and validated by this very plan, and nothing is asked for that only it can judge."""
     folder = run.fold(unit.configuration, unit.fold)
-    if request.length != Length() or request.restart or not has_final_model(folder):
+    is_special = request.length != Length() or request.restart or request.seed is not None
+    if is_special or not has_final_model(folder):
         return False
     if unit.fold != ALL_CASES and read_validation(folder, unit.cases) is None:
         return False

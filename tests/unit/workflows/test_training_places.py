@@ -1,7 +1,7 @@
 import pytest
 
 from autoseg.errors import DeviceError, OptionError, TrainingError
-from autoseg.workflows.training_places import choose_places, is_one_process, parse_devices
+from autoseg.workflows.training_places import choose_places, is_leader, is_one_process, parse_devices
 from autoseg.workflows.training_units import Unit
 
 UNITS = [Unit(configuration="2d", fold=fold, cases=("a",)) for fold in ("0", "1")]
@@ -54,6 +54,15 @@ def test_one_of_several_processes_has_one_device(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(OptionError, match="process 2 of this computer"):
         choose_places("auto", "cpu,cpu", parallel=True)
+
+
+def test_of_several_processes_the_first_one_writes(monkeypatch):
+    assert is_leader(parallel=True)
+    monkeypatch.setenv("RANK", "1")
+    assert not is_leader(parallel=True)
+    assert is_leader(parallel=False)
+    monkeypatch.setenv("RANK", "0")
+    assert is_leader(parallel=True)
 
 
 def test_one_fold_on_one_device_needs_no_other_process():
