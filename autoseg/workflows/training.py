@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
+
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
