@@ -59,7 +59,7 @@ def variants(plan_configuration, labels):
         "batch_dice": (make(epochs=2, gradient_norm_limit=1.0), labels),
         "sample_dice": (make(batch_dice=False), labels),
         "uneven": (make(batch_size=3, weight_average_decay=0.9), labels),
-        "ignore": (make(optimizer="adamw", momentum=0.9), ignoring),
+        "ignore": (make(), ignoring),
         "regions": (make(network=one_output), regions),
     }
 
