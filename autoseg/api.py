@@ -80,11 +80,15 @@ def plan_dataset(
 def train_run(
     run: str | Path, request: training.TrainingRequest | None = None, *, progress: Progress | None = None
 ) -> tuple[training.TrainedFold, ...]:
-    """Trains and validates folds, like `autoseg train`; continues what was interrupted.
+    """Trains and validates folds of one configuration, one after the other, in this process.
+
+    Continues what was interrupted. (The command `autoseg train` trains all configurations, each fold in a process of
+    its own.)
 
     Args:
         run: Folder made by `plan_dataset`.
-        request: Configuration, folds, epochs, device, seed; None for every fold with the plan's values.
+        request: Configuration, folds, epochs, device, seed; None for every fold of 3d_fullres, else of 2d, with the
+            plan's values.
         progress: Who is told; None for nobody.
 
     Raises:

@@ -74,6 +74,26 @@ class FoldFolder:
         """Whole-volume predictions of the held-out cases and their summary."""
         return self.root / "validation"
 
+    @property
+    def summary(self) -> Path:
+        """Scores of the held-out cases."""
+        return self.validation / "summary.json"
+
+    @property
+    def state(self) -> Path:
+        """How far training and validation are, for those who watch."""
+        return self.root / "state.json"
+
+    @property
+    def trackers(self) -> Path:
+        """Under which identifiers this training is logged elsewhere."""
+        return self.root / "trackers.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains; beside the folder, which may be removed meanwhile."""
+        return self.root.with_name(f".{self.root.name}.lock")
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -105,6 +125,21 @@ class RunFolder:
     def logs(self) -> Path:
         """Log files with the tracebacks of failed cases."""
         return self.root / "logs"
+
+    @property
+    def crossvalidation_json(self) -> Path:
+        """Scores over the held-out cases of all folds."""
+        return self.root / "crossvalidation.json"
+
+    @property
+    def crossvalidation_csv(self) -> Path:
+        """The same as a table."""
+        return self.root / "crossvalidation.csv"
+
+    def training_log(self, configuration: str, fold: str, rank: int = 0) -> Path:
+        """What a training that a queue has started writes to the terminal; one file for each of its processes."""
+        ending = f"_rank_{rank}" if rank else ""
+        return self.logs / f"train_{configuration}_fold_{fold}{ending}.log"
 
     @property
     def references(self) -> Path:

@@ -28,6 +28,16 @@ class Console:
         self._part: TaskID | None = None
         self._last_line_seconds = 0.0
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks at it now, rather than at a file later."""
+        return self._rich.is_terminal
+
+    @property
+    def rich(self) -> "RichConsole":
+        """For displays that change."""
+        return self._rich
+
     def note(self, text: str) -> None:
         """Shows a line of text."""
         self._rich.print(text, markup=False, highlight=False, soft_wrap=True)

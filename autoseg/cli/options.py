@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Final
 from autoseg.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autoseg.networks.precision import Precision
+    from autoseg.training.trackers import TrackerName
 
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
@@ -41,3 +44,20 @@ def parse_precision(text: str) -> "Precision":
         msg = f"no precision is called {text!r}; choose one of: {', '.join(get_args(Precision))}"
         raise OptionError(msg)
     return cast("Precision", text)
+
+
+def parse_trackers(names: "Sequence[str]") -> "tuple[TrackerName, ...]":
+    """The trackers of these names.
+
+    Raises:
+        OptionError: There is none of a name.
+    """
+    from typing import cast, get_args
+
+    from autoseg.training.trackers import TrackerName
+
+    unknown = [name for name in names if name not in get_args(TrackerName)]
+    if unknown:
+        msg = f"--log-to takes {' or '.join(get_args(TrackerName))}, found {unknown[0]!r}"
+        raise OptionError(msg)
+    return cast("tuple[TrackerName, ...]", tuple(dict.fromkeys(names)))

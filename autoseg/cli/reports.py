@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from autoseg.cli.console import Console
+    from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
     from autoseg.evaluation.summary import EvaluationSummary, MetricValues
     from autoseg.plan import Plan
     from autoseg.workflows.checking import CheckReport
@@ -19,6 +20,8 @@ COLUMNS = {
     "NSD": "NSD (1 mm)",
     "volume_difference_ml": "volume difference (ml)",
 }
+
+CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
 
 
 def print_plan(console: "Console", plan: "Plan") -> None:
@@ -111,6 +114,29 @@ def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
     table.add_section()
     table.add_row("foreground", *_format_row(summary.foreground_mean))
     console.show_table(table)
+
+
+def print_crossvalidation(console: "Console", result: "CrossValidation") -> None:
+    """Scores per class over the held-out cases of all folds, one table for each configuration."""
+    from rich.table import Table
+
+    for name, scores in result.configurations.items():
+        title = f"Cross-validation of {name}: {scores.cases} cases, {len(scores.folds)} folds"
+        table = Table(title=f"{title} (mean, standard deviation, 95 % interval of the mean)", title_justify="left")
+        for heading in ("class", *(COLUMNS[score] for score in CROSSVALIDATED)):
+            table.add_column(heading)
+        for key, values in scores.classes.items():
+            table.add_row(result.class_names[key], *(_format_statistic(values[score]) for score in CROSSVALIDATED))
+        table.add_section()
+        table.add_row("foreground", *(_format_statistic(scores.foreground[score]) for score in CROSSVALIDATED))
+        console.show_table(table)
+
+
+def _format_statistic(values: "Statistic") -> str:
+    if values.mean is None:
+        return "-"
+    spread = "" if values.std is None else f" ± {values.std:.3f}"
+    return f"{values.mean:.3f}{spread} [{format_metric(values.lower)}, {format_metric(values.upper)}]"
 
 
 def _open_table(title: str, *names: str) -> "Table":

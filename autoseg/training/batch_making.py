@@ -26,13 +26,16 @@ def build_source(
     seed: int,
     device: torch.device,
     previous: PreviousStage | None = None,
+    part: range | None = None,
 ) -> BatchSource | DeviceBatchSource:
     """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room.
 
     Raises:
         RunError: A case is missing or damaged.
     """
-    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=seed, previous=previous)
+    source = build_batch_source(
+        plan, channels, data_folder=data_folder, fold=fold, seed=seed, previous=previous, part=part
+    )
     if device.type != "cuda" or previous is not None:  # masks of a previous stage are made on the processor only
         return source
     on_device = build_device_batch_source(source, plan, channels, device=device)

@@ -82,9 +82,7 @@ class BatchSource(Dataset[Batch | AutosegError]):
     def make_batch(self, key: BatchKey) -> Batch:
         """Draws and stacks the samples of a batch."""
         source = self.training if key.stream == "training" else self.validation
-        patches = [
-            source.make_patch(derive_seeds(self.seed, key, index), index) for index in range(source.sampler.batch_size)
-        ]
+        patches = [source.make_patch(derive_seeds(self.seed, key, index), index) for index in source.sampler.indices]
         return Batch(
             image=torch.from_numpy(np.stack([image for image, _ in patches])),
             label_map=torch.from_numpy(np.stack([label_map for _, label_map in patches])),
@@ -99,8 +97,13 @@ def build_batch_source(
     fold: Fold,
     seed: int,
     previous: PreviousStage | None = None,
+    part: range | None = None,
 ) -> BatchSource:
-    """Prepares the random patches of a configuration and fold; validation patches are not augmented."""
+    """Prepares the random patches of a configuration and fold; validation patches are not augmented.
+
+    Args:
+        part: Samples of every batch that are made here; None: all.
+    """
     augmentation, patch = plan.training.augmentation, plan.patch_voxels
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
     samplers = [
@@ -113,6 +116,7 @@ def build_batch_source(
             foreground_fraction=plan.training.foreground_fraction,
             foreground_placement=plan.training.foreground_placement,
             foreground_choice=plan.training.foreground_choice,
+            part=part,
         )
         for cases, cut in ((fold.training, compute_enlarged_patch(patch, augmentation)), (fold.validation, patch))
     ]

@@ -21,6 +21,13 @@ def open_event_files(folder: Path, *, first_epoch: int) -> Iterator[SummaryWrite
 
 def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequence[str]) -> None:
     """Writes one epoch."""
+    for name, value in list_values(record, class_names).items():
+        writer.add_scalar(name, value, global_step=record.epoch)
+    writer.flush()
+
+
+def list_values(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:
+    """The figures of an epoch by the names under which they are shown; without those that are not defined."""
     values: dict[str, float | None] = {
         "loss/training": record.train_loss,
         "loss/validation": record.validation_loss,
@@ -32,7 +39,4 @@ def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequen
     }
     names = (f"pseudo_dice_of_class/{name}" for name in class_names)
     values.update(zip(names, record.pseudo_dice, strict=True))
-    for name, value in values.items():
-        if value is not None:
-            writer.add_scalar(name, value, global_step=record.epoch)
-    writer.flush()
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,10 +1,16 @@
 """What happened in every epoch, and the file that says so."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
 
 from autoseg.document import Part
 from autoseg.run_folder import make_folder, write_text
+
+TAIL_BYTES: Final = 1 << 16  # dozens of lines, so that a long log is not read whole for its last one
 
 
 class EpochRecord(Part):
@@ -45,3 +51,22 @@ def append_to_training_log(path: Path, record: EpochRecord) -> None:
     make_folder(path.parent)
     with path.open("a", encoding="utf-8") as handle:
         handle.write(record.model_dump_json() + "\n")
+
+
+def read_last_record(path: Path) -> EpochRecord | None:
+    """The last whole line of the log, which may be growing meanwhile; None if there is none that can be read."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = handle.read().splitlines()
+    except OSError:
+        return None
+    records = (_parse_record(line) for line in reversed(lines))
+    return next((record for record in records if record is not None), None)
+
+
+def _parse_record(line: bytes) -> EpochRecord | None:
+    try:
+        return EpochRecord.model_validate_json(line)
+    except ValidationError:
+        return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from autoseg.training.batch_making import build_source, make_batches
 from autoseg.training.batches import dead_workers_reported, list_batch_keys
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
+from autoseg.training.determinism import choose_kernels
+from autoseg.training.distributed import ALONE
 from autoseg.training.events import EpochDone, Event, IterationDone
 from autoseg.training.folds import Fold
 from autoseg.training.options import TrainingOptions
@@ -62,7 +65,8 @@ def train(
         seed=options.seed,
         previous_digest=None if previous is None else previous.digest,
     )
-    start = find_start(output, identity, options.length)
+    with options.team.leader_first():
+        start = find_start(output, identity, options.length)
     if start is None:
         return
     source = build_source(
@@ -73,22 +77,24 @@ def train(
         seed=options.seed,
         device=options.device,
         previous=previous,
+        part=options.team.select_samples(training.batch_size),
     )
-    torch.backends.cudnn.benchmark = True  # all batches have one shape, so looking for its fastest kernels pays
+    choose_kernels(options.device, deterministic=options.deterministic)
     with _failures_reported(options.device), dead_workers_reported():
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
-        if options.budget is None:
-            yield schedule
-        else:
+        first: Event = schedule
+        if options.budget is not None:
+            alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
             times = measure_step_times(
-                _build_learner(plan, labels, options),
+                _build_learner(plan, labels, alone),
                 source,
                 workers=options.workers,
                 budget_seconds=options.budget.seconds,
             )
-            forecast = make_forecast(training, times, schedule, start=start, budget=options.budget)
-            schedule = forecast.schedule
-            yield forecast
+            first = make_forecast(training, times, schedule, start=start, budget=options.budget)
+            schedule = first.schedule
+        schedule = options.team.share(schedule)
+        yield first
         learner = _build_learner(plan, labels, options)
         session = Session(
             plan=training, learner=learner, identity=identity, output=output, options=options, schedule=schedule
@@ -104,7 +110,14 @@ def train(
 
 
 def _build_learner(plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions) -> Learner:
-    return build_learner(plan, labels, device=options.device, seed=options.seed, number_type=options.number_type)
+    return build_learner(
+        plan,
+        labels,
+        device=options.device,
+        seed=options.seed,
+        number_type=options.number_type,
+        team=options.team,
+    )
 
 
 def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int16
@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.labels import LabelScheme
+from autoseg.training.batch_part import BatchPart
 
 SMOOTHING: Final = 1e-5
 SMALLEST_DENOMINATOR: Final = 1e-8
+WHOLE_BATCH: Final = BatchPart()
+NO_LABEL: Final = -100  # torch's name for no voxel at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +28,14 @@ class SegmentationLoss:
         batch_dice: Dice treats the batch as one large volume.
         dice_weight: Factor on the Dice loss.
         cross_entropy_weight: Factor on the (binary) cross entropy.
+        part: Of the batch, that this process sees; the loss is that of the whole batch.
     """
 
     labels: LabelScheme
     batch_dice: bool
     dice_weight: float = 1.0
     cross_entropy_weight: float = 1.0
+    part: BatchPart = WHOLE_BATCH
 
     def __call__(
         self, outputs: Sequence[Float[Tensor, "batch output ..."]], label_map: Int16[Tensor, " batch ..."]
@@ -50,11 +55,11 @@ class SegmentationLoss:
         masks = build_class_masks(label_map, self.labels)
         valid = find_valid_voxels(label_map, self.labels)
         if self.labels.has_regions:
-            entropy = compute_binary_cross_entropy(logits, masks, valid)
-            dice = compute_dice_loss(logits.sigmoid(), masks, valid, batch_dice=self.batch_dice)
+            entropy = compute_binary_cross_entropy(logits, masks, valid, part=self.part)
+            dice = compute_dice_loss(logits.sigmoid(), masks, valid, batch_dice=self.batch_dice, part=self.part)
             return self.cross_entropy_weight * entropy + self.dice_weight * dice
-        entropy = compute_cross_entropy(logits, label_map, self.labels.ignore_label)
-        dice = compute_dice_loss(logits.softmax(1)[:, 1:], masks, valid, batch_dice=self.batch_dice)
+        entropy = compute_cross_entropy(logits, label_map, self.labels.ignore_label, part=self.part)
+        dice = compute_dice_loss(logits.softmax(1)[:, 1:], masks, valid, batch_dice=self.batch_dice, part=self.part)
         return self.cross_entropy_weight * entropy + self.dice_weight * dice
 
 
@@ -99,6 +104,7 @@ def compute_dice_loss(
     valid: Bool[Tensor, "batch 1 *space"] | None,
     *,
     batch_dice: bool,
+    part: BatchPart = WHOLE_BATCH,
 ) -> Float32[Tensor, ""]:
     """-mean of (2I + s) / max(G + P + s, 1e-8) over classes (and samples, unless batch_dice).
 
@@ -108,26 +114,45 @@ def compute_dice_loss(
     counted = probabilities if valid is None else probabilities * valid
     truth = masks if valid is None else masks & valid
     sums = [(counted * truth).sum(space), counted.sum(space), truth.sum(space, dtype=torch.float32)]
-    intersection, predicted, present = (value.sum(0) if batch_dice else value for value in sums)
+    if batch_dice:
+        sums = list(part.add_up(torch.stack([value.sum(0) for value in sums])))
+    intersection, predicted, present = sums
     denominator = (present + predicted + SMOOTHING).clamp_min(SMALLEST_DENOMINATOR)
-    return -((2 * intersection + SMOOTHING) / denominator).mean()
+    loss = -((2 * intersection + SMOOTHING) / denominator).mean()
+    return loss if batch_dice else part.add_up(loss * part.share)
 
 
 def compute_cross_entropy(
-    logits: Float32[Tensor, "batch output *space"], label_map: Int16[Tensor, " batch *space"], ignore_label: int | None
+    logits: Float32[Tensor, "batch output *space"],
+    label_map: Int16[Tensor, " batch *space"],
+    ignore_label: int | None,
+    *,
+    part: BatchPart = WHOLE_BATCH,
 ) -> Float32[Tensor, ""]:
     """Mean over the voxels that are not ignored; 0 if there is none."""
     target = label_map.long()
     if ignore_label is None:
-        return functional.cross_entropy(logits, target)
-    total = functional.cross_entropy(logits, target, ignore_index=ignore_label, reduction="sum")
-    return total / (target != ignore_label).sum().clamp_min(1)
+        return part.add_up(_reduce_cross_entropy(logits, target, NO_LABEL, "mean") * part.share)
+    total = part.add_up(_reduce_cross_entropy(logits, target, ignore_label, "sum"))
+    return total / part.add_up((target != ignore_label).sum()).clamp_min(1)
+
+
+def _reduce_cross_entropy(
+    logits: Tensor, target: Tensor, ignore_label: int, reduction: Literal["mean", "sum"]
+) -> Tensor:
+    if not torch.are_deterministic_algorithms_enabled():
+        return functional.cross_entropy(logits, target, ignore_index=ignore_label, reduction=reduction)
+    # On CUDA torch's own sum depends on the order in which threads arrive; that of a tensor does not.
+    values = functional.cross_entropy(logits, target, ignore_index=ignore_label, reduction="none")
+    return values.mean() if reduction == "mean" else values.sum()
 
 
 def compute_binary_cross_entropy(
     logits: Float32[Tensor, "batch class *space"],
     masks: Bool[Tensor, "batch class *space"],
     valid: Bool[Tensor, "batch 1 *space"] | None,
+    *,
+    part: BatchPart = WHOLE_BATCH,
 ) -> Float32[Tensor, ""]:
     """Mean over regions and the voxels that are not ignored; 0 if there is none.
 
@@ -135,6 +160,7 @@ def compute_binary_cross_entropy(
     an ignore label that no voxel carries changes nothing.
     """
     if valid is None:
-        return functional.binary_cross_entropy_with_logits(logits, masks.float())
+        return part.add_up(functional.binary_cross_entropy_with_logits(logits, masks.float()) * part.share)
     entropy = functional.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none")
-    return (entropy * valid).sum() / (valid.sum().clamp_min(1) * logits.shape[1])
+    count = part.add_up(valid.sum()).clamp_min(1) * logits.shape[1]
+    return part.add_up((entropy * valid).sum()) / count

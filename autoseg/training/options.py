@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.precision import NumberType
+from autoseg.training.distributed import ALONE, Team
 from autoseg.training.pace import Budget
 from autoseg.training.start import Length
 
@@ -24,6 +25,8 @@ class TrainingOptions:
             until a plateau.
         seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an
             interruption costs little, and short epochs are not spent on saving.
+        team: The processes that train together.
+        deterministic: The same result every time on a GPU, too, at some cost; on the processor it always is.
     """
 
     device: torch.device
@@ -34,3 +37,5 @@ class TrainingOptions:
     number_type: NumberType = "float32"
     measure_dice: Callable[[nn.Module], float] | None = None
     seconds_between_checkpoints: float = 10.0
+    team: Team = ALONE
+    deterministic: bool = False

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
+from autoseg.training.batch_part import BatchPart
 from autoseg.training.loss import build_class_masks, find_valid_voxels
 
 OLD_WEIGHT: Final = 0.9  # of the moving average, as in the reference implementation
@@ -21,6 +22,14 @@ class OverlapCounts:
     true_positive: Int64[Tensor, " class"]
     false_positive: Int64[Tensor, " class"]
     false_negative: Int64[Tensor, " class"]
+
+    def add_up(self, part: BatchPart) -> "OverlapCounts":
+        """Over all parts of the batch."""
+        return OverlapCounts(
+            true_positive=part.add_up(self.true_positive),
+            false_positive=part.add_up(self.false_positive),
+            false_negative=part.add_up(self.false_negative),
+        )
 
 
 def count_overlaps(

@@ -38,6 +38,7 @@ class PatchSampler:
         foreground_choice: How the voxel is chosen. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
+        part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.
     """
 
@@ -49,7 +50,13 @@ class PatchSampler:
     foreground_fraction: float
     foreground_placement: ForegroundPlacement = "centred"
     foreground_choice: ForegroundChoice = "class"
+    part: range | None = None
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
+
+    @property
+    def indices(self) -> range:
+        """The samples of a batch that are made here."""
+        return range(self.batch_size) if self.part is None else self.part
 
     def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Draws sample `index` of a batch: its image (float32) and label map (int16), zero and -1 where it hangs over

@@ -3,9 +3,12 @@
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from torch.utils.tensorboard import SummaryWriter
 
 from autoseg.errors import TrainingError
 from autoseg.plan import TrainingPlan
@@ -75,17 +78,19 @@ class Session:
             checkpoint = read_checkpoint(start.checkpoint)
             (restore_weights if start.is_extension else restore_learner)(checkpoint, self.learner)
             self.history = list(checkpoint.description.history)
-        write_training_log(self.output.training_log, self.history)
+        if self.options.team.is_leader:
+            write_training_log(self.output.training_log, self.history)
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
         """Runs all remaining epochs; the final checkpoint is there when the last one is reported."""
         saved, begin = Timer(), self._read_clock()
         paces: list[float] = []
-        with open_event_files(self.output.tensorboard, first_epoch=len(self.history)) as events:
+        with self._open_event_files() as events:
             while not self._is_over():
                 record = yield from self._run_epoch(len(self.history), batches)
                 self._keep_record(record)
-                write_events(events, record, self.learner.labels.class_names)
+                if events is not None:
+                    write_events(events, record, self.learner.labels.class_names)
                 done = EpochDone(record=record, schedule=self.schedule)
                 paces.append(self._read_clock() - begin)
                 begin = self._read_clock()
@@ -102,6 +107,11 @@ class Session:
     def _read_clock(self) -> float:
         """Seconds, as the budget counts them."""
         return time.monotonic() if self.options.budget is None else self.options.budget.clock()
+
+    def _open_event_files(self) -> AbstractContextManager[SummaryWriter | None]:
+        if not self.options.team.is_leader:
+            return nullcontext()
+        return open_event_files(self.output.tensorboard, first_epoch=len(self.history))
 
     def _is_over(self) -> bool:
         return self.schedule.end_epoch is not None and len(self.history) >= self.schedule.end_epoch
@@ -126,6 +136,7 @@ class Session:
                 epoch_seconds=paces,
                 remaining_seconds=self.options.budget.remaining_seconds,
             )
+        self.schedule = self.options.team.share(self.schedule)
         return self.schedule != before
 
     @property
@@ -133,6 +144,8 @@ class Session:
         return has_stopped_rising([record.volume_dice for record in self.history if record.volume_dice is not None])
 
     def _save_latest(self) -> None:
+        if not self.options.team.is_leader:
+            return
         write_resumable_checkpoint(
             self.output.latest_checkpoint,
             self.learner,
@@ -146,6 +159,8 @@ class Session:
         write_weights(path, self.learner, identity=self.identity, schedule=self.schedule, history=self.history)
 
     def _finish(self) -> None:
+        if not self.options.team.is_leader:
+            return
         write_progress_picture(self.output.progress_picture, self.history)
         self._save_weights(self.output.final_checkpoint)
         self.output.latest_checkpoint.unlink(missing_ok=True)
@@ -220,6 +235,8 @@ class Session:
         """Adds the epoch to the history and the log; a new best moving average is worth a checkpoint of its own."""
         averages = [old.moving_average for old in self.history if old.moving_average is not None]
         self.history.append(record)
+        if not self.options.team.is_leader:
+            return
         append_to_training_log(self.output.training_log, record)
         if record.moving_average is not None and record.moving_average > max(averages, default=-1.0):
             self._save_weights(self.output.best_checkpoint)

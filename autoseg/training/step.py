@@ -13,6 +13,7 @@ from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork, build_network
 from autoseg.networks.precision import NumberType, autocast
 from autoseg.plan import ConfigurationPlan
+from autoseg.training.distributed import ALONE, Team, build_batch_part, replicate
 from autoseg.training.loss import SegmentationLoss
 from autoseg.training.optimizer import build_optimizer
 from autoseg.training.pseudo_dice import OverlapCounts, count_overlaps
@@ -44,6 +45,7 @@ class Learner:
     """All that changes while training.
 
     Attributes:
+        replica: What is called in training: the network, or a wrapper that sums gradients over processes.
         scaler: Keeps gradients in float16 in range; does nothing in other numbers.
         average: Of the weights, where one is planned.
         number_type: What the network computes in.
@@ -52,6 +54,7 @@ class Learner:
     """
 
     network: SegmentationNetwork
+    replica: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: WeightAverage | None
@@ -83,8 +86,9 @@ class Learner:
 
     def compute_outputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """The network's logits of a batch on the device."""
+        network = self.replica if self.network.training else self.network
         with autocast(self.device, self.number_type):
-            outputs: tuple[Tensor, ...] = self.network(batch.image.contiguous(memory_format=self.memory_format))
+            outputs: tuple[Tensor, ...] = network(batch.image.contiguous(memory_format=self.memory_format))
         return outputs
 
 
@@ -103,8 +107,13 @@ def build_learner(
     device: torch.device,
     seed: int,
     number_type: NumberType = "float32",
+    team: Team = ALONE,
 ) -> Learner:
-    """Builds the network, with first weights from the seed, and its optimizer."""
+    """Builds the network, with first weights from the seed, and its optimizer.
+
+    Raises:
+        TrainingError: The batch cannot be divided among the team.
+    """
     memory_format = find_memory_format(plan.dimensions, device, number_type)
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator).to(device)
@@ -114,6 +123,7 @@ def build_learner(
     decay = training.weight_average_decay
     return Learner(
         network=network,
+        replica=replicate(network, team, device),
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=number_type == "float16"),
         average=WeightAverage(parameters=weights, decay=decay) if decay else None,
@@ -122,6 +132,7 @@ def build_learner(
             batch_dice=training.batch_dice,
             dice_weight=training.dice_weight,
             cross_entropy_weight=training.cross_entropy_weight,
+            part=build_batch_part(team, training.batch_size),
         ),
         labels=labels,
         device=device,
@@ -170,4 +181,5 @@ def run_validation_step(learner: Learner, batch: Batch) -> ValidationOutcome:
     on_device = batch.move_to(learner.device)
     outputs = learner.compute_outputs(on_device)
     loss = learner.loss(outputs, on_device.label_map)
-    return ValidationOutcome(loss=loss.item(), counts=count_overlaps(outputs[0], on_device.label_map, learner.labels))
+    counts = count_overlaps(outputs[0], on_device.label_map, learner.labels)
+    return ValidationOutcome(loss=loss.item(), counts=counts.add_up(learner.loss.part))

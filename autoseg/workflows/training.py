@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,19 +18,23 @@ from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision, find_number_type
-from autoseg.plan import PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
-from autoseg.preprocessing.previous_stage import PreviousStage
-from autoseg.progress import Progress, format_duration
-from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder
+from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.progress import Progress, Silent
+from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
-from autoseg.training.folds import Fold, Splits, select_fold
-from autoseg.training.history import EpochRecord
+from autoseg.training.distributed import ALONE, Team, joined_team, read_team
+from autoseg.training.folds import Splits, select_fold
 from autoseg.training.loop import EpochDone, Event, IterationDone, Length, TrainingOptions, train
 from autoseg.training.pace import Budget, Forecast
 from autoseg.training.schedule import Schedule
+from autoseg.training.trackers import TrackerName, Trackers, check_trackers, open_trackers
 from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
 from autoseg.workflows.case_pool import count_usable_cores
+from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.preprocessing import check_preprocessed, extract_recipe
+from autoseg.workflows.training_job import FoldJob
+from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
+from autoseg.workflows.training_state import StateKeeper, state_kept
 from autoseg.workflows.validation import estimate_validation_seconds, measure_volume_dice, validate_fold
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
@@ -51,6 +56,10 @@ class TrainingRequest:
         precision: Numbers in which networks compute.
         seed: None takes that of the training that is continued, else 0.
         restart: Discard earlier trainings of these folds.
+        workers: Processes that prepare patches; None goes by the cores.
+        deterministic: The same result every time on a GPU, too.
+        log_to: Where the history goes beside the log and TensorBoard.
+        parallel: This process is one of several that train one fold together, each on a device of its own.
     """
 
     configuration: str | None = None
@@ -61,6 +70,10 @@ class TrainingRequest:
     precision: Precision = "auto"
     seed: int | None = None
     restart: bool = False
+    workers: int | None = None
+    deterministic: bool = False
+    log_to: tuple[TrackerName, ...] = ()
+    parallel: bool = False
 
 
 class TrainingRecord(Document):
@@ -105,6 +118,8 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     device = find_device(request.device)
     if device.type == "cpu":
         keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or other GPUs would hold something of this process, too
     for cases in chosen.values():
         check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
     previous = None
@@ -117,16 +132,13 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         progress.note(
             f"networks compute in {number_type}, which this processor does faster (--precision float32 if not)"
         )
+    check_trackers(request.log_to)
     for fold, cases in chosen.items():
-        folder = run.fold(name, fold)
-        if request.restart:
-            remove_folder(folder.root)
         job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
-        train_fold(job, resolve_options(job, request, number_type, progress), progress=progress)
-        summary = None
-        if fold != ALL_CASES:
-            summary = validate_fold(run, name, fold, cases=cases.validation, device=request.device, progress=progress)
-        yield TrainedFold(fold=fold, folder=folder, summary=summary)
+        if request.parallel and not read_team().is_leader:
+            follow_training(job, request, number_type)
+        else:
+            yield lead_training(job, request, number_type, progress=progress)
 
 
 def train_first_stage(cascade: Cascade, request: TrainingRequest, *, progress: Progress) -> Iterator[TrainedFold]:
@@ -161,35 +173,8 @@ def find_configuration_name(plan: Plan, wanted: str | None) -> str:
     return wanted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldJob:
-    """One training: what, on what, where.
-
-    Attributes:
-        previous: In a cascade, the predictions of the first stage.
-    """
-
-    run: RunFolder
-    plan: Plan
-    configuration: str
-    fold: str
-    cases: Fold
-    device: torch.device
-    previous: PreviousStage | None = None
-
-    @property
-    def folder(self) -> FoldFolder:
-        """What the training writes."""
-        return self.run.fold(self.configuration, self.fold)
-
-    @property
-    def configuration_plan(self) -> ConfigurationPlan:
-        """How it is trained."""
-        return self.plan.configurations[self.configuration]
-
-
 def resolve_options(
-    job: FoldJob, request: TrainingRequest, number_type: NumberType, progress: Progress
+    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress, team: Team = ALONE
 ) -> TrainingOptions:
     """What was not asked for is taken from the training that is already there.
 
@@ -206,9 +191,9 @@ def resolve_options(
     return TrainingOptions(
         device=job.device,
         seed=seed,
-        workers=compute_loader_count(job.device.type),
+        workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
         length=request.length,
-        budget=find_budget(job, request, begun, progress),
+        budget=find_budget(job, request, begun, progress) if team.is_leader else None,
         number_type=number_type,
         measure_dice=partial(
             measure_volume_dice,
@@ -216,7 +201,11 @@ def resolve_options(
             plan=job.plan,
             configuration=job.configuration,
             cases=job.cases.validation,
-        ),
+        )
+        if team.is_leader
+        else None,
+        team=team,
+        deterministic=request.deterministic,
     )
 
 
@@ -282,14 +271,14 @@ def compute_loader_count(device_type: str) -> int:
     return max(1, min(MOST_WORKERS, count_usable_cores() - 1))
 
 
-def train_fold(job: FoldJob, options: TrainingOptions, *, progress: Progress) -> None:
-    """Trains, and tells how it goes; a validation of an earlier state of the model is discarded.
+def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
+    """Trains, and yields what happens.
 
     Raises:
         TrainingError: It cannot be continued, or failed.
     """
     check_same_recipe(job.folder, job.plan, job.configuration)
-    events = train(
+    return train(
         job.configuration_plan,
         job.plan.labels,
         job.plan.channels,
@@ -299,6 +288,17 @@ def train_fold(job: FoldJob, options: TrainingOptions, *, progress: Progress) ->
         options=options,
         previous=job.previous,
     )
+
+
+def train_fold(
+    job: FoldJob, options: TrainingOptions, *, keeper: StateKeeper, trackers: Trackers, progress: Progress
+) -> None:
+    """Trains, and tells how it goes; a validation of an earlier state of the model is discarded.
+
+    Raises:
+        TrainingError: It cannot be continued, or failed.
+    """
+    events = keeper.follow(trackers.follow(start_training(job, options), job.plan.labels.class_names))
     first = next(events, None)
     if first is None:
         progress.note(f"{job.configuration}, fold {job.fold}: already trained (--restart trains anew)")
@@ -310,6 +310,65 @@ def train_fold(job: FoldJob, options: TrainingOptions, *, progress: Progress) ->
     iterations = _note_events(itertools.chain([first], events), job, progress)
     for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
+
+
+def lead_training(
+    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress
+) -> TrainedFold:
+    """Trains and validates one fold, which no other process can do meanwhile.
+
+    Raises:
+        TrainingError: Another process does, or training failed.
+    """
+    label = f"{read_team().size} x {job.device.type}" if request.parallel else str(job.device)
+    with locked(job.folder, device=label):
+        if request.restart:
+            remove_folder(job.folder.root)
+        with (
+            state_kept(job.folder, device=label) as keeper,
+            open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,
+        ):
+            with join_if_parallel(job, request) as team:
+                with team.leader_first():
+                    options = resolve_options(job, request, number_type, progress=progress, team=team)
+                train_fold(job, options, keeper=keeper, trackers=trackers, progress=progress)
+            return _validate(job, keeper=keeper, trackers=trackers, progress=progress)
+
+
+def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType) -> None:
+    """Trains a part of every batch for the process that leads, and writes nothing.
+
+    Raises:
+        TrainingError: It cannot be continued.
+    """
+    with join_if_parallel(job, request) as team:
+        with team.leader_first():
+            options = resolve_options(job, request, number_type, progress=Silent(), team=team)
+        for _ in start_training(job, options):
+            pass
+
+
+def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextManager[Team]:
+    """The processes that train together: for a parallel training those that were started for it."""
+    return joined_team(job.device) if request.parallel else nullcontext(ALONE)
+
+
+def _validate(job: FoldJob, *, keeper: StateKeeper, trackers: Trackers, progress: Progress) -> TrainedFold:
+    summary = None
+    if job.fold != ALL_CASES:
+        summary = validate_fold(
+            job.run,
+            job.configuration,
+            job.fold,
+            cases=job.cases.validation,
+            device=str(job.device),
+            progress=keeper.follow_cases(progress),
+        )
+        if summary.foreground_mean.Dice is not None:
+            begun = find_begun(job.folder)
+            epochs = 0 if begun is None else len(begun.history)
+            trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
+    return TrainedFold(fold=job.fold, folder=job.folder, summary=summary)
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule) -> int:
@@ -332,41 +391,6 @@ def _note_events(events: Iterator[Event], job: FoldJob, progress: Progress) -> I
             progress.note(f"{name}: {describe_schedule(event.schedule)} on {job.device}")
         else:
             progress.note(f"{name}: {describe_schedule(event)} on {job.device}")
-
-
-def describe_schedule(schedule: Schedule) -> str:
-    """One phrase for the log."""
-    per_epoch = f"of {schedule.iterations_per_epoch} iterations"
-    if schedule.end_epoch is None:
-        return f"epochs {per_epoch} until the validation no longer improves"
-    if schedule.first_epoch == 0:
-        return f"{schedule.end_epoch} epochs {per_epoch}"
-    return f"from epoch {schedule.first_epoch + 1} on, {schedule.end_epoch} epochs {per_epoch} in all"
-
-
-def describe_forecast(forecast: Forecast) -> str:
-    """Two lines for the log."""
-    times = forecast.times
-    limit = "" if forecast.budget_seconds is None else f" of {format_duration(forecast.budget_seconds)}"
-    return (
-        f"measured: {times.iteration_seconds:.3g} s per iteration (forward {times.forward_seconds:.3g} s, loss and "
-        f"backward {times.backward_seconds:.3g} s; a batch of patches {times.data_seconds:.3g} s, made beside it)\n"
-        f"forecast: training {format_duration(forecast.training_seconds)}, validation "
-        f"{format_duration(forecast.reserved_seconds)}, together {format_duration(forecast.total_seconds)}{limit}"
-    )
-
-
-def describe_epoch(record: EpochRecord, epochs: int | None) -> str:
-    """One line for the log."""
-    total = "" if epochs is None else f"/{epochs}"
-    volumes = "" if record.volume_dice is None else f", Dice of whole volumes {record.volume_dice:.3f}"
-    dice = "-" if record.mean_pseudo_dice is None else f"{record.mean_pseudo_dice:.3f}"
-    average = "-" if record.moving_average is None else f"{record.moving_average:.3f}"
-    losses = " / ".join("-" if x is None else f"{x:.3f}" for x in (record.train_loss, record.validation_loss))
-    return (
-        f"epoch {record.epoch + 1}{total}: loss {losses} (training / validation), pseudo Dice {dice} "
-        f"(moving average {average}){volumes}, {record.seconds:.0f} s, {record.seconds_per_iteration:.2f} s/iteration"
-    )
 
 
 def _record_training(job: FoldJob, options: TrainingOptions) -> None:

@@ -18,8 +18,9 @@ EXPECTED_FLAGS = {
     "preprocess": {"--configuration", "--workers"},
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
-        "--seed", "--restart",
+        "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--restart",
     },
+    "status": {"--watch", "--json"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--save-probabilities", "--device",
         "--precision", "--overwrite",

@@ -20,8 +20,10 @@ def test_training_and_inference_need_no_image_library(package: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("package", ["planners", "autoseg.workflows.planning", "autoseg.measurement"])
-def test_planning_needs_no_torch(package: str) -> None:
+@pytest.mark.parametrize(
+    "package", ["planners", "autoseg.workflows.planning", "autoseg.measurement", "autoseg.workflows.status"]
+)
+def test_planning_and_status_need_no_torch(package: str) -> None:
     done = import_without(["torch"], package)
     assert done.returncode == 0, done.stderr
 

@@ -160,14 +160,15 @@ def test_an_edited_plan_must_be_preprocessed_before_training(trained_run: Path, 
     plan = json.loads((run / "plan.json").read_text())
     plan["configurations"]["3d_fullres"]["spacing_mm"] = [2.5, 2.5, 2.5]
     (run / "plan.json").write_text(json.dumps(plan))
-    refused = run_autoseg("train", run, "--fold", "1", "--device", "cpu")
+    options = ("--configuration", "3d_fullres", "--device", "cpu")
+    refused = run_autoseg("train", run, *options, "--fold", "1")
     assert refused.code == 1
     assert "autoseg preprocess" in refused.err
     done = run_autoseg("preprocess", run, "--configuration", "3d_fullres", "--workers", 1)
     assert done.code == 0, done.err
     assert "preprocessed 6 cases" in done.out
-    assert run_autoseg("train", run, "--fold", "1", "--device", "cpu", "--epochs", 1).code == 0
-    old = run_autoseg("train", run, "--fold", "0", "--device", "cpu")
+    assert run_autoseg("train", run, *options, "--fold", "1", "--epochs", 1).code == 0
+    old = run_autoseg("train", run, *options, "--fold", "0")
     assert old.code == 1
     assert "another plan" in old.err
     again = run_autoseg("preprocess", run, "--configuration", "3d_fullres", "--workers", 1)

@@ -75,7 +75,7 @@ class DevicePatchSource:
         margin = [cut // 2 - patch // 2 for cut, patch in zip(sampler.cut_voxels, sampler.patch_voxels, strict=True)]
         targets = [*_list_samples(still), *_list_samples(moved)]
         for (image, label_map), index in zip(targets, np.argsort(is_moved, kind="stable").tolist(), strict=True):
-            cut = sampler.place(index, np.random.default_rng(seeds[index]))
+            cut = sampler.place(sampler.indices[index], np.random.default_rng(seeds[index]))
             start = cut.start if is_moved[index] else tuple(np.add(cut.start, margin).tolist())
             paste(image, cut.case.image, start)
             paste(label_map, cut.case.label_map, start)
@@ -154,7 +154,7 @@ class DeviceBatchSource:
         """Makes a batch without waiting for the device. Cutting runs beside other threads, the rest one by one: two
         batches at once would take twice the memory and no less time."""
         source = self.training if key.stream == "training" else self.validation
-        seeds = [derive_seeds(self.seed, key, index) for index in range(source.sampler.batch_size)]
+        seeds = [derive_seeds(self.seed, key, index) for index in source.sampler.indices]
         parameters = source.draw_parameters(seeds)
         is_moved = np.zeros(len(seeds), dtype=bool) if parameters is None else parameters.is_moved
         with self._on_stream():

@@ -1,4 +1,4 @@
-"""Tiny datasets, to be spoilt by the tests."""
+"""Tiny datasets, to be spoilt by the tests, and a run that is planned."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
+from autoseg.document import write_document
+from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
+from autoseg.run_folder import RunFolder, write_text
+from autoseg.training.folds import Fold, Splits
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 SHAPE = (9, 8, 7)  # x, y, z
@@ -51,3 +58,140 @@ def dataset(tmp_path: Path) -> Path:
     description = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "big": 2, "small": 5}}
     (folder / "dataset.json").write_text(json.dumps(description | {"file_ending": ".nii.gz"}))
     return folder
+
+
+def make_plan() -> Plan:
+    """Of a cascade and a 2d configuration."""
+    return Plan(
+        autoseg_version="0",
+        planner="test",
+        accelerator_memory_gb=8.0,
+        dataset_name="Dataset001_X",
+        file_ending=".nii.gz",
+        orientation="RAS",
+        axis_permutation=(0, 1, 2),
+        labels=LabelScheme(
+            classes=(LabelClass(name="big", values=(2,)),),
+            ignore_value=None,
+            region_write_values=None,
+            declared_count=2,
+        ),
+        channels=(ChannelPlan(name="MR", normalization="zscore", inside_nonzero_only=False, window=None),),
+        configurations={
+            "3d_cascade_fullres": make_configuration(3, previous_stage="3d_lowres", data_of="2d"),
+            "2d": make_configuration(2, previous_stage=None, data_of="2d"),
+            "3d_lowres": make_configuration(3, previous_stage=None, data_of="3d_lowres"),
+        },
+        reasons=(),
+    )
+
+
+def make_configuration(dimensions: int, *, previous_stage: str | None, data_of: str) -> ConfigurationPlan:
+    nothing = (1.0, 1.0)
+    return ConfigurationPlan.model_validate(
+        {
+            "dimensions": dimensions,
+            "spacing_mm": (1.0,) * dimensions,
+            "median_shape_voxels": (8.0,) * dimensions,
+            "patch_voxels": (8,) * dimensions,
+            "previous_stage": previous_stage,
+            "data_of": data_of,
+            "resampling": {"image_order": 3, "label_order": 1, "logits_order": 1, "anisotropy_threshold": 3},
+            "network": {
+                "architecture": "plain_unet",
+                "dimensions": dimensions,
+                "input_channels": 1 if previous_stage is None else 2,
+                "output_channels": 2,
+                "features_per_stage": (4, 4),
+                "kernel_sizes": ((3,) * dimensions,) * 2,
+                "strides": ((1,) * dimensions, (2,) * dimensions),
+                "blocks_per_stage": (1, 1),
+                "convolutions_per_decoder_stage": (1,),
+                "deep_supervision": True,
+            },
+            "training": {
+                "epochs": 10,
+                "iterations_per_epoch": 4,
+                "validation_iterations_per_epoch": 1,
+                "batch_size": 2,
+                "foreground_fraction": 0.33,
+                "loss": "dice_cross_entropy",
+                "batch_dice": False,
+                "optimizer": "sgd_nesterov",
+                "initial_learning_rate": 0.01,
+                "momentum": 0.99,
+                "weight_decay": 0,
+                "schedule": "polynomial",
+                "schedule_exponent": 0.9,
+                "gradient_norm_limit": 12,
+                "augmentation": {
+                    "rotation_probability": 0,
+                    "rotation_limit_degrees": 0,
+                    "in_plane_only": False,
+                    "scaling_probability": 0,
+                    "scaling_range": nothing,
+                    "noise_probability": 0,
+                    "noise_std_range": nothing,
+                    "blur_probability": 0,
+                    "blur_channel_probability": 0,
+                    "blur_sigma_range_voxels": nothing,
+                    "brightness_probability": 0,
+                    "brightness_range": nothing,
+                    "contrast_probability": 0,
+                    "contrast_range": nothing,
+                    "low_resolution_probability": 0,
+                    "low_resolution_channel_probability": 0,
+                    "low_resolution_range": nothing,
+                    "inverted_gamma_probability": 0,
+                    "gamma_probability": 0,
+                    "gamma_range": nothing,
+                    "mirror_axes": (),
+                },
+            },
+        }
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Planned, not trained: two folds of four cases."""
+    run = RunFolder(tmp_path / "x.autoseg")
+    write_document(run.plan, make_plan())
+    folds = (
+        Fold(training=("c", "d"), validation=("a", "b")),
+        Fold(training=("a", "b"), validation=("c", "d")),
+    )
+    write_document(run.splits, Splits(folds=folds))
+    return run
+
+
+@pytest.fixture
+def finish_fold() -> Callable[..., None]:
+    """Writes what a finished training leaves, in as far as others look for it."""
+
+    def finish(run: RunFolder, configuration: str, fold: str, *, dice: float = 0.8) -> None:
+        folder = run.fold(configuration, fold)
+        write_text(folder.final_checkpoint, "weights")
+        write_text(folder.plan, run.plan.read_text())
+        write_document(folder.summary, summarize_dice(VALIDATION[fold], dice))
+
+    return finish
+
+
+VALIDATION = {"0": ("a", "b"), "1": ("c", "d")}
+
+
+def summarize_dice(cases: tuple[str, ...], dice: float) -> EvaluationSummary:
+    values = MetricValues(**dict.fromkeys(METRICS) | {"Dice": dice})
+    return EvaluationSummary(
+        tolerance_mm=1.0,
+        definitions={},
+        class_names={"2": "big"},
+        foreground_mean=values,
+        mean={"2": values},
+        std={"2": values},
+        count={"2": values},
+        metric_per_case=tuple(
+            CaseSummary(case=case, prediction_file="", reference_file="", metrics={"2": values}) for case in cases
+        ),
+    )

@@ -1,0 +1,56 @@
+"""`autoseg status`: how far the trainings of a run are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoseg.workflows.status import FoldStatus
+
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="Run folder made by autoseg plan.")],
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until every fold is finished (or Ctrl-C).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array and nothing else.")] = False,
+) -> None:
+    """Show every configuration and fold: state, epoch, remaining time, losses and Dice; from any terminal."""
+    from autoseg.cli.console import UNLIMITED_WIDTH, open_console
+    from autoseg.cli.training_table import print_trainings, show_trainings
+    from autoseg.workflows.status import read_run_status
+
+    if as_json:
+        typer.echo(format_json(read_run_status(run)))
+        return
+    console = open_console(plain_width=UNLIMITED_WIDTH)
+    if watch:
+        show_trainings(console, watch_run(run))
+    else:
+        print_trainings(console, read_run_status(run))
+
+
+def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
+    """The state every two seconds, until every fold is finished."""
+    import time
+
+    from autoseg.workflows.status import read_run_status
+
+    while True:
+        statuses = read_run_status(run)
+        yield statuses
+        if all(status.state == "finished" for status in statuses):
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def format_json(statuses: "tuple[FoldStatus, ...]") -> str:
+    """One array, for programs."""
+    import dataclasses
+    import json
+
+    return json.dumps([dataclasses.asdict(status) for status in statuses], indent=2, ensure_ascii=False)

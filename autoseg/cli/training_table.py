@@ -1,0 +1,113 @@
+"""The trainings of a run in one table: live on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from autoseg.progress import format_duration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoseg.cli.console import Console
+    from autoseg.workflows.status import FoldStatus
+
+HEADINGS: Final = ("configuration", "fold", "state", "device", "epoch", "loss", "pseudo Dice", "Dice", "remaining")
+SECONDS_BETWEEN_LINES: Final = 10.0  # of one fold; changes of its state are told at once
+
+
+def show_trainings(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> "tuple[FoldStatus, ...]":
+    """Shows states as they come; returns the last ones."""
+    if console.is_terminal:
+        return _show_live(console, snapshots)
+    return _show_lines(console, snapshots)
+
+
+def build_table(statuses: "Sequence[FoldStatus]") -> "Table":
+    """One row per fold."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Trainings", title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading in HEADINGS[4:] else "left")
+    for status in statuses:
+        table.add_row(*(Text(cell) for cell in _list_cells(status)))
+    return table
+
+
+def print_trainings(console: "Console", statuses: "Sequence[FoldStatus]") -> None:
+    """The table, and why trainings failed."""
+    console.show_table(build_table(statuses))
+    for reason in _list_reasons(statuses):
+        console.note(reason)
+
+
+def describe_status(status: "FoldStatus") -> str:
+    """One line for a log."""
+    where = f" on {status.device}" if status.is_running and status.device else ""
+    parts = [f"{status.configuration}, fold {status.fold}: {status.state}{where}"]
+    if status.state in {"training", "interrupted"}:
+        parts.append(f"epoch {format_epoch(status)}")
+    if status.state == "validating":
+        parts.append(f"{status.cases_done}/{status.cases} cases")
+    if status.state == "training" and status.pseudo_dice is not None:
+        parts.append(f"pseudo Dice {status.pseudo_dice:.3f}")
+    if status.dice is not None:
+        parts.append(f"Dice {status.dice:.3f}")
+    if status.remaining_seconds is not None:
+        parts.append(f"{format_duration(status.remaining_seconds)} left")
+    return ", ".join(parts) + (f": {status.reason}" if status.reason else "")
+
+
+def format_epoch(status: "FoldStatus") -> str:
+    """Like 3/1000: the epoch that runs, or those that are done, and how many there will be."""
+    end = "" if status.end_epoch is None else f"/{max(status.end_epoch, status.epochs_done)}"
+    is_under_way = status.state == "training" and status.epochs_done != status.end_epoch
+    return f"{status.epochs_done + (1 if is_under_way else 0)}{end}"
+
+
+def _show_live(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> "tuple[FoldStatus, ...]":
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    last: tuple[FoldStatus, ...] = ()
+    with Live(console=console.rich, auto_refresh=False) as live:
+        for last in snapshots:
+            live.update(Group(build_table(last), *map(Text, _list_reasons(last))), refresh=True)
+    return last
+
+
+def _show_lines(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> "tuple[FoldStatus, ...]":
+    last: tuple[FoldStatus, ...] = ()
+    told: dict[tuple[str, str], tuple[str, float]] = {}
+    for last in snapshots:
+        for status in last:
+            key, now = (status.configuration, status.fold), time.monotonic()
+            state, seconds = told.get(key, ("waiting", now))
+            if status.state != state or (status.is_running and now - seconds >= SECONDS_BETWEEN_LINES):
+                told[key] = (status.state, now)
+                console.note(describe_status(status))
+    return last
+
+
+def _list_reasons(statuses: "Sequence[FoldStatus]") -> list[str]:
+    return [f"{status.configuration}, fold {status.fold}: {status.reason}" for status in statuses if status.reason]
+
+
+def _list_cells(status: "FoldStatus") -> list[str]:
+    loss = "" if status.train_loss is None else f"{status.train_loss:.3f}"
+    if loss and status.validation_loss is not None:
+        loss += f" / {status.validation_loss:.3f}"
+    return [
+        status.configuration,
+        status.fold,
+        f"validating {status.cases_done}/{status.cases}" if status.state == "validating" else status.state,
+        status.device or "",
+        format_epoch(status) if status.epochs_done or status.state == "training" else "",
+        loss,
+        "" if status.pseudo_dice is None else f"{status.pseudo_dice:.3f}",
+        "" if status.dice is None else f"{status.dice:.3f}",
+        "" if status.remaining_seconds is None else format_duration(status.remaining_seconds),
+    ]

@@ -1,0 +1,201 @@
+"""Scores over the held-out cases of all folds: how well a configuration does on cases that it has not seen."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from autoseg.document import Document, Part, write_document
+from autoseg.errors import EvaluationError
+from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+from autoseg.run_folder import write_text
+
+Score = Literal["Dice", "IoU", "HD95", "NSD"]
+SCORES: Final[tuple[Score, ...]] = ("Dice", "IoU", "HD95", "NSD")
+RESAMPLES: Final = 10_000
+RESAMPLES_AT_ONCE: Final = 500  # bounds memory: 500 weights for each case
+SEED: Final = 12345
+INTERVAL_PERCENTILES: Final = (2.5, 97.5)
+
+DEFINITIONS: Final = {
+    "mean": "over the cases in which the score is defined; of 'foreground': mean of the means of the classes",
+    "std": "sample standard deviation over the same cases; of 'foreground': of the means of each case over its classes",
+    "lower, upper": "95 % interval of the mean by the percentile bootstrap: cases are drawn with replacement, all "
+    "scores of a case together",
+    "count": "cases in which the score is defined; a case that several folds hold out counts once, with its mean",
+}
+
+Table = Float64[np.ndarray, "case class"]
+Row = Float64[np.ndarray, " class"]
+
+
+class Statistic(Part):
+    """One score over cases; None where it is not defined."""
+
+    mean: float | None
+    std: float | None
+    lower: float | None
+    upper: float | None
+    count: int
+
+
+class ConfigurationScores(Part):
+    """One configuration.
+
+    Attributes:
+        folds: Whose held-out cases these are.
+        cases: Number of different cases.
+        classes: By class key, then by name of the score.
+    """
+
+    folds: tuple[str, ...]
+    cases: int
+    foreground: dict[Score, Statistic]
+    classes: dict[str, dict[Score, Statistic]]
+
+
+class CrossValidation(Document):
+    """All configurations that are trained and validated in every fold.
+
+    Attributes:
+        definitions: What each statistic means, in words.
+        class_names: Class key to name.
+        seed: Of the bootstrap.
+    """
+
+    schema_version: Literal[1] = 1
+    definitions: dict[str, str] = DEFINITIONS
+    seed: int = SEED
+    resamples: int = RESAMPLES
+    class_names: dict[str, str]
+    configurations: dict[str, ConfigurationScores]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Estimates of a mean per class, and of their mean, from resampled cases."""
+
+    classes: Float64[np.ndarray, "resample class"]
+    foreground: Float64[np.ndarray, " resample"]
+
+
+def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> ConfigurationScores:
+    """Pools the held-out cases of all folds.
+
+    Args:
+        summaries: By fold.
+
+    Raises:
+        EvaluationError: There is none, or they have different classes.
+    """
+    keys = _find_class_keys(summaries)
+    cases: dict[str, list[Mapping[str, MetricValues]]] = {}
+    for summary in summaries.values():
+        for entry in summary.metric_per_case:
+            cases.setdefault(entry.case, []).append(entry.metrics)
+    by_score = {score: compute_statistics(_tabulate(list(cases.values()), keys, score)) for score in SCORES}
+    return ConfigurationScores(
+        folds=tuple(summaries),
+        cases=len(cases),
+        foreground={score: foreground for score, (_, foreground) in by_score.items()},
+        classes={key: {score: by_score[score][0][index] for score in SCORES} for index, key in enumerate(keys)},
+    )
+
+
+def write_crossvalidation(json_path: Path, csv_path: Path, result: CrossValidation) -> None:
+    """Writes both files.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    write_document(json_path, result)
+    write_text(csv_path, _format_table(result))
+
+
+def compute_statistics(table: Table) -> tuple[tuple[Statistic, ...], Statistic]:
+    """Statistics of each class, and of the foreground.
+
+    Args:
+        table: NaN where a score is not defined.
+    """
+    sample = draw_means(table, np.random.default_rng(SEED))
+    classes = tuple(
+        _describe(table[:, index], sample.classes[:, index], mean=_mean(table[:, index]))
+        for index in range(table.shape[1])
+    )
+    of_cases = np.array([_mean(row) for row in table])
+    foreground = _mean(np.array([_mean(column) for column in table.T]))
+    return classes, _describe(of_cases, sample.foreground, mean=foreground)
+
+
+def draw_means(table: Table, generator: np.random.Generator) -> Sample:
+    """The means of bootstrap samples (Efron 1979): as many cases as there are, drawn with replacement."""
+    count = len(table)
+    is_defined = ~np.isnan(table)
+    filled = np.where(is_defined, table, 0.0)
+    means = []
+    for first in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        rows = min(RESAMPLES_AT_ONCE, RESAMPLES - first)
+        weights = generator.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)
+        means.append(_divide(weights @ filled, weights @ is_defined))
+    classes = np.concatenate(means)
+    present = ~np.isnan(classes)
+    return Sample(classes=classes, foreground=_divide(np.where(present, classes, 0.0).sum(1), present.sum(1)))
+
+
+def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """NaN where nothing is counted."""
+    quotient = np.full(np.shape(total), np.nan)
+    np.divide(total, count, out=quotient, where=count > 0)
+    return quotient
+
+
+def _mean(values: Float64[np.ndarray, " _"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _describe(values: Float64[np.ndarray, " _"], means: Float64[np.ndarray, " _"], *, mean: float) -> Statistic:
+    known, drawn = values[~np.isnan(values)], means[~np.isnan(means)]
+    if not len(known):
+        return Statistic(mean=None, std=None, lower=None, upper=None, count=0)
+    lower, upper = np.percentile(drawn, INTERVAL_PERCENTILES)
+    std = float(known.std(ddof=1)) if len(known) > 1 else None
+    return Statistic(mean=mean, std=std, lower=float(lower), upper=float(upper), count=len(known))
+
+
+def _find_class_keys(summaries: Mapping[str, EvaluationSummary]) -> tuple[str, ...]:
+    kinds = {tuple(summary.class_names.items()) for summary in summaries.values()}
+    if len(kinds) != 1:
+        found = "none" if not kinds else f"{len(kinds)} different sets"
+        msg = f"a cross-validation needs summaries of folds with the same classes, found {found}; validate them anew"
+        raise EvaluationError(msg)
+    return tuple(key for key, _ in kinds.pop())
+
+
+def _tabulate(cases: Sequence[Sequence[Mapping[str, MetricValues]]], keys: Sequence[str], score: Score) -> Table:
+    """One row per case: its score for every class, averaged over the folds that hold it out."""
+    return np.array([[_average(entries, key, score) for key in keys] for entries in cases], dtype=np.float64)
+
+
+def _average(entries: Sequence[Mapping[str, MetricValues]], key: str, score: Score) -> float:
+    values = [getattr(entry[key], score) for entry in entries]
+    return _mean(np.array([np.nan if value is None else value for value in values], dtype=np.float64))
+
+
+def _format_table(result: CrossValidation) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["configuration", "label", "class", "score", *Statistic.model_fields])
+    for name, scores in result.configurations.items():
+        rows = {("", "foreground"): scores.foreground}
+        rows = {(key, result.class_names[key]): values for key, values in scores.classes.items()} | rows
+        for (key, class_name), values in rows.items():
+            for score, statistic in values.items():
+                writer.writerow([name, key, class_name, score, *statistic.model_dump().values()])
+    return text.getvalue()

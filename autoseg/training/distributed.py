@@ -1,0 +1,165 @@
+"""One training over several devices: each process computes a part of every batch, gradients and sums are over all.
+
+The result is that of the undivided batch, up to rounding: a sample depends on its index in the batch alone, the loss is
+made of sums over the whole batch, and gradients are sums over the processes. Processes are started by autoseg's queue
+or by torchrun, and find each other by the variables that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from autoseg.document import AnyPart
+from autoseg.errors import DeviceError, TrainingError
+from autoseg.training.batch_part import BatchPart
+
+VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Longer than the leader works while the others wait (estimating or measuring on whole volumes), and finite, so that
+# the death of a process ends the others.
+TIMEOUT: Final = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """The processes that train one network together; by default this one alone.
+
+    Attributes:
+        rank: Number of this process. The first, the leader, decides and writes for all.
+        size: Number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def select_samples(self, batch_size: int) -> range:
+        """The samples of a batch that this process makes and learns from; sizes differ by one at most.
+
+        Raises:
+            TrainingError: There are fewer samples than processes.
+        """
+        if batch_size < self.size:
+            msg = (
+                f"a batch of {batch_size} cannot be divided among {self.size} devices; name at most {batch_size} "
+                f"devices, or raise training.batch_size in plan.json"
+            )
+            raise TrainingError(msg)
+        first, end = (rank * batch_size // self.size for rank in (self.rank, self.rank + 1))
+        return range(first, end)
+
+    def share(self, part: AnyPart) -> AnyPart:
+        """The leader's value, for all."""
+        if self.size == 1:
+            return part
+        text = part.model_dump_json().encode()
+        length = torch.tensor(len(text))
+        dist.broadcast(length, src=0)
+        content = torch.zeros(int(length), dtype=torch.uint8)
+        if self.is_leader:
+            content = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        dist.broadcast(content, src=0)
+        return type(part).model_validate_json(bytes(content.tolist()))
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The others enter the block when the leader has left it, and all leave together."""
+        if not self.is_leader:
+            self._meet()
+        yield
+        if self.is_leader:
+            self._meet()
+        self._meet()
+
+    def _meet(self) -> None:
+        """Waits for all."""
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1))
+
+
+ALONE: Final = Team()
+
+
+@contextmanager
+def joined_team(device: torch.device) -> Iterator[Team]:
+    """Joins the other processes; waits for them.
+
+    Raises:
+        TrainingError: The process was not started by torchrun or the queue.
+        DeviceError: This PyTorch cannot train on several such devices.
+    """
+    team = read_team()
+    if device.type not in {"cpu", "cuda"} or not dist.is_available():
+        msg = f"several devices can train together on Linux with CUDA or on processors, not on {device}"
+        raise DeviceError(msg)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # What the processes agree upon lies in main memory; gradients lie on the device.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=team.rank, world_size=team.size, timeout=TIMEOUT)
+    try:
+        yield team
+    finally:
+        dist.destroy_process_group()
+
+
+def read_team() -> Team:
+    """Number of this process and of all, as torchrun tells them.
+
+    Raises:
+        TrainingError: It does not.
+    """
+    missing = [name for name in VARIABLES if name not in os.environ]
+    if missing:
+        msg = f"{', '.join(missing)} must be set, as torchrun does; start this process with torchrun"
+        raise TrainingError(msg)
+    return Team(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
+
+
+def build_batch_part(team: Team, batch_size: int) -> BatchPart:
+    """The part of every batch that this process sees.
+
+    Raises:
+        TrainingError: There are fewer samples than processes.
+    """
+    if team.size == 1:
+        return BatchPart()
+    return BatchPart(share=len(team.select_samples(batch_size)) / batch_size, add_up=add_up_over_team)
+
+
+def add_up_over_team(value: Tensor) -> Tensor:
+    """The sum over all processes. Its gradient is passed on to the own summand alone: the gradients of the weights,
+    which are summed over the processes, then are those of the whole sum."""
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return value + (total - value.detach()) if value.requires_grad else total
+
+
+def replicate(network: nn.Module, team: Team, device: torch.device) -> nn.Module:
+    """The network, so wrapped that calling it makes `backward` sum the gradients over all processes."""
+    if team.size == 1:
+        return network
+    replica = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    replica.register_comm_hook(None, _add_up_gradients)
+    return replica
+
+
+def _add_up_gradients(
+    state: object,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch re-exports it from an extension
+) -> torch.futures.Future[Tensor]:
+    """In place of the mean that torch would take."""
+    del state
+    sums: torch.futures.Future[list[Tensor]] = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return sums.then(lambda done: done.value()[0])

@@ -1,0 +1,139 @@
+"""Commands that run beside this process, each with all of its own processes in a group that ends as a whole."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from autoseg.run_folder import make_folder
+
+SECONDS_TO_STOP: Final = 15.0  # after Ctrl-C, for what may not be cut short, such as writing a checkpoint
+SECONDS_BETWEEN_LOOKS: Final = 0.1
+NEW_GROUP: Final[int] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; elsewhere a session does it
+ERROR_PREFIX: Final = "autoseg: error: "
+MOST_LOG_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A running command.
+
+    Attributes:
+        log: What it writes to the terminal.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self.process.poll()
+
+    def interrupt(self) -> None:
+        """Asks it and all its processes to stop, as Ctrl-C does."""
+        if sys.platform == "win32":
+            self.process.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self._signal_group(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Ends what is left of it and its processes."""
+        if sys.platform == "win32":
+            self.process.kill()
+        else:
+            self._signal_group(signal.SIGKILL)
+        self.process.wait()
+
+    def describe_end(self) -> str:
+        """Why it failed, by its exit code and the end of its log."""
+        code = self.process.returncode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return f"the process was killed ({name}), often for lack of main memory; log: {self.log}"
+        return f"{find_reason(self.log)}; log: {self.log}"
+
+    def rank_end(self) -> int:
+        """How much its end explains that of others that worked with it; less is more."""
+        if (self.process.returncode or 0) < 0:
+            return 0
+        return 1 if ERROR_PREFIX in _read_end(self.log) else 2
+
+    def _signal_group(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # nobody is left in it
+            os.killpg(self.process.pid, number)
+
+
+def start_child(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> Child:
+    """Starts a command in a process group of its own, so that Ctrl-C on the terminal does not reach it.
+
+    Raises:
+        RunError: The log cannot be written.
+    """
+    make_folder(log.parent)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            start_new_session=sys.platform != "win32",
+            creationflags=NEW_GROUP,
+        )
+    return Child(process=process, log=log)
+
+
+def stop_children(children: Sequence[Child]) -> None:
+    """Stops them all: asks, waits, and ends those that do not listen. A second Ctrl-C shortens the waiting."""
+    try:
+        for child in children:
+            child.interrupt()
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        while time.monotonic() < deadline and any(child.poll() is None for child in children):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        for child in children:
+            child.kill()
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Within it, a request to end (SIGTERM) and a closed terminal (SIGHUP) stop the program as Ctrl-C does.
+
+    Only for the main thread. What is ignored, such as SIGHUP under nohup, stays so.
+    """
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [signal.signal(number, _interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def find_reason(log: Path) -> str:
+    """The error that ends a log, else its last line."""
+    text = _read_end(log)
+    _, prefix, error = text.rpartition(ERROR_PREFIX)
+    lines = [line for line in text.splitlines() if line.strip()]
+    if prefix:
+        return error.strip()
+    return lines[-1].strip() if lines else "it ended without a word"
+
+
+def _read_end(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LOG_BYTES))
+        return file.read().decode(errors="replace")
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    del number, frame
+    raise KeyboardInterrupt

@@ -1,0 +1,51 @@
+"""The cross-validation of a run: written when every fold of a configuration is trained and validated."""
+
+from pathlib import Path
+
+from autoseg.document import read_document
+from autoseg.evaluation.crossvalidation import (
+    ConfigurationScores,
+    CrossValidation,
+    score_configuration,
+    write_crossvalidation,
+)
+from autoseg.evaluation.summary import EvaluationSummary, name_class_keys
+from autoseg.plan import Plan
+from autoseg.run_folder import RunFolder, open_run
+from autoseg.training.folds import Splits
+from autoseg.workflows.status import has_final_model, read_validation
+
+
+def collect_crossvalidation(run_root: Path) -> CrossValidation | None:
+    """Scores every configuration of which all folds are validated, and writes crossvalidation.json and .csv.
+
+    Returns None, and writes nothing, where there is no such configuration.
+
+    Raises:
+        RunError: There is no run, or it cannot be written.
+        DocumentError: A summary cannot be read.
+    """
+    run = open_run(run_root)
+    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    scores = {name: _score(run, name, splits) for name in plan.configurations if _is_complete(run, name, splits)}
+    if not scores:
+        return None
+    names = dict(zip(name_class_keys(plan.labels), plan.labels.class_names, strict=True))
+    result = CrossValidation(class_names=names, configurations=scores)
+    write_crossvalidation(run.crossvalidation_json, run.crossvalidation_csv, result)
+    return result
+
+
+def _is_complete(run: RunFolder, configuration: str, splits: Splits) -> bool:
+    folders = (run.fold(configuration, str(index)) for index in range(len(splits.folds)))
+    pairs = zip(folders, splits.folds, strict=True)
+    return all(
+        has_final_model(folder) and read_validation(folder, fold.validation) is not None for folder, fold in pairs
+    )
+
+
+def _score(run: RunFolder, configuration: str, splits: Splits) -> ConfigurationScores:
+    names = [str(index) for index in range(len(splits.folds))]
+    return score_configuration(
+        {name: read_document(run.fold(configuration, name).summary, EvaluationSummary) for name in names}
+    )

@@ -1,0 +1,116 @@
+"""One training of a fold at a time: a lock of the operating system, which falls when the process ends, however."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal, TextIO
+
+from autoseg.document import Document, read_document
+from autoseg.errors import DocumentError, RunError, TrainingError
+from autoseg.run_folder import FoldFolder, make_folder
+
+ATTEMPTS: Final = 10  # `find_holder` holds the lock for an instant, too
+SECONDS_BETWEEN_ATTEMPTS: Final = 0.1
+
+if sys.platform == "win32":
+    import msvcrt
+
+    LOCKED_BYTE: Final = 1 << 30  # far behind the content, which must stay readable
+
+    def _lock(file: TextIO, *, is_shared: bool) -> None:
+        del is_shared
+        os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError from error
+
+    def _unlock(file: TextIO) -> None:
+        os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+else:
+    import fcntl
+
+    def _lock(file: TextIO, *, is_shared: bool) -> None:
+        """Raises BlockingIOError if another process holds it."""
+        fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+    def _unlock(file: TextIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+class LockHolder(Document):
+    """The process that trains a fold."""
+
+    schema_version: Literal[1] = 1
+    pid: int
+    host: str
+    device: str
+
+
+@contextmanager
+def locked(folder: FoldFolder, *, device: str) -> Iterator[None]:
+    """Within it, no other process trains this fold.
+
+    Raises:
+        TrainingError: Another process does.
+        RunError: The folder cannot be written, or its file system has no locks.
+    """
+    make_folder(folder.lock.parent)
+    with folder.lock.open("a+", encoding="utf-8") as file:
+        if not _acquire(file):
+            raise TrainingError(_describe_conflict(folder))
+        holder = LockHolder(pid=os.getpid(), host=socket.gethostname(), device=device)
+        file.truncate(0)
+        file.write(holder.model_dump_json())
+        file.flush()
+        try:
+            yield
+        finally:
+            _unlock(file)
+
+
+def find_holder(folder: FoldFolder) -> LockHolder | None:
+    """The process that trains a fold at this moment; None if there is none."""
+    try:
+        with folder.lock.open("r", encoding="utf-8") as file:
+            _lock(file, is_shared=True)
+            _unlock(file)
+    except BlockingIOError:
+        return _read_holder(folder)
+    except OSError:  # there is no lock file, or no locks at all
+        return None
+    return None
+
+
+def _acquire(file: TextIO) -> bool:
+    for attempt in range(ATTEMPTS):
+        try:
+            _lock(file, is_shared=False)
+        except BlockingIOError:
+            if attempt < ATTEMPTS - 1:
+                time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+        except OSError as error:
+            msg = f"cannot lock {file.name}: {error.strerror or error}; put the run on a file system that has locks"
+            raise RunError(msg) from error
+        else:
+            return True
+    return False
+
+
+def _read_holder(folder: FoldFolder) -> LockHolder:
+    try:
+        return read_document(folder.lock, LockHolder)
+    except DocumentError:  # it has the lock, and is about to write its name
+        return LockHolder(pid=0, host="", device="")
+
+
+def _describe_conflict(folder: FoldFolder) -> str:
+    holder = _read_holder(folder)
+    return (
+        f"{folder.root} is being trained already, by process {holder.pid} on {holder.host} ({holder.device}); "
+        f"watch it with `autoseg status`, or stop it before you train this fold here"
+    )

@@ -1,0 +1,141 @@
+"""How far every training of a run is, read off its files, so that it can be asked from anywhere and at any time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from autoseg.document import read_document, read_json
+from autoseg.errors import DocumentError
+from autoseg.plan import Plan
+from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
+from autoseg.training.folds import Splits, select_fold
+from autoseg.training.history import read_last_record
+from autoseg.workflows.fold_lock import LockHolder, find_holder
+from autoseg.workflows.training_state import Phase, TrainingState, read_state
+
+FoldState = Literal["waiting", "preparing", "training", "validating", "interrupted", "failed", "finished"]
+STATES_OF_WORK: Final[dict[Phase | None, FoldState]] = {"training": "training", "validating": "validating"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldStatus:
+    """One training.
+
+    Attributes:
+        state: "interrupted": begun, and no process is at it.
+        device: On which it runs or last ran.
+        pid: Process that is at it.
+        end_epoch: Where training ends; None while that is not known.
+        remaining_seconds: Of training or validation.
+        pseudo_dice: Moving average.
+        dice: Mean over classes of the validation on whole volumes.
+        cases_done: Held-out cases that are predicted, of `cases`.
+        reason: Why it failed.
+    """
+
+    configuration: str
+    fold: str
+    state: FoldState
+    device: str | None = None
+    pid: int | None = None
+    epochs_done: int = 0
+    end_epoch: int | None = None
+    remaining_seconds: float | None = None
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    pseudo_dice: float | None = None
+    dice: float | None = None
+    cases_done: int = 0
+    cases: int = 0
+    reason: str | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process is at it."""
+        return self.state in {"preparing", "training", "validating"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """The result on whole volumes: mean Dice over classes, None if it is not defined for any."""
+
+    dice: float | None
+
+
+def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
+    """Every planned configuration and fold, trained or not; the fold "all" where somebody trains it.
+
+    Raises:
+        RunError: There is no run.
+        DocumentError: Its plan or splits cannot be read.
+    """
+    run = open_run(run_root)
+    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    return tuple(
+        read_fold_status(run, name, fold, cases=select_fold(splits, fold).validation)
+        for name in plan.configurations
+        for fold in (*map(str, range(len(splits.folds))), ALL_CASES)
+        if fold != ALL_CASES or run.fold(name, fold).root.is_dir()
+    )
+
+
+def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Sequence[str]) -> FoldStatus:
+    """One training, with the held-out cases that its validation must cover."""
+    folder = run.fold(configuration, fold)
+    holder, state, record = find_holder(folder), read_state(folder), read_last_record(folder.training_log)
+    validation = read_validation(folder, cases)
+    is_finished = has_final_model(folder) and (fold == ALL_CASES or validation is not None)
+    now = _find_state(folder, holder=holder, state=state, is_finished=is_finished)
+    return FoldStatus(
+        configuration=configuration,
+        fold=fold,
+        state=now,
+        device=_find_device(holder, state),
+        pid=None if holder is None else holder.pid,
+        epochs_done=0 if record is None else record.epoch + 1,
+        end_epoch=None if state is None else state.end_epoch,
+        remaining_seconds=None if state is None or holder is None else state.remaining_seconds,
+        train_loss=None if record is None else record.train_loss,
+        validation_loss=None if record is None else record.validation_loss,
+        pseudo_dice=None if record is None else record.moving_average,
+        dice=None if validation is None else validation.dice,
+        cases_done=0 if state is None else state.cases_done,
+        cases=0 if state is None else state.cases,
+        reason=state.reason if state is not None and now == "failed" else None,
+    )
+
+
+def has_final_model(folder: FoldFolder) -> bool:
+    """Whether training has ended, and has not been taken up again since."""
+    return folder.final_checkpoint.is_file() and not folder.latest_checkpoint.exists()
+
+
+def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | None:
+    """What the validation found; None if it does not cover exactly these cases."""
+    try:
+        content = read_json(folder.summary)
+        validated = [entry["case"] for entry in content["metric_per_case"]]
+        dice = content["foreground_mean"]["Dice"]
+    except (DocumentError, KeyError, TypeError):
+        return None
+    return Validation(dice=dice) if validated == list(cases) else None
+
+
+def _find_device(holder: LockHolder | None, state: TrainingState | None) -> str | None:
+    if holder is not None:
+        return holder.device
+    return None if state is None else state.device
+
+
+def _find_state(
+    folder: FoldFolder, *, holder: LockHolder | None, state: TrainingState | None, is_finished: bool
+) -> FoldState:
+    phase = None if state is None else state.phase
+    if holder is not None:
+        return STATES_OF_WORK.get(phase, "preparing")
+    if phase == "failed":
+        return "failed"
+    if is_finished:
+        return "finished"
+    return "interrupted" if folder.root.is_dir() else "waiting"

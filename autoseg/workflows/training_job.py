@@ -1,0 +1,49 @@
+"""One training of a run: what, on what, where."""
+
+from dataclasses import dataclass
+
+import torch
+
+from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.preprocessing.previous_stage import PreviousStage
+from autoseg.run_folder import FoldFolder, RunFolder
+from autoseg.training.folds import Fold
+from autoseg.training.trackers import TrackedRun
+from autoseg.workflows.training_report import list_parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldJob:
+    """One training: what, on what, where.
+
+    Attributes:
+        previous: In a cascade, the predictions of the first stage.
+    """
+
+    run: RunFolder
+    plan: Plan
+    configuration: str
+    fold: str
+    cases: Fold
+    device: torch.device
+    previous: PreviousStage | None = None
+
+    @property
+    def folder(self) -> FoldFolder:
+        """What the training writes."""
+        return self.run.fold(self.configuration, self.fold)
+
+    @property
+    def configuration_plan(self) -> ConfigurationPlan:
+        """How it is trained."""
+        return self.plan.configurations[self.configuration]
+
+    def describe(self) -> TrackedRun:
+        """As trackers show it."""
+        parameters = list_parameters(self.plan, self.configuration) | {"fold": self.fold, "device": str(self.device)}
+        return TrackedRun(
+            experiment=self.plan.dataset_name,
+            name=f"{self.configuration}, fold {self.fold}",
+            parameters=parameters,
+            folder=self.folder.root,
+        )

@@ -1,0 +1,94 @@
+"""On which devices folds are trained: one fold on each, or every fold on all of them together."""
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from autoseg.errors import OptionError, TrainingError
+from autoseg.networks.device import find_device
+from autoseg.workflows.training_units import Unit
+
+Devices = tuple[str, ...]
+"""Where one fold is trained: on one device, or on several together."""
+
+RANK: Final = "RANK"
+LOCAL_RANK: Final = "LOCAL_RANK"
+
+
+def choose_places(device: str, devices: str | None, *, parallel: bool) -> tuple[Devices, ...]:
+    """The places at which one fold each is trained at a time.
+
+    Args:
+        device: As the user names it; "auto" where there is no preference.
+        devices: A list of them, where CUDA devices may be named by their number alone: "0,1,2", "cpu".
+        parallel: All devices are one place; for a process that was started as one of several, it is its own device.
+
+    Raises:
+        OptionError: The list cannot be read, or contradicts `device` or `parallel`.
+        DeviceError: A device does not exist.
+    """
+    if devices is not None and device != "auto":
+        msg = f"give --device {device} or --devices {devices}, not both"
+        raise OptionError(msg)
+    names = (device,) if devices is None else parse_devices(devices)
+    if parallel and RANK in os.environ:
+        return ((find_own_device(names),),)
+    found = tuple(str(find_device(name)) for name in names)
+    if parallel and len(found) == 1:
+        msg = f"--parallel needs several devices, for example --devices 0,1 (found {found[0]})"
+        raise OptionError(msg)
+    return (found,) if parallel else tuple((name,) for name in found)
+
+
+def is_leader(*, parallel: bool) -> bool:
+    """Whether this process writes, rather than helping another one that does."""
+    return not parallel or os.environ.get(RANK, "0") == "0"
+
+
+def find_own_device(names: Sequence[str]) -> str:
+    """The device of this process, one of several that train together on this computer.
+
+    Raises:
+        DeviceError: There is no such device.
+        OptionError: There are more processes than devices in the list.
+    """
+    index = int(os.environ.get(LOCAL_RANK, "0"))
+    if len(names) > 1:
+        if index >= len(names):
+            msg = f"process {index} of this computer needs a device of its own in --devices {','.join(names)}"
+            raise OptionError(msg)
+        return str(find_device(names[index]))
+    if names[0] == "auto" and torch.cuda.is_available():
+        return str(find_device(f"cuda:{index}"))
+    return str(find_device(names[0]))
+
+
+def parse_devices(text: str) -> Devices:
+    """Devices of a list like 0,1,2 (CUDA) or cpu.
+
+    Raises:
+        OptionError: The list has an empty entry.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        msg = f"--devices needs a list such as 0,1,2 or cpu, found {text!r}"
+        raise OptionError(msg)
+    return tuple(f"cuda:{name}" if name.isdecimal() else name for name in names)
+
+
+def is_one_process(units: Sequence[Unit], places: Sequence[Devices], *, parallel: bool) -> bool:
+    """Whether this process trains, rather than starting others that do.
+
+    Raises:
+        TrainingError: It was started as one of several that train one fold together, and is to train several.
+    """
+    is_alone = len(places) == 1 and len(places[0]) == 1
+    if is_alone and parallel and len(units) > 1:
+        msg = (
+            f"processes that train together train one fold, found {', '.join(unit.name for unit in units)}; "
+            f"name one with --configuration and --fold"
+        )
+        raise TrainingError(msg)
+    return is_alone and len(units) == 1

@@ -1,0 +1,200 @@
+"""Trains many folds, one command for each, as many at a time as there are devices; one that fails stops no other."""
+
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from autoseg.errors import RunError
+from autoseg.run_folder import RunFolder
+from autoseg.workflows.case_pool import count_usable_cores
+from autoseg.workflows.child_process import Child, start_child, stop_children
+from autoseg.workflows.fold_lock import find_holder
+from autoseg.workflows.status import FoldStatus
+from autoseg.workflows.training import TrainingRequest, compute_loader_count
+from autoseg.workflows.training_places import Devices
+from autoseg.workflows.training_state import read_state, record_failure
+from autoseg.workflows.training_units import Unit, is_up_to_date, list_arguments
+
+SECONDS_BETWEEN_LOOKS: Final = 1.0
+SECONDS_FOR_REASONS: Final = 2.0  # when one of several processes fails, the others fail at once, of its absence
+
+CommandOf = Callable[[Unit, str], Sequence[str]]
+"""The command that trains a unit on a device."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """A unit that is being trained, by one process on each of its devices; the first one leads."""
+
+    unit: Unit
+    devices: Devices
+    children: tuple[Child, ...]
+
+    def find_end(self) -> str | None:
+        """None while it runs, an empty text when it has ended well, else the reason of the failure."""
+        codes = [child.poll() for child in self.children]
+        if not any(codes):
+            return None if None in codes else ""
+        if len(self.children) > 1:
+            time.sleep(SECONDS_FOR_REASONS)
+        failed = [child for child in self.children if child.poll()]
+        reason = min(failed, key=Child.rank_end).describe_end()
+        stop_children(self.children)
+        return reason
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingQueue:
+    """Units that wait, are trained, and have ended.
+
+    Attributes:
+        places: Devices, each of which trains one unit at a time.
+        waiting: Units in the order in which they are begun.
+        failures: Reasons, by unit.
+    """
+
+    run: RunFolder
+    units: tuple[Unit, ...]
+    places: tuple[Devices, ...]
+    command_of: CommandOf
+    waiting: deque[Unit]
+    running: list[Work] = field(default_factory=list)
+    failures: dict[Unit, str] = field(default_factory=dict)
+
+    def work_off(self) -> Generator[tuple[FoldStatus, ...], None, None]:
+        """Trains everything, and yields the state of all units about once a second and at the end.
+
+        When it is closed before its end, or interrupted, running trainings are stopped as by Ctrl-C.
+        """
+        try:
+            while self.waiting or self.running:
+                self._collect()
+                self._start()
+                yield self.read_statuses()
+                if self.running:
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+        finally:
+            stop_children([child for work in self.running for child in work.children])
+        yield self.read_statuses()
+
+    def read_statuses(self) -> tuple[FoldStatus, ...]:
+        """Of all units."""
+        devices = {work.unit: "+".join(work.devices) for work in self.running}
+        return tuple(self._read_status(unit, devices.get(unit)) for unit in self.units)
+
+    def _read_status(self, unit: Unit, device: str | None) -> FoldStatus:
+        status = unit.read_status(self.run)
+        if unit in self.failures:
+            return replace(status, state="failed", reason=self.failures[unit])
+        if device is not None:
+            return replace(status, state=status.state if status.is_running else "preparing", device=device)
+        return replace(status, state="waiting") if unit in self.waiting else status
+
+    def _collect(self) -> None:
+        """Takes note of what has ended."""
+        for work in tuple(self.running):
+            reason = work.find_end()
+            if reason is None:
+                continue
+            self.running.remove(work)
+            if reason:
+                self._note_failure(work, reason)
+
+    def _note_failure(self, work: Work, reason: str) -> None:
+        self.failures[work.unit] = reason
+        folder = self.run.fold(work.unit.configuration, work.unit.fold)
+        state = read_state(folder)
+        if find_holder(folder) is None and (state is None or state.phase != "failed"):
+            with suppress(RunError):  # what made the training fail may be in the way of this, too
+                record_failure(folder, device=work.devices[0], reason=reason)
+
+    def _start(self) -> None:
+        """Begins a unit on every free device."""
+        for devices in self._list_free_places():
+            unit = self._take_next()
+            if unit is not None:
+                self.running.append(self._begin(unit, devices))
+
+    def _list_free_places(self) -> list[Devices]:
+        free = list(self.places)
+        for work in self.running:
+            free.remove(work.devices)
+        return free
+
+    def _take_next(self) -> Unit | None:
+        """The first waiting unit that can be begun; those that never can are failures."""
+        for unit in tuple(self.waiting):
+            missing = [other for other in self.units if other.configuration == unit.needs]
+            failed = [other.name for other in missing if other in self.failures]
+            if failed:
+                self.waiting.remove(unit)
+                self.failures[unit] = f"it needs {', '.join(failed)}, which failed"
+            elif not any(other in self.waiting or self._is_running(other) for other in missing):
+                self.waiting.remove(unit)
+                return unit
+        return None
+
+    def _is_running(self, unit: Unit) -> bool:
+        return any(work.unit == unit for work in self.running)
+
+    def _begin(self, unit: Unit, devices: Devices) -> Work:
+        environments = _list_environments(devices, self.places)
+        children: list[Child] = []
+        for rank, (device, environment) in enumerate(zip(devices, environments, strict=True)):
+            log = self.run.training_log(unit.configuration, unit.fold, rank)
+            children.append(start_child(self.command_of(unit, device), log=log, environment=environment))
+        return Work(unit=unit, devices=devices, children=tuple(children))
+
+
+def build_queue(
+    run_root: Path, units: Sequence[Unit], request: TrainingRequest, places: Sequence[Devices]
+) -> TrainingQueue:
+    """A queue of the commands `autoseg train --configuration --fold --device`; finished units are not begun."""
+    run = RunFolder(run_root)
+    workers = request.workers
+    device_count = sum(len(devices) for devices in places)
+    if workers is None:
+        workers = max(1, compute_loader_count(places[0][0]) // device_count)
+    arguments = [*list_arguments(request), "--workers", str(workers)]
+    if any(len(devices) > 1 for devices in places):
+        arguments.append("--parallel")
+
+    def command_of(unit: Unit, device: str) -> list[str]:
+        command = [sys.executable, "-m", "autoseg", "train", str(run_root)]
+        return [*command, "--configuration", unit.configuration, "--fold", unit.fold, "--device", device, *arguments]
+
+    return TrainingQueue(
+        run=run,
+        units=tuple(units),
+        places=tuple(places),
+        command_of=command_of,
+        waiting=deque(unit for unit in units if not is_up_to_date(run, unit, request)),
+    )
+
+
+def _list_environments(devices: Devices, places: Sequence[Devices]) -> list[Mapping[str, str]]:
+    """Variables for the processes of one unit: how torchrun tells processes of each other, and threads."""
+    threads = _share_threads([device for place in places for device in place])
+    if len(devices) == 1:
+        return [threads]
+    team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_free_port()), "WORLD_SIZE": str(len(devices))}
+    return [threads | team | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(devices))]
+
+
+def _share_threads(devices: Sequence[str]) -> dict[str, str]:
+    """Several processes that compute on the processor share its cores; a single one decides itself."""
+    count = devices.count("cpu")
+    return {"OMP_NUM_THREADS": str(max(1, count_usable_cores() // count))} if count > 1 else {}
+
+
+def _find_free_port() -> int:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port

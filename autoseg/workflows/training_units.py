@@ -1,0 +1,139 @@
+"""What there is to train in a run: one unit is one fold of one configuration, and one command of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.document import read_document
+from autoseg.errors import DocumentError, TrainingError
+from autoseg.plan import Plan
+from autoseg.progress import Progress
+from autoseg.run_folder import ALL_CASES, RunFolder, open_run
+from autoseg.training.folds import Splits, select_fold
+from autoseg.training.loop import Length
+from autoseg.workflows.preprocessing import check_preprocessed
+from autoseg.workflows.status import FoldStatus, has_final_model, read_fold_status, read_validation
+from autoseg.workflows.training import TrainingRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One fold of one configuration.
+
+    Attributes:
+        cases: Its held-out cases.
+        needs: Configuration whose folds must be trained before.
+    """
+
+    configuration: str
+    fold: str
+    cases: tuple[str, ...]
+    needs: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.configuration}, fold {self.fold}"
+
+    def read_status(self, run: RunFolder) -> FoldStatus:
+        """How far it is."""
+        return read_fold_status(run, self.configuration, self.fold, cases=self.cases)
+
+
+def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) -> tuple[Unit, ...]:
+    """Every configuration and fold that is asked for, in an order in which they can be trained.
+
+    A configuration that nobody named is left out, with a note, if it is not preprocessed.
+
+    Raises:
+        RunError: There is no run, or what is asked for is not preprocessed.
+        PlanError: The configuration is not planned.
+        TrainingError: A fold does not exist, the configuration cannot be trained, or nothing can.
+    """
+    run = open_run(run_root)
+    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    if request.configuration is None:
+        names = _find_trainable(run, plan, splits, progress)
+    else:
+        names = [request.configuration]
+        plan.get_configuration(request.configuration)
+        _check_preprocessed(run, plan, request.configuration, splits)
+    folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
+    return tuple(
+        Unit(
+            configuration=name,
+            fold=fold,
+            cases=select_fold(splits, fold).validation,
+            needs=plan.configurations[name].previous_stage,
+        )
+        for name in names
+        for fold in folds
+    )
+
+
+def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
+    """Whether a unit is trained and validated by this very plan, and nothing is asked for that only it can judge."""
+    folder = run.fold(unit.configuration, unit.fold)
+    is_special = request.length != Length() or request.restart or request.seed is not None
+    if is_special or not has_final_model(folder):
+        return False
+    if unit.fold != ALL_CASES and read_validation(folder, unit.cases) is None:
+        return False
+    try:
+        used, plan = read_document(folder.plan, Plan), read_document(run.plan, Plan)
+    except DocumentError:
+        return False
+    same = used.labels == plan.labels and used.channels == plan.channels
+    return same and used.configurations.get(unit.configuration) == plan.configurations[unit.configuration]
+
+
+def list_arguments(request: TrainingRequest) -> list[str]:
+    """The options of `autoseg train` that stand for a request, without those that the queue decides."""
+    length = request.length
+    options: list[tuple[str, object]] = [
+        ("--epochs", length.epochs),
+        ("--extend", length.more_epochs),
+        ("--until-plateau", length.until_plateau),
+        ("--budget", None if request.budget_seconds is None else f"{request.budget_seconds:.3f}s"),
+        ("--precision", request.precision),
+        ("--seed", request.seed),
+        ("--restart", request.restart),
+        ("--deterministic", request.deterministic),
+        *(("--log-to", name) for name in request.log_to),
+    ]
+    return [word for flag, value in options for word in _format_option(flag, value)]
+
+
+def _format_option(flag: str, value: object) -> list[str]:
+    if value is None or value is False:
+        return []
+    return [flag] if value is True else [flag, str(value)]
+
+
+def _find_trainable(run: RunFolder, plan: Plan, splits: Splits, progress: Progress) -> list[str]:
+    """Planned configurations, the first stage of a cascade before the second."""
+    order = sorted(plan.configurations, key=lambda name: plan.configurations[name].previous_stage is not None)
+    problems = {name: _find_problem(run, plan, splits, name) for name in order}
+    for name, problem in problems.items():
+        if problem is not None:
+            progress.note(f"{name} is left out: {problem}")
+    names = [name for name, problem in problems.items() if problem is None]
+    if not names:
+        msg = f"no configuration of {run.root} can be trained:\n" + "\n".join(
+            f"  - {name}: {problem}" for name, problem in problems.items()
+        )
+        raise TrainingError(msg)
+    return names
+
+
+def _find_problem(run: RunFolder, plan: Plan, splits: Splits, name: str) -> str | None:
+    data = plan.configurations[name].data_of
+    if not run.preprocessed(data).is_dir():
+        return f"it is not preprocessed (autoseg preprocess {run.root} --configuration {data})"
+    _check_preprocessed(run, plan, name, splits)
+    return None
+
+
+def _check_preprocessed(run: RunFolder, plan: Plan, name: str, splits: Splits) -> None:
+    cases: Sequence[str] = select_fold(splits, ALL_CASES).training
+    check_preprocessed(run, plan, plan.configurations[name].data_of, cases)

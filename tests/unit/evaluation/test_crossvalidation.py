@@ -1,0 +1,124 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from autoseg.document import read_document
+from autoseg.errors import EvaluationError
+from autoseg.evaluation import crossvalidation
+from autoseg.evaluation.crossvalidation import (
+    CrossValidation,
+    compute_statistics,
+    draw_means,
+    score_configuration,
+    write_crossvalidation,
+)
+from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
+
+NOTHING = dict.fromkeys(METRICS)
+
+
+def make_summary(cases, *, names=None):
+    """A summary of cases, each a mapping of class key to Dice."""
+    values = {
+        case: {key: MetricValues(**NOTHING | {"Dice": dice}) for key, dice in scores.items()}
+        for case, scores in cases.items()
+    }
+    empty = MetricValues(**NOTHING)
+    keys = next(iter(cases.values()))
+    return EvaluationSummary(
+        tolerance_mm=1.0,
+        definitions={},
+        class_names=names or {key: f"organ {key}" for key in keys},
+        foreground_mean=empty,
+        mean=dict.fromkeys(keys, empty),
+        std=dict.fromkeys(keys, empty),
+        count=dict.fromkeys(keys, empty),
+        metric_per_case=tuple(
+            CaseSummary(case=case, prediction_file="", reference_file="", metrics=metrics)
+            for case, metrics in values.items()
+        ),
+    )
+
+
+def test_the_held_out_cases_of_all_folds_are_pooled():
+    scores = score_configuration(
+        {
+            "0": make_summary({"a": {"1": 0.8, "2": None}, "b": {"1": 0.9, "2": 0.5}}),
+            "1": make_summary({"c": {"1": 0.7, "2": 0.7}}),
+        }
+    )
+    assert (scores.folds, scores.cases) == (("0", "1"), 3)
+    first, second = scores.classes["1"]["Dice"], scores.classes["2"]["Dice"]
+    assert (first.mean, first.std, first.count) == (pytest.approx(0.8), pytest.approx(0.1), 3)
+    assert (second.mean, second.count) == (pytest.approx(0.6), 2)
+    foreground = scores.foreground["Dice"]
+    assert foreground.mean == pytest.approx(0.7)  # of the classes' means, as in a summary
+    assert foreground.std == pytest.approx(np.std([0.8, 0.7, 0.7], ddof=1))
+    assert foreground.count == 3
+
+
+def test_a_score_that_is_nowhere_defined_has_no_statistics():
+    hd95 = score_configuration({"0": make_summary({"a": {"1": 0.8}, "b": {"1": 0.9}})}).classes["1"]["HD95"]
+    assert hd95.model_dump() == {"mean": None, "std": None, "lower": None, "upper": None, "count": 0}
+
+
+def test_a_single_case_has_no_deviation_and_an_interval_of_one_point():
+    dice = score_configuration({"0": make_summary({"a": {"1": 0.8}})}).classes["1"]["Dice"]
+    assert (dice.mean, dice.std, dice.lower, dice.upper) == (0.8, None, 0.8, 0.8)
+
+
+def test_a_case_of_two_folds_counts_once_with_its_mean():
+    scores = score_configuration(
+        {"0": make_summary({"a": {"1": 0.6}, "b": {"1": 0.9}}), "1": make_summary({"a": {"1": 0.8}})}
+    )
+    assert scores.cases == 2
+    assert scores.classes["1"]["Dice"].mean == pytest.approx(0.8)
+
+
+def test_the_interval_holds_the_true_mean_as_often_as_promised(monkeypatch):
+    monkeypatch.setattr(crossvalidation, "RESAMPLES", 400)
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        (statistic,), _ = compute_statistics(generator.normal(0.8, 0.05, size=(40, 1)))
+        hits += statistic.lower <= 0.8 <= statistic.upper
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_the_interval_has_the_width_of_the_standard_error():
+    table = np.random.default_rng(1).normal(0.8, 0.05, size=(60, 2))
+    (first, _), foreground = compute_statistics(table)
+    assert first.upper - first.lower == pytest.approx(2 * 1.96 * first.std / 60**0.5, rel=0.1)
+    # Classes are drawn together, case by case.
+    assert foreground.upper - foreground.lower == pytest.approx(2 * 1.96 * foreground.std / 60**0.5, rel=0.1)
+
+
+def test_the_bootstrap_draws_the_same_every_time_and_ignores_what_is_not_defined():
+    table = np.array([[0.5, np.nan], [0.7, 0.9], [0.9, np.nan]])
+    assert compute_statistics(table) == compute_statistics(table)
+    sample = draw_means(table, np.random.default_rng(0))
+    drawn = sample.classes[:, 1]
+    assert set(np.unique(drawn[~np.isnan(drawn)]).tolist()) == {0.9}
+    assert np.isnan(drawn).any()  # where the second case was not drawn
+    assert not np.isnan(sample.foreground).any()
+
+
+@pytest.mark.parametrize("summaries", [{}, {"0": {"a": {"1": 0.5}}, "1": {"b": {"2": 0.5}}}])
+def test_folds_without_common_classes_are_refused(summaries):
+    with pytest.raises(EvaluationError, match="same classes"):
+        score_configuration({fold: make_summary(cases) for fold, cases in summaries.items()})
+
+
+def test_both_files_say_the_same(tmp_path):
+    scores = score_configuration({"0": make_summary({"a": {"1": 0.8, "2": 0.6}, "b": {"1": 0.9, "2": 0.5}})})
+    result = CrossValidation(class_names={"1": "organ 1", "2": "organ 2"}, configurations={"2d": scores})
+    write_crossvalidation(tmp_path / "c.json", tmp_path / "c.csv", result)
+    assert read_document(tmp_path / "c.json", CrossValidation) == result
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text())))
+    assert {row["configuration"] for row in rows} == {"2d"}
+    dice = {row["class"]: row for row in rows if row["score"] == "Dice"}
+    assert list(dice) == ["organ 1", "organ 2", "foreground"]
+    assert float(dice["foreground"]["mean"]) == pytest.approx(0.7)
+    assert float(dice["organ 1"]["lower"]) == scores.classes["1"]["Dice"].lower

@@ -1,0 +1,149 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.errors import DeviceError, TrainingError
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.preprocessing.cache import open_case, write_case
+from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.class_locations import ClassLocations
+from autoseg.run_folder import FoldFolder
+from autoseg.training.checkpoint import read_checkpoint
+from autoseg.training.distributed import ALONE, Team, joined_team, read_team
+from autoseg.training.loop import IterationDone, Length, TrainingOptions, train
+
+RANK_SCRIPT = Path(__file__).with_name("rank.py")
+
+
+def find_free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def run_ranks(folder, count):
+    team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": str(count)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(RANK_SCRIPT), str(folder)],
+            env={**os.environ, **team, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    errors = [process.communicate(timeout=280)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0] * count, errors
+
+
+@pytest.fixture
+def variants(plan_configuration, labels):
+    """Name to (plan, labels): every way in which the loss sums over a batch; the last batch is not divided evenly."""
+    lesion = LabelClass(name="lesion", values=(1,))
+    ignoring = LabelScheme(classes=(lesion,), ignore_value=2, region_write_values=None, declared_count=3)
+    regions = LabelScheme(classes=(lesion,), ignore_value=None, region_write_values=(1,), declared_count=2)
+    one_output = {"output_channels": 1}
+
+    def make(**changes):
+        short = {"iterations_per_epoch": 2, "validation_iterations_per_epoch": 1, "epochs": 1, "batch_size": 4}
+        return plan_configuration(**short | changes)
+
+    return {
+        "batch_dice": (make(epochs=2, gradient_norm_limit=1.0), labels),
+        "sample_dice": (make(batch_dice=False), labels),
+        "uneven": (make(batch_size=3, weight_average_decay=0.9), labels),
+        "ignore": (make(), ignoring),
+        "regions": (make(network=one_output), regions),
+    }
+
+
+@pytest.fixture
+def partly_annotated(data_folder, tmp_path):
+    """The cases, with the ignore label over a third of each."""
+    for name in ("case_0", "case_1", "case_2", "case_3"):
+        case = open_case(data_folder, name)
+        label_map = case.label_map[:].copy()
+        label_map[:, :, :8] = 2
+        annotated = np.argwhere(label_map != 2).astype(np.int32)
+        locations = ClassLocations(coordinates=annotated, class_ranges=((0, 0),), annotated_range=(0, len(annotated)))
+        kept = PreprocessedCase(image=case.image[:], label_map=label_map, geometry=case.geometry)
+        write_case(tmp_path / "ignored", name, kept, locations=locations, patch_voxels=(1, 16, 16))
+    return tmp_path / "ignored"
+
+
+def train_alone(folder, plan, labels, channels, *, data_folder, fold):
+    options = TrainingOptions(device=torch.device("cpu"), seed=0, workers=0, length=Length())
+    events = train(plan, labels, channels, data_folder=data_folder, fold=fold, output=folder, options=options)
+    return [event.loss for event in events if isinstance(event, IterationDone)]
+
+
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(
+    variants, channels, fold, *, data_folder, partly_annotated, tmp_path
+):
+    data = {name: partly_annotated if name == "ignore" else data_folder for name in variants}
+    content = {
+        "trainings": {
+            name: (plan.model_dump(mode="json"), labels.model_dump(mode="json"))
+            for name, (plan, labels) in variants.items()
+        },
+        "channels": [channel.model_dump(mode="json") for channel in channels],
+        "data": {name: str(folder) for name, folder in data.items()},
+        "fold": fold.model_dump(mode="json"),
+    }
+    (tmp_path / "trainings.json").write_text(json.dumps(content))
+    run_ranks(tmp_path, 2)
+    together = [json.loads((tmp_path / f"losses_{rank}.json").read_text()) for rank in (0, 1)]
+    for name, (plan, labels) in variants.items():
+        alone = FoldFolder(tmp_path / "alone" / name)
+        losses = train_alone(alone, plan, labels, channels, data_folder=data[name], fold=fold)
+        assert len(losses) == 3 * plan.training.epochs
+        for rank in (0, 1):
+            assert together[rank][name] == pytest.approx(losses, abs=1e-4), name
+        expected, found = (read_checkpoint(folder.final_checkpoint) for folder in (alone, FoldFolder(tmp_path / name)))
+        for key, value in expected.tensors.items():
+            torch.testing.assert_close(found.tensors[key], value, rtol=0, atol=1e-4)
+        dice = [[record.pseudo_dice for record in file.description.history] for file in (expected, found)]
+        assert dice[0] == dice[1]
+        log = FoldFolder(tmp_path / name).training_log.read_text().splitlines()
+        assert len(log) == plan.training.epochs  # written once, by the leader
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "expected"), [(4, 2, [2, 2]), (5, 2, [2, 3]), (7, 3, [2, 2, 3]), (2, 1, [2])]
+)
+def test_every_sample_of_a_batch_belongs_to_exactly_one_process(batch, size, expected):
+    parts = [Team(rank=rank, size=size).select_samples(batch) for rank in range(size)]
+    assert [len(part) for part in parts] == expected
+    assert [index for part in parts for index in part] == list(range(batch))
+
+
+def test_more_processes_than_samples_are_refused():
+    with pytest.raises(TrainingError, match=r"batch of 2 cannot be divided among 3.*at most 2 devices"):
+        Team(rank=0, size=3).select_samples(2)
+
+
+def test_a_process_alone_needs_nobody(plan_configuration):
+    plan = plan_configuration().training
+    with ALONE.leader_first():
+        assert ALONE.share(plan) is plan
+    assert ALONE.is_leader
+
+
+def test_a_process_that_nobody_started_as_one_of_several_says_how(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(TrainingError, match=r"RANK.*torchrun"):
+        read_team()
+
+
+def test_devices_that_cannot_train_together_are_refused(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DeviceError, match="not on mps"), joined_team(torch.device("mps")):
+        pass

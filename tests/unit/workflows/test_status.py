@@ -1,0 +1,118 @@
+import json
+
+import pytest
+
+from autoseg.errors import RunError
+from autoseg.run_folder import write_text
+from autoseg.training.history import EpochRecord, append_to_training_log
+from autoseg.workflows.fold_lock import locked
+from autoseg.workflows.status import read_run_status
+from autoseg.workflows.training_state import StateKeeper, TrainingState, record_failure
+
+
+def log_epochs(run, configuration, fold, count):
+    for epoch in range(count):
+        record = EpochRecord(
+            epoch=epoch,
+            learning_rate=0.01,
+            train_loss=0.5 - epoch / 100,
+            validation_loss=0.6,
+            pseudo_dice=(0.7,),
+            mean_pseudo_dice=0.7,
+            moving_average=0.65,
+            seconds=2.0,
+            seconds_per_iteration=0.1,
+            data_wait_seconds=0.2,
+        )
+        append_to_training_log(run.fold(configuration, fold).training_log, record)
+
+
+def keep_state(run, configuration, fold, **values):
+    state = TrainingState.model_validate({"device": "cuda:1", **values})
+    StateKeeper(folder=run.fold(configuration, fold), state=state).change()
+
+
+def find(run, configuration, fold):
+    (status,) = (s for s in read_run_status(run.root) if (s.configuration, s.fold) == (configuration, fold))
+    return status
+
+
+def test_a_run_that_was_never_trained_waits(run):
+    statuses = read_run_status(run.root)
+    assert [(status.configuration, status.fold) for status in statuses] == [
+        (name, fold) for name in ("3d_cascade_fullres", "2d", "3d_lowres") for fold in ("0", "1")
+    ]
+    assert {status.state for status in statuses} == {"waiting"}
+    assert statuses[0].epochs_done == 0
+
+
+def test_a_finished_fold_has_its_validated_dice(run, finish_fold):
+    finish_fold(run, "2d", "0", dice=0.87)
+    log_epochs(run, "2d", "0", 3)
+    status = find(run, "2d", "0")
+    assert (status.state, status.dice, status.epochs_done) == ("finished", 0.87, 3)
+    assert find(run, "2d", "1").state == "waiting"
+
+
+def test_a_running_fold_tells_epoch_time_losses_device_and_process(run):
+    log_epochs(run, "2d", "1", 4)
+    keep_state(run, "2d", "1", phase="training", end_epoch=10, remaining_seconds=60.0)
+    with locked(run.fold("2d", "1"), device="cuda:1"):
+        status = find(run, "2d", "1")
+    assert (status.state, status.is_running, status.device) == ("training", True, "cuda:1")
+    assert (status.epochs_done, status.end_epoch, status.remaining_seconds) == (4, 10, 60.0)
+    assert (status.train_loss, status.validation_loss, status.pseudo_dice) == (pytest.approx(0.47), 0.6, 0.65)
+    assert status.pid
+
+
+@pytest.mark.parametrize(("phase", "state"), [("preparing", "preparing"), ("validating", "validating")])
+def test_a_running_fold_tells_what_it_is_at(run, phase, state):
+    keep_state(run, "2d", "0", phase=phase, cases_done=1, cases=2)
+    with locked(run.fold("2d", "0"), device="cpu"):
+        status = find(run, "2d", "0")
+    assert (status.state, status.cases_done, status.cases) == (state, 1, 2)
+
+
+def test_a_fold_at_which_nobody_is_any_more_was_interrupted(run):
+    log_epochs(run, "2d", "0", 2)
+    keep_state(run, "2d", "0", phase="training", end_epoch=10, remaining_seconds=60.0)
+    status = find(run, "2d", "0")
+    assert (status.state, status.epochs_done, status.end_epoch) == ("interrupted", 2, 10)
+    assert status.remaining_seconds is None
+
+
+def test_a_trained_fold_without_a_whole_validation_was_interrupted(run, finish_fold):
+    finish_fold(run, "2d", "0")
+    content = json.loads(run.fold("2d", "0").summary.read_text())
+    content["metric_per_case"].pop()
+    run.fold("2d", "0").summary.write_text(json.dumps(content))
+    assert find(run, "2d", "0").state == "interrupted"
+
+
+def test_a_fold_that_is_being_extended_is_not_finished(run, finish_fold):
+    finish_fold(run, "2d", "0")
+    write_text(run.fold("2d", "0").latest_checkpoint, "weights")
+    assert find(run, "2d", "0").state == "interrupted"
+
+
+def test_a_failed_fold_says_why(run):
+    record_failure(run.fold("2d", "0"), device="cpu", reason="the disk is full")
+    status = find(run, "2d", "0")
+    assert (status.state, status.reason) == ("failed", "the disk is full")
+
+
+def test_the_fold_of_all_cases_is_shown_where_somebody_trains_it(run):
+    write_text(run.fold("2d", "all").final_checkpoint, "weights")
+    assert find(run, "2d", "all").state == "finished"
+
+
+def test_a_line_that_is_being_written_does_not_disturb(run):
+    log_epochs(run, "2d", "0", 2)
+    with run.fold("2d", "0").training_log.open("a") as log:
+        log.write('{"epoch": 2, "learning_ra')
+    assert find(run, "2d", "0").epochs_done == 2
+
+
+def test_no_run_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="no run folder"):
+        read_run_status(tmp_path / "nowhere")

@@ -1,0 +1,123 @@
+import json
+import typing
+
+import pytest
+import typer.main
+
+from autoseg.cli.app import app
+from autoseg.errors import PlanError, RunError, TrainingError
+from autoseg.run_folder import make_folder
+from autoseg.training.loop import Length
+from autoseg.workflows import training_units
+from autoseg.workflows.training import TrainingRequest
+from autoseg.workflows.training_units import list_arguments, list_units
+
+
+class Notes:
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.texts = []
+
+    def track(self, items, *, label, total, unit):
+        yield from items
+
+    def show_part(self, label, done, total):
+        pass
+
+    def note(self, text):
+        self.texts.append(text)
+
+
+@pytest.fixture
+def notes():
+    return Notes()
+
+
+@pytest.fixture
+def preprocessed(run, monkeypatch):
+    """The run, as if all cases of 2d and 3d_lowres were preprocessed, but not those of 3d_fullres."""
+    monkeypatch.setattr(training_units, "check_preprocessed", lambda run, plan, configuration, names: None)
+    for name in ("2d", "3d_lowres"):
+        make_folder(run.preprocessed(name))
+    return run
+
+
+def list_names(units):
+    return [(unit.configuration, unit.fold) for unit in units]
+
+
+def test_everything_planned_is_trained_fold_by_fold(preprocessed, notes):
+    units = list_units(preprocessed.root, TrainingRequest(), progress=notes)
+    names = list_names(units)
+    assert names[:4] == [("2d", "0"), ("2d", "1"), ("3d_lowres", "0"), ("3d_lowres", "1")]
+    assert [unit.cases for unit in units[:2]] == [("a", "b"), ("c", "d")]
+
+
+def test_a_second_stage_comes_after_the_first_and_names_it(preprocessed, notes):
+    make_folder(preprocessed.preprocessed("3d_fullres"))
+    units = list_units(preprocessed.root, TrainingRequest(folds=("0",)), progress=notes)
+    assert list_names(units) == [("2d", "0"), ("3d_lowres", "0"), ("3d_cascade_fullres", "0")]
+    assert [unit.needs for unit in units] == [None, None, "3d_lowres"]
+
+
+def test_what_is_not_preprocessed_is_left_out_with_a_note_unless_it_was_asked_for(run, notes, monkeypatch):
+    with pytest.raises(TrainingError, match=r"(?s)no configuration of .* can be trained.*autoseg preprocess"):
+        list_units(run.root, TrainingRequest(), progress=notes)
+    with pytest.raises(RunError, match="4 of 4 cases are not preprocessed for 2d"):
+        list_units(run.root, TrainingRequest(configuration="2d"), progress=notes)
+    monkeypatch.setattr(training_units, "check_preprocessed", lambda run, plan, configuration, names: None)
+    make_folder(run.preprocessed("3d_lowres"))
+    units = list_units(run.root, TrainingRequest(), progress=notes)
+    assert list_names(units) == [("3d_lowres", "0"), ("3d_lowres", "1")]
+    assert any("autoseg preprocess" in text and text.startswith("2d is left out") for text in notes.texts)
+
+
+def test_what_is_half_preprocessed_is_an_error(run, notes):
+    make_folder(run.preprocessed("2d"))
+    with pytest.raises(RunError, match="not preprocessed"):
+        list_units(run.root, TrainingRequest(), progress=notes)
+
+
+def test_configuration_and_fold_restrict(preprocessed, notes):
+    request = TrainingRequest(configuration="2d", folds=("1", "all"))
+    assert list_names(list_units(preprocessed.root, request, progress=notes)) == [("2d", "1"), ("2d", "all")]
+    with pytest.raises(TrainingError, match="must be one of 0, 1 or all"):
+        list_units(preprocessed.root, TrainingRequest(folds=("7",)), progress=notes)
+    with pytest.raises(PlanError, match="no configuration '4d'"):
+        list_units(preprocessed.root, TrainingRequest(configuration="4d"), progress=notes)
+
+
+FULL = TrainingRequest(
+    configuration="2d",
+    folds=("0",),
+    length=Length(epochs=3, more_epochs=2, until_plateau=True),
+    budget_seconds=90.0,
+    device="cpu",
+    precision="bfloat16",
+    seed=7,
+    restart=True,
+    workers=3,
+    deterministic=True,
+    log_to=("mlflow", "wandb"),
+    parallel=True,
+)
+DECIDED_BY_QUEUE = {"--configuration", "--fold", "--device", "--devices", "--workers", "--parallel"}
+
+
+def test_every_option_of_a_training_reaches_the_processes_of_the_queue():
+    (command,) = (command for name, command in typer.main.get_command(app).commands.items() if name == "train")
+    flags = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    arguments = list_arguments(FULL)
+    assert {word for word in arguments if word.startswith("--")} == flags - DECIDED_BY_QUEUE - {"--help"}
+    assert arguments[arguments.index("--budget") + 1] == "90.000s"
+    assert json.dumps(arguments).count("--log-to") == 2
+
+
+def test_the_request_of_that_test_leaves_nothing_out():
+    fields = typing.get_type_hints(TrainingRequest)
+    assert all(getattr(FULL, name) != getattr(TrainingRequest(), name) for name in fields)
+
+
+def test_what_was_not_asked_for_is_not_passed_on():
+    assert list_arguments(TrainingRequest()) == ["--precision", "auto"]
