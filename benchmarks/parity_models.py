@@ -22,7 +22,7 @@ import numpy as np
 import SimpleITK
 import torch
 
-ITERATIONS = 40
+ITERATIONS = 150
 IMAGES = 2
 PLANS_NAME = "nnUNetPlans"
 TRAINER_NAME = "nnUNetTrainer"
