@@ -156,6 +156,7 @@ def load_model(
     configuration: str | None = None,
     folds: Sequence[str] | None = None,
     device: str = "auto",
+    with_previous: bool = True,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration; for the second stage of a cascade also those of the first.
 
@@ -166,6 +167,7 @@ def load_model(
         folds: None takes every trained one ("all" only if no numbered fold is trained). The first stage of a cascade
             predicts with the same folds, but for "all", with which every trained one of the first stage goes.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        with_previous: Whether a cascade gets its first stage; without it, only `predict_preprocessed` can be used.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -180,7 +182,7 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    previous = _load_previous(folder, plan, name, folds=folds, device=device)
+    previous = _load_previous(folder, plan, name, folds=folds, device=device) if with_previous else None
     networks = tuple(load_network(training, plan.configurations[name]).to(processor) for training in trainings)
     return SegmentationModel(
         plan=plan, configuration=name, folds=names, networks=networks, device=processor, previous=previous
