@@ -184,6 +184,7 @@ def load_model(
     folds: Sequence[str] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    with_previous: bool = True,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict; for a cascade's second stage also the first.
 
@@ -199,6 +200,7 @@ def load_model(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: In which numbers the networks compute; "float32" is the reference, "auto" the fastest that keeps the
             labels (see `find_number_type`).
+        with_previous: Whether a cascade gets its first stage; without it, only `predict_preprocessed` can be used.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -214,7 +216,9 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    previous = _load_previous(folder, plan, name, folds=folds, device=device, precision=precision)
+    previous = None
+    if with_previous:
+        previous = _load_previous(folder, plan, name, folds=folds, device=device, precision=precision)
     networks = tuple(
         prepare_network(load_network(training, plan.configurations[name]), device=processor, number_type=number_type)
         for training in trainings

@@ -148,6 +148,7 @@ def test_a_cascade_without_its_first_stage_is_refused(train, load):
     train(CASCADE)
     with pytest.raises(PredictionError, match=r"no training of 3d_lowres is finished.*--configuration 3d_lowres"):
         load(configuration=CASCADE)
+    assert load(configuration=CASCADE, with_previous=False).stages[0].configuration == CASCADE
 
 
 def test_a_first_stage_of_another_plan_is_refused(plan, train, load):
