@@ -10,10 +10,10 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoseg.networks.blocks import InstanceNormalization
 from autoseg.networks.precision import NUMBER_TYPES, NumberType
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 POOLINGS: Final = (nn.AvgPool2d, nn.AvgPool3d)
 CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -41,24 +41,18 @@ class ReducedNetwork(nn.Module):
 class ChannelsLastNorm(nn.Module):
     """Instance normalization that keeps channels last in memory.
 
-    It is a group normalization with one channel per group. PyTorch's instance normalization rearranges such arrays
-    before and after, which costs more than the layout brings.
+    What lies otherwise is rearranged first: a group normalization answers in the layout that it is given.
     """
 
-    def __init__(self, norm: nn.InstanceNorm2d | nn.InstanceNorm3d, layout: torch.memory_format) -> None:
+    def __init__(self, norm: InstanceNormalization, layout: torch.memory_format) -> None:
         super().__init__()
-        self.weight, self.bias, self.epsilon = norm.weight, norm.bias, norm.eps
+        self.norm = norm
         self.layout = layout
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         """Normalizes each sample and channel."""
-        return functional.group_norm(
-            features.contiguous(memory_format=self.layout),
-            num_groups=features.shape[1],
-            weight=self.weight,
-            bias=self.bias,
-            eps=self.epsilon,
-        )
+        normalized: Tensor = self.norm(features.contiguous(memory_format=self.layout))
+        return normalized
 
 
 class SingleHead(nn.Module):
@@ -123,5 +117,5 @@ def _convert(part: nn.Module, number_type: torch.dtype, layout: torch.memory_for
                 module.to(dtype=number_type, memory_format=layout)  # type: ignore[call-overload]
             elif isinstance(module, POOLINGS):
                 setattr(parent, name, SinglePooling(module))
-            elif isinstance(module, NORMS) and layout != torch.contiguous_format:
+            elif isinstance(module, InstanceNormalization) and layout != torch.contiguous_format:
                 setattr(parent, name, ChannelsLastNorm(module, layout))

@@ -50,6 +50,12 @@ def test_probabilities_and_ranges_are_those_of_the_reference() -> None:
         "inverted_gamma_probability": 0.1,
         "gamma_probability": 0.3,
         "gamma_range": (0.7, 1.5),
+        "mask_change_probability": 0.4,
+        "mask_change_label_probability": 0.5,
+        "mask_change_radius_voxels": (1.0, 8.0),
+        "component_removal_probability": 0.2,
+        "component_removal_label_probability": 0.5,
+        "component_removal_limit_fraction": 0.15,
     }
 
 

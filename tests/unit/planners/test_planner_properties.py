@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, Machine
+from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, HostThroughput, Machine
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ConfigurationPlan, Plan
-from planners import PLANNERS
+from planners import PLANNERS, Planner
 from planners.memory import compute_budget, estimate_feature_map_elements
 from planners.topology import Topology
 
@@ -19,7 +19,7 @@ GRIDS = st.lists(
     st.tuples(st.tuples(SPACINGS, SPACINGS, SPACINGS), st.tuples(EXTENTS, EXTENTS, EXTENTS)), min_size=1, max_size=4
 )
 LABELS = st.sampled_from([2, 3, 100])
-PLANNER = st.sampled_from(list(PLANNERS))
+PLANNER = st.sampled_from([name for name, planner in PLANNERS.items() if isinstance(planner, Planner)])
 MEMORIES_GB = st.floats(0.05, 80.0)
 QUICK = settings(max_examples=120, derandomize=True, deadline=None)
 
@@ -32,7 +32,9 @@ def test_every_fingerprint_has_a_plan_or_an_error_and_every_plan_fits(
     grids: Grids, labels: int, planner: str, memory_gb: float
 ) -> None:
     plan = _plan(_build_fingerprint(grids, labels), planner, memory_gb)
-    profile = PLANNERS[planner].profile
+    rules = PLANNERS[planner]
+    assert isinstance(rules, Planner)
+    profile = rules.profile
     for configuration in plan.configurations.values() if plan else ():
         topology = _rebuild_topology(configuration)
         assert all(
@@ -64,6 +66,28 @@ def test_more_memory_never_gives_a_smaller_patch(grids: Grids, planner: str, mem
 def test_the_order_of_the_cases_does_not_matter(grids: Grids, planner: str) -> None:
     plans = [_plan(_build_fingerprint(order, 2), planner, 8.0) for order in (grids, grids[::-1])]
     assert plans[0] == plans[1]
+
+
+@QUICK
+@given(grids=GRIDS, labels=LABELS, minutes=st.floats(0.5, 2000.0), slower=st.floats(0.1, 100.0))
+def test_every_fingerprint_has_a_lite_plan_or_an_error(
+    grids: Grids, labels: int, minutes: float, slower: float
+) -> None:
+    host = HostThroughput(
+        cores=2,
+        memory_gb=16.0,
+        number_type="float32",
+        convolution_flops={16: 2e11 / slower, 32: 3e11 / slower},
+        elementwise_rate=5e8 / slower,
+    )
+    machine = Machine(accelerator_memory_gb=None, host=host, budget_seconds=60 * minutes)
+    try:
+        plan = PLANNERS["lite"].plan(_build_fingerprint(grids, labels), machine)
+    except PlanError:
+        return
+    (configuration,) = plan.configurations.values()
+    divisors = _rebuild_topology(configuration).divisors
+    assert all(extent % divisor == 0 for extent, divisor in zip(configuration.patch_voxels, divisors, strict=True))
 
 
 def _build_fingerprint(grids: Grids, labels: int) -> Fingerprint:
