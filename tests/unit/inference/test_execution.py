@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from autoseg.inference.execution import ChannelsLastNorm, prepare_network
 from autoseg.networks import build_network
+from autoseg.networks.blocks import InstanceNormalization
 
 CPU = torch.device("cpu")
 
