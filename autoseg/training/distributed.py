@@ -5,6 +5,7 @@ made of sums over the whole batch, and gradients are sums over the processes. Pr
 or by torchrun, and find each other by the variables that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,9 @@ def joined_team(device: torch.device) -> Iterator[Team]:
     dist.init_process_group(backend, rank=team.rank, world_size=team.size, timeout=TIMEOUT)
     try:
         yield team
+        dist.barrier()  # or a process may still use what the others, in ending, take away
     finally:
+        gc.collect()  # what hangs on the group (a network with its hooks) must not outlive it
         dist.destroy_process_group()
 
 
