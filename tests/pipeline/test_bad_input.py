@@ -131,8 +131,10 @@ def test_an_output_that_is_a_file(trained_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_finished_training_is_not_taken_for_another_one(trained_run: Path) -> None:
-    done = run_autoseg("train", trained_run, "--configuration", "3d_fullres", "--fold", "0", "--epochs", 7)
-    check_refused(done, "epochs was 3, now 7", "--restart")
+    done = run_autoseg("train", trained_run, "--configuration", "3d_fullres", "--fold", "0", "--epochs", 2)
+    check_refused(done, "finished after 3 epochs, more than the 2 asked for", "--restart")
+    done = run_autoseg("train", trained_run, "--configuration", "3d_fullres", "--fold", "0", "--seed", 7)
+    check_refused(done, "seed was 0, now 7", "--restart")
 
 
 def test_a_label_map_never_replaces_an_image(trained_run: Path, tmp_path: Path) -> None:

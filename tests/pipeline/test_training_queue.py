@@ -56,7 +56,7 @@ def test_one_command_trains_everything_outlives_a_failure_and_ends_with_the_cros
     assert {entry["state"] for entry in read_status(run).values()} == {"finished"}
     result = json.loads((run / "crossvalidation.json").read_text())
     assert set(result["configurations"]) == {"2d", "3d_fullres"}
-    rows = list(csv.DictReader((run / "crossvalidation.csv").open()))
+    rows = list(csv.DictReader((run / "crossvalidation.csv").read_text().splitlines()))
     assert {row["class"] for row in rows} == {"bright", "dark", "foreground"}
     assert "finished" in run_autoseg("status", run).out
 
