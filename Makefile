@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL_VENV := $(VENV)/wheel-test
+# One file of tests per core at a time; each with one thread, or the threads of all would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test check format bench bench-gpu wheel-test clean
@@ -12,14 +14,14 @@ demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic da
 	$(BIN)/autoseg demo autoseg-demo --overwrite
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(INSTALLED)  ## the whole gate: format, lint, types, import contract, tests (doc snippets are tests)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff format .

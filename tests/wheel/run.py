@@ -27,10 +27,18 @@ def main() -> None:
         shutil.copytree(ROOT / "tests" / "pipeline", work / "tests" / "pipeline")
         shutil.copy(ROOT / "tests" / "conftest.py", work / "tests" / "conftest.py")
         shutil.copy(ROOT / "pyproject.toml", work / "pyproject.toml")
-        environment = {**os.environ, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+        # One thread for each of the processes that run side by side.
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}",
+        }
         sys.exit(
             subprocess.run(
-                [python, "-m", "pytest", "tests/pipeline"], cwd=work, env=environment, check=False
+                [python, "-m", "pytest", "tests/pipeline", "-n", "logical", "--dist", "loadfile"],
+                cwd=work,
+                env=environment,
+                check=False,
             ).returncode
         )
 
