@@ -21,7 +21,7 @@ from autoseg.volume_io.volumes import StoredVolume, check_same_grid, is_planar, 
 LPS_TO_RAS: Final = np.array([-1.0, -1.0, 1.0])
 HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)
 GIPL_ENDINGS: Final = (".gipl", ".gipl.gz")
-HDF5_ENDINGS: Final = (".h5", ".hdf5")
+TALKATIVE_ENDINGS: Final = (".h5", ".hdf5", ".vtk", ".mrc")  # ITK probes junk of any ending with its HDF5 library
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
@@ -33,7 +33,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
     with _divert_messages(path):
         image = SimpleITK.ReadImage(str(path))
     array = SimpleITK.GetArrayFromImage(image)
-    check_complete(path, array.nbytes)
+    check_complete(path, array)
     dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     _check_dimensions(path, dimensions, components)
     if components > 1:
@@ -78,7 +78,7 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
 
 
 def _divert_messages(path: Path) -> AbstractContextManager[None]:
-    return divert_library_messages() if path.name.lower().endswith(HDF5_ENDINGS) else nullcontext()
+    return divert_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
 
 
 def _check_dimensions(path: Path, dimensions: int, components: int) -> None:

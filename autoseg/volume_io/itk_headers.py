@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
 from autoseg.file_endings import MRC_ENDINGS
@@ -21,7 +22,7 @@ VTK_ENDINGS: Final = (".vtk",)
 VTK_KIND: Final = re.compile(r"^DATASET\s+(\S+)", re.MULTILINE | re.IGNORECASE)
 VTK_SPACING: Final = re.compile(r"^(?:SPACING|ASPECT_RATIO)\s+(.*)$", re.MULTILINE | re.IGNORECASE)
 VTK_VOXELS: Final = re.compile(
-    rb"^BINARY\s.*?^(?:SCALARS|VECTORS|TENSORS|COLOR_SCALARS)[^\n]*\n(?:LOOKUP_TABLE[^\n]*\n)?",
+    rb"^(?P<coding>BINARY|ASCII)\s.*?^(?:SCALARS|VECTORS|TENSORS|COLOR_SCALARS)[^\n]*\n(?:LOOKUP_TABLE[^\n]*\n)?",
     re.MULTILINE | re.IGNORECASE | re.DOTALL,
 )
 MRC_HEADER_BYTES: Final = 1024
@@ -42,30 +43,45 @@ def check_stored_header(path: Path) -> None:
         _check_vtk_header(path)
 
 
-def check_complete(path: Path, voxel_bytes: int) -> None:
+def check_complete(path: Path, array: Shaped[np.ndarray, "..."]) -> None:
     """Checks the length of VTK and MRC files, which ITK fills up with whatever is in memory if they are cut off.
 
     Raises:
-        VolumeError: The file holds fewer bytes than its header promises.
+        VolumeError: The file holds less than its header promises.
     """
     name = path.name.lower()
     if name.endswith(MRC_ENDINGS):
-        header_bytes = MRC_HEADER_BYTES
+        _check_length(path, MRC_HEADER_BYTES + array.nbytes)
     elif name.endswith(VTK_ENDINGS):
-        header_bytes = _measure_vtk_header(path)
-    else:
-        return
+        start = VTK_VOXELS.search(_read_start(path))
+        if start is not None and start["coding"].upper() == b"BINARY":
+            _check_length(path, start.end() + array.nbytes)
+        elif start is not None:
+            _check_number_count(path, start.end(), array.size)
+
+
+def _check_length(path: Path, expected_bytes: int) -> None:
     found = path.stat().st_size
-    if found < header_bytes + voxel_bytes:
-        msg = f"{path}: expected {header_bytes + voxel_bytes} bytes, found {found}; it is cut off: copy it again"
+    if found < expected_bytes:
+        msg = f"{path}: expected {expected_bytes} bytes, found {found}; it is cut off: copy it again"
+        raise VolumeError(msg)
+
+
+def _check_number_count(path: Path, offset_bytes: int, expected: int) -> None:
+    found = len(path.read_bytes()[offset_bytes:].split())
+    if found < expected:
+        msg = f"{path}: expected {expected} numbers, found {found}; it is cut off: copy it again"
         raise VolumeError(msg)
 
 
 def _check_vtk_header(path: Path) -> None:
     header = _read_start(path).decode("latin-1")
     kind = VTK_KIND.search(header)
-    if kind is not None and kind[1].upper() != "STRUCTURED_POINTS":
-        msg = f"{path}: expected a VTK file of STRUCTURED_POINTS, found {kind[1]}; save an image, not a mesh"
+    if kind is None or kind[1].upper() != "STRUCTURED_POINTS":
+        found_kind = "no such header" if kind is None else kind[1]
+        msg = (
+            f"{path}: expected a VTK file of STRUCTURED_POINTS, found {found_kind}; save an image in the legacy format"
+        )
         raise VolumeError(msg)
     found = VTK_SPACING.search(header)
     if found is None:
@@ -73,13 +89,6 @@ def _check_vtk_header(path: Path) -> None:
     elif not all(0 < float(text) < np.inf for text in found[1].split()):
         msg = f"{path}: spacing must be positive, found SPACING {found[1].strip()}; repair the header"
         raise VolumeError(msg)
-
-
-def _measure_vtk_header(path: Path) -> int:
-    """The bytes before the voxels; fewer in a text file, whose values ITK itself misses."""
-    start = _read_start(path)
-    found = VTK_VOXELS.search(start)
-    return 0 if found is None else found.end()
 
 
 def _read_start(path: Path) -> bytes:

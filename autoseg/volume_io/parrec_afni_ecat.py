@@ -40,6 +40,7 @@ def _collect_warnings(path: Path) -> Iterator[None]:
     """nibabel warns of unusual headers through Python's warnings, which would go to the terminal."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves closing its files to the garbage collector
         yield
     for warning in caught:
         LOGGER.warning("%s: %s", path, warning.message)

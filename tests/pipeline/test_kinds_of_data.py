@@ -1,4 +1,4 @@
-"""Whole runs on data other than NIfTI volumes with plain labels: regions with an ignore label, pictures in colour, VTK."""
+"""Whole runs on data other than plain volumes of NIfTI: regions with an ignore label, pictures in colour, VTK."""
 
 import json
 from pathlib import Path

@@ -118,9 +118,22 @@ def test_frames_tilted_against_each_other_are_refused(tmp_path):
 
 
 def test_frames_without_positions_are_refused(tmp_path):
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOXELS), str(tmp_path / "a.dcm"))
+    tilt = sequence(0x20, 0x9116, element(0x20, 0x37, b"DS", decimals([*ALONG_X, *ALONG_Y])))
+    path = save(tmp_path / "a.dcm", [START] * 4, [tilt] * 4)
     with pytest.raises(VolumeError, match="does not tell where its 4 frames lie; convert it with dcm2niix"):
-        read_grid(tmp_path / "a.dcm")
+        read_grid(path)
+
+
+def test_a_volume_that_itk_wrote_comes_back(tmp_path):
+    image = SimpleITK.GetImageFromArray(VOXELS)
+    image.SetSpacing((0.6, 0.8, 2.5))
+    image.SetOrigin(START.tolist())
+    image.SetDirection(np.column_stack([ALONG_X, ALONG_Y, NORMAL]).ravel().tolist())
+    for ending in ("dcm", "mha"):
+        SimpleITK.WriteImage(image, str(tmp_path / f"a.{ending}"))
+    volume = read_image([tmp_path / "a.dcm"])
+    np.testing.assert_array_equal(volume.array[0], VOXELS)
+    check_same_grid(read_grid(tmp_path / "a.mha"), volume.grid, what="the same image in two formats")
 
 
 def test_a_slice_is_read_as_itk_reads_it(tmp_path):

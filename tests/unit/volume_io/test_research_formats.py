@@ -13,6 +13,9 @@ from nibabel.ecat import EcatImage
 from autoseg.errors import VolumeError
 from autoseg.volume_io import check_same_grid, read_grid, read_image, read_label_map, write_label_map
 
+# nibabel leaves closing PAR/REC and ECAT files to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
 SAMPLES = Path(nib.__file__).parent / "tests" / "data"
 SCANNER_FILES = [
     "phantom_EPI_asc_CLEAR_2_1.PAR",
@@ -42,7 +45,7 @@ def load(path: Path):
 
 
 @pytest.mark.parametrize("name", SCANNER_FILES)
-def test_voxels_and_affine_are_those_of_nibabel(name):
+def test_voxels_and_affine_are_those_of_nibabel(name, caplog):
     path = get_sample(name)
     expected = load(path)
     volume = read_image([path])
@@ -51,6 +54,7 @@ def test_voxels_and_affine_are_those_of_nibabel(name):
     assert volume.array.flags.c_contiguous
     np.testing.assert_allclose(volume.grid.affine, expected.affine, atol=1e-9)
     assert read_grid(path) == volume.grid
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("name", [*SCANNER_FILES, "tiny.mnc", "small.mnc"])
