@@ -3,14 +3,33 @@
 from typing import Final
 
 NIBABEL_ENDINGS: Final = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
-ITK_ENDINGS: Final = (".gipl.gz", ".gipl", ".nrrd", ".nhdr", ".mha", ".mhd")
+ITK_ENDINGS: Final = (".gipl.gz", ".gipl", ".nrrd", ".nhdr", ".mha", ".mhd", ".vtk", ".h5", ".hdf5")
 PICTURE_ENDINGS: Final = (".png", ".bmp", ".jpg", ".jpeg")
 TIFF_ENDINGS: Final = (".tif", ".tiff")
 LOSSY_ENDINGS: Final = (".jpg", ".jpeg")
 
-READABLE_ENDINGS: Final[tuple[str, ...]] = tuple(
-    sorted((*NIBABEL_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS, *TIFF_ENDINGS), key=lambda ending: (-len(ending), ending))
+# These are read, never written: label maps that belong to such images are .nii.gz.
+MRC_ENDINGS: Final = (".mrc",)
+DICOM_ENDINGS: Final = (".dcm", ".dicom")
+MINC_ENDINGS: Final = (".mnc",)
+PARREC_ENDINGS: Final = (".par", ".rec")
+AFNI_ENDINGS: Final = (".head", ".brik", ".brik.gz")
+ECAT_ENDINGS: Final = (".v",)
+
+WRITABLE_ENDINGS: Final = (*NIBABEL_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS, *TIFF_ENDINGS)
+READ_ONLY_ENDINGS: Final = (
+    *MRC_ENDINGS,
+    *DICOM_ENDINGS,
+    *MINC_ENDINGS,
+    *PARREC_ENDINGS,
+    *AFNI_ENDINGS,
+    *ECAT_ENDINGS,
 )
+READABLE_ENDINGS: Final[tuple[str, ...]] = tuple(
+    sorted((*WRITABLE_ENDINGS, *READ_ONLY_ENDINGS), key=lambda ending: (-len(ending), ending))
+)
+HEADER_OF_VOXELS: Final = {".img": ".hdr", ".rec": ".par", ".brik": ".head", ".brik.gz": ".head"}
+"""Formats of two files: the ending of the voxels, and that of the header, which stands for both."""
 
 
 def find_ending(name: str) -> str | None:
@@ -24,6 +43,22 @@ def strip_ending(name: str) -> str:
     return name if ending is None else name[: -len(ending)]
 
 
+def normalize_ending(ending: str) -> str:
+    """Returns an ending in lower case with its leading dot."""
+    return f".{ending.lower().removeprefix('.')}"
+
+
 def label_map_ending(image_ending: str) -> str:
-    """Returns the ending of label maps that belong to such images: JPEG changes values, so its label maps are PNG."""
+    """Returns the ending of label maps that belong to such images.
+
+    JPEG changes values, so its label maps are PNG; what cannot be written gets .nii.gz.
+    """
+    if image_ending.lower() in READ_ONLY_ENDINGS:
+        return ".nii.gz"
     return ".png" if image_ending.lower() in LOSSY_ENDINGS else image_ending
+
+
+def list_reference_endings(image_ending: str) -> tuple[str, ...]:
+    """Returns the endings that the label maps of a dataset with such images may have, the usual one first."""
+    usual = label_map_ending(image_ending)
+    return (usual, image_ending) if image_ending.lower() in READ_ONLY_ENDINGS else (usual,)

@@ -9,7 +9,7 @@ from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
 from autoseg.dataset.label_entries import parse_labels
 from autoseg.document import read_json, suggest_key
 from autoseg.errors import DocumentError
-from autoseg.file_endings import READABLE_ENDINGS
+from autoseg.file_endings import READABLE_ENDINGS, normalize_ending
 from autoseg.labels import LabelScheme
 
 USED_KEYS: Final = (
@@ -161,14 +161,14 @@ def _parse_channel_names(content: dict[str, Any], findings: Findings, *, is_excu
 def _parse_file_ending(ending: Any, findings: Findings) -> str | None:
     if ending is None:
         return None
-    if not isinstance(ending, str) or ending.lower() not in READABLE_ENDINGS:
-        hint = suggest_key(f".{ending}".replace("..", ".").lower(), list(READABLE_ENDINGS))
+    if not isinstance(ending, str) or normalize_ending(ending) not in READABLE_ENDINGS:
+        hint = suggest_key(normalize_ending(str(ending)), list(READABLE_ENDINGS))
         findings.problems.append(
             f"{DESCRIPTION_NAME}: file_ending {ending!r} cannot be read{hint}; "
             f"readable endings: {' '.join(READABLE_ENDINGS)}"
         )
         return None
-    return ending.lower()
+    return normalize_ending(ending)
 
 
 def _parse_training_count(content: dict[str, Any], findings: Findings) -> int | None:

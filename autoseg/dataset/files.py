@@ -12,9 +12,10 @@ from typing import Final
 
 from autoseg.dataset.cases import Findings
 from autoseg.errors import RunError
-from autoseg.file_endings import find_ending
+from autoseg.file_endings import HEADER_OF_VOXELS, find_ending
 
 CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+FOLDER_ADVICE: Final = "one file is read per channel: convert a series of DICOM slices with dcm2niix or SimpleITK"
 
 ChannelFiles = dict[int, Path]
 
@@ -32,6 +33,11 @@ def list_files(folder: Path) -> list[Path]:
         raise RunError(msg) from error
 
 
+def list_subfolders(folder: Path) -> list[Path]:
+    """Folders in a folder by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+
+
 def select_ending(files: Iterable[Path], ending: str) -> list[Path]:
     """The files with this ending (not of a longer one, as .img of .hdr.img); letters of either case."""
     return [path for path in files if find_ending(path.name) == ending]
@@ -43,15 +49,13 @@ def get_stem(path: Path, ending: str) -> str:
 
 
 def find_endings(files: Iterable[Path]) -> dict[str, int]:
-    """How many files have which readable ending; a pair of .hdr and .img counts as .hdr."""
+    """How many files have which readable ending; a pair of header and voxels counts as the header."""
     counts: dict[str, int] = {}
     for path in files:
         ending = find_ending(path.name)
         if ending is not None:
             counts[ending] = counts.get(ending, 0) + 1
-    if ".hdr" in counts:
-        counts.pop(".img", None)
-    return counts
+    return {ending: count for ending, count in counts.items() if HEADER_OF_VOXELS.get(ending) not in counts}
 
 
 def describe_endings(files: Iterable[Path]) -> str:

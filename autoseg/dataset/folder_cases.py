@@ -1,10 +1,13 @@
 """Cases from the folders imagesTr and labelsTr."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
+    CHANNEL_NAME,
+    FOLDER_ADVICE,
     ChannelFiles,
     check_channels,
     describe_endings,
@@ -12,10 +15,11 @@ from autoseg.dataset.files import (
     get_stem,
     group_channels,
     list_files,
+    list_subfolders,
     select_ending,
 )
 from autoseg.document import suggest_key
-from autoseg.file_endings import label_map_ending
+from autoseg.file_endings import list_reference_endings
 
 IMAGES: Final = "imagesTr"
 LABELS: Final = "labelsTr"
@@ -32,12 +36,15 @@ def find_folder_cases(
 ) -> tuple[Case, ...]:
     """Pairs images with label maps; `channel_names` is None if dataset.json does not tell them."""
     are_there = [_check_folder(root, name, findings) for name in (IMAGES, LABELS)]
-    labels = _find_labels(root / LABELS, label_map_ending(ending))
+    endings = list_reference_endings(ending)
+    labels = _find_labels(root / LABELS, endings, findings)
     images = list_folder(root / IMAGES)
     chosen = select_ending(images, ending)
     if are_there[0] and not chosen:
         findings.problems.append(f"{IMAGES} holds no file ending in {ending}; it holds {describe_endings(images)}")
     _note_other_endings(images, ending, findings)
+    if are_there[0]:
+        _report_subfolders(root / IMAGES, labels.keys(), has_images=bool(chosen), findings=findings)
     groups = group_channels(
         chosen,
         ending,
@@ -49,7 +56,7 @@ def find_folder_cases(
     if channel_names is not None:
         check_channels(groups, channel_names=channel_names, ending=ending, findings=findings)
     if are_there[1]:
-        _check_labels(groups, labels, ending=label_map_ending(ending), findings=findings)
+        _check_labels(groups, labels, ending=endings[0], findings=findings)
     return tuple(
         Case(name=name, image_paths=tuple(path for _, path in sorted(files.items())), label_path=labels.get(name))
         for name, files in groups.items()
@@ -64,8 +71,27 @@ def _check_folder(root: Path, name: str, findings: Findings) -> bool:
     return False
 
 
-def _find_labels(folder: Path, ending: str) -> dict[str, Path]:
-    return {get_stem(path, ending): path for path in select_ending(list_folder(folder), ending)}
+def _find_labels(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, Path]:
+    labels: dict[str, Path] = {}
+    files = list_folder(folder)
+    for ending in endings:
+        for path in select_ending(files, ending):
+            first = labels.setdefault(get_stem(path, ending), path)
+            if first != path and len(endings) > 1:
+                findings.problems.append(
+                    f"case {get_stem(path, ending)}: two label maps, {first.name} and {path.name}; remove one"
+                )
+    return labels
+
+
+def _report_subfolders(folder: Path, label_names: Collection[str], *, has_images: bool, findings: Findings) -> None:
+    """A folder that stands for a case, as a DICOM series does, is a problem; others are mentioned."""
+    for path in list_subfolders(folder):
+        match = CHANNEL_NAME.fullmatch(path.name)
+        if not has_images or path.name in label_names or (match and match["case"] in label_names):
+            findings.problems.append(f"{IMAGES}/{path.name} is a folder; {FOLDER_ADVICE}")
+        else:
+            findings.notes.append(f"{IMAGES}/{path.name} is a folder and not used")
 
 
 def _check_labels(groups: dict[str, ChannelFiles], labels: dict[str, Path], *, ending: str, findings: Findings) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.description import Description, ListedCase
-from autoseg.dataset.files import CHANNEL_NAME, list_files
+from autoseg.dataset.files import CHANNEL_NAME, FOLDER_ADVICE, list_files
 from autoseg.file_endings import READABLE_ENDINGS, find_ending, strip_ending
 
 
@@ -52,7 +52,9 @@ def _check_files(case: Case, findings: Findings) -> None:
     for path in (*case.image_paths, case.label_path):
         if path is None:
             continue
-        if not path.is_file():
+        if path.is_dir():
+            findings.problems.append(f"case {case.name}: {path} is a folder; {FOLDER_ADVICE}")
+        elif not path.is_file():
             findings.problems.append(f"case {case.name}: {path} does not exist")
         elif find_ending(path.name) is None:
             findings.problems.append(

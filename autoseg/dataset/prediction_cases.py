@@ -5,12 +5,14 @@ from pathlib import Path
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
     CHANNEL_NAME,
+    FOLDER_ADVICE,
     ChannelFiles,
     check_channels,
     describe_endings,
     get_stem,
     group_channels,
     list_files,
+    list_subfolders,
     select_ending,
 )
 from autoseg.errors import PredictionError
@@ -47,10 +49,11 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
     files = list_files(folder)
     chosen = select_ending(files, ending)
     if not chosen:
-        inside = [
-            child.name for child in sorted(folder.iterdir()) if child.is_dir() and child.name.startswith("images")
-        ]
+        subfolders = list_subfolders(folder)
+        inside = [child.name for child in subfolders if child.name.startswith("images")]
         hint = f"; did you mean its folder {inside[0]}?" if inside else ""
+        if subfolders and not inside:
+            hint = f"; {subfolders[0].name} is a folder, and {FOLDER_ADVICE}"
         msg = (
             f"{folder} holds no file ending in {ending}, as the training images have; "
             f"it holds {describe_endings(files)}{hint}"

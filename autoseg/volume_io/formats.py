@@ -2,14 +2,33 @@
 
 from typing import Final
 
-from autoseg.file_endings import ITK_ENDINGS, NIBABEL_ENDINGS, PICTURE_ENDINGS, TIFF_ENDINGS
-from autoseg.volume_io import itk, nifti, pictures, tiff
-from autoseg.volume_io.volumes import FileFormat
+from autoseg.file_endings import (
+    AFNI_ENDINGS,
+    DICOM_ENDINGS,
+    ECAT_ENDINGS,
+    ITK_ENDINGS,
+    MINC_ENDINGS,
+    MRC_ENDINGS,
+    NIBABEL_ENDINGS,
+    PARREC_ENDINGS,
+    PICTURE_ENDINGS,
+    TIFF_ENDINGS,
+)
+from autoseg.volume_io import dicom, itk, minc, nifti, parrec_afni_ecat, pictures, tiff
+from autoseg.volume_io.volumes import FileFormat, FileReader
 
-FAMILIES: Final[tuple[tuple[tuple[str, ...], FileFormat], ...]] = (
+WRITTEN_FAMILIES: Final[tuple[tuple[tuple[str, ...], FileFormat], ...]] = (
     (NIBABEL_ENDINGS, nifti),
     (ITK_ENDINGS, itk),
     (PICTURE_ENDINGS, pictures),
     (TIFF_ENDINGS, tiff),
 )
-FORMATS: Final = {ending: module for endings, module in FAMILIES for ending in endings}
+READ_FAMILIES: Final[tuple[tuple[tuple[str, ...], FileReader], ...]] = (
+    *WRITTEN_FAMILIES,
+    (MRC_ENDINGS, itk),
+    (DICOM_ENDINGS, dicom),
+    (MINC_ENDINGS, minc),
+    ((*PARREC_ENDINGS, *AFNI_ENDINGS, *ECAT_ENDINGS), parrec_afni_ecat),
+)
+WRITERS: Final[dict[str, FileFormat]] = {ending: module for endings, module in WRITTEN_FAMILIES for ending in endings}
+READERS: Final[dict[str, FileReader]] = {ending: module for endings, module in READ_FAMILIES for ending in endings}

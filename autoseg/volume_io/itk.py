@@ -1,10 +1,9 @@
-"""MetaImage, NRRD and GIPL through SimpleITK.
+"""MetaImage, NRRD, GIPL, VTK structured points, ITK's own HDF5, and MRC through SimpleITK.
 
 ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
 """
 
-import logging
-import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,19 +13,15 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically
+from autoseg.volume_io.itk_headers import check_complete, check_stored_header
+from autoseg.volume_io.library_messages import divert_library_messages
 from autoseg.volume_io.pairs import HEADER_ENDINGS, write_pair_atomically
 from autoseg.volume_io.volumes import StoredVolume, check_same_grid, is_planar, make_planar_spacing
 
-LOGGER = logging.getLogger(__name__)
-
 LPS_TO_RAS: Final = np.array([-1.0, -1.0, 1.0])
 HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)
-META_ENDINGS: Final = (".mha", ".mhd")
-META_HEADER_BYTES: Final = 2**16
-META_SPACING: Final = re.compile(r"^\s*Element(?:Spacing|Size)\s*=(.*)$", re.MULTILINE)
-NRRD_ENDINGS: Final = (".nrrd", ".nhdr")
-NRRD_SPACING: Final = re.compile(r"^(?:spacings|space directions):(.*)$", re.MULTILINE)
 GIPL_ENDINGS: Final = (".gipl", ".gipl.gz")
+TALKATIVE_ENDINGS: Final = (".h5", ".hdf5", ".vtk", ".mrc")  # ITK probes junk of any ending with its HDF5 library
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
@@ -34,28 +29,31 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
     import SimpleITK
 
     del as_labels
-    _check_stored_spacing(path)
-    image = SimpleITK.ReadImage(str(path))
+    check_stored_header(path)
+    with _divert_messages(path):
+        image = SimpleITK.ReadImage(str(path))
     array = SimpleITK.GetArrayFromImage(image)
+    check_complete(path, array)
     dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     _check_dimensions(path, dimensions, components)
     if components > 1:
         array = np.moveaxis(array, -1, 0)
     elif dimensions < 4:
         array = array[None]
-    return StoredVolume(array=array[:, None] if dimensions == 2 else array, grid=_build_grid(image))
+    return StoredVolume(array=array[:, None] if dimensions == 2 else array, grid=build_grid(image))
 
 
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
     import SimpleITK
 
-    _check_stored_spacing(path)
+    check_stored_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    with _divert_messages(path):
+        reader.ReadImageInformation()
     _check_dimensions(path, reader.GetDimension(), reader.GetNumberOfComponents())
-    return _build_grid(reader)
+    return build_grid(reader)
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
@@ -79,35 +77,8 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
         raise VolumeError(msg) from error
 
 
-def _check_stored_spacing(path: Path) -> None:
-    """MetaImage: ITK would silently read a spacing of 0 as 1, and a negative one as 1e16. NRRD: a missing one as 1."""
-    if path.name.lower().endswith(NRRD_ENDINGS):
-        _check_nrrd_spacing(path)
-    if not path.name.lower().endswith(META_ENDINGS):
-        return
-    with path.open("rb") as stream:
-        header = stream.read(META_HEADER_BYTES).partition(b"ElementDataFile")[0].decode("latin-1")
-    found = META_SPACING.search(header)
-    if found is None:
-        LOGGER.warning("%s: the header has no ElementSpacing; 1 mm is assumed", path)
-    elif not all(0 < float(text) < np.inf for text in found[1].split()):
-        msg = f"{path}: spacing must be positive, found ElementSpacing = {found[1].strip()}; repair the header"
-        raise VolumeError(msg)
-
-
-def _check_nrrd_spacing(path: Path) -> None:
-    with path.open("rb") as stream:
-        header = stream.read(META_HEADER_BYTES).partition(b"\n\n")[0].decode("latin-1")
-    found = NRRD_SPACING.search(header)
-    if found is None:
-        LOGGER.warning("%s: the header has neither spacings nor space directions; 1 mm is assumed", path)
-    elif header.startswith("spacings", found.start()) and not _are_finite(found[1].split()):
-        msg = f"{path}: spacing must be a number, found spacings:{found[1]}; repair the header"
-        raise VolumeError(msg)
-
-
-def _are_finite(texts: list[str]) -> bool:
-    return bool(np.isfinite([float(text) for text in texts]).all())
+def _divert_messages(path: Path) -> AbstractContextManager[None]:
+    return divert_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
 
 
 def _check_dimensions(path: Path, dimensions: int, components: int) -> None:
@@ -119,7 +90,7 @@ def _check_dimensions(path: Path, dimensions: int, components: int) -> None:
         raise VolumeError(msg)
 
 
-def _build_grid(header: Any) -> Grid:
+def build_grid(header: Any) -> Grid:
     """Takes anything with ITK's GetSize, GetSpacing, GetOrigin and GetDirection."""
     dimensions = header.GetDimension()
     matrix = np.array(header.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
@@ -129,7 +100,7 @@ def _build_grid(header: Any) -> Grid:
     return Grid(
         shape_voxels=(size[2], size[1], size[0]),
         spacing_mm=make_planar_spacing(spacing[1], spacing[0]) if is_flat else (spacing[2], spacing[1], spacing[0]),
-        origin_mm=_to_other_world(np.array(origin)),
+        origin_mm=to_other_world(np.array(origin)),
         direction=_build_direction(matrix),
     )
 
@@ -138,10 +109,11 @@ def _build_direction(matrix: Float64[np.ndarray, "n n"]) -> Direction:
     full = np.eye(3)
     extent = min(len(matrix), 3)
     full[:extent, :extent] = matrix[:extent, :extent]
-    return (_to_other_world(full[:, 2]), _to_other_world(full[:, 1]), _to_other_world(full[:, 0]))
+    return (to_other_world(full[:, 2]), to_other_world(full[:, 1]), to_other_world(full[:, 0]))
 
 
-def _to_other_world(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
+def to_other_world(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
+    """Turns (L, P, S) into (R, A, S), and back."""
     x, y, z = (vector * LPS_TO_RAS + 0.0).tolist()  # adding 0 turns -0 into 0
     return (x, y, z)
 
@@ -158,9 +130,9 @@ def build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool
 
     dimensions = 2 if is_flat else 3
     image = SimpleITK.GetImageFromArray(array[0] if is_flat else array)
-    columns = [_to_other_world(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
+    columns = [to_other_world(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
     matrix = np.array(columns).T[:dimensions, :dimensions]
     image.SetSpacing(grid.spacing_mm[::-1][:dimensions])
-    image.SetOrigin(_to_other_world(np.array(grid.origin_mm))[:dimensions])
+    image.SetOrigin(to_other_world(np.array(grid.origin_mm))[:dimensions])
     image.SetDirection(matrix.ravel().tolist())
     return image

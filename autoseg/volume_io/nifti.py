@@ -48,7 +48,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
     with _open_image(path) as image:
         array = np.asarray(image.dataobj).T
         _read_to_end(image)
-        return StoredVolume(array=_split_channels(array, path), grid=_build_grid(image, path))
+        return StoredVolume(array=split_channels(array, path), grid=_build_grid(image, path))
 
 
 def read_grid(path: Path) -> Grid:
@@ -131,7 +131,7 @@ def _check_raw_spacing(header: Any, path: Path) -> None:
         raise VolumeError(msg)
 
 
-def _split_channels(array: Shaped[np.ndarray, "..."], path: Path) -> Shaped[np.ndarray, "channel z y x"]:
+def split_channels(array: Shaped[np.ndarray, "..."], path: Path) -> Shaped[np.ndarray, "channel z y x"]:
     """(..., z, y, x) to (channel, z, y, x); at most one of the leading axes may be longer than 1."""
     if array.ndim < 3:
         return array.reshape((1,) * (4 - array.ndim) + array.shape)

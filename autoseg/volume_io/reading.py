@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32, Shaped
 from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
-from autoseg.volume_io.formats import FORMATS
+from autoseg.volume_io.formats import READERS
 from autoseg.volume_io.regrid import resample_image_onto_grid
 from autoseg.volume_io.volumes import (
     LabelVolume,
@@ -24,6 +24,8 @@ from autoseg.volume_io.volumes import (
 
 # Scaled integers (scl_slope) come back with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
+
+FOLDER_ADVICE: Final = "convert a series of DICOM slices into one file, with dcm2niix or SimpleITK"
 
 
 def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
@@ -76,14 +78,14 @@ def read_grid(path: Path) -> Grid:
     """
     ending = _check_file(path)
     with explain_unreadable(path):
-        grid = FORMATS[ending].read_grid(path)
+        grid = READERS[ending].read_grid(path)
     return check_finite_grid(grid, path)
 
 
 def _read(path: Path, *, as_labels: bool) -> StoredVolume:
     ending = _check_file(path)
     with explain_unreadable(path):
-        stored = FORMATS[ending].read(path, as_labels=as_labels)
+        stored = READERS[ending].read(path, as_labels=as_labels)
     check_finite_grid(stored.grid, path)
     return stored
 
@@ -91,7 +93,7 @@ def _read(path: Path, *, as_labels: bool) -> StoredVolume:
 def _check_file(path: Path) -> str:
     ending = find_ending(path.name)
     if path.is_dir():
-        found = "is a folder"
+        found = f"is a folder; {FOLDER_ADVICE}"
     elif not path.exists():
         found = "does not exist"
     elif ending is None:

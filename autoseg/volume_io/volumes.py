@@ -45,8 +45,8 @@ class StoredVolume:
     grid: Grid
 
 
-class FileFormat(Protocol):
-    """A module that reads and writes a family of file formats. Its functions need not translate library errors."""
+class FileReader(Protocol):
+    """A module that reads a family of file formats. Its functions need not translate library errors."""
 
     def read(self, path: Path, *, as_labels: bool) -> StoredVolume:
         """Reads everything; `as_labels` keeps stored values where a picture would show colours or scaled greys."""
@@ -55,6 +55,10 @@ class FileFormat(Protocol):
     def read_grid(self, path: Path) -> Grid:
         """Reads the header."""
         ...
+
+
+class FileFormat(FileReader, Protocol):
+    """A module that also writes its family of file formats."""
 
     def write(self, path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
         """Writes one channel in its own number type, atomically."""

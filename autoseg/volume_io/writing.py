@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float32, Integer, Shaped
 
 from autoseg.errors import VolumeError
-from autoseg.file_endings import READABLE_ENDINGS, find_ending
+from autoseg.file_endings import WRITABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
 from autoseg.run_folder import write_atomically
-from autoseg.volume_io.formats import FORMATS
+from autoseg.volume_io.formats import WRITERS
 
 PROBABILITIES_ENDING: Final = ".b2nd"
 COMPRESSION_LEVEL: Final = 1  # most probabilities are 0 or 1 and compress at any level
@@ -81,7 +81,8 @@ def _write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: 
         msg = f"the array {array.shape} and the grid {grid.shape_voxels} must have one shape"
         raise ValueError(msg)
     ending = find_ending(path.name)
-    if ending is None:
-        msg = f"cannot write {path}: its ending must be one of {' '.join(READABLE_ENDINGS)}"
+    if ending not in WRITERS:
+        reason = "" if ending is None else f" ({ending} files are only read)"
+        msg = f"cannot write {path}: its ending must be one of {' '.join(WRITABLE_ENDINGS)}{reason}"
         raise VolumeError(msg)
-    FORMATS[ending].write(path, array, grid=grid, like=like)
+    WRITERS[ending].write(path, array, grid=grid, like=like)

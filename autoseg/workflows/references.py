@@ -5,12 +5,13 @@ from pathlib import Path
 
 from autoseg.dataset import Case
 from autoseg.errors import RunError
+from autoseg.file_endings import HEADER_OF_VOXELS
 from autoseg.run_folder import RunFolder, write_atomically
 from autoseg.volume_io import READABLE_ENDINGS, list_grid_differences, read_grid, strip_ending, write_label_map
 from autoseg.workflows.case_reading import read_fitted_label_map
 
 # These formats keep the voxels in a second file, so that a copy of the header alone would be worthless.
-DETACHED_ENDINGS = (".mhd", ".nhdr", ".hdr", ".img")
+DETACHED_ENDINGS = (".mhd", ".nhdr", *HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values())
 
 
 def copy_reference(case: Case, folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""Whole runs on data that is not a volume with plain labels: regions with an ignore label, pictures in colour."""
+"""Whole runs on data other than plain volumes of NIfTI: regions with an ignore label, pictures in colour, VTK."""
 
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import SimpleITK
 from balls import make_case, run_autoseg, save, shorten
 from PIL import Image
 
@@ -70,3 +71,29 @@ def test_pictures_in_colour_with_the_values_0_and_255(tmp_path: Path) -> None:
     assert predicted.shape == reference.shape
     assert set(np.unique(predicted)) <= {0, 255}
     assert (predicted == reference).mean() > 0.8
+
+
+def place(array: np.ndarray) -> SimpleITK.Image:
+    image = SimpleITK.GetImageFromArray(array.T)
+    image.SetSpacing((1.25, 0.9, 2.0))
+    image.SetOrigin((7.5, -20.25, 1 / 3))
+    return image
+
+
+def test_volumes_of_vtk_are_predicted_onto_their_own_grid(tmp_path: Path) -> None:
+    dataset = tmp_path / "Dataset007_Vtk"
+    for folder in ("imagesTr", "labelsTr"):
+        (dataset / folder).mkdir(parents=True)
+    for index in range(5):
+        for folder, name, array in zip(("imagesTr", "labelsTr"), ("_0000", ""), make_case(index), strict=True):
+            SimpleITK.WriteImage(place(array), str(dataset / folder / f"case{index}{name}.vtk"))
+    labels = {"background": 0, "bright": 2, "dark": 5}
+    description = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": 5, "file_ending": "VTK"}
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    SimpleITK.WriteImage(place(make_case(60)[0]), str(tmp_path / "new.vtk"))
+    run_everything(dataset, tmp_path / "run", "3d_fullres", images=tmp_path / "new.vtk", out=tmp_path / "out")
+    image, label_map = (SimpleITK.ReadImage(str(path)) for path in (tmp_path / "new.vtk", tmp_path / "out" / "new.vtk"))
+    assert label_map.GetSize() == image.GetSize()
+    assert label_map.GetSpacing() == image.GetSpacing() == (1.25, 0.9, 2.0)
+    assert label_map.GetOrigin() == image.GetOrigin() == (7.5, -20.25, 1 / 3)
+    assert set(np.unique(SimpleITK.GetArrayFromImage(label_map))) <= {0, 2, 5}

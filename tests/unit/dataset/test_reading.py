@@ -265,9 +265,9 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
             "unknown key 'chanel_names': did you mean 'channel_names'?",
         ),
         ({"file_ending": ..., "file_endings": ".png"}, "unknown key 'file_endings': did you mean 'file_ending'?"),
-        ({"file_ending": "nii.gz"}, "file_ending 'nii.gz' cannot be read (did you mean '.nii.gz'?)"),
+        ({"file_ending": "nii.gzip"}, "file_ending 'nii.gzip' cannot be read (did you mean '.nii.gz'?)"),
         ({"file_ending": ".nigz"}, "(did you mean '.nii.gz'?)"),
-        ({"file_ending": ".dcm"}, "file_ending '.dcm' cannot be read"),
+        ({"file_ending": ".doc"}, "file_ending '.doc' cannot be read"),
         ({"file_ending": 3}, "file_ending 3 cannot be read"),
         ({"channel_names": {"0": 7}}, "channel_names must map"),
         ({"channel_names": {"1": "CT"}}, "channel_names must map"),
@@ -302,6 +302,43 @@ def test_unused_files_are_notes(tmp_path):
     notes = read_dataset(root).notes
     assert "labelsTr/c.nii.gz has no image in imagesTr and is not used" in notes
     assert "imagesTr also holds images with other endings, which are not used: 1 x .nii" in notes
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "NII.GZ", ".Nii.gz"])
+def test_the_file_ending_may_lack_its_dot_and_have_letters_of_either_case(tmp_path, ending):
+    assert read_dataset(make(tmp_path, change(file_ending=ending))).file_ending == ".nii.gz"
+
+
+def test_label_maps_of_images_that_cannot_be_written_have_either_ending(tmp_path):
+    images = ("imagesTr/a_0000.mnc", "imagesTr/b_0000.mnc")
+    root = make(tmp_path, change(file_ending=".mnc"), (*images, "labelsTr/a.nii.gz", "labelsTr/b.mnc"))
+    assert list_cases(read_dataset(root)) == {
+        "a": (["imagesTr/a_0000.mnc"], "labelsTr/a.nii.gz"),
+        "b": (["imagesTr/b_0000.mnc"], "labelsTr/b.mnc"),
+    }
+    (root / "labelsTr" / "b.nii.gz").touch()
+    assert "case b: two label maps, b.nii.gz and b.mnc; remove one" in get_problems(root)
+
+
+def test_header_and_voxels_in_two_files_have_the_ending_of_the_header(tmp_path):
+    files = [f"imagesTr/{case}.{ending}" for case in "ab" for ending in ("par", "rec")]
+    root = make(tmp_path, change(file_ending=...), (*files, *LABEL_FILES))
+    assert read_dataset(root).file_ending == ".par"
+
+
+def test_a_folder_in_place_of_an_image_is_named_with_what_to_do(tmp_path):
+    root = make(tmp_path / "some")
+    (root / "imagesTr" / "notes").mkdir()
+    assert "imagesTr/notes is a folder and not used" in read_dataset(root).notes
+    (root / "imagesTr" / "a_0000.nii.gz").unlink()
+    (root / "imagesTr" / "a_0000").mkdir()
+    assert "imagesTr/a_0000 is a folder; one file is read per channel: convert a series of DICOM" in get_problems(root)
+    root = make(tmp_path / "all", change(file_ending=".dcm"), LABEL_FILES)
+    (root / "imagesTr" / "other").mkdir(parents=True)
+    assert "imagesTr/other is a folder; one file is read per channel" in get_problems(root)
+    listed = {"a": {"images": ["imagesTr/other"], "label": "labelsTr/a.nii.gz"}}
+    (root / "dataset.json").write_text(json.dumps(change(dataset=listed)))
+    assert "imagesTr/other is a folder; one file is read per channel: convert a series of DICOM" in get_problems(root)
 
 
 def test_a_missing_file_ending_is_taken_from_the_files(tmp_path):

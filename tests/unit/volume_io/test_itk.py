@@ -207,3 +207,108 @@ def test_a_zero_vector_as_direction_is_an_error(tmp_path):
     path.write_bytes(re.sub(rb"space directions: \([^)]*\)", b"space directions: (0,0,0)", path.read_bytes()))
     with pytest.raises(VolumeError, match=r"a\.nrrd"):
         read_grid(path)
+
+
+def make_upright(shape=(2, 3, 4), *, dtype=np.int16) -> SimpleITK.Image:
+    image = make_image(shape, dtype=dtype)
+    image.SetDirection(np.eye(image.GetDimension()).ravel().tolist())
+    return image
+
+
+@pytest.mark.parametrize("ending", [".vtk", ".VTK"])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (3, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
+def test_vtk_keeps_values_and_grid_to_the_last_bit(tmp_path, ending, shape, dtype):
+    image = make_upright(shape, dtype=dtype)
+    source = save(tmp_path / "image.vtk", image).rename(tmp_path / f"a{ending}")
+    volume = read_image([source])
+    np.testing.assert_array_equal(volume.array, SimpleITK.GetArrayFromImage(image).reshape(1, -1, 3, 4))
+    check_same_grid(read_grid(save(tmp_path / "a.mha", image)), volume.grid, what="the same image in two formats")
+    write_label_map(tmp_path / "label.vtk", volume.array[0].astype(dtype), grid=volume.grid, like=source)
+    assert get_geometry(tmp_path / "label.vtk") == get_geometry(source)
+    label_map = read_label_map(tmp_path / "label.vtk")
+    np.testing.assert_array_equal(label_map.array, volume.array[0])
+    assert label_map.grid == volume.grid == read_grid(source)
+
+
+def test_what_vtk_cannot_hold_is_refused_and_leaves_no_file(tmp_path):
+    grid = read_grid(save(tmp_path / "image.mha", make_image()))
+    with pytest.raises(VolumeError, match=r"label\.vtk: its format cannot hold the grid"):
+        write_label_map(tmp_path / "label.vtk", np.ones((2, 3, 4), np.uint8), grid=grid, like=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.mha"]
+
+
+@pytest.mark.parametrize("spacing", [b"0", b"-1", b"nan"])
+def test_a_spacing_of_vtk_that_makes_no_sense_is_an_error(tmp_path, capfd, spacing):
+    path = save(tmp_path / "a.vtk", make_upright())
+    path.write_bytes(re.sub(rb"(SPACING )\S+", rb"\g<1>" + spacing, path.read_bytes()))
+    for read in (read_grid, lambda file: read_image([file])):
+        with pytest.raises(VolumeError, match=r"a\.vtk: spacing must be positive"):
+            read(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_missing_spacing_of_vtk_is_named(tmp_path, caplog):
+    path = save(tmp_path / "a.vtk", make_upright())
+    path.write_bytes(re.sub(rb"SPACING [^\n]+\n", b"", path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert read_grid(path).spacing_mm == (1.0, 1.0, 1.0)
+    assert "no SPACING" in caplog.text
+
+
+def test_a_mesh_is_no_image(tmp_path):
+    path = tmp_path / "a.vtk"
+    path.write_text("# vtk DataFile Version 3.0\nmesh\nASCII\nDATASET POLYDATA\nPOINTS 1 float\n0 0 0\n")
+    with pytest.raises(VolumeError, match="expected a VTK file of STRUCTURED_POINTS, found POLYDATA"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("ending", [".vtk", ".mrc", ".h5"])
+@pytest.mark.parametrize("missing_bytes", [1, 300])
+def test_a_cut_volume_is_an_error_without_further_words(tmp_path, capfd, ending, missing_bytes):
+    path = save(tmp_path / f"a{ending}", make_upright((20, 20, 20)))
+    path.write_bytes(path.read_bytes()[:-missing_bytes])
+    with pytest.raises(VolumeError, match=rf"a\{ending}"):
+        read_image([path])
+    assert capfd.readouterr().err == ""
+
+
+VTK_TEXT = "# vtk DataFile Version 3.0\nx\nASCII\nDATASET STRUCTURED_POINTS\nDIMENSIONS 2 2 2\nSPACING 1 2 3\n"
+VTK_TEXT += "ORIGIN 0 0 0\nPOINT_DATA 8\nSCALARS s short 1\nLOOKUP_TABLE default\n"
+
+
+def test_vtk_in_text_is_read_and_must_be_complete(tmp_path):
+    path = tmp_path / "a.vtk"
+    path.write_text(VTK_TEXT + "0 1 2 3 4 5 6 7\n")
+    volume = read_image([path])
+    np.testing.assert_array_equal(volume.array[0], np.arange(8).reshape(2, 2, 2))
+    assert volume.grid.spacing_mm == (3.0, 2.0, 1.0)
+    path.write_text(VTK_TEXT + "0 1 2 3\n")
+    with pytest.raises(VolumeError, match=r"a\.vtk"):
+        read_image([path])
+
+
+@pytest.mark.parametrize("ending", [".h5", ".hdf5"])
+def test_hdf5_keeps_values_and_grid_to_the_last_bit(tmp_path, ending):
+    source = save(tmp_path / f"a{ending}", make_image())
+    volume = read_image([source])
+    assert volume.grid == read_grid(save(tmp_path / "a.mha", make_image()))
+    write_label_map(tmp_path / f"b{ending}", volume.array[0].astype(np.uint8), grid=volume.grid, like=source)
+    assert get_geometry(tmp_path / f"b{ending}") == get_geometry(source)
+    np.testing.assert_array_equal(read_label_map(tmp_path / f"b{ending}").array, np.arange(24).reshape(2, 3, 4))
+
+
+def test_mrc_is_read_as_itk_reads_it(tmp_path):
+    path = save(tmp_path / "a.mrc", make_upright())
+    volume = read_image([path])
+    np.testing.assert_array_equal(volume.array[0], np.arange(24).reshape(2, 3, 4))
+    check_same_grid(read_grid(save(tmp_path / "a.mha", make_upright())), volume.grid, what="mrc")
+
+
+@pytest.mark.parametrize("ending", [".vtk", ".h5", ".mrc"])
+def test_junk_is_an_error_without_further_words(tmp_path, capfd, ending):
+    for content in (b"junk" * 500, b"\x89HDF\r\n\x1a\n" + bytes(500)):
+        (tmp_path / f"a{ending}").write_bytes(content)
+        with pytest.raises(VolumeError, match=rf"a\{ending}"):
+            read_image([tmp_path / f"a{ending}"])
+    assert capfd.readouterr().err == ""

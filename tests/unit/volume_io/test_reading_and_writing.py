@@ -22,7 +22,7 @@ from autoseg.volume_io import (
     write_label_map,
     write_probabilities,
 )
-from autoseg.volume_io.formats import FORMATS
+from autoseg.volume_io.formats import READERS, WRITERS
 
 GRID = Grid(shape_voxels=(2, 3, 4), spacing_mm=(2.0, 1.0, 0.5), origin_mm=(1.0, 2.0, 3.0))
 
@@ -34,7 +34,8 @@ def save(path, array: np.ndarray, grid: Grid = GRID):
 
 def test_every_readable_ending_has_a_format():
     assert READABLE_ENDINGS
-    assert set(FORMATS) == set(READABLE_ENDINGS)
+    assert set(READERS) == set(READABLE_ENDINGS)
+    assert set(WRITERS) < set(READERS)
     assert [len(ending) for ending in READABLE_ENDINGS] == sorted(map(len, READABLE_ENDINGS), reverse=True)
     assert all(ending == ending.lower() for ending in READABLE_ENDINGS)
 
@@ -51,6 +52,12 @@ def test_the_longest_ending_is_stripped(name, expected):
 def test_label_maps_of_jpeg_pictures_are_png():
     assert label_map_ending(".jpg") == label_map_ending(".JPEG") == ".png"
     assert label_map_ending(".nii.gz") == ".nii.gz"
+    assert label_map_ending(".vtk") == ".vtk"
+
+
+def test_label_maps_of_images_that_cannot_be_written_are_nifti():
+    assert {label_map_ending(ending) for ending in set(READERS) - set(WRITERS)} == {".nii.gz"}
+    assert label_map_ending(".DCM") == ".nii.gz"
 
 
 def test_files_become_channels_in_the_order_given(tmp_path):
@@ -160,7 +167,7 @@ def test_what_is_no_image_file_is_named(tmp_path):
     (tmp_path / "empty.nii.gz").touch()
     (tmp_path / "a.txt").write_text("x")
     for name, reason in {
-        "folder.nii.gz": "is a folder",
+        "folder.nii.gz": "is a folder; convert a series of DICOM slices",
         "empty.nii.gz": "is empty",
         "a.txt": "has an ending that cannot be read",
         "missing.nii.gz": "does not exist",
@@ -189,6 +196,8 @@ def test_a_place_that_is_no_folder_cannot_be_written(tmp_path):
 
 def test_an_unknown_ending_cannot_be_written(tmp_path):
     with pytest.raises(VolumeError, match="its ending must be one of"):
+        write_label_map(tmp_path / "a.txt", np.ones((2, 3, 4), np.uint8), grid=GRID, like=None)
+    with pytest.raises(VolumeError, match=r"\(\.dcm files are only read\)"):
         write_label_map(tmp_path / "a.dcm", np.ones((2, 3, 4), np.uint8), grid=GRID, like=None)
 
 
