@@ -76,7 +76,7 @@ def test_every_fold_of_the_first_stage_is_trained_and_predicts_what_it_held_out(
     folds = json.loads((cascade_run / "splits.json").read_text())["folds"]
     models = cascade_run / "models"
     assert sorted(path.name for path in (models / FIRST).glob("fold_*")) == ["fold_0", "fold_1"]
-    assert [path.name for path in (models / CASCADE).iterdir()] == ["fold_0"]
+    assert [path.name for path in (models / CASCADE).glob("fold_*")] == ["fold_0"]
     sources = read_predictions(cascade_run)
     assert {case: source["fold"] for case, source in sources.items()} == {
         case: str(index) for index, fold in enumerate(folds) for case in fold["validation"]

@@ -76,10 +76,10 @@ def test_ctrl_c_stops_every_process_and_the_same_command_continues(run: Path) ->
     children = psutil.Process(queue.pid).children(recursive=True)
     assert running["pid"] in {child.pid for child in children}
     queue.send_signal(signal.SIGINT)
-    _, err = queue.communicate(timeout=60)
+    _, err = queue.communicate(timeout=150)
     assert queue.returncode == 130
     assert "repeat the command" in err
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     assert read_status(run)["2d", "0"]["state"] == "interrupted"
 
