@@ -43,6 +43,9 @@ class Unit:
 def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) -> tuple[Unit, ...]:
     """Every configuration and fold that is asked for, in an order in which they can be trained.
 
+    A second stage of a cascade brings all folds of its first stage, because every case is predicted by the one that
+    held it out.
+
     A configuration that nobody named is left out, with a note, if it is not preprocessed.
 
     Raises:
@@ -58,7 +61,9 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
         names = [request.configuration]
         plan.get_configuration(request.configuration)
         _check_preprocessed(run, plan, request.configuration, splits)
-    folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
+    every = tuple(str(index) for index in range(len(splits.folds)))
+    needed = {plan.configurations[name].previous_stage for name in names} - {None}
+    names = [*sorted(needed - set(names)), *names]
     return tuple(
         Unit(
             configuration=name,
@@ -67,7 +72,7 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
             needs=plan.configurations[name].previous_stage,
         )
         for name in names
-        for fold in folds
+        for fold in (every if name in needed else request.folds or every)
     )
 
 

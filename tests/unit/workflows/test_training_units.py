@@ -57,8 +57,11 @@ def test_everything_planned_is_trained_fold_by_fold(preprocessed, notes):
 def test_a_second_stage_comes_after_the_first_and_names_it(preprocessed, notes):
     make_folder(preprocessed.preprocessed("3d_fullres"))
     units = list_units(preprocessed.root, TrainingRequest(folds=("0",)), progress=notes)
-    assert list_names(units) == [("2d", "0"), ("3d_lowres", "0"), ("3d_cascade_fullres", "0")]
-    assert [unit.needs for unit in units] == [None, None, "3d_lowres"]
+    assert list_names(units) == [("2d", "0"), ("3d_lowres", "0"), ("3d_lowres", "1"), ("3d_cascade_fullres", "0")]
+    assert [unit.needs for unit in units] == [None, None, None, "3d_lowres"]
+    alone = TrainingRequest(configuration="3d_cascade_fullres", folds=("1",))
+    found = list_names(list_units(preprocessed.root, alone, progress=notes))
+    assert found == [("3d_lowres", "0"), ("3d_lowres", "1"), ("3d_cascade_fullres", "1")]
 
 
 def test_what_is_not_preprocessed_is_left_out_with_a_note_unless_it_was_asked_for(run, notes, monkeypatch):
