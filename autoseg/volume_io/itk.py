@@ -14,7 +14,7 @@ from autoseg.errors import VolumeError
 from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically
 from autoseg.volume_io.itk_headers import check_complete, check_stored_header
-from autoseg.volume_io.library_messages import divert_library_messages
+from autoseg.volume_io.library_messages import divert_library_messages, locale_kept
 from autoseg.volume_io.pairs import HEADER_ENDINGS, write_pair_atomically
 from autoseg.volume_io.volumes import StoredVolume, check_same_grid, is_planar, make_planar_spacing
 
@@ -30,7 +30,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
     del as_labels
     check_stored_header(path)
-    with _divert_messages(path):
+    with locale_kept(), _divert_messages(path):
         image = SimpleITK.ReadImage(str(path))
     array = SimpleITK.GetArrayFromImage(image)
     check_complete(path, array)
@@ -50,7 +50,7 @@ def read_grid(path: Path) -> Grid:
     check_stored_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    with _divert_messages(path):
+    with locale_kept(), _divert_messages(path):
         reader.ReadImageInformation()
     _check_dimensions(path, reader.GetDimension(), reader.GetNumberOfComponents())
     return build_grid(reader)
@@ -70,7 +70,8 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
     import SimpleITK
 
     try:
-        SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+        with locale_kept():
+            SimpleITK.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         msg = f"cannot write {path} with {image.GetPixelIDTypeAsString()} values: {reason}; use .nii.gz or .nrrd"

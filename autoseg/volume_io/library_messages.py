@@ -1,5 +1,7 @@
-"""What libraries in C write to the terminal by themselves: HDF5 and MINC print dozens of lines about a broken file."""
+"""What libraries in C do to the process by themselves: HDF5 and MINC print dozens of lines about a broken file, ITK's
+reader and writer of VTK files change the locale."""
 
+import locale
 import logging
 import os
 import sys
@@ -34,3 +36,17 @@ def divert_library_messages() -> Iterator[None]:
             text = messages.read().decode(errors="replace").strip()
             if text:
                 LOGGER.debug("%s", text)
+
+
+@contextmanager
+def locale_kept() -> Iterator[None]:
+    """Puts the locale of the process back afterwards.
+
+    ITK sets it to "C" when it meets a VTK file, and leaves it there: from then on Python would take the text of files
+    and programs for ASCII.
+    """
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)

@@ -1,3 +1,4 @@
+import locale
 import logging
 import re
 from dataclasses import replace
@@ -312,3 +313,15 @@ def test_junk_is_an_error_without_further_words(tmp_path, capfd, ending):
         with pytest.raises(VolumeError, match=rf"a\{ending}"):
             read_image([tmp_path / f"a{ending}"])
     assert capfd.readouterr().err == ""
+
+
+def test_a_vtk_file_leaves_the_locale_of_the_process_alone(tmp_path):
+    path = save(tmp_path / "a.vtk", make_upright())
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    before = locale.setlocale(locale.LC_ALL)
+    grid = read_grid(path)
+    assert locale.setlocale(locale.LC_ALL) == before
+    read_image([path])
+    assert locale.setlocale(locale.LC_ALL) == before
+    write_label_map(tmp_path / "b.vtk", np.ones(grid.shape_voxels, np.uint8), grid=grid, like=path)
+    assert locale.setlocale(locale.LC_ALL) == before
