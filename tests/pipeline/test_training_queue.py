@@ -61,10 +61,21 @@ def test_one_command_trains_everything_outlives_a_failure_and_ends_with_the_cros
     assert "finished" in run_autoseg("status", run).out
 
 
+def listen_to_ctrl_c() -> None:
+    """A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_stops_every_process_and_the_same_command_continues(run: Path) -> None:
     shorten(run, "2d", epochs=100_000, iterations=1)
     command = [sys.executable, "-m", "autoseg", "train", run, "--configuration", "2d", "--device", "cpu"]
-    queue = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    queue = subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen_to_ctrl_c,
+    )
     log = run / "models" / "2d" / "fold_0" / "training_log.jsonl"
     deadline = time.monotonic() + 200
     while not (log.is_file() and log.read_text().count("\n") >= 2) and time.monotonic() < deadline:
