@@ -62,7 +62,8 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
         plan.get_configuration(request.configuration)
         _check_preprocessed(run, plan, request.configuration, splits)
     every = tuple(str(index) for index in range(len(splits.folds)))
-    needed = {plan.configurations[name].previous_stage for name in names} - {None}
+    stages = (plan.configurations[name].previous_stage for name in names)
+    needed = {stage for stage in stages if stage is not None}
     names = [*sorted(needed - set(names)), *names]
     return tuple(
         Unit(
