@@ -43,8 +43,8 @@ class Unit:
 def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) -> tuple[Unit, ...]:
     """Every configuration and fold that is asked for, in an order in which they can be trained.
 
-    A second stage of a cascade brings all folds of its first stage, because every case is predicted by the one that
-    held it out.
+    Second stages of a cascade bring all folds of their first stage, because every case is predicted by the one that
+    held it out. A single second stage stays alone: its training sees to the first one by itself.
 
     A configuration that nobody named is left out, with a note, if it is not preprocessed.
 
@@ -62,8 +62,8 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
         plan.get_configuration(request.configuration)
         _check_preprocessed(run, plan, request.configuration, splits)
     every = tuple(str(index) for index in range(len(splits.folds)))
-    stages = (plan.configurations[name].previous_stage for name in names)
-    needed = {stage for stage in stages if stage is not None}
+    folds = request.folds or every
+    needed = _find_needed(plan, names) if len(names) * len(folds) > 1 else frozenset()
     names = [*sorted(needed - set(names)), *names]
     return tuple(
         Unit(
@@ -73,8 +73,14 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
             needs=plan.configurations[name].previous_stage,
         )
         for name in names
-        for fold in (every if name in needed else request.folds or every)
+        for fold in (every if name in needed else folds)
     )
+
+
+def _find_needed(plan: Plan, names: Sequence[str]) -> frozenset[str]:
+    """The first stages of those of the configurations that are second ones."""
+    stages = (plan.configurations[name].previous_stage for name in names)
+    return frozenset(stage for stage in stages if stage is not None)
 
 
 def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:

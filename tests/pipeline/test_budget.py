@@ -6,6 +6,8 @@ import re
 import pytest
 from balls import make_case, run_autoseg, save
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lite_run(dataset, tmp_path_factory):

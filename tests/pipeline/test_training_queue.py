@@ -13,6 +13,8 @@ import psutil
 import pytest
 from balls import run_autoseg, shorten
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(trained_run: Path, tmp_path: Path) -> Path:

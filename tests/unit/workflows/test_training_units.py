@@ -12,6 +12,8 @@ from autoseg.workflows import training_units
 from autoseg.workflows.training import TrainingRequest
 from autoseg.workflows.training_units import list_arguments, list_units
 
+CASCADE = "3d_cascade_fullres"
+
 
 class Notes:
     """Remembers what it is told."""
@@ -59,9 +61,15 @@ def test_a_second_stage_comes_after_the_first_and_names_it(preprocessed, notes):
     units = list_units(preprocessed.root, TrainingRequest(folds=("0",)), progress=notes)
     assert list_names(units) == [("2d", "0"), ("3d_lowres", "0"), ("3d_lowres", "1"), ("3d_cascade_fullres", "0")]
     assert [unit.needs for unit in units] == [None, None, None, "3d_lowres"]
-    alone = TrainingRequest(configuration="3d_cascade_fullres", folds=("1",))
-    found = list_names(list_units(preprocessed.root, alone, progress=notes))
-    assert found == [("3d_lowres", "0"), ("3d_lowres", "1"), ("3d_cascade_fullres", "1")]
+    both = list_names(list_units(preprocessed.root, TrainingRequest(configuration=CASCADE), progress=notes))
+    assert both == [("3d_lowres", "0"), ("3d_lowres", "1"), (CASCADE, "0"), (CASCADE, "1")]
+
+
+def test_what_the_queue_starts_is_a_single_training_also_for_a_second_stage(preprocessed, notes):
+    make_folder(preprocessed.preprocessed("3d_fullres"))
+    for unit in list_units(preprocessed.root, TrainingRequest(), progress=notes):
+        request = TrainingRequest(configuration=unit.configuration, folds=(unit.fold,))
+        assert list_names(list_units(preprocessed.root, request, progress=notes)) == [(unit.configuration, unit.fold)]
 
 
 def test_what_is_not_preprocessed_is_left_out_with_a_note_unless_it_was_asked_for(run, notes, monkeypatch):
