@@ -43,7 +43,7 @@ def narrow(run: Path) -> None:
     path.write_text(json.dumps(plan))
 
 
-pytestmark = pytest.mark.timeout(900)  # several trainings, each with the start of its processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # several trainings, each with the start of its processes
 
 
 @pytest.fixture(scope="module")

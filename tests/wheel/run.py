@@ -27,7 +27,7 @@ def main() -> None:
         shutil.copytree(ROOT / "tests" / "pipeline", work / "tests" / "pipeline")
         shutil.copy(ROOT / "tests" / "conftest.py", work / "tests" / "conftest.py")
         shutil.copy(ROOT / "pyproject.toml", work / "pyproject.toml")
-        # One thread for each of the processes that run side by side. The slow tests were run on the sources: they show how
+        # One thread for each of the processes that run side by side. Slow tests were run on the sources: they show how
         # long trainings behave, and need no file of the wheel that the others do not.
         environment = {
             **os.environ,
