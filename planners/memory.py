@@ -4,7 +4,6 @@ Nothing else of the memory is modelled (weights, gradients, framework, input cha
 reference sums of a profile were calibrated against this count on real accelerators, so it must stay exactly as it is.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,7 +82,7 @@ def estimate_feature_map_elements(topology: Topology, *, profile: Profile, decla
     """
     features = compute_features(topology.stage_count, dimensions=len(topology.patch_voxels))
     blocks = compute_encoder_blocks(topology.stage_count, profile)
-    voxels = _compute_stage_voxels(topology)
+    voxels = topology.stage_voxels
     maps = [width * extent for width, extent in zip(features, voxels, strict=True)]
     encoder = sum(count * elements for count, elements in zip(blocks, maps, strict=True))
     if profile.architecture == "residual_encoder_unet":
@@ -98,12 +97,3 @@ def describe_budget(budget: MemoryBudget, elements: int) -> str:
         f"an estimated {format_count(elements)} feature map elements per sample; the limit is "
         f"{format_count(budget.patch_limit_elements)} at batch size {budget.fitted_batch_size}"
     )
-
-
-def _compute_stage_voxels(topology: Topology) -> list[int]:
-    extents = list(topology.patch_voxels)
-    voxels = []
-    for stride in topology.strides:
-        extents = [extent // step for extent, step in zip(extents, stride, strict=True)]
-        voxels.append(math.prod(extents))
-    return voxels

@@ -58,7 +58,7 @@ def list_convolutions(
     topology: Topology, features: tuple[int, ...], *, input_channels: int, per_stage: int
 ) -> Iterator[Convolution]:
     """All convolutions of a plain U-Net but those of its outputs."""
-    voxels = compute_stage_voxels(topology)
+    voxels = topology.stage_voxels
     for stage, width in enumerate(features):
         below = input_channels if stage == 0 else features[stage - 1]
         yield from _list_stage(topology, stage, (below, *[width] * per_stage), voxels[stage])
@@ -71,16 +71,6 @@ def list_convolutions(
             is_normalized=False,
         )
         yield from _list_stage(topology, stage, (2 * width, *[width] * per_stage), voxels[stage])
-
-
-def compute_stage_voxels(topology: Topology) -> list[int]:
-    """Voxels of a patch at every resolution."""
-    extents = list(topology.patch_voxels)
-    voxels = []
-    for stride in topology.strides:
-        extents = [extent // step for extent, step in zip(extents, stride, strict=True)]
-        voxels.append(math.prod(extents))
-    return voxels
 
 
 def _list_stage(topology: Topology, stage: int, channels: tuple[int, ...], voxels: int) -> Iterator[Convolution]:

@@ -44,6 +44,16 @@ class Topology:
         """Extents of the lowest resolution."""
         return tuple(extent // divisor for extent, divisor in zip(self.patch_voxels, self.divisors, strict=True))
 
+    @property
+    def stage_voxels(self) -> tuple[int, ...]:
+        """Voxels of a patch at every resolution."""
+        extents = list(self.patch_voxels)
+        voxels = []
+        for stride in self.strides:
+            extents = [extent // step for extent, step in zip(extents, stride, strict=True)]
+            voxels.append(math.prod(extents))
+        return tuple(voxels)
+
 
 def compute_topology(spacing_mm: Sequence[float], extents_voxels: Sequence[float]) -> Topology:
     """Halves, stage by stage, the axes of finest spacing that are long enough.

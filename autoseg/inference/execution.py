@@ -10,12 +10,11 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoseg.networks.blocks import InstanceNormalization
+from autoseg.networks.blocks import CHANNELS_LAST, InstanceNormalization
 from autoseg.networks.precision import NUMBER_TYPES, NumberType
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POOLINGS: Final = (nn.AvgPool2d, nn.AvgPool3d)
-CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class ReducedNetwork(nn.Module):

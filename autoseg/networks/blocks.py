@@ -20,6 +20,7 @@ TRANSPOSED_CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
+CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
 POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 

@@ -246,11 +246,7 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
     Raises:
         TrainingError: Names everything that differs.
     """
-    problems = [
-        f"{field} was {getattr(stored, field)}, now {getattr(identity, field)}"
-        for field in ("seed",)
-        if getattr(stored, field) != getattr(identity, field)
-    ]
+    problems = [] if stored.seed == identity.seed else [f"seed was {stored.seed}, now {identity.seed}"]
     changed = {
         "plan_digest": "the plan",
         "fold_digest": "the cases of the fold",

@@ -33,14 +33,12 @@ class Start:
         is_extension: The checkpoint is that of a finished training, of which only the weights are taken up.
         schedule: To follow; None: the plan decides, or a budget.
         epochs_done: Before.
-        seconds_spent: On those.
     """
 
     checkpoint: Path | None = None
     is_extension: bool = False
     schedule: Schedule | None = None
     epochs_done: int = 0
-    seconds_spent: float = 0.0
 
 
 def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -> Start | None:
@@ -70,7 +68,6 @@ def _go_on_from(path: Path, description: CheckpointDescription, schedule: Schedu
         checkpoint=path,
         schedule=schedule,
         epochs_done=len(description.history),
-        seconds_spent=sum(record.seconds for record in description.history),
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from jaxtyping import Float32, Int16
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork, build_network
+from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.networks.precision import NumberType, autocast
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.distributed import ALONE, Team, build_batch_part, replicate
@@ -18,8 +18,6 @@ from autoseg.training.loss import SegmentationLoss
 from autoseg.training.optimizer import build_optimizer
 from autoseg.training.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.weight_average import WeightAverage
-
-CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
