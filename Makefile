@@ -31,9 +31,10 @@ bench: $(INSTALLED)  ## speed and memory of every stage; against nnU-Net where i
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.training_step --device cpu
 
-bench-gpu: $(INSTALLED)  ## training on a GPU: iterations per second, use, waiting; against nnU-Net where it is installed
-	$(BIN)/python -m benchmarks.gpu
+bench-gpu: $(INSTALLED)  ## training steps on a GPU: speed, use, waiting; against nnU-Net's where it is installed
+	$(BIN)/python -m benchmarks.training_step --device cuda
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py

@@ -5,6 +5,7 @@ file for one line of JSON per epoch.
 """
 
 import json
+import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 def main() -> None:
     """Trains on all cases."""
     folder, configuration, device, epochs, iterations, history = sys.argv[1:]
+    torch.set_num_threads(multiprocessing.cpu_count() if device == "cpu" else 1)  # as nnUNetv2_train does
     trainer = build_trainer(Path(folder), configuration, torch.device(device))
     trainer.on_train_start()
     with Path(history).open("a", encoding="utf-8") as output:
@@ -29,6 +31,7 @@ def main() -> None:
 def build_trainer(folder: Path, configuration: str, device: torch.device) -> Any:
     """The default trainer with the default plan."""
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["continue_training"] = False  # the constructor takes it out of the plan
     dataset = json.loads((folder / "dataset.json").read_text())
     return nnUNetTrainer(plans, configuration, "all", dataset, device=device)
 
