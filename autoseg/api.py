@@ -17,6 +17,7 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.workflows import evaluation, exchange, planning, prediction, training
+from autoseg.workflows.training_request import TrainingRequest
 
 __all__ = [
     "PredictionOptions",
@@ -78,7 +79,7 @@ def plan_dataset(
 
 
 def train_run(
-    run: str | Path, request: training.TrainingRequest | None = None, *, progress: Progress | None = None
+    run: str | Path, request: TrainingRequest | None = None, *, progress: Progress | None = None
 ) -> tuple[training.TrainedFold, ...]:
     """Trains and validates folds of one configuration, one after the other, in this process.
 
@@ -94,7 +95,7 @@ def train_run(
     Raises:
         AutosegError: As the command reports it.
     """
-    return tuple(training.train_run(Path(run), request or training.TrainingRequest(), progress=progress or Silent()))
+    return tuple(training.train_run(Path(run), request or TrainingRequest(), progress=progress or Silent()))
 
 
 def predict_images(

@@ -7,7 +7,7 @@ axis `axis_permutation[i]` of the array (z, y, x) in the training orientation.
 from dataclasses import dataclass
 from typing import Annotated, Final, Generic, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from autoseg.document import Document, Part
 from autoseg.errors import PlanError
@@ -19,7 +19,22 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
 AxisCounts = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
-Range = tuple[float, float]
+
+
+def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
+    lower, upper = limits
+    if lower > upper:
+        msg = f"must be a lower and an upper limit in this order (got {lower}, {upper})"
+        raise ValueError(msg)
+    return limits
+
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_check_order)]
+NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], AfterValidator(_check_order)]
+FractionRange = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_check_order)
+]
 
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 Architecture = Literal["plain_unet", "residual_encoder_unet"]
@@ -151,6 +166,8 @@ class NetworkPlan(Part):
 class AugmentationPlan(Part):
     """Random changes of a training patch, in this order; probabilities are per sample unless said.
 
+    A range is a lower and an upper limit, both drawn.
+
     Attributes:
         rotation_limit_degrees: Each angle is uniform in [-limit, limit].
         in_plane_only: Spatial changes and low resolution leave plan axis 0 alone ("dummy 2D").
@@ -173,26 +190,26 @@ class AugmentationPlan(Part):
     rotation_limit_degrees: Annotated[float, Field(ge=0, le=180)]
     in_plane_only: bool
     scaling_probability: Fraction
-    scaling_range: Range
+    scaling_range: PositiveRange
     noise_probability: Fraction
-    noise_std_range: Range
+    noise_std_range: NonNegativeRange
     blur_probability: Fraction
     blur_channel_probability: Fraction
-    blur_sigma_range_voxels: Range
+    blur_sigma_range_voxels: NonNegativeRange
     brightness_probability: Fraction
-    brightness_range: Range
+    brightness_range: PositiveRange
     contrast_probability: Fraction
-    contrast_range: Range
+    contrast_range: PositiveRange
     low_resolution_probability: Fraction
     low_resolution_channel_probability: Fraction
-    low_resolution_range: Range
+    low_resolution_range: FractionRange
     inverted_gamma_probability: Fraction
     gamma_probability: Fraction
-    gamma_range: Range
+    gamma_range: PositiveRange
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...]
     mask_change_probability: Fraction = 0.4
     mask_change_label_probability: Fraction = 0.5
-    mask_change_radius_voxels: Range = (1.0, 8.0)
+    mask_change_radius_voxels: NonNegativeRange = (1.0, 8.0)
     component_removal_probability: Fraction = 0.2
     component_removal_label_probability: Fraction = 0.5
     component_removal_limit_fraction: Fraction = 0.15
@@ -232,14 +249,14 @@ class TrainingPlan(Part):
     foreground_placement: ForegroundPlacement = "centred"
     foreground_choice: ForegroundChoice = "class"
     loss: Literal["dice_cross_entropy"]
-    dice_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    cross_entropy_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    dice_weight: NonNegative = 1.0
+    cross_entropy_weight: NonNegative = 1.0
     batch_dice: bool
     optimizer: Literal["sgd_nesterov", "adamw"]
     initial_learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
     second_moment_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NonNegative
     schedule: Literal["polynomial", "cosine", "constant"]
     schedule_exponent: Positive
     warmup_iterations: Annotated[int, Field(ge=0)] = 0
@@ -286,6 +303,10 @@ class ConfigurationPlan(Part):
             if len(getattr(self, field)) != self.dimensions:
                 msg = f"{field} must have {self.dimensions} values"
                 raise ValueError(msg)
+        axes = self.training.augmentation.mirror_axes
+        if len(set(axes)) < len(axes) or max(axes, default=0) >= self.dimensions:
+            msg = f"training.augmentation.mirror_axes must be different axes below {self.dimensions} (got {axes})"
+            raise ValueError(msg)
         if self.network.dimensions != self.dimensions:
             msg = f"network.dimensions must be {self.dimensions}"
             raise ValueError(msg)

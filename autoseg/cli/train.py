@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autoseg.cli.console import Console
-    from autoseg.workflows.training import TrainingRequest
+    from autoseg.workflows.training_request import TrainingRequest
     from autoseg.workflows.training_units import Unit
 
 
@@ -70,8 +70,8 @@ def train(
     from autoseg.cli.reports import print_crossvalidation
     from autoseg.training.start import Length
     from autoseg.workflows.crossvalidation import collect_crossvalidation
-    from autoseg.workflows.training import TrainingRequest
     from autoseg.workflows.training_places import choose_places, is_leader, is_one_process
+    from autoseg.workflows.training_request import TrainingRequest
     from autoseg.workflows.training_units import list_units
 
     console = open_console()

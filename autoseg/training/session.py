@@ -213,11 +213,10 @@ class Session:
     ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
         self.learner.network.eval()
         outcomes = []
-        for iteration in range(self.schedule.validation_iterations_per_epoch):
-            batch = timer.take(batches)
-            with self.learner.averaged_weights():
-                outcomes.append(run_validation_step(self.learner, batch))
-            yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
+        with self.learner.averaged_weights():
+            for iteration in range(self.schedule.validation_iterations_per_epoch):
+                outcomes.append(run_validation_step(self.learner, timer.take(batches)))
+                yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
         return outcomes
 
     def _check_loss(self, loss: float, epoch: int, iteration: int) -> None:

@@ -18,7 +18,8 @@ from autoseg.workflows.evaluation import evaluate_folder
 from autoseg.workflows.planning import PlanningOptions, PlanRule, plan_dataset
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 from autoseg.workflows.synthetic import write_synthetic_dataset
-from autoseg.workflows.training import TrainingRequest, train_run
+from autoseg.workflows.training import train_run
+from autoseg.workflows.training_request import TrainingRequest
 
 CONFIGURATION: Final = "3d_fullres"
 FOLD: Final = "0"

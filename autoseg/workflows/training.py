@@ -2,78 +2,39 @@
 
 import hashlib
 import itertools
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.device import find_device
-from autoseg.networks.precision import NumberType, Precision, find_number_type
+from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder
-from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.folds import Splits, select_fold
-from autoseg.training.loop import EpochDone, Event, IterationDone, Length, TrainingOptions, train
-from autoseg.training.pace import Budget, Forecast
+from autoseg.training.history import read_last_record
+from autoseg.training.loop import EpochDone, Event, IterationDone, TrainingOptions, train
+from autoseg.training.pace import Forecast
 from autoseg.training.schedule import Schedule
-from autoseg.training.trackers import TrackerName, Trackers, check_trackers, open_trackers
+from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
-from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.fold_lock import locked
-from autoseg.workflows.preprocessing import check_preprocessed, extract_recipe
+from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
+from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
+from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import StateKeeper, state_kept
-from autoseg.workflows.validation import estimate_validation_seconds, measure_volume_dice, validate_fold
+from autoseg.workflows.validation import validate_fold
 from autoseg.workflows.versions import LibraryVersions, measure_versions
-
-# Patches for a GPU need many processes; on a CPU the network itself needs the cores, and one process keeps up.
-MOST_WORKERS: Final = 12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingRequest:
-    """What the user asked for.
-
-    Attributes:
-        configuration: None takes 3d_fullres where it is planned, else 2d.
-        folds: None takes every fold, one after the other. A cascade trains the missing folds of its first stage
-            before, with the same length, budget, device, precision and seed.
-        length: How long to train each fold.
-        budget_seconds: Time for each fold, its validation included; None takes the plan's, if it has one and no
-            number of epochs is given.
-        precision: Numbers in which networks compute.
-        seed: None takes that of the training that is continued, else 0.
-        restart: Discard earlier trainings of these folds.
-        workers: Processes that prepare patches; None goes by the cores.
-        deterministic: The same result every time on a GPU, too.
-        log_to: Where the history goes beside the log and TensorBoard.
-        parallel: This process is one of several that train one fold together, each on a device of its own.
-    """
-
-    configuration: str | None = None
-    folds: tuple[str, ...] | None = None
-    length: Length = field(default_factory=Length)
-    budget_seconds: float | None = None
-    device: str = "auto"
-    precision: Precision = "auto"
-    seed: int | None = None
-    restart: bool = False
-    workers: int | None = None
-    deterministic: bool = False
-    log_to: tuple[TrackerName, ...] = ()
-    parallel: bool = False
 
 
 class TrainingRecord(Document):
@@ -96,6 +57,15 @@ class TrainedFold:
     fold: str
     folder: FoldFolder
     summary: EvaluationSummary | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listeners:
+    """Who is told how a training goes: the file of its state, trackers, the user."""
+
+    keeper: StateKeeper
+    trackers: Trackers
+    progress: Progress
 
 
 def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -> Iterator[TrainedFold]:
@@ -173,104 +143,6 @@ def find_configuration_name(plan: Plan, wanted: str | None) -> str:
     return wanted
 
 
-def resolve_options(
-    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress, team: Team = ALONE
-) -> TrainingOptions:
-    """What was not asked for is taken from the training that is already there.
-
-    Raises:
-        TrainingError: Its checkpoint is damaged.
-    """
-    if request.length.until_plateau and job.fold == ALL_CASES:
-        msg = 'the fold "all" holds no case out on which a plateau could show; choose a fold, or give --epochs'
-        raise TrainingError(msg)
-    begun = find_begun(job.folder)
-    seed = request.seed
-    if seed is None:
-        seed = 0 if begun is None else begun.identity.seed
-    return TrainingOptions(
-        device=job.device,
-        seed=seed,
-        workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
-        length=request.length,
-        budget=find_budget(job, request, begun, progress) if team.is_leader else None,
-        number_type=number_type,
-        measure_dice=partial(
-            measure_volume_dice,
-            run=job.run,
-            plan=job.plan,
-            configuration=job.configuration,
-            cases=job.cases.validation,
-        )
-        if team.is_leader
-        else None,
-        team=team,
-        deterministic=request.deterministic,
-    )
-
-
-def find_begun(folder: FoldFolder) -> CheckpointDescription | None:
-    """The newest checkpoint from which a training can go on.
-
-    Raises:
-        TrainingError: It is damaged.
-    """
-    paths = (folder.final_checkpoint, folder.latest_checkpoint)
-    descriptions = [read_description(path) for path in paths if path.exists()]
-    return max(descriptions, key=lambda description: len(description.history), default=None)
-
-
-def find_budget(
-    job: FoldJob, request: TrainingRequest, begun: CheckpointDescription | None, progress: Progress
-) -> Budget | None:
-    """The time that is left for a fold.
-
-    A budget that is asked for counts from now; the plan's counts what earlier calls have spent already, and gives way
-    to a number of epochs.
-    """
-    seconds = request.budget_seconds
-    if seconds is None and request.length == Length():
-        planned = job.configuration_plan.training.budget_seconds
-        spent = 0.0 if begun is None else sum(record.seconds for record in begun.history)
-        seconds = None if planned is None else planned - spent
-    is_finished = (
-        begun is not None and job.folder.final_checkpoint.exists() and not job.folder.latest_checkpoint.exists()
-    )
-    if seconds is None or (is_finished and request.length.more_epochs is None):
-        return None
-    start = time.monotonic()
-    progress.note("measuring how fast this machine trains and validates")
-    reserved = 0.0
-    if job.fold != ALL_CASES:
-        reserved = estimate_validation_seconds(
-            job.run, job.plan, job.configuration, cases=job.cases.validation, device=job.device
-        )
-    return Budget(seconds=seconds, reserved_seconds=reserved, start=start)
-
-
-def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:
-    """Checks that what is there was trained on arrays like those of the plan.
-
-    Raises:
-        TrainingError: Axes, normalization, spacing or labels have changed since.
-    """
-    if not (folder.final_checkpoint.exists() or folder.latest_checkpoint.exists()):
-        return
-    if extract_recipe(read_document(folder.plan, Plan), name) != extract_recipe(plan, name):
-        msg = (
-            f"{folder.root} was trained by another plan ({folder.plan}): orientation, axes, normalization, labels or "
-            f"spacing differ; put plan.json back, or begin again with --restart"
-        )
-        raise TrainingError(msg)
-
-
-def compute_loader_count(device_type: str) -> int:
-    """Processes that prepare patches."""
-    if device_type == "cpu":
-        return 1
-    return max(1, min(MOST_WORKERS, count_usable_cores() - 1))
-
-
 def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
     """Trains, and yields what happens.
 
@@ -290,15 +162,14 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
     )
 
 
-def train_fold(
-    job: FoldJob, options: TrainingOptions, *, keeper: StateKeeper, trackers: Trackers, progress: Progress
-) -> None:
+def train_fold(job: FoldJob, options: TrainingOptions, listeners: Listeners, *, epochs_done: int) -> None:
     """Trains, and tells how it goes; a validation of an earlier state of the model is discarded.
 
     Raises:
         TrainingError: It cannot be continued, or failed.
     """
-    events = keeper.follow(trackers.follow(start_training(job, options), job.plan.labels.class_names))
+    tracked = listeners.trackers.follow(start_training(job, options), job.plan.labels.class_names)
+    events, progress = listeners.keeper.follow(tracked), listeners.progress
     first = next(events, None)
     if first is None:
         progress.note(f"{job.configuration}, fold {job.fold}: already trained (--restart trains anew)")
@@ -306,7 +177,7 @@ def train_fold(
     remove_folder(job.folder.validation)
     _record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
-    total = _count_iterations(job, schedule) if isinstance(schedule, Schedule) else 0
+    total = _count_iterations(job, schedule, epochs_done) if isinstance(schedule, Schedule) else 0
     iterations = _note_events(itertools.chain([first], events), job, progress)
     for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
@@ -330,9 +201,12 @@ def lead_training(
         ):
             with join_if_parallel(job, request) as team:
                 with team.leader_first():
-                    options = resolve_options(job, request, number_type, progress=progress, team=team)
-                train_fold(job, options, keeper=keeper, trackers=trackers, progress=progress)
-            return _validate(job, keeper=keeper, trackers=trackers, progress=progress)
+                    begun = find_begun(job.folder)
+                    options = resolve_options(job, request, number_type, begun=begun, progress=progress, team=team)
+                epochs_done = 0 if begun is None else len(begun.history)
+                listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
+                train_fold(job, options, listeners, epochs_done=epochs_done)
+            return _validate(job, listeners)
 
 
 def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType) -> None:
@@ -343,7 +217,8 @@ def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberT
     """
     with join_if_parallel(job, request) as team:
         with team.leader_first():
-            options = resolve_options(job, request, number_type, progress=Silent(), team=team)
+            begun = find_begun(job.folder)
+            options = resolve_options(job, request, number_type, begun=begun, progress=Silent(), team=team)
         for _ in start_training(job, options):
             pass
 
@@ -353,7 +228,7 @@ def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextM
     return joined_team(job.device) if request.parallel else nullcontext(ALONE)
 
 
-def _validate(job: FoldJob, *, keeper: StateKeeper, trackers: Trackers, progress: Progress) -> TrainedFold:
+def _validate(job: FoldJob, listeners: Listeners) -> TrainedFold:
     summary = None
     if job.fold != ALL_CASES:
         summary = validate_fold(
@@ -362,20 +237,19 @@ def _validate(job: FoldJob, *, keeper: StateKeeper, trackers: Trackers, progress
             job.fold,
             cases=job.cases.validation,
             device=str(job.device),
-            progress=keeper.follow_cases(progress),
+            progress=listeners.keeper.follow_cases(listeners.progress),
         )
         if summary.foreground_mean.Dice is not None:
-            begun = find_begun(job.folder)
-            epochs = 0 if begun is None else len(begun.history)
-            trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
+            record = read_last_record(job.folder.training_log)
+            epochs = 0 if record is None else record.epoch + 1
+            listeners.trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary)
 
 
-def _count_iterations(job: FoldJob, schedule: Schedule) -> int:
+def _count_iterations(job: FoldJob, schedule: Schedule, epochs_done: int) -> int:
     """What is left to train, as far as it is known."""
-    begun = find_begun(job.folder)
     end = schedule.end_epoch or job.configuration_plan.training.epochs
-    epochs = max(0, end - (0 if begun is None else len(begun.history)))
+    epochs = max(0, end - epochs_done)
     return epochs * (schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch)
 
 

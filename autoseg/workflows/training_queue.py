@@ -15,9 +15,10 @@ from autoseg.run_folder import RunFolder
 from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.child_process import Child, start_child, stop_children
 from autoseg.workflows.fold_lock import find_holder
+from autoseg.workflows.fold_options import compute_loader_count
 from autoseg.workflows.status import FoldStatus
-from autoseg.workflows.training import TrainingRequest, compute_loader_count
 from autoseg.workflows.training_places import Devices
+from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import read_state, record_failure
 from autoseg.workflows.training_units import Unit, is_up_to_date, list_arguments
 

@@ -13,7 +13,7 @@ from autoseg.training.folds import Splits, select_fold
 from autoseg.training.loop import Length
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.status import FoldStatus, has_final_model, read_fold_status, read_validation
-from autoseg.workflows.training import TrainingRequest
+from autoseg.workflows.training_request import TrainingRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,3 +52,10 @@ def test_the_weights_of_the_loss_decide_what_counts(plan_configuration, labels, 
 def test_plans_that_cannot_learn_are_refused(plan_configuration, changes, message):
     with pytest.raises(ValueError, match=message):
         plan_configuration(**changes)
+
+
+@pytest.mark.parametrize("axes", [(2,), (0, 0)])
+def test_only_axes_of_the_patch_are_mirrored_and_each_once(plan_configuration, plan_augmentation, axes):
+    with pytest.raises(ValueError, match="mirror_axes must be different axes below 2"):
+        plan_configuration(augmentation=plan_augmentation(mirror_axes=axes))
+    assert plan_configuration(dimensions=3, augmentation=plan_augmentation(mirror_axes=(2, 0)))

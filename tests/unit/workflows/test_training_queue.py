@@ -10,8 +10,8 @@ import pytest
 from autoseg.training.loop import Length
 from autoseg.workflows import child_process, training_queue
 from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training import TrainingRequest
 from autoseg.workflows.training_queue import TrainingQueue, build_queue
+from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import read_state
 from autoseg.workflows.training_units import Unit
 

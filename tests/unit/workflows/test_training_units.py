@@ -9,7 +9,7 @@ from autoseg.errors import PlanError, RunError, TrainingError
 from autoseg.run_folder import make_folder
 from autoseg.training.loop import Length
 from autoseg.workflows import training_units
-from autoseg.workflows.training import TrainingRequest
+from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_units import list_arguments, list_units
 
 CASCADE = "3d_cascade_fullres"

@@ -1,0 +1,128 @@
+"""How one fold is trained: what was asked for, completed by what is there already and by the machine."""
+
+import time
+from functools import partial
+from typing import Final
+
+from autoseg.document import read_document
+from autoseg.errors import TrainingError
+from autoseg.networks.precision import NumberType
+from autoseg.plan import Plan
+from autoseg.progress import Progress
+from autoseg.run_folder import ALL_CASES, FoldFolder
+from autoseg.training.checkpoint import CheckpointDescription, read_description
+from autoseg.training.distributed import ALONE, Team
+from autoseg.training.options import TrainingOptions
+from autoseg.training.pace import Budget
+from autoseg.training.start import Length
+from autoseg.workflows.case_pool import count_usable_cores
+from autoseg.workflows.preprocessing import extract_recipe
+from autoseg.workflows.training_job import FoldJob
+from autoseg.workflows.training_request import TrainingRequest
+from autoseg.workflows.validation import estimate_validation_seconds, measure_volume_dice
+
+# Patches for a GPU need many processes; on a CPU the network itself needs the cores, and one process keeps up.
+MOST_WORKERS: Final = 12
+
+
+def resolve_options(
+    job: FoldJob,
+    request: TrainingRequest,
+    number_type: NumberType,
+    *,
+    begun: CheckpointDescription | None,
+    progress: Progress,
+    team: Team = ALONE,
+) -> TrainingOptions:
+    """What was not asked for is taken from the training that is already there.
+
+    Raises:
+        TrainingError: No plateau could show.
+    """
+    if request.length.until_plateau and job.fold == ALL_CASES:
+        msg = 'the fold "all" holds no case out on which a plateau could show; choose a fold, or give --epochs'
+        raise TrainingError(msg)
+    seed = request.seed
+    if seed is None:
+        seed = 0 if begun is None else begun.identity.seed
+    return TrainingOptions(
+        device=job.device,
+        seed=seed,
+        workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
+        length=request.length,
+        budget=find_budget(job, request, begun, progress) if team.is_leader else None,
+        number_type=number_type,
+        measure_dice=partial(
+            measure_volume_dice,
+            run=job.run,
+            plan=job.plan,
+            configuration=job.configuration,
+            cases=job.cases.validation,
+        )
+        if team.is_leader
+        else None,
+        team=team,
+        deterministic=request.deterministic,
+    )
+
+
+def find_begun(folder: FoldFolder) -> CheckpointDescription | None:
+    """The newest checkpoint from which a training can go on.
+
+    Raises:
+        TrainingError: It is damaged.
+    """
+    paths = (folder.final_checkpoint, folder.latest_checkpoint)
+    descriptions = [read_description(path) for path in paths if path.exists()]
+    return max(descriptions, key=lambda description: len(description.history), default=None)
+
+
+def find_budget(
+    job: FoldJob, request: TrainingRequest, begun: CheckpointDescription | None, progress: Progress
+) -> Budget | None:
+    """The time that is left for a fold.
+
+    A budget that is asked for counts from now; the plan's counts what earlier calls have spent already, and gives way
+    to a number of epochs.
+    """
+    seconds = request.budget_seconds
+    if seconds is None and request.length == Length():
+        planned = job.configuration_plan.training.budget_seconds
+        spent = 0.0 if begun is None else sum(record.seconds for record in begun.history)
+        seconds = None if planned is None else planned - spent
+    is_finished = (
+        begun is not None and job.folder.final_checkpoint.exists() and not job.folder.latest_checkpoint.exists()
+    )
+    if seconds is None or (is_finished and request.length.more_epochs is None):
+        return None
+    start = time.monotonic()
+    progress.note("measuring how fast this machine trains and validates")
+    reserved = 0.0
+    if job.fold != ALL_CASES:
+        reserved = estimate_validation_seconds(
+            job.run, job.plan, job.configuration, cases=job.cases.validation, device=job.device
+        )
+    return Budget(seconds=seconds, reserved_seconds=reserved, start=start)
+
+
+def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:
+    """Checks that what is there was trained on arrays like those of the plan.
+
+    Raises:
+        TrainingError: Axes, normalization, spacing or labels have changed since.
+    """
+    if not (folder.final_checkpoint.exists() or folder.latest_checkpoint.exists()):
+        return
+    if extract_recipe(read_document(folder.plan, Plan), name) != extract_recipe(plan, name):
+        msg = (
+            f"{folder.root} was trained by another plan ({folder.plan}): orientation, axes, normalization, labels or "
+            f"spacing differ; put plan.json back, or begin again with --restart"
+        )
+        raise TrainingError(msg)
+
+
+def compute_loader_count(device_type: str) -> int:
+    """Processes that prepare patches."""
+    if device_type == "cpu":
+        return 1
+    return max(1, min(MOST_WORKERS, count_usable_cores() - 1))
