@@ -4,15 +4,20 @@ A run is one folder that can be moved or copied to another machine: no command d
 """
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from autoseg.errors import RunError
+
+TOKEN_BYTES: Final = 8
+TEMPORARY_NAME: Final = re.compile(rf"\..+-[0-9a-f]{{{2 * TOKEN_BYTES}}}(\..*)?")
+"""Of the files of `write_atomically` before they are renamed."""
 
 ALL_CASES: Final = "all"
 """Name of the fold that trains on every case and holds none out."""
@@ -242,7 +247,7 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
     """
     make_folder(path.parent)
     name, dot, ending = path.name.partition(".")
-    temporary = path.with_name(f".{name}-{secrets.token_hex(8)}{dot}{ending}")
+    temporary = path.with_name(f".{name}-{secrets.token_hex(TOKEN_BYTES)}{dot}{ending}")
     try:
         temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
         yield temporary
@@ -254,6 +259,17 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
         raise RunError(msg) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary files that a process left in a folder, or below it, when it was killed while it wrote.
+
+    Only where no other process writes: its files look the same.
+    """
+    for path in folder.rglob(".*"):
+        if TEMPORARY_NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with suppress(OSError):  # they are in nobody's way, and writing will tell what is wrong with the folder
+                path.unlink()
 
 
 def write_text(path: Path, text: str, *, is_lasting: bool = True) -> None:

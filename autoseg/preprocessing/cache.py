@@ -250,12 +250,49 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
         )
 
 
-def open_array(path: Path) -> LazyArray:
-    """Opens an array, which is read when it is sliced. A file of another size than was written crashes the process."""
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """An array in a file of its own, which names the file when it cannot be read.
+
+    Attributes:
+        array: Of blosc2.
+        path: Of its file.
+        remedy: What makes the file anew once it is deleted.
+    """
+
+    array: LazyArray
+    path: Path
+    remedy: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return self.array.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        try:
+            return self.array[key]
+        except RuntimeError as error:  # what blosc2 raises where blocks do not decompress
+            msg = f"{self.path} is damaged ({error}); delete it, then make it anew with: {self.remedy}"
+            raise RunError(msg) from error
+
+
+def open_array(path: Path, *, remedy: str = "autoseg preprocess RUN") -> LazyArray:
+    """Opens an array, which is read when it is sliced. A file of another size than was written crashes the process.
+
+    Args:
+        path: Of the file.
+        remedy: What makes it anew once it is deleted; for the message if its content is damaged.
+    """
     import blosc2
 
-    array: LazyArray = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-    return array
+    array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    return StoredArray(array, path, remedy)
 
 
 def _read_locations(path: Path) -> Int32[np.ndarray, "location 3"]:

@@ -119,7 +119,7 @@ def open_case_with_prediction(data_folder: Path, folder: Path, name: str) -> Cac
         if found.geometry != case.geometry or found.array_bytes != array.stat().st_size:
             msg = f"{record} describes another grid or another file"
             raise ValueError(msg)
-        return replace(case, previous_label_map=open_array(array))
+        return replace(case, previous_label_map=open_array(array, remedy="autoseg train RUN"))
     except (DocumentError, OSError, RuntimeError, ValueError) as error:
         msg = (
             f"the previous stage's prediction of {name!r} in {folder} is missing or damaged ({error}); "

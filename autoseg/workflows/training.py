@@ -17,7 +17,7 @@ from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder
+from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder, remove_leftovers
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
@@ -195,6 +195,7 @@ def lead_training(
     with locked(job.folder, device=label):
         if request.restart:
             remove_folder(job.folder.root)
+        remove_leftovers(job.folder.root)
         with (
             state_kept(job.folder, device=label) as keeper,
             open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,

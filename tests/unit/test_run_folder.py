@@ -1,10 +1,20 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from autoseg.errors import RunError
-from autoseg.run_folder import FoldFolder, RunFolder, make_folder, open_run, write_atomically, write_text
+from autoseg.run_folder import (
+    FoldFolder,
+    RunFolder,
+    make_folder,
+    open_run,
+    remove_leftovers,
+    write_atomically,
+    write_text,
+)
 
 
 def collect_paths(folder: RunFolder | FoldFolder) -> dict[str, Path]:
@@ -109,6 +119,27 @@ def test_two_writers_do_not_meet(tmp_path):
         second.write_text("second")
     assert path.read_text() == "first"
     assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_killed_writer_leaves_is_found_by_its_name_and_nothing_else_is(tmp_path):
+    kept = [tmp_path / name for name in (".fold_0.lock", "a.txt", ".hidden-file.txt", ".a-0123456789abcdef0.txt")]
+    for path in kept:
+        path.touch()
+    code = """
+import os, sys
+from pathlib import Path
+from autoseg.run_folder import write_atomically
+writers = [write_atomically(Path(sys.argv[1]) / name) for name in ("a.tar.gz", "below/no_ending")]
+for writer in writers:
+    writer.__enter__().write_text("a part")
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path not in kept]
+    assert len(left) == 2
+    remove_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    remove_leftovers(tmp_path / "missing")
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):

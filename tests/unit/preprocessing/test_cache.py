@@ -95,7 +95,7 @@ def test_a_case_of_a_2d_configuration_is_stored_slice_by_slice(
     write_case(tmp_path, "brain", case, locations=locations, patch_voxels=(16, 16))
 
     image = open_case(tmp_path, "brain").image
-    assert image.blocks[:2] == (1, 1)  # type: ignore[attr-defined]
+    assert image.array.blocks[:2] == (1, 1)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(image[:], case.image)
 
 
@@ -146,6 +146,22 @@ def test_a_file_with_foreign_content_is_an_error(tmp_path: Path, case: Preproces
 
     with pytest.raises(RunError, match="damaged"):
         open_case(tmp_path, "brain")
+
+
+@pytest.mark.parametrize("part", ["image", "label_map"])
+def test_damage_inside_a_file_is_an_error_that_names_it_and_says_what_to_do(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, part: str
+) -> None:
+    write(tmp_path, "brain", case, labels)
+    name = {"image": "brain.image.b2nd", "label_map": "brain.labels.b2nd"}[part]
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 4 : len(content) // 2] = b"\xff" * (len(content) // 2 - len(content) // 4)
+    (tmp_path / name).write_bytes(content)
+    array = getattr(open_case(tmp_path, "brain"), part)
+    with pytest.raises(RunError, match=rf"{name} is damaged .*; delete it, .*autoseg preprocess RUN"):
+        array[:]
+    (tmp_path / name).unlink()
+    assert not is_case_written(tmp_path, "brain")
 
 
 def test_an_interrupted_rewrite_does_not_leave_a_case_that_counts_as_written(
@@ -209,7 +225,7 @@ def test_large_twins_are_cut_for_their_own_patches(
     flat, deep = write_twins(tmp_path, case, labels)
 
     assert not (flat / "brain.image.b2nd").samefile(deep / "brain.image.b2nd")
-    assert open_case(deep, "brain").image.blocks == (1, 16, 16, 16)  # type: ignore[attr-defined]
+    assert open_case(deep, "brain").image.array.blocks == (1, 16, 16, 16)  # type: ignore[attr-defined]
 
 
 def test_twins_are_written_out_where_the_file_system_has_no_links(

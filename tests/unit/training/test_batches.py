@@ -105,6 +105,17 @@ def test_a_missing_case_is_named(build_source, tmp_path, workers):
         next(stream_batches(source, keys, workers=workers, device=CPU))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_case_that_is_damaged_inside_is_named_and_kills_no_worker(source, data_folder, workers):
+    for path in data_folder.glob("*.image.b2nd"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 4 :] = b"\xff" * len(content[len(content) // 4 :])
+        path.write_bytes(content)
+    keys = [BatchKey(stream="training", epoch=0, iteration=0)]
+    with pytest.raises(RunError, match=r"case_\d.* damaged .*autoseg preprocess"):
+        next(stream_batches(source, keys, workers=workers, device=CPU))
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_in_a_cascade_the_masks_of_the_previous_stage_follow_the_image(build_source, previous, dimensions):
     source, plain = build_source(dimensions=dimensions, previous=previous), build_source(dimensions=dimensions)
