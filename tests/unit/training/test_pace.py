@@ -1,6 +1,15 @@
+import math
+
 import pytest
 
-from autoseg.training.pace import Budget, StepTimes, adapt_to_pace, estimate_epoch_seconds, lay_out_budget
+from autoseg.training.pace import (
+    Budget,
+    StepTimes,
+    adapt_to_pace,
+    count_planned_epochs,
+    estimate_epoch_seconds,
+    lay_out_budget,
+)
 from autoseg.training.schedule import Schedule
 
 TIMES = StepTimes(
@@ -74,3 +83,48 @@ def test_what_is_left_of_a_budget_shrinks_with_the_clock():
     assert budget.remaining_seconds == 50
     now[0] = 130.0
     assert budget.remaining_seconds == 20
+
+
+class Machine:
+    """Trains a schedule as a session does, on a clock of its own, with epochs that take what `pace` says."""
+
+    def __init__(self, plan, budget_seconds, pace):
+        self.now, self.done, self.epoch_seconds = 0.0, 0, []
+        self.budget = Budget(seconds=budget_seconds, reserved_seconds=60.0, start=0.0, clock=lambda: self.now)
+        self.now = 25.0  # measuring takes time, too
+        self.schedule = lay_out_budget(plan, TIMES, self.budget.remaining_seconds)
+        self.last_epoch = count_planned_epochs(plan, self.schedule)
+        self.pace = pace
+
+    def run(self):
+        while self.done < self.schedule.end_epoch:
+            seconds = estimate_epoch_seconds(self.schedule, TIMES) * self.pace(self.now)
+            self.now += seconds
+            self.done += 1
+            self.epoch_seconds.append(seconds)
+            self.schedule = adapt_to_pace(
+                self.schedule,
+                next_epoch=self.done,
+                last_epoch=self.last_epoch,
+                epoch_seconds=self.epoch_seconds,
+                remaining_seconds=self.budget.remaining_seconds,
+            )
+        return self.now + self.budget.reserved_seconds
+
+
+PACES = {
+    "as measured": lambda now: 1.0,
+    "slower": lambda now: 2.5,
+    "faster": lambda now: 0.4,
+    "slower from the middle on": lambda now: 1.0 if now < 1000 else 2.0,
+    "faster from the middle on": lambda now: 1.0 if now < 1000 else 0.5,
+    "restless": lambda now: 1.0 + 0.6 * math.sin(now / 50),
+}
+
+
+@pytest.mark.parametrize("name", PACES)
+@pytest.mark.parametrize("budget_seconds", [1800.0, 7200.0])
+def test_a_budget_is_kept_within_a_tenth_whatever_the_pace(plan, budget_seconds, name):
+    machine = Machine(plan(epochs=100_000), budget_seconds, PACES[name])
+    assert machine.run() == pytest.approx(budget_seconds, rel=0.1)
+    assert machine.schedule.compute_progress(machine.done) == pytest.approx(1.0, abs=0.02)  # the learning rate has fallen

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from autoseg.training import calibration
+from autoseg.training.batches import BatchSource, build_batch_source
+from autoseg.training.calibration import measure_step_times
+from autoseg.training.pace import Forecast
+from autoseg.training.schedule import Schedule
+from autoseg.training.step import build_learner
+from autoseg.workflows.training_report import describe_forecast
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    """Goes on by fixed times when something is done, and never by itself."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def after(self, action, seconds):
+        def act(*arguments):
+            result = action(*arguments)
+            self.now += seconds
+            return result
+
+        return act
+
+
+@pytest.fixture
+def times(plan_configuration, labels, channels, data_folder, *, fold, monkeypatch):
+    """Of a machine that makes a batch in 1 s, computes outputs in 2 s, and needs 4 s for what follows in training."""
+    clock = Clock()
+    monkeypatch.setattr(calibration, "time", clock)
+    monkeypatch.setattr(calibration, "run_training_step", clock.after(calibration.run_training_step, 4.0))
+    monkeypatch.setattr(BatchSource, "make_batch", clock.after(BatchSource.make_batch, 1.0))
+    plan = plan_configuration()
+    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=0)
+    learner = build_learner(plan, labels, device=CPU, seed=0)
+    learner.network.register_forward_hook(clock.after(lambda *arguments: None, 2.0))
+    return measure_step_times(learner, source, workers=0)
+
+
+def test_data_forward_and_backward_are_measured_apart(times):
+    assert (times.data_seconds, times.forward_seconds, times.backward_seconds) == (1.0, 2.0, 4.0)
+    assert times.iteration_seconds == 7.0  # nothing is made beside the network without a worker
+    assert times.validation_seconds == 2.0
+
+
+def test_the_forecast_reports_them_apart(times):
+    schedule = Schedule(iterations_per_epoch=10, validation_iterations_per_epoch=2, end_epoch=100)
+    forecast = Forecast(
+        times=times, schedule=schedule, budget_seconds=7800.0, training_seconds=7200.0, reserved_seconds=300.0
+    )
+    told = describe_forecast(forecast)
+    assert "7 s per iteration (forward 2 s, loss and backward 4 s; a batch of patches 1 s, made beside it)" in told
+    assert "training 2:00:00, validation 5:00, together 2:05:00 of 2:10:00" in told
