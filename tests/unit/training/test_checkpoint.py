@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 from autoseg.errors import TrainingError
 from autoseg.networks import read_weights
 from autoseg.training.checkpoint import (
+    ScalerState,
     check_identity,
     identify_training,
     read_checkpoint,
@@ -80,6 +82,23 @@ def test_a_restored_learner_goes_on_bit_for_bit(written, make_learner):
     assert all(map(torch.equal, get_state(learner), get_state(other)))
     assert step(learner, seed=1) == step(other, seed=1)
     assert all(map(torch.equal, get_state(learner), get_state(other)))
+
+
+def test_the_gradient_scale_goes_on_where_it_was(tmp_path, make_learner, identify):
+    learner, other = (
+        replace(make_learner(), scaler=torch.amp.GradScaler("cpu", init_scale=2.0**power)) for power in (10, 16)
+    )
+    step(learner)
+    step(learner)
+    path = tmp_path / "scaled.safetensors"
+    write_resumable_checkpoint(path, learner, identity=identify(), schedule=SCHEDULE, history=[RECORD])
+    assert read_description(path).scaler == ScalerState(scale=2.0**10, growth_tracker=2)
+    restore_learner(read_checkpoint(path), other)
+    assert other.scaler.state_dict() == learner.scaler.state_dict()
+
+
+def test_without_float16_there_is_no_gradient_scale(written):
+    assert read_description(written[1]).scaler is None
 
 
 def test_prediction_finds_the_weights(written):

@@ -127,4 +127,6 @@ PACES = {
 def test_a_budget_is_kept_within_a_tenth_whatever_the_pace(plan, budget_seconds, name):
     machine = Machine(plan(epochs=100_000), budget_seconds, PACES[name])
     assert machine.run() == pytest.approx(budget_seconds, rel=0.1)
-    assert machine.schedule.compute_progress(machine.done) == pytest.approx(1.0, abs=0.02)  # the learning rate has fallen
+    assert machine.schedule.compute_progress(machine.done) == pytest.approx(
+        1.0, abs=0.02
+    )  # the learning rate has fallen

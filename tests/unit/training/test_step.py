@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,3 +70,32 @@ def test_validation_changes_nothing_and_counts_every_voxel(plan_configuration, l
     found = (outcome.counts.true_positive + outcome.counts.false_negative).item()
     assert found == (batch.label_map == 1).sum().item()
     assert outcome.loss == pytest.approx(learner.loss(learner.network(batch.image), batch.label_map).item())
+
+
+def scale_loss(learner, scale):
+    """The same learner with a gradient scaler, as float16 needs it."""
+    return replace(learner, scaler=torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+@pytest.mark.parametrize(("number_type", "is_scaled"), [("float32", False), ("bfloat16", False), ("float16", True)])
+def test_only_float16_needs_scaled_gradients(plan_configuration, labels, number_type, is_scaled):
+    learner = build_learner(plan_configuration(), labels, device=CPU, seed=0, number_type=number_type)
+    assert learner.scaler.is_enabled() is is_scaled
+
+
+def test_scaled_gradients_are_unscaled_before_they_are_clipped(plan_configuration, labels):
+    plan = plan_configuration(gradient_norm_limit=0.05)
+    plain, scaled = (build_learner(plan, labels, device=CPU, seed=0) for _ in range(2))
+    run_training_step(plain, make_batch())
+    run_training_step(scale_loss(scaled, 2.0**10), make_batch())
+    assert all(map(torch.equal, copy_weights(plain), copy_weights(scaled)))
+
+
+def test_a_step_that_overflows_is_skipped_and_lowers_the_scale(plan_configuration, labels):
+    learner = scale_loss(build_learner(plan_configuration(), labels, device=CPU, seed=0), 2.0**10)
+    before, batch = copy_weights(learner), make_batch()
+    run_training_step(learner, Batch(image=batch.image * float("inf"), label_map=batch.label_map))
+    assert all(map(torch.equal, before, copy_weights(learner)))
+    assert learner.scaler.get_scale() == 2.0**9
+    run_training_step(learner, batch)
+    assert not all(map(torch.equal, before, copy_weights(learner)))
