@@ -1,7 +1,6 @@
 """Who makes the batches: the device that trains, where it is a CUDA device, else worker processes."""
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +13,6 @@ from autoseg.training.folds import Fold
 from autoseg.training.randomness import BatchKey
 from autoseg.training.step import Batch
 
-logger = logging.getLogger(__name__)
-
 
 def build_source(
     plan: ConfigurationPlan,
@@ -25,10 +22,12 @@ def build_source(
     fold: Fold,
     seed: int,
     device: torch.device,
+    announce: Callable[[str], None],
     previous: PreviousStage | None = None,
     part: range | None = None,
 ) -> BatchSource | DeviceBatchSource:
-    """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room.
+    """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room, and
+    announces where they are.
 
     Raises:
         RunError: A case is missing or damaged.
@@ -36,10 +35,10 @@ def build_source(
     source = build_batch_source(
         plan, channels, data_folder=data_folder, fold=fold, seed=seed, previous=previous, part=part
     )
-    if device.type != "cuda" or previous is not None:  # masks of a previous stage are made on the processor only
+    if device.type != "cuda":
         return source
-    on_device = build_device_batch_source(source, plan, channels, device=device)
-    logger.info("cases are cut on the %s: %s", on_device.placement.where, on_device.placement.because)
+    on_device = build_device_batch_source(source, plan, channels, device=device, previous=previous)
+    announce(f"patches are made on {device}; {on_device.placement.describe()}")
     return on_device
 
 

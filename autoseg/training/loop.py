@@ -76,6 +76,7 @@ def train(
         fold=fold,
         seed=options.seed,
         device=options.device,
+        announce=options.announce,
         previous=previous,
         part=options.team.select_samples(training.batch_size),
     )

@@ -12,7 +12,7 @@ from typing import Final
 import cc3d
 import edt
 import numpy as np
-from jaxtyping import Bool, Float32, Int16
+from jaxtyping import Bool, Float32, Int16, Integer
 
 from autoseg.plan import AugmentationPlan
 from autoseg.preprocessing.previous_stage import append_masks, encode_masks
@@ -72,12 +72,17 @@ def remove_components(masks: Bool[np.ndarray, " label *space"], plan: Augmentati
     for label in np.random.permutation(len(masks)):
         if np.random.uniform() >= plan.component_removal_label_probability:
             continue
-        components = cc3d.connected_components(masks[label], connectivity=FULL_CONNECTIVITY[masks.ndim - 1])
-        counts = np.bincount(components.ravel())
-        counts[0] = masks[label].size
-        small = np.flatnonzero(counts < plan.component_removal_limit_fraction * masks[label].size)
+        components, small = find_small_components(masks[label], plan.component_removal_limit_fraction)
         if len(small):
             masks[label][components == np.random.choice(small)] = False
+
+
+def find_small_components(mask: Mask, limit_fraction: float) -> tuple[Integer[np.ndarray, "*space"], np.ndarray]:
+    """The number of the connected component of each voxel, and the numbers of those below a share of the patch."""
+    components = cc3d.connected_components(mask, connectivity=FULL_CONNECTIVITY[mask.ndim])
+    counts = np.bincount(components.ravel())
+    counts[0] = mask.size  # background is no component
+    return components, np.flatnonzero(counts < limit_fraction * mask.size)
 
 
 def dilate(mask: Mask, radius_voxels: float) -> Mask:

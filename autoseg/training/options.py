@@ -1,5 +1,6 @@
 """What decides about a training beside its plan."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from autoseg.networks.precision import NumberType
 from autoseg.training.distributed import ALONE, Team
 from autoseg.training.pace import Budget
 from autoseg.training.start import Length
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,7 @@ class TrainingOptions:
         seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an
             interruption costs little, and short epochs are not spent on saving.
         team: The processes that train together.
+        announce: Told, in words, what was decided on the way.
         deterministic: The same result every time on a GPU, too, at some cost; on the processor it always is.
     """
 
@@ -38,4 +42,5 @@ class TrainingOptions:
     measure_dice: Callable[[nn.Module], float] | None = None
     seconds_between_checkpoints: float = 10.0
     team: Team = ALONE
+    announce: Callable[[str], None] = logger.info
     deterministic: bool = False

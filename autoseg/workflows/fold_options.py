@@ -62,6 +62,7 @@ def resolve_options(
         if team.is_leader
         else None,
         team=team,
+        announce=progress.note,
         deterministic=request.deterministic,
     )
 

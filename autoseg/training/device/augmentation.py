@@ -22,10 +22,14 @@ from autoseg.training.device.transfer import copy_to_device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patches:
-    """Images (batch, channel, space) and label maps (batch, space) of some samples of a batch."""
+    """Some samples of a batch.
+
+    Attributes:
+        label_maps: The reference; behind it, in a cascade, the previous stage's prediction.
+    """
 
     image: Float32[Tensor, "batch channel *space"]
-    label_map: Int16[Tensor, " batch *space"]
+    label_maps: Int16[Tensor, "batch map *space"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +63,8 @@ class DeviceAugmentation:
         if len(cuts.image) == 0:
             return cuts
         matrices = compute_matrices(parameters)[parameters.is_moved]
-        image, label_map = resample_cuts(cuts.image, cuts.label_map, matrices, self.patch_voxels)
-        return Patches(image=image, label_map=label_map)
+        image, label_maps = resample_cuts(cuts.image, cuts.label_maps, matrices, self.patch_voxels)
+        return Patches(image=image, label_maps=label_maps)
 
 
 def merge(still: Patches, moved: Patches, is_moved: np.ndarray) -> Patches:
@@ -71,23 +75,23 @@ def merge(still: Patches, moved: Patches, is_moved: np.ndarray) -> Patches:
     index = copy_to_device(order, still.image.device)
     return Patches(
         image=torch.cat([still.image, moved.image]).index_select(0, index),
-        label_map=torch.cat([still.label_map, moved.label_map]).index_select(0, index),
+        label_maps=torch.cat([still.label_maps, moved.label_maps]).index_select(0, index),
     )
 
 
 def mirror(patches: Patches, is_flipped: np.ndarray) -> Patches:
-    """Flips image and label map of each sample along its own axes."""
-    image, label_map = patches.image, patches.label_map
+    """Flips image and label maps of each sample along its own axes."""
+    image, label_maps = patches.image, patches.label_maps
     for axis in np.flatnonzero(is_flipped.any(axis=0)).tolist():
-        flag = copy_to_device(is_flipped[:, axis], image.device).view(-1, *(1,) * is_flipped.shape[1])
-        image = torch.where(flag[:, None], image.flip(axis + 2), image)
-        label_map = torch.where(flag, label_map.flip(axis + 1), label_map)
-    return Patches(image=image, label_map=label_map)
+        flag = copy_to_device(is_flipped[:, axis], image.device).view(-1, 1, *(1,) * is_flipped.shape[1])
+        image = torch.where(flag, image.flip(axis + 2), image)
+        label_maps = torch.where(flag, label_maps.flip(axis + 2), label_maps)
+    return Patches(image=image, label_maps=label_maps)
 
 
 def finish_patches(patches: Patches, masked_channels: Sequence[int]) -> Patches:
-    """Zeroes the masked channels where the label is -1, then makes that label background."""
-    outside = patches.label_map <= OUTSIDE_LABEL
+    """Zeroes the masked channels where the reference's label is -1, then makes that label background."""
+    outside = patches.label_maps[:, 0] <= OUTSIDE_LABEL
     for channel in masked_channels:
         patches.image[:, channel].masked_fill_(outside, 0)
-    return Patches(image=patches.image, label_map=patches.label_map.clamp_min(0))
+    return Patches(image=patches.image, label_maps=patches.label_maps.clamp_min(0))

@@ -25,6 +25,7 @@ from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
+from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.training.batches import BatchSource
 from autoseg.training.device.augmentation import DeviceAugmentation, Patches, finish_patches
 from autoseg.training.device.data_placement import (
@@ -34,6 +35,7 @@ from autoseg.training.device.data_placement import (
     place_data,
 )
 from autoseg.training.device.held_cases import DeviceArray, hold_cases, measure_size
+from autoseg.training.device.masks import DeviceMasks
 from autoseg.training.device.parameters import PatchParameters, draw_parameters
 from autoseg.training.device.transfer import move_to_device
 from autoseg.training.randomness import BatchKey, derive_seeds
@@ -49,12 +51,14 @@ class DevicePatchSource:
 
     Attributes:
         augmentation: None: patches stay as they are cut.
-        channels: Of an image.
+        masks: In the second stage of a cascade, makes channels of what the first one predicts.
+        channels: Of an image, without masks.
         buffer_device: Where cuts are put together: beside the cases.
     """
 
     sampler: PatchSampler
     augmentation: DeviceAugmentation | None
+    masks: DeviceMasks | None
     channels: int
     is_2d: bool
     device: torch.device
@@ -74,34 +78,46 @@ class DevicePatchSource:
         moved = self._allocate(moved_count, sampler.cut_voxels)
         margin = [cut // 2 - patch // 2 for cut, patch in zip(sampler.cut_voxels, sampler.patch_voxels, strict=True)]
         targets = [*_list_samples(still), *_list_samples(moved)]
-        for (image, label_map), index in zip(targets, np.argsort(is_moved, kind="stable").tolist(), strict=True):
+        for (image, label_maps), index in zip(targets, np.argsort(is_moved, kind="stable").tolist(), strict=True):
             cut = sampler.place(sampler.indices[index], np.random.default_rng(seeds[index]))
             start = cut.start if is_moved[index] else tuple(np.add(cut.start, margin).tolist())
             paste(image, cut.case.image, start)
-            paste(label_map, cut.case.label_map, start)
+            for label_map, source in zip(label_maps, (cut.case.label_map, cut.case.previous_label_map), strict=False):
+                assert source is not None, "a cascade is trained on predictions"
+                paste(label_map, source, start)
         return still, moved
 
-    def finish(self, still: Patches, moved: Patches, parameters: PatchParameters | None) -> Patches:
-        """Brings cuts to the device and turns them into patches."""
+    def finish(
+        self,
+        still: Patches,
+        moved: Patches,
+        parameters: PatchParameters | None,
+        seeds: Sequence[np.random.SeedSequence],
+    ) -> Batch:
+        """Brings cuts to the device and turns them into what the network gets."""
         still, moved = self._bring(still), self._bring(moved)
         if self.augmentation is None or parameters is None:
-            return finish_patches(still, ())  # not masked, as in prediction and in the reference implementation
-        return self.augmentation(still=still, moved=moved, parameters=parameters)
+            patches = finish_patches(still, ())  # not masked, as in prediction and in the reference implementation
+        else:
+            patches = self.augmentation(still=still, moved=moved, parameters=parameters)
+        image = patches.image
+        if self.masks is not None:
+            image = torch.cat([image, self.masks(patches.label_maps[:, 1], seeds).to(image.dtype)], dim=1)
+        return Batch(image=image, label_map=patches.label_maps[:, 0].contiguous())
 
     def _allocate(self, count: int, extent_voxels: IntTriple) -> Patches:
         is_pinned = self.device.type == "cuda" and self.buffer_device.type == "cpu" and count > 0
-        image_shape, shape = (count, self.channels, *extent_voxels), (count, *extent_voxels)
+        maps = 1 if self.masks is None else 2
+        image_shape, maps_shape = (count, self.channels, *extent_voxels), (count, maps, *extent_voxels)
         image = torch.zeros(image_shape, device=self.buffer_device, pin_memory=is_pinned)
-        label_map = torch.zeros(shape, dtype=torch.int16, device=self.buffer_device, pin_memory=is_pinned)
-        return Patches(image=image, label_map=label_map.fill_(OUTSIDE_LABEL))
+        label_maps = torch.zeros(maps_shape, dtype=torch.int16, device=self.buffer_device, pin_memory=is_pinned)
+        return Patches(image=image, label_maps=label_maps.fill_(OUTSIDE_LABEL))
 
     def _bring(self, patches: Patches) -> Patches:
-        image, label_map = (move_to_device(tensor, self.device) for tensor in (patches.image, patches.label_map))
-        return (
-            Patches(image=image[:, :, 0], label_map=label_map[:, 0])
-            if self.is_2d
-            else Patches(image=image, label_map=label_map)
-        )
+        image, label_maps = (move_to_device(tensor, self.device) for tensor in (patches.image, patches.label_maps))
+        if self.is_2d:
+            return Patches(image=image[:, :, 0], label_maps=label_maps[:, :, 0])
+        return Patches(image=image, label_maps=label_maps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +176,9 @@ class DeviceBatchSource:
         with self._on_stream():
             still, moved = source.cut(seeds, is_moved)
             with self._lock:
-                patches = source.finish(still, moved, parameters)
+                batch = source.finish(still, moved, parameters, seeds)
                 is_done = None if self.stream is None else self.stream.record_event()
-        return PreparedBatch(batch=Batch(image=patches.image, label_map=patches.label_map), is_done=is_done)
+        return PreparedBatch(batch=batch, is_done=is_done)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
@@ -174,6 +190,7 @@ def build_device_batch_source(
     channels: Sequence[ChannelPlan],
     *,
     device: torch.device,
+    previous: PreviousStage | None = None,
     placement: DataPlacement | None = None,
 ) -> DeviceBatchSource:
     """Makes the batches of `source` on the device; reads the cases into memory if there is room.
@@ -183,6 +200,7 @@ def build_device_batch_source(
         plan: The configuration of `source`.
         channels: Of its images.
         device: That computes.
+        previous: The stage whose predictions `source` opens with the cases, if it does.
         placement: Where to keep the cases; None: the fastest place with room.
 
     Raises:
@@ -195,13 +213,14 @@ def build_device_batch_source(
     memory = device if placement.where == "device" else None
     open_case = read_case if placement.where == "disk" else hold_cases(names, read_case, memory).__getitem__
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
-    augmentation = DeviceAugmentation(
-        plan=plan.training.augmentation, patch_voxels=plan.patch_voxels, masked_channels=masked
-    )
+    plan_of_changes = plan.training.augmentation
+    augmentation = DeviceAugmentation(plan=plan_of_changes, patch_voxels=plan.patch_voxels, masked_channels=masked)
+    labels = None if previous is None else previous.foreground_labels
     training, validation = (
         DevicePatchSource(
             sampler=replace(sampler, open_case=open_case),
             augmentation=change,
+            masks=None if labels is None else DeviceMasks(foreground_labels=labels, plan=change and plan_of_changes),
             channels=len(channels),
             is_2d=plan.dimensions == 2,
             device=device,
@@ -271,4 +290,4 @@ def paste(target: Tensor, source: LazyArray, start: tuple[int, ...]) -> None:
 
 
 def _list_samples(patches: Patches) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(patches.image, patches.label_map, strict=True))
+    return list(zip(patches.image, patches.label_maps, strict=True))

@@ -11,6 +11,11 @@ from autoseg.plan import ConfigurationPlan
 from autoseg.training.device.held_cases import DataSize
 
 DataLocation = Literal["device", "host", "disk"]
+DESCRIPTIONS: Final[dict[DataLocation, str]] = {
+    "device": "its memory holds all cases",
+    "host": "main memory holds all cases",
+    "disk": "cases are read from the run for every patch",
+}
 
 # Estimates on the safe side, not measurements: eager half-precision training stores a half-precision input and output
 # of every convolution unit (4 bytes), gradients and the workspace of the largest layers come on top; parameters have
@@ -50,6 +55,10 @@ class DataPlacement:
 
     where: DataLocation
     because: str
+
+    def describe(self) -> str:
+        """One phrase for the user."""
+        return f"{DESCRIPTIONS[self.where]} ({self.because})"
 
 
 def place_data(size: DataSize, *, device: FreeMemory | None, host: FreeMemory) -> DataPlacement:

@@ -41,7 +41,7 @@ class DataSize:
     """What the cases of a fold take in memory.
 
     Attributes:
-        arrays_bytes: Images and label maps, uncompressed.
+        arrays_bytes: Images and label maps (in a cascade, the previous stage's, too), uncompressed.
         locations_bytes: Locations of the classes; always in the processor's memory.
     """
 
@@ -52,7 +52,8 @@ class DataSize:
 def measure_size(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> DataSize:
     """Adds up the cases, without reading their arrays."""
     cases = [open_case(name) for name in case_names]
-    arrays = [array for case in cases for array in (case.image, case.label_map)]
+    parts = [part for case in cases for part in (case.image, case.label_map, case.previous_label_map)]
+    arrays = [part for part in parts if part is not None]
     return DataSize(
         arrays_bytes=sum(int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize for array in arrays),
         locations_bytes=sum(case.locations.coordinates.nbytes for case in cases),
@@ -74,7 +75,13 @@ def hold_cases(
 
 def _hold_case(case: CachedCase, device: torch.device | None) -> CachedCase:
     locations = replace(case.locations, coordinates=np.array(case.locations.coordinates))
-    return replace(case, image=_hold(case.image, device), label_map=_hold(case.label_map, device), locations=locations)
+    return replace(
+        case,
+        image=_hold(case.image, device),
+        label_map=_hold(case.label_map, device),
+        previous_label_map=None if case.previous_label_map is None else _hold(case.previous_label_map, device),
+        locations=locations,
+    )
 
 
 def _hold(array: LazyArray, device: torch.device | None) -> LazyArray:

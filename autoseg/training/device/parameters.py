@@ -56,13 +56,17 @@ def draw_parameters(
     plan: AugmentationPlan, seeds: Sequence[np.random.SeedSequence], *, channels: int, dimensions: int
 ) -> PatchParameters:
     """Draws for every sample of a batch from its own seeds."""
-    drawn = [_draw_sample(plan, _build_generator(sample), channels=channels, dimensions=dimensions) for sample in seeds]
+    drawn = [
+        _draw_sample(plan, build_generator(sample, SPAWN_KEY), channels=channels, dimensions=dimensions)
+        for sample in seeds
+    ]
     names = [field.name for field in fields(PatchParameters)]
     return PatchParameters(**{name: np.stack([values[name] for values in drawn]) for name in names})
 
 
-def _build_generator(seeds: np.random.SeedSequence) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds.entropy, spawn_key=SPAWN_KEY)))
+def build_generator(seeds: np.random.SeedSequence, spawn_key: tuple[int, ...]) -> np.random.Generator:
+    """A generator of one sample's own; each kind of draws has a key, so that they are independent."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds.entropy, spawn_key=spawn_key)))
 
 
 def _draw_sample(

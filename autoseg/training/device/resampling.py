@@ -20,15 +20,15 @@ from autoseg.training.device.transfer import copy_to_device
 
 def resample_cuts(
     image: Float32[Tensor, "batch channel *cut"],
-    label_map: Int16[Tensor, " batch *cut"],
+    label_map: Int16[Tensor, " batch *maps_and_cut"],
     matrices: Float64[np.ndarray, "batch axis axis"],
     patch_voxels: tuple[int, ...],
-) -> tuple[Float32[Tensor, "batch channel *patch"], Int16[Tensor, " batch *patch"]]:
+) -> tuple[Float32[Tensor, "batch channel *patch"], Int16[Tensor, " batch *maps_and_patch"]]:
     """Applies one matrix per sample; with matrices of two axes for patches of three, to every slice alike.
 
     Args:
         image: Cuts; with matrices of two axes already as thick as the patch.
-        label_map: Of the same cuts.
+        label_map: Of the same cuts; several of each cut may lie along a second axis.
         matrices: From offsets to the centre of the patch to offsets to the centre of the cut.
         patch_voxels: Extent of the result.
     """
@@ -36,9 +36,10 @@ def resample_cuts(
     positions = compute_positions(matrices, patch_voxels[-moved:], tuple(label_map.shape[-moved:]), image.device)
     images = image.reshape(len(image), -1, *image.shape[-moved:])
     label_maps = label_map.reshape(len(label_map), -1, *label_map.shape[-moved:])
+    leading = label_map.shape[: label_map.ndim - len(patch_voxels)]
     return (
         interpolate_images(images, positions).reshape(*image.shape[:2], *patch_voxels),
-        interpolate_label_maps(label_maps, positions).reshape(len(label_map), *patch_voxels),
+        interpolate_label_maps(label_maps, positions).reshape(*leading, *patch_voxels),
     )
 
 

@@ -23,30 +23,34 @@ def are_equal(first, second):
 
 @pytest.mark.parametrize("device", [CPU, torch.device("mps")])
 def test_other_devices_than_cuda_take_worker_processes(plan_configuration, channels, dataset, device):
-    source = build_source(plan_configuration(), channels, **dataset, device=device)
+    source = build_source(plan_configuration(), channels, **dataset, device=device, announce=pytest.fail)
     assert isinstance(source, BatchSource)
     made = list(make_batches(source, KEYS, workers=0, device=CPU))
     assert all(map(are_equal, made, map(source.make_batch, KEYS)))
 
 
+@pytest.mark.parametrize("is_cascade", [False, True])
 def test_a_cuda_device_makes_its_own_batches_and_says_where_the_cases_are(
-    plan_configuration, channels, dataset, *, monkeypatch, caplog
+    plan_configuration, channels, dataset, *, monkeypatch, previous, is_cascade
 ):
-    asked = []
+    previous = previous if is_cascade else None
+    asked, told = [], []
 
-    def build_on_processor(source, plan, channels, *, device):
+    def build_on_processor(source, plan, channels, *, device, previous):
         asked.append(device)
         placement = DataPlacement(where="host", because="there is room")
-        return build_device_batch_source(source, plan, channels, device=CPU, placement=placement)
+        return build_device_batch_source(source, plan, channels, device=CPU, previous=previous, placement=placement)
 
     monkeypatch.setattr(batch_making, "build_device_batch_source", build_on_processor)
-    caplog.set_level("INFO")
     cuda = torch.device("cuda", 1)
-    source = build_source(plan_configuration(), channels, **dataset, device=cuda)
+    source = build_source(
+        plan_configuration(), channels, **dataset, device=cuda, announce=told.append, previous=previous
+    )
     assert isinstance(source, DeviceBatchSource)
     assert asked == [cuda]
-    assert "host: there is room" in caplog.text
+    assert told == ["patches are made on cuda:1; main memory holds all cases (there is room)"]
     made = list(make_batches(source, KEYS, workers=2, device=cuda))
     assert all(map(are_equal, made, map(source.make_batch, KEYS)))
-    workers = build_batch_source(plan_configuration(), channels, **dataset)
+    assert {batch.image.shape[1] for batch in made} == {2 if is_cascade else 1}
+    workers = build_batch_source(plan_configuration(), channels, **dataset, previous=previous)
     assert not all(map(are_equal, made, map(workers.make_batch, KEYS)))

@@ -31,14 +31,15 @@ def augment(list_seeds, device):
             moved=to_patches(image[is_moved], label_map[is_moved], device),
             parameters=parameters,
         )
-        return changed.image.cpu().numpy(), changed.label_map.cpu().numpy()
+        return changed.image.cpu().numpy(), changed.label_maps[:, 0].cpu().numpy()
 
     return apply
 
 
 def to_patches(image, label_map, device):
     return Patches(
-        image=torch.from_numpy(image.copy()).to(device), label_map=torch.from_numpy(label_map.copy()).to(device)
+        image=torch.from_numpy(image.copy()).to(device),
+        label_maps=torch.from_numpy(label_map[:, None].copy()).to(device),
     )
 
 
@@ -127,12 +128,12 @@ def test_samples_keep_their_places_when_some_are_moved():
     def number(values):
         return Patches(
             image=torch.tensor(values, dtype=torch.float32)[:, None, None],
-            label_map=torch.tensor(values, dtype=torch.int16)[:, None],
+            label_maps=torch.tensor(values, dtype=torch.int16)[:, None, None],
         )
 
     merged = merge(number([0.0, 2.0, 3.0]), number([1.0, 4.0]), np.asarray([False, True, False, False, True]))
     assert merged.image.flatten().tolist() == [0, 1, 2, 3, 4]
-    assert merged.label_map.flatten().tolist() == [0, 1, 2, 3, 4]
+    assert merged.label_maps.flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 INTENSITIES = {

@@ -1,5 +1,6 @@
 import multiprocessing
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -25,11 +26,14 @@ FIRST = BatchKey(stream="training", epoch=0, iteration=0)
 def build(plan_configuration, channels, data_folder, *, fold, device):
     """Prepares the batches of the tiny configuration, on the device and as worker processes would make them."""
 
-    def make(where="host", *, seed=7, folder=data_folder, **changes):
+    def make(where="host", *, seed=7, folder=data_folder, previous=None, **changes):
         plan = plan_configuration(**changes)
-        source = build_batch_source(plan, channels, data_folder=folder, fold=fold, seed=seed)
+        source = build_batch_source(plan, channels, data_folder=folder, fold=fold, seed=seed, previous=previous)
         placement = where and DataPlacement(where=where, because="the test says so")
-        return build_device_batch_source(source, plan, channels, device=device, placement=placement), source
+        on_device = build_device_batch_source(
+            source, plan, channels, device=device, previous=previous, placement=placement
+        )
+        return on_device, source
 
     return make
 
@@ -52,6 +56,53 @@ def test_without_augmentation_batches_are_those_of_the_processor(
             batch = ours.make_batch(key)
             assert are_equal(batch, theirs.make_batch(key))
             assert batch.image.device.type == batch.label_map.device.type == device.type
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_without_augmentation_a_cascade_has_the_masks_of_the_processor(
+    build, plan_augmentation, previous, *, where, dimensions
+):
+    never = plan_augmentation(mask_change_probability=0.0, component_removal_probability=0.0)
+    ours, theirs = build(where, previous=previous, dimensions=dimensions, augmentation=never, batch_size=5)
+    for stream in ("training", "validation"):
+        key = BatchKey(stream=stream, epoch=1, iteration=0)
+        batch = ours.make_batch(key)
+        assert are_equal(batch, theirs.make_batch(key))
+        assert batch.image.shape[1] == 2
+        assert batch.image[:, 1].any()
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_masks_are_moved_and_mirrored_with_their_patch(build, plan_augmentation, previous, where):
+    plan = plan_augmentation(
+        rotation_probability=0.5,
+        scaling_probability=0.5,
+        mirror_axes=(0, 1, 2),
+        mask_change_probability=0.0,
+        component_removal_probability=0.0,
+    )
+    ours, _ = build(where, previous=replace(previous, foreground_labels=(1,)), augmentation=plan, dimensions=3)
+    overlaps = []
+    for iteration in range(12):
+        batch = ours.make_batch(BatchKey(stream="training", epoch=0, iteration=iteration))
+        lesion, mask = batch.label_map == 1, batch.image[:, 1] == 1
+        overlaps.append(((lesion & mask).sum() / (lesion | mask).sum().clamp_min(1)).item())
+    # The prediction is the lesion, moved by 2 of 8 voxels: 6 of 10 are common.
+    assert np.median([overlap for overlap in overlaps if overlap > 0]) > 0.35
+
+
+def test_masks_have_mistakes_in_training_patches_alone(build, plan_augmentation, previous):
+    always = plan_augmentation(
+        mask_change_probability=1.0, mask_change_label_probability=1.0, mask_change_radius_voxels=(6.0, 6.0)
+    )
+    never = plan_augmentation(mask_change_probability=0.0, component_removal_probability=0.0)
+    changed, plain = (build(previous=previous, augmentation=plan)[0] for plan in (always, never))
+    for stream, is_equal in (("training", False), ("validation", True)):
+        keys = [BatchKey(stream=stream, epoch=0, iteration=iteration) for iteration in range(4)]
+        batches = [(changed.make_batch(key), plain.make_batch(key)) for key in keys]
+        assert all(torch.equal(one.image[:, :1], other.image[:, :1]) for one, other in batches)
+        assert all(torch.equal(one.image[:, 1], other.image[:, 1]) for one, other in batches) is is_equal
 
 
 @pytest.mark.parametrize("where", PLACES)
