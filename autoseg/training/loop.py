@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from autoseg.training.checkpoint import identify_training
 from autoseg.training.determinism import choose_kernels
 from autoseg.training.distributed import ALONE
 from autoseg.training.events import EpochDone, Event, IterationDone
+from autoseg.training.execution import Execution
+from autoseg.training.execution_choice import decide_execution
 from autoseg.training.folds import Fold
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import Budget, Forecast, StepTimes, estimate_epoch_seconds, lay_out_budget
@@ -83,11 +86,13 @@ def train(
     choose_kernels(options.device, deterministic=options.deterministic)
     with _failures_reported(options.device), dead_workers_reported():
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
+        build = partial(_build_learner, plan, labels, options)
+        execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
         first: Event = schedule
         if options.budget is not None:
             alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
             times = measure_step_times(
-                _build_learner(plan, labels, alone),
+                _build_learner(plan, labels, alone, execution),
                 source,
                 workers=options.workers,
                 budget_seconds=options.budget.seconds,
@@ -96,7 +101,7 @@ def train(
             schedule = first.schedule
         schedule = options.team.share(schedule)
         yield first
-        learner = _build_learner(plan, labels, options)
+        learner = build(execution)
         session = Session(
             plan=training, learner=learner, identity=identity, output=output, options=options, schedule=schedule
         )
@@ -110,7 +115,9 @@ def train(
         yield from session.run(batches)
 
 
-def _build_learner(plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions) -> Learner:
+def _build_learner(
+    plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions, execution: Execution
+) -> Learner:
     return build_learner(
         plan,
         labels,
@@ -118,6 +125,7 @@ def _build_learner(plan: ConfigurationPlan, labels: LabelScheme, options: Traini
         seed=options.seed,
         number_type=options.number_type,
         team=options.team,
+        execution=execution,
     )
 
 

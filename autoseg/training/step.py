@@ -1,8 +1,10 @@
 """One step of optimization, one step of validation."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Float32, Int16
@@ -10,14 +12,17 @@ from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork, build_network
-from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.networks.precision import NumberType, autocast
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.distributed import ALONE, Team, build_batch_part, replicate
+from autoseg.training.execution import Execution, find_execution
 from autoseg.training.loss import SegmentationLoss
 from autoseg.training.optimizer import build_optimizer
 from autoseg.training.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.weight_average import WeightAverage
+
+# Else torch.compile keeps as many processes as there are cores, beside a training that needs none.
+ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,7 @@ class Learner:
     """All that changes while training.
 
     Attributes:
-        replica: What is called in training: the network, or a wrapper that sums gradients over processes.
+        replica: What is called in training: the network, compiled, or a wrapper that sums gradients over processes.
         scaler: Keeps gradients in float16 in range; does nothing in other numbers.
         average: Of the weights, where one is planned.
         number_type: What the network computes in.
@@ -106,22 +111,26 @@ def build_learner(
     seed: int,
     number_type: NumberType = "float32",
     team: Team = ALONE,
+    execution: Execution | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
+
+    Args:
+        execution: None: as is usual on the device. Compiling happens when the network is first trained.
 
     Raises:
         TrainingError: The batch cannot be divided among the team.
     """
-    memory_format = find_memory_format(plan.dimensions, device, number_type)
+    execution = execution or find_execution(plan.dimensions, device, number_type)
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator).to(device)
-    arrange_weights(network, memory_format)
+    arrange_weights(network, execution.memory_format)
     optimizer, training = build_optimizer(network, plan.training), plan.training
     weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     decay = training.weight_average_decay
     return Learner(
         network=network,
-        replica=replicate(network, team, device),
+        replica=wrap(network, execution, team=team, device=device),
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=number_type == "float16"),
         average=WeightAverage(parameters=weights, decay=decay) if decay else None,
@@ -135,9 +144,19 @@ def build_learner(
         labels=labels,
         device=device,
         number_type=number_type,
-        memory_format=memory_format,
+        memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
     )
+
+
+def wrap(network: nn.Module, execution: Execution, *, team: Team, device: torch.device) -> nn.Module:
+    """What is called in training: compiled, or summing gradients over a team, or the network itself."""
+    if execution.compiler is None:
+        return replicate(network, team, device)
+    assert team.size == 1, "networks of a team are not compiled"
+    os.environ.setdefault(*ONE_COMPILING_PROCESS)
+    compiled: nn.Module = torch.compile(network, backend=execution.compiler, dynamic=False)
+    return compiled
 
 
 def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> None:
@@ -145,17 +164,6 @@ def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> N
     for parameter in network.parameters():
         if parameter.ndim > 2:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
-
-
-def find_memory_format(dimensions: int, device: torch.device, number_type: NumberType) -> torch.memory_format:
-    """Channels last on a GPU in reduced precision, whose matrix units need it; else channel by channel.
-
-    On a processor convolutions are up to 1.2 times as fast with channels last, but normalization loses more than that
-    (a step of the default Hippocampus plan in bfloat16: 1.84 s with channels last, 1.43 s without).
-    """
-    if device.type == "cuda" and number_type != "float32":
-        return CHANNELS_LAST[dimensions]
-    return torch.contiguous_format
 
 
 def run_training_step(learner: Learner, batch: Batch) -> float:

@@ -220,7 +220,9 @@ def build_device_batch_source(
         DevicePatchSource(
             sampler=replace(sampler, open_case=open_case),
             augmentation=change,
-            masks=None if labels is None else DeviceMasks(foreground_labels=labels, plan=change and plan_of_changes),
+            masks=None
+            if labels is None
+            else DeviceMasks(foreground_labels=labels, plan=None if change is None else plan_of_changes),
             channels=len(channels),
             is_2d=plan.dimensions == 2,
             device=device,

@@ -1,0 +1,118 @@
+"""Which way to execute a network is the fastest on a GPU: measured at the start, on real steps, and announced."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Final
+
+import torch
+
+from autoseg.networks.blocks import CHANNELS_LAST
+from autoseg.plan import ConfigurationPlan
+from autoseg.training.execution import Execution, find_execution
+from autoseg.training.options import TrainingOptions
+from autoseg.training.randomness import BatchKey
+from autoseg.training.schedule import Schedule
+from autoseg.training.step import Batch, Learner, run_training_step
+
+WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled
+MEASURED_STEPS: Final = 5
+COMPILER: Final = "inductor"
+COMPILING_PAYS_SECONDS: Final = 1200.0
+"""Of a training. A guess: a U-Net takes one to two minutes to compile, and gains a few percent to a quarter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A way to execute the network, and what a step took."""
+
+    execution: Execution
+    step_seconds: float
+
+    def describe(self) -> str:
+        """For messages."""
+        return f"{self.execution.describe()} {self.step_seconds:.3g} s"
+
+
+def decide_execution(
+    build: Callable[[Execution], Learner],
+    make_batch: Callable[[BatchKey], Batch],
+    *,
+    plan: ConfigurationPlan,
+    schedule: Schedule,
+    options: TrainingOptions,
+) -> Execution:
+    """Measured on a GPU, unless measuring would get in the way, which is announced; the usual way elsewhere."""
+    usual = find_execution(plan.dimensions, options.device, options.number_type)
+    if options.device.type != "cuda":
+        return usual
+    if options.deterministic or options.team.size > 1:
+        reason = "results are to repeat themselves" if options.deterministic else "several devices train together"
+        options.announce(f"the network is executed {usual.describe()}, not compiled and not measured: {reason}")
+        return usual
+    epochs = (schedule.end_epoch or plan.training.epochs) - schedule.first_epoch
+    return choose_execution(
+        build,
+        make_batch(BatchKey(stream="training", epoch=0, iteration=0)),
+        iterations=epochs * schedule.iterations_per_epoch,
+        seconds=math.inf if options.budget is None else options.budget.remaining_seconds,
+        announce=options.announce,
+    )
+
+
+def choose_execution(
+    build: Callable[[Execution], Learner],
+    batch: Batch,
+    *,
+    iterations: int,
+    announce: Callable[[str], None],
+    seconds: float = math.inf,
+    compiler: str = COMPILER,
+) -> Execution:
+    """Trains a few steps in every way, and takes the fastest.
+
+    A network that cannot be compiled is trained as it is; why is announced.
+
+    Args:
+        build: Makes learners that are thrown away.
+        batch: To train on.
+        iterations: That are left to train.
+        announce: Told what was measured and chosen.
+        seconds: That are left to train.
+        compiler: Backend of torch.compile.
+    """
+    formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
+    trials = [_try(build, Execution(memory_format=memory_format), batch) for memory_format in formats]
+    best = min(trials, key=lambda trial: trial.step_seconds)
+    expected_seconds = min(seconds, iterations * best.step_seconds)
+    if expected_seconds < COMPILING_PAYS_SECONDS:
+        reason = f"not compiled, which pays from {COMPILING_PAYS_SECONDS / 60:.0f} minutes of training on"
+    else:
+        announce("compiling the network, to see whether it is faster then (takes a minute or two)")
+        try:
+            trials.append(_try(build, replace(best.execution, compiler=compiler), batch))
+            reason = "the compiled network is compared"
+        except Exception as error:  # whatever a compiler fails of, the network trains without it
+            reason = f"not compiled, because that failed ({_describe(error)})"
+    best = min(trials, key=lambda trial: trial.step_seconds)
+    measured = ", ".join(trial.describe() for trial in trials)
+    announce(f"a step takes: {measured}; {reason}; taken: {best.execution.describe()}")
+    return best.execution
+
+
+def _try(build: Callable[[Execution], Learner], execution: Execution, batch: Batch) -> Trial:
+    learner = build(execution)
+    learner.network.train()
+    times = []
+    for _ in range(WARMING_STEPS + MEASURED_STEPS):
+        begin = time.perf_counter()
+        run_training_step(learner, batch)  # returns a loss, and so waits for the device
+        times.append(time.perf_counter() - begin)
+    return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]))
+
+
+def _describe(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

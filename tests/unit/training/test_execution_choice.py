@@ -1,0 +1,197 @@
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoseg.training import execution_choice
+from autoseg.training.distributed import Team
+from autoseg.training.execution import Execution, find_execution
+from autoseg.training.execution_choice import choose_execution, decide_execution
+from autoseg.training.options import TrainingOptions
+from autoseg.training.pace import Budget
+from autoseg.training.schedule import Schedule
+from autoseg.training.step import Batch, build_learner
+
+CPU = torch.device("cpu")
+COMPILER = "aot_eager"
+SCRIPT = Path(__file__).with_name("compiling.py")
+PLAIN = torch.contiguous_format
+
+
+@pytest.fixture
+def build(plan_configuration, labels):
+    """Makes a learner of the tiny network that is executed in a given way."""
+
+    def make(execution, *, dimensions=2):
+        return build_learner(plan_configuration(dimensions=dimensions), labels, device=CPU, seed=0, execution=execution)
+
+    return make
+
+
+def make_batch(dimensions=2):
+    image = torch.randn((2, 1, *(16,) * dimensions), generator=torch.Generator().manual_seed(0))
+    return Batch(image=image, label_map=(image[:, 0] > 1).to(torch.int16))
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    """What `compiling.py` says."""
+    return {}
+
+
+@pytest.fixture
+def compiled(outcome, plan_configuration, labels, tmp_path):
+    """What happens when a tiny network is really compiled; once for all tests."""
+    if not outcome:
+        path = tmp_path / "plan.json"
+        plan = plan_configuration()
+        path.write_text(json.dumps({"plan": plan.model_dump(mode="json"), "labels": labels.model_dump(mode="json")}))
+        done = subprocess.run([sys.executable, str(SCRIPT), str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        outcome |= json.loads(done.stdout)
+    return outcome
+
+
+@pytest.mark.parametrize("way", ["channels last", "compiled", "both"])
+def test_all_ways_to_execute_a_network_train_and_validate_alike(compiled, way):
+    assert len(set(compiled["losses"]["plain"])) == 5
+    assert compiled["losses"][way] == pytest.approx(compiled["losses"]["plain"], abs=1e-4)
+
+
+def test_a_compiled_network_is_compared_and_what_was_measured_is_announced(compiled):
+    told = compiled["choices"]["aot_eager"]["told"]
+    assert len(told) == 2
+    assert re.search(r"channels last \S+ s, channel by channel \S+ s, .*, compiled \S+ s; .*taken: ", told[1])
+
+
+def test_a_network_that_cannot_be_compiled_is_trained_as_it_is_and_why_is_announced(compiled):
+    choice = compiled["choices"]["refusing"]
+    assert not choice["is_compiled"]
+    assert re.search(r"not compiled, because that failed \(.*\); taken: channel", choice["told"][1])
+    assert "refusing" in choice["told"][1]
+    assert "\n" not in choice["told"][1]
+    assert choice["loss"] == pytest.approx(compiled["losses"]["plain"][0], abs=1e-4)
+
+
+class Clock:
+    """Goes on when a step is trained: by what the test says of the learner's way."""
+
+    def __init__(self, monkeypatch, *, channels_last, plain, compiled):
+        self.now, self.steps = 0.0, 0
+
+        def run(learner, batch):
+            is_compiled = learner.replica is not learner.network
+            seconds = plain if learner.memory_format == PLAIN else channels_last
+            self.now += compiled if is_compiled else seconds
+            self.steps += 1
+
+        monkeypatch.setattr(execution_choice, "time", self)
+        monkeypatch.setattr(execution_choice, "run_training_step", run)
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({"channels_last": 1.0, "plain": 2.0, "compiled": 0.5}, "channels last, compiled"),
+        ({"channels_last": 2.0, "plain": 1.0, "compiled": 0.5}, "channel by channel, compiled"),
+        ({"channels_last": 1.0, "plain": 2.0, "compiled": 1.5}, "channels last"),
+        ({"channels_last": 3.0, "plain": 2.0, "compiled": 2.5}, "channel by channel"),
+    ],
+)
+def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, chosen):
+    told = []
+    Clock(monkeypatch, **seconds)
+    taken = choose_execution(build, make_batch(), iterations=10**6, announce=told.append, compiler=COMPILER)
+    assert taken.describe() == chosen
+    assert f"channels last {seconds['channels_last']:g} s, channel by channel {seconds['plain']:g} s" in told[-1]
+    assert f"compiled {seconds['compiled']:g} s" in told[-1]
+    assert told[-1].endswith(f"taken: {chosen}")
+
+
+def test_a_compiler_that_is_not_there_is_no_obstacle(build, monkeypatch):
+    told = []
+    Clock(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.5)
+    taken = choose_execution(build, make_batch(), iterations=10**6, announce=told.append, compiler="nobody")
+    assert taken == Execution(memory_format=torch.channels_last)
+    assert "not compiled, because that failed (InvalidBackend" in told[-1]
+
+
+@pytest.mark.parametrize("length", [{"iterations": 100}, {"iterations": 10**6, "seconds": 600.0}])
+def test_a_short_training_is_not_compiled_for(build, monkeypatch, length):
+    told = []
+    clock = Clock(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.1)
+    taken = choose_execution(build, make_batch(), announce=told.append, compiler=COMPILER, **length)
+    assert taken.compiler is None
+    assert clock.steps == 2 * (execution_choice.WARMING_STEPS + execution_choice.MEASURED_STEPS)
+    assert "not compiled, which pays from 20 minutes of training on" in told[-1]
+
+
+def test_volumes_have_an_order_of_their_own(build, monkeypatch):
+    Clock(monkeypatch, channels_last=1.0, plain=2.0, compiled=9.0)
+    taken = choose_execution(
+        partial(build, dimensions=3), make_batch(3), iterations=1, announce=lambda text: None, compiler=COMPILER
+    )
+    assert taken.memory_format == torch.channels_last_3d
+
+
+@pytest.mark.parametrize(
+    ("device", "number_type", "memory_format"),
+    [("cpu", "bfloat16", PLAIN), ("cuda", "bfloat16", torch.channels_last_3d), ("cuda", "float32", PLAIN)],
+)
+def test_without_measuring_the_order_follows_from_device_and_numbers(device, number_type, memory_format):
+    usual = find_execution(3, torch.device(device), number_type)
+    assert usual == Execution(memory_format=memory_format, compiler=None)
+
+
+@pytest.fixture
+def decide(build, plan_configuration):
+    """Decides for the tiny configuration; tells what was announced."""
+
+    def make(device, *, end_epoch=4, **options):
+        told = []
+        execution = decide_execution(
+            build,
+            lambda key: make_batch(),
+            plan=plan_configuration(),
+            schedule=Schedule(iterations_per_epoch=250, validation_iterations_per_epoch=1, end_epoch=end_epoch),
+            options=TrainingOptions(
+                device=torch.device(device), seed=0, workers=0, announce=told.append, **options, number_type="bfloat16"
+            ),
+        )
+        return execution, told
+
+    return make
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_other_devices_than_gpus_measure_nothing(decide, device):
+    assert decide(device) == (Execution(memory_format=PLAIN), [])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"deterministic": True}, "repeat themselves"), ({"team": Team(rank=0, size=2)}, "several devices")],
+)
+def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announced(decide, options, reason):
+    execution, told = decide("cuda", **options)
+    assert execution == Execution(memory_format=torch.channels_last)
+    assert len(told) == 1
+    assert re.search(f"channels last, not compiled and not measured: .*{reason}", told[0])
+
+
+def test_a_gpu_is_measured_with_what_is_left_to_train(decide, monkeypatch):
+    Clock(monkeypatch, channels_last=2.0, plain=1.0, compiled=9.0)
+    execution, told = decide("cuda")
+    assert execution == Execution(memory_format=PLAIN)
+    assert "pays from 20 minutes" in told[-1]  # 1000 steps of a second
+    budget = Budget(seconds=1100.0, reserved_seconds=0.0, start=0.0, clock=lambda: 0.0)
+    assert "pays from 20 minutes" in decide("cuda", end_epoch=400, budget=budget)[1][-1]
+    assert "compiling the network" in decide("cuda", end_epoch=400)[1][0]
