@@ -1,11 +1,12 @@
 """The history as TensorBoard event files."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from autoseg.errors import RunError
 from autoseg.training.history import EpochRecord
 
 
@@ -16,14 +17,26 @@ def open_event_files(folder: Path, *, first_epoch: int) -> Iterator[SummaryWrite
     try:
         yield writer
     finally:
-        writer.close()
+        with suppress(OSError):  # every epoch was written by itself; what a full disk keeps out was reported there
+            writer.close()
 
 
 def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequence[str]) -> None:
-    """Writes one epoch."""
-    for name, value in list_values(record, class_names).items():
-        writer.add_scalar(name, value, global_step=record.epoch)
-    writer.flush()
+    """Writes one epoch.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    try:
+        for name, value in list_values(record, class_names).items():
+            writer.add_scalar(name, value, global_step=record.epoch)
+        writer.flush()
+    except OSError as error:
+        msg = (
+            f"cannot write event files to {writer.log_dir}: {error.strerror or error}; "
+            f"free space, then give the same command to continue"
+        )
+        raise RunError(msg) from error
 
 
 def list_values(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from autoseg.document import Part
+from autoseg.errors import RunError
 from autoseg.run_folder import make_folder, write_text
 
 TAIL_BYTES: Final = 1 << 16  # dozens of lines, so that a long log is not read whole for its last one
@@ -47,10 +48,18 @@ def write_training_log(path: Path, records: Sequence[EpochRecord]) -> None:
 
 
 def append_to_training_log(path: Path, record: EpochRecord) -> None:
-    """Adds one line."""
+    """Adds one line.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
     make_folder(path.parent)
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(record.model_dump_json() + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(record.model_dump_json() + "\n")
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror or error}; free space, then give the same command to continue"
+        raise RunError(msg) from error
 
 
 def read_last_record(path: Path) -> EpochRecord | None:

@@ -1,6 +1,7 @@
 """The same work for every case, spread over processes; one failing case does not stop the others."""
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,7 @@ SHARE_OF_FREE_MEMORY = 0.7
 # Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
 START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+CGROUP: Final = Path("/sys/fs/cgroup")  # of a container, as it sees itself
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
 
 
@@ -88,11 +90,20 @@ def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_ca
     return max(1, min(count_usable_cores(), case_count, by_memory))
 
 
-def count_usable_cores() -> int:
+def count_usable_cores(cgroup: Path = CGROUP) -> int:
     """Cores that this process may use; fewer than the machine has in a container or job with a limit."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_quota(cgroup)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _read_quota(cgroup: Path) -> float | None:
+    """Cores' worth of time that a container grants (docker run --cpus), which no list of cores shows."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):  # no Linux, an older kernel, no limit
+        return None
 
 
 def run_over_cases(

@@ -26,6 +26,7 @@ from autoseg.training.pace import Forecast
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
+from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
 from autoseg.workflows.preprocessing import check_preprocessed
@@ -88,6 +89,7 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     device = find_device(request.device)
     if device.type == "cpu":
         keep_freed_memory()
+        torch.set_num_threads(min(torch.get_num_threads(), count_usable_cores()))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # or other GPUs would hold something of this process, too
     for cases in chosen.values():
@@ -98,10 +100,9 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         yield from train_first_stage(cascade, request, progress=progress)
         previous = predict_held_out_cases(cascade, device=request.device, progress=progress)
     number_type = find_number_type(device, request.precision)
-    if device.type == "cpu" and number_type != "float32":
-        progress.note(
-            f"networks compute in {number_type}, which this processor does faster (--precision float32 if not)"
-        )
+    if number_type != "float32":
+        where = "processor" if device.type == "cpu" else "GPU"
+        progress.note(f"networks compute in {number_type}, which this {where} does faster (--precision float32 if not)")
     check_trackers(request.log_to)
     for fold, cases in chosen.items():
         job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)

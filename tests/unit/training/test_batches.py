@@ -50,6 +50,16 @@ def test_the_batches_of_an_epoch_are_followed_by_its_validation_and_the_next_epo
     ]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("foreground_fraction", 1.0), ("foreground_placement", "uniform"), ("foreground_choice", "component")],
+)
+def test_the_plan_decides_how_patches_are_chosen(source, build_source, field, value):
+    chosen = build_source(**{field: value})
+    for ours, usual in ((chosen.training, source.training), (chosen.validation, source.validation)):
+        assert getattr(ours.sampler, field) == value != getattr(usual.sampler, field)
+
+
 def test_a_2d_batch_has_two_axes_and_labels_without_the_outside(source):
     batch = source[BatchKey(stream="training", epoch=0, iteration=0)]
     assert (batch.image.shape, batch.image.dtype) == ((2, 1, 16, 16), torch.float32)

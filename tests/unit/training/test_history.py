@@ -1,8 +1,13 @@
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from autoseg.errors import RunError
 from autoseg.training.event_files import open_event_files, write_events
 from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
 from autoseg.training.progress_picture import write_progress_picture
@@ -39,6 +44,38 @@ def test_a_log_written_anew_forgets_what_will_be_repeated(tmp_path):
     write_training_log(path, [make_record(0)])
     append_to_training_log(path, make_record(1))
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_full_disk_is_reported_with_what_to_do(tmp_path):
+    path = tmp_path / "training_log.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"cannot write .*training_log\.jsonl: No space left.*same command"):
+        append_to_training_log(path, make_record(0))
+
+
+WRITE_WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+from autoseg.errors import RunError
+from autoseg.training.event_files import open_event_files, write_events
+from autoseg.training.history import EpochRecord
+record = EpochRecord.model_validate_json(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    with open_event_files(Path(sys.argv[1]), first_epoch=0) as writer:
+        for _ in range(1000):
+            write_events(writer, record, ("a", "b"))
+except RunError as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+def test_event_files_that_cannot_grow_are_reported_with_what_to_do(tmp_path):
+    command = [sys.executable, "-c", WRITE_WITHOUT_ROOM, str(tmp_path / "events"), make_record(0).model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(r"told: cannot write event files to .*events: File too large; .*same command", done.stderr)
 
 
 def read_scalars(folder, tag):

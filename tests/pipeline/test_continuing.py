@@ -1,0 +1,107 @@
+"""Trainings that end in the middle, whatever ended them, and go on with the same command."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from balls import run_autoseg, shorten
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slow
+EPOCHS = 110
+LARGEST_FILE_BYTES = 40_000  # less than a checkpoint
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """Planned, with a schedule of many short epochs; nothing is trained."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("models", "logs", "crossvalidation.*"))
+    shorten(run, "2d", epochs=EPOCHS, iterations=1)
+    return run
+
+
+def list_command(run: Path) -> list[str]:
+    options = ["--configuration", "2d", "--fold", "0", "--device", "cpu", "--workers", "0", "--precision", "float32"]
+    return ["train", str(run), *options]
+
+
+def start(run: Path) -> subprocess.Popen[str]:
+    """A training in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "autoseg", *list_command(run)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_when_there_is(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    folder = run / "models" / "2d" / "fold_0"
+    kill_when_there_is(folder / "checkpoint_latest.safetensors", start(run))
+    assert "interrupted" in run_autoseg("status", run).out
+    leftover = folder / ".checkpoint_latest-0123456789abcdef.safetensors"
+    leftover.write_text("a part")
+    continued = run_autoseg(*list_command(run))
+    assert continued.code == 0, continued.err
+    assert "epoch 1/" not in continued.out
+    assert f"epoch {EPOCHS}/{EPOCHS}" in continued.out
+    assert not leftover.exists()
+    whole = run_autoseg(*list_command(other))
+    assert whole.code == 0, whole.err
+    found, expected = (
+        load_file(place / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors") for place in (run, other)
+    )
+    assert found.keys() == expected.keys()
+    assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_do(run: Path) -> None:
+    latest = run / "models" / "2d" / "fold_0" / "checkpoint_latest.safetensors"
+    kill_when_there_is(latest, start(run))
+    latest.write_bytes(latest.read_bytes()[:1000])
+    refused = run_autoseg(*list_command(run))
+    assert (refused.code, "Traceback" in refused.err) == (1, False)
+    message = " ".join(refused.err.split())
+    assert "checkpoint_latest.safetensors is damaged" in message
+    assert "remove checkpoint_latest.safetensors or begin again with --restart" in message
+    status = run_autoseg("status", run).out
+    assert "failed" in status
+    assert "is damaged" in " ".join(status.split())
+
+
+def limit_file_sizes() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE_BYTES, LARGEST_FILE_BYTES))
+
+
+def test_a_disk_without_room_ends_the_training_with_a_message_and_what_was_saved_is_kept(run: Path) -> None:
+    command = [sys.executable, "-m", "autoseg", *list_command(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit_file_sizes)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    message = " ".join(done.stderr.split())
+    assert "cannot write" in message
+    assert "File too large" in message
+    assert "free space or choose another place" in message
+    folder = run / "models" / "2d" / "fold_0"
+    assert not [path for path in folder.rglob(".*") if path.is_file()]
+    shorten(run, "2d", epochs=2, iterations=1)
+    continued = run_autoseg(*list_command(run))
+    assert continued.code == 0, continued.err
