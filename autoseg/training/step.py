@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import torch
 from jaxtyping import Float32, Int16
@@ -155,8 +155,7 @@ def wrap(network: nn.Module, execution: Execution, *, team: Team, device: torch.
         return replicate(network, team, device)
     assert team.size == 1, "networks of a team are not compiled"
     os.environ.setdefault(*ONE_COMPILING_PROCESS)
-    compiled: nn.Module = torch.compile(network, backend=execution.compiler, dynamic=False)
-    return compiled
+    return cast(nn.Module, torch.compile(network, backend=execution.compiler, dynamic=False))
 
 
 def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> None:

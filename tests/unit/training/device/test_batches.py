@@ -227,18 +227,21 @@ def test_a_batch_can_be_trained_on(build, where):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+@pytest.mark.parametrize("is_cascade", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_training_on_a_gpu_starts_no_process(
-    plan_configuration, labels, channels, *, data_folder, fold, tmp_path, dimensions
+    plan_configuration, labels, channels, *, data_folder, fold, tmp_path, previous, dimensions, is_cascade
 ):
     children = len(psutil.Process().children(recursive=True))
+    plan = plan_configuration(dimensions=dimensions, epochs=2, network={"input_channels": 1 + is_cascade})
     events = train(
-        plan_configuration(dimensions=dimensions, epochs=2),
+        plan.model_copy(update={"previous_stage": "3d_lowres"}) if is_cascade else plan,
         labels,
         channels,
         data_folder=data_folder,
         fold=fold,
         output=FoldFolder(tmp_path / "fold"),
+        previous=previous if is_cascade else None,
         options=TrainingOptions(device=torch.device("cuda"), seed=0, workers=4),
     )
     records = []
