@@ -6,7 +6,7 @@ A run is one folder that can be moved or copied to another machine: no command d
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +135,15 @@ class RunFolder:
     def crossvalidation_csv(self) -> Path:
         """The same as a table."""
         return self.root / "crossvalidation.csv"
+
+    @property
+    def selection(self) -> Path:
+        """Which models and postprocessing prediction uses, and why."""
+        return self.root / "selection.json"
+
+    def ensemble(self, configurations: Sequence[str]) -> Path:
+        """What an ensemble predicts for held-out cases."""
+        return self.root / "ensembles" / "+".join(configurations)
 
     def training_log(self, configuration: str, fold: str, rank: int = 0) -> Path:
         """What a training that a queue has started writes to the terminal; one file for each of its processes."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Int16, Integer
+from jaxtyping import Bool, Float64, Integer
 
 from autoseg.geometry import FloatTriple
 from autoseg.labels import LabelScheme
@@ -24,8 +24,8 @@ def finish_label_map(
 
 
 def apply_rules(
-    label_map: Int16[np.ndarray, "z y x"], rules: Sequence[Rule], *, labels: LabelScheme, spacing_mm: FloatTriple
-) -> Int16[np.ndarray, "z y x"]:
+    label_map: Integer[np.ndarray, "z y x"], rules: Sequence[Rule], *, labels: LabelScheme, spacing_mm: FloatTriple
+) -> Integer[np.ndarray, "z y x"]:
     """A copy of a label map (internal labels) after all rules, in their order.
 
     Only the box around the foreground is looked at: nothing beyond it is a component or a hole.
@@ -42,7 +42,7 @@ def apply_rules(
 
 
 def find_fillable_holes(
-    label_map: Int16[np.ndarray, "z y x"], members: Sequence[int], *, is_image: bool
+    label_map: Integer[np.ndarray, "z y x"], members: Sequence[int], *, is_image: bool
 ) -> Bool[np.ndarray, "z y x"]:
     """Background that a class encloses.
 
@@ -81,7 +81,7 @@ class _ComponentPass:
             self.groups.append(members)
         self.rules.append((self.groups.index(members), rule))
 
-    def apply(self, label_map: Int16[np.ndarray, "z y x"], voxel_mm3: float) -> None:
+    def apply(self, label_map: Integer[np.ndarray, "z y x"], voxel_mm3: float) -> None:
         """Turns what the rules remove into background, in place."""
         components = find_components(label_map, [sorted(group) for group in self.groups])
         is_kept = np.ones(len(components.voxels), bool)
@@ -99,10 +99,13 @@ def find_kept(
         is_enough = components.find_largest(group)
     else:
         is_enough = is_large_enough(components.voxels * voxel_mm3, rule.minimum_mm3)
-    return (components.groups != group) | is_enough
+    kept: Bool[np.ndarray, " component"] = (components.groups != group) | is_enough
+    return kept
 
 
-def is_large_enough(volumes_mm3: np.ndarray, minimum_mm3: float) -> Bool[np.ndarray, " component"]:
+def is_large_enough(
+    volumes_mm3: Float64[np.ndarray, " component"], minimum_mm3: float
+) -> Bool[np.ndarray, " component"]:
     """A volume that equals the minimum but for rounding is enough."""
     enough: Bool[np.ndarray, " component"] = volumes_mm3 >= minimum_mm3 * (1 - 1e-9)
     return enough

@@ -29,8 +29,9 @@ class Components:
 
     def find_largest(self, group: int) -> Bool[np.ndarray, " component"]:
         """The components of a mask that no other one of it exceeds: several if they tie, none if it is empty."""
-        is_member = self.groups == group
-        return is_member & (self.voxels == self.voxels[is_member].max(initial=0))
+        is_member: Bool[np.ndarray, " component"] = self.groups == group
+        largest: Bool[np.ndarray, " component"] = is_member & (self.voxels == self.voxels[is_member].max(initial=0))
+        return largest
 
 
 def find_components(label_map: Integer[np.ndarray, "z y x"], groups: Groups) -> Components:
