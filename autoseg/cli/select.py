@@ -15,6 +15,10 @@ def select(
     fold: Annotated[
         list[str] | None, typer.Option(help="Use these folds alone (repeatable).  [default: all that are validated]")
     ] = None,
+    no_ensembles: Annotated[
+        bool, typer.Option("--no-ensembles", help="Leave out pairs of configurations, whose cases must be predicted.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="For pairs: auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Choose models and postprocessing by what they do for held-out cases; autoseg predict uses them from then on."""
     from autoseg.cli.console import open_console
@@ -23,7 +27,10 @@ def select(
 
     console = open_console()
     request = SelectionRequest(
-        configurations=tuple(configuration) if configuration else None, folds=tuple(fold) if fold else None
+        configurations=tuple(configuration) if configuration else None,
+        folds=tuple(fold) if fold else None,
+        ensembles=not no_ensembles,
+        device=device,
     )
     selection = select_models(run, request, progress=console)
     print_selection(console, selection)

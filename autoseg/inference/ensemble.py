@@ -70,7 +70,7 @@ class Ensemble:
         *,
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
-    ) -> tuple[Float32[Tensor, "class z y x"], ...]:
+    ) -> tuple[Float32[Tensor, "class _z _y _x"], ...]:
         """The logits of each member."""
         return tuple(
             member.predict_case(case, options=options, on_window=on_window)
@@ -78,7 +78,7 @@ class Ensemble:
         )
 
     def restore_label_map(
-        self, logits: Sequence[Float32[Tensor, "class z y x"]], geometries: Sequence[CaseGeometry]
+        self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
     ) -> Integer[np.ndarray, "file_z file_y file_x"]:
         """Label map on the grid of the file, in the values of the dataset's files."""
         if len(self.members) == 1:
@@ -88,7 +88,7 @@ class Ensemble:
         return labels.decode(restore_mean_label_map(logits, geometries, resamplings, labels=labels))
 
     def iterate_probabilities(
-        self, logits: Sequence[Float32[Tensor, "class z y x"]], geometries: Sequence[CaseGeometry]
+        self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
     ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
         """Mean probabilities slice by slice, each with its place."""
         of_members = [

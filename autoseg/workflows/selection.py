@@ -21,7 +21,7 @@ from autoseg.postprocessing.effects import Counts
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.training.folds import make_folds
-from autoseg.workflows.evaluation import EvaluationJob
+from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.held_out import (
     HeldOut,
     describe_use,
@@ -30,6 +30,7 @@ from autoseg.workflows.held_out import (
     list_weights,
     tabulate_dice,
 )
+from autoseg.workflows.pair_predictions import Pair, PairJob, predict_pairs
 from autoseg.workflows.postprocessing import Learned, learn_postprocessing
 from autoseg.workflows.references import find_reference
 from autoseg.workflows.selection_document import Candidate, Member, Postprocessing, Selection
@@ -42,10 +43,14 @@ class SelectionRequest:
     Attributes:
         configurations: None compares all that have finished folds.
         folds: None takes every finished fold.
+        ensembles: Whether pairs of configurations are candidates, too; their held-out cases are predicted for that.
+        device: That predicts; "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
     configurations: tuple[str, ...] | None = None
     folds: tuple[str, ...] | None = None
+    ensembles: bool = True
+    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,6 +91,10 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     for line in describe_use(held_out, cases):
         progress.note(line)
     entries = [_open_single(run, entry, cases) for entry in held_out]
+    if request.ensembles and len(held_out) > 1:
+        job = PairJob(run=run, held_out=held_out, cases=cases, device=request.device)
+        predict_pairs(job, progress=progress)
+        entries += [_evaluate_pair(job, pair, progress) for pair in job.pairs]
     labels = held_out[0].plan.labels
     is_scored = _find_scored(run, held_out[0], cases, labels)
     unscored = tuple(name for name, scored in zip(labels.class_names, is_scored, strict=True) if not scored)
@@ -109,17 +118,26 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
 
 def _open_single(run: RunFolder, held_out: HeldOut, cases: Sequence[str]) -> _Entry:
     labels = held_out.plan.labels
-    jobs = tuple(
-        EvaluationJob(
-            case=case,
-            prediction=held_out.find_label_map(run, case),
-            reference=find_reference(run, case),
-            labels=labels,
-        )
-        for case in cases
-    )
+    jobs = _list_jobs(run, labels, {case: held_out.find_label_map(run, case) for case in cases})
     dice = tabulate_dice(held_out.read_metrics(run, cases), name_class_keys(labels))
     return _Entry(members=(held_out,), jobs=jobs, dice=dice)
+
+
+def _evaluate_pair(job: PairJob, pair: Pair, progress: Progress) -> _Entry:
+    """Also writes the pair's summary, like that of a validation."""
+    labels = pair[0].plan.labels
+    jobs = _list_jobs(job.run, labels, {case: job.find_label_map(pair, case) for case in job.cases})
+    folder = job.run.ensemble([member.configuration for member in pair])
+    summary = evaluate_jobs(list(jobs), folder=folder, progress=progress)
+    metrics = [entry.metrics for entry in summary.metric_per_case]
+    return _Entry(members=pair, jobs=jobs, dice=tabulate_dice(metrics, name_class_keys(labels)))
+
+
+def _list_jobs(run: RunFolder, labels: LabelScheme, predictions: Mapping[str, Path]) -> tuple[EvaluationJob, ...]:
+    return tuple(
+        EvaluationJob(case=case, prediction=path, reference=find_reference(run, case), labels=labels)
+        for case, path in predictions.items()
+    )
 
 
 def _find_scored(

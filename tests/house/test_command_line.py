@@ -21,7 +21,7 @@ EXPECTED_FLAGS = {
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--restart",
     },
     "status": {"--watch", "--json"},
-    "select": {"--configuration", "--fold"},
+    "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
         "--save-probabilities", "--device", "--precision", "--overwrite",

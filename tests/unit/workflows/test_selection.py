@@ -92,7 +92,8 @@ def write_predictions(run, configuration, fold, **prediction):
 
 
 def select(run, *, progress=None, **choices):
-    selection = select_models(run.root, SelectionRequest(**choices), progress=progress or Silent())
+    request = SelectionRequest(ensembles=False, **choices)  # these models are no networks
+    selection = select_models(run.root, request, progress=progress or Silent())
     assert selection == read_document(run.selection, Selection)
     return selection
 
