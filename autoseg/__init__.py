@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         plan_dataset,
         predict_images,
         predict_volume,
+        select_models,
         train_run,
     )
 
@@ -28,6 +29,7 @@ __all__ = [
     "plan_dataset",
     "predict_images",
     "predict_volume",
+    "select_models",
     "train_run",
 ]
 

@@ -16,7 +16,8 @@ from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
-from autoseg.workflows import evaluation, exchange, planning, prediction, training
+from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
+from autoseg.workflows.selection_document import Selection
 from autoseg.workflows.training_request import TrainingRequest
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "plan_dataset",
     "predict_images",
     "predict_volume",
+    "select_models",
     "train_run",
 ]
 
@@ -96,6 +98,25 @@ def train_run(
         AutosegError: As the command reports it.
     """
     return tuple(training.train_run(Path(run), request or TrainingRequest(), progress=progress or Silent()))
+
+
+def select_models(
+    run: str | Path, request: selection.SelectionRequest | None = None, *, progress: Progress | None = None
+) -> Selection:
+    """Chooses models and postprocessing by what they do for held-out cases, like `autoseg select`.
+
+    `predict_images` uses the choice from then on.
+
+    Args:
+        run: Folder with trained and validated folds.
+        request: Which configurations and folds; None for all.
+        progress: Who is told; None for nobody.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    chosen = request or selection.SelectionRequest()
+    return selection.select_models(Path(run), chosen, progress=progress or Silent())
 
 
 def predict_images(

@@ -55,6 +55,10 @@ class EvaluationError(AutosegError):
     """Predictions and references cannot be compared."""
 
 
+class SelectionError(AutosegError):
+    """There is nothing to choose from, or what was chosen is no longer what it was."""
+
+
 class ProblemsError(AutosegError):
     """Several problems that were collected and are reported at once.
 

@@ -18,7 +18,8 @@ def compute_nonzero_mask(image: Float32[np.ndarray, "channel z y x"]) -> Bool[np
     """
     mask = _find_nonzero_voxels(image)
     if not mask.all():
-        _fill_holes(mask[slice_box(compute_bounding_box(mask))])
+        box = mask[slice_box(compute_bounding_box(mask))]
+        box |= find_holes(box)
     return mask
 
 
@@ -44,6 +45,25 @@ def slice_box(box: Box) -> tuple[slice, slice, slice]:
     return slice(*z), slice(*y), slice(*x)
 
 
+def find_holes(box: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
+    """The false voxels, of two or three axes, from which no path of face neighbours leads to a face of the array.
+
+    Cut the array tightly around a mask: whatever reaches the faces of the box reaches those of the whole array.
+    """
+    if min(box.shape) < SMALLEST_EXTENT_WITH_HOLES:
+        return np.zeros_like(box)
+    import cc3d  # loaded where it is needed: it takes 0.1 s, and few processes fill holes
+
+    regions = cc3d.connected_components(~box, connectivity=2 * box.ndim, binary_image=True)
+    is_hole = np.ones(int(regions.max()) + 1, dtype=bool)
+    is_hole[0] = False  # what is true already
+    for axis in range(box.ndim):
+        for face in (0, -1):
+            is_hole[np.unique(regions.take(face, axis=axis))] = False
+    holes: Bool[np.ndarray, "*space"] = is_hole[regions]
+    return holes
+
+
 def _find_extent(occupied: Bool[np.ndarray, " extent"]) -> tuple[int, int]:
     first = int(occupied.argmax())
     return first, occupied.size - int(occupied[::-1].argmax())
@@ -56,19 +76,3 @@ def _find_nonzero_voxels(image: Float32[np.ndarray, "channel z y x"]) -> Bool[np
             break
         mask |= channel != 0
     return mask
-
-
-def _fill_holes(box: Bool[np.ndarray, "z y x"]) -> None:
-    """Fills in place; `box` is cut tightly, so that whatever reaches its faces reaches the volume's border."""
-    if min(box.shape) < SMALLEST_EXTENT_WITH_HOLES:
-        return
-    import cc3d  # loaded where it is needed: it takes 0.1 s, and few processes fill holes
-
-    regions = cc3d.connected_components(~box, connectivity=6, binary_image=True)
-    is_hole = np.ones(int(regions.max()) + 1, dtype=bool)
-    is_hole[0] = False  # what is nonzero already
-    for axis in range(3):
-        for face in (0, -1):
-            is_hole[np.unique(regions.take(face, axis=axis))] = False
-    if is_hole.any():
-        box |= is_hole[regions]

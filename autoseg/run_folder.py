@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,15 @@ class RunFolder:
     def crossvalidation_csv(self) -> Path:
         """The same as a table."""
         return self.root / "crossvalidation.csv"
+
+    @property
+    def selection(self) -> Path:
+        """Which models and postprocessing prediction uses, and why."""
+        return self.root / "selection.json"
+
+    def ensemble(self, configurations: Sequence[str]) -> Path:
+        """What an ensemble predicts for held-out cases."""
+        return self.root / "ensembles" / "+".join(configurations)
 
     def training_log(self, configuration: str, fold: str, rank: int = 0) -> Path:
         """What a training that a queue has started writes to the terminal; one file for each of its processes."""

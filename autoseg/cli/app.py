@@ -15,6 +15,7 @@ from autoseg.cli.plan import plan
 from autoseg.cli.planners import planners
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
+from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
@@ -48,7 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(show_version)
-for command in (check, plan, preprocess, train, status, predict, evaluate, export, demo, planners):
+for command in (check, plan, preprocess, train, status, select, predict, evaluate, export, demo, planners):
     app.command()(say_how_to_continue(command))
 app.command("import")(say_how_to_continue(import_model))  # a function cannot have this name
 

@@ -11,12 +11,20 @@ def predict(
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image file.")],
     out: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
     *,
-    configuration: Annotated[str | None, typer.Option(help="Which model.  [default: the one that is trained]")] = None,
-    fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all trained]")] = None,
+    configuration: Annotated[
+        str | None,
+        typer.Option(help="Which model.  [default: what autoseg select chose, else the one that is trained]"),
+    ] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold (repeatable).  [default: likewise, else all trained]")
+    ] = None,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="Skip test-time augmentation.")] = False,
     step_fraction: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.")
     ] = 0.5,
+    no_postprocessing: Annotated[
+        bool, typer.Option("--no-postprocessing", help="Leave out what autoseg select accepted.")
+    ] = False,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write class probabilities (.b2nd, float16).")
     ] = False,
@@ -40,6 +48,7 @@ def predict(
         configuration=configuration,
         folds=tuple(fold) if fold else None,
         options=PredictionOptions(step_fraction=step_fraction, mirroring=not no_mirroring),
+        postprocessing=not no_postprocessing,
         save_probabilities=save_probabilities,
         device=device,
         precision=precision,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoseg.plan import Plan
     from autoseg.workflows.checking import CheckReport
     from autoseg.workflows.class_counts import ClassCount
+    from autoseg.workflows.selection_document import Selection
 
 COLUMNS = {
     "Dice": "Dice",
@@ -130,6 +131,29 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
         table.add_section()
         table.add_row("foreground", *(_format_statistic(scores.foreground[score]) for score in CROSSVALIDATED))
         console.show_table(table)
+
+
+def print_selection(console: "Console", selection: "Selection") -> None:
+    """The candidates, the best one first, and every step of postprocessing with its reason."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"Dice over {len(selection.cases)} held-out cases (mean, standard deviation, 95 % interval of the mean)"
+    table = Table(title=title, title_justify="left")
+    keys = selection.candidates[0].classes
+    for heading in ("model", "foreground", *(selection.class_names[key] for key in keys)):
+        table.add_column(Text(heading))
+    for candidate in selection.candidates:
+        cells = (_format_statistic(candidate.classes[key]) for key in keys)
+        table.add_row(candidate.name, _format_statistic(candidate.foreground), *cells)
+    console.show_table(table)
+    console.note(selection.because)
+    table = Table(title="Postprocessing", title_justify="left")
+    for heading in ("step", "", "because"):
+        table.add_column(heading)
+    for step in selection.postprocessing.steps:
+        table.add_row(Text(step.what), "accepted" if step.accepted else "left out", Text(step.because))
+    console.show_table(table)
 
 
 def _format_statistic(values: "Statistic") -> str:

@@ -83,7 +83,7 @@ def evaluate_case(
     if prediction.shape != reference.shape:
         msg = f"the prediction must have the reference's shape {reference.shape} (z, y, x), found {prediction.shape}"
         raise EvaluationError(msg)
-    full, ignored_voxels = _clear_ignored(prediction, reference, labels.ignore_label)
+    full, ignored_voxels = clear_ignored(prediction, reference, labels.ignore_label)
     pair = full.crop(_find_joint_foreground(full))
     boxes = _find_boxes(pair, label_count=len(labels.file_values))
     confusion = count_confusion(
@@ -102,7 +102,7 @@ def evaluate_case(
     return tuple(results)
 
 
-def _clear_ignored(
+def clear_ignored(
     prediction: Integer[np.ndarray, "z y x"], reference: Integer[np.ndarray, "z y x"], ignore_label: int | None
 ) -> tuple[LabelMapPair, int]:
     """Turns ignored voxels into background in both label maps, and counts them."""

@@ -44,7 +44,7 @@ def restore_label_map(
     volume = np.zeros(geometry.grid.shape_voxels, np.int16)
     cropped = geometry.reorientation.apply(volume)[slice_box(geometry.crop_box)]
     only_highest = not labels.has_regions
-    for strip in _iterate_strips(logits, geometry, resampling, only_highest=only_highest, strip_bytes=strip_bytes):
+    for strip in iterate_strips(logits, geometry, resampling, only_highest=only_highest, strip_bytes=strip_bytes):
         decided = decide_labels(strip.logits, labels)
         if strip.classes is not None:
             decided = strip.classes.to(decided.dtype)[decided.int()]
@@ -89,14 +89,13 @@ def iterate_probabilities(
     depth, height, width = geometry.uncropped_shape_voxels
     for z in (*range(first), *range(last, depth)):
         yield _locate(z, _make_background(len(logits), height, width, labels), geometry)
-    strips = _iterate_strips(logits, geometry, resampling, only_highest=False, strip_bytes=strip_bytes)
+    strips = iterate_strips(logits, geometry, resampling, only_highest=False, strip_bytes=strip_bytes)
     inside = slice_box(geometry.crop_box)[1:]
     for z, parts in groupby(strips, key=lambda strip: strip.z):
         plane = _make_background(len(logits), height, width, labels)
         cropped = plane[:, *inside]
         for strip in parts:
-            nonlinear = torch.sigmoid(strip.logits) if labels.has_regions else torch.softmax(strip.logits, dim=-1)
-            cropped[:, strip.rows] = nonlinear.movedim(-1, 0).cpu().numpy()
+            cropped[:, strip.rows] = compute_probabilities(strip.logits, labels).movedim(-1, 0).cpu().numpy()
         yield _locate(first + z, plane, geometry)
 
 
@@ -112,6 +111,18 @@ def decide_labels(logits: Float[Tensor, "*space class"], labels: LabelScheme) ->
     for region, label in zip(logits.unbind(-1), labels.region_write_labels, strict=True):
         decided.masked_fill_(region > 0, label)
     return decided
+
+
+def compute_probabilities(logits: Float[Tensor, "*space class"], labels: LabelScheme) -> Float[Tensor, "*space class"]:
+    """Softmax over the labels, or a sigmoid for each region."""
+    return torch.sigmoid(logits) if labels.has_regions else torch.softmax(logits, dim=-1)
+
+
+def decide_from_probabilities(
+    probabilities: Float[Tensor, "*space class"], labels: LabelScheme
+) -> Int16[Tensor, "*space"]:
+    """As `decide_labels`: the highest, or the regions above one half."""
+    return decide_labels(probabilities - 0.5 if labels.has_regions else probabilities, labels)
 
 
 def _find_highest(logits: Tensor) -> Tensor:
@@ -140,7 +151,7 @@ def _locate(
     return (place[0], place[1], place[2]), reorientation.inverse.apply(plane[:, None])
 
 
-def _iterate_strips(
+def iterate_strips(
     logits: Tensor,
     geometry: CaseGeometry,
     resampling: ResamplingPlan,
@@ -148,6 +159,15 @@ def _iterate_strips(
     only_highest: bool,
     strip_bytes: int | None,
 ) -> Iterator[Strip]:
+    """Yields the logits on the cropped grid of the file, in plan axes, strip by strip.
+
+    Args:
+        logits: On the resampled grid.
+        geometry: Of the case.
+        resampling: Of the configuration.
+        only_highest: Leave out classes that are nowhere in a strip the highest.
+        strip_bytes: As in `restore_label_map`.
+    """
     assert logits.shape[1:] == geometry.resampled_shape_voxels, "these logits belong to another case"
     separate = find_separate_axis(
         geometry.target_spacing_mm, geometry.cropped_spacing_mm, resampling.anisotropy_threshold

@@ -1,5 +1,6 @@
 """Weights of a network as they lie in a checkpoint."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         msg = f"{path} holds no network: expected tensors named {NETWORK_PREFIX}..., found none; is it a checkpoint?"
         raise RunError(msg)
     return weights
+
+
+def hash_weights(path: Path) -> str:
+    """SHA-256 of a checkpoint, by which weights are known again.
+
+    Raises:
+        RunError: It is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        msg = (
+            f"the checkpoint {path} cannot be read ({error.strerror or error}); train this fold again, or copy it there"
+        )
+        raise RunError(msg) from error
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

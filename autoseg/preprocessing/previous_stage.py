@@ -101,6 +101,15 @@ def is_prediction_current(folder: Path, name: str, *, source: PredictionSource, 
         return False
 
 
+def read_source(folder: Path, name: str) -> PredictionSource:
+    """The training that made the stored prediction of a case.
+
+    Raises:
+        DocumentError: There is none.
+    """
+    return read_document(_find_paths(folder, name)[1], PreviousPrediction).source
+
+
 def open_case_with_prediction(data_folder: Path, folder: Path, name: str) -> CachedCase:
     """Opens a preprocessed case together with what the previous stage predicts for it.
 

@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from autoseg.errors import TrainingError
 from autoseg.inference.cascade import bring_to_training_grid
 from autoseg.inference.model import SegmentationModel, check_stages_agree, load_model, read_common_plan
+from autoseg.networks.weights import hash_weights
 from autoseg.plan import Plan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.preprocessing.previous_stage import (
@@ -137,7 +137,8 @@ def check_first_stage(cascade: Cascade) -> None:
 
 def find_sources(cascade: Cascade) -> dict[str, PredictionSource]:
     """Which weights predict which case."""
-    weights = {fold: _hash_file(cascade.run.fold(cascade.first_stage, fold).final_checkpoint) for fold in cascade.folds}
+    folders = {fold: cascade.run.fold(cascade.first_stage, fold) for fold in cascade.folds}
+    weights = {fold: hash_weights(folder.final_checkpoint) for fold, folder in folders.items()}
     return {
         case: PredictionSource(configuration=cascade.first_stage, fold=fold, weights_sha256=weights[fold])
         for case, fold in sorted(cascade.holders.items())
@@ -210,8 +211,3 @@ def _predict_one(
 def _digest_sources(sources: Mapping[str, PredictionSource]) -> str:
     text = "\n".join(f"{case} {source.model_dump_json()}" for case, source in sources.items())
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

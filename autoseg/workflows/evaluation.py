@@ -5,8 +5,9 @@ from pathlib import Path
 
 from autoseg.document import read_document
 from autoseg.errors import CasesFailedError, EvaluationError
-from autoseg.evaluation.case_metrics import evaluate_case
+from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summarize, write_summary
+from autoseg.geometry import FloatTriple
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.progress import Progress
@@ -79,20 +80,32 @@ def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress
 
 def evaluate_job(job: EvaluationJob) -> CaseEvaluation:
     """Runs in a worker process."""
-    prediction, reference = read_label_map(job.prediction), read_label_map(job.reference)
-    check_same_grid(reference.grid, prediction.grid, what=f"prediction {job.prediction} of {job.reference}")
-    _check_values(prediction, job.labels, job.prediction)
-    _check_values(reference, job.labels, job.reference)
+    pair, spacing_mm = read_pair(job)
     metrics = evaluate_case(
-        job.labels.encode(prediction.array),
-        job.labels.encode(reference.array),
-        spacing_mm=reference.grid.spacing_mm,
+        pair.prediction,
+        pair.reference,
+        spacing_mm=spacing_mm,
         labels=job.labels,
         tolerance_mm=SURFACE_TOLERANCE_MM,
     )
     return CaseEvaluation(
         case=job.case, prediction_file=str(job.prediction), reference_file=str(job.reference), metrics=metrics
     )
+
+
+def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, FloatTriple]:
+    """Internal labels of both files, and the spacing of their voxels.
+
+    Raises:
+        VolumeError: A file cannot be read, or they lie on different grids.
+        EvaluationError: A value is not among those of the run.
+    """
+    prediction, reference = read_label_map(job.prediction), read_label_map(job.reference)
+    check_same_grid(reference.grid, prediction.grid, what=f"prediction {job.prediction} of {job.reference}")
+    _check_values(prediction, job.labels, job.prediction)
+    _check_values(reference, job.labels, job.reference)
+    pair = LabelMapPair(prediction=job.labels.encode(prediction.array), reference=job.labels.encode(reference.array))
+    return pair, reference.grid.spacing_mm
 
 
 def pair_files(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:

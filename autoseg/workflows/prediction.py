@@ -1,6 +1,5 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +11,15 @@ from numpy.typing import NDArray
 
 from autoseg import __version__
 from autoseg.dataset import Case, find_images
-from autoseg.document import Document, read_document, write_document
+from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
-from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.options import PredictionOptions
 from autoseg.networks.precision import NumberType, Precision
 from autoseg.plan import Plan
+from autoseg.postprocessing.application import finish_label_map
+from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder, open_run
@@ -30,11 +31,17 @@ from autoseg.volume_io import (
     write_probabilities,
 )
 from autoseg.workflows.case_pool import Failure, build_failure, describe_failures, write_failure_log
+from autoseg.workflows.model_choice import check_weights, choose_models, hash_ensemble
 from autoseg.workflows.overlap import overlap_stages
+from autoseg.workflows.selection_document import NAMES_JOINED_BY
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
 RECORD_NAME = "prediction.json"
 PLAN_NAME = "plan.json"
+WHAT_MAKES_LABEL_MAPS = (
+    *("images", "configuration", "folds", "ensemble", "weights_sha256"),
+    *("mirroring", "step_fraction", "number_type", "postprocessing"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +49,39 @@ class PredictionRequest:
     """What the user asked for.
 
     Attributes:
-        configuration: None takes the one that is trained.
-        folds: None takes every trained fold.
+        configuration: None takes what was selected (selection.json), else the one that is trained. One that is named,
+            like a fold, leaves the selection aside.
+        folds: None takes those that were selected, else every trained one.
+        postprocessing: Whether the postprocessing that was selected is applied.
     """
 
     configuration: str | None = None
     folds: tuple[str, ...] | None = None
     options: PredictionOptions
+    postprocessing: bool = True
     save_probabilities: bool = False
     device: str = "auto"
     precision: Precision = "auto"
     overwrite: bool = False
 
 
+class EnsembleMember(Part):
+    """One of several configurations whose probabilities were averaged."""
+
+    configuration: str
+    folds: tuple[str, ...]
+
+
 class PredictionRecord(Document):
-    """How the label maps of a folder were made."""
+    """How the label maps of a folder were made.
+
+    Attributes:
+        configuration: Of an ensemble, all names.
+        folds: Of an ensemble, those of all members, each once.
+        weights_sha256: Of every checkpoint: for each member, of every stage the folds.
+        ensemble: The members where there are several, else empty.
+        postprocessing: What was applied to the label maps, in this order. Probabilities are as the networks say.
+    """
 
     schema_version: Literal[1] = 1
     autoseg_version: str
@@ -69,6 +94,8 @@ class PredictionRecord(Document):
     step_fraction: float
     number_type: NumberType
     probabilities: bool
+    ensemble: tuple[EnsembleMember, ...] = ()
+    postprocessing: tuple[Rule, ...] = ()
     versions: LibraryVersions
 
 
@@ -95,27 +122,31 @@ def predict_images(
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
         PredictionError: There is no trained model, or there are no images for it.
+        SelectionError: What was selected was trained again since.
         CasesFailedError: Some images failed; the others are written.
     """
     run = open_run(run_root)
-    model = load_model(
-        run.root,
+    choice = choose_models(
+        run,
         configuration=request.configuration,
         folds=request.folds,
-        device=request.device,
-        precision=request.precision,
+        postprocessing=request.postprocessing,
+        progress=progress,
     )
+    model = load_ensemble(run.root, choice.members, device=request.device, precision=request.precision)
+    weights = hash_ensemble(run, model)
+    check_weights(run, choice, weights)
     progress.note(model.describe())
     cases = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
     outputs = [path for case in cases for path in _find_outputs(case, out, model, request)]
     check_inputs_are_kept(cases, outputs)
-    record = _describe_model(model, run, images, request)
+    record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
     _prepare_folder(out, record, outputs, overwrite=request.overwrite)
     write_document(out / PLAN_NAME, model.plan)
     write_document(out / RECORD_NAME, record)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
     failures: list[Failure] = []
-    events = _predict_each(waiting, out, model, request=request, progress=progress)
+    events = _predict_each(waiting, out, model, request=request, rules=choice.rules, progress=progress)
     for failure in progress.track(events, label="Predicting", total=len(waiting), unit="image"):
         failures += [] if failure is None else [failure]
     if failures:
@@ -124,29 +155,30 @@ def predict_images(
 
 
 def _describe_model(
-    model: SegmentationModel, run: RunFolder, images: Path, request: PredictionRequest
+    model: Ensemble,
+    run: RunFolder,
+    images: Path,
+    request: PredictionRequest,
+    *,
+    weights: Sequence[tuple[str, ...]],
+    rules: tuple[Rule, ...],
 ) -> PredictionRecord:
-    checkpoints = [
-        run.fold(stage.configuration, fold).final_checkpoint for stage in model.stages for fold in stage.folds
-    ]
+    members = tuple(EnsembleMember(configuration=part.configuration, folds=part.folds) for part in model.members)
     return PredictionRecord(
         autoseg_version=__version__,
         model=run.root.name,
         images=str((images if images.is_dir() else images.parent).resolve()),
-        configuration=model.configuration,
-        folds=tuple(model.folds),
-        weights_sha256=tuple(_hash_file(path) for path in checkpoints),
+        configuration=NAMES_JOINED_BY.join(member.configuration for member in members),
+        folds=tuple(dict.fromkeys(fold for member in members for fold in member.folds)),
+        weights_sha256=tuple(digest for of_member in weights for digest in of_member),
         mirroring=request.options.mirroring,
         step_fraction=request.options.step_fraction,
-        number_type=model.number_type,
+        number_type=model.members[0].number_type,
         probabilities=request.save_probabilities,
+        ensemble=members if len(members) > 1 else (),
+        postprocessing=rules,
         versions=measure_versions(),
     )
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
@@ -199,8 +231,8 @@ def _refuse_strangers(out: Path, outputs: Sequence[Path]) -> None:
 
 def _refuse_other_predictions(out: Path, earlier: PredictionRecord, record: PredictionRecord) -> None:
     changes = [
-        f"{field}: {getattr(earlier, field)} there, {getattr(record, field)} now"
-        for field in ("images", "configuration", "folds", "weights_sha256", "mirroring", "step_fraction", "number_type")
+        f"{field}: {_format(getattr(earlier, field))} there, {_format(getattr(record, field))} now"
+        for field in WHAT_MAKES_LABEL_MAPS
         if getattr(earlier, field) != getattr(record, field)
     ]
     if changes:
@@ -211,35 +243,57 @@ def _refuse_other_predictions(out: Path, earlier: PredictionRecord, record: Pred
         raise RunError(msg)
 
 
-def _find_outputs(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> tuple[Path, ...]:
+def _format(value: object) -> str:
+    """Rules and members in words; anything else as it is."""
+    if isinstance(value, tuple) and value and isinstance(value[0], Part):
+        return "; ".join(_describe_part(part) for part in value)
+    return "none" if value == () else str(value)
+
+
+def _describe_part(part: Part) -> str:
+    if isinstance(part, EnsembleMember):
+        return f"{part.configuration} (folds {', '.join(part.folds)})"
+    assert isinstance(part, LargestComponent | MinimumSize | FillHoles), "no other parts are compared"
+    return part.describe()
+
+
+def _find_outputs(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> tuple[Path, ...]:
     label_map = out / f"{case.name}{label_map_ending(model.plan.file_ending)}"
     return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
 
 
-def _is_finished(case: Case, out: Path, model: SegmentationModel, request: PredictionRequest) -> bool:
+def _is_finished(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> bool:
     return all(path.is_file() for path in _find_outputs(case, out, model, request))
 
 
 def _predict_each(
-    cases: Sequence[Case], out: Path, model: SegmentationModel, *, request: PredictionRequest, progress: Progress
+    cases: Sequence[Case],
+    out: Path,
+    model: Ensemble,
+    *,
+    request: PredictionRequest,
+    rules: Sequence[Rule],
+    progress: Progress,
 ) -> Iterator[Failure | None]:
-    def segment(case: Case, read: PreprocessedCase) -> tuple[NDArray[np.integer], Grid]:
+    def segment(case: Case, read: Sequence[PreprocessedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
         logits = model.predict_case(read, options=request.options, on_window=show)
+        geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:
-            path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits), *read.geometry.grid.shape_voxels)
-            write_probabilities(path, shape, model.iterate_probabilities(logits, read.geometry))
-        return model.restore_label_map(logits, read.geometry), read.geometry.grid
+            path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)
+            write_probabilities(path, shape, model.iterate_probabilities(logits, geometries))
+        return model.restore_label_map(logits, geometries), grid
 
     def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
-        path = _find_outputs(case, out, model, request)[0]
-        write_label_map(path, segmented[0], grid=segmented[1], like=case.image_paths[0])
+        label_map, grid = segmented
+        finished = finish_label_map(label_map, rules, labels=model.plan.labels, spacing_mm=grid.spacing_mm)
+        write_label_map(_find_outputs(case, out, model, request)[0], finished, grid=grid, like=case.image_paths[0])
 
     for case, error in overlap_stages(cases, read=partial(_read, model), work=segment, write=write):
         yield None if error is None else build_failure(case.name, error)
 
 
-def _read(model: SegmentationModel, case: Case) -> PreprocessedCase:
+def _read(model: Ensemble, case: Case) -> tuple[PreprocessedCase, ...]:
     volume = read_image(case.image_paths)
     return model.preprocess(volume.array, volume.grid)
 

@@ -21,9 +21,10 @@ EXPECTED_FLAGS = {
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--restart",
     },
     "status": {"--watch", "--json"},
+    "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
-        "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--save-probabilities", "--device",
-        "--precision", "--overwrite",
+        "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
+        "--save-probabilities", "--device", "--precision", "--overwrite",
     },
     "evaluate": {"--run"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},

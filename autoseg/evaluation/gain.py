@@ -1,0 +1,68 @@
+"""How much better a second set of scores is than a first one of the same cases, and how sure that is."""
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from autoseg.document import Part
+from autoseg.evaluation.crossvalidation import INTERVAL_PERCENTILES, SEED, Table, draw_means
+
+PerClass = Float64[np.ndarray, " class"]
+
+
+class Gain(Part):
+    """Difference of two means over classes of means over cases.
+
+    Attributes:
+        lower: End of the 95 % interval by the percentile bootstrap, in which both scores of a case are drawn together.
+        upper: The other end.
+    """
+
+    mean: float
+    lower: float
+    upper: float
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{self.mean:+.4f} (95 % interval {self.lower:+.4f} to {self.upper:+.4f})"
+
+
+def compute_gain(before: Table, after: Table) -> Gain:
+    """Compares the scores of the same cases.
+
+    Classes are compared one by one: where one is missing in all cases of a bootstrap sample, that sample's difference
+    is over the other classes. The mean of a class is over the cases in which its score is defined, so a case in which
+    false positives disappear (0 becomes undefined) raises it.
+
+    Args:
+        before: NaN where a score is not defined; every class has one in some case.
+        after: The same cases and classes.
+    """
+    changed = (before != after) & ~(np.isnan(before) & np.isnan(after))
+    if not changed.any():
+        return Gain(mean=0.0, lower=0.0, upper=0.0)
+    columns = changed.any(axis=0)
+    draws = [draw_means(table[:, columns], np.random.default_rng(SEED)).classes for table in (before, after)]
+    share = columns.mean()  # of the classes; the others have no difference in any sample
+    differences = compute_column_means((draws[1] - draws[0]).T)
+    lower, upper = np.percentile(differences[~np.isnan(differences)], INTERVAL_PERCENTILES) * share
+    mean = float(np.mean(compute_column_means(after) - compute_column_means(before)))
+    return Gain(mean=mean, lower=float(lower), upper=float(upper))
+
+
+def compute_column_means(table: Table) -> PerClass:
+    """Mean of each column over what is defined; NaN where nothing is."""
+    is_defined = ~np.isnan(table)
+    counts = is_defined.sum(axis=0)
+    means = np.full(table.shape[1], np.nan)
+    np.divide(np.where(is_defined, table, 0.0).sum(axis=0), counts, out=means, where=counts > 0)
+    return means
+
+
+def find_scored_classes(reference_voxels: Int64[np.ndarray, "case class"]) -> Bool[np.ndarray, " class"]:
+    """Classes that some reference has: the others have no score that could be compared.
+
+    A class that no reference has scores 0 where it is predicted and nothing where it is not; a mean that has it in one
+    place and lacks it in another cannot be ranked.
+    """
+    found: Bool[np.ndarray, " class"] = np.any(reference_voxels > 0, axis=0)
+    return found

@@ -1,0 +1,203 @@
+"""Models of several configurations as one: their probabilities are averaged on the grid of the image.
+
+Logits of different configurations lie on different grids and are on different scales, so that, as in nnU-Net, the mean
+is that of probabilities where the image is. They are averaged strip by strip, as each is interpolated: neither
+classes times full resolution nor a file of probabilities ever exists. In memory are the logits of all members.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int16, Integer
+from torch import Tensor
+
+from autoseg.errors import PredictionError
+from autoseg.geometry import Grid
+from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.inference.restore_grid import (
+    Location,
+    compute_probabilities,
+    decide_from_probabilities,
+    iterate_strips,
+)
+from autoseg.inference.sliding_window import OnWindow
+from autoseg.labels import LabelScheme
+from autoseg.networks.precision import Precision
+from autoseg.nonzero_region import slice_box
+from autoseg.plan import Plan, ResamplingPlan
+from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
+from autoseg.run_folder import RunFolder
+
+STRIP_BYTES = 2**22
+"""Of each member; the same for all, whatever device its logits are on, so that their strips match."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensemble:
+    """One model or several, used like one.
+
+    Attributes:
+        members: At least one.
+    """
+
+    members: tuple[SegmentationModel, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """Of the first member; labels, channels and axes are those of all."""
+        return self.members[0].plan
+
+    @property
+    def stages(self) -> tuple[SegmentationModel, ...]:
+        """All models that take part, those of the first member first."""
+        return tuple(stage for member in self.members for stage in member.stages)
+
+    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> tuple[PreprocessedCase, ...]:
+        """The volume as each member sees it.
+
+        Raises:
+            PredictionError: The volume does not fit the models.
+        """
+        return tuple(member.preprocess(array, grid) for member in self.members)
+
+    def predict_case(
+        self,
+        cases: Sequence[PreprocessedCase],
+        *,
+        options: PredictionOptions = DEFAULT_OPTIONS,
+        on_window: OnWindow | None = None,
+    ) -> tuple[Float32[Tensor, "class _z _y _x"], ...]:
+        """The logits of each member."""
+        return tuple(
+            member.predict_case(case, options=options, on_window=on_window)
+            for member, case in zip(self.members, cases, strict=True)
+        )
+
+    def restore_label_map(
+        self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
+    ) -> Integer[np.ndarray, "file_z file_y file_x"]:
+        """Label map on the grid of the file, in the values of the dataset's files."""
+        if len(self.members) == 1:
+            return self.members[0].restore_label_map(logits[0], geometries[0])
+        resamplings = [member.configuration_plan.resampling for member in self.members]
+        labels = self.plan.labels
+        return labels.decode(restore_mean_label_map(logits, geometries, resamplings, labels=labels))
+
+    def iterate_probabilities(
+        self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
+    ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
+        """Mean probabilities slice by slice, each with its place."""
+        of_members = [
+            member.iterate_probabilities(member_logits, geometry)
+            for member, member_logits, geometry in zip(self.members, logits, geometries, strict=True)
+        ]
+        for slices in zip(*of_members, strict=True):
+            location, total = slices[0]
+            for _, probabilities in slices[1:]:
+                total = total + probabilities
+            yield location, total / np.float32(len(slices))
+
+    def predict_volume(
+        self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
+    ) -> Integer[np.ndarray, "z y x"]:
+        """Label map of a volume, on its own grid and in the values of the dataset's files.
+
+        Raises:
+            PredictionError: The volume does not fit the models.
+        """
+        cases = self.preprocess(array, grid)
+        return self.restore_label_map(self.predict_case(cases, options=options), [case.geometry for case in cases])
+
+    def describe(self) -> str:
+        """A line for the user for each member."""
+        lines = [member.describe() for member in self.members]
+        return lines[0] if len(lines) == 1 else "\n".join(["mean of the probabilities of:", *lines])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberChoice:
+    """Which model; None leaves the choice to `load_model`."""
+
+    configuration: str | None
+    folds: tuple[str, ...] | None
+
+
+def load_ensemble(
+    run: str | Path | RunFolder, choices: Sequence[MemberChoice], *, device: str = "auto", precision: Precision = "auto"
+) -> Ensemble:
+    """Loads models of one run, see `load_model`.
+
+    Raises:
+        PredictionError: Something is not trained, or the members were trained on other labels, channels or axes.
+        RunError: There is no run, or a checkpoint is damaged.
+        DeviceError: There is no such device, or it has no fast way to compute in this precision.
+    """
+    members = tuple(
+        load_model(run, configuration=choice.configuration, folds=choice.folds, device=device, precision=precision)
+        for choice in choices
+    )
+    check_members_agree(members)
+    return Ensemble(members=members)
+
+
+def check_members_agree(members: Sequence[SegmentationModel]) -> None:
+    """Checks that the outputs of models mean the same.
+
+    Raises:
+        PredictionError: They were trained on other labels, channels or axes.
+    """
+    first = members[0]
+    for member in members[1:]:
+        if _describe_meaning(member.plan) != _describe_meaning(first.plan):
+            msg = (
+                f"the members of an ensemble must have the same labels, channels and axes, but the plans that "
+                f"{first.configuration} and {member.configuration} were trained by differ in them; train one of them "
+                f"again, or predict with one: --configuration {first.configuration}"
+            )
+            raise PredictionError(msg)
+
+
+@torch.inference_mode()
+def restore_mean_label_map(
+    logits: Sequence[Float32[Tensor, "class _z _y _x"]],
+    geometries: Sequence[CaseGeometry],
+    resamplings: Sequence[ResamplingPlan],
+    *,
+    labels: LabelScheme,
+    strip_bytes: int = STRIP_BYTES,
+) -> Int16[np.ndarray, "file_z file_y file_x"]:
+    """Internal labels on the grid of the image file, decided from the mean of the members' probabilities.
+
+    Labels: the class of the highest mean, the lowest of them on a tie. Regions: those whose mean is above one half.
+
+    Args:
+        logits: Of each member, on its own grid.
+        geometries: What preprocessing did to this case for each member; the crop is the same for all.
+        resamplings: Of each member.
+        labels: Of all.
+        strip_bytes: Upper limit for the interpolated logits of a member that exist at one time (at least one row).
+    """
+    first = geometries[0]
+    assert all(geometry.crop_box == first.crop_box for geometry in geometries), "of another image"
+    volume = np.zeros(first.grid.shape_voxels, np.int16)
+    cropped = first.reorientation.apply(volume)[slice_box(first.crop_box)]
+    of_members = [
+        iterate_strips(*part, only_highest=False, strip_bytes=strip_bytes)
+        for part in zip(logits, geometries, resamplings, strict=True)
+    ]
+    for strips in zip(*of_members, strict=True):
+        total = compute_probabilities(strips[0].logits, labels)
+        for strip in strips[1:]:
+            total += compute_probabilities(strip.logits, labels).to(total.device)
+        decided = decide_from_probabilities(total / len(strips), labels)
+        cropped[strips[0].z, strips[0].rows] = decided.cpu().numpy()
+    return volume
+
+
+def _describe_meaning(plan: Plan) -> tuple[object, ...]:
+    channels = tuple(channel.name for channel in plan.channels)
+    return plan.labels, channels, plan.orientation, plan.axis_permutation, plan.file_ending

@@ -1,0 +1,208 @@
+"""Which rules cross-validation accepts: those that raise the mean Dice of cases that no network was trained on.
+
+A rule that has nothing to learn, such as keeping the largest component, is judged by all held-out cases. A minimum size
+is learned from the cases of all blocks but one and judged by the cases of that one, so that its gain is not measured on
+what chose it. A rule is accepted if the mean over classes rises and the mean of no class falls.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from autoseg.document import Part
+from autoseg.evaluation.gain import Gain, compute_column_means, compute_gain, find_scored_classes
+from autoseg.postprocessing.application import is_large_enough
+from autoseg.postprocessing.effects import Change, ComponentEffects, Counts
+from autoseg.postprocessing.rules import MinimumSize, Rule
+
+ROUND_FACTORS: Final = (1.0, 2.0, 5.0)
+"""Minimum sizes are tried in this series in every decade: a finer one would fit the cases rather than the organ."""
+
+
+class Step(Part):
+    """A rule that was tried.
+
+    Attributes:
+        what: In words.
+        rule: None where none of its kind was worth trying.
+        gain: In mean Dice, on cases that did not choose the rule; None where there was nothing to measure.
+        because: Why it was accepted or not, with the numbers.
+    """
+
+    what: str
+    rule: Rule | None
+    accepted: bool
+    gain: Gain | None
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cases:
+    """What is known of the cases at some point of the learning.
+
+    Attributes:
+        counts: A row for each case, after all rules that were accepted so far.
+        blocks: Number of the block that a case belongs to; blocks are held out in turn.
+        class_names: In the order of the counts' columns.
+    """
+
+    counts: Counts
+    blocks: Int64[np.ndarray, " case"]
+    class_names: tuple[str, ...]
+
+    def change(self, counts: Counts) -> "Cases":
+        """After a rule."""
+        return replace(self, counts=counts)
+
+
+def stack_counts(counts: Sequence[Counts]) -> Counts:
+    """One row for each case."""
+    return Counts(
+        predicted=np.stack([entry.predicted for entry in counts]),
+        reference=np.stack([entry.reference for entry in counts]),
+        both=np.stack([entry.both for entry in counts]),
+    )
+
+
+def stack_changes(changes: Sequence[Change]) -> Change:
+    """One row for each case."""
+    return Change(
+        predicted=np.stack([entry.predicted for entry in changes]), both=np.stack([entry.both for entry in changes])
+    )
+
+
+def decide(rule: Rule, cases: Cases, after: Counts) -> Step:
+    """Accepts a rule, or not.
+
+    Args:
+        rule: Tried.
+        cases: Without the rule.
+        after: With the rule; for a rule that is learned, each case with what the other blocks would have chosen.
+    """
+    is_scored = find_scored_classes(cases.counts.reference)
+    before_dice, after_dice = (counts.compute_dice()[:, is_scored] for counts in (cases.counts, after))
+    gain = compute_gain(before_dice, after_dice)
+    differences = compute_column_means(after_dice) - compute_column_means(before_dice)
+    scored = [name for name, chosen in zip(cases.class_names, is_scored, strict=True) if chosen]
+    losses = [
+        f"{name} {difference:+.4f}" for name, difference in zip(scored, differences, strict=True) if difference < 0
+    ]
+    accepted = gain.mean > 0 and not losses
+    figures = f"mean Dice {_compute_mean(before_dice):.4f} changes by {gain.describe()}"
+    return Step(
+        what=rule.describe(),
+        rule=rule,
+        accepted=accepted,
+        gain=gain,
+        because=_explain(figures, losses, gain=gain, is_changed=gain != Gain(mean=0, lower=0, upper=0)),
+    )
+
+
+def _compute_mean(dice: Float64[np.ndarray, "case class"]) -> float:
+    """Mean of the means of the classes; 0 if there is no class to be scored."""
+    return float(np.mean(compute_column_means(dice))) if dice.shape[1] else 0.0
+
+
+def keep_largest_of(effects: Sequence[ComponentEffects], cases: Cases) -> tuple[Counts, tuple[ComponentEffects, ...]]:
+    """The counts, and the components that are left, where each case keeps its largest component."""
+    classes = len(cases.class_names)
+    changes = stack_changes([entry.remove(~entry.is_largest, classes) for entry in effects])
+    return cases.counts.change(changes), tuple(entry.select(entry.is_largest) for entry in effects)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MinimumSizeOutcome:
+    """What came of learning a minimum size.
+
+    Attributes:
+        counts: After the rule, if it was accepted; else as before.
+    """
+
+    step: Step
+    counts: Counts
+
+
+def learn_minimum_size(
+    make_rule: Callable[[float], MinimumSize], effects: Sequence[ComponentEffects], cases: Cases
+) -> MinimumSizeOutcome:
+    """Learns a minimum size from all cases, and what it gains from held-out blocks.
+
+    Args:
+        make_rule: Of a minimum in cubic millimetres.
+        effects: Components of each case.
+        cases: Without the rule.
+    """
+    candidates = list_candidates(effects)
+    what = make_rule(1.0).describe().split(" below ")[0]
+    if not candidates or len(np.unique(cases.blocks)) < 2:
+        because = "there are no components of different sizes" if not candidates else "it needs two blocks of cases"
+        return MinimumSizeOutcome(step=_reject(what, because), counts=cases.counts)
+    tried = [_demand(minimum, effects, cases) for minimum in candidates]
+    everything = np.ones(len(cases.blocks), bool)
+    chosen = _choose(tried, cases.counts, everything)
+    if chosen is None:
+        lowest, highest = candidates[0], candidates[-1]
+        because = f"no minimum between {lowest:g} and {highest:g} mm3 raises the mean without a loss of some class"
+        return MinimumSizeOutcome(step=_reject(what, because), counts=cases.counts)
+    step = decide(make_rule(candidates[chosen]), cases, _hold_out_blocks(tried, cases))
+    return MinimumSizeOutcome(step=step, counts=tried[chosen] if step.accepted else cases.counts)
+
+
+def list_candidates(effects: Sequence[ComponentEffects]) -> list[float]:
+    """Round volumes above the smallest component and up to the largest one, ascending."""
+    volumes = np.concatenate([entry.volumes_mm3 for entry in effects])
+    if not len(volumes):
+        return []
+    lowest, highest = float(volumes.min()), float(volumes.max())
+    decades = range(int(np.floor(np.log10(lowest))), int(np.ceil(np.log10(highest))) + 1)
+    series = [float(f"{factor:g}e{decade}") for decade in decades for factor in ROUND_FACTORS]
+    return [value for value in series if lowest < value <= highest]
+
+
+def _demand(minimum_mm3: float, effects: Sequence[ComponentEffects], cases: Cases) -> Counts:
+    classes = len(cases.class_names)
+    changes = [entry.remove(~is_large_enough(entry.volumes_mm3, minimum_mm3), classes) for entry in effects]
+    return cases.counts.change(stack_changes(changes))
+
+
+def _choose(tried: Sequence[Counts], counts: Counts, rows: Bool[np.ndarray, " case"]) -> int | None:
+    """The candidate with the highest gain in these cases that costs no class anything; the first of those that tie."""
+    before = counts.select(rows)
+    is_scored = find_scored_classes(before.reference)
+    if not is_scored.any():
+        return None
+    means = compute_column_means(before.compute_dice()[:, is_scored])
+    best, highest = None, 0.0
+    for index, after in enumerate(tried):
+        gains = compute_column_means(after.select(rows).compute_dice()[:, is_scored]) - means
+        if gains.min() >= 0 and gains.mean() > highest:
+            best, highest = index, float(gains.mean())
+    return best
+
+
+def _hold_out_blocks(tried: Sequence[Counts], cases: Cases) -> Counts:
+    """Every case with the minimum that the other blocks choose."""
+    predicted, both = cases.counts.predicted.copy(), cases.counts.both.copy()
+    for block in np.unique(cases.blocks):
+        held_out = cases.blocks == block
+        chosen = _choose(tried, cases.counts, ~held_out)
+        if chosen is not None:
+            predicted[held_out], both[held_out] = tried[chosen].predicted[held_out], tried[chosen].both[held_out]
+    return Counts(predicted=predicted, reference=cases.counts.reference, both=both)
+
+
+def _explain(figures: str, losses: Sequence[str], *, gain: Gain, is_changed: bool) -> str:
+    if not is_changed:
+        return "it changes nothing in these cases"
+    if gain.mean <= 0:
+        return f"{figures}, which is no gain"
+    if losses:
+        return f"{figures}, but {losses[0]}{' and others lose' if len(losses) > 1 else ''}"
+    return f"{figures}, and no class loses"
+
+
+def _reject(what: str, because: str) -> Step:
+    return Step(what=what, rule=None, accepted=False, gain=None, because=because)

@@ -1,0 +1,113 @@
+"""What may be done to a predicted label map, as values that a document of a run can hold.
+
+A rule looks at some values of the label files as one mask: a label, a region, or all of the foreground. So it needs no
+label scheme to be understood, and fits images of any spacing: sizes are in millimetres.
+"""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from autoseg.document import Part
+from autoseg.labels import LabelScheme
+
+FOREGROUND: Final = "foreground"
+
+Values = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class LargestComponent(Part):
+    """Keep the largest connected component of a mask; the rest becomes background.
+
+    Neighbours touch by faces, edges or corners. Components that tie for the largest are all kept.
+
+    Attributes:
+        name: Of the class, or "foreground".
+        values: Of the label files, which make up the mask.
+    """
+
+    kind: Literal["largest_component"] = "largest_component"
+    name: str
+    values: Values
+
+    def describe(self) -> str:
+        """In words."""
+        return f"keep the largest component of {self.name}"
+
+
+class MinimumSize(Part):
+    """Turn connected components of a mask that are smaller than a volume into background.
+
+    Attributes:
+        name: Of the class.
+        values: Of the label files, which make up the mask.
+        minimum_mm3: A component of just this volume is kept. In an image of one slice, which has no thickness, an area
+            in square millimetres.
+    """
+
+    kind: Literal["minimum_size"] = "minimum_size"
+    name: str
+    values: Values
+    minimum_mm3: Annotated[float, Field(gt=0)]
+
+    def describe(self) -> str:
+        """In words."""
+        return f"remove components of {self.name} below {self.minimum_mm3:g} mm3"
+
+
+class FillHoles(Part):
+    """Fill the background that a mask encloses.
+
+    A hole is what no path of face neighbours outside of the mask connects to the border of the image. Other classes in
+    a hole are left as they are.
+
+    Attributes:
+        name: Of the class.
+        values: Of the label files, which make up the mask.
+        fill_value: What the background in a hole becomes.
+    """
+
+    kind: Literal["fill_holes"] = "fill_holes"
+    name: str
+    values: Values
+    fill_value: int
+
+    def describe(self) -> str:
+        """In words."""
+        return f"fill holes of {self.name}"
+
+
+ComponentRule = LargestComponent | MinimumSize
+Rule = Annotated[LargestComponent | MinimumSize | FillHoles, Field(discriminator="kind")]
+
+
+def keep_largest_foreground(labels: LabelScheme) -> LargestComponent:
+    """Of all foreground labels together."""
+    return LargestComponent(name=FOREGROUND, values=list_values(labels, labels.foreground_labels))
+
+
+def keep_largest(labels: LabelScheme, index: int) -> LargestComponent:
+    """Of the class of this index."""
+    return LargestComponent(name=labels.class_names[index], values=list_values(labels, labels.class_labels[index]))
+
+
+def demand_size(labels: LabelScheme, index: int, minimum_mm3: float) -> MinimumSize:
+    """Of the class of this index."""
+    values = list_values(labels, labels.class_labels[index])
+    return MinimumSize(name=labels.class_names[index], values=values, minimum_mm3=minimum_mm3)
+
+
+def fill_holes(labels: LabelScheme, index: int) -> FillHoles:
+    """Of the class of this index; what is filled becomes the label, or what is written where the region is."""
+    members = labels.class_labels[index]
+    written = labels.region_write_labels[index] if labels.has_regions else members[0]
+    return FillHoles(
+        name=labels.class_names[index],
+        values=list_values(labels, members),
+        fill_value=labels.file_values[written],
+    )
+
+
+def list_values(labels: LabelScheme, members: tuple[int, ...]) -> tuple[int, ...]:
+    """The values of the label files that internal labels stand for."""
+    return tuple(labels.file_values[label] for label in members)

@@ -1,0 +1,179 @@
+"""What the finished folds of a run predicted for the cases that they held out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.document import read_document
+from autoseg.errors import SelectionError
+from autoseg.evaluation.crossvalidation import Table
+from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+from autoseg.file_endings import label_map_ending
+from autoseg.inference.folds import find_folds
+from autoseg.inference.model import read_common_plan
+from autoseg.networks.weights import hash_weights
+from autoseg.plan import Plan
+from autoseg.run_folder import ALL_CASES, RunFolder
+from autoseg.training.folds import Splits, select_fold
+from autoseg.workflows.status import has_final_model, read_validation
+
+MOST_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """The held-out predictions of one configuration.
+
+    Attributes:
+        plan: Of its trainings.
+        folds: That are trained and validated.
+        holders: For every case the fold that held it out; the first one, if there are several.
+    """
+
+    configuration: str
+    plan: Plan
+    folds: tuple[str, ...]
+    holders: Mapping[str, str]
+
+    def find_label_map(self, run: RunFolder, case: str) -> Path:
+        """Where the prediction of a case lies."""
+        folder = run.fold(self.configuration, self.holders[case]).validation
+        return folder / f"{case}{label_map_ending(self.plan.file_ending)}"
+
+    def read_metrics(self, run: RunFolder, cases: Sequence[str]) -> list[Mapping[str, MetricValues]]:
+        """The scores of some cases, by class key."""
+        found: dict[str, Mapping[str, MetricValues]] = {}
+        for fold in self.folds:
+            summary = read_document(run.fold(self.configuration, fold).summary, EvaluationSummary)
+            for entry in summary.metric_per_case:
+                if self.holders[entry.case] == fold:
+                    found[entry.case] = entry.metrics
+        return [found[case] for case in cases]
+
+
+def find_held_out(
+    run: RunFolder, *, configurations: Sequence[str] | None, folds: Sequence[str] | None
+) -> tuple[HeldOut, ...]:
+    """Every configuration that has finished folds, in the order of the plan.
+
+    Args:
+        run: With splits.
+        configurations: Those that are wanted, each of which must have one; None for all.
+        folds: Those that may be used; None for all.
+
+    Raises:
+        PlanError: The plan does not have a wanted configuration.
+        TrainingError: There is no such fold.
+        SelectionError: Nothing, or something that is wanted, is not trained and validated, or labels differ.
+        PredictionError: The folds of a configuration follow different plans.
+    """
+    if not run.splits.is_file():
+        msg = (
+            f"{run.root} has no splits.json, so nobody knows which cases its folds held out (imported models do not "
+            f"tell); select works on runs that autoseg trained"
+        )
+        raise SelectionError(msg)
+    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    for name in configurations or ():
+        plan.get_configuration(name)
+    names = [name for name in plan.configurations if configurations is None or name in configurations]
+    wanted = _check_folds(folds, splits)
+    found = {name: [fold for fold in wanted if _is_finished(run, name, fold, splits)] for name in names}
+    lacking = [name for name in names if not found[name]]
+    if len(lacking) == len(names) or (lacking and configurations is not None):
+        msg = (
+            f"select needs trained and validated folds of {' and '.join(lacking)}, found none among folds "
+            f"{', '.join(wanted)} in {run.root}; train with: autoseg train {run.root} --configuration {lacking[0]}"
+        )
+        raise SelectionError(msg)
+    result = tuple(_describe(run, name, found[name], splits) for name in names if found[name])
+    _check_labels(result)
+    return result
+
+
+def find_common_cases(held_out: Sequence[HeldOut]) -> tuple[str, ...]:
+    """Cases that every configuration holds out, sorted.
+
+    Raises:
+        SelectionError: There is none.
+    """
+    common = set.intersection(*(set(entry.holders) for entry in held_out))
+    if not common:
+        found = "; ".join(f"{entry.configuration}: folds {', '.join(entry.folds)}" for entry in held_out)
+        msg = (
+            f"configurations are compared on cases that all of them hold out, but there is none ({found}); train the "
+            f"same folds of each, or name the configurations to be compared with --configuration"
+        )
+        raise SelectionError(msg)
+    return tuple(sorted(common))
+
+
+def describe_use(held_out: Sequence[HeldOut], cases: Sequence[str]) -> list[str]:
+    """Lines for the user: which folds and cases are used, and what is left out."""
+    lines = [
+        f"{entry.configuration}: {len(entry.holders)} held-out cases of folds {', '.join(entry.folds)}"
+        for entry in held_out
+    ]
+    partial = [entry.configuration for entry in held_out if len(entry.holders) > len(cases)]
+    if partial:
+        lines.append(
+            f"compared on the {len(cases)} cases that all of them hold out; further cases of {', '.join(partial)} are "
+            f"left out"
+        )
+    return lines
+
+
+def tabulate_dice(metrics: Sequence[Mapping[str, MetricValues]], keys: Sequence[str]) -> Table:
+    """Dice of every case and class; NaN where it is not defined."""
+    rows = [[np.nan if entry[key].Dice is None else entry[key].Dice for key in keys] for entry in metrics]
+    return np.array(rows, dtype=np.float64)
+
+
+def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
+    """SHA-256 of everything that predicts: for the second stage of a cascade, of the first stage's folds before.
+
+    Raises:
+        PredictionError: A fold of a stage is not trained.
+    """
+    names = find_folds(run, configuration, folds)
+    own = tuple(hash_weights(run.fold(configuration, fold).final_checkpoint) for fold in names)
+    previous = plan.configurations[configuration].previous_stage
+    return own if previous is None else (*list_weights(run, plan, previous, folds), *own)
+
+
+def _check_folds(folds: Sequence[str] | None, splits: Splits) -> tuple[str, ...]:
+    if folds is None:
+        return tuple(str(index) for index in range(len(splits.folds)))
+    for fold in folds:
+        select_fold(splits, fold)
+    if ALL_CASES in folds:
+        msg = f"the fold {ALL_CASES!r} holds no case out, so nothing can be said about it; name numbered folds"
+        raise SelectionError(msg)
+    return tuple(sorted(set(folds), key=int))
+
+
+def _is_finished(run: RunFolder, configuration: str, fold: str, splits: Splits) -> bool:
+    folder = run.fold(configuration, fold)
+    return has_final_model(folder) and read_validation(folder, select_fold(splits, fold).validation) is not None
+
+
+def _describe(run: RunFolder, configuration: str, folds: Sequence[str], splits: Splits) -> HeldOut:
+    holders: dict[str, str] = {}
+    for fold in folds:
+        for case in select_fold(splits, fold).validation:
+            holders.setdefault(case, fold)
+    plan = read_common_plan([run.fold(configuration, fold) for fold in folds], configuration)
+    return HeldOut(configuration=configuration, plan=plan, folds=tuple(folds), holders=holders)
+
+
+def _check_labels(held_out: Sequence[HeldOut]) -> None:
+    first = held_out[0]
+    for entry in held_out[1:]:
+        if entry.plan.labels != first.plan.labels:
+            msg = (
+                f"only models of the same labels can be compared, but {entry.configuration} and {first.configuration} "
+                f"were trained on different ones; name one of them with --configuration, or train it again"
+            )
+            raise SelectionError(msg)

@@ -1,0 +1,129 @@
+"""Which models of a run predict: those that the user names, those that were selected, or the one that is trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoseg.errors import SelectionError
+from autoseg.inference.ensemble import Ensemble, MemberChoice
+from autoseg.inference.folds import find_trained_folds
+from autoseg.inference.model import SegmentationModel
+from autoseg.networks.weights import hash_weights
+from autoseg.postprocessing.rules import Rule
+from autoseg.progress import Progress
+from autoseg.run_folder import ALL_CASES, RunFolder
+from autoseg.workflows.selection_document import Member, Selection, read_selection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """What will predict, and what is done to its label maps.
+
+    Attributes:
+        selection: None where the models are not those that were selected.
+    """
+
+    members: tuple[MemberChoice, ...]
+    rules: tuple[Rule, ...]
+    selection: Selection | None
+
+
+def choose_models(
+    run: RunFolder,
+    *,
+    configuration: str | None,
+    folds: tuple[str, ...] | None,
+    postprocessing: bool,
+    progress: Progress,
+) -> ModelChoice:
+    """Takes what was selected, unless the user names a configuration or folds; says so.
+
+    Raises:
+        SelectionError: A selected model is no longer there.
+        DocumentError: selection.json is damaged.
+    """
+    selection = read_selection(run)
+    named = MemberChoice(configuration=configuration, folds=folds)
+    if selection is None:
+        return ModelChoice(members=(named,), rules=(), selection=None)
+    if configuration is not None or folds is not None:
+        progress.note(
+            f"{run.selection.name} is not used, as a configuration or fold is named: no postprocessing; "
+            f"selected is {describe_selection(selection)}"
+        )
+        return ModelChoice(members=(named,), rules=(), selection=None)
+    _check_trained(run, selection)
+    rules = selection.postprocessing.rules if postprocessing else ()
+    progress.note(f"as {run.selection.name} says: {describe_selection(selection)}")
+    progress.note(_describe_rules(selection, rules))
+    _tell_new_folds(run, selection, progress)
+    return ModelChoice(
+        members=tuple(
+            MemberChoice(configuration=member.configuration, folds=member.folds) for member in selection.members
+        ),
+        rules=rules,
+        selection=selection,
+    )
+
+
+def describe_selection(selection: Selection) -> str:
+    """Models and folds in a few words."""
+    return " + ".join(f"{member.configuration} (folds {', '.join(member.folds)})" for member in selection.members)
+
+
+def hash_ensemble(run: RunFolder, ensemble: Ensemble) -> tuple[tuple[str, ...], ...]:
+    """SHA-256 of the weights of each member, in the order of its stages."""
+    return tuple(_hash_member(run, member) for member in ensemble.members)
+
+
+def check_weights(run: RunFolder, choice: ModelChoice, weights: Sequence[tuple[str, ...]]) -> None:
+    """Checks that selected models are those that were compared.
+
+    Raises:
+        SelectionError: One of them was trained again since.
+    """
+    if choice.selection is None:
+        return
+    for member, found in zip(choice.selection.members, weights, strict=True):
+        if member.weights_sha256 != found:
+            raise SelectionError(_describe_change(run, member, "was trained again"))
+
+
+def _hash_member(run: RunFolder, member: SegmentationModel) -> tuple[str, ...]:
+    return tuple(
+        hash_weights(run.fold(stage.configuration, fold).final_checkpoint)
+        for stage in member.stages
+        for fold in stage.folds
+    )
+
+
+def _check_trained(run: RunFolder, selection: Selection) -> None:
+    for member in selection.members:
+        missing = set(member.folds) - set(find_trained_folds(run, member.configuration))
+        if missing:
+            raise SelectionError(_describe_change(run, member, f"lacks fold {', '.join(sorted(missing))}"))
+
+
+def _describe_change(run: RunFolder, member: Member, change: str) -> str:
+    return (
+        f"{run.selection} chose {member.configuration} (folds {', '.join(member.folds)}), which {change} since; choose "
+        f"anew with: autoseg select {run.root}, or predict without it: --configuration {member.configuration}"
+    )
+
+
+def _describe_rules(selection: Selection, rules: Sequence[Rule]) -> str:
+    if rules:
+        return f"postprocessing: {'; '.join(rule.describe() for rule in rules)}"
+    if selection.postprocessing.rules:
+        return f"no postprocessing, although {len(selection.postprocessing.rules)} rules were accepted"
+    return "no postprocessing: none was accepted"
+
+
+def _tell_new_folds(run: RunFolder, selection: Selection, progress: Progress) -> None:
+    for member in selection.members:
+        trained = set(find_trained_folds(run, member.configuration)) - {ALL_CASES}
+        new = sorted(trained - set(member.folds))
+        if new:
+            progress.note(
+                f"{member.configuration}: fold {', '.join(new)} was not part of the selection and is not used; choose "
+                f"anew with: autoseg select {run.root}"
+            )

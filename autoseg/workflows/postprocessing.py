@@ -1,0 +1,239 @@
+"""Learns from held-out predictions which postprocessing helps: passes over the cases, and a decision after each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int64
+
+from autoseg.errors import CasesFailedError
+from autoseg.evaluation.case_metrics import LabelMapPair
+from autoseg.evaluation.gain import find_scored_classes
+from autoseg.labels import LabelScheme
+from autoseg.postprocessing.application import apply_rules
+from autoseg.postprocessing.effects import (
+    Change,
+    ComponentEffects,
+    Counts,
+    count_classes,
+    measure_components,
+    measure_holes,
+)
+from autoseg.postprocessing.learning import (
+    Cases,
+    Step,
+    decide,
+    keep_largest_of,
+    learn_minimum_size,
+    stack_changes,
+    stack_counts,
+)
+from autoseg.postprocessing.rules import (
+    MinimumSize,
+    Rule,
+    demand_size,
+    fill_holes,
+    keep_largest,
+    keep_largest_foreground,
+)
+from autoseg.progress import Progress
+from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases
+from autoseg.workflows.evaluation import BYTES_PER_CASE, EvaluationJob, read_pair
+
+BACKGROUND = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuringJob:
+    """What a worker counts in one case.
+
+    Attributes:
+        rules: Accepted before; applied first.
+        groups: Disjoint masks, as internal labels, whose components are wanted.
+        hole_classes: Indices of the classes whose holes are wanted.
+    """
+
+    files: EvaluationJob
+    rules: tuple[Rule, ...]
+    groups: tuple[tuple[int, ...], ...] = ()
+    hole_classes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CaseMeasurement:
+    """What the job asked for."""
+
+    counts: Counts
+    components: tuple[ComponentEffects, ...]
+    holes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Learned:
+    """What came out.
+
+    Attributes:
+        before: Counts without any rule; a row for each case.
+        after: Counts with all accepted rules.
+    """
+
+    rules: tuple[Rule, ...]
+    steps: tuple[Step, ...]
+    before: Counts
+    after: Counts
+
+
+def learn_postprocessing(
+    jobs: Sequence[EvaluationJob], *, blocks: Int64[np.ndarray, " case"], progress: Progress
+) -> Learned:
+    """Tries the rules one kind after the other, each on top of what was accepted before.
+
+    The largest component of all foreground; then for each class its largest component and a minimum size of its
+    components; then holes. Classes that no reference has are left alone.
+
+    Args:
+        jobs: Held-out predictions and their references.
+        blocks: For every job the number of its block; blocks are held out in turn where something is learned.
+        progress: Who is told.
+
+    Raises:
+        CasesFailedError: A file cannot be read.
+    """
+    learner = _Learner(jobs=jobs, blocks=blocks, labels=jobs[0].labels, progress=progress)
+    before = learner.try_foreground()
+    targets = _find_targets(before.reference, learner.labels)
+    for group in group_disjoint(targets, learner.labels):
+        learner.try_components(group)
+    learner.try_holes(targets)
+    after = learner.count() if learner.rules else before
+    return Learned(rules=tuple(learner.rules), steps=tuple(learner.steps), before=before, after=after)
+
+
+def group_disjoint(targets: Sequence[int], labels: LabelScheme) -> Iterator[tuple[int, ...]]:
+    """Neighbouring classes that share no label: their components can be found in one pass."""
+    group: list[int] = []
+    taken: set[int] = set()
+    for index in targets:
+        members = set(labels.class_labels[index])
+        if members & taken:
+            yield tuple(group)
+            group, taken = [], set()
+        group.append(index)
+        taken |= members
+    if group:
+        yield tuple(group)
+
+
+def measure_case(job: MeasuringJob) -> CaseMeasurement:
+    """Runs in a worker process."""
+    labels = job.files.labels
+    read, spacing_mm = read_pair(job.files)
+    finished = apply_rules(read.prediction, job.rules, labels=labels, spacing_mm=spacing_mm)
+    pair = LabelMapPair(prediction=finished, reference=read.reference)
+    return CaseMeasurement(
+        counts=count_classes(pair, labels),
+        components=measure_components(pair, job.groups, labels=labels, spacing_mm=spacing_mm) if job.groups else (),
+        holes=tuple(measure_holes(pair, index, labels=labels) for index in job.hole_classes),
+    )
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Learner:
+    """The rules accepted so far, and the way to the next."""
+
+    jobs: Sequence[EvaluationJob]
+    blocks: Int64[np.ndarray, " case"]
+    labels: LabelScheme
+    progress: Progress
+    rules: list[Rule] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    def try_foreground(self) -> Counts:
+        """Returns the counts before any rule."""
+        measured = self._measure("foreground", groups=(self.labels.foreground_labels,))
+        cases = self._open_cases(measured)
+        after, _ = keep_largest_of([entry.components[0] for entry in measured], cases)
+        self._judge(keep_largest_foreground(self.labels), cases, after)
+        return cases.counts
+
+    def try_components(self, group: tuple[int, ...]) -> None:
+        """Classes that share no label."""
+        masks = tuple(self.labels.class_labels[index] for index in group)
+        measured = self._measure(self._name(group), groups=masks)
+        cases = self._open_cases(measured)
+        effects = [tuple(entry.components[place] for entry in measured) for place in range(len(group))]
+        for place, index in enumerate(group):
+            if set(masks[place]) == set(self.labels.foreground_labels):
+                continue  # was tried as the foreground
+            after, kept = keep_largest_of(effects[place], cases)
+            if self._judge(keep_largest(self.labels, index), cases, after):
+                cases, effects[place] = cases.change(after), kept
+        for place, index in enumerate(group):
+            cases = self._try_minimum(index, effects[place], cases)
+
+    def _try_minimum(self, index: int, effects: Sequence[ComponentEffects], cases: Cases) -> Cases:
+        def make_rule(minimum_mm3: float) -> MinimumSize:
+            return demand_size(self.labels, index, minimum_mm3)
+
+        outcome = learn_minimum_size(make_rule, effects, cases)
+        self._record(outcome.step)
+        return cases.change(outcome.counts)
+
+    def try_holes(self, targets: Sequence[int]) -> None:
+        """Every class by itself; one that was filled before may leave the next less to fill."""
+        if not targets:
+            return
+        measured = self._measure("holes", hole_classes=tuple(targets))
+        cases = self._open_cases(measured)
+        for place, index in enumerate(targets):
+            after = cases.counts.change(stack_changes([entry.holes[place] for entry in measured]))
+            if self._judge(fill_holes(self.labels, index), cases, after):
+                cases = cases.change(after)
+
+    def count(self) -> Counts:
+        """With all rules."""
+        return stack_counts([entry.counts for entry in self._measure("all rules")])
+
+    def _judge(self, rule: Rule, cases: Cases, after: Counts) -> bool:
+        step = decide(rule, cases, after)
+        self._record(step)
+        return step.accepted
+
+    def _record(self, step: Step) -> None:
+        self.steps.append(step)
+        if step.accepted:
+            assert step.rule is not None, "only rules are accepted"
+            self.rules.append(step.rule)
+
+    def _open_cases(self, measured: Sequence[CaseMeasurement]) -> Cases:
+        counts = stack_counts([entry.counts for entry in measured])
+        return Cases(counts=counts, blocks=self.blocks, class_names=self.labels.class_names)
+
+    def _name(self, group: Sequence[int]) -> str:
+        names = [self.labels.class_names[index] for index in group]
+        return names[0] if len(names) == 1 else f"{len(names)} classes"
+
+    def _measure(
+        self, what: str, *, groups: tuple[tuple[int, ...], ...] = (), hole_classes: tuple[int, ...] = ()
+    ) -> tuple[CaseMeasurement, ...]:
+        rules = tuple(self.rules)
+        jobs = [
+            (files.case, MeasuringJob(files=files, rules=rules, groups=groups, hole_classes=hole_classes))
+            for files in self.jobs
+        ]
+        workers = compute_worker_count(requested=None, case_count=len(jobs), bytes_per_case=BYTES_PER_CASE)
+        outcome = run_over_cases(
+            measure_case, jobs, workers=workers, label=f"Postprocessing: {what}", progress=self.progress
+        )
+        if outcome.failures:
+            heading = f"{len(outcome.failures)} of {len(jobs)} held-out predictions cannot be used:"
+            raise CasesFailedError(heading, describe_failures(outcome.failures))
+        return outcome.results
+
+
+def _find_targets(reference: Int64[np.ndarray, "case class"], labels: LabelScheme) -> tuple[int, ...]:
+    """Classes that some reference has and that background is no part of."""
+    is_scored = find_scored_classes(reference)
+    return tuple(
+        index for index, members in enumerate(labels.class_labels) if is_scored[index] and BACKGROUND not in members
+    )

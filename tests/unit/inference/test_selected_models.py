@@ -1,0 +1,179 @@
+"""Prediction with what was selected: models, folds, postprocessing; and when it is refused or left aside."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from autoseg.document import read_document, write_document
+from autoseg.errors import RunError, SelectionError
+from autoseg.evaluation.crossvalidation import Statistic
+from autoseg.geometry import Grid
+from autoseg.inference.model import load_model
+from autoseg.inference.options import PredictionOptions
+from autoseg.postprocessing.application import finish_label_map
+from autoseg.postprocessing.rules import demand_size, keep_largest_foreground
+from autoseg.progress import Silent
+from autoseg.run_folder import RunFolder
+from autoseg.volume_io import read_image, read_label_map, write_image
+from autoseg.workflows.prediction import PredictionRecord, PredictionRequest, predict_images
+from autoseg.workflows.selection_document import Member, Postprocessing, Selection
+
+GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
+OPTIONS = PredictionOptions(mirroring=False)
+NOTHING = Statistic(mean=None, std=None, lower=None, upper=None, count=0)
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+    @property
+    def text(self):
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+def plan(build_plan, build_configuration):
+    configurations = {
+        "3d_fullres": build_configuration((8, 8, 8)),
+        "3d_lowres": build_configuration((8, 8, 8), spacing_mm=(2.0, 2.0, 2.0)),
+    }
+    return build_plan(configurations)
+
+
+@pytest.fixture
+def run(tmp_path, plan, write_fold):
+    for configuration, fold, seed in (("3d_fullres", "0", 0), ("3d_fullres", "1", 1), ("3d_lowres", "0", 2)):
+        write_fold(tmp_path / "run", plan, configuration, fold=fold, seed=seed)
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def images(tmp_path):
+    random = np.random.default_rng(0)
+    for index in range(2):
+        image = random.normal(size=GRID.shape_voxels).astype(np.float32)
+        write_image(tmp_path / "images" / f"case{index}_0000.nii.gz", image, grid=GRID)
+    return tmp_path / "images"
+
+
+def write_selection(run, plan, members):
+    """Selects folds of configurations, and rules that change the noise which these networks predict."""
+    rules = (keep_largest_foreground(plan.labels), demand_size(plan.labels, 1, 20.0))
+    chosen = tuple(
+        Member(
+            configuration=configuration,
+            folds=folds,
+            weights_sha256=tuple(
+                hashlib.sha256(run.fold(configuration, fold).final_checkpoint.read_bytes()).hexdigest()
+                for fold in folds
+            ),
+        )
+        for configuration, folds in members.items()
+    )
+    selection = Selection(
+        autoseg_version="0",
+        cases=("a",),
+        class_names={},
+        classes_without_reference=(),
+        candidates=(),
+        members=chosen,
+        because="",
+        postprocessing=Postprocessing(rules=rules, steps=(), before=NOTHING, after=NOTHING),
+    )
+    write_document(run.selection, selection)
+    return rules
+
+
+def predict(run, images, out="out", progress=None, **choices):
+    folder = run.root.parent / out
+    request = PredictionRequest(options=OPTIONS, device="cpu", precision="float32", **choices)
+    predict_images(run.root, images, folder, request=request, progress=progress or Silent())
+    return folder
+
+
+def compute(run, images, index, **choices):
+    model = load_model(run, device="cpu", precision="float32", **choices)
+    volume = read_image([images / f"case{index}_0000.nii.gz"])
+    return model.predict_volume(volume.array, volume.grid, options=OPTIONS)
+
+
+def read(folder, index):
+    return read_label_map(folder / f"case{index}.nii.gz").array
+
+
+def test_selected_models_and_postprocessing_are_used_and_recorded(run, plan, images):
+    rules = write_selection(run, plan, {"3d_lowres": ("0",)})
+    notes = Notes()
+    out = predict(run, images, progress=notes)
+    is_changed = False
+    for index in range(2):
+        raw = compute(run, images, index, configuration="3d_lowres")
+        expected = finish_label_map(raw, rules, labels=plan.labels, spacing_mm=GRID.spacing_mm)
+        np.testing.assert_array_equal(read(out, index), expected)
+        is_changed |= bool((raw != expected).any())
+    assert is_changed
+    record = read_document(out / "prediction.json", PredictionRecord)
+    assert (record.configuration, record.folds, record.ensemble) == ("3d_lowres", ("0",), ())
+    assert record.postprocessing == rules
+    assert "as selection.json says: 3d_lowres (folds 0)" in notes.text
+    assert (
+        "postprocessing: keep the largest component of foreground; remove components of tumour below 20" in notes.text
+    )
+
+
+def test_without_postprocessing_the_models_are_still_the_selected_ones(run, plan, images):
+    write_selection(run, plan, {"3d_lowres": ("0",)})
+    notes = Notes()
+    out = predict(run, images, postprocessing=False, progress=notes)
+    np.testing.assert_array_equal(read(out, 0), compute(run, images, 0, configuration="3d_lowres"))
+    assert "no postprocessing, although 2 rules were accepted" in notes.text
+    with pytest.raises(RunError, match="postprocessing: none there, keep the largest component of foreground; remove"):
+        predict(run, images)
+
+
+@pytest.mark.parametrize("choice", [{"configuration": "3d_lowres"}, {"folds": ("0",)}])
+def test_a_named_configuration_or_fold_leaves_the_selection_aside_and_says_so(run, plan, images, choice):
+    write_selection(run, plan, {"3d_fullres": ("0", "1")})
+    notes = Notes()
+    out = predict(run, images, progress=notes, **choice)
+    np.testing.assert_array_equal(read(out, 1), compute(run, images, 1, **choice))
+    assert read_document(out / "prediction.json", PredictionRecord).postprocessing == ()
+    assert "selection.json is not used, as a configuration or fold is named" in notes.text
+
+
+def test_models_that_were_trained_again_are_noticed(run, plan, images, write_fold):
+    write_selection(run, plan, {"3d_fullres": ("0", "1")})
+    write_fold(run.root, plan, "3d_fullres", fold="1", seed=7)
+    with pytest.raises(SelectionError, match=r"chose 3d_fullres .*was trained again since; .*autoseg select"):
+        predict(run, images)
+    assert not (run.root.parent / "out").exists()
+    predict(run, images, configuration="3d_fullres")
+    run.fold("3d_fullres", "1").final_checkpoint.unlink()
+    with pytest.raises(SelectionError, match="lacks fold 1 since"):
+        predict(run, images, out="other")
+
+
+def test_folds_that_were_trained_later_are_not_used_and_named(run, plan, images):
+    write_selection(run, plan, {"3d_fullres": ("0",)})
+    notes = Notes()
+    out = predict(run, images, progress=notes)
+    assert read_document(out / "prediction.json", PredictionRecord).folds == ("0",)
+    assert "3d_fullres: fold 1 was not part of the selection" in notes.text
+
+
+def test_a_folder_is_continued_only_with_the_same_postprocessing(run, plan, images):
+    write_selection(run, plan, {"3d_lowres": ("0",)})
+    out = predict(run, images)
+    (out / "case1.nii.gz").unlink()
+    predict(run, images)
+    assert (out / "case1.nii.gz").is_file()
+    selection = read_document(run.selection, Selection)
+    changed = selection.postprocessing.model_copy(update={"rules": selection.postprocessing.rules[:1]})
+    write_document(run.selection, selection.model_copy(update={"postprocessing": changed}))
+    with pytest.raises(RunError, match=r"postprocessing: keep the largest component of foreground; remove .* there"):
+        predict(run, images)

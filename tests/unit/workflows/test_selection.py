@@ -1,0 +1,272 @@
+"""Choosing among configurations whose held-out label maps are made by hand: two organs of 27 and 8 voxels."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from autoseg.document import read_document, write_document
+from autoseg.errors import PlanError, SelectionError, TrainingError
+from autoseg.geometry import Grid
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import Plan
+from autoseg.progress import Silent
+from autoseg.run_folder import write_text
+from autoseg.training.folds import Fold, Splits
+from autoseg.volume_io import write_label_map
+from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.selection import SelectionRequest, select_models
+from autoseg.workflows.selection_document import Selection
+
+GRID = Grid(shape_voxels=(8, 9, 10), spacing_mm=(2.0, 1.0, 1.0))
+LABELS = LabelScheme(
+    classes=(LabelClass(name="big", values=(2,)), LabelClass(name="small", values=(5,))),
+    ignore_value=None,
+    region_write_values=None,
+    declared_count=3,
+)
+FOLDS = (("a", "b"), ("c", "d"))
+CASES = ("a", "b", "c", "d")
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+def make_reference(*, small=True):
+    label_map = np.zeros(GRID.shape_voxels, np.uint8)
+    label_map[1:4, 1:4, 1:4] = 2
+    label_map[5:7, 5:7, 5:7] = 5 if small else 0
+    return label_map
+
+
+def make_prediction(*, missing=0, debris=0, islands=(), hole=False):
+    """The reference, less some voxels of "big", with pieces of "big" that touch nothing, and a hole."""
+    label_map = make_reference()
+    label_map[1, 1, 1 : 1 + missing] = 0
+    label_map[0, 8, :debris] = 2
+    for z, y, x in islands:
+        label_map[z, y, x] = 2
+    if hole:
+        label_map[2, 2, 2] = 0
+    return label_map
+
+
+@pytest.fixture
+def run(run):
+    """Of two organs, with references, nothing trained."""
+    plan = read_document(run.plan, Plan)
+    configurations = {}
+    for name in ("2d", "3d_lowres"):
+        network = plan.configurations[name].network.model_copy(update={"output_channels": 3})
+        configurations[name] = plan.configurations[name].model_copy(update={"network": network})
+    write_document(run.plan, plan.model_copy(update={"labels": LABELS, "configurations": configurations}))
+    for case in CASES:
+        write_label_map(run.references / f"{case}.nii.gz", make_reference(), grid=GRID, like=None)
+    return run
+
+
+def finish(run, configuration, *, folds=("0", "1"), **prediction):
+    for fold in folds:
+        folder = run.fold(configuration, fold)
+        write_text(folder.final_checkpoint, f"weights of {configuration} {fold}")
+        write_text(folder.plan, run.plan.read_text())
+        write_predictions(run, configuration, fold, **prediction)
+
+
+def write_predictions(run, configuration, fold, **prediction):
+    validation = run.fold(configuration, fold).validation
+    splits = read_document(run.splits, Splits)
+    jobs = []
+    for case in splits.folds[int(fold)].validation:
+        path = validation / f"{case}.nii.gz"
+        write_label_map(path, make_prediction(**prediction), grid=GRID, like=None)
+        reference = run.references / f"{case}.nii.gz"
+        jobs.append(EvaluationJob(case=case, prediction=path, reference=reference, labels=LABELS))
+    evaluate_jobs(jobs, folder=validation, progress=Silent())
+
+
+def select(run, *, progress=None, **choices):
+    request = SelectionRequest(ensembles=False, **choices)  # these models are no networks
+    selection = select_models(run.root, request, progress=progress or Silent())
+    assert selection == read_document(run.selection, Selection)
+    return selection
+
+
+def get_steps(selection):
+    return {step.what: step for step in selection.postprocessing.steps}
+
+
+def test_the_configuration_with_the_highest_mean_dice_wins_and_the_numbers_say_so(run):
+    finish(run, "2d", missing=3)
+    finish(run, "3d_lowres", missing=1)
+    selection = select(run)
+    assert [candidate.name for candidate in selection.candidates] == ["3d_lowres", "2d"]
+    dice = [(2 * (27 - missing) / (54 - missing) + 1) / 2 for missing in (1, 3)]
+    assert [candidate.foreground.mean for candidate in selection.candidates] == pytest.approx(dice)
+    (member,) = selection.members
+    assert (member.configuration, member.folds) == ("3d_lowres", ("0", "1"))
+    assert len(member.weights_sha256) == 2
+    assert f"{dice[0]:.4f} over 4 held-out cases" in selection.because
+    assert f"2d, has {dice[1]:.4f}, a difference of {dice[0] - dice[1]:+.4f}" in selection.because
+    assert selection.cases == CASES
+
+
+def test_what_ties_stays_in_the_order_of_the_plan(run):
+    finish(run, "3d_lowres", missing=1)
+    finish(run, "2d", missing=1)
+    assert [candidate.name for candidate in select(run).candidates] == ["2d", "3d_lowres"]
+
+
+def test_rules_that_help_are_accepted_with_their_gain_and_the_others_are_listed(run):
+    finish(run, "2d", debris=2, hole=True)
+    selection = select(run)
+    steps = get_steps(selection)
+    assert {what for what, step in steps.items() if step.accepted} == {
+        "keep the largest component of big",
+        "fill holes of big",
+    }
+    assert not steps["keep the largest component of foreground"].accepted  # it would remove the small organ
+    assert "which is no gain" in steps["keep the largest component of foreground"].because
+    largest = steps["keep the largest component of big"]
+    gain = (2 * 26 / (27 + 26) - 2 * 26 / (27 + 28)) / 2
+    assert (largest.gain.mean, largest.gain.lower, largest.gain.upper) == pytest.approx((gain, gain, gain))
+    assert [rule.kind for rule in selection.postprocessing.rules] == ["largest_component", "fill_holes"]
+    assert selection.postprocessing.rules[0].values == (2,)
+    assert selection.postprocessing.rules[1].fill_value == 2
+    assert selection.postprocessing.before.mean < 1
+    assert selection.postprocessing.after.mean == 1
+
+
+def test_the_largest_component_of_all_foreground_is_kept_where_it_helps(run):
+    for case in CASES:
+        joined = make_reference()
+        joined[3:6, 3:6, 3:6] = 2
+        joined[5:7, 5:7, 5:7] = 5
+        write_label_map(run.references / f"{case}.nii.gz", joined, grid=GRID, like=None)
+    finish(run, "2d")
+    for case, fold in (("a", "0"), ("b", "0"), ("c", "1"), ("d", "1")):
+        path = run.fold("2d", fold).validation / f"{case}.nii.gz"
+        shutil.copy(run.references / f"{case}.nii.gz", path)
+        with_debris = make_reference()
+        with_debris[3:6, 3:6, 3:6] = 2
+        with_debris[5:7, 5:7, 5:7] = 5
+        with_debris[0, 8, 8:], with_debris[7, 0, :1] = 2, 5
+        write_label_map(path, with_debris, grid=GRID, like=None)
+    selection = select(run)
+    assert [rule.describe() for rule in selection.postprocessing.rules] == ["keep the largest component of foreground"]
+    assert selection.postprocessing.after.mean == 1
+
+
+def test_a_minimum_size_is_learned_where_an_organ_has_several_parts(run):
+    for case in CASES:
+        two_parts = make_reference()
+        two_parts[1:3, 6:8, 6:8] = 2
+        write_label_map(run.references / f"{case}.nii.gz", two_parts, grid=GRID, like=None)
+    finish(run, "2d")
+    for case, fold in (("a", "0"), ("b", "0"), ("c", "1"), ("d", "1")):
+        predicted = make_reference()
+        predicted[1:3, 6:8, 6:8] = 2
+        predicted[7, 0, 0:2] = 2  # 4 mm3
+        write_label_map(run.fold("2d", fold).validation / f"{case}.nii.gz", predicted, grid=GRID, like=None)
+    selection = select(run)
+    (rule,) = selection.postprocessing.rules
+    assert (rule.kind, rule.name, rule.minimum_mm3) == ("minimum_size", "big", 5.0)
+
+
+def test_classes_without_reference_are_left_out_of_the_ranking_and_named(run):
+    for case in CASES:
+        write_label_map(run.references / f"{case}.nii.gz", make_reference(small=False), grid=GRID, like=None)
+    finish(run, "2d", missing=1)  # predicts "small", which scores 0 there
+    finish(run, "3d_lowres", missing=3)
+    for case, fold in (("a", "0"), ("b", "0"), ("c", "1"), ("d", "1")):
+        path = run.fold("3d_lowres", fold).validation / f"{case}.nii.gz"
+        predicted = make_prediction(missing=3)
+        predicted[predicted == 5] = 0
+        write_label_map(path, predicted, grid=GRID, like=None)
+    for fold, cases in enumerate(FOLDS):
+        folder = run.fold("3d_lowres", str(fold)).validation
+        jobs = [
+            EvaluationJob(
+                case=case,
+                prediction=folder / f"{case}.nii.gz",
+                reference=run.references / f"{case}.nii.gz",
+                labels=LABELS,
+            )
+            for case in cases
+        ]
+        evaluate_jobs(jobs, folder=folder, progress=Silent())
+    notes = Notes()
+    selection = select(run, progress=notes)
+    assert selection.classes_without_reference == ("small",)
+    assert [candidate.name for candidate in selection.candidates] == ["2d", "3d_lowres"]
+    assert list(selection.candidates[0].classes) == ["2"]
+    assert any("no reference of these cases has small" in line for line in notes.lines)
+    assert not any("small" in step.what for step in selection.postprocessing.steps)
+
+
+def test_configurations_with_other_folds_are_compared_on_the_cases_that_all_hold_out(run):
+    finish(run, "2d", missing=3)
+    finish(run, "3d_lowres", folds=("1",), missing=1)
+    notes = Notes()
+    selection = select(run, progress=notes)
+    assert selection.cases == ("c", "d")
+    assert selection.members[0].folds == ("1",)
+    assert "2d: 4 held-out cases of folds 0, 1" in notes.lines
+    assert any("compared on the 2 cases that all of them hold out" in line and "2d" in line for line in notes.lines)
+    finish(run, "2d", missing=0)
+    again = select(run)
+    assert (again.members[0].configuration, again.members[0].folds) == ("2d", ("0", "1"))
+
+
+def test_only_wanted_configurations_and_folds_are_used(run):
+    finish(run, "2d", missing=3)
+    finish(run, "3d_lowres", missing=1)
+    selection = select(run, configurations=("2d",), folds=("0",))
+    assert [candidate.name for candidate in selection.candidates] == ["2d"]
+    assert selection.members[0].folds == ("0",)
+    assert selection.cases == ("a", "b")
+    assert "only candidate" in selection.because
+
+
+def test_cases_of_a_single_fold_are_divided_into_blocks(run):
+    write_document(run.splits, Splits(folds=(Fold(training=("x",), validation=CASES),)))
+    finish(run, "2d", folds=("0",), islands=((7, 0, 0), (7, 0, 1), (7, 8, 8)))
+    steps = get_steps(select(run))
+    assert "two blocks" not in steps["remove components of big"].because
+
+
+def test_what_cannot_be_compared_is_refused_with_what_to_do(run):
+    with pytest.raises(SelectionError, match=r"found none among folds 0, 1 .*autoseg train"):
+        select(run)
+    finish(run, "2d", folds=("0",))
+    finish(run, "3d_lowres", folds=("1",))
+    with pytest.raises(SelectionError, match=r"there is none \(2d: folds 0; 3d_lowres: folds 1\)"):
+        select(run)
+    with pytest.raises(SelectionError, match="needs trained and validated folds of 3d_lowres"):
+        select(run, configurations=("2d", "3d_lowres"), folds=("0",))
+    with pytest.raises(PlanError, match="3d_fullres"):
+        select(run, configurations=("3d_fullres",))
+    with pytest.raises(TrainingError, match="'7'"):
+        select(run, folds=("7",))
+    with pytest.raises(SelectionError, match="holds no case out"):
+        select(run, folds=("all",))
+    run.splits.unlink()
+    with pytest.raises(SelectionError, match="which cases its folds held out"):
+        select(run)
+
+
+def test_an_unfinished_or_unvalidated_fold_is_not_used(run):
+    finish(run, "2d", missing=1)
+    write_text(run.fold("2d", "1").latest_checkpoint, "training goes on")
+    assert select(run).members[0].folds == ("0",)
+    run.fold("2d", "1").latest_checkpoint.unlink()
+    summary = json.loads(run.fold("2d", "1").summary.read_text())
+    summary["metric_per_case"].pop()
+    run.fold("2d", "1").summary.write_text(json.dumps(summary))
+    assert select(run).members[0].folds == ("0",)
