@@ -134,26 +134,31 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
 
 
 def print_selection(console: "Console", selection: "Selection") -> None:
-    """The candidates, the best one first, and every step of postprocessing with its reason."""
+    """The candidates, the best one first, and the steps of postprocessing that change something."""
     from rich.table import Table
     from rich.text import Text
 
     title = f"Dice over {len(selection.cases)} held-out cases (mean, standard deviation, 95 % interval of the mean)"
     table = Table(title=title, title_justify="left")
-    keys = selection.candidates[0].classes
-    for heading in ("model", "foreground", *(selection.class_names[key] for key in keys)):
-        table.add_column(Text(heading))
-    for candidate in selection.candidates:
-        cells = (_format_statistic(candidate.classes[key]) for key in keys)
-        table.add_row(candidate.name, _format_statistic(candidate.foreground), *cells)
+    for heading in ("class", *(candidate.name for candidate in selection.candidates)):
+        table.add_column(heading)
+    for key in selection.candidates[0].classes:
+        cells = (_format_statistic(candidate.classes[key]) for candidate in selection.candidates)
+        table.add_row(Text(selection.class_names[key]), *cells)
+    table.add_section()
+    table.add_row("foreground", *(_format_statistic(candidate.foreground) for candidate in selection.candidates))
     console.show_table(table)
-    console.note(selection.because)
+    console.note(f"{selection.because}\n")
     table = Table(title="Postprocessing", title_justify="left")
     for heading in ("step", "", "because"):
         table.add_column(heading)
-    for step in selection.postprocessing.steps:
+    steps = selection.postprocessing.steps
+    shown = [step for step in steps if step.gain is not None and step.gain.mean != 0]
+    for step in shown:
         table.add_row(Text(step.what), "accepted" if step.accepted else "left out", Text(step.because))
-    console.show_table(table)
+    if shown:
+        console.show_table(table)
+    console.note(f"postprocessing: {len(steps)} steps tried, {len(steps) - len(shown)} of them change nothing\n")
 
 
 def _format_statistic(values: "Statistic") -> str:

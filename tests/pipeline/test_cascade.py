@@ -110,6 +110,35 @@ def test_a_cascade_predicts_in_one_command_and_is_evaluated(cascade_run: Path, t
     assert summary["foreground_mean"]["Dice"] > 0.5
 
 
+def test_a_cascade_is_one_half_of_a_pair(cascade_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(cascade_run, run)
+    done = run_autoseg("select", run, "--device", "cpu")
+    assert done.code == 0, done.err
+    selection = json.loads((run / "selection.json").read_text())
+    (case,) = selection["cases"]  # held out by fold 0, the only one of the cascade
+    assert case in json.loads((run / "splits.json").read_text())["folds"][0]["validation"]
+    (folder,) = (run / "ensembles").iterdir()
+    assert {*folder.name.split("+")} == {FIRST, CASCADE}
+    assert (folder / f"{case}.nii.gz").is_file()
+    sources = json.loads((folder / f"{case}.source.json").read_text())["sources"]
+    assert sorted(source["configuration"] for source in sources) == [CASCADE, FIRST, FIRST]
+    image, _ = make_large_case(51)
+    save(tmp_path / "images" / "new_0000.nii.gz", image)
+    weights = {member["configuration"]: member for member in selection["members"]}
+    for name, folds in ((FIRST, ["0", "1"]), (CASCADE, ["0"])):
+        alone = run_autoseg("select", run, "--configuration", name)
+        assert alone.code == 0, alone.err
+        (weights[name],) = json.loads((run / "selection.json").read_text())["members"]
+        assert weights[name]["folds"] == folds
+    (run / "selection.json").write_text(json.dumps(selection | {"members": [weights[FIRST], weights[CASCADE]]}))
+    predicted = run_autoseg("predict", run, tmp_path / "images", tmp_path / "out", "--device", "cpu")
+    assert predicted.code == 0, predicted.err
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert record["configuration"] == f"{FIRST} + {CASCADE}"
+    assert record["weights_sha256"] == [*weights[FIRST]["weights_sha256"], *weights[CASCADE]["weights_sha256"]]
+
+
 def test_a_finished_cascade_is_left_alone_and_a_new_first_stage_is_noticed(cascade_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(cascade_run, run)
