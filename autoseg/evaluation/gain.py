@@ -1,10 +1,14 @@
 """How much better a second set of scores is than a first one of the same cases, and how sure that is."""
 
+from typing import Final
+
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from autoseg.document import Part
 from autoseg.evaluation.crossvalidation import INTERVAL_PERCENTILES, SEED, Table, draw_means
+
+SMALLEST_SHOWN_PLAINLY: Final = 0.00005
 
 PerClass = Float64[np.ndarray, " class"]
 
@@ -23,7 +27,8 @@ class Gain(Part):
 
     def describe(self) -> str:
         """In words."""
-        return f"{self.mean:+.4f} (95 % interval {self.lower:+.4f} to {self.upper:+.4f})"
+        mean, lower, upper = (_format_difference(value) for value in (self.mean, self.lower, self.upper))
+        return f"{mean} (95 % interval {lower} to {upper})"
 
 
 def compute_gain(before: Table, after: Table) -> Gain:
@@ -56,6 +61,11 @@ def compute_column_means(table: Table) -> PerClass:
     means = np.full(table.shape[1], np.nan)
     np.divide(np.where(is_defined, table, 0.0).sum(axis=0), counts, out=means, where=counts > 0)
     return means
+
+
+def _format_difference(value: float) -> str:
+    """Four decimals, or the order of magnitude of what these would round to nothing."""
+    return f"{value:+.4f}" if value == 0 or abs(value) >= SMALLEST_SHOWN_PLAINLY else f"{value:+.0e}"
 
 
 def find_scored_classes(reference_voxels: Int64[np.ndarray, "case class"]) -> Bool[np.ndarray, " class"]:
