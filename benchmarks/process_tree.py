@@ -9,6 +9,10 @@ from pathlib import Path
 import psutil
 
 SAMPLING_SECONDS = 0.05
+SAMPLING_SHARE = 0.02
+"""Of the time that has passed, between two looks at a long command: each look costs milliseconds of the cores that the
+command is to have for itself."""
+LONGEST_SAMPLING_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,8 @@ def measure_command(command: Sequence[str], log: Path, environment: dict[str, st
         root = psutil.Process(process.pid)
         while process.poll() is None:
             peak = max(peak, sum_memory(root))
-            time.sleep(SAMPLING_SECONDS)
+            passed = time.perf_counter() - started
+            time.sleep(min(LONGEST_SAMPLING_SECONDS, max(SAMPLING_SECONDS, SAMPLING_SHARE * passed)))
     return Measurement(seconds=time.perf_counter() - started, peak_bytes=peak, exit_code=process.wait())
 
 
