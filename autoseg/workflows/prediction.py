@@ -15,8 +15,9 @@ from autoseg.dataset import Case, find_images
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
+from autoseg.inference.execution import Execution, ExecutionChoice
 from autoseg.inference.model import SegmentationModel, load_model
-from autoseg.inference.options import PredictionOptions
+from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.networks.precision import NumberType, Precision
 from autoseg.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase
@@ -52,11 +53,16 @@ class PredictionRequest:
     save_probabilities: bool = False
     device: str = "auto"
     precision: Precision = "auto"
+    execution: ExecutionChoice = "auto"
     overwrite: bool = False
 
 
 class PredictionRecord(Document):
-    """How the label maps of a folder were made."""
+    """How the label maps of a folder were made.
+
+    Attributes:
+        execution: What ran the networks, one for each stage; empty in records of earlier versions.
+    """
 
     schema_version: Literal[1] = 1
     autoseg_version: str
@@ -68,6 +74,7 @@ class PredictionRecord(Document):
     mirroring: bool
     step_fraction: float
     number_type: NumberType
+    execution: tuple[Execution, ...] = ()
     probabilities: bool
     versions: LibraryVersions
 
@@ -104,6 +111,8 @@ def predict_images(
         folds=request.folds,
         device=request.device,
         precision=request.precision,
+        execution=request.execution,
+        workload=_estimate_workload(run, images, request),
     )
     progress.note(model.describe())
     cases = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
@@ -123,6 +132,13 @@ def predict_images(
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 
+def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
+    """By the number of files, before anything is known of the model; it only decides what preparation pays."""
+    files = sum(1 for _ in images.iterdir()) if images.is_dir() else 1
+    channels = len(read_document(run.plan, Plan).channels)
+    return Workload(images=max(1, files // channels), options=request.options)
+
+
 def _describe_model(
     model: SegmentationModel, run: RunFolder, images: Path, request: PredictionRequest
 ) -> PredictionRecord:
@@ -139,6 +155,7 @@ def _describe_model(
         mirroring=request.options.mirroring,
         step_fraction=request.options.step_fraction,
         number_type=model.number_type,
+        execution=tuple(stage.execution for stage in model.stages),
         probabilities=request.save_probabilities,
         versions=measure_versions(),
     )

@@ -23,7 +23,7 @@ EXPECTED_FLAGS = {
     "status": {"--watch", "--json"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--save-probabilities", "--device",
-        "--precision", "--overwrite",
+        "--precision", "--execution", "--overwrite",
     },
     "evaluate": {"--run"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
