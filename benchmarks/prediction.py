@@ -2,7 +2,7 @@
 
 Both predict the same images on the CPU with the same weights, window step and mirroring; label maps are compared.
 Restoring is measured alone on logits of many classes, where nnU-Net needs more memory than most computers have: it
-gets as many of the classes as fit, and its time, which is proportional to them, is also given for all.
+gets as many of the classes as fit, and a quarter of them; a straight line through both says what all would take.
 """
 
 import argparse
@@ -149,25 +149,46 @@ def measure_restoring(settings: Settings) -> None:
     content = {"shape_voxels": shapes[1], "spacing_mm": FILE_SPACING_MM, "network_spacing_mm": network_spacing_mm}
     task.write_text(json.dumps(content))
     fitting = count_fitting_classes(settings.classes, shapes[1])
-    theirs = None
-    for count in dict.fromkeys((fitting, settings.classes)):
-        logits = settings.work / f"logits_{count}.npy"
-        np.save(logits, draw_logits(count, shapes[0]))
-        ours = run_restoring(settings, logits, task, "autoseg")
-        if theirs is None:
-            theirs = run_restoring(settings, logits, task, "peer")
-            agreement = compare_label_maps(settings.work / "peer.nii.gz", settings.work / "autoseg.nii.gz")
-            print(Row(label=f"nnU-Net, {count}", measurement=theirs, reference=theirs, agreement=None).describe())
-            print(Row(label=f"autoseg, {count}", measurement=ours, reference=theirs, agreement=agreement).describe())
-        else:
-            factor = count / fitting
-            scaled = Measurement(
-                seconds=theirs.seconds * factor, peak_bytes=round(theirs.peak_bytes * factor), exit_code=0
-            )
-            label = f"nnU-Net, {count} (as {factor:.1f} times the first line)"
-            print(Row(label=label, measurement=scaled, reference=scaled, agreement=None).describe())
-            print(Row(label=f"autoseg, {count}", measurement=ours, reference=scaled, agreement=None).describe())
-        logits.unlink()
+    theirs = {}
+    for count in (max(2, fitting // 4), fitting):
+        logits = write_logits(settings, count, shapes[0])
+        theirs[count] = run_restoring(settings, logits, task, "peer")
+        print_restored("nnU-Net", count, theirs[count], theirs[count])
+    ours = run_restoring(settings, logits, task, "autoseg")
+    agreement = compare_label_maps(settings.work / "peer.nii.gz", settings.work / "autoseg.nii.gz")
+    print_restored("autoseg", fitting, ours, theirs[fitting], agreement=agreement)
+    logits.unlink()
+    if fitting < settings.classes:
+        extrapolated = extrapolate(theirs, settings.classes)
+        print_restored("nnU-Net, extrapolated", settings.classes, extrapolated, extrapolated)
+        ours = run_restoring(settings, write_logits(settings, settings.classes, shapes[0]), task, "autoseg")
+        print_restored("autoseg", settings.classes, ours, extrapolated)
+
+
+def write_logits(settings: Settings, classes: int, shape: tuple[int, ...]) -> Path:
+    """A file of logits; the last one is replaced, as they are large."""
+    path = settings.work / "logits.npy"
+    np.save(path, draw_logits(classes, shape))
+    return path
+
+
+def print_restored(
+    who: str, classes: int, measurement: Measurement, reference: Measurement, *, agreement: float | None = None
+) -> None:
+    """A line of the table."""
+    label = f"{who}, {classes} classes"
+    print(Row(label=label, measurement=measurement, reference=reference, agreement=agreement).describe(), flush=True)
+
+
+def extrapolate(measured: dict[int, Measurement], classes: int) -> Measurement:
+    """Time and memory of more classes, on the straight line through two measurements."""
+    (few, small), (many, large) = sorted(measured.items())
+    share = (classes - few) / (many - few)
+    return Measurement(
+        seconds=small.seconds + share * (large.seconds - small.seconds),
+        peak_bytes=round(small.peak_bytes + share * (large.peak_bytes - small.peak_bytes)),
+        exit_code=0,
+    )
 
 
 TASKS: Final[dict[str, Callable[[Settings], None]]] = {
