@@ -4,6 +4,9 @@
     python -m benchmarks.parity --model MODEL --images IMAGES    a real model; nnU-Net predicts first
     python -m benchmarks.parity --model MODEL --images IMAGES --expected LABELS     it has done so already
 
+A second line for a model compares with what nnU-Net predicts when it adds up its windows as single instead of half
+floats, all else being equal: what differs in the first line alone is nnU-Net's rounding.
+
 `--peer` names an environment in which nnU-Net is installed. With `--export`, autoseg's copy of each model is exported
 again, and nnU-Net predicts from the export.
 """
@@ -34,7 +37,7 @@ from benchmarks.preprocessing import DEFAULT_PEER
 
 SCRIPT: Final = Path(__file__).with_name("parity_models.py")
 WANTED_SHARE: Final = 0.9999
-COLUMNS: Final = "{:<44} {:>6} {:>12} {:>12}  {}"
+COLUMNS: Final = "{:<52} {:>6} {:>12} {:>12}  {}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ class Agreement:
         """One line of the table."""
         dice = ", ".join(f"{value}: {share:.5f}" for value, share in self.dice.items())
         mark = "" if self.is_enough else "  <-- below 0.9999"
-        print(COLUMNS.format(title, self.images, f"{self.equal_fraction:.6f}", f"{self.lowest:.6f}", dice + mark))
+        print(COLUMNS.format(title, self.images, f"{self.equal_fraction:.7f}", f"{self.lowest:.7f}", dice + mark))
 
 
 def compare(expected: Path, found: Path) -> Agreement:
@@ -99,7 +102,13 @@ def run_peer(peer: Peer, *arguments: str) -> str:
 
 def predict_here(run: Path, images: Path, out: Path, configuration: str | None) -> None:
     """With float32, mirroring and a step of one half, as the peer."""
-    request = PredictionRequest(configuration=configuration, options=PredictionOptions(), device="cpu", overwrite=True)
+    request = PredictionRequest(
+        configuration=configuration,
+        options=PredictionOptions(),
+        device="cpu",
+        precision="float32",
+        overwrite=True,
+    )
     predict_images(run, images, out, request=request, progress=Silent())
 
 
@@ -168,6 +177,9 @@ class Source:
             return False
         agreement = compare(self.get_theirs(configuration), ours)
         agreement.print_row(row)
+        single = self.folder / f"single_{configuration}"
+        if single.exists():
+            compare(single, ours).print_row("  nnU-Net adding up in single precision")
         return agreement.is_enough
 
 
@@ -200,8 +212,9 @@ def _take_given(arguments: Any, peer: Peer, folder: Path) -> list[Source]:
     if source.expected is None:
         folds = sorted(path.parent.name.removeprefix("fold_") for path in root.glob("fold_*/checkpoint_final.pth"))
         out = source.get_theirs(root.name.split("__")[-1])
-        job = {"model": str(root), "images": str(source.images), "out": str(out), "folds": folds, "previous": None}
-        _run_jobs(peer, [job], folder)
+        job = {"model": str(root), "images": str(source.images), "folds": folds, "previous": None}
+        single = folder / f"single_{out.name.removeprefix('theirs_')}"
+        _run_jobs(peer, [{**job, "out": str(out)}, {**job, "out": str(single), "is_single": True}], folder)
     return [source]
 
 
