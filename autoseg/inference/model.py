@@ -260,6 +260,8 @@ def load_model(
 def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
     """Checks that the first stage of a cascade was trained as the second one expects.
 
+    Over which mirrored views it averages is its own affair: masks mean the same.
+
     Args:
         first: Plan of the first stage's trainings.
         second: Plan of the second stage.
@@ -270,7 +272,7 @@ def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
     """
     name = second.configurations[configuration].previous_stage
     assert name is not None, "not a cascade"
-    if _select_what_predicts(first, name) != _select_what_predicts(second, name):
+    if _select_network_and_grid(first, name) != _select_network_and_grid(second, name):
         msg = (
             f"the stages of a cascade must follow one plan, but {name} was trained by another plan than "
             f"{configuration} expects: spacing, patch, network, normalization, labels or axes differ; put the plan "
@@ -342,6 +344,11 @@ def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: 
 
 
 def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:
+    mirror_axes = plan.configurations[configuration].training.augmentation.mirror_axes
+    return (*_select_network_and_grid(plan, configuration), mirror_axes)
+
+
+def _select_network_and_grid(plan: Plan, configuration: str) -> tuple[object, ...]:
     part = plan.configurations[configuration]
     return (
         plan.orientation,
@@ -349,7 +356,6 @@ def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:
         plan.labels,
         plan.channels,
         (part.spacing_mm, part.patch_voxels, part.previous_stage, part.resampling, part.network),
-        part.training.augmentation.mirror_axes,
     )
 
 
