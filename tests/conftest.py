@@ -23,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="real datasets in the raw layout of nnU-Net",
     )
+    parser.addoption(
+        "--peer",
+        default=Path.home() / ".cache" / "autoseg-peer",
+        metavar="FOLDER",
+        help="virtual environment in which nnU-Net v2 is installed",
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,4 +51,13 @@ def data_folder(request: pytest.FixtureRequest) -> Path:
     folder = Path(request.config.getoption("--data"))
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder}; name their folder with --data FOLDER")
+    return folder
+
+
+@pytest.fixture
+def peer_folder(request: pytest.FixtureRequest) -> Path:
+    """An environment with nnU-Net; tests that need it are skipped where there is none."""
+    folder = Path(request.config.getoption("--peer"))
+    if not (folder / "bin" / "nnUNetv2_predict_from_modelfolder").is_file():
+        pytest.skip(f"nnU-Net is not installed in {folder}; name its environment with --peer FOLDER")
     return folder
