@@ -18,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="plans of the reference planner to compare with",
     )
     parser.addoption(
+        "--reference-models",
+        default=REPOSITORY.parent / "shared" / "reference" / "models",
+        metavar="FOLDER",
+        help="result folders of nnU-Net, with its predictions, to compare with",
+    )
+    parser.addoption(
         "--data",
         default=REPOSITORY.parent / "shared" / "data",
         metavar="FOLDER",
@@ -51,6 +57,15 @@ def data_folder(request: pytest.FixtureRequest) -> Path:
     folder = Path(request.config.getoption("--data"))
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder}; name their folder with --data FOLDER")
+    return folder
+
+
+@pytest.fixture
+def model_folder(request: pytest.FixtureRequest) -> Path:
+    """The folder of nnU-Net's results; tests that need it are skipped where there is none."""
+    folder = Path(request.config.getoption("--reference-models"))
+    if not folder.is_dir():
+        pytest.skip(f"no results of nnU-Net at {folder}; name their folder with --reference-models FOLDER")
     return folder
 
 

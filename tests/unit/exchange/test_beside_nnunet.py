@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoseg.cli.plan import plan
+from autoseg.document import read_document
 from autoseg.geometry import Grid
 from autoseg.inference.options import PredictionOptions
 from autoseg.progress import Silent
-from autoseg.volume_io import read_label_map, write_image
+from autoseg.run_folder import RunFolder
+from autoseg.training.folds import Splits
+from autoseg.volume_io import read_label_map, write_image, write_label_map
 from autoseg.workflows.exchange import export_model, import_model
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 
@@ -129,3 +133,28 @@ def test_nnunet_predicts_the_same_labels_with_a_cascade_in_two_steps(
     predict_there((second, "single", True), folds=("0",), previous=tmp_path / "first")
     predict_here(run, images, tmp_path / "ours")
     assert compare(tmp_path / "single", tmp_path / "ours") >= 0.9999
+
+
+def test_a_raw_dataset_and_its_preprocessed_splits_are_used_as_they_are(peer_folder: Path, tmp_path: Path) -> None:
+    raw, splits = tmp_path / "nnUNet_raw" / "Dataset001_X", tmp_path / "nnUNet_preprocessed" / "splits_final.json"
+    names = [f"case{index:02d}" for index in range(13)]
+    for index, name in enumerate(names):
+        image = np.random.default_rng(index).normal(100, 20, GRID.shape_voxels).astype(np.float32)
+        write_image(raw / "imagesTr" / f"{name}_0000.nii.gz", image, grid=GRID)
+        write_label_map(raw / "labelsTr" / f"{name}.nii.gz", (image > 110).astype(np.uint8), grid=GRID, like=None)
+    description = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "bright": 1}, "numTraining": 13}
+    (raw / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}))
+    splits.parent.mkdir()
+    code = (
+        "import json, sys\n"
+        "from nnunetv2.utilities.crossval_split import generate_crossval_split\n"
+        "json.dump(generate_crossval_split(sys.argv[2:], seed=12345, n_splits=5), open(sys.argv[1], 'w'))\n"
+    )
+    subprocess.run([str(peer_folder / "bin" / "python"), "-c", code, str(splits), *names], check=True)
+    found = {}
+    for label, choice in (("own", None), ("theirs", splits)):
+        plan(raw, run=tmp_path / label, splits=choice, no_preprocess=True, workers=1)
+        found[label] = read_document(RunFolder(tmp_path / label).splits, Splits).folds
+    expected = [(tuple(fold["train"]), tuple(fold["val"])) for fold in json.loads(splits.read_text())]
+    assert [(fold.training, fold.validation) for fold in found["theirs"]] == expected
+    assert found["own"] == found["theirs"]
