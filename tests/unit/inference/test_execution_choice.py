@@ -98,9 +98,9 @@ def test_patches_of_a_job_are_images_times_windows_times_views_times_folds(build
 
 
 def test_only_long_jobs_try_anything(configuration):
-    assert not is_large(Workload(images=4000), configuration, 1)
-    assert is_large(Workload(images=4100), configuration, 1)
-    assert is_large(Workload(images=900), configuration, 5)
+    assert not is_large(Workload(images=16_000), configuration, 1)
+    assert is_large(Workload(images=16_400), configuration, 1)
+    assert is_large(Workload(images=3300), configuration, 5)
 
 
 def test_a_short_job_takes_pytorch_as_it_is_and_remembers_no_trial(prepare, build):
@@ -153,12 +153,12 @@ def test_a_long_job_tries_what_is_installed_once_and_announces_the_choice(prepar
         return network
 
     install({"openvino": "1", "compiled": "2"}, build_another)
-    prepared = prepare([build(), build(1)], "auto", images=10_000)
+    prepared = prepare([build(), build(1)], "auto", images=100_000)
     assert tried == ["openvino", "compiled"]
     assert (prepared.execution, len(prepared.networks)) == ("eager", 2)
     assert "networks run eager here" in caplog.text
     tried.clear()
-    prepare([build(), build(1)], "auto", images=10_000)
+    prepare([build(), build(1)], "auto", images=100_000)
     assert not tried
 
 
@@ -167,7 +167,7 @@ def test_another_version_is_tried_again(prepare, build, install):
     tried = []
     for made_by in ("1", "1", "2"):
         install({"openvino": made_by}, lambda execution, network: tried.append(execution) or network)
-        prepare([build()], "auto", images=10_000)
+        prepare([build()], "auto", images=100_000)
     assert len(tried) == 2
 
 
@@ -176,14 +176,14 @@ def test_what_is_faster_is_taken(prepare, build, install, monkeypatch):
     install({"openvino": "1"}, lambda execution, network: network)
     monkeypatch.setattr(execution_choice, "_time_pass", lambda network, patches: next(seconds))
     seconds = iter([3.0, 3.0, 1.0, 1.0])  # first PyTorch as it is, then OpenVINO
-    prepared = prepare([build()], "auto", images=10_000)
+    prepared = prepare([build()], "auto", images=100_000)
     assert prepared.execution == "openvino"
 
 
 @pytest.mark.usefixtures("clock")
 def test_what_computes_something_else_is_reported_and_not_taken(prepare, build, caplog, install):
     install({"openvino": "1"}, lambda execution, network: build(5))
-    assert prepare([build()], "auto", images=10_000).execution == "eager"
+    assert prepare([build()], "auto", images=100_000).execution == "eager"
     assert "standard deviations and is not used" in caplog.text
     with pytest.raises(DeviceError, match="standard deviations, found"):
         prepare([build()], "openvino")
@@ -196,7 +196,7 @@ def test_what_does_not_work_is_reported_and_not_taken(prepare, build, caplog, in
         raise RuntimeError(msg)
 
     install({"compiled": "1"}, fail)
-    assert prepare([build()], "auto", images=10_000).execution == "eager"
+    assert prepare([build()], "auto", images=100_000).execution == "eager"
     assert "compiled does not work here and is not used: no such operation" in caplog.text
     with pytest.raises(DeviceError, match="does not work here: no such operation; use --execution eager"):
         prepare([build()], "compiled")
