@@ -4,7 +4,7 @@
     python -m benchmarks.parity --model MODEL --images IMAGES    a real model; nnU-Net predicts first
     python -m benchmarks.parity --model MODEL --images IMAGES --expected LABELS     it has done so already
 
-A second line for a made model compares with what nnU-Net predicts when it adds up its windows as single instead of half
+A second line for a model compares with what nnU-Net predicts when it adds up its windows as single instead of half
 floats, all else being equal: what differs in the first line alone is nnU-Net's rounding.
 
 `--peer` names an environment in which nnU-Net is installed. With `--export`, autoseg's copy of each model is exported
@@ -212,8 +212,9 @@ def _take_given(arguments: Any, peer: Peer, folder: Path) -> list[Source]:
     if source.expected is None:
         folds = sorted(path.parent.name.removeprefix("fold_") for path in root.glob("fold_*/checkpoint_final.pth"))
         out = source.get_theirs(root.name.split("__")[-1])
-        job = {"model": str(root), "images": str(source.images), "out": str(out), "folds": folds, "previous": None}
-        _run_jobs(peer, [job], folder)
+        job = {"model": str(root), "images": str(source.images), "folds": folds, "previous": None}
+        single = folder / f"single_{out.name.removeprefix('theirs_')}"
+        _run_jobs(peer, [{**job, "out": str(out)}, {**job, "out": str(single), "is_single": True}], folder)
     return [source]
 
 

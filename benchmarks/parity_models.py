@@ -26,7 +26,7 @@ import numpy as np
 import SimpleITK
 import torch
 
-ITERATIONS = 800
+ITERATIONS = 500
 FOREGROUND_SHARE = 0.67
 IMAGES = 2
 PLANS_NAME = "nnUNetPlans"
@@ -92,10 +92,10 @@ def configuration(
 
 
 HALVED_3D = [(1, 1, 1), (2, 2, 2), (2, 2, 2)]
-FULL_3D = configuration((24, 24, 24), (1.2, 1.2, 1.2), HALVED_3D)
+FULL_3D = configuration((32, 32, 32), (1.2, 1.2, 1.2), HALVED_3D)
 KINDS = {
     "2d": Kind(
-        configurations={"2d": configuration((32, 24), (1.1, 0.9), [(1, 1), (2, 2), (2, 2)])},
+        configurations={"2d": configuration((48, 40), (1.1, 0.9), [(1, 1), (2, 2), (2, 2)])},
         image_shape=(16, 72, 68), image_spacing=(3.0, 1.0, 1.0), labels=LABELS,
     ),
     "3d": Kind(
@@ -112,7 +112,7 @@ KINDS = {
     ),
     "residual encoder, no mirroring": Kind(
         configurations={
-            "3d_fullres": configuration((24, 24, 24), (1.2, 1.2, 1.2), [*HALVED_3D, (1, 2, 2)], residual=True),
+            "3d_fullres": configuration((32, 32, 32), (1.2, 1.2, 1.2), [*HALVED_3D, (1, 2, 2)], residual=True),
         },
         image_shape=(56, 60, 68), image_spacing=(1.0, 1.0, 1.0), labels=LABELS, mirror=False,
     ),
@@ -126,7 +126,7 @@ KINDS = {
     ),
     "anisotropic CT, transposed": Kind(
         configurations={"3d_fullres": {
-            **configuration((6, 24, 24), (5.0, 0.9, 0.9), [(1, 1, 1), (1, 2, 2), (2, 2, 2)], flat=True),
+            **configuration((10, 48, 48), (5.0, 0.9, 0.9), [(1, 1, 1), (1, 2, 2), (2, 2, 2)], flat=True),
             "normalization_schemes": ["CTNormalization"],
         }},
         image_shape=(88, 80, 20), image_spacing=(0.8, 0.8, 6.0), labels=LABELS, channels=("CT",), transpose=(2, 0, 1),
@@ -333,21 +333,26 @@ def make(folder: Path, name: str) -> None:
             continue  # a cascade needs its description, not a model
         for fold in kind.folds:
             root = train_model(kind, configuration_name, fold, folder / "models")
-        job = {"model": str(root), "images": str(folder / "images"), "folds": kind.folds}
         for sums in ("theirs", "single"):
             out = str(folder / f"{sums}_{configuration_name}")
-            with add_up_in_single_precision(wanted=sums == "single"):
-                predict(**job, out=out, previous=previous.get(sums))
+            predict(
+                model=str(root),
+                images=str(folder / "images"),
+                out=out,
+                folds=kind.folds,
+                previous=previous.get(sums),
+                is_single=sums == "single",
+            )
             previous[sums] = out
 
 
 @contextmanager
-def add_up_in_single_precision(*, wanted: bool) -> Iterator[None]:
+def set_precision_of_sums(*, is_single: bool) -> Iterator[None]:
     """Has nnU-Net sum up logits and weights of windows as single instead of half floats."""
     from nnunetv2.inference import predict_from_raw_data as module
 
     own = module.torch, module.compute_gaussian
-    if wanted:
+    if is_single:
         module.torch = SimpleNamespace(**{**vars(torch), "half": torch.float32})
         module.compute_gaussian = lru_cache(partial(module.compute_gaussian, dtype=torch.float32))
     try:
@@ -356,7 +361,9 @@ def add_up_in_single_precision(*, wanted: bool) -> Iterator[None]:
         module.torch, module.compute_gaussian = own
 
 
-def predict(*, model: str, images: str, out: str, folds: Sequence[str], previous: str | None) -> None:
+def predict(
+    *, model: str, images: str, out: str, folds: Sequence[str], previous: str | None, is_single: bool = False
+) -> None:
     """nnU-Net's label maps of a folder, with its defaults: step one half, Gaussian, mirroring."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -366,7 +373,8 @@ def predict(*, model: str, images: str, out: str, folds: Sequence[str], previous
     )
     names = [fold if fold == "all" else int(fold) for fold in folds]
     predictor.initialize_from_trained_model_folder(model, names, "checkpoint_final.pth")
-    predictor.predict_from_files_sequential(images, out, folder_with_segs_from_prev_stage=previous)
+    with set_precision_of_sums(is_single=is_single):
+        predictor.predict_from_files_sequential(images, out, folder_with_segs_from_prev_stage=previous)
 
 
 if __name__ == "__main__":

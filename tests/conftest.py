@@ -18,10 +18,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="plans of the reference planner to compare with",
     )
     parser.addoption(
+        "--reference-models",
+        default=REPOSITORY.parent / "shared" / "reference" / "models",
+        metavar="FOLDER",
+        help="result folders of nnU-Net, with its predictions, to compare with",
+    )
+    parser.addoption(
         "--data",
         default=REPOSITORY.parent / "shared" / "data",
         metavar="FOLDER",
         help="real datasets in the raw layout of nnU-Net",
+    )
+    parser.addoption(
+        "--peer",
+        default=Path.home() / ".cache" / "autoseg-peer",
+        metavar="FOLDER",
+        help="virtual environment in which nnU-Net v2 is installed",
     )
 
 
@@ -45,4 +57,22 @@ def data_folder(request: pytest.FixtureRequest) -> Path:
     folder = Path(request.config.getoption("--data"))
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder}; name their folder with --data FOLDER")
+    return folder
+
+
+@pytest.fixture
+def model_folder(request: pytest.FixtureRequest) -> Path:
+    """The folder of nnU-Net's results; tests that need it are skipped where there is none."""
+    folder = Path(request.config.getoption("--reference-models"))
+    if not folder.is_dir():
+        pytest.skip(f"no results of nnU-Net at {folder}; name their folder with --reference-models FOLDER")
+    return folder
+
+
+@pytest.fixture
+def peer_folder(request: pytest.FixtureRequest) -> Path:
+    """An environment with nnU-Net; tests that need it are skipped where there is none."""
+    folder = Path(request.config.getoption("--peer"))
+    if not (folder / "bin" / "nnUNetv2_predict_from_modelfolder").is_file():
+        pytest.skip(f"nnU-Net is not installed in {folder}; name its environment with --peer FOLDER")
     return folder

@@ -33,6 +33,10 @@ def predict(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Numbers that networks compute in; float32 is the reference, auto the fastest."),
     ] = "auto",
+    execution: Annotated[
+        Literal["auto", "eager", "compiled", "openvino"],
+        typer.Option(help="What runs networks on a processor; auto is what finishes first."),
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
     """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
@@ -52,6 +56,7 @@ def predict(
         save_probabilities=save_probabilities,
         device=device,
         precision=precision,
+        execution=execution,
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:

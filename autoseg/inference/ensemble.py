@@ -16,8 +16,9 @@ from torch import Tensor
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
+from autoseg.inference.execution import ExecutionChoice
 from autoseg.inference.model import SegmentationModel, load_model
-from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restore_grid import (
     Location,
     compute_probabilities,
@@ -127,17 +128,31 @@ class MemberChoice:
 
 
 def load_ensemble(
-    run: str | Path | RunFolder, choices: Sequence[MemberChoice], *, device: str = "auto", precision: Precision = "auto"
+    run: str | Path | RunFolder,
+    choices: Sequence[MemberChoice],
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    execution: ExecutionChoice = "auto",
+    workload: Workload = ONE_IMAGE,
 ) -> Ensemble:
     """Loads models of one run, see `load_model`.
 
     Raises:
         PredictionError: Something is not trained, or the members were trained on other labels, channels or axes.
         RunError: There is no run, or a checkpoint is damaged.
-        DeviceError: There is no such device, or it has no fast way to compute in this precision.
+        DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution.
     """
     members = tuple(
-        load_model(run, configuration=choice.configuration, folds=choice.folds, device=device, precision=precision)
+        load_model(
+            run,
+            configuration=choice.configuration,
+            folds=choice.folds,
+            device=device,
+            precision=precision,
+            execution=execution,
+            workload=workload,
+        )
         for choice in choices
     )
     check_members_agree(members)

@@ -3,7 +3,7 @@
 In single precision a network is left as it is: that is the reference which everything else is compared with.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float, Float32
@@ -12,6 +12,11 @@ from torch.nn import functional
 
 from autoseg.networks.blocks import CHANNELS_LAST, InstanceNormalization
 from autoseg.networks.precision import NUMBER_TYPES, NumberType
+
+Execution = Literal["eager", "compiled", "openvino"]
+"""What runs a network: PyTorch as it is, PyTorch compiled for the processor, or OpenVINO."""
+ExecutionChoice = Literal["auto", "eager", "compiled", "openvino"]
+"""What the user may ask for."""
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POOLINGS: Final = (nn.AvgPool2d, nn.AvgPool3d)

@@ -1,7 +1,7 @@
 """A trained model in memory: loaded once, applied to any number of volumes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.host_memory import keep_freed_memory
 from autoseg.inference.cascade import bring_to_prediction_grid
-from autoseg.inference.execution import prepare_network
+from autoseg.inference.execution import Execution, ExecutionChoice
+from autoseg.inference.execution_choice import Setting, prepare_networks
 from autoseg.inference.folds import find_configuration, find_folds
-from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
-from autoseg.inference.pass_size import find_memory_folder, find_patches_per_pass
+from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restore_grid import (
     Location,
     iterate_probabilities,
@@ -45,8 +45,9 @@ class SegmentationModel:
         plan: What the networks were trained by.
         configuration: Name of the configuration.
         folds: Names of the folds, in the order of `networks`.
-        networks: Prepared by `prepare_network`.
+        networks: Prepared by `prepare_networks`.
         number_type: In which they compute.
+        execution: What runs them.
         patches_per_pass: How many patches they get at once; None for the rule of `compute_patches_per_pass`.
         previous: The first stage, where this is the second one of a cascade.
     """
@@ -57,6 +58,7 @@ class SegmentationModel:
     networks: tuple[nn.Module, ...]
     device: torch.device
     number_type: NumberType = "float32"
+    execution: Execution = "eager"
     patches_per_pass: int | None = None
     previous: "SegmentationModel | None" = None
 
@@ -152,7 +154,8 @@ class SegmentationModel:
         """One line for the user."""
         count = self.patches_per_pass or compute_patches_per_pass(self.configuration_plan, self.device)
         patches = f"{count} patch{'' if count == 1 else 'es'} at once"
-        return f"{self.configuration}, folds {', '.join(self.folds)}: {self.number_type} on {self.device}, {patches}"
+        numbers = f"{self.number_type} on {self.device}, {self.execution}"
+        return f"{self.configuration}, folds {', '.join(self.folds)}: {numbers}, {patches}"
 
     def predict_volume(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
@@ -184,12 +187,15 @@ def load_model(
     folds: Sequence[str] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    execution: ExecutionChoice = "auto",
+    workload: Workload = ONE_IMAGE,
     with_previous: bool = True,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict; for a cascade's second stage also the first.
 
     On the processor, how many patches go through a network at once is measured when a network is loaded for the first
-    time, and remembered (see `autoseg.inference.pass_size`).
+    time, and remembered (see `autoseg.inference.pass_size`); so is what runs them fastest, if the work ahead is long
+    (see `autoseg.inference.execution_choice`).
 
     Args:
         run: Folder of a run.
@@ -200,12 +206,14 @@ def load_model(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: In which numbers the networks compute; "float32" is the reference, "auto" the fastest that keeps the
             labels (see `find_number_type`).
+        execution: What runs the networks on a processor; "auto" is what finishes the work first.
+        workload: The work ahead.
         with_previous: Whether a cascade gets its first stage; without it, only `predict_preprocessed` can be used.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
         RunError: There is no run, or a checkpoint is damaged.
-        DeviceError: There is no such device, or it has no fast way to compute in this precision.
+        DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution.
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
     processor = find_device(device)
@@ -216,53 +224,43 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    previous = None
-    if with_previous:
-        previous = _load_previous(folder, plan, name, folds=folds, device=device, precision=precision)
-    networks = tuple(
-        prepare_network(load_network(training, plan.configurations[name]), device=processor, number_type=number_type)
-        for training in trainings
+    prepared = prepare_networks(
+        [load_network(training, plan.configurations[name]) for training in trainings],
+        Setting(configuration=plan.configurations[name], device=processor, number_type=number_type),
+        choice=execution,
+        workload=workload,
     )
-    return SegmentationModel(
+    model = SegmentationModel(
         plan=plan,
         configuration=name,
         folds=names,
-        networks=networks,
+        networks=prepared.networks,
         device=processor,
-        previous=previous,
         number_type=number_type,
-        patches_per_pass=_find_patches_per_pass(networks[0], plan.configurations[name], processor, number_type),
+        execution=prepared.execution,
+        patches_per_pass=prepared.patches_per_pass,
     )
-
-
-def _find_patches_per_pass(
-    network: nn.Module, configuration: ConfigurationPlan, device: torch.device, number_type: NumberType
-) -> int | None:
-    if device.type != "cpu":
-        return None
-    return find_patches_per_pass(network, configuration, number_type=number_type, memory=find_memory_folder())
-
-
-def _load_previous(
-    run: RunFolder,
-    plan: Plan,
-    configuration: str,
-    *,
-    folds: Sequence[str] | None,
-    device: str,
-    precision: Precision,
-) -> SegmentationModel | None:
-    name = plan.configurations[configuration].previous_stage
-    if name is None:
-        return None
+    first_stage = plan.configurations[name].previous_stage
+    if first_stage is None or not with_previous:
+        return model
     held_out = [fold for fold in folds or () if fold != ALL_CASES]
-    previous = load_model(run, configuration=name, folds=held_out or None, device=device, precision=precision)
-    check_stages_agree(previous.plan, plan, configuration)
-    return previous
+    previous = load_model(
+        folder,
+        configuration=first_stage,
+        folds=held_out or None,
+        device=device,
+        precision=precision,
+        execution=execution,
+        workload=workload,
+    )
+    check_stages_agree(previous.plan, plan, name)
+    return replace(model, previous=previous)
 
 
 def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
     """Checks that the first stage of a cascade was trained as the second one expects.
+
+    Over which mirrored views it averages is its own affair: masks mean the same.
 
     Args:
         first: Plan of the first stage's trainings.
@@ -274,7 +272,7 @@ def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
     """
     name = second.configurations[configuration].previous_stage
     assert name is not None, "not a cascade"
-    if _select_what_predicts(first, name) != _select_what_predicts(second, name):
+    if _select_network_and_grid(first, name) != _select_network_and_grid(second, name):
         msg = (
             f"the stages of a cascade must follow one plan, but {name} was trained by another plan than "
             f"{configuration} expects: spacing, patch, network, normalization, labels or axes differ; put the plan "
@@ -346,6 +344,11 @@ def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: 
 
 
 def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:
+    mirror_axes = plan.configurations[configuration].training.augmentation.mirror_axes
+    return (*_select_network_and_grid(plan, configuration), mirror_axes)
+
+
+def _select_network_and_grid(plan: Plan, configuration: str) -> tuple[object, ...]:
     part = plan.configurations[configuration]
     return (
         plan.orientation,
@@ -353,7 +356,6 @@ def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:
         plan.labels,
         plan.channels,
         (part.spacing_mm, part.patch_voxels, part.previous_stage, part.resampling, part.network),
-        part.training.augmentation.mirror_axes,
     )
 
 

@@ -28,3 +28,19 @@ class PredictionOptions:
 
 
 DEFAULT_OPTIONS: Final = PredictionOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a model will be used for, as far as it is known when it is loaded: longer work pays for more preparation.
+
+    Attributes:
+        images: How many, about.
+        options: Of their prediction.
+    """
+
+    images: int = 1
+    options: PredictionOptions = DEFAULT_OPTIONS
+
+
+ONE_IMAGE: Final = Workload()

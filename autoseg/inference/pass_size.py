@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Circumstances(Part):
-    """All that the fastest size depends on."""
+    """All that the speed of a network depends on."""
 
     processor: str
     threads: int
@@ -66,14 +66,7 @@ def find_patches_per_pass(
     """
     if math.prod(configuration.patch_voxels) > SMALL_PATCH_VOXELS:
         return 1
-    circumstances = Circumstances(
-        processor=_find_processor(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        number_type=number_type,
-        network=configuration.network,
-        patch_voxels=configuration.patch_voxels,
-    )
+    circumstances = find_circumstances(configuration, number_type)
     path = memory / f"{hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]}.json"
     remembered = _recall(path, circumstances)
     if remembered is not None:
@@ -81,13 +74,25 @@ def find_patches_per_pass(
     return _measure_and_remember(network, circumstances, path)
 
 
-def find_memory_folder() -> Path:
-    """Where sizes are remembered: the folder that the system has for what can be made again."""
+def find_circumstances(configuration: ConfigurationPlan, number_type: NumberType) -> Circumstances:
+    """Those of this process."""
+    return Circumstances(
+        processor=_find_processor(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        number_type=number_type,
+        network=configuration.network,
+        patch_voxels=configuration.patch_voxels,
+    )
+
+
+def find_memory_folder(subject: str) -> Path:
+    """Where measurements of a subject are remembered: in the folder that the system has for what can be made again."""
     if os.name == "nt":
         root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     else:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "autoseg" / "patches_per_pass"
+    return root / "autoseg" / subject
 
 
 def measure_patches_per_pass(network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...]) -> list[float]:

@@ -10,6 +10,7 @@ value of another is nowhere the highest. Of a hundred organs, a few are left.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 import torch
@@ -112,7 +113,8 @@ def iterate_resampled_strips(
 
 def find_candidates(logits: Float32[Tensor, "row x class"]) -> Int64[Tensor, " candidate"]:
     """The classes that may be the highest somewhere, however rows and neighbouring columns are interpolated."""
-    lowest, highest = torch.aminmax(logits, dim=0)
+    # Row by row, which is several times as fast as one reduction over the first axis (measured).
+    lowest, highest = reduce(torch.minimum, logits.unbind()), reduce(torch.maximum, logits.unbind())
     if len(lowest) > 1:
         lowest, highest = torch.minimum(lowest[1:], lowest[:-1]), torch.maximum(highest[1:], highest[:-1])
     reached = lowest.amax(dim=-1, keepdim=True)

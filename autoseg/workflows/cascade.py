@@ -179,7 +179,9 @@ def _predict_each(
         cases = [case for case in waiting if sources[case].fold == fold]
         if not cases:
             continue
-        model = load_model(cascade.run, configuration=cascade.first_stage, folds=(fold,), device=device)
+        model = load_model(
+            cascade.run, configuration=cascade.first_stage, folds=(fold,), device=device, execution="eager"
+        )
         for case in cases:
             _predict_one(cascade, model, case, source=sources[case], progress=progress)
             yield case

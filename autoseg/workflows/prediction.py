@@ -15,7 +15,8 @@ from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
-from autoseg.inference.options import PredictionOptions
+from autoseg.inference.execution import Execution, ExecutionChoice
+from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.networks.precision import NumberType, Precision
 from autoseg.plan import Plan
 from autoseg.postprocessing.application import finish_label_map
@@ -62,6 +63,7 @@ class PredictionRequest:
     save_probabilities: bool = False
     device: str = "auto"
     precision: Precision = "auto"
+    execution: ExecutionChoice = "auto"
     overwrite: bool = False
 
 
@@ -79,6 +81,7 @@ class PredictionRecord(Document):
         configuration: Of an ensemble, all names.
         folds: Of an ensemble, those of all members, each once.
         weights_sha256: Of every checkpoint: for each member, of every stage the folds.
+        execution: What ran the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
         postprocessing: What was applied to the label maps, in this order. Probabilities are as the networks say.
     """
@@ -93,6 +96,7 @@ class PredictionRecord(Document):
     mirroring: bool
     step_fraction: float
     number_type: NumberType
+    execution: tuple[Execution, ...] = ()
     probabilities: bool
     ensemble: tuple[EnsembleMember, ...] = ()
     postprocessing: tuple[Rule, ...] = ()
@@ -133,7 +137,14 @@ def predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
-    model = load_ensemble(run.root, choice.members, device=request.device, precision=request.precision)
+    model = load_ensemble(
+        run.root,
+        choice.members,
+        device=request.device,
+        precision=request.precision,
+        execution=request.execution,
+        workload=_estimate_workload(run, images, request),
+    )
     weights = hash_ensemble(run, model)
     check_weights(run, choice, weights)
     progress.note(model.describe())
@@ -152,6 +163,13 @@ def predict_images(
     if failures:
         _report(failures, out, total=len(cases))
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
+
+
+def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
+    """By the number of files, before anything is known of the model; it only decides what preparation pays."""
+    files = sum(1 for _ in images.iterdir()) if images.is_dir() else 1
+    channels = len(read_document(run.plan, Plan).channels)
+    return Workload(images=max(1, files // channels), options=request.options)
 
 
 def _describe_model(
@@ -174,6 +192,7 @@ def _describe_model(
         mirroring=request.options.mirroring,
         step_fraction=request.options.step_fraction,
         number_type=model.members[0].number_type,
+        execution=tuple(stage.execution for member in model.members for stage in member.stages),
         probabilities=request.save_probabilities,
         ensemble=members if len(members) > 1 else (),
         postprocessing=rules,

@@ -48,7 +48,9 @@ def validate_fold(
     if finished is not None:
         return finished
     # The first stage of a cascade has predicted these cases already.
-    model = load_model(run, configuration=configuration, folds=(fold,), device=device, with_previous=False)
+    model = load_model(
+        run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous=False
+    )
     check_preprocessed(run, model.plan, model.configuration_plan.data_of, cases)
     ending = label_map_ending(model.plan.file_ending)
     outputs = {case: folder / f"{case}{ending}" for case in cases}

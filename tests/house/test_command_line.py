@@ -24,7 +24,7 @@ EXPECTED_FLAGS = {
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
-        "--save-probabilities", "--device", "--precision", "--overwrite",
+        "--save-probabilities", "--device", "--precision", "--execution", "--overwrite",
     },
     "evaluate": {"--run"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},

@@ -151,6 +151,16 @@ def test_a_cascade_without_its_first_stage_is_refused(train, load):
     assert load(configuration=CASCADE, with_previous=False).stages[0].configuration == CASCADE
 
 
+def test_a_first_stage_may_be_mirrored_over_other_axes(plan, train, load):
+    train(CASCADE)
+    part = plan.configurations["3d_lowres"]
+    augmentation = part.training.augmentation.model_copy(update={"mirror_axes": (0,)})
+    mirrored = part.model_copy(update={"training": part.training.model_copy(update={"augmentation": augmentation})})
+    train("3d_lowres", by=plan.model_copy(update={"configurations": plan.configurations | {"3d_lowres": mirrored}}))
+    first = load(configuration=CASCADE).previous
+    assert first.configuration_plan.training.augmentation.mirror_axes == (0,)
+
+
 def test_a_first_stage_of_another_plan_is_refused(plan, train, load):
     train(CASCADE)
     coarse = plan.configurations["3d_lowres"].model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)})

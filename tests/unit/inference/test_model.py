@@ -103,6 +103,21 @@ def test_patches_per_pass_are_measured_on_loading_and_used(train, load, volume):
     assert max(sizes) == min(whole_windows, sum(sizes))
 
 
+def test_nothing_around_the_nonzero_region_reaches_the_network(train, load, volume):
+    train()
+    model = load()
+    array, grid = volume
+    large = np.zeros((1, 30, 40, 50), np.float32)
+    place = (slice(None), slice(5, 17), slice(20, 34), slice(30, 43))
+    large[place] = array
+    case = model.preprocess(large, Grid(shape_voxels=(30, 40, 50), spacing_mm=grid.spacing_mm))
+    np.testing.assert_array_equal(case.image, model.preprocess(array, grid).image)
+    label_map = model.predict_volume(large, Grid(shape_voxels=(30, 40, 50), spacing_mm=grid.spacing_mm))
+    np.testing.assert_array_equal(label_map[place[1:]], model.predict_volume(array, grid))
+    label_map[place[1:]] = 0
+    assert not label_map.any()
+
+
 def test_all_trained_folds_are_loaded_and_averaged(train, load, volume):
     for fold in ("0", "1"):
         train(fold=fold, seed=int(fold))

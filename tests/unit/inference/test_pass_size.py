@@ -120,4 +120,4 @@ def test_a_memory_that_cannot_be_written_is_announced(start, find, tmp_path, cap
 
 def test_sizes_are_remembered_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert find_memory_folder() == tmp_path / "autoseg" / "patches_per_pass"
+    assert find_memory_folder("sizes") == tmp_path / "autoseg" / "sizes"

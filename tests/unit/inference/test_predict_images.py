@@ -1,5 +1,9 @@
 """Whole folders of images: stages that overlap, failures, what is recorded."""
 
+import os
+import subprocess
+import sys
+
 import blosc2
 import numpy as np
 import pytest
@@ -7,10 +11,13 @@ import pytest
 from autoseg.document import read_document
 from autoseg.errors import CasesFailedError, RunError
 from autoseg.geometry import Grid
+from autoseg.inference.compiled_network import find_compiler
 from autoseg.inference.model import load_model
-from autoseg.inference.options import PredictionOptions
+from autoseg.inference.openvino_network import find_openvino_version
+from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.progress import Silent
 from autoseg.volume_io import read_image, read_label_map, write_image
+from autoseg.workflows import prediction
 from autoseg.workflows.prediction import PredictionRecord, PredictionRequest, predict_images
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
@@ -71,3 +78,42 @@ def test_the_precision_is_recorded_and_another_one_needs_permission(run, images)
     assert read_document(out / "prediction.json", PredictionRecord).number_type == "bfloat16"
     with pytest.raises(RunError, match="number_type: bfloat16 there, float32 now"):
         predict(run, images, precision="float32")
+
+
+def test_the_model_is_told_how_many_images_wait_and_what_runs_it_is_recorded(run, images, monkeypatch):
+    told = []
+
+    def load(*arguments, **choices):
+        told.append((choices["execution"], choices["workload"]))
+        return load_model(*arguments, **choices)
+
+    monkeypatch.setattr(prediction, "load_model", load)
+    out, _ = predict(run, images)
+    assert told == [("auto", Workload(images=4, options=OPTIONS))]
+    assert read_document(out / "prediction.json", PredictionRecord).execution == ("eager",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", [
+    pytest.param("compiled", marks=pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")),
+    pytest.param("openvino", marks=pytest.mark.skipif(
+        find_openvino_version() is None, reason="OpenVINO is not installed (pip install autoseg[openvino])"
+    )),
+])  # fmt: skip
+def test_whatever_runs_the_network_the_labels_are_the_same(run, images, execution):
+    # As a program of its own, because annotations that are checked, as in these tests, cannot be compiled.
+    expected, _ = predict(run, images, precision="float32")
+    out = run.parent / execution
+    choices = ["--no-mirroring", "--precision", "float32", "--device", "cpu", "--execution", execution]
+    command = [sys.executable, "-m", "autoseg", "predict", str(run), str(images), str(out), *choices]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"float32 on cpu, {execution}" in done.stdout + done.stderr
+    assert "warning" not in (done.stdout + done.stderr).lower()
+    assert read_document(out / "prediction.json", PredictionRecord).execution == (execution,)
+    for path in expected.glob("*.nii.gz"):
+        label_map = read_label_map(path).array
+        assert len(np.unique(label_map)) > 1
+        assert (read_label_map(out / path.name).array == label_map).mean() > 0.999

@@ -130,6 +130,16 @@ def test_constant_windows_in_a_row_are_predicted_once_and_change_nothing(build_c
     assert len(network.given) < len(plain.given) / 2
 
 
+def test_air_on_both_sides_of_a_body_is_predicted_once(build_configuration):
+    image = torch.zeros(1, 8, 8, 48)
+    image[..., 20:28] = torch.randn(1, 8, 8, 8)
+    network = Recording()
+    options = {"configuration": build_configuration((8, 8, 8)), "mirror_axes": (0, 1, 2), "device": CPU}
+    predict_logits(network, image, **options)
+    body_windows = sum(1 for start in range(0, 41, 4) if start < 28 and start + 8 > 20)
+    assert len(network.given) == 8 * body_windows + 1
+
+
 def test_windows_of_different_constants_are_not_taken_for_each_other(build_configuration):
     image = torch.zeros(1, 8, 8, 24)
     image[..., 8:16], image[..., 16:] = 1.0, 2.0

@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from autoseg.document import write_document
-from autoseg.errors import PredictionError, TrainingError
+from autoseg.errors import PredictionError, RunError, TrainingError
 from autoseg.geometry import Grid
+from autoseg.inference.model import load_model
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import NETWORK_PREFIX, build_network
 from autoseg.plan import (
@@ -25,6 +26,7 @@ from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.training.folds import Fold, Splits
+from autoseg.workflows import cascade, validation
 from autoseg.workflows.cascade import (
     find_cascade,
     find_holders,
@@ -33,6 +35,7 @@ from autoseg.workflows.cascade import (
     predict_held_out_cases,
 )
 from autoseg.workflows.preprocessing import extract_recipe
+from autoseg.workflows.validation import validate_fold
 
 CASCADE = "3d_cascade_fullres"
 CASES = ("a", "b", "c")
@@ -164,8 +167,8 @@ class Listener(Silent):
 
 def predict(run, plan, splits=SPLITS):
     listener = Listener()
-    cascade = find_cascade(run, plan, CASCADE, splits)
-    stage = predict_held_out_cases(cascade, device="cpu", progress=listener)
+    found = find_cascade(run, plan, CASCADE, splits)
+    stage = predict_held_out_cases(found, device="cpu", progress=listener)
     return stage, listener.counts
 
 
@@ -180,6 +183,23 @@ def test_every_case_is_predicted_by_the_fold_that_held_it_out(run, plan):
     assert {case: read_labels(run, plan, case) for case in CASES} == {"a": [3], "b": [1], "c": [2]}
     opened = open_input_case(run, plan, CASCADE, "a")
     assert opened.previous_label_map.shape == opened.label_map.shape == (10, 12, 8)
+
+
+def test_held_out_cases_are_no_occasion_to_try_executions(run, plan, monkeypatch):
+    chosen = []
+
+    def load(*arguments, **choices):
+        chosen.append(choices["execution"])
+        return load_model(*arguments, **choices)
+
+    for module in (cascade, validation):
+        monkeypatch.setattr(module, "load_model", load)
+    predict(run, plan)
+    assert chosen == ["eager"] * 3
+    chosen.clear()
+    with pytest.raises(RunError):  # nothing is preprocessed
+        validate_fold(run, "3d_lowres", "0", cases=["z"], device="cpu", progress=Silent())
+    assert chosen == ["eager"]
 
 
 def test_predictions_that_are_current_are_kept(run, plan):

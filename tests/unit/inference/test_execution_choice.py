@@ -1,0 +1,279 @@
+import logging
+
+import pytest
+import torch
+
+from autoseg.errors import DeviceError
+from autoseg.inference import execution_choice, pass_size
+from autoseg.inference.compiled_network import CompiledNetwork, find_compiler
+from autoseg.inference.execution_choice import (
+    ExecutionRecord,
+    Setting,
+    count_patches,
+    find_fastest,
+    is_large,
+    prepare_networks,
+)
+from autoseg.inference.openvino_network import convert_network, find_openvino_version
+from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
+from autoseg.inference.pass_size import find_circumstances, find_memory_folder
+from autoseg.networks import build_network
+
+CPU = torch.device("cpu")
+needs_openvino = pytest.mark.skipif(
+    find_openvino_version() is None, reason="OpenVINO is not installed (pip install autoseg[openvino])"
+)
+
+
+@pytest.fixture
+def configuration(build_configuration):
+    return build_configuration((16, 16, 16), mirror_axes=(0, 1, 2))
+
+
+@pytest.fixture
+def build(configuration):
+    def build(seed=0):
+        network = build_network(configuration.network, torch.Generator().manual_seed(seed)).eval()
+        network.deep_supervision = False
+        return network
+
+    return build
+
+
+@pytest.fixture
+def record(configuration):
+    def record(execution, *, start=0.0, per_patch=1.0, difference=0.0, number_type="float32"):
+        return ExecutionRecord(
+            circumstances=find_circumstances(configuration, number_type),
+            execution=execution,
+            made_by="1",
+            patches_per_pass=1,
+            start_seconds=start,
+            seconds_per_patch=per_patch,
+            difference=difference,
+        )
+
+    return record
+
+
+@pytest.fixture
+def prepare(configuration, tmp_path, monkeypatch):
+    """Prepares with a cache folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def prepare(networks, choice, *, number_type="float32", images=1):
+        setting = Setting(configuration=configuration, device=CPU, number_type=number_type)
+        return prepare_networks(networks, setting, choice=choice, workload=Workload(images=images))
+
+    return prepare
+
+
+@pytest.mark.parametrize(("patches", "expected"), [(10, "eager"), (99, "eager"), (101, "compiled")])
+def test_what_takes_long_to_begin_is_taken_only_if_it_pays(record, patches, expected):
+    records = [record("eager"), record("compiled", start=50, per_patch=0.5)]
+    assert find_fastest(records, patches).execution == expected
+
+
+@pytest.mark.parametrize(("number_type", "difference", "expected"), [
+    ("float32", 9e-4, "openvino"),
+    ("float32", 2e-3, "eager"),
+    ("bfloat16", 0.04, "openvino"),
+    ("bfloat16", 0.06, "eager"),
+])  # fmt: skip
+def test_what_differs_too_much_is_never_taken(record, number_type, difference, expected):
+    eager = record("eager", number_type=number_type)
+    other = record("openvino", per_patch=0.1, difference=difference, number_type=number_type)
+    assert find_fastest([eager, other], 10**6).execution == expected
+
+
+def test_patches_of_a_job_are_images_times_windows_times_views_times_folds(build_configuration):
+    plan = build_configuration((16, 16, 16), mirror_axes=(0, 2)).model_copy(
+        update={"median_shape_voxels": (16, 24, 40)}
+    )
+    assert count_patches(ONE_IMAGE, plan, 1) == 2 * 4 * 4
+    assert count_patches(Workload(images=7), plan, 5) == 7 * 2 * 4 * 4 * 5
+    plain = Workload(options=PredictionOptions(mirroring=False, step_fraction=1.0))
+    assert count_patches(plain, plan, 1) == 2 * 3
+    assert count_patches(Workload(images=3), build_configuration((8, 8)), 1) == 3
+
+
+def test_only_long_jobs_try_anything(configuration):
+    assert not is_large(Workload(images=16_000), configuration, 1)
+    assert is_large(Workload(images=16_400), configuration, 1)
+    assert is_large(Workload(images=3300), configuration, 5)
+
+
+def test_a_short_job_takes_pytorch_as_it_is_and_remembers_no_trial(prepare, build):
+    prepared = prepare([build()], "auto", images=20)
+    assert prepared.execution == "eager"
+    assert not find_memory_folder("executions").exists()
+
+
+class Clock:
+    """Every look takes a second, which makes each pass of each trial equally long."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    for module in (execution_choice, pass_size):
+        monkeypatch.setattr(module, "time", Clock())
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Takes what is installed from a dictionary, built by a function; eager networks are built as always."""
+    usual = execution_choice._build
+
+    def install(available, build=None):
+        def build_any(execution, networks, setting, *, patches_per_pass):
+            if execution == "eager":
+                return usual(execution, networks, setting, patches_per_pass=patches_per_pass)
+            return tuple(build(execution, network) for network in networks)
+
+        monkeypatch.setattr(execution_choice, "list_available", lambda: available)
+        monkeypatch.setattr(execution_choice, "_build", build_any)
+
+    return install
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_long_job_tries_what_is_installed_once_and_announces_the_choice(prepare, build, caplog, install):
+    caplog.set_level(logging.INFO)
+    tried = []
+
+    def build_another(execution, network):
+        tried.append(execution)
+        return network
+
+    install({"openvino": "1", "compiled": "2"}, build_another)
+    prepared = prepare([build(), build(1)], "auto", images=100_000)
+    assert tried == ["openvino", "compiled"]
+    assert (prepared.execution, len(prepared.networks)) == ("eager", 2)
+    assert "networks run eager here" in caplog.text
+    tried.clear()
+    prepare([build(), build(1)], "auto", images=100_000)
+    assert not tried
+
+
+@pytest.mark.usefixtures("clock")
+def test_another_version_is_tried_again(prepare, build, install):
+    tried = []
+    for made_by in ("1", "1", "2"):
+        install({"openvino": made_by}, lambda execution, network: tried.append(execution) or network)
+        prepare([build()], "auto", images=100_000)
+    assert len(tried) == 2
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_is_faster_is_taken(prepare, build, install, monkeypatch):
+    install({"openvino": "1"}, lambda execution, network: network)
+    monkeypatch.setattr(execution_choice, "_time_pass", lambda network, patches: next(seconds))
+    seconds = iter([3.0, 3.0, 1.0, 1.0])  # first PyTorch as it is, then OpenVINO
+    prepared = prepare([build()], "auto", images=100_000)
+    assert prepared.execution == "openvino"
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_computes_something_else_is_reported_and_not_taken(prepare, build, caplog, install):
+    install({"openvino": "1"}, lambda execution, network: build(5))
+    assert prepare([build()], "auto", images=100_000).execution == "eager"
+    assert "standard deviations and is not used" in caplog.text
+    with pytest.raises(DeviceError, match="standard deviations, found"):
+        prepare([build()], "openvino")
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_does_not_work_is_reported_and_not_taken(prepare, build, caplog, install):
+    def fail(execution, network):
+        msg = "no such operation\nand much more"
+        raise RuntimeError(msg)
+
+    install({"compiled": "1"}, fail)
+    assert prepare([build()], "auto", images=100_000).execution == "eager"
+    assert "compiled does not work here and is not used: no such operation" in caplog.text
+    with pytest.raises(DeviceError, match="does not work here: no such operation; use --execution eager"):
+        prepare([build()], "compiled")
+
+
+@pytest.mark.parametrize(("choice", "message"), [("compiled", "needs a C\\+\\+ compiler"), ("openvino", "pip install")])
+def test_what_is_not_installed_is_refused_with_the_way_to_install_it(prepare, install, *, choice, message):
+    install({})
+    with pytest.raises(DeviceError, match=message):
+        prepare([torch.nn.Identity()], choice)
+
+
+def test_other_devices_have_no_other_execution(configuration, build):
+    setting = Setting(configuration=configuration, device=torch.device("meta"), number_type="float32")
+    with pytest.raises(DeviceError, match="is for processors"):
+        prepare_networks([build()], setting, choice="compiled", workload=ONE_IMAGE)
+    assert prepare_networks([build()], setting, choice="auto", workload=ONE_IMAGE).patches_per_pass is None
+
+
+def test_the_compiler_is_the_one_that_cxx_names_or_a_usual_one(tmp_path, monkeypatch):
+    for name in ("g++", "special"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert find_compiler() == str(tmp_path / "g++")
+    monkeypatch.setenv("CXX", "special")
+    assert find_compiler() == str(tmp_path / "special")
+    monkeypatch.setenv("CXX", "missing")
+    assert find_compiler() is None
+
+
+@torch.inference_mode()
+def test_only_passes_of_the_compiled_size_take_the_compiled_way(build):
+    network = build()
+    sizes = []
+
+    def call(weights, image):
+        assert image.shape[1:] == (1, 16, 16, 16)
+        assert weights.keys() == network.state_dict().keys()
+        sizes.append(len(image))
+        return (torch.zeros(2, 3, 16, 16, 16),)
+
+    compiled = CompiledNetwork(network, call, 2)
+    assert compiled(torch.ones(2, 1, 16, 16, 16))[0].count_nonzero() == 0
+    odd = torch.ones(1, 1, 16, 16, 16)
+    assert torch.equal(compiled(odd)[0], network(odd)[0])
+    assert sizes == [2]
+
+
+@needs_openvino
+@pytest.mark.parametrize(("number_type", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+@torch.inference_mode()
+def test_openvino_computes_the_network_in_the_wanted_numbers_for_passes_of_any_size(build, number_type, tolerance):
+    network = build()
+    converted = convert_network(network, channels=1, patch_voxels=(16, 16, 16), number_type=number_type)
+    for count in (1, 3):
+        image = torch.randn(count, 1, 16, 16, 16)
+        expected, found = network(image)[0], converted(image)[0]
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().mean() < tolerance * expected.std()
+    kept = converted(image)[0]
+    before = kept.clone()
+    converted(torch.zeros_like(image))
+    assert torch.equal(kept, before)  # an answer is not overwritten by the next one
+
+
+@needs_openvino
+def test_openvino_can_be_chosen_for_all_folds(prepare, build):
+    prepared = prepare([build(), build(1)], "openvino")
+    assert (prepared.execution, len(prepared.networks)) == ("openvino", 2)
+
+
+@needs_openvino
+def test_what_openvino_cannot_convert_is_reported_as_such():
+    class Unknown(torch.nn.Module):
+        def forward(self, image):
+            return (torch.linalg.eigvals(image),)
+
+    with pytest.raises(RuntimeError, match="OpenVINO cannot convert the network"):
+        convert_network(Unknown(), channels=1, patch_voxels=(4, 4), number_type="float32")
