@@ -23,7 +23,9 @@ folder, name, end, device = Path(sys.argv[1]), *sys.argv[2:]
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "OMP_NUM_THREADS")
 told = {"name": name, "device": device, "pid": os.getpid(), **{key: os.environ.get(key) for key in names}}
 def tell(word):
-    (folder / f"{time.monotonic_ns()}.json").write_text(json.dumps(told | {"word": word}))
+    path = folder / f"{time.monotonic_ns()}.json"
+    path.with_suffix(".part").write_text(json.dumps(told | {"word": word}))
+    path.with_suffix(".part").replace(path)
 tell("begin")
 if end == "well":
     time.sleep(0.1)
@@ -59,7 +61,7 @@ def notes(tmp_path):
 
 
 def read_notes(folder, word):
-    notes = [json.loads(path.read_text()) for path in sorted(folder.iterdir())]
+    notes = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return [note for note in notes if note["word"] == word]
 
 
