@@ -12,6 +12,7 @@ from autoseg.document import read_document
 from autoseg.errors import CasesFailedError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference.compiled_network import find_compiler
+from autoseg.inference.ensemble import load_ensemble
 from autoseg.inference.model import load_model
 from autoseg.inference.openvino_network import find_openvino_version
 from autoseg.inference.options import PredictionOptions, Workload
@@ -85,9 +86,9 @@ def test_the_model_is_told_how_many_images_wait_and_what_runs_it_is_recorded(run
 
     def load(*arguments, **choices):
         told.append((choices["execution"], choices["workload"]))
-        return load_model(*arguments, **choices)
+        return load_ensemble(*arguments, **choices)
 
-    monkeypatch.setattr(prediction, "load_model", load)
+    monkeypatch.setattr(prediction, "load_ensemble", load)
     out, _ = predict(run, images)
     assert told == [("auto", Workload(images=4, options=OPTIONS))]
     assert read_document(out / "prediction.json", PredictionRecord).execution == ("eager",)
