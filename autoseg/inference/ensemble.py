@@ -17,12 +17,11 @@ from torch import Tensor
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.execution import ExecutionChoice
+from autoseg.inference.label_rule import compute_probabilities, decide_from_probabilities
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restore_grid import (
     Location,
-    compute_probabilities,
-    decide_from_probabilities,
     iterate_strips,
 )
 from autoseg.inference.sliding_window import OnWindow
@@ -201,8 +200,7 @@ def restore_mean_label_map(
     volume = np.zeros(first.grid.shape_voxels, np.int16)
     cropped = first.reorientation.apply(volume)[slice_box(first.crop_box)]
     of_members = [
-        iterate_strips(*part, only_highest=False, strip_bytes=strip_bytes)
-        for part in zip(logits, geometries, resamplings, strict=True)
+        iterate_strips(*part, strip_bytes=strip_bytes) for part in zip(logits, geometries, resamplings, strict=True)
     ]
     for strips in zip(*of_members, strict=True):
         total = compute_probabilities(strips[0].logits, labels)

@@ -2,19 +2,14 @@
 
 Classes come last here: every interpolation is then the same for a run of neighbouring numbers, and so is the choice of
 the highest class, which processors do for 8 to 16 numbers at once.
-
-Where only the highest class is wanted, classes that cannot be it are not interpolated: an interpolated value lies
-between the values that it is interpolated from, so a class whose largest value nearby is below the smallest nearby
-value of another is nowhere the highest. Of a hundred organs, a few are left.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from typing import Final
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from autoseg.geometry import IntTriple
@@ -24,8 +19,6 @@ GPU_STRIP_BYTES: Final = 2**28
 """Size of the resampled logits that exist at one time (at least one row). On a processor they stay in its cache; a GPU
 is kept busy by many numbers at once (guess)."""
 FLOAT_BYTES: Final = 4
-ROUNDING: Final = 1e-5
-"""By how much more a class must be lower, relative to the values: far above what single precision errs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,17 +29,15 @@ class Strip:
         z: Index of the new slice.
         rows: New rows in it.
         logits: In single precision.
-        classes: Which ones the logits are of, ascending; None for all.
     """
 
     z: int
     rows: slice
     logits: Float32[Tensor, "row new_x class"]
-    classes: Int64[Tensor, " class"] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Taps:
+class Taps:
     """The two neighbours of every new voxel along one axis, and the share of the upper one."""
 
     lower: Tensor
@@ -65,11 +56,11 @@ class _Taps:
         shape = [-1 if index == axis else 1 for index in range(values.ndim)]
         return lower.lerp_(values.index_select(axis, self.upper), self.share.reshape(shape))
 
-    def cut(self, values: Tensor, wanted: slice) -> tuple[Tensor, "_Taps"]:
+    def cut(self, values: Tensor, wanted: slice) -> tuple[Tensor, "Taps"]:
         """What the wanted new voxels of the first axis are made of, and the taps that make them."""
         lower, upper, share = self.lower[wanted], self.upper[wanted], self.share[wanted]
         first, last = int(lower[0]), int(upper[-1]) + 1
-        taps = _Taps(lower - first, upper - first, share, is_identity=self.is_identity, is_nearest=self.is_nearest)
+        taps = Taps(lower - first, upper - first, share, is_identity=self.is_identity, is_nearest=self.is_nearest)
         return values[first:last], taps
 
 
@@ -78,7 +69,6 @@ def iterate_resampled_strips(
     shape_voxels: IntTriple,
     *,
     is_nearest: tuple[bool, bool, bool],
-    only_highest: bool = False,
     strip_bytes: int | None = None,
 ) -> Iterator[Strip]:
     """Yields all strips in order of slices and rows.
@@ -91,11 +81,10 @@ def iterate_resampled_strips(
         logits: On any device, in any precision; the strips lie there too.
         shape_voxels: New extents.
         is_nearest: Per axis, whether it takes the nearest voxel instead of interpolating.
-        only_highest: Leave out classes that are nowhere in a strip the highest.
         strip_bytes: Upper limit for a strip of all classes and more than one row; None for what suits the device.
     """
     z, y, x = (
-        _find_taps(old, new, is_nearest=nearest, device=logits.device)
+        find_taps(old, new, is_nearest=nearest, device=logits.device)
         for old, new, nearest in zip(logits.shape[1:], shape_voxels, is_nearest, strict=True)
     )
     limit = strip_bytes or (CPU_STRIP_BYTES if logits.device.type == "cpu" else GPU_STRIP_BYTES)
@@ -104,46 +93,34 @@ def iterate_resampled_strips(
         for first in range(0, shape_voxels[1], step):
             rows = slice(first, min(first + step, shape_voxels[1]))
             source, taps = y.cut(plane, rows)
-            classes = find_candidates(source) if only_highest else None
-            if classes is not None:
-                source = source.index_select(-1, classes)
             resampled = x.resample(taps.resample(source, 0), 1)
-            yield Strip(z=index, rows=rows, logits=resampled, classes=classes)
+            yield Strip(z=index, rows=rows, logits=resampled)
 
 
-def find_candidates(logits: Float32[Tensor, "row x class"]) -> Int64[Tensor, " candidate"]:
-    """The classes that may be the highest somewhere, however rows and neighbouring columns are interpolated."""
-    # Row by row, which is several times as fast as one reduction over the first axis (measured).
-    lowest, highest = reduce(torch.minimum, logits.unbind()), reduce(torch.maximum, logits.unbind())
-    if len(lowest) > 1:
-        lowest, highest = torch.minimum(lowest[1:], lowest[:-1]), torch.maximum(highest[1:], highest[:-1])
-    reached = lowest.amax(dim=-1, keepdim=True)
-    margin = ROUNDING * (1 + reached.abs())
-    return (highest >= reached - margin).any(dim=0).nonzero().flatten()
-
-
-def _iterate_slices(logits: Tensor, taps: _Taps) -> Iterator[Tensor]:
+def _iterate_slices(logits: Tensor, taps: Taps) -> Iterator[Tensor]:
     """Every new slice (y, x, class); each old one is rearranged once, as neighbours share it."""
     kept: dict[int, Tensor] = {}
     neighbours = zip(taps.lower.tolist(), taps.upper.tolist(), taps.share.tolist(), strict=True)
     for lower, upper, share in neighbours:
         wanted = {lower} if share == 0 else {lower, upper}
-        kept = {index: kept[index] if index in kept else _rearrange(logits, index) for index in wanted}
+        kept = {index: kept[index] if index in kept else rearrange_slice(logits, index) for index in wanted}
         yield kept[lower] if share == 0 else torch.lerp(kept[lower], kept[upper], share)
 
 
-def _rearrange(logits: Tensor, index: int) -> Tensor:
+def rearrange_slice(logits: Float[Tensor, "class z y x"], index: int) -> Float32[Tensor, "y x class"]:
+    """A slice in single precision, classes last."""
     return logits[:, index].movedim(0, -1).to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def _find_taps(old: int, new: int, *, is_nearest: bool, device: torch.device) -> _Taps:
+def find_taps(old: int, new: int, *, is_nearest: bool, device: torch.device) -> Taps:
+    """Of an axis that changes from an old to a new extent, see `iterate_resampled_strips`."""
     wanted = torch.arange(new, dtype=torch.float64)
     if is_nearest or old == new:
         nearest = ((wanted + 0.5) * old / new).floor().long().clamp(0, old - 1).to(device)
         share = torch.zeros(new, device=device)
-        return _Taps(nearest, nearest, share, is_identity=old == new, is_nearest=True)
+        return Taps(nearest, nearest, share, is_identity=old == new, is_nearest=True)
     position = ((wanted + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
     lower = position.floor().long()
     upper = (lower + 1).clamp(max=old - 1)
     share = (position - lower).float()
-    return _Taps(lower.to(device), upper.to(device), share.to(device), is_identity=False, is_nearest=False)
+    return Taps(lower.to(device), upper.to(device), share.to(device), is_identity=False, is_nearest=False)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import zoom
 
-from autoseg.inference.resample_logits import find_candidates, iterate_resampled_strips
+from autoseg.inference.resample_logits import iterate_resampled_strips
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.resample import resample_logits
 
@@ -14,7 +14,6 @@ SHAPES = [(9, 7, 8), (5, 14, 11), (20, 7, 3), (9, 30, 31), (1, 1, 1)]
 def collect(logits, shape, is_nearest, strip_bytes=2**22):
     whole = torch.full((len(logits), *shape), torch.nan)
     for strip in iterate_resampled_strips(logits, shape, is_nearest=is_nearest, strip_bytes=strip_bytes):
-        assert strip.classes is None
         assert whole[:, strip.z, strip.rows].isnan().all(), "every voxel comes once"
         whole[:, strip.z, strip.rows] = strip.logits.movedim(-1, 0)
     assert not whole.isnan().any()
@@ -73,30 +72,3 @@ def test_a_value_never_leaves_the_range_of_its_neighbours():
     for channel, enlarged in zip(logits, finer, strict=True):
         assert channel.min() <= enlarged.min()
         assert enlarged.max() <= channel.max()
-
-
-@pytest.mark.parametrize("is_nearest", [LINEAR, (True, False, False), (False, True, False), (True, True, True)])
-@pytest.mark.parametrize("spread", [0.0, 1.0, 5.0])
-def test_leaving_out_classes_changes_no_highest_class(is_nearest, spread):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(12, 6, 7, 8, generator=generator) + spread * torch.randn(12, 6, 1, 1, generator=generator)
-    whole = collect(logits, (13, 15, 17), is_nearest).argmax(dim=0)
-    counts = []
-    for strip in iterate_resampled_strips(
-        logits, (13, 15, 17), is_nearest=is_nearest, only_highest=True, strip_bytes=4 * 12 * 17 * 3
-    ):
-        counts.append(len(strip.classes))
-        highest = strip.classes[strip.logits.argmax(dim=-1)]
-        assert torch.equal(highest, whole[strip.z, strip.rows])
-    assert min(counts) < 12 or spread < 5
-
-
-def test_a_class_is_a_candidate_where_it_touches_the_best_of_the_lowest():
-    logits = torch.tensor([[[3.0, 1.0, 2.0, 0.0], [3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 1.9]]])
-    assert find_candidates(logits[:, :1]).tolist() == [0]
-    assert find_candidates(logits[:, :2]).tolist() == [0]
-    assert find_candidates(logits).tolist() == [0, 2]  # between columns 1 and 2, class 2 is never below 2
-
-
-def test_equal_classes_all_stay_candidates():
-    assert find_candidates(torch.zeros(2, 3, 4)).tolist() == [0, 1, 2, 3]

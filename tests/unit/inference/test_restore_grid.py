@@ -4,8 +4,8 @@ import torch
 from scipy.ndimage import zoom
 
 from autoseg.geometry import Grid, compute_reorientation
+from autoseg.inference.label_rule import decide_labels
 from autoseg.inference.restore_grid import (
-    decide_labels,
     iterate_probabilities,
     restore_label_map,
     restore_probabilities,
@@ -80,7 +80,7 @@ def test_labels_are_those_of_logits_that_scipy_resampled():
 def test_strips_change_no_voxel(labels):
     logits = torch.randn(3, 6, 8, 7)
     whole = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING)
-    single = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING, strip_bytes=1)
+    single = restore_label_map(logits, make_geometry(), labels=labels, resampling=RESAMPLING, chunk_bytes=1)
     np.testing.assert_array_equal(whole, single)
 
 
@@ -210,7 +210,7 @@ def test_labels_and_probabilities_are_those_of_logits_restored_at_once(seed):
     geometry = draw_geometry(seed)
     logits = torch.randn(3, *geometry.resampled_shape_voxels, generator=torch.Generator().manual_seed(seed))
     expected = restore_at_once(logits, geometry, outside=(9.0, -9.0, -9.0))
-    options = {"resampling": RESAMPLING, "strip_bytes": 200}
+    options = {"resampling": RESAMPLING}
     ranked = np.sort(expected, axis=0)
     is_clear = ranked[-1] - ranked[-2] > 1e-5
     assert is_clear.mean() > 0.99
@@ -221,7 +221,7 @@ def test_labels_and_probabilities_are_those_of_logits_restored_at_once(seed):
     inside = restore_at_once(logits, geometry, outside=(-9.0, -9.0, -9.0))
     by_rule = np.max([np.where(region > 0, label, 0) for label, region in enumerate(inside, start=1)], axis=0)
     np.testing.assert_array_equal(found[is_far], by_rule[is_far])
-    probabilities = restore_probabilities(logits, geometry, labels=PLAIN, **options)
+    probabilities = restore_probabilities(logits, geometry, labels=PLAIN, strip_bytes=200, **options)
     softmax = torch.softmax(torch.from_numpy(expected.copy()), dim=0).numpy()
     np.testing.assert_allclose(probabilities, softmax, atol=1e-5)
 
