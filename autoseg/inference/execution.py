@@ -8,9 +8,8 @@ from typing import Final, Literal
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
-from torch.nn import functional
 
-from autoseg.networks.blocks import CHANNELS_LAST, InstanceNormalization
+from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormalization
 from autoseg.networks.precision import NUMBER_TYPES, NumberType
 
 Execution = Literal["eager", "compiled", "openvino"]
@@ -20,6 +19,10 @@ ExecutionChoice = Literal["auto", "eager", "compiled", "openvino"]
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POOLINGS: Final = (nn.AvgPool2d, nn.AvgPool3d)
+LARGE_FEATURES: Final = 2**25
+"""Numbers of a sample from which on a normalization works in place."""
+PART_VOXELS: Final = 2**14
+"""So many of them stay in a processor's cache."""
 
 
 class ReducedNetwork(nn.Module):
@@ -43,9 +46,11 @@ class ReducedNetwork(nn.Module):
 
 
 class ChannelsLastNorm(nn.Module):
-    """Instance normalization that keeps channels last in memory.
+    """Instance normalization that keeps channels last in memory, and overwrites large features.
 
-    What lies otherwise is rearranged first: a group normalization answers in the layout that it is given.
+    What lies otherwise is rearranged first: a group normalization answers in the layout that it is given. Features that
+    no cache holds are normalized where they are, part by part: that takes a quarter less time, and spares the
+    largest array of a pass; with small ones it takes longer (measured).
     """
 
     def __init__(self, norm: InstanceNormalization, layout: torch.memory_format) -> None:
@@ -54,9 +59,31 @@ class ChannelsLastNorm(nn.Module):
         self.layout = layout
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
-        """Normalizes each sample and channel."""
-        normalized: Tensor = self.norm(features.contiguous(memory_format=self.layout))
+        """Normalizes each sample and channel; the features are the output of a convolution, which nobody else needs."""
+        features = features.contiguous(memory_format=self.layout)
+        if features[0].numel() >= LARGE_FEATURES:
+            for sample in features.movedim(1, -1):
+                _normalize_in_place(sample.flatten(0, -2), self.norm)
+            return features
+        normalized: Tensor = self.norm(features)
         return normalized
+
+
+def _normalize_in_place(features: Float[Tensor, "voxel channel"], norm: InstanceNormalization) -> None:
+    parts = torch.split(features, PART_VOXELS)
+    # Deviations from a value close to the mean are small, so that their squares can be added up in single precision.
+    centre = parts[0].float().mean(dim=0)
+    total, squares = torch.zeros_like(centre), torch.zeros_like(centre)
+    for part in parts:
+        deviations = part.float() - centre
+        total += deviations.sum(dim=0)
+        squares += deviations.square_().sum(dim=0)
+    offset = total / len(features)
+    variance = (squares / len(features) - offset.square()).clamp_(min=0)
+    scale = norm.weight / (variance + NORM_EPSILON).sqrt()
+    shift = norm.bias - (centre + offset) * scale
+    for part in parts:
+        part.copy_(torch.addcmul(shift, part.float(), scale))
 
 
 class SingleHead(nn.Module):
@@ -73,7 +100,11 @@ class SingleHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float32[Tensor, "batch output *space"]:
         """Computes logits."""
-        logits: Tensor = functional.linear(features.movedim(1, -1).float(), self.weight, self.bias)
+        last = features.movedim(1, -1)
+        logits = torch.empty((*last.shape[:-1], len(self.weight)), device=features.device)
+        # Slice by slice: in single precision the features of a whole patch would be the largest of all arrays.
+        for part, of_part in zip(last.flatten(0, 1), logits.flatten(0, 1), strict=True):
+            torch.addmm(self.bias, part.flatten(0, -2).float(), self.weight.T, out=of_part.flatten(0, -2))
         return logits.movedim(-1, 1)
 
 

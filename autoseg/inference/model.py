@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
-from autoseg.host_memory import keep_freed_memory
+from autoseg.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
 from autoseg.inference.cascade import bring_to_prediction_grid
 from autoseg.inference.execution import Execution, ExecutionChoice
 from autoseg.inference.execution_choice import Setting, prepare_networks
@@ -219,7 +219,7 @@ def load_model(
     processor = find_device(device)
     number_type = find_number_type(processor, precision)
     if processor.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(LARGEST_KEPT_IN_PREDICTION_BYTES)
     name = find_configuration(folder, read_document(folder.plan, Plan), configuration)
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]

@@ -85,7 +85,11 @@ class ConvolutionUnit(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Applies the three in order."""
-        activated: Tensor = self.activation(self.normalized(features))
+        return self.finish(self.normalized.convolution(features))
+
+    def finish(self, convolved: Float[Tensor, "batch channels_out *space"]) -> Float[Tensor, "batch channels_out ..."]:
+        """What comes after the convolution, whose input is no longer needed then."""
+        activated: Tensor = self.activation(self.normalized.norm(convolved))
         return activated
 
 
@@ -157,9 +161,16 @@ class DecoderLevel(nn.Module):
     def forward(
         self, below: Float[Tensor, "batch channels_below *space_below"], skips: list[Tensor]
     ) -> Float[Tensor, "batch channels ..."]:
-        """Enlarges `below` and takes the last of `skips` off the list, so that its memory is free after joining."""
-        features: Tensor = torch.cat((self.upsampling(below), skips.pop()), dim=1)  # this order is part of the weights
-        for unit in self.units:
+        """Enlarges `below` and takes the last of `skips` off the list, so that its memory is free after joining.
+
+        The joined features, the largest of all, have no name here: they are free after the convolution.
+        """
+        first, *others = self.units
+        assert isinstance(first, ConvolutionUnit)
+        # The order of joining is part of the weights.
+        convolved = first.normalized.convolution(torch.cat((self.upsampling(below), skips.pop()), dim=1))
+        features: Tensor = first.finish(convolved)
+        for unit in others:
             features = unit(features)
         return features
 

@@ -14,8 +14,8 @@ FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks ke
 class Usage(ctypes.Structure):  # mallinfo(3)
     _fields_ = [(name, ctypes.c_size_t) for name in FIELDS]
 
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+for limit in sys.argv[1:]:
+    assert keep_freed_memory(int(limit) * 2**20)
 measure = ctypes.CDLL(None).mallinfo2
 measure.restype = Usage
 before = measure().hblkhd
@@ -24,13 +24,21 @@ print(measure().hblkhd - before)
 """
 
 
-def count_mapped_bytes(mode: str, folder: Path) -> int:
+def count_mapped_bytes(folder: Path, *limits_mib: int) -> int:
     """How many bytes of a large array the C library maps apart, to give them back when the array is freed."""
-    done = subprocess.run([sys.executable, "-c", PROBE, mode], capture_output=True, text=True, check=True, cwd=folder)
+    command = [sys.executable, "-c", PROBE, *map(str, limits_mib)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt and mallinfo2 are glibc's")
 def test_large_arrays_come_from_memory_that_is_kept_instead_of_being_mapped_apart(tmp_path: Path) -> None:
-    assert count_mapped_bytes("leave", tmp_path) >= 64 * 2**20
-    assert count_mapped_bytes("keep", tmp_path) == 0
+    assert count_mapped_bytes(tmp_path) >= 64 * 2**20
+    assert count_mapped_bytes(tmp_path, 1024) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt and mallinfo2 are glibc's")
+def test_what_is_larger_than_asked_for_is_given_back_and_the_largest_wish_counts(tmp_path: Path) -> None:
+    assert count_mapped_bytes(tmp_path, 32) >= 64 * 2**20
+    assert count_mapped_bytes(tmp_path, 128, 32) == 0
+    assert count_mapped_bytes(tmp_path, 32, 128) == 0

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoseg.inference.execution import ChannelsLastNorm, prepare_network
+from autoseg.inference import execution
+from autoseg.inference.execution import ChannelsLastNorm, SingleHead, prepare_network
 from autoseg.networks import build_network
-from autoseg.networks.blocks import InstanceNormalization
+from autoseg.networks.blocks import InstanceNormalization, build_head
 
 CPU = torch.device("cpu")
 
@@ -61,16 +62,37 @@ def test_the_weights_of_the_last_convolution_are_not_rounded(build):
 
 
 @pytest.mark.parametrize(("kind", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+@pytest.mark.parametrize(("is_large", "offset"), [(False, 1.0), (True, 0.0), (True, 1.0), (True, 100.0)])
 @torch.inference_mode()
-def test_the_norm_is_instance_normalization_and_keeps_channels_last(kind, layout):
+def test_the_norm_is_instance_normalization_and_keeps_channels_last(monkeypatch, kind, *, layout, is_large, offset):
+    monkeypatch.setattr(execution, "LARGE_FEATURES", 1 if is_large else 2**25)
+    monkeypatch.setattr(execution, "PART_VOXELS", 20)
     norm = InstanceNormalization(6)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    features = 3 * torch.randn(2, 6, *(7,) * kind) + 1
+    features = (3 * torch.randn(2, 6, *(7,) * kind) + offset).contiguous(memory_format=layout)
+    expected = functional.instance_norm(features, weight=norm.weight, bias=norm.bias)
     found = ChannelsLastNorm(norm, layout)(features)
     assert found.is_contiguous(memory_format=layout)
-    expected = functional.instance_norm(features, weight=norm.weight, bias=norm.bias)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found.data_ptr() == features.data_ptr()) == is_large, "large features are overwritten"
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+
+
+@torch.inference_mode()
+def test_a_channel_without_variance_becomes_its_shift(monkeypatch):
+    monkeypatch.setattr(execution, "LARGE_FEATURES", 1)
+    norm = InstanceNormalization(2)
+    nn.init.constant_(norm.bias, 0.5)
+    features = torch.full((1, 2, 5, 6, 7), 3.0).contiguous(memory_format=torch.channels_last_3d)
+    assert (ChannelsLastNorm(norm, torch.channels_last_3d)(features) == 0.5).all()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@torch.inference_mode()
+def test_the_last_convolution_is_that_of_pytorch(dimensions):
+    head = build_head(5, 3, dimensions)
+    features = torch.randn(2, 5, *(6, 7, 8)[:dimensions])
+    torch.testing.assert_close(SingleHead(head)(features), head(features), atol=1e-6, rtol=1e-6)
 
 
 @torch.inference_mode()
