@@ -51,22 +51,24 @@ def own_locale() -> Iterator[None]:
     locale.setlocale(locale.LC_ALL, before)
 
 
+def require_folder(request: pytest.FixtureRequest, option: str, content: str) -> Path:
+    """The folder that an option names; a test that needs it is skipped where there is none."""
+    folder = Path(request.config.getoption(option))
+    if not folder.is_dir():
+        pytest.skip(f"no {content} at {folder}; name their folder with {option} FOLDER")
+    return folder
+
+
 @pytest.fixture
 def data_folder(request: pytest.FixtureRequest) -> Path:
-    """The folder of real datasets; tests that need it are skipped where there is none."""
-    folder = Path(request.config.getoption("--data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real datasets at {folder}; name their folder with --data FOLDER")
-    return folder
+    """The folder of real datasets."""
+    return require_folder(request, "--data", "real datasets")
 
 
 @pytest.fixture
 def model_folder(request: pytest.FixtureRequest) -> Path:
-    """The folder of nnU-Net's results; tests that need it are skipped where there is none."""
-    folder = Path(request.config.getoption("--reference-models"))
-    if not folder.is_dir():
-        pytest.skip(f"no results of nnU-Net at {folder}; name their folder with --reference-models FOLDER")
-    return folder
+    """The folder of nnU-Net's results."""
+    return require_folder(request, "--reference-models", "results of nnU-Net")
 
 
 @pytest.fixture

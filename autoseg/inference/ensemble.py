@@ -20,10 +20,7 @@ from autoseg.inference.execution import ExecutionChoice
 from autoseg.inference.label_rule import compute_probabilities, decide_from_probabilities
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.restore_grid import (
-    Location,
-    iterate_strips,
-)
+from autoseg.inference.restore_grid import Location, iterate_strips
 from autoseg.inference.sliding_window import OnWindow
 from autoseg.labels import LabelScheme
 from autoseg.networks.precision import Precision

@@ -1,8 +1,10 @@
 """What the numbers of a voxel say: its label, or its probabilities."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Bool, Float, Int16
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
@@ -16,9 +18,16 @@ def decide_labels(logits: Float[Tensor, "*space class"], labels: LabelScheme) ->
     """
     if not labels.has_regions:
         return find_highest(logits)
-    decided = torch.zeros(logits.shape[:-1], dtype=torch.int16, device=logits.device)
-    for region, label in zip(logits.unbind(-1), labels.region_write_labels, strict=True):
-        decided.masked_fill_(region > 0, label)
+    return overwrite_by_regions((region > 0 for region in logits.unbind(-1)), labels)
+
+
+def overwrite_by_regions(inside: Iterable[Bool[Tensor, "*space"]], labels: LabelScheme) -> Int16[Tensor, "*space"]:
+    """Background, overwritten by each region where a voxel is inside it, in the order of declaration."""
+    decided: Tensor | None = None
+    for is_inside, label in zip(inside, labels.region_write_labels, strict=True):
+        decided = torch.zeros_like(is_inside, dtype=torch.int16) if decided is None else decided
+        decided.masked_fill_(is_inside, label)
+    assert decided is not None, "there is at least one region"
     return decided
 
 

@@ -17,13 +17,12 @@ from jaxtyping import Float, Float32, Int16, Int64, Integer
 from torch import Tensor
 
 from autoseg.geometry import IntTriple
-from autoseg.inference.label_rule import find_highest
-from autoseg.inference.resample_logits import find_taps, rearrange_slice
+from autoseg.inference.label_rule import find_highest, overwrite_by_regions
+from autoseg.inference.resample_logits import FLOAT_BYTES, find_taps, rearrange_slice
 from autoseg.labels import LabelScheme
 
 CHUNK_BYTES: Final = 2**22
 """Size of the numbers of undecided cells that are worked on at one time: they stay in a processor's cache."""
-FLOAT_BYTES: Final = 4
 ROUNDING: Final = 1e-5
 """By how much more a class must be lower, relative to the values: far above what single precision errs."""
 UNDECIDED: Final = -1
@@ -159,13 +158,9 @@ class _Cells:
         return (self, self._apply_regions()) if self.slab.labels.has_regions else self._find_highest()
 
     def _apply_regions(self) -> Int16[Tensor, "slab_z slot_y slot_x cell"]:
-        decided: Tensor | None = None
-        for region, label in enumerate(self.slab.labels.region_write_labels):
-            values = self._interpolate(torch.full_like(self.y, region))
-            decided = torch.zeros_like(values, dtype=torch.int16) if decided is None else decided
-            decided.masked_fill_(values > 0, label)
-        assert decided is not None, "there is at least one region"
-        return decided
+        channels = range(self.slab.labels.output_channel_count)
+        inside = (self._interpolate(torch.full_like(self.y, channel)) > 0 for channel in channels)
+        return overwrite_by_regions(inside, self.slab.labels)
 
     def _find_highest(self) -> tuple["_Cells", Int16[Tensor, "slab_z slot_y slot_x cell"]]:
         """Candidate by candidate; cells with many of them come first, so that those with few are done early."""
@@ -251,10 +246,7 @@ def _decode(codes: Integer[Tensor, "*place"], labels: LabelScheme) -> Int16[Tens
     """Labels; anything where it is undecided."""
     if not labels.has_regions:
         return codes.to(torch.int16)
-    decided = torch.zeros_like(codes, dtype=torch.int16)
-    for region, label in enumerate(labels.region_write_labels):
-        decided.masked_fill_((codes >> region & 1).bool(), label)
-    return decided
+    return overwrite_by_regions(((codes >> bit & 1).bool() for bit in range(labels.output_channel_count)), labels)
 
 
 def _lower_by_rounding(values: Tensor) -> Tensor:
