@@ -95,6 +95,8 @@ class HostThroughput(Part):
             together, with 16, 32 and 64 channels.
         elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward
             together.
+        received_share: Of the time of these cores, what the measurement got: less than one where other programs ran
+            or a container's limit holds.
     """
 
     cores: Annotated[int, Field(ge=1)]
@@ -102,6 +104,7 @@ class HostThroughput(Part):
     number_type: str
     convolution_flops: dict[int, Annotated[float, Field(gt=0)]]
     elementwise_rate: Annotated[float, Field(gt=0)]
+    received_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Machine(Part):

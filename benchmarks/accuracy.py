@@ -30,7 +30,7 @@ from benchmarks.peer import Peer
 from benchmarks.preprocessing import DEFAULT_DATA, DEFAULT_PEER, run_checked
 
 DEFAULT_DATASET: Final = DEFAULT_DATA / "Dataset004_Hippocampus"
-CONFIGURATION: Final = "3d_fullres"
+DEFAULT_CONFIGURATION: Final = "3d_fullres"
 FOLD: Final = "0"
 PEER_SCRIPT: Final = Path(__file__).with_name("peer_accuracy.py")
 PEER_EPOCHS: Final = 20
@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["curve", "tools"])
     parser.add_argument("--dataset", type=Path, default=DEFAULT_DATASET)
+    parser.add_argument("--configuration", default=DEFAULT_CONFIGURATION)
     parser.add_argument("--minutes", type=float, nargs="+", default=[8.0, 30.0])
     parser.add_argument("--only", nargs="*", help="lite, default, nnU-Net; or names of tools")
     parser.add_argument("--peer", type=Path, default=DEFAULT_PEER, help="where nnU-Net is installed")
@@ -80,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.dataset.is_dir():
         sys.exit(f"{options.dataset} is absent; name a dataset with --dataset")
-    print(f"{describe_machine()}\n{options.dataset.name}, fold {FOLD}, {CONFIGURATION}\n\n{HEADING}", flush=True)
+    print(f"{describe_machine()}\n{options.dataset.name}, fold {FOLD}, {options.configuration}\n\n{HEADING}", flush=True)
     with tempfile.TemporaryDirectory(prefix="autoseg-bench-") as temporary:
         work = options.keep or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def train_ours(options: argparse.Namespace, work: Path, *, planner: str, minutes
     shutil.rmtree(run.root, ignore_errors=True)
     began = time.perf_counter()
     plan = ["plan", str(options.dataset), "--run", str(run.root), "--planner", planner]
-    train = ["train", str(run.root), "--configuration", CONFIGURATION, "--fold", FOLD]
+    train = ["train", str(run.root), "--configuration", options.configuration, "--fold", FOLD]
     budget = f"{round(minutes * SECONDS_PER_MINUTE)}s"
     if planner == "lite":
         plan += ["--budget", budget]
@@ -130,12 +131,12 @@ def train_ours(options: argparse.Namespace, work: Path, *, planner: str, minutes
         train += ["--budget", budget]
     for arguments in (plan, train):
         run_checked([sys.executable, "-m", "autoseg", *arguments], log, choose_threads(options))
-    return read_scores(run, seconds=time.perf_counter() - began)
+    return read_scores(run, options.configuration, seconds=time.perf_counter() - began)
 
 
-def read_scores(run: RunFolder, *, seconds: float) -> Scores:
+def read_scores(run: RunFolder, configuration: str, *, seconds: float) -> Scores:
     """Of a finished fold."""
-    fold = run.fold(CONFIGURATION, FOLD)
+    fold = run.fold(configuration, FOLD)
     summary = json.loads(fold.summary.read_text())
     checkpoint = read_description(fold.final_checkpoint)
     return Scores(
@@ -163,7 +164,7 @@ def train_peer(options: argparse.Namespace, peer: Peer, work: Path, *, minutes: 
     iterations = PEER_EPOCHS * max(1, round(seconds / options.peer_seconds / PEER_EPOCHS))
     result = work / f"peer_{minutes:g}.json"
     folder = peer.root / "preprocessed" / options.dataset.name
-    arguments = [folder, CONFIGURATION, iterations, PEER_EPOCHS, result]
+    arguments = [folder, options.configuration, iterations, PEER_EPOCHS, result]
     command = [str(peer.installed / "bin" / "python"), str(PEER_SCRIPT), *map(str, arguments)]
     environment = (
         peer.make_environment() | choose_threads(options) | {"nnUNet_results": str(work / f"peer_{minutes:g}")}
@@ -203,7 +204,7 @@ def train_changed(options: argparse.Namespace, work: Path, *, label: str, change
     shutil.rmtree(run.root, ignore_errors=True)
     shutil.copytree(work / "lite", run.root)
     plan = json.loads(run.plan.read_text())
-    part = plan["configurations"][CONFIGURATION]
+    part = plan["configurations"][options.configuration]
     part["training"] |= {
         "budget_seconds": None,
         "epochs": TOOLS_EPOCHS,
@@ -213,9 +214,9 @@ def train_changed(options: argparse.Namespace, work: Path, *, label: str, change
     change(part)
     run.plan.write_text(json.dumps(plan))
     began = time.perf_counter()
-    command = ["train", str(run.root), "--configuration", CONFIGURATION, "--fold", FOLD, "--device", "cpu"]
+    command = ["train", str(run.root), "--configuration", options.configuration, "--fold", FOLD, "--device", "cpu"]
     run_checked([sys.executable, "-m", "autoseg", *command], work / f"{name}.log", choose_threads(options))
-    return read_scores(run, seconds=time.perf_counter() - began)
+    return read_scores(run, options.configuration, seconds=time.perf_counter() - began)
 
 
 def change_training(values: Mapping[str, Any]) -> Change:
@@ -231,6 +232,21 @@ def change_augmentation(values: Mapping[str, Any]) -> Change:
 def remove_supervision(part: dict[str, Any]) -> None:
     """The loss sees the full resolution alone."""
     part["network"]["deep_supervision"] = False
+
+
+def change_batch(size: int) -> Change:
+    """Another batch, with as many patches in all; the moving average reaches back over as many patches too."""
+
+    def change(part: dict[str, Any]) -> None:
+        training = part["training"]
+        factor = size / training["batch_size"]
+        training |= {
+            "batch_size": size,
+            "iterations_per_epoch": round(training["iterations_per_epoch"] / factor),
+            "weight_average_decay": training["weight_average_decay"] ** factor,
+        }
+
+    return change
 
 
 REFERENCE_OPTIMIZER: Final = {
@@ -263,6 +279,9 @@ TOOLS: Final[Mapping[str, Change]] = {
     "without augmentation": change_augmentation({**NO_INTENSITIES, **NO_SPACE}),
     "without deep supervision": remove_supervision,
     "foreground anywhere in the patch": change_training({"foreground_placement": "uniform"}),
+    "batch of 1, as many patches": change_batch(1),
+    "batch of 4, as many patches": change_batch(4),
+    "batch of 8, as many patches": change_batch(8),
 }
 
 

@@ -41,6 +41,7 @@ CONVOLUTIONS_PER_STAGE: Final = 2
 MOST_FEATURES: Final = 256
 ENOUGH_ITERATIONS: Final = 2500
 """Measured on Hippocampus: up to here more iterations gain more than more features, from here on it is the reverse."""
+UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; threads that wait for each other take the rest on an idle machine
 SUFFICIENT_CONTEXT_FRACTION: Final = 1 / 8  # of the median case in one patch; else the spacing is made coarser
 MEMORY_SHARE: Final = 0.5  # of the computer's memory, for feature maps
 BYTES_PER_ELEMENT: Final = 8  # of a feature map: itself, its normalization and their gradients in reduced precision
@@ -326,6 +327,11 @@ def explain_budget(machine: Machine, situation: Situation) -> Reason:
         f"{host.number_type}: convolutions {rates} channels, {host.elementwise_rate / 1e6:.0f} million normalized "
         f"elements/s"
     )
+    if host.received_share < UNDISTURBED_SHARE:
+        because += (
+            f". The measurement got only {format_share(host.received_share)} of the time of these cores (other "
+            f"programs, or the limit of a container): plan again with --overwrite on an idle computer for more network"
+        )
     return Reason(subject="budget", value=f"{situation.training_seconds / 60:.3g} minutes of training", because=because)
 
 

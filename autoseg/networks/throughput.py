@@ -26,13 +26,17 @@ OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 def measure_host() -> HostThroughput:
     """Measures the processor; takes about two seconds."""
     keep_freed_memory()
-    number_type = find_number_type(CPU, "auto")
+    number_type, cores = find_number_type(CPU, "auto"), torch.get_num_threads()
+    began, used = time.perf_counter(), time.process_time()
+    convolution_flops = {width: _measure_convolution(width) for width in WIDTHS}
+    received = (time.process_time() - used) / (time.perf_counter() - began) / cores
     return HostThroughput(
-        cores=torch.get_num_threads(),
+        cores=cores,
         memory_gb=psutil.virtual_memory().total / 1e9,
         number_type=number_type,
-        convolution_flops={width: _measure_convolution(width) for width in WIDTHS},
+        convolution_flops=convolution_flops,
         elementwise_rate=_measure_elementwise(),
+        received_share=min(1.0, received),
     )
 
 

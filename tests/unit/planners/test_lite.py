@@ -127,6 +127,13 @@ def test_every_decision_has_numbers_in_its_reason(build_fingerprint):
     assert {"training", "3d_fullres: augmentation", "3d_fullres: topology"} <= set(reasons)
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(1.0, False), (0.9, False), (0.31, True)])
+def test_a_measurement_that_was_disturbed_is_told(build_fingerprint, share, is_told):
+    host = HOST.model_copy(update={"received_share": share})
+    reasons = {reason.subject: reason.because for reason in make_plan(build_fingerprint(*HIPPOCAMPUS), host=host).reasons}
+    assert ("got only 31 % of the time of these cores" in reasons["budget"]) == is_told
+
+
 def test_an_unmeasured_machine_is_refused(build_fingerprint):
     with pytest.raises(PlanError, match=r"plans for a measured processor.*Machine\.host"):
         LITE.plan(build_fingerprint(*HIPPOCAMPUS), Machine(accelerator_memory_gb=None))
