@@ -39,6 +39,10 @@ class DeviceError(AutosegError):
     """The requested device does not exist or cannot hold the work."""
 
 
+class WorkerError(AutosegError):
+    """Worker processes cannot be started."""
+
+
 class TrainingError(AutosegError):
     """Training cannot start or continue."""
 

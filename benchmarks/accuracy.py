@@ -81,7 +81,9 @@ def main() -> None:
     options = parser.parse_args()
     if not options.dataset.is_dir():
         sys.exit(f"{options.dataset} is absent; name a dataset with --dataset")
-    print(f"{describe_machine()}\n{options.dataset.name}, fold {FOLD}, {options.configuration}\n\n{HEADING}", flush=True)
+    print(
+        f"{describe_machine()}\n{options.dataset.name}, fold {FOLD}, {options.configuration}\n\n{HEADING}", flush=True
+    )
     with tempfile.TemporaryDirectory(prefix="autoseg-bench-") as temporary:
         work = options.keep or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)

@@ -35,12 +35,14 @@ from planners.topology import FEWEST_STAGES, Topology, choose_deep_supervision, 
 
 DEFAULT_BUDGET_SECONDS: Final = 1800.0
 TRAINING_SHARE: Final = 0.9  # of the budget; the rest is for planning, preprocessing and prediction
-BATCH_SIZE: Final = 2
+LARGER_BATCH: Final = 2
 WIDTHS: Final = (32, 16)  # of the first stage; processors compute multiples of 16 channels best
 CONVOLUTIONS_PER_STAGE: Final = 2
 MOST_FEATURES: Final = 256
 ENOUGH_ITERATIONS: Final = 2500
 """Measured on Hippocampus: up to here more iterations gain more than more features, from here on it is the reverse."""
+ITERATIONS_FOR_LARGER_BATCH: Final = 5000
+"""Below them, as many patches teach more in twice the iterations of half the batch (measured)."""
 UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; threads that wait for each other take the rest on an idle machine
 SUFFICIENT_CONTEXT_FRACTION: Final = 1 / 8  # of the median case in one patch; else the spacing is made coarser
 MEMORY_SHARE: Final = 0.5  # of the computer's memory, for feature maps
@@ -122,6 +124,7 @@ class Candidate:
     dataset: ResampledDataset
     topology: Topology
     features: tuple[int, ...]
+    batch: Decision[int]
     step_seconds: float
     iterations: int
     memory_bytes: float
@@ -163,27 +166,56 @@ def list_candidates(dataset: ResampledDataset, situation: Situation) -> Iterator
 
 
 def evaluate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
-    """What a network costs on the machine."""
+    """What a network costs on the machine, with the largest batch that leaves enough iterations."""
     features = tuple(min(MOST_FEATURES, width * 2 ** min(stage, 10)) for stage in range(topology.stage_count))
     channels = len(situation.fingerprint.channels)
-    seconds = estimate_step_seconds(
+    patch_seconds = estimate_step_seconds(
         topology,
         features,
         input_channels=channels,
-        batch_size=BATCH_SIZE,
+        batch_size=1,
         convolutions_per_stage=CONVOLUTIONS_PER_STAGE,
         host=situation.host,
     )
     layers = list_convolutions(topology, features, input_channels=channels, per_stage=CONVOLUTIONS_PER_STAGE)
-    elements = sum(layer.channels_out * layer.output_voxels for layer in layers)
+    patch_bytes = float(sum(layer.channels_out * layer.output_voxels for layer in layers) * BYTES_PER_ELEMENT)
+    batch = choose_batch(patch_seconds, patch_bytes, situation)
+    step_seconds = batch.value * patch_seconds
     return Candidate(
         dataset=dataset,
         topology=topology,
         features=features,
-        step_seconds=seconds,
-        iterations=int(situation.training_seconds / seconds),
-        memory_bytes=float(BATCH_SIZE * elements * BYTES_PER_ELEMENT),
+        batch=batch,
+        step_seconds=step_seconds,
+        iterations=int(situation.training_seconds / step_seconds),
+        memory_bytes=batch.value * patch_bytes,
     )
+
+
+def choose_batch(patch_seconds: float, patch_bytes: float, situation: Situation) -> Decision[int]:
+    """One patch in little time, because many small steps teach more than few large ones; two in more time.
+
+    Args:
+        patch_seconds: What one patch takes in a step.
+        patch_bytes: Its feature maps.
+    """
+    iterations = int(situation.training_seconds / (LARGER_BATCH * patch_seconds))
+    minutes = f"{situation.training_seconds / 60:.3g} minutes"
+    held = f"with {LARGER_BATCH} patches {minutes} hold {format_count(iterations)} iterations"
+    needed = LARGER_BATCH * patch_bytes
+    if iterations < ITERATIONS_FOR_LARGER_BATCH:
+        return Decision(
+            1,
+            f"{held}, fewer than {format_count(ITERATIONS_FOR_LARGER_BATCH)}: up to there as many patches, one at a "
+            f"time, teach more in twice the iterations",
+        )
+    if needed > situation.memory_limit_bytes:
+        return Decision(
+            1,
+            f"the feature maps of {LARGER_BATCH} patches take {needed / 1e9:.2g} GB, more than the "
+            f"{situation.memory_limit_bytes / 1e9:.2g} GB that are kept for them",
+        )
+    return Decision(LARGER_BATCH, f"{held}, at least {format_count(ITERATIONS_FOR_LARGER_BATCH)}")
 
 
 def shorten(topology: Topology, dataset: ResampledDataset) -> Topology | None:
@@ -252,12 +284,15 @@ def build_configuration(
             convolutions_per_decoder_stage=(CONVOLUTIONS_PER_STAGE,) * (topology.stage_count - 1),
             deep_supervision=supervision.value,
         ),
-        training=build_lite_training(situation, batch_dice=batch_dice.value, augmentation=augmentation.value),
+        training=build_lite_training(
+            situation, batch_size=chosen.batch.value, batch_dice=batch_dice.value, augmentation=augmentation.value
+        ),
     )
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
     pooling = explain_topology(topology, chosen.dataset.spacing_mm)
     reasons = (
         record(f"{name}: network", decision, _describe(chosen)),
+        record(f"{name}: batch", chosen.batch, str(chosen.batch.value)),
         record(f"{name}: topology", pooling, f"{topology.stage_count} stages, divided by {halved}"),
         record(f"{name}: deep supervision", supervision, "yes" if supervision.value else "no"),
         TRAINING_REASON,
@@ -292,14 +327,16 @@ TRAINING_REASON: Final = Reason(
 )
 
 
-def build_lite_training(situation: Situation, *, batch_dice: bool, augmentation: AugmentationPlan) -> TrainingPlan:
+def build_lite_training(
+    situation: Situation, *, batch_size: int, batch_dice: bool, augmentation: AugmentationPlan
+) -> TrainingPlan:
     """What was measured best on a processor in 8 to 30 minutes."""
     return TrainingPlan(
         epochs=EPOCHS,
         iterations_per_epoch=ITERATIONS_PER_EPOCH,
         validation_iterations_per_epoch=VALIDATION_ITERATIONS_PER_EPOCH,
         budget_seconds=situation.training_seconds,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         foreground_fraction=0.33,
         loss="dice_cross_entropy",
         batch_dice=batch_dice,
@@ -356,7 +393,7 @@ def _choose_memory(host: HostThroughput, stated_gb: float | None) -> Decision[fl
 def _describe(candidate: Candidate) -> str:
     patch = format_extents(candidate.topology.patch_voxels)
     features = ", ".join(map(str, candidate.features))
-    return f"patch {patch} voxels, batch {BATCH_SIZE}, features {features}"
+    return f"patch {patch} voxels, batch {candidate.batch.value}, features {features}"
 
 
 def _explain(candidate: Candidate, considered: int, situation: Situation) -> str:

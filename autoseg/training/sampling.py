@@ -31,7 +31,8 @@ class PatchSampler:
         cut_voxels: Extent that is cut out (z, y, x); 1 along z for a 2D configuration.
         patch_voxels: Extent that the network will see after augmentation.
         batch_size: Samples per batch.
-        foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel.
+        foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel. Where it is
+            less than one of a batch, each shows one with that probability.
         foreground_placement: Where in the patch a chosen voxel lies. "centred": in the middle, but for voxels near the
             first border of an axis (nnU-Net's rule). "uniform": anywhere with equal probability, but that the patch
             hangs over the case no further than other patches do.
@@ -73,7 +74,7 @@ class PatchSampler:
 
     def place(self, index: int, generator: np.random.Generator) -> Cut:
         """Draws which case sample `index` of a batch comes from, and from where in it."""
-        is_forced = is_forced_foreground(index, self.batch_size, self.foreground_fraction)
+        is_forced = self._draw_whether_forced(index, generator)
         wanted = self._draw_class_of_fold(generator) if is_forced else None
         case_names = self.case_names if wanted is None else wanted.case_names
         case = self.open_case(case_names[int(generator.integers(len(case_names)))])
@@ -82,6 +83,11 @@ class PatchSampler:
         else:
             candidates = [case.locations.of_class(wanted.index)]
         return Cut(case=case, start=self._draw_start(case.label_map.shape, candidates, generator))
+
+    def _draw_whether_forced(self, index: int, generator: np.random.Generator) -> bool:
+        if is_forced_foreground(self.batch_size - 1, self.batch_size, self.foreground_fraction):
+            return is_forced_foreground(index, self.batch_size, self.foreground_fraction)
+        return self.foreground_fraction > 0 and bool(generator.random() < self.foreground_fraction)
 
     def _draw_class_of_fold(self, generator: np.random.Generator) -> ClassOfFold | None:
         """None where the case is drawn before the class, and where no case holds any class."""

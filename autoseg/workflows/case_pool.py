@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 import psutil
 from threadpoolctl import threadpool_limits
 
-from autoseg.errors import AutosegError, ProblemsError
+from autoseg.errors import AutosegError, ProblemsError, WorkerError
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
 
@@ -195,9 +195,22 @@ def _run_in_pool(
                 interrupted.append(index)
             else:
                 yield _collect(index, jobs[index][0], future)
+    if interrupted:
+        _check_that_workers_start()
     for index in sorted(interrupted):
         name, job = jobs[index]
         yield _run_alone(work, name, job, index=index, size=sizes.get(name))
+
+
+def _check_that_workers_start() -> None:
+    """Tells a worker that ends before it is given anything from one that a case kills."""
+    with _open_pool(1) as pool:
+        if isinstance(pool.submit(os.getpid).exception(), BrokenProcessPool):
+            msg = (
+                "worker processes end as soon as they are started (their own message stands above); a script that "
+                "calls autoseg must do so below `if __name__ == '__main__':`, or with one worker (workers=1)"
+            )
+            raise WorkerError(msg)
 
 
 def _run_alone(

@@ -3,7 +3,7 @@ import pytest
 from autoseg.errors import PlanError
 from autoseg.fingerprint import HostThroughput, Machine
 from planners import PLANNERS
-from planners.lite import BATCH_SIZE, ENOUGH_ITERATIONS, SUFFICIENT_CONTEXT_FRACTION
+from planners.lite import ENOUGH_ITERATIONS, ITERATIONS_FOR_LARGER_BATCH, SUFFICIENT_CONTEXT_FRACTION
 from planners.step_time import estimate_step_seconds
 from planners.topology import compute_topology
 
@@ -29,7 +29,7 @@ def make_plan(fingerprint, *, minutes=30.0, host=HOST):
     return LITE.plan(fingerprint, Machine(accelerator_memory_gb=None, host=host, budget_seconds=minutes * 60))
 
 
-def estimate(configuration, host):
+def estimate(configuration, host, *, batch_size=None):
     network = configuration.network
     topology = compute_topology(configuration.spacing_mm, configuration.patch_voxels)
     assert topology.strides == network.strides
@@ -37,7 +37,7 @@ def estimate(configuration, host):
         topology,
         network.features_per_stage,
         input_channels=network.input_channels,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size or configuration.training.batch_size,
         convolutions_per_stage=2,
         host=host,
     )
@@ -71,13 +71,47 @@ def test_enough_iterations_fit_into_the_budget(build_fingerprint, data, minutes)
 def test_more_time_and_a_faster_machine_never_give_a_smaller_network(build_fingerprint, data):
     def cost(**changes):
         (configuration,) = make_plan(build_fingerprint(*data, count=50), **changes).configurations.values()
-        return estimate(configuration, HOST)
+        return estimate(configuration, HOST, batch_size=1)
 
     by_time = [cost(minutes=minutes) for minutes in (2.0, 5.0, 10.0, 30.0, 120.0, 600.0)]
     by_speed = [cost(host=slow_down(factor)) for factor in (32, 8, 2, 1)]
     assert by_time == sorted(by_time)
     assert by_speed == sorted(by_speed)
     assert by_time[0] < by_time[-1]
+
+
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
+@pytest.mark.parametrize("minutes", [2.0, 8.0, 30.0, 120.0, 480.0])
+def test_patches_come_in_pairs_where_that_leaves_many_iterations(build_fingerprint, data, minutes):
+    plan = make_plan(build_fingerprint(*data, count=50), minutes=minutes)
+    ((name, configuration),) = plan.configurations.items()
+    in_pairs = configuration.training.budget_seconds / estimate(configuration, HOST, batch_size=2)
+    assert configuration.training.batch_size == (2 if in_pairs >= ITERATIONS_FOR_LARGER_BATCH else 1)
+    reasons = {reason.subject: reason for reason in plan.reasons}
+    assert reasons[f"{name}: batch"].value == str(configuration.training.batch_size)
+    assert f"hold {int(in_pairs):,} iterations" in reasons[f"{name}: batch"].because
+
+
+def test_both_batches_are_planned(build_fingerprint):
+    sizes = {
+        configuration.training.batch_size
+        for minutes in (8.0, 480.0)
+        for configuration in make_plan(build_fingerprint(*HIPPOCAMPUS), minutes=minutes).configurations.values()
+    }
+    assert sizes == {1, 2}
+
+
+def test_a_pair_of_patches_that_memory_cannot_hold_is_not_planned(build_fingerprint):
+    fingerprint = build_fingerprint(*HIPPOCAMPUS, count=200)
+    roomy = make_plan(fingerprint, minutes=600.0).configurations["3d_fullres"]
+    elements = 40 * 56 * 40 * 32  # of one feature map of the first stage; all are several times as many
+    tight = HOST.model_copy(update={"memory_gb": 2 * 12 * elements * 8 / 1e9})
+    plan = make_plan(fingerprint, minutes=600.0, host=tight)
+    assert roomy.training.batch_size == 2
+    assert plan.configurations["3d_fullres"].training.batch_size == 1
+    assert (
+        "GB that are kept for them" in {reason.subject: reason.because for reason in plan.reasons}["3d_fullres: batch"]
+    )
 
 
 def test_large_volumes_are_seen_at_a_coarser_spacing_with_enough_context(build_fingerprint):
@@ -130,7 +164,9 @@ def test_every_decision_has_numbers_in_its_reason(build_fingerprint):
 @pytest.mark.parametrize(("share", "is_told"), [(1.0, False), (0.9, False), (0.31, True)])
 def test_a_measurement_that_was_disturbed_is_told(build_fingerprint, share, is_told):
     host = HOST.model_copy(update={"received_share": share})
-    reasons = {reason.subject: reason.because for reason in make_plan(build_fingerprint(*HIPPOCAMPUS), host=host).reasons}
+    reasons = {
+        reason.subject: reason.because for reason in make_plan(build_fingerprint(*HIPPOCAMPUS), host=host).reasons
+    }
     assert ("got only 31 % of the time of these cores" in reasons["budget"]) == is_told
 
 

@@ -62,6 +62,17 @@ def test_the_last_third_of_a_batch_is_centred_on_foreground(batch_size, forced):
     assert flags == [False] * (batch_size - forced) + [True] * forced
 
 
+@pytest.mark.parametrize(("batch_size", "fraction"), [(1, 0.33), (1, 0.0), (2, 0.2), (1, 1.0)])
+def test_a_share_of_less_than_one_of_a_batch_is_kept_over_many_batches(batch_size, fraction):
+    case = make_case((12, 12, 12), make_locations(make_voxels((9, 9, 9))))
+    sampler = make_sampler(case, cut=(2, 2, 2), batch_size=batch_size, foreground_fraction=fraction)
+    generator, count = np.random.default_rng(0), 1500
+    held = [(sampler.draw(0, generator)[0] == case.image[0, 9, 9, 9]).any() for _ in range(count)]
+    by_chance = 2**3 / 11**3
+    expected = fraction + (1 - fraction) * by_chance
+    assert np.mean(held) == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / count))
+
+
 @pytest.mark.parametrize(
     ("shape", "cut", "patch", "bounds"),
     [

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -75,6 +77,25 @@ def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_other
     assert line.startswith("b: the worker process was killed twice")
     assert "25 million voxels, about 3 GiB" in line
     assert "too little memory" in line
+
+
+UNGUARDED = """
+from autoseg.progress import Silent
+from autoseg.workflows.case_pool import run_over_cases
+
+jobs = [(name, name) for name in "abc"]
+run_over_cases(str.upper, jobs, workers=2, label="Working", progress=Silent())
+"""
+
+
+def test_a_script_without_a_guard_is_told_so_and_not_that_memory_is_short(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "WorkerError: worker processes end as soon as they are started" in last
+    assert "below `if __name__ == '__main__':`" in last
 
 
 def test_workers_are_as_many_as_cores_cases_and_the_memory_for_the_largest_case_allow(
