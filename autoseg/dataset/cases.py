@@ -69,7 +69,18 @@ def find_beside(root: Path, name: str) -> Path | None:
 
 @dataclass(slots=True)
 class Findings:
-    """Collects everything that is wrong, so that it is reported at once."""
+    """Collects everything that is wrong, so that it is reported at once.
+
+    Attributes:
+        problems: All, those of single cases with the case's name.
+        of_cases: Those of single cases, by name and without it.
+    """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    of_cases: dict[str, list[str]] = field(default_factory=dict)
+
+    def add_to_case(self, case: str, problem: str) -> None:
+        """Notes a problem of one case."""
+        self.problems.append(f"case {case}: {problem}")
+        self.of_cases.setdefault(case, []).append(problem)

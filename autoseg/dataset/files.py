@@ -75,7 +75,7 @@ def group_channels(
         case, channel = (match["case"], int(match["channel"])) if match else (stem, 0)
         first = groups.setdefault(case, {}).setdefault(channel, path)
         if first != path:
-            findings.problems.append(f"case {case}: channel {channel} exists twice: {first.name} and {path.name}")
+            findings.add_to_case(case, f"channel {channel} exists twice: {first.name} and {path.name}")
     return _undo_wrong_groups(groups, ending, channel_count=channel_count, label_names=label_names)
 
 
@@ -91,14 +91,15 @@ def check_channels(
         return
     for case, files in groups.items():
         for index in sorted(expected - set(files)):
-            findings.problems.append(
-                f"case {case}: channel {index}{_show_name(channel_names[index])} is missing: "
-                f"expected {case}_{index:04d}{ending}"
+            findings.add_to_case(
+                case,
+                f"channel {index}{_show_name(channel_names[index])} is missing: expected {case}_{index:04d}{ending}",
             )
         for index in sorted(set(files) - expected):
-            findings.problems.append(
-                f"case {case}: {files[index].name} is superfluous: channels are numbered 0 to {len(channel_names) - 1}"
-                f"{_show_name(', '.join(filter(None, channel_names)))}"
+            findings.add_to_case(
+                case,
+                f"{files[index].name} is superfluous: channels are numbered 0 to {len(channel_names) - 1}"
+                f"{_show_name(', '.join(filter(None, channel_names)))}; move it out of the folder",
             )
 
 

@@ -1,5 +1,7 @@
 """Images to predict: a folder or one file."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
@@ -19,13 +21,26 @@ from autoseg.errors import PredictionError
 from autoseg.file_endings import READABLE_ENDINGS, find_ending
 
 
-def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[Case, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesFound:
+    """What there is to predict.
+
+    Attributes:
+        cases: With all channels.
+        problems: Of the other cases, by name: why they cannot be predicted.
+    """
+
+    cases: tuple[Case, ...]
+    problems: Mapping[str, tuple[str, ...]]
+
+
+def find_images(path: Path, *, channel_count: int, file_ending: str) -> ImagesFound:
     """Finds the images of a folder, or the other channels of one file.
 
     A folder is searched for `file_ending`; a single file may have any readable ending.
 
     Raises:
-        PredictionError: Nothing fits, or channels are missing; all problems are named.
+        PredictionError: Nothing fits; all problems are named.
     """
     findings = Findings()
     if path.is_dir():
@@ -36,12 +51,16 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[Ca
         msg = f"expected an image file or a folder of images, but {path} does not exist"
         raise PredictionError(msg)
     check_channels(groups, channel_names=[""] * channel_count, ending=ending, findings=findings)
-    if findings.problems:
-        msg = "\n".join([f"the images in {path} cannot be predicted:", *(f"  - {text}" for text in findings.problems)])
-        raise PredictionError(msg)
-    return tuple(
+    cases = tuple(
         Case(name=name, image_paths=tuple(file for _, file in sorted(files.items())), label_path=None)
         for name, files in groups.items()
+        if name not in findings.of_cases
+    )
+    if not cases:
+        msg = "\n".join([f"the images in {path} cannot be predicted:", *(f"  - {text}" for text in findings.problems)])
+        raise PredictionError(msg)
+    return ImagesFound(
+        cases=cases, problems={name: tuple(problems) for name, problems in findings.of_cases.items()}
     )
 
 

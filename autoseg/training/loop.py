@@ -1,10 +1,12 @@
 """The training of one configuration on one fold, from the first epoch or the last checkpoint to the final one."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -31,6 +33,8 @@ from autoseg.training.start import Length, Start, find_start
 from autoseg.training.step import Learner, build_learner
 
 __all__ = ["EpochDone", "Event", "Forecast", "IterationDone", "Length", "TrainingOptions", "train"]
+
+ITERATIONS_WORTH_A_FORECAST: Final = 1000
 
 
 def train(
@@ -89,13 +93,13 @@ def train(
         build = partial(_build_learner, plan, labels, options)
         execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
         first: Event = schedule
-        if options.budget is not None:
+        if options.team.is_leader and (options.budget is not None or is_worth_a_forecast(schedule, start)):
             alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
             times = measure_step_times(
                 _build_learner(plan, labels, alone, execution),
                 source,
                 workers=options.workers,
-                budget_seconds=options.budget.seconds,
+                budget_seconds=math.inf if options.budget is None else options.budget.seconds,
             )
             first = make_forecast(training, times, schedule, start=start, budget=options.budget)
             schedule = first.schedule
@@ -133,19 +137,27 @@ def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:
     return None if length.until_plateau else plan.epochs
 
 
+def is_worth_a_forecast(schedule: Schedule, start: Start) -> bool:
+    """Whether so much is left that measuring the pace, which takes twenty iterations at most, does not count."""
+    if schedule.end_epoch is None:
+        return False
+    iterations = (schedule.end_epoch - start.epochs_done) * schedule.iterations_per_epoch
+    return iterations >= ITERATIONS_WORTH_A_FORECAST
+
+
 def make_forecast(
-    plan: TrainingPlan, times: StepTimes, schedule: Schedule, *, start: Start, budget: Budget
+    plan: TrainingPlan, times: StepTimes, schedule: Schedule, *, start: Start, budget: Budget | None
 ) -> Forecast:
     """Lays out a training that begins so that it ends in time, and says what is to be expected of it."""
-    if start.schedule is None and schedule.end_epoch is not None:
+    if budget is not None and start.schedule is None and schedule.end_epoch is not None:
         schedule = lay_out_budget(plan, times, max(0.0, budget.remaining_seconds))
     epochs_left = (schedule.end_epoch or plan.epochs) - start.epochs_done
     return Forecast(
         times=times,
         schedule=schedule,
-        budget_seconds=budget.seconds,
+        budget_seconds=None if budget is None else budget.seconds,
         training_seconds=epochs_left * estimate_epoch_seconds(schedule, times),
-        reserved_seconds=budget.reserved_seconds,
+        reserved_seconds=None if budget is None else budget.reserved_seconds,
     )
 
 

@@ -41,19 +41,19 @@ class Forecast:
     Attributes:
         budget_seconds: What it may take; None: as long as it needs.
         training_seconds: All remaining epochs.
-        reserved_seconds: For what follows: the validation of the held-out cases.
+        reserved_seconds: For what follows: the validation of the held-out cases; None where it was not measured.
     """
 
     times: StepTimes
     schedule: Schedule
     budget_seconds: float | None
     training_seconds: float
-    reserved_seconds: float
+    reserved_seconds: float | None
 
     @property
     def total_seconds(self) -> float:
-        """Training and validation."""
-        return self.training_seconds + self.reserved_seconds
+        """Training and validation, as far as that was measured."""
+        return self.training_seconds + (self.reserved_seconds or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.networks.precision import NumberType
 from autoseg.plan import Plan
-from autoseg.progress import Progress
+from autoseg.progress import Progress, format_duration
 from autoseg.run_folder import ALL_CASES, FoldFolder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.distributed import ALONE, Team
@@ -87,8 +87,10 @@ def find_budget(
     to a number of epochs.
     """
     seconds = request.budget_seconds
+    planned = job.configuration_plan.training.budget_seconds
+    if seconds is None and planned is not None and request.length.epochs is not None:
+        progress.note(f"--epochs decides, so the budget of the plan ({format_duration(planned)}) does not hold")
     if seconds is None and request.length == Length():
-        planned = job.configuration_plan.training.budget_seconds
         spent = 0.0 if begun is None else sum(record.seconds for record in begun.history)
         seconds = None if planned is None else planned - spent
     is_finished = (

@@ -127,7 +127,7 @@ def predict_images(
         RunError: The run does not exist, or `out` holds results of another model or other options.
         PredictionError: There is no trained model, or there are no images for it.
         SelectionError: What was selected was trained again since.
-        CasesFailedError: Some images failed; the others are written.
+        CasesFailedError: Some images failed, or lack channels; the others are written.
     """
     run = open_run(run_root)
     choice = choose_models(
@@ -148,7 +148,8 @@ def predict_images(
     weights = hash_ensemble(run, model)
     check_weights(run, choice, weights)
     progress.note(model.describe())
-    cases = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
+    found = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
+    cases = found.cases
     outputs = [path for case in cases for path in _find_outputs(case, out, model, request)]
     check_inputs_are_kept(cases, outputs)
     record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
@@ -156,12 +157,12 @@ def predict_images(
     write_document(out / PLAN_NAME, model.plan)
     write_document(out / RECORD_NAME, record)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
-    failures: list[Failure] = []
+    failures = [Failure(case=name, problems=problems, traceback=None) for name, problems in found.problems.items()]
     events = _predict_each(waiting, out, model, request=request, rules=choice.rules, progress=progress)
     for failure in progress.track(events, label="Predicting", total=len(waiting), unit="image"):
         failures += [] if failure is None else [failure]
     if failures:
-        _report(failures, out, total=len(cases))
+        _report(failures, out, total=len(cases) + len(found.problems))
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 

@@ -31,12 +31,19 @@ def describe_schedule(schedule: Schedule) -> str:
 def describe_forecast(forecast: Forecast) -> str:
     """Two lines for the log."""
     times = forecast.times
-    limit = "" if forecast.budget_seconds is None else f" of {format_duration(forecast.budget_seconds)}"
+    expected = f"training {format_duration(forecast.training_seconds)}"
+    if forecast.reserved_seconds is None:
+        expected += ", validation not counted"
+    else:
+        limit = "" if forecast.budget_seconds is None else f" of {format_duration(forecast.budget_seconds)}"
+        expected += (
+            f", validation {format_duration(forecast.reserved_seconds)}, "
+            f"together {format_duration(forecast.total_seconds)}{limit}"
+        )
     return (
         f"measured: {times.iteration_seconds:.3g} s per iteration (forward {times.forward_seconds:.3g} s, loss and "
         f"backward {times.backward_seconds:.3g} s; a batch of patches {times.data_seconds:.3g} s, made beside it)\n"
-        f"forecast: training {format_duration(forecast.training_seconds)}, validation "
-        f"{format_duration(forecast.reserved_seconds)}, together {format_duration(forecast.total_seconds)}{limit}"
+        f"forecast: {expected}"
     )
 
 

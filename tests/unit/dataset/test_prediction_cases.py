@@ -14,9 +14,10 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def find(path: Path, channel_count: int = 1, file_ending: str = ".nii.gz") -> dict[str, list[str]]:
-    cases = find_images(path, channel_count=channel_count, file_ending=file_ending)
-    assert all(case.label_path is None for case in cases)
-    return {case.name: [image.name for image in case.image_paths] for case in cases}
+    found = find_images(path, channel_count=channel_count, file_ending=file_ending)
+    assert all(case.label_path is None for case in found.cases)
+    assert not found.problems
+    return {case.name: [image.name for image in case.image_paths] for case in found.cases}
 
 
 def test_channel_files_and_plain_files_of_a_folder_are_cases(tmp_path):
@@ -49,6 +50,16 @@ def test_all_missing_and_superfluous_channels_are_named(tmp_path):
     assert "case a: channel 1 is missing: expected a_0001.nii.gz" in message
     assert "case c: channel 0 is missing: expected c_0000.nii.gz" in message
     assert "b_0002.nii.gz is superfluous: channels are numbered 0 to 1" in message
+
+
+def test_complete_cases_are_found_beside_incomplete_ones(tmp_path):
+    make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz", "c_0001.nii.gz", "c_0002.nii.gz")
+    found = find_images(tmp_path, channel_count=2, file_ending=".nii.gz")
+    assert [case.name for case in found.cases] == ["a"]
+    assert found.problems == {
+        "b": ("channel 1 is missing: expected b_0001.nii.gz",),
+        "c": ("c_0002.nii.gz is superfluous: channels are numbered 0 to 1; move it out of the folder",),
+    }
 
 
 def test_two_channels_are_too_many_for_a_model_of_one(tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,4 +58,6 @@ def test_the_forecast_reports_them_apart(times):
     )
     told = describe_forecast(forecast)
     assert "7 s per iteration (forward 2 s, loss and backward 4 s; a batch of patches 1 s, made beside it)" in told
-    assert "training 2:00:00, validation 5:00, together 2:05:00 of 2:10:00" in told
+    assert "forecast: training 2:00:00, validation 5:00, together 2:05:00 of 2:10:00" in told
+    without_budget = replace(forecast, budget_seconds=None, reserved_seconds=None)
+    assert describe_forecast(without_budget).endswith("forecast: training 2:00:00, validation not counted")

@@ -317,6 +317,19 @@ def test_a_budget_lays_out_the_training_and_is_kept_on_a_machine_that_turns_out_
     assert rates == sorted(rates, reverse=True)
 
 
+def test_a_long_training_without_a_budget_begins_with_a_forecast_and_keeps_its_length(start, tmp_path):
+    events = start(tmp_path / "long", epochs=600)
+    forecast = next(events)
+    events.close()
+    assert isinstance(forecast, Forecast)
+    assert forecast.budget_seconds is None
+    assert forecast.schedule.end_epoch == 600
+    per_epoch = forecast.schedule.iterations_per_epoch * forecast.times.iteration_seconds
+    assert forecast.training_seconds >= 600 * per_epoch > 0
+    short = next(start(tmp_path / "short", epochs=2))
+    assert isinstance(short, Schedule)
+
+
 def test_a_training_until_the_plateau_ends_with_a_falling_learning_rate(start, tmp_path):
     told = []
 
