@@ -111,14 +111,16 @@ def train_here(console: "Console", run: Path, request: "TrainingRequest", unit: 
     from dataclasses import replace
 
     from autoseg.cli.reports import print_summary
+    from autoseg.workflows.child_process import ended_like_ctrl_c
     from autoseg.workflows.training import train_run
 
     chosen = replace(request, configuration=unit.configuration, folds=(unit.fold,), device=device)
-    for trained in train_run(run, chosen, progress=console):
-        console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
-        if trained.summary is not None:
-            print_summary(console, trained.summary)
-            console.note(f"validation in {trained.folder.validation}")
+    with ended_like_ctrl_c():
+        for trained in train_run(run, chosen, progress=console):
+            console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
+            if trained.summary is not None:
+                print_summary(console, trained.summary)
+                console.note(f"validation in {trained.folder.validation}")
 
 
 def train_in_queue(

@@ -5,6 +5,7 @@ backward pass, not its output, so this halves what an activation costs and chang
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final
 
 import torch
@@ -21,7 +22,6 @@ TRANSPOSED_CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {
     3: nn.ConvTranspose3d,
 }
 CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
-POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 def build_convolution(
@@ -116,6 +116,32 @@ class ResidualBlock(nn.Module):
         residual += self.shortcut(features)
         activated: Tensor = self.activation(residual)
         return activated
+
+
+class AveragePool3d(nn.AvgPool3d):
+    """Average over blocks of voxels; on a GPU that must give the same result every time, in a way that does.
+
+    PyTorch's own has no deterministic gradient there. Extents are multiples of the kernel's.
+    """
+
+    def forward(self, features: Float[Tensor, "batch channel z y x"]) -> Float[Tensor, "batch channel ..."]:
+        """Averages."""
+        if features.is_cuda and torch.are_deterministic_algorithms_enabled():
+            assert isinstance(self.kernel_size, tuple), "one extent per axis"
+            return average_blocks(features, self.kernel_size)
+        pooled: Tensor = super().forward(features)
+        return pooled
+
+
+def average_blocks(
+    features: Float[Tensor, "batch channel z y x"], kernel: Sequence[int]
+) -> Float[Tensor, "batch channel ..."]:
+    """Mean of every block of `kernel` voxels, by sums along axes."""
+    blocks = [(extent // step, step) for extent, step in zip(features.shape[2:], kernel, strict=True)]
+    return features.reshape(*features.shape[:2], *chain.from_iterable(blocks)).mean(dim=(3, 5, 7))
+
+
+POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.AvgPool2d, 3: AveragePool3d}
 
 
 class Shortcut(nn.Module):

@@ -11,6 +11,11 @@ CUBLAS_VARIABLE: Final = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_VALUE: Final = ":4096:8"
 
 
+def prepare_determinism() -> None:
+    """Must come before the process uses CUDA for anything, such as measuring how long predictions will take."""
+    os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_VALUE)
+
+
 def choose_kernels(device: torch.device, *, deterministic: bool) -> None:
     """Decides for the whole process which kernels the device may use.
 
@@ -19,7 +24,7 @@ def choose_kernels(device: torch.device, *, deterministic: bool) -> None:
     """
     is_strict = deterministic and device.type == "cuda"
     if is_strict:
-        os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_VALUE)
+        prepare_determinism()
     torch.use_deterministic_algorithms(is_strict)
     torch.backends.cudnn.deterministic = is_strict
     torch.backends.cudnn.benchmark = not is_strict

@@ -76,19 +76,19 @@ def train(
         start = find_start(output, identity, options.length)
     if start is None:
         return
-    source = build_source(
-        plan,
-        channels,
-        data_folder=data_folder,
-        fold=fold,
-        seed=options.seed,
-        device=options.device,
-        announce=options.announce,
-        previous=previous,
-        part=options.team.select_samples(training.batch_size),
-    )
     choose_kernels(options.device, deterministic=options.deterministic)
     with _failures_reported(options.device), dead_workers_reported():
+        source = build_source(
+            plan,
+            channels,
+            data_folder=data_folder,
+            fold=fold,
+            seed=options.seed,
+            device=options.device,
+            announce=options.announce,
+            previous=previous,
+            part=options.team.select_samples(training.batch_size),
+        )
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
         build = partial(_build_learner, plan, labels, options)
         execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)

@@ -101,7 +101,7 @@ class Session:
                     self._save_latest()
                     saved = Timer()
                 yield done
-                if replaced:
+                if replaced and not self._is_over():
                     yield self.schedule
 
     def _read_clock(self) -> float:

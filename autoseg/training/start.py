@@ -48,8 +48,8 @@ def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -
         TrainingError: What is there belongs to another training, or is shorter or longer than asked for.
     """
     final, latest = output.final_checkpoint, output.latest_checkpoint
-    finished = _read_own_description(final, identity)
     begun = _read_own_description(latest, identity)
+    finished = _read_own_description(final, identity, accepts_other_predictions=length.more_epochs is not None)
     if begun is not None and (finished is None or len(begun.history) > len(finished.history)):
         _check_same_length(latest, begun.schedule, length)
         return _go_on_from(latest, begun, begun.schedule)
@@ -71,11 +71,17 @@ def _go_on_from(path: Path, description: CheckpointDescription, schedule: Schedu
     )
 
 
-def _read_own_description(path: Path, identity: TrainingIdentity) -> CheckpointDescription | None:
+def _read_own_description(
+    path: Path, identity: TrainingIdentity, *, accepts_other_predictions: bool = False
+) -> CheckpointDescription | None:
+    """Accepts a second stage that learnt from other predictions of the first where only its weights are taken up."""
     if not path.exists():
         return None
     description = read_description(path)
-    check_identity(path, description.identity, identity)
+    expected = identity
+    if accepts_other_predictions:
+        expected = identity.model_copy(update={"previous_digest": description.identity.previous_digest})
+    check_identity(path, description.identity, expected)
     return description
 
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from autoseg.errors import TrainingError
 from autoseg.inference.cascade import bring_to_training_grid
@@ -25,8 +26,12 @@ from autoseg.preprocessing.previous_stage import (
 )
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder
+from autoseg.training.checkpoint import read_description
 from autoseg.training.folds import Splits
+from autoseg.workflows.fold_lock import waiting_lock
 from autoseg.workflows.preprocessing import check_preprocessed
+
+LOCK_NAME: Final = ".predicting.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,8 @@ def list_untrained_folds(cascade: Cascade) -> tuple[str, ...]:
 def predict_held_out_cases(cascade: Cascade, *, device: str, progress: Progress) -> PreviousStage:
     """Predicts every case whose prediction is missing or was made by other weights or for another grid.
 
+    Trainings of several folds that begin at the same time wait for the one that predicts.
+
     Raises:
         PredictionError: A fold of the first stage is not trained, or was trained by another plan.
         RunError: A preprocessed case is missing or damaged.
@@ -112,12 +119,16 @@ def predict_held_out_cases(cascade: Cascade, *, device: str, progress: Progress)
     check_first_stage(cascade)
     sources = find_sources(cascade)
     folder = cascade.run.preprocessed(cascade.configuration)
-    waiting = [case for case in sources if not _is_current(cascade, case, sources[case])]
     first_data = cascade.plan.configurations[cascade.first_stage].data_of
-    check_preprocessed(cascade.run, cascade.plan, first_data, waiting)
-    work = _predict_each(cascade, sources, waiting, device=device, progress=progress)
-    for _ in progress.track(work, label=f"Predicting with {cascade.first_stage}", total=len(waiting), unit="case"):
-        pass
+    if not all(_is_current(cascade, case, source) for case, source in sources.items()):
+        note = f"waiting for another process, which predicts cases with {cascade.first_stage}"
+        with waiting_lock(folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
+            waiting = [case for case in sources if not _is_current(cascade, case, sources[case])]
+            check_preprocessed(cascade.run, cascade.plan, first_data, waiting)
+            work = _predict_each(cascade, sources, waiting, device=device, progress=progress)
+            label = f"Predicting with {cascade.first_stage}"
+            for _ in progress.track(work, label=label, total=len(waiting), unit="case"):
+                pass
     return PreviousStage(
         folder=folder,
         foreground_labels=cascade.plan.labels.foreground_labels,
@@ -143,6 +154,23 @@ def find_sources(cascade: Cascade) -> dict[str, PredictionSource]:
         case: PredictionSource(configuration=cascade.first_stage, fold=fold, weights_sha256=weights[fold])
         for case, fold in sorted(cascade.holders.items())
     }
+
+
+def was_trained_on_other_predictions(
+    run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, fold: str
+) -> bool:
+    """Whether the first stage was trained again since a finished fold of the second one learnt from it.
+
+    False where folds of the first stage are missing: nothing can be said then.
+
+    Raises:
+        TrainingError: The checkpoint is damaged, or a case is held out by no fold.
+    """
+    cascade = find_cascade(run, plan, configuration, splits)
+    if cascade is None or list_untrained_folds(cascade):
+        return False
+    identity = read_description(run.fold(configuration, fold).final_checkpoint).identity
+    return identity.previous_digest != _digest_sources(find_sources(cascade))
 
 
 def open_input_case(run: RunFolder, plan: Plan, configuration: str, name: str) -> CachedCase:

@@ -4,8 +4,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, Literal, TextIO
 
 from autoseg.document import Document, read_document
@@ -67,6 +68,29 @@ def locked(folder: FoldFolder, *, device: str) -> Iterator[None]:
         file.truncate(0)
         file.write(holder.model_dump_json())
         file.flush()
+        try:
+            yield
+        finally:
+            _unlock(file)
+
+
+@contextmanager
+def waiting_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Within it, no other process is in a block of the same file; waits for one that is.
+
+    Args:
+        path: Of the lock's file, which stays.
+        on_wait: Called once if another process is there.
+
+    Raises:
+        RunError: The folder cannot be written, or its file system has no locks.
+    """
+    make_folder(path.parent)
+    with path.open("a+", encoding="utf-8") as file:
+        if not _acquire(file):
+            on_wait()
+            while not _acquire(file):
+                pass
         try:
             yield
         finally:

@@ -17,6 +17,7 @@ from autoseg.networks.weights import hash_weights
 from autoseg.plan import Plan
 from autoseg.run_folder import ALL_CASES, RunFolder
 from autoseg.training.folds import Splits, select_fold
+from autoseg.workflows.cascade import was_trained_on_other_predictions
 from autoseg.workflows.status import has_final_model, read_validation
 
 MOST_NAMES_SHOWN = 5
@@ -88,6 +89,8 @@ def find_held_out(
             f"{', '.join(wanted)} in {run.root}; train with: autoseg train {run.root} --configuration {lacking[0]}"
         )
         raise SelectionError(msg)
+    for name in names:
+        _check_predictions(run, plan, splits, configuration=name, folds=found[name])
     result = tuple(_describe(run, name, found[name], splits) for name in names if found[name])
     _check_labels(result)
     return result
@@ -157,6 +160,22 @@ def _check_folds(folds: Sequence[str] | None, splits: Splits) -> tuple[str, ...]
 def _is_finished(run: RunFolder, configuration: str, fold: str, splits: Splits) -> bool:
     folder = run.fold(configuration, fold)
     return has_final_model(folder) and read_validation(folder, select_fold(splits, fold).validation) is not None
+
+
+def _check_predictions(run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]) -> None:
+    stale = [
+        fold
+        for fold in folds
+        if was_trained_on_other_predictions(run, plan, splits, configuration=configuration, fold=fold)
+    ]
+    if stale:
+        previous = plan.configurations[configuration].previous_stage
+        msg = (
+            f"{configuration} was trained on predictions of {previous}, which was trained again since (fold "
+            f"{', '.join(stale)}): train it again with: autoseg train {run.root} --configuration {configuration} "
+            f"--restart, or name other configurations with --configuration"
+        )
+        raise SelectionError(msg)
 
 
 def _describe(run: RunFolder, configuration: str, folds: Sequence[str], splits: Splits) -> HeldOut:

@@ -18,6 +18,7 @@ from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder, remove_leftovers
+from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
@@ -79,6 +80,8 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         TrainingError: The fold does not exist, a cascade has no fold that holds a case out, or training failed.
         DeviceError: The device does not exist or is too small.
     """
+    if request.deterministic:
+        prepare_determinism()
     run = open_run(run_root)
     plan = read_document(run.plan, Plan)
     name = find_configuration_name(plan, request.configuration)

@@ -20,7 +20,7 @@ from autoseg.workflows.status import FoldStatus
 from autoseg.workflows.training_places import Devices
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import read_state, record_failure
-from autoseg.workflows.training_units import Unit, is_up_to_date, list_arguments
+from autoseg.workflows.training_units import Unit, is_up_to_date, limit_request, list_arguments
 
 SECONDS_BETWEEN_LOOKS: Final = 1.0
 SECONDS_FOR_REASONS: Final = 2.0  # when one of several processes fails, the others fail at once, of its absence
@@ -162,13 +162,12 @@ def build_queue(
     device_count = sum(len(devices) for devices in places)
     if workers is None:
         workers = max(1, compute_loader_count(places[0][0]) // device_count)
-    arguments = [*list_arguments(request), "--workers", str(workers)]
-    if any(len(devices) > 1 for devices in places):
-        arguments.append("--parallel")
+    common = ["--workers", str(workers), *(["--parallel"] if any(len(devices) > 1 for devices in places) else [])]
 
     def command_of(unit: Unit, device: str) -> list[str]:
         command = [sys.executable, "-m", "autoseg", "train", str(run_root)]
-        return [*command, "--configuration", unit.configuration, "--fold", unit.fold, "--device", device, *arguments]
+        command += ["--configuration", unit.configuration, "--fold", unit.fold, "--device", device]
+        return [*command, *list_arguments(limit_request(request, unit)), *common]
 
     return TrainingQueue(
         run=run,

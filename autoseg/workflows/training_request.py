@@ -1,10 +1,19 @@
 """What a user asks for when a run is to be trained."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from autoseg.errors import OptionError
 from autoseg.networks.precision import Precision
 from autoseg.training.start import Length
 from autoseg.training.trackers import TrackerName
+
+CONTRADICTIONS: Final = (
+    ("--budget", "--epochs"),
+    ("--budget", "--until-plateau"),
+    ("--extend", "--epochs"),
+    ("--extend", "--until-plateau"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +48,20 @@ class TrainingRequest:
     deterministic: bool = False
     log_to: tuple[TrackerName, ...] = ()
     parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses two lengths at once.
+
+        Raises:
+            OptionError: A budget beside a number of epochs or a plateau, or two numbers of epochs.
+        """
+        given = {
+            "--budget": self.budget_seconds is not None,
+            "--epochs": self.length.epochs is not None,
+            "--until-plateau": self.length.until_plateau,
+            "--extend": self.length.more_epochs is not None,
+        }
+        for pair in CONTRADICTIONS:
+            if all(given[name] for name in pair):
+                msg = f"{' and '.join(pair)} both say how long to train; give one of them"
+                raise OptionError(msg)

@@ -1,7 +1,7 @@
 """What there is to train in a run: one unit is one fold of one configuration, and one command of its own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.document import read_document
@@ -11,6 +11,7 @@ from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.loop import Length
+from autoseg.workflows.cascade import was_trained_on_other_predictions
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.status import FoldStatus, has_final_model, read_fold_status, read_validation
 from autoseg.workflows.training_request import TrainingRequest
@@ -23,12 +24,14 @@ class Unit:
     Attributes:
         cases: Its held-out cases.
         needs: Configuration whose folds must be trained before.
+        is_only_needed: Nobody named it: it is trained for the second stage of its cascade.
     """
 
     configuration: str
     fold: str
     cases: tuple[str, ...]
     needs: str | None = None
+    is_only_needed: bool = False
 
     @property
     def name(self) -> str:
@@ -64,13 +67,15 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
     every = tuple(str(index) for index in range(len(splits.folds)))
     folds = request.folds or every
     needed = _find_needed(plan, names) if len(names) * len(folds) > 1 else frozenset()
-    names = [*sorted(needed - set(names)), *names]
+    named = set(names)
+    names = [*sorted(needed - named), *names]
     return tuple(
         Unit(
             configuration=name,
             fold=fold,
             cases=select_fold(splits, fold).validation,
             needs=plan.configurations[name].previous_stage,
+            is_only_needed=name in needed - named,
         )
         for name in names
         for fold in (every if name in needed else folds)
@@ -87,7 +92,7 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
     """Whether a unit is trained and validated by this very plan, and nothing is asked for that only it can judge."""
     folder = run.fold(unit.configuration, unit.fold)
     is_special = request.length != Length() or request.restart or request.seed is not None
-    if is_special or not has_final_model(folder):
+    if (is_special and not unit.is_only_needed) or not has_final_model(folder):
         return False
     if unit.fold != ALL_CASES and read_validation(folder, unit.cases) is None:
         return False
@@ -96,7 +101,17 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
     except DocumentError:
         return False
     same = used.labels == plan.labels and used.channels == plan.channels
-    return same and used.configurations.get(unit.configuration) == plan.configurations[unit.configuration]
+    if not same or used.configurations.get(unit.configuration) != plan.configurations[unit.configuration]:
+        return False
+    splits = read_document(run.splits, Splits)
+    return not was_trained_on_other_predictions(run, plan, splits, configuration=unit.configuration, fold=unit.fold)
+
+
+def limit_request(request: TrainingRequest, unit: Unit) -> TrainingRequest:
+    """What of a request holds for a unit: nothing is extended or begun anew that nobody named."""
+    if not unit.is_only_needed:
+        return request
+    return replace(request, restart=False, length=replace(request.length, more_epochs=None))
 
 
 def list_arguments(request: TrainingRequest) -> list[str]:

@@ -157,3 +157,31 @@ def test_a_finished_cascade_is_left_alone_and_a_new_first_stage_is_noticed(casca
     everything = run_autoseg("train", run, "--fold", "all", "--epochs", 1, *TRAIN)
     assert everything.code == 0, everything.err
     assert not (run / "models" / FIRST / "fold_all").exists()
+
+
+def test_a_second_stage_that_learnt_from_an_earlier_first_stage_is_told_and_may_be_extended(
+    cascade_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(cascade_run, run)
+    again = ("--configuration", FIRST, "--fold", "1", "--restart", "--seed", 5, "--epochs", 1)
+    done = run_autoseg("train", run, *again, "--device", "cpu", *TRAIN[4:])
+    assert done.code == 0, done.err
+
+    selected = run_autoseg("select", run, "--configuration", CASCADE, "--device", "cpu")
+    assert selected.code == 1
+    assert f"{CASCADE} was trained on predictions of {FIRST}, which was trained again since (fold 0)" in selected.err
+
+    folds = ("--fold", "0", "--fold", "1")
+    trained = run_autoseg("train", run, *folds, *TRAIN)
+    assert trained.code == 1
+    assert "the weights of the previous stage changed" in trained.out + trained.err
+    repeated = run_autoseg("train", run, *folds, *TRAIN)
+    assert repeated.code == 1
+
+    kept = (run / "models" / FIRST / "fold_0" / "checkpoint_final.safetensors").stat().st_mtime_ns
+    extended = run_autoseg("train", run, *folds, "--extend", 1, *TRAIN)
+    assert extended.code == 0, extended.out + extended.err
+    assert (run / "models" / FIRST / "fold_0" / "checkpoint_final.safetensors").stat().st_mtime_ns == kept
+    log = run / "models" / CASCADE / "fold_0" / "training_log.jsonl"
+    assert len(log.read_text().splitlines()) == 3

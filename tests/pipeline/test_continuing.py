@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from balls import run_autoseg, shorten
 from safetensors.numpy import load_file
@@ -72,6 +73,27 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(run: Path
     )
     assert found.keys() == expected.keys()
     assert all((found[name] == expected[name]).all() for name in expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_training_that_is_asked_to_end_leaves_no_process_behind(run: Path, number: signal.Signals) -> None:
+    shorten(run, "2d", epochs=100_000, iterations=1)
+    command = [*list_command(run), "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoseg", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    log = run / "models" / "2d" / "fold_0" / "training_log.jsonl"
+    deadline = time.monotonic() + 200
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    helpers = psutil.Process(process.pid).children(recursive=True)
+    assert helpers
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(helpers, timeout=30)
+    assert not alive
 
 
 def test_a_damaged_checkpoint_is_named_with_what_to_do(run: Path) -> None:

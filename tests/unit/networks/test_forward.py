@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.networks import SegmentationNetwork, build_network
+from autoseg.networks.blocks import average_blocks
 from autoseg.plan import NetworkPlan
 
 ARCHITECTURES = ["plain_unet", "residual_encoder_unet"]
@@ -120,3 +121,13 @@ def test_the_input_is_left_as_it_is(make_plan, architecture: str) -> None:
     image = draw_image(plan)
     build_random_network(plan)(image)
     assert torch.equal(image, draw_image(plan))
+
+
+def test_averages_of_blocks_are_those_of_the_pooling_and_so_are_their_gradients() -> None:
+    features = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    for kernel in ((2, 2, 2), (1, 2, 2)):
+        expected, found = functional.avg_pool3d(features, kernel), average_blocks(features, kernel)
+        torch.testing.assert_close(found, expected)
+        upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+        gradients = [torch.autograd.grad(output, features, upstream)[0] for output in (found, expected)]
+        torch.testing.assert_close(*gradients)

@@ -3,7 +3,7 @@ import pytest
 from autoseg.errors import PlanError
 from autoseg.fingerprint import HostThroughput, Machine
 from planners import PLANNERS
-from planners.lite import ENOUGH_ITERATIONS, ITERATIONS_FOR_LARGER_BATCH, SUFFICIENT_CONTEXT_FRACTION
+from planners.lite import ENOUGH_PATCHES, ITERATIONS_FOR_LARGER_BATCH, SUFFICIENT_CONTEXT_FRACTION
 from planners.step_time import estimate_step_seconds
 from planners.topology import compute_topology
 
@@ -62,9 +62,9 @@ def test_one_configuration_is_planned_with_the_budget_in_it(build_fingerprint):
 
 @pytest.mark.parametrize("minutes", [4.0, 8.0, 30.0, 480.0])
 @pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
-def test_enough_iterations_fit_into_the_budget(build_fingerprint, data, minutes):
+def test_enough_patches_fit_into_the_budget(build_fingerprint, data, minutes):
     (configuration,) = make_plan(build_fingerprint(*data, count=50), minutes=minutes).configurations.values()
-    assert estimate(configuration, HOST) * ENOUGH_ITERATIONS <= configuration.training.budget_seconds
+    assert estimate(configuration, HOST, batch_size=1) * ENOUGH_PATCHES <= configuration.training.budget_seconds
 
 
 @pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])

@@ -1,3 +1,5 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -206,9 +208,24 @@ def test_predictions_that_are_current_are_kept(run, plan):
     first, _ = predict(run, plan)
     files = {path: path.stat().st_mtime_ns for path in run.preprocessed(CASCADE).iterdir()}
     second, counts = predict(run, plan)
-    assert counts == [0]
+    assert counts == []
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in run.preprocessed(CASCADE).iterdir()} == files
+
+
+def test_trainings_that_begin_at_the_same_time_predict_every_case_once(run, plan, monkeypatch):
+    predicted, predict_one = [], cascade._predict_one
+
+    def slowly(found, model, name, **options):
+        predicted.append(name)
+        time.sleep(0.5)
+        predict_one(found, model, name, **options)
+
+    monkeypatch.setattr(cascade, "_predict_one", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: predict(run, plan)[0], range(2))
+    assert sorted(predicted) == ["a", "b", "c"]
+    assert first == second
 
 
 def test_a_fold_that_was_trained_again_predicts_again(run, plan):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import typing
 
@@ -5,7 +6,7 @@ import pytest
 import typer.main
 
 from autoseg.cli.app import app
-from autoseg.errors import PlanError, RunError, TrainingError
+from autoseg.errors import OptionError, PlanError, RunError, TrainingError
 from autoseg.run_folder import make_folder
 from autoseg.training.loop import Length
 from autoseg.workflows import training_units
@@ -102,8 +103,7 @@ def test_configuration_and_fold_restrict(preprocessed, notes):
 FULL = TrainingRequest(
     configuration="2d",
     folds=("0",),
-    length=Length(epochs=3, more_epochs=2, until_plateau=True),
-    budget_seconds=90.0,
+    length=Length(epochs=3, until_plateau=True),
     device="cpu",
     precision="bfloat16",
     seed=7,
@@ -113,21 +113,39 @@ FULL = TrainingRequest(
     log_to=("mlflow", "wandb"),
     parallel=True,
 )
+EXTENDED = TrainingRequest(length=Length(more_epochs=2), budget_seconds=90.0)
 DECIDED_BY_QUEUE = {"--configuration", "--fold", "--device", "--devices", "--workers", "--parallel"}
 
 
 def test_every_option_of_a_training_reaches_the_processes_of_the_queue():
     (command,) = (command for name, command in typer.main.get_command(app).commands.items() if name == "train")
     flags = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
-    arguments = list_arguments(FULL)
+    arguments = [*list_arguments(FULL), *list_arguments(EXTENDED)]
     assert {word for word in arguments if word.startswith("--")} == flags - DECIDED_BY_QUEUE - {"--help"}
     assert arguments[arguments.index("--budget") + 1] == "90.000s"
     assert json.dumps(arguments).count("--log-to") == 2
 
 
-def test_the_request_of_that_test_leaves_nothing_out():
-    fields = typing.get_type_hints(TrainingRequest)
-    assert all(getattr(FULL, name) != getattr(TrainingRequest(), name) for name in fields)
+def test_the_requests_of_that_test_leave_nothing_out():
+    usual = TrainingRequest()
+    for name in typing.get_type_hints(TrainingRequest):
+        assert {getattr(FULL, name), getattr(EXTENDED, name)} != {getattr(usual, name)}
+    lengths = [dataclasses.asdict(request.length) for request in (FULL, EXTENDED)]
+    assert {name for length in lengths for name, value in length.items() if value} == set(lengths[0])
+
+
+@pytest.mark.parametrize(
+    ("length", "budget_seconds", "told"),
+    [
+        (Length(epochs=3), 60.0, "--budget and --epochs"),
+        (Length(until_plateau=True), 60.0, "--budget and --until-plateau"),
+        (Length(epochs=3, more_epochs=2), None, "--extend and --epochs"),
+        (Length(until_plateau=True, more_epochs=2), None, "--extend and --until-plateau"),
+    ],
+)
+def test_two_lengths_at_once_are_refused(length, budget_seconds, told):
+    with pytest.raises(OptionError, match=f"{told} both say how long to train; give one of them"):
+        TrainingRequest(length=length, budget_seconds=budget_seconds)
 
 
 def test_what_was_not_asked_for_is_not_passed_on():
