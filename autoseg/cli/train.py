@@ -135,6 +135,7 @@ def train_in_queue(
     from contextlib import closing
 
     from autoseg.cli.training_table import print_trainings, show_trainings
+    from autoseg.progress import format_duration
     from autoseg.training.trackers import check_trackers
     from autoseg.workflows.child_process import ended_like_ctrl_c
     from autoseg.workflows.training_queue import build_queue
@@ -142,6 +143,12 @@ def train_in_queue(
     check_trackers(request.log_to)
     queue = build_queue(run, units, request, places)
     console.note(f"{len(queue.waiting)} of {len(units)} folds to train; what they print goes to {run / 'logs'}")
+    if request.budget_seconds is not None and queue.waiting:
+        rounds = -(-len(queue.waiting) // len(places))
+        console.note(
+            f"each of them gets {format_duration(request.budget_seconds)}, so all take up to "
+            f"{format_duration(rounds * request.budget_seconds)}"
+        )
     with ended_like_ctrl_c(), closing(queue.work_off()) as snapshots:
         last = show_trainings(console, snapshots)
     if not console.is_terminal:
