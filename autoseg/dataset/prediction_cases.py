@@ -59,9 +59,7 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> ImagesFo
     if not cases:
         msg = "\n".join([f"the images in {path} cannot be predicted:", *(f"  - {text}" for text in findings.problems)])
         raise PredictionError(msg)
-    return ImagesFound(
-        cases=cases, problems={name: tuple(problems) for name, problems in findings.of_cases.items()}
-    )
+    return ImagesFound(cases=cases, problems={name: tuple(problems) for name, problems in findings.of_cases.items()})
 
 
 def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Findings) -> dict[str, ChannelFiles]:

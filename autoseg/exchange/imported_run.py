@@ -15,7 +15,7 @@ from autoseg.exchange.nnunet_weights import convert_from_nnunet
 from autoseg.inference.folds import find_trained_folds
 from autoseg.networks import write_weights
 from autoseg.plan import Plan
-from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, check_writable, make_folder, remove_folder
 
 COMMON_FIELDS: Final = ("dataset_name", "file_ending", "orientation", "axis_permutation", "labels", "channels")
 
@@ -47,7 +47,9 @@ def prepare_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bo
 
     Raises:
         ExchangeError: The run holds something else.
+        RunError: It is a file, or may not be written.
     """
+    check_writable(run.root)
     if not run.plan.exists():
         if run.root.exists() and any(run.root.iterdir()) and not overwrite:
             msg = f"{run.root} holds other files; choose a new folder for the run, or add to them with --overwrite"

@@ -39,7 +39,7 @@ from autoseg.inference.folds import find_configuration, find_folds, find_trained
 from autoseg.inference.model import load_network, read_common_plan
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import FoldFolder, RunFolder, open_run, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, check_writable, open_run, remove_folder
 
 ARCHIVE_ENDING: Final = ".zip"
 
@@ -188,6 +188,7 @@ def export_model(
     """
     chosen = request or ExportRequest()
     run = open_run(run_root)
+    check_writable(output)
     plan = read_document(run.plan, Plan)
     names = [name for name in plan.configurations if find_trained_folds(run, name)]
     if chosen.configuration is not None or not names:

@@ -16,7 +16,7 @@ from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model as import_command
 from autoseg.cli.predict import predict
 from autoseg.document import read_document, write_document
-from autoseg.errors import ExchangeError, PredictionError
+from autoseg.errors import ExchangeError, PredictionError, RunError
 from autoseg.exchange.imported_run import ImportRecord
 from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import Grid
@@ -474,3 +474,13 @@ def test_a_run_without_models_is_not_exported(source: Path, tmp_path: Path) -> N
     shutil.rmtree(run / "models")
     with pytest.raises(PredictionError, match="no training"):
         export_model(run, tmp_path / "exported", progress=TELLER)
+
+
+def test_a_file_where_a_folder_is_to_be_written_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("notes")
+    with pytest.raises(RunError, match="file is a file, expected a folder"):
+        import_model(source, tmp_path / "file", progress=TELLER)
+    import_model(source, tmp_path / "x.autoseg", progress=TELLER)
+    with pytest.raises(RunError, match="file is a file, expected a folder"):
+        export_model(tmp_path / "x.autoseg", tmp_path / "file", progress=TELLER)
+    assert (tmp_path / "file").read_text() == "notes"
