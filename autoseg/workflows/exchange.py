@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.document import read_document
-from autoseg.errors import ExchangeError
+from autoseg.errors import ExchangeError, RunError
 from autoseg.exchange.archives import unpack_archive
 from autoseg.exchange.imported_run import add_fold, convert_weights, prepare_run
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint, read_nnunet_checkpoint
@@ -25,10 +25,12 @@ from autoseg.exchange.nnunet_folders import (
     PLANS_NAME,
     CheckpointKind,
     NnunetModel,
+    find_enclosing_model,
     find_model_roots,
     find_sibling,
     get_checkpoint_name,
     guess_configuration,
+    list_lacking,
     open_nnunet_model,
     select_folds,
 )
@@ -100,6 +102,7 @@ def import_model(
         DatasetError: dataset.json lacks something.
     """
     chosen = request or ImportRequest()
+    _check_source(source)
     models: dict[str, ExchangedModel] = {}
     with _open_source(source) as opened:
         job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
@@ -131,18 +134,63 @@ def open_model(
     """Yields a run: the path itself if it is one, else a temporary import of nnU-Net's model there.
 
     Raises:
+        RunError: There is neither a run nor a model of nnU-Net.
         ExchangeError: There is a model of nnU-Net, but none that autoseg can express.
     """
     if not is_foreign(path):
+        _check_is_run(path)
         yield OpenedModel(run=path, configuration=configuration)
         return
     teller = progress or Silent()
-    teller.note(f"{path} is a model of nnU-Net: imported for this call; `autoseg import` does so once and for all")
+    teller.note(
+        f"{path} is no run but has the form of nnU-Net's models: importing for this call (`autoseg import` does so "
+        f"once and for all)"
+    )
     with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
         run_root = Path(temporary) / path.resolve().stem
         request = ImportRequest(configuration=configuration, folds=folds)
         models = import_model(path, run_root, request, progress=teller)
         yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))
+
+
+def _check_is_run(path: Path) -> None:
+    if not path.exists():
+        msg = f"{path} does not exist; expected a run or a model folder of nnU-Net: check the path"
+        raise RunError(msg)
+    if RunFolder(path).plan.is_file():
+        return
+    enclosing = find_enclosing_model(path)
+    if enclosing is not None:
+        raise RunError(_advise_to_name(enclosing, path))
+    if path.is_file():
+        msg = (
+            f"{path} is a file; expected a run, or nnU-Net's model as a folder or {ARCHIVE_ENDING} file: check the path"
+        )
+        raise RunError(msg)
+    msg = (
+        f"{path} is neither a run (it has no {RunFolder(path).plan.name}) nor a model folder of nnU-Net (it has no "
+        f"{', no '.join(list_lacking(path))}): check the path"
+    )
+    raise RunError(msg)
+
+
+def _check_source(source: Path) -> None:
+    if not source.exists():
+        msg = (
+            f"{source} does not exist; expected a model of nnU-Net as a folder or {ARCHIVE_ENDING} file: check the path"
+        )
+        raise ExchangeError(msg)
+    enclosing = find_enclosing_model(source)
+    if enclosing is not None:
+        raise ExchangeError(_advise_to_name(enclosing, source))
+
+
+def _advise_to_name(model: Path, part: Path) -> str:
+    kind = "checkpoint" if part.is_file() else "fold"
+    return (
+        f"{part} is one {kind} of a model of nnU-Net; name the folder with {PLANS_NAME} and {DATASET_NAME} above it: "
+        f"{model}"
+    )
 
 
 def _find_last_stage(run_root: Path, models: Sequence[ExchangedModel]) -> str | None:
@@ -234,7 +282,8 @@ def _choose_roots(source: _Source, configuration: str | None) -> list[Path]:
     if not found:
         msg = (
             f"{source.named} holds no model of nnU-Net v2: expected a folder with {PLANS_NAME}, {DATASET_NAME} and "
-            f"{FOLD_PREFIX}0 or the like, such as results/Dataset001_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
+            f"{FOLD_PREFIX}0 or the like, such as results/Dataset001_X/nnUNetTrainer__nnUNetPlans__3d_fullres; it has "
+            f"no {', no '.join(list_lacking(source.folder))}"
         )
         raise ExchangeError(msg)
     if len(found) == 1:

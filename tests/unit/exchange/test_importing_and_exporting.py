@@ -230,12 +230,10 @@ def test_an_exported_zip_is_imported(source: Path, tmp_path: Path) -> None:
     assert record.source == str(archive / "Dataset001_X" / source.name / "fold_0" / "checkpoint_final.pth")
 
 
-@pytest.mark.parametrize("kind", ["empty", "zip", "fold"])
-def test_what_holds_no_model_is_refused(kind: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["empty", "zip"])
+def test_what_holds_no_model_is_refused(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    if kind == "fold":
-        place = source / "fold_0"
     if kind == "zip":
         place = tmp_path / "place.zip"
         with zipfile.ZipFile(place, "w") as archive:
@@ -304,9 +302,35 @@ def test_a_model_folder_is_opened_as_a_run_for_as_long_as_it_is_needed(source: P
 
 def test_a_run_is_opened_as_itself(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    for name in ("x.autoseg", "missing"):
-        with open_model(tmp_path / name, configuration="2d") as model:
-            assert (model.run, model.configuration) == (tmp_path / name, "2d")
+    with open_model(tmp_path / "x.autoseg", configuration="2d") as model:
+        assert (model.run, model.configuration) == (tmp_path / "x.autoseg", "2d")
+
+
+def test_what_is_neither_a_run_nor_a_model_is_named_before_anything_is_predicted(source: Path, tmp_path: Path) -> None:
+    def refuse(path: Path, match: str) -> None:
+        with pytest.raises(RunError, match=match), open_model(path):
+            pass
+
+    refuse(tmp_path / "nowhere", r"nowhere does not exist; .*check the path")
+    (tmp_path / "empty").mkdir()
+    refuse(
+        tmp_path / "empty", r"neither a run \(it has no plan\.json\) nor .*no plans\.json, no dataset\.json, no fold_0"
+    )
+    refuse(source / "plans.json", r"plans\.json is a file; expected a run")
+    refuse(source / "fold_0", rf"one fold of a model .*above it: {source}$")
+    (source / "plans.json").unlink()
+    refuse(source, r"neither a run .* nor a model folder of nnU-Net \(it has no plans\.json\)")
+
+
+def test_a_part_of_a_model_or_nothing_at_all_is_not_imported(source: Path, tmp_path: Path) -> None:
+    for path, match in (
+        (tmp_path / "nowhere", "nowhere does not exist"),
+        (source / "fold_0", rf"fold_0 is one fold of .*above it: {source}$"),
+        (source / "fold_0" / "checkpoint_final.pth", rf"is one checkpoint of .*above it: {source}$"),
+    ):
+        with pytest.raises(ExchangeError, match=match):
+            import_model(path, tmp_path / "x.autoseg", progress=TELLER)
+    assert not (tmp_path / "x.autoseg").exists()
 
 
 def test_the_commands_import_predict_and_export(
