@@ -10,7 +10,6 @@ import autoseg
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
-from autoseg.exchange.nnunet_import import IMPORTED_PLANNER
 from autoseg.exchange.nnunet_weights import convert_from_nnunet
 from autoseg.inference.folds import find_trained_folds
 from autoseg.networks import write_weights
@@ -107,7 +106,7 @@ def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, 
 
 
 def _check_common(run: RunFolder, earlier: Plan, plan: Plan) -> None:
-    if not earlier.planner.startswith(IMPORTED_PLANNER):
+    if not earlier.is_imported:
         msg = f"{run.root} is a run of autoseg's planner {earlier.planner!r}; import into a folder of its own"
         raise ExchangeError(msg)
     different = [field for field in COMMON_FIELDS if getattr(earlier, field) != getattr(plan, field)]

@@ -42,6 +42,7 @@ from autoseg.inference.model import load_network, read_common_plan
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import FoldFolder, RunFolder, check_writable, open_run, remove_folder
+from autoseg.workflows.selection_document import read_selection
 
 ARCHIVE_ENDING: Final = ".zip"
 
@@ -70,16 +71,18 @@ class ExchangedModel:
     """One configuration that was imported or exported, with its folds.
 
     Attributes:
+        written: Those of the folds that were not there already.
         folder: Where it lies now.
     """
 
     configuration: str
     folds: tuple[str, ...]
+    written: tuple[str, ...]
     folder: Path
 
     def describe(self) -> str:
-        """One line for the user."""
-        return f"{self.configuration}, fold {', '.join(self.folds)}: {self.folder}"
+        """What was written, in one line for the user."""
+        return f"{self.configuration}, fold {', '.join(self.written)}: {self.folder}"
 
 
 def import_model(
@@ -241,7 +244,22 @@ def export_model(
     names = [name for name in plan.configurations if find_trained_folds(run, name)]
     if chosen.configuration is not None or not names:
         names = [find_configuration(run, plan, chosen.configuration)]
-    return tuple(_export_one(run, name, output, request=chosen, progress=progress) for name in names)
+    models = tuple(_export_one(run, name, output, request=chosen, progress=progress) for name in names)
+    for loss in _describe_lost_selection(run):
+        progress.note(f"warning: {loss}")
+    return models
+
+
+def _describe_lost_selection(run: RunFolder) -> Iterator[str]:
+    """What `autoseg predict` does after the networks, and nnU-Net will not."""
+    selection = read_selection(run)
+    if selection is None:
+        return
+    if selection.postprocessing.rules:
+        rules = "; ".join(rule.describe() for rule in selection.postprocessing.rules)
+        yield f"the selected postprocessing is not exported, nnU-Net will not apply it: {rules}"
+    if len(selection.members) > 1:
+        yield f"{selection.name} was selected, whose probabilities are averaged; exported are single models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,22 +331,27 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
     if previous is not None:
         yield from _import_first_stage(job, root, previous)
     prepare_run(job.run, plan, first.configuration, overwrite=request.overwrite)
-    _add_folds(job, model, folds, first=first, plan=plan)
+    written = _add_folds(job, model, folds, first=first, plan=plan)
     folder = job.run.configuration_models(first.configuration)
-    yield ExchangedModel(configuration=first.configuration, folds=folds, folder=folder)
+    yield ExchangedModel(configuration=first.configuration, folds=folds, written=written, folder=folder)
 
 
 def _add_folds(
     job: _ImportJob, model: NnunetModel, folds: Sequence[str], *, first: NnunetCheckpoint, plan: Plan
-) -> None:
+) -> tuple[str, ...]:
+    """Returns those that the run did not hold."""
+    written = []
     for fold in folds:
         path = model.get_checkpoint(fold)
         checkpoint = first if fold == folds[0] else read_nnunet_checkpoint(path)
         _check_belongs(checkpoint, first)
         training = job.run.fold(first.configuration, fold)
         origin = job.source.describe(path)
-        if not add_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
+        if add_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
+            written.append(fold)
+        else:
             job.progress.note(f"{training.root}: imported before, kept")
+    return tuple(written)
 
 
 def _import_first_stage(job: _ImportJob, root: Path, configuration: str) -> Iterator[ExchangedModel]:
@@ -371,7 +394,7 @@ def _export_one(
     write_model_description(folder, plan, fingerprint)
     for fold, training in zip(folds, trainings, strict=True):
         _export_fold(training, folder / f"{FOLD_PREFIX}{fold}", plan, configuration=configuration, fold=fold)
-    return ExchangedModel(configuration=configuration, folds=folds, folder=folder)
+    return ExchangedModel(configuration=configuration, folds=folds, written=folds, folder=folder)
 
 
 def _export_fold(training: FoldFolder, folder: Path, plan: Plan, *, configuration: str, fold: str) -> None:

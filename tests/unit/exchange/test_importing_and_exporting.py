@@ -17,13 +17,16 @@ from autoseg.cli.import_model import import_model as import_command
 from autoseg.cli.predict import predict
 from autoseg.document import read_document, write_document
 from autoseg.errors import ExchangeError, PredictionError, RunError
+from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.exchange.imported_run import ImportRecord
 from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import Grid
+from autoseg.inference.folds import find_folds
 from autoseg.inference.model import load_model
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import read_weights
 from autoseg.plan import IntensityWindow, Plan
+from autoseg.postprocessing.rules import FillHoles
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.exchange import (
@@ -34,6 +37,11 @@ from autoseg.workflows.exchange import (
     is_foreign,
     open_model,
 )
+from autoseg.workflows.planning import preprocess_run
+from autoseg.workflows.selection_document import Member, Postprocessing, Selection
+from autoseg.workflows.status import read_run_status
+from autoseg.workflows.training_request import TrainingRequest
+from autoseg.workflows.training_units import list_units
 
 Builder = Callable[..., Any]
 TELLER = Silent()
@@ -342,6 +350,10 @@ def test_the_commands_import_predict_and_export(
     nib.save(nib.Nifti1Image(voxels, np.diag([-1.25, 1.0, 2.5, 1.0])), images / "case_0000.nii.gz")
     import_command(source, run, fold=["0"])
     assert "imported 3d_fullres, fold 0" in capsys.readouterr().out
+    import_command(source, run, fold=["0"])
+    printed = capsys.readouterr().out
+    assert "fold_0: imported before, kept" in printed
+    assert "imported 3d_fullres" not in printed
     for model, out in ((run, "imported"), (source, "direct")):
         predict(model, images, tmp_path / out, fold=["0"], device="cpu")
     first, second = (nib.load(tmp_path / out / "case.nii.gz") for out in ("imported", "direct"))
@@ -508,3 +520,63 @@ def test_a_file_where_a_folder_is_to_be_written_is_refused(source: Path, tmp_pat
     with pytest.raises(RunError, match="file is a file, expected a folder"):
         export_model(tmp_path / "x.autoseg", tmp_path / "file", progress=TELLER)
     assert (tmp_path / "file").read_text() == "notes"
+
+
+def test_folds_that_are_there_already_are_not_said_to_be_imported(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, ImportRequest(folds=("0",)), progress=TELLER)
+    (model,) = import_model(source, run, progress=TELLER)
+    assert (model.folds, model.written) == (("0", "1", "all"), ("1", "all"))
+    assert "fold 1, all:" in model.describe()
+
+
+def test_a_run_of_imported_models_is_finished_and_cannot_be_trained_or_preprocessed(
+    source: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    statuses = read_run_status(run)
+    assert [(status.fold, status.state) for status in statuses] == [
+        ("0", "finished"), ("1", "finished"), ("all", "finished"),
+    ]  # fmt: skip
+    match = r"holds imported models .*no training data.*autoseg plan DATASET --run OTHER"
+    with pytest.raises(RunError, match=match):
+        list_units(run, TrainingRequest(), progress=TELLER)
+    with pytest.raises(RunError, match=match):
+        preprocess_run(run, configurations=(), workers=1, progress=TELLER)
+
+
+def test_a_fold_that_was_not_imported_is_to_be_imported_not_trained(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    for configuration, fold in (("3d_fullres", "3"), ("2d", "0")):
+        with pytest.raises(PredictionError) as caught:
+            find_folds(RunFolder(run), configuration, (fold,))
+        assert f"autoseg import SOURCE {run} --configuration {configuration} --fold {fold}" in str(caught.value)
+        assert "autoseg train" not in str(caught.value)
+    with pytest.raises(PredictionError, match="autoseg import SOURCE"):
+        find_folds(RunFolder(run), "2d", None)
+
+
+def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    nothing = Statistic(count=0, mean=None, std=None, lower=None, upper=None)
+    rules = (FillHoles(name="liver", values=(1,), fill_value=1),)
+    members = tuple(Member(configuration=name, folds=("0",), weights_sha256=("0",)) for name in ("3d_fullres", "2d"))
+    selection = Selection(
+        autoseg_version="0",
+        cases=("a",),
+        class_names={},
+        classes_without_reference=(),
+        candidates=(),
+        members=members,
+        because="",
+        postprocessing=Postprocessing(rules=rules, steps=(), before=nothing, after=nothing),
+    )
+    write_document(RunFolder(run).selection, selection)
+    listener = Listener()
+    export_model(run, tmp_path / "exported", progress=listener)
+    warnings = [note for note in listener.notes if note.startswith("warning: ")]
+    assert any("nnU-Net will not apply it: fill holes of liver" in note for note in warnings)
+    assert any("3d_fullres + 2d was selected" in note and "single models" in note for note in warnings)
