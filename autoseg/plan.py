@@ -320,6 +320,10 @@ class ConfigurationPlan(Part):
         return self
 
 
+IMPORTED_PLANNER: Final = "nnU-Net"
+"""How the planner's name begins in a plan that was imported."""
+
+
 class Plan(Document):
     """Everything that was decided for a dataset.
 
@@ -344,6 +348,11 @@ class Plan(Document):
     channels: Annotated[tuple[ChannelPlan, ...], Field(min_length=1)]
     configurations: Annotated[dict[ConfigurationName, ConfigurationPlan], Field(min_length=1)]
     reasons: tuple[Reason, ...]
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another tool made the decisions, so that the run holds its models and no training data."""
+        return self.planner.startswith(IMPORTED_PLANNER)
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -259,7 +260,9 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{name}-{secrets.token_hex(TOKEN_BYTES)}{dot}{ending}")
     try:
         temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        temporary.chmod(mode)  # some writers put a file of their own in its place, which nobody else may read
         if is_lasting:
             _flush_to_disk(temporary)
         temporary.replace(path)

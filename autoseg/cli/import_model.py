@@ -36,5 +36,6 @@ def import_model(
         overwrite=overwrite,
     )
     for model in work(source, run, request, progress=console):
-        console.note(f"imported {model.describe()}")
+        if model.written:
+            console.note(f"imported {model.describe()}")
     console.note(f"next: autoseg predict {run} IMAGES OUT")

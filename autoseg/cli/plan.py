@@ -99,4 +99,4 @@ def plan(
         progress=console,
     )
     console.note(f"\n{outcome.describe()}")
-    console.note(f"next: autoseg train {outcome.run.root}")
+    console.note(f"next: autoseg {'preprocess' if no_preprocess else 'train'} {outcome.run.root}")

@@ -10,12 +10,11 @@ import autoseg
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
-from autoseg.exchange.nnunet_import import IMPORTED_PLANNER
 from autoseg.exchange.nnunet_weights import convert_from_nnunet
 from autoseg.inference.folds import find_trained_folds
 from autoseg.networks import write_weights
 from autoseg.plan import Plan
-from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, check_writable, make_folder, remove_folder
 
 COMMON_FIELDS: Final = ("dataset_name", "file_ending", "orientation", "axis_permutation", "labels", "channels")
 
@@ -47,7 +46,9 @@ def prepare_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bo
 
     Raises:
         ExchangeError: The run holds something else.
+        RunError: It is a file, or may not be written.
     """
+    check_writable(run.root)
     if not run.plan.exists():
         if run.root.exists() and any(run.root.iterdir()) and not overwrite:
             msg = f"{run.root} holds other files; choose a new folder for the run, or add to them with --overwrite"
@@ -105,7 +106,7 @@ def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, 
 
 
 def _check_common(run: RunFolder, earlier: Plan, plan: Plan) -> None:
-    if not earlier.planner.startswith(IMPORTED_PLANNER):
+    if not earlier.is_imported:
         msg = f"{run.root} is a run of autoseg's planner {earlier.planner!r}; import into a folder of its own"
         raise ExchangeError(msg)
     different = [field for field in COMMON_FIELDS if getattr(earlier, field) != getattr(plan, field)]

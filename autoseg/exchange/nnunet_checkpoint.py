@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from autoseg.errors import ExchangeError
@@ -37,7 +38,7 @@ def read_nnunet_checkpoint(path: Path) -> NnunetCheckpoint:
     """Reads a checkpoint of nnU-Net v2; nothing in it is executed.
 
     Raises:
-        ExchangeError: It is missing, damaged, refused, or not of nnU-Net v2.
+        ExchangeError: It is missing, damaged, refused, not of nnU-Net v2, or holds weights that are not finite.
     """
     content = read_checkpoint_safely(path)
     if not isinstance(content, Mapping):
@@ -71,6 +72,12 @@ def _take_weights(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     for name, tensor in _take(content, "network_weights", path, Mapping).items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             msg = f"{path}: network_weights must map names to tensors, found {name!r}: {type(tensor).__name__}"
+            raise ExchangeError(msg)
+        if not bool(torch.isfinite(tensor).all()):
+            msg = (
+                f"{path}: all weights must be finite, found NaN or infinite values in {name}; copy it again, or take "
+                f"another checkpoint or fold if the training had diverged"
+            )
             raise ExchangeError(msg)
         for prefix in WRAPPER_PREFIXES:
             name = name.removeprefix(prefix)

@@ -13,6 +13,7 @@ from autoseg.labels import LabelScheme
 PLANS_NAME: Final = "plans.json"
 DATASET_NAME: Final = "dataset.json"
 FOLD_PREFIX: Final = "fold_"
+CHECKPOINT_ENDING: Final = ".pth"
 SEPARATOR: Final = "__"
 NAME_PARTS: Final = 3
 DEEPEST_MODEL: Final = 2  # folders between what the user names (results, a dataset's results, a model) and a model
@@ -59,7 +60,7 @@ class LabelledChannels:
 
 def get_checkpoint_name(kind: CheckpointKind) -> str:
     """As nnU-Net writes it."""
-    return f"checkpoint_{kind}.pth"
+    return f"checkpoint_{kind}{CHECKPOINT_ENDING}"
 
 
 def find_model_roots(folder: Path) -> tuple[Path, ...]:
@@ -70,6 +71,20 @@ def find_model_roots(folder: Path) -> tuple[Path, ...]:
         if found:
             return tuple(found)
     return ()
+
+
+def list_lacking(folder: Path) -> tuple[str, ...]:
+    """What a folder does not have of a model folder."""
+    files = tuple(name for name in (PLANS_NAME, DATASET_NAME) if not (folder / name).is_file())
+    return files if _has_folds(folder) else (*files, f"{FOLD_PREFIX}0 or the like")
+
+
+def find_enclosing_model(path: Path) -> Path | None:
+    """The folder that should be named instead of one fold or one checkpoint of a model; None for other paths."""
+    if path.is_file() and path.suffix == CHECKPOINT_ENDING:
+        return path.absolute().parent.parent
+    is_fold = path.is_dir() and path.absolute().name.startswith(FOLD_PREFIX) and not (path / PLANS_NAME).exists()
+    return path.absolute().parent if is_fold else None
 
 
 def open_nnunet_model(root: Path, kind: CheckpointKind) -> NnunetModel:

@@ -16,9 +16,8 @@ from autoseg.exchange.nnunet_preprocessing import build_channels, build_resampli
 from autoseg.exchange.nnunet_schema import NnunetConfiguration, NnunetPlans, read_nnunet_plans, select_configuration
 from autoseg.exchange.nnunet_trainers import build_training
 from autoseg.labels import LabelScheme
-from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan, Reason
+from autoseg.plan import IMPORTED_PLANNER, ChannelPlan, ConfigurationPlan, Plan, Reason
 
-IMPORTED_PLANNER: Final = "nnU-Net"
 PLANNED_MEMORY_GB: Final = {"nnUNetPlannerResEncL": 24.0, "nnUNetPlannerResEncXL": 40.0}
 USUAL_MEMORY_GB: Final = 8.0
 PREPROCESSOR: Final = "DefaultPreprocessor"

@@ -6,6 +6,8 @@ numbers as well, in their logs; these become placeholders here, so that numpy is
 """
 
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +39,9 @@ HARMLESS_NAMES: Final = (
 )
 """What nnU-Net's checkpoints name besides PyTorch's own types; each is read as a `Placeholder`."""
 
+ZIP_BEGINNING: Final = b"PK\x03\x04"
+ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OSError)
+
 # What damaged or hostile bytes make of the reader: it takes them for instructions and fails where these make no sense.
 READING_ERRORS: Final = (
     UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, EOFError,
@@ -48,17 +53,48 @@ def read_checkpoint_safely(path: Path) -> object:
     """The content of a file that `torch.save` wrote, on the processor: tensors, containers, texts and numbers.
 
     Raises:
-        ExchangeError: The file is missing or damaged, or names anything beyond that; nothing it names was called.
+        ExchangeError: The file is missing, damaged or of another form, or names anything beyond that; nothing it names
+            was called.
     """
     if not path.is_file():
         msg = f"no checkpoint at {path}; copy the model folder again"
         raise ExchangeError(msg)
+    _check_form(path)
     try:
         with _ignore_warnings(), torch.serialization.safe_globals([(Placeholder, name) for name in HARMLESS_NAMES]):
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except READING_ERRORS as error:
-        raise ExchangeError(_describe(path, error)) from error
+        raise ExchangeError(_describe(path)) from error
     return content
+
+
+def _check_form(path: Path) -> None:
+    """Looks at the file as a zip file, whose members have checksums that PyTorch does not compare."""
+    problem = _find_problem_of_form(path)
+    if problem is not None:
+        msg = f"{path} cannot be read as a checkpoint: {problem}"
+        raise ExchangeError(msg)
+
+
+def _find_problem_of_form(path: Path) -> str | None:
+    try:
+        with path.open("rb") as handle:
+            beginning = handle.read(len(ZIP_BEGINNING))
+        if not beginning:
+            return "it is empty; copy it again"
+        if beginning != ZIP_BEGINNING:
+            return (
+                "it is not in the zip form that torch.save writes since PyTorch 1.6 and that checkpoints of nnU-Net v2 "
+                "always have; it was not opened and nothing was run. Copy it again, or save it in that form where it "
+                "was made"
+            )
+        if not zipfile.is_zipfile(path):
+            return "it begins as a zip file but is cut short; copy it again"
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except ZIP_ERRORS:
+        return "it is a damaged zip file; copy it again"
+    return None if damaged is None else f"its part {damaged} is damaged (wrong checksum); copy it again"
 
 
 @contextmanager
@@ -69,7 +105,7 @@ def _ignore_warnings() -> Iterator[None]:
         yield
 
 
-def _describe(path: Path, error: Exception) -> str:
+def _describe(path: Path) -> str:
     names = _list_refused_names(path)
     if names:
         return (
@@ -77,8 +113,10 @@ def _describe(path: Path, error: Exception) -> str:
             f"and may call; nothing was run. A checkpoint written by nnU-Net names no such thing: do not open this "
             f"file with other tools unless you trust who made it"
         )
-    words = " ".join(str(error).split())
-    return f"{path} cannot be read as a PyTorch checkpoint ({words:.200}); copy it again"
+    return (
+        f"{path} cannot be read as a checkpoint: it is a whole zip file, but what is in it is not what torch.save "
+        f"writes; nothing was run. Copy it again"
+    )
 
 
 def _list_refused_names(path: Path) -> list[str]:

@@ -1,12 +1,14 @@
 """Which trainings of a run can predict."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from autoseg.errors import PredictionError
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 
+IMPORT_RECORD: Final = FoldFolder(Path()).import_record.name
 FOLD_PREFIX: Final = "fold_"
 
 
@@ -64,12 +66,17 @@ def _rank(configuration: str) -> int:
     return PREFERRED_CONFIGURATIONS.index(configuration) if known else len(PREFERRED_CONFIGURATIONS)
 
 
+def _holds_imports(run: RunFolder) -> bool:
+    """Whether models were imported, in which case there are no cases of folds to train with."""
+    return not run.splits.exists() and any(run.root.glob(f"models/*/{FOLD_PREFIX}*/{IMPORT_RECORD}"))
+
+
 def _describe_missing(run: RunFolder, configuration: str, missing: Sequence[str], trained: Sequence[str]) -> str:
     found = "; ".join(f"fold {fold}: {_describe_files(run.fold(configuration, fold))}" for fold in missing)
     return (
         f"{configuration} needs {run.fold(configuration, missing[0]).final_checkpoint.name} of every wanted fold, "
         f"found {found}; trained are: {', '.join(trained) or 'none'}; "
-        f"train with: {_train_command(run, configuration, missing[0])}, or leave the fold out"
+        f"{_advise(run, configuration, missing[0])}, or leave the fold out"
     )
 
 
@@ -81,7 +88,7 @@ def _describe_untrained(run: RunFolder, configurations: Sequence[str]) -> str:
     ]
     return (
         f"no training of {' or '.join(configurations)} is finished in {run.root}, found "
-        f"{'; '.join(started) or 'none that was started'}; train with: {_train_command(run, configurations[0], '0')}"
+        f"{'; '.join(started) or 'none that was started'}; {_advise(run, configurations[0], '0')}"
     )
 
 
@@ -90,5 +97,10 @@ def _describe_files(fold: FoldFolder) -> str:
     return f"only {' and '.join(names)} (the training has not ended)" if names else "no checkpoint"
 
 
-def _train_command(run: RunFolder, configuration: str, fold: str) -> str:
-    return f"autoseg train {run.root} --configuration {configuration} --fold {fold}"
+def _advise(run: RunFolder, configuration: str, fold: str) -> str:
+    if _holds_imports(run):
+        return (
+            f"import it from nnU-Net's folder: autoseg import SOURCE {run.root} --configuration {configuration} "
+            f"--fold {fold}"
+        )
+    return f"train with: autoseg train {run.root} --configuration {configuration} --fold {fold}"

@@ -11,7 +11,7 @@ from autoseg.geometry import FloatTriple
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.progress import Progress
-from autoseg.run_folder import open_run
+from autoseg.run_folder import RunFolder, open_run
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, strip_ending
 from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
 
@@ -33,10 +33,12 @@ def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, prog
     """Evaluates every predicted label map and writes summary.json and summary.csv beside them.
 
     Raises:
-        EvaluationError: There are no predictions, or references are missing.
+        EvaluationError: There are no predictions, or references are missing, or come first.
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
-    labels = read_document(open_run(run_root).plan, Plan).labels
+    run = open_run(run_root)
+    _check_order(predictions, run)
+    labels = read_document(run.plan, Plan).labels
     pairs = pair_files(predictions, references)
     unpaired = list_unpaired(predictions, references)
     if unpaired:
@@ -46,6 +48,12 @@ def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, prog
         for case, prediction, reference in pairs
     ]
     return evaluate_jobs(jobs, folder=predictions if predictions.is_dir() else predictions.parent, progress=progress)
+
+
+def _check_order(predictions: Path, run: RunFolder) -> None:
+    if predictions.resolve() == run.references.resolve():
+        msg = f"{predictions} holds the references of the run; name the predictions first, then their references"
+        raise EvaluationError(msg)
 
 
 def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress) -> EvaluationSummary:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.document import read_document
-from autoseg.errors import ExchangeError
+from autoseg.errors import ExchangeError, RunError
 from autoseg.exchange.archives import unpack_archive
 from autoseg.exchange.imported_run import add_fold, convert_weights, prepare_run
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint, read_nnunet_checkpoint
@@ -25,10 +25,12 @@ from autoseg.exchange.nnunet_folders import (
     PLANS_NAME,
     CheckpointKind,
     NnunetModel,
+    find_enclosing_model,
     find_model_roots,
     find_sibling,
     get_checkpoint_name,
     guess_configuration,
+    list_lacking,
     open_nnunet_model,
     select_folds,
 )
@@ -39,7 +41,8 @@ from autoseg.inference.folds import find_configuration, find_folds, find_trained
 from autoseg.inference.model import load_network, read_common_plan
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import FoldFolder, RunFolder, open_run, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, check_writable, open_run, remove_folder
+from autoseg.workflows.selection_document import read_selection
 
 ARCHIVE_ENDING: Final = ".zip"
 
@@ -68,16 +71,18 @@ class ExchangedModel:
     """One configuration that was imported or exported, with its folds.
 
     Attributes:
+        written: Those of the folds that were not there already.
         folder: Where it lies now.
     """
 
     configuration: str
     folds: tuple[str, ...]
+    written: tuple[str, ...]
     folder: Path
 
     def describe(self) -> str:
-        """One line for the user."""
-        return f"{self.configuration}, fold {', '.join(self.folds)}: {self.folder}"
+        """What was written, in one line for the user."""
+        return f"{self.configuration}, fold {', '.join(self.written)}: {self.folder}"
 
 
 def import_model(
@@ -100,6 +105,7 @@ def import_model(
         DatasetError: dataset.json lacks something.
     """
     chosen = request or ImportRequest()
+    _check_source(source)
     models: dict[str, ExchangedModel] = {}
     with _open_source(source) as opened:
         job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
@@ -131,18 +137,63 @@ def open_model(
     """Yields a run: the path itself if it is one, else a temporary import of nnU-Net's model there.
 
     Raises:
+        RunError: There is neither a run nor a model of nnU-Net.
         ExchangeError: There is a model of nnU-Net, but none that autoseg can express.
     """
     if not is_foreign(path):
+        _check_is_run(path)
         yield OpenedModel(run=path, configuration=configuration)
         return
     teller = progress or Silent()
-    teller.note(f"{path} is a model of nnU-Net: imported for this call; `autoseg import` does so once and for all")
+    teller.note(
+        f"{path} is no run but has the form of nnU-Net's models: importing for this call (`autoseg import` does so "
+        f"once and for all)"
+    )
     with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
         run_root = Path(temporary) / path.resolve().stem
         request = ImportRequest(configuration=configuration, folds=folds)
         models = import_model(path, run_root, request, progress=teller)
         yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))
+
+
+def _check_is_run(path: Path) -> None:
+    if not path.exists():
+        msg = f"{path} does not exist; expected a run or a model folder of nnU-Net: check the path"
+        raise RunError(msg)
+    if RunFolder(path).plan.is_file():
+        return
+    enclosing = find_enclosing_model(path)
+    if enclosing is not None:
+        raise RunError(_advise_to_name(enclosing, path))
+    if path.is_file():
+        msg = (
+            f"{path} is a file; expected a run, or nnU-Net's model as a folder or {ARCHIVE_ENDING} file: check the path"
+        )
+        raise RunError(msg)
+    msg = (
+        f"{path} is neither a run (it has no {RunFolder(path).plan.name}) nor a model folder of nnU-Net (it has no "
+        f"{', no '.join(list_lacking(path))}): check the path"
+    )
+    raise RunError(msg)
+
+
+def _check_source(source: Path) -> None:
+    if not source.exists():
+        msg = (
+            f"{source} does not exist; expected a model of nnU-Net as a folder or {ARCHIVE_ENDING} file: check the path"
+        )
+        raise ExchangeError(msg)
+    enclosing = find_enclosing_model(source)
+    if enclosing is not None:
+        raise ExchangeError(_advise_to_name(enclosing, source))
+
+
+def _advise_to_name(model: Path, part: Path) -> str:
+    kind = "checkpoint" if part.is_file() else "fold"
+    return (
+        f"{part} is one {kind} of a model of nnU-Net; name the folder with {PLANS_NAME} and {DATASET_NAME} above it: "
+        f"{model}"
+    )
 
 
 def _find_last_stage(run_root: Path, models: Sequence[ExchangedModel]) -> str | None:
@@ -188,11 +239,27 @@ def export_model(
     """
     chosen = request or ExportRequest()
     run = open_run(run_root)
+    check_writable(output)
     plan = read_document(run.plan, Plan)
     names = [name for name in plan.configurations if find_trained_folds(run, name)]
     if chosen.configuration is not None or not names:
         names = [find_configuration(run, plan, chosen.configuration)]
-    return tuple(_export_one(run, name, output, request=chosen, progress=progress) for name in names)
+    models = tuple(_export_one(run, name, output, request=chosen, progress=progress) for name in names)
+    for loss in _describe_lost_selection(run):
+        progress.note(f"warning: {loss}")
+    return models
+
+
+def _describe_lost_selection(run: RunFolder) -> Iterator[str]:
+    """What `autoseg predict` does after the networks, and nnU-Net will not."""
+    selection = read_selection(run)
+    if selection is None:
+        return
+    if selection.postprocessing.rules:
+        rules = "; ".join(rule.describe() for rule in selection.postprocessing.rules)
+        yield f"the selected postprocessing is not exported, nnU-Net will not apply it: {rules}"
+    if len(selection.members) > 1:
+        yield f"{selection.name} was selected, whose probabilities are averaged; exported are single models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +300,8 @@ def _choose_roots(source: _Source, configuration: str | None) -> list[Path]:
     if not found:
         msg = (
             f"{source.named} holds no model of nnU-Net v2: expected a folder with {PLANS_NAME}, {DATASET_NAME} and "
-            f"{FOLD_PREFIX}0 or the like, such as results/Dataset001_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
+            f"{FOLD_PREFIX}0 or the like, such as results/Dataset001_X/nnUNetTrainer__nnUNetPlans__3d_fullres; it has "
+            f"no {', no '.join(list_lacking(source.folder))}"
         )
         raise ExchangeError(msg)
     if len(found) == 1:
@@ -263,22 +331,27 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
     if previous is not None:
         yield from _import_first_stage(job, root, previous)
     prepare_run(job.run, plan, first.configuration, overwrite=request.overwrite)
-    _add_folds(job, model, folds, first=first, plan=plan)
+    written = _add_folds(job, model, folds, first=first, plan=plan)
     folder = job.run.configuration_models(first.configuration)
-    yield ExchangedModel(configuration=first.configuration, folds=folds, folder=folder)
+    yield ExchangedModel(configuration=first.configuration, folds=folds, written=written, folder=folder)
 
 
 def _add_folds(
     job: _ImportJob, model: NnunetModel, folds: Sequence[str], *, first: NnunetCheckpoint, plan: Plan
-) -> None:
+) -> tuple[str, ...]:
+    """Returns those that the run did not hold."""
+    written = []
     for fold in folds:
         path = model.get_checkpoint(fold)
         checkpoint = first if fold == folds[0] else read_nnunet_checkpoint(path)
         _check_belongs(checkpoint, first)
         training = job.run.fold(first.configuration, fold)
         origin = job.source.describe(path)
-        if not add_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
+        if add_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
+            written.append(fold)
+        else:
             job.progress.note(f"{training.root}: imported before, kept")
+    return tuple(written)
 
 
 def _import_first_stage(job: _ImportJob, root: Path, configuration: str) -> Iterator[ExchangedModel]:
@@ -321,7 +394,7 @@ def _export_one(
     write_model_description(folder, plan, fingerprint)
     for fold, training in zip(folds, trainings, strict=True):
         _export_fold(training, folder / f"{FOLD_PREFIX}{fold}", plan, configuration=configuration, fold=fold)
-    return ExchangedModel(configuration=configuration, folds=folds, folder=folder)
+    return ExchangedModel(configuration=configuration, folds=folds, written=folds, folder=folder)
 
 
 def _export_fold(training: FoldFolder, folder: Path, plan: Plan, *, configuration: str, fold: str) -> None:

@@ -23,6 +23,7 @@ from autoseg.training.folds import Splits
 from autoseg.workflows.case_pool import start_loading
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
+from autoseg.workflows.imported_runs import check_has_data
 from autoseg.workflows.measuring import measure_dataset
 from autoseg.workflows.preprocessing import WORKER_MODULES, preprocess_dataset, select_data_configurations
 from autoseg.workflows.references import copy_reference
@@ -168,11 +169,13 @@ def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: in
 
     Raises:
         DocumentError: The edited plan breaks the schema.
+        RunError: There is no run, or its models were imported.
         DatasetError: The dataset is not where it was.
         CasesFailedError: Some cases failed.
     """
     run = open_run(run_root)
     plan = read_document(run.plan, Plan)
+    check_has_data(run, plan)
     dataset = restore_dataset(read_document(run.dataset, DatasetRecord))
     names = select_data_configurations(plan, configurations)
     return preprocess_dataset(dataset, run, plan, configurations=names, workers=workers, progress=progress)

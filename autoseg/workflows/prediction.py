@@ -125,11 +125,12 @@ def predict_images(
 
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
-        PredictionError: There is no trained model, or there are no images for it.
+        PredictionError: There is no trained model, or there are no images for it, or `out` is their folder.
         SelectionError: What was selected was trained again since.
         CasesFailedError: Some images failed, or lack channels; the others are written.
     """
     run = open_run(run_root)
+    _check_other_folder(images, out)
     choice = choose_models(
         run,
         configuration=request.configuration,
@@ -199,6 +200,13 @@ def _describe_model(
         postprocessing=rules,
         versions=measure_versions(),
     )
+
+
+def _check_other_folder(images: Path, out: Path) -> None:
+    """Label maps among the images would be taken for images by the next call."""
+    if images.is_dir() and images.resolve() == out.resolve():
+        msg = f"{out} is the folder of the images; choose another folder for the label maps"
+        raise PredictionError(msg)
 
 
 def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
@@ -315,7 +323,20 @@ def _predict_each(
 
 def _read(model: Ensemble, case: Case) -> tuple[PreprocessedCase, ...]:
     volume = read_image(case.image_paths)
-    return model.preprocess(volume.array, volume.grid)
+    try:
+        return model.preprocess(volume.array, volume.grid)
+    except PredictionError as error:
+        files = ", ".join(str(path) for path in _find_culprits(case, volume.array))
+        msg = f"{files}: {error}"
+        raise PredictionError(msg) from error
+
+
+def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
+    """The files with values that are not finite; all files where there is none, or one file holds all channels."""
+    if len(case.image_paths) != len(array):
+        return case.image_paths
+    pairs = zip(case.image_paths, array, strict=True)
+    return [path for path, channel in pairs if not np.isfinite(channel).all()] or case.image_paths
 
 
 def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:

@@ -7,11 +7,13 @@ from typing import Final, Literal
 
 from autoseg.document import read_document, read_json
 from autoseg.errors import DocumentError
+from autoseg.inference.folds import find_trained_folds
 from autoseg.plan import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
 from autoseg.workflows.fold_lock import LockHolder, find_holder
+from autoseg.workflows.imported_runs import is_import
 from autoseg.workflows.training_state import Phase, TrainingState, read_state
 
 FoldState = Literal["waiting", "preparing", "training", "validating", "interrupted", "failed", "finished"]
@@ -66,12 +68,21 @@ class Validation:
 def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
     """Every planned configuration and fold, trained or not; the fold "all" where somebody trains it.
 
+    Of a run of imported models, the folds that were imported, as finished.
+
     Raises:
         RunError: There is no run.
         DocumentError: Its plan or splits cannot be read.
     """
     run = open_run(run_root)
-    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    plan = read_document(run.plan, Plan)
+    if is_import(run, plan):
+        return tuple(
+            FoldStatus(configuration=name, fold=fold, state="finished")
+            for name in plan.configurations
+            for fold in find_trained_folds(run, name)
+        )
+    splits = read_document(run.splits, Splits)
     return tuple(
         read_fold_status(run, name, fold, cases=select_fold(splits, fold).validation)
         for name in plan.configurations

@@ -12,6 +12,7 @@ from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.loop import Length
 from autoseg.workflows.cascade import was_trained_on_other_predictions
+from autoseg.workflows.imported_runs import check_has_data
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.status import FoldStatus, has_final_model, read_fold_status, read_validation
 from autoseg.workflows.training_request import TrainingRequest
@@ -52,11 +53,12 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
     A configuration that nobody named is left out, with a note, if it is not preprocessed.
 
     Raises:
-        RunError: There is no run, or what is asked for is not preprocessed.
+        RunError: There is no run, or its models were imported, or what is asked for is not preprocessed.
         PlanError: The configuration is not planned.
         TrainingError: A fold does not exist, the configuration cannot be trained, or nothing can.
     """
     run = open_run(run_root)
+    check_has_data(run, read_document(run.plan, Plan))
     plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
     if request.configuration is None:
         names = _find_trainable(run, plan, splits, progress)

@@ -198,7 +198,9 @@ def test_training_what_is_not_planned_and_a_fold_that_is_not(trained_run: Path) 
 
 def test_predicting_before_training(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert run_autoseg("plan", dataset, "--run", run, "--no-preprocess", "--workers", 1).code == 0
+    planned = run_autoseg("plan", dataset, "--run", run, "--no-preprocess", "--workers", 1)
+    assert planned.code == 0
+    assert f"next: autoseg preprocess {run}" in " ".join(planned.out.split())
     save(tmp_path / "new.nii.gz", make_case(1)[0])
     check_refused(run_autoseg("predict", run, tmp_path / "new.nii.gz", tmp_path / "out"), "autoseg train")
 
@@ -221,6 +223,8 @@ def test_predictions_without_references_and_on_another_grid(trained_run: Path, d
     check_refused(
         run_autoseg("evaluate", tmp_path / "predictions", dataset / "labelsTr", "--run", trained_run), "stranger"
     )
+    swapped = run_autoseg("evaluate", trained_run / "references", tmp_path / "predictions", "--run", trained_run)
+    check_refused(swapped, "name the predictions first")
     (tmp_path / "predictions" / "stranger.nii.gz").unlink()
     save(tmp_path / "predictions" / "case0.nii.gz", label_map[:-2])
     save(tmp_path / "predictions" / "case1.nii.gz", nib.load(dataset / "labelsTr" / "case1.nii.gz").get_fdata())

@@ -155,3 +155,15 @@ def test_written_files_have_the_permissions_that_the_umask_grants(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_writer_that_puts_its_own_file_in_place_does_not_change_the_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with write_atomically(tmp_path / "a.txt") as temporary:
+            (tmp_path / "private").write_text("x")
+            (tmp_path / "private").chmod(0o600)
+            (tmp_path / "private").replace(temporary)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640

@@ -16,14 +16,17 @@ from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model as import_command
 from autoseg.cli.predict import predict
 from autoseg.document import read_document, write_document
-from autoseg.errors import ExchangeError, PredictionError
+from autoseg.errors import ExchangeError, PredictionError, RunError
+from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.exchange.imported_run import ImportRecord
 from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import Grid
+from autoseg.inference.folds import find_folds
 from autoseg.inference.model import load_model
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import read_weights
 from autoseg.plan import IntensityWindow, Plan
+from autoseg.postprocessing.rules import FillHoles
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.exchange import (
@@ -34,6 +37,11 @@ from autoseg.workflows.exchange import (
     is_foreign,
     open_model,
 )
+from autoseg.workflows.planning import preprocess_run
+from autoseg.workflows.selection_document import Member, Postprocessing, Selection
+from autoseg.workflows.status import read_run_status
+from autoseg.workflows.training_request import TrainingRequest
+from autoseg.workflows.training_units import list_units
 
 Builder = Callable[..., Any]
 TELLER = Silent()
@@ -230,12 +238,10 @@ def test_an_exported_zip_is_imported(source: Path, tmp_path: Path) -> None:
     assert record.source == str(archive / "Dataset001_X" / source.name / "fold_0" / "checkpoint_final.pth")
 
 
-@pytest.mark.parametrize("kind", ["empty", "zip", "fold"])
-def test_what_holds_no_model_is_refused(kind: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["empty", "zip"])
+def test_what_holds_no_model_is_refused(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    if kind == "fold":
-        place = source / "fold_0"
     if kind == "zip":
         place = tmp_path / "place.zip"
         with zipfile.ZipFile(place, "w") as archive:
@@ -304,9 +310,35 @@ def test_a_model_folder_is_opened_as_a_run_for_as_long_as_it_is_needed(source: P
 
 def test_a_run_is_opened_as_itself(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    for name in ("x.autoseg", "missing"):
-        with open_model(tmp_path / name, configuration="2d") as model:
-            assert (model.run, model.configuration) == (tmp_path / name, "2d")
+    with open_model(tmp_path / "x.autoseg", configuration="2d") as model:
+        assert (model.run, model.configuration) == (tmp_path / "x.autoseg", "2d")
+
+
+def test_what_is_neither_a_run_nor_a_model_is_named_before_anything_is_predicted(source: Path, tmp_path: Path) -> None:
+    def refuse(path: Path, match: str) -> None:
+        with pytest.raises(RunError, match=match), open_model(path):
+            pass
+
+    refuse(tmp_path / "nowhere", r"nowhere does not exist; .*check the path")
+    (tmp_path / "empty").mkdir()
+    refuse(
+        tmp_path / "empty", r"neither a run \(it has no plan\.json\) nor .*no plans\.json, no dataset\.json, no fold_0"
+    )
+    refuse(source / "plans.json", r"plans\.json is a file; expected a run")
+    refuse(source / "fold_0", rf"one fold of a model .*above it: {source}$")
+    (source / "plans.json").unlink()
+    refuse(source, r"neither a run .* nor a model folder of nnU-Net \(it has no plans\.json\)")
+
+
+def test_a_part_of_a_model_or_nothing_at_all_is_not_imported(source: Path, tmp_path: Path) -> None:
+    for path, match in (
+        (tmp_path / "nowhere", "nowhere does not exist"),
+        (source / "fold_0", rf"fold_0 is one fold of .*above it: {source}$"),
+        (source / "fold_0" / "checkpoint_final.pth", rf"is one checkpoint of .*above it: {source}$"),
+    ):
+        with pytest.raises(ExchangeError, match=match):
+            import_model(path, tmp_path / "x.autoseg", progress=TELLER)
+    assert not (tmp_path / "x.autoseg").exists()
 
 
 def test_the_commands_import_predict_and_export(
@@ -318,6 +350,10 @@ def test_the_commands_import_predict_and_export(
     nib.save(nib.Nifti1Image(voxels, np.diag([-1.25, 1.0, 2.5, 1.0])), images / "case_0000.nii.gz")
     import_command(source, run, fold=["0"])
     assert "imported 3d_fullres, fold 0" in capsys.readouterr().out
+    import_command(source, run, fold=["0"])
+    printed = capsys.readouterr().out
+    assert "fold_0: imported before, kept" in printed
+    assert "imported 3d_fullres" not in printed
     for model, out in ((run, "imported"), (source, "direct")):
         predict(model, images, tmp_path / out, fold=["0"], device="cpu")
     first, second = (nib.load(tmp_path / out / "case.nii.gz") for out in ("imported", "direct"))
@@ -474,3 +510,73 @@ def test_a_run_without_models_is_not_exported(source: Path, tmp_path: Path) -> N
     shutil.rmtree(run / "models")
     with pytest.raises(PredictionError, match="no training"):
         export_model(run, tmp_path / "exported", progress=TELLER)
+
+
+def test_a_file_where_a_folder_is_to_be_written_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("notes")
+    with pytest.raises(RunError, match="file is a file, expected a folder"):
+        import_model(source, tmp_path / "file", progress=TELLER)
+    import_model(source, tmp_path / "x.autoseg", progress=TELLER)
+    with pytest.raises(RunError, match="file is a file, expected a folder"):
+        export_model(tmp_path / "x.autoseg", tmp_path / "file", progress=TELLER)
+    assert (tmp_path / "file").read_text() == "notes"
+
+
+def test_folds_that_are_there_already_are_not_said_to_be_imported(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, ImportRequest(folds=("0",)), progress=TELLER)
+    (model,) = import_model(source, run, progress=TELLER)
+    assert (model.folds, model.written) == (("0", "1", "all"), ("1", "all"))
+    assert "fold 1, all:" in model.describe()
+
+
+def test_a_run_of_imported_models_is_finished_and_cannot_be_trained_or_preprocessed(
+    source: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    statuses = read_run_status(run)
+    assert [(status.fold, status.state) for status in statuses] == [
+        ("0", "finished"), ("1", "finished"), ("all", "finished"),
+    ]  # fmt: skip
+    match = r"holds imported models .*no training data.*autoseg plan DATASET --run OTHER"
+    with pytest.raises(RunError, match=match):
+        list_units(run, TrainingRequest(), progress=TELLER)
+    with pytest.raises(RunError, match=match):
+        preprocess_run(run, configurations=(), workers=1, progress=TELLER)
+
+
+def test_a_fold_that_was_not_imported_is_to_be_imported_not_trained(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    for configuration, fold in (("3d_fullres", "3"), ("2d", "0")):
+        with pytest.raises(PredictionError) as caught:
+            find_folds(RunFolder(run), configuration, (fold,))
+        assert f"autoseg import SOURCE {run} --configuration {configuration} --fold {fold}" in str(caught.value)
+        assert "autoseg train" not in str(caught.value)
+    with pytest.raises(PredictionError, match="autoseg import SOURCE"):
+        find_folds(RunFolder(run), "2d", None)
+
+
+def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    nothing = Statistic(count=0, mean=None, std=None, lower=None, upper=None)
+    rules = (FillHoles(name="liver", values=(1,), fill_value=1),)
+    members = tuple(Member(configuration=name, folds=("0",), weights_sha256=("0",)) for name in ("3d_fullres", "2d"))
+    selection = Selection(
+        autoseg_version="0",
+        cases=("a",),
+        class_names={},
+        classes_without_reference=(),
+        candidates=(),
+        members=members,
+        because="",
+        postprocessing=Postprocessing(rules=rules, steps=(), before=nothing, after=nothing),
+    )
+    write_document(RunFolder(run).selection, selection)
+    listener = Listener()
+    export_model(run, tmp_path / "exported", progress=listener)
+    warnings = [note for note in listener.notes if note.startswith("warning: ")]
+    assert any("nnU-Net will not apply it: fill holes of liver" in note for note in warnings)
+    assert any("3d_fullres + 2d was selected" in note and "single models" in note for note in warnings)

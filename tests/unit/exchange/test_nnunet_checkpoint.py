@@ -61,3 +61,11 @@ def test_other_content_is_refused(tmp_path: Path) -> None:
 def test_axes_that_are_no_numbers_are_refused(checkpoint: Path) -> None:
     with pytest.raises(ExchangeError, match="must list axes"):
         read_nnunet_checkpoint(spoil(checkpoint, inference_allowed_mirroring_axes="xy"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, checkpoint: Path) -> None:
+    weights = torch.load(checkpoint, weights_only=False)["network_weights"]
+    weights["decoder.seg_layers.0.bias"][1] = value
+    with pytest.raises(ExchangeError, match=r"must be finite, found .* in decoder\.seg_layers\.0\.bias"):
+        read_nnunet_checkpoint(spoil(checkpoint, network_weights=weights))

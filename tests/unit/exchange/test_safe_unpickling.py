@@ -1,4 +1,5 @@
 import os
+import pickle
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -76,11 +77,29 @@ def test_the_allow_list_is_gone_after_reading(tmp_path: Path) -> None:
         torch.load(tmp_path / "x.pth", weights_only=True)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04\x95garbage.", b"PK\x03\x04rest"])
-def test_a_damaged_file_is_an_error_with_its_name(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "problem"), [
+    (b"", "it is empty"),
+    (b"not a checkpoint", "not in the zip form .* not opened and nothing was run"),
+    (b"\x80\x04\x95garbage.", "not in the zip form"),
+    (b"PK\x03\x04rest", "cut short"),
+])  # fmt: skip
+def test_a_damaged_file_is_an_error_with_its_name_and_what_is_wrong(
+    content: bytes, problem: str, tmp_path: Path
+) -> None:
     path = tmp_path / "checkpoint_final.pth"
     path.write_bytes(content)
-    with pytest.raises(ExchangeError, match=r"checkpoint_final\.pth cannot be read"):
+    with pytest.raises(ExchangeError, match=rf"checkpoint_final\.pth cannot be read .*{problem}") as caught:
+        read_checkpoint_safely(path)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_the_older_forms_of_checkpoints_are_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ExchangeError, match="not in the zip form"):
+        read_checkpoint_safely(path)
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ExchangeError, match="not in the zip form"):
         read_checkpoint_safely(path)
 
 
@@ -88,7 +107,17 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     torch.save({"a": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ExchangeError, match="cannot be read"):
+    with pytest.raises(ExchangeError, match="cut short"):
+        read_checkpoint_safely(path)
+
+
+def test_a_single_wrong_bit_in_the_weights_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.full((1000,), 1.5)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((10,), 1.5).numpy().tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ExchangeError, match=r"its part x/data/0 is damaged"):
         read_checkpoint_safely(path)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autoseg.document import read_document
-from autoseg.errors import CasesFailedError, RunError
+from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference.compiled_network import find_compiler
 from autoseg.inference.ensemble import load_ensemble
@@ -63,6 +63,21 @@ def test_an_image_that_fails_does_not_stop_the_others(run, images):
     assert sorted(path.name for path in (run.parent / "out").glob("*.nii.gz")) == [
         f"case{index}.nii.gz" for index in (0, 2, 3)
     ]
+
+
+def test_the_file_with_values_that_are_not_finite_is_named(run, images):
+    broken = np.full(GRID.shape_voxels, np.nan, np.float32)
+    write_image(images / "case1_0000.nii.gz", broken, grid=GRID)
+    with pytest.raises(CasesFailedError, match=r"case1: .*images/case1_0000\.nii\.gz: all intensities must be finite"):
+        predict(run, images)
+
+
+def test_the_folder_of_the_images_takes_no_label_maps(run, images):
+    before = sorted(images.iterdir())
+    request = PredictionRequest(options=OPTIONS, device="cpu")
+    with pytest.raises(PredictionError, match="is the folder of the images; choose another folder"):
+        predict_images(run, images, images / ".." / "images", request=request, progress=Silent())
+    assert sorted(images.iterdir()) == before
 
 
 def test_probabilities_are_stored_in_half_precision_on_the_grid_of_the_image(run, images):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,12 @@ def test_a_place_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot create the folder"):
         write_weights(tmp_path / "file" / "a.safetensors", {"a": torch.ones(1)})
+
+
+def test_others_may_read_a_checkpoint_as_far_as_the_umask_grants(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_weights(tmp_path / "checkpoint.safetensors", {"weight": torch.ones(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "checkpoint.safetensors").stat().st_mode & 0o777 == 0o640
