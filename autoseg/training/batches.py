@@ -10,12 +10,10 @@ start its training under `if __name__ == "__main__":`.
 """
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
 from autoseg.errors import AutosegError, TrainingError
+from autoseg.fork_server import prepare_workers
 from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
@@ -204,17 +203,8 @@ def _build_loader(
         pin_memory=device.type == "cuda",
         prefetch_factor=BATCHES_AHEAD_PER_WORKER if workers else None,
         worker_init_fn=_use_one_thread,
-        multiprocessing_context=_find_start_method() if workers else None,
+        multiprocessing_context=prepare_workers([__name__]) if workers else None,
     )
-
-
-def _find_start_method() -> BaseContext:
-    """A fork server imports torch and batchgenerators once for all workers, which then share that memory."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _use_one_thread(worker: int) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
@@ -84,7 +84,7 @@ def choose_execution(
         compiler: Backend of torch.compile.
     """
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
-    trials = [_try(build, Execution(memory_format=memory_format), batch) for memory_format in formats]
+    trials = _try_formats(build, formats, batch, announce)
     best = min(trials, key=lambda trial: trial.step_seconds)
     expected_seconds = min(seconds, iterations * best.step_seconds)
     if expected_seconds < COMPILING_PAYS_SECONDS:
@@ -100,6 +100,24 @@ def choose_execution(
     measured = ", ".join(trial.describe() for trial in trials)
     announce(f"a step takes: {measured}; {reason}; taken: {best.execution.describe()}")
     return best.execution
+
+
+def _try_formats(
+    build: Callable[[Execution], Learner],
+    formats: Sequence[torch.memory_format],
+    batch: Batch,
+    announce: Callable[[str], None],
+) -> list[Trial]:
+    """A format for which memory is short, or the device has no kernel, is left out, unless no other is left."""
+    trials: list[Trial] = []
+    for execution in (Execution(memory_format=memory_format) for memory_format in formats):
+        try:
+            trials.append(_try(build, execution, batch))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not trials and execution.memory_format == formats[-1]:
+                raise
+            announce(f"{execution.describe()} is left out, because it failed ({_describe(error)})")
+    return trials
 
 
 def _try(build: Callable[[Execution], Learner], execution: Execution, batch: Batch) -> Trial:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import multiprocessing
 import os
 import signal
 import traceback
@@ -18,6 +17,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from autoseg.errors import AutosegError, ProblemsError, WorkerError
+from autoseg.fork_server import prepare_workers
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
 
@@ -26,9 +26,6 @@ Result = TypeVar("Result")
 
 MOST_NAMES_SHOWN = 3
 SHARE_OF_FREE_MEMORY = 0.7
-# Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
-# share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
-START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CGROUP: Final = Path("/sys/fs/cgroup")  # of a container, as it sees itself
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
 
@@ -235,16 +232,11 @@ def start_loading(modules: Sequence[str]) -> None:
 
     Returns at once. Without effect where there is no such process (Windows), or where it runs already.
     """
-    if START_METHOD == "forkserver":
-        from multiprocessing import forkserver
-
-        multiprocessing.get_context(START_METHOD).set_forkserver_preload([*modules])
-        forkserver.ensure_running()
+    prepare_workers(modules)
 
 
 def _open_pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context(START_METHOD)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    return ProcessPoolExecutor(workers, mp_context=prepare_workers(), initializer=_prepare_worker)
 
 
 @contextmanager

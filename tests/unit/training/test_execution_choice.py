@@ -63,6 +63,27 @@ def test_all_ways_to_execute_a_network_train_and_validate_alike(compiled, way):
     assert compiled["losses"][way] == pytest.approx(compiled["losses"]["plain"], abs=1e-4)
 
 
+@pytest.mark.parametrize("failing", [torch.channels_last, PLAIN])
+def test_a_memory_format_that_does_not_fit_is_left_out_and_told(build, monkeypatch, failing):
+    told = []
+    attempt = execution_choice._try
+
+    def run_short(build, execution, batch):
+        if execution.memory_format == failing:
+            msg = "no room"
+            raise torch.OutOfMemoryError(msg)
+        return attempt(build, execution, batch)
+
+    monkeypatch.setattr(execution_choice, "_try", run_short)
+    batch = make_batch()
+    chosen = choose_execution(build, batch, iterations=1, announce=told.append)
+    assert chosen.memory_format != failing
+    assert "is left out, because it failed (OutOfMemoryError: no room)" in told[0]
+    monkeypatch.setattr(execution_choice, "_try", lambda *_: run_short(build, Execution(memory_format=failing), batch))
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_execution(build, batch, iterations=1, announce=told.append)
+
+
 def test_a_compiled_network_is_compared_and_what_was_measured_is_announced(compiled):
     told = compiled["choices"]["aot_eager"]["told"]
     assert len(told) == 2
