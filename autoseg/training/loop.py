@@ -26,7 +26,15 @@ from autoseg.training.execution import Execution
 from autoseg.training.execution_choice import decide_execution
 from autoseg.training.folds import Fold
 from autoseg.training.options import TrainingOptions
-from autoseg.training.pace import Budget, Forecast, StepTimes, estimate_epoch_seconds, lay_out_budget
+from autoseg.training.pace import (
+    Budget,
+    Forecast,
+    StepTimes,
+    adapt_to_pace,
+    count_planned_epochs,
+    estimate_epoch_seconds,
+    lay_out_budget,
+)
 from autoseg.training.schedule import Schedule, build_schedule
 from autoseg.training.session import Session
 from autoseg.training.start import Length, Start, find_start
@@ -148,9 +156,20 @@ def is_worth_a_forecast(schedule: Schedule, start: Start) -> bool:
 def make_forecast(
     plan: TrainingPlan, times: StepTimes, schedule: Schedule, *, start: Start, budget: Budget | None
 ) -> Forecast:
-    """Lays out a training that begins so that it ends in time, and says what is to be expected of it."""
-    if budget is not None and start.schedule is None and schedule.end_epoch is not None:
-        schedule = lay_out_budget(plan, times, max(0.0, budget.remaining_seconds))
+    """Lays out a training, or what is left of it, so that it ends in time; says what is to be expected of it."""
+    if budget is not None and schedule.end_epoch is not None:
+        seconds = max(0.0, budget.remaining_seconds)
+        if start.schedule is None:
+            schedule = lay_out_budget(plan, times, seconds)
+        else:
+            per_epoch = estimate_epoch_seconds(schedule, times)
+            schedule = adapt_to_pace(
+                schedule,
+                next_epoch=start.epochs_done,
+                last_epoch=max(count_planned_epochs(plan, schedule), schedule.end_epoch or 0),
+                epoch_seconds=[per_epoch],
+                remaining_seconds=max(seconds, per_epoch),
+            )
     epochs_left = (schedule.end_epoch or plan.epochs) - start.epochs_done
     return Forecast(
         times=times,

@@ -317,6 +317,21 @@ def test_a_budget_lays_out_the_training_and_is_kept_on_a_machine_that_turns_out_
     assert rates == sorted(rates, reverse=True)
 
 
+def test_what_is_left_of_a_training_is_laid_out_within_a_budget_before_it_goes_on(start, tmp_path):
+    stop_after_epoch(start(tmp_path / "fold", epochs=1000), 2)
+    short = Budget(seconds=2.0, reserved_seconds=0.5, start=0.0, clock=lambda: 0.0)
+    events = start(tmp_path / "fold", options={"budget": short})
+    forecast = next(events)
+    events.close()
+    assert isinstance(forecast, Forecast)
+    assert 3 < forecast.schedule.end_epoch < 1000
+    assert forecast.training_seconds == pytest.approx(1.5, rel=0.35)
+    events = start(tmp_path / "fold", options={"budget": replace(short, seconds=0.0, reserved_seconds=0.0)})
+    assert next(events).schedule.end_epoch == 4
+    assert len([event for event in events if isinstance(event, EpochDone)]) == 1
+    assert (tmp_path / "fold" / "checkpoint_final.safetensors").is_file()
+
+
 def test_a_long_training_without_a_budget_begins_with_a_forecast_and_keeps_its_length(start, tmp_path):
     events = start(tmp_path / "long", epochs=600)
     forecast = next(events)
