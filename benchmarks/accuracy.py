@@ -282,6 +282,7 @@ TOOLS: Final[Mapping[str, Change]] = {
     "without deep supervision": remove_supervision,
     "foreground anywhere in the patch": change_training({"foreground_placement": "uniform"}),
     "batch of 1, as many patches": change_batch(1),
+    "batch of 2, as many patches": change_batch(2),
     "batch of 4, as many patches": change_batch(4),
     "batch of 8, as many patches": change_batch(8),
 }
