@@ -102,6 +102,15 @@ def test_large_patches_go_alone_unmeasured(start, find):
     assert not clock.sizes
 
 
+def test_patches_that_keep_every_thread_busy_go_alone_unmeasured(start, find, monkeypatch):
+    clock = start(lambda count: 1.0)
+    for threads, is_measured in ((1, False), (2, False), (3, True), (64, True)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        clock.sizes.clear()
+        find(Slow(clock), patch=(40, 56, 40))
+        assert bool(clock.sizes) == is_measured
+
+
 def test_a_damaged_memory_is_measured_anew(start, find, tmp_path):
     clock = start(lambda count: 1.0 if count <= 4 else count)
     find(Slow(clock))
