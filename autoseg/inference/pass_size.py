@@ -24,8 +24,10 @@ from autoseg.plan import ConfigurationPlan, NetworkPlan
 SMALL_PATCH_VOXELS: Final = 2**18
 """Larger patches go alone, without a measurement: one pass takes seconds, and company only took memory."""
 VOXELS_OF_A_THREAD: Final = 2**15
-"""A patch of more than this for each thread keeps all of them busy, and goes alone without a measurement, too (measured
-on two threads: patches of 90 000 voxels take 0.096, 0.095, 0.094 and 0.097 s each by 1, 2, 4 and 8 at once)."""
+"""A patch of more than this for each thread keeps all of them busy: a measurement would cost more than it gains."""
+VOXELS_OF_A_PASS: Final = 2**19
+"""Such patches share a pass up to here, which prepares a layer's weights once for all of them (measured on two threads:
+patches of 90 000 voxels take 0.097, 0.094, 0.094 and 0.093 s each by 1, 2, 4 and 8 at once)."""
 MOST_PATCHES: Final = 32
 REPETITIONS: Final = 2
 """The first pass of a shape also prepares it; the faster one counts."""
@@ -58,7 +60,8 @@ class PassSizeRecord(Document):
 def find_patches_per_pass(
     network: nn.Module, configuration: ConfigurationPlan, *, number_type: NumberType, memory: Path
 ) -> int:
-    """The remembered size, or a measured one, which is then remembered and announced in the log.
+    """The remembered size, or a measured one, which is then remembered and announced in the log; for patches that keep
+    every thread busy, one that needs no measurement.
 
     Args:
         network: On the processor, ready to predict.
@@ -66,8 +69,11 @@ def find_patches_per_pass(
         number_type: In which it computes.
         memory: Folder of remembered sizes; if it cannot be written, every call measures, which is announced.
     """
-    if math.prod(configuration.patch_voxels) > min(SMALL_PATCH_VOXELS, VOXELS_OF_A_THREAD * torch.get_num_threads()):
+    voxels = math.prod(configuration.patch_voxels)
+    if voxels > SMALL_PATCH_VOXELS:
         return 1
+    if voxels > VOXELS_OF_A_THREAD * torch.get_num_threads():
+        return 1 << (VOXELS_OF_A_PASS // voxels).bit_length() - 1  # the largest power of two
     circumstances = find_circumstances(configuration, number_type)
     path = memory / f"{hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]}.json"
     remembered = _recall(path, circumstances)

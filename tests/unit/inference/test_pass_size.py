@@ -102,12 +102,12 @@ def test_large_patches_go_alone_unmeasured(start, find):
     assert not clock.sizes
 
 
-def test_patches_that_keep_every_thread_busy_go_alone_unmeasured(start, find, monkeypatch):
-    clock = start(lambda count: 1.0)
+def test_patches_that_keep_every_thread_busy_share_passes_unmeasured(start, find, monkeypatch, tmp_path):
+    clock = start(lambda count: 1.0 if count <= 2 else count)
     for threads, is_measured in ((1, False), (2, False), (3, True), (64, True)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         clock.sizes.clear()
-        find(Slow(clock), patch=(40, 56, 40))
+        assert find(Slow(clock), patch=(40, 56, 40), memory=tmp_path / str(threads)) == (2 if is_measured else 4)
         assert bool(clock.sizes) == is_measured
 
 
