@@ -1,14 +1,13 @@
 """Which trainings of a run can predict."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
+from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 
-IMPORT_RECORD: Final = FoldFolder(Path()).import_record.name
 FOLD_PREFIX: Final = "fold_"
 
 
@@ -61,14 +60,14 @@ def find_trained_folds(run: RunFolder, configuration: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if run.fold(configuration, name).final_checkpoint.is_file()))
 
 
+def is_import(run: RunFolder, plan: Plan) -> bool:
+    """Whether a run holds imported models, and neither folds nor training data."""
+    return plan.is_imported and not run.splits.exists()
+
+
 def _rank(configuration: str) -> int:
     known = configuration in PREFERRED_CONFIGURATIONS
     return PREFERRED_CONFIGURATIONS.index(configuration) if known else len(PREFERRED_CONFIGURATIONS)
-
-
-def _holds_imports(run: RunFolder) -> bool:
-    """Whether models were imported, in which case there are no cases of folds to train with."""
-    return not run.splits.exists() and any(run.root.glob(f"models/*/{FOLD_PREFIX}*/{IMPORT_RECORD}"))
 
 
 def _describe_missing(run: RunFolder, configuration: str, missing: Sequence[str], trained: Sequence[str]) -> str:
@@ -98,7 +97,7 @@ def _describe_files(fold: FoldFolder) -> str:
 
 
 def _advise(run: RunFolder, configuration: str, fold: str) -> str:
-    if _holds_imports(run):
+    if run.plan.exists() and is_import(run, read_document(run.plan, Plan)):
         return (
             f"import it from nnU-Net's folder: autoseg import SOURCE {run.root} --configuration {configuration} "
             f"--fold {fold}"

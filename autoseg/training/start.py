@@ -48,8 +48,8 @@ def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -
         TrainingError: What is there belongs to another training, or is shorter or longer than asked for.
     """
     final, latest = output.final_checkpoint, output.latest_checkpoint
-    begun = _read_own_description(latest, identity)
     finished = _read_own_description(final, identity, accepts_other_predictions=length.more_epochs is not None)
+    begun = _read_own_description(latest, identity)
     if begun is not None and (finished is None or len(begun.history) > len(finished.history)):
         _check_same_length(latest, begun.schedule, length)
         return _go_on_from(latest, begun, begun.schedule)

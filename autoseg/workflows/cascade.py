@@ -120,15 +120,13 @@ def predict_held_out_cases(cascade: Cascade, *, device: str, progress: Progress)
     sources = find_sources(cascade)
     folder = cascade.run.preprocessed(cascade.configuration)
     first_data = cascade.plan.configurations[cascade.first_stage].data_of
-    if not all(_is_current(cascade, case, source) for case, source in sources.items()):
-        note = f"waiting for another process, which predicts cases with {cascade.first_stage}"
-        with waiting_lock(folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
-            waiting = [case for case in sources if not _is_current(cascade, case, sources[case])]
-            check_preprocessed(cascade.run, cascade.plan, first_data, waiting)
-            work = _predict_each(cascade, sources, waiting, device=device, progress=progress)
-            label = f"Predicting with {cascade.first_stage}"
-            for _ in progress.track(work, label=label, total=len(waiting), unit="case"):
-                pass
+    note = f"waiting for another process, which predicts cases with {cascade.first_stage}"
+    with waiting_lock(folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
+        waiting = [case for case in sources if not _is_current(cascade, case, sources[case])]
+        check_preprocessed(cascade.run, cascade.plan, first_data, waiting)
+        work = _predict_each(cascade, sources, waiting, device=device, progress=progress)
+        for _ in progress.track(work, label=f"Predicting with {cascade.first_stage}", total=len(waiting), unit="case"):
+            pass
     return PreviousStage(
         folder=folder,
         foreground_labels=cascade.plan.labels.foreground_labels,
@@ -156,21 +154,24 @@ def find_sources(cascade: Cascade) -> dict[str, PredictionSource]:
     }
 
 
-def was_trained_on_other_predictions(
-    run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, fold: str
-) -> bool:
-    """Whether the first stage was trained again since a finished fold of the second one learnt from it.
+def list_stale_folds(
+    run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of finished folds of a second stage since which the first stage, from which they learnt, was trained again.
 
-    False where folds of the first stage are missing: nothing can be said then.
+    None where folds of the first stage are missing: nothing can be said then.
 
     Raises:
-        TrainingError: The checkpoint is damaged, or a case is held out by no fold.
+        TrainingError: A checkpoint is damaged, or a case is held out by no fold.
     """
     cascade = find_cascade(run, plan, configuration, splits)
-    if cascade is None or list_untrained_folds(cascade):
-        return False
-    identity = read_description(run.fold(configuration, fold).final_checkpoint).identity
-    return identity.previous_digest != _digest_sources(find_sources(cascade))
+    if cascade is None or not folds or list_untrained_folds(cascade):
+        return ()
+    digest = _digest_sources(find_sources(cascade))
+    checkpoints = {fold: run.fold(configuration, fold).final_checkpoint for fold in folds}
+    return tuple(
+        fold for fold, path in checkpoints.items() if read_description(path).identity.previous_digest != digest
+    )
 
 
 def open_input_case(run: RunFolder, plan: Plan, configuration: str, name: str) -> CachedCase:

@@ -17,7 +17,7 @@ from autoseg.networks.weights import hash_weights
 from autoseg.plan import Plan
 from autoseg.run_folder import ALL_CASES, RunFolder
 from autoseg.training.folds import Splits, select_fold
-from autoseg.workflows.cascade import was_trained_on_other_predictions
+from autoseg.workflows.cascade import list_stale_folds
 from autoseg.workflows.status import has_final_model, read_validation
 
 MOST_NAMES_SHOWN = 5
@@ -163,11 +163,7 @@ def _is_finished(run: RunFolder, configuration: str, fold: str, splits: Splits) 
 
 
 def _check_predictions(run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]) -> None:
-    stale = [
-        fold
-        for fold in folds
-        if was_trained_on_other_predictions(run, plan, splits, configuration=configuration, fold=fold)
-    ]
+    stale = list_stale_folds(run, plan, splits, configuration=configuration, folds=folds)
     if stale:
         previous = plan.configurations[configuration].previous_stage
         msg = (

@@ -1,13 +1,9 @@
-"""What can be said of runs that hold models of another tool, and what these runs cannot do."""
+"""What runs that hold models of another tool cannot do."""
 
 from autoseg.errors import RunError
+from autoseg.inference.folds import is_import
 from autoseg.plan import Plan
 from autoseg.run_folder import RunFolder
-
-
-def is_import(run: RunFolder, plan: Plan) -> bool:
-    """Whether a run holds imported models, and neither folds nor training data."""
-    return plan.is_imported and not run.splits.exists()
 
 
 def check_has_data(run: RunFolder, plan: Plan) -> None:

@@ -7,13 +7,12 @@ from typing import Final, Literal
 
 from autoseg.document import read_document, read_json
 from autoseg.errors import DocumentError
-from autoseg.inference.folds import find_trained_folds
+from autoseg.inference.folds import find_trained_folds, is_import
 from autoseg.plan import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
 from autoseg.workflows.fold_lock import LockHolder, find_holder
-from autoseg.workflows.imported_runs import is_import
 from autoseg.workflows.training_state import Phase, TrainingState, read_state
 
 FoldState = Literal["waiting", "preparing", "training", "validating", "interrupted", "failed", "finished"]

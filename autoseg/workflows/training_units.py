@@ -11,7 +11,7 @@ from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.loop import Length
-from autoseg.workflows.cascade import was_trained_on_other_predictions
+from autoseg.workflows.cascade import list_stale_folds
 from autoseg.workflows.imported_runs import check_has_data
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.status import FoldStatus, has_final_model, read_fold_status, read_validation
@@ -58,8 +58,9 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
         TrainingError: A fold does not exist, the configuration cannot be trained, or nothing can.
     """
     run = open_run(run_root)
-    check_has_data(run, read_document(run.plan, Plan))
-    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    plan = read_document(run.plan, Plan)
+    check_has_data(run, plan)
+    splits = read_document(run.splits, Splits)
     if request.configuration is None:
         names = _find_trainable(run, plan, splits, progress)
     else:
@@ -77,7 +78,7 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
             fold=fold,
             cases=select_fold(splits, fold).validation,
             needs=plan.configurations[name].previous_stage,
-            is_only_needed=name in needed - named,
+            is_only_needed=name not in named,
         )
         for name in names
         for fold in (every if name in needed else folds)
@@ -106,7 +107,7 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
     if not same or used.configurations.get(unit.configuration) != plan.configurations[unit.configuration]:
         return False
     splits = read_document(run.splits, Splits)
-    return not was_trained_on_other_predictions(run, plan, splits, configuration=unit.configuration, fold=unit.fold)
+    return not list_stale_folds(run, plan, splits, configuration=unit.configuration, folds=(unit.fold,))
 
 
 def limit_request(request: TrainingRequest, unit: Unit) -> TrainingRequest:
