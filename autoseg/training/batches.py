@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
 from autoseg.errors import AutosegError, TrainingError
-from autoseg.fork_server import prepare_workers
+from autoseg.fork_server import interruptions_held, prepare_workers
 from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
@@ -164,7 +164,10 @@ def stream_batches(
     Raises:
         AutosegError: A case could not be read.
     """
-    for outcome in _build_loader(source, keys, workers=workers, device=device):
+    loader = _build_loader(source, keys, workers=workers, device=device)
+    with interruptions_held():
+        outcomes = iter(loader)
+    for outcome in outcomes:
         if isinstance(outcome, AutosegError):
             raise outcome
         yield outcome

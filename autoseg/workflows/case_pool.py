@@ -17,7 +17,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from autoseg.errors import AutosegError, ProblemsError, WorkerError
-from autoseg.fork_server import prepare_workers
+from autoseg.fork_server import interruptions_held, prepare_workers
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
 
@@ -185,7 +185,8 @@ def _run_in_pool(
 ) -> Iterator[_Event[Result]]:
     interrupted: list[int] = []
     with _open_pool(workers) as pool, _cancelled_on_interruption(pool):
-        futures = {pool.submit(work, job): index for index, (_, job) in enumerate(jobs)}
+        with interruptions_held():
+            futures = {pool.submit(work, job): index for index, (_, job) in enumerate(jobs)}
         for future in as_completed(futures):
             index = futures[future]
             if isinstance(future.exception(), BrokenProcessPool):
