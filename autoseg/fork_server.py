@@ -18,7 +18,7 @@ REQUESTS_TO_END: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
-    """Starts the fork server, where there is one, and returns the context that starts workers.
+    """Starts the fork server, where there is one, and at once returns the context that starts workers.
 
     Workers ignore Ctrl-C, which a terminal sends to all processes, from their first moment on; the main process alone
     answers it. (Otherwise one that is just loading modules would print a traceback.)

@@ -147,13 +147,21 @@ def _choose_opening(data_folder: Path, previous: PreviousStage | None) -> Callab
 
 
 def list_batch_keys(
-    iterations_per_epoch: int, validation_iterations_per_epoch: int, *, first_epoch: int
+    iterations_per_epoch: int, validation_iterations_per_epoch: int, *, first_epoch: int, first_iteration: int = 0
 ) -> Iterator[BatchKey]:
-    """The batches of all epochs from the first one on, without end, in the order in which training uses them."""
+    """The batches of all epochs from the first one on, without end, in the order in which training uses them.
+
+    Args:
+        first_iteration: Of training in the first epoch.
+    """
     counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
     for epoch in itertools.count(first_epoch):
-        for stream, count in counts.items():
-            yield from (BatchKey(stream=stream, epoch=epoch, iteration=iteration) for iteration in range(count))
+        keys = (
+            BatchKey(stream=stream, epoch=epoch, iteration=iteration)
+            for stream, count in counts.items()
+            for iteration in range(count)
+        )
+        yield from itertools.islice(keys, first_iteration if epoch == first_epoch else 0, None)
 
 
 def stream_batches(

@@ -26,7 +26,7 @@ from autoseg.networks import NETWORK_PREFIX
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.run_folder import write_atomically
 from autoseg.training.folds import Fold
-from autoseg.training.history import EpochRecord
+from autoseg.training.history import EpochRecord, PartialEpoch
 from autoseg.training.schedule import Schedule
 from autoseg.training.step import Learner
 
@@ -69,6 +69,7 @@ class CheckpointDescription(Document):
     Attributes:
         schedule: What was left, or is over.
         history: Of all finished epochs, whose number is where training continues.
+        partial_epoch: What is done of the epoch after them; None between two epochs.
         scaler: Only for training in float16.
         average_updates: How often the moving average was updated; None without one.
     """
@@ -78,8 +79,20 @@ class CheckpointDescription(Document):
     identity: TrainingIdentity
     schedule: Schedule
     history: tuple[EpochRecord, ...]
+    partial_epoch: PartialEpoch | None = None
     scaler: ScalerState | None
     average_updates: int | None
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """Finished epochs, and training iterations of the epoch after them; of two states the later one has more."""
+        return len(self.history), 0 if self.partial_epoch is None else len(self.partial_epoch.train_losses)
+
+    @property
+    def spent_seconds(self) -> float:
+        """What training has taken so far, without saving."""
+        begun = 0.0 if self.partial_epoch is None else self.partial_epoch.seconds
+        return sum(record.seconds for record in self.history) + begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +127,13 @@ def identify_training(
 
 
 def write_resumable_checkpoint(
-    path: Path, learner: Learner, *, identity: TrainingIdentity, schedule: Schedule, history: Sequence[EpochRecord]
+    path: Path,
+    learner: Learner,
+    *,
+    identity: TrainingIdentity,
+    schedule: Schedule,
+    history: Sequence[EpochRecord],
+    partial_epoch: PartialEpoch | None = None,
 ) -> None:
     """Writes everything that training needs to go on, atomically.
 
@@ -122,7 +141,15 @@ def write_resumable_checkpoint(
         RunError: The folder cannot be written or the disk is full.
     """
     tensors = _collect_weights(learner) | _collect_optimizer_state(learner) | _collect_average(learner)
-    _write(path, learner, tensors, identity=identity, schedule=schedule, history=history)
+    _write(
+        path,
+        learner,
+        tensors,
+        identity=identity,
+        schedule=schedule,
+        history=history,
+        partial_epoch=partial_epoch,
+    )
 
 
 def write_weights(
@@ -145,12 +172,14 @@ def _write(
     identity: TrainingIdentity,
     schedule: Schedule,
     history: Sequence[EpochRecord],
+    partial_epoch: PartialEpoch | None = None,
 ) -> None:
     description = CheckpointDescription(
         autoseg_version=autoseg.__version__,
         identity=identity,
         schedule=schedule,
         history=tuple(history),
+        partial_epoch=partial_epoch,
         scaler=_describe_scaler(learner.scaler),
         average_updates=None if learner.average is None else learner.average.updates,
     )
@@ -199,7 +228,9 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     Raises:
         TrainingError: The file does not hold the state of such a network and optimizer.
     """
-    if checkpoint.description.history and not any(name.startswith(OPTIMIZER_PREFIX) for name in checkpoint.tensors):
+    if checkpoint.description.reached > (0, 0) and not any(
+        name.startswith(OPTIMIZER_PREFIX) for name in checkpoint.tensors
+    ):
         msg = f"{checkpoint.path} lacks the optimizer's state, so training cannot go on; {_advise(checkpoint.path)}"
         raise TrainingError(msg)
     restore_weights(checkpoint, learner)

@@ -42,6 +42,20 @@ class EpochRecord(Part):
     data_wait_seconds: float
 
 
+class PartialEpoch(Part):
+    """The training iterations of an epoch that is not over.
+
+    Attributes:
+        train_losses: Of each; None for one that was not finite.
+        seconds: They took, without saving.
+        data_wait_seconds: Of those, how long the network waited for patches.
+    """
+
+    train_losses: tuple[float | None, ...]
+    seconds: float
+    data_wait_seconds: float
+
+
 def write_training_log(path: Path, records: Sequence[EpochRecord]) -> None:
     """Writes training_log.jsonl anew, atomically: after an interruption it may hold epochs that will be repeated."""
     write_text(path, "".join(record.model_dump_json() + "\n" for record in records))

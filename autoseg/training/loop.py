@@ -122,6 +122,7 @@ def train(
             schedule.iterations_per_epoch,
             schedule.validation_iterations_per_epoch,
             first_epoch=len(session.history),
+            first_iteration=0 if session.partial_epoch is None else len(session.partial_epoch.train_losses),
         )
         batches = make_batches(source, keys, workers=options.workers, device=options.device)
         yield from session.run(batches)

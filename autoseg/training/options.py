@@ -28,6 +28,7 @@ class TrainingOptions:
             until a plateau.
         seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an
             interruption costs little, and short epochs are not spent on saving.
+        seconds_between_partial_checkpoints: The same within an epoch.
         team: The processes that train together.
         announce: Told, in words, what was decided on the way.
         deterministic: The same result every time on a GPU, too, at some cost; on the processor it always is.
@@ -41,6 +42,7 @@ class TrainingOptions:
     number_type: NumberType = "float32"
     measure_dice: Callable[[nn.Module], float] | None = None
     seconds_between_checkpoints: float = 10.0
+    seconds_between_partial_checkpoints: float = 60.0
     team: Team = ALONE
     announce: Callable[[str], None] = logger.info
     deterministic: bool = False

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from autoseg.training.checkpoint import (
 )
 from autoseg.training.event_files import open_event_files, write_events
 from autoseg.training.events import EpochDone, Event, IterationDone
-from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
+from autoseg.training.history import EpochRecord, PartialEpoch, append_to_training_log, write_training_log
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import adapt_to_pace, count_planned_epochs
 from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
@@ -41,7 +41,7 @@ EPOCHS_BETWEEN_CHECKPOINTS: Final = 50  # at most; as in the reference implement
 
 @dataclass(slots=True, kw_only=True)
 class Timer:
-    """Seconds since its start, and how many of them were spent waiting for batches."""
+    """Seconds since its start without pauses, and how many of them were spent waiting for batches."""
 
     start: float = field(default_factory=time.perf_counter)
     waited_seconds: float = 0.0
@@ -53,10 +53,30 @@ class Timer:
         self.waited_seconds += time.perf_counter() - begin
         return batch
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within it does not count."""
+        begin = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - begin
+
     @property
     def seconds(self) -> float:
         """Since the start."""
         return time.perf_counter() - self.start
+
+    @classmethod
+    def go_on(cls, begun: PartialEpoch) -> "Timer":
+        """The timer of an epoch whose first part was timed already."""
+        return cls(start=time.perf_counter() - begun.seconds, waited_seconds=begun.data_wait_seconds)
+
+    def describe(self, train_losses: Sequence[float]) -> PartialEpoch:
+        """What an epoch has done so far."""
+        return PartialEpoch(
+            train_losses=tuple(loss if math.isfinite(loss) else None for loss in train_losses),
+            seconds=self.seconds,
+            data_wait_seconds=self.waited_seconds,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +90,8 @@ class Session:
     options: TrainingOptions
     schedule: Schedule
     history: list[EpochRecord] = field(default_factory=list)
+    partial_epoch: PartialEpoch | None = None
+    saved: Timer = field(default_factory=Timer)
     overflows_in_a_row: int = 0
 
     def take_up(self, start: Start) -> None:
@@ -78,28 +100,30 @@ class Session:
             checkpoint = read_checkpoint(start.checkpoint)
             (restore_weights if start.is_extension else restore_learner)(checkpoint, self.learner)
             self.history = list(checkpoint.description.history)
+            self.partial_epoch = checkpoint.description.partial_epoch
         if self.options.team.is_leader:
             write_training_log(self.output.training_log, self.history)
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
         """Runs all remaining epochs; the final checkpoint is there when the last one is reported."""
-        saved, begin = Timer(), self._read_clock()
+        self.saved, begin = Timer(), self._read_clock()
         paces: list[float] = []
         with self._open_event_files() as events:
             while not self._is_over():
+                is_whole = self.partial_epoch is None
                 record = yield from self._run_epoch(len(self.history), batches)
                 self._keep_record(record)
                 if events is not None:
                     write_events(events, record, self.learner.labels.class_names)
                 done = EpochDone(record=record, schedule=self.schedule)
-                paces.append(self._read_clock() - begin)
+                if is_whole:
+                    paces.append(self._read_clock() - begin)
                 begin = self._read_clock()
                 replaced = self._adapt_schedule(paces)
                 if self._is_over():
                     self._finish()
-                elif self._is_saving_due(saved):
+                elif self._is_saving_due():
                     self._save_latest()
-                    saved = Timer()
                 yield done
                 if replaced and not self._is_over():
                     yield self.schedule
@@ -116,11 +140,14 @@ class Session:
     def _is_over(self) -> bool:
         return self.schedule.end_epoch is not None and len(self.history) >= self.schedule.end_epoch
 
-    def _is_saving_due(self, saved: Timer) -> bool:
+    def _is_saving_due(self) -> bool:
         return (
-            saved.seconds >= self.options.seconds_between_checkpoints
+            self.saved.seconds >= self.options.seconds_between_checkpoints
             or len(self.history) % EPOCHS_BETWEEN_CHECKPOINTS == 0
         )
+
+    def _is_partial_saving_due(self) -> bool:
+        return self.options.team.is_leader and (self.saved.seconds >= self.options.seconds_between_partial_checkpoints)
 
     def _adapt_schedule(self, paces: Sequence[float]) -> bool:
         """Replaces the schedule where time or validation demand it; tells whether they did."""
@@ -128,7 +155,7 @@ class Session:
         longest = count_planned_epochs(self.plan, self.schedule)
         if self.schedule.end_epoch is None and (self._has_plateaued or done >= longest):
             self.schedule = self.schedule.end_at(done + compute_annealing_epochs(done), from_epoch=done)
-        if self.options.budget is not None:
+        if self.options.budget is not None and paces:
             self.schedule = adapt_to_pace(
                 self.schedule,
                 next_epoch=done,
@@ -143,7 +170,7 @@ class Session:
     def _has_plateaued(self) -> bool:
         return has_stopped_rising([record.volume_dice for record in self.history if record.volume_dice is not None])
 
-    def _save_latest(self) -> None:
+    def _save_latest(self, partial_epoch: PartialEpoch | None = None) -> None:
         if not self.options.team.is_leader:
             return
         write_resumable_checkpoint(
@@ -152,8 +179,11 @@ class Session:
             identity=self.identity,
             schedule=self.schedule,
             history=self.history,
+            partial_epoch=partial_epoch,
         )
-        write_progress_picture(self.output.progress_picture, self.history)
+        if partial_epoch is None:
+            write_progress_picture(self.output.progress_picture, self.history)
+        self.saved = Timer()
 
     def _save_weights(self, path: Path) -> None:
         write_weights(path, self.learner, identity=self.identity, schedule=self.schedule, history=self.history)
@@ -166,8 +196,10 @@ class Session:
         self.output.latest_checkpoint.unlink(missing_ok=True)
 
     def _run_epoch(self, epoch: int, batches: Iterator[Batch]) -> Generator[IterationDone, None, EpochRecord]:
-        timer = Timer()
-        train_losses = yield from self._run_training(epoch, batches, timer)
+        begun, self.partial_epoch = self.partial_epoch, None
+        timer = Timer() if begun is None else Timer.go_on(begun)
+        earlier = () if begun is None else begun.train_losses
+        train_losses = yield from self._run_training(epoch, batches, timer, earlier)
         seconds_per_iteration = timer.seconds / self.schedule.iterations_per_epoch
         outcomes = yield from self._run_validation(epoch, batches, timer)
         dice = compute_pseudo_dice([outcome.counts for outcome in outcomes])
@@ -196,15 +228,19 @@ class Session:
             return measure(self.learner.network)
 
     def _run_training(
-        self, epoch: int, batches: Iterator[Batch], timer: Timer
+        self, epoch: int, batches: Iterator[Batch], timer: Timer, earlier: Sequence[float | None]
     ) -> Generator[IterationDone, None, list[float]]:
+        """The iterations of an epoch that are left after earlier ones, of which the losses are given; all losses."""
         self.learner.network.train()
-        losses = []
-        for iteration in range(self.schedule.iterations_per_epoch):
+        losses = [math.nan if loss is None else loss for loss in earlier]
+        for iteration in range(len(losses), self.schedule.iterations_per_epoch):
             rate = compute_learning_rate(self.plan, self.schedule, epoch=epoch, iteration=iteration)
             self.learner.set_learning_rate(rate)
             losses.append(run_training_step(self.learner, timer.take(batches)))
             self._check_loss(losses[-1], epoch, iteration)
+            if self._is_partial_saving_due():
+                with timer.paused():
+                    self._save_latest(timer.describe(losses))
             yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
         return losses
 

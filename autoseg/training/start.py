@@ -50,7 +50,7 @@ def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -
     final, latest = output.final_checkpoint, output.latest_checkpoint
     finished = _read_own_description(final, identity, accepts_other_predictions=length.more_epochs is not None)
     begun = _read_own_description(latest, identity)
-    if begun is not None and (finished is None or len(begun.history) > len(finished.history)):
+    if begun is not None and (finished is None or begun.reached > finished.reached):
         _check_same_length(latest, begun.schedule, length)
         return _go_on_from(latest, begun, begun.schedule)
     if finished is None:

@@ -228,14 +228,6 @@ def _run_alone(
         return _collect(index, name, future)
 
 
-def start_loading(modules: Sequence[str]) -> None:
-    """Lets the process that workers are forked from load modules meanwhile, so that no worker needs to.
-
-    Returns at once. Without effect where there is no such process (Windows), or where it runs already.
-    """
-    prepare_workers(modules)
-
-
 def _open_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=prepare_workers(), initializer=_prepare_worker)
 

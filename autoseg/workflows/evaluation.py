@@ -62,11 +62,10 @@ def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress
     Raises:
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
-    workers = compute_worker_count(requested=None, case_count=len(jobs), bytes_per_case=BYTES_PER_CASE)
     outcome = run_over_cases(
         evaluate_job,
         [(job.case, job) for job in jobs],
-        workers=workers,
+        workers=count_evaluation_workers(len(jobs)),
         label="Evaluating",
         progress=progress,
     )
@@ -84,6 +83,11 @@ def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress
         heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated{rest}"
         raise CasesFailedError(heading, lines)
     return summary
+
+
+def count_evaluation_workers(case_count: int) -> int:
+    """Processes that evaluate so many cases."""
+    return compute_worker_count(requested=None, case_count=case_count, bytes_per_case=BYTES_PER_CASE)
 
 
 def evaluate_job(job: EvaluationJob) -> CaseEvaluation:

@@ -75,7 +75,7 @@ def find_begun(folder: FoldFolder) -> CheckpointDescription | None:
     """
     paths = (folder.final_checkpoint, folder.latest_checkpoint)
     descriptions = [read_description(path) for path in paths if path.exists()]
-    return max(descriptions, key=lambda description: len(description.history), default=None)
+    return max(descriptions, key=lambda description: description.reached, default=None)
 
 
 def find_budget(
@@ -91,7 +91,7 @@ def find_budget(
     if seconds is None and planned is not None and request.length.epochs is not None:
         progress.note(f"--epochs decides, so the budget of the plan ({format_duration(planned)}) does not hold")
     if seconds is None and request.length == Length():
-        spent = 0.0 if begun is None else sum(record.seconds for record in begun.history)
+        spent = 0.0 if begun is None else begun.spent_seconds
         seconds = None if planned is None else planned - spent
     is_finished = (
         begun is not None and job.folder.final_checkpoint.exists() and not job.folder.latest_checkpoint.exists()

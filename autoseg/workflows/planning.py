@@ -16,11 +16,11 @@ from autoseg.dataset import (
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
 from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.fork_server import prepare_workers
 from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.training.folds import Splits
-from autoseg.workflows.case_pool import start_loading
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.imported_runs import check_has_data
@@ -135,7 +135,7 @@ def plan_dataset(
         CasesFailedError: Some cases could not be preprocessed.
     """
     if run_root is not None and not RunFolder(run_root).plan.is_file():
-        start_loading(WORKER_MODULES)
+        prepare_workers(WORKER_MODULES)
     dataset = read_dataset(dataset_folder)
     if options.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
@@ -269,7 +269,7 @@ def _plan_anew(
     options: PlanningOptions,
     progress: Progress,
 ) -> None:
-    start_loading(WORKER_MODULES)
+    prepare_workers(WORKER_MODULES)
     headers = survey_headers(dataset.cases)
     for note in headers.notes:
         progress.note(note)

@@ -9,6 +9,7 @@ from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
+from autoseg.fork_server import prepare_workers
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
@@ -30,7 +31,6 @@ from autoseg.workflows.case_pool import (
     describe_failures,
     find_largest,
     run_over_cases,
-    start_loading,
     write_failure_log,
 )
 from autoseg.workflows.case_reading import read_labelled_case
@@ -110,7 +110,7 @@ def preprocess_dataset(
     jobs = _list_missing_jobs(dataset, run, plan, configurations)
     if not jobs:
         return 0
-    start_loading(WORKER_MODULES)
+    prepare_workers(WORKER_MODULES)
     measured = read_document(run.fingerprint, Fingerprint).cases
     sizes = {case.name: estimate_size(case, plan, configurations) for case in measured}
     outcome = run_over_cases(

@@ -18,6 +18,7 @@ from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder, remove_leftovers
+from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.folds import Splits, select_fold
@@ -166,7 +167,9 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
     )
 
 
-def train_fold(job: FoldJob, options: TrainingOptions, listeners: Listeners, *, epochs_done: int) -> None:
+def train_fold(
+    job: FoldJob, options: TrainingOptions, listeners: Listeners, *, begun: CheckpointDescription | None
+) -> None:
     """Trains, and tells how it goes; a validation of an earlier state of the model is discarded.
 
     Raises:
@@ -181,7 +184,7 @@ def train_fold(job: FoldJob, options: TrainingOptions, listeners: Listeners, *, 
     remove_folder(job.folder.validation)
     _record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
-    total = _count_iterations(job, schedule, epochs_done) if isinstance(schedule, Schedule) else 0
+    total = _count_iterations(job, schedule, begun) if isinstance(schedule, Schedule) else 0
     iterations = _note_events(itertools.chain([first], events), job, progress)
     for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
@@ -208,9 +211,8 @@ def lead_training(
                 with team.leader_first():
                     begun = find_begun(job.folder)
                     options = resolve_options(job, request, number_type, begun=begun, progress=progress, team=team)
-                epochs_done = 0 if begun is None else len(begun.history)
                 listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
-                train_fold(job, options, listeners, epochs_done=epochs_done)
+                train_fold(job, options, listeners, begun=begun)
             return _validate(job, listeners)
 
 
@@ -251,11 +253,12 @@ def _validate(job: FoldJob, listeners: Listeners) -> TrainedFold:
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary)
 
 
-def _count_iterations(job: FoldJob, schedule: Schedule, epochs_done: int) -> int:
+def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescription | None) -> int:
     """What is left to train, as far as it is known."""
+    epochs_done, iterations_done = (0, 0) if begun is None else begun.reached
     end = schedule.end_epoch or job.configuration_plan.training.epochs
-    epochs = max(0, end - epochs_done)
-    return epochs * (schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch)
+    per_epoch = schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch
+    return max(0, (end - epochs_done) * per_epoch - iterations_done)
 
 
 def _note_events(events: Iterator[Event], job: FoldJob, progress: Progress) -> Iterator[IterationDone]:

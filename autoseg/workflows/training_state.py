@@ -72,7 +72,7 @@ class StateKeeper:
         for event in events:
             if isinstance(event, IterationDone):
                 pace.count += 1
-                self._change_sometimes(remaining_seconds=pace.estimate_seconds(event.epoch, self.state.end_epoch))
+                self._change_sometimes(remaining_seconds=pace.estimate_seconds(event, self.state.end_epoch))
             elif isinstance(event, EpochDone):
                 self.change(end_epoch=event.schedule.end_epoch)
             else:
@@ -97,30 +97,28 @@ class Pace:
     Attributes:
         start: When the schedule was taken up.
         count: Iterations since then, of training and validation.
-        per_epoch: Such iterations of an epoch.
-        epoch: The present one, counted from 0.
-        in_epoch: Iterations of it that are done.
+        training_iterations: Of an epoch.
+        validation_iterations: Of an epoch.
     """
 
     clock: Callable[[], float]
     start: float = 0.0
     count: int = 0
-    per_epoch: int = 1
-    epoch: int = -1
-    in_epoch: int = 0
+    training_iterations: int = 1
+    validation_iterations: int = 0
 
     def take_up(self, schedule: Schedule) -> None:
         """Begins to measure anew."""
-        self.per_epoch = schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch
+        self.training_iterations = schedule.iterations_per_epoch
+        self.validation_iterations = schedule.validation_iterations_per_epoch
         self.start, self.count = self.clock(), 0
 
-    def estimate_seconds(self, epoch: int, end_epoch: int | None) -> float | None:
-        """Until the end, after one more iteration of an epoch."""
-        self.in_epoch = self.in_epoch + 1 if epoch == self.epoch else 1
-        self.epoch = epoch
+    def estimate_seconds(self, done: IterationDone, end_epoch: int | None) -> float | None:
+        """Until the end, after one more iteration."""
         if end_epoch is None:
             return None
-        left = (end_epoch - epoch) * self.per_epoch - self.in_epoch
+        in_epoch = done.iteration + 1 + (self.training_iterations if done.stream == "validation" else 0)
+        left = (end_epoch - done.epoch) * (self.training_iterations + self.validation_iterations) - in_epoch
         return (self.clock() - self.start) / self.count * left
 
 

@@ -1,6 +1,7 @@
 """Whole-volume validation of one training: predicts its held-out cases and scores them on their own grids."""
 
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -27,12 +28,12 @@ from autoseg.run_folder import RunFolder, make_folder
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cascade import open_input_case
-from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job, evaluate_jobs
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
 
 ESTIMATE_MARGIN: Final = 1.1  # cases differ in more than their number of voxels
-EVALUATION_SECONDS: Final = 0.1  # per case, about, for distances between surfaces and for writing
+WORKER_START_SECONDS: Final = 2.0  # once, about: the processes that evaluate load their modules
 
 
 def validate_fold(
@@ -70,10 +71,13 @@ def validate_fold(
 def estimate_validation_seconds(
     run: RunFolder, plan: Plan, configuration: str, *, cases: Sequence[str], device: torch.device
 ) -> float:
-    """How long it will take to predict and evaluate some cases, by what one of them takes with an untrained network.
+    """How long it will take to predict and evaluate some cases, by what one of them takes.
+
+    It is predicted by an untrained network. As that finds classes everywhere, which no trained one does, the reference
+    is evaluated in place of the prediction: distances between surfaces take as long as the classes are large.
 
     Raises:
-        RunError: A preprocessed case is missing.
+        RunError: A preprocessed case or reference is missing.
     """
     if not cases:
         return 0.0
@@ -86,11 +90,18 @@ def estimate_validation_seconds(
     voxels = {name: math.prod(case.label_map.shape) for name, case in opened.items()}
     chosen = sorted(cases, key=voxels.__getitem__)[len(cases) // 2]
     case = opened[chosen]
+    reference = find_reference(run, chosen)
     start = time.perf_counter()
     logits = model.predict_preprocessed(read_network_input(case, plan.labels.foreground_labels))
-    model.restore_label_map(logits, case.geometry)
-    seconds = time.perf_counter() - start
-    return seconds * sum(voxels.values()) / voxels[chosen] * ESTIMATE_MARGIN + EVALUATION_SECONDS * len(cases)
+    label_map = model.restore_label_map(logits, case.geometry)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"{chosen}{label_map_ending(plan.file_ending)}"
+        write_label_map(target, label_map, grid=case.geometry.grid, like=reference)
+    predicted = time.perf_counter()
+    evaluate_job(EvaluationJob(case=chosen, prediction=reference, reference=reference, labels=plan.labels))
+    evaluation_seconds = (time.perf_counter() - predicted) / count_evaluation_workers(len(cases))
+    seconds = predicted - start + evaluation_seconds
+    return seconds * sum(voxels.values()) / voxels[chosen] * ESTIMATE_MARGIN + WORKER_START_SECONDS
 
 
 def measure_volume_dice(

@@ -2,9 +2,19 @@
 
 import json
 import re
+import time
 
 import pytest
+import torch
 from balls import make_case, run_autoseg, save
+
+from autoseg.document import read_document
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Plan
+from autoseg.run_folder import open_run
+from autoseg.workflows import validation
+from autoseg.workflows.evaluation import count_evaluation_workers
+from autoseg.workflows.validation import ESTIMATE_MARGIN, estimate_validation_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +58,25 @@ def test_a_lite_plan_is_trained_in_its_time_predicts_and_can_be_extended(lite_ru
     again = run_autoseg("train", lite_run, "--fold", "0", "--device", "cpu")
     assert again.code == 0, again.err
     assert "already trained" in again.out
+
+
+@pytest.mark.parametrize(("step", "together"), [("write_label_map", False), ("evaluate_job", True)])
+def test_the_time_for_a_validation_counts_every_step(lite_run, monkeypatch, step, together):
+    run = open_run(lite_run)
+    plan = read_document(run.plan, Plan)
+    cases = [case.name for case in read_document(run.fingerprint, Fingerprint).cases]
+
+    def estimate():
+        return estimate_validation_seconds(run, plan, "3d_fullres", cases=cases, device=torch.device("cpu"))
+
+    def work_slowly(*arguments, **named):
+        time.sleep(2)
+        return work(*arguments, **named)
+
+    quick, work = estimate(), getattr(validation, step)
+    monkeypatch.setattr(validation, step, work_slowly)
+    workers = count_evaluation_workers(len(cases)) if together else 1
+    assert estimate() - quick == pytest.approx(2 * len(cases) * ESTIMATE_MARGIN / workers, rel=0.4)
 
 
 @pytest.mark.parametrize(

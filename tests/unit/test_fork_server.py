@@ -85,6 +85,14 @@ def test_an_interruption_while_workers_are_started_leaves_no_traceback(tmp_path,
     assert (done.stdout, "Traceback" in done.stderr) == ("interrupted\n", False), done.stderr
 
 
+@pytest.fixture
+def answered_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("answered_ctrl_c")
 def test_requests_to_end_wait_until_workers_have_started():
     passed = []
 

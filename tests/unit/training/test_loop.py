@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +55,18 @@ def stop_after_epoch(events, epoch):
     """Closes a training as an interruption does: in the middle of the following epoch."""
     for event in events:
         if isinstance(event, IterationDone) and event.epoch == epoch + 1:
+            break
+    events.close()
+
+
+def stop_after_iteration(events, epoch, iteration):
+    """Closes a training as an interruption does, between two iterations of training."""
+    for event in events:
+        if isinstance(event, IterationDone) and (event.stream, event.epoch, event.iteration) == (
+            "training",
+            epoch,
+            iteration,
+        ):
             break
     events.close()
 
@@ -125,6 +138,69 @@ def test_an_interrupted_training_ends_bit_for_bit_where_an_uninterrupted_one_end
         assert set(expected.tensors) == set(found.tensors)
         assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
     assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+
+
+WITHIN_EPOCHS = {"seconds_between_partial_checkpoints": ALWAYS}
+
+
+def read_latest(folder):
+    return read_checkpoint(FoldFolder(folder).latest_checkpoint)
+
+
+@pytest.mark.parametrize(("epoch", "iteration"), [(0, 0), (1, 1), (2, 2)])
+def test_a_training_goes_on_within_an_epoch_as_if_nothing_had_happened(start, tmp_path, epoch, iteration):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    list(start(whole))
+    stop_after_iteration(start(parts, options=WITHIN_EPOCHS), epoch, iteration)
+    assert read_latest(parts).description.reached == (epoch, iteration + 1)
+    assert [record["epoch"] for record in read_log(parts)] == list(range(epoch))
+    first = first_iteration(continued := start(parts))
+    following = ("training", iteration + 1) if iteration < 2 else ("validation", 0)
+    assert (first.epoch, first.stream, first.iteration) == (epoch, *following)
+    list(continued)
+    for kind in ("final_checkpoint", "best_checkpoint"):
+        expected, found = (read_checkpoint(getattr(FoldFolder(folder), kind)) for folder in (whole, parts))
+        assert set(expected.tensors) == set(found.tensors)
+        assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+    assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+
+
+def test_the_times_of_an_epoch_in_two_parts_are_those_of_both(start, tmp_path):
+    folder = tmp_path / "fold"
+    stop_after_iteration(start(folder, options=WITHIN_EPOCHS), 0, 1)
+    before = read_latest(folder).description
+    assert before.spent_seconds == before.partial_epoch.seconds > before.partial_epoch.data_wait_seconds > 0
+    stop_after_epoch(start(folder), 0)
+    record = read_log(folder)[0]
+    assert record["seconds"] > before.partial_epoch.seconds
+    assert record["data_wait_seconds"] > before.partial_epoch.data_wait_seconds
+
+
+def test_an_extension_that_is_interrupted_in_its_first_epoch_goes_on_there(start, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        list(start(folder, epochs=2))
+    list(start(whole, more_epochs=2))
+    stop_after_iteration(start(parts, more_epochs=2, options=WITHIN_EPOCHS), 2, 0)
+    schedule, *events = start(parts)
+    assert (schedule.first_epoch, schedule.end_epoch) == (2, 4)
+    assert (first_iteration(events).epoch, first_iteration(events).iteration) == (2, 1)
+    expected, found = (read_final(folder).tensors for folder in (whole, parts))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_an_epoch_of_which_only_a_part_is_trained_now_does_not_tell_the_pace(start, tmp_path, monkeypatch):
+    folder, told = tmp_path / "fold", []
+    stop_after_iteration(start(folder, options=WITHIN_EPOCHS), 0, 1)
+
+    def watch(schedule, *, epoch_seconds, **others):
+        told.append(len(epoch_seconds))
+        return schedule
+
+    monkeypatch.setattr(session, "adapt_to_pace", watch)
+    budget = Budget(seconds=1e6, reserved_seconds=0.0, start=time.monotonic())
+    list(start(folder, options={"budget": budget}))
+    assert told == [1, 2, 3]
 
 
 def test_epochs_after_the_last_checkpoint_are_repeated_once_in_log_and_events(start, tmp_path):
