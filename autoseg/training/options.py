@@ -29,6 +29,7 @@ class TrainingOptions:
         seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an
             interruption costs little, and short epochs are not spent on saving.
         seconds_between_partial_checkpoints: The same within an epoch.
+        largest_saving_share: Of the time, for saving; where the disk is slow, the state is saved less often.
         team: The processes that train together.
         announce: Told, in words, what was decided on the way.
         deterministic: The same result every time on a GPU, too, at some cost; on the processor it always is.
@@ -43,6 +44,7 @@ class TrainingOptions:
     measure_dice: Callable[[nn.Module], float] | None = None
     seconds_between_checkpoints: float = 10.0
     seconds_between_partial_checkpoints: float = 60.0
+    largest_saving_share: float = 0.03
     team: Team = ALONE
     announce: Callable[[str], None] = logger.info
     deterministic: bool = False

@@ -92,6 +92,7 @@ class Session:
     history: list[EpochRecord] = field(default_factory=list)
     partial_epoch: PartialEpoch | None = None
     saved: Timer = field(default_factory=Timer)
+    saving_seconds: float = 0.0
     overflows_in_a_row: int = 0
 
     def take_up(self, start: Start) -> None:
@@ -142,12 +143,17 @@ class Session:
 
     def _is_saving_due(self) -> bool:
         return (
-            self.saved.seconds >= self.options.seconds_between_checkpoints
+            self._has_passed(self.options.seconds_between_checkpoints)
             or len(self.history) % EPOCHS_BETWEEN_CHECKPOINTS == 0
         )
 
     def _is_partial_saving_due(self) -> bool:
-        return self.options.team.is_leader and (self.saved.seconds >= self.options.seconds_between_partial_checkpoints)
+        return self.options.team.is_leader and self._has_passed(self.options.seconds_between_partial_checkpoints)
+
+    def _has_passed(self, seconds: float) -> bool:
+        """Since the state was saved; longer where saving would take too large a share of the time."""
+        longest = self.saving_seconds * (1 / self.options.largest_saving_share - 1)
+        return self.saved.seconds >= max(seconds, longest)
 
     def _adapt_schedule(self, paces: Sequence[float]) -> bool:
         """Replaces the schedule where time or validation demand it; tells whether they did."""
@@ -173,6 +179,7 @@ class Session:
     def _save_latest(self, partial_epoch: PartialEpoch | None = None) -> None:
         if not self.options.team.is_leader:
             return
+        timer = Timer()
         write_resumable_checkpoint(
             self.output.latest_checkpoint,
             self.learner,
@@ -183,7 +190,7 @@ class Session:
         )
         if partial_epoch is None:
             write_progress_picture(self.output.progress_picture, self.history)
-        self.saved = Timer()
+        self.saving_seconds, self.saved = timer.seconds, Timer()
 
     def _save_weights(self, path: Path) -> None:
         write_weights(path, self.learner, identity=self.identity, schedule=self.schedule, history=self.history)

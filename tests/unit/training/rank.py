@@ -34,6 +34,7 @@ def main(folder: Path) -> None:
                     seed=0,
                     workers=0,
                     seconds_between_checkpoints=0.0,
+                    largest_saving_share=1.0,
                     team=team,
                 ),
             )

@@ -44,7 +44,7 @@ def start(plan_configuration, dataset):
                 workers=0,
                 length=Length(**length),
                 seconds_between_checkpoints=seconds_between_checkpoints,
-                **dict(options),
+                **{"largest_saving_share": 1.0, **dict(options)},
             ),
         )
 
@@ -174,6 +174,20 @@ def test_the_times_of_an_epoch_in_two_parts_are_those_of_both(start, tmp_path):
     record = read_log(folder)[0]
     assert record["seconds"] > before.partial_epoch.seconds
     assert record["data_wait_seconds"] > before.partial_epoch.data_wait_seconds
+
+
+@pytest.mark.parametrize(("share", "saved"), [(1.0, 6), (0.001, 1)])
+def test_a_slow_disk_is_written_to_less_often(start, tmp_path, monkeypatch, *, share, saved):
+    written = []
+
+    def write_slowly(path, learner, *, history, partial_epoch, **others):
+        written.append((len(history), partial_epoch))
+        time.sleep(0.05)
+
+    monkeypatch.setattr(session, "write_resumable_checkpoint", write_slowly)
+    options = WITHIN_EPOCHS | {"largest_saving_share": share}
+    list(start(tmp_path / "fold", epochs=2, seconds_between_checkpoints=NEVER, options=options))
+    assert len(written) == saved
 
 
 def test_an_extension_that_is_interrupted_in_its_first_epoch_goes_on_there(start, tmp_path):
