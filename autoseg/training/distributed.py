@@ -23,9 +23,9 @@ from autoseg.errors import DeviceError, TrainingError
 from autoseg.training.batch_part import BatchPart
 
 VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Longer than the leader works while the others wait (estimating or measuring on whole volumes), and finite, so that
-# the death of a process ends the others.
-TIMEOUT: Final = timedelta(minutes=30)
+# Longer than the leader works while the others wait, estimating or measuring on whole volumes of a large dataset. When
+# a process dies, the queue and torchrun end the others; where nobody does, they end after this time.
+TIMEOUT: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
