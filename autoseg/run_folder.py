@@ -273,6 +273,40 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def write_folder_atomically(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, which takes its place, and that of an older one, when the block succeeds.
+
+    Raises:
+        RunError: The folder cannot be written, or the older one not be removed.
+    """
+    make_folder(path.parent)
+    temporary = make_folder(path.with_name(f".{path.name}-{secrets.token_hex(TOKEN_BYTES)}"))
+    try:
+        yield temporary
+        remove_folder(path)
+        temporary.rename(path)
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+        raise RunError(msg) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def blosc2_failures_told() -> Iterator[None]:
+    """Turns what blosc2 raises where it cannot write, and which names no reason, into what other writers raise.
+
+    Raises:
+        OSError: It cannot.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        msg = f"{error}, as on a full disk"
+        raise OSError(msg) from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes temporary files that a process left in a folder, or below it, when it was killed while it wrote.
 

@@ -1,10 +1,11 @@
-"""How busy the first GPU is, read with the tool that comes with its driver."""
+"""How busy the GPU is that PyTorch calls the first, read with the tool that comes with its driver."""
 
+import os
 import shutil
 import subprocess
 from typing import Final
 
-QUERY: Final = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0")
+QUERY: Final = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
 
 
 def measure_gpu_use() -> float | None:
@@ -12,7 +13,8 @@ def measure_gpu_use() -> float | None:
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    answer = subprocess.run([program, *QUERY], capture_output=True, text=True, check=False)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    answer = subprocess.run([program, *QUERY, f"--id={visible}"], capture_output=True, text=True, check=False)
     try:
         return float(answer.stdout)
     except ValueError:

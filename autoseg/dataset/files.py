@@ -76,7 +76,7 @@ def group_channels(
         first = groups.setdefault(case, {}).setdefault(channel, path)
         if first != path:
             findings.add_to_case(case, f"channel {channel} exists twice: {first.name} and {path.name}")
-    return _undo_wrong_groups(groups, ending, channel_count=channel_count, label_names=label_names)
+    return _undo_wrong_groups(groups, ending, channel_count=channel_count, label_names=label_names, findings=findings)
 
 
 def check_channels(
@@ -108,12 +108,20 @@ def _show_name(name: str) -> str:
 
 
 def _undo_wrong_groups(
-    groups: dict[str, ChannelFiles], ending: str, *, channel_count: int, label_names: Collection[str]
+    groups: dict[str, ChannelFiles],
+    ending: str,
+    *,
+    channel_count: int,
+    label_names: Collection[str],
+    findings: Findings,
 ) -> dict[str, ChannelFiles]:
     result: dict[str, ChannelFiles] = {}
     for case, files in groups.items():
-        if case not in label_names and min(files) >= channel_count:
-            result.update({get_stem(path, ending): {0: path} for path in files.values()})
-        else:
-            result[case] = files
+        is_wrong = case not in label_names and min(files) >= channel_count
+        parts = {get_stem(path, ending): {0: path} for path in files.values()} if is_wrong else {case: files}
+        for name, channels in parts.items():
+            first = result.setdefault(name, channels)
+            if first is not channels:
+                paths = (first[min(first)].name, channels[min(channels)].name)
+                findings.add_to_case(name, f"two files could be this case: {' and '.join(sorted(paths))}; rename one")
     return dict(sorted(result.items()))

@@ -3,6 +3,7 @@
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -31,7 +32,7 @@ def unpack_archive(archive: Path, folder: Path, *, names: frozenset[str]) -> Non
             _check_space(archive, wanted, folder)
             for member in wanted:
                 content.extract(member, folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         msg = f"{archive} cannot be unpacked ({error}); copy or download it again"
         raise ExchangeError(msg) from error
     except OSError as error:

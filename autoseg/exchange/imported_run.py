@@ -99,6 +99,7 @@ def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, 
         msg = f"{training.root} holds another model already; choose another run, or replace it with --overwrite"
         raise ExchangeError(msg)
     weights = convert_weights(plan, checkpoint)
+    training.final_checkpoint.unlink(missing_ok=True)  # or an interruption would leave it under another one's record
     write_document(training.plan, plan)
     write_document(training.import_record, record)
     write_weights(training.final_checkpoint, weights)

@@ -158,5 +158,7 @@ def _find_folds(root: Path, kind: CheckpointKind) -> tuple[str, ...]:
 def _describe_missing(root: Path, kind: CheckpointKind) -> str:
     there = sorted(f"{file.parent.name}/{file.name}" for file in root.glob(f"{FOLD_PREFIX}*/checkpoint_*.pth"))
     kinds = sorted({file.rpartition("checkpoint_")[2].removesuffix(".pth") for file in there})
-    advice = f"take another with --checkpoint {kinds[0]}" if kinds else "copy the folds there"
+    advice = (
+        f"take another with: autoseg import {root} RUN --checkpoint {kinds[0]}" if kinds else "copy the folds there"
+    )
     return f"{root} has no {get_checkpoint_name(kind)} in any fold, found {', '.join(there) or 'none'}; {advice}"

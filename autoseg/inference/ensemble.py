@@ -20,6 +20,7 @@ from autoseg.inference.execution import ExecutionChoice
 from autoseg.inference.label_rule import compute_probabilities, decide_from_probabilities
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
+from autoseg.inference.resample_logits import CPU_STRIP_BYTES, GPU_STRIP_BYTES
 from autoseg.inference.restore_grid import Location, iterate_strips
 from autoseg.inference.sliding_window import OnWindow
 from autoseg.labels import LabelScheme
@@ -28,9 +29,6 @@ from autoseg.nonzero_region import slice_box
 from autoseg.plan import Plan, ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.run_folder import RunFolder
-
-STRIP_BYTES = 2**22
-"""Of each member; the same for all, whatever device its logits are on, so that their strips match."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +177,7 @@ def restore_mean_label_map(
     resamplings: Sequence[ResamplingPlan],
     *,
     labels: LabelScheme,
-    strip_bytes: int = STRIP_BYTES,
+    strip_bytes: int | None = None,
 ) -> Int16[np.ndarray, "file_z file_y file_x"]:
     """Internal labels on the grid of the image file, decided from the mean of the members' probabilities.
 
@@ -190,14 +188,17 @@ def restore_mean_label_map(
         geometries: What preprocessing did to this case for each member; the crop is the same for all.
         resamplings: Of each member.
         labels: Of all.
-        strip_bytes: Upper limit for the interpolated logits of a member that exist at one time (at least one row).
+        strip_bytes: Upper limit for the interpolated logits of a member that exist at one time (at least one row); None
+            for what suits the devices. One for all, so that their strips hold the same rows.
     """
     first = geometries[0]
     assert all(geometry.crop_box == first.crop_box for geometry in geometries), "of another image"
     volume = np.zeros(first.grid.shape_voxels, np.int16)
     cropped = first.reorientation.apply(volume)[slice_box(first.crop_box)]
+    on_processor = all(part.device.type == "cpu" for part in logits)
+    limit = strip_bytes or (CPU_STRIP_BYTES if on_processor else GPU_STRIP_BYTES)
     of_members = [
-        iterate_strips(*part, strip_bytes=strip_bytes) for part in zip(logits, geometries, resamplings, strict=True)
+        iterate_strips(*part, strip_bytes=limit) for part in zip(logits, geometries, resamplings, strict=True)
     ]
     for strips in zip(*of_members, strict=True):
         total = compute_probabilities(strips[0].logits, labels)

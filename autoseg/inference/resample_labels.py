@@ -21,7 +21,8 @@ from autoseg.inference.label_rule import find_highest, overwrite_by_regions
 from autoseg.inference.resample_logits import FLOAT_BYTES, find_taps, rearrange_slice
 from autoseg.labels import LabelScheme
 
-CHUNK_BYTES: Final = 2**22
+CPU_CHUNK_BYTES: Final = 2**22
+GPU_CHUNK_BYTES: Final = 2**26
 """Size of the numbers of undecided cells that are worked on at one time: they stay in a processor's cache."""
 ROUNDING: Final = 1e-5
 """By how much more a class must be lower, relative to the values: far above what single precision errs."""
@@ -68,7 +69,7 @@ def iterate_label_slabs(
     labels: LabelScheme,
     *,
     is_nearest: tuple[bool, bool, bool],
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Iterator[tuple[slice, Int16[Tensor, "slab_z new_y new_x"]]]:
     """Yields the internal labels slab by slab: those of `iterate_resampled_strips` with `decide_labels`.
 
@@ -77,11 +78,13 @@ def iterate_label_slabs(
         shape_voxels: New extents.
         labels: Whether channels are labels or regions.
         is_nearest: Per axis, whether it takes the nearest voxel instead of interpolating.
-        chunk_bytes: How much of the undecided cells is worked on at one time (at least one cell).
+        chunk_bytes: How much of the undecided cells is worked on at one time (at least one cell); None for what suits
+            the device.
 
     Yields:
         The new slices, ascending, and their labels.
     """
+    limit = chunk_bytes or (CPU_CHUNK_BYTES if logits.device.type == "cpu" else GPU_CHUNK_BYTES)
     z, y, x = (
         _find_axis(old, new, is_nearest=nearest, device=logits.device)
         for old, new, nearest in zip(logits.shape[1:], shape_voxels, is_nearest, strict=True)
@@ -92,7 +95,7 @@ def iterate_label_slabs(
         count = sum(voxel < z.extent for voxel in voxels)
         kept = {index: kept[index] if index in kept else _make_plane(logits, index, labels) for index in corners}
         slab = _Slab([kept[index] for index in corners], shares[:count], y, x, labels)
-        yield slice(first, first + count), slab.find_labels(chunk_bytes)
+        yield slice(first, first + count), slab.find_labels(limit)
         first += count
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int16
 from torch import Tensor
 
 from autoseg.inference.label_rule import compute_probabilities
-from autoseg.inference.resample_labels import CHUNK_BYTES, iterate_label_slabs
+from autoseg.inference.resample_labels import iterate_label_slabs
 from autoseg.inference.resample_logits import Strip, iterate_resampled_strips
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
@@ -31,7 +31,7 @@ def restore_label_map(
     *,
     labels: LabelScheme,
     resampling: ResamplingPlan,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Int16[np.ndarray, "file_z file_y file_x"]:
     """Internal labels on the grid of the image file; background where preprocessing had cropped.
 

@@ -8,7 +8,8 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -78,7 +79,7 @@ def predict_logits(
         on_window: Called with the windows done and the number of windows after each batch.
 
     Raises:
-        DeviceError: Not even one batch of windows fits on the device.
+        DeviceError: Not even one patch fits on the device.
         PredictionError: The network's output is not finite.
     """
     members = (networks,) if isinstance(networks, nn.Module) else tuple(networks)
@@ -93,9 +94,7 @@ def predict_logits(
         on_window=on_window,
     )
     with torch.inference_mode(), _switch_to_evaluation(members):
-        padded = retry_in_main_memory(
-            lambda storage: _blend_windows(job, storage), find_storage(device, _count_stored_bytes(job))
-        )
+        padded = _blend_in_memory(job)
         check_finite(padded)
     return _remove_padding(padded, job.window_plan)
 
@@ -111,6 +110,25 @@ def compute_patches_per_pass(configuration: ConfigurationPlan, device: torch.dev
     return configuration.training.batch_size
 
 
+def _blend_in_memory(job: _Job) -> Tensor:
+    """Blends with fewer patches per pass where the device's memory does not hold as many.
+
+    Raises:
+        DeviceError: Not even one fits.
+    """
+    while True:
+        try:
+            storage = find_storage(job.device, _count_stored_bytes(job))
+            return retry_in_main_memory(partial(_blend_windows, job), storage)
+        except DeviceError:
+            if job.patches_per_pass == 1:
+                raise
+        job = replace(job, patches_per_pass=job.patches_per_pass // 2)
+        logger.warning("predicting this volume again with %d patches at once", job.patches_per_pass)
+        if job.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
 def retry_in_main_memory(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:
     """Does the work with its sums on `storage`, and once more with them in main memory if the device is full.
 
@@ -121,7 +139,7 @@ def retry_in_main_memory(work: Callable[[torch.device], Tensor], storage: torch.
         return work(storage)
     except torch.OutOfMemoryError as error:
         if storage.type == "cpu":
-            msg = "the device has too little memory for one batch of windows; free it, or predict with the device cpu"
+            msg = "the device has too little memory for the network; free it, or predict with the device cpu"
             raise DeviceError(msg) from error
         logger.warning("the device ran out of memory; predicting this volume again with the sums in main memory")
     torch.cuda.empty_cache()
@@ -147,14 +165,15 @@ def _count_stored_bytes(job: _Job) -> int:
 
 def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
     plan = job.window_plan
-    image = _add_padding(job.image, plan).to(storage)
+    padded = _add_padding(job.image, plan)
+    image = padded.to(storage)
     logits = torch.zeros((job.configuration.network.output_channels, *image.shape[1:]), device=storage)
     shares = [
         torch.from_numpy(compute_blending_weights(starts, patch)).to(job.device)
         for starts, patch in zip(plan.starts, plan.patch_voxels, strict=True)
     ]
     done = 0
-    for windows, predictions in _predict_windows(job, image):
+    for windows, predictions in _predict_windows(job, image, seen=padded):
         for window, prediction in zip(windows, predictions, strict=True):
             z, y, x = (axis[index] for axis, index in zip(shares, window, strict=True))
             share = z[:, None, None] * y[:, None] * x
@@ -168,14 +187,18 @@ def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
     return logits
 
 
-def _predict_windows(job: _Job, image: Tensor) -> Iterator[tuple[list[Window], Tensor]]:
-    """Yields groups of windows with their logits; every window once."""
+def _predict_windows(job: _Job, image: Tensor, *, seen: Tensor) -> Iterator[tuple[list[Window], Tensor]]:
+    """Yields groups of windows with their logits; every window once.
+
+    Args:
+        seen: The same image where it came from. Looking at one on the device would wait for all that it computes.
+    """
     views = len(list(list_mirrored_axes(job.mirror_axes)))
     group_size = max(1, job.patches_per_pass // views)
     waiting: list[Window] = []
     last: tuple[tuple[float, ...], Tensor] | None = None
     for window in job.window_plan.windows:
-        constants = _find_constants(image[job.window_plan.locate(window)])
+        constants = _find_constants(seen[job.window_plan.locate(window)])
         if constants is None:
             waiting.append(window)
             if len(waiting) == group_size:
@@ -257,7 +280,7 @@ def check_finite(logits: Tensor) -> None:
     if broken:
         msg = (
             f"the network's output must be finite, found infinite values or NaN in channel(s) {broken}; on a GPU half "
-            f"precision may have overflowed: predict with the device cpu, or train again if that does not help"
+            f"precision may have overflowed: predict with --precision float32, or train again if that does not help"
         )
         raise PredictionError(msg)
 

@@ -20,7 +20,7 @@ from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.storage_shape import compute_storage_shape
-from autoseg.run_folder import make_folder, write_atomically
+from autoseg.run_folder import blosc2_failures_told, make_folder, write_atomically
 
 # Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
 # to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more room; ZSTD
@@ -239,7 +239,7 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    with write_atomically(path, is_lasting=False) as temporary:
+    with write_atomically(path, is_lasting=False) as temporary, blosc2_failures_told():
         blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),

@@ -1,5 +1,6 @@
 """Which way to execute a network is the fastest on a GPU: measured at the start, on real steps, and announced."""
 
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -96,6 +97,8 @@ def choose_execution(
             reason = "the compiled network is compared"
         except Exception as error:  # whatever a compiler fails of, the network trains without it
             reason = f"not compiled, because that failed ({_describe(error)})"
+            del error
+            gc.collect()  # what the compiler left in circles holds a network
     best = min(trials, key=lambda trial: trial.step_seconds)
     measured = ", ".join(trial.describe() for trial in trials)
     announce(f"a step takes: {measured}; {reason}; taken: {best.execution.describe()}")

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Integer, Shaped
 from autoseg.errors import VolumeError
 from autoseg.file_endings import WRITABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
-from autoseg.run_folder import write_atomically
+from autoseg.run_folder import blosc2_failures_told, write_atomically
 from autoseg.volume_io.formats import WRITERS
 
 PROBABILITIES_ENDING: Final = ".b2nd"
@@ -64,16 +64,17 @@ def write_probabilities(
     with write_atomically(path) as temporary:
         array = None
         for place, slab in slabs:
-            if array is None:
-                array = blosc2.empty(
-                    shape,
-                    dtype=np.dtype(np.float16),
-                    urlpath=str(temporary),
-                    mode="w",
-                    chunks=(1, *slab.shape[1:]),
-                    cparams={"codec": blosc2.Codec.ZSTD, "clevel": COMPRESSION_LEVEL},
-                )
-            array[:, *place] = slab.astype(np.float16, order="C")
+            with blosc2_failures_told():
+                if array is None:
+                    array = blosc2.empty(
+                        shape,
+                        dtype=np.dtype(np.float16),
+                        urlpath=str(temporary),
+                        mode="w",
+                        chunks=(1, *slab.shape[1:]),
+                        cparams={"codec": blosc2.Codec.ZSTD, "clevel": COMPRESSION_LEVEL},
+                    )
+                array[:, *place] = slab.astype(np.float16, order="C")
 
 
 def _write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 import psutil
 from threadpoolctl import threadpool_limits
 
-from autoseg.errors import AutosegError, ProblemsError, WorkerError
+from autoseg.errors import AutosegError, ProblemsError, RunError, WorkerError
 from autoseg.fork_server import interruptions_held, prepare_workers
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
@@ -158,12 +158,24 @@ def build_failure(case: str, error: Exception) -> Failure:
     return Failure(case=case, problems=(f"unexpected {type(error).__name__}: {error}",), traceback=text)
 
 
-def write_failure_log(path: Path, failures: Sequence[Failure]) -> None:
-    """Appends the tracebacks of failed cases to a log file."""
-    make_folder(path.parent)
-    with path.open("a", encoding="utf-8") as log:
-        for failure in failures:
-            log.write("\n".join(["", *failure.describe(), failure.traceback or ""]))
+def write_failure_log(path: Path, failures: Sequence[Failure]) -> tuple[str, ...]:
+    """Appends the tracebacks of failed cases to a log file, if there are any.
+
+    Returns:
+        What to tell the user of it: nothing, or a line. Where the log cannot be written, the line says so, as nothing
+        may keep the names of the cases from the user.
+    """
+    unexpected = [failure for failure in failures if failure.traceback]
+    if not unexpected:
+        return ()
+    text = "".join("\n".join(["", *failure.describe(), failure.traceback or ""]) for failure in unexpected)
+    try:
+        make_folder(path.parent)
+        with path.open("a", encoding="utf-8") as log:
+            log.write(text)
+    except (OSError, RunError) as error:
+        return (f"tracebacks of unexpected errors cannot be written to {path}: {error}",)
+    return (f"tracebacks of unexpected errors are in {path}",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,7 @@ def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress
         write_summary(folder, summary)
     if outcome.failures or summary is None:
         lines = [*describe_failures(outcome.failures)]
-        if any(failure.traceback for failure in outcome.failures):
-            log = folder / "evaluation.log"
-            write_failure_log(log, outcome.failures)
-            lines.append(f"tracebacks of unexpected errors are in {log}")
+        lines += write_failure_log(folder / "evaluation.log", outcome.failures)
         rest = "; the others are in the summary:" if summary is not None else ":"
         heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated{rest}"
         raise CasesFailedError(heading, lines)

@@ -41,7 +41,7 @@ from autoseg.inference.folds import find_configuration, find_folds, find_trained
 from autoseg.inference.model import load_network, read_common_plan
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import FoldFolder, RunFolder, check_writable, open_run, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, check_writable, open_run, write_folder_atomically
 from autoseg.workflows.selection_document import read_selection
 
 ARCHIVE_ENDING: Final = ".zip"
@@ -110,6 +110,8 @@ def import_model(
     with _open_source(source) as opened:
         job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
         for root in _choose_roots(opened, chosen.configuration):
+            if guess_configuration(root) in models:  # the first stage of a cascade, imported with it
+                continue
             models |= {model.configuration: model for model in _import_with_first_stage(job, root)}
     return tuple(models.values())
 
@@ -311,7 +313,8 @@ def _choose_roots(source: _Source, configuration: str | None) -> list[Path]:
     if not roots or len(set(guesses)) < len(guesses):
         names = ", ".join(root.relative_to(source.folder).as_posix() for root in found)
         wanted = "each configuration" if configuration is None else configuration
-        msg = f"{source.named} must hold one model for {wanted}, found: {names}; name one of these folders"
+        advice = "unpack it, then name one of these folders" if source.named.is_file() else "name one of these folders"
+        msg = f"{source.named} must hold one model for {wanted}, found: {names}; {advice}"
         raise ExchangeError(msg)
     return roots
 
@@ -387,13 +390,13 @@ def _export_one(
     if folder.exists() and not request.overwrite:
         msg = f"{folder} exists; choose another folder, or replace it with --overwrite"
         raise ExchangeError(msg)
-    remove_folder(folder)
     for note in describe_losses(plan):
         progress.note(f"warning: {note}")
     fingerprint = read_document(run.fingerprint, Fingerprint) if run.fingerprint.exists() else None
-    write_model_description(folder, plan, fingerprint)
-    for fold, training in zip(folds, trainings, strict=True):
-        _export_fold(training, folder / f"{FOLD_PREFIX}{fold}", plan, configuration=configuration, fold=fold)
+    with write_folder_atomically(folder) as temporary:
+        write_model_description(temporary, plan, fingerprint)
+        for fold, training in zip(folds, trainings, strict=True):
+            _export_fold(training, temporary / f"{FOLD_PREFIX}{fold}", plan, configuration=configuration, fold=fold)
     return ExchangedModel(configuration=configuration, folds=folds, written=folds, folder=folder)
 
 

@@ -163,9 +163,11 @@ def _is_finished(run: RunFolder, configuration: str, fold: str, splits: Splits) 
 
 
 def _check_predictions(run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]) -> None:
+    previous = plan.configurations[configuration].previous_stage
+    if previous is not None and folds:
+        find_folds(run, previous, tuple(folds))  # refuses now what selecting and predicting would need
     stale = list_stale_folds(run, plan, splits, configuration=configuration, folds=folds)
     if stale:
-        previous = plan.configurations[configuration].previous_stage
         msg = (
             f"{configuration} was trained on predictions of {previous}, which was trained again since (fold "
             f"{', '.join(stale)}): train it again with: autoseg train {run.root} --configuration {configuration} "

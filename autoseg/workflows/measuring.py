@@ -121,9 +121,6 @@ def estimate_size(grid: Grid, *, channels: int) -> CaseSize:
 
 def _report(dataset: Dataset, failures: Sequence[Failure], run: RunFolder) -> None:
     problems = [*describe_failures(failures)]
-    if any(failure.traceback for failure in failures):
-        log = run.logs / "measuring.log"
-        write_failure_log(log, failures)
-        problems.append(f"tracebacks of unexpected errors are in {log}")
+    problems += write_failure_log(run.logs / "measuring.log", failures)
     heading = f"{dataset.name}: {len(failures)} of {len(dataset.cases)} cases cannot be used; nothing was written:"
     raise DatasetError(heading, problems)

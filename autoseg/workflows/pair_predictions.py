@@ -160,6 +160,7 @@ def _predict_each(
             _write_pair(job, pair, case, [outputs[member.configuration] for member in pair])
             sources = records.find_sources(pair, case)
             write_document(job.find_record(pair, case), PairPrediction(sources=sources), is_lasting=False)
+        del outputs  # or a GPU would hold them beside those of the next case
         yield case
 
 

@@ -180,15 +180,16 @@ class _Learner:
         return cases.change(outcome.counts)
 
     def try_holes(self, targets: Sequence[int]) -> None:
-        """Every class by itself; one that was filled before may leave the next less to fill."""
-        if not targets:
-            return
-        measured = self._measure("holes", hole_classes=tuple(targets))
-        cases = self._open_cases(measured)
-        for place, index in enumerate(targets):
-            after = cases.counts.change(stack_changes([entry.holes[place] for entry in measured]))
-            if self._judge(fill_holes(self.labels, index), cases, after):
-                cases = cases.change(after)
+        """Every class by itself. One that is filled leaves the next less to fill, so what is left is measured anew."""
+        waiting = tuple(targets)
+        while waiting:
+            measured = self._measure("holes", hole_classes=waiting)
+            cases = self._open_cases(measured)
+            for place, index in enumerate(waiting):
+                after = cases.counts.change(stack_changes([entry.holes[place] for entry in measured]))
+                if self._judge(fill_holes(self.labels, index), cases, after):
+                    break
+            waiting = waiting[place + 1 :]
 
     def count(self) -> Counts:
         """With all rules."""

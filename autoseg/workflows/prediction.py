@@ -1,6 +1,6 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from autoseg import __version__
 from autoseg.dataset import Case, find_images
+from autoseg.dataset.files import list_files
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
@@ -84,6 +86,8 @@ class PredictionRecord(Document):
         execution: What ran the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
         postprocessing: What was applied to the label maps, in this order. Probabilities are as the networks say.
+        outputs: Names of all files that are made in this way, also by earlier calls, each with that of the image (its
+            first channel); nothing else in the folder is ever removed.
     """
 
     schema_version: Literal[1] = 1
@@ -100,6 +104,7 @@ class PredictionRecord(Document):
     probabilities: bool
     ensemble: tuple[EnsembleMember, ...] = ()
     postprocessing: tuple[Rule, ...] = ()
+    outputs: dict[str, str] = Field(default_factory=dict)
     versions: LibraryVersions
 
 
@@ -151,12 +156,13 @@ def predict_images(
     progress.note(model.describe())
     found = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
     cases = found.cases
-    outputs = [path for case in cases for path in _find_outputs(case, out, model, request)]
-    check_inputs_are_kept(cases, outputs)
+    outputs = {path: case.image_paths[0] for case in cases for path in _find_outputs(case, out, model, request)}
+    check_inputs_are_kept(cases, tuple(outputs))
     record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
-    _prepare_folder(out, record, outputs, overwrite=request.overwrite)
+    record = record.model_copy(update={"outputs": {path.name: image.name for path, image in outputs.items()}})
+    record = _prepare_folder(out, record, overwrite=request.overwrite)
+    write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
     write_document(out / PLAN_NAME, model.plan)
-    write_document(out / RECORD_NAME, record)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
     failures = [Failure(case=name, problems=problems, traceback=None) for name, problems in found.problems.items()]
     events = _predict_each(waiting, out, model, request=request, rules=choice.rules, progress=progress)
@@ -169,7 +175,7 @@ def predict_images(
 
 def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
     """By the number of files, before anything is known of the model; it only decides what preparation pays."""
-    files = sum(1 for _ in images.iterdir()) if images.is_dir() else 1
+    files = len(list_files(images)) if images.is_dir() else 1
     channels = len(read_document(run.plan, Plan).channels)
     return Workload(images=max(1, files // channels), options=request.options)
 
@@ -204,7 +210,8 @@ def _describe_model(
 
 def _check_other_folder(images: Path, out: Path) -> None:
     """Label maps among the images would be taken for images by the next call."""
-    if images.is_dir() and images.resolve() == out.resolve():
+    folder = images if images.is_dir() else images.parent
+    if folder.resolve() == out.resolve():
         msg = f"{out} is the folder of the images; choose another folder for the label maps"
         raise PredictionError(msg)
 
@@ -222,33 +229,43 @@ def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> Non
         raise PredictionError(msg)
 
 
-def _prepare_folder(out: Path, record: PredictionRecord, outputs: Sequence[Path], *, overwrite: bool) -> None:
-    """Keeps what the same model and options made; what anything else made needs permission to be replaced."""
+def _prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> PredictionRecord:
+    """Keeps what the same model and options made; what anything else made needs permission to be replaced.
+
+    One folder never holds the label maps of two models: those that another one made are all removed. An interruption
+    leaves either the earlier record or the new one, and with it a folder that the same call goes on with.
+
+    Returns:
+        The record with everything that the folder is to hold.
+    """
     make_folder(out)
     path = out / RECORD_NAME
     if (out / PLAN_NAME).exists() and not path.exists():
         msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
         raise RunError(msg)
+    earlier = read_document(path, PredictionRecord) if path.exists() else None
+    changes = [] if earlier is None else _list_changes(earlier, record)
+    made = {} if earlier is None else earlier.outputs
     if overwrite:
-        for output in (*outputs, *_list_earlier_outputs(out, path)):
-            output.unlink(missing_ok=True)
-        return
-    if not path.exists():
-        _refuse_strangers(out, outputs)
-        return
-    _refuse_other_predictions(out, read_document(path, PredictionRecord), record)
+        for name in (*record.outputs, *(made if changes else ())):
+            (out / Path(name).name).unlink(missing_ok=True)
+    else:
+        _refuse_changes(out, changes)
+        _refuse_strangers(out, record.outputs, made)
+    return record if changes else record.model_copy(update={"outputs": made | record.outputs})
 
 
-def _list_earlier_outputs(out: Path, record_path: Path) -> list[Path]:
-    """All label maps and probabilities of an earlier prediction: one folder never holds those of two models."""
-    if not record_path.exists():
-        return []
-    endings = (PROBABILITIES_ENDING, label_map_ending(read_document(out / PLAN_NAME, Plan).file_ending))
-    return [record_path, *(path for path in out.iterdir() if path.name.endswith(endings))]
-
-
-def _refuse_strangers(out: Path, outputs: Sequence[Path]) -> None:
-    existing = [output.name for output in outputs if output.exists()]
+def _refuse_strangers(out: Path, outputs: Mapping[str, str], made: Mapping[str, str]) -> None:
+    """Files that no prediction of this kind made, or made of another image of the same name, such as x.mha of x.nii."""
+    existing = [name for name in outputs if (out / name).exists()]
+    others = [name for name in existing if name in made and made[name] != outputs[name]]
+    if others:
+        msg = (
+            f"{out / others[0]} was made of {made[others[0]]}, not of {outputs[others[0]]} ({len(others)} in all); "
+            f"choose another folder, or replace it with --overwrite"
+        )
+        raise RunError(msg)
+    existing = [name for name in existing if name not in made]
     if existing:
         msg = (
             f"{out} holds files that label maps would replace, such as {existing[0]} ({len(existing)} in all); "
@@ -257,12 +274,15 @@ def _refuse_strangers(out: Path, outputs: Sequence[Path]) -> None:
         raise RunError(msg)
 
 
-def _refuse_other_predictions(out: Path, earlier: PredictionRecord, record: PredictionRecord) -> None:
-    changes = [
+def _list_changes(earlier: PredictionRecord, record: PredictionRecord) -> list[str]:
+    return [
         f"{field}: {_format(getattr(earlier, field))} there, {_format(getattr(record, field))} now"
         for field in WHAT_MAKES_LABEL_MAPS
         if getattr(earlier, field) != getattr(record, field)
     ]
+
+
+def _refuse_changes(out: Path, changes: Sequence[str]) -> None:
     if changes:
         msg = (
             f"{out} holds predictions made in another way ({'; '.join(changes)}); "
@@ -318,7 +338,9 @@ def _predict_each(
         write_label_map(_find_outputs(case, out, model, request)[0], finished, grid=grid, like=case.image_paths[0])
 
     for case, error in overlap_stages(cases, read=partial(_read, model), work=segment, write=write):
-        yield None if error is None else build_failure(case.name, error)
+        failure = None if error is None else build_failure(case.name, error)
+        del error  # its frames hold arrays, which may lie on a GPU
+        yield failure
 
 
 def _read(model: Ensemble, case: Case) -> tuple[PreprocessedCase, ...]:
@@ -341,10 +363,7 @@ def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
 
 def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:
     lines = [*describe_failures(failures)]
-    if any(failure.traceback for failure in failures):
-        log = out / "prediction.log"
-        write_failure_log(log, failures)
-        lines.append(f"tracebacks of unexpected errors are in {log}")
+    lines += write_failure_log(out / "prediction.log", failures)
     rest = "; the others are written:" if len(failures) < total else ":"
     heading = f"{len(failures)} of {total} images failed{rest}"
     raise CasesFailedError(heading, lines)

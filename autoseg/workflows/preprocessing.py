@@ -124,10 +124,10 @@ def preprocess_dataset(
         sizes=sizes,
     )
     if outcome.failures:
-        log = run.logs / "preprocessing.log"
-        write_failure_log(log, outcome.failures)
-        heading = f"{len(outcome.failures)} of {len(jobs)} cases failed (details in {log}); the others are finished:"
-        raise CasesFailedError(heading, [*describe_failures(outcome.failures)])
+        problems = [*describe_failures(outcome.failures)]
+        problems += write_failure_log(run.logs / "preprocessing.log", outcome.failures)
+        heading = f"{len(outcome.failures)} of {len(jobs)} cases failed; the others are finished:"
+        raise CasesFailedError(heading, problems)
     return len(outcome.results)
 
 

@@ -18,6 +18,7 @@ from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
 from autoseg.inference.execution import prepare_network
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import PredictionOptions
+from autoseg.inference.sliding_window import compute_patches_per_pass
 from autoseg.networks import SegmentationNetwork, build_network
 from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import Plan
@@ -91,6 +92,8 @@ def estimate_validation_seconds(
     chosen = sorted(cases, key=voxels.__getitem__)[len(cases) // 2]
     case = opened[chosen]
     reference = find_reference(run, chosen)
+    if device.type == "cuda":
+        _warm_up(model)
     start = time.perf_counter()
     logits = model.predict_preprocessed(read_network_input(case, plan.labels.foreground_labels))
     label_map = model.restore_label_map(logits, case.geometry)
@@ -102,6 +105,16 @@ def estimate_validation_seconds(
     evaluation_seconds = (time.perf_counter() - predicted) / count_evaluation_workers(len(cases))
     seconds = predicted - start + evaluation_seconds
     return seconds * sum(voxels.values()) / voxels[chosen] * ESTIMATE_MARGIN + WORKER_START_SECONDS
+
+
+def _warm_up(model: SegmentationModel) -> None:
+    """Has a GPU load libraries and look for kernels, which takes seconds, whatever is predicted then."""
+    configuration = model.configuration_plan
+    patches = compute_patches_per_pass(configuration, model.device)
+    shape = (patches, configuration.network.input_channels, *configuration.patch_voxels)
+    with torch.inference_mode():
+        for network in model.networks:
+            network(torch.zeros(shape, device=model.device))[0].sum().item()
 
 
 def measure_volume_dice(
@@ -161,5 +174,6 @@ def _predict_each(
         image = read_network_input(case, model.plan.labels.foreground_labels)
         logits = model.predict_preprocessed(image, on_window=partial(progress.show_part, name))
         label_map = model.restore_label_map(logits, case.geometry)
+        del logits  # or a GPU would hold them beside those of the next case
         write_label_map(outputs[name], label_map, grid=case.geometry.grid, like=find_reference(run, name))
         yield name

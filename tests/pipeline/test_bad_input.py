@@ -142,7 +142,7 @@ def test_a_label_map_never_replaces_an_image(trained_run: Path, tmp_path: Path) 
     before = (tmp_path / "scan.nii.gz").read_bytes()
     for more in ((), ("--overwrite",)):
         done = run_autoseg("predict", trained_run, tmp_path / "scan.nii.gz", tmp_path, *more)
-        check_refused(done, "would replace the image", "another folder")
+        check_refused(done, "is the folder of the images", "another folder")
     assert (tmp_path / "scan.nii.gz").read_bytes() == before
 
 

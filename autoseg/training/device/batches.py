@@ -37,7 +37,7 @@ from autoseg.training.device.data_placement import (
 from autoseg.training.device.held_cases import DeviceArray, hold_cases, measure_size
 from autoseg.training.device.masks import DeviceMasks
 from autoseg.training.device.parameters import PatchParameters, draw_parameters
-from autoseg.training.device.transfer import move_to_device
+from autoseg.training.device.transfer import choose_device, move_to_device
 from autoseg.training.randomness import BatchKey, derive_seeds
 from autoseg.training.sampling import PatchSampler, find_overlap
 from autoseg.training.step import Batch
@@ -267,7 +267,9 @@ def stream_device_batches(source: DeviceBatchSource, keys: Iterable[BatchKey], *
         RunError: A case cannot be read.
     """
     count = 1 if source.placement.where == "device" else max(1, threads)
-    pool = ThreadPoolExecutor(count, thread_name_prefix="patches")
+    pool = ThreadPoolExecutor(
+        count, thread_name_prefix="patches", initializer=choose_device, initargs=(source.training.device,)
+    )
     ahead: deque[Future[PreparedBatch]] = deque()
     try:
         for key in keys:

@@ -22,6 +22,8 @@ DESCRIPTIONS: Final[dict[DataLocation, str]] = {
 # gradients, momentum and half-precision copies; CUDA and its libraries take some hundred megabytes.
 BYTES_PER_FEATURE: Final = 12
 BYTES_PER_PARAMETER: Final = 20
+# Logits, their copy in single precision, probabilities, masks, and gradients of the loss.
+BYTES_PER_OUTPUT: Final = 32
 DEVICE_BASE_BYTES: Final = 2 * 2**30
 # Other folds may train beside this one, and the system's cache of the compressed files serves nearly as well.
 HOST_SHARE: Final = 0.25
@@ -88,9 +90,11 @@ def measure_host_memory() -> FreeMemory:
 
 
 def estimate_training_bytes(plan: ConfigurationPlan) -> int:
-    """What training takes on the device beside the cases: every feature map of every patch, weights, libraries."""
+    """What training takes on the device beside the cases: every feature map of every patch, the outputs of all
+    resolutions with their loss (together at most 8/7 of those of the highest), weights, libraries."""
     network, features, parameters = plan.network, 0, 0
     voxels = plan.training.batch_size * prod(plan.patch_voxels)
+    outputs = voxels * network.output_channels * 8 // 7
     in_decoder = (*network.convolutions_per_decoder_stage[::-1], 0)
     units_per_block = 2 if network.architecture == "residual_encoder_unet" else 1
     for stage, width in enumerate(network.features_per_stage):
@@ -98,7 +102,8 @@ def estimate_training_bytes(plan: ConfigurationPlan) -> int:
         units = network.blocks_per_stage[stage] * units_per_block + in_decoder[stage]
         features += voxels * width * (units + 3)  # and of the decoder: upsampled and concatenated features
         parameters += width * width * prod(network.kernel_sizes[stage]) * (units + 1)
-    return features * BYTES_PER_FEATURE + parameters * BYTES_PER_PARAMETER + DEVICE_BASE_BYTES
+    in_network = features * BYTES_PER_FEATURE + parameters * BYTES_PER_PARAMETER
+    return in_network + outputs * BYTES_PER_OUTPUT + DEVICE_BASE_BYTES
 
 
 def _gib(size_bytes: int) -> str:

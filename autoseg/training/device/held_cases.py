@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg.preprocessing.cache import CachedCase, LazyArray
+from autoseg.training.device.transfer import choose_device
 
 READING_THREADS = 8
 
@@ -68,7 +69,8 @@ def hold_cases(
     Raises:
         RunError: A case is missing or damaged.
     """
-    with ThreadPoolExecutor(READING_THREADS) as pool:
+    reader = device or torch.device("cpu")
+    with ThreadPoolExecutor(READING_THREADS, initializer=choose_device, initargs=(reader,)) as pool:
         held = list(pool.map(lambda name: _hold_case(open_case(name), device), case_names))
     return dict(zip(case_names, held, strict=True))
 

@@ -96,3 +96,12 @@ def test_what_is_neither_image_nor_folder_is_an_error(tmp_path):
         find(tmp_path / "nowhere")
     with pytest.raises(PredictionError, match=r"ending of .*x\.txt cannot be read"):
         find(tmp_path / "x.txt")
+
+
+def test_two_files_that_could_be_the_same_case_are_named(tmp_path):
+    make(tmp_path, "p_0001.nii.gz", "p_0001_0000.nii.gz", "q.nii.gz")
+    found = find_images(tmp_path, channel_count=1, file_ending=".nii.gz")
+    assert [case.name for case in found.cases] == ["q"]
+    assert found.problems == {
+        "p_0001": ("two files could be this case: p_0001.nii.gz and p_0001_0000.nii.gz; rename one",)
+    }

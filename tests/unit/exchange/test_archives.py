@@ -74,3 +74,12 @@ def test_what_is_no_zip_file_is_refused(target: Path, tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_text("text")
     with pytest.raises(ExchangeError, match=r"x\.zip cannot be unpacked"):
         unpack_archive(tmp_path / "x.zip", target, names=NAMES)
+
+
+def test_a_damaged_file_in_a_zip_file_is_refused(target: Path, tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "x.zip", {"plans.json": "text " * 1000})
+    content = bytearray(archive.read_bytes())
+    content[40:60] = b"\xff" * 20  # of the compressed text, which begins after 30 bytes and the name
+    archive.write_bytes(content)
+    with pytest.raises(ExchangeError, match=r"x\.zip cannot be unpacked .*download it again"):
+        unpack_archive(archive, target, names=NAMES)

@@ -18,6 +18,7 @@ from autoseg.cli.predict import predict
 from autoseg.document import read_document, write_document
 from autoseg.errors import ExchangeError, PredictionError, RunError
 from autoseg.evaluation.crossvalidation import Statistic
+from autoseg.exchange import imported_run
 from autoseg.exchange.imported_run import ImportRecord
 from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import Grid
@@ -29,6 +30,7 @@ from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
+from autoseg.workflows import exchange
 from autoseg.workflows.exchange import (
     ExportRequest,
     ImportRequest,
@@ -502,6 +504,48 @@ def test_an_export_replaces_an_earlier_one_only_if_asked_and_then_wholly(source:
         export_model(run, out, progress=TELLER)
     (model,) = export_model(run, out, ExportRequest(folds=("1",), overwrite=True), progress=TELLER)
     assert [path.name for path in model.folder.glob("fold_*")] == ["fold_1"]
+
+
+def test_an_export_that_fails_leaves_the_earlier_one(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = tmp_path / "x.autoseg", tmp_path / "exported"
+    import_model(source, run, progress=TELLER)
+    (model,) = export_model(run, out, progress=TELLER)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def fail(*arguments: object, **choices: object) -> None:
+        msg = "disk full"
+        raise RunError(msg)
+
+    monkeypatch.setattr(exchange, "write_nnunet_checkpoint", fail)
+    with pytest.raises(RunError, match="disk full"):
+        export_model(run, out, ExportRequest(overwrite=True), progress=TELLER)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert [path.name for path in out.iterdir()] == [model.folder.name]
+
+
+def test_an_import_that_is_stopped_while_it_replaces_weights_is_not_taken_for_finished(
+    source: Path, tmp_path: Path, *, write_foreign: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    other = write_foreign(tmp_path / "others", folds=("1", "0"))
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(imported_run, "write_weights", stop)
+        with pytest.raises(KeyboardInterrupt):
+            import_model(other, run, ImportRequest(overwrite=True), progress=TELLER)
+    import_model(other, run, ImportRequest(folds=("0",)), progress=TELLER)
+    import_model(other, tmp_path / "again.autoseg", progress=TELLER)
+    found, expected = (
+        read_weights(RunFolder(root).fold("3d_fullres", "0").final_checkpoint)
+        for root in (run, tmp_path / "again.autoseg")
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_run_without_models_is_not_exported(source: Path, tmp_path: Path) -> None:

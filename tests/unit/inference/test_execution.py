@@ -88,10 +88,13 @@ def test_a_channel_without_variance_becomes_its_shift(monkeypatch):
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("is_last", [False, True])
 @torch.inference_mode()
-def test_the_last_convolution_is_that_of_pytorch(dimensions):
+def test_the_last_convolution_is_that_of_pytorch(dimensions, is_last):
     head = build_head(5, 3, dimensions)
-    features = torch.randn(2, 5, *(6, 7, 8)[:dimensions])
+    layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
+    layout = layouts[dimensions] if is_last else torch.contiguous_format
+    features = torch.randn(2, 5, *(6, 7, 8)[:dimensions]).contiguous(memory_format=layout)
     torch.testing.assert_close(SingleHead(head)(features), head(features), atol=1e-6, rtol=1e-6)
 
 

@@ -8,7 +8,7 @@ import blosc2
 import numpy as np
 import pytest
 
-from autoseg.document import read_document
+from autoseg.document import read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference.compiled_network import find_compiler
@@ -72,12 +72,83 @@ def test_the_file_with_values_that_are_not_finite_is_named(run, images):
         predict(run, images)
 
 
-def test_the_folder_of_the_images_takes_no_label_maps(run, images):
+@pytest.mark.parametrize("named", [".", "case1_0000.nii.gz"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_folder_of_the_images_takes_no_label_maps(run, images, named, overwrite):
     before = sorted(images.iterdir())
-    request = PredictionRequest(options=OPTIONS, device="cpu")
+    request = PredictionRequest(options=OPTIONS, device="cpu", overwrite=overwrite)
     with pytest.raises(PredictionError, match="is the folder of the images; choose another folder"):
-        predict_images(run, images, images / ".." / "images", request=request, progress=Silent())
+        predict_images(run, images / named, images / ".." / "images", request=request, progress=Silent())
     assert sorted(images.iterdir()) == before
+
+
+def list_label_maps(out):
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+
+
+def test_overwriting_one_image_leaves_the_others_of_the_same_model(run, images):
+    out, _ = predict(run, images, save_probabilities=True)
+    before = list_label_maps(out)
+    _, outcome = predict(run, images / "case1_0000.nii.gz", overwrite=True)
+    assert (outcome.written, outcome.kept) == (1, 0)
+    after = list_label_maps(out)
+    assert {name for name in before if after[name] != before[name]} == {"case1.nii.gz"}
+    assert len(list(out.glob("*.b2nd"))) == 4
+    assert predict(run, images)[1].kept == 4
+
+
+def test_overwriting_another_model_removes_all_that_it_made_and_nothing_else(run, images):
+    out, _ = predict(run, images, precision="bfloat16", save_probabilities=True)
+    write_image(out / "mine.nii.gz", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
+    predict(run, images / "case1_0000.nii.gz", precision="float32", overwrite=True)
+    assert set(list_label_maps(out)) == {"case1.nii.gz", "mine.nii.gz"}
+    assert not list(out.glob("*.b2nd"))
+    assert set(read_document(out / "prediction.json", PredictionRecord).outputs) == {"case1.nii.gz"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("stopped_at", ["prediction.json", "plan.json"])
+def test_what_is_stopped_while_it_prepares_goes_on_when_it_is_repeated(
+    run, images, monkeypatch, *, stopped_at, overwrite
+):
+    if overwrite:
+        predict(run, images, precision="bfloat16")
+
+    def stop(path, document):
+        if path.name == stopped_at:
+            raise KeyboardInterrupt
+        write_document(path, document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction, "write_document", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict(run, images, precision="float32", overwrite=overwrite)
+    _, outcome = predict(run, images, precision="float32", overwrite=overwrite)
+    assert outcome.written == 4
+
+
+def test_a_label_map_is_not_taken_for_that_of_another_image_of_the_same_name(run, images, tmp_path):
+    write_image(images / "case1_0000.mha", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
+    predict(run, images / "case1_0000.nii.gz")
+    with pytest.raises(RunError, match=r"was made of case1_0000\.nii\.gz, not of case1_0000\.mha"):
+        predict(run, images / "case1_0000.mha")
+    assert predict(run, images / "case1_0000.mha", overwrite=True)[1].written == 1
+
+
+def test_a_file_that_no_prediction_made_is_not_taken_for_one(run, images):
+    out, _ = predict(run, images / "case1_0000.nii.gz")
+    write_image(out / "case2.nii.gz", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
+    with pytest.raises(RunError, match=r"such as case2\.nii\.gz \(1 in all\)"):
+        predict(run, images)
+
+
+def test_a_folder_that_may_not_be_read_is_named(run, images, monkeypatch):
+    def refuse(folder):
+        raise PermissionError
+
+    monkeypatch.setattr(type(images), "iterdir", refuse)
+    with pytest.raises(RunError, match="may not be read"):
+        predict(run, images)
 
 
 def test_probabilities_are_stored_in_half_precision_on_the_grid_of_the_image(run, images):

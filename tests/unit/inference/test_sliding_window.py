@@ -243,8 +243,51 @@ def test_a_full_device_is_announced_and_the_sums_go_to_main_memory(caplog):
 
 
 def test_a_device_without_room_for_one_batch_is_an_error_that_says_so():
-    with pytest.raises(DeviceError, match="one batch of windows"):
+    with pytest.raises(DeviceError, match="too little memory for the network"):
         retry_in_main_memory(Storage(full=("cuda", "cpu")), torch.device("cuda"))
+
+
+class Crowded(nn.Module):
+    """Doubles its input, and has no room for more than some patches."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+        self.batches = []
+
+    def forward(self, patches):
+        self.batches.append(len(patches))
+        if len(patches) > self.room:
+            raise torch.OutOfMemoryError
+        return (2 * patches,)
+
+
+def predict_crowded(network, build_configuration):
+    image = torch.randn(1, 8, 8, 24)
+    configuration = build_configuration((8, 8, 8)).model_copy()
+    network_plan = configuration.network.model_copy(update={"output_channels": 1})
+    logits = predict_logits(
+        network,
+        image,
+        configuration=configuration.model_copy(update={"network": network_plan}),
+        mirror_axes=(),
+        device=CPU,
+        patches_per_pass=5,
+    )
+    return image, logits
+
+
+def test_where_fewer_patches_fit_than_planned_fewer_are_given_at_once(build_configuration, caplog):
+    network = Crowded(room=1)
+    image, logits = predict_crowded(network, build_configuration)
+    torch.testing.assert_close(logits, 2 * image)
+    assert network.batches == [5, 2, 1, 1, 1, 1, 1]
+    assert "again with 1 patches at once" in caplog.text
+
+
+def test_where_not_even_one_patch_fits_the_device_is_too_small(build_configuration):
+    with pytest.raises(DeviceError, match="too little memory for the network"):
+        predict_crowded(Crowded(room=0), build_configuration)
 
 
 def test_other_errors_are_not_taken_for_a_full_device():

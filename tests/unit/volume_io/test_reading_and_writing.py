@@ -10,6 +10,7 @@ from PIL import Image
 
 from autoseg.errors import RunError, VolumeError
 from autoseg.geometry import Grid
+from autoseg.preprocessing.cache import write_array
 from autoseg.volume_io import (
     READABLE_ENDINGS,
     check_same_grid,
@@ -226,6 +227,33 @@ def test_probabilities_are_written_slab_by_slab(tmp_path, axis):
     assert stored.dtype == np.float16
     np.testing.assert_array_equal(stored[:], probabilities.astype(np.float16))
     assert [path.name for path in tmp_path.iterdir()] == ["a.b2nd"]
+
+
+@pytest.fixture
+def small_files():
+    """Within it no file may have more than 20 kB, which fails like a full disk."""
+    resource = pytest.importorskip("resource", reason="this system limits no files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_probabilities_that_find_no_room_are_reported(tmp_path):
+    noise = np.random.default_rng(0).random((2, 8, 64, 64)).astype(np.float32)
+    slabs = (((slice(z, z + 1), slice(None), slice(None)), noise[:, z : z + 1]) for z in range(8))
+    with pytest.raises(RunError, match=r"cannot write .*a\.b2nd: .*full disk.*free space"):
+        write_probabilities(tmp_path / "a.b2nd", noise.shape, slabs)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("small_files")
+def test_preprocessed_arrays_that_find_no_room_are_reported(tmp_path):
+    noise = np.random.default_rng(0).random((1, 8, 64, 64)).astype(np.float32)
+    with pytest.raises(RunError, match=r"cannot write .*a\.b2nd: .*full disk.*free space"):
+        write_array(tmp_path / "a.b2nd", noise, (8, 32, 32))
+    assert not list(tmp_path.iterdir())
 
 
 def test_probabilities_that_fail_leave_no_file(tmp_path):

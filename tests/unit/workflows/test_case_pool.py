@@ -52,8 +52,13 @@ def test_results_come_in_the_order_of_the_jobs_and_failures_by_name(tmp_path: Pa
         "wrong: has no label map",
         "defect: unexpected ZeroDivisionError: defect",
     )
-    write_failure_log(tmp_path / "logs" / "log.txt", outcome.failures)
-    assert "raise ZeroDivisionError" in (tmp_path / "logs" / "log.txt").read_text()
+    log = tmp_path / "logs" / "log.txt"
+    assert write_failure_log(log, outcome.failures) == (f"tracebacks of unexpected errors are in {log}",)
+    assert "raise ZeroDivisionError" in log.read_text()
+    assert write_failure_log(tmp_path / "none.txt", outcome.failures[:1]) == ()
+    (tmp_path / "file").touch()
+    (line,) = write_failure_log(tmp_path / "file" / "log.txt", outcome.failures)
+    assert "cannot be written" in line
 
 
 def test_the_case_of_a_killed_worker_is_tried_again_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoseg.document import read_document, write_document
-from autoseg.errors import PlanError, SelectionError, TrainingError
+from autoseg.errors import PlanError, PredictionError, SelectionError, TrainingError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import Plan
@@ -15,7 +15,9 @@ from autoseg.progress import Silent
 from autoseg.run_folder import write_text
 from autoseg.training.folds import Fold, Splits
 from autoseg.volume_io import write_label_map
+from autoseg.workflows import selection
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.postprocessing import learn_postprocessing
 from autoseg.workflows.selection import SelectionRequest, select_models
 from autoseg.workflows.selection_document import Selection
 
@@ -143,6 +145,30 @@ def test_rules_that_help_are_accepted_with_their_gain_and_the_others_are_listed(
     assert selection.postprocessing.after.mean == 1
 
 
+def test_a_hole_that_one_region_filled_is_no_gain_for_the_next(tmp_path):
+    labels = LabelScheme(
+        classes=(LabelClass(name="whole", values=(1, 2)), LabelClass(name="core", values=(2,))),
+        ignore_value=None,
+        region_write_values=(1, 2),
+        declared_count=3,
+    )
+    reference = np.zeros(GRID.shape_voxels, np.uint8)
+    reference[1:7, 1:7, 1:7], reference[2:6, 2:6, 2:6] = 1, 2
+    predicted = reference.copy()
+    predicted[3:5, 3:5, 3:5] = 0
+    jobs = []
+    for case in CASES:
+        for name, label_map in (("prediction", predicted), ("reference", reference)):
+            write_label_map(tmp_path / name / f"{case}.nii.gz", label_map, grid=GRID, like=None)
+        paths = {name: tmp_path / name / f"{case}.nii.gz" for name in ("prediction", "reference")}
+        jobs.append(EvaluationJob(case=case, labels=labels, **paths))
+    learned = learn_postprocessing(jobs, blocks=np.array([0, 0, 1, 1]), progress=Silent())
+    steps = {step.what: step for step in learned.steps}
+    assert steps["fill holes of whole"].accepted
+    assert not steps["fill holes of core"].accepted
+    np.testing.assert_array_equal(learned.after.predicted, [[6**3, 4**3 - 2**3]] * 4)
+
+
 def test_the_largest_component_of_all_foreground_is_kept_where_it_helps(run):
     for case in CASES:
         joined = make_reference()
@@ -258,6 +284,18 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(run):
         select(run, folds=("all",))
     run.splits.unlink()
     with pytest.raises(SelectionError, match="which cases its folds held out"):
+        select(run)
+
+
+def test_a_cascade_without_its_first_stage_is_refused_before_anything_is_learned(run, monkeypatch):
+    plan = read_document(run.plan, Plan)
+    network = plan.configurations["2d"].network.model_copy(update={"input_channels": 3})
+    changes = {"previous_stage": "3d_lowres", "network": network}
+    cascade = plan.configurations["2d"].model_copy(update=changes)
+    write_document(run.plan, plan.model_copy(update={"configurations": plan.configurations | {"2d": cascade}}))
+    finish(run, "2d")
+    monkeypatch.setattr(selection, "learn_postprocessing", None)
+    with pytest.raises(PredictionError, match="3d_lowres"):
         select(run)
 
 

@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from autoseg.training.device.data_placement import (
+    BYTES_PER_OUTPUT,
     FreeMemory,
     estimate_training_bytes,
     measure_device_memory,
@@ -51,6 +54,14 @@ def test_free_memory_of_a_gpu_counts_what_torch_holds_unused(monkeypatch, plan_c
     memory = measure_device_memory(torch.device("cuda"), plan)
     assert memory == FreeMemory(free_bytes=120, reserve_bytes=estimate_training_bytes(plan))
     assert measure_device_memory(torch.device("cpu"), plan) is None
+
+
+def test_the_reserve_grows_with_the_classes(plan_configuration):
+    few, many = (plan_configuration(network={"output_channels": count}) for count in (2, 118))
+    voxels = few.training.batch_size * math.prod(few.patch_voxels)
+    assert estimate_training_bytes(many) - estimate_training_bytes(few) == pytest.approx(
+        116 * voxels * BYTES_PER_OUTPUT * 8 / 7, rel=0.01
+    )
 
 
 def test_only_a_share_of_main_memory_is_used():
