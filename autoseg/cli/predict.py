@@ -37,7 +37,7 @@ def predict(
         Literal["auto", "eager", "compiled", "openvino"],
         typer.Option(help="What runs networks on a processor; auto is what finishes first."),
     ] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps that are there.")] = False,
 ) -> None:
     """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
     from dataclasses import replace

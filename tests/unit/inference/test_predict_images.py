@@ -11,12 +11,15 @@ import pytest
 from autoseg.document import read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
+from autoseg.inference import model
 from autoseg.inference.compiled_network import find_compiler
 from autoseg.inference.ensemble import load_ensemble
 from autoseg.inference.model import load_model
 from autoseg.inference.openvino_network import find_openvino_version
 from autoseg.inference.options import PredictionOptions, Workload
+from autoseg.networks import read_weights
 from autoseg.progress import Silent
+from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows import prediction
 from autoseg.workflows.prediction import PredictionRecord, PredictionRequest, predict_images
@@ -49,11 +52,23 @@ def predict(run, images, **choices):
 def test_overlapping_stages_write_what_one_image_after_the_other_gives(run, images):
     out, outcome = predict(run, images, precision="float32")
     assert outcome.written == 4
-    model = load_model(run, device="cpu", precision="float32")
+    loaded = load_model(run, device="cpu", precision="float32")
     for index in range(4):
         volume = read_image([images / f"case{index}_0000.nii.gz"])
-        expected = model.predict_volume(volume.array, volume.grid, options=OPTIONS)
+        expected = loaded.predict_volume(volume.array, volume.grid, options=OPTIONS)
         np.testing.assert_array_equal(read_label_map(out / f"case{index}.nii.gz").array, expected)
+
+
+def test_weights_are_read_once_for_all_images(run, images, monkeypatch):
+    paths = []
+
+    def watch(path):
+        paths.append(path)
+        return read_weights(path)
+
+    monkeypatch.setattr(model, "read_weights", watch)
+    assert predict(run, images)[1].written == 4
+    assert paths == [RunFolder(run).fold("3d_fullres", "0").final_checkpoint]
 
 
 def test_an_image_that_fails_does_not_stop_the_others(run, images):

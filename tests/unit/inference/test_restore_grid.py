@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -244,3 +247,39 @@ def test_slices_of_probabilities_cover_the_file_once(labels):
         assert 1 in slab.shape[1:]
         covered[place] += 1
     assert (covered == 1).all()
+
+
+RESTORING_OF_MANY_CLASSES = """
+import resource
+import torch
+from autoseg.geometry import Grid
+from autoseg.inference.restore_grid import restore_label_map
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import ResamplingPlan
+from autoseg.preprocessing.case import CaseGeometry
+
+shape, small = (160, 256, 256), (40, 64, 64)
+classes = tuple(LabelClass(name=str(value), values=(value,)) for value in range(1, 60))
+labels = LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=60)
+geometry = CaseGeometry(
+    grid=Grid(shape_voxels=shape, spacing_mm=(1.0, 1.0, 1.0)), orientation="RAS", axis_permutation=(0, 1, 2),
+    crop_box=tuple((0, extent) for extent in shape), cropped_shape_voxels=shape, resampled_shape_voxels=small,
+    cropped_spacing_mm=(1.0, 1.0, 1.0), target_spacing_mm=(4.0, 4.0, 4.0),
+)
+resampling = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
+logits = torch.zeros(60, *small)
+for label in range(60):
+    logits[label, :, label : label + 4] = 1.0
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+label_map = restore_label_map(logits, geometry, labels=labels, resampling=resampling)
+print(len(set(label_map[80, :, 0].tolist())), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of memory in KiB")
+def test_restoring_takes_far_less_memory_than_all_classes_in_full_resolution():
+    done = subprocess.run([sys.executable, "-c", RESTORING_OF_MANY_CLASSES], capture_output=True, text=True, check=True)
+    labels, peak_mib = map(int, done.stdout.split())
+    in_full_mib = 60 * 160 * 256 * 256 * 4 // 2**20
+    assert labels == 60
+    assert peak_mib < in_full_mib / 20

@@ -9,6 +9,7 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import RunError, SelectionError
 from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.geometry import Grid
+from autoseg.inference.ensemble import MemberChoice, load_ensemble
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.postprocessing.application import finish_label_map
@@ -124,6 +125,19 @@ def test_selected_models_and_postprocessing_are_used_and_recorded(run, plan, ima
     assert (
         "postprocessing: keep the largest component of foreground; remove components of tumour below 20" in notes.text
     )
+
+
+def test_a_selected_pair_is_averaged_without_files_of_probabilities(run, plan, images):
+    members = {"3d_lowres": ("0",), "3d_fullres": ("0", "1")}
+    rules = write_selection(run, plan, members)
+    out = predict(run, images)
+    choices = [MemberChoice(configuration=name, folds=folds) for name, folds in members.items()]
+    ensemble = load_ensemble(run, choices, device="cpu", precision="float32")
+    volume = read_image([images / "case1_0000.nii.gz"])
+    averaged = ensemble.predict_volume(volume.array, volume.grid, options=OPTIONS)
+    expected = finish_label_map(averaged, rules, labels=plan.labels, spacing_mm=GRID.spacing_mm)
+    np.testing.assert_array_equal(read(out, 1), expected)
+    assert {path.name for path in out.iterdir()} == {"case0.nii.gz", "case1.nii.gz", "plan.json", "prediction.json"}
 
 
 def test_without_postprocessing_the_models_are_still_the_selected_ones(run, plan, images):
