@@ -259,16 +259,14 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
     name, dot, ending = path.name.partition(".")
     temporary = path.with_name(f".{name}-{secrets.token_hex(TOKEN_BYTES)}{dot}{ending}")
     try:
-        temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        yield temporary
-        temporary.chmod(mode)  # some writers put a file of their own in its place, which nobody else may read
-        if is_lasting:
-            _flush_to_disk(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        msg = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
-        raise RunError(msg) from error
+        with _failures_to_write_told(path):
+            temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            temporary.chmod(mode)  # some writers put a file of their own in its place, which nobody else may read
+            if is_lasting:
+                _flush_to_disk(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -277,20 +275,29 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
 def write_folder_atomically(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path`, which takes its place, and that of an older one, when the block succeeds.
 
+    The older one stays whole until then; a crash while the new one takes its place may leave a part of it, or neither.
+
     Raises:
         RunError: The folder cannot be written, or the older one not be removed.
     """
     make_folder(path.parent)
     temporary = make_folder(path.with_name(f".{path.name}-{secrets.token_hex(TOKEN_BYTES)}"))
     try:
-        yield temporary
-        remove_folder(path)
-        temporary.rename(path)
+        with _failures_to_write_told(path):
+            yield temporary
+            remove_folder(path)
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _failures_to_write_told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         msg = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
         raise RunError(msg) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from autoseg.inference.execution import ExecutionChoice
 from autoseg.inference.label_rule import compute_probabilities, decide_from_probabilities
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.resample_logits import CPU_STRIP_BYTES, GPU_STRIP_BYTES
+from autoseg.inference.resample_logits import choose_strip_bytes
 from autoseg.inference.restore_grid import Location, iterate_strips
 from autoseg.inference.sliding_window import OnWindow
 from autoseg.labels import LabelScheme
@@ -189,14 +189,13 @@ def restore_mean_label_map(
         resamplings: Of each member.
         labels: Of all.
         strip_bytes: Upper limit for the interpolated logits of a member that exist at one time (at least one row); None
-            for what suits the devices. One for all, so that their strips hold the same rows.
+            for what suits the devices.
     """
     first = geometries[0]
     assert all(geometry.crop_box == first.crop_box for geometry in geometries), "of another image"
     volume = np.zeros(first.grid.shape_voxels, np.int16)
     cropped = first.reorientation.apply(volume)[slice_box(first.crop_box)]
-    on_processor = all(part.device.type == "cpu" for part in logits)
-    limit = strip_bytes or (CPU_STRIP_BYTES if on_processor else GPU_STRIP_BYTES)
+    limit = strip_bytes or choose_strip_bytes(logits)
     of_members = [
         iterate_strips(*part, strip_bytes=limit) for part in zip(logits, geometries, resamplings, strict=True)
     ]

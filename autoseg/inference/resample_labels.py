@@ -22,8 +22,9 @@ from autoseg.inference.resample_logits import FLOAT_BYTES, find_taps, rearrange_
 from autoseg.labels import LabelScheme
 
 CPU_CHUNK_BYTES: Final = 2**22
-GPU_CHUNK_BYTES: Final = 2**26
 """Size of the numbers of undecided cells that are worked on at one time: they stay in a processor's cache."""
+GPU_CHUNK_BYTES: Final = 2**26
+"""The same on a GPU, to which every piece must be handed (a guess)."""
 ROUNDING: Final = 1e-5
 """By how much more a class must be lower, relative to the values: far above what single precision errs."""
 UNDECIDED: Final = -1

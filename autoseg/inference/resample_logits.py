@@ -4,7 +4,7 @@ Classes come last here: every interpolation is then the same for a run of neighb
 the highest class, which processors do for 8 to 16 numbers at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,6 +64,11 @@ class Taps:
         return values[first:last], taps
 
 
+def choose_strip_bytes(logits: Sequence[Tensor]) -> int:
+    """What suits the devices on which the logits lie; one size for all, so that their strips hold the same rows."""
+    return CPU_STRIP_BYTES if all(part.device.type == "cpu" for part in logits) else GPU_STRIP_BYTES
+
+
 def iterate_resampled_strips(
     logits: Float[Tensor, "class z y x"],
     shape_voxels: IntTriple,
@@ -87,7 +92,7 @@ def iterate_resampled_strips(
         find_taps(old, new, is_nearest=nearest, device=logits.device)
         for old, new, nearest in zip(logits.shape[1:], shape_voxels, is_nearest, strict=True)
     )
-    limit = strip_bytes or (CPU_STRIP_BYTES if logits.device.type == "cpu" else GPU_STRIP_BYTES)
+    limit = strip_bytes or choose_strip_bytes([logits])
     step = max(1, limit // (FLOAT_BYTES * len(logits) * shape_voxels[2]))
     for index, plane in enumerate(_iterate_slices(logits, z)):
         for first in range(0, shape_voxels[1], step):

@@ -121,8 +121,8 @@ def train(
         keys = list_batch_keys(
             schedule.iterations_per_epoch,
             schedule.validation_iterations_per_epoch,
-            first_epoch=len(session.history),
-            first_iteration=0 if session.partial_epoch is None else len(session.partial_epoch.train_losses),
+            first_epoch=start.epochs_done,
+            first_iteration=start.iterations_done,
         )
         batches = make_batches(source, keys, workers=options.workers, device=options.device)
         yield from session.run(batches)

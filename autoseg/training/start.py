@@ -33,12 +33,14 @@ class Start:
         is_extension: The checkpoint is that of a finished training, of which only the weights are taken up.
         schedule: To follow; None: the plan decides, or a budget.
         epochs_done: Before.
+        iterations_done: Of training, in the epoch after them.
     """
 
     checkpoint: Path | None = None
     is_extension: bool = False
     schedule: Schedule | None = None
     epochs_done: int = 0
+    iterations_done: int = 0
 
 
 def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -> Start | None:
@@ -64,11 +66,8 @@ def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -
 
 
 def _go_on_from(path: Path, description: CheckpointDescription, schedule: Schedule) -> Start:
-    return Start(
-        checkpoint=path,
-        schedule=schedule,
-        epochs_done=len(description.history),
-    )
+    epochs_done, iterations_done = description.reached
+    return Start(checkpoint=path, schedule=schedule, epochs_done=epochs_done, iterations_done=iterations_done)
 
 
 def _read_own_description(

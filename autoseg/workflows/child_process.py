@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from autoseg.run_folder import make_folder
+from autoseg.signals import OTHER_REQUESTS_TO_END, signals_answered_by
 
 SECONDS_TO_STOP: Final = 15.0  # after Ctrl-C, for what may not be cut short, such as writing a checkpoint
 SECONDS_BETWEEN_LOOKS: Final = 0.1
@@ -104,18 +105,9 @@ def stop_children(children: Sequence[Child]) -> None:
 
 @contextmanager
 def ended_like_ctrl_c() -> Iterator[None]:
-    """Within it, a request to end (SIGTERM) and a closed terminal (SIGHUP) stop the program as Ctrl-C does.
-
-    Only for the main thread. What is ignored, such as SIGHUP under nohup, stays so.
-    """
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    numbers = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
-    before = [signal.signal(number, _interrupt) for number in numbers]
-    try:
+    """Within it, a request to end (SIGTERM) and a closed terminal (SIGHUP) stop the program as Ctrl-C does."""
+    with signals_answered_by(_interrupt, OTHER_REQUESTS_TO_END):
         yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def find_reason(log: Path) -> str:

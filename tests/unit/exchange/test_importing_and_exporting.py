@@ -17,7 +17,6 @@ from autoseg.cli.import_model import import_model as import_command
 from autoseg.cli.predict import predict
 from autoseg.document import read_document, write_document
 from autoseg.errors import ExchangeError, PredictionError, RunError
-from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.exchange import imported_run
 from autoseg.exchange.imported_run import ImportRecord
 from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundIntensities
@@ -40,7 +39,7 @@ from autoseg.workflows.exchange import (
     open_model,
 )
 from autoseg.workflows.planning import preprocess_run
-from autoseg.workflows.selection_document import Member, Postprocessing, Selection
+from autoseg.workflows.selection_document import Member
 from autoseg.workflows.status import read_run_status
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_units import list_units
@@ -602,23 +601,14 @@ def test_a_fold_that_was_not_imported_is_to_be_imported_not_trained(source: Path
         find_folds(RunFolder(run), "2d", None)
 
 
-def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(source: Path, tmp_path: Path) -> None:
+def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(
+    source: Path, tmp_path: Path, build_selection: Builder
+) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
-    nothing = Statistic(count=0, mean=None, std=None, lower=None, upper=None)
     rules = (FillHoles(name="liver", values=(1,), fill_value=1),)
     members = tuple(Member(configuration=name, folds=("0",), weights_sha256=("0",)) for name in ("3d_fullres", "2d"))
-    selection = Selection(
-        autoseg_version="0",
-        cases=("a",),
-        class_names={},
-        classes_without_reference=(),
-        candidates=(),
-        members=members,
-        because="",
-        postprocessing=Postprocessing(rules=rules, steps=(), before=nothing, after=nothing),
-    )
-    write_document(RunFolder(run).selection, selection)
+    write_document(RunFolder(run).selection, build_selection(members, rules))
     listener = Listener()
     export_model(run, tmp_path / "exported", progress=listener)
     warnings = [note for note in listener.notes if note.startswith("warning: ")]

@@ -7,7 +7,6 @@ import pytest
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError, SelectionError
-from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import MemberChoice, load_ensemble
 from autoseg.inference.model import load_model
@@ -18,11 +17,10 @@ from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.prediction import PredictionRecord, PredictionRequest, predict_images
-from autoseg.workflows.selection_document import Member, Postprocessing, Selection
+from autoseg.workflows.selection_document import Member, Selection
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
 OPTIONS = PredictionOptions(mirroring=False)
-NOTHING = Statistic(mean=None, std=None, lower=None, upper=None, count=0)
 
 
 class Notes(Silent):
@@ -62,32 +60,27 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def write_selection(run, plan, members):
+@pytest.fixture
+def write_selection(build_selection):
     """Selects folds of configurations, and rules that change the noise which these networks predict."""
-    rules = (keep_largest_foreground(plan.labels), demand_size(plan.labels, 1, 20.0))
-    chosen = tuple(
-        Member(
-            configuration=configuration,
-            folds=folds,
-            weights_sha256=tuple(
-                hashlib.sha256(run.fold(configuration, fold).final_checkpoint.read_bytes()).hexdigest()
-                for fold in folds
-            ),
+
+    def write(run, plan, members):
+        rules = (keep_largest_foreground(plan.labels), demand_size(plan.labels, 1, 20.0))
+        chosen = tuple(
+            Member(
+                configuration=configuration,
+                folds=folds,
+                weights_sha256=tuple(
+                    hashlib.sha256(run.fold(configuration, fold).final_checkpoint.read_bytes()).hexdigest()
+                    for fold in folds
+                ),
+            )
+            for configuration, folds in members.items()
         )
-        for configuration, folds in members.items()
-    )
-    selection = Selection(
-        autoseg_version="0",
-        cases=("a",),
-        class_names={},
-        classes_without_reference=(),
-        candidates=(),
-        members=chosen,
-        because="",
-        postprocessing=Postprocessing(rules=rules, steps=(), before=NOTHING, after=NOTHING),
-    )
-    write_document(run.selection, selection)
-    return rules
+        write_document(run.selection, build_selection(chosen, rules))
+        return rules
+
+    return write
 
 
 def predict(run, images, out="out", progress=None, **choices):
@@ -107,7 +100,7 @@ def read(folder, index):
     return read_label_map(folder / f"case{index}.nii.gz").array
 
 
-def test_selected_models_and_postprocessing_are_used_and_recorded(run, plan, images):
+def test_selected_models_and_postprocessing_are_used_and_recorded(run, plan, images, write_selection):
     rules = write_selection(run, plan, {"3d_lowres": ("0",)})
     notes = Notes()
     out = predict(run, images, progress=notes)
@@ -127,7 +120,7 @@ def test_selected_models_and_postprocessing_are_used_and_recorded(run, plan, ima
     )
 
 
-def test_a_selected_pair_is_averaged_without_files_of_probabilities(run, plan, images):
+def test_a_selected_pair_is_averaged_without_files_of_probabilities(run, plan, images, write_selection):
     members = {"3d_lowres": ("0",), "3d_fullres": ("0", "1")}
     rules = write_selection(run, plan, members)
     out = predict(run, images)
@@ -140,7 +133,7 @@ def test_a_selected_pair_is_averaged_without_files_of_probabilities(run, plan, i
     assert {path.name for path in out.iterdir()} == {"case0.nii.gz", "case1.nii.gz", "plan.json", "prediction.json"}
 
 
-def test_without_postprocessing_the_models_are_still_the_selected_ones(run, plan, images):
+def test_without_postprocessing_the_models_are_still_the_selected_ones(run, plan, images, write_selection):
     write_selection(run, plan, {"3d_lowres": ("0",)})
     notes = Notes()
     out = predict(run, images, postprocessing=False, progress=notes)
@@ -151,7 +144,9 @@ def test_without_postprocessing_the_models_are_still_the_selected_ones(run, plan
 
 
 @pytest.mark.parametrize("choice", [{"configuration": "3d_lowres"}, {"folds": ("0",)}])
-def test_a_named_configuration_or_fold_leaves_the_selection_aside_and_says_so(run, plan, images, choice):
+def test_a_named_configuration_or_fold_leaves_the_selection_aside_and_says_so(
+    run, plan, images, choice, *, write_selection
+):
     write_selection(run, plan, {"3d_fullres": ("0", "1")})
     notes = Notes()
     out = predict(run, images, progress=notes, **choice)
@@ -160,7 +155,7 @@ def test_a_named_configuration_or_fold_leaves_the_selection_aside_and_says_so(ru
     assert "selection.json is not used, as a configuration or fold is named" in notes.text
 
 
-def test_models_that_were_trained_again_are_noticed(run, plan, images, write_fold):
+def test_models_that_were_trained_again_are_noticed(run, plan, images, write_fold, *, write_selection):
     write_selection(run, plan, {"3d_fullres": ("0", "1")})
     write_fold(run.root, plan, "3d_fullres", fold="1", seed=7)
     with pytest.raises(SelectionError, match=r"chose 3d_fullres .*was trained again since; .*autoseg select"):
@@ -172,7 +167,7 @@ def test_models_that_were_trained_again_are_noticed(run, plan, images, write_fol
         predict(run, images, out="other")
 
 
-def test_folds_that_were_trained_later_are_not_used_and_named(run, plan, images):
+def test_folds_that_were_trained_later_are_not_used_and_named(run, plan, images, write_selection):
     write_selection(run, plan, {"3d_fullres": ("0",)})
     notes = Notes()
     out = predict(run, images, progress=notes)
@@ -180,7 +175,7 @@ def test_folds_that_were_trained_later_are_not_used_and_named(run, plan, images)
     assert "3d_fullres: fold 1 was not part of the selection" in notes.text
 
 
-def test_a_folder_is_continued_only_with_the_same_postprocessing(run, plan, images):
+def test_a_folder_is_continued_only_with_the_same_postprocessing(run, plan, images, write_selection):
     write_selection(run, plan, {"3d_lowres": ("0",)})
     out = predict(run, images)
     (out / "case1.nii.gz").unlink()
