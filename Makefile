@@ -32,6 +32,7 @@ bench: $(INSTALLED)  ## speed and memory of every stage; against nnU-Net where i
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.training_step --device cpu
+	$(BIN)/python -m benchmarks.shared_machine
 
 bench-gpu: $(INSTALLED)  ## training steps on a GPU: speed, use, waiting; against nnU-Net's where it is installed
 	$(BIN)/python -m benchmarks.training_step --device cuda

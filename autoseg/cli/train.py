@@ -57,7 +57,10 @@ def train(
         int | None, typer.Option(min=0, help="Processes that prepare patches, for each fold.  [default: by cores]")
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same result every time on a GPU, too (slower).")
+        bool,
+        typer.Option(
+            "--deterministic", help="The same result every time: on a GPU, too (slower), and beside other programs."
+        ),
     ] = False,
     log_to: Annotated[
         list[str] | None, typer.Option(metavar="mlflow|wandb", help="Log there, too (repeatable).")

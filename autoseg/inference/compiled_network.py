@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float32
@@ -54,5 +54,7 @@ def compile_networks(networks: Sequence[nn.Module], *, patches_per_pass: int) ->
         return (logits,)
 
     # In this process: each of PyTorch's helpers for many kernels takes as much memory as a small network's prediction.
-    compiled = torch.compile(call, dynamic=False, fullgraph=True, options={"compile_threads": 1})
+    # The number of threads is that of the moment, as in what PyTorch does not compile.
+    options: dict[str, str | int | bool | Callable[..., Any]] = {"compile_threads": 1, "cpp.dynamic_threads": True}
+    compiled = torch.compile(call, dynamic=False, fullgraph=True, options=options)
     return tuple(CompiledNetwork(network, compiled, patches_per_pass) for network in networks)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from autoseg.networks.cpu_threads import adapt_threads
+
 LEADING_AXES = 1
 """The channel comes before the axes of a patch."""
 
@@ -36,6 +38,7 @@ def predict_mirrored(
     passes = list(product(views, range(len(patches))))
     total: Tensor | None = None
     for first in range(0, len(passes), patches_per_pass):
+        adapt_threads()
         batch = passes[first : first + patches_per_pass]
         outputs = network(torch.stack([mirror(patches[index], axes) for axes, index in batch]))[0]
         if total is None:

@@ -26,6 +26,7 @@ from autoseg.inference.restore_grid import (
 )
 from autoseg.inference.sliding_window import OnWindow, compute_patches_per_pass, predict_logits
 from autoseg.networks import build_network, read_weights
+from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
@@ -224,12 +225,13 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    prepared = prepare_networks(
-        [load_network(training, plan.configurations[name]) for training in trainings],
-        Setting(configuration=plan.configurations[name], device=processor, number_type=number_type),
-        choice=execution,
-        workload=workload,
-    )
+    with follow_cpu_time(processor):
+        prepared = prepare_networks(
+            [load_network(training, plan.configurations[name]) for training in trainings],
+            Setting(configuration=plan.configurations[name], device=processor, number_type=number_type),
+            choice=execution,
+            workload=workload,
+        )
     model = SegmentationModel(
         plan=plan,
         configuration=name,

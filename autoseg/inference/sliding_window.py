@@ -20,6 +20,7 @@ from torch.nn import functional
 from autoseg.errors import DeviceError, PredictionError
 from autoseg.inference.mirroring import list_mirrored_axes, mirror, predict_mirrored
 from autoseg.inference.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
+from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.plan import ConfigurationPlan
 
 OnWindow = Callable[[int, int], None]
@@ -93,7 +94,7 @@ def predict_logits(
         device=device,
         on_window=on_window,
     )
-    with torch.inference_mode(), _switch_to_evaluation(members):
+    with torch.inference_mode(), _switch_to_evaluation(members), follow_cpu_time(device):
         padded = _blend_in_memory(job)
         check_finite(padded)
     return _remove_padding(padded, job.window_plan)

@@ -1,5 +1,6 @@
 """How fast the processor trains: a few layers like those of the networks, forward and backward."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
@@ -8,36 +9,76 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from autoseg.cpu_time import CpuClock, compare_readings
 from autoseg.fingerprint import HostThroughput
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.blocks import InstanceNormalization
+from autoseg.networks.cpu_threads import adapt_threads, follow_cpu_time
 from autoseg.networks.precision import autocast, find_number_type
 
 CPU: Final = torch.device("cpu")
 WIDTHS: Final = (16, 32, 64)
 EXTENT_VOXELS: Final = (32, 48, 48)
 SAMPLES: Final = 2
-REPETITIONS: Final = 8
+FEWEST_REPETITIONS: Final = 8
+AGREEING_REPETITIONS: Final = 3
+AGREEMENT_FRACTION: Final = 0.05
+LONGEST_SECONDS: Final = 3.0
+"""A layer is computed until the fastest repetitions agree within this fraction, or this time is over."""
 KERNEL_VOXELS: Final = 27
 PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as many operations each
 OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
+PLAUSIBLE_FLOPS_PER_CORE: Final = (2e9, 1e12)
+PLAUSIBLE_ELEMENTS_PER_CORE: Final = (3e7, 1e10)
+"""From a slow laptop in single precision to a server with matrix units (guess, wide on purpose): what lies outside was
+disturbed, or the machine is of a kind that was never seen."""
+
+logger = logging.getLogger(__name__)
 
 
 def measure_host() -> HostThroughput:
-    """Measures the processor; takes about two seconds."""
+    """Measures what the processor does for this process at present; takes about two seconds, longer beside others.
+
+    The rates are those that last: what undisturbed repetitions reach, times the share of the time that the threads
+    received of what they were ready for. A warning is logged if they are far from plausible.
+    """
     keep_freed_memory()
-    number_type, cores = find_number_type(CPU, "auto"), torch.get_num_threads()
-    began, used = time.perf_counter(), time.process_time()
-    convolution_flops = {width: _measure_convolution(width) for width in WIDTHS}
-    received = (time.process_time() - used) / (time.perf_counter() - began) / cores
-    return HostThroughput(
+    cores, clock = torch.get_num_threads(), CpuClock()
+    with follow_cpu_time(CPU):
+        began = clock.read()
+        convolution_flops = {width: _measure_convolution(width) for width in WIDTHS}
+        elementwise_rate = _measure_elementwise()
+        use = compare_readings(began, clock.read())
+    share = min(1.0, use.received / (use.received + use.missed))
+    host = HostThroughput(
         cores=cores,
         memory_gb=psutil.virtual_memory().total / 1e9,
-        number_type=number_type,
-        convolution_flops=convolution_flops,
-        elementwise_rate=_measure_elementwise(),
-        received_share=min(1.0, received),
+        number_type=find_number_type(CPU, "auto"),
+        convolution_flops={width: share * rate for width, rate in convolution_flops.items()},
+        elementwise_rate=share * elementwise_rate,
+        received_share=min(1.0, use.received / cores),
     )
+    warn_of_implausible_rates(host)
+    return host
+
+
+def warn_of_implausible_rates(host: HostThroughput) -> None:
+    """Logs a warning where a rate is not one that processors have."""
+    found = [
+        (f"{rate / 1e9:.3g} GFLOP/s for convolutions of {width} channels", rate, PLAUSIBLE_FLOPS_PER_CORE)
+        for width, rate in host.convolution_flops.items()
+    ]
+    million = host.elementwise_rate / 1e6
+    found.append((f"{million:.3g} million normalized elements/s", host.elementwise_rate, PLAUSIBLE_ELEMENTS_PER_CORE))
+    odd = [text for text, rate, (lowest, highest) in found if not lowest <= rate / host.cores <= highest]
+    if odd:
+        logger.warning(
+            "the processor (%d cores, of whose time this process got %.0f %%) was measured at %s, far from what "
+            "processors reach: whatever is planned from that will not fit; measure again when no other program runs",
+            host.cores,
+            100 * host.received_share,
+            ", ".join(odd),
+        )
 
 
 def _measure_convolution(width: int) -> float:
@@ -64,12 +105,23 @@ def _find_dtype() -> torch.dtype:
 
 
 def _time(compute: Callable[[], Tensor]) -> float:
-    """Fewest seconds of forward and backward: whatever else runs on the computer can only slow them down."""
-    seconds = []
-    for _ in range(REPETITIONS):
-        begin = time.perf_counter()
-        with autocast(CPU, "auto"):
-            output = compute()
-        torch.autograd.backward(output, torch.ones_like(output))
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
+    """Seconds of forward and backward that several repetitions agree on: others can only slow them down."""
+    seconds: list[float] = []
+    threads, end = 0, time.perf_counter() + LONGEST_SECONDS
+    while True:
+        adapt_threads()
+        if torch.get_num_threads() != threads:
+            seconds, threads = [], torch.get_num_threads()
+        seconds.append(_time_once(compute))
+        fastest = sorted(seconds)[:AGREEING_REPETITIONS]
+        agree = fastest[-1] <= (1 + AGREEMENT_FRACTION) * fastest[0]
+        if len(seconds) >= FEWEST_REPETITIONS and (agree or time.perf_counter() > end):
+            return fastest[0]
+
+
+def _time_once(compute: Callable[[], Tensor]) -> float:
+    begin = time.perf_counter()
+    with autocast(CPU, "auto"):
+        output = compute()
+    torch.autograd.backward(output, torch.ones_like(output))
+    return time.perf_counter() - begin

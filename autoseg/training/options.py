@@ -32,7 +32,7 @@ class TrainingOptions:
         largest_saving_share: Of the time, for saving; where the disk is slow, the state is saved less often.
         team: The processes that train together.
         announce: Told, in words, what was decided on the way.
-        deterministic: The same result every time on a GPU, too, at some cost; on the processor it always is.
+        deterministic: The same result every time: on a GPU, too, at some cost, and beside other programs.
     """
 
     device: torch.device

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork, build_network
+from autoseg.networks.cpu_threads import adapt_threads
 from autoseg.networks.precision import NumberType, autocast
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.distributed import ALONE, Team, build_batch_part, replicate
@@ -89,6 +90,7 @@ class Learner:
 
     def compute_outputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """The network's logits of a batch on the device."""
+        adapt_threads()
         network = self.replica if self.network.training else self.network
         with autocast(self.device, self.number_type):
             outputs: tuple[Tensor, ...] = network(batch.image.contiguous(memory_format=self.memory_format))
@@ -170,6 +172,7 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
     on_device = batch.move_to(learner.device)
     learner.optimizer.zero_grad(set_to_none=True)
     loss = learner.loss(learner.compute_outputs(on_device), on_device.label_map)
+    adapt_threads()
     torch.autograd.backward(learner.scaler.scale(loss))
     learner.scaler.unscale_(learner.optimizer)
     nn.utils.clip_grad_norm_(learner.parameters, learner.gradient_norm_limit)

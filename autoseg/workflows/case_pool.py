@@ -1,7 +1,6 @@
 """The same work for every case, spread over processes; one failing case does not stop the others."""
 
 import logging
-import math
 import os
 import signal
 import traceback
@@ -11,11 +10,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import psutil
 from threadpoolctl import threadpool_limits
 
+from autoseg.cpu_time import count_usable_cores
 from autoseg.errors import AutosegError, ProblemsError, RunError, WorkerError
 from autoseg.fork_server import interruptions_held, prepare_workers
 from autoseg.progress import Progress
@@ -26,7 +26,6 @@ Result = TypeVar("Result")
 
 MOST_NAMES_SHOWN = 3
 SHARE_OF_FREE_MEMORY = 0.7
-CGROUP: Final = Path("/sys/fs/cgroup")  # of a container, as it sees itself
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
 
 
@@ -85,22 +84,6 @@ def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_ca
     free = psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY
     by_memory = int(free // (bytes_per_case + WORKER_BASE_BYTES))
     return max(1, min(count_usable_cores(), case_count, by_memory))
-
-
-def count_usable_cores(cgroup: Path = CGROUP) -> int:
-    """Cores that this process may use; fewer than the machine has in a container or job with a limit."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read_quota(cgroup)
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
-
-
-def _read_quota(cgroup: Path) -> float | None:
-    """Cores' worth of time that a container grants (docker run --cpus), which no list of cores shows."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):  # no Linux, an older kernel, no limit
-        return None
 
 
 def run_over_cases(

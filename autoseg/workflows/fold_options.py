@@ -4,6 +4,7 @@ import time
 from functools import partial
 from typing import Final
 
+from autoseg.cpu_time import count_usable_cores
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.networks.precision import NumberType
@@ -15,7 +16,6 @@ from autoseg.training.distributed import ALONE, Team
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import Budget
 from autoseg.training.start import Length
-from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.preprocessing import extract_recipe
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_request import TrainingRequest

@@ -19,6 +19,8 @@ from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution import Execution, ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
+from autoseg.networks.cpu_threads import follow_cpu_time
+from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision
 from autoseg.plan import Plan
 from autoseg.postprocessing.application import finish_label_map
@@ -136,6 +138,13 @@ def predict_images(
     """
     run = open_run(run_root)
     _check_other_folder(images, out)
+    with follow_cpu_time(find_device(request.device), announce=progress.note):
+        return _predict_images(run, images, out, request=request, progress=progress)
+
+
+def _predict_images(
+    run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+) -> PredictionOutcome:
     choice = choose_models(
         run,
         configuration=request.configuration,

@@ -13,11 +13,12 @@ import torch
 from autoseg.document import Document, read_document, write_document
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
+from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder, remove_leftovers
+from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder, remove_leftovers
 from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
@@ -28,7 +29,6 @@ from autoseg.training.pace import Forecast
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
-from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
 from autoseg.workflows.preprocessing import check_preprocessed
@@ -83,19 +83,24 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     """
     if request.deterministic:
         prepare_determinism()
-    run = open_run(run_root)
+    device = find_device(request.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or other GPUs would hold something of this process, too
+    with follow_cpu_time(device, announce=progress.note, is_fixed=request.deterministic):
+        yield from _train_on_device(open_run(run_root), request, device, progress=progress)
+
+
+def _train_on_device(
+    run: RunFolder, request: TrainingRequest, device: torch.device, *, progress: Progress
+) -> Iterator[TrainedFold]:
     plan = read_document(run.plan, Plan)
     name = find_configuration_name(plan, request.configuration)
     configuration = plan.configurations[name]
     splits = read_document(run.splits, Splits)
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}
-    device = find_device(request.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-        torch.set_num_threads(min(torch.get_num_threads(), count_usable_cores()))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # or other GPUs would hold something of this process, too
     for cases in chosen.values():
         check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
     previous = None

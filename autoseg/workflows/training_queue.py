@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from autoseg.cpu_time import count_usable_cores
 from autoseg.errors import RunError
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.child_process import Child, start_child, stop_children
 from autoseg.workflows.fold_lock import find_holder
 from autoseg.workflows.fold_options import compute_loader_count

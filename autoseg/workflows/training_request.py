@@ -31,7 +31,7 @@ class TrainingRequest:
         seed: None takes that of the training that is continued, else 0.
         restart: Discard earlier trainings of these folds.
         workers: Processes that prepare patches; None goes by the cores.
-        deterministic: The same result every time on a GPU, too.
+        deterministic: The same result every time: on a GPU, too, and beside other programs.
         log_to: Where the history goes beside the log and TensorBoard.
         parallel: This process is one of several that train one fold together, each on a device of its own.
     """

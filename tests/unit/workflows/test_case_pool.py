@@ -14,7 +14,6 @@ from autoseg.workflows.case_pool import (
     Failure,
     PoolOutcome,
     compute_worker_count,
-    count_usable_cores,
     describe_failures,
     find_largest,
     run_over_cases,
@@ -137,16 +136,3 @@ def test_a_pool_that_is_interrupted_starts_no_further_case(tmp_path: Path) -> No
 def test_a_problem_that_many_cases_share_is_said_once() -> None:
     failures = [Failure(case=f"c{index}", problems=("same",), traceback=None) for index in range(5)]
     assert describe_failures(failures) == ("c0, c1, c2 and 2 more: same",)
-
-
-@pytest.mark.parametrize(
-    ("content", "cores"),
-    [("100000 100000", 1), ("50000 100000", 1), ("150000 100000", 2), ("max 100000", None), ("", None), (None, None)],
-)
-def test_a_container_s_share_of_the_processor_limits_the_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, cores: int | None
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
-    if content is not None:
-        (tmp_path / "cpu.max").write_text(content)
-    assert count_usable_cores(tmp_path) == (8 if cores is None else cores)
