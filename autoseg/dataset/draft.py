@@ -11,9 +11,17 @@ from autoseg.dataset.name_parts import NameParts
 from autoseg.dataset.naming_conventions import CHANNEL_NAMES, COLOUR_NAMES, SPLIT_FOLDERS
 from autoseg.dataset.pairing import PairedCase
 
-BIDS_SUBJECT: Final = re.compile(r"sub-[A-Za-z0-9]+")
+BIDS_SUBJECT: Final = re.compile(r"(sub-[A-Za-z0-9]+)(_.*)?")
 BIDS_ENTITY: Final = re.compile(r"(?:label|desc|roi|class)-", re.IGNORECASE)
 BACKGROUND_NAMES: Final = ("background", "bg")
+CHANNEL_ORDER: Final = {word: index for index, word in enumerate(CHANNEL_NAMES)}
+
+SIDES_AND_TIMES: Final = (
+    r"^(.+?)[_-]?[LR]$",
+    r"^(.+?)[_-](?:left|right)$",
+    r"^(.+?)[_-](?:frame|slice|ses|session|visit|scan|day|tp)[_-]?\d+$",
+)
+"""Names of which several may belong to one patient; patterns for `autoseg plan --group-by`."""
 
 Channels = tuple[str, ...]
 
@@ -56,6 +64,8 @@ def draft_cases(paired: Sequence[PairedCase], *, is_explicit: bool) -> Draft:
         paired: What the names of the files said.
         is_explicit: Whether the user named the images: a case of one image is then right whatever it is called.
     """
+    if not paired:
+        return Draft(cases=(), channels=(), left_out={}, problems=())
     found = {index: _list_channels(case) for index, case in enumerate(paired)}
     if is_explicit and all(len(case.images) == 1 for case in paired) and len(set(found.values())) > 1:
         found = dict.fromkeys(found, ("",))
@@ -107,9 +117,17 @@ def clean_structure(name: str) -> str:
     return BIDS_ENTITY.sub("", name).strip("_-. ") or name
 
 
+def suggest_group_pattern(names: Sequence[str]) -> str | None:
+    """A pattern by which several cases would belong to one patient, if all names follow it."""
+    for pattern in SIDES_AND_TIMES:
+        patients = {match[1] for name in names if (match := re.match(pattern, name))}
+        if 0 < len(patients) < len(names) and all(re.match(pattern, name) for name in names):
+            return pattern
+    return None
+
+
 def _order(word: str) -> tuple[int, str]:
-    names = list(CHANNEL_NAMES)
-    return (names.index(word) if word in names else -1, word)
+    return CHANNEL_ORDER.get(word, -1), word
 
 
 def _list_channels(case: PairedCase) -> Channels:
@@ -126,14 +144,12 @@ def _show(channels: Channels) -> str:
 
 
 def _name_cases(cases: Sequence[PairedCase]) -> list[str]:
-    """The names of the images where they differ, else with the folders before them."""
-    own = [_get_first(case).name for case in cases]
-    if all(own) and len(set(own)) == len(own):
-        return own
-    return [
-        "_".join([*_get_first(case).folders, *filter(None, [name])]) or "case"
-        for case, name in zip(cases, own, strict=True)
-    ]
+    """The names of the images where they differ, else with their channel, else with the folders before them."""
+    images = [_get_first(case) for case in cases]
+    for names in ([image.name for image in images], [image.long_name for image in images]):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return ["_".join([*image.folders, *filter(None, [image.name])]) or "case" for image in images]
 
 
 def _get_first(case: PairedCase) -> NameParts:
@@ -153,7 +169,9 @@ def _find_groups(cases: Sequence[PairedCase]) -> list[str]:
 
 
 def _find_subject(path: str) -> str | None:
-    return next((part for part in PurePosixPath(path).parts if BIDS_SUBJECT.fullmatch(part)), None)
+    """The first part of the path that begins as BIDS writes it."""
+    matches = (BIDS_SUBJECT.fullmatch(part) for part in PurePosixPath(path).parts)
+    return next((match[1] for match in matches if match), None)
 
 
 def _list_backgrounds(case: PairedCase) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Final
 from autoseg.dataset.name_parts import NameParts, strip_any_ending, take_apart
 
 TRANSLATIONS: Final = (("**/", "(?:(.*)/)?"), ("**", "(.*)"), ("*", "([^/]*)"), ("?", "([^/])"))
+SILENT_TRANSLATIONS: Final = (("**/", "(?:.*/)?"), ("**", ".*"), *TRANSLATIONS[2:])
+"""Where names have wildcards of their own, any number of folders tells nothing."""
 
 
 def assign_roles(paths: Iterable[str], *, images: str, labels: str) -> list[NameParts]:
@@ -25,11 +27,13 @@ def assign_roles(paths: Iterable[str], *, images: str, labels: str) -> list[Name
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
-    """A regular expression with one group for each wildcard."""
+    """A regular expression with one group for each wildcard that tells the case."""
+    has_others = any(wildcard in pattern.replace("**", "") for wildcard in "*?")
+    translations = SILENT_TRANSLATIONS if has_others else TRANSLATIONS
     rest, expression = pattern.removeprefix("./"), ""
     while rest:
         wildcard, translation = next(
-            ((text, translation) for text, translation in TRANSLATIONS if rest.startswith(text)), (rest[0], "")
+            ((text, translation) for text, translation in translations if rest.startswith(text)), (rest[0], "")
         )
         expression += translation or re.escape(wildcard)
         rest = rest[len(wildcard) :]

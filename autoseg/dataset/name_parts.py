@@ -57,6 +57,7 @@ class NameParts:
         path: Below the dataset's folder.
         folders: The folders of the path without those that say a role.
         name: The name of the file without its ending, and without the role and the channel at its end.
+        long_name: The same with the channel.
         stem: The name without its ending and without words that say a role, wherever they stand.
         base: The stem without the channel as well.
         channel: In lower case; empty where the name tells none.
@@ -67,6 +68,7 @@ class NameParts:
     path: str
     folders: tuple[str, ...]
     name: str
+    long_name: str
     stem: str
     base: str
     channel: str
@@ -91,18 +93,21 @@ def take_apart(path: str, *, spoken_path: str | None = None, role: Role | None =
     Args:
         path: The file.
         spoken_path: What is taken apart instead of it, where the user's pattern says which part tells the case.
-        role: The role, where the user says it.
+        role: The role, where the user says it; the name of an image may then hold words for label maps.
     """
     spoken = PurePosixPath(path if spoken_path is None else spoken_path)
     folders, folder_role = _split_folders(spoken.parts[:-1])
-    stem, words = _strip_roles(strip_any_ending(spoken.name), PLACES_OF_WORDS)
+    places = [place for place in PLACES_OF_WORDS if role != "image" or place[0] == "image"]
+    stem, words = _strip_roles(strip_any_ending(spoken.name), places)
     base, channel = _split_channel(stem)
-    base, more_words = _strip_roles(base, PLACES_OF_WORDS)
+    base, more_words = _strip_roles(base, places)
+    long_name, _ = _strip_roles(strip_any_ending(PurePosixPath(path).name), ENDS)
     words += more_words
     return NameParts(
         path=path,
         folders=folders,
-        name=_make_name(path),
+        name=_strip_roles(_split_channel(long_name)[0], ENDS)[0],
+        long_name=long_name,
         stem=stem,
         base=base,
         channel=channel,
@@ -110,12 +115,6 @@ def take_apart(path: str, *, spoken_path: str | None = None, role: Role | None =
         role_word=next((word for found, word in words if found == "label"), ""),
         in_role_folder=folder_role != "unknown",
     )
-
-
-def _make_name(path: str) -> str:
-    stem, _ = _strip_roles(strip_any_ending(PurePosixPath(path).name), ENDS)
-    base, _ = _split_channel(stem)
-    return _strip_roles(base, ENDS)[0]
 
 
 def strip_any_ending(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from autoseg.dataset.name_parts import CaseKey, NameParts
 
-OWN_ORGAN_SEPARATORS: Final = "_-. "
+SEPARATORS: Final = "_-. "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,13 @@ class Match:
     Attributes:
         stem: Where one of several images is meant, its stem; else None for all of them.
         structure: What the label file holds, if its name tells.
+        is_named: False where only the place of the label file tells its image, and its name may say anything.
     """
 
     key: CaseKey
     stem: str | None = None
     structure: str = ""
+    is_named: bool = True
 
 
 class Images:
@@ -97,11 +99,13 @@ def match_folder_of_case(label: NameParts, images: Images) -> Match | None:
 
 
 def match_structure_in_name(label: NameParts, images: Images) -> Match | None:
-    """a.nii.gz or a_ct.nii.gz, and a_liver.nii.gz."""
+    """a.nii.gz or a_ct.nii.gz, and a_liver.nii.gz; a_T2w.nii.gz and a_T2w_liver.nii.gz."""
     for end in range(len(label.stem) - 1, 0, -1):
-        key = (label.folders, label.stem[:end])
-        if label.stem[end] in OWN_ORGAN_SEPARATORS and key in images.by_case:
-            return Match(key=key, structure=label.stem[end + 1 :])
+        if label.stem[end] in SEPARATORS:
+            beginning = replace(label, stem=label.stem[:end])
+            match = match_same_name(beginning, images) or match_same_case(beginning, images)
+            if match is not None:
+                return replace(match, structure=label.stem[end + 1 :])
     return None
 
 
@@ -119,8 +123,15 @@ def match_folder_of_structure(label: NameParts, images: Images) -> Match | None:
 def match_only_image(label: NameParts, images: Images) -> Match | None:
     """p1/anything.nii.gz, the only image there, and p1/mask.nii.gz."""
     keys = images.cases_in.get(label.folders, set())
-    return Match(key=next(iter(keys)), structure=label.stem) if label.folders and len(keys) == 1 else None
+    if not label.folders or len(keys) != 1:
+        return None
+    return Match(key=next(iter(keys)), structure=label.stem, is_named=False)
 
+
+UNUSED: Final = {
+    "unused": "kept for tests, or a derivative that is no label map by its name",
+    "unknown": "neither in a folder of images nor in one of label maps",
+}
 
 WAYS: Final[tuple[tuple[str, Callable[[NameParts, Images], Match | None]], ...]] = (
     ("same name", match_same_name),
@@ -146,14 +157,13 @@ def pair_files(files: Sequence[NameParts]) -> Pairing:
         else:
             found.setdefault(images.list_paths(match), []).append((match, label))
     ambiguities: dict[tuple[str, ...], list[str]] = {}
-    for matches in _join_overlapping(found):
+    for matches in _drop_accidental_structures(_join_overlapping(found)):
         _add_case(images, matches, pairing, ambiguities)
     pairing.problems += [_describe_ambiguity(lines) for lines in ambiguities.values()]
     _report_unmatched(labels, unmatched, pairing)
     used = {path for paths in found for path in paths}
     for path in (image.path for group in images.by_case.values() for image in group if image.path not in used):
         pairing.left_out[path] = "no label map belongs to it"
-    _drop_accidental_structures(pairing)
     return pairing
 
 
@@ -175,7 +185,7 @@ def _sort_by_role(files: Sequence[NameParts], pairing: Pairing) -> tuple[Images,
     has_folders = any(image.in_role_folder for image in images)
     for file in files:
         if file.role == "unused" or (file.role == "unknown" and has_folders):
-            pairing.left_out[file.path] = "in no folder that is used"
+            pairing.left_out[file.path] = UNUSED[file.role]
     if has_folders:
         return Images(images), labels
     candidates = Images([*images, *unknown])
@@ -272,12 +282,20 @@ def _report_unmatched(labels: Sequence[NameParts], unmatched: Sequence[NameParts
             pairing.left_out[label.path] = "no image belongs to it"
 
 
-def _drop_accidental_structures(pairing: Pairing) -> None:
-    """What differs for every case is no structure's name but a part of the case's."""
-    names = [name for case in pairing.cases for name in case.masks]
-    is_single = all(len(case.masks) == 1 for case in pairing.cases)
-    if len(names) > 1 and is_single and len(set(names)) == len(names):
-        pairing.cases = [replace(case, masks={"": next(iter(case.masks.values()))}) for case in pairing.cases]
+def _drop_accidental_structures(
+    groups: Sequence[Sequence[tuple[Match, NameParts]]],
+) -> list[list[tuple[Match, NameParts]]]:
+    """Where only the folder tells the image, a name that differs for every case is no structure's."""
+    names = [match.structure for matches in groups for match, _ in matches if not match.is_named]
+    is_single = all(len(matches) == 1 for matches in groups)
+    is_accidental = len(names) > 1 and is_single and len(set(names)) == len(names)
+    return [
+        [
+            (match if match.is_named or not is_accidental else replace(match, structure=""), label)
+            for match, label in matches
+        ]
+        for matches in groups
+    ]
 
 
 def _count(files: Sequence[NameParts]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.cases import DESCRIPTION_NAME, GROUPS_NAME, SPLITS_NAME
-from autoseg.dataset.draft import Draft, DraftCase, draft_cases, name_channels
+from autoseg.dataset.draft import Draft, DraftCase, draft_cases, name_channels, suggest_group_pattern
 from autoseg.dataset.files import find_endings
 from autoseg.dataset.image_tree import JOINED_FOLDER, find_reading_problem
 from autoseg.errors import RunError, VolumeError
@@ -217,10 +217,11 @@ def _mention_ct(names: Sequence[str], *, lowest: float) -> list[str]:
 
 
 def _list_groups(cases: Sequence[DraftCase]) -> dict[str, tuple[str, ...]]:
-    groups: dict[str, tuple[str, ...]] = {}
+    groups: dict[str, list[str]] = {}
     for case in cases:
-        groups[case.group] = (*groups.get(case.group, ()), case.name)
-    return groups if any(len(names) > 1 for names in groups.values()) else {}
+        groups.setdefault(case.group, []).append(case.name)
+    has_several = any(len(names) > 1 for names in groups.values())
+    return {group: tuple(names) for group, names in groups.items()} if has_several else {}
 
 
 def _make_rows(found: LabelsFound) -> tuple[LabelRow, ...]:
@@ -244,10 +245,10 @@ def _count_endings(cases: Iterable[DraftCase]) -> dict[str, int]:
 
 
 def _sort_by_reason(left_out: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    reasons: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, list[str]] = {}
     for path, reason in sorted(left_out.items()):
-        reasons[reason] = (*reasons.get(reason, ()), path)
-    return reasons
+        reasons.setdefault(reason, []).append(path)
+    return {reason: tuple(paths) for reason, paths in reasons.items()}
 
 
 def _note_files(root: Path, found: LabelsFound, *, has_groups: bool) -> list[str]:
@@ -263,6 +264,12 @@ def _note_files(root: Path, found: LabelsFound, *, has_groups: bool) -> list[str
     if len(endings) > 1:
         shown = ", ".join(f"{count} x {ending}" for ending, count in sorted(endings.items()))
         notes.append(f"warning: images have different endings ({shown}); predicted label maps get that of most of them")
+    pattern = None if has_groups else suggest_group_pattern([case.name for case in found.cases])
+    if pattern is not None:
+        notes.append(
+            f"warning: names look as if some cases were of one patient, which no folder tells: if so, keep them in one "
+            f"fold with autoseg plan --group-by '{pattern}'"
+        )
     if (root / SPLITS_NAME).is_file():
         notes.append(f"{SPLITS_NAME} lies there and decides the folds")
     if (root / GROUPS_NAME).is_file() and not has_groups:
