@@ -11,6 +11,7 @@ from autoseg.cli.demo import demo
 from autoseg.cli.evaluate import evaluate
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
+from autoseg.cli.init import init
 from autoseg.cli.plan import plan
 from autoseg.cli.planners import planners
 from autoseg.cli.predict import predict
@@ -49,7 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(show_version)
-for command in (check, plan, preprocess, train, status, select, predict, evaluate, export, demo, planners):
+for command in (init, check, plan, preprocess, train, status, select, predict, evaluate, export, demo, planners):
     app.command()(say_how_to_continue(command))
 app.command("import")(say_how_to_continue(import_model))  # a function cannot have this name
 

@@ -10,6 +10,7 @@ import typer.main
 from autoseg.cli.app import app, say_how_to_continue
 
 EXPECTED_FLAGS = {
+    "init": {"--images", "--labels", "--workers", "--overwrite"},
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--json"},
     "plan": {
         "--run", "--planner", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",

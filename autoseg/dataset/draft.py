@@ -1,0 +1,192 @@
+"""Cases as `autoseg init` writes them: named, with their channels in order and the patient they belong to."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from autoseg.dataset.name_parts import NameParts
+from autoseg.dataset.naming_conventions import CHANNEL_NAMES, COLOUR_NAMES, SPLIT_FOLDERS
+from autoseg.dataset.pairing import PairedCase
+
+BIDS_SUBJECT: Final = re.compile(r"(sub-[A-Za-z0-9]+)(_.*)?")
+BIDS_ENTITY: Final = re.compile(r"(?:label|desc|roi|class)-", re.IGNORECASE)
+BACKGROUND_NAMES: Final = ("background", "bg")
+CHANNEL_ORDER: Final = {word: index for index, word in enumerate(CHANNEL_NAMES)}
+
+SIDES_AND_TIMES: Final = (
+    r"^(.+?)[_-]?[LR]$",
+    r"^(.+?)[_-](?:left|right)$",
+    r"^(.+?)[_-](?:frame|slice|ses|session|visit|scan|day|tp)[_-]?\d+$",
+)
+"""Names of which several may belong to one patient; patterns for `autoseg plan --group-by`."""
+
+Channels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftCase:
+    """A case to be listed in dataset.json.
+
+    Attributes:
+        images: Paths in the order of the channels.
+        masks: Paths by structure; a single label map may have an empty name.
+        group: The patient.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    masks: Mapping[str, str]
+    group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """All cases.
+
+    Attributes:
+        channels: What the file names call them, empty where they say nothing.
+        left_out: Path to reason.
+    """
+
+    cases: tuple[DraftCase, ...]
+    channels: Channels
+    left_out: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+def draft_cases(paired: Sequence[PairedCase], *, is_explicit: bool) -> Draft:
+    """Names the cases, orders their channels and finds their patients.
+
+    Args:
+        paired: What the names of the files said.
+        is_explicit: Whether the user named the images: a case of one image is then right whatever it is called.
+    """
+    if not paired:
+        return Draft(cases=(), channels=(), left_out={}, problems=())
+    found = {index: _list_channels(case) for index, case in enumerate(paired)}
+    if is_explicit and all(len(case.images) == 1 for case in paired) and len(set(found.values())) > 1:
+        found = dict.fromkeys(found, ("",))
+    counts = Counter(found.values())
+    channels, count = counts.most_common(1)[0]
+    if 2 * count <= len(paired):
+        return Draft(cases=(), channels=(), left_out={}, problems=(_describe_mixture(counts),))
+    kept = [case for index, case in enumerate(paired) if found[index] == channels]
+    left_out = {
+        case.images[0].path: f"its channels are {_show(found[index])}, not {_show(channels)}"
+        for index, case in enumerate(paired)
+        if found[index] != channels
+    }
+    left_out |= {path: "background is what no mask holds" for case in kept for path in _list_backgrounds(case)}
+    names, groups = _name_cases(kept), _find_groups(kept)
+    cases = [_draft(case, name, group) for case, name, group in zip(kept, names, groups, strict=True)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    problems = (
+        [f"{count_files(twice)} have the same name in different folders: {', '.join(twice[:5])}"] if twice else []
+    )
+    cases.sort(key=lambda case: case.name)
+    return Draft(cases=tuple(cases), channels=channels, left_out=left_out, problems=tuple(problems))
+
+
+def count_files(names: Sequence[str]) -> str:
+    """Like `1 case` or `3 cases`."""
+    return f"{len(names)} case{'' if len(names) == 1 else 's'}"
+
+
+def name_channels(words: Channels, *, per_file: int, is_picture: bool) -> tuple[str, ...]:
+    """Names for dataset.json.
+
+    Args:
+        words: What the file names say, one for each file of a case.
+        per_file: Number of channels in a file.
+        is_picture: Whether three channels are colours.
+    """
+    if per_file == len(COLOUR_NAMES) and is_picture and len(words) == 1:
+        return COLOUR_NAMES
+    if len(words) == 1 and per_file > 1:
+        return tuple(f"channel_{index}" for index in range(per_file))
+    if len(words) == 1:
+        return (CHANNEL_NAMES.get(words[0], "image"),)
+    return tuple(CHANNEL_NAMES.get(word, f"channel_{index}") for index, word in enumerate(words))
+
+
+def clean_structure(name: str) -> str:
+    """A structure's name without what BIDS writes before it."""
+    return BIDS_ENTITY.sub("", name).strip("_-. ") or name
+
+
+def suggest_group_pattern(names: Sequence[str]) -> str | None:
+    """A pattern by which several cases would belong to one patient, if all names follow it."""
+    for pattern in SIDES_AND_TIMES:
+        patients = {match[1] for name in names if (match := re.match(pattern, name))}
+        if 0 < len(patients) < len(names) and all(re.match(pattern, name) for name in names):
+            return pattern
+    return None
+
+
+def _order(word: str) -> tuple[int, str]:
+    return CHANNEL_ORDER.get(word, -1), word
+
+
+def _list_channels(case: PairedCase) -> Channels:
+    return tuple(sorted((image.channel for image in case.images), key=_order))
+
+
+def _describe_mixture(counts: Mapping[Channels, int]) -> str:
+    shown = ", ".join(f"{_show(channels)} ({count} cases)" for channels, count in counts.items())
+    return f"cases have different channels: {shown}; no set of channels belongs to more than half of them"
+
+
+def _show(channels: Channels) -> str:
+    return " + ".join(CHANNEL_NAMES.get(word, word) or "unnamed" for word in channels)
+
+
+def _name_cases(cases: Sequence[PairedCase]) -> list[str]:
+    """The names of the images where they differ, else with their channel, else with the folders before them."""
+    images = [_get_first(case) for case in cases]
+    for names in ([image.name for image in images], [image.long_name for image in images]):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return ["_".join([*image.folders, *filter(None, [image.name])]) or "case" for image in images]
+
+
+def _get_first(case: PairedCase) -> NameParts:
+    return min(case.images, key=lambda image: _order(image.channel))
+
+
+def _find_groups(cases: Sequence[PairedCase]) -> list[str]:
+    """BIDS subjects; else the outermost folder that differs; else the name without the channel."""
+    subjects = [_find_subject(_get_first(case).path) for case in cases]
+    folders = [[part for part in _get_first(case).folders if part.lower() not in SPLIT_FOLDERS] for case in cases]
+    while all(folders) and len({names[0] for names in folders}) == 1:
+        folders = [names[1:] for names in folders]
+    return [
+        subject or (names[0] if names else _get_first(case).base)
+        for case, subject, names in zip(cases, subjects, folders, strict=True)
+    ]
+
+
+def _find_subject(path: str) -> str | None:
+    """The first part of the path that begins as BIDS writes it."""
+    matches = (BIDS_SUBJECT.fullmatch(part) for part in PurePosixPath(path).parts)
+    return next((match[1] for match in matches if match), None)
+
+
+def _list_backgrounds(case: PairedCase) -> list[str]:
+    return [label.path for structure, label in case.masks.items() if structure.lower() in BACKGROUND_NAMES]
+
+
+def _draft(case: PairedCase, name: str, group: str) -> DraftCase:
+    images = sorted(case.images, key=lambda image: _order(image.channel))
+    return DraftCase(
+        name=name,
+        images=tuple(image.path for image in images),
+        masks={
+            clean_structure(structure): label.path
+            for structure, label in case.masks.items()
+            if structure.lower() not in BACKGROUND_NAMES
+        },
+        group=group,
+    )

@@ -1,0 +1,72 @@
+"""Names and values for the entry `labels` of dataset.json, from what the label files hold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from autoseg.dataset.label_entries import BACKGROUND
+from autoseg.dataset.mask_joining import Nesting, list_region_values
+from autoseg.dataset.naming_conventions import PROBABLE_IGNORE_VALUES
+
+MOST_VALUES: Final = 200  # guess: FreeSurfer's parcellation of the whole brain has about 190, a grey picture up to 256
+
+Values = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelProposal:
+    """What dataset.json will say.
+
+    Attributes:
+        labels: Name to values, background first; more than one value is a region.
+        region_order: For regions, `regions_class_order`.
+        notes: What the user may want to change.
+    """
+
+    labels: Mapping[str, Values]
+    region_order: Values
+    notes: tuple[str, ...]
+
+
+def propose_labels(voxels: Mapping[int, int], *, structure: str) -> LabelProposal:
+    """Labels for values as they are in the files.
+
+    Args:
+        voxels: In all cases, by value.
+        structure: What the names of the files call it; used if there is one value besides background.
+    """
+    foreground = sorted(value for value in voxels if value != 0)
+    names = {value: f"label_{value}" for value in foreground}
+    if len(foreground) == 1 and structure:
+        names[foreground[0]] = structure
+    notes = [] if 0 in voxels else ["warning: no label map holds the value 0, which is background"]
+    notes += [_mention_ignore(value) for value in PROBABLE_IGNORE_VALUES if value in foreground and len(foreground) > 1]
+    labels = {BACKGROUND: (0,), **{name: (value,) for value, name in names.items()}}
+    return LabelProposal(labels=labels, region_order=(), notes=tuple(notes))
+
+
+def propose_structures(names: Sequence[str], nesting: Nesting) -> LabelProposal:
+    """Labels for joined masks: structure i has the value i + 1; regions if any lies in another."""
+    if not nesting.has_nested:
+        plain = {name: (index + 1,) for index, name in enumerate(names)}
+        return LabelProposal(labels={BACKGROUND: (0,), **plain}, region_order=(), notes=())
+    regions = list_region_values(nesting)
+    labels = {names[index]: values for index, values in regions.items()}
+    notes = [
+        f"{names[inner]} lies in {' and in '.join(names[outer] for outer in outers)} in every case: "
+        f"labels become regions"
+        for inner, outers in enumerate(nesting.parents)
+        if outers
+    ]
+    return LabelProposal(
+        labels={BACKGROUND: (0,), **labels},
+        region_order=tuple(index + 1 for index in regions),
+        notes=tuple(notes),
+    )
+
+
+def _mention_ignore(value: int) -> str:
+    return (
+        f"the value {value} often marks voxels that nobody labelled: if so here, name it 'ignore' instead of "
+        f"'label_{value}' in dataset.json"
+    )
