@@ -1,6 +1,7 @@
 """A model of a real run in one file: it predicts like the run, and nobody learns from it whose images these were."""
 
 import json
+import re
 import socket
 import zipfile
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from balls import make_case, run_autoseg, save, shorten
 from PIL import Image
+
+from autoseg.run_folder import FoldFolder, RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two trainings, each with the start of its processes
 
@@ -93,6 +96,33 @@ def test_the_file_predicts_like_the_run_and_says_how_good_it_is(
     scores = json.loads((private_run / "crossvalidation.json").read_text())["configurations"]["3d_fullres"]
     assert record["configurations"]["3d_fullres"]["scores"] == scores
     assert "CC-BY 4.0" in card
+
+
+def test_the_page_about_sharing_names_everything_in_a_run(private_run: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "share-a-model.md"
+    if not page.is_file():
+        pytest.skip("needs the sources: pages are not installed")
+    table = page.read_text(encoding="utf-8").partition("## What a run folder holds")[2]
+    models = private_run / "models" / "3d_fullres"
+    entries = [*private_run.iterdir(), *models.iterdir(), *models.glob("fold_0/*"), *private_run.glob("preprocessed/*")]
+    names = {entry.name for entry in entries}
+    assert len(names) > 15
+    for pattern, shown in (
+        (r"checkpoint_.*\.safetensors", "checkpoint_*.safetensors"),
+        (r"fold_\d", "fold_<k>"),
+        (r"3d_fullres", "<configuration>"),
+    ):
+        names = {re.sub(pattern, shown, name) for name in names}
+    properties = (name for name in vars(FoldFolder) if isinstance(getattr(FoldFolder, name), property))
+    names |= {getattr(FoldFolder(Path("fold_<k>")), name).name for name in properties} - {
+        f"checkpoint_{kind}.safetensors" for kind in ("latest", "best", "final")
+    }
+    properties = (name for name in vars(RunFolder) if isinstance(getattr(RunFolder, name), property))
+    names |= {getattr(RunFolder(Path()), name).name for name in properties}
+    missing = sorted(
+        name for name in names if not re.search(rf"[`/ ]{re.escape(name)}[`/]", table) and name != "models"
+    )
+    assert missing == ["summary.json"]  # in `validation/`
 
 
 def test_images_that_nnunet_cannot_read_are_told_when_planning_and_again_when_exporting(
