@@ -195,6 +195,11 @@ def open_run(root: Path) -> RunFolder:
         RunError: It is missing or holds no plan.
     """
     run = RunFolder(root)
+    if root.is_file():
+        msg = (
+            f"{root} is a file, expected a run folder; of a model in one file make one with: autoseg import {root} RUN"
+        )
+        raise RunError(msg)
     if not root.is_dir():
         msg = f"no run folder at {root}; make one with: autoseg plan DATASET --run {root}"
         raise RunError(msg)

@@ -286,6 +286,20 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(sourc
     assert not (tmp_path / "x.autoseg").exists()
 
 
+def test_a_configuration_whose_name_leads_out_of_the_run_is_refused(source: Path, tmp_path: Path) -> None:
+    plans = json.loads((source / "plans.json").read_text())
+    plans["configurations"] = {"../../out": plans["configurations"]["3d_fullres"]}
+    (source / "plans.json").write_text(json.dumps(plans))
+    for path in source.rglob("*.pth"):
+        content = torch.load(path, weights_only=False)
+        content["init_args"] |= {"configuration": "../../out", "plans": plans}
+        torch.save(content, path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ExchangeError, match=r"cannot express: configurations\.\.\./\.\./out"):
+        import_model(source, tmp_path / "x.autoseg", progress=TELLER)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: Builder) -> None:
     source = write_foreign(tmp_path / "results", trainer="nnUNetTrainerOfMine")
     with pytest.raises(ExchangeError, match="nnUNetTrainerOfMine"):

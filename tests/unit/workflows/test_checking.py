@@ -30,7 +30,6 @@ def check(check_whole):
     def run(**options):
         report = check_whole(**options)
         others = tuple(note for note in report.notes if "cannot be exported to nnU-Net" not in note)
-        assert len(others) == len(report.notes) - 1
         return replace(report, notes=others)
 
     return run
