@@ -1,6 +1,7 @@
 """What `import autoseg` offers to programs; everything else may change between versions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +13,13 @@ from autoseg.errors import PredictionError
 from autoseg.evaluation import EvaluationSummary
 from autoseg.fingerprint import Machine
 from autoseg.geometry import WORLD_LETTERS, FloatTriple, Grid, compute_reorientation
-from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
+from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
+from autoseg.workflows.model_source import load_model, open_model
 from autoseg.workflows.selection_document import Selection
 from autoseg.workflows.training_request import TrainingRequest
 
@@ -127,23 +130,25 @@ def predict_images(
     *,
     progress: Progress | None = None,
 ) -> prediction.PredictionOutcome:
-    """Segments image files, like `autoseg predict`.
+    """Segments image files, like `autoseg predict`; `run` may be all that `load_model` takes.
 
     Raises:
         AutosegError: As the command reports it.
     """
-    chosen = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS)
-    return prediction.predict_images(Path(run), Path(images), Path(out), request=chosen, progress=progress or Silent())
+    chosen, teller = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or Silent()
+    with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=teller) as model:
+        chosen = replace(chosen, configuration=model.configuration)
+        return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=teller)
 
 
 def import_model(
     source: str | Path,
     run: str | Path,
-    request: exchange.ImportRequest | None = None,
+    request: ImportRequest | None = None,
     *,
     progress: Progress | None = None,
-) -> tuple[exchange.ExchangedModel, ...]:
-    """Makes a run of models that nnU-Net trained, like `autoseg import`.
+) -> tuple[ExchangedModel, ...]:
+    """Makes a run of models that nnU-Net trained, or of one that autoseg exported, like `autoseg import`.
 
     Raises:
         AutosegError: As the command reports it.
@@ -154,11 +159,11 @@ def import_model(
 def export_model(
     run: str | Path,
     output: str | Path,
-    request: exchange.ExportRequest | None = None,
+    request: ExportRequest | None = None,
     *,
     progress: Progress | None = None,
-) -> tuple[exchange.ExchangedModel, ...]:
-    """Writes a trained model so that nnU-Net predicts with it, like `autoseg export --format nnunet`.
+) -> tuple[ExchangedModel, ...]:
+    """Writes a trained model for others, like `autoseg export`: for nnU-Net, unless the request names another format.
 
     Raises:
         AutosegError: As the command reports it.
@@ -193,7 +198,7 @@ def predict_volume(
     """Segments one volume and returns its label map: the same shape, in the values of the dataset's label files.
 
     Args:
-        run: Folder of a trained run, or a model from `load_model`, which spares loading it for every volume.
+        run: What `load_model` takes, or a model from `load_model`, which spares loading it for every volume.
         array: Numbers, (channel, z, y, x), or (z, y, x) for a model of one channel.
         spacing_mm: Distance of neighbouring voxels along z, y, x.
         orientation: Where the axes x, y, z of the array grow to, for example "LPS" for arrays of SimpleITK from

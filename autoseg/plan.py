@@ -40,7 +40,7 @@ NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_
 Architecture = Literal["plain_unet", "residual_encoder_unet"]
 ForegroundPlacement = Literal["centred", "uniform"]
 ForegroundChoice = Literal["class", "class_balanced", "component"]
-ConfigurationName = str
+ConfigurationName = Annotated[str, Field(pattern=r"^[^./\\:][^/\\:]*$")]  # names a folder
 PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
 """Where the user names none, the first of these that there is."""
 

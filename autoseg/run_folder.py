@@ -147,6 +147,16 @@ class RunFolder:
         """Which models and postprocessing prediction uses, and why."""
         return self.root / "selection.json"
 
+    @property
+    def model_record(self) -> Path:
+        """What is said of a model that came in one file, by the file."""
+        return self.root / "model.json"
+
+    @property
+    def model_card(self) -> Path:
+        """The same in words."""
+        return self.root / "README.md"
+
     def ensemble(self, configurations: Sequence[str]) -> Path:
         """What an ensemble predicts for held-out cases."""
         return self.root / "ensembles" / "+".join(configurations)
@@ -185,6 +195,11 @@ def open_run(root: Path) -> RunFolder:
         RunError: It is missing or holds no plan.
     """
     run = RunFolder(root)
+    if root.is_file():
+        msg = (
+            f"{root} is a file, expected a run folder; of a model in one file make one with: autoseg import {root} RUN"
+        )
+        raise RunError(msg)
     if not root.is_dir():
         msg = f"no run folder at {root}; make one with: autoseg plan DATASET --run {root}"
         raise RunError(msg)
@@ -276,19 +291,38 @@ def write_folder_atomically(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path`, which takes its place, and that of an older one, when the block succeeds.
 
     The older one stays whole until then; a crash while the new one takes its place may leave a part of it, or neither.
+    A block that fails leaves nothing, no empty parents of `path` either.
 
     Raises:
         RunError: The folder cannot be written, or the older one not be removed.
     """
+    with parents_made(path):
+        temporary = make_folder(path.with_name(f".{path.name}-{secrets.token_hex(TOKEN_BYTES)}"))
+        try:
+            with _failures_to_write_told(path):
+                yield temporary
+                remove_folder(path)
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def parents_made(path: Path) -> Iterator[None]:
+    """Makes the folders above `path`; if the block fails, those that were made here and are empty are removed again.
+
+    Raises:
+        RunError: They cannot be made.
+    """
+    missing = [parent for parent in path.absolute().parents if not parent.exists()]
     make_folder(path.parent)
-    temporary = make_folder(path.with_name(f".{path.name}-{secrets.token_hex(TOKEN_BYTES)}"))
     try:
-        with _failures_to_write_told(path):
-            yield temporary
-            remove_folder(path)
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except BaseException:
+        with suppress(OSError):  # another program has put something there
+            for parent in missing:
+                parent.rmdir()
+        raise
 
 
 @contextmanager

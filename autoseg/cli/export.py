@@ -1,4 +1,4 @@
-"""`autoseg export`: hand a trained model to another tool."""
+"""`autoseg export`: hand a trained model to others."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,21 +9,36 @@ import typer
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
     *,
-    format: Annotated[Literal["nnunet"], typer.Option(help="Of which tool.")],
-    output: Annotated[Path, typer.Option(help="Folder to be written; it gets one folder per configuration.")],
-    configuration: Annotated[str | None, typer.Option(help="Only this one.  [default: all trained]")] = None,
-    fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all trained]")] = None,
+    format: Annotated[
+        Literal["autoseg", "nnunet"], typer.Option(help="One file for autoseg, without training data, or for nnU-Net.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="File (.zip) to be written; for nnU-Net a folder, which gets one per configuration.")
+    ],
+    configuration: Annotated[
+        str | None,
+        typer.Option(help="Only this one.  [default: what autoseg select chose (autoseg format), else all trained]"),
+    ] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold (repeatable).  [default: likewise, else all trained]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
-    """Write a trained model so that nnU-Net v2 predicts with it."""
+    """Write a trained model for others: for autoseg, or so that nnU-Net v2 predicts with it."""
     from autoseg.cli.console import open_console
-    from autoseg.workflows.exchange import ExportRequest, export_model
+    from autoseg.workflows.exchange import export_model
+    from autoseg.workflows.exchange_request import ExportRequest
 
-    del format  # there is one so far
     console = open_console()
-    request = ExportRequest(configuration=configuration, folds=tuple(fold) if fold else None, overwrite=overwrite)
-    for model in export_model(run, output, request, progress=console):
+    request = ExportRequest(
+        format=format, configuration=configuration, folds=tuple(fold) if fold else None, overwrite=overwrite
+    )
+    models = export_model(run, output, request, progress=console)
+    for model in models:
         console.note(f"exported {model.describe()}")
-        console.note(
-            f"next: nnUNetv2_predict_from_modelfolder -m {model.folder} -f {' '.join(model.folds)} -i IN -o OUT"
-        )
+        if format == "nnunet":
+            console.note(
+                f"next: nnUNetv2_predict_from_modelfolder -m {model.folder} -f {' '.join(model.folds)} -i IN -o OUT"
+            )
+    if format == "autoseg":
+        console.note(f"{output}: {output.stat().st_size / 1e6:.1f} MB\nnext: autoseg predict {output} IMAGES OUT")

@@ -7,7 +7,9 @@ import typer
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder with a trained model, or a model of nnU-Net v2.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder with a trained model, an exported zip of one, or a model of nnU-Net v2.")
+    ],
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image file.")],
     out: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
     *,
@@ -44,7 +46,7 @@ def predict(
 
     from autoseg.cli.console import open_console
     from autoseg.inference.options import PredictionOptions
-    from autoseg.workflows.exchange import open_model
+    from autoseg.workflows.model_source import open_model
     from autoseg.workflows.prediction import PredictionRequest, predict_images
 
     console = open_console()

@@ -45,7 +45,7 @@ def _check_paths(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     if escaping:
         msg = (
             f"{archive} is refused: {escaping[0]!r} (and {len(escaping) - 1} others) would be written outside the "
-            f"folder, or is a link; no export of nnU-Net holds such paths. Nothing was unpacked"
+            f"folder, or is a link; no export of autoseg or nnU-Net holds such paths. Nothing was unpacked"
         )
         raise ExchangeError(msg)
 

@@ -110,6 +110,9 @@ def _check_common(run: RunFolder, earlier: Plan, plan: Plan) -> None:
     if not earlier.is_imported:
         msg = f"{run.root} is a run of autoseg's planner {earlier.planner!r}; import into a folder of its own"
         raise ExchangeError(msg)
+    if run.model_record.exists():
+        msg = f"{run.root} holds a model that came in one file of autoseg; import into a folder of its own"
+        raise ExchangeError(msg)
     different = [field for field in COMMON_FIELDS if getattr(earlier, field) != getattr(plan, field)]
     if different:
         msg = (

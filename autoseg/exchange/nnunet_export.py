@@ -1,21 +1,20 @@
 """From a trained configuration of ours to a folder that nnU-Net predicts with."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_folders import DATASET_NAME, PLANS_NAME, SEPARATOR
+from autoseg.exchange.nnunet_limits import check_values, find_next_value
 from autoseg.exchange.nnunet_networks import describe_network
 from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, find_reader, find_scheme
 from autoseg.exchange.nnunet_trainers import BASE
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.fingerprint import Fingerprint
-from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
 from autoseg.run_folder import write_atomically, write_text
 
@@ -37,9 +36,9 @@ def describe_losses(plan: Plan) -> tuple[str, ...]:
             f"nnU-Net takes images as they are stored, this model needs {plan.orientation}: reorient images to "
             f"{plan.orientation} before nnU-Net predicts them (autoseg does so by itself)"
         )
-    if plan.labels.ignore_value not in (None, _find_next_value(plan.labels)):
+    if plan.labels.ignore_value not in (None, find_next_value(plan.labels)):
         notes.append(
-            f"the ignore label {plan.labels.ignore_value} is left out: nnU-Net wants {_find_next_value(plan.labels)} "
+            f"the ignore label {plan.labels.ignore_value} is left out: nnU-Net wants {find_next_value(plan.labels)} "
             f"for it, and prediction does not need it"
         )
     return tuple(notes)
@@ -171,11 +170,11 @@ def _describe_intensities(index: int, channel: ChannelPlan, fingerprint: Fingerp
 
 def _describe_dataset(plan: Plan, fingerprint: Fingerprint | None) -> dict[str, Any]:
     labels = plan.labels
-    _check_values(labels)
+    check_values(labels)
     entries: dict[str, int | list[int]] = {"background": 0}
     for entry in labels.classes:
         entries[entry.name] = entry.values[0] if len(entry.values) == 1 else list(entry.values)
-    if labels.ignore_value is not None and labels.ignore_value == _find_next_value(labels):
+    if labels.ignore_value is not None and labels.ignore_value == find_next_value(labels):
         entries["ignore"] = labels.ignore_value
     content = {
         "channel_names": {str(index): channel.name for index, channel in enumerate(plan.channels)},
@@ -187,26 +186,6 @@ def _describe_dataset(plan: Plan, fingerprint: Fingerprint | None) -> dict[str, 
     if labels.region_write_values is None:
         return content
     return {**content, "regions_class_order": list(labels.region_write_values)}
-
-
-def _check_values(labels: LabelScheme) -> None:
-    """nnU-Net writes the number of the output as the value of the label."""
-    values = _list_predicted_values(labels)
-    if not labels.has_regions and list(values) != list(range(len(values))):
-        shown = ", ".join(str(value) for value in values)
-        msg = (
-            f"nnU-Net writes labels 0, 1, 2, ... without gaps, but this model's are {shown}; it would write other "
-            f"values than the dataset has, so the model is not exported"
-        )
-        raise ExchangeError(msg)
-
-
-def _list_predicted_values(labels: LabelScheme) -> Sequence[int]:
-    return labels.file_values if labels.ignore_value is None else labels.file_values[:-1]
-
-
-def _find_next_value(labels: LabelScheme) -> int:
-    return max(_list_predicted_values(labels)) + 1
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

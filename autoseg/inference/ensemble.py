@@ -161,7 +161,7 @@ def check_members_agree(members: Sequence[SegmentationModel]) -> None:
     """
     first = members[0]
     for member in members[1:]:
-        if _describe_meaning(member.plan) != _describe_meaning(first.plan):
+        if describe_meaning(member.plan) != describe_meaning(first.plan):
             msg = (
                 f"the members of an ensemble must have the same labels, channels and axes, but the plans that "
                 f"{first.configuration} and {member.configuration} were trained by differ in them; train one of them "
@@ -208,6 +208,7 @@ def restore_mean_label_map(
     return volume
 
 
-def _describe_meaning(plan: Plan) -> tuple[object, ...]:
+def describe_meaning(plan: Plan) -> tuple[object, ...]:
+    """What two plans must share for their outputs to mean the same."""
     channels = tuple(channel.name for channel in plan.channels)
     return plan.labels, channels, plan.orientation, plan.axis_permutation, plan.file_ending

@@ -15,7 +15,7 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     """The configuration to predict with: the wanted one or, for None, the trained one.
 
     If several are trained, the first of 3d_fullres, 3d_cascade_fullres, 3d_lowres and 2d is taken, else the first of
-    the plan.
+    the plan; a cascade, whatever its name, comes before its first stage.
 
     Raises:
         PlanError: The plan does not have the wanted one.
@@ -28,7 +28,13 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     trained = [name for name in order if find_trained_folds(run, name)]
     if not trained:
         raise PredictionError(_describe_untrained(run, order))
-    return trained[0]
+    cascades = (name for name in trained if plan.configurations[name].previous_stage == trained[0])
+    return next(cascades, trained[0])
+
+
+def select_previous_folds(folds: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Folds of a cascade's first stage that go with those that are named for the second; None for every trained one."""
+    return tuple(fold for fold in folds or () if fold != ALL_CASES) or None
 
 
 def find_folds(run: RunFolder, configuration: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -61,8 +67,8 @@ def find_trained_folds(run: RunFolder, configuration: str) -> tuple[str, ...]:
 
 
 def is_import(run: RunFolder, plan: Plan) -> bool:
-    """Whether a run holds imported models, and neither folds nor training data."""
-    return plan.is_imported and not run.splits.exists()
+    """Whether a run holds models of another tool or another run, and neither folds nor training data."""
+    return (plan.is_imported or run.model_record.exists()) and not run.splits.exists()
 
 
 def _rank(configuration: str) -> int:
@@ -97,6 +103,8 @@ def _describe_files(fold: FoldFolder) -> str:
 
 
 def _advise(run: RunFolder, configuration: str, fold: str) -> str:
+    if run.model_record.exists() and not run.splits.exists():
+        return "this model came in one file, which holds no more: ask for a file that does"
     if run.plan.exists() and is_import(run, read_document(run.plan, Plan)):
         return (
             f"import it from nnU-Net's folder: autoseg import SOURCE {run.root} --configuration {configuration} "

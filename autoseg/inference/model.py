@@ -16,7 +16,7 @@ from autoseg.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_mem
 from autoseg.inference.cascade import bring_to_prediction_grid
 from autoseg.inference.execution import Execution, ExecutionChoice
 from autoseg.inference.execution_choice import Setting, prepare_networks
-from autoseg.inference.folds import find_configuration, find_folds
+from autoseg.inference.folds import find_configuration, find_folds, select_previous_folds
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restore_grid import (
     Location,
@@ -32,7 +32,7 @@ from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase, preprocess_image
 from autoseg.preprocessing.previous_stage import append_masks, encode_masks
-from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
+from autoseg.run_folder import FoldFolder, RunFolder, open_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,11 +245,10 @@ def load_model(
     first_stage = plan.configurations[name].previous_stage
     if first_stage is None or not with_previous:
         return model
-    held_out = [fold for fold in folds or () if fold != ALL_CASES]
     previous = load_model(
         folder,
         configuration=first_stage,
-        folds=held_out or None,
+        folds=select_previous_folds(folds),
         device=device,
         precision=precision,
         execution=execution,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from autoseg.errors import RunError
@@ -56,6 +56,11 @@ def hash_weights(path: Path) -> str:
         raise RunError(msg) from error
 
 
+def serialize_weights(weights: Mapping[str, Tensor]) -> bytes:
+    """The file of `write_weights` in memory."""
+    return save(_name_tensors(weights))
+
+
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes a network's weights alone, atomically: enough to predict with, not enough to continue a training.
 
@@ -68,10 +73,13 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    tensors = {f"{NETWORK_PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()}
     try:
         with write_atomically(path) as temporary:
-            save_file(tensors, temporary)
+            save_file(_name_tensors(weights), temporary)
     except SafetensorError as error:
         msg = f"cannot write {path}: {error}; free space or choose another place"
         raise RunError(msg) from error
+
+
+def _name_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{NETWORK_PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()}

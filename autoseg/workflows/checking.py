@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autoseg.dataset import Dataset, allow_geometry_fixes, read_dataset
 from autoseg.errors import AutosegError, DatasetError
+from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.progress import Progress
 from autoseg.training.folds import Splits
@@ -95,6 +96,7 @@ def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress)
             *headers.notes,
             *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
             *describe_duplicates(duplicates, splits),
+            *describe_export_limits(dataset.labels, dataset.file_ending),
         ),
         classes=classes,
         orientations=headers.orientations,

@@ -1,16 +1,17 @@
-"""Takes over models of nnU-Net, and hands models to it."""
+"""Takes over models of others and hands models to others: nnU-Net's, and autoseg's own in one file."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from autoseg.document import read_document
-from autoseg.errors import ExchangeError, RunError
+from autoseg.errors import ExchangeError
 from autoseg.exchange.archives import unpack_archive
 from autoseg.exchange.imported_run import add_fold, convert_weights, prepare_run
+from autoseg.exchange.model_file import is_model_file
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint, read_nnunet_checkpoint
 from autoseg.exchange.nnunet_export import (
     describe_losses,
@@ -23,7 +24,6 @@ from autoseg.exchange.nnunet_folders import (
     DATASET_NAME,
     FOLD_PREFIX,
     PLANS_NAME,
-    CheckpointKind,
     NnunetModel,
     find_enclosing_model,
     find_model_roots,
@@ -37,52 +37,16 @@ from autoseg.exchange.nnunet_folders import (
 from autoseg.exchange.nnunet_import import import_plan
 from autoseg.exchange.nnunet_trainers import check_trainer
 from autoseg.fingerprint import Fingerprint
-from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds
+from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import load_network, read_common_plan
 from autoseg.plan import Plan
-from autoseg.progress import Progress, Silent
-from autoseg.run_folder import FoldFolder, RunFolder, check_writable, open_run, write_folder_atomically
+from autoseg.progress import Progress
+from autoseg.run_folder import RunFolder, check_writable, open_run, write_folder_atomically
+from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
+from autoseg.workflows.model_sharing import export_model_file, import_model_file, list_exported
 from autoseg.workflows.selection_document import read_selection
 
 ARCHIVE_ENDING: Final = ".zip"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportRequest:
-    """What the user asked for.
-
-    Attributes:
-        configuration: None takes every model of the source.
-        folds: None takes every fold.
-        checkpoint: Which of nnU-Net's checkpoints; its prediction takes "final" by default.
-        accepts_any_trainer: The user vouches for trainers that nnU-Net does not ship.
-        overwrite: Replace models that the run already holds.
-    """
-
-    configuration: str | None = None
-    folds: tuple[str, ...] | None = None
-    checkpoint: CheckpointKind = "final"
-    accepts_any_trainer: bool = False
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangedModel:
-    """One configuration that was imported or exported, with its folds.
-
-    Attributes:
-        written: Those of the folds that were not there already.
-        folder: Where it lies now.
-    """
-
-    configuration: str
-    folds: tuple[str, ...]
-    written: tuple[str, ...]
-    folder: Path
-
-    def describe(self) -> str:
-        """What was written, in one line for the user."""
-        return f"{self.configuration}, fold {', '.join(self.written)}: {self.folder}"
 
 
 def import_model(
@@ -91,10 +55,11 @@ def import_model(
     """Makes a run of nnU-Net's models, or adds them to one that holds others of the same dataset.
 
     A repeated call keeps what was imported before. A cascade is imported with the model of its first stage, if that
-    lies beside it.
+    lies beside it. A model that autoseg exported to one file becomes a run as a whole.
 
     Args:
-        source: A model folder, a folder of such (a dataset's results), or a zip file that nnU-Net exported.
+        source: A model folder, a folder of such (a dataset's results), a zip file that nnU-Net exported, or one that
+            autoseg exported.
         run_root: Folder to be written.
         request: None for everything.
         progress: Who is told.
@@ -105,7 +70,9 @@ def import_model(
         DatasetError: dataset.json lacks something.
     """
     chosen = request or ImportRequest()
-    _check_source(source)
+    check_source(source)
+    if is_model_file(source):
+        return import_model_file(source, run_root, chosen, progress=progress)
     models: dict[str, ExchangedModel] = {}
     with _open_source(source) as opened:
         job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
@@ -116,81 +83,25 @@ def import_model(
     return tuple(models.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedModel:
-    """A run to predict with.
-
-    Attributes:
-        configuration: None leaves the choice to prediction.
-    """
-
-    run: Path
-    configuration: str | None
-
-
-@contextmanager
-def open_model(
-    path: Path,
-    *,
-    configuration: str | None = None,
-    folds: tuple[str, ...] | None = None,
-    progress: Progress | None = None,
-) -> Iterator[OpenedModel]:
-    """Yields a run: the path itself if it is one, else a temporary import of nnU-Net's model there.
+def check_source(source: Path) -> None:
+    """Checks that a path may lead to a model of nnU-Net.
 
     Raises:
-        RunError: There is neither a run nor a model of nnU-Net.
-        ExchangeError: There is a model of nnU-Net, but none that autoseg can express.
+        ExchangeError: There is nothing, or it is a part of a model.
     """
-    if not is_foreign(path):
-        _check_is_run(path)
-        yield OpenedModel(run=path, configuration=configuration)
-        return
-    teller = progress or Silent()
-    teller.note(
-        f"{path} is no run but has the form of nnU-Net's models: importing for this call (`autoseg import` does so "
-        f"once and for all)"
-    )
-    with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
-        run_root = Path(temporary) / path.resolve().stem
-        request = ImportRequest(configuration=configuration, folds=folds)
-        models = import_model(path, run_root, request, progress=teller)
-        yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))
-
-
-def _check_is_run(path: Path) -> None:
-    if not path.exists():
-        msg = f"{path} does not exist; expected a run or a model folder of nnU-Net: check the path"
-        raise RunError(msg)
-    if RunFolder(path).plan.is_file():
-        return
-    enclosing = find_enclosing_model(path)
-    if enclosing is not None:
-        raise RunError(_advise_to_name(enclosing, path))
-    if path.is_file():
-        msg = (
-            f"{path} is a file; expected a run, or nnU-Net's model as a folder or {ARCHIVE_ENDING} file: check the path"
-        )
-        raise RunError(msg)
-    msg = (
-        f"{path} is neither a run (it has no {RunFolder(path).plan.name}) nor a model folder of nnU-Net (it has no "
-        f"{', no '.join(list_lacking(path))}): check the path"
-    )
-    raise RunError(msg)
-
-
-def _check_source(source: Path) -> None:
     if not source.exists():
         msg = (
-            f"{source} does not exist; expected a model of nnU-Net as a folder or {ARCHIVE_ENDING} file: check the path"
+            f"{source} does not exist; expected a model of nnU-Net as a folder or {ARCHIVE_ENDING} file, or one that "
+            f"autoseg exported: check the path"
         )
         raise ExchangeError(msg)
     enclosing = find_enclosing_model(source)
     if enclosing is not None:
-        raise ExchangeError(_advise_to_name(enclosing, source))
+        raise ExchangeError(advise_to_name(enclosing, source))
 
 
-def _advise_to_name(model: Path, part: Path) -> str:
+def advise_to_name(model: Path, part: Path) -> str:
+    """What to do instead of naming a part of a model."""
     kind = "checkpoint" if part.is_file() else "fold"
     return (
         f"{part} is one {kind} of a model of nnU-Net; name the folder with {PLANS_NAME} and {DATASET_NAME} above it: "
@@ -198,58 +109,40 @@ def _advise_to_name(model: Path, part: Path) -> str:
     )
 
 
-def _find_last_stage(run_root: Path, models: Sequence[ExchangedModel]) -> str | None:
-    """The one configuration that is no first stage of another; None if several are left."""
-    plan = read_document(RunFolder(run_root).plan, Plan)
-    names = [model.configuration for model in models]
-    first_stages = {plan.configurations[name].previous_stage for name in names}
-    last_stages = [name for name in names if name not in first_stages]
-    return last_stages[0] if len(last_stages) == 1 else None
-
-
-def is_foreign(path: Path) -> bool:
-    """Whether a path leads to models of nnU-Net rather than to a run."""
-    if path.is_file():
-        return path.suffix.lower() == ARCHIVE_ENDING
-    return path.is_dir() and not RunFolder(path).plan.exists() and bool(find_model_roots(path))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRequest:
-    """What the user asked for.
-
-    Attributes:
-        configuration: None takes every one that is trained.
-        folds: None takes every trained fold.
-        overwrite: Replace what was exported before.
-    """
-
-    configuration: str | None = None
-    folds: tuple[str, ...] | None = None
-    overwrite: bool = False
-
-
 def export_model(
     run_root: Path, output: Path, request: ExportRequest | None = None, *, progress: Progress
 ) -> tuple[ExchangedModel, ...]:
-    """Writes one model folder of nnU-Net for every trained configuration into `output`.
+    """Writes one model folder of nnU-Net for every trained configuration into `output`, or one file for autoseg.
+
+    Nothing is left of an export that is refused.
 
     Raises:
         PredictionError: Nothing is trained, or not what was asked for.
+        SelectionError: What was selected was trained again since.
         ExchangeError: nnU-Net cannot express the model, or `output` holds one already.
         RunError: There is no run, or the folder cannot be written.
     """
     chosen = request or ExportRequest()
+    if chosen.format == "autoseg":
+        return export_model_file(run_root, output, chosen, progress=progress)
     run = open_run(run_root)
     check_writable(output)
     plan = read_document(run.plan, Plan)
-    names = [name for name in plan.configurations if find_trained_folds(run, name)]
-    if chosen.configuration is not None or not names:
-        names = [find_configuration(run, plan, chosen.configuration)]
-    models = tuple(_export_one(run, name, output, request=chosen, progress=progress) for name in names)
+    exports = [_prepare_export(run, name, output, chosen) for name in list_exported(run, plan, chosen)]
+    for note in (note for export in exports for note in describe_losses(export.plan)):
+        progress.note(f"warning: {note}")
+    fingerprint = read_document(run.fingerprint, Fingerprint) if run.fingerprint.exists() else None
+    with ExitStack() as stack:  # all folders appear at the end, or none
+        for export in exports:
+            _write_export(export, stack.enter_context(write_folder_atomically(export.folder)), fingerprint)
     for loss in _describe_lost_selection(run):
         progress.note(f"warning: {loss}")
-    return models
+    return tuple(
+        ExchangedModel(
+            configuration=export.configuration, folds=export.folds, written=export.folds, folder=export.folder
+        )
+        for export in exports
+    )
 
 
 def _describe_lost_selection(run: RunFolder) -> Iterator[str]:
@@ -380,27 +273,36 @@ def _check_belongs(checkpoint: NnunetCheckpoint, first: NnunetCheckpoint) -> Non
             raise ExchangeError(msg)
 
 
-def _export_one(
-    run: RunFolder, configuration: str, output: Path, *, request: ExportRequest, progress: Progress
-) -> ExchangedModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Export:
+    """A configuration on its way to nnU-Net.
+
+    Attributes:
+        plan: Of its trainings.
+        folder: To be written.
+    """
+
+    run: RunFolder
+    configuration: str
+    folds: tuple[str, ...]
+    plan: Plan
+    folder: Path
+
+
+def _prepare_export(run: RunFolder, configuration: str, output: Path, request: ExportRequest) -> _Export:
     folds = find_folds(run, configuration, request.folds)
-    trainings = [run.fold(configuration, fold) for fold in folds]
-    plan = read_common_plan(trainings, configuration)
+    plan = read_common_plan([run.fold(configuration, fold) for fold in folds], configuration)
     folder = output / name_model_folder(configuration)
     if folder.exists() and not request.overwrite:
         msg = f"{folder} exists; choose another folder, or replace it with --overwrite"
         raise ExchangeError(msg)
-    for note in describe_losses(plan):
-        progress.note(f"warning: {note}")
-    fingerprint = read_document(run.fingerprint, Fingerprint) if run.fingerprint.exists() else None
-    with write_folder_atomically(folder) as temporary:
-        write_model_description(temporary, plan, fingerprint)
-        for fold, training in zip(folds, trainings, strict=True):
-            _export_fold(training, temporary / f"{FOLD_PREFIX}{fold}", plan, configuration=configuration, fold=fold)
-    return ExchangedModel(configuration=configuration, folds=folds, written=folds, folder=folder)
+    return _Export(run=run, configuration=configuration, folds=folds, plan=plan, folder=folder)
 
 
-def _export_fold(training: FoldFolder, folder: Path, plan: Plan, *, configuration: str, fold: str) -> None:
-    weights = load_network(training, plan.configurations[configuration]).state_dict()
-    path = folder / get_checkpoint_name("final")
-    write_nnunet_checkpoint(path, weights, plan, configuration=configuration, fold=fold)
+def _write_export(export: _Export, folder: Path, fingerprint: Fingerprint | None) -> None:
+    write_model_description(folder, export.plan, fingerprint)
+    for fold in export.folds:
+        training = export.run.fold(export.configuration, fold)
+        weights = load_network(training, export.plan.configurations[export.configuration]).state_dict()
+        path = folder / f"{FOLD_PREFIX}{fold}" / get_checkpoint_name("final")
+        write_nnunet_checkpoint(path, weights, export.plan, configuration=export.configuration, fold=fold)

@@ -15,6 +15,7 @@ from autoseg.dataset import (
 )
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
+from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.fork_server import prepare_workers
 from autoseg.plan import Plan
@@ -144,7 +145,7 @@ def plan_dataset(
         msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
         raise RunError(msg)
     division = divide_into_folds(dataset, options.split)
-    for note in (*dataset.notes, *division.notes):
+    for note in (*dataset.notes, *division.notes, *describe_export_limits(dataset.labels, dataset.file_ending)):
         progress.note(note)
     is_new = not _can_continue(run, dataset, options)
     if is_new:

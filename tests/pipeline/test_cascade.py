@@ -110,6 +110,24 @@ def test_a_cascade_predicts_in_one_command_and_is_evaluated(cascade_run: Path, t
     assert summary["foreground_mean"]["Dice"] > 0.5
 
 
+def test_a_shared_cascade_predicts_with_both_stages(cascade_run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "images" / "new_0000.nii.gz", make_large_case(52)[0])
+    output = tmp_path / "cascade.zip"
+    shared = run_autoseg(
+        "export", cascade_run, "--format", "autoseg", "--output", output, "--configuration", CASCADE, "--fold", "0"
+    )
+    assert shared.code == 0, shared.err
+    label_maps = []
+    for model, options in ((cascade_run, ("--configuration", CASCADE, "--fold", "0")), (output, ())):
+        out = tmp_path / model.name.partition(".")[2]
+        done = run_autoseg("predict", model, tmp_path / "images", out, *options, "--device", "cpu")
+        assert done.code == 0, done.err
+        assert len(json.loads((out / "prediction.json").read_text())["weights_sha256"]) == 2
+        label_maps.append(np.asarray(nib.load(out / "new.nii.gz").dataobj))
+    np.testing.assert_array_equal(*label_maps)
+    assert len(np.unique(label_maps[0])) > 1
+
+
 def test_a_cascade_is_one_half_of_a_pair(cascade_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(cascade_run, run)

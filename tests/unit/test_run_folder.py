@@ -44,6 +44,9 @@ def test_a_run_is_opened_by_its_plan(tmp_path):
         open_run(tmp_path / "nowhere")
     with pytest.raises(RunError, match=r"holds no plan\.json"):
         open_run(tmp_path)
+    (tmp_path / "model.zip").touch()
+    with pytest.raises(RunError, match=r"model\.zip is a file.*make one with: autoseg import .*model\.zip RUN"):
+        open_run(tmp_path / "model.zip")
     (tmp_path / "plan.json").touch()
     assert open_run(tmp_path) == RunFolder(tmp_path)
 

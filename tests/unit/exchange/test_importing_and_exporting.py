@@ -30,14 +30,9 @@ from autoseg.postprocessing.rules import FillHoles
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.workflows import exchange
-from autoseg.workflows.exchange import (
-    ExportRequest,
-    ImportRequest,
-    export_model,
-    import_model,
-    is_foreign,
-    open_model,
-)
+from autoseg.workflows.exchange import export_model, import_model
+from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
+from autoseg.workflows.model_source import find_kind, open_model
 from autoseg.workflows.planning import preprocess_run
 from autoseg.workflows.selection_document import Member
 from autoseg.workflows.status import read_run_status
@@ -291,6 +286,20 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(sourc
     assert not (tmp_path / "x.autoseg").exists()
 
 
+def test_a_configuration_whose_name_leads_out_of_the_run_is_refused(source: Path, tmp_path: Path) -> None:
+    plans = json.loads((source / "plans.json").read_text())
+    plans["configurations"] = {"../../out": plans["configurations"]["3d_fullres"]}
+    (source / "plans.json").write_text(json.dumps(plans))
+    for path in source.rglob("*.pth"):
+        content = torch.load(path, weights_only=False)
+        content["init_args"] |= {"configuration": "../../out", "plans": plans}
+        torch.save(content, path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ExchangeError, match=r"cannot express: data_of: String should match pattern"):
+        import_model(source, tmp_path / "x.autoseg", progress=TELLER)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: Builder) -> None:
     source = write_foreign(tmp_path / "results", trainer="nnUNetTrainerOfMine")
     with pytest.raises(ExchangeError, match="nnUNetTrainerOfMine"):
@@ -301,7 +310,7 @@ def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: 
 
 def test_a_model_folder_is_opened_as_a_run_for_as_long_as_it_is_needed(source: Path) -> None:
     listener = Listener()
-    assert is_foreign(source)
+    assert find_kind(source) == "nnunet"
     with open_model(source, folds=("1",), progress=listener) as model:
         assert load_model(model.run, device="cpu").folds == ("1",)
     assert model.configuration == "3d_fullres"
@@ -471,6 +480,33 @@ def test_formats_that_nnunet_does_not_read_are_refused(source: Path, tmp_path: P
     change_plan(tmp_path / "x.autoseg", file_ending=".mgz")
     with pytest.raises(ExchangeError, match=r"does not read \.mgz files"):
         export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=TELLER)
+
+
+@pytest.mark.parametrize("output", ["exported", "new/folders/exported"])
+def test_a_refused_export_leaves_nothing(
+    output: str, tmp_path: Path, *, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder
+) -> None:
+    """Of two configurations the second one is refused: neither is left, and no empty folder."""
+    plans = foreign_plans({"2d": foreign_configuration(2), "3d_fullres": foreign_configuration()})
+    for name in ("2d", "3d_fullres"):
+        write_foreign(tmp_path / "results", plans=plans, configuration=name)
+    run = tmp_path / "x.autoseg"
+    import_model(tmp_path / "results", run, progress=TELLER)
+    path = RunFolder(run).fold("3d_fullres", "0").plan
+    write_document(path, read_document(path, Plan).model_copy(update={"file_ending": ".jpg"}))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ExchangeError, match=r"does not read \.jpg files"):
+        export_model(run, tmp_path / output, progress=TELLER)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folders_that_an_export_found_stay_when_it_is_refused(source: Path, tmp_path: Path) -> None:
+    import_model(source, tmp_path / "x.autoseg", progress=TELLER)
+    change_plan(tmp_path / "x.autoseg", file_ending=".jpg")
+    (tmp_path / "exported").mkdir()
+    with pytest.raises(ExchangeError, match=r"does not read \.jpg files"):
+        export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=TELLER)
+    assert list((tmp_path / "exported").iterdir()) == []
 
 
 def test_measured_intensities_are_exported_where_the_run_has_them(source: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,10 +15,22 @@ AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 
 
 @pytest.fixture
-def check(dataset):
+def check_whole(dataset):
     def run(*, fix_geometry=False, **split):
         options = CheckingOptions(split=SplitRequest(**split), fix_geometry=fix_geometry, workers=1)
         return check_dataset(dataset, options=options, progress=Silent())
+
+    return run
+
+
+@pytest.fixture
+def check(check_whole):
+    """Leaves out the note about the labels 2 and 5, which every dataset here has; it has a test of its own."""
+
+    def run(**options):
+        report = check_whole(**options)
+        others = tuple(note for note in report.notes if "cannot be exported to nnU-Net" not in note)
+        return replace(report, notes=others)
 
     return run
 
@@ -34,6 +47,36 @@ def test_a_good_dataset_has_no_problems_and_a_count_of_every_class(check):
     assert [(c.name, c.values, c.cases, c.voxels) for c in report.classes] == [
         ("big", (2,), 6, 6 * 27),
         ("small", (5,), 6, 6),
+    ]
+
+
+def change_description(dataset, **changes):
+    path = dataset / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_labels_with_gaps_keep_models_from_nnunet_which_is_no_problem(check_whole, dataset):
+    report = check_whole()
+    assert report.problems == ()
+    (note,) = report.notes
+    assert note.startswith("models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): ")
+    assert note.endswith("without gaps, but this model's are 0, 2, 5")
+
+
+def test_images_that_nnunet_cannot_read_keep_models_from_it_which_is_no_problem(check_whole, dataset):
+    change_description(dataset, file_ending=".jpg", labels={"background": 0, "big": 1})
+    for part, ending, value in (("imagesTr", ".jpg", 90), ("labelsTr", ".png", 1)):
+        shutil.rmtree(dataset / part)
+        (dataset / part).mkdir()
+        for name in "abcdef":
+            picture = np.zeros((8, 9), np.uint8)
+            picture[2:6, ord(name) - ord("a") :] = value
+            Image.fromarray(picture).save(dataset / part / f"{name}{ending}")
+    report = check_whole()
+    assert report.problems == ()
+    assert [note for note in report.notes if "nnU-Net" in note] == [
+        "models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): nnU-Net does not read "
+        ".jpg files, only .nii.gz .nrrd .mha .gipl .nii .png .bmp .tif .tiff"
     ]
 
 

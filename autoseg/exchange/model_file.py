@@ -1,0 +1,224 @@
+"""A trained model in one file, for others to predict with: a zip of what that needs, and of nothing else.
+
+    model.json                                  what the file is; see `ModelRecord`
+    README.md                                   the same in words; see `autoseg.exchange.model_card`
+    plan.json                                   the decisions that prediction follows
+    selection.json                              which models are averaged, and postprocessing; where it was selected
+    models/<configuration>/fold_<k>/plan.json, checkpoint_final.safetensors
+
+Unpacked, it is a run that predicts. What is written is chosen field by field, so that nothing of the training data
+comes along by accident: no image, label map, name of a case, path, or name of a computer or user.
+"""
+
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import autoseg
+from autoseg.document import Document, Part, read_document, read_json
+from autoseg.errors import DocumentError, ExchangeError
+from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
+from autoseg.exchange.archives import unpack_archive
+from autoseg.inference.folds import find_trained_folds
+from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.run_folder import FoldFolder, RunFolder, parents_made, write_atomically
+
+FORM_VERSION: Final = 1
+ADVICE: Final = f"update autoseg, or ask for a file that autoseg {autoseg.__version__} wrote"
+NOWHERE: Final = Path()
+RECORD_NAME: Final = RunFolder(NOWHERE).model_record.name
+MEMBER_NAMES: Final = frozenset(
+    (
+        RECORD_NAME,
+        RunFolder(NOWHERE).model_card.name,
+        RunFolder(NOWHERE).plan.name,
+        RunFolder(NOWHERE).selection.name,
+        FoldFolder(NOWHERE).plan.name,
+        FoldFolder(NOWHERE).final_checkpoint.name,
+    )
+)
+SHARED_PLAN_FIELDS: Final = (
+    *("autoseg_version", "planner", "accelerator_memory_gb", "dataset_name", "file_ending"),
+    *("orientation", "axis_permutation", "labels", "channels"),
+)
+"""Of the plan: not the reasons, which may hold whatever somebody wrote, and not what only planning needs."""
+
+EARLIEST_TIME: Final = (1980, 1, 1, 0, 0, 0)  # that zip files can hold; so that equal models are equal files
+PERMISSIONS: Final = stat.S_IFREG | 0o644
+MODE_SHIFT: Final = 16
+UNIX: Final = 3  # as the system that made the file, whatever it was
+
+
+class SharedConfiguration(Part):
+    """One configuration in the file.
+
+    Attributes:
+        weights_sha256: Of the file of each fold.
+        scores: Over the cases that the folds held out; None where nobody knows.
+    """
+
+    folds: tuple[str, ...]
+    weights_sha256: tuple[str, ...]
+    scores: ConfigurationScores | None
+
+
+class SelectedScores(Part):
+    """Dice of what was selected, over held-out cases.
+
+    Attributes:
+        configurations: One, or two whose probabilities are averaged.
+        foreground: Mean over classes.
+        classes: By class key.
+        postprocessed: Foreground with the rules, on the cases that chose them.
+    """
+
+    configurations: tuple[str, ...]
+    foreground: Statistic
+    classes: dict[str, Statistic]
+    postprocessed: Statistic
+
+
+class ModelRecord(Document):
+    """What a model file is.
+
+    Attributes:
+        autoseg_version: That wrote it.
+        trained_with: Versions of autoseg and PyTorch; empty where another tool trained.
+        licence: As the dataset's dataset.json states it; None if it does not.
+        class_names: Class key to name.
+        selected: None where nothing was selected.
+    """
+
+    schema_version: Literal[1] = 1
+    autoseg_version: str
+    dataset_name: str
+    trained_with: tuple[str, ...]
+    licence: str | None
+    class_names: dict[str, str]
+    configurations: dict[str, SharedConfiguration]
+    selected: SelectedScores | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFileWriter:
+    """Adds members to a new model file."""
+
+    archive: zipfile.ZipFile
+
+    def add(self, path: Path, content: bytes) -> None:
+        """Adds a file; `path` is relative to the run.
+
+        Nothing is compressed: weights do not become smaller, and compressors differ in their results.
+        """
+        member = zipfile.ZipInfo(path.as_posix(), date_time=EARLIEST_TIME)
+        member.create_system, member.external_attr = UNIX, PERMISSIONS << MODE_SHIFT
+        self.archive.writestr(member, content)
+
+    def add_document(self, path: Path, document: Document) -> None:
+        """Adds a JSON document, as `write_document` writes it."""
+        self.add(path, f"{document.model_dump_json(indent=2)}\n".encode())
+
+
+@contextmanager
+def model_file_written(path: Path) -> Iterator[ModelFileWriter]:
+    """Yields what fills a new model file, which appears when the block succeeds.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    with (
+        parents_made(path),
+        write_atomically(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        yield ModelFileWriter(archive=archive)
+
+
+def share_plan(plan: Plan, configurations: Mapping[str, ConfigurationPlan]) -> Plan:
+    """What prediction needs of a plan, for some configurations."""
+    fields = {name: getattr(plan, name) for name in SHARED_PLAN_FIELDS}
+    return Plan(**fields, configurations=dict(configurations), reasons=())
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file is a model that autoseg wrote, also a newer one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return RECORD_NAME in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def read_model_record(path: Path) -> ModelRecord:
+    """What a model file is, without unpacking the rest.
+
+    Raises:
+        ExchangeError: The file is damaged, or this autoseg is too old for it.
+    """
+    with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
+        return _unpack_record(path, RunFolder(Path(temporary)))
+
+
+def unpack_model_file(path: Path, run_root: Path) -> ModelRecord:
+    """Makes a run of a model file.
+
+    Args:
+        path: The file.
+        run_root: Is made, or exists and is empty.
+
+    Raises:
+        ExchangeError: The file is damaged or incomplete, or this autoseg is too old for it.
+    """
+    run_root.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(run_root)
+    record = _unpack_record(path, run)  # first: a newer form may have other files
+    unpack_archive(path, run_root, names=MEMBER_NAMES)
+    with _newer_documents_told(path, run):
+        for plan in run_root.rglob(run.plan.name):
+            read_document(plan, Plan)
+    _check_complete(path, run, record)
+    return record
+
+
+def _unpack_record(path: Path, run: RunFolder) -> ModelRecord:
+    unpack_archive(path, run.root, names=frozenset({RECORD_NAME}))
+    _check_form(path, read_json(run.model_record))
+    with _newer_documents_told(path, run):
+        return read_document(run.model_record, ModelRecord)
+
+
+@contextmanager
+def _newer_documents_told(path: Path, run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except DocumentError as error:
+        msg = f"{_describe_writer(path, read_json(run.model_record))}: {error}; {ADVICE}"
+        raise ExchangeError(msg) from error
+
+
+def _check_form(path: Path, found: Any) -> None:
+    form = found.get("schema_version") if isinstance(found, dict) else None
+    if form != FORM_VERSION:
+        msg = f"{_describe_writer(path, found)}: it has the form {form!r:.20}, known is {FORM_VERSION}; {ADVICE}"
+        raise ExchangeError(msg)
+
+
+def _describe_writer(path: Path, found: Any) -> str:
+    version = found.get("autoseg_version") if isinstance(found, dict) else None
+    writer = f"autoseg {version:.40}" if isinstance(version, str) else "an unknown program"
+    return f"{path} was written by {writer} and cannot be read by this autoseg {autoseg.__version__}"
+
+
+def _check_complete(path: Path, run: RunFolder, record: ModelRecord) -> None:
+    plan = read_document(run.plan, Plan) if run.plan.is_file() else None
+    for name, shared in record.configurations.items():
+        known = plan is not None and name in plan.configurations
+        missing = [fold for fold in shared.folds if not known or fold not in find_trained_folds(run, name)]
+        if missing:
+            msg = f"{path} lacks {name}, fold {', '.join(missing)}, which its {RECORD_NAME} names; download it again"
+            raise ExchangeError(msg)

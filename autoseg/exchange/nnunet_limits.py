@@ -1,0 +1,42 @@
+"""What keeps a model from being exported to nnU-Net. It is known of a dataset already, before anything is trained."""
+
+from collections.abc import Iterator, Sequence
+
+from autoseg.errors import ExchangeError
+from autoseg.exchange.nnunet_preprocessing import explain_ending
+from autoseg.labels import LabelScheme
+
+
+def describe_export_limits(labels: LabelScheme, file_ending: str) -> tuple[str, ...]:
+    """Notes for the user about a dataset whose models nnU-Net will not take; empty if it will."""
+    reasons = "; ".join((*explain_ending(file_ending), *_explain_values(labels)))
+    if not reasons:
+        return ()
+    return (f"models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): {reasons}",)
+
+
+def check_values(labels: LabelScheme) -> None:
+    """Checks that nnU-Net, which writes the number of the output as the value of the label, writes the right ones.
+
+    Raises:
+        ExchangeError: It would write others.
+    """
+    for reason in _explain_values(labels):
+        msg = f"{reason}; it would write other values than the dataset has, so the model is not exported"
+        raise ExchangeError(msg)
+
+
+def find_next_value(labels: LabelScheme) -> int:
+    """The value that nnU-Net wants for the ignore label."""
+    return max(_list_predicted_values(labels)) + 1
+
+
+def _explain_values(labels: LabelScheme) -> Iterator[str]:
+    values = _list_predicted_values(labels)
+    if not labels.has_regions and list(values) != list(range(len(values))):
+        shown = ", ".join(str(value) for value in values)
+        yield f"nnU-Net writes labels 0, 1, 2, ... without gaps, but this model's are {shown}"
+
+
+def _list_predicted_values(labels: LabelScheme) -> Sequence[int]:
+    return labels.file_values if labels.ignore_value is None else labels.file_values[:-1]

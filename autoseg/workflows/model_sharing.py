@@ -1,0 +1,369 @@
+"""Writes what a run predicts with into one file, without any training data, and makes runs of such files."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import autoseg
+from autoseg.dataset.cases import DESCRIPTION_NAME
+from autoseg.dataset.record import DatasetRecord
+from autoseg.document import read_document, read_json
+from autoseg.errors import DocumentError, ExchangeError
+from autoseg.evaluation.crossvalidation import ConfigurationScores, score_configuration
+from autoseg.evaluation.summary import EvaluationSummary, name_class_keys
+from autoseg.exchange.model_card import write_card
+from autoseg.exchange.model_file import (
+    ModelFileWriter,
+    ModelRecord,
+    SelectedScores,
+    SharedConfiguration,
+    model_file_written,
+    read_model_record,
+    share_plan,
+    unpack_model_file,
+)
+from autoseg.inference.ensemble import describe_meaning
+from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds, select_previous_folds
+from autoseg.inference.model import check_stages_agree, load_network, read_common_plan
+from autoseg.networks import serialize_weights
+from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.progress import Progress
+from autoseg.run_folder import RunFolder, check_writable, open_run, write_folder_atomically
+from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
+from autoseg.workflows.held_out import list_weights
+from autoseg.workflows.model_choice import check_weights, choose_models
+from autoseg.workflows.selection_document import Member, Postprocessing, Selection
+from autoseg.workflows.training import TrainingRecord
+
+MODEL_ENDING: Final = ".zip"
+LICENCE_KEYS: Final = ("licence", "license")
+
+Digests = Mapping[tuple[str, str], str]  # of the weights of a configuration's fold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What goes into a file.
+
+    Attributes:
+        folds: By configuration; the first stage of a cascade comes with it.
+        plans: By configuration, of its trainings.
+        selection: None where nothing was selected, or something else is named.
+    """
+
+    run: RunFolder
+    folds: Mapping[str, tuple[str, ...]]
+    plans: Mapping[str, Plan]
+    selection: Selection | None
+
+    @property
+    def plan(self) -> Plan:
+        """All configurations in one."""
+        first = next(iter(self.plans.values()))
+        parts = [_close(plan, name) for name, plan in self.plans.items()]
+        own = {name: plan.configurations[name] for name, plan in self.plans.items()}
+        return share_plan(first, {name: part for closed in parts for name, part in closed.items()} | own)
+
+
+def export_model_file(
+    run_root: Path, output: Path, request: ExportRequest, *, progress: Progress
+) -> tuple[ExchangedModel, ...]:
+    """Writes the file.
+
+    Raises:
+        PredictionError: Nothing is trained, or not what was asked for, or the models do not go together.
+        SelectionError: What was selected was trained again since.
+        ExchangeError: The file exists, or is to have another name.
+        RunError: There is no run, or the file cannot be written.
+    """
+    run = open_run(run_root)
+    _check_output(output, overwrite=request.overwrite)
+    shared = _collect(run, request, progress)
+    licence = _find_licence(run, progress)
+    with model_file_written(output) as writer:
+        digests = _write_models(writer, shared, progress)
+        selection = None if shared.selection is None else _share_selection(shared, shared.selection, digests)
+        record = _describe(shared, digests, licence)
+        inside = RunFolder(Path())
+        writer.add_document(inside.plan, shared.plan)
+        if selection is not None:
+            writer.add_document(inside.selection, selection)
+        writer.add_document(inside.model_record, record)
+        rules = () if selection is None else selection.postprocessing.rules
+        writer.add(inside.model_card, write_card(record, shared.plan, rules).encode())
+    return tuple(
+        ExchangedModel(configuration=name, folds=folds, written=folds, folder=output)
+        for name, folds in shared.folds.items()
+    )
+
+
+def import_model_file(
+    source: Path, run_root: Path, request: ImportRequest, *, progress: Progress
+) -> tuple[ExchangedModel, ...]:
+    """Makes a run of a model file, with which `autoseg predict` starts at once; keeps it if it is there already.
+
+    Raises:
+        ExchangeError: The file cannot be used, only a part of it is asked for, or the folder holds something else.
+        RunError: The folder cannot be written.
+    """
+    if request != ImportRequest(overwrite=request.overwrite):
+        msg = (
+            f"{source} is a model of autoseg, which is imported as a whole: leave --configuration, --fold, "
+            f"--checkpoint and --any-trainer away (autoseg predict takes --configuration and --fold)"
+        )
+        raise ExchangeError(msg)
+    check_writable(run_root)
+    run, record = RunFolder(run_root), read_model_record(source)
+    is_kept = _is_same(run, record)
+    if is_kept:
+        progress.note(f"{run_root}: imported before, kept")
+    else:
+        _refuse_to_replace(run, overwrite=request.overwrite)
+        with write_folder_atomically(run_root) as temporary:
+            unpack_model_file(source, temporary)
+    return tuple(
+        ExchangedModel(
+            configuration=name,
+            folds=shared.folds,
+            written=() if is_kept else shared.folds,
+            folder=run.configuration_models(name),
+        )
+        for name, shared in record.configurations.items()
+    )
+
+
+def list_exported(run: RunFolder, plan: Plan, request: ExportRequest) -> tuple[str, ...]:
+    """The configuration that is asked for, or all that are trained.
+
+    Raises:
+        PredictionError: There is none.
+        PlanError: The plan does not have what is asked for.
+    """
+    names = tuple(name for name in plan.configurations if find_trained_folds(run, name))
+    if request.configuration is not None or not names:
+        return (find_configuration(run, plan, request.configuration),)
+    return names
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    if output.is_dir() or output.suffix.lower() != MODEL_ENDING:
+        msg = (
+            f"a model is exported to one file whose name ends in {MODEL_ENDING}, found the "
+            f"{'folder' if output.is_dir() else 'name'} {output}; give, for example, --output "
+            f"{output / 'model.zip' if output.is_dir() else output.with_name(output.name + MODEL_ENDING)}"
+        )
+        raise ExchangeError(msg)
+    if output.exists() and not overwrite:
+        msg = f"{output} exists; choose another name, or replace it with --overwrite"
+        raise ExchangeError(msg)
+    check_writable(output.parent)
+
+
+def _collect(run: RunFolder, request: ExportRequest, progress: Progress) -> Shared:
+    """What was selected, unless a configuration or fold is named or nothing was selected."""
+    plan = read_document(run.plan, Plan)
+    choice = choose_models(
+        run, configuration=request.configuration, folds=request.folds, postprocessing=True, progress=progress
+    )
+    wanted: dict[str, tuple[str, ...] | None] = dict.fromkeys(list_exported(run, plan, request), request.folds)
+    if choice.selection is not None:
+        selected = {member.configuration: member.folds for member in choice.selection.members}
+        weights = [list_weights(run, plan, name, folds) for name, folds in selected.items()]
+        check_weights(run, choice, weights)
+        _tell_left_out([name for name in wanted if name not in selected], progress)
+        wanted = dict(selected)
+    folds: dict[str, tuple[str, ...]] = {}
+    plans: dict[str, Plan] = {}
+    for name, asked in wanted.items():
+        previous = _add(run, name, asked, folds=folds, plans=plans)
+        if previous is not None:
+            _add(run, previous, select_previous_folds(asked), folds=folds, plans=plans)
+            check_stages_agree(plans[previous], plans[name], name)
+    _check_agreement(plans)
+    return Shared(run=run, folds=folds, plans=plans, selection=choice.selection)
+
+
+def _add(
+    run: RunFolder,
+    name: str,
+    asked: Sequence[str] | None,
+    *,
+    folds: dict[str, tuple[str, ...]],
+    plans: dict[str, Plan],
+) -> str | None:
+    """Adds folds of a configuration to those that another one needs of it; returns its first stage."""
+    found = find_folds(run, name, asked)
+    folds[name] = tuple(sorted({*folds.get(name, ()), *found}))
+    plans[name] = read_common_plan([run.fold(name, fold) for fold in folds[name]], name)
+    return plans[name].configurations[name].previous_stage
+
+
+def _tell_left_out(names: Sequence[str], progress: Progress) -> None:
+    if names:
+        progress.note(
+            f"trained too, but not selected and so not in the file: {', '.join(names)} (--configuration names one)"
+        )
+
+
+def _check_agreement(plans: Mapping[str, Plan]) -> None:
+    first, *others = plans
+    for other in others:
+        if describe_meaning(plans[other]) != describe_meaning(plans[first]):
+            msg = (
+                f"the models of one file must have the same labels, channels and axes, but the plans that {first} and "
+                f"{other} were trained by differ in them; name one of them with --configuration"
+            )
+            raise ExchangeError(msg)
+
+
+def _close(plan: Plan, name: str) -> dict[str, ConfigurationPlan]:
+    """The configuration and those that it names, without which no plan is valid."""
+    part = plan.configurations[name]
+    others = {other for other in (part.data_of, part.previous_stage) if other is not None} - {name}
+    found = {name: part}
+    for other in sorted(others):
+        found |= _close(plan, other)
+    return found
+
+
+def _write_models(writer: ModelFileWriter, shared: Shared, progress: Progress) -> Digests:
+    """Weights alone: no state of the optimizer, and nothing that a checkpoint says about its training."""
+    digests = {}
+    folds = [(name, fold) for name, of_name in shared.folds.items() for fold in of_name]
+    for name, fold in progress.track(folds, label="Exporting", total=len(folds), unit="fold"):
+        plan, inside = shared.plans[name], RunFolder(Path()).fold(name, fold)
+        network = load_network(shared.run.fold(name, fold), plan.configurations[name])
+        weights = serialize_weights(network.state_dict())
+        writer.add(inside.final_checkpoint, weights)
+        writer.add_document(inside.plan, share_plan(plan, _close(plan, name)))
+        digests[name, fold] = hashlib.sha256(weights).hexdigest()
+    return digests
+
+
+def _share_selection(shared: Shared, selection: Selection, digests: Digests) -> Selection:
+    """The choice, without the cases and figures that led to it."""
+    postprocessing = selection.postprocessing
+    return Selection(
+        autoseg_version=selection.autoseg_version,
+        cases=(),
+        class_names=_name_classes(shared.plan),
+        classes_without_reference=(),
+        candidates=(),
+        members=tuple(
+            Member(
+                configuration=member.configuration,
+                folds=member.folds,
+                weights_sha256=_list_digests(shared, member.configuration, member.folds, digests),
+            )
+            for member in selection.members
+        ),
+        because="",
+        postprocessing=Postprocessing(
+            rules=postprocessing.rules, steps=(), before=postprocessing.before, after=postprocessing.after
+        ),
+    )
+
+
+def _list_digests(shared: Shared, name: str, folds: Sequence[str], digests: Digests) -> tuple[str, ...]:
+    """In the order in which prediction lists them: those of the first stage of a cascade before."""
+    previous, own = shared.plans[name].configurations[name].previous_stage, tuple(digests[name, fold] for fold in folds)
+    if previous is None:
+        return own
+    return (*_list_digests(shared, previous, select_previous_folds(folds) or shared.folds[previous], digests), *own)
+
+
+def _describe(shared: Shared, digests: Digests, licence: str | None) -> ModelRecord:
+    earlier = _read_record(shared.run)
+    return ModelRecord(
+        autoseg_version=autoseg.__version__,
+        dataset_name=shared.plan.dataset_name,
+        trained_with=_list_versions(shared) or (() if earlier is None else earlier.trained_with),
+        licence=licence,
+        class_names=_name_classes(shared.plan),
+        configurations={
+            name: SharedConfiguration(
+                folds=folds,
+                weights_sha256=tuple(digests[name, fold] for fold in folds),
+                scores=_read_scores(shared.run, name, folds) or _find_scores(earlier, name, folds),
+            )
+            for name, folds in shared.folds.items()
+        },
+        selected=None if shared.selection is None else _describe_selected(shared, shared.selection, earlier),
+    )
+
+
+def _name_classes(plan: Plan) -> dict[str, str]:
+    return dict(zip(name_class_keys(plan.labels), plan.labels.class_names, strict=True))
+
+
+def _list_versions(shared: Shared) -> tuple[str, ...]:
+    trainings = [shared.run.fold(name, fold) for name, folds in shared.folds.items() for fold in folds]
+    paths = [training.training_record for training in trainings if training.training_record.is_file()]
+    versions = [read_document(path, TrainingRecord).versions for path in paths]
+    return tuple(sorted({f"autoseg {found.autoseg}, PyTorch {found.torch}" for found in versions}))
+
+
+def _read_scores(run: RunFolder, name: str, folds: Sequence[str]) -> ConfigurationScores | None:
+    """Means over the held-out cases of the folds; the fold "all" holds none out."""
+    paths = {fold: run.fold(name, fold).summary for fold in folds}
+    summaries = {fold: read_document(path, EvaluationSummary) for fold, path in paths.items() if path.is_file()}
+    return score_configuration(summaries) if summaries else None
+
+
+def _find_scores(earlier: ModelRecord | None, name: str, folds: Sequence[str]) -> ConfigurationScores | None:
+    """Those that the model came with, if they are of these folds."""
+    known = None if earlier is None else earlier.configurations.get(name)
+    return known.scores if known is not None and known.folds == tuple(folds) else None
+
+
+def _describe_selected(shared: Shared, selection: Selection, earlier: ModelRecord | None) -> SelectedScores:
+    known = {} if earlier is None or earlier.selected is None else earlier.selected.classes
+    classes = selection.candidates[0].classes if selection.candidates else known
+    return SelectedScores(
+        configurations=tuple(member.configuration for member in selection.members),
+        foreground=selection.postprocessing.before,
+        classes={key: classes[key] for key in _name_classes(shared.plan) if key in classes},
+        postprocessed=selection.postprocessing.after,
+    )
+
+
+def _find_licence(run: RunFolder, progress: Progress) -> str | None:
+    """As the dataset states it, if it is still where it was."""
+    earlier = _read_record(run)
+    if earlier is not None or not run.dataset.is_file():
+        return None if earlier is None else earlier.licence
+    path = Path(read_document(run.dataset, DatasetRecord).source) / DESCRIPTION_NAME
+    try:
+        content: Any = read_json(path)
+    except DocumentError:
+        progress.note(f"warning: {path} cannot be read, so the file will not state the licence of the training data")
+        return None
+    stated = [content[key] for key in LICENCE_KEYS if key in content] if isinstance(content, dict) else []
+    return next((" ".join(text.split()) for text in stated if isinstance(text, str) and text.strip()), None)
+
+
+def _read_record(run: RunFolder) -> ModelRecord | None:
+    """What a run came in, if it came in one file."""
+    return read_document(run.model_record, ModelRecord) if run.model_record.is_file() else None
+
+
+def _is_same(run: RunFolder, record: ModelRecord) -> bool:
+    if not run.model_record.is_file() or read_document(run.model_record, ModelRecord) != record:
+        return False
+    return all(
+        set(shared.folds) <= set(find_trained_folds(run, name)) for name, shared in record.configurations.items()
+    )
+
+
+def _refuse_to_replace(run: RunFolder, *, overwrite: bool) -> None:
+    """Only an earlier import may be replaced: anything else cannot be had again so easily."""
+    if not run.root.exists() or not any(run.root.iterdir()):
+        return
+    if not run.model_record.is_file():
+        msg = f"{run.root} holds other files; choose a new folder for the run"
+        raise ExchangeError(msg)
+    if not overwrite:
+        msg = f"{run.root} holds another model; choose a new folder for the run, or replace it with --overwrite"
+        raise ExchangeError(msg)
