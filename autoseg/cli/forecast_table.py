@@ -26,16 +26,18 @@ def print_forecast(console: "Console", forecast: "RunForecast", run: "Path") -> 
 
     survey = forecast.survey
     memory = f"{format_bytes(survey.memory_bytes)} of memory"
-    console.note(f"\nForecast for this computer ({survey.device}, {memory}{'' if survey.has_gpu else ', no GPU'})")
+    gpu = "" if survey.has_gpu else ", no GPU"
+    console.note("\n" + _wrap(f"Forecast for this computer ({survey.device}, {memory}{gpu})"))
     table = Table()
-    folds = f"{forecast.folds} folds"
-    for heading in ("", "one fold", folds, "memory", "disk, one fold", folds):
-        table.add_column(heading, justify="right" if heading else "left")
+    every = f"{forecast.folds} folds"
+    table.add_column("", no_wrap=True)
+    for heading in ("time of\na fold", f"time of\n{every}", "peak\nmemory", "disk of\na fold", f"disk of\n{every}"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in _list_rows(forecast):
         table.add_row(*map(Text, row))
     console.show_table(table)
     for remark in list_remarks(forecast):
-        console.note(textwrap.fill(remark, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+        console.note(_wrap(remark))
     for line in list_help(forecast, run):
         console.note(line)
 
@@ -59,7 +61,7 @@ def suggest_next(forecast: "RunForecast", run: "Path") -> str:
     return f"autoseg train {run}" + ("" if is_short else " --fold 0")
 
 
-def format_about(seconds: float | None) -> str:
+def format_about(seconds: float | int | None) -> str:
     """A coarse duration: 40 s, 25 min, 3.5 h, 12 days, 4 months."""
     if seconds is None:
         return "unknown"
@@ -69,18 +71,22 @@ def format_about(seconds: float | None) -> str:
     return f"{seconds / MINUTE:.0f} min" if seconds >= 1.5 * MINUTE else f"{seconds:.0f} s"
 
 
-def format_bytes(size_bytes: float) -> str:
+def format_bytes(size_bytes: float | int) -> str:
     """In MB or GB, two digits."""
     if size_bytes >= 0.95 * GIGABYTE:
         return f"{_round(size_bytes / GIGABYTE)} GB"
     return f"{max(1, round(size_bytes / 1e6))} MB"
 
 
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
 def _format_step(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
 
 
-def _round(number: float) -> str:
+def _round(number: float | int) -> str:
     return f"{number:.1f}".removesuffix(".0") if number < 9.95 else f"{number:.0f}"
 
 
@@ -155,7 +161,7 @@ def list_help(forecast: "RunForecast", run: "Path") -> list[str]:
     if forecast.survey.has_gpu or longest <= LONG_FOLD_SECONDS:
         return []
     return [
-        f"This is a plan for a GPU: on this processor one fold takes {format_about(longest)}. What helps:",
+        f"This plan is for a GPU: on this processor one fold takes {format_about(longest)}. What helps:",
         "  - a plan for this processor: autoseg plan DATASET --planner lite --budget 30m --run ANOTHER_FOLDER",
         f"  - a computer with a GPU: copy {run} there",
         f"  - training that ends in time, whatever it has learnt by then: autoseg train {run} --budget 8h",

@@ -177,20 +177,16 @@ def estimate_training_seconds(training: TrainingPlan, cost: StepCost) -> float:
 def count_windows(plan: Plan, name: str, fingerprint: Fingerprint, splits: Splits) -> int:
     """Windows, with their mirrored views, of the held-out cases of all folds."""
     configuration = plan.configurations[name]
-    held_out = [case for fold in splits.folds for case in fold.validation]
     cases = {case.name: case for case in fingerprint.cases}
-    views = 2 ** len(configuration.training.augmentation.mirror_axes)
-    return views * sum(
-        math.prod(
-            len(starts)
-            for starts in compute_window_plan(
-                compute_preprocessed_shape(cases[case], plan, configuration.data_of),
-                configuration.patch_voxels,
-                DEFAULT_OPTIONS.step_fraction,
-            ).starts
-        )
-        for case in held_out
-    )
+    shapes = [
+        compute_preprocessed_shape(cases[case], plan, configuration.data_of)
+        for fold in splits.folds
+        for case in fold.validation
+    ]
+    step = DEFAULT_OPTIONS.step_fraction
+    layouts = [compute_window_plan(shape, configuration.patch_voxels, step) for shape in shapes]
+    views: int = 2 ** len(configuration.training.augmentation.mirror_axes)
+    return views * sum(math.prod(map(len, layout.starts)) for layout in layouts)
 
 
 def _measure_preprocessed(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -28,8 +29,6 @@ from autoseg.workflows.host_speed import UNDISTURBED_SHARE, find_host_speed
 
 if TYPE_CHECKING:
     import torch
-
-    from autoseg.networks.precision import NumberType
 
 CostEstimate = Callable[[ConfigurationPlan, HostThroughput], StepCost]
 CUDA_LIBRARIES: Final = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
@@ -57,6 +56,15 @@ class Survey:
     costs: Mapping[str, StepCost]
     problems: Mapping[str, str] = field(default_factory=dict)
     how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A device that trains."""
+
+    device: "torch.device"
+    name: str
+    memory_bytes: int
 
 
 class TimingCircumstances(Part):
@@ -96,9 +104,9 @@ def survey_machine(
         progress: Told what is timed.
     """
     if may_have_gpu():
-        survey = _survey_gpu(plan, names, progress)
-        if survey is not None:
-            return survey
+        gpu = _find_gpu()
+        if gpu is not None:
+            return survey_gpu(names, gpu, time=partial(time_on_gpu, plan, gpu), progress=progress)
     return survey_processor(plan, names, estimate=estimate, measure=measure)
 
 
@@ -161,44 +169,41 @@ def describe_error(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _survey_gpu(plan: Plan, names: Sequence[str], progress: Progress) -> Survey | None:
-    """None if torch finds no GPU that it can use."""
-    from autoseg.networks.device import find_device
-    from autoseg.networks.precision import find_number_type
-
-    device = find_device("auto")
-    if device.type == "cpu":
-        return None
-    number_type, gpu, memory = find_number_type(device, "auto"), *_describe_gpu(device)
+def survey_gpu(names: Sequence[str], gpu: Gpu, *, time: Callable[[str], StepCost], progress: Progress) -> Survey:
+    """Times every configuration; one that does not fit into the GPU's memory does not keep others from it."""
     costs: dict[str, StepCost] = {}
     problems: dict[str, str] = {}
     for name in names:
-        progress.note(f"timing a few steps of {name} on {gpu}")
+        progress.note(f"timing a few steps of {name} on {gpu.name}")
         try:
-            costs[name] = time_on_gpu(plan, name, device=device, gpu=gpu, number_type=number_type)
+            costs[name] = time(name)
         except RuntimeError as error:  # too little memory, or a driver that fails: training would tell the same
-            problems[name] = f"{name} cannot be trained on {gpu}: {describe_error(error)}"
+            problems[name] = (
+                f"{name} could not be timed on {gpu.name}, and may not be trained there ({describe_error(error)}); "
+                f"autoseg plan --memory-gb plans for less memory"
+            )
     return Survey(
-        device=gpu,
+        device=gpu.name,
         has_gpu=True,
-        memory_bytes=memory,
+        memory_bytes=gpu.memory_bytes,
         costs=costs,
         problems=problems,
-        how="measured on this GPU with patches of random numbers",
+        how="measured on this GPU, with patches of random numbers",
     )
 
 
-def time_on_gpu(plan: Plan, name: str, *, device: "torch.device", gpu: str, number_type: "NumberType") -> StepCost:
+def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
     """The remembered costs of a configuration, or measured ones, which are then remembered.
 
     Raises:
         RuntimeError: The GPU's memory does not hold the network and a batch, or it fails.
     """
+    from autoseg.networks.precision import find_number_type
     from autoseg.training.network_timing import time_network
 
-    configuration = plan.configurations[name]
+    configuration, number_type = plan.configurations[name], find_number_type(gpu.device, "auto")
     circumstances = TimingCircumstances(
-        device=gpu,
+        device=gpu.name,
         torch=version("torch"),
         autoseg=autoseg.__version__,
         number_type=number_type,
@@ -211,7 +216,7 @@ def time_on_gpu(plan: Plan, name: str, *, device: "torch.device", gpu: str, numb
         record = read_document(path, TimingRecord)
         if record.circumstances == circumstances:
             return record.cost
-    cost = time_network(configuration, plan.labels, device=device, number_type=number_type)
+    cost = time_network(configuration, plan.labels, device=gpu.device, number_type=number_type)
     try:
         write_document(path, TimingRecord(circumstances=circumstances, cost=cost))
     except RunError as error:
@@ -219,10 +224,16 @@ def time_on_gpu(plan: Plan, name: str, *, device: "torch.device", gpu: str, numb
     return cost
 
 
-def _describe_gpu(device: "torch.device") -> tuple[str, int]:
+def _find_gpu() -> Gpu | None:
+    """The GPU that would train, if torch finds one that it can use."""
     import torch
 
+    from autoseg.networks.device import find_device
+
+    device = find_device("auto")
+    if device.type == "cpu":
+        return None
     if device.type != "cuda":
-        return f"{find_processor()} ({device.type})", find_main_memory()
+        return Gpu(device=device, name=f"{find_processor()} ({device.type})", memory_bytes=find_main_memory())
     properties = torch.cuda.get_device_properties(device)
-    return properties.name, int(properties.total_memory)
+    return Gpu(device=device, name=properties.name, memory_bytes=int(properties.total_memory))
