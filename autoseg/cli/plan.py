@@ -1,5 +1,6 @@
 """`autoseg plan`: check, measure, plan and preprocess a dataset."""
 
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,10 @@ from autoseg.cli.options import parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from autoseg.cli.console import Console
+    from autoseg.fingerprint import HostThroughput
     from planners import LitePlanner, Planner
 
 
@@ -66,7 +71,7 @@ def plan(
     from autoseg.cli.console import open_console
     from autoseg.cli.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
-    from autoseg.workflows.planning import PlanningOptions, make_rule, plan_dataset
+    from autoseg.workflows.planning import PlanningOptions, make_rule, measure_processor, plan_dataset
     from autoseg.workflows.splitting import SplitRequest
 
     chosen = find_planner(planner)
@@ -88,15 +93,35 @@ def plan(
         split=SplitRequest(group_by=group_by, splits_file=splits),
         fix_geometry=fix_geometry,
     )
-    console = open_console()
+    console, measure = open_console(), cache(measure_processor)
     outcome = plan_dataset(
         dataset,
         run,
-        make_rule(chosen),
+        make_rule(chosen, measure=measure),
         options=options,
         report=lambda plan: print_plan(console, plan),
         report_classes=lambda classes: print_classes(console, classes),
         progress=console,
     )
     console.note(f"\n{outcome.describe()}")
-    console.note(f"next: autoseg {'preprocess' if no_preprocess else 'train'} {outcome.run.root}")
+    following = show_forecast(console, outcome.run.root, options.configurations, measure)
+    before = f"autoseg preprocess {outcome.run.root}, then " if no_preprocess else ""
+    console.note(f"next: {before}{following}")
+
+
+def show_forecast(
+    console: "Console", run: Path, configurations: "Sequence[str]", measure: "Callable[[], HostThroughput]"
+) -> str:
+    """Prints what training will take on this computer; returns the next command."""
+    from autoseg.cli.forecast_table import print_forecast, suggest_next
+    from autoseg.workflows.forecasting import forecast_run
+    from autoseg.workflows.machine_survey import survey_machine
+    from planners.step_time import estimate_cost
+
+    forecast = forecast_run(
+        run,
+        configurations=configurations,
+        survey=partial(survey_machine, estimate=estimate_cost, measure=measure, progress=console),
+    )
+    print_forecast(console, forecast, run)
+    return suggest_next(forecast, run)

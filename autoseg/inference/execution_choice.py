@@ -24,10 +24,11 @@ from autoseg.inference.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution import Execution, ExecutionChoice, prepare_network
 from autoseg.inference.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.options import Workload
-from autoseg.inference.pass_size import Circumstances, find_circumstances, find_memory_folder, find_patches_per_pass
+from autoseg.inference.pass_size import Circumstances, find_circumstances, find_patches_per_pass
 from autoseg.inference.windows import compute_window_plan
 from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan
+from autoseg.remembered import find_memory_folder
 
 SMALLEST_WORK_VOXELS: Final = 2**29
 """Voxels of all passes together below which nothing but PyTorch as it is comes into question: eight minutes of a U-Net

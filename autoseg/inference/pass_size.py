@@ -7,8 +7,6 @@ and drives large ones out of the cache.
 import hashlib
 import logging
 import math
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Final, Literal
@@ -20,6 +18,7 @@ from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan, NetworkPlan
+from autoseg.remembered import find_processor
 
 SMALL_PATCH_VOXELS: Final = 2**18
 """Larger patches go alone, without a measurement: one pass takes seconds, and company only took memory."""
@@ -85,22 +84,13 @@ def find_patches_per_pass(
 def find_circumstances(configuration: ConfigurationPlan, number_type: NumberType) -> Circumstances:
     """Those of this process."""
     return Circumstances(
-        processor=_find_processor(),
+        processor=find_processor(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         number_type=number_type,
         network=configuration.network,
         patch_voxels=configuration.patch_voxels,
     )
-
-
-def find_memory_folder(subject: str) -> Path:
-    """Where measurements of a subject are remembered: in the folder that the system has for what can be made again."""
-    if os.name == "nt":
-        root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "autoseg" / subject
 
 
 def measure_patches_per_pass(network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...]) -> list[float]:
@@ -129,14 +119,6 @@ def _measure_and_remember(network: nn.Module, circumstances: Circumstances, path
     except RunError as error:
         logger.warning("the fastest number of patches per pass is measured in every call: %s", error)
     return fastest
-
-
-def _find_processor() -> str:
-    """The name of the processor's model where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _recall(path: Path, circumstances: Circumstances) -> int | None:

@@ -16,7 +16,7 @@ from autoseg.dataset import (
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
-from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.fork_server import prepare_workers
 from autoseg.plan import Plan
 from autoseg.progress import Progress
@@ -52,14 +52,19 @@ class Planner(Protocol):
         ...
 
 
-def make_rule(planner: Planner) -> PlanRule:
+def measure_processor() -> HostThroughput:
+    """Measures the speed of the processor, and loads torch for it."""
+    from autoseg.networks.throughput import measure_host
+
+    return measure_host()
+
+
+def make_rule(planner: Planner, *, measure: Callable[[], HostThroughput] = measure_processor) -> PlanRule:
     """The planner as a function that measures the processor first, if the planner wants to know it."""
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
         if planner.measures_host:
-            from autoseg.networks.throughput import measure_host  # torch: no other planning needs it
-
-            machine = machine.model_copy(update={"host": measure_host()})
+            machine = machine.model_copy(update={"host": measure()})
         return planner.plan(fingerprint, machine)
 
     return rule

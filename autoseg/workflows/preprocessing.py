@@ -10,6 +10,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.fork_server import prepare_workers
+from autoseg.geometry import IntTriple
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
@@ -133,18 +134,22 @@ def preprocess_dataset(
 
 def estimate_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:
     """What preprocessing a case takes: the case itself, and its largest resampled array."""
-    z, y, x = plan.axis_permutation
-    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
-    shape = case.cropped_shape_voxels
-    cropped_shape = (shape[z], shape[y], shape[x])
-    targets = [compute_target_spacing(spacing_mm, plan.configurations[name]) for name in configurations]
-    resampled = max(prod(compute_resampled_shape(cropped_shape, spacing_mm, target)) for target in targets)
+    resampled = max(prod(compute_preprocessed_shape(case, plan, name)) for name in configurations)
     voxels = prod(case.shape_voxels)
     channels = len(plan.channels)
     return CaseSize(
         voxels=voxels,
         estimated_bytes=(voxels + resampled) * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL),
     )
+
+
+def compute_preprocessed_shape(case: CaseFingerprint, plan: Plan, configuration: str) -> IntTriple:
+    """Extents of a case's arrays for a configuration, plan axes."""
+    z, y, x = plan.axis_permutation
+    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
+    shape = case.cropped_shape_voxels
+    target = compute_target_spacing(spacing_mm, plan.configurations[configuration])
+    return compute_resampled_shape((shape[z], shape[y], shape[x]), spacing_mm, target)
 
 
 def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:

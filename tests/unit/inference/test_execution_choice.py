@@ -16,8 +16,9 @@ from autoseg.inference.execution_choice import (
 )
 from autoseg.inference.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.pass_size import find_circumstances, find_memory_folder
+from autoseg.inference.pass_size import find_circumstances
 from autoseg.networks import build_network
+from autoseg.remembered import find_memory_folder
 
 CPU = torch.device("cpu")
 needs_openvino = pytest.mark.skipif(

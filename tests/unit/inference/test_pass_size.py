@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from autoseg.inference import pass_size
-from autoseg.inference.pass_size import find_memory_folder, find_patches_per_pass, measure_patches_per_pass
+from autoseg.inference.pass_size import find_patches_per_pass, measure_patches_per_pass
+from autoseg.remembered import find_memory_folder
 
 
 class Clock:

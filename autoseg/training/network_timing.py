@@ -1,0 +1,86 @@
+"""What training and predicting with a planned network takes on a device, measured on patches of random numbers."""
+
+import gc
+import time
+from statistics import median
+from typing import Final
+
+import torch
+
+from autoseg.labels import LabelScheme
+from autoseg.network_cost import StepCost, estimate_host_training_bytes
+from autoseg.networks.precision import NumberType
+from autoseg.plan import ConfigurationPlan
+from autoseg.training.determinism import choose_kernels
+from autoseg.training.step import Batch, Learner, build_learner, run_training_step, run_validation_step
+
+WARMING_STEPS: Final = 2  # kernels are chosen, memory is reserved
+MOST_STEPS: Final = 5
+LONGEST_SECONDS: Final = 20.0
+
+
+def time_network(
+    plan: ConfigurationPlan, labels: LabelScheme, *, device: torch.device, number_type: NumberType
+) -> StepCost:
+    """Trains a few steps and validates one, with weights that are thrown away; frees what that took.
+
+    Patches are not made: a GPU makes the next ones while the network trains.
+
+    Raises:
+        torch.OutOfMemoryError: The device's memory does not hold the network and a batch.
+    """
+    choose_kernels(device, deterministic=False)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        return _time(plan, labels, device, number_type)
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _time(plan: ConfigurationPlan, labels: LabelScheme, device: torch.device, number_type: NumberType) -> StepCost:
+    learner = build_learner(plan, labels, device=device, seed=0, number_type=number_type)
+    batch = _draw_batch(plan, labels)
+    learner.network.train()
+    step = _time_steps(learner, batch)
+    peak_bytes = _read_peak(plan, device, number_type)
+    learner.network.eval()
+    run_validation_step(learner, batch)  # looks for kernels
+    begin = time.perf_counter()
+    run_validation_step(learner, batch)
+    validation = time.perf_counter() - begin
+    return StepCost(
+        iteration_seconds=step,
+        validation_seconds=validation,
+        window_seconds=validation / plan.training.batch_size,
+        memory_bytes=peak_bytes,
+    )
+
+
+def _draw_batch(plan: ConfigurationPlan, labels: LabelScheme) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    size, patch = plan.training.batch_size, plan.patch_voxels
+    highest = len(labels.foreground_labels) + 1
+    return Batch(
+        image=torch.randn((size, plan.network.input_channels, *patch), generator=generator),
+        label_map=torch.randint(highest, (size, *patch), generator=generator, dtype=torch.int16),
+    )
+
+
+def _time_steps(learner: Learner, batch: Batch) -> float:
+    """Median of the steps after the first ones; every step returns its loss, and so waits for the device."""
+    times: list[float] = []
+    while len(times) <= WARMING_STEPS or (len(times) < WARMING_STEPS + MOST_STEPS and sum(times) < LONGEST_SECONDS):
+        begin = time.perf_counter()
+        run_training_step(learner, batch)
+        times.append(time.perf_counter() - begin)
+    return median(times[WARMING_STEPS:])
+
+
+def _read_peak(plan: ConfigurationPlan, device: torch.device, number_type: NumberType) -> int:
+    """What PyTorch had reserved at most; estimated for devices that share the main memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return estimate_host_training_bytes(plan, number_type)

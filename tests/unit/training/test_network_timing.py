@@ -1,0 +1,12 @@
+import torch
+
+from autoseg.network_cost import estimate_host_training_bytes
+from autoseg.training.network_timing import time_network
+
+
+def test_training_and_prediction_are_timed(plan_configuration, labels):
+    plan = plan_configuration()
+    cost = time_network(plan, labels, device=torch.device("cpu"), number_type="float32")
+    assert cost.iteration_seconds > cost.window_seconds > 0
+    assert cost.window_seconds * plan.training.batch_size == cost.validation_seconds
+    assert cost.memory_bytes == estimate_host_training_bytes(plan, "float32")

@@ -1,0 +1,157 @@
+import os
+
+import pytest
+
+from autoseg.document import read_document, write_document
+from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint
+from autoseg.network_cost import StepCost, count_checkpoint_bytes
+from autoseg.plan import Plan
+from autoseg.run_folder import write_text
+from autoseg.training.folds import Splits
+from autoseg.workflows.forecasting import count_windows, forecast_run, list_trained, measure_folder
+from autoseg.workflows.machine_survey import Survey
+from autoseg.workflows.preprocessing import extract_recipe
+
+COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.1, memory_bytes=10**9)
+TRAINING_SECONDS = 10 * (4 * 2.0 + 1 * 0.5)  # epochs and iterations of the plan
+
+
+def make_case(name, shape):
+    return CaseFingerprint(
+        name=name,
+        spacing_mm=(1.0, 1.0, 1.0),
+        shape_voxels=shape,
+        cropped_shape_voxels=shape,
+        relative_size_after_cropping=1.0,
+        voxel_counts=(1,),
+    )
+
+
+@pytest.fixture
+def planned(run):
+    """Four cases: three as large as the patch of 8 x 8 x 8, and one of twice its length."""
+    plan = read_document(run.plan, Plan)
+    shapes = {"a": (8, 8, 8), "b": (8, 8, 8), "c": (8, 8, 8), "d": (16, 8, 8)}
+    fingerprint = Fingerprint(
+        autoseg_version="0",
+        dataset_name=plan.dataset_name,
+        file_ending=plan.file_ending,
+        labels=plan.labels,
+        channels=(ChannelFingerprint(name="MR", foreground=None),),
+        cases=tuple(make_case(name, shape) for name, shape in shapes.items()),
+        orientation="RAS",
+        median_relative_size_after_cropping=1.0,
+    )
+    write_document(run.fingerprint, fingerprint)
+    return run
+
+
+def edit(run, name, **training):
+    plan = read_document(run.plan, Plan)
+    chosen = plan.configurations[name]
+    changed = chosen.model_copy(update={"training": chosen.training.model_copy(update=training)})
+    write_document(run.plan, plan.model_copy(update={"configurations": plan.configurations | {name: changed}}))
+
+
+def survey(costs=None):
+    def find(plan, names):
+        known = dict.fromkeys(names, COST) if costs is None else costs
+        return Survey(device="a processor", has_gpu=False, memory_bytes=2 * 10**9, costs=known, how="said")
+
+    return find
+
+
+def forecast(run, *names, costs=None):
+    return forecast_run(run.root, configurations=names, survey=survey(costs))
+
+
+def select(result, name):
+    return next(entry for entry in result.configurations if entry.name == name)
+
+
+def test_a_fold_takes_its_epochs_and_the_windows_of_its_held_out_cases(planned):
+    result = forecast(planned, "3d_lowres")
+    (entry,) = result.configurations
+    windows = 3 * 1 + 3  # half a patch apart
+    assert entry.training_seconds == pytest.approx(TRAINING_SECONDS)
+    assert entry.validation_seconds == pytest.approx(windows * 0.1 / 2)
+    assert result.fold_seconds == pytest.approx(TRAINING_SECONDS + 0.3)
+    assert result.total_seconds == pytest.approx(2 * (TRAINING_SECONDS + 0.3))
+
+
+def test_slices_and_mirrored_views_are_windows_of_their_own(planned):
+    edit(planned, "2d", augmentation=mirrored(planned))
+    plan, splits = read_document(planned.plan, Plan), read_document(planned.splits, Splits)
+    fingerprint = read_document(planned.fingerprint, Fingerprint)
+    assert count_windows(plan, "2d", fingerprint, splits) == 4 * (3 * 8 + 16)
+
+
+def mirrored(run):
+    augmentation = read_document(run.plan, Plan).configurations["2d"].training.augmentation
+    return augmentation.model_copy(update={"mirror_axes": (0, 1)})
+
+
+def test_all_configurations_are_added_up_and_a_cascade_waits_for_its_first_stage(planned):
+    result = forecast(planned)
+    cascade = select(result, "3d_cascade_fullres")
+    assert cascade.preparation_seconds == pytest.approx(0.6)  # the first stage predicts all four cases
+    assert result.compute_total(cascade) == pytest.approx(2 * cascade.fold_seconds + 0.6)
+    assert result.total_seconds == pytest.approx(sum(result.compute_total(each) for each in result.configurations))
+
+
+def test_a_budget_is_the_time_of_a_fold_validation_included(planned):
+    edit(planned, "3d_lowres", budget_seconds=60.0)
+    (entry,) = forecast(planned, "3d_lowres", costs={}).configurations
+    assert entry.is_budgeted
+    assert entry.fold_seconds == 60.0
+
+
+def test_unknown_costs_make_unknown_times_and_no_sum(planned):
+    result = forecast(planned, costs={"2d": COST})
+    assert select(result, "2d").fold_seconds is not None
+    assert select(result, "3d_lowres").fold_seconds is None
+    assert result.total_seconds is None
+
+
+def test_what_is_trained_brings_its_first_stage(planned):
+    plan = read_document(planned.plan, Plan)
+    assert list_trained(plan, ["3d_cascade_fullres"]) == ("3d_cascade_fullres", "3d_lowres")
+    assert list_trained(plan, []) == tuple(plan.configurations)
+
+
+def test_disk_holds_checkpoints_and_predictions_like_the_references(planned):
+    write_text(planned.references / "a.nii.gz", "x" * 300)
+    write_text(planned.references / "b.nii.gz", "x" * 100)
+    result = forecast(planned, "2d")
+    (entry,) = result.configurations
+    kept, passing = count_checkpoint_bytes(read_document(planned.plan, Plan).configurations["2d"])
+    assert entry.fold_bytes == kept + 200
+    assert result.passing_bytes == passing
+
+
+def test_preprocessed_data_is_what_exists_and_at_most_what_the_missing_cases_hold(planned):
+    voxels = {"a": 8**3, "b": 8**3, "c": 8**3, "d": 2 * 8**3}
+    everything = (4 + 2) * sum(voxels.values())
+    assert (forecast(planned, "2d").written_bytes, forecast(planned, "2d").missing_bytes) == (0, everything)
+    plan = read_document(planned.plan, Plan)
+    write_document(planned.recipe("2d"), extract_recipe(plan, "2d"))
+    for ending in ("image.b2nd", "labels.b2nd", "locations.npy", "json"):
+        write_text(planned.preprocessed("2d") / f"d.{ending}", "x" * 10)
+    result = forecast(planned, "2d")
+    assert (result.written_bytes, result.missing_bytes) == (40, everything - 6 * voxels["d"])
+    both = forecast(planned, "2d", "3d_lowres")
+    assert both.missing_bytes == result.missing_bytes + everything
+
+
+def test_data_of_another_plan_will_be_made_again(planned):
+    for ending in ("image.b2nd", "labels.b2nd", "locations.npy", "json"):
+        write_text(planned.preprocessed("2d") / f"d.{ending}", "x" * 10)
+    assert forecast(planned, "2d").written_bytes == 0
+
+
+def test_files_with_two_names_count_once(tmp_path):
+    write_text(tmp_path / "a" / "x", "x" * 100)
+    (tmp_path / "b").mkdir()
+    os.link(tmp_path / "a" / "x", tmp_path / "b" / "x")
+    assert measure_folder(tmp_path / "a") + measure_folder(tmp_path / "b") == 100
+    assert measure_folder(tmp_path / "none") == 0

@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from autoseg.document import read_document
+from autoseg.errors import DeviceError
+from autoseg.fingerprint import HostThroughput
+from autoseg.network_cost import StepCost
+from autoseg.plan import Plan
+from autoseg.progress import Silent
+from autoseg.workflows.machine_survey import (
+    Gpu,
+    find_main_memory,
+    may_have_gpu,
+    survey_gpu,
+    survey_processor,
+    time_on_gpu,
+)
+
+COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.1, memory_bytes=10**9)
+HOST = HostThroughput(
+    cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
+)
+GPU = Gpu(device=torch.device("cpu"), name="a GPU", memory_bytes=8 * 10**9)
+
+
+@pytest.fixture(autouse=True)
+def own_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def plan(run):
+    return read_document(run.plan, Plan)
+
+
+def survey(plan, measure):
+    return survey_processor(plan, ["2d", "3d_lowres"], estimate=lambda configuration, host: COST, measure=measure)
+
+
+def test_a_processor_is_measured_and_its_costs_are_estimated(plan):
+    found = survey(plan, lambda: HOST)
+    assert found.costs == {"2d": COST, "3d_lowres": COST}
+    assert not found.has_gpu
+    assert "core" in found.device
+    assert "measured speed of this processor" in found.how
+
+
+def test_a_measurement_that_others_disturbed_is_no_promise(plan):
+    found = survey(plan, lambda: HOST.model_copy(update={"received_share": 0.25}))
+    assert "left 25%" in found.how
+    assert "right within" not in found.how
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no torch"), RuntimeError("no kernel"), DeviceError("no device"), OSError()]
+)
+def test_where_nothing_can_be_measured_the_reason_is_told(plan, error):
+    def fail():
+        raise error
+
+    found = survey(plan, fail)
+    assert found.costs == {}
+    assert set(found.problems) == {"2d", "3d_lowres"}
+    assert str(error) in found.how or "OSError" in found.how
+
+
+def test_steps_are_timed_on_a_gpu_once(plan, monkeypatch):
+    first = time_on_gpu(plan, GPU, "2d")
+    assert first.iteration_seconds > 0
+    monkeypatch.setattr("autoseg.training.network_timing.time_network", lambda *_, **__: COST)
+    assert time_on_gpu(plan, GPU, "2d") == first
+    assert time_on_gpu(plan, GPU, "3d_lowres") == COST
+    other = Gpu(device=GPU.device, name="another GPU", memory_bytes=GPU.memory_bytes)
+    assert time_on_gpu(plan, other, "2d") == COST
+
+
+def test_a_configuration_too_large_for_the_gpu_leaves_the_others_their_times():
+    def time(name):
+        if name == "2d":
+            msg = "CUDA out of memory. Tried to allocate 3 GiB\nmore"
+            raise torch.OutOfMemoryError(msg)
+        return COST
+
+    found = survey_gpu(["2d", "3d_lowres"], GPU, time=time, progress=Silent())
+    assert found.has_gpu
+    assert found.costs == {"3d_lowres": COST}
+    assert "Tried to allocate 3 GiB)" in found.problems["2d"]
+    assert "--memory-gb" in found.problems["2d"]
+
+
+def test_torch_without_cuda_is_not_loaded_to_look_for_a_gpu():
+    assert not may_have_gpu("2.9.0+cpu")
+
+
+def test_memory_is_what_a_container_grants(tmp_path):
+    everything = find_main_memory(tmp_path / "none")
+    assert everything > 10**8
+    (tmp_path / "memory.max").write_text("max\n")
+    assert find_main_memory(tmp_path / "memory.max") == everything
+    (tmp_path / "memory.max").write_text("100000000\n")
+    assert find_main_memory(tmp_path / "memory.max") == 10**8
