@@ -131,6 +131,8 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
         table.add_section()
         table.add_row("foreground", *(_format_statistic(scores.foreground[score]) for score in CROSSVALIDATED))
         console.show_table(table)
+        for warning in scores.warnings:
+            console.note(f"warning: {name}, {warning}")
 
 
 def print_selection(console: "Console", selection: "Selection") -> None:
