@@ -16,10 +16,12 @@ FEWEST_ITERATIONS_PER_EPOCH: Final = 25
 iterations that a budget is accepted for (150 by a lite plan) still make six epochs, after each of which the clock is
 looked at."""
 FEWEST_VALIDATION_ITERATIONS: Final = 4  # forward passes alone: about a twentieth of an epoch of 25 iterations
-EPOCHS_THAT_TELL_THE_PACE: Final = 5
+EPOCHS_THAT_TELL_THE_PACE: Final = 9
 EXPECTED_EPOCHS: Final = 2
 """As many epochs at the pace of the forecast count before the first real one, so that a single slow one decides
-nothing and three in a row do."""
+nothing and three do."""
+EPOCHS_BETWEEN_LAYOUTS: Final = 5
+"""On a restless machine the forecast sways by more than is tolerated; it is followed at once only near the end."""
 TOLERATED_DRIFT: Final = 0.1  # of the time that is left
 LARGEST_WARMUP_SHARE: Final = 10  # a rise of the learning rate takes at most a tenth of a training
 
@@ -161,7 +163,8 @@ def judge_pace(epoch_seconds: Sequence[float], *, expected_seconds: float) -> fl
 def adapt_to_pace(
     schedule: Schedule, *, next_epoch: int, last_epoch: int, epoch_seconds: float, remaining_seconds: float
 ) -> Schedule:
-    """The schedule that ends when the remaining seconds do; the same one if it does so within a tenth of them.
+    """The schedule that ends when the remaining seconds do; the same one if it does so within a tenth of them, or is
+    only a few epochs old and need not end yet.
 
     The learning rate goes on from where it is and reaches its end in time.
 
@@ -174,7 +177,9 @@ def adapt_to_pace(
     planned = (schedule.end_epoch - next_epoch) * epoch_seconds
     is_late = planned > (1 + TOLERATED_DRIFT) * remaining_seconds
     is_early = (1 + TOLERATED_DRIFT) * planned < remaining_seconds
-    if not (is_late or is_early):
+    is_urgent = is_late and remaining_seconds < EPOCHS_BETWEEN_LAYOUTS * epoch_seconds
+    is_fresh = next_epoch - schedule.first_epoch < EPOCHS_BETWEEN_LAYOUTS
+    if not (is_late or is_early) or (is_fresh and not is_urgent):
         return schedule
     end = find_end(epoch_seconds, next_epoch=next_epoch, last_epoch=last_epoch, remaining_seconds=remaining_seconds)
     if is_early and end <= schedule.end_epoch:

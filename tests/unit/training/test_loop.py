@@ -207,11 +207,11 @@ def test_an_epoch_of_which_only_a_part_is_trained_now_does_not_tell_the_pace(sta
     folder, told = tmp_path / "fold", []
     stop_after_iteration(start(folder, options=WITHIN_EPOCHS), 0, 1)
 
-    def watch(schedule, *, epoch_seconds, **others):
+    def watch(epoch_seconds, *, expected_seconds):
         told.append(len(epoch_seconds))
-        return schedule
+        return expected_seconds
 
-    monkeypatch.setattr(session, "adapt_to_pace", watch)
+    monkeypatch.setattr(session, "judge_pace", watch)
     budget = Budget(seconds=1e6, reserved_seconds=0.0, start=time.monotonic())
     list(start(folder, options={"budget": budget}))
     assert told == [1, 2, 3]
