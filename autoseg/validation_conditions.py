@@ -79,7 +79,8 @@ def describe_shortage(iterations: int, sufficient: int | None) -> str | None:
     """What must be said of a training of so few iterations, before it and beside its scores; None if it has enough."""
     if sufficient is None or iterations >= WARNED_SHARE * sufficient:
         return None
+    trained = "1 iteration is" if iterations == 1 else f"{iterations:,} iterations are"
     return (
-        f"{iterations:,} iterations are {iterations / sufficient:.0%} of the {sufficient:,} that the plan needs at "
-        f"least: this is not what the network can learn".replace("%", " %", 1)
+        f"{trained} {100 * iterations / sufficient:.0f} % of the {sufficient:,} that the plan needs at least: this is "
+        f"not what the network can learn"
     )

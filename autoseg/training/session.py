@@ -194,8 +194,12 @@ class Session:
             epoch_seconds=epoch_seconds,
             remaining_seconds=self.options.budget.remaining_seconds,
         )
-        iterations, needed = count_iterations(adapted), self.plan.sufficient_iterations
-        if iterations is None or needed is None or not is_hopeless(iterations, needed):
+        iterations, longest = count_iterations(adapted), count_iterations(self.schedule)
+        needed = self.plan.sufficient_iterations
+        if iterations is None or longest is None or needed is None:
+            self.schedule = adapted
+            return
+        if iterations >= longest or not is_hopeless(iterations, needed):
             self.schedule = adapted
             return
         told = describe_hopeless_pace(

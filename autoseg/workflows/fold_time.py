@@ -129,18 +129,14 @@ def check_forecast(job: FoldJob, forecast: Forecast, fold_time: FoldTime, begun:
     Raises:
         TrainingError: It has less than a tenth of the iterations that the plan needs.
     """
-    budget, needed = fold_time.budget, job.configuration_plan.training.sufficient_iterations
-    iterations = count_iterations(forecast.schedule)
+    budget, plan = fold_time.budget, job.configuration_plan.training
+    iterations, needed = count_iterations(forecast.schedule), plan.sufficient_iterations
     if budget is None or needed is None or iterations is None or not is_hopeless(iterations, needed):
         return
+    if iterations >= plan.epochs * plan.iterations_per_epoch:
+        return  # the plan has no more, which is no matter of time
     done = 0 if begun is None else begun.trained_iterations
-    per_iteration = estimate_epoch_seconds(forecast.schedule, forecast.times) / forecast.schedule.iterations_per_epoch
-    training_seconds = (needed - done) * per_iteration
-    whole_seconds = 0.0 if fold_time.validation is None else fold_time.validation.whole_seconds
-    validation_seconds = min(whole_seconds, training_seconds * LARGEST_SHARE / (1 - LARGEST_SHARE))
-    measuring_seconds = budget.clock() - budget.start
-    enough = name_time(MARGIN * (training_seconds + validation_seconds + measuring_seconds))
-    limit = format_duration(budget.seconds)
+    enough = name_time(_estimate_enough_seconds(forecast, budget, fold_time.validation, iterations=needed - done))
     ways = [
         f"give --budget {enough}, which is enough for {needed:,} on this machine",
         _advise_smaller_plan(job, budget, enough),
@@ -150,13 +146,23 @@ def check_forecast(job: FoldJob, forecast: Forecast, fold_time: FoldTime, begun:
             f"hold fewer cases out (autoseg plan --splits) or none (--fold all): validation takes "
             f"{format_duration(budget.reserved_seconds)} of the time"
         )
-    lines = "".join(f"\n  - {way}" for way in ways)
     msg = (
-        f"{job.configuration}, fold {job.fold}: in {limit} this machine trains {iterations:,} iterations, less than a "
-        f"tenth of the {needed:,} that the plan needs at least, so the result would be of no use; one of these helps:"
-        f"{lines}"
+        f"{job.configuration}, fold {job.fold}: in {format_duration(max(0.0, budget.seconds))} this machine trains "
+        f"{iterations:,} of the {needed:,} iterations that the plan needs at least. Less than a tenth is no training; "
+        f"nothing was trained. One of these helps:"
     )
-    raise TrainingError(msg)
+    raise TrainingError("".join([msg, *(f"\n  - {way}" for way in ways)]))
+
+
+def _estimate_enough_seconds(
+    forecast: Forecast, budget: Budget, validation: ValidationChoice | None, *, iterations: int
+) -> float:
+    """A budget in which so many iterations are trained, and validation takes a third at most."""
+    schedule = forecast.schedule
+    training_seconds = iterations * estimate_epoch_seconds(schedule, forecast.times) / schedule.iterations_per_epoch
+    whole_seconds = 0.0 if validation is None else validation.whole_seconds
+    validation_seconds = min(whole_seconds, training_seconds * LARGEST_SHARE / (1 - LARGEST_SHARE))
+    return MARGIN * (training_seconds + validation_seconds + budget.clock() - budget.start)
 
 
 def _advise_smaller_plan(job: FoldJob, budget: Budget, enough: str) -> str:
