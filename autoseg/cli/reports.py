@@ -39,6 +39,9 @@ def print_plan(console: "Console", plan: "Plan") -> None:
         table.add_row(*row)
     console.note("")
     console.show_table(table)
+    for reason in plan.reasons:
+        if reason.subject.startswith("warning"):
+            console.note(f"{reason.subject} ({reason.value}): {reason.because}")
 
 
 def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:

@@ -197,7 +197,7 @@ def test_a_plan_states_what_it_needs_and_how_much_of_it_there_is_time_for(build_
 
 
 def test_a_machine_that_is_too_slow_for_what_the_smallest_network_needs_is_warned_of(build_fingerprint):
-    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(10))
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(50))
     reason = find_reason(plan, "iterations")
     assert reason.subject == "warning: too few iterations"
     assert "so expect a poor model: --budget 1m would do" in reason.because
