@@ -22,9 +22,8 @@ AxisCounts = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
 
 
 def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
-    lower, upper = limits
-    if lower > upper:
-        msg = f"must be a lower and an upper limit in this order (got {lower}, {upper})"
+    if limits[0] > limits[1]:
+        msg = f"must be a lower and an upper limit in this order (got {limits[0]}, {limits[1]})"
         raise ValueError(msg)
     return limits
 
@@ -222,13 +221,13 @@ class TrainingPlan(Part):
         epochs: Length of the schedule where no budget is given.
         budget_seconds: Time for training and validating one fold, by which epochs and iterations are laid out on the
             machine that trains; None: they are as planned.
+        sufficient_iterations: Needed at least to be of use; warnings and refusals go by it. None: not known.
         foreground_fraction: Share of the patches of a batch that are chosen by a foreground voxel.
         foreground_placement: Where in its patch that voxel lies: in the centre, or anywhere with equal probability.
         foreground_choice: How that voxel is drawn. "class": of a random class of a random case. "class_balanced": the
             class first, of all that the fold has, then a case that shows it. "component": of a random connected
             component of a random class of a random case, so that small lesions count as much as large ones.
-        dice_weight: Factor on the Dice loss.
-        cross_entropy_weight: Factor on the cross entropy.
+        dice_weight, cross_entropy_weight: Factors on the two parts of the loss.
         batch_dice: The Dice loss treats the batch as one large volume.
         momentum: Of stochastic gradient descent; for AdamW the decay of the mean gradient (beta 1).
         second_moment_decay: For AdamW the decay of the mean squared gradient (beta 2).
@@ -244,6 +243,7 @@ class TrainingPlan(Part):
     iterations_per_epoch: Count
     validation_iterations_per_epoch: Count
     budget_seconds: Positive | None = None
+    sufficient_iterations: Count | None = None
     batch_size: Count
     foreground_fraction: Fraction
     foreground_placement: ForegroundPlacement = "centred"

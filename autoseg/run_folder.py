@@ -86,6 +86,11 @@ class FoldFolder:
         return self.validation / "summary.json"
 
     @property
+    def validation_options(self) -> Path:
+        """How its label maps were predicted, where that is not the usual way."""
+        return self.validation / "options.json"
+
+    @property
     def state(self) -> Path:
         """How far training and validation are, for those who watch."""
         return self.root / "state.json"

@@ -24,17 +24,22 @@ from planners.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.common import CommonDecisions, choose_common
 from planners.configuration import explain_missing_pooling
 from planners.dimensionality import choose_dimensionality
+from planners.lite_time import (
+    SUFFICIENT_ITERATIONS,
+    TRAINING_SHARE,
+    explain_budget,
+    explain_needed_iterations,
+    find_budget,
+)
 from planners.low_resolution import coarsen
 from planners.median_shape import ResampledDataset
 from planners.patch_size import compute_initial_patch
 from planners.planner import SLICES
-from planners.reasons import format_amount, format_count, format_extents, format_share, record
+from planners.reasons import format_count, format_extents, format_share, record
 from planners.resampling import choose_resampling
 from planners.step_time import estimate_step_seconds, list_convolutions
 from planners.topology import FEWEST_STAGES, Topology, choose_deep_supervision, compute_topology, explain_topology
 
-DEFAULT_BUDGET_SECONDS: Final = 1800.0
-TRAINING_SHARE: Final = 0.9  # of the budget; the rest is for planning, preprocessing and prediction
 LARGER_BATCH: Final = 2
 WIDTHS: Final = (32, 16)  # of the first stage; processors compute multiples of 16 channels best
 CONVOLUTIONS_PER_STAGE: Final = 2
@@ -44,7 +49,6 @@ ENOUGH_PATCHES: Final = 5000
 the reverse."""
 ITERATIONS_FOR_LARGER_BATCH: Final = 5000
 """Below them, as many patches teach more in twice the iterations of half the batch (measured)."""
-UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; threads that wait for each other take the rest on an idle machine
 SUFFICIENT_CONTEXT_FRACTION: Final = 1 / 8  # of the median case in one patch; else the spacing is made coarser
 MEMORY_SHARE: Final = 0.5  # of the computer's memory, for feature maps
 BYTES_PER_ELEMENT: Final = 8  # of a feature map: itself, its normalization and their gradients in reduced precision
@@ -67,13 +71,15 @@ class LitePlanner:
         """Decides everything about a dataset.
 
         Raises:
-            PlanError: The machine was not measured, or the images are too small.
+            PlanError: The machine was not measured, is too slow for the time, or the images are too small.
         """
         if machine.host is None:
             msg = "the planner 'lite' plans for a measured processor; give its throughput (Machine.host)"
             raise PlanError(msg)
         common = choose_common(fingerprint)
-        situation = Situation(fingerprint=fingerprint, host=machine.host, training_seconds=_find_seconds(machine))
+        situation = Situation(
+            fingerprint=fingerprint, host=machine.host, training_seconds=TRAINING_SHARE * find_budget(machine)
+        )
         name, dataset = _choose_dimensions(common)
         missing = explain_missing_pooling(dataset)
         if missing is not None:
@@ -82,15 +88,16 @@ class LitePlanner:
         candidate = choose_candidate(dataset, situation)
         if candidate.value.dataset != dataset and name == FULL_RESOLUTION:
             name = LOW_RESOLUTION
+        chosen, seconds = candidate.value, situation.training_seconds
+        needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
         configuration, reasons = build_configuration(name, candidate, situation)
-        budget = explain_budget(machine, situation)
         memory = _choose_memory(machine.host, machine.accelerator_memory_gb)
         return common.build_plan(
             self.name,
             memory,
             configurations={name: configuration},
-            reasons=(budget, *reasons),
-            budget_seconds=machine.budget_seconds or DEFAULT_BUDGET_SECONDS,
+            reasons=(explain_budget(machine, machine.host), needed, *reasons),
+            budget_seconds=find_budget(machine),
         )
 
 
@@ -342,6 +349,7 @@ def build_lite_training(
         iterations_per_epoch=ITERATIONS_PER_EPOCH,
         validation_iterations_per_epoch=VALIDATION_ITERATIONS_PER_EPOCH,
         budget_seconds=situation.training_seconds,
+        sufficient_iterations=SUFFICIENT_ITERATIONS,
         batch_size=batch_size,
         foreground_fraction=0.33,
         loss="dice_cross_entropy",
@@ -358,28 +366,6 @@ def build_lite_training(
         gradient_norm_limit=12.0,
         augmentation=augmentation,
     )
-
-
-def explain_budget(machine: Machine, situation: Situation) -> Reason:
-    """How much of the time is for training, and on what."""
-    host = situation.host
-    stated = "no budget was stated, so 30 minutes are taken" if machine.budget_seconds is None else "as stated"
-    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s at {width}" for width, rate in sorted(host.convolution_flops.items()))
-    because = (
-        f"{stated}; a tenth is kept for planning and prediction. Measured on {format_amount(host.cores, 'core')} in "
-        f"{host.number_type}: convolutions {rates} channels, {host.elementwise_rate / 1e6:.0f} million normalized "
-        f"elements/s"
-    )
-    if host.received_share < UNDISTURBED_SHARE:
-        because += (
-            f". The measurement got only {format_share(host.received_share)} of the time of these cores (other "
-            f"programs, or the limit of a container): plan again with --overwrite on an idle computer for more network"
-        )
-    return Reason(subject="budget", value=f"{situation.training_seconds / 60:.3g} minutes of training", because=because)
-
-
-def _find_seconds(machine: Machine) -> float:
-    return TRAINING_SHARE * (machine.budget_seconds or DEFAULT_BUDGET_SECONDS)
 
 
 def _choose_dimensions(common: CommonDecisions) -> tuple[str, ResampledDataset]:

@@ -15,7 +15,7 @@ from planners.median_shape import ResampledDataset
 from planners.memory import choose_memory_target
 from planners.profile import Profile
 from planners.reasons import format_extents, record
-from planners.training import SCHEDULE_REASON
+from planners.training import SCHEDULE_REASON, SUFFICIENT_REASON
 
 SLICES = "2d"
 Configurations = dict[str, ConfigurationPlan]
@@ -47,7 +47,8 @@ class Planner:
         common = choose_common(fingerprint)
         shared = Circumstances(profile=self.profile, fingerprint=fingerprint, memory_gb=memory.value)
         configurations, reasons = _choose_configurations(common.dataset, common.axes.value, shared)
-        return common.build_plan(self.name, memory, configurations=configurations, reasons=(SCHEDULE_REASON, *reasons))
+        reasons = (SCHEDULE_REASON, SUFFICIENT_REASON, *reasons)
+        return common.build_plan(self.name, memory, configurations=configurations, reasons=reasons)
 
 
 def _choose_configurations(

@@ -39,6 +39,9 @@ def print_plan(console: "Console", plan: "Plan") -> None:
         table.add_row(*row)
     console.note("")
     console.show_table(table)
+    for reason in plan.reasons:
+        if reason.subject.startswith("warning"):
+            console.note(f"{reason.subject} ({reason.value}): {reason.because}")
 
 
 def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
@@ -131,6 +134,8 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
         table.add_section()
         table.add_row("foreground", *(_format_statistic(scores.foreground[score]) for score in CROSSVALIDATED))
         console.show_table(table)
+        for warning in scores.warnings:
+            console.note(f"warning: {name}, {warning}")
 
 
 def print_selection(console: "Console", selection: "Selection") -> None:

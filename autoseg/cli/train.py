@@ -124,6 +124,8 @@ def train_here(console: "Console", run: Path, request: "TrainingRequest", unit: 
             if trained.summary is not None:
                 print_summary(console, trained.summary)
                 console.note(f"validation in {trained.folder.validation}")
+            for warning in trained.warnings:
+                console.note(f"warning: {warning}")
 
 
 def train_in_queue(

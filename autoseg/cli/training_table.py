@@ -37,10 +37,10 @@ def build_table(statuses: "Sequence[FoldStatus]") -> "Table":
 
 
 def print_trainings(console: "Console", statuses: "Sequence[FoldStatus]") -> None:
-    """The table, and why trainings failed."""
+    """The table, why trainings failed, and what must be known of their scores."""
     console.show_table(build_table(statuses))
-    for reason in _list_reasons(statuses):
-        console.note(reason)
+    for line in _list_remarks(statuses):
+        console.note(line)
 
 
 def describe_status(status: "FoldStatus") -> str:
@@ -75,7 +75,7 @@ def _show_live(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]"
     last: tuple[FoldStatus, ...] = ()
     with Live(console=console.rich, auto_refresh=False) as live:
         for last in snapshots:
-            live.update(Group(build_table(last), *map(Text, _list_reasons(last))), refresh=True)
+            live.update(Group(build_table(last), *map(Text, _list_remarks(last))), refresh=True)
     return last
 
 
@@ -92,8 +92,15 @@ def _show_lines(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]
     return last
 
 
-def _list_reasons(statuses: "Sequence[FoldStatus]") -> list[str]:
-    return [f"{status.configuration}, fold {status.fold}: {status.reason}" for status in statuses if status.reason]
+def _list_remarks(statuses: "Sequence[FoldStatus]") -> list[str]:
+    """Below the table: reasons of failures, and warnings about scores."""
+    reasons = [f"{status.configuration}, fold {status.fold}: {status.reason}" for status in statuses if status.reason]
+    warnings = [
+        f"warning: {status.configuration}, fold {status.fold}: {warning}"
+        for status in statuses
+        for warning in status.warnings
+    ]
+    return reasons + warnings
 
 
 def _list_cells(status: "FoldStatus") -> list[str]:

@@ -51,12 +51,14 @@ class ConfigurationScores(Part):
         folds: Whose held-out cases these are.
         cases: Number of different cases.
         classes: By class key, then by name of the score.
+        warnings: What must be said beside the scores: folds that were trained briefly, or validated in part.
     """
 
     folds: tuple[str, ...]
     cases: int
     foreground: dict[Score, Statistic]
     classes: dict[str, dict[Score, Statistic]]
+    warnings: tuple[str, ...] = ()
 
 
 class CrossValidation(Document):
@@ -104,6 +106,7 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
         cases=len(cases),
         foreground={score: foreground for score, (_, foreground) in by_score.items()},
         classes={key: {score: by_score[score][0][index] for score in SCORES} for index, key in enumerate(keys)},
+        warnings=tuple(f"fold {fold}: {text}" for fold, summary in summaries.items() for text in summary.warnings),
     )
 
 
@@ -191,11 +194,12 @@ def _average(entries: Sequence[Mapping[str, MetricValues]], key: str, score: Sco
 def _format_table(result: CrossValidation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["configuration", "label", "class", "score", *Statistic.model_fields])
+    writer.writerow(["configuration", "label", "class", "score", *Statistic.model_fields, "warnings"])
     for name, scores in result.configurations.items():
         rows = {("", "foreground"): scores.foreground}
         rows = {(key, result.class_names[key]): values for key, values in scores.classes.items()} | rows
         for (key, class_name), values in rows.items():
             for score, statistic in values.items():
-                writer.writerow([name, key, class_name, score, *statistic.model_dump().values()])
+                numbers = statistic.model_dump().values()
+                writer.writerow([name, key, class_name, score, *numbers, "; ".join(scores.warnings)])
     return text.getvalue()

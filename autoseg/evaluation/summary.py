@@ -17,6 +17,7 @@ from autoseg.errors import EvaluationError
 from autoseg.evaluation.case_metrics import ClassMetrics
 from autoseg.labels import LabelScheme
 from autoseg.run_folder import write_text
+from autoseg.validation_conditions import ValidationConditions
 
 SUMMARY_JSON: Final = "summary.json"
 SUMMARY_CSV: Final = "summary.csv"
@@ -80,6 +81,7 @@ class EvaluationSummary(Document):
             values ("(1, 2, 3)").
         std: Sample standard deviation over cases.
         count: Number of cases in which each metric is defined.
+        validation: How a validation made the label maps; None if it was none, or an earlier version made it.
     """
 
     schema_version: Literal[1] = 1
@@ -91,6 +93,12 @@ class EvaluationSummary(Document):
     std: dict[str, MetricValues]
     count: dict[str, MetricValues]
     metric_per_case: tuple[CaseSummary, ...]
+    validation: ValidationConditions | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What must be said beside the scores."""
+        return () if self.validation is None else self.validation.list_warnings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +111,18 @@ class CaseEvaluation:
     metrics: tuple[ClassMetrics, ...]
 
 
-def summarize(cases: Sequence[CaseEvaluation], *, labels: LabelScheme, tolerance_mm: float) -> EvaluationSummary:
+def summarize(
+    cases: Sequence[CaseEvaluation],
+    *,
+    labels: LabelScheme,
+    tolerance_mm: float,
+    validation: ValidationConditions | None = None,
+) -> EvaluationSummary:
     """Collects the cases and averages over them.
 
     Args:
         tolerance_mm: The tolerance with which the cases were evaluated.
+        validation: How they were predicted, if this is a validation.
 
     Raises:
         EvaluationError: There is no case.
@@ -128,6 +143,7 @@ def summarize(cases: Sequence[CaseEvaluation], *, labels: LabelScheme, tolerance
         std={key: _reduce(values, _sample_std) for key, values in by_class.items()},
         count={key: _reduce(values, len) for key, values in by_class.items()},
         metric_per_case=per_case,
+        validation=validation,
     )
 
 

@@ -34,6 +34,8 @@ SCHEMA_VERSION: Final = 1
 DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
 AVERAGE_PREFIX: Final = "average."
+WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations"}}
+"""Fields of a configuration's plan that decide nothing about the course of a training."""
 
 
 class TrainingIdentity(Part):
@@ -89,6 +91,11 @@ class CheckpointDescription(Document):
         return len(self.history), 0 if self.partial_epoch is None else len(self.partial_epoch.train_losses)
 
     @property
+    def trained_iterations(self) -> int:
+        """Of all finished epochs."""
+        return len(self.history) * self.schedule.iterations_per_epoch
+
+    @property
     def spent_seconds(self) -> float:
         """What training has taken so far, without saving."""
         begun = 0.0 if self.partial_epoch is None else self.partial_epoch.seconds
@@ -119,7 +126,7 @@ def identify_training(
 ) -> TrainingIdentity:
     """Digests what decides about the course of a training."""
     return TrainingIdentity(
-        plan_digest=_digest(plan, labels, *channels),
+        plan_digest=_digest(plan, labels, *channels, exclude=WITHOUT_INFLUENCE),
         fold_digest=_digest(fold),
         seed=seed,
         previous_digest=previous_digest,
@@ -294,8 +301,8 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
         raise TrainingError(msg)
 
 
-def _digest(*parts: Part) -> str:
-    text = "\n".join(part.model_dump_json() for part in parts)
+def _digest(*parts: Part, exclude: dict[str, set[str]] | None = None) -> str:
+    text = "\n".join(part.model_dump_json(exclude=exclude) for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

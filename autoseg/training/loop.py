@@ -30,10 +30,9 @@ from autoseg.training.pace import (
     Budget,
     Forecast,
     StepTimes,
-    adapt_to_pace,
-    count_planned_epochs,
     estimate_epoch_seconds,
     lay_out_budget,
+    lay_out_rest,
 )
 from autoseg.training.schedule import Schedule, build_schedule
 from autoseg.training.session import Session
@@ -101,6 +100,7 @@ def train(
         build = partial(_build_learner, plan, labels, options)
         execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
         first: Event = schedule
+        expected_epoch_seconds = 0.0
         if options.team.is_leader and (options.budget is not None or is_worth_a_forecast(schedule, start)):
             alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
             times = measure_step_times(
@@ -111,11 +111,18 @@ def train(
             )
             first = make_forecast(training, times, schedule, start=start, budget=options.budget)
             schedule = first.schedule
+            expected_epoch_seconds = estimate_epoch_seconds(schedule, times)
         schedule = options.team.share(schedule)
         yield first
         learner = build(execution)
         session = Session(
-            plan=training, learner=learner, identity=identity, output=output, options=options, schedule=schedule
+            plan=training,
+            learner=learner,
+            identity=identity,
+            output=output,
+            options=options,
+            schedule=schedule,
+            expected_epoch_seconds=expected_epoch_seconds,
         )
         session.take_up(start)
         keys = list_batch_keys(
@@ -163,14 +170,7 @@ def make_forecast(
         if start.schedule is None:
             schedule = lay_out_budget(plan, times, seconds)
         else:
-            per_epoch = estimate_epoch_seconds(schedule, times)
-            schedule = adapt_to_pace(
-                schedule,
-                next_epoch=start.epochs_done,
-                last_epoch=max(count_planned_epochs(plan, schedule), schedule.end_epoch or 0),
-                epoch_seconds=[per_epoch],
-                remaining_seconds=max(seconds, per_epoch),
-            )
+            schedule = lay_out_rest(plan, schedule, times, seconds, epochs_done=start.epochs_done)
     epochs_left = (schedule.end_epoch or plan.epochs) - start.epochs_done
     return Forecast(
         times=times,

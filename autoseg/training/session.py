@@ -25,13 +25,20 @@ from autoseg.training.event_files import open_event_files, write_events
 from autoseg.training.events import EpochDone, Event, IterationDone
 from autoseg.training.history import EpochRecord, PartialEpoch, append_to_training_log, write_training_log
 from autoseg.training.options import TrainingOptions
-from autoseg.training.pace import adapt_to_pace, count_planned_epochs
+from autoseg.training.pace import (
+    adapt_to_pace,
+    count_iterations,
+    count_planned_epochs,
+    describe_hopeless_pace,
+    judge_pace,
+)
 from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
 from autoseg.training.progress_picture import write_progress_picture
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.schedule import Schedule, compute_learning_rate
 from autoseg.training.start import Start
 from autoseg.training.step import Batch, Learner, ValidationOutcome, run_training_step, run_validation_step
+from autoseg.validation_conditions import is_hopeless
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
@@ -81,7 +88,11 @@ class Timer:
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """A training that runs."""
+    """A training that runs.
+
+    Attributes:
+        expected_epoch_seconds: By the forecast; needed for a budget alone.
+    """
 
     plan: TrainingPlan
     learner: Learner
@@ -89,6 +100,8 @@ class Session:
     output: FoldFolder
     options: TrainingOptions
     schedule: Schedule
+    expected_epoch_seconds: float = 0.0
+    is_hopeless_pace_told: bool = False
     history: list[EpochRecord] = field(default_factory=list)
     partial_epoch: PartialEpoch | None = None
     saved: Timer = field(default_factory=Timer)
@@ -162,15 +175,47 @@ class Session:
         if self.schedule.end_epoch is None and (self._has_plateaued or done >= longest):
             self.schedule = self.schedule.end_at(done + compute_annealing_epochs(done), from_epoch=done)
         if self.options.budget is not None and paces:
-            self.schedule = adapt_to_pace(
-                self.schedule,
-                next_epoch=done,
-                last_epoch=max(longest, self.schedule.end_epoch or 0),
-                epoch_seconds=paces,
-                remaining_seconds=self.options.budget.remaining_seconds,
-            )
+            self._follow_clock(judge_pace(paces, expected_seconds=self.expected_epoch_seconds))
         self.schedule = self.options.team.share(self.schedule)
         return self.schedule != before
+
+    def _follow_clock(self, epoch_seconds: float) -> None:
+        """Lets the training end in time, but not as one that is none: then its state is kept, to be gone on with.
+
+        Raises:
+            TrainingError: The time is over, and has sufficed for next to nothing.
+        """
+        assert self.options.budget is not None, "only called for one"
+        done = len(self.history)
+        adapted = adapt_to_pace(
+            self.schedule,
+            next_epoch=done,
+            last_epoch=max(count_planned_epochs(self.plan, self.schedule), self.schedule.end_epoch or 0),
+            epoch_seconds=epoch_seconds,
+            remaining_seconds=self.options.budget.remaining_seconds,
+        )
+        iterations, longest = count_iterations(adapted), count_iterations(self.schedule)
+        needed = self.plan.sufficient_iterations
+        if iterations is None or longest is None or needed is None:
+            self.schedule = adapted
+            return
+        if iterations >= longest or not is_hopeless(iterations, needed):
+            self.schedule = adapted
+            return
+        told = describe_hopeless_pace(
+            self.schedule,
+            epochs_done=done,
+            needed=needed,
+            epoch_seconds=epoch_seconds,
+            expected_seconds=self.expected_epoch_seconds,
+        )
+        if adapted.end_epoch == done:
+            self._save_latest()  # with the schedule as it was: the learning rate has not fallen for nothing
+            msg = f"the time is over: {told}"
+            raise TrainingError(msg)
+        if not self.is_hopeless_pace_told:
+            self.is_hopeless_pace_told = True
+            self.options.announce(f"warning: at this pace {told}")
 
     @property
     def _has_plateaued(self) -> bool:

@@ -88,6 +88,7 @@ def _shorten_schedule(run: RunFolder, progress: Progress) -> None:
             "epochs": EPOCHS,
             "iterations_per_epoch": ITERATIONS_PER_EPOCH,
             "validation_iterations_per_epoch": VALIDATION_ITERATIONS_PER_EPOCH,
+            "sufficient_iterations": EPOCHS * ITERATIONS_PER_EPOCH,
         }
     )
     total = EPOCHS * ITERATIONS_PER_EPOCH

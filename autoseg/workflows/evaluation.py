@@ -12,6 +12,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
+from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, strip_ending
 from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
 
@@ -56,8 +57,10 @@ def _check_order(predictions: Path, run: RunFolder) -> None:
         raise EvaluationError(msg)
 
 
-def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress) -> EvaluationSummary:
-    """Evaluates pairs of files and writes the summary into `folder`.
+def evaluate_jobs(
+    jobs: list[EvaluationJob], *, folder: Path, progress: Progress, validation: ValidationConditions | None = None
+) -> EvaluationSummary:
+    """Evaluates pairs of files and writes the summary into `folder`, with how a validation predicted, if it is one.
 
     Raises:
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
@@ -71,7 +74,9 @@ def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress
     )
     summary = None
     if outcome.results:
-        summary = summarize(outcome.results, labels=jobs[0].labels, tolerance_mm=SURFACE_TOLERANCE_MM)
+        summary = summarize(
+            outcome.results, labels=jobs[0].labels, tolerance_mm=SURFACE_TOLERANCE_MM, validation=validation
+        )
         write_summary(folder, summary)
     if outcome.failures or summary is None:
         lines = [*describe_failures(outcome.failures)]

@@ -1,6 +1,5 @@
 """How one fold is trained: what was asked for, completed by what is there already and by the machine."""
 
-import time
 from functools import partial
 from typing import Final
 
@@ -9,17 +8,16 @@ from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.networks.precision import NumberType
 from autoseg.plan import Plan
-from autoseg.progress import Progress, format_duration
+from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.distributed import ALONE, Team
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import Budget
-from autoseg.training.start import Length
 from autoseg.workflows.preprocessing import extract_recipe
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.validation import estimate_validation_seconds, measure_volume_dice
+from autoseg.workflows.validation import measure_volume_dice
 
 # Patches for a GPU need many processes; on a CPU the network itself needs the cores, and one process keeps up.
 MOST_WORKERS: Final = 12
@@ -31,6 +29,7 @@ def resolve_options(
     number_type: NumberType,
     *,
     begun: CheckpointDescription | None,
+    budget: Budget | None = None,
     progress: Progress,
     team: Team = ALONE,
 ) -> TrainingOptions:
@@ -50,7 +49,7 @@ def resolve_options(
         seed=seed,
         workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
         length=request.length,
-        budget=find_budget(job, request, begun, progress) if team.is_leader else None,
+        budget=budget,
         number_type=number_type,
         measure_dice=partial(
             measure_volume_dice,
@@ -76,36 +75,6 @@ def find_begun(folder: FoldFolder) -> CheckpointDescription | None:
     paths = (folder.final_checkpoint, folder.latest_checkpoint)
     descriptions = [read_description(path) for path in paths if path.exists()]
     return max(descriptions, key=lambda description: description.reached, default=None)
-
-
-def find_budget(
-    job: FoldJob, request: TrainingRequest, begun: CheckpointDescription | None, progress: Progress
-) -> Budget | None:
-    """The time that is left for a fold.
-
-    A budget that is asked for counts from now; the plan's counts what earlier calls have spent already, and gives way
-    to a number of epochs.
-    """
-    seconds = request.budget_seconds
-    planned = job.configuration_plan.training.budget_seconds
-    if seconds is None and planned is not None and request.length.epochs is not None:
-        progress.note(f"--epochs decides, so the budget of the plan ({format_duration(planned)}) does not hold")
-    if seconds is None and request.length == Length():
-        spent = 0.0 if begun is None else begun.spent_seconds
-        seconds = None if planned is None else planned - spent
-    is_finished = (
-        begun is not None and job.folder.final_checkpoint.exists() and not job.folder.latest_checkpoint.exists()
-    )
-    if seconds is None or (is_finished and request.length.more_epochs is None):
-        return None
-    start = time.monotonic()
-    progress.note("measuring how fast this machine trains and validates")
-    reserved = 0.0
-    if job.fold != ALL_CASES:
-        reserved = estimate_validation_seconds(
-            job.run, job.plan, job.configuration, cases=job.cases.validation, device=job.device
-        )
-    return Budget(seconds=seconds, reserved_seconds=reserved, start=start)
 
 
 def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:

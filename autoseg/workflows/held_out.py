@@ -15,10 +15,13 @@ from autoseg.inference.folds import find_folds
 from autoseg.inference.model import read_common_plan
 from autoseg.networks.weights import hash_weights
 from autoseg.plan import Plan
+from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
 from autoseg.training.folds import Splits, select_fold
 from autoseg.workflows.cascade import list_stale_folds
+from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.status import has_final_model, read_validation
+from autoseg.workflows.validation import validate_fold
 
 MOST_NAMES_SHOWN = 5
 
@@ -31,12 +34,14 @@ class HeldOut:
         plan: Of its trainings.
         folds: That are trained and validated.
         holders: For every case the fold that held it out; the first one, if there are several.
+        warnings: What must be said of the folds, for example that one was trained briefly.
     """
 
     configuration: str
     plan: Plan
     folds: tuple[str, ...]
     holders: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     def find_label_map(self, run: RunFolder, case: str) -> Path:
         """Where the prediction of a case lies."""
@@ -96,6 +101,49 @@ def find_held_out(
     return result
 
 
+def complete_validations(
+    run: RunFolder,
+    *,
+    configurations: Sequence[str] | None,
+    folds: Sequence[str] | None,
+    device: str,
+    progress: Progress,
+) -> bool:
+    """Makes whole what a budget has limited of the validations that will be compared; tells whether there was any.
+
+    Only validations of the same kind can be compared, and what is selected is to predict with mirrored views.
+
+    Args:
+        run: A run.
+        configurations: None for all that are planned.
+        folds: None for all.
+        device: That predicts.
+        progress: Who is told.
+
+    Raises:
+        TrainingError: There is no such fold, or somebody trains it.
+        RunError: A preprocessed case or reference is missing.
+    """
+    if not run.splits.is_file():
+        return False
+    is_changed = False
+    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    names = plan.configurations if configurations is None else configurations
+    for name, fold in ((name, fold) for name in names for fold in _check_folds(folds, splits)):
+        folder, cases = run.fold(name, fold), select_fold(splits, fold).validation
+        found = read_validation(folder, cases) if has_final_model(folder) else None
+        if found is None or not found.choice.limits:
+            continue
+        progress.note(
+            f"{name}, fold {fold}: its validation was limited by a budget ({'; '.join(found.choice.limits)}); a whole "
+            f"one of {len(cases)} cases is made now"
+        )
+        with locked(folder, device=device):
+            validate_fold(run, name, fold, cases=cases, device=device, progress=progress)
+        is_changed = True
+    return is_changed
+
+
 def find_common_cases(held_out: Sequence[HeldOut]) -> tuple[str, ...]:
     """Cases that every configuration holds out, sorted.
 
@@ -120,6 +168,7 @@ def describe_use(held_out: Sequence[HeldOut], cases: Sequence[str]) -> list[str]
         for entry in held_out
     ]
     partial = [entry.configuration for entry in held_out if len(entry.holders) > len(cases)]
+    lines += [f"warning: {entry.configuration}, {text}" for entry in held_out for text in entry.warnings]
     if partial:
         lines.append(
             f"compared on the {len(cases)} cases that all of them hold out; further cases of {', '.join(partial)} are "
@@ -159,7 +208,10 @@ def _check_folds(folds: Sequence[str] | None, splits: Splits) -> tuple[str, ...]
 
 def _is_finished(run: RunFolder, configuration: str, fold: str, splits: Splits) -> bool:
     folder = run.fold(configuration, fold)
-    return has_final_model(folder) and read_validation(folder, select_fold(splits, fold).validation) is not None
+    if not has_final_model(folder):
+        return False
+    validation = read_validation(folder, select_fold(splits, fold).validation)
+    return validation is not None and not validation.choice.limits
 
 
 def _check_predictions(run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]) -> None:
@@ -182,7 +234,13 @@ def _describe(run: RunFolder, configuration: str, folds: Sequence[str], splits: 
         for case in select_fold(splits, fold).validation:
             holders.setdefault(case, fold)
     plan = read_common_plan([run.fold(configuration, fold) for fold in folds], configuration)
-    return HeldOut(configuration=configuration, plan=plan, folds=tuple(folds), holders=holders)
+    found = {
+        fold: read_validation(run.fold(configuration, fold), select_fold(splits, fold).validation) for fold in folds
+    }
+    warnings = [f"fold {fold}: {text}" for fold, result in found.items() if result for text in result.warnings]
+    return HeldOut(
+        configuration=configuration, plan=plan, folds=tuple(folds), holders=holders, warnings=tuple(warnings)
+    )
 
 
 def _check_labels(held_out: Sequence[HeldOut]) -> None:

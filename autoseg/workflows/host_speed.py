@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 import autoseg
+from autoseg.cpu_time import count_usable_cores
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.fingerprint import HostThroughput
 from autoseg.remembered import find_processor
-from autoseg.workflows.case_pool import count_usable_cores
 
 UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; a measurement that got less is not remembered
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"

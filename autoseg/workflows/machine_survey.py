@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import psutil
 
 import autoseg
+from autoseg.cpu_time import count_usable_cores
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, RunError
 from autoseg.fingerprint import HostThroughput
@@ -24,7 +25,6 @@ from autoseg.network_cost import StepCost
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.progress import Progress
 from autoseg.remembered import find_memory_folder, find_processor
-from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.host_speed import UNDISTURBED_SHARE, find_host_speed
 
 if TYPE_CHECKING:

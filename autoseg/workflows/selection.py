@@ -21,9 +21,11 @@ from autoseg.postprocessing.effects import Counts
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.training.folds import make_folds
+from autoseg.workflows.crossvalidation import collect_crossvalidation
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.held_out import (
     HeldOut,
+    complete_validations,
     describe_use,
     find_common_cases,
     find_held_out,
@@ -44,7 +46,7 @@ class SelectionRequest:
         configurations: None compares all that have finished folds.
         folds: None takes every finished fold.
         ensembles: Whether pairs of configurations are candidates, too; their held-out cases are predicted for that.
-        device: That predicts; "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: That predicts, also what a budget left out of a validation; "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
     configurations: tuple[str, ...] | None = None
@@ -86,6 +88,14 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         CasesFailedError: A held-out prediction cannot be read.
     """
     run = open_run(run_root)
+    if complete_validations(
+        run,
+        configurations=request.configurations,
+        folds=request.folds,
+        device=request.device,
+        progress=progress,
+    ):
+        collect_crossvalidation(run_root)  # what it says of these folds is out of date
     held_out = find_held_out(run, configurations=request.configurations, folds=request.folds)
     cases = find_common_cases(held_out)
     for line in describe_use(held_out, cases):

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from autoseg.document import read_document, read_json
+from autoseg.document import parse_part, read_document, read_json
 from autoseg.errors import DocumentError
 from autoseg.inference.folds import find_trained_folds, is_import
+from autoseg.inference.options import PredictionOptions
 from autoseg.plan import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
+from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.fold_lock import LockHolder, find_holder
 from autoseg.workflows.training_state import Phase, TrainingState, read_state
+from autoseg.workflows.validation_choice import ValidationChoice
 
 FoldState = Literal["waiting", "preparing", "training", "validating", "interrupted", "failed", "finished"]
 STATES_OF_WORK: Final[dict[Phase | None, FoldState]] = {"training": "training", "validating": "validating"}
@@ -33,6 +36,7 @@ class FoldStatus:
         dice: Mean over classes of the validation on whole volumes.
         cases_done: Held-out cases that are predicted, of `cases`.
         reason: Why it failed.
+        warnings: What must be known of its scores: a short training, a limited validation.
     """
 
     configuration: str
@@ -50,6 +54,7 @@ class FoldStatus:
     cases_done: int = 0
     cases: int = 0
     reason: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_running(self) -> bool:
@@ -59,9 +64,17 @@ class FoldStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """The result on whole volumes: mean Dice over classes, None if it is not defined for any."""
+    """The result on whole volumes.
+
+    Attributes:
+        dice: Mean over classes; None if it is not defined for any.
+        choice: What of the validation there was time for.
+        warnings: What must be said beside the result.
+    """
 
     dice: float | None
+    choice: ValidationChoice
+    warnings: tuple[str, ...] = ()
 
 
 def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
@@ -113,6 +126,7 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
         cases_done=0 if state is None else state.cases_done,
         cases=0 if state is None else state.cases,
         reason=state.reason if state is not None and now == "failed" else None,
+        warnings=_find_warnings(validation, state),
     )
 
 
@@ -122,14 +136,36 @@ def has_final_model(folder: FoldFolder) -> bool:
 
 
 def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | None:
-    """What the validation found; None if it does not cover exactly these cases."""
+    """What the validation found; None if it covers neither exactly these cases nor those that there was time for."""
     try:
         content = read_json(folder.summary)
-        validated = [entry["case"] for entry in content["metric_per_case"]]
-        dice = content["foreground_mean"]["Dice"]
+        validated = tuple(entry["case"] for entry in content["metric_per_case"])
+        dice, made = content["foreground_mean"]["Dice"], content.get("validation")
+        conditions = None if made is None else parse_part(made, ValidationConditions, where=folder.summary.name)
     except (DocumentError, KeyError, TypeError):
         return None
-    return Validation(dice=dice) if validated == list(cases) else None
+    if conditions is None:
+        whole = ValidationChoice(cases=validated, held_out_cases=len(validated))
+        return Validation(dice=dice, choice=whole) if validated == tuple(cases) else None
+    choice = ValidationChoice(
+        cases=validated,
+        held_out_cases=len(cases),
+        options=PredictionOptions(mirroring=conditions.mirroring, step_fraction=conditions.step_fraction),
+    )
+    counts = (conditions.validated_cases, conditions.held_out_cases)
+    covers = counts == (len(validated), len(cases)) and is_selection(validated, cases)
+    return Validation(dice=dice, choice=choice, warnings=conditions.list_warnings()) if covers else None
+
+
+def is_selection(chosen: Sequence[str], cases: Sequence[str]) -> bool:
+    """Whether these are some or all of the cases, in their order."""
+    return list(chosen) == [case for case in cases if case in set(chosen)]
+
+
+def _find_warnings(validation: Validation | None, state: TrainingState | None) -> tuple[str, ...]:
+    if validation is not None:
+        return validation.warnings
+    return () if state is None or state.warning is None else (state.warning,)
 
 
 def _find_device(holder: LockHolder | None, state: TrainingState | None) -> str | None:

@@ -19,24 +19,27 @@ from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder, remove_leftovers
-from autoseg.training.checkpoint import CheckpointDescription
+from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
 from autoseg.training.loop import EpochDone, Event, IterationDone, TrainingOptions, train
-from autoseg.training.pace import Forecast
+from autoseg.training.pace import Forecast, count_iterations
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
+from autoseg.validation_conditions import describe_shortage
 from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
+from autoseg.workflows.fold_time import FoldTime, check_forecast, find_fold_time
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import StateKeeper, state_kept
 from autoseg.workflows.validation import validate_fold
+from autoseg.workflows.validation_choice import ValidationChoice
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
 
@@ -55,11 +58,24 @@ class TrainingRecord(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedFold:
-    """A finished training, also of a cascade's first stage; no summary for the fold "all", which holds nothing out."""
+    """A finished training, also of a cascade's first stage.
+
+    Attributes:
+        summary: None for the fold "all", which holds nothing out.
+        shortage: What must be said of a training of few iterations.
+    """
 
     fold: str
     folder: FoldFolder
     summary: EvaluationSummary | None
+    shortage: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What must be said beside the scores, or where there are none."""
+        if self.summary is not None:
+            return self.summary.warnings
+        return () if self.shortage is None else (self.shortage,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,12 +189,17 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
 
 
 def train_fold(
-    job: FoldJob, options: TrainingOptions, listeners: Listeners, *, begun: CheckpointDescription | None
+    job: FoldJob,
+    options: TrainingOptions,
+    listeners: Listeners,
+    *,
+    fold_time: FoldTime,
+    begun: CheckpointDescription | None,
 ) -> None:
     """Trains, and tells how it goes; a validation of an earlier state of the model is discarded.
 
     Raises:
-        TrainingError: It cannot be continued, or failed.
+        TrainingError: It cannot be continued, would be too short to be one, or failed.
     """
     tracked = listeners.trackers.follow(start_training(job, options), job.plan.labels.class_names)
     events, progress = listeners.keeper.follow(tracked), listeners.progress
@@ -186,11 +207,14 @@ def train_fold(
     if first is None:
         progress.note(f"{job.configuration}, fold {job.fold}: already trained (--restart trains anew)")
         return
+    if isinstance(first, Forecast):
+        progress.note(describe_forecast(first))
+        check_forecast(job, first, fold_time, begun)
     remove_folder(job.folder.validation)
     _record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
     total = _count_iterations(job, schedule, begun) if isinstance(schedule, Schedule) else 0
-    iterations = _note_events(itertools.chain([first], events), job, progress)
+    iterations = _note_events(itertools.chain([schedule], events), job, listeners)
     for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
 
@@ -215,10 +239,13 @@ def lead_training(
             with join_if_parallel(job, request) as team:
                 with team.leader_first():
                     begun = find_begun(job.folder)
-                    options = resolve_options(job, request, number_type, begun=begun, progress=progress, team=team)
+                    fold_time = find_fold_time(job, request, begun, progress)
+                    options = resolve_options(
+                        job, request, number_type, begun=begun, budget=fold_time.budget, progress=progress, team=team
+                    )
                 listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
-                train_fold(job, options, listeners, begun=begun)
-            return _validate(job, listeners)
+                train_fold(job, options, listeners, fold_time=fold_time, begun=begun)
+            return _validate(job, listeners, fold_time.validation)
 
 
 def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType) -> None:
@@ -240,7 +267,10 @@ def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextM
     return joined_team(job.device) if request.parallel else nullcontext(ALONE)
 
 
-def _validate(job: FoldJob, listeners: Listeners) -> TrainedFold:
+def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | None) -> TrainedFold:
+    trained = read_description(job.folder.final_checkpoint).trained_iterations
+    shortage = describe_shortage(trained, job.configuration_plan.training.sufficient_iterations)
+    listeners.keeper.change(warning=shortage)
     summary = None
     if job.fold != ALL_CASES:
         summary = validate_fold(
@@ -250,12 +280,13 @@ def _validate(job: FoldJob, listeners: Listeners) -> TrainedFold:
             cases=job.cases.validation,
             device=str(job.device),
             progress=listeners.keeper.follow_cases(listeners.progress),
+            choice=choice,
         )
         if summary.foreground_mean.Dice is not None:
             record = read_last_record(job.folder.training_log)
             epochs = 0 if record is None else record.epoch + 1
             listeners.trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
-    return TrainedFold(fold=job.fold, folder=job.folder, summary=summary)
+    return TrainedFold(fold=job.fold, folder=job.folder, summary=summary, shortage=shortage)
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescription | None) -> int:
@@ -266,18 +297,25 @@ def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescrip
     return max(0, (end - epochs_done) * per_epoch - iterations_done)
 
 
-def _note_events(events: Iterator[Event], job: FoldJob, progress: Progress) -> Iterator[IterationDone]:
+def _note_events(events: Iterator[Event], job: FoldJob, listeners: Listeners) -> Iterator[IterationDone]:
     name = f"{job.configuration}, fold {job.fold}"
     for event in events:
         if isinstance(event, IterationDone):
             yield event
         elif isinstance(event, EpochDone):
-            progress.note(describe_epoch(event.record, event.schedule.end_epoch))
-        elif isinstance(event, Forecast):
-            progress.note(describe_forecast(event))
-            progress.note(f"{name}: {describe_schedule(event.schedule)} on {job.device}")
-        else:
-            progress.note(f"{name}: {describe_schedule(event)} on {job.device}")
+            listeners.progress.note(describe_epoch(event.record, event.schedule.end_epoch))
+        elif isinstance(event, Schedule):
+            listeners.progress.note(f"{name}: {describe_schedule(event)} on {job.device}")
+            _warn_of_shortage(event, job, listeners)
+
+
+def _warn_of_shortage(schedule: Schedule, job: FoldJob, listeners: Listeners) -> None:
+    iterations = count_iterations(schedule)
+    needed = job.configuration_plan.training.sufficient_iterations
+    shortage = None if iterations is None else describe_shortage(iterations, needed)
+    listeners.keeper.change(warning=shortage)
+    if shortage is not None:
+        listeners.progress.note(f"warning: {shortage}")
 
 
 def _record_training(job: FoldJob, options: TrainingOptions) -> None:

@@ -27,6 +27,7 @@ class TrainingState(Document):
         cases_done: Held-out cases that are predicted.
         cases: All of them.
         reason: Why it failed.
+        warning: What must be known of the model: a training of few iterations.
     """
 
     schema_version: Literal[1] = 1
@@ -37,6 +38,7 @@ class TrainingState(Document):
     cases_done: int = 0
     cases: int = 0
     reason: str | None = None
+    warning: str | None = None
 
 
 def read_state(folder: FoldFolder) -> TrainingState | None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.document import read_document
-from autoseg.errors import DocumentError, TrainingError
+from autoseg.errors import DocumentError, PlanError, TrainingError
 from autoseg.plan import Plan
 from autoseg.progress import Progress
-from autoseg.run_folder import ALL_CASES, RunFolder, open_run
+from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.loop import Length
 from autoseg.workflows.cascade import list_stale_folds
@@ -97,7 +97,7 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
     is_special = request.length != Length() or request.restart or request.seed is not None
     if (is_special and not unit.is_only_needed) or not has_final_model(folder):
         return False
-    if unit.fold != ALL_CASES and read_validation(folder, unit.cases) is None:
+    if unit.fold != ALL_CASES and not _is_validated(folder, unit, request):
         return False
     try:
         used, plan = read_document(folder.plan, Plan), read_document(run.plan, Plan)
@@ -108,6 +108,18 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
         return False
     splits = read_document(run.splits, Splits)
     return not list_stale_folds(run, plan, splits, configuration=unit.configuration, folds=(unit.fold,))
+
+
+def _is_validated(folder: FoldFolder, unit: Unit, request: TrainingRequest) -> bool:
+    """Whether there is a validation, a whole one unless the plan's own budget has limited it and none is asked for."""
+    validation = read_validation(folder, unit.cases)
+    if validation is None or not validation.choice.limits:
+        return validation is not None
+    try:
+        training = read_document(folder.plan, Plan).get_configuration(unit.configuration).training
+    except (DocumentError, PlanError):
+        return False
+    return request.budget_seconds is None and training.budget_seconds is not None
 
 
 def limit_request(request: TrainingRequest, unit: Unit) -> TrainingRequest:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 
 import pytest
@@ -10,11 +11,15 @@ from balls import make_case, run_autoseg, save
 
 from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
+from autoseg.progress import Silent
 from autoseg.run_folder import open_run
-from autoseg.workflows import validation
+from autoseg.workflows import validation_cost
 from autoseg.workflows.evaluation import count_evaluation_workers
-from autoseg.workflows.validation import ESTIMATE_MARGIN, estimate_validation_seconds
+from autoseg.workflows.validation import validate_fold
+from autoseg.workflows.validation_choice import ValidationChoice
+from autoseg.workflows.validation_cost import ESTIMATE_MARGIN, measure_validation_cost
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +30,16 @@ def lite_run(dataset, tmp_path_factory):
     planned = run_autoseg("plan", dataset, "--run", run, "--planner", "lite", "--budget", "20s", "--workers", 1)
     assert planned.code == 0, planned.err
     assert re.search(r"budget: 0\.3 minutes of training\n +as stated; a tenth is kept", planned.out)
+    assert re.search(r"iterations( needed)?: at least 1,500\n", planned.out)
+    demand(run, iterations=5)  # which every machine reaches
     return run
+
+
+def demand(run, *, iterations):
+    """Edits the plan by hand, as a user may."""
+    plan = json.loads((run / "plan.json").read_text())
+    plan["configurations"]["3d_fullres"]["training"]["sufficient_iterations"] = iterations
+    (run / "plan.json").write_text(json.dumps(plan))
 
 
 def read_log(run):
@@ -67,14 +81,17 @@ def test_the_time_for_a_validation_counts_every_step(lite_run, monkeypatch, step
     cases = [case.name for case in read_document(run.fingerprint, Fingerprint).cases]
 
     def estimate():
-        return estimate_validation_seconds(run, plan, "3d_fullres", cases=cases, device=torch.device("cpu"))
+        cost = measure_validation_cost(
+            run, plan, "3d_fullres", cases=cases, device=torch.device("cpu"), limit_seconds=60.0
+        )
+        return cost.estimate_seconds(cases, DEFAULT_OPTIONS)
 
     def work_slowly(*arguments, **named):
         time.sleep(2)
         return work(*arguments, **named)
 
-    quick, work = estimate(), getattr(validation, step)
-    monkeypatch.setattr(validation, step, work_slowly)
+    quick, work = estimate(), getattr(validation_cost, step)
+    monkeypatch.setattr(validation_cost, step, work_slowly)
     workers = count_evaluation_workers(len(cases)) if together else 1
     assert estimate() - quick == pytest.approx(2 * len(cases) * ESTIMATE_MARGIN / workers, rel=0.4)
 
@@ -98,3 +115,114 @@ def test_a_budget_belongs_to_a_planner_that_plans_by_time(dataset, tmp_path):
     done = run_autoseg("plan", dataset, "--run", tmp_path / "run", "--budget", "30m")
     assert done.code == 1
     assert "the planner 'default' does not plan by time" in " ".join(done.err.split())
+
+
+def copy_run(run, folder):
+    shutil.copytree(run, folder)
+    return folder
+
+
+def read_summary(run):
+    return json.loads((run / "models/3d_fullres/fold_0/validation/summary.json").read_text())
+
+
+def test_a_budget_for_next_to_nothing_is_refused_before_training(lite_run, tmp_path):
+    run = copy_run(lite_run, tmp_path / "run")
+    shutil.rmtree(run / "models", ignore_errors=True)
+    demand(run, iterations=10_000_000)
+    done = run_autoseg("train", run, "--fold", "0", "--device", "cpu")
+    assert (done.code, "Traceback" in done.err) == (1, False)
+    told = " ".join(done.err.split())
+    assert "of the 10,000,000 iterations that the plan needs at least. Less than a tenth is no training" in told
+    assert re.search(r"give --budget \d+h\d+m, which is enough for 10,000,000", told)
+    fold = run / "models/3d_fullres/fold_0"
+    assert not list(fold.glob("*.safetensors"))
+    status = run_autoseg("status", run)
+    assert "Less than a tenth is no training" in status.out
+
+
+def test_a_training_of_few_iterations_is_marked_at_its_start_at_its_end_and_ever_after(trained_run, tmp_path):
+    run = copy_run(trained_run, tmp_path / "run")
+    options = ("--configuration", "3d_fullres", "--fold", "0", "--device", "cpu")
+    done = run_autoseg("train", run, *options, "--extend", "1")
+    assert done.code == 0, done.err
+    warning = "80 iterations are 4 % of the 2,000 that the plan needs at least"
+    before, _, after = done.out.partition("epoch 4/4")
+    assert f"warning: {warning}" in before
+    scores, _, last = after.partition("foreground")
+    assert warning not in scores
+    assert f"warning: {warning}" in last
+    assert read_summary(run)["validation"]["trained_iterations"] == 80
+    assert f"warning: 3d_fullres, fold 0: {warning}" in run_autoseg("status", run).out
+
+
+def test_a_fold_without_validation_is_marked_too(trained_run, tmp_path):
+    run = copy_run(trained_run, tmp_path / "run")
+    options = ("--configuration", "3d_fullres", "--fold", "all", "--device", "cpu", "--epochs", "1")
+    done = run_autoseg("train", run, *options)
+    assert done.code == 0, done.err
+    assert "warning: 20 iterations are 1 %" in done.out.partition("fold all: model")[2]
+    assert "warning: 3d_fullres, fold all: 20 iterations are 1 %" in run_autoseg("status", run).out
+
+
+def limit(run, **choice):
+    """Validates fold 0 anew in less time."""
+    cases = json.loads((run / "splits.json").read_text())["folds"][0]["validation"]
+    chosen = ValidationChoice(cases=tuple(cases[:1]), held_out_cases=len(cases), **choice)
+    opened = open_run(run)
+    return validate_fold(opened, "3d_fullres", "0", cases=cases, device="cpu", progress=Silent(), choice=chosen), cases
+
+
+def test_a_limited_validation_is_recorded_and_made_whole_when_there_is_time(trained_run, tmp_path):
+    run = copy_run(trained_run, tmp_path / "run")
+    whole = read_summary(run)
+    assert whole["validation"]["mirroring"]
+    summary, cases = limit(run, options=PredictionOptions(mirroring=False, step_fraction=0.75))
+    assert len(cases) > 1
+    folder = run / "models/3d_fullres/fold_0/validation"
+    assert [path.name for path in folder.glob("*.nii.gz")] == [f"{cases[0]}.nii.gz"]
+    assert (summary.validation.mirroring, summary.validation.step_fraction) == (False, 0.75)
+    assert read_summary(run)["validation"]["validated_cases"] == 1
+    status = run_autoseg("status", run)
+    assert "a limited validation (1 of 2 held-out cases; no mirrored views; windows 0.75" in status.out
+
+    options = ("--configuration", "3d_fullres", "--fold", "0", "--device", "cpu")
+    again = run_autoseg("train", run, *options, "--budget", "1h")
+    assert again.code == 0, again.err
+    assert "already trained" in again.out
+    made = read_summary(run)
+    assert made["foreground_mean"] == whole["foreground_mean"]
+    assert made["validation"] == whole["validation"]
+    assert not (folder / "options.json").exists()
+
+
+def test_label_maps_of_a_sample_are_kept_for_the_whole_validation(trained_run, tmp_path):
+    run = copy_run(trained_run, tmp_path / "run")
+    whole = read_summary(run)
+    shutil.rmtree(run / "models/3d_fullres/fold_0/validation")
+    _, cases = limit(run)
+    kept = run / f"models/3d_fullres/fold_0/validation/{cases[0]}.nii.gz"
+    before = kept.stat().st_mtime_ns
+    validate_fold(open_run(run), "3d_fullres", "0", cases=cases, device="cpu", progress=Silent())
+    assert kept.stat().st_mtime_ns == before
+    assert read_summary(run)["foreground_mean"] == whole["foreground_mean"]
+
+
+def test_a_selection_makes_a_limited_validation_whole(trained_run, tmp_path):
+    run = copy_run(trained_run, tmp_path / "run")
+    whole = read_summary(run)
+    limit(run, options=PredictionOptions(mirroring=False))
+    done = run_autoseg("select", run, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "its validation was limited by a budget (1 of 2 held-out cases; no mirrored views)" in done.out
+    assert read_summary(run)["foreground_mean"] == whole["foreground_mean"]
+
+
+def test_a_validation_takes_at_most_a_third_of_a_budget_and_says_what_it_does_without(trained_run, tmp_path):
+    run = copy_run(trained_run, tmp_path / "run")
+    options = ("--configuration", "3d_fullres", "--fold", "0", "--device", "cpu", "--extend", "400")
+    done = run_autoseg("train", run, *options, "--budget", "7s")
+    assert re.search(r"forecast: training .*, validation 0:0[0-2], together", done.out), done.out + done.err
+    few = run_autoseg("train", run, *options, "--budget", "1s")
+    assert few.code == 1
+    assert "validation takes at most a third of a budget, here of 0:01" in " ".join(few.err.split())

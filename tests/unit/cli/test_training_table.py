@@ -85,3 +85,13 @@ def test_the_table_has_one_row_for_each_fold(open_fake, output):
         assert text in rows[0]
     assert "0.900" in rows[1]
     assert rows[3].endswith("the disk is full; log: x.log")
+
+
+def test_what_must_be_known_of_scores_stands_below_the_table(open_fake, output):
+    status = make_status(state="finished", dice=0.13, warnings=("108 iterations are 7 % of the 1,500",))
+    print_trainings(open_fake(is_terminal=False), (status, FAILED))
+    lines = output.getvalue().splitlines()
+    assert lines[-2:] == [
+        "2d, fold 1: the disk is full; log: x.log",
+        "warning: 2d, fold 0: 108 iterations are 7 % of the 1,500",
+    ]

@@ -4,6 +4,7 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import HostThroughput, Machine
 from planners import PLANNERS
 from planners.lite import ENOUGH_PATCHES, ITERATIONS_FOR_LARGER_BATCH, SUFFICIENT_CONTEXT_FRACTION
+from planners.lite_time import SUFFICIENT_ITERATIONS
 from planners.step_time import estimate_step_seconds
 from planners.topology import compute_topology
 
@@ -178,3 +179,30 @@ def test_an_unmeasured_machine_is_refused(build_fingerprint):
 def test_images_without_room_for_a_network_are_refused(build_fingerprint):
     with pytest.raises(PlanError, match="too small for a network"):
         make_plan(build_fingerprint((1.0, 1.0, 1.0), (5, 5, 5)))
+
+
+def find_reason(plan, word):
+    (reason,) = (reason for reason in plan.reasons if word in reason.subject)
+    return reason
+
+
+def test_a_plan_states_what_it_needs_and_how_much_of_it_there_is_time_for(build_fingerprint):
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200))
+    (configuration,) = plan.configurations.values()
+    assert configuration.training.sufficient_iterations == SUFFICIENT_ITERATIONS == 1500
+    reason = find_reason(plan, "iterations")
+    assert (reason.subject, reason.value) == ("iterations needed", "at least 1,500")
+    certain = int(2 / 3 * int(configuration.training.budget_seconds / estimate(configuration, HOST)))
+    assert f"27 minutes hold {certain:,} if validation takes the third" in reason.because
+
+
+def test_a_machine_that_is_too_slow_for_what_the_smallest_network_needs_is_warned_of(build_fingerprint):
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(50))
+    reason = find_reason(plan, "iterations")
+    assert reason.subject == "warning: too few iterations"
+    assert "so expect a poor model: --budget 1m would do" in reason.because
+
+
+def test_a_machine_that_can_train_next_to_nothing_is_refused_with_the_time_that_it_needs(build_fingerprint):
+    with pytest.raises(PlanError, match=r"too slow for the budget.*at least 1,500 iterations.*--budget \d+m would do"):
+        make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(1000))

@@ -227,6 +227,7 @@ def test_training_is_that_of_the_reference(build_fingerprint) -> None:
         "iterations_per_epoch": 250,
         "validation_iterations_per_epoch": 50,
         "budget_seconds": None,
+        "sufficient_iterations": 2000,
         "foreground_fraction": 0.33,
         "foreground_placement": "centred",
         "foreground_choice": "class",
@@ -283,6 +284,7 @@ def test_every_decision_has_a_reason(build_fingerprint) -> None:
     subjects = [
         *shared,
         "training",
+        "iterations needed",
         "dimensions",
         *(f"2d: {rule}" for rule in rules),
         "3d_lowres",

@@ -190,3 +190,8 @@ def test_a_training_is_continued_as_it_was_begun(written, identify, changes, mes
     different = identify(**changes)
     with pytest.raises(TrainingError, match=f"{message}.*--restart"):
         check_identity(written[1], begun, different)
+
+
+def test_how_many_iterations_a_plan_needs_is_no_part_of_what_a_training_is(identify):
+    assert identify(sufficient_iterations=2000) == identify()
+    assert identify(initial_learning_rate=0.02) != identify()

@@ -207,11 +207,11 @@ def test_an_epoch_of_which_only_a_part_is_trained_now_does_not_tell_the_pace(sta
     folder, told = tmp_path / "fold", []
     stop_after_iteration(start(folder, options=WITHIN_EPOCHS), 0, 1)
 
-    def watch(schedule, *, epoch_seconds, **others):
+    def watch(epoch_seconds, *, expected_seconds):
         told.append(len(epoch_seconds))
-        return schedule
+        return expected_seconds
 
-    monkeypatch.setattr(session, "adapt_to_pace", watch)
+    monkeypatch.setattr(session, "judge_pace", watch)
     budget = Budget(seconds=1e6, reserved_seconds=0.0, start=time.monotonic())
     list(start(folder, options={"budget": budget}))
     assert told == [1, 2, 3]
@@ -405,6 +405,70 @@ def test_a_budget_lays_out_the_training_and_is_kept_on_a_machine_that_turns_out_
     assert history[-1].learning_rate < 0.01 * 0.35
     rates = [record.learning_rate for record in history]
     assert rates == sorted(rates, reverse=True)
+
+
+class Listener:
+    def __init__(self):
+        self.lines = []
+
+    def tell(self, text):
+        self.lines.append(text)
+
+
+def train_slowly(start, folder, clock, *, seconds, needed):
+    """On a machine that takes a second for a step, which nobody expects, as it was measured in another place."""
+    listener = Listener()
+    options = {"budget": make_budget(clock, seconds=seconds), "announce": listener.tell}
+    events = start(folder, epochs=1000, sufficient_iterations=needed, options=options)
+    return events, listener
+
+
+def test_a_training_that_gets_next_to_nothing_warns_at_once_and_ends_as_a_failure_that_can_go_on(
+    start, tmp_path, monkeypatch
+):
+    folder = FoldFolder(tmp_path / "fold")
+    clock = Clock(monkeypatch, seconds_per_step=1.0)
+    events, listener = train_slowly(start, folder.root, clock, seconds=60.0, needed=3000)
+    told_after = []
+
+    def watch():
+        told_after.extend(clock.now for _ in events if listener.lines)
+
+    with pytest.raises(TrainingError, match=r"the time is over.* 60 are trained.*with a --budget that leaves 49:00"):
+        watch()
+    assert 0 < told_after[0] < 30
+    (warning,) = listener.lines
+    assert warning.startswith("warning: at this pace the budget does not hold a tenth of the 3,000 iterations")
+    assert clock.now == 60
+    assert not folder.final_checkpoint.exists()
+    kept = read_checkpoint(folder.latest_checkpoint).description
+    assert len(kept.history) == 20
+    assert kept.schedule.end_epoch > 100  # at 3 s for an epoch 20 fit
+    assert kept.history[-1].learning_rate > 0.009
+
+    clock.seconds_per_step = 0.0
+    events, listener = train_slowly(start, folder.root, clock, seconds=clock.now + 1e6, needed=3000)
+    forecast = next(events)
+    assert forecast.schedule.end_epoch == 1000
+    assert first_iteration(events).epoch == 20
+    events.close()
+    assert listener.lines == []
+
+
+def test_a_training_that_gets_more_than_a_tenth_ends_as_one(start, tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, seconds_per_step=1.0)
+    events, listener = train_slowly(start, tmp_path / "fold", clock, seconds=30.0, needed=250)
+    list(events)
+    assert 27 <= clock.now <= 33
+    assert listener.lines == []
+    assert (tmp_path / "fold" / "checkpoint_final.safetensors").is_file()
+
+
+def test_a_plan_of_few_iterations_is_trained_to_its_end(start, tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, seconds_per_step=1.0)
+    options = {"budget": make_budget(clock, seconds=1000.0)}
+    list(start(tmp_path / "fold", epochs=4, sufficient_iterations=3000, options=options))
+    assert (tmp_path / "fold" / "checkpoint_final.safetensors").is_file()
 
 
 def test_what_is_left_of_a_training_is_laid_out_within_a_budget_before_it_goes_on(start, tmp_path):

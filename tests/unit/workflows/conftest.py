@@ -14,6 +14,7 @@ from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
 from autoseg.run_folder import RunFolder, write_text
 from autoseg.training.folds import Fold, Splits
+from autoseg.validation_conditions import ValidationConditions
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 SHAPE = (9, 8, 7)  # x, y, z
@@ -169,11 +170,20 @@ def run(tmp_path: Path) -> RunFolder:
 def finish_fold() -> Callable[..., None]:
     """Writes what a finished training leaves, in as far as others look for it."""
 
-    def finish(run: RunFolder, configuration: str, fold: str, *, dice: float = 0.8) -> None:
+    def finish(
+        run: RunFolder,
+        configuration: str,
+        fold: str,
+        *,
+        dice: float = 0.8,
+        cases: tuple[str, ...] | None = None,
+        validation: ValidationConditions | None = None,
+    ) -> None:
         folder = run.fold(configuration, fold)
         write_text(folder.final_checkpoint, "weights")
         write_text(folder.plan, run.plan.read_text())
-        write_document(folder.summary, summarize_dice(VALIDATION[fold], dice))
+        summary = summarize_dice(cases or VALIDATION[fold], dice)
+        write_document(folder.summary, summary.model_copy(update={"validation": validation}))
 
     return finish
 

@@ -8,14 +8,16 @@ import pytest
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError, PredictionError, SelectionError, TrainingError
+from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import Plan
 from autoseg.progress import Silent
 from autoseg.run_folder import write_text
 from autoseg.training.folds import Fold, Splits
+from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import write_label_map
-from autoseg.workflows import selection
+from autoseg.workflows import held_out, selection
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.postprocessing import learn_postprocessing
 from autoseg.workflows.selection import SelectionRequest, select_models
@@ -308,3 +310,52 @@ def test_an_unfinished_or_unvalidated_fold_is_not_used(run):
     summary["metric_per_case"].pop()
     run.fold("2d", "1").summary.write_text(json.dumps(summary))
     assert select(run).members[0].folds == ("0",)
+
+
+def limit_validation(run, configuration, fold, *, cases):
+    """As a budget does: a part of the cases, without mirrored views."""
+    folder = run.fold(configuration, fold)
+    summary = read_document(folder.summary, EvaluationSummary)
+    conditions = ValidationConditions(
+        mirroring=False,
+        validated_cases=len(cases),
+        held_out_cases=len(summary.metric_per_case),
+        trained_iterations=108,
+        sufficient_iterations=1500,
+    )
+    kept = tuple(entry for entry in summary.metric_per_case if entry.case in cases)
+    write_document(folder.summary, summary.model_copy(update={"metric_per_case": kept, "validation": conditions}))
+
+
+def test_validations_that_a_budget_limited_are_made_whole_before_they_are_compared(run, monkeypatch):
+    finish(run, "2d", missing=1)
+    finish(run, "3d_lowres", missing=3)
+    limit_validation(run, "3d_lowres", "1", cases=("d",))
+    made = []
+
+    def validate(run, configuration, fold, *, cases, device, progress):
+        made.append((configuration, fold, cases, device))
+        write_predictions(run, configuration, fold, missing=0)
+
+    monkeypatch.setattr(held_out, "validate_fold", validate)
+    notes = Notes()
+    selection = select(run, progress=notes, folds=("1",), device="cpu")
+    assert made == [("3d_lowres", "1", ("c", "d"), "cpu")]
+    assert selection.candidates[0].name == "3d_lowres"
+    assert selection.cases == ("c", "d")
+    assert any("3d_lowres, fold 1: its validation was limited by a budget (1 of 2 held" in line for line in notes.lines)
+    select(run, folds=("1",))
+    assert len(made) == 1
+
+
+def test_short_trainings_are_named_when_models_are_compared(run):
+    finish(run, "2d")
+    folder = run.fold("2d", "0")
+    summary = read_document(folder.summary, EvaluationSummary)
+    short = ValidationConditions(
+        validated_cases=2, held_out_cases=2, trained_iterations=108, sufficient_iterations=1500
+    )
+    write_document(folder.summary, summary.model_copy(update={"validation": short}))
+    notes = Notes()
+    select(run, progress=notes)
+    assert any(line.startswith("warning: 2d, fold 0: 108 iterations are 7 %") for line in notes.lines)

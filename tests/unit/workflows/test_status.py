@@ -5,6 +5,8 @@ import pytest
 from autoseg.errors import RunError
 from autoseg.run_folder import write_text
 from autoseg.training.history import EpochRecord, append_to_training_log
+from autoseg.validation_conditions import ValidationConditions
+from autoseg.workflows.crossvalidation import collect_crossvalidation
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.status import read_run_status
 from autoseg.workflows.training_state import StateKeeper, TrainingState, record_failure
@@ -116,3 +118,48 @@ def test_a_line_that_is_being_written_does_not_disturb(run):
 def test_no_run_is_an_error(tmp_path):
     with pytest.raises(RunError, match="no run folder"):
         read_run_status(tmp_path / "nowhere")
+
+
+LIMITED = ValidationConditions(
+    validated_cases=1, held_out_cases=2, mirroring=False, trained_iterations=108, sufficient_iterations=1500
+)
+
+
+def test_a_limited_validation_of_a_short_training_is_finished_and_says_so(run, finish_fold):
+    finish_fold(run, "2d", "0", dice=0.13, cases=("b",), validation=LIMITED)
+    status = find(run, "2d", "0")
+    assert (status.state, status.dice) == ("finished", 0.13)
+    limited, short = status.warnings
+    assert "1 of 2 held-out cases; no mirrored views" in limited
+    assert "108 iterations are 7 % of the 1,500" in short
+
+
+@pytest.mark.parametrize(
+    ("cases", "changes"),
+    [
+        (("a", "b"), {}),  # not as many as it says
+        (("c",), {}),  # of another fold
+        (("b",), {"held_out_cases": 5}),  # of other folds
+    ],
+)
+def test_a_limited_validation_that_does_not_fit_the_fold_counts_as_none(run, finish_fold, cases, changes):
+    finish_fold(run, "2d", "0", cases=cases, validation=LIMITED.model_copy(update=changes))
+    assert find(run, "2d", "0").state != "finished"
+
+
+def test_a_short_training_that_nothing_validates_says_so(run):
+    keep_state(run, "2d", "all", phase="finished", warning="7 iterations are too few")
+    assert find(run, "2d", "all").warnings == ("7 iterations are too few",)
+
+
+def test_the_cross_validation_says_which_folds_were_limited_or_short(run, finish_fold):
+    finish_fold(run, "2d", "0", cases=("b",), validation=LIMITED)
+    finish_fold(run, "2d", "1")
+    result = collect_crossvalidation(run.root)
+    scores = result.configurations["2d"]
+    assert scores.cases == 3
+    assert [text[:8] for text in scores.warnings] == ["fold 0: ", "fold 0: "]
+    assert "1 of 2 held-out cases" in scores.warnings[0]
+    table = run.crossvalidation_csv.read_text().splitlines()
+    assert table[0].endswith(",count,warnings")
+    assert all("a limited validation" in line for line in table[1:])

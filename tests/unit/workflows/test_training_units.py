@@ -6,12 +6,15 @@ import pytest
 import typer.main
 
 from autoseg.cli.app import app
+from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PlanError, RunError, TrainingError
+from autoseg.plan import Plan
 from autoseg.run_folder import make_folder
 from autoseg.training.loop import Length
+from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows import training_units
 from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.training_units import list_arguments, list_units
+from autoseg.workflows.training_units import Unit, is_up_to_date, list_arguments, list_units
 
 CASCADE = "3d_cascade_fullres"
 
@@ -150,3 +153,25 @@ def test_two_lengths_at_once_are_refused(length, budget_seconds, told):
 
 def test_what_was_not_asked_for_is_not_passed_on():
     assert list_arguments(TrainingRequest()) == ["--precision", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("planned_seconds", "budget_seconds", "is_done"),
+    [(None, None, False), (None, 900.0, False), (216.0, None, True), (216.0, 900.0, False)],
+)
+def test_a_limited_validation_is_made_whole_unless_the_budget_of_the_plan_holds(
+    run, finish_fold, planned_seconds, *, budget_seconds, is_done
+):
+    plan = read_document(run.plan, Plan)
+    part = plan.configurations["2d"]
+    training = part.training.model_copy(update={"budget_seconds": planned_seconds})
+    changed = part.model_copy(update={"training": training})
+    write_document(run.plan, plan.model_copy(update={"configurations": {**plan.configurations, "2d": changed}}))
+    limited = ValidationConditions(
+        validated_cases=1, held_out_cases=2, trained_iterations=40, sufficient_iterations=None
+    )
+    finish_fold(run, "2d", "0", cases=("a",), validation=limited)
+    unit = Unit(configuration="2d", fold="0", cases=("a", "b"))
+    assert is_up_to_date(run, unit, TrainingRequest(budget_seconds=budget_seconds)) == is_done
+    finish_fold(run, "2d", "0")
+    assert is_up_to_date(run, unit, TrainingRequest(budget_seconds=budget_seconds))

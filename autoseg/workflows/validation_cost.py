@@ -1,0 +1,206 @@
+"""What a validation takes on this machine, by what one of its cases takes, and how much of it fits into a time.
+
+Mirrored views go first, then overlap of windows, then cases.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from autoseg.inference.execution import prepare_network
+from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.inference.sliding_window import compute_patches_per_pass
+from autoseg.inference.windows import compute_window_plan
+from autoseg.networks import build_network
+from autoseg.networks.precision import find_number_type
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import CachedCase
+from autoseg.preprocessing.previous_stage import read_network_input
+from autoseg.run_folder import RunFolder
+from autoseg.volume_io import label_map_ending, write_label_map
+from autoseg.workflows.cascade import open_input_case
+from autoseg.workflows.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
+from autoseg.workflows.references import find_reference
+from autoseg.workflows.validation import wrap_network
+from autoseg.workflows.validation_choice import ValidationChoice
+
+LARGEST_SHARE: Final = 1 / 3
+"""Of a budget, for validation: a model that is measured well and trained badly is of no use."""
+LARGER_STEP_FRACTION: Final = 0.75
+"""Neighbouring windows still share a quarter of the patch, so that no voxel lies at the border of all its windows."""
+ESTIMATE_MARGIN: Final = 1.1  # cases differ in more than their number of voxels
+WORKER_START_SECONDS: Final = 2.0  # once, about: the processes that evaluate load their modules
+LARGEST_SHARE_FOR_MEASURING: Final = 0.05  # of the time that there is, as far as one case can be predicted in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationCost:
+    """What predicting and evaluating takes on this machine.
+
+    Attributes:
+        shapes_voxels: Of the preprocessed cases.
+        mirrored_views: Over which prediction averages.
+        window_seconds: One view of one window.
+        finishing_seconds_per_voxel: Going back to the grid of the file, and writing.
+        evaluation_seconds_per_voxel: In one process.
+    """
+
+    shapes_voxels: Mapping[str, tuple[int, ...]]
+    patch_voxels: tuple[int, ...]
+    mirrored_views: int
+    window_seconds: float
+    finishing_seconds_per_voxel: float
+    evaluation_seconds_per_voxel: float
+
+    def estimate_seconds(self, cases: Sequence[str], options: PredictionOptions) -> float:
+        """Predicting and evaluating some cases."""
+        views = self.mirrored_views if options.mirroring else 1
+        windows = sum(self.count_windows(case, options.step_fraction) for case in cases)
+        per_voxel = self.finishing_seconds_per_voxel
+        per_voxel += self.evaluation_seconds_per_voxel / count_evaluation_workers(len(cases))
+        voxels = sum(math.prod(self.shapes_voxels[case]) for case in cases)
+        seconds = windows * views * self.window_seconds + voxels * per_voxel
+        return seconds * ESTIMATE_MARGIN + WORKER_START_SECONDS
+
+    def count_windows(self, case: str, step_fraction: float) -> int:
+        """Of one case."""
+        plan = compute_window_plan(self.shapes_voxels[case], self.patch_voxels, step_fraction)
+        return math.prod(len(starts) for starts in plan.starts)
+
+
+def choose_validation(cost: ValidationCost, cases: Sequence[str], *, limit_seconds: float) -> ValidationChoice:
+    """The validation that does without least and ends in time; one of a single case if none does."""
+    whole = cost.estimate_seconds(cases, DEFAULT_OPTIONS)
+    ways = [DEFAULT_OPTIONS]
+    if cost.mirrored_views > 1:
+        ways.append(PredictionOptions(mirroring=False))
+    ways.append(PredictionOptions(mirroring=cost.mirrored_views == 1, step_fraction=LARGER_STEP_FRACTION))
+    fewer = ((sample_cases(cases, count), ways[-1]) for count in range(len(cases) - 1, 0, -1))
+    choices = [
+        ValidationChoice(
+            cases=chosen,
+            held_out_cases=len(cases),
+            options=options,
+            seconds=cost.estimate_seconds(chosen, options),
+            whole_seconds=whole,
+        )
+        for chosen, options in [*((tuple(cases), way) for way in ways), *fewer]
+    ]
+    return next((choice for choice in choices if choice.seconds <= limit_seconds), choices[-1])
+
+
+def sample_cases(cases: Sequence[str], count: int) -> tuple[str, ...]:
+    """So many of the cases, evenly spread over their order, always the same."""
+    return tuple(cases[index * len(cases) // count] for index in range(count))
+
+
+def measure_validation_cost(
+    run: RunFolder, plan: Plan, configuration: str, *, cases: Sequence[str], device: torch.device, limit_seconds: float
+) -> ValidationCost:
+    """Predicts and evaluates the case of median size: as always, or without mirrored views where that would take long.
+
+    It is predicted by an untrained network. As that finds classes everywhere, which no trained one does, the reference
+    is evaluated in place of the prediction: distances between surfaces take as long as the classes are large.
+
+    Args:
+        cases: One or more.
+        limit_seconds: Of which measuring takes a small share, if one case can be predicted in it.
+
+    Raises:
+        RunError: A preprocessed case or reference is missing.
+    """
+    model = _build_untrained_model(plan, configuration, device)
+    opened = {case: open_input_case(run, plan, configuration, case) for case in cases}
+    rough = ValidationCost(
+        shapes_voxels={name: case.label_map.shape for name, case in opened.items()},
+        patch_voxels=model.configuration_plan.patch_voxels,
+        mirrored_views=2 ** len(model.configuration_plan.training.augmentation.mirror_axes),
+        window_seconds=_time_window(model),
+        finishing_seconds_per_voxel=0.0,
+        evaluation_seconds_per_voxel=0.0,
+    )
+    name, options = _choose_measured(rough, limit_seconds)
+    return _measure(model, opened[name], name, options, run=run, rough=rough)
+
+
+def _build_untrained_model(plan: Plan, configuration: str, device: torch.device) -> SegmentationModel:
+    number_type = find_number_type(device, "auto")
+    network = build_network(plan.configurations[configuration].network)
+    network.deep_supervision = False
+    prepared = prepare_network(network.eval(), device=device, number_type=number_type)
+    return wrap_network(plan, configuration, prepared, device, number_type=number_type)
+
+
+def _time_window(model: SegmentationModel) -> float:
+    """Seconds for a patch, the second time: the first time kernels are looked for."""
+    configuration = model.configuration_plan
+    patches = compute_patches_per_pass(configuration, model.device)
+    shape = (patches, configuration.network.input_channels, *configuration.patch_voxels)
+    seconds = 0.0
+    with torch.inference_mode():
+        for _ in range(2):
+            start = time.perf_counter()
+            model.networks[0](torch.zeros(shape, device=model.device))[0].sum().item()
+            seconds = time.perf_counter() - start
+    return seconds / patches
+
+
+def _choose_measured(rough: ValidationCost, limit_seconds: float) -> tuple[str, PredictionOptions]:
+    """Which case is predicted, and how: the smallest one only where the median one would take too long."""
+    sizes = sorted(rough.shapes_voxels, key=lambda case: math.prod(rough.shapes_voxels[case]))
+    median, smallest = sizes[len(sizes) // 2], sizes[0]
+    plain = PredictionOptions(mirroring=False)
+    for case, options in ((median, PredictionOptions()), (median, plain)):
+        views = rough.mirrored_views if options.mirroring else 1
+        seconds = rough.count_windows(case, options.step_fraction) * views * rough.window_seconds
+        if seconds <= LARGEST_SHARE_FOR_MEASURING * limit_seconds:
+            return case, options
+    return smallest, plain
+
+
+def _measure(
+    model: SegmentationModel,
+    case: CachedCase,
+    name: str,
+    options: PredictionOptions,
+    *,
+    run: RunFolder,
+    rough: ValidationCost,
+) -> ValidationCost:
+    predicted, finished, evaluated = _time_steps(model, case, name, options, run=run)
+    views = rough.mirrored_views if options.mirroring else 1
+    voxels = math.prod(rough.shapes_voxels[name])
+    return replace(
+        rough,
+        window_seconds=predicted / (rough.count_windows(name, options.step_fraction) * views),
+        finishing_seconds_per_voxel=finished / voxels,
+        evaluation_seconds_per_voxel=evaluated / voxels,
+    )
+
+
+def _time_steps(
+    model: SegmentationModel, case: CachedCase, name: str, options: PredictionOptions, *, run: RunFolder
+) -> Iterator[float]:
+    """Seconds for logits, for the label map in its file, and for its scores."""
+    reference, labels = find_reference(run, name), model.plan.labels
+    start = time.perf_counter()
+    logits = model.predict_preprocessed(read_network_input(case, labels.foreground_labels), options=options)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    yield time.perf_counter() - start
+    start = time.perf_counter()
+    label_map = model.restore_label_map(logits, case.geometry)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"{name}{label_map_ending(model.plan.file_ending)}"
+        write_label_map(target, label_map, grid=case.geometry.grid, like=reference)
+    yield time.perf_counter() - start
+    start = time.perf_counter()
+    evaluate_job(EvaluationJob(case=name, prediction=reference, reference=reference, labels=labels))
+    yield time.perf_counter() - start
