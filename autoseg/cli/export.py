@@ -5,14 +5,20 @@ from typing import Annotated, Literal
 
 import typer
 
+from autoseg.cli.completion import complete_configuration, complete_fold
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
     *,
     format: Annotated[Literal["nnunet"], typer.Option(help="Of which tool.")],
     output: Annotated[Path, typer.Option(help="Folder to be written; it gets one folder per configuration.")],
-    configuration: Annotated[str | None, typer.Option(help="Only this one.  [default: all trained]")] = None,
-    fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all trained]")] = None,
+    configuration: Annotated[
+        str | None, typer.Option(autocompletion=complete_configuration, help="Only this one.  [default: all trained]")
+    ] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: all trained]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write a trained model so that nnU-Net v2 predicts with it."""

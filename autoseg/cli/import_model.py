@@ -5,15 +5,23 @@ from typing import Annotated, Literal
 
 import typer
 
+from autoseg.cli.completion import complete_configuration, complete_fold
+
 
 def import_model(
     source: Annotated[Path, typer.Argument(help="Model folder, folder of models, or exported zip of nnU-Net v2.")],
     run: Annotated[Path, typer.Argument(help="Run folder to be written.")],
     *,
     configuration: Annotated[
-        str | None, typer.Option(help="Only the model of this configuration.  [default: all of the source]")
+        str | None,
+        typer.Option(
+            autocompletion=complete_configuration,
+            help="Only the model of this configuration.  [default: all of the source]",
+        ),
     ] = None,
-    fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all]")] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: all]")
+    ] = None,
     checkpoint: Annotated[
         Literal["final", "best", "latest"], typer.Option(help="Which checkpoint of each fold.")
     ] = "final",
