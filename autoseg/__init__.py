@@ -43,3 +43,7 @@ if not TYPE_CHECKING:
         from autoseg import api
 
         return getattr(api, name)
+
+    def __dir__() -> list[str]:
+        """What Tab offers at a prompt, without importing it."""
+        return list(__all__)

@@ -60,6 +60,7 @@ class MetricValues(Part):
 
 
 METRICS: Final = tuple(MetricValues.model_fields)
+SHOWN_METRICS: Final = ("Dice", "IoU", "HD95", "NSD")
 
 
 class CaseSummary(Part):
@@ -91,6 +92,14 @@ class EvaluationSummary(Document):
     std: dict[str, MetricValues]
     count: dict[str, MetricValues]
     metric_per_case: tuple[CaseSummary, ...]
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` and `print` show: of how many cases and classes, and the means over the foreground."""
+        yield "cases", len(self.metric_per_case)
+        yield "classes", len(self.class_names)
+        for name in SHOWN_METRICS:
+            value = getattr(self.foreground_mean, name)
+            yield name, None if value is None else round(value, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
