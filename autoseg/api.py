@@ -12,11 +12,12 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
-from autoseg.workflows.given_images import take_image
+from autoseg.workflows.given_images import OrientationWarning, take_image
 from autoseg.workflows.selection_document import Selection
 from autoseg.workflows.training_request import TrainingRequest
 
 __all__ = [
+    "OrientationWarning",
     "PredictionOptions",
     "SegmentationModel",
     "evaluate_folder",

@@ -15,10 +15,6 @@ class OptionError(AutosegError):
     """The value of a command's option cannot be read."""
 
 
-class OrientationWarning(UserWarning):
-    """An array was given without its orientation, and what is assumed of it may be wrong."""
-
-
 class DocumentError(AutosegError):
     """A JSON document is missing, malformed, incomplete, or was written by another version."""
 

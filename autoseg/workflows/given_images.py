@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from autoseg.dataset.prediction_cases import find_images
-from autoseg.errors import OrientationWarning, PredictionError
+from autoseg.errors import PredictionError
 from autoseg.file_endings import find_ending, label_map_ending
 from autoseg.geometry import WORLD_LETTERS, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
@@ -39,6 +39,10 @@ DIRECTION_WORDS: Final = {"R": "right", "L": "left", "A": "front", "P": "back", 
 CALLER_OF_PREDICT_VOLUME: Final = 5  # frames from the warning, the first one included
 
 GiveBack = Callable[[NDArray[np.integer]], Any]
+
+
+class OrientationWarning(UserWarning):
+    """An array was given without its orientation, and what is assumed of it may be wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -94,6 +95,15 @@ def test_a_damaged_run_is_no_error_while_typing(abdomen: Path, content: str) -> 
         (abdomen / name).write_text(content)
     assert complete("autoseg", "train", str(abdomen), "--configuration", "2") == ["2d"]
     assert complete("autoseg", "train", str(abdomen), "--fold", "4") == ["4"]
+
+
+def test_zsh_and_fish_are_answered_in_their_own_words() -> None:
+    zsh = run(_AUTOSEG_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="autoseg train run --fold ").stdout
+    assert re.findall(r'"(\w+)"', zsh) == ["0", "1", "2", "3", "4", "all"]
+    assert run(_AUTOSEG_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="autoseg train ru").stdout.strip() == "_files"
+    line = "autoseg plan data --planner residual-"
+    fish = run(_AUTOSEG_COMPLETE="complete_fish", _TYPER_COMPLETE_FISH_ACTION="get-args", _TYPER_COMPLETE_ARGS=line)
+    assert fish.stdout.split() == ["residual-m", "residual-l", "residual-xl"]
 
 
 def test_the_names_offered_are_those_that_exist() -> None:

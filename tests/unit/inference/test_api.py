@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import autoseg
-from autoseg.errors import OrientationWarning, PredictionError
+from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 
 SPACING_MM = (2.0, 1.5, 1.0)
@@ -69,7 +69,7 @@ def test_options_reach_the_model(run, array):
 def test_an_array_lies_like_the_training_images_unless_its_orientation_is_given(run, array):
     model = autoseg.load_model(run, device="cpu")
     with pytest.warns(
-        OrientationWarning, match=r"like the training images, RAS \(x to the right, y to the front, z to"
+        autoseg.OrientationWarning, match=r"like the training images, RAS \(x to the right, y to the front, z to"
     ):
         expected = autoseg.predict_volume(model, array, SPACING_MM)
     np.testing.assert_array_equal(autoseg.predict_volume(model, array, SPACING_MM, orientation="RAS"), expected)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import autoseg
-from autoseg.errors import AutosegError, GridError, OrientationWarning, PredictionError, VolumeError
+from autoseg.errors import AutosegError, GridError, PredictionError, VolumeError
 from autoseg.geometry import Grid, compute_reorientation
 from autoseg.plan import ChannelPlan
 
@@ -230,6 +230,7 @@ def test_channels_are_given_as_a_list_of_any_one_kind(make_run, tmp_path):
     values = np.asarray(expected.dataobj).T
     check_itk(autoseg.predict_volume(model, images), images[0], values)
     check_itk(autoseg.predict_volume(model, SimpleITK.Compose(images)), images[0], values)
+    check_itk(autoseg.predict_volume(model, SimpleITK.JoinSeries(images)), images[0], values)
     stacked = nib.Nifti1Image(np.stack(arrays).T, affine)
     np.testing.assert_array_equal(np.asarray(autoseg.predict_volume(model, stacked).dataobj).T, values)
     for given in (arrays, np.stack(arrays)):
@@ -368,7 +369,7 @@ def test_values_that_are_no_numbers_are_refused(make_run):
 
 def test_the_orientation_is_spoken_of_only_where_it_is_assumed(make_run):
     _, model = make_run()
-    with pytest.warns(OrientationWarning, match=r"LPS \(x to the left, y to the back, z to the head\)"):
+    with pytest.warns(autoseg.OrientationWarning, match=r"LPS \(x to the left, y to the back, z to the head\)"):
         autoseg.predict_volume(model, make_array(), SPACING_MM)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -98,7 +98,11 @@ def test_patches_come_in_pairs_where_that_leaves_many_iterations(build_fingerpri
         (20_000.0, "no wider network and no larger patch is tried; at an estimated "),
         (
             8.0,
-            "larger combinations of network and patch would see too few patches in the time, or need too much memory; ",
+            "1 larger combination of network and patch would see too few patches in the time, or need too much memory",
+        ),
+        (
+            1.0,
+            "larger combinations of network and patch would see too few patches in the time, or need too much memory",
         ),
     ],
 )
