@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autoseg.api import (
+        OrientationWarning,
         PredictionOptions,
         SegmentationModel,
         evaluate_folder,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "OrientationWarning",
     "PredictionOptions",
     "SegmentationModel",
     "__version__",
@@ -43,3 +45,7 @@ if not TYPE_CHECKING:
         from autoseg import api
 
         return getattr(api, name)
+
+    def __dir__() -> list[str]:
+        """What Tab offers at a prompt, without importing it."""
+        return list(__all__)

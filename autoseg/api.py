@@ -1,29 +1,26 @@
 """What `import autoseg` offers to programs; everything else may change between versions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from jaxtyping import Integer
-from numpy.typing import NDArray
+from typing import Any, SupportsFloat
 
 from autoseg.errors import PredictionError
 from autoseg.evaluation import EvaluationSummary
 from autoseg.fingerprint import Machine
-from autoseg.geometry import WORLD_LETTERS, FloatTriple, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
 from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
+from autoseg.workflows.given_images import OrientationWarning, take_image
 from autoseg.workflows.model_source import load_model, open_model
 from autoseg.workflows.selection_document import Selection
 from autoseg.workflows.training_request import TrainingRequest
 
 __all__ = [
+    "OrientationWarning",
     "PredictionOptions",
     "SegmentationModel",
     "evaluate_folder",
@@ -36,8 +33,6 @@ __all__ = [
     "select_models",
     "train_run",
 ]
-
-DEFAULT_GRID_CODE: Final = "RAS"
 
 
 def plan_dataset(
@@ -186,30 +181,38 @@ def evaluate_folder(
 
 def predict_volume(
     run: str | Path | SegmentationModel,
-    array: NDArray[Any],
-    spacing_mm: FloatTriple,
+    image: Any,
+    spacing_mm: Iterable[SupportsFloat] | None = None,
     *,
     orientation: str | None = None,
     configuration: str | None = None,
     folds: Sequence[str] | None = None,
     device: str = "auto",
     options: PredictionOptions = DEFAULT_OPTIONS,
-) -> Integer[np.ndarray, "z y x"]:
-    """Segments one volume and returns its label map: the same shape, in the values of the dataset's label files.
+) -> Any:
+    """Segments one image and returns its label map: on the image's own grid, in the values of the dataset's files.
 
     Args:
-        run: What `load_model` takes, or a model from `load_model`, which spares loading it for every volume.
-        array: Numbers, (channel, z, y, x), or (z, y, x) for a model of one channel.
-        spacing_mm: Distance of neighbouring voxels along z, y, x.
-        orientation: Where the axes x, y, z of the array grow to, for example "LPS" for arrays of SimpleITK from
-            upright images; None if they lie like those that the model was trained with.
+        run: What `load_model` takes, or a model from `load_model`, which spares loading it for every image.
+        image: One of the following, or a list with one for each channel. The label map is of the same kind.
+
+            - An image of nibabel or of SimpleITK, with its geometry (and, for NIfTI and MGH, its header).
+            - The path of an image file; further channels are found beside it as by `autoseg predict`. The label map is
+              what the command would write: an image of nibabel for NIfTI, MGH and all formats that are only read, of
+              SimpleITK for MetaImage, NRRD and the like, an array (y, x) or (z, y, x) for pictures and TIFF.
+            - An array of numbers, (channel, z, y, x), or (z, y, x) for a model of one channel; the label map is an
+              array (z, y, x).
+        spacing_mm: Distance of neighbouring voxels along z, y, x; only with an array, which needs it.
+        orientation: Where the axes x, y, z of an array grow to, for example "LPS" for arrays of SimpleITK from
+            upright images; None takes them to lie like those that the model was trained with, and warns of that.
         configuration: As in `load_model`; only with a folder.
         folds: As in `load_model`; only with a folder.
         device: As in `load_model`; only with a folder.
         options: Step of the window, mirroring.
 
     Raises:
-        PredictionError: The model is not trained, or the volume does not fit it.
+        PredictionError: The model is not trained, or the image does not fit it or is of another kind.
+        VolumeError: The image cannot be read, or its channels do not lie on one grid.
         RunError: There is no run.
         DeviceError: There is no such device.
     """
@@ -218,49 +221,11 @@ def predict_volume(
         model = run
     else:
         model = load_model(Path(run), configuration=configuration, folds=folds, device=device)
-    volume = _convert_volume(array)
-    grid = _build_grid(volume, spacing_mm, orientation=orientation, trained_orientation=model.plan.orientation)
-    return model.predict_volume(volume, grid, options=options)
+    taken = take_image(image, model, spacing_mm=spacing_mm, orientation=orientation)
+    return taken.give_back(model.predict_volume(taken.array, taken.grid, options=options))
 
 
 def _check_no_choice(configuration: str | None, folds: Sequence[str] | None, device: str) -> None:
     if configuration is not None or folds is not None or device != "auto":
         msg = "configuration, folds and device belong to load_model; a loaded model has its own"
         raise PredictionError(msg)
-
-
-def _convert_volume(array: NDArray[Any]) -> NDArray[np.float32]:
-    if array.ndim not in (3, 4) or array.dtype.kind not in "fiub":
-        msg = f"a volume is an array of numbers (channel, z, y, x) or (z, y, x), found {array.dtype} of {array.shape}"
-        raise PredictionError(msg)
-    volume = np.ascontiguousarray(array, dtype=np.float32)
-    return volume if array.ndim == 4 else volume[None]
-
-
-def _build_grid(
-    volume: NDArray[np.float32],
-    spacing_mm: FloatTriple,
-    *,
-    orientation: str | None,
-    trained_orientation: str | None,
-) -> Grid:
-    if len(spacing_mm) != 3 or not all(np.isfinite(value) and value > 0 for value in spacing_mm):
-        msg = f"spacing_mm must be three positive numbers (z, y, x), found {spacing_mm}"
-        raise PredictionError(msg)
-    if orientation is not None and not _is_orientation_code(orientation):
-        msg = f"an orientation has one letter of L/R, one of P/A and one of I/S, such as LPS, found {orientation!r}"
-        raise PredictionError(msg)
-    _, depth, height, width = volume.shape
-    plain = Grid(shape_voxels=(depth, height, width), spacing_mm=spacing_mm)
-    code = orientation or trained_orientation or DEFAULT_GRID_CODE
-    direction = compute_reorientation(DEFAULT_GRID_CODE, code).apply_to_grid(plain).direction
-    return Grid(
-        shape_voxels=plain.shape_voxels,
-        spacing_mm=spacing_mm,
-        direction=direction,
-        is_oriented=trained_orientation is not None,
-    )
-
-
-def _is_orientation_code(text: str) -> bool:
-    return sorted(len(set(text) & set(letters)) for letters in WORLD_LETTERS) == [1, 1, 1] and len(text) == 3

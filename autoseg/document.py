@@ -2,8 +2,9 @@
 
 import difflib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +14,8 @@ from autoseg.run_folder import write_text
 AnyPart = TypeVar("AnyPart", bound="Part")
 AnyDocument = TypeVar("AnyDocument", bound="Document")
 
+LONGEST_SHOWN_VALUE: Final = 80  # characters
+
 
 class Part(BaseModel):
     """A frozen part of a document; unknown keys are errors.
@@ -21,6 +24,11 @@ class Part(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="strings")
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` and `print` show at a prompt: all fields in one line, in which long values are only counted."""
+        for name, value in super().__repr_args__():
+            yield name, value if len(repr(value)) <= LONGEST_SHOWN_VALUE else _Abbreviated(value)
 
 
 class Document(Part):
@@ -85,6 +93,23 @@ def suggest_key(found: str, known: list[str]) -> str:
     """Returns " (did you mean 'x'?)" for the closest known key, else an empty text."""
     closest = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
     return f" (did you mean {closest[0]!r}?)" if closest else ""
+
+
+class _Abbreviated:
+    """Stands for a long value where a part of a document is shown in one line."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        if isinstance(self.value, str):
+            return repr(self.value)
+        if not isinstance(self.value, dict | tuple):
+            return f"{type(self.value).__name__}(...)"
+        keys = ", ".join(f"{key!r}: ..." for key in self.value) if isinstance(self.value, dict) else ""
+        if 0 < len(keys) <= LONGEST_SHOWN_VALUE:
+            return f"{{{keys}}}"
+        return f"<{len(self.value)} {'entry' if len(self.value) == 1 else 'entries'}>"
 
 
 class _RepeatedKeyError(Exception):

@@ -35,7 +35,7 @@ from planners.low_resolution import coarsen
 from planners.median_shape import ResampledDataset
 from planners.patch_size import compute_initial_patch
 from planners.planner import SLICES
-from planners.reasons import format_count, format_extents, format_share, record
+from planners.reasons import format_amount, format_count, format_extents, format_share, record
 from planners.resampling import choose_resampling
 from planners.step_time import estimate_step_seconds, list_convolutions
 from planners.topology import FEWEST_STAGES, Topology, choose_deep_supervision, compute_topology, explain_topology
@@ -391,8 +391,12 @@ def _describe(candidate: Candidate) -> str:
 def _explain(candidate: Candidate, considered: int, situation: Situation) -> str:
     spacing = format_extents(candidate.dataset.spacing_mm)
     enough = "at least" if candidate.patches >= ENOUGH_PATCHES else "fewer than"
+    larger = "no wider network and no larger patch is tried"
+    if considered > 1:
+        tried = format_amount(considered - 1, "larger combination")
+        larger = f"{tried} of network and patch would see too few patches in the time, or need too much memory"
     return (
-        f"number {considered} of the candidates, from the widest network and largest patch down; at an estimated "
+        f"{larger}; at an estimated "
         f"{candidate.step_seconds:.3g} s per iteration {situation.training_seconds / 60:.3g} minutes hold "
         f"{format_count(candidate.patches)} patches, {enough} the {format_count(ENOUGH_PATCHES)} that are wanted, with "
         f"{candidate.memory_bytes / 1e9:.2g} GB of feature maps; a patch covers {format_share(candidate.context)} of "

@@ -44,7 +44,6 @@ app = typer.Typer(
     name="autoseg",
     help="From a folder of labelled medical images to a trained, validated segmentation model.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # plain help renders in a tenth of a second
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -58,7 +57,7 @@ app.command("import")(say_how_to_continue(import_model))  # a function cannot ha
 def main() -> None:
     """Runs the command line; the user's mistakes end with a message and exit code 1, without a traceback."""
     try:
-        app()
+        app(prog_name="autoseg")  # also for `python -m autoseg`, or the shell would complete another name
     except AutosegError as error:
         sys.stderr.write(f"autoseg: error: {error}\n")
         sys.exit(EXIT_USER_ERROR)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from autoseg.cli.completion import complete_configuration, complete_fold
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder with a trained model.")],
@@ -17,10 +19,14 @@ def export(
     ],
     configuration: Annotated[
         str | None,
-        typer.Option(help="Only this one.  [default: what autoseg select chose (autoseg format), else all trained]"),
+        typer.Option(
+            autocompletion=complete_configuration,
+            help="Only this one.  [default: what autoseg select chose (autoseg format), else all trained]",
+        ),
     ] = None,
     fold: Annotated[
-        list[str] | None, typer.Option(help="Fold (repeatable).  [default: likewise, else all trained]")
+        list[str] | None,
+        typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: likewise, else all trained]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:

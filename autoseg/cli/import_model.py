@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from autoseg.cli.completion import complete_configuration, complete_fold
+
 
 def import_model(
     source: Annotated[
@@ -16,9 +18,15 @@ def import_model(
     run: Annotated[Path, typer.Argument(help="Run folder to be written.")],
     *,
     configuration: Annotated[
-        str | None, typer.Option(help="Only the model of this configuration.  [default: all of the source]")
+        str | None,
+        typer.Option(
+            autocompletion=complete_configuration,
+            help="Only the model of this configuration.  [default: all of the source]",
+        ),
     ] = None,
-    fold: Annotated[list[str] | None, typer.Option(help="Fold (repeatable).  [default: all]")] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: all]")
+    ] = None,
     checkpoint: Annotated[
         Literal["final", "best", "latest"], typer.Option(help="Which checkpoint of each fold.")
     ] = "final",

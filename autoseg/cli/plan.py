@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoseg.cli.completion import complete_configuration, complete_planner
 from autoseg.cli.options import parse_duration
 from autoseg.errors import PlanError
 
@@ -35,7 +36,9 @@ def plan(
     dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json, images and labels.")],
     *,
     run: Annotated[Path | None, typer.Option(help="Run folder.  [default: <dataset name>.autoseg]")] = None,
-    planner: Annotated[str, typer.Option(help="Set of planning rules; `autoseg planners` lists them.")] = "default",
+    planner: Annotated[
+        str, typer.Option(autocompletion=complete_planner, help="Set of planning rules; `autoseg planners` lists them.")
+    ] = "default",
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
     ] = None,
@@ -48,7 +51,11 @@ def plan(
         ),
     ] = None,
     configuration: Annotated[
-        list[str] | None, typer.Option(help="Preprocess only this configuration (repeatable).  [default: all planned]")
+        list[str] | None,
+        typer.Option(
+            autocompletion=complete_configuration,
+            help="Preprocess only this configuration (repeatable).  [default: all planned]",
+        ),
     ] = None,
     group_by: Annotated[
         str | None,

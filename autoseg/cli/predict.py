@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from autoseg.cli.completion import complete_configuration, complete_device, complete_fold
+
 
 def predict(
     run: Annotated[
@@ -15,10 +17,14 @@ def predict(
     *,
     configuration: Annotated[
         str | None,
-        typer.Option(help="Which model.  [default: what autoseg select chose, else the one that is trained]"),
+        typer.Option(
+            autocompletion=complete_configuration,
+            help="Which model.  [default: what autoseg select chose, else the one that is trained]",
+        ),
     ] = None,
     fold: Annotated[
-        list[str] | None, typer.Option(help="Fold (repeatable).  [default: likewise, else all trained]")
+        list[str] | None,
+        typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: likewise, else all trained]"),
     ] = None,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="Skip test-time augmentation.")] = False,
     step_fraction: Annotated[
@@ -30,7 +36,9 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write class probabilities (.b2nd, float16).")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
+    ] = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Numbers that networks compute in; float32 is the reference, auto the fastest."),

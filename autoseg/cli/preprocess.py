@@ -5,12 +5,17 @@ from typing import Annotated
 
 import typer
 
+from autoseg.cli.completion import complete_configuration
+
 
 def preprocess(
     run: Annotated[Path, typer.Argument(help="Run folder whose plan.json was edited.")],
     *,
     configuration: Annotated[
-        list[str] | None, typer.Option(help="Only this configuration (repeatable).  [default: all planned]")
+        list[str] | None,
+        typer.Option(
+            autocompletion=complete_configuration, help="Only this configuration (repeatable).  [default: all planned]"
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
 ) -> None:

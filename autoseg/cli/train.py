@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoseg.cli.completion import complete_configuration, complete_device, complete_fold, complete_precision
 from autoseg.cli.options import parse_duration, parse_precision, parse_trackers
 
 if TYPE_CHECKING:
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 def train(
     run: Annotated[Path, typer.Argument(help="Run folder made by autoseg plan.")],
     *,
-    configuration: Annotated[str | None, typer.Option(help="What to train.  [default: all that is planned]")] = None,
+    configuration: Annotated[
+        str | None,
+        typer.Option(autocompletion=complete_configuration, help="What to train.  [default: all that is planned]"),
+    ] = None,
     fold: Annotated[
         list[str] | None,
-        typer.Option(help='Fold 0 to 4 (repeatable), or "all" for one model of every case.  [default: each fold]'),
+        typer.Option(
+            autocompletion=complete_fold,
+            help='Fold 0 to 4 (repeatable), or "all" for one model of every case.  [default: each fold]',
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -43,9 +50,15 @@ def train(
         ),
     ] = False,
     precision: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16 or float16: numbers in which networks compute.")
+        str,
+        typer.Option(
+            autocompletion=complete_precision,
+            help="auto, float32, bfloat16 or float16: numbers in which networks compute.",
+        ),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
+    ] = "auto",
     devices: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="Train on several at once, one fold on each: 0,1,2 (CUDA) or cpu."),

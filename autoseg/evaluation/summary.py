@@ -61,6 +61,7 @@ class MetricValues(Part):
 
 
 METRICS: Final = tuple(MetricValues.model_fields)
+SHOWN_METRICS: Final = ("Dice", "IoU", "HD95", "NSD")
 
 
 class CaseSummary(Part):
@@ -99,6 +100,14 @@ class EvaluationSummary(Document):
     def warnings(self) -> tuple[str, ...]:
         """What must be said beside the scores."""
         return () if self.validation is None else self.validation.list_warnings()
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` and `print` show: of how many cases and classes, and the means over the foreground."""
+        yield "cases", len(self.metric_per_case)
+        yield "classes", len(self.class_names)
+        for name in SHOWN_METRICS:
+            value = getattr(self.foreground_mean, name)
+            yield name, None if value is None else round(value, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

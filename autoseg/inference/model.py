@@ -63,6 +63,14 @@ class SegmentationModel:
     patches_per_pass: int | None = None
     previous: "SegmentationModel | None" = None
 
+    def __repr__(self) -> str:
+        """One line at a prompt; the plan and the networks would be pages."""
+        first = "" if self.previous is None else f", first_stage={self.previous.configuration!r}"
+        return (
+            f"SegmentationModel(dataset={self.plan.dataset_name!r}, configuration={self.configuration!r}{first}, "
+            f"folds={self.folds!r}, device={str(self.device)!r}, precision={self.number_type!r})"
+        )
+
     @property
     def stages(self) -> tuple["SegmentationModel", ...]:
         """All models that take part in a prediction, in their order; the last one is this."""

@@ -32,10 +32,24 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
     check_stored_header(path)
     with locale_kept(), _divert_messages(path):
         image = SimpleITK.ReadImage(str(path))
+    check_complete(path, SimpleITK.GetArrayViewFromImage(image))
+    return convert(image, path)
+
+
+def is_image(image: object) -> bool:
+    """Whether an object of SimpleITK is an image."""
+    import SimpleITK
+
+    return isinstance(image, SimpleITK.Image)
+
+
+def convert(image: Any, what: Path | str) -> StoredVolume:
+    """Takes all voxels and the grid of an image in memory."""
+    import SimpleITK
+
     array = SimpleITK.GetArrayFromImage(image)
-    check_complete(path, array)
     dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    _check_dimensions(path, dimensions, components)
+    _check_dimensions(what, dimensions, components)
     if components > 1:
         array = np.moveaxis(array, -1, 0)
     elif dimensions < 4:
@@ -59,11 +73,22 @@ def read_grid(path: Path) -> Grid:
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes a compressed file; two-dimensional images become two-dimensional files again."""
     del like  # the grid holds all that these headers tell of the geometry, to the last bit
-    image = build_image(array, grid, is_flat=_is_flat_file(path, grid))
+    image = build(path, array, grid=grid, like=None)
     writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
     with writing(path) as temporary:
         _write_image(image, temporary, path)
         check_same_grid(grid, read_grid(temporary), what=f"cannot write {path}: its format cannot hold the grid")
+
+
+def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """What `write` writes, as an image of SimpleITK."""
+    del like
+    return build_image(array, grid, is_flat=_is_flat_file(path, grid))
+
+
+def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
+    """A label map with two dimensions like the image, or else three."""
+    return build_image(array, grid, is_flat=image.GetDimension() == 2)
 
 
 def _write_image(image: Any, temporary: Path, path: Path) -> None:
@@ -82,7 +107,7 @@ def _divert_messages(path: Path) -> AbstractContextManager[None]:
     return divert_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
 
 
-def _check_dimensions(path: Path, dimensions: int, components: int) -> None:
+def _check_dimensions(path: Path | str, dimensions: int, components: int) -> None:
     if dimensions not in (2, 3, 4) or (dimensions == 4 and components > 1):
         msg = (
             f"{path}: expected two or three dimensions, and channels as a fourth or as vector components, found "

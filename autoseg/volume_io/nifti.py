@@ -59,7 +59,7 @@ def read_grid(path: Path) -> Grid:
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes one channel; the header of `like` is carried over where both are NIfTI or both are MGH."""
-    image = _build_image(path, array, grid=grid, like=like)
+    image = build(path, array, grid=grid, like=like)
     name = path.name.lower()
     if name.endswith(PAIR_ENDINGS):
         with write_pair_atomically(path) as temporary:
@@ -74,6 +74,42 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
         # No name and no time in the gzip header: equal label maps become equal files.
         with igzip.IGzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as compressed:
             image.to_stream(compressed)
+
+
+def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """What `write` writes, as an image of nibabel."""
+    template = _find_template(like, is_mgh=path.name.lower().endswith(MGH_ENDINGS), grid=grid)
+    if path.name.lower().endswith(MGH_ENDINGS):
+        return _build_mgh(_fit_mgh(array), grid, template)
+    return _build_nifti(array, grid, template, is_pair=path.name.lower().endswith(PAIR_ENDINGS))
+
+
+def is_image(image: object) -> bool:
+    """Whether an object of nibabel is an image: voxels with an affine."""
+    from nibabel.spatialimages import SpatialImage
+
+    return isinstance(image, SpatialImage) and image.affine is not None
+
+
+def convert(image: Any, what: str) -> StoredVolume:
+    """Takes the voxels, scaled as the header says, and the grid as `read` takes it from a file."""
+    import nibabel
+
+    array = split_channels(np.asarray(image.dataobj).T, what)
+    if isinstance(image, nibabel.AnalyzeImage | nibabel.MGHImage):  # NIfTI is a kind of Analyze in nibabel
+        return StoredVolume(array=array, grid=_build_grid(image, what))
+    return StoredVolume(array=array, grid=build_grid_from_affine(np.array(image.affine), array.shape[1:]))
+
+
+def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
+    """A label map as NIfTI or MGH with the header of the image, else as NIfTI."""
+    import nibabel
+
+    if isinstance(image, nibabel.MGHImage):
+        return _build_mgh(_fit_mgh(array), grid, image)
+    template = image if isinstance(image, nibabel.Nifti1Pair) else None
+    is_pair = template is not None and not isinstance(image, nibabel.Nifti1Image)
+    return _build_nifti(array, grid, template, is_pair=is_pair)
 
 
 @contextmanager
@@ -131,7 +167,7 @@ def _check_raw_spacing(header: Any, path: Path) -> None:
         raise VolumeError(msg)
 
 
-def split_channels(array: Shaped[np.ndarray, "..."], path: Path) -> Shaped[np.ndarray, "channel z y x"]:
+def split_channels(array: Shaped[np.ndarray, "..."], path: Path | str) -> Shaped[np.ndarray, "channel z y x"]:
     """(..., z, y, x) to (channel, z, y, x); at most one of the leading axes may be longer than 1."""
     if array.ndim < 3:
         return array.reshape((1,) * (4 - array.ndim) + array.shape)
@@ -142,7 +178,7 @@ def split_channels(array: Shaped[np.ndarray, "..."], path: Path) -> Shaped[np.nd
     return array.reshape((-1, *array.shape[-3:]))
 
 
-def _build_grid(image: Any, path: Path) -> Grid:
+def _build_grid(image: Any, path: Path | str) -> Grid:
     extents = tuple(int(extent) for extent in image.shape)
     if len(extents) < 2:
         msg = f"{path}: expected an image of two or three dimensions, found shape {extents}"
@@ -180,7 +216,7 @@ def _millimetres_per_unit(header: Any) -> float:
     return MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
-def _warn_of_conflicting_forms(header: Any, path: Path) -> None:
+def _warn_of_conflicting_forms(header: Any, path: Path | str) -> None:
     if "sform_code" not in header or header["sform_code"] <= 0 or header["qform_code"] <= 0:
         return
     from nibabel.spatialimages import HeaderDataError
@@ -194,13 +230,10 @@ def _warn_of_conflicting_forms(header: Any, path: Path) -> None:
         LOGGER.warning("%s: sform and qform differ by up to %.4g; the sform is used", path, difference)
 
 
-def _build_image(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    template = _find_template(like, is_mgh=path.name.lower().endswith(MGH_ENDINGS), grid=grid)
-    if path.name.lower().endswith(MGH_ENDINGS):
-        return _build_mgh(_fit_mgh(array), grid, template)
+def _build_nifti(array: Shaped[np.ndarray, "z y x"], grid: Grid, template: Any, *, is_pair: bool) -> Any:
     is_flat = is_planar(grid)
     stored = (array[0] if is_flat else array).T
-    kind = _select_nifti_class(path, stored, template)
+    kind = _select_nifti_class(stored, template, is_pair=is_pair)
     if template is None:
         return _place_nifti(kind(stored, None, dtype=array.dtype), grid, is_flat=is_flat)
     image = kind(stored, template.affine, kind.header_class.from_header(template.header), dtype=array.dtype)
@@ -234,12 +267,12 @@ def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
         return image
 
 
-def _select_nifti_class(path: Path, array: Shaped[np.ndarray, "..."], template: Any) -> Any:
+def _select_nifti_class(array: Shaped[np.ndarray, "..."], template: Any, *, is_pair: bool) -> Any:
     import nibabel
 
     is_nifti2 = template is not None and isinstance(template.header, nibabel.Nifti2Header)
     is_large = is_nifti2 or max(array.shape) > LARGEST_NIFTI1_EXTENT
-    if path.name.lower().endswith(PAIR_ENDINGS):
+    if is_pair:
         return nibabel.Nifti2Pair if is_large else nibabel.Nifti1Pair
     return nibabel.Nifti2Image if is_large else nibabel.Nifti1Image
 

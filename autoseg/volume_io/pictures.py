@@ -65,6 +65,12 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
         Image.fromarray(array[0]).save(temporary, format=ending[1:].upper())
 
 
+def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """The picture as an array (y, x)."""
+    del path, grid, like
+    return array[0]
+
+
 def decode(image: Any, *, as_labels: bool) -> Shaped[np.ndarray, "channel y x"]:
     """Turns an open Pillow image into channels: palettes stay indices for labels and become colours for images."""
     if image.mode == "1":

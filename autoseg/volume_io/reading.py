@@ -45,7 +45,7 @@ def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
     grid = stored[0].grid
     arrays = []
     for path, channel in zip(paths, stored, strict=True):
-        volume = Volume(array=_to_float32(path, channel.array), grid=channel.grid)
+        volume = Volume(array=to_float32(path, channel.array), grid=channel.grid)
         if fix_geometry and list_grid_differences(grid, channel.grid):
             volume = resample_image_onto_grid(volume, grid, what=f"{path}, onto the grid of {paths[0]}")
         check_same_grid(grid, volume.grid, what=f"{path} (found) and {paths[0]} (expected)")
@@ -106,7 +106,12 @@ def _check_file(path: Path) -> str:
     raise VolumeError(msg)
 
 
-def _to_float32(path: Path, array: Shaped[np.ndarray, "channel z y x"]) -> Float32[np.ndarray, "channel z y x"]:
+def to_float32(path: Path | str, array: Shaped[np.ndarray, "channel z y x"]) -> Float32[np.ndarray, "channel z y x"]:
+    """Intensities as autoseg computes with them.
+
+    Raises:
+        VolumeError: Voxels are no real numbers.
+    """
     if array.dtype.kind not in "biuf":
         msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"
         raise VolumeError(msg)

@@ -91,6 +91,12 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
         tifffile.imwrite(temporary, array[0] if is_picture else array, photometric="minisblack", compression="zlib")
 
 
+def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """One page as an array (y, x), several as (z, y, x)."""
+    del path, grid, like
+    return array[0] if len(array) == 1 else array
+
+
 def _get_only_series(file: Any, path: Path) -> Any:
     if len(file.series) != 1:
         msg = f"{path}: expected one image or one stack of equal pages, found {len(file.series)} images; split the file"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
@@ -64,6 +64,26 @@ class FileFormat(FileReader, Protocol):
         """Writes one channel in its own number type, atomically."""
         ...
 
+    def build(self, path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+        """What `write` writes, in memory: an image of the format's library, or an array where it has none."""
+        ...
+
+
+class ImageLibrary(Protocol):
+    """A module that knows the images of a library in memory."""
+
+    def is_image(self, image: object) -> bool:
+        """Whether this object of the library is an image."""
+        ...
+
+    def convert(self, image: Any, what: str) -> StoredVolume:
+        """Takes all voxels and the grid; `what` names the image in messages."""
+        ...
+
+    def build_like(self, image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
+        """An image of one channel with the geometry of another one, whose grid is given."""
+        ...
+
 
 def is_planar(grid: Grid) -> bool:
     """Whether a grid is that of a two-dimensional image, as `make_planar_spacing` marks it."""
@@ -98,7 +118,7 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
         raise (GridError if reference.is_oriented and other.is_oriented else VolumeError)(msg)
 
 
-def check_finite_grid(grid: Grid, path: Path) -> Grid:
+def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
     """Returns the grid if its numbers can be used.
 
     Raises:
@@ -119,7 +139,7 @@ def check_finite_grid(grid: Grid, path: Path) -> Grid:
 
 
 @contextmanager
-def explain_unreadable(path: Path) -> Iterator[None]:
+def explain_unreadable(path: Path | str) -> Iterator[None]:
     """Turns what a decoder raises on broken files (each library has its own exceptions) into a VolumeError."""
     try:
         yield

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float32, Integer, Shaped
@@ -32,6 +32,18 @@ def write_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid
         RunError: The place cannot be written.
     """
     _write(path, label_map, grid=grid, like=like)
+
+
+def build_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """What `write_label_map` writes into such a file, in memory.
+
+    Returns:
+        An image of nibabel or SimpleITK; an array (y, x) or (z, y, x) for pictures, which have no header.
+
+    Raises:
+        VolumeError: `like` lies on another grid, or the ending is none that can be written.
+    """
+    return WRITERS[_check_ending(path)].build(path, label_map, grid=grid, like=like)
 
 
 def write_image(path: Path, image: Float32[np.ndarray, "z y x"], *, grid: Grid) -> None:
@@ -81,9 +93,13 @@ def _write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: 
     if array.shape != grid.shape_voxels:
         msg = f"the array {array.shape} and the grid {grid.shape_voxels} must have one shape"
         raise ValueError(msg)
+    WRITERS[_check_ending(path)].write(path, array, grid=grid, like=like)
+
+
+def _check_ending(path: Path) -> str:
     ending = find_ending(path.name)
-    if ending not in WRITERS:
+    if ending is None or ending not in WRITERS:
         reason = "" if ending is None else f" ({ending} files are only read)"
         msg = f"cannot write {path}: its ending must be one of {' '.join(WRITABLE_ENDINGS)}{reason}"
         raise VolumeError(msg)
-    WRITERS[ending].write(path, array, grid=grid, like=like)
+    return ending

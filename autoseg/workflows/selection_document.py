@@ -1,7 +1,8 @@
 """selection.json: which models and postprocessing prediction uses, and the figures that decided so."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from autoseg.document import Document, Part, read_document
 from autoseg.evaluation.crossvalidation import Statistic
@@ -86,6 +87,13 @@ class Selection(Document):
     def name(self) -> str:
         """The winner in words."""
         return NAMES_JOINED_BY.join(member.configuration for member in self.members)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` and `print` show: the choice, and on how many cases it was made."""
+        yield "members", {member.configuration: member.folds for member in self.members}
+        yield "postprocessing", [rule.describe() for rule in self.postprocessing.rules]
+        yield "cases", len(self.cases)
+        yield "Dice", None if self.postprocessing.after.mean is None else round(self.postprocessing.after.mean, 4)
 
 
 def read_selection(run: RunFolder) -> Selection | None:

@@ -48,5 +48,6 @@ def test_the_quick_start_runs(place: Path) -> None:
 def test_python_blocks_run(page: str, place: Path) -> None:
     blocks = list_blocks(page, "python")
     assert blocks
+    names = {"__name__": "__documentation__"}  # a page is read from its beginning, like a notebook
     for block in blocks:
-        exec(compile(block, f"{place}: {page}", "exec"), {"__name__": "__documentation__"})
+        exec(compile(block, f"{place}: {page}", "exec"), names)

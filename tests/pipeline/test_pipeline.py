@@ -192,5 +192,6 @@ def test_the_python_interface_says_the_same_as_the_command(trained_run: Path, tm
     save(tmp_path / "new.nii.gz", image)
     assert run_autoseg("predict", trained_run, tmp_path / "new.nii.gz", tmp_path / "out").code == 0
     model = autoseg.load_model(trained_run, device="cpu")
-    label_map = autoseg.predict_volume(model, np.ascontiguousarray(image.T), spacing_mm=(2.5, 1.25, 1.25))
+    array = np.ascontiguousarray(image.T)
+    label_map = autoseg.predict_volume(model, array, spacing_mm=(2.5, 1.25, 1.25), orientation="LPS")
     np.testing.assert_array_equal(label_map, read(tmp_path / "out" / "new.nii.gz")[0].T)

@@ -118,3 +118,10 @@ def test_documents_cannot_be_changed():
 def test_only_close_keys_are_suggested():
     assert suggest_key("lables", ["labels", "name"]) == " (did you mean 'labels'?)"
     assert suggest_key("zzz", ["labels", "name"]) == ""
+
+
+def test_a_printed_document_is_one_line_in_which_long_values_are_counted():
+    assert repr(TREE) == "Tree(schema_version=2, name='oak', leaves=(Leaf(size=1), Leaf(size=2)), height=1.0)"
+    forest = Tree(name="f" * 100, leaves=(Leaf(size=1),) * 50)
+    assert repr(forest) == f"Tree(schema_version=2, name='{'f' * 100}', leaves=<50 entries>, height=1.0)"
+    assert str(forest) == f"schema_version=2 name='{'f' * 100}' leaves=<50 entries> height=1.0"

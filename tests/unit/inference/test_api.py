@@ -53,19 +53,25 @@ def test_a_volume_can_be_predicted_from_a_path_or_with_a_loaded_model(run, array
     expected = model.predict_volume(array[None].astype(np.float32), grid)
     assert len(np.unique(expected)) > 1
     for source, kind in ((model, {}), (run, {"device": "cpu"}), (str(run), {"device": "cpu", "folds": ["0"]})):
-        np.testing.assert_array_equal(autoseg.predict_volume(source, array, SPACING_MM, **kind), expected)
-    np.testing.assert_array_equal(autoseg.predict_volume(model, array[None], SPACING_MM), expected)
+        found = autoseg.predict_volume(source, array, SPACING_MM, orientation="RAS", **kind)
+        np.testing.assert_array_equal(found, expected)
+    found = autoseg.predict_volume(model, array[None], SPACING_MM, orientation="RAS")
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_options_reach_the_model(run, array):
     model = autoseg.load_model(run, device="cpu")
-    dense = autoseg.predict_volume(model, array, SPACING_MM, options=autoseg.PredictionOptions(step_fraction=0.2))
-    assert (dense != autoseg.predict_volume(model, array, SPACING_MM)).any()
+    options = autoseg.PredictionOptions(step_fraction=0.2)
+    dense = autoseg.predict_volume(model, array, SPACING_MM, orientation="RAS", options=options)
+    assert (dense != autoseg.predict_volume(model, array, SPACING_MM, orientation="RAS")).any()
 
 
 def test_an_array_lies_like_the_training_images_unless_its_orientation_is_given(run, array):
     model = autoseg.load_model(run, device="cpu")
-    expected = autoseg.predict_volume(model, array, SPACING_MM)
+    with pytest.warns(
+        autoseg.OrientationWarning, match=r"like the training images, RAS \(x to the right, y to the front, z to"
+    ):
+        expected = autoseg.predict_volume(model, array, SPACING_MM)
     np.testing.assert_array_equal(autoseg.predict_volume(model, array, SPACING_MM, orientation="RAS"), expected)
     flipped = autoseg.predict_volume(model, array[:, ::-1, ::-1], SPACING_MM, orientation="LPS")
     np.testing.assert_array_equal(flipped[:, ::-1, ::-1], expected)
@@ -78,7 +84,7 @@ def test_choices_of_loading_are_refused_for_a_loaded_model(run, array, choice):
         autoseg.predict_volume(model, array, SPACING_MM, **choice)
 
 
-@pytest.mark.parametrize("spacing_mm", [(1.0, 0.0, 1.0), (1.0, float("nan"), 1.0), (-1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("spacing_mm", [(1.0, 0.0, 1.0), (1.0, float("nan"), 1.0), (-1.0, 1.0, 1.0), (1.0, 1.0), ()])
 def test_a_spacing_that_is_not_positive_is_refused(run, array, spacing_mm):
     with pytest.raises(PredictionError, match="three positive numbers"):
         autoseg.predict_volume(run, array, spacing_mm, device="cpu")

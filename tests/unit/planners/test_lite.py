@@ -93,6 +93,26 @@ def test_patches_come_in_pairs_where_that_leaves_many_iterations(build_fingerpri
     assert f"hold {int(in_pairs):,} iterations" in reasons[f"{name}: batch"].because
 
 
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [
+        (20_000.0, "no wider network and no larger patch is tried; at an estimated "),
+        (
+            8.0,
+            "1 larger combination of network and patch would see too few patches in the time, or need too much memory",
+        ),
+        (
+            1.0,
+            "larger combinations of network and patch would see too few patches in the time, or need too much memory",
+        ),
+    ],
+)
+def test_the_reason_says_what_was_tried_before(build_fingerprint, minutes, words):
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=50), minutes=minutes)
+    (because,) = [reason.because for reason in plan.reasons if reason.subject == "3d_fullres: network"]
+    assert words in because
+
+
 def test_both_batches_are_planned(build_fingerprint):
     sizes = {
         configuration.training.batch_size

@@ -1,0 +1,45 @@
+"""Images that a program has opened itself, with nibabel or SimpleITK; neither is imported to find that out."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Integer
+
+from autoseg.geometry import Grid
+from autoseg.volume_io import itk, nifti
+from autoseg.volume_io.reading import to_float32
+from autoseg.volume_io.volumes import ImageLibrary, Volume, check_finite_grid, check_same_grid, explain_unreadable
+
+LIBRARIES: Final[dict[str, ImageLibrary]] = {"nibabel": nifti, "SimpleITK": itk}
+
+
+def find_library(image: object) -> str | None:
+    """The library of which an object is an image; None if it is anything else."""
+    packages = {base.__module__.partition(".")[0] for base in type(image).__mro__}
+    name = next((name for name in LIBRARIES if name in packages), None)
+    return name if name is not None and LIBRARIES[name].is_image(image) else None
+
+
+def convert_images(images: Sequence[Any], library: str) -> Volume:
+    """Takes voxels and grid of an image: one for each channel, or one with several channels.
+
+    Raises:
+        VolumeError: One of them has no real numbers, or a grid that makes no sense.
+        GridError: They do not have the same grid.
+    """
+    volumes = []
+    for index, image in enumerate(images):
+        what = f"the {library} image" if len(images) == 1 else f"{library} image {index}"
+        with explain_unreadable(what):
+            stored = LIBRARIES[library].convert(image, what)
+        check_finite_grid(stored.grid, what)
+        volumes.append(Volume(array=to_float32(what, stored.array), grid=stored.grid))
+        check_same_grid(volumes[0].grid, stored.grid, what=f"{what} (found) and {library} image 0 (expected)")
+    array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
+    return Volume(array=array, grid=volumes[0].grid)
+
+
+def build_label_map_like(image: Any, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, library: str) -> Any:
+    """A label map as an image of the same library, on the image's own grid, which is given."""
+    return LIBRARIES[library].build_like(image, label_map, grid=grid)

@@ -1,0 +1,122 @@
+"""The glossary explains every word that tables, plans and results hold, and no word that nothing holds."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from autoseg.cli.reports import COLUMNS
+from autoseg.cli.training_table import HEADINGS
+from autoseg.evaluation.crossvalidation import CrossValidation
+from autoseg.evaluation.summary import MetricValues
+from autoseg.plan import Plan
+from autoseg.training.history import EpochRecord
+from autoseg.workflows.status import FoldState
+
+ROOT = Path(__file__).resolve().parents[2]
+GLOSSARY = ROOT / "docs" / "glossary.md"
+ALWAYS_THERE = {"schema_version", "autoseg_version", "definitions", "class_names", "name", "configurations"}
+
+pytestmark = pytest.mark.skipif(not GLOSSARY.is_file(), reason="needs the sources: pages are not installed")
+
+
+def list_rows(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading."""
+    _, _, section = GLOSSARY.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def list_terms(heading: str) -> list[str]:
+    return [row[0] for row in list_rows(heading)]
+
+
+def list_fields(heading: str) -> set[str]:
+    return {name for term in list_terms(heading) for name in re.findall(r"`(\w+)`", term)}
+
+
+def read_sources() -> str:
+    paths = [path for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")]
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if path != GLOSSARY]
+    assert len(paths) > 100
+    assert len(pages) > 5
+    # A term may be broken over lines, in prose as in the parts of a string.
+    return re.sub(r"[\s\"'f]+", " ", "\n".join(path.read_text(encoding="utf-8") for path in (*paths, *pages))).lower()
+
+
+def list_subjects() -> set[str]:
+    """Of the decisions that planners record, without the configuration or the channel that they are about."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "planners").glob("*.py")]
+    found = {match for text in texts for match in re.findall(r'(?:record\(\s*|subject=)f?"([^"]+)"', text)}
+    return {subject.rpartition(": ")[2] for subject in found}
+
+
+def list_plan_rows() -> set[str]:
+    text = (ROOT / "autoseg" / "cli" / "reports.py").read_text(encoding="utf-8")
+    _, _, body = text.partition("def _list_plan_rows")
+    return set(re.findall(r'^        \("([^"]+)", \*', body, flags=re.MULTILINE))
+
+
+def walk(model: type[BaseModel]) -> Iterator[str]:
+    """The names of all fields of a document, those of its parts included."""
+    for name, field in model.model_fields.items():
+        yield name
+        for part in find_models(field.annotation):
+            yield from walk(part)
+
+
+def find_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from find_models(argument)
+
+
+def test_every_term_has_a_meaning_and_stands_once() -> None:
+    headings = ("Words", "Headings and rows of tables", "Decisions of a plan", "Fields of plan.json")
+    for heading in headings:
+        rows = list_rows(heading)
+        assert len(rows) > 10, heading
+        assert all(all(cell for cell in row) for row in rows), heading
+        terms = [row[0] for row in rows]
+        assert sorted(set(terms)) == sorted(terms)
+
+
+@pytest.mark.parametrize("heading", ["Words", "Headings and rows of tables", "Decisions of a plan"])
+def test_every_term_is_used_somewhere(heading: str) -> None:
+    sources = read_sources()
+    unused = [term for term in list_terms(heading) if re.sub(r"[\s\"'f]+", " ", term).lower().strip() not in sources]
+    assert unused == []
+
+
+def test_every_heading_and_row_of_the_tables_is_explained_and_no_other() -> None:
+    rows = list_plan_rows()
+    assert "batch" in rows
+    printed = {*HEADINGS, *COLUMNS.values(), *get_args(FoldState), *rows}
+    assert set(list_terms("Headings and rows of tables")) == printed
+
+
+def test_every_decision_of_a_plan_is_explained_and_no_other() -> None:
+    subjects = list_subjects()
+    assert len(subjects) > 10
+    assert set(list_terms("Decisions of a plan")) == subjects
+
+
+def test_every_field_of_a_plan_is_explained_and_no_other() -> None:
+    fields = set(walk(Plan))
+    assert len(fields) > 80
+    assert fields - list_fields("Fields of plan.json") - ALWAYS_THERE == set()
+    assert list_fields("Fields of plan.json") - fields == set()
+
+
+def test_every_figure_of_the_results_is_explained() -> None:
+    figures = {*MetricValues.model_fields, *walk(CrossValidation), *EpochRecord.model_fields}
+    known = list_fields("Fields of results") | set(list_terms("Words")) | ALWAYS_THERE
+    assert figures - known - {"folds", "cases", "classes"} == set()
+
+
+def test_the_page_about_python_leads_to_the_glossary() -> None:
+    assert "(../glossary.md)" in (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
