@@ -16,6 +16,7 @@ from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
+from autoseg.signals import CTRL_C, StopRequest
 from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
 from autoseg.workflows.selection_document import Selection
 from autoseg.workflows.training_request import TrainingRequest
@@ -96,8 +97,11 @@ def train_run(
 
     Raises:
         AutosegError: As the command reports it.
+        KeyboardInterrupt: After Ctrl-C (or the stop button of a notebook); the state of the training is saved.
     """
-    return tuple(training.train_run(Path(run), request or TrainingRequest(), progress=progress or Silent()))
+    stop, chosen = StopRequest(), request or TrainingRequest()
+    with stop.heard((CTRL_C,)):
+        return tuple(training.train_run(Path(run), chosen, progress=progress or Silent(), stop=stop))
 
 
 def select_models(

@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import typer
 
@@ -21,22 +22,38 @@ from autoseg.cli.train import train
 from autoseg.cli.version import show_version
 from autoseg.errors import AutosegError
 
+Command = Callable[..., None]
+CONTINUING: Final[tuple[Command, ...]] = (plan, preprocess, train, select, predict, import_model)
+"""They keep what is finished."""
+
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 
-def say_how_to_continue(command: Callable[..., None]) -> Callable[..., None]:
+def say_how_to_continue(command: Command) -> Command:
     """Ends a command that is interrupted (Ctrl-C) with a line instead of a traceback."""
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
         try:
             command(*arguments, **options)
-        except KeyboardInterrupt:
-            typer.echo("\nautoseg: stopped; repeat the command without --overwrite or --restart to continue", err=True)
+        except KeyboardInterrupt as interruption:
+            typer.echo(f"\nautoseg: stopped: {str(interruption) or advise(command, options)}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run
+
+
+def advise(command: Command, options: Mapping[str, object]) -> str:
+    """What to do after an interruption that did not say so itself."""
+    if command is demo:
+        return "begin again with --overwrite"
+    if command not in CONTINUING:
+        return "nothing goes on; repeat the command to begin again"
+    for name in ("overwrite", "restart"):
+        if options.get(name):
+            return f"repeat the command without --{name} to keep what is finished, with it to begin again"
+    return "repeat the command to continue"
 
 
 app = typer.Typer(

@@ -1,8 +1,10 @@
 """What the user sees: progress bars on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from autoseg.progress import format_duration
@@ -114,6 +116,12 @@ def open_console(*, plain_width: int = PLAIN_WIDTH) -> Console:
     logging.basicConfig(level=logging.WARNING, format="autoseg: %(levelname)s: %(message)s", stream=sys.stderr)
     width = None if sys.stdout.isatty() else plain_width
     return Console(RichConsole(width=width))
+
+
+def tell_at_once(text: str) -> None:
+    """Writes a line to standard error, past everything that is being written, as only a signal handler needs to."""
+    with suppress(OSError):  # a terminal that was closed
+        os.write(sys.stderr.fileno(), f"\nautoseg: {text}\n".encode())
 
 
 def format_rate(count: int, seconds: float, unit: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.precision import NumberType
+from autoseg.signals import StopRequest
 from autoseg.training.distributed import ALONE, Team
 from autoseg.training.pace import Budget
 from autoseg.training.start import Length
@@ -33,6 +34,7 @@ class TrainingOptions:
         team: The processes that train together.
         announce: Told, in words, what was decided on the way.
         deterministic: The same result every time on a GPU, too, at some cost; on the processor it always is.
+        stop: Whether the training is asked to end; it then saves its state before.
     """
 
     device: torch.device
@@ -48,3 +50,4 @@ class TrainingOptions:
     team: Team = ALONE
     announce: Callable[[str], None] = logger.info
     deterministic: bool = False
+    stop: StopRequest = field(default_factory=StopRequest)

@@ -18,6 +18,7 @@ from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder, remove_leftovers
+from autoseg.signals import StopRequest
 from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
@@ -31,6 +32,7 @@ from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_fold
 from autoseg.workflows.case_pool import count_usable_cores
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
+from autoseg.workflows.interruption import describe_start, interruption_described
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
@@ -71,8 +73,16 @@ class Listeners:
     progress: Progress
 
 
-def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -> Iterator[TrainedFold]:
+def train_run(
+    run_root: Path, request: TrainingRequest, *, progress: Progress, stop: StopRequest | None = None
+) -> Iterator[TrainedFold]:
     """Trains and validates the requested folds; yields each when it is finished, and continues what was interrupted.
+
+    Args:
+        run_root: Folder of the run.
+        request: What to train.
+        progress: Who is told.
+        stop: Where requests to end are heard, so that the state is saved before.
 
     Raises:
         RunError: There is no run, or its preprocessed data is incomplete.
@@ -81,6 +91,7 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         TrainingError: The fold does not exist, a cascade has no fold that holds a case out, or training failed.
         DeviceError: The device does not exist or is too small.
     """
+    stop = stop or StopRequest()
     if request.deterministic:
         prepare_determinism()
     run = open_run(run_root)
@@ -101,7 +112,7 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     previous = None
     cascade = find_cascade(run, plan, name, splits)
     if cascade is not None:
-        yield from train_first_stage(cascade, request, progress=progress)
+        yield from train_first_stage(cascade, request, progress=progress, stop=stop)
         previous = predict_held_out_cases(cascade, device=request.device, progress=progress)
     number_type = find_number_type(device, request.precision)
     if number_type != "float32":
@@ -111,12 +122,16 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     for fold, cases in chosen.items():
         job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
         if request.parallel and not read_team().is_leader:
-            follow_training(job, request, number_type)
+            follow_training(job, request, number_type, stop=stop)
         else:
-            yield lead_training(job, request, number_type, progress=progress)
+            with interruption_described(job.folder, request, name=job.name):
+                trained = lead_training(job, request, number_type, progress=progress, stop=stop)
+            yield trained
 
 
-def train_first_stage(cascade: Cascade, request: TrainingRequest, *, progress: Progress) -> Iterator[TrainedFold]:
+def train_first_stage(
+    cascade: Cascade, request: TrainingRequest, *, progress: Progress, stop: StopRequest
+) -> Iterator[TrainedFold]:
     """Trains and validates the folds of the first stage that are not finished; finished ones are left alone.
 
     Raises:
@@ -133,7 +148,7 @@ def train_first_stage(cascade: Cascade, request: TrainingRequest, *, progress: P
     )
     length = replace(request.length, more_epochs=None)
     first = replace(request, configuration=name, folds=waiting, length=length, restart=False)
-    yield from train_run(cascade.run.root, first, progress=progress)
+    yield from train_run(cascade.run.root, first, progress=progress, stop=stop)
 
 
 def find_configuration_name(plan: Plan, wanted: str | None) -> str:
@@ -175,11 +190,14 @@ def train_fold(
     Raises:
         TrainingError: It cannot be continued, or failed.
     """
+    start = describe_start(job.folder, begun)
+    if start is not None:
+        listeners.progress.note(f"{job.name}: {start}")
     tracked = listeners.trackers.follow(start_training(job, options), job.plan.labels.class_names)
     events, progress = listeners.keeper.follow(tracked), listeners.progress
     first = next(events, None)
     if first is None:
-        progress.note(f"{job.configuration}, fold {job.fold}: already trained (--restart trains anew)")
+        progress.note(f"{job.name}: already trained (--restart trains anew)")
         return
     remove_folder(job.folder.validation)
     _record_training(job, options)
@@ -191,7 +209,7 @@ def train_fold(
 
 
 def lead_training(
-    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress
+    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress, stop: StopRequest
 ) -> TrainedFold:
     """Trains and validates one fold, which no other process can do meanwhile.
 
@@ -211,12 +229,13 @@ def lead_training(
                 with team.leader_first():
                     begun = find_begun(job.folder)
                     options = resolve_options(job, request, number_type, begun=begun, progress=progress, team=team)
+                options = replace(options, stop=stop)
                 listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
                 train_fold(job, options, listeners, begun=begun)
             return _validate(job, listeners)
 
 
-def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType) -> None:
+def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType, *, stop: StopRequest) -> None:
     """Trains a part of every batch for the process that leads, and writes nothing.
 
     Raises:
@@ -226,7 +245,7 @@ def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberT
         with team.leader_first():
             begun = find_begun(job.folder)
             options = resolve_options(job, request, number_type, begun=begun, progress=Silent(), team=team)
-        for _ in start_training(job, options):
+        for _ in start_training(job, replace(options, stop=stop)):
             pass
 
 
@@ -262,7 +281,6 @@ def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescrip
 
 
 def _note_events(events: Iterator[Event], job: FoldJob, progress: Progress) -> Iterator[IterationDone]:
-    name = f"{job.configuration}, fold {job.fold}"
     for event in events:
         if isinstance(event, IterationDone):
             yield event
@@ -270,9 +288,9 @@ def _note_events(events: Iterator[Event], job: FoldJob, progress: Progress) -> I
             progress.note(describe_epoch(event.record, event.schedule.end_epoch))
         elif isinstance(event, Forecast):
             progress.note(describe_forecast(event))
-            progress.note(f"{name}: {describe_schedule(event.schedule)} on {job.device}")
+            progress.note(f"{job.name}: {describe_schedule(event.schedule)} on {job.device}")
         else:
-            progress.note(f"{name}: {describe_schedule(event)} on {job.device}")
+            progress.note(f"{job.name}: {describe_schedule(event)} on {job.device}")
 
 
 def _record_training(job: FoldJob, options: TrainingOptions) -> None:
