@@ -34,6 +34,7 @@ class TrainingOptions:
         team: The processes that train together.
         announce: Told, in words, what was decided on the way.
         deterministic: The same result every time on a GPU, too, at some cost; on the processor it always is.
+        title: Of the picture of the progress: which training it is.
         stop: Whether the training is asked to end; it then saves its state before.
     """
 
@@ -50,4 +51,5 @@ class TrainingOptions:
     team: Team = ALONE
     announce: Callable[[str], None] = logger.info
     deterministic: bool = False
+    title: str = ""
     stop: StopRequest = field(default_factory=StopRequest)

@@ -27,7 +27,7 @@ from autoseg.training.history import EpochRecord, PartialEpoch, append_to_traini
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import adapt_to_pace, count_planned_epochs
 from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
-from autoseg.training.progress_picture import write_progress_picture
+from autoseg.training.progress_picture import PictureContent, write_progress_picture
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.schedule import Schedule, compute_learning_rate
 from autoseg.training.start import Start
@@ -194,16 +194,20 @@ class Session:
             partial_epoch=partial_epoch,
         )
         if partial_epoch is None:
-            write_progress_picture(self.output.progress_picture, self.history)
+            self._draw_progress()
         self.saving_seconds, self.saved = timer.seconds, Timer()
 
     def _save_weights(self, path: Path) -> None:
         write_weights(path, self.learner, identity=self.identity, schedule=self.schedule, history=self.history)
 
+    def _draw_progress(self) -> None:
+        content = PictureContent(title=self.options.title, records=self.history, schedule=self.schedule)
+        write_progress_picture(self.output.progress_picture, content)
+
     def _finish(self) -> None:
         if not self.options.team.is_leader:
             return
-        write_progress_picture(self.output.progress_picture, self.history)
+        self._draw_progress()
         self._save_weights(self.output.final_checkpoint)
         self.output.latest_checkpoint.unlink(missing_ok=True)
 

@@ -33,7 +33,7 @@ def describe_kept(folder: FoldFolder) -> str:
     if not folder.final_checkpoint.exists():
         return "nothing is saved, as no iteration was over"
     if state is not None and state.phase == "validating":
-        return f"the model is trained and saved, {state.cases_done} of {state.cases} held-out cases are validated"
+        return f"the model is trained and saved, its validation was at case {state.cases_done} of {state.cases}"
     return "the trained model is kept"
 
 

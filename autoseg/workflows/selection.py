@@ -24,6 +24,7 @@ from autoseg.training.folds import make_folds
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.held_out import (
     HeldOut,
+    describe_left_out,
     describe_use,
     find_common_cases,
     find_held_out,
@@ -88,7 +89,8 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     run = open_run(run_root)
     held_out = find_held_out(run, configurations=request.configurations, folds=request.folds)
     cases = find_common_cases(held_out)
-    for line in describe_use(held_out, cases):
+    unused = describe_left_out(run, held_out, configurations=request.configurations, folds=request.folds)
+    for line in (*describe_use(held_out, cases), *unused):
         progress.note(line)
     entries = [_open_single(run, entry, cases) for entry in held_out]
     if request.ensembles and len(held_out) > 1:

@@ -33,6 +33,7 @@ class FoldStatus:
         dice: Mean over classes of the validation on whole volumes.
         cases_done: Held-out cases that are predicted, of `cases`.
         reason: Why it failed.
+        is_trained: Whether its final model is there, validated or not.
     """
 
     configuration: str
@@ -50,6 +51,7 @@ class FoldStatus:
     cases_done: int = 0
     cases: int = 0
     reason: str | None = None
+    is_trained: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -113,6 +115,7 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
         cases_done=0 if state is None else state.cases_done,
         cases=0 if state is None else state.cases,
         reason=state.reason if state is not None and now == "failed" else None,
+        is_trained=has_final_model(folder),
     )
 
 

@@ -19,13 +19,14 @@ from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, open_run, remove_folder, remove_leftovers
 from autoseg.signals import StopRequest
-from autoseg.training.checkpoint import CheckpointDescription
+from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
 from autoseg.training.loop import EpochDone, Event, IterationDone, TrainingOptions, train
 from autoseg.training.pace import Forecast
+from autoseg.training.progress_picture import PictureContent, write_progress_picture
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
@@ -229,7 +230,7 @@ def lead_training(
                 with team.leader_first():
                     begun = find_begun(job.folder)
                     options = resolve_options(job, request, number_type, begun=begun, progress=progress, team=team)
-                options = replace(options, stop=stop)
+                options = replace(options, stop=stop, title=job.title)
                 listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
                 train_fold(job, options, listeners, begun=begun)
             return _validate(job, listeners)
@@ -265,11 +266,19 @@ def _validate(job: FoldJob, listeners: Listeners) -> TrainedFold:
             device=str(job.device),
             progress=listeners.keeper.follow_cases(listeners.progress),
         )
+        _draw_validated(job, summary.foreground_mean.Dice)
         if summary.foreground_mean.Dice is not None:
             record = read_last_record(job.folder.training_log)
             epochs = 0 if record is None else record.epoch + 1
             listeners.trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary)
+
+
+def _draw_validated(job: FoldJob, dice: float | None) -> None:
+    """The picture of the progress once more, with what the validation found."""
+    trained = read_description(job.folder.final_checkpoint)
+    content = PictureContent(title=job.title, records=trained.history, schedule=trained.schedule, validation_dice=dice)
+    write_progress_picture(job.folder.progress_picture, content)
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescription | None) -> int:

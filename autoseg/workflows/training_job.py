@@ -34,6 +34,11 @@ class FoldJob:
         return f"{self.configuration}, fold {self.fold}"
 
     @property
+    def title(self) -> str:
+        """For pictures, which are looked at far from the run."""
+        return f"{self.plan.dataset_name}: {self.name} (planner {self.plan.planner})"
+
+    @property
     def folder(self) -> FoldFolder:
         """What the training writes."""
         return self.run.fold(self.configuration, self.fold)
