@@ -1,4 +1,4 @@
-"""Who answers the signals that ask a program to end."""
+"""Who answers the signals that ask a program to end, and when."""
 
 import signal
 import threading

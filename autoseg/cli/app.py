@@ -23,8 +23,15 @@ from autoseg.cli.version import show_version
 from autoseg.errors import AutosegError
 
 Command = Callable[..., None]
-CONTINUING: Final[tuple[Command, ...]] = (plan, preprocess, train, select, predict, import_model)
-"""They keep what is finished."""
+HINTS: Final = {
+    **dict.fromkeys(
+        ("plan", "preprocess", "train", "select", "predict", "import_model"), "repeat the command to continue"
+    ),
+    **dict.fromkeys(("check", "evaluate", "export"), "repeat the command to begin again"),
+    "demo": "begin again with --overwrite",
+}
+"""What to do after an interruption, by command; nothing for those that only show something."""
+FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
 
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
@@ -38,22 +45,20 @@ def say_how_to_continue(command: Command) -> Command:
         try:
             command(*arguments, **options)
         except KeyboardInterrupt as interruption:
-            typer.echo(f"\nautoseg: stopped: {str(interruption) or advise(command, options)}", err=True)
+            hint = str(interruption) or advise(command.__name__, options)
+            typer.echo(f"\nautoseg: stopped{': ' if hint else ''}{hint}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run
 
 
-def advise(command: Command, options: Mapping[str, object]) -> str:
-    """What to do after an interruption that did not say so itself."""
-    if command is demo:
-        return "begin again with --overwrite"
-    if command not in CONTINUING:
-        return "nothing goes on; repeat the command to begin again"
-    for name in ("overwrite", "restart"):
-        if options.get(name):
-            return f"repeat the command without --{name} to keep what is finished, with it to begin again"
-    return "repeat the command to continue"
+def advise(command: str, options: Mapping[str, object]) -> str:
+    """What to do after an interruption that does not say so itself."""
+    hint = HINTS.get(command, "")
+    given = [name for name in FLAGS_THAT_DISCARD if options.get(name)]
+    if given and hint.endswith("continue"):
+        return f"repeat the command without --{given[0]} to keep what is finished, with it to begin again"
+    return hint
 
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from autoseg.errors import Stopped, TrainingError
 from autoseg.run_folder import FoldFolder
@@ -27,9 +28,9 @@ def interruption_described(folder: FoldFolder, request: TrainingRequest, *, name
 
 def describe_kept(folder: FoldFolder) -> str:
     """How far a training is that nobody continues at this moment."""
-    latest, state = _read_latest(folder), read_state(folder)
-    if latest is not None:
-        return f"saved {describe_reached(latest)}"
+    state = read_state(folder)
+    if folder.latest_checkpoint.exists():
+        return _describe_latest(folder.latest_checkpoint)
     if not folder.final_checkpoint.exists():
         return "nothing is saved, as no iteration was over"
     if state is not None and state.phase == "validating":
@@ -91,10 +92,8 @@ def describe_start(folder: FoldFolder, begun: CheckpointDescription | None) -> s
     return f"begins again with epoch 1: it was ended in epoch {record.epoch + 2}, and no state had been saved"
 
 
-def _read_latest(folder: FoldFolder) -> CheckpointDescription | None:
-    if not folder.latest_checkpoint.exists():
-        return None
+def _describe_latest(path: Path) -> str:
     try:
-        return read_description(folder.latest_checkpoint)
-    except TrainingError:
-        return None
+        return f"saved {describe_reached(read_description(path))}"
+    except TrainingError as error:
+        return str(error)

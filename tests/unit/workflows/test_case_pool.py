@@ -150,3 +150,13 @@ def test_a_container_s_share_of_the_processor_limits_the_cores(
     if content is not None:
         (tmp_path / "cpu.max").write_text(content)
     assert count_usable_cores(tmp_path) == (8 if cores is None else cores)
+
+
+def tell_who_ends_it(job: int) -> bool:
+    del job
+    return signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_worker_of_a_pool_can_be_ended() -> None:
+    outcome = run_over_cases(tell_who_ends_it, [("a", 1), ("b", 2)], workers=2, label="", progress=Silent())
+    assert outcome.results == (True, True)
