@@ -9,7 +9,8 @@ from types import FrameType
 from typing import Final
 
 CTRL_C: Final = "SIGINT"
-OTHER_REQUESTS_TO_END: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # `kill`; a closed terminal; a queue on Windows
+HANG_UP: Final = "SIGHUP"
+OTHER_REQUESTS_TO_END: Final = ("SIGTERM", HANG_UP, "SIGBREAK")  # `kill`; a closed terminal; a queue on Windows
 REQUESTS_THAT_CANNOT_WAIT: Final = 3  # who presses Ctrl-C twice in a row wants no harm
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
@@ -44,6 +45,10 @@ def _say_nothing(text: str) -> None:
     del text
 
 
+def _do_nothing() -> None:
+    pass
+
+
 @dataclass(slots=True, kw_only=True)
 class StopRequest:
     """Requests to end (Ctrl-C, SIGTERM, a closed terminal), and when they are answered.
@@ -53,9 +58,11 @@ class StopRequest:
 
     Attributes:
         tell: Told, from within a signal handler, what a postponed request waits for.
+        leave_terminal: Called, likewise, when the terminal was closed: whatever is written to it from then on fails.
     """
 
     tell: Callable[[str], None] = _say_nothing
+    leave_terminal: Callable[[], None] = _do_nothing
     _waits_for: str | None = field(default=None, init=False)
     _is_urgent: bool = field(default=False, init=False)
     _count: int = field(default=0, init=False)
@@ -99,8 +106,10 @@ class StopRequest:
             self._is_urgent = False
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         self._count += 1
+        if number == getattr(signal, HANG_UP, None):
+            self.leave_terminal()
         if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_THAT_CANNOT_WAIT:
             self._is_urgent = False
             raise KeyboardInterrupt

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.console import tell_at_once
 from autoseg.cli.options import parse_duration, parse_precision, parse_trackers
 
 if TYPE_CHECKING:
@@ -111,12 +110,12 @@ def train_here(console: "Console", run: Path, request: "TrainingRequest", unit: 
     """One fold, in this process."""
     from dataclasses import replace
 
+    from autoseg.cli.console import listen_to_stops
     from autoseg.cli.reports import print_summary
-    from autoseg.signals import StopRequest
     from autoseg.workflows.training import train_run
 
     chosen = replace(request, configuration=unit.configuration, folds=(unit.fold,), device=device)
-    stop = StopRequest(tell=tell_at_once)
+    stop = listen_to_stops()
     with stop.heard():
         for trained in train_run(run, chosen, progress=console, stop=stop):
             console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
@@ -136,15 +135,15 @@ def train_in_queue(
     """Each fold in a process of its own, as many at once as there are places; tells whether all went well."""
     from contextlib import closing
 
+    from autoseg.cli.console import listen_to_stops
     from autoseg.cli.training_table import print_trainings, show_trainings
     from autoseg.errors import Stopped
     from autoseg.progress import format_duration
-    from autoseg.signals import StopRequest
     from autoseg.training.trackers import check_trackers
     from autoseg.workflows.training_queue import build_queue
 
     check_trackers(request.log_to)
-    stop = StopRequest(tell=tell_at_once)
+    stop = listen_to_stops()
     queue = build_queue(run, units, request, places, stop=stop)
     console.note(f"{len(queue.waiting)} of {len(units)} folds to train; what they print goes to {run / 'logs'}")
     if request.budget_seconds is not None and queue.waiting:

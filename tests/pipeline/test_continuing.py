@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -130,6 +131,44 @@ def test_a_training_that_is_asked_to_end_saves_its_state_and_ends_as_if_nothing_
     )
     assert found.keys() == expected.keys()
     assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_a_training_whose_terminal_is_closed_saves_its_state(run: Path) -> None:
+    shorten(run, "2d", epochs=100_000, iterations=60)
+    folder = run / "models" / "2d" / "fold_0"
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, sys.executable, "-m", "autoseg", *list_command(run)],
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+    )
+    os.close(end)
+    reader = threading.Thread(target=read_all, args=(terminal, log := folder / "training_log.jsonl"))
+    reader.start()
+    reader.join(timeout=200)  # until there is an epoch
+    os.close(terminal)
+    try:
+        process.wait(timeout=100)
+    finally:
+        process.kill()
+    assert log.is_file()
+    assert (folder / "checkpoint_latest.safetensors").is_file()
+
+
+ON_A_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def read_all(terminal: int, log: Path) -> None:
+    """Takes what is shown, as a terminal does, until an epoch is in the log."""
+    while not (log.is_file() and log.read_text()):
+        os.read(terminal, 1 << 16)
 
 
 def heed_ctrl_c() -> None:
