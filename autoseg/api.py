@@ -12,6 +12,7 @@ from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
+from autoseg.signals import CTRL_C, StopRequest
 from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
 from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
 from autoseg.workflows.given_images import OrientationWarning, take_image
@@ -94,8 +95,11 @@ def train_run(
 
     Raises:
         AutosegError: As the command reports it.
+        KeyboardInterrupt: After Ctrl-C (or the stop button of a notebook); the state of the training is saved.
     """
-    return tuple(training.train_run(Path(run), request or TrainingRequest(), progress=progress or Silent()))
+    stop, chosen = StopRequest(), request or TrainingRequest()
+    with stop.heard((CTRL_C,)):
+        return tuple(training.train_run(Path(run), chosen, progress=progress or Silent(), stop=stop))
 
 
 def select_models(

@@ -63,6 +63,10 @@ class SelectionError(AutosegError):
     """There is nothing to choose from, or what was chosen is no longer what it was."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Work ended as the user asked, in good order; its text says what is kept and how to go on."""
+
+
 class ProblemsError(AutosegError):
     """Several problems that were collected and are reported at once.
 

@@ -18,8 +18,9 @@ START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_st
 def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
     """Starts the fork server, where there is one, and at once returns the context that starts workers.
 
-    Workers ignore Ctrl-C, which a terminal sends to all processes, from their first moment on; the main process alone
-    answers it. (Otherwise one that is just loading modules would print a traceback.)
+    Workers ignore Ctrl-C from their first moment on (one that is just loading modules would print a traceback), and
+    other requests to end, too: a terminal, a cluster's scheduler and systemd send them to all processes, and the main
+    process alone answers them. What workers hold is needed until it has saved its state.
 
     Args:
         modules: Loaded by the fork server meanwhile, so that no worker needs to. Without effect once it runs.
@@ -30,7 +31,8 @@ def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
 
         if modules:
             context.set_forkserver_preload([*modules])
-        with signals_answered_by(signal.SIG_IGN, (CTRL_C,)):  # so it is for the programs that are started meanwhile
+        # Programs that are started meanwhile go on ignoring what is ignored now.
+        with signals_answered_by(signal.SIG_IGN, (CTRL_C, *OTHER_REQUESTS_TO_END)):
             forkserver.ensure_running()
     return context
 

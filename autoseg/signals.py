@@ -1,14 +1,17 @@
-"""Who answers the signals that ask a program to end."""
+"""Who answers the signals that ask a program to end, and when."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
 CTRL_C: Final = "SIGINT"
-OTHER_REQUESTS_TO_END: Final = ("SIGTERM", "SIGHUP")  # `kill`, and a terminal that is closed
+HANG_UP: Final = "SIGHUP"
+OTHER_REQUESTS_TO_END: Final = ("SIGTERM", HANG_UP, "SIGBREAK")  # `kill`; a closed terminal; a queue on Windows
+REQUESTS_THAT_CANNOT_WAIT: Final = 3  # who presses Ctrl-C twice in a row wants no harm
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
@@ -23,11 +26,94 @@ def signals_answered_by(handler: Handler, names: Sequence[str]) -> Iterator[None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    numbers = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = list_heeded(names)
     before = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     finally:
         for number, former in zip(numbers, before, strict=True):
             signal.signal(number, former)
+
+
+def list_heeded(names: Sequence[str]) -> list[signal.Signals]:
+    """Those of these signals that the system has and this process does not ignore."""
+    known = [signal.Signals[name] for name in names if hasattr(signal, name)]
+    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _say_nothing(text: str) -> None:
+    del text
+
+
+def _do_nothing() -> None:
+    pass
+
+
+@dataclass(slots=True, kw_only=True)
+class StopRequest:
+    """Requests to end (Ctrl-C, SIGTERM, a closed terminal), and when they are answered.
+
+    A request raises KeyboardInterrupt at once, except within `postponed`, where work looks at `is_made` between its
+    steps and ends where it can go on later.
+
+    Attributes:
+        tell: Told, from within a signal handler, what a postponed request waits for.
+        leave_terminal: Called, likewise, when the terminal was closed: whatever is written to it from then on fails.
+    """
+
+    tell: Callable[[str], None] = _say_nothing
+    leave_terminal: Callable[[], None] = _do_nothing
+    _waits_for: str | None = field(default=None, init=False)
+    _is_urgent: bool = field(default=False, init=False)
+    _count: int = field(default=0, init=False)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether a request was made since `postponed` was entered."""
+        return self._count > 0
+
+    @contextmanager
+    def heard(self, names: Sequence[str] = (CTRL_C, *OTHER_REQUESTS_TO_END)) -> Iterator[None]:
+        """Within it, these signals are requests."""
+        with signals_answered_by(self._answer, names):
+            yield
+
+    @contextmanager
+    def postponed(self, waits_for: str) -> Iterator[None]:
+        """Within it, requests wait, up to the third.
+
+        Args:
+            waits_for: What is done before they are answered, in words for the user.
+
+        Raises:
+            KeyboardInterrupt: When it is left, where a request was made within it.
+        """
+        self._count, self._waits_for = 0, waits_for
+        try:
+            yield
+        finally:
+            self._waits_for = None
+        if self.is_made:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def answered_at_once(self) -> Iterator[None]:
+        """Within it, although within `postponed`, one request raises KeyboardInterrupt; further ones wait again."""
+        self._is_urgent = True
+        try:
+            yield
+        finally:
+            self._is_urgent = False
+
+    def _answer(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._count += 1
+        if number == getattr(signal, HANG_UP, None):
+            self.leave_terminal()
+        if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_THAT_CANNOT_WAIT:
+            self._is_urgent = False
+            raise KeyboardInterrupt
+        if self._count == 1:
+            self.tell(f"stopping as soon as {self._waits_for}")
+        else:
+            self.tell("still stopping; Ctrl-C once more stops at once, and loses what is not saved")

@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import typer
 
@@ -22,22 +23,43 @@ from autoseg.cli.train import train
 from autoseg.cli.version import show_version
 from autoseg.errors import AutosegError
 
+Command = Callable[..., None]
+HINTS: Final = {
+    **dict.fromkeys(
+        ("plan", "preprocess", "train", "select", "predict", "import_model"), "repeat the command to continue"
+    ),
+    **dict.fromkeys(("check", "evaluate", "export"), "repeat the command to begin again"),
+    "demo": "begin again with --overwrite",
+}
+"""What to do after an interruption, by command; nothing for those that only show something."""
+FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
+
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 
-def say_how_to_continue(command: Callable[..., None]) -> Callable[..., None]:
+def say_how_to_continue(command: Command) -> Command:
     """Ends a command that is interrupted (Ctrl-C) with a line instead of a traceback."""
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
         try:
             command(*arguments, **options)
-        except KeyboardInterrupt:
-            typer.echo("\nautoseg: stopped; repeat the command without --overwrite or --restart to continue", err=True)
+        except KeyboardInterrupt as interruption:
+            hint = str(interruption) or advise(command.__name__, options)
+            typer.echo(f"\nautoseg: stopped{': ' if hint else ''}{hint}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run
+
+
+def advise(command: str, options: Mapping[str, object]) -> str:
+    """What to do after an interruption that does not say so itself."""
+    hint = HINTS.get(command, "")
+    given = [name for name in FLAGS_THAT_DISCARD if options.get(name)]
+    if given and hint.endswith("continue"):
+        return f"repeat the command without --{given[0]} to keep what is finished, with it to begin again"
+    return hint
 
 
 app = typer.Typer(

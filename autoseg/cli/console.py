@@ -1,11 +1,15 @@
 """What the user sees: progress bars on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from autoseg.progress import format_duration
+from autoseg.signals import StopRequest
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -114,6 +118,25 @@ def open_console(*, plain_width: int = PLAIN_WIDTH) -> Console:
     logging.basicConfig(level=logging.WARNING, format="autoseg: %(levelname)s: %(message)s", stream=sys.stderr)
     width = None if sys.stdout.isatty() else plain_width
     return Console(RichConsole(width=width))
+
+
+def listen_to_stops() -> StopRequest:
+    """Requests to end a command, which tell on standard error what they wait for."""
+    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+    return StopRequest(tell=_tell_at_once, leave_terminal=partial(_write_nowhere, terminals))
+
+
+def _tell_at_once(text: str) -> None:
+    """Writes a line past everything that is just being written, as only a signal handler needs to."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"\nautoseg: {text}\n".encode())
+
+
+def _write_nowhere(descriptors: Iterable[int]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def format_rate(count: int, seconds: float, unit: str) -> str:

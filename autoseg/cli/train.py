@@ -126,13 +126,14 @@ def train_here(console: "Console", run: Path, request: "TrainingRequest", unit: 
     """One fold, in this process."""
     from dataclasses import replace
 
+    from autoseg.cli.console import listen_to_stops
     from autoseg.cli.reports import print_summary
-    from autoseg.workflows.child_process import ended_like_ctrl_c
     from autoseg.workflows.training import train_run
 
     chosen = replace(request, configuration=unit.configuration, folds=(unit.fold,), device=device)
-    with ended_like_ctrl_c():
-        for trained in train_run(run, chosen, progress=console):
+    stop = listen_to_stops()
+    with stop.heard():
+        for trained in train_run(run, chosen, progress=console, stop=stop):
             console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
             if trained.summary is not None:
                 print_summary(console, trained.summary)
@@ -152,14 +153,16 @@ def train_in_queue(
     """Each fold in a process of its own, as many at once as there are places; tells whether all went well."""
     from contextlib import closing
 
+    from autoseg.cli.console import listen_to_stops
     from autoseg.cli.training_table import print_trainings, show_trainings
+    from autoseg.errors import Stopped
     from autoseg.progress import format_duration
     from autoseg.training.trackers import check_trackers
-    from autoseg.workflows.child_process import ended_like_ctrl_c
     from autoseg.workflows.training_queue import build_queue
 
     check_trackers(request.log_to)
-    queue = build_queue(run, units, request, places)
+    stop = listen_to_stops()
+    queue = build_queue(run, units, request, places, stop=stop)
     console.note(f"{len(queue.waiting)} of {len(units)} folds to train; what they print goes to {run / 'logs'}")
     if request.budget_seconds is not None and queue.waiting:
         rounds = -(-len(queue.waiting) // len(places))
@@ -167,8 +170,11 @@ def train_in_queue(
             f"each of them gets {format_duration(request.budget_seconds)}, so all take up to "
             f"{format_duration(rounds * request.budget_seconds)}"
         )
-    with ended_like_ctrl_c(), closing(queue.work_off()) as snapshots:
-        last = show_trainings(console, snapshots)
+    try:
+        with stop.heard(), closing(queue.work_off()) as snapshots:
+            last = show_trainings(console, snapshots)
+    except KeyboardInterrupt:
+        raise Stopped(queue.describe_interruption(request)) from None
     if not console.is_terminal:
         print_trainings(console, last)
     return not queue.failures

@@ -73,6 +73,14 @@ class Team:
         dist.broadcast(content, src=0)
         return type(part).model_validate_json(bytes(content.tolist()))
 
+    def is_any(self, *, own: bool) -> bool:
+        """Whether something is so in any process; the same answer for all."""
+        if self.size == 1:
+            return own
+        count = torch.tensor(float(own))
+        dist.all_reduce(count)
+        return bool(count > 0)
+
     @contextmanager
     def leader_first(self) -> Iterator[None]:
         """The others enter the block when the leader has left it, and all leave together."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.precision import NumberType
+from autoseg.signals import StopRequest
 from autoseg.training.distributed import ALONE, Team
 from autoseg.training.pace import Budget
 from autoseg.training.start import Length
@@ -33,6 +34,8 @@ class TrainingOptions:
         team: The processes that train together.
         announce: Told, in words, what was decided on the way.
         deterministic: The same result every time: on a GPU, too, at some cost, and beside other programs.
+        title: Of the picture of the progress: which training it is.
+        stop: Whether the training is asked to end; it then saves its state before.
     """
 
     device: torch.device
@@ -48,3 +51,5 @@ class TrainingOptions:
     team: Team = ALONE
     announce: Callable[[str], None] = logger.info
     deterministic: bool = False
+    title: str = ""
+    stop: StopRequest = field(default_factory=StopRequest)

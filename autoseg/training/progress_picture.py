@@ -1,41 +1,158 @@
-"""The history as a picture."""
+"""The history as a picture, for somebody who was not there."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from math import nan
 from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
+from autoseg.progress import format_duration
 from autoseg.run_folder import write_atomically
 from autoseg.training.history import EpochRecord
+from autoseg.training.schedule import Schedule
+
+FEW_ITERATIONS: Final = 100  # a guess: with fewer, a network has hardly left its first weights
+MOST_MARKED_EPOCHS: Final = 50  # more markers run into each other
+MARKERS: Final = (".", "x")  # equal values show both
+TIME_UNITS: Final = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+SHORTEST_SECONDS: Final = 1e-6  # so that time always grows
 
 
-def write_progress_picture(path: Path, records: Sequence[EpochRecord]) -> None:
-    """Draws loss, pseudo Dice and time per epoch, one below the other."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureContent:
+    """What a picture shows.
+
+    Attributes:
+        title: Which training it is.
+        records: Of all finished epochs, at least one.
+        schedule: That holds for the training now.
+        validation_dice: Mean Dice of the held-out cases as whole volumes, by the final model; None where it is not
+            known.
+    """
+
+    title: str
+    records: Sequence[EpochRecord]
+    schedule: Schedule
+    validation_dice: float | None = None
+
+    @property
+    def iterations(self) -> int:
+        """Of training, in all epochs."""
+        return len(self.records) * self.schedule.iterations_per_epoch
+
+
+def write_progress_picture(path: Path, content: PictureContent) -> None:
+    """Writes `draw_progress`.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    canvas = FigureCanvasAgg(draw_progress(content))
+    with write_atomically(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
+        canvas.print_png(str(temporary), pil_kwargs={"compress_level": 1})
+
+
+def draw_progress(content: PictureContent) -> Figure:
+    """Loss, Dice, learning rate and time by epochs, one below the other; how long it took is at the upper edge."""
     figure = Figure(figsize=(10, 11))
-    canvas = FigureCanvasAgg(figure)
-    losses, dice, times = figure.subplots(3, 1, sharex=True)
-    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.05, top=0.98, hspace=0.06)  # a layout engine is slower
-    losses.set_ylabel("loss")
-    _draw(losses, records, {"training": "train_loss", "validation": "validation_loss"})
-    dice.set_ylabel("pseudo Dice")
-    _draw(dice, records, {"mean over the classes": "mean_pseudo_dice", "moving average": "moving_average"})
-    times.set_ylabel("seconds")
-    _draw(times, records, {"whole epoch": "seconds", "waiting for patches": "data_wait_seconds"})
-    times.set_xlabel("epoch")
-    times.set_ylim(bottom=0)
-    with write_atomically(path) as temporary:
-        canvas.print_png(str(temporary))
+    losses, dice, rates, times = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 1, 1.5))
+    # A layout engine is slower.
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.05, top=0.87, hspace=0.09)
+    figure.suptitle(content.title, fontsize=14, y=0.985, parse_math=False, wrap=True)
+    figure.text(0.5, 0.945, _describe_length(content), fontsize=11, ha="center", va="center")
+    style = _choose_style(content)
+    _draw(losses, content.records, {"training": "train_loss", "validation": "validation_loss"}, style)
+    losses.legend(loc="upper right", fontsize=9)
+    losses.set_ylabel("loss (lower is better)")
+    _draw_dice(dice, content, style)
+    _draw(rates, content.records, {"learning rate": "learning_rate"}, style)
+    rates.set_ylabel("learning rate")
+    _draw(times, content.records, {"whole epoch": "seconds", "waiting for patches": "data_wait_seconds"}, style)
+    times.legend(loc="center right", fontsize=9)
+    times.set_ylabel("seconds per epoch")
+    for axes in (rates, times):
+        axes.set_ylim(bottom=0)
+    times.set_xlabel(f"epoch of {content.schedule.iterations_per_epoch} iterations, counted from 1")
+    times.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    times.set_xlim(0, 1.03 * len(content.records))
+    _add_time_axis(losses, content.records)
+    return figure
 
 
-def _draw(axes: Axes, records: Sequence[EpochRecord], fields: Mapping[str, str]) -> None:
+def _describe_length(content: PictureContent) -> str:
+    count, end = len(content.records), content.schedule.end_epoch
+    of_all = "" if end is None else f" of {max(end, count)}"
+    seconds = sum(record.seconds for record in content.records)
+    unit = "h" if round(seconds) >= 3600 else "min"
+    text = f"{count}{of_all} epochs, {content.iterations} training iterations in {format_duration(seconds)} {unit}"
+    return text if content.iterations >= FEW_ITERATIONS else f"{text}: too few to tell whether it learns"
+
+
+def _choose_style(content: PictureContent) -> dict[str, Any]:
+    """Points alone where there are few iterations, as a line would look like a trend; lines alone for many epochs."""
+    is_line = content.iterations >= FEW_ITERATIONS
+    is_marked = not is_line or len(content.records) <= MOST_MARKED_EPOCHS
+    return {"linestyle": "-" if is_line else "none", "markersize": 6 if is_marked else 0}
+
+
+def _draw(axes: Axes, records: Sequence[EpochRecord], fields: Mapping[str, str], style: Mapping[str, Any]) -> None:
     """One curve per field of the records, under its name."""
-    epochs = [record.epoch for record in records]
-    for name, field in fields.items():
+    for (name, field), marker in zip(fields.items(), MARKERS, strict=False):
         values = [getattr(record, field) for record in records]
         numbers = [nan if value is None else value for value in values]
-        axes.plot(epochs, numbers, label=name, marker="." if len(epochs) == 1 else None)
+        axes.plot(_list_positions(records), numbers, label=name, marker=marker, **style)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend()
+
+
+def _draw_dice(axes: Axes, content: PictureContent, style: Mapping[str, Any]) -> None:
+    """From 0 to 1 always, so that noise does not fill the picture."""
+    measured = [(record, record.volume_dice) for record in content.records if record.volume_dice is not None]
+    if measured:
+        records, values = zip(*measured, strict=True)
+        label = f"held-out cases, whole volumes (last: {values[-1]:.3f})"
+        axes.plot(_list_positions(records), values, label=label, color="tab:green", marker="s", markersize=4)
+    if content.validation_dice is not None:
+        label = f"held-out cases, whole volumes, final model: {content.validation_dice:.3f}"
+        position = content.records[-1].epoch + 1
+        axes.axhline(content.validation_dice, color="tab:red", linewidth=0.8, linestyle="--")
+        axes.plot(
+            [position], [content.validation_dice], label=label, color="tab:red", marker="*", markersize=12, ls="none"
+        )
+    fields = {"pseudo Dice (random patches)": "mean_pseudo_dice", "pseudo Dice, moving average": "moving_average"}
+    _draw(axes, content.records, fields, style)
+    axes.legend(loc="lower right", fontsize=9)
+    axes.set_ylabel("Dice, mean over classes (1 is best)")
+    axes.set_ylim(-0.02, 1.02)
+
+
+def _list_positions(records: Sequence[EpochRecord]) -> list[int]:
+    return [record.epoch + 1 for record in records]
+
+
+def _add_time_axis(axes: Axes, records: Sequence[EpochRecord]) -> None:
+    """Time that training had taken at the end of each epoch, without saving and pauses."""
+    spent = list(accumulate((max(record.seconds, SHORTEST_SECONDS) for record in records), initial=0.0))
+    spent.append(2 * spent[-1] - spent[-2])
+    unit, seconds = next((name, length) for name, length in TIME_UNITS if spent[-2] >= 2 * length or length == 1)
+    times, epochs = np.array(spent) / seconds, np.arange(len(spent))
+
+    def tell_time(epoch: ArrayLike) -> ArrayLike:
+        moments: ArrayLike = np.interp(np.asarray(epoch), epochs, times)
+        return moments
+
+    def find_epoch(time: ArrayLike) -> ArrayLike:
+        reached: ArrayLike = np.interp(np.asarray(time), times, epochs)
+        return reached
+
+    upper = axes.secondary_xaxis("top", functions=(tell_time, find_epoch))
+    upper.set_xlabel(f"training time ({unit})")

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -33,7 +33,7 @@ from autoseg.training.pace import (
     judge_pace,
 )
 from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
-from autoseg.training.progress_picture import write_progress_picture
+from autoseg.training.progress_picture import PictureContent, write_progress_picture
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.schedule import Schedule, compute_learning_rate
 from autoseg.training.start import Start
@@ -44,6 +44,7 @@ from autoseg.validation_conditions import is_hopeless
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
 TOLERATED_OVERFLOWS: Final = 20
 EPOCHS_BETWEEN_CHECKPOINTS: Final = 50  # at most; as in the reference implementation
+WHAT_A_STOP_WAITS_FOR: Final = "this iteration is over and the state of the training is saved"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,10 +120,14 @@ class Session:
             write_training_log(self.output.training_log, self.history)
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
-        """Runs all remaining epochs; the final checkpoint is there when the last one is reported."""
+        """Runs all remaining epochs; the final checkpoint is there when the last one is reported.
+
+        Raises:
+            KeyboardInterrupt: Training was asked to end; its state is saved.
+        """
         self.saved, begin = Timer(), self._read_clock()
         paces: list[float] = []
-        with self._open_event_files() as events:
+        with self._open_event_files() as events, self.options.stop.postponed(WHAT_A_STOP_WAITS_FOR):
             while not self._is_over():
                 is_whole = self.partial_epoch is None
                 record = yield from self._run_epoch(len(self.history), batches)
@@ -234,16 +239,20 @@ class Session:
             partial_epoch=partial_epoch,
         )
         if partial_epoch is None:
-            write_progress_picture(self.output.progress_picture, self.history)
+            self._draw_progress()
         self.saving_seconds, self.saved = timer.seconds, Timer()
 
     def _save_weights(self, path: Path) -> None:
         write_weights(path, self.learner, identity=self.identity, schedule=self.schedule, history=self.history)
 
+    def _draw_progress(self) -> None:
+        content = PictureContent(title=self.options.title, records=self.history, schedule=self.schedule)
+        write_progress_picture(self.output.progress_picture, content)
+
     def _finish(self) -> None:
         if not self.options.team.is_leader:
             return
-        write_progress_picture(self.output.progress_picture, self.history)
+        self._draw_progress()
         self._save_weights(self.output.final_checkpoint)
         self.output.latest_checkpoint.unlink(missing_ok=True)
 
@@ -253,7 +262,11 @@ class Session:
         earlier = () if begun is None else begun.train_losses
         train_losses = yield from self._run_training(epoch, batches, timer, earlier)
         seconds_per_iteration = timer.seconds / self.schedule.iterations_per_epoch
+        trained = timer.describe(train_losses)
         outcomes = yield from self._run_validation(epoch, batches, timer)
+        volume_dice = self._measure_volume_dice(epoch)
+        if self._is_asked_to_stop():
+            self._stop(trained)
         dice = compute_pseudo_dice([outcome.counts for outcome in outcomes])
         mean = compute_mean_dice(dice)
         return EpochRecord(
@@ -264,20 +277,33 @@ class Session:
             pseudo_dice=dice,
             mean_pseudo_dice=mean,
             moving_average=update_moving_average(self.history[-1].moving_average if self.history else None, mean),
-            volume_dice=self._measure_volume_dice(epoch),
+            volume_dice=volume_dice,
             seconds=timer.seconds,
             seconds_per_iteration=seconds_per_iteration,
             data_wait_seconds=timer.waited_seconds,
         )
 
     def _measure_volume_dice(self, epoch: int) -> float | None:
-        """Of the averaged weights; only while nothing else says when to end."""
-        measure = self.options.measure_dice
-        if measure is None or self.schedule.end_epoch is not None or not is_measurement_due(epoch):
+        """Of the averaged weights; only while nothing else says when to end, and nobody asks to stop."""
+        measure, stop = self.options.measure_dice, self.options.stop
+        if measure is None or self.schedule.end_epoch is not None or not is_measurement_due(epoch) or stop.is_made:
             return None
         self.learner.network.eval()
-        with self.learner.averaged_weights():
-            return measure(self.learner.network)
+        try:
+            with self.learner.averaged_weights(), stop.answered_at_once():
+                return measure(self.learner.network)
+        except KeyboardInterrupt:
+            if not self.options.stop.is_made:  # one that was not heard there
+                raise
+            return None
+
+    def _is_asked_to_stop(self) -> bool:
+        """The same for all processes of a team, which so stop in the same iteration."""
+        return self.options.team.is_any(own=self.options.stop.is_made)
+
+    def _stop(self, reached: PartialEpoch) -> NoReturn:
+        self._save_latest(reached)
+        raise KeyboardInterrupt
 
     def _run_training(
         self, epoch: int, batches: Iterator[Batch], timer: Timer, earlier: Sequence[float | None]
@@ -293,17 +319,22 @@ class Session:
             if self._is_partial_saving_due():
                 with timer.paused():
                     self._save_latest(timer.describe(losses))
+            if self._is_asked_to_stop():
+                self._stop(timer.describe(losses))
             yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
         return losses
 
     def _run_validation(
         self, epoch: int, batches: Iterator[Batch], timer: Timer
     ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
+        """The outcomes of an epoch; fewer where training is asked to end, which then repeats all of them."""
         self.learner.network.eval()
         outcomes = []
         with self.learner.averaged_weights():
             for iteration in range(self.schedule.validation_iterations_per_epoch):
                 outcomes.append(run_validation_step(self.learner, timer.take(batches)))
+                if self._is_asked_to_stop():
+                    break
                 yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
         return outcomes
 

@@ -5,16 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from autoseg.run_folder import make_folder
-from autoseg.signals import OTHER_REQUESTS_TO_END, signals_answered_by
 
-SECONDS_TO_STOP: Final = 15.0  # after Ctrl-C, for what may not be cut short, such as writing a checkpoint
+SECONDS_TO_SAVE: Final = 600.0  # after Ctrl-C: the iteration that runs, minutes on a processor, and a slow disk
+SECONDS_TO_STOP: Final = 15.0  # where nothing can be saved any more
 SECONDS_BETWEEN_LOOKS: Final = 0.1
 NEW_GROUP: Final[int] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; elsewhere a session does it
 ERROR_PREFIX: Final = "autoseg: error: "
@@ -90,24 +90,17 @@ def start_child(command: Sequence[str], *, log: Path, environment: Mapping[str, 
     return Child(process=process, log=log)
 
 
-def stop_children(children: Sequence[Child]) -> None:
-    """Stops them all: asks, waits, and ends those that do not listen. A second Ctrl-C shortens the waiting."""
+def stop_children(children: Sequence[Child], *, seconds: float) -> None:
+    """Stops them all: asks, waits so long, and ends those that do not listen, or all when it is interrupted itself."""
     try:
         for child in children:
             child.interrupt()
-        deadline = time.monotonic() + SECONDS_TO_STOP
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and any(child.poll() is None for child in children):
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         for child in children:
             child.kill()
-
-
-@contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
-    """Within it, a request to end (SIGTERM) and a closed terminal (SIGHUP) stop the program as Ctrl-C does."""
-    with signals_answered_by(_interrupt, OTHER_REQUESTS_TO_END):
-        yield
 
 
 def find_reason(log: Path) -> str:
@@ -124,8 +117,3 @@ def _read_end(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LOG_BYTES))
         return file.read().decode(errors="replace")
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    del number, frame
-    raise KeyboardInterrupt

@@ -20,7 +20,8 @@ from autoseg.run_folder import ALL_CASES, RunFolder
 from autoseg.training.folds import Splits, select_fold
 from autoseg.workflows.cascade import list_stale_folds
 from autoseg.workflows.fold_lock import locked
-from autoseg.workflows.status import has_final_model, read_validation
+from autoseg.workflows.status import has_final_model, read_fold_status, read_validation
+from autoseg.workflows.unfinished_folds import advise_on_unfinished, describe_unfinished
 from autoseg.workflows.validation import validate_fold
 
 MOST_NAMES_SHOWN = 5
@@ -89,11 +90,7 @@ def find_held_out(
     found = {name: [fold for fold in wanted if _is_finished(run, name, fold, splits)] for name in names}
     lacking = [name for name in names if not found[name]]
     if len(lacking) == len(names) or (lacking and configurations is not None):
-        msg = (
-            f"select needs trained and validated folds of {' and '.join(lacking)}, found none among folds "
-            f"{', '.join(wanted)} in {run.root}; train with: autoseg train {run.root} --configuration {lacking[0]}"
-        )
-        raise SelectionError(msg)
+        raise SelectionError(_explain_lack(run, lacking, wanted, splits))
     for name in names:
         _check_predictions(run, plan, splits, configuration=name, folds=found[name])
     result = tuple(_describe(run, name, found[name], splits) for name in names if found[name])
@@ -193,6 +190,48 @@ def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence
     own = tuple(hash_weights(run.fold(configuration, fold).final_checkpoint) for fold in names)
     previous = plan.configurations[configuration].previous_stage
     return own if previous is None else (*list_weights(run, plan, previous, folds), *own)
+
+
+def describe_left_out(
+    run: RunFolder, held_out: Sequence[HeldOut], *, configurations: Sequence[str] | None, folds: Sequence[str] | None
+) -> list[str]:
+    """Lines for the user: folds that could have been used, had their training or validation been finished."""
+    splits = read_document(run.splits, Splits)
+    used = {(entry.configuration, fold) for entry in held_out for fold in entry.folds}
+    names = configurations or tuple(read_document(run.plan, Plan).configurations)
+    statuses = [
+        read_fold_status(run, name, fold, cases=select_fold(splits, fold).validation)
+        for name in names
+        for fold in _check_folds(folds, splits)
+        if (name, fold) not in used
+    ]
+    return [f"left out: {describe_unfinished(status)}" for status in statuses if status.state != "waiting"]
+
+
+def _explain_lack(run: RunFolder, lacking: Sequence[str], wanted: Sequence[str], splits: Splits) -> str:
+    """Why there is nothing to choose from, fold by fold, and what to do."""
+    statuses = [
+        read_fold_status(run, name, fold, cases=select_fold(splits, fold).validation)
+        for name in lacking
+        for fold in wanted
+    ]
+    begun = [status for status in statuses if status.state != "waiting"]
+    others = [
+        f"{name}: fold {fold}"
+        for name in lacking
+        for fold in map(str, range(len(splits.folds)))
+        if fold not in wanted and _is_finished(run, name, fold, splits)
+    ]
+    lines = [
+        f"select needs trained and validated folds of {' and '.join(lacking)}, found none among folds "
+        f"{', '.join(wanted)} in {run.root}:",
+        *(f"  - {describe_unfinished(status)}" for status in begun),
+        *(["  - the others were never trained"] if begun and len(begun) < len(statuses) else []),
+        *(["  - none was ever trained"] if not begun else []),
+        advise_on_unfinished(run.root, statuses),
+        *([f"or use what is finished, with --fold: {'; '.join(others)}"] if others else []),
+    ]
+    return "\n".join(lines)
 
 
 def _check_folds(folds: Sequence[str] | None, splits: Splits) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.held_out import (
     HeldOut,
     complete_validations,
+    describe_left_out,
     describe_use,
     find_common_cases,
     find_held_out,
@@ -98,7 +99,8 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         collect_crossvalidation(run_root)  # what it says of these folds is out of date
     held_out = find_held_out(run, configurations=request.configurations, folds=request.folds)
     cases = find_common_cases(held_out)
-    for line in describe_use(held_out, cases):
+    unused = describe_left_out(run, held_out, configurations=request.configurations, folds=request.folds)
+    for line in (*describe_use(held_out, cases), *unused):
         progress.note(line)
     entries = [_open_single(run, entry, cases) for entry in held_out]
     if request.ensembles and len(held_out) > 1:

@@ -37,6 +37,7 @@ class FoldStatus:
         cases_done: Held-out cases that are predicted, of `cases`.
         reason: Why it failed.
         warnings: What must be known of its scores: a short training, a limited validation.
+        is_trained: Whether its final model is there, validated or not.
     """
 
     configuration: str
@@ -55,6 +56,7 @@ class FoldStatus:
     cases: int = 0
     reason: str | None = None
     warnings: tuple[str, ...] = ()
+    is_trained: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -127,6 +129,7 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
         cases=0 if state is None else state.cases,
         reason=state.reason if state is not None and now == "failed" else None,
         warnings=_find_warnings(validation, state),
+        is_trained=has_final_model(folder),
     )
 
 

@@ -19,6 +19,7 @@ from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder, remove_leftovers
+from autoseg.signals import StopRequest
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
@@ -26,6 +27,7 @@ from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
 from autoseg.training.loop import EpochDone, Event, IterationDone, TrainingOptions, train
 from autoseg.training.pace import Forecast, count_iterations
+from autoseg.training.progress_picture import PictureContent, write_progress_picture
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.validation_conditions import describe_shortage
@@ -33,6 +35,7 @@ from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_fold
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
 from autoseg.workflows.fold_time import FoldTime, check_forecast, find_fold_time
+from autoseg.workflows.interruption import describe_start, interruption_described
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
@@ -87,8 +90,16 @@ class Listeners:
     progress: Progress
 
 
-def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -> Iterator[TrainedFold]:
+def train_run(
+    run_root: Path, request: TrainingRequest, *, progress: Progress, stop: StopRequest | None = None
+) -> Iterator[TrainedFold]:
     """Trains and validates the requested folds; yields each when it is finished, and continues what was interrupted.
+
+    Args:
+        run_root: Folder of the run.
+        request: What to train.
+        progress: Who is told.
+        stop: Where requests to end are heard, so that the state is saved before.
 
     Raises:
         RunError: There is no run, or its preprocessed data is incomplete.
@@ -97,6 +108,7 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
         TrainingError: The fold does not exist, a cascade has no fold that holds a case out, or training failed.
         DeviceError: The device does not exist or is too small.
     """
+    stop = stop or StopRequest()
     if request.deterministic:
         prepare_determinism()
     device = find_device(request.device)
@@ -105,11 +117,11 @@ def train_run(run_root: Path, request: TrainingRequest, *, progress: Progress) -
     if device.type == "cuda":
         torch.cuda.set_device(device)  # or other GPUs would hold something of this process, too
     with follow_cpu_time(device, announce=progress.note, is_fixed=request.deterministic):
-        yield from _train_on_device(open_run(run_root), request, device, progress=progress)
+        yield from _train_on_device(open_run(run_root), request, device, progress=progress, stop=stop)
 
 
 def _train_on_device(
-    run: RunFolder, request: TrainingRequest, device: torch.device, *, progress: Progress
+    run: RunFolder, request: TrainingRequest, device: torch.device, *, progress: Progress, stop: StopRequest
 ) -> Iterator[TrainedFold]:
     plan = read_document(run.plan, Plan)
     name = find_configuration_name(plan, request.configuration)
@@ -122,7 +134,7 @@ def _train_on_device(
     previous = None
     cascade = find_cascade(run, plan, name, splits)
     if cascade is not None:
-        yield from train_first_stage(cascade, request, progress=progress)
+        yield from train_first_stage(cascade, request, progress=progress, stop=stop)
         previous = predict_held_out_cases(cascade, device=request.device, progress=progress)
     number_type = find_number_type(device, request.precision)
     if number_type != "float32":
@@ -132,12 +144,16 @@ def _train_on_device(
     for fold, cases in chosen.items():
         job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
         if request.parallel and not read_team().is_leader:
-            follow_training(job, request, number_type)
+            follow_training(job, request, number_type, stop=stop)
         else:
-            yield lead_training(job, request, number_type, progress=progress)
+            with interruption_described(job.folder, request, name=job.name):
+                trained = lead_training(job, request, number_type, progress=progress, stop=stop)
+            yield trained
 
 
-def train_first_stage(cascade: Cascade, request: TrainingRequest, *, progress: Progress) -> Iterator[TrainedFold]:
+def train_first_stage(
+    cascade: Cascade, request: TrainingRequest, *, progress: Progress, stop: StopRequest
+) -> Iterator[TrainedFold]:
     """Trains and validates the folds of the first stage that are not finished; finished ones are left alone.
 
     Raises:
@@ -154,7 +170,7 @@ def train_first_stage(cascade: Cascade, request: TrainingRequest, *, progress: P
     )
     length = replace(request.length, more_epochs=None)
     first = replace(request, configuration=name, folds=waiting, length=length, restart=False)
-    yield from train_run(cascade.run.root, first, progress=progress)
+    yield from train_run(cascade.run.root, first, progress=progress, stop=stop)
 
 
 def find_configuration_name(plan: Plan, wanted: str | None) -> str:
@@ -201,11 +217,14 @@ def train_fold(
     Raises:
         TrainingError: It cannot be continued, would be too short to be one, or failed.
     """
+    start = describe_start(job.folder, begun)
+    if start is not None:
+        listeners.progress.note(f"{job.name}: {start}")
     tracked = listeners.trackers.follow(start_training(job, options), job.plan.labels.class_names)
     events, progress = listeners.keeper.follow(tracked), listeners.progress
     first = next(events, None)
     if first is None:
-        progress.note(f"{job.configuration}, fold {job.fold}: already trained (--restart trains anew)")
+        progress.note(f"{job.name}: already trained (--restart trains anew)")
         return
     if isinstance(first, Forecast):
         progress.note(describe_forecast(first))
@@ -220,7 +239,7 @@ def train_fold(
 
 
 def lead_training(
-    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress
+    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress, stop: StopRequest
 ) -> TrainedFold:
     """Trains and validates one fold, which no other process can do meanwhile.
 
@@ -243,12 +262,13 @@ def lead_training(
                     options = resolve_options(
                         job, request, number_type, begun=begun, budget=fold_time.budget, progress=progress, team=team
                     )
+                options = replace(options, stop=stop, title=job.title)
                 listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
                 train_fold(job, options, listeners, fold_time=fold_time, begun=begun)
             return _validate(job, listeners, fold_time.validation)
 
 
-def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType) -> None:
+def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType, *, stop: StopRequest) -> None:
     """Trains a part of every batch for the process that leads, and writes nothing.
 
     Raises:
@@ -258,7 +278,7 @@ def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberT
         with team.leader_first():
             begun = find_begun(job.folder)
             options = resolve_options(job, request, number_type, begun=begun, progress=Silent(), team=team)
-        for _ in start_training(job, options):
+        for _ in start_training(job, replace(options, stop=stop)):
             pass
 
 
@@ -282,11 +302,19 @@ def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | Non
             progress=listeners.keeper.follow_cases(listeners.progress),
             choice=choice,
         )
+        _draw_validated(job, summary.foreground_mean.Dice)
         if summary.foreground_mean.Dice is not None:
             record = read_last_record(job.folder.training_log)
             epochs = 0 if record is None else record.epoch + 1
             listeners.trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary, shortage=shortage)
+
+
+def _draw_validated(job: FoldJob, dice: float | None) -> None:
+    """The picture of the progress once more, with what the validation found."""
+    trained = read_description(job.folder.final_checkpoint)
+    content = PictureContent(title=job.title, records=trained.history, schedule=trained.schedule, validation_dice=dice)
+    write_progress_picture(job.folder.progress_picture, content)
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescription | None) -> int:
@@ -298,14 +326,13 @@ def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescrip
 
 
 def _note_events(events: Iterator[Event], job: FoldJob, listeners: Listeners) -> Iterator[IterationDone]:
-    name = f"{job.configuration}, fold {job.fold}"
     for event in events:
         if isinstance(event, IterationDone):
             yield event
         elif isinstance(event, EpochDone):
             listeners.progress.note(describe_epoch(event.record, event.schedule.end_epoch))
         elif isinstance(event, Schedule):
-            listeners.progress.note(f"{name}: {describe_schedule(event)} on {job.device}")
+            listeners.progress.note(f"{job.name}: {describe_schedule(event)} on {job.device}")
             _warn_of_shortage(event, job, listeners)
 
 

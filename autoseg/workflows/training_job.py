@@ -29,6 +29,16 @@ class FoldJob:
     previous: PreviousStage | None = None
 
     @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.configuration}, fold {self.fold}"
+
+    @property
+    def title(self) -> str:
+        """For pictures, which are looked at far from the run."""
+        return f"{self.plan.dataset_name}: {self.name} (planner {self.plan.planner})"
+
+    @property
     def folder(self) -> FoldFolder:
         """What the training writes."""
         return self.run.fold(self.configuration, self.fold)
@@ -43,7 +53,7 @@ class FoldJob:
         parameters = list_parameters(self.plan, self.configuration) | {"fold": self.fold, "device": str(self.device)}
         return TrackedRun(
             experiment=self.plan.dataset_name,
-            name=f"{self.configuration}, fold {self.fold}",
+            name=self.name,
             parameters=parameters,
             folder=self.folder.root,
         )

@@ -12,10 +12,13 @@ from typing import Final
 
 from autoseg.cpu_time import count_usable_cores
 from autoseg.errors import RunError
+from autoseg.fork_server import interruptions_held
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.child_process import Child, start_child, stop_children
+from autoseg.signals import StopRequest
+from autoseg.workflows.child_process import SECONDS_TO_SAVE, SECONDS_TO_STOP, Child, start_child, stop_children
 from autoseg.workflows.fold_lock import find_holder
 from autoseg.workflows.fold_options import compute_loader_count
+from autoseg.workflows.interruption import advise_queue, describe_kept
 from autoseg.workflows.status import FoldStatus
 from autoseg.workflows.training_places import Devices
 from autoseg.workflows.training_request import TrainingRequest
@@ -46,7 +49,7 @@ class Work:
             time.sleep(SECONDS_FOR_REASONS)
         failed = [child for child in self.children if child.poll()]
         reason = min(failed, key=Child.rank_end).describe_end()
-        stop_children(self.children)
+        stop_children(self.children, seconds=SECONDS_TO_STOP)
         return reason
 
 
@@ -58,6 +61,7 @@ class TrainingQueue:
         places: Devices, each of which trains one unit at a time.
         waiting: Units in the order in which they are begun.
         failures: Reasons, by unit.
+        stop: Where requests to end are heard.
     """
 
     run: RunFolder
@@ -67,27 +71,45 @@ class TrainingQueue:
     waiting: deque[Unit]
     running: list[Work] = field(default_factory=list)
     failures: dict[Unit, str] = field(default_factory=dict)
+    stop: StopRequest = field(default_factory=StopRequest)
 
     def work_off(self) -> Generator[tuple[FoldStatus, ...], None, None]:
         """Trains everything, and yields the state of all units about once a second and at the end.
 
-        When it is closed before its end, or interrupted, running trainings are stopped as by Ctrl-C.
+        When it is closed before its end, or interrupted, running trainings are stopped as by Ctrl-C, and save.
         """
         try:
             while self.waiting or self.running:
                 self._collect()
-                self._start()
+                with interruptions_held():  # or a process might run that nobody knows
+                    self._start()
                 yield self.read_statuses()
                 if self.running:
                     time.sleep(SECONDS_BETWEEN_LOOKS)
         finally:
-            stop_children([child for work in self.running for child in work.children])
+            self._stop_running()
         yield self.read_statuses()
 
     def read_statuses(self) -> tuple[FoldStatus, ...]:
         """Of all units."""
         devices = {work.unit: "+".join(work.devices) for work in self.running}
         return tuple(self._read_status(unit, devices.get(unit)) for unit in self.units)
+
+    def describe_interruption(self, request: TrainingRequest) -> str:
+        """What is kept of the folds that were being trained, and how to go on."""
+        kept = [f"{unit.name}: {describe_kept(self.run.fold(unit.configuration, unit.fold))}" for unit in self._at_work]
+        return "; ".join([*kept, advise_queue(request, [unit.name for unit in self.waiting])])
+
+    @property
+    def _at_work(self) -> list[Unit]:
+        return [work.unit for work in self.running]
+
+    def _stop_running(self) -> None:
+        if not self.running:
+            return
+        self.stop.tell(f"stopping as soon as this is saved: {'; '.join(unit.name for unit in self._at_work)}")
+        with self.stop.postponed("all is saved"):
+            stop_children([child for work in self.running for child in work.children], seconds=SECONDS_TO_SAVE)
 
     def _read_status(self, unit: Unit, device: str | None) -> FoldStatus:
         status = unit.read_status(self.run)
@@ -142,7 +164,7 @@ class TrainingQueue:
         return None
 
     def _is_running(self, unit: Unit) -> bool:
-        return any(work.unit == unit for work in self.running)
+        return unit in self._at_work
 
     def _begin(self, unit: Unit, devices: Devices) -> Work:
         environments = _list_environments(devices, self.places)
@@ -154,7 +176,12 @@ class TrainingQueue:
 
 
 def build_queue(
-    run_root: Path, units: Sequence[Unit], request: TrainingRequest, places: Sequence[Devices]
+    run_root: Path,
+    units: Sequence[Unit],
+    request: TrainingRequest,
+    places: Sequence[Devices],
+    *,
+    stop: StopRequest | None = None,
 ) -> TrainingQueue:
     """A queue of the commands `autoseg train --configuration --fold --device`; finished units are not begun."""
     run = RunFolder(run_root)
@@ -175,6 +202,7 @@ def build_queue(
         places=tuple(places),
         command_of=command_of,
         waiting=deque(unit for unit in units if not is_up_to_date(run, unit, request)),
+        stop=stop or StopRequest(),
     )
 
 

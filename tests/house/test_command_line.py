@@ -1,13 +1,23 @@
 """The command line's surface is frozen, loads lazily, and reports errors without tracebacks."""
 
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import typer
 import typer.main
 
 from autoseg.cli.app import app, say_how_to_continue
+from autoseg.cli.check import check
+from autoseg.cli.demo import demo
+from autoseg.cli.plan import plan
+from autoseg.cli.predict import predict
+from autoseg.cli.select import select
+from autoseg.cli.status import status
+from autoseg.cli.train import train
+from autoseg.errors import Stopped
 
 EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
@@ -70,14 +80,45 @@ def test_help_imports_neither_torch_nor_numpy(arguments: list[str]) -> None:
     assert "Usage" in done.stdout
 
 
-def test_an_interrupted_command_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
-    def work() -> None:
-        raise KeyboardInterrupt
+def interrupt(command: Callable[..., None], error: KeyboardInterrupt, **options: object) -> None:
+    """Ends a command by Ctrl-C; the wrapped function is told from others by what it is, so the work is put into it."""
+
+    @functools.wraps(command)
+    def work(**given: object) -> None:
+        raise error
 
     with pytest.raises(typer.Exit) as stop:
-        say_how_to_continue(work)()
+        say_how_to_continue(work)(**options)
     assert stop.value.exit_code == 130
-    assert "repeat the command" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt(select, KeyboardInterrupt())
+    assert capsys.readouterr().err == "\nautoseg: stopped: repeat the command to continue\n"
+    interrupt(train, Stopped("saved in epoch 3; the same command continues"))
+    assert capsys.readouterr().err == "\nautoseg: stopped: saved in epoch 3; the same command continues\n"
+
+
+@pytest.mark.parametrize(("command", "flag"), [(predict, "overwrite"), (plan, "overwrite"), (train, "restart")])
+def test_a_flag_that_discards_is_named_only_where_it_was_given(
+    capsys: pytest.CaptureFixture[str], command: Callable[..., None], flag: str
+) -> None:
+    interrupt(command, KeyboardInterrupt(), **{flag: False})
+    assert "--" not in capsys.readouterr().err
+    interrupt(command, KeyboardInterrupt(), **{flag: True})
+    assert f"repeat the command without --{flag} to keep what is finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "text"), [(check, "repeat the command"), (status, "stopped\n"), (demo, "with --overwrite")]
+)
+def test_a_command_that_cannot_continue_does_not_promise_it(
+    capsys: pytest.CaptureFixture[str], command: Callable[..., None], text: str
+) -> None:
+    interrupt(command, KeyboardInterrupt())
+    message = capsys.readouterr().err
+    assert text in message
+    assert "continue" not in message
 
 
 def test_unknown_flags_are_usage_errors() -> None:

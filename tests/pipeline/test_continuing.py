@@ -1,11 +1,13 @@
 """Trainings that end in the middle, whatever ended them, and go on with the same command."""
 
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -73,6 +75,105 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(run: Path
     )
     assert found.keys() == expected.keys()
     assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def send(process: subprocess.Popen[str], kind: str) -> None:
+    """As `kill` does, as a terminal does on Ctrl-C (twice, by an impatient hand), as a cluster's scheduler does."""
+    if kind == "kill":
+        process.terminate()
+    elif kind == "scheduler":
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("kind", ["kill", "terminal", "scheduler"])
+def test_a_training_that_is_asked_to_end_saves_its_state_and_ends_as_if_nothing_had_happened(
+    run: Path, tmp_path: Path, kind: str
+) -> None:
+    shorten(run, "2d", epochs=6, iterations=60)
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    command = [sys.executable, "-m", "autoseg", *list_command(run), "--workers", "1"]
+    log, latest = (
+        run / "models" / "2d" / "fold_0" / name for name in ("training_log.jsonl", "checkpoint_latest.safetensors")
+    )
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while not (log.is_file() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            latest.unlink(missing_ok=True)  # what is written from now on is written because of the signal
+            send(process, kind)
+            _, err = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    where = re.search(r"saved in (epoch \d of 6, after iteration \d+ of 60); the same command continues", err)
+    assert where is not None, err
+    continued = run_autoseg(*list_command(run))
+    assert continued.code == 0, continued.err
+    assert f"2d, fold 0: continues, in {where[1]}" in continued.out
+    whole = run_autoseg(*list_command(other))
+    assert whole.code == 0, whole.err
+    found, expected = (
+        load_file(place / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors") for place in (run, other)
+    )
+    assert found.keys() == expected.keys()
+    assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_a_training_whose_terminal_is_closed_saves_its_state(run: Path) -> None:
+    shorten(run, "2d", epochs=100_000, iterations=60)
+    folder = run / "models" / "2d" / "fold_0"
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, sys.executable, "-m", "autoseg", *list_command(run)],
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+    )
+    os.close(end)
+    reader = threading.Thread(target=read_all, args=(terminal, log := folder / "training_log.jsonl"))
+    reader.start()
+    reader.join(timeout=200)  # until there is an epoch
+    os.close(terminal)
+    try:
+        process.wait(timeout=100)
+    finally:
+        process.kill()
+    assert log.is_file()
+    assert (folder / "checkpoint_latest.safetensors").is_file()
+
+
+ON_A_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def read_all(terminal: int, log: Path) -> None:
+    """Takes what is shown, as a terminal does, until an epoch is in the log."""
+    while not (log.is_file() and log.read_text()):
+        os.read(terminal, 1 << 16)
+
+
+def heed_ctrl_c() -> None:
+    """A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_training_that_is_asked_to_end_leaves_no_process_behind(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -68,7 +69,10 @@ def listen_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_ctrl_c_stops_every_process_and_the_same_command_continues(run: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_end_reaches_every_process_which_saves_and_the_same_command_continues(
+    run: Path, number: signal.Signals
+) -> None:
     shorten(run, "2d", epochs=100_000, iterations=1)
     command = [sys.executable, "-m", "autoseg", "train", run, "--configuration", "2d", "--device", "cpu"]
     queue = subprocess.Popen(
@@ -88,10 +92,12 @@ def test_ctrl_c_stops_every_process_and_the_same_command_continues(run: Path) ->
     assert running["end_epoch"] == 100_000
     children = psutil.Process(queue.pid).children(recursive=True)
     assert running["pid"] in {child.pid for child in children}
-    queue.send_signal(signal.SIGINT)
+    queue.send_signal(number)
     _, err = queue.communicate(timeout=150)
     assert queue.returncode == 130
-    assert "repeat the command" in err
+    assert "stopping as soon as this is saved: 2d, fold 0" in err
+    assert re.search(r"2d, fold 0: saved (in|after) epoch \d+ of 100000.*; the same command continues", err), err
+    assert (run / "models" / "2d" / "fold_0" / "checkpoint_latest.safetensors").is_file()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     assert read_status(run)["2d", "0"]["state"] == "interrupted"

@@ -1,7 +1,9 @@
 """One process of a test of distributed training: `python rank.py FOLDER`; what to train lies there as JSON."""
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,16 +12,26 @@ from autoseg.document import parse_part, read_json
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.run_folder import FoldFolder
+from autoseg.signals import StopRequest
 from autoseg.training.distributed import joined_team
 from autoseg.training.folds import Fold
-from autoseg.training.loop import IterationDone, TrainingOptions, train
+from autoseg.training.loop import Event, IterationDone, TrainingOptions, train
+
+
+def pass_on(events: Iterator[Event], asked: list[int] | None, *, rank: int) -> Iterator[IterationDone]:
+    """The iterations; one of the processes is asked to end after one of them, if that is wanted."""
+    for count, event in enumerate(event for event in events if isinstance(event, IterationDone)):
+        if asked == [rank, count]:
+            signal.raise_signal(signal.SIGTERM)
+        yield event
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     content = read_json(folder / "trainings.json")
     device = torch.device("cpu")
-    with joined_team(device) as team:
+    stop = StopRequest()
+    with joined_team(device) as team, stop.heard():
         losses = {}
         for name, (plan, labels) in content["trainings"].items():
             events = train(
@@ -36,9 +48,10 @@ def main(folder: Path) -> None:
                     seconds_between_checkpoints=0.0,
                     largest_saving_share=1.0,
                     team=team,
+                    stop=stop,
                 ),
             )
-            losses[name] = [event.loss for event in events if isinstance(event, IterationDone)]
+            losses[name] = [event.loss for event in pass_on(events, content.get("asked"), rank=team.rank)]
         (folder / f"losses_{team.rank}.json").write_text(json.dumps(losses))
 
 

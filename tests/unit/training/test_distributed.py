@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def find_free_port():
         return free.getsockname()[1]
 
 
-def run_ranks(folder, count):
+def run_ranks(folder, count, *, code=0):
     team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": str(count)}
     ranks = [
         subprocess.Popen(
@@ -40,7 +41,7 @@ def run_ranks(folder, count):
         for rank in range(count)
     ]
     errors = [process.communicate(timeout=280)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * count, errors
+    assert [process.returncode for process in ranks] == [code] * count, errors
 
 
 @pytest.fixture
@@ -113,6 +114,24 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(
         assert dice[0] == dice[1]
         log = FoldFolder(tmp_path / name).training_log.read_text().splitlines()
         assert len(log) == plan.training.epochs  # written once, by the leader
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_of_two_processes_is_asked_to_end_both_end_in_the_same_iteration_and_the_leader_saves(
+    variants, channels, fold, *, data_folder, tmp_path, rank
+):
+    plan, labels = variants["batch_dice"]
+    longer = plan.model_copy(update={"training": plan.training.model_copy(update={"iterations_per_epoch": 4})})
+    content = {
+        "trainings": {"x": (longer.model_dump(mode="json"), labels.model_dump(mode="json"))},
+        "channels": [channel.model_dump(mode="json") for channel in channels],
+        "data": {"x": str(data_folder)},
+        "fold": fold.model_dump(mode="json"),
+        "asked": [rank, 1],
+    }
+    (tmp_path / "trainings.json").write_text(json.dumps(content))
+    run_ranks(tmp_path, 2, code=-signal.SIGINT)
+    assert read_checkpoint(FoldFolder(tmp_path / "x").latest_checkpoint).description.reached == (0, 3)
 
 
 @pytest.mark.parametrize(

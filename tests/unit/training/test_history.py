@@ -10,7 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from autoseg.errors import RunError
 from autoseg.training.event_files import open_event_files, write_events
 from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
-from autoseg.training.progress_picture import write_progress_picture
 
 
 def make_record(epoch, **changes):
@@ -103,12 +102,3 @@ def test_event_files_leave_out_what_has_no_value(tmp_path):
     assert "pseudo_dice_of_class/a" in tags
     assert "pseudo_dice_of_class/b" not in tags
     assert read_scalars(tmp_path, "pseudo_dice/mean")[0] == pytest.approx(0.7)
-
-
-@pytest.mark.parametrize("count", [1, 5])
-def test_the_picture_is_a_png_also_with_gaps_or_one_epoch(tmp_path, count):
-    path = tmp_path / "progress.png"
-    records = [make_record(0, mean_pseudo_dice=None, moving_average=None, train_loss=None)]
-    write_progress_picture(path, records + [make_record(epoch) for epoch in range(1, count)])
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,5 @@
 import json
+import signal
 import time
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from autoseg.errors import DeviceError, TrainingError
 from autoseg.preprocessing.cache import open_case
 from autoseg.preprocessing.previous_stage import PredictionSource, write_prediction
 from autoseg.run_folder import FoldFolder
+from autoseg.signals import StopRequest
 from autoseg.training import session
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.loop import EpochDone, Forecast, IterationDone, Length, TrainingOptions, train
@@ -163,6 +165,103 @@ def test_a_training_goes_on_within_an_epoch_as_if_nothing_had_happened(start, tm
         assert set(expected.tensors) == set(found.tensors)
         assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
     assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+
+
+@pytest.fixture
+def stop():
+    """Hears the signals that a test raises; as in a terminal, Ctrl-C is not ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request = StopRequest()
+    with request.heard():
+        yield request
+    signal.signal(signal.SIGINT, before)
+
+
+def ask_to_stop(events, *, at, number=signal.SIGINT):
+    """Raises a signal when an epoch, or one of its iterations, is told; the training must end by itself."""
+    for event in events:
+        if isinstance(event, EpochDone):
+            told = (event.record.epoch,)
+        else:
+            told = (event.epoch, event.stream, event.iteration) if isinstance(event, IterationDone) else None
+        if told == at:
+            signal.raise_signal(number)
+
+
+def assert_equal_ends(whole, parts):
+    for kind in ("final_checkpoint", "best_checkpoint"):
+        expected, found = (read_checkpoint(getattr(FoldFolder(folder), kind)) for folder in (whole, parts))
+        assert set(expected.tensors) == set(found.tensors)
+        assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+    assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+
+
+@pytest.mark.parametrize(
+    ("at", "reached", "decay", "number"),
+    [
+        ((0, "training", 0), (0, 2), 0.0, signal.SIGINT),
+        ((1, "training", 1), (1, 3), 0.9, signal.SIGTERM),
+        ((1, "training", 2), (1, 3), 0.9, signal.SIGINT),  # in the validation, of which nothing is kept
+        ((1, "validation", 1), (1, 3), 0.0, signal.SIGTERM),
+    ],
+)
+def test_a_training_that_is_asked_to_stop_saves_where_it_is_and_ends_bit_for_bit(
+    start, stop, tmp_path, *, at, reached, decay, number
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    changes = {"weight_average_decay": decay, "seconds_between_checkpoints": NEVER}
+    list(start(whole, **changes))
+    with pytest.raises(KeyboardInterrupt):
+        ask_to_stop(start(parts, **changes, options={"stop": stop}), at=at, number=number)
+    assert read_latest(parts).description.reached == reached
+    list(start(parts, **changes))
+    assert_equal_ends(whole, parts)
+
+
+def test_requests_that_come_while_the_state_is_saved_do_not_spoil_it(start, stop, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    list(start(whole))
+    write = session.write_resumable_checkpoint
+
+    def write_meanwhile(path, learner, **others):
+        signal.raise_signal(signal.SIGINT)  # the second of two
+        write(path, learner, **others)
+
+    monkeypatch.setattr(session, "write_resumable_checkpoint", write_meanwhile)
+    events = start(parts, seconds_between_checkpoints=NEVER, options={"stop": stop})
+    with pytest.raises(KeyboardInterrupt):
+        ask_to_stop(events, at=(1, "training", 0))
+    monkeypatch.undo()
+    assert read_latest(parts).description.reached == (1, 2)
+    list(start(parts))
+    assert_equal_ends(whole, parts)
+
+
+def test_a_request_in_the_last_epoch_comes_after_the_final_checkpoint(start, stop, tmp_path):
+    folder = tmp_path / "fold"
+    with pytest.raises(KeyboardInterrupt):
+        ask_to_stop(start(folder, epochs=1, options={"stop": stop}), at=(0,))
+    assert FoldFolder(folder).final_checkpoint.exists()
+    assert list(start(folder, epochs=1)) == []
+
+
+def test_a_request_while_whole_volumes_are_measured_is_answered_at_once_and_the_epoch_is_kept(start, stop, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    changes = {"until_plateau": True, "weight_average_decay": 0.9, "seconds_between_checkpoints": NEVER, "epochs": 6}
+
+    def measure(network):
+        return 0.5
+
+    def measure_and_be_interrupted(network):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("measuring went on")
+
+    list(start(whole, **changes, options={"measure_dice": measure}))
+    with pytest.raises(KeyboardInterrupt):
+        list(start(parts, **changes, options={"measure_dice": measure_and_be_interrupted, "stop": stop}))
+    assert read_latest(parts).description.reached == (4, 3)
+    list(start(parts, **changes, options={"measure_dice": measure}))
+    assert_equal_ends(whole, parts)
 
 
 def test_the_times_of_an_epoch_in_two_parts_are_those_of_both(start, tmp_path):

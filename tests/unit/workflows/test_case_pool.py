@@ -136,3 +136,13 @@ def test_a_pool_that_is_interrupted_starts_no_further_case(tmp_path: Path) -> No
 def test_a_problem_that_many_cases_share_is_said_once() -> None:
     failures = [Failure(case=f"c{index}", problems=("same",), traceback=None) for index in range(5)]
     assert describe_failures(failures) == ("c0, c1, c2 and 2 more: same",)
+
+
+def tell_who_ends_it(job: int) -> bool:
+    del job
+    return signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_worker_of_a_pool_can_be_ended() -> None:
+    outcome = run_over_cases(tell_who_ends_it, [("a", 1), ("b", 2)], workers=2, label="", progress=Silent())
+    assert outcome.results == (True, True)

@@ -15,13 +15,16 @@ from autoseg.plan import Plan
 from autoseg.progress import Silent
 from autoseg.run_folder import write_text
 from autoseg.training.folds import Fold, Splits
+from autoseg.training.history import EpochRecord, append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import write_label_map
 from autoseg.workflows import held_out, selection
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.postprocessing import learn_postprocessing
 from autoseg.workflows.selection import SelectionRequest, select_models
 from autoseg.workflows.selection_document import Selection
+from autoseg.workflows.training_state import TrainingState
 
 GRID = Grid(shape_voxels=(8, 9, 10), spacing_mm=(2.0, 1.0, 1.0))
 LABELS = LabelScheme(
@@ -32,6 +35,18 @@ LABELS = LabelScheme(
 )
 FOLDS = (("a", "b"), ("c", "d"))
 CASES = ("a", "b", "c", "d")
+RECORD = EpochRecord(
+    epoch=0,
+    learning_rate=0.01,
+    train_loss=0.5,
+    validation_loss=0.6,
+    pseudo_dice=(0.7,),
+    mean_pseudo_dice=0.7,
+    moving_average=0.65,
+    seconds=2.0,
+    seconds_per_iteration=0.1,
+    data_wait_seconds=0.2,
+)
 
 
 class Notes(Silent):
@@ -270,7 +285,7 @@ def test_cases_of_a_single_fold_are_divided_into_blocks(run):
 
 
 def test_what_cannot_be_compared_is_refused_with_what_to_do(run):
-    with pytest.raises(SelectionError, match=r"found none among folds 0, 1 .*autoseg train"):
+    with pytest.raises(SelectionError, match=r"(?s)found none among folds 0, 1 .*none was ever trained.*autoseg train"):
         select(run)
     finish(run, "2d", folds=("0",))
     finish(run, "3d_lowres", folds=("1",))
@@ -287,6 +302,57 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(run):
     run.splits.unlink()
     with pytest.raises(SelectionError, match="which cases its folds held out"):
         select(run)
+
+
+def refuse(run, **choices):
+    with pytest.raises(SelectionError) as refused:
+        select(run, **choices)
+    return str(refused.value)
+
+
+def keep_state(run, configuration, fold, **values):
+    write_document(run.fold(configuration, fold).state, TrainingState(device="cpu", **values))
+
+
+def test_a_fold_that_is_being_trained_or_validated_is_waited_for(run):
+    keep_state(run, "2d", "0", phase="validating", cases_done=3, cases=10, remaining_seconds=40)
+    keep_state(run, "2d", "1", phase="training", end_epoch=100)
+    append_to_training_log(run.fold("2d", "1").training_log, RECORD)
+    with locked(run.fold("2d", "0"), device="cuda:0"), locked(run.fold("2d", "1"), device="cpu"):
+        told = refuse(run, configurations=("2d",))
+    assert "2d, fold 0: is being validated, 3 of 10 cases are done, 0:40 left (process" in told
+    assert "cuda:0)" in told
+    assert "2d, fold 1: is being trained, epoch 2 of 100 (process" in told
+    assert f"wait until this is finished: 2d, fold 0; 2d, fold 1 (autoseg status {run.root} --watch" in told
+    assert "autoseg train" not in told
+
+
+def test_folds_whose_process_is_gone_are_to_be_continued(run):
+    keep_state(run, "2d", "0", phase="training", end_epoch=100)
+    append_to_training_log(run.fold("2d", "0").training_log, RECORD)
+    keep_state(run, "2d", "1", phase="failed", reason="the disk is full")
+    told = refuse(run, configurations=("2d",))
+    assert "2d, fold 0: was interrupted after epoch 1 of 100" in told
+    assert "2d, fold 1: failed: the disk is full" in told
+    assert f"continue with: autoseg train {run.root} --configuration 2d --fold 0 --fold 1" in told
+
+
+def test_a_fold_of_which_the_validation_was_interrupted_is_told_from_an_untrained_one(run):
+    finish(run, "2d", folds=("1",))
+    write_text(run.fold("2d", "0").final_checkpoint, "weights")
+    keep_state(run, "2d", "0", phase="validating", cases_done=1, cases=2)
+    told = refuse(run, folds=("0",), configurations=("2d",))
+    assert "2d, fold 0: is trained, but its validation was interrupted" in told
+    assert "or use what is finished, with --fold: 2d: fold 1" in told
+
+
+def test_what_is_left_out_because_it_is_not_finished_is_told(run):
+    finish(run, "2d", folds=("0",))
+    keep_state(run, "2d", "1", phase="training", end_epoch=100)
+    notes = Notes()
+    with locked(run.fold("2d", "1"), device="cpu"):
+        assert select(run, progress=notes).members[0].folds == ("0",)
+    assert any(line.startswith("left out: 2d, fold 1: is being trained, epoch 1 of 100") for line in notes.lines)
 
 
 def test_a_cascade_without_its_first_stage_is_refused_before_anything_is_learned(run, monkeypatch):

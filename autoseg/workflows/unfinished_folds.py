@@ -1,0 +1,57 @@
+"""Folds that cannot be used yet: what each of them lacks, and what to do, in words."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoseg.progress import format_duration
+from autoseg.workflows.status import FoldStatus
+
+
+def describe_unfinished(status: FoldStatus) -> str:
+    """How far a fold is that is not trained and validated."""
+    return f"{status.configuration}, fold {status.fold}: {_describe_state(status)}{_describe_rest(status)}"
+
+
+def advise_on_unfinished(run_root: Path, statuses: Sequence[FoldStatus]) -> str:
+    """What to do until there are finished folds: wait for those that run, else continue what was begun, else train.
+
+    Args:
+        run_root: Folder of the run.
+        statuses: Of the folds that were looked at, none of which is finished.
+    """
+    running = [status for status in statuses if status.is_running]
+    if running:
+        waited = "; ".join(f"{status.configuration}, fold {status.fold}" for status in running)
+        return f"wait until this is finished: {waited} (autoseg status {run_root} --watch shows how far it is)"
+    begun = [status for status in statuses if status.state != "waiting"]
+    if begun:
+        names = dict.fromkeys(status.configuration for status in begun)
+        return "continue with: " + " ; ".join(
+            f"autoseg train {run_root} --configuration {name} "
+            + " ".join(f"--fold {status.fold}" for status in begun if status.configuration == name)
+            for name in names
+        )
+    return f"train with: autoseg train {run_root} --configuration {statuses[0].configuration}"
+
+
+def _describe_state(status: FoldStatus) -> str:
+    end = "" if status.end_epoch is None else f" of {status.end_epoch}"
+    if status.state == "interrupted" and status.is_trained:
+        return "is trained, but its validation was interrupted"
+    if status.state == "interrupted":
+        return f"was interrupted after epoch {status.epochs_done}{end}" if status.epochs_done else "was interrupted"
+    texts = {
+        "preparing": "is being prepared for training",
+        "training": f"is being trained, epoch {status.epochs_done + 1}{end}",
+        "validating": f"is being validated, {status.cases_done} of {status.cases} cases are done",
+        "failed": f"failed: {status.reason}",
+        "finished": "is finished",
+    }
+    return texts.get(status.state, "was never trained")
+
+
+def _describe_rest(status: FoldStatus) -> str:
+    if not status.is_running:
+        return ""
+    left = "" if status.remaining_seconds is None else f", {format_duration(status.remaining_seconds)} left"
+    return f"{left} (process {status.pid}, {status.device})"

@@ -1,0 +1,133 @@
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+from autoseg.signals import OTHER_REQUESTS_TO_END, StopRequest, list_heeded
+
+REQUESTS = [signal.SIGINT, *([] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGHUP])]
+
+
+@pytest.fixture(autouse=True)
+def _as_usual():
+    """A test may run where Ctrl-C is ignored, as in the background of a shell, or a hang-up, as under nohup."""
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    for number in REQUESTS:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def stop(told):
+    return StopRequest(tell=told.append)
+
+
+@pytest.mark.parametrize("number", REQUESTS)
+def test_a_request_ends_work_at_once(stop, number):
+    done = []
+
+    def work():
+        with stop.heard():
+            signal.raise_signal(number)
+            done.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == []
+
+
+@pytest.mark.parametrize("number", REQUESTS)
+def test_a_postponed_request_is_told_and_answered_at_the_end_of_the_work(stop, told, number):
+    done = []
+
+    def work():
+        with stop.heard(), stop.postponed("the cake is baked"):
+            done.append(stop.is_made)
+            signal.raise_signal(number)
+            done.append(stop.is_made)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == [False, True]
+    assert told == ["stopping as soon as the cake is baked"]
+
+
+def test_of_three_requests_the_last_one_does_not_wait(stop, told):
+    done = []
+
+    def work():
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+            done.append(stop.is_made)
+
+    with pytest.raises(KeyboardInterrupt), stop.heard(), stop.postponed("the cake is baked"):
+        work()
+    assert done == [True, True]
+    assert "once more" in told[1]
+
+
+def test_within_postponed_work_a_part_may_be_interrupted_once(stop):
+    done = []
+
+    def interrupt():
+        with stop.answered_at_once():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.raise_signal(signal.SIGINT)
+                done.append("tidied up")
+
+    def work():
+        with stop.heard(), stop.postponed("the cake is baked"):
+            with pytest.raises(KeyboardInterrupt):
+                interrupt()
+            done.append("saved")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["tidied up", "saved"]
+
+
+def test_an_earlier_request_is_not_answered_twice(stop):
+    with stop.heard():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with stop.postponed("all is saved"):
+            assert not stop.is_made
+
+
+def test_without_requests_nothing_happens(stop, told):
+    with stop.heard(), stop.postponed("the cake is baked"):
+        pass
+    assert told == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_the_main_thread_nothing_is_heard(stop):
+    handlers = []
+
+    def listen():
+        with stop.heard():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no hang-up")
+def test_what_is_ignored_stays_so():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert list_heeded(OTHER_REQUESTS_TO_END) == [signal.SIGTERM]
+    with StopRequest().heard():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
