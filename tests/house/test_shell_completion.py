@@ -68,7 +68,7 @@ def test_commands_and_flags_are_completed() -> None:
         (("predict", "a", "b", "c", "--device", "c"), ["cpu", "cuda"]),
         (("select", "a", "--device", "m"), ["mps"]),
         (("train", "a", "--device", "a"), ["auto"]),
-        (("export", "a", "--format", ""), ["nnunet"]),
+        (("export", "a", "--format", ""), ["autoseg", "nnunet"]),
         (("export", "a", "--fold", "a"), ["all"]),
         (("import", "a", "b", "--checkpoint", "b"), ["best"]),
         (("import", "a", "b", "--fold", "1"), ["1"]),
