@@ -147,12 +147,12 @@ def _add_time_axis(axes: Axes, records: Sequence[EpochRecord]) -> None:
     times, epochs = np.array(spent) / seconds, np.arange(len(spent))
 
     def tell_time(epoch: ArrayLike) -> ArrayLike:
-        moments: ArrayLike = np.interp(np.asarray(epoch), epochs, times)
-        return moments
+        time: ArrayLike = np.interp(np.asarray(epoch), epochs, times)
+        return time
 
     def find_epoch(time: ArrayLike) -> ArrayLike:
-        reached: ArrayLike = np.interp(np.asarray(time), times, epochs)
-        return reached
+        epoch: ArrayLike = np.interp(np.asarray(time), times, epochs)
+        return epoch
 
     upper = axes.secondary_xaxis("top", functions=(tell_time, find_epoch))
     upper.set_xlabel(f"training time ({unit})")
