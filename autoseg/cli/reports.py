@@ -55,23 +55,35 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
     ]
 
 
-def print_check(console: "Console", report: "CheckReport") -> None:
-    """All problems and notes in one table, then the classes."""
+def print_check(console: "Console", report: "CheckReport", *, every_case: bool = False) -> None:
+    """All problems and notes in one table, then what dataset.json may need, then the classes.
+
+    Args:
+        console: Where to print.
+        report: What was found.
+        every_case: One row for each problem of each case instead of one for each kind.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    from autoseg.problems import describe_cases, has_unnamed_cases
+
     if report.problems or report.notes:
         table = Table(title="Problems and notes", title_justify="left")
-        for heading in ("", "case", "what"):
+        for heading in ("", "cases", "what"):
             table.add_column(heading)
-        for entry in report.problems:
-            table.add_row("problem", Text(entry.case or "-"), Text(entry.problem))
+        for entry in report.problems if every_case else report.diagnosis.problems:
+            table.add_row("problem", Text(describe_cases(entry.cases) if entry.cases else "-"), Text(entry.text))
         for note in report.notes:
             is_warning, text = note.startswith("warning: "), note.removeprefix("warning: ")
             table.add_row("warning" if is_warning else "note", "-", Text(text))
         console.show_table(table)
+    for correction in report.diagnosis.corrections:
+        console.note(f"{correction.describe()}\n")
+    if has_unnamed_cases(report.diagnosis.problems) and not every_case:
+        console.note(f"every case with its problems: autoseg check {report.dataset} --all\n")
     if report.classes:
-        failed = len({entry.case for entry in report.problems if entry.case is not None})
+        failed = len({name for entry in report.problems for name in entry.cases})
         print_classes(console, report.classes, title=f"Classes in the {report.cases - failed} cases without problems")
 
 

@@ -27,10 +27,11 @@ def read_dataset(root: Path) -> Dataset:
     else:
         findings.problems.append("the folder does not exist; check the path")
     dataset = None if description is None else _build_dataset(root, description, findings)
-    if dataset is None or findings.problems:
-        count = len(findings.problems)
+    problems = findings.list_problems()
+    if dataset is None or problems:
+        count = len(problems)
         heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}):"
-        raise DatasetError(heading, findings.problems)
+        raise DatasetError(heading, problems)
     return dataset
 
 
@@ -55,7 +56,7 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
         cases=cases,
         splits_file=find_beside(root, SPLITS_NAME),
         groups_file=find_beside(root, GROUPS_NAME),
-        notes=tuple(findings.notes),
+        notes=findings.describe_notes(),
     )
 
 
@@ -83,7 +84,7 @@ def _check_case_count(cases: tuple[Case, ...], description: Description, finding
     expected = description.training_count
     if expected is not None and cases and expected != len(cases):
         findings.notes.append(f"dataset.json: numTraining is {expected}, but there are {len(cases)} cases")
-    if findings.problems or len(cases) >= LEAST_CASES:
+    if findings.list_problems() or len(cases) >= LEAST_CASES:
         return
     found = f"only {cases[0].name}" if cases else "none"
     findings.problems.append(f"cross-validation needs at least {LEAST_CASES} labelled cases, found {found}")

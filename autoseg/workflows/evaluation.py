@@ -13,7 +13,7 @@ from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, strip_ending
-from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
+from autoseg.workflows.case_pool import compute_worker_count, list_problems, run_over_cases, write_failure_log
 
 SURFACE_TOLERANCE_MM = 1.0
 BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
@@ -74,7 +74,7 @@ def evaluate_jobs(jobs: list[EvaluationJob], *, folder: Path, progress: Progress
         summary = summarize(outcome.results, labels=jobs[0].labels, tolerance_mm=SURFACE_TOLERANCE_MM)
         write_summary(folder, summary)
     if outcome.failures or summary is None:
-        lines = [*describe_failures(outcome.failures)]
+        lines = [*list_problems(outcome.failures)]
         lines += write_failure_log(folder / "evaluation.log", outcome.failures)
         rest = "; the others are in the summary:" if summary is not None else ":"
         heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated{rest}"

@@ -37,7 +37,7 @@ from autoseg.postprocessing.rules import (
     keep_largest_foreground,
 )
 from autoseg.progress import Progress
-from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases
+from autoseg.workflows.case_pool import compute_worker_count, list_problems, run_over_cases
 from autoseg.workflows.evaluation import BYTES_PER_CASE, EvaluationJob, read_pair
 
 BACKGROUND = 0
@@ -228,7 +228,7 @@ class _Learner:
         )
         if outcome.failures:
             heading = f"{len(outcome.failures)} of {len(jobs)} held-out predictions cannot be used:"
-            raise CasesFailedError(heading, describe_failures(outcome.failures))
+            raise CasesFailedError(heading, list_problems(outcome.failures))
         return outcome.results
 
 

@@ -10,7 +10,7 @@ import typer.main
 from autoseg.cli.app import app, say_how_to_continue
 
 EXPECTED_FLAGS = {
-    "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--json"},
+    "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
         "--run", "--planner", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",
         "--no-preprocess", "--workers", "--overwrite",

@@ -36,7 +36,7 @@ def change(**entries: Any) -> dict[str, Any]:
 def get_problems(root: Path) -> str:
     with pytest.raises(DatasetError) as caught:
         read_dataset(root)
-    return "\n".join(caught.value.problems)
+    return "\n".join(problem.describe() for problem in caught.value.problems)
 
 
 def list_cases(dataset: Dataset) -> dict[str, tuple[list[str], str]]:
@@ -385,7 +385,7 @@ def test_what_is_wrong_with_listed_paths_is_named(tmp_path):
     assert f"case a: {tmp_path / 'gone.nii.gz'} does not exist" in problems
     assert "case a: expected 2 image files, one for each of X, Y, found 1" in problems
     assert f"case b: the ending of {tmp_path / 'a.txt'} cannot be read" in problems
-    assert "case 'c' must have images" in problems
+    assert "case c: its entry in 'dataset' of dataset.json must have images" in problems
     assert "case 'd' must have images" in problems
     assert "dataset must map case names" in get_problems(make(tmp_path, change(dataset=["a"])))
 
@@ -437,7 +437,7 @@ def test_the_decathlon_may_be_converted_to_channel_files(tmp_path):
 def test_what_is_wrong_with_a_list_of_training_images_is_named(tmp_path):
     description = {**DECATHLON, "training": [*DECATHLON["training"], DECATHLON["training"][0], {"image": "x"}]}
     problems = get_problems(make(tmp_path, description, ("imagesTr/b.nii.gz", *LABEL_FILES)))
-    assert "case b is listed 2 times" in problems
+    assert "case b: is listed 2 times" in problems
     assert f"case a: {tmp_path / 'imagesTr' / 'a.nii.gz'} does not exist" in problems
     assert "every entry must have image and label, found {'image': 'x'}" in problems
 
