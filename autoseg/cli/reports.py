@@ -9,20 +9,25 @@ if TYPE_CHECKING:
     from autoseg.cli.console import Console
     from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
     from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+    from autoseg.geometry import DistanceUnit
     from autoseg.plan import Plan
     from autoseg.workflows.checking import CheckReport
     from autoseg.workflows.class_counts import ClassCount
     from autoseg.workflows.selection_document import Selection
 
-COLUMNS = {
-    "Dice": "Dice",
-    "IoU": "IoU",
-    "HD95": "HD95 (mm)",
-    "NSD": "NSD (1 mm)",
-    "volume_difference_ml": "volume difference (ml)",
-}
+COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
 
 CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
+
+
+def name_column(metric: str, unit: "DistanceUnit") -> str:
+    """A metric with its unit: millimetres, or pixels where the files tell no spacing."""
+    units = {
+        "HD95": "HD95 (mm)" if unit == "mm" else "HD95 (pixels)",
+        "NSD": f"NSD (1 {unit})",
+        "volume_difference_ml": f"volume difference ({'ml' if unit == 'mm' else '1000 voxels'})",
+    }
+    return units.get(metric, metric)
 
 
 def print_plan(console: "Console", plan: "Plan") -> None:
@@ -44,7 +49,10 @@ def print_plan(console: "Console", plan: "Plan") -> None:
 def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
     configurations = plan.configurations.values()
     return [
-        ("spacing (mm)", *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations)),
+        (
+            f"spacing ({'mm' if plan.distance_unit == 'mm' else 'pixels'})",
+            *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations),
+        ),
         ("median shape", *(" x ".join(f"{v:.6g}" for v in c.median_shape_voxels) for c in configurations)),
         ("patch", *(" x ".join(map(str, c.patch_voxels)) for c in configurations)),
         ("batch", *(str(c.training.batch_size) for c in configurations)),
@@ -104,7 +112,7 @@ def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title:
 
 def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
     """One row per case and class."""
-    table = _open_table("Cases", "case", "class")
+    table = _open_table("Cases", "case", "class", unit=summary.distance_unit)
     for case in summary.metric_per_case:
         for key, values in case.metrics.items():
             table.add_row(case.case, summary.class_names[key], *_format_row(values))
@@ -115,7 +123,9 @@ def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
     """Means over the cases per class, and over the classes; with the number of cases where a value is undefined."""
     total = len(summary.metric_per_case)
     table = _open_table(
-        f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)", "class"
+        f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)",
+        "class",
+        unit=summary.distance_unit,
     )
     for key, values in summary.mean.items():
         counts = summary.count[key]
@@ -136,7 +146,7 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
     for name, scores in result.configurations.items():
         title = f"Cross-validation of {name}: {scores.cases} cases, {len(scores.folds)} folds"
         table = Table(title=f"{title} (mean, standard deviation, 95 % interval of the mean)", title_justify="left")
-        for heading in ("class", *(COLUMNS[score] for score in CROSSVALIDATED)):
+        for heading in ("class", *(name_column(score, result.distance_unit) for score in CROSSVALIDATED)):
             table.add_column(heading)
         for key, values in scores.classes.items():
             table.add_row(result.class_names[key], *(_format_statistic(values[score]) for score in CROSSVALIDATED))
@@ -180,14 +190,14 @@ def _format_statistic(values: "Statistic") -> str:
     return f"{values.mean:.3f}{spread} [{format_metric(values.lower)}, {format_metric(values.upper)}]"
 
 
-def _open_table(title: str, *names: str) -> "Table":
+def _open_table(title: str, *names: str, unit: "DistanceUnit") -> "Table":
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for name in names:
         table.add_column(name)
-    for heading in COLUMNS.values():
-        table.add_column(heading, justify="right")
+    for metric in COLUMNS:
+        table.add_column(name_column(metric, unit), justify="right")
     return table
 
 

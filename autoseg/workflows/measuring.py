@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autoseg.dataset import Case, Dataset
 from autoseg.errors import DatasetError
 from autoseg.fingerprint import Fingerprint
-from autoseg.geometry import IDENTITY, Grid, compute_reorientation
+from autoseg.geometry import IDENTITY, Grid, compute_reorientation, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
 from autoseg.problems import Problem, has_unnamed_cases
@@ -88,6 +88,7 @@ def measure_dataset(
         labels=dataset.labels,
         channel_names=dataset.channel_names,
         orientation=orientation,
+        distance_unit=find_distance_unit(grids.values()),
     )
 
 
