@@ -204,8 +204,8 @@ def _parse_dataset_key(listed: Any, findings: Findings) -> tuple[ListedCase, ...
         else:
             findings.add_to_case(
                 name,
-                f"its entry in 'dataset' of {DESCRIPTION_NAME} must have images (a list of paths) and label (a path), "
-                f"found {entry!r:.80}",
+                f"its entry in 'dataset' of {DESCRIPTION_NAME} must have images (a list of paths) and label (a path)\n"
+                f"    found {entry!r:.80}",
             )
     return tuple(cases)
 

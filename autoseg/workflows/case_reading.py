@@ -58,7 +58,8 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     if volume is None or reference is None or problems:
         raise DatasetError(case.name, problems)
     label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
-    problems += [Problem(text=text) for text in check_case(volume.array, label_map)]
+    # A label map on another grid is reported: its shape need not be compared once more.
+    problems += [Problem(text=text) for text in check_case(volume.array, None if problems else label_map)]
     if problems:
         raise DatasetError(case.name, problems)
     return LabelledCase(name=case.name, image=volume.array, label_map=label_map, grid=volume.grid)
