@@ -22,8 +22,8 @@ def explain_dicom(place: Path) -> str:
     found = next((path for path in _list_candidates(place) if is_dicom(path)), None)
     if found is None:
         return ""
-    shown = found.name if place.is_file() else found.relative_to(place)
-    return f"; it {'is' if place.is_file() else 'holds'} DICOM ({shown}): {FOLDER_ADVICE}"
+    what = "is DICOM" if place.is_file() else f"holds DICOM ({found.relative_to(place)})"
+    return f"; {place.name} {what}: {FOLDER_ADVICE}"
 
 
 def is_dicom(path: Path) -> bool:

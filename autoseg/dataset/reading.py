@@ -9,6 +9,7 @@ from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
 from autoseg.dataset.listed_cases import find_listed_cases
 from autoseg.errors import DatasetError
+from autoseg.problems import group_problems, has_unnamed_cases
 
 LEAST_CASES: Final = 2
 
@@ -30,7 +31,8 @@ def read_dataset(root: Path) -> Dataset:
     problems = findings.list_problems()
     if dataset is None or problems:
         count = len(problems)
-        heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}):"
+        listed = f"; autoseg check {root} --all lists them" if has_unnamed_cases(group_problems(problems)) else ""
+        heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}{listed}):"
         raise DatasetError(heading, problems)
     return dataset
 

@@ -34,7 +34,7 @@ LAYOUTS = ["slice1.dcm", "IM0001", "patient1/study/series/IM0001", "patient1/sli
 def test_dicom_is_found_in_folders_and_their_subfolders(tmp_path, name):
     write(tmp_path, "a/notes.txt", b"text")
     write(tmp_path, name)
-    assert explain_dicom(tmp_path).startswith(f"; it holds DICOM ({name}): ")
+    assert explain_dicom(tmp_path).startswith(f"; {tmp_path.name} holds DICOM ({name}): ")
     assert "dcm2niix" in explain_dicom(tmp_path)
 
 
@@ -58,7 +58,7 @@ def test_nothing_is_said_of_folders_without_dicom(tmp_path):
 )
 def test_every_command_that_takes_images_says_what_to_do_with_dicom(tmp_path, use, name):
     write(tmp_path / "images", name)
-    with pytest.raises(AutosegError, match=r"it holds DICOM \(.*convert a series of DICOM slices with dcm2niix"):
+    with pytest.raises(AutosegError, match=r"holds DICOM \(.*convert a series of DICOM slices with dcm2niix"):
         use(tmp_path / "images")
 
 
@@ -68,12 +68,12 @@ def make_label_maps(folder: Path) -> Path:
 
 def test_predictions_in_dicom_and_single_files_are_told_too(tmp_path):
     write(tmp_path, "predictions/series/IM0001")
-    with pytest.raises(AutosegError, match=r"no label maps in .*it holds DICOM"):
+    with pytest.raises(AutosegError, match=r"no label maps in .*holds DICOM"):
         pair_files(tmp_path / "predictions", tmp_path)
     single = write(tmp_path, "IM0001")
-    with pytest.raises(AutosegError, match="it is DICOM"):
+    with pytest.raises(AutosegError, match="IM0001 is DICOM"):
         find_images(single, channel_count=1, file_ending=".nii.gz")
-    with pytest.raises(AutosegError, match="it is DICOM"):
+    with pytest.raises(AutosegError, match="IM0001 is DICOM"):
         read_image([single])
 
 
@@ -84,5 +84,5 @@ def test_a_dataset_with_dicom_in_its_folders_is_told(tmp_path, part):
     for other in {"imagesTr", "labelsTr"} - {part}:
         write(tmp_path, f"{other}/a.nii.gz", b"x")
     write(tmp_path, f"{part}/a/IM0001")
-    with pytest.raises(AutosegError, match=rf"{part} .*it holds DICOM \(a/IM0001\)"):
+    with pytest.raises(AutosegError, match=rf"{part} .*holds DICOM \(a/IM0001\)"):
         read_dataset(tmp_path)

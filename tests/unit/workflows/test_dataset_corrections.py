@@ -173,6 +173,7 @@ def test_missing_files_of_many_cases_are_one_line(dataset):
         path.unlink()
     with pytest.raises(DatasetError) as caught:
         read_dataset(dataset)
+    assert f"(5 problems; autoseg check {dataset} --all lists them):" in str(caught.value)
     assert "  - 5 cases (p1_a, p1_b, p2_a, ...): the label map labelsTr/p*.nii.gz is missing" in str(caught.value)
     assert [problem.cases for problem in caught.value.problems][:2] == [("p1_a",), ("p1_b",)]
     assert len(check(dataset).diagnosis.problems) == 1
