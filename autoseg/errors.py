@@ -6,6 +6,8 @@ the message and exits with 1; anything that is not an `AutosegError` is a defect
 
 from collections.abc import Sequence
 
+from autoseg.problems import Problem, group_problems
+
 
 class AutosegError(Exception):
     """Root of everything that the user can put right."""
@@ -71,15 +73,16 @@ class ProblemsError(AutosegError):
     """Several problems that were collected and are reported at once.
 
     Attributes:
-        problems: One finished sentence per problem, in the order found.
+        problems: All, in the order found. The message has one line for all problems of one kind.
     """
 
-    def __init__(self, heading: str, problems: Sequence[str]) -> None:
+    def __init__(self, heading: str, problems: Sequence[Problem]) -> None:
         self.heading = heading
         self.problems = tuple(problems)
-        super().__init__("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+        lines = (f"  - {problem.describe()}" for problem in group_problems(problems))
+        super().__init__("\n".join([heading, *lines]))
 
-    def __reduce__(self) -> tuple[type["ProblemsError"], tuple[str, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type["ProblemsError"], tuple[str, tuple[Problem, ...]]]:
         """Rebuilds from both arguments, so that the error survives the way out of a worker process."""
         return type(self), (self.heading, self.problems)
 

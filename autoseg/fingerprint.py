@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autoseg.document import Document, Part
+from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
 
 PositiveTriple = tuple[
@@ -73,6 +74,7 @@ class Fingerprint(Document):
     Attributes:
         file_ending: Ending of the dataset's files, for example ".nii.gz".
         orientation: Axis code (x, y, z) to which every image is brought; None for pictures without a world.
+        distance_unit: Of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
     """
 
     schema_version: Literal[1] = 1
@@ -83,6 +85,7 @@ class Fingerprint(Document):
     channels: Annotated[tuple[ChannelFingerprint, ...], Field(min_length=1)]
     cases: Annotated[tuple[CaseFingerprint, ...], Field(min_length=1)]
     orientation: str | None
+    distance_unit: DistanceUnit = "mm"
     median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
 
 

@@ -5,8 +5,9 @@ right, front, head). An orientation code has one letter per index axis **in the 
 ITK-SNAP print it: "LPS" means that x grows to the left, y to the back and z to the head.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,12 @@ IntTriple = tuple[int, int, int]
 FloatTriple = tuple[float, float, float]
 Scalar = TypeVar("Scalar", bound=np.generic)
 Direction = tuple[FloatTriple, FloatTriple, FloatTriple]
+DistanceUnit = Literal["mm", "pixel"]
+"""What lengths mean: of images whose files tell no spacing (PNG, JPEG, plain TIFF), pixels are all that is known."""
 
 WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))
+PLANAR_SPACING_FACTOR: Final = 999.0
+"""Spacing along z of an image that has no z: far coarser than in plane, so that no rule ever mixes slices."""
 SINGULAR_DETERMINANT: Final = 1e-6
 
 
@@ -32,6 +37,7 @@ class Grid:
         origin_mm: World position (R, A, S) of the centre of voxel (0, 0, 0).
         direction: For each array axis z, y, x the unit vector (R, A, S) into which it grows.
         is_oriented: False for pictures without a world (PNG, BMP, ...): they are never reoriented.
+        tells_spacing: False where the file tells no spacing; `spacing_mm` then counts pixels.
     """
 
     shape_voxels: IntTriple
@@ -39,6 +45,7 @@ class Grid:
     origin_mm: FloatTriple = (0.0, 0.0, 0.0)
     direction: Direction = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
     is_oriented: bool = True
+    tells_spacing: bool = True
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -56,10 +63,20 @@ class Grid:
 
     def describe(self) -> str:
         """One line for error messages: shape, spacing, origin and orientation."""
+        if not self.tells_spacing:
+            planar = self.shape_voxels[0] == 1
+            shape = " x ".join(str(extent) for extent in self.shape_voxels[int(planar) :])
+            return f"{shape} pixels ({'y, x' if planar else 'z, y, x'}), no spacing"
         shape = " x ".join(str(extent) for extent in self.shape_voxels)
         spacing = " x ".join(f"{value:.6g}" for value in self.spacing_mm)
         origin = ", ".join(f"{value:.6g}" for value in self.origin_mm)
         return f"{shape} voxels (z, y, x), spacing {spacing} mm, origin ({origin}) mm, axes {self.orientation_code}"
+
+
+def find_distance_unit(grids: Iterable[Grid]) -> DistanceUnit:
+    """Pixels if no grid tells a spacing; else millimetres, of which others are taken to have one for each pixel."""
+    tells_spacing = [grid.tells_spacing for grid in grids]
+    return "pixel" if tells_spacing and not any(tells_spacing) else "mm"
 
 
 def build_grid_from_affine(affine: NDArray[np.float64], shape_voxels: IntTriple) -> Grid:
@@ -150,6 +167,7 @@ class Reorientation:
             origin_mm=_triple(origin),
             direction=(rows[0], rows[1], rows[2]),
             is_oriented=grid.is_oriented,
+            tells_spacing=grid.tells_spacing,
         )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from autoseg import __version__
 from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, ForegroundIntensities
-from autoseg.geometry import FloatTriple
+from autoseg.geometry import DistanceUnit, FloatTriple
 from autoseg.image_digest import compute_image_digest
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
@@ -130,6 +130,7 @@ def build_fingerprint(
     labels: LabelScheme,
     channel_names: Sequence[str],
     orientation: str | None,
+    distance_unit: DistanceUnit = "mm",
 ) -> Fingerprint:
     """Puts the measurements of all cases together."""
     with_foreground = [measurement.intensities for measurement in measurements if measurement.intensities]
@@ -146,6 +147,7 @@ def build_fingerprint(
         channels=channels,
         cases=cases,
         orientation=orientation,
+        distance_unit=distance_unit,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
     )
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from autoseg.document import Document, Part
 from autoseg.errors import PlanError
+from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
 
 Value = TypeVar("Value")
@@ -332,6 +333,7 @@ class Plan(Document):
         budget_seconds: Time that was planned for, from raw images to predictions; None: without a limit.
         orientation: Axis code (x, y, z) to which images are brought before anything else; None for pictures.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
+        distance_unit: Of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
         file_ending: Ending of predicted label maps, as in the dataset.
     """
 
@@ -343,6 +345,7 @@ class Plan(Document):
     dataset_name: str
     file_ending: str
     orientation: str | None
+    distance_unit: DistanceUnit = "mm"
     axis_permutation: tuple[int, int, int]
     labels: LabelScheme
     channels: Annotated[tuple[ChannelPlan, ...], Field(min_length=1)]

@@ -1,12 +1,15 @@
 """Which array axis comes first in the plan: the one along which 2D networks see slices."""
 
 from autoseg.fingerprint import CaseFingerprint
-from autoseg.geometry import FloatTriple, IntTriple
+from autoseg.geometry import DistanceUnit, FloatTriple, IntTriple
 from autoseg.plan import Decision
-from planners.reasons import AXIS_NAMES, format_extents
+from planners.reasons import AXIS_NAMES
+from planners.spacing import format_spacing
 
 
-def choose_axis_permutation(target_spacing_mm: FloatTriple, cases: tuple[CaseFingerprint, ...]) -> Decision[IntTriple]:
+def choose_axis_permutation(
+    target_spacing_mm: FloatTriple, cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit = "mm"
+) -> Decision[IntTriple]:
     """Puts the axis with the coarsest target spacing first (the first of equals) and keeps the order of the others.
 
     Where every case is a single slice, the slice axis comes first whatever its spacing (the reference planner would
@@ -19,7 +22,7 @@ def choose_axis_permutation(target_spacing_mm: FloatTriple, cases: tuple[CaseFin
     candidates = slice_axes or [0, 1, 2]
     first = max(candidates, key=lambda axis: (target_spacing_mm[axis], -axis))
     second, third = (axis for axis in range(3) if axis != first)
-    spacing = f"the target spacing is {format_extents(target_spacing_mm)} mm along z, y, x"
+    spacing = f"the target spacing is {format_spacing(target_spacing_mm, cases, distance_unit)}"
     if slice_axes:
         because = f"every case has a single voxel along {AXIS_NAMES[first]}, so that axis comes first; {spacing}"
     else:

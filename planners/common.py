@@ -9,8 +9,8 @@ from autoseg.plan import ChannelPlan, ConfigurationPlan, Decision, Plan, Reason
 from planners.axes import choose_axis_permutation
 from planners.median_shape import ResampledDataset, compute_resampled_dataset
 from planners.normalization import choose_normalization
-from planners.reasons import AXIS_NAMES, format_extents, record
-from planners.spacing import choose_target_spacing
+from planners.reasons import AXIS_NAMES, record
+from planners.spacing import choose_target_spacing, format_spacing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,10 @@ class CommonDecisions:
     def dataset(self) -> ResampledDataset:
         """The data at the target spacing."""
         return compute_resampled_dataset(
-            self.fingerprint.cases, target_spacing_mm=self.spacing.value, axis_permutation=self.axes.value
+            self.fingerprint.cases,
+            target_spacing_mm=self.spacing.value,
+            axis_permutation=self.axes.value,
+            distance_unit=self.fingerprint.distance_unit,
         )
 
     def build_plan(
@@ -53,6 +56,7 @@ class CommonDecisions:
             dataset_name=fingerprint.dataset_name,
             file_ending=fingerprint.file_ending,
             orientation=fingerprint.orientation,
+            distance_unit=fingerprint.distance_unit,
             axis_permutation=self.axes.value,
             labels=fingerprint.labels,
             channels=tuple(decision.value for decision in self.channels),
@@ -60,7 +64,11 @@ class CommonDecisions:
             reasons=(
                 record("memory target", memory, f"{memory.value:g} GB"),
                 _explain_orientation(fingerprint),
-                record("target spacing", self.spacing, f"{format_extents(self.spacing.value)} mm (z, y, x)"),
+                record(
+                    "target spacing",
+                    self.spacing,
+                    format_spacing(self.spacing.value, fingerprint.cases, fingerprint.distance_unit),
+                ),
                 record("axis permutation", self.axes, ", ".join(AXIS_NAMES[axis] for axis in self.axes.value)),
                 *(
                     record(f"channel {index} ({chosen.value.name}): normalization", chosen, chosen.value.normalization)
@@ -77,12 +85,12 @@ def choose_common(fingerprint: Fingerprint) -> CommonDecisions:
     Raises:
         PlanError: A CT channel without foreground.
     """
-    spacing = choose_target_spacing(fingerprint.cases)
+    spacing = choose_target_spacing(fingerprint.cases, fingerprint.distance_unit)
     relative_size = fingerprint.median_relative_size_after_cropping
     return CommonDecisions(
         fingerprint=fingerprint,
         spacing=spacing,
-        axes=choose_axis_permutation(spacing.value, fingerprint.cases),
+        axes=choose_axis_permutation(spacing.value, fingerprint.cases, fingerprint.distance_unit),
         channels=tuple(
             choose_normalization(channel, median_relative_size_after_cropping=relative_size)
             for channel in fingerprint.channels

@@ -91,13 +91,13 @@ def choose_configuration(
     """
     patch = shared.choose_patch(dataset)
     topology = patch.value
-    network, network_reasons = _choose_network(name, topology, spacing_mm=dataset.spacing_mm, shared=shared)
+    network, network_reasons = _choose_network(name, topology, dataset=dataset, shared=shared)
     batch_size = shared.choose_batch_size(topology, dataset)
     batch_dice = choose_batch_dice(
         topology.patch_voxels, dataset.median_shape_voxels, has_coarser_configuration=has_coarser_configuration
     )
     augmentation = choose_augmentation(topology.patch_voxels)
-    resampling = choose_resampling(dataset.spacing_mm)
+    resampling = choose_resampling(dataset.spacing_mm, dataset.distance_unit)
     plan = ConfigurationPlan(
         dimensions=network.dimensions,
         spacing_mm=dataset.spacing_mm,
@@ -123,9 +123,10 @@ def choose_configuration(
 
 
 def _choose_network(
-    name: str, topology: Topology, *, spacing_mm: tuple[float, ...], shared: Circumstances
+    name: str, topology: Topology, *, dataset: ResampledDataset, shared: Circumstances
 ) -> tuple[NetworkPlan, tuple[Reason, ...]]:
-    pooling = explain_topology(topology, spacing_mm)
+    spacing_mm = dataset.spacing_mm
+    pooling = explain_topology(topology, spacing_mm, dataset.distance_unit)
     features = choose_features(topology.stage_count, dimensions=len(spacing_mm))
     depth = choose_depth(topology.stage_count, shared.profile)
     deep_supervision = choose_deep_supervision(topology)

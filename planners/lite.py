@@ -35,7 +35,7 @@ from planners.low_resolution import coarsen
 from planners.median_shape import ResampledDataset
 from planners.patch_size import compute_initial_patch
 from planners.planner import SLICES
-from planners.reasons import format_amount, format_count, format_extents, format_share, record
+from planners.reasons import format_amount, format_count, format_extents, format_lengths, format_share, record
 from planners.resampling import choose_resampling
 from planners.step_time import estimate_step_seconds, list_convolutions
 from planners.topology import FEWEST_STAGES, Topology, choose_deep_supervision, compute_topology, explain_topology
@@ -276,7 +276,7 @@ def build_configuration(
         topology.patch_voxels, chosen.dataset.median_shape_voxels, has_coarser_configuration=False
     )
     augmentation = choose_lite_augmentation(topology, orientation=fingerprint.orientation)
-    resampling = choose_resampling(chosen.dataset.spacing_mm)
+    resampling = choose_resampling(chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
     plan = ConfigurationPlan(
         dimensions=2 if dimensions == 2 else 3,
         spacing_mm=chosen.dataset.spacing_mm,
@@ -302,7 +302,7 @@ def build_configuration(
         ),
     )
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
-    pooling = explain_topology(topology, chosen.dataset.spacing_mm)
+    pooling = explain_topology(topology, chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
     reasons = (
         record(f"{name}: network", decision, _describe(chosen)),
         record(f"{name}: batch", chosen.batch, str(chosen.batch.value)),
@@ -389,7 +389,7 @@ def _describe(candidate: Candidate) -> str:
 
 
 def _explain(candidate: Candidate, considered: int, situation: Situation) -> str:
-    spacing = format_extents(candidate.dataset.spacing_mm)
+    spacing = format_lengths(candidate.dataset.spacing_mm, candidate.dataset.distance_unit)
     enough = "at least" if candidate.patches >= ENOUGH_PATCHES else "fewer than"
     larger = "no wider network and no larger patch is tried"
     if considered > 1:
@@ -400,5 +400,5 @@ def _explain(candidate: Candidate, considered: int, situation: Situation) -> str
         f"{candidate.step_seconds:.3g} s per iteration {situation.training_seconds / 60:.3g} minutes hold "
         f"{format_count(candidate.patches)} patches, {enough} the {format_count(ENOUGH_PATCHES)} that are wanted, with "
         f"{candidate.memory_bytes / 1e9:.2g} GB of feature maps; a patch covers {format_share(candidate.context)} of "
-        f"the median case at {spacing} mm"
+        f"the median case at {spacing}"
     )

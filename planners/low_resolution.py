@@ -8,7 +8,7 @@ import numpy as np
 
 from autoseg.plan import Decision
 from planners.median_shape import ResampledDataset
-from planners.reasons import format_count, format_extents, format_share
+from planners.reasons import format_count, format_extents, format_lengths, format_share
 
 # The patch should see at least this share of the median case, or context is missing (version 2 of nnU-Net).
 SUFFICIENT_CONTEXT_FRACTION: Final = 0.25
@@ -43,7 +43,7 @@ def choose_low_resolution(
     low, low_voxels = _search(full, case_count=case_count, choose_patch=choose_patch)
     reduction = full_voxels / low_voxels
     found = (
-        f"{numbers}, less than 25 %; that is reached at {format_extents(low.spacing_mm)} mm with "
+        f"{numbers}, less than 25 %; that is reached at {format_lengths(low.spacing_mm, low.distance_unit)} with "
         f"{format_count(low_voxels)} voxels, {reduction:.3g} times fewer"
     )
     if reduction < SMALLEST_REDUCTION:
@@ -63,6 +63,7 @@ def _search(full: ResampledDataset, *, case_count: int, choose_patch: ChoosePatc
             spacing_mm=tuple(float(value) for value in low_mm),
             median_shape_voxels=tuple(float(extent) for extent in np.maximum(np.round(shape), 1.0)),
             voxel_count=voxels * case_count,
+            distance_unit=full.distance_unit,
         )
         covered = math.prod(choose_patch(low)) / voxels
     return low, voxels

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoseg.fingerprint import CaseFingerprint
-from autoseg.geometry import FloatTriple, IntTriple
+from autoseg.geometry import DistanceUnit, FloatTriple, IntTriple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +16,13 @@ class ResampledDataset:
         spacing_mm: Two or three values.
         median_shape_voxels: As many values; a median of an even number of cases may be fractional.
         voxel_count: Voxels of a median case (always in 3D) times the number of cases.
+        distance_unit: Of the spacing, for words alone.
     """
 
     spacing_mm: tuple[float, ...]
     median_shape_voxels: tuple[float, ...]
     voxel_count: float
+    distance_unit: DistanceUnit = "mm"
 
     @property
     def in_plane(self) -> "ResampledDataset":
@@ -29,11 +31,16 @@ class ResampledDataset:
             spacing_mm=self.spacing_mm[1:],
             median_shape_voxels=self.median_shape_voxels[1:],
             voxel_count=self.voxel_count,
+            distance_unit=self.distance_unit,
         )
 
 
 def compute_resampled_dataset(
-    cases: tuple[CaseFingerprint, ...], *, target_spacing_mm: FloatTriple, axis_permutation: IntTriple
+    cases: tuple[CaseFingerprint, ...],
+    *,
+    target_spacing_mm: FloatTriple,
+    axis_permutation: IntTriple,
+    distance_unit: DistanceUnit = "mm",
 ) -> ResampledDataset:
     """Resamples every case on paper, rounds its shape half to even (at least one voxel), and takes the median.
 
@@ -41,6 +48,7 @@ def compute_resampled_dataset(
         cases: All training cases.
         target_spacing_mm: Along z, y, x.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
+        distance_unit: Of the spacings.
     """
     spacings_mm = np.array([case.spacing_mm for case in cases])
     shapes = np.array([case.cropped_shape_voxels for case in cases])
@@ -51,4 +59,5 @@ def compute_resampled_dataset(
         spacing_mm=tuple(target_spacing_mm[axis] for axis in axis_permutation),
         median_shape_voxels=tuple(float(extent) for extent in median),
         voxel_count=float(np.prod(median) * len(cases)),
+        distance_unit=distance_unit,
     )

@@ -9,7 +9,7 @@ from autoseg.errors import PlanError
 from autoseg.plan import Decision
 from planners.median_shape import ResampledDataset
 from planners.memory import MemoryBudget, describe_budget
-from planners.reasons import format_amount, format_extents
+from planners.reasons import UNIT_NAMES, format_amount, format_extents, format_lengths
 from planners.topology import FEWEST_STAGES, Topology, compute_topology
 
 # Edge of the largest isotropic patch, per dimensions. Implementation detail of the reference planner: only a start from
@@ -85,8 +85,9 @@ def _check_reducible(topology: Topology, numbers: str) -> None:
 def _explain(dataset: ResampledDataset, first: tuple[int, ...], last: tuple[Topology, int], numbers: str) -> str:
     topology, steps = last
     start = (
-        f"starts at {format_extents(first)} (isotropic in mm at {format_extents(dataset.spacing_mm)} mm, cut to the "
-        f"median case of {format_extents(dataset.median_shape_voxels)} voxels, rounded up to the strides)"
+        f"starts at {format_extents(first)} (isotropic in {UNIT_NAMES[dataset.distance_unit]} at "
+        f"{format_lengths(dataset.spacing_mm, dataset.distance_unit)}, cut to the median case of "
+        f"{format_extents(dataset.median_shape_voxels)} voxels, rounded up to the strides)"
     )
     if steps == 0:
         return f"{start} and fits as it is: {numbers}"

@@ -14,7 +14,7 @@ from planners.low_resolution import choose_low_resolution
 from planners.median_shape import ResampledDataset
 from planners.memory import choose_memory_target
 from planners.profile import Profile
-from planners.reasons import format_extents, record
+from planners.reasons import format_lengths, record
 from planners.training import SCHEDULE_REASON, SUFFICIENT_REASON
 
 SLICES = "2d"
@@ -92,6 +92,6 @@ def _choose_volume_configurations(
         return {FULL_RESOLUTION: full}, (record(LOW_RESOLUTION, low, "left out"), *full_reasons)
     coarse, low_reasons = choose_configuration(LOW_RESOLUTION, low.value, shared=shared)
     cascade, cascade_reasons = choose_cascade(full, shared.fingerprint.labels)
-    spacing = f"{format_extents(low.value.spacing_mm)} mm"
+    spacing = format_lengths(low.value.spacing_mm, low.value.distance_unit)
     reasons = (record(LOW_RESOLUTION, low, spacing), *low_reasons, *full_reasons, *cascade_reasons)
     return {LOW_RESOLUTION: coarse, FULL_RESOLUTION: full, CASCADE: cascade}, reasons

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
+from autoseg.geometry import DistanceUnit
 from autoseg.plan import Decision, Reason, Value
 
 AXIS_NAMES = ("z", "y", "x")
+UNIT_NAMES: dict[DistanceUnit, str] = {"mm": "mm", "pixel": "pixels"}
 
 
 def record(subject: str, decision: Decision[Value], value: str) -> Reason:
@@ -15,6 +17,11 @@ def record(subject: str, decision: Decision[Value], value: str) -> Reason:
 def format_extents(values: Iterable[float]) -> str:
     """Values per axis as in "128 x 128 x 40.5"; integers without a point, others with six significant digits."""
     return " x ".join(f"{value:.6g}" if value < 1e6 else f"{value:.0f}" for value in values)
+
+
+def format_lengths(values: Iterable[float], unit: DistanceUnit) -> str:
+    """Lengths per axis with their unit, as in "1 x 0.5 x 0.5 mm" or "1 x 1 pixels"."""
+    return f"{format_extents(values)} {UNIT_NAMES[unit]}"
 
 
 def format_share(fraction: float) -> str:

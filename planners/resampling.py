@@ -2,15 +2,16 @@
 
 from typing import Final
 
+from autoseg.geometry import DistanceUnit
 from autoseg.plan import Decision, ResamplingPlan
-from planners.reasons import format_extents
+from planners.reasons import format_lengths
 
 # nnU-Net paper: cubic splines for images, linear for one-hot labels (and, in the implementation, for logits); an axis
 # that is more than three times as coarse as the finest is resampled apart, by nearest neighbour.
 RESAMPLING: Final = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3.0)
 
 
-def choose_resampling(spacing_mm: tuple[float, ...]) -> Decision[ResamplingPlan]:
+def choose_resampling(spacing_mm: tuple[float, ...], distance_unit: DistanceUnit = "mm") -> Decision[ResamplingPlan]:
     """Always the same orders; the reason says what the threshold means at a target spacing.
 
     The first criterion is the spacing of the case itself, the target spacing is the second (see
@@ -18,16 +19,18 @@ def choose_resampling(spacing_mm: tuple[float, ...]) -> Decision[ResamplingPlan]
 
     Args:
         spacing_mm: Of the configuration; two values in 2D.
+        distance_unit: Of the spacing.
     """
+    lengths = format_lengths(spacing_mm, distance_unit)
     threshold = RESAMPLING.anisotropy_threshold
     if len(spacing_mm) == 2:
         because = (
-            f"slices are resampled to {format_extents(spacing_mm)} mm and their distance stays; cases with slices more "
+            f"slices are resampled to {lengths} and their distance stays; cases with slices more "
             f"than {threshold:g} times as coarse as that are resampled slice by slice"
         )
         return Decision(RESAMPLING, because)
     ratio = max(spacing_mm) / min(spacing_mm)
-    numbers = f"at {format_extents(spacing_mm)} mm the coarsest axis is {ratio:.3g} times the finest"
+    numbers = f"at {lengths} the coarsest axis is {ratio:.3g} times the finest"
     if ratio <= threshold:
         rule = f"not more than {threshold:g}, so only cases that exceed that themselves"
     elif spacing_mm.count(max(spacing_mm)) > 1:

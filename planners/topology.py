@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from autoseg.geometry import DistanceUnit
 from autoseg.plan import Decision
-from planners.reasons import format_amount, format_extents
+from planners.reasons import format_amount, format_extents, format_lengths
 
 # nnU-Net paper: no edge of the bottleneck gets shorter than 4 voxels, so an axis is halved from 8 voxels on ...
 SMALLEST_BOTTLENECK_EDGE_VOXELS: Final = 4
@@ -83,7 +84,9 @@ def compute_topology(spacing_mm: Sequence[float], extents_voxels: Sequence[float
     return Topology(patch_voxels=patch, strides=tuple(strides), kernel_sizes=tuple(kernels), divisors=divisors)
 
 
-def explain_topology(topology: Topology, spacing_mm: Sequence[float]) -> Decision[Topology]:
+def explain_topology(
+    topology: Topology, spacing_mm: Sequence[float], distance_unit: DistanceUnit = "mm"
+) -> Decision[Topology]:
     """Puts into words why pooling ended and why some kernels are flat."""
     bottleneck = topology.bottleneck_voxels
     if max(bottleneck) < POOLABLE_EXTENT_VOXELS:
@@ -97,7 +100,8 @@ def explain_topology(topology: Topology, spacing_mm: Sequence[float]) -> Decisio
     flat = sum(1 in kernel for kernel in topology.kernel_sizes)
     if flat:
         because += (
-            f"; at {format_extents(spacing_mm)} mm the kernels of the first {format_amount(flat, 'stage')} are 1 along "
+            f"; at {format_lengths(spacing_mm, distance_unit)} the kernels of the first "
+            f"{format_amount(flat, 'stage')} are 1 along "
             f"axes that are still at least twice as coarse as the finest"
         )
     return Decision(topology, because)

@@ -23,6 +23,9 @@ def check(
         bool, typer.Option("--fix-geometry", help="List what `autoseg plan --fix-geometry` would resample.")
     ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
+    every_case: Annotated[
+        bool, typer.Option("--all", help="One row for each problem of each case instead of one for each kind.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Read every case and list everything that is wrong or odd; exit code 1 if something must be put right."""
@@ -40,8 +43,9 @@ def check(
     if as_json:
         typer.echo(format_json(report))
     else:
-        print_check(console, report)
-        console.note(f"{report.dataset}: {report.cases} cases, {len(report.problems)} problems")
+        print_check(console, report, every_case=every_case)
+        kinds = len(report.diagnosis.problems)
+        console.note(f"{report.dataset}: {report.cases} cases, {kinds} {'problem' if kinds == 1 else 'problems'}")
     raise typer.Exit(1 if report.problems else 0)
 
 
@@ -51,5 +55,14 @@ def format_json(report: "CheckReport") -> str:
     import json
 
     content = dataclasses.asdict(report)
-    content |= {"dataset": str(report.dataset), "orientations": dict(report.orientations)}
+    del content["diagnosis"]
+    content |= {
+        "dataset": str(report.dataset),
+        "problems": [
+            {"case": entry.cases[0] if entry.cases else None, "problem": entry.text} for entry in report.problems
+        ],
+        "kinds": [{"cases": entry.cases, "problem": entry.text} for entry in report.diagnosis.problems],
+        "corrections": [dataclasses.asdict(entry) for entry in report.diagnosis.corrections],
+        "orientations": dict(report.orientations),
+    }
     return json.dumps(content, indent=2, ensure_ascii=False)

@@ -9,20 +9,25 @@ if TYPE_CHECKING:
     from autoseg.cli.console import Console
     from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
     from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+    from autoseg.geometry import DistanceUnit
     from autoseg.plan import Plan
     from autoseg.workflows.checking import CheckReport
     from autoseg.workflows.class_counts import ClassCount
     from autoseg.workflows.selection_document import Selection
 
-COLUMNS = {
-    "Dice": "Dice",
-    "IoU": "IoU",
-    "HD95": "HD95 (mm)",
-    "NSD": "NSD (1 mm)",
-    "volume_difference_ml": "volume difference (ml)",
-}
+COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
 
 CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
+
+
+def name_column(metric: str, unit: "DistanceUnit") -> str:
+    """A metric with its unit: millimetres, or pixels where the files tell no spacing."""
+    units = {
+        "HD95": "HD95 (mm)" if unit == "mm" else "HD95 (pixels)",
+        "NSD": f"NSD (1 {unit})",
+        "volume_difference_ml": f"volume difference ({'ml' if unit == 'mm' else '1000 voxels'})",
+    }
+    return units.get(metric, metric)
 
 
 def print_plan(console: "Console", plan: "Plan") -> None:
@@ -47,7 +52,10 @@ def print_plan(console: "Console", plan: "Plan") -> None:
 def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
     configurations = plan.configurations.values()
     return [
-        ("spacing (mm)", *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations)),
+        (
+            f"spacing ({'mm' if plan.distance_unit == 'mm' else 'pixels'})",
+            *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations),
+        ),
         ("median shape", *(" x ".join(f"{v:.6g}" for v in c.median_shape_voxels) for c in configurations)),
         ("patch", *(" x ".join(map(str, c.patch_voxels)) for c in configurations)),
         ("batch", *(str(c.training.batch_size) for c in configurations)),
@@ -58,23 +66,35 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
     ]
 
 
-def print_check(console: "Console", report: "CheckReport") -> None:
-    """All problems and notes in one table, then the classes."""
+def print_check(console: "Console", report: "CheckReport", *, every_case: bool = False) -> None:
+    """All problems and notes in one table, then what dataset.json may need, then the classes.
+
+    Args:
+        console: Where to print.
+        report: What was found.
+        every_case: One row for each problem of each case instead of one for each kind.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    from autoseg.problems import describe_cases, has_unnamed_cases
+
     if report.problems or report.notes:
         table = Table(title="Problems and notes", title_justify="left")
-        for heading in ("", "case", "what"):
+        for heading in ("", "cases", "what"):
             table.add_column(heading)
-        for entry in report.problems:
-            table.add_row("problem", Text(entry.case or "-"), Text(entry.problem))
+        for entry in report.problems if every_case else report.diagnosis.problems:
+            table.add_row("problem", Text(describe_cases(entry.cases) if entry.cases else "-"), Text(entry.text))
         for note in report.notes:
             is_warning, text = note.startswith("warning: "), note.removeprefix("warning: ")
             table.add_row("warning" if is_warning else "note", "-", Text(text))
         console.show_table(table)
+    for correction in report.diagnosis.corrections:
+        console.note(f"{correction.describe()}\n")
+    if has_unnamed_cases(report.diagnosis.problems) and not every_case:
+        console.note(f"every case with its problems: autoseg check {report.dataset} --all\n")
     if report.classes:
-        failed = len({entry.case for entry in report.problems if entry.case is not None})
+        failed = len({name for entry in report.problems for name in entry.cases})
         print_classes(console, report.classes, title=f"Classes in the {report.cases - failed} cases without problems")
 
 
@@ -95,7 +115,7 @@ def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title:
 
 def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
     """One row per case and class."""
-    table = _open_table("Cases", "case", "class")
+    table = _open_table("Cases", "case", "class", unit=summary.distance_unit)
     for case in summary.metric_per_case:
         for key, values in case.metrics.items():
             table.add_row(case.case, summary.class_names[key], *_format_row(values))
@@ -106,7 +126,9 @@ def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
     """Means over the cases per class, and over the classes; with the number of cases where a value is undefined."""
     total = len(summary.metric_per_case)
     table = _open_table(
-        f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)", "class"
+        f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)",
+        "class",
+        unit=summary.distance_unit,
     )
     for key, values in summary.mean.items():
         counts = summary.count[key]
@@ -127,7 +149,7 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
     for name, scores in result.configurations.items():
         title = f"Cross-validation of {name}: {scores.cases} cases, {len(scores.folds)} folds"
         table = Table(title=f"{title} (mean, standard deviation, 95 % interval of the mean)", title_justify="left")
-        for heading in ("class", *(COLUMNS[score] for score in CROSSVALIDATED)):
+        for heading in ("class", *(name_column(score, result.distance_unit) for score in CROSSVALIDATED)):
             table.add_column(heading)
         for key, values in scores.classes.items():
             table.add_row(result.class_names[key], *(_format_statistic(values[score]) for score in CROSSVALIDATED))
@@ -173,14 +195,14 @@ def _format_statistic(values: "Statistic") -> str:
     return f"{values.mean:.3f}{spread} [{format_metric(values.lower)}, {format_metric(values.upper)}]"
 
 
-def _open_table(title: str, *names: str) -> "Table":
+def _open_table(title: str, *names: str, unit: "DistanceUnit") -> "Table":
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for name in names:
         table.add_column(name)
-    for heading in COLUMNS.values():
-        table.add_column(heading, justify="right")
+    for metric in COLUMNS:
+        table.add_column(name_column(metric, unit), justify="right")
     return table
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.labels import LabelScheme
+from autoseg.problems import Problem, group_problems
 
 DESCRIPTION_NAME: Final = "dataset.json"
 SPLITS_NAME: Final = "splits_final.json"
@@ -72,15 +73,30 @@ class Findings:
     """Collects everything that is wrong, so that it is reported at once.
 
     Attributes:
-        problems: All, those of single cases with the case's name.
-        of_cases: Those of single cases, by name and without it.
+        problems: Of the dataset as a whole.
+        notes: Likewise.
+        of_cases: Problems of single cases.
+        notes_of_cases: Likewise.
     """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    of_cases: dict[str, list[str]] = field(default_factory=dict)
+    of_cases: list[Problem] = field(default_factory=list)
+    notes_of_cases: list[Problem] = field(default_factory=list)
 
     def add_to_case(self, case: str, problem: str) -> None:
         """Notes a problem of one case."""
-        self.problems.append(f"case {case}: {problem}")
-        self.of_cases.setdefault(case, []).append(problem)
+        self.of_cases.append(Problem(text=problem, cases=(case,)))
+
+    def add_note_to_case(self, case: str, note: str) -> None:
+        """Notes an oddity of one case."""
+        self.notes_of_cases.append(Problem(text=note, cases=(case,)))
+
+    def list_problems(self) -> tuple[Problem, ...]:
+        """All, those of the dataset first."""
+        return (*(Problem(text=text) for text in self.problems), *self.of_cases)
+
+    def describe_notes(self) -> tuple[str, ...]:
+        """All, those that cases share once."""
+        shared = group_problems(self.notes_of_cases)
+        return (*self.notes, *(note.text if len(note.cases) == 1 else note.describe() for note in shared))

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
 from autoseg.dataset.label_entries import parse_labels
+from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_json, suggest_key
 from autoseg.errors import DocumentError
 from autoseg.file_endings import READABLE_ENDINGS, normalize_ending
@@ -75,7 +76,8 @@ def read_description(root: Path, findings: Findings) -> Description | None:
     """Reads dataset.json; None if it is no JSON object."""
     path = root / DESCRIPTION_NAME
     if not path.is_file():
-        findings.problems.append(f"{DESCRIPTION_NAME} is missing{_suggest_folder(root)}")
+        hint = _suggest_folder(root) or explain_dicom(root)
+        findings.problems.append(f"{DESCRIPTION_NAME} is missing{hint}")
         return None
     try:
         content = read_json(path)
@@ -200,9 +202,10 @@ def _parse_dataset_key(listed: Any, findings: Findings) -> tuple[ListedCase, ...
         if isinstance(images, list) and images and isinstance(label, str) and all(isinstance(x, str) for x in images):
             cases.append(ListedCase(name=name, images=tuple(images), label=label))
         else:
-            findings.problems.append(
-                f"{DESCRIPTION_NAME}: dataset: case {name!r} must have images (a list of paths) and label (a path), "
-                f"found {entry!r:.80}"
+            findings.add_to_case(
+                name,
+                f"its entry in 'dataset' of {DESCRIPTION_NAME} must have images (a list of paths) and label (a path)\n"
+                f"    found {entry!r:.80}",
             )
     return tuple(cases)
 
@@ -211,13 +214,16 @@ def _parse_training_key(listed: Any, findings: Findings) -> tuple[ListedCase, ..
     """The Decathlon lists image and label of every case, in no order; the label file's name is that of the case."""
     if not isinstance(listed, list) or not listed:
         return None
-    cases = []
+    cases, wrong = [], []
     for entry in listed:
         image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (None, None)
         if isinstance(image, str) and isinstance(label, str):
             cases.append(ListedCase(name="", images=(image,), label=label))
         else:
-            findings.problems.append(
-                f"{DESCRIPTION_NAME}: training: every entry must have image and label, found {entry!r:.80}"
-            )
+            wrong.append(entry)
+    if wrong:
+        findings.problems.append(
+            f"{DESCRIPTION_NAME}: training: every entry must have image and label, {len(wrong)} of {len(listed)} have "
+            f"not, such as {wrong[0]!r:.80}"
+        )
     return tuple(sorted(cases, key=lambda case: case.label))

@@ -15,7 +15,6 @@ from autoseg.errors import RunError
 from autoseg.file_endings import HEADER_OF_VOXELS, find_ending
 
 CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-FOLDER_ADVICE: Final = "one file is read per channel: convert a series of DICOM slices with dcm2niix or SimpleITK"
 
 ChannelFiles = dict[int, Path]
 

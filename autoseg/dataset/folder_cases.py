@@ -7,7 +7,6 @@ from typing import Final
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
     CHANNEL_NAME,
-    FOLDER_ADVICE,
     ChannelFiles,
     check_channels,
     describe_endings,
@@ -18,8 +17,9 @@ from autoseg.dataset.files import (
     list_subfolders,
     select_ending,
 )
+from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.document import suggest_key
-from autoseg.file_endings import list_reference_endings
+from autoseg.file_endings import HEADER_OF_VOXELS, LOSSY_ENDINGS, find_ending, list_reference_endings
 
 IMAGES: Final = "imagesTr"
 LABELS: Final = "labelsTr"
@@ -37,11 +37,14 @@ def find_folder_cases(
     """Pairs images with label maps; `channel_names` is None if dataset.json does not tell them."""
     are_there = [_check_folder(root, name, findings) for name in (IMAGES, LABELS)]
     endings = list_reference_endings(ending)
-    labels = _find_labels(root / LABELS, endings, findings)
+    labels = _find_usual_labels(root / LABELS, endings, findings)
     images = list_folder(root / IMAGES)
     chosen = select_ending(images, ending)
     if are_there[0] and not chosen:
-        findings.problems.append(f"{IMAGES} holds no file ending in {ending}; it holds {describe_endings(images)}")
+        hint = explain_dicom(root / IMAGES)
+        findings.problems.append(
+            f"{IMAGES} holds no file ending in {ending}; it holds {describe_endings(images)}{hint}"
+        )
     _note_other_endings(images, ending, findings)
     if are_there[0]:
         _report_subfolders(root / IMAGES, labels.keys(), has_images=bool(chosen), findings=findings)
@@ -53,10 +56,13 @@ def find_folder_cases(
         findings=findings,
     )
     _check_links(groups, findings)
+    usual = set(labels)
+    labels |= _find_other_labels(root / LABELS, set(groups) - usual, endings, findings)
     if channel_names is not None:
         check_channels(groups, channel_names=channel_names, ending=ending, findings=findings)
     if are_there[1]:
         _check_labels(groups, labels, ending=endings[0], findings=findings)
+        _explain_lack_of_labels(root / LABELS, set(groups), labels, findings)
     return tuple(
         Case(name=name, image_paths=tuple(path for _, path in sorted(files.items())), label_path=labels.get(name))
         for name, files in groups.items()
@@ -71,16 +77,36 @@ def _check_folder(root: Path, name: str, findings: Findings) -> bool:
     return False
 
 
-def _find_labels(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, Path]:
+def _find_usual_labels(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, Path]:
+    """Label maps by name, those with the endings that go with the images."""
     labels: dict[str, Path] = {}
     files = list_folder(folder)
     for ending in endings:
         for path in select_ending(files, ending):
             first = labels.setdefault(get_stem(path, ending), path)
             if first != path and len(endings) > 1:
-                findings.problems.append(
-                    f"case {get_stem(path, ending)}: two label maps, {first.name} and {path.name}; remove one"
+                findings.add_to_case(
+                    get_stem(path, ending), f"two label maps, {first.name} and {path.name}; remove one"
                 )
+    return labels
+
+
+def _find_other_labels(
+    folder: Path, names: Collection[str], usual: tuple[str, ...], findings: Findings
+) -> dict[str, Path]:
+    """Label maps of other endings for cases that have none of the usual ones: each the only file that it can be."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in list_folder(folder):
+        ending = find_ending(path.name)
+        if ending is not None and get_stem(path, ending) in names and ending not in LOSSY_ENDINGS:
+            found.setdefault(get_stem(path, ending), {})[ending] = path
+    labels = {}
+    for name, files in found.items():
+        headers = [path for ending, path in files.items() if HEADER_OF_VOXELS.get(ending) not in files]
+        labels[name], *others = headers
+        if others:
+            findings.add_to_case(name, f"two label maps, {labels[name].name} and {others[0].name}; remove one")
+        findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} is used, though it does not end in {usual[0]}")
     return labels
 
 
@@ -89,26 +115,42 @@ def _report_subfolders(folder: Path, label_names: Collection[str], *, has_images
     for path in list_subfolders(folder):
         match = CHANNEL_NAME.fullmatch(path.name)
         if not has_images or path.name in label_names or (match and match["case"] in label_names):
-            findings.problems.append(f"{IMAGES}/{path.name} is a folder; {FOLDER_ADVICE}")
+            name = match["case"] if match else path.name
+            findings.add_to_case(name, f"{IMAGES}/{path.name} is a folder; {FOLDER_ADVICE}")
         else:
-            findings.notes.append(f"{IMAGES}/{path.name} is a folder and not used")
+            findings.add_note_to_case(path.name, f"{IMAGES}/{path.name} is a folder and not used")
 
 
 def _check_labels(groups: dict[str, ChannelFiles], labels: dict[str, Path], *, ending: str, findings: Findings) -> None:
     for name in groups:
         if name not in labels:
-            findings.problems.append(f"case {name}: the label map {LABELS}/{name}{ending} is missing")
+            findings.add_to_case(name, f"the label map {LABELS}/{name}{ending} is missing")
         elif not labels[name].exists():
-            findings.problems.append(f"case {name}: {labels[name]} is a link to a file that does not exist")
+            findings.add_to_case(name, f"{labels[name]} is a link to a file that does not exist")
     for name in sorted(labels.keys() - groups.keys()):
-        findings.notes.append(f"{LABELS}/{labels[name].name} has no image in {IMAGES} and is not used")
+        findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} has no image in {IMAGES} and is not used")
+
+
+def _explain_lack_of_labels(folder: Path, names: Collection[str], labels: Collection[str], findings: Findings) -> None:
+    """Why label maps are missing although there are files of their names."""
+    missing = set(names) - set(labels)
+    lossy = [path.name for path in list_folder(folder) if find_ending(path.name) in LOSSY_ENDINGS]
+    lossy = [name for name in lossy if get_stem(Path(name), find_ending(name) or "") in missing]
+    if lossy:
+        findings.problems.append(
+            f"{LABELS} holds {len(lossy)} x JPEG ({lossy[0]}), which changes label values on saving; save label maps "
+            f"as PNG"
+        )
+    hint = explain_dicom(folder) if missing else ""
+    if hint:
+        findings.problems.append(f"{LABELS} lacks label maps{hint}")
 
 
 def _check_links(groups: dict[str, ChannelFiles], findings: Findings) -> None:
     for name, files in groups.items():
         for path in files.values():
             if not path.exists():
-                findings.problems.append(f"case {name}: {path} is a link to a file that does not exist")
+                findings.add_to_case(name, f"{path} is a link to a file that does not exist")
 
 
 def _note_other_endings(images: list[Path], ending: str, findings: Findings) -> None:

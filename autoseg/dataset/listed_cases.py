@@ -6,7 +6,8 @@ from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.description import Description, ListedCase
-from autoseg.dataset.files import CHANNEL_NAME, FOLDER_ADVICE, list_files
+from autoseg.dataset.files import CHANNEL_NAME, list_files
+from autoseg.dicom_files import FOLDER_ADVICE
 from autoseg.file_endings import READABLE_ENDINGS, find_ending, strip_ending
 
 
@@ -15,7 +16,7 @@ def find_listed_cases(root: Path, description: Description, findings: Findings) 
     cases = tuple(_resolve(root, listed) for listed in description.listed_cases or ())
     for name, count in Counter(case.name for case in cases).items():
         if count > 1:
-            findings.problems.append(f"case {name} is listed {count} times; give each case its own name")
+            findings.add_to_case(name, f"is listed {count} times; give each case its own name")
     for case in cases:
         _check_files(case, findings)
     if description.channel_names is not None:
@@ -53,12 +54,12 @@ def _check_files(case: Case, findings: Findings) -> None:
         if path is None:
             continue
         if path.is_dir():
-            findings.problems.append(f"case {case.name}: {path} is a folder; {FOLDER_ADVICE}")
+            findings.add_to_case(case.name, f"{path} is a folder; {FOLDER_ADVICE}")
         elif not path.is_file():
-            findings.problems.append(f"case {case.name}: {path} does not exist")
+            findings.add_to_case(case.name, f"{path} does not exist")
         elif find_ending(path.name) is None:
-            findings.problems.append(
-                f"case {case.name}: the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
+            findings.add_to_case(
+                case.name, f"the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
             )
 
 
@@ -68,7 +69,8 @@ def _check_channel_counts(cases: tuple[Case, ...], channel_names: tuple[str, ...
         return
     for case in cases:
         if len(case.image_paths) != len(channel_names):
-            findings.problems.append(
-                f"case {case.name}: expected {len(channel_names)} image files, one for each of "
-                f"{', '.join(channel_names)}, found {len(case.image_paths)}"
+            findings.add_to_case(
+                case.name,
+                f"expected {len(channel_names)} image files, one for each of {', '.join(channel_names)}, "
+                f"found {len(case.image_paths)}",
             )

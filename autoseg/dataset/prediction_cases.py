@@ -1,13 +1,11 @@
 """Images to predict: a folder or one file."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
     CHANNEL_NAME,
-    FOLDER_ADVICE,
     ChannelFiles,
     check_channels,
     describe_endings,
@@ -17,8 +15,10 @@ from autoseg.dataset.files import (
     list_subfolders,
     select_ending,
 )
+from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.errors import PredictionError
 from autoseg.file_endings import READABLE_ENDINGS, find_ending
+from autoseg.problems import Problem, group_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +27,11 @@ class ImagesFound:
 
     Attributes:
         cases: With all channels.
-        problems: Of the other cases, by name: why they cannot be predicted.
+        problems: Of the other cases: why they cannot be predicted.
     """
 
     cases: tuple[Case, ...]
-    problems: Mapping[str, tuple[str, ...]]
+    problems: tuple[Problem, ...]
 
 
 def find_images(path: Path, *, channel_count: int, file_ending: str) -> ImagesFound:
@@ -51,15 +51,17 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> ImagesFo
         msg = f"expected an image file or a folder of images, but {path} does not exist"
         raise PredictionError(msg)
     check_channels(groups, channel_names=[""] * channel_count, ending=ending, findings=findings)
+    failed = {name for problem in findings.of_cases for name in problem.cases}
     cases = tuple(
         Case(name=name, image_paths=tuple(file for _, file in sorted(files.items())), label_path=None)
         for name, files in groups.items()
-        if name not in findings.of_cases
+        if name not in failed
     )
     if not cases:
-        msg = "\n".join([f"the images in {path} cannot be predicted:", *(f"  - {text}" for text in findings.problems)])
+        lines = (f"  - {problem.describe()}" for problem in group_problems(findings.list_problems()))
+        msg = "\n".join([f"the images in {path} cannot be predicted:", *lines])
         raise PredictionError(msg)
-    return ImagesFound(cases=cases, problems={name: tuple(problems) for name, problems in findings.of_cases.items()})
+    return ImagesFound(cases=cases, problems=tuple(findings.of_cases))
 
 
 def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Findings) -> dict[str, ChannelFiles]:
@@ -71,6 +73,7 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
         hint = f"; did you mean its folder {inside[0]}?" if inside else ""
         if subfolders and not inside:
             hint = f"; {subfolders[0].name} is a folder, and {FOLDER_ADVICE}"
+        hint = explain_dicom(folder) or hint
         msg = (
             f"{folder} holds no file ending in {ending}, as the training images have; "
             f"it holds {describe_endings(files)}{hint}"
@@ -84,6 +87,7 @@ def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, Channel
     ending = find_ending(path.name)
     if ending is None:
         msg = f"expected an image, but the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
+        msg += explain_dicom(path)
         raise PredictionError(msg)
     stem = get_stem(path, ending)
     match = CHANNEL_NAME.fullmatch(stem)

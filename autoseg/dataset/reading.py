@@ -9,6 +9,7 @@ from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
 from autoseg.dataset.listed_cases import find_listed_cases
 from autoseg.errors import DatasetError
+from autoseg.problems import group_problems, has_unnamed_cases
 
 LEAST_CASES: Final = 2
 
@@ -27,10 +28,12 @@ def read_dataset(root: Path) -> Dataset:
     else:
         findings.problems.append("the folder does not exist; check the path")
     dataset = None if description is None else _build_dataset(root, description, findings)
-    if dataset is None or findings.problems:
-        count = len(findings.problems)
-        heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}):"
-        raise DatasetError(heading, findings.problems)
+    problems = findings.list_problems()
+    if dataset is None or problems:
+        count = len(problems)
+        listed = f"; autoseg check {root} --all lists them" if has_unnamed_cases(group_problems(problems)) else ""
+        heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}{listed}):"
+        raise DatasetError(heading, problems)
     return dataset
 
 
@@ -55,7 +58,7 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
         cases=cases,
         splits_file=find_beside(root, SPLITS_NAME),
         groups_file=find_beside(root, GROUPS_NAME),
-        notes=tuple(findings.notes),
+        notes=findings.describe_notes(),
     )
 
 
@@ -83,7 +86,7 @@ def _check_case_count(cases: tuple[Case, ...], description: Description, finding
     expected = description.training_count
     if expected is not None and cases and expected != len(cases):
         findings.notes.append(f"dataset.json: numTraining is {expected}, but there are {len(cases)} cases")
-    if findings.problems or len(cases) >= LEAST_CASES:
+    if findings.list_problems() or len(cases) >= LEAST_CASES:
         return
     found = f"only {cases[0].name}" if cases else "none"
     findings.problems.append(f"cross-validation needs at least {LEAST_CASES} labelled cases, found {found}")

@@ -7,6 +7,7 @@ from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow
 from autoseg.document import Document, Part
 from autoseg.errors import DatasetError
 from autoseg.labels import LabelScheme
+from autoseg.problems import Problem
 
 
 class CaseRecord(Part):
@@ -65,10 +66,14 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     advice = "put it back, write its new place into 'source' of the run's dataset.json, or plan a new run"
     if not root.is_dir():
         heading = f"the dataset {record.name} of this run cannot be found:"
-        raise DatasetError(heading, [f"{root} has gone; {advice}"])
+        raise DatasetError(heading, [Problem(text=f"{root} has gone; {advice}")])
     cases = tuple(_restore_case(case, root) for case in record.cases)
-    files = [path for case in cases for path in (*case.image_paths, case.label_path) if path is not None]
-    missing = [f"{path} has gone" for path in files if not path.is_file()]
+    missing = [
+        Problem(text=f"{path} has gone", cases=(case.name,))
+        for case in cases
+        for path in (*case.image_paths, case.label_path)
+        if path is not None and not path.is_file()
+    ]
     if missing:
         heading = f"files of the dataset {record.name} cannot be found; {advice}:"
         raise DatasetError(heading, missing)

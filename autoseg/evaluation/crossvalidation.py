@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from autoseg.document import Document, Part, write_document
 from autoseg.errors import EvaluationError
 from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+from autoseg.geometry import DistanceUnit
 from autoseg.run_folder import write_text
 
 Score = Literal["Dice", "IoU", "HD95", "NSD"]
@@ -68,12 +69,14 @@ class CrossValidation(Document):
         definitions: What each statistic means, in words.
         class_names: Class key to name.
         seed: Of the bootstrap.
+        distance_unit: Of HD95, and of the tolerance of NSD.
     """
 
     schema_version: Literal[1] = 1
     definitions: dict[str, str] = DEFINITIONS
     seed: int = SEED
     resamples: int = RESAMPLES
+    distance_unit: DistanceUnit = "mm"
     class_names: dict[str, str]
     configurations: dict[str, ConfigurationScores]
 
@@ -194,12 +197,13 @@ def _average(entries: Sequence[Mapping[str, MetricValues]], key: str, score: Sco
 def _format_table(result: CrossValidation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["configuration", "label", "class", "score", *Statistic.model_fields, "warnings"])
+    columns = ["configuration", "label", "class", "score", *Statistic.model_fields, "distance_unit", "warnings"]
+    writer.writerow(columns)
     for name, scores in result.configurations.items():
         rows = {("", "foreground"): scores.foreground}
         rows = {(key, result.class_names[key]): values for key, values in scores.classes.items()} | rows
         for (key, class_name), values in rows.items():
             for score, statistic in values.items():
-                numbers = statistic.model_dump().values()
+                numbers = (*statistic.model_dump().values(), result.distance_unit)
                 writer.writerow([name, key, class_name, score, *numbers, "; ".join(scores.warnings)])
     return text.getvalue()

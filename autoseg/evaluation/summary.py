@@ -7,7 +7,7 @@ that read nnU-Net's summary.json read this one; undefined values are null instea
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from autoseg.document import Document, Part, write_document
 from autoseg.errors import EvaluationError
 from autoseg.evaluation.case_metrics import ClassMetrics
+from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
 from autoseg.run_folder import write_text
 from autoseg.validation_conditions import ValidationConditions
@@ -31,11 +32,14 @@ DEFINITIONS: Final = {
     "TN": "voxels of the class in neither",
     "n_pred": "voxels of the class in the prediction",
     "n_ref": "voxels of the class in the reference",
-    "HD95": "larger of the two directed 95th percentiles of the distances between the surfaces, in mm; surface "
-    "elements weigh by area (contour elements by length); null if the class is missing in prediction or reference",
+    "distance_unit": "of HD95 and tolerance_mm: mm, or pixel where no file tells a spacing",
+    "HD95": "larger of the two directed 95th percentiles of the distances between the surfaces, in distance_unit; "
+    "surface elements weigh by area (contour elements by length); null if the class is missing in prediction or "
+    "reference",
     "NSD": "normalized surface Dice: share of the area of both surfaces within tolerance_mm of the other surface; "
     "0 if the class is missing in one of prediction and reference, null if in both",
-    "volume_difference_ml": "volume of the prediction minus that of the reference; null for images of one slice",
+    "volume_difference_ml": "volume of the prediction minus that of the reference (thousands of voxels where "
+    "distance_unit is pixel); null for images of one slice",
     "relative_volume_difference": "volume difference divided by the reference's volume; null if that is 0",
     "mean": "over the cases in which the metric is not null; 'count' says how many these are",
     "std": "sample standard deviation over the same cases; null for fewer than two",
@@ -80,6 +84,7 @@ class EvaluationSummary(Document):
         definitions: What each metric means, in words.
         class_names: Class key to name. A key is the value in the user's label files ("1"), or for a region all its
             values ("(1, 2, 3)").
+        distance_unit: Of HD95 and of the tolerance; files of earlier versions do not tell.
         std: Sample standard deviation over cases.
         count: Number of cases in which each metric is defined.
         validation: How a validation made the label maps; None if it was none, or an earlier version made it.
@@ -87,6 +92,7 @@ class EvaluationSummary(Document):
 
     schema_version: Literal[1] = 1
     tolerance_mm: float
+    distance_unit: DistanceUnit = "mm"
     definitions: dict[str, str]
     class_names: dict[str, str]
     foreground_mean: MetricValues
@@ -112,12 +118,17 @@ class EvaluationSummary(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseEvaluation:
-    """The metrics of one case, in the order of `LabelScheme.class_labels`, and where its label maps lie."""
+    """The metrics of one case, in the order of `LabelScheme.class_labels`, and where its label maps lie.
+
+    Attributes:
+        distance_unit: Of the distances in the metrics.
+    """
 
     case: str
     prediction_file: str
     reference_file: str
     metrics: tuple[ClassMetrics, ...]
+    distance_unit: DistanceUnit = "mm"
 
 
 def summarize(
@@ -145,6 +156,7 @@ def summarize(
     mean = {key: _reduce(values, _mean) for key, values in by_class.items()}
     return EvaluationSummary(
         tolerance_mm=tolerance_mm,
+        distance_unit=join_distance_units(case.distance_unit for case in cases),
         definitions=DEFINITIONS,
         class_names=dict(zip(keys, labels.class_names, strict=True)),
         foreground_mean=_reduce(list(mean.values()), _mean),
@@ -154,6 +166,11 @@ def summarize(
         metric_per_case=per_case,
         validation=validation,
     )
+
+
+def join_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
+    """Pixels if all are, like `find_distance_unit`."""
+    return "mm" if "mm" in set(units) else "pixel"
 
 
 def name_class_keys(labels: LabelScheme) -> tuple[str, ...]:
@@ -216,18 +233,19 @@ def _sample_std(values: Sequence[float | int]) -> float | None:
 def _format_table(summary: EvaluationSummary) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "case", "label", "class", *METRICS])
+    writer.writerow(["row", "case", "label", "class", *METRICS, "distance_unit"])
     for entry in summary.metric_per_case:
-        writer.writerows(_list_rows("case", entry.case, entry.metrics, summary.class_names))
+        writer.writerows(_list_rows("case", entry.case, entry.metrics, summary))
     statistics_by_name = {"mean": summary.mean, "std": summary.std, "count": summary.count}
     for name, values in statistics_by_name.items():
-        writer.writerows(_list_rows(name, "", values, summary.class_names))
-    writer.writerow(["foreground_mean", "", "", "", *summary.foreground_mean.model_dump().values()])
+        writer.writerows(_list_rows(name, "", values, summary))
+    means = summary.foreground_mean.model_dump().values()
+    writer.writerow(["foreground_mean", "", "", "", *means, summary.distance_unit])
     return text.getvalue()
 
 
 def _list_rows(
-    row: str, case: str, metrics: Mapping[str, MetricValues], class_names: Mapping[str, str]
+    row: str, case: str, metrics: Mapping[str, MetricValues], summary: EvaluationSummary
 ) -> Iterator[list[Any]]:
     for key, values in metrics.items():
-        yield [row, case, key, class_names[key], *values.model_dump().values()]
+        yield [row, case, key, summary.class_names[key], *values.model_dump().values(), summary.distance_unit]

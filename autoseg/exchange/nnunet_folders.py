@@ -9,6 +9,7 @@ from autoseg.dataset.cases import Findings
 from autoseg.dataset.description import read_description
 from autoseg.errors import DatasetError, ExchangeError
 from autoseg.labels import LabelScheme
+from autoseg.problems import Problem
 
 PLANS_NAME: Final = "plans.json"
 DATASET_NAME: Final = "dataset.json"
@@ -124,10 +125,10 @@ def read_labelled_channels(model: NnunetModel) -> LabelledChannels:
     found = read_description(model.root, findings)
     if found is None or findings.problems:
         heading = f"{model.root / DATASET_NAME} cannot be used:"
-        raise DatasetError(heading, findings.problems)
+        raise DatasetError(heading, findings.list_problems())
     if found.channel_names is None or found.labels is None or found.file_ending is None:
         heading = f"{model.root / DATASET_NAME} is incomplete:"
-        raise DatasetError(heading, ["channel_names, labels and file_ending are needed"])
+        raise DatasetError(heading, [Problem(text="channel_names, labels and file_ending are needed")])
     return LabelledChannels(channel_names=found.channel_names, labels=found.labels, file_ending=found.file_ending)
 
 

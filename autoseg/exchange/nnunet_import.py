@@ -12,7 +12,12 @@ from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
 from autoseg.exchange.nnunet_folders import NnunetModel, read_labelled_channels
 from autoseg.exchange.nnunet_networks import build_network_plan
-from autoseg.exchange.nnunet_preprocessing import build_channels, build_resampling, find_orientation
+from autoseg.exchange.nnunet_preprocessing import (
+    PICTURE_READER,
+    build_channels,
+    build_resampling,
+    find_orientation,
+)
 from autoseg.exchange.nnunet_schema import NnunetConfiguration, NnunetPlans, read_nnunet_plans, select_configuration
 from autoseg.exchange.nnunet_trainers import build_training
 from autoseg.labels import LabelScheme
@@ -85,6 +90,7 @@ def _build_plan(source: _Source, file_ending: str) -> Plan:
         dataset_name=source.plans.dataset_name,
         file_ending=file_ending,
         orientation=find_orientation(source.plans, where=source.where),
+        distance_unit="pixel" if source.plans.image_reader_writer == PICTURE_READER else "mm",
         axis_permutation=(first, second, third),
         labels=source.labels,
         channels=_build_common_channels(source, found),

@@ -16,10 +16,11 @@ NORMALIZATIONS: Final[dict[str, NormalizationScheme]] = {
     "RGBTo01Normalization": "rgb_to_0_1",
 }
 AS_STORED: Final = None
+PICTURE_READER: Final = "NaturalImage2DIO"
 READER_ORIENTATIONS: Final[dict[str, str | None]] = {
     "SimpleITKIO": AS_STORED,
     "NibabelIO": AS_STORED,
-    "NaturalImage2DIO": AS_STORED,
+    PICTURE_READER: AS_STORED,
     "Tiff3DIO": AS_STORED,
     "NibabelIOWithReorient": "RAS",
     "SimpleITKIOWithReorient": "RAS",
@@ -30,8 +31,8 @@ READERS: Final[dict[str, str]] = {
     ".mha": "SimpleITKIO",
     ".gipl": "SimpleITKIO",
     ".nii": "NibabelIO",
-    ".png": "NaturalImage2DIO",
-    ".bmp": "NaturalImage2DIO",
+    ".png": PICTURE_READER,
+    ".bmp": PICTURE_READER,
     ".tif": "Tiff3DIO",
     ".tiff": "Tiff3DIO",
 }
@@ -82,7 +83,7 @@ def find_reader(file_ending: str, orientation: str | None, *, dimensions: Sequen
         msg = f"{reason}; such a model cannot be exported"
         raise ExchangeError(msg)
     reader = READERS[file_ending]
-    return "NaturalImage2DIO" if reader == "Tiff3DIO" and 3 not in dimensions else reader
+    return PICTURE_READER if reader == "Tiff3DIO" and 3 not in dimensions else reader
 
 
 def explain_ending(file_ending: str) -> tuple[str, ...]:

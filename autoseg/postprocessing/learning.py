@@ -16,7 +16,7 @@ from autoseg.document import Part
 from autoseg.evaluation.gain import Gain, compute_column_means, compute_gain, find_scored_classes
 from autoseg.postprocessing.application import is_large_enough
 from autoseg.postprocessing.effects import Change, ComponentEffects, Counts
-from autoseg.postprocessing.rules import MinimumSize, Rule
+from autoseg.postprocessing.rules import UNIT_NAMES, MinimumSize, Rule
 
 ROUND_FACTORS: Final = (1.0, 2.0, 5.0)
 """Minimum sizes are tried in this series in every decade: a finer one would fit the cases rather than the organ."""
@@ -145,7 +145,8 @@ def learn_minimum_size(
     chosen = _choose(tried, cases.counts, everything)
     if chosen is None:
         lowest, highest = candidates[0], candidates[-1]
-        because = f"no minimum between {lowest:g} and {highest:g} mm3 raises the mean without a loss of some class"
+        sizes = f"{lowest:g} and {highest:g} {UNIT_NAMES[make_rule(lowest).unit]}"
+        because = f"no minimum between {sizes} raises the mean without a loss of some class"
         return MinimumSizeOutcome(step=_reject(what, because), counts=cases.counts)
     step = decide(make_rule(candidates[chosen]), cases, _hold_out_blocks(tried, cases))
     return MinimumSizeOutcome(step=step, counts=tried[chosen] if step.accepted else cases.counts)

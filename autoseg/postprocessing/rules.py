@@ -1,17 +1,21 @@
 """What may be done to a predicted label map, as values that a document of a run can hold.
 
 A rule looks at some values of the label files as one mask: a label, a region, or all of the foreground. So it needs no
-label scheme to be understood, and fits images of any spacing: sizes are in millimetres.
+label scheme to be understood, and fits images of any spacing: sizes are in millimetres, where the files tell a spacing.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from autoseg.document import Part
+from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
 
 FOREGROUND: Final = "foreground"
+SizeUnit = Literal["mm3", "mm2", "pixel"]
+UNIT_NAMES: Final[dict[SizeUnit, str]] = {"mm3": "mm3", "mm2": "mm2", "pixel": "pixels"}
 
 Values = Annotated[tuple[int, ...], Field(min_length=1)]
 
@@ -42,17 +46,19 @@ class MinimumSize(Part):
         name: Of the class.
         values: Of the label files, which make up the mask.
         minimum_mm3: A component of just this volume is kept. In an image of one slice, which has no thickness, an area
-            in square millimetres.
+            in square millimetres; where the files tell no spacing, a number of pixels.
+        unit: Of the minimum.
     """
 
     kind: Literal["minimum_size"] = "minimum_size"
     name: str
     values: Values
     minimum_mm3: Annotated[float, Field(gt=0)]
+    unit: SizeUnit = "mm3"
 
     def describe(self) -> str:
         """In words."""
-        return f"remove components of {self.name} below {self.minimum_mm3:g} mm3"
+        return f"remove components of {self.name} below {self.minimum_mm3:g} {UNIT_NAMES[self.unit]}"
 
 
 class FillHoles(Part):
@@ -91,10 +97,18 @@ def keep_largest(labels: LabelScheme, index: int) -> LargestComponent:
     return LargestComponent(name=labels.class_names[index], values=list_values(labels, labels.class_labels[index]))
 
 
-def demand_size(labels: LabelScheme, index: int, minimum_mm3: float) -> MinimumSize:
+def find_size_unit(grids: Iterable[Grid]) -> SizeUnit:
+    """What sizes in these images are: pixels if no file tells a spacing, areas if all images have one slice."""
+    present = list(grids)
+    if find_distance_unit(present) == "pixel":
+        return "pixel"
+    return "mm2" if all(grid.shape_voxels[0] == 1 for grid in present) else "mm3"
+
+
+def demand_size(labels: LabelScheme, index: int, minimum_mm3: float, unit: SizeUnit = "mm3") -> MinimumSize:
     """Of the class of this index."""
     values = list_values(labels, labels.class_labels[index])
-    return MinimumSize(name=labels.class_names[index], values=values, minimum_mm3=minimum_mm3)
+    return MinimumSize(name=labels.class_names[index], values=values, minimum_mm3=minimum_mm3, unit=unit)
 
 
 def fill_holes(labels: LabelScheme, index: int) -> FillHoles:

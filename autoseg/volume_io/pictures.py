@@ -104,4 +104,6 @@ def _merge_equal_channels(array: Shaped[np.ndarray, "channel y x"]) -> Shaped[np
 
 
 def _build_grid(shape: tuple[int, ...]) -> Grid:
-    return Grid(shape_voxels=(1, shape[0], shape[1]), spacing_mm=PICTURE_SPACING_MM, is_oriented=False)
+    return Grid(
+        shape_voxels=(1, shape[0], shape[1]), spacing_mm=PICTURE_SPACING_MM, is_oriented=False, tells_spacing=False
+    )

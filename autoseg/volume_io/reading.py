@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
+from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
@@ -24,8 +25,6 @@ from autoseg.volume_io.volumes import (
 
 # Scaled integers (scl_slope) come back with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
-
-FOLDER_ADVICE: Final = "convert a series of DICOM slices into one file, with dcm2niix or SimpleITK"
 
 
 def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
@@ -98,6 +97,7 @@ def _check_file(path: Path) -> str:
         found = "does not exist"
     elif ending is None:
         found = f"has an ending that cannot be read (readable: {' '.join(READABLE_ENDINGS)}); convert it"
+        found += explain_dicom(path)
     elif path.stat().st_size == 0:
         found = "is empty; copy or convert it again"
     else:

@@ -144,9 +144,18 @@ def _build_grid(path: Path, shape: tuple[int, ...]) -> Grid:
     depth, height, width = shape
     spacing = _read_spacing(path)
     if spacing is None and depth > 1:
-        LOGGER.warning("%s: no spacing in %s.json beside it; 1 mm is assumed", path, strip_ending(path.name))
+        LOGGER.warning(
+            "%s: no spacing in %s.json beside it; lengths are in pixels",
+            path,
+            strip_ending(path.name),
+        )
     default = PICTURE_SPACING_MM if depth == 1 else STACK_SPACING_MM
-    return Grid(shape_voxels=(depth, height, width), spacing_mm=spacing or default, is_oriented=False)
+    return Grid(
+        shape_voxels=(depth, height, width),
+        spacing_mm=spacing or default,
+        is_oriented=False,
+        tells_spacing=spacing is not None,
+    )
 
 
 def _read_spacing(path: Path) -> FloatTriple | None:

@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
 from autoseg.errors import AutosegError, GridError, VolumeError
-from autoseg.geometry import FloatTriple, Grid
+from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
 
-# Spacing along z of an image that has no z: far coarser than in plane, so that no rule ever mixes slices.
-PLANAR_SPACING_FACTOR: Final = 999.0
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 
 # Headers store single precision and some programs round to three digits; more than that is another grid.
@@ -109,11 +107,17 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
     """
     differences = list_grid_differences(reference, other)
     if differences:
+        mixed = reference.is_oriented != other.is_oriented
+        advice = (
+            "one is a picture, which has neither spacing nor place: save both in one format"
+            if mixed
+            else "resample one onto the other, or repair the header that is wrong"
+        )
         msg = (
             f"{what}: the grids differ in {', '.join(differences)}\n"
             f"    expected {reference.describe()}\n"
             f"    found    {other.describe()}\n"
-            f"    resample one onto the other, or repair the header that is wrong"
+            f"    {advice}"
         )
         raise (GridError if reference.is_oriented and other.is_oriented else VolumeError)(msg)
 
@@ -161,5 +165,6 @@ def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = Fals
     ):
         distance = float(np.abs(np.subtract(getattr(reference, name), getattr(other, name))).max())
         if not distance <= (0 if is_exact else tolerance):
-            differences.append(f"{name.removesuffix('_mm')} (by {distance:.3g}{unit})")
+            size = f"by {distance:.3g}{unit}" if reference.tells_spacing and other.tells_spacing else "one tells none"
+            differences.append(f"{name.removesuffix('_mm')} ({size})")
     return differences

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from autoseg.cpu_time import count_usable_cores
 from autoseg.errors import AutosegError, ProblemsError, RunError, WorkerError
 from autoseg.fork_server import interruptions_held, prepare_workers
+from autoseg.problems import Problem, group_problems, has_unnamed_cases
 from autoseg.progress import Progress
 from autoseg.run_folder import make_folder
 from autoseg.signals import OTHER_REQUESTS_TO_END, list_heeded
@@ -25,7 +26,6 @@ from autoseg.signals import OTHER_REQUESTS_TO_END, list_heeded
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-MOST_NAMES_SHOWN = 3
 SHARE_OF_FREE_MEMORY = 0.7
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
 
@@ -35,17 +35,17 @@ class Failure:
     """A case that could not be finished.
 
     Attributes:
-        problems: One finished sentence each.
+        problems: Each with the name of the case.
         traceback: Of an unexpected error; None for what the user can put right.
     """
 
     case: str
-    problems: tuple[str, ...]
-    traceback: str | None
+    problems: tuple[Problem, ...]
+    traceback: str | None = None
 
     def describe(self) -> tuple[str, ...]:
         """One line per problem, each with the name of the case."""
-        return tuple(f"{self.case}: {problem}" for problem in self.problems)
+        return tuple(problem.describe() for problem in self.problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,49 +117,49 @@ def run_over_cases(
     )
 
 
-def describe_failures(failures: Sequence[Failure]) -> tuple[str, ...]:
-    """One line per problem; a problem that several cases share is named once, with the first of them."""
-    cases: dict[str, list[str]] = {}
-    for failure in failures:
-        for problem in failure.problems:
-            cases.setdefault(problem, []).append(failure.case)
-    return tuple(f"{_shorten(names)}: {problem}" for problem, names in cases.items())
-
-
-def _shorten(names: Sequence[str]) -> str:
-    if len(names) <= MOST_NAMES_SHOWN:
-        return ", ".join(names)
-    return f"{', '.join(names[:MOST_NAMES_SHOWN])} and {len(names) - MOST_NAMES_SHOWN} more"
+def list_problems(failures: Iterable[Failure]) -> tuple[Problem, ...]:
+    """Of all failures; an error has one line for those of one kind."""
+    return tuple(problem for failure in failures for problem in failure.problems)
 
 
 def build_failure(case: str, error: Exception) -> Failure:
     """What is told of an error: the user's mistakes in their words, anything else with its traceback."""
     if isinstance(error, ProblemsError):
-        return Failure(case=case, problems=error.problems, traceback=None)
+        return Failure(case=case, problems=tuple(replace(problem, cases=(case,)) for problem in error.problems))
     if isinstance(error, AutosegError):
-        return Failure(case=case, problems=(str(error),), traceback=None)
+        return Failure(case=case, problems=(Problem(text=str(error), cases=(case,)),))
     text = "".join(traceback.format_exception(error))
-    return Failure(case=case, problems=(f"unexpected {type(error).__name__}: {error}",), traceback=text)
+    problem = Problem(text=f"unexpected {type(error).__name__}: {error}", cases=(case,))
+    return Failure(case=case, problems=(problem,), traceback=text)
 
 
-def write_failure_log(path: Path, failures: Sequence[Failure]) -> tuple[str, ...]:
-    """Appends the tracebacks of failed cases to a log file, if there are any.
+def write_failure_log(path: Path, failures: Sequence[Failure], *, lists_cases: bool = True) -> tuple[Problem, ...]:
+    """Appends to a log file the tracebacks of unexpected errors, and the cases that a message does not name.
+
+    Args:
+        path: Of the log.
+        failures: All of them.
+        lists_cases: Whether the log is where the user finds all cases and their problems.
 
     Returns:
         What to tell the user of it: nothing, or a line. Where the log cannot be written, the line says so, as nothing
         may keep the names of the cases from the user.
     """
     unexpected = [failure for failure in failures if failure.traceback]
-    if not unexpected:
+    is_shortened = lists_cases and has_unnamed_cases(group_problems(list_problems(failures)))
+    told = failures if is_shortened else unexpected
+    if not told:
         return ()
-    text = "".join("\n".join(["", *failure.describe(), failure.traceback or ""]) for failure in unexpected)
+    text = "".join("\n".join(["", *failure.describe(), failure.traceback or ""]) for failure in told)
+    what = "all cases and their problems" if is_shortened else "tracebacks of unexpected errors"
     try:
         make_folder(path.parent)
         with path.open("a", encoding="utf-8") as log:
             log.write(text)
     except (OSError, RunError) as error:
-        return (f"tracebacks of unexpected errors cannot be written to {path}: {error}",)
-    return (f"tracebacks of unexpected errors are in {path}",)
+        names = f"; they are: {', '.join(failure.case for failure in failures)}" if is_shortened else ""
+        return (Problem(text=f"{what} cannot be written to {path}: {error}{names}"),)
+    return (Problem(text=f"{what} are in {path}"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _run_alone(
                 f"{'' if size is None else f' ({size.describe()})'}; "
                 f"the usual cause is too little memory: close other programs or use a machine with more"
             )
-            return _Event(index, Failure(case=name, problems=(message,), traceback=None))
+            return _Event(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
         return _collect(index, name, future)
 
 

@@ -13,6 +13,7 @@ from autoseg.errors import DatasetError, GridError, VolumeError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.measurement import check_case
+from autoseg.problems import ChannelCount, Problem, UndeclaredValues
 from autoseg.volume_io import (
     LabelVolume,
     Volume,
@@ -47,17 +48,18 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     Raises:
         DatasetError: Holds everything that is wrong with this case, one problem per entry.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     volume = _try_reading_image(case, problems)
     reference = _try_reading_label_map(case, problems)
     if volume is not None:
-        problems += _find_channel_problems(volume, channel_names)
+        problems += _find_channel_problems(case, volume, channel_names)
     if reference is not None:
         problems += _find_label_problems(reference, labels)
     if volume is None or reference is None or problems:
         raise DatasetError(case.name, problems)
     label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
-    problems += check_case(volume.array, label_map)
+    # A label map on another grid is reported: its shape need not be compared once more.
+    problems += [Problem(text=text) for text in check_case(volume.array, None if problems else label_map)]
     if problems:
         raise DatasetError(case.name, problems)
     return LabelledCase(name=case.name, image=volume.array, label_map=label_map, grid=volume.grid)
@@ -81,55 +83,64 @@ def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
     return _fit(read_label_map(case.label_path), grid, case)
 
 
-def _try_reading_image(case: Case, problems: list[str]) -> Volume | None:
+def _try_reading_image(case: Case, problems: list[Problem]) -> Volume | None:
     try:
         return read_image(case.image_paths, fix_geometry=case.fix_geometry)
     except GridError as error:
-        problems.append(f"{error}, {FIX_ADVICE}")
+        problems.append(Problem(text=f"{error}, {FIX_ADVICE}"))
         return None
     except VolumeError as error:
-        problems.append(str(error))
+        problems.append(Problem(text=str(error)))
         return None
 
 
-def _try_reading_label_map(case: Case, problems: list[str]) -> LabelVolume | None:
+def _try_reading_label_map(case: Case, problems: list[Problem]) -> LabelVolume | None:
     if case.label_path is None:
-        problems.append("has no label map")
+        problems.append(Problem(text="has no label map"))
         return None
     try:
         return read_label_map(case.label_path)
     except VolumeError as error:
-        problems.append(str(error))
+        problems.append(Problem(text=str(error)))
         return None
 
 
-def _find_channel_problems(volume: Volume, channel_names: Sequence[str]) -> list[str]:
-    found = volume.array.shape[0]
-    if found == len(channel_names):
+def _find_channel_problems(case: Case, volume: Volume, channel_names: Sequence[str]) -> list[Problem]:
+    expected, found = len(channel_names), volume.array.shape[0]
+    if found == expected:
         return []
-    return [
-        f"expected {len(channel_names)} channels as in dataset.json ({', '.join(channel_names)}), found {found}; "
-        f"add the missing files, or correct 'channel_names'"
-    ]
+    advice = "add the missing files, or correct 'channel_names'" if found < expected else "correct 'channel_names'"
+    text = (
+        f"expected {expected} {'channel' if expected == 1 else 'channels'} as in dataset.json "
+        f"({', '.join(channel_names)}), found {found}; {advice}"
+    )
+    is_picture = len(case.image_paths) == 1 and not volume.grid.is_oriented
+    return [Problem(text=text, finding=ChannelCount(found=found, is_picture=is_picture))]
 
 
-def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[str]:
+def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Problem]:
     unknown = labels.find_unknown_values(reference.array)
+    if not unknown:
+        return []
+    values, counts = np.unique(reference.array, return_counts=True)
+    voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     known = ", ".join(str(value) for value in sorted(labels.file_values))
-    return [
-        f"label value {value} ({int((reference.array == value).sum())} voxels) is not in dataset.json, "
-        f"which names {known}; correct the label map or add the value to 'labels'"
-        for value in unknown
-    ]
+    listed = ", ".join(f"{value} ({voxels[value]} voxels)" for value in unknown)
+    one = len(unknown) == 1
+    text = (
+        f"label {'value' if one else 'values'} {listed} {'is' if one else 'are'} not in dataset.json, which names "
+        f"{known}; correct the label map or 'labels'"
+    )
+    return [Problem(text=text, finding=UndeclaredValues(voxels=voxels, undeclared=unknown))]
 
 
-def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[str]) -> LabelVolume:
+def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[Problem]) -> LabelVolume:
     try:
         return _fit(reference, volume.grid, case)
     except GridError as error:
-        problems.append(f"{error}, {FIX_ADVICE}")
+        problems.append(Problem(text=f"{error}, {FIX_ADVICE}"))
     except VolumeError as error:
-        problems.append(str(error))
+        problems.append(Problem(text=str(error)))
     return reference
 
 

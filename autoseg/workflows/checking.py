@@ -1,24 +1,26 @@
 """The checks of a dataset alone: everything that planning would refuse or mention, without writing anything."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.dataset import Dataset, allow_geometry_fixes, read_dataset
 from autoseg.errors import AutosegError, DatasetError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
+from autoseg.problems import Problem, group_problems
 from autoseg.progress import Progress
 from autoseg.training.folds import Splits
 from autoseg.workflows.case_pool import (
     CaseSize,
-    Failure,
     PoolOutcome,
     compute_worker_count,
     find_largest,
+    list_problems,
     run_over_cases,
 )
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.dataset_corrections import Diagnosis, diagnose
 from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.measuring import MeasuringJob, estimate_size, measure_job
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
@@ -39,19 +41,13 @@ class CheckingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Something that must be put right; `case` is None where it concerns the dataset as a whole."""
-
-    case: str | None
-    problem: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
     """The result of a check.
 
     Attributes:
         cases: Number of cases.
+        problems: Case by case.
+        diagnosis: The same in few lines.
         notes: What is worth knowing and prevents nothing, one sentence each.
         classes: Counted over the cases without problems.
         orientations: Axis codes with their number of cases, the most frequent first.
@@ -61,6 +57,7 @@ class CheckReport:
     dataset: Path
     cases: int
     problems: tuple[Problem, ...]
+    diagnosis: Diagnosis
     notes: tuple[str, ...]
     classes: tuple[ClassCount, ...]
     orientations: tuple[tuple[str, int], ...]
@@ -72,10 +69,7 @@ def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress)
     try:
         dataset = read_dataset(folder)
     except DatasetError as error:
-        problems = tuple(Problem(case=None, problem=problem) for problem in error.problems)
-        return CheckReport(
-            dataset=folder, cases=0, problems=problems, notes=(), classes=(), orientations=(), duplicates=()
-        )
+        return _report_unread(folder, error.problems)
     if options.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
     problems, notes, splits = _check_folds(dataset, options.split)
@@ -86,10 +80,13 @@ def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress)
     fingerprints = outcome.results
     classes = count_classes(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
+    of_cases = list_problems(outcome.failures)
+    diagnosis = diagnose(dataset, of_cases, fingerprints)
     return CheckReport(
         dataset=dataset.root,
         cases=len(dataset.cases),
-        problems=(*problems, *_list_problems(outcome.failures)),
+        problems=(*problems, *of_cases),
+        diagnosis=replace(diagnosis, problems=(*problems, *diagnosis.problems)),
         notes=(
             *dataset.notes,
             *notes,
@@ -113,7 +110,7 @@ def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem
     try:
         division = divide_into_folds(dataset, request)
     except AutosegError as error:
-        return (Problem(case=None, problem=str(error)),), (), None
+        return (Problem(text=str(error)),), (), None
     return (), division.notes, division.splits
 
 
@@ -139,5 +136,14 @@ def _measure(
     return run_over_cases(check_job, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
 
 
-def _list_problems(failures: Sequence[Failure]) -> tuple[Problem, ...]:
-    return tuple(Problem(case=failure.case, problem=problem) for failure in failures for problem in failure.problems)
+def _report_unread(folder: Path, problems: tuple[Problem, ...]) -> CheckReport:
+    return CheckReport(
+        dataset=folder,
+        cases=0,
+        problems=problems,
+        diagnosis=Diagnosis(problems=group_problems(problems), corrections=()),
+        notes=(),
+        classes=(),
+        orientations=(),
+        duplicates=(),
+    )

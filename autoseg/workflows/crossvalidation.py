@@ -4,12 +4,11 @@ from pathlib import Path
 
 from autoseg.document import read_document
 from autoseg.evaluation.crossvalidation import (
-    ConfigurationScores,
     CrossValidation,
     score_configuration,
     write_crossvalidation,
 )
-from autoseg.evaluation.summary import EvaluationSummary, name_class_keys
+from autoseg.evaluation.summary import EvaluationSummary, join_distance_units, name_class_keys
 from autoseg.plan import Plan
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.training.folds import Splits
@@ -27,11 +26,17 @@ def collect_crossvalidation(run_root: Path) -> CrossValidation | None:
     """
     run = open_run(run_root)
     plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
-    scores = {name: _score(run, name, splits) for name in plan.configurations if _is_complete(run, name, splits)}
-    if not scores:
+    complete = [name for name in plan.configurations if _is_complete(run, name, splits)]
+    if not complete:
         return None
+    summaries = {name: _read_summaries(run, name, splits) for name in complete}
+    units = (summary.distance_unit for folds in summaries.values() for summary in folds.values())
     names = dict(zip(name_class_keys(plan.labels), plan.labels.class_names, strict=True))
-    result = CrossValidation(class_names=names, configurations=scores)
+    result = CrossValidation(
+        class_names=names,
+        distance_unit=join_distance_units(units),
+        configurations={name: score_configuration(folds) for name, folds in summaries.items()},
+    )
     write_crossvalidation(run.crossvalidation_json, run.crossvalidation_csv, result)
     return result
 
@@ -44,8 +49,6 @@ def _is_complete(run: RunFolder, configuration: str, splits: Splits) -> bool:
     )
 
 
-def _score(run: RunFolder, configuration: str, splits: Splits) -> ConfigurationScores:
+def _read_summaries(run: RunFolder, configuration: str, splits: Splits) -> dict[str, EvaluationSummary]:
     names = [str(index) for index in range(len(splits.folds))]
-    return score_configuration(
-        {name: read_document(run.fold(configuration, name).summary, EvaluationSummary) for name in names}
-    )
+    return {name: read_document(run.fold(configuration, name).summary, EvaluationSummary) for name in names}

@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_document
 from autoseg.errors import CasesFailedError, EvaluationError
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summarize, write_summary
-from autoseg.geometry import FloatTriple
+from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, strip_ending
-from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases, write_failure_log
+from autoseg.workflows.case_pool import compute_worker_count, list_problems, run_over_cases, write_failure_log
 
 SURFACE_TOLERANCE_MM = 1.0
 BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
@@ -79,7 +80,7 @@ def evaluate_jobs(
         )
         write_summary(folder, summary)
     if outcome.failures or summary is None:
-        lines = [*describe_failures(outcome.failures)]
+        lines = [*list_problems(outcome.failures)]
         lines += write_failure_log(folder / "evaluation.log", outcome.failures)
         rest = "; the others are in the summary:" if summary is not None else ":"
         heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated{rest}"
@@ -94,21 +95,25 @@ def count_evaluation_workers(case_count: int) -> int:
 
 def evaluate_job(job: EvaluationJob) -> CaseEvaluation:
     """Runs in a worker process."""
-    pair, spacing_mm = read_pair(job)
+    pair, grid = read_pair(job)
     metrics = evaluate_case(
         pair.prediction,
         pair.reference,
-        spacing_mm=spacing_mm,
+        spacing_mm=grid.spacing_mm,
         labels=job.labels,
         tolerance_mm=SURFACE_TOLERANCE_MM,
     )
     return CaseEvaluation(
-        case=job.case, prediction_file=str(job.prediction), reference_file=str(job.reference), metrics=metrics
+        case=job.case,
+        prediction_file=str(job.prediction),
+        reference_file=str(job.reference),
+        distance_unit=find_distance_unit([grid]),
+        metrics=metrics,
     )
 
 
-def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, FloatTriple]:
-    """Internal labels of both files, and the spacing of their voxels.
+def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
+    """Internal labels of both files, and the grid of the reference.
 
     Raises:
         VolumeError: A file cannot be read, or they lie on different grids.
@@ -119,7 +124,7 @@ def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, FloatTriple]:
     _check_values(prediction, job.labels, job.prediction)
     _check_values(reference, job.labels, job.reference)
     pair = LabelMapPair(prediction=job.labels.encode(prediction.array), reference=job.labels.encode(reference.array))
-    return pair, reference.grid.spacing_mm
+    return pair, reference.grid
 
 
 def pair_files(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:
@@ -131,12 +136,14 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[str, Path, Pat
     predicted = _list_label_maps(predictions)
     if not predicted:
         msg = f"no label maps in {predictions}; expected files ending in {', '.join(READABLE_ENDINGS[:4])} ..."
+        msg += explain_dicom(predictions)
         raise EvaluationError(msg)
     available = _list_label_maps(references)
     missing = [case for case in predicted if case not in available]
     if missing:
         names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
         msg = f"{len(missing)} of {len(predicted)} predictions have no reference of their name in {references}: {names}"
+        msg += explain_dicom(references)
         raise EvaluationError(msg)
     return [(case, predicted[case], available[case]) for case in sorted(predicted)]
 
@@ -164,5 +171,6 @@ def _check_values(volume: LabelVolume, labels: LabelScheme, path: Path) -> None:
     unknown = labels.find_unknown_values(volume.array)
     if unknown:
         known = ", ".join(str(value) for value in sorted(labels.file_values))
-        msg = f"{path}: label value {unknown[0]} is not among the run's values {known}"
+        found = ", ".join(str(value) for value in unknown)
+        msg = f"{path}: expected the run's label values {known}, found {found}"
         raise EvaluationError(msg)

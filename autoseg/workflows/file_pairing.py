@@ -11,6 +11,7 @@ from autoseg.dataset.image_tree import list_image_tree
 from autoseg.dataset.name_parts import NameParts, take_apart
 from autoseg.dataset.pairing import Pairing, describe_pattern, pair_files
 from autoseg.errors import DatasetError
+from autoseg.problems import Problem
 
 MOST_PATTERNS: Final = 6
 
@@ -40,14 +41,15 @@ def pair_tree(root: Path, patterns: FilePatterns | None) -> tuple[Pairing, list[
     return pair_files(files), files
 
 
-def refuse(root: Path, problems: Sequence[str]) -> NoReturn:
+def refuse(root: Path, problems: Sequence[str | Problem]) -> NoReturn:
     """Raises what keeps a folder from being a dataset.
 
     Raises:
         DatasetError: Always.
     """
     heading = f"{root} cannot become a dataset; nothing was written:"
-    raise DatasetError(heading, list(dict.fromkeys(problems)))
+    different = dict.fromkeys(problems)
+    raise DatasetError(heading, [Problem(text=line) if isinstance(line, str) else line for line in different])
 
 
 def refuse_uncertain(root: Path, problems: Sequence[str], files: Sequence[NameParts]) -> NoReturn:

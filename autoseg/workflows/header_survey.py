@@ -9,10 +9,9 @@ from pathlib import Path
 
 from autoseg.dataset import Case
 from autoseg.geometry import Grid
+from autoseg.problems import Problem, describe_cases, group_problems
 from autoseg.volume_io import list_grid_differences
 from autoseg.workflows.case_reading import try_reading_grid
-
-MOST_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,7 @@ class _Found:
     grids: dict[str, Grid] = field(default_factory=dict)
     codes: Counter[str] = field(default_factory=Counter)
     slightly_different: list[str] = field(default_factory=list)
-    fixes: list[str] = field(default_factory=list)
+    fixes: list[Problem] = field(default_factory=list)
 
 
 def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
@@ -54,7 +53,7 @@ def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
     notes = [*_describe_orientations(orientations), *_describe_small_differences(found.slightly_different)]
     return HeaderSurvey(
         orientations=orientations,
-        notes=(*notes, *found.fixes, *_describe_warnings(warnings)),
+        notes=(*notes, *(fix.describe() for fix in group_problems(found.fixes)), *_describe_warnings(warnings)),
         grids=found.grids,
     )
 
@@ -111,13 +110,14 @@ def _compare_files(case: Case, grid: Grid, found: _Found) -> None:
         found.slightly_different.append(case.name)
 
 
-def _describe_fix(case: Case, path: Path, other: Grid, *, first: Path, grid: Grid) -> str:
+def _describe_fix(case: Case, path: Path, other: Grid, *, first: Path, grid: Grid) -> Problem:
     method = "nearest neighbour" if path == case.label_path else "linear interpolation"
-    return (
-        f"{case.name}: --fix-geometry resamples {path.name} by {method} onto the grid of {first.name}\n"
+    text = (
+        f"--fix-geometry resamples {path.name} by {method} onto the grid of {first.name}\n"
         f"    from {other.describe()}\n"
         f"    onto {grid.describe()}"
     )
+    return Problem(text=text, cases=(case.name,))
 
 
 def _describe_orientations(orientations: Sequence[tuple[str, int]]) -> list[str]:
@@ -133,8 +133,7 @@ def _describe_orientations(orientations: Sequence[tuple[str, int]]) -> list[str]
 def _describe_small_differences(names: Sequence[str]) -> list[str]:
     if not names:
         return []
-    shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
     return [
         f"headers of files of one case differ by up to 0.001 mm or 0.001 of a direction, which is taken as rounding: "
-        f"{shown}"
+        f"{describe_cases(names)}"
     ]

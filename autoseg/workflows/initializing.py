@@ -98,7 +98,7 @@ def init_dataset(folder: Path, request: InitRequest, *, progress: Progress) -> I
         _check_absent(root / GROUPS_NAME, overwrite=request.overwrite)
     found = _survey(root, cases, request, progress)
     groups = _list_groups(found.cases)
-    failures = {failure.case: "; ".join(failure.problems) for failure in found.failures}
+    failures = {failure.case: "; ".join(problem.text for problem in failure.problems) for failure in found.failures}
     report = InitReport(
         dataset=root,
         cases=found.cases,

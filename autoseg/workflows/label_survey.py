@@ -17,7 +17,7 @@ from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
 from autoseg.progress import Progress
 from autoseg.volume_io import list_grid_differences, read_grid, read_label_map
-from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_count, describe_failures, run_over_cases
+from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_count, list_problems, run_over_cases
 from autoseg.workflows.case_reading import try_reading_grid
 from autoseg.workflows.file_pairing import refuse
 
@@ -160,7 +160,7 @@ def check_some_left(root: Path, outcome: PoolOutcome[LabelSurvey]) -> None:
         DatasetError: Names what is wrong with them.
     """
     if not outcome.results:
-        refuse(root, describe_failures(outcome.failures))
+        refuse(root, list_problems(outcome.failures))
 
 
 def keep_surveyed(cases: Sequence[DraftCase], surveys: Sequence[LabelSurvey]) -> tuple[DraftCase, ...]:

@@ -1,27 +1,29 @@
 """Measures every case of a dataset and collects everything that is wrong with it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autoseg.dataset import Case, Dataset
 from autoseg.errors import DatasetError
 from autoseg.fingerprint import Fingerprint
-from autoseg.geometry import IDENTITY, Grid, compute_reorientation
+from autoseg.geometry import IDENTITY, Grid, compute_reorientation, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
+from autoseg.problems import Problem, has_unnamed_cases
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.case_pool import (
     CaseSize,
-    Failure,
+    PoolOutcome,
     compute_worker_count,
-    describe_failures,
     find_largest,
+    list_problems,
     run_over_cases,
     write_failure_log,
 )
 from autoseg.workflows.case_reading import read_labelled_case
+from autoseg.workflows.dataset_corrections import diagnose
 
 # Measured: 11 bytes a voxel for one channel of CT (512 x 512 x 160), 16 for two channels of MR; a third is added.
 BYTES_PER_IMAGE_VOXEL = 7
@@ -78,7 +80,7 @@ def measure_dataset(
         sizes=sizes,
     )
     if outcome.failures:
-        _report(dataset, outcome.failures, run)
+        _report(dataset, outcome, run)
     return build_fingerprint(
         outcome.results,
         dataset_name=dataset.name,
@@ -86,6 +88,7 @@ def measure_dataset(
         labels=dataset.labels,
         channel_names=dataset.channel_names,
         orientation=orientation,
+        distance_unit=find_distance_unit(grids.values()),
     )
 
 
@@ -119,8 +122,12 @@ def estimate_size(grid: Grid, *, channels: int) -> CaseSize:
     return CaseSize(voxels=voxels, estimated_bytes=voxels * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL))
 
 
-def _report(dataset: Dataset, failures: Sequence[Failure], run: RunFolder) -> None:
-    problems = [*describe_failures(failures)]
-    problems += write_failure_log(run.logs / "measuring.log", failures)
+def _report(dataset: Dataset, outcome: PoolOutcome[CaseMeasurement], run: RunFolder) -> None:
+    failures = outcome.failures
+    diagnosis = diagnose(dataset, list_problems(failures), [entry.fingerprint for entry in outcome.results])
+    problems = [*diagnosis.problems, *(Problem(text=entry.describe()) for entry in diagnosis.corrections)]
+    if has_unnamed_cases(diagnosis.problems):
+        problems.append(Problem(text=f"every case with its problems: autoseg check {dataset.root} --all"))
+    problems += write_failure_log(run.logs / "measuring.log", failures, lists_cases=False)
     heading = f"{dataset.name}: {len(failures)} of {len(dataset.cases)} cases cannot be used; nothing was written:"
     raise DatasetError(heading, problems)

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from autoseg.errors import CasesFailedError
 from autoseg.evaluation.case_metrics import LabelMapPair
 from autoseg.evaluation.gain import find_scored_classes
+from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.postprocessing.application import apply_rules
 from autoseg.postprocessing.effects import (
@@ -31,13 +32,15 @@ from autoseg.postprocessing.learning import (
 from autoseg.postprocessing.rules import (
     MinimumSize,
     Rule,
+    SizeUnit,
     demand_size,
     fill_holes,
+    find_size_unit,
     keep_largest,
     keep_largest_foreground,
 )
 from autoseg.progress import Progress
-from autoseg.workflows.case_pool import compute_worker_count, describe_failures, run_over_cases
+from autoseg.workflows.case_pool import compute_worker_count, list_problems, run_over_cases
 from autoseg.workflows.evaluation import BYTES_PER_CASE, EvaluationJob, read_pair
 
 BACKGROUND = 0
@@ -61,8 +64,13 @@ class MeasuringJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseMeasurement:
-    """What the job asked for."""
+    """What the job asked for.
 
+    Attributes:
+        grid: Of the reference.
+    """
+
+    grid: Grid
     counts: Counts
     components: tuple[ComponentEffects, ...]
     holes: tuple[Change, ...]
@@ -127,10 +135,12 @@ def group_disjoint(targets: Sequence[int], labels: LabelScheme) -> Iterator[tupl
 def measure_case(job: MeasuringJob) -> CaseMeasurement:
     """Runs in a worker process."""
     labels = job.files.labels
-    read, spacing_mm = read_pair(job.files)
+    read, grid = read_pair(job.files)
+    spacing_mm = grid.spacing_mm
     finished = apply_rules(read.prediction, job.rules, labels=labels, spacing_mm=spacing_mm)
     pair = LabelMapPair(prediction=finished, reference=read.reference)
     return CaseMeasurement(
+        grid=grid,
         counts=count_classes(pair, labels),
         components=measure_components(pair, job.groups, labels=labels, spacing_mm=spacing_mm) if job.groups else (),
         holes=tuple(measure_holes(pair, index, labels=labels) for index in job.hole_classes),
@@ -162,6 +172,7 @@ class _Learner:
         measured = self._measure(self._name(group), groups=masks)
         cases = self._open_cases(measured)
         effects = [tuple(entry.components[place] for entry in measured) for place in range(len(group))]
+        size_unit = find_size_unit(entry.grid for entry in measured)
         for place, index in enumerate(group):
             if set(masks[place]) == set(self.labels.foreground_labels):
                 continue  # was tried as the foreground
@@ -169,11 +180,13 @@ class _Learner:
             if self._judge(keep_largest(self.labels, index), cases, after):
                 cases, effects[place] = cases.change(after), kept
         for place, index in enumerate(group):
-            cases = self._try_minimum(index, effects[place], cases)
+            cases = self._try_minimum(index, effects[place], cases, size_unit=size_unit)
 
-    def _try_minimum(self, index: int, effects: Sequence[ComponentEffects], cases: Cases) -> Cases:
+    def _try_minimum(
+        self, index: int, effects: Sequence[ComponentEffects], cases: Cases, *, size_unit: SizeUnit
+    ) -> Cases:
         def make_rule(minimum_mm3: float) -> MinimumSize:
-            return demand_size(self.labels, index, minimum_mm3)
+            return demand_size(self.labels, index, minimum_mm3, size_unit)
 
         outcome = learn_minimum_size(make_rule, effects, cases)
         self._record(outcome.step)
@@ -228,7 +241,7 @@ class _Learner:
         )
         if outcome.failures:
             heading = f"{len(outcome.failures)} of {len(jobs)} held-out predictions cannot be used:"
-            raise CasesFailedError(heading, describe_failures(outcome.failures))
+            raise CasesFailedError(heading, list_problems(outcome.failures))
         return outcome.results
 
 

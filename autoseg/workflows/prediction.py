@@ -26,6 +26,7 @@ from autoseg.plan import Plan
 from autoseg.postprocessing.application import finish_label_map
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.problems import Problem
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder, open_run
 from autoseg.volume_io import (
@@ -35,7 +36,7 @@ from autoseg.volume_io import (
     write_label_map,
     write_probabilities,
 )
-from autoseg.workflows.case_pool import Failure, build_failure, describe_failures, write_failure_log
+from autoseg.workflows.case_pool import Failure, build_failure, list_problems, write_failure_log
 from autoseg.workflows.model_choice import check_weights, choose_models, hash_ensemble
 from autoseg.workflows.overlap import overlap_stages
 from autoseg.workflows.selection_document import NAMES_JOINED_BY
@@ -173,13 +174,19 @@ def _predict_images(
     write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
     write_document(out / PLAN_NAME, model.plan)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
-    failures = [Failure(case=name, problems=problems, traceback=None) for name, problems in found.problems.items()]
+    failures = _list_incomplete(found.problems)
+    total = len(cases) + len(failures)
     events = _predict_each(waiting, out, model, request=request, rules=choice.rules, progress=progress)
     for failure in progress.track(events, label="Predicting", total=len(waiting), unit="image"):
         failures += [] if failure is None else [failure]
     if failures:
-        _report(failures, out, total=len(cases) + len(found.problems))
+        _report(failures, out, total=total)
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
+
+
+def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
+    names = dict.fromkeys(name for problem in problems for name in problem.cases)
+    return [Failure(case=name, problems=tuple(one for one in problems if name in one.cases)) for name in names]
 
 
 def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
@@ -371,7 +378,7 @@ def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
 
 
 def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:
-    lines = [*describe_failures(failures)]
+    lines = [*list_problems(failures)]
     lines += write_failure_log(out / "prediction.log", failures)
     rest = "; the others are written:" if len(failures) < total else ":"
     heading = f"{len(failures)} of {total} images failed{rest}"

@@ -29,8 +29,8 @@ from autoseg.run_folder import RunFolder, remove_folder
 from autoseg.workflows.case_pool import (
     CaseSize,
     compute_worker_count,
-    describe_failures,
     find_largest,
+    list_problems,
     run_over_cases,
     write_failure_log,
 )
@@ -125,7 +125,7 @@ def preprocess_dataset(
         sizes=sizes,
     )
     if outcome.failures:
-        problems = [*describe_failures(outcome.failures)]
+        problems = [*list_problems(outcome.failures)]
         problems += write_failure_log(run.logs / "preprocessing.log", outcome.failures)
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed; the others are finished:"
         raise CasesFailedError(heading, problems)

@@ -21,7 +21,7 @@ from autoseg.errors import Stopped
 
 EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
-    "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--json"},
+    "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
         "--run", "--planner", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",
         "--no-preprocess", "--workers", "--overwrite",

@@ -76,7 +76,14 @@ def test_missing_labels_are_all_named(broken: Path, tmp_path: Path) -> None:
 def test_missing_channels_are_named_once_for_all_cases(broken: Path, tmp_path: Path) -> None:
     edit_description(broken, channel_names={"0": "T1", "1": "T2"})
     done = run_autoseg("plan", broken, "--workers", 1, cwd=tmp_path)
-    check_refused(done, "case0, case1, case2 and 2 more", "expected 2 channels", "T1, T2", "found 1")
+    check_refused(
+        done,
+        "5 cases (case0, case1, case2, ...)",
+        "expected 2 channels",
+        "T1, T2",
+        "found 1",
+        '"channel_names": {"0": "T1"}',
+    )
 
 
 def test_a_single_case_cannot_be_cross_validated(tmp_path: Path) -> None:

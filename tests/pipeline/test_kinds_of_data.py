@@ -1,6 +1,7 @@
 """Whole runs on data other than plain volumes of NIfTI: regions with an ignore label, pictures in colour, VTK."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -71,6 +72,13 @@ def test_pictures_in_colour_with_the_values_0_and_255(tmp_path: Path) -> None:
     assert predicted.shape == reference.shape
     assert set(np.unique(predicted)) <= {0, 255}
     assert (predicted == reference).mean() > 0.8
+    planned = run_autoseg("plan", dataset, "--run", tmp_path / "run", "--configuration", "2d", "--workers", 1)
+    evaluated = run_autoseg("evaluate", tmp_path / "out", dataset / "labelsTr", "--run", tmp_path / "run")
+    assert (planned.code, evaluated.code) == (0, 0), planned.err + evaluated.err
+    assert "spacing (pixels)" in planned.out
+    assert "HD95 (pixels)" in evaluated.out
+    for text in (planned.out, evaluated.out):
+        assert not re.search(r"\bmm\b|\b999\b", text), text
 
 
 def place(array: np.ndarray) -> SimpleITK.Image:

@@ -5,7 +5,12 @@ import pytest
 
 from autoseg import errors
 from autoseg.errors import AutosegError, CasesFailedError, DatasetError, ProblemsError
+from autoseg.problems import ChannelCount, Problem, UndeclaredValues
 
+PROBLEMS = (
+    Problem(text="a", cases=("x",), finding=UndeclaredValues(voxels={0: 5, 7: 2}, undeclared=(7,))),
+    Problem(text="b", cases=("y",), finding=ChannelCount(found=3, is_picture=True)),
+)
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
 
 
@@ -15,20 +20,20 @@ def test_everything_that_the_user_can_put_right_has_one_root():
 
 
 def test_problems_are_listed_below_their_heading():
-    error = DatasetError("two things are wrong:", ["first", "second"])
+    error = DatasetError("two things are wrong:", [Problem(text="first"), Problem(text="second")])
     assert str(error) == "two things are wrong:\n  - first\n  - second"
-    assert error.problems == ("first", "second")
+    assert [problem.text for problem in error.problems] == ["first", "second"]
     assert error.heading == "two things are wrong:"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_survive_the_way_out_of_a_worker_process(kind):
-    error = kind("heading", ["a", "b"]) if issubclass(kind, ProblemsError) else kind("message")
+    error = kind("heading", PROBLEMS) if issubclass(kind, ProblemsError) else kind("message")
     restored = pickle.loads(pickle.dumps(error))
     assert type(restored) is kind
     assert str(restored) == str(error)
     if isinstance(restored, ProblemsError):
-        assert restored.problems == ("a", "b")
+        assert restored.problems == PROBLEMS
 
 
 def test_failed_cases_are_no_dataset_error():

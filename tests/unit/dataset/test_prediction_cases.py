@@ -56,10 +56,10 @@ def test_complete_cases_are_found_beside_incomplete_ones(tmp_path):
     make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz", "c_0001.nii.gz", "c_0002.nii.gz")
     found = find_images(tmp_path, channel_count=2, file_ending=".nii.gz")
     assert [case.name for case in found.cases] == ["a"]
-    assert found.problems == {
-        "b": ("channel 1 is missing: expected b_0001.nii.gz",),
-        "c": ("c_0002.nii.gz is superfluous: channels are numbered 0 to 1; move it out of the folder",),
-    }
+    assert [problem.describe() for problem in found.problems] == [
+        "case b: channel 1 is missing: expected b_0001.nii.gz",
+        "case c: c_0002.nii.gz is superfluous: channels are numbered 0 to 1; move it out of the folder",
+    ]
 
 
 def test_two_channels_are_too_many_for_a_model_of_one(tmp_path):
@@ -102,6 +102,6 @@ def test_two_files_that_could_be_the_same_case_are_named(tmp_path):
     make(tmp_path, "p_0001.nii.gz", "p_0001_0000.nii.gz", "q.nii.gz")
     found = find_images(tmp_path, channel_count=1, file_ending=".nii.gz")
     assert [case.name for case in found.cases] == ["q"]
-    assert found.problems == {
-        "p_0001": ("two files could be this case: p_0001.nii.gz and p_0001_0000.nii.gz; rename one",)
-    }
+    assert [problem.describe() for problem in found.problems] == [
+        "case p_0001: two files could be this case: p_0001.nii.gz and p_0001_0000.nii.gz; rename one"
+    ]

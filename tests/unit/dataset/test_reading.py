@@ -36,7 +36,7 @@ def change(**entries: Any) -> dict[str, Any]:
 def get_problems(root: Path) -> str:
     with pytest.raises(DatasetError) as caught:
         read_dataset(root)
-    return "\n".join(caught.value.problems)
+    return "\n".join(problem.describe() for problem in caught.value.problems)
 
 
 def list_cases(dataset: Dataset) -> dict[str, tuple[list[str], str]]:
@@ -385,8 +385,8 @@ def test_what_is_wrong_with_listed_paths_is_named(tmp_path):
     assert f"case a: {tmp_path / 'gone.nii.gz'} does not exist" in problems
     assert "case a: expected 2 image files, one for each of X, Y, found 1" in problems
     assert f"case b: the ending of {tmp_path / 'a.txt'} cannot be read" in problems
-    assert "case 'c' must have images" in problems
-    assert "case 'd' must have images" in problems
+    assert "case c: its entry in 'dataset' of dataset.json must have images" in problems
+    assert "case d: its entry in 'dataset' of dataset.json must have images" in problems
     assert "dataset must map case names" in get_problems(make(tmp_path, change(dataset=["a"])))
 
 
@@ -437,9 +437,9 @@ def test_the_decathlon_may_be_converted_to_channel_files(tmp_path):
 def test_what_is_wrong_with_a_list_of_training_images_is_named(tmp_path):
     description = {**DECATHLON, "training": [*DECATHLON["training"], DECATHLON["training"][0], {"image": "x"}]}
     problems = get_problems(make(tmp_path, description, ("imagesTr/b.nii.gz", *LABEL_FILES)))
-    assert "case b is listed 2 times" in problems
+    assert "case b: is listed 2 times" in problems
     assert f"case a: {tmp_path / 'imagesTr' / 'a.nii.gz'} does not exist" in problems
-    assert "every entry must have image and label, found {'image': 'x'}" in problems
+    assert "every entry must have image and label, 1 of 4 have not, such as {'image': 'x'}" in problems
 
 
 def test_a_training_list_beside_a_file_ending_is_ignored_as_by_nnunet(tmp_path):
@@ -455,3 +455,35 @@ def test_real_datasets_are_read_without_notes(data_folder):
     tumours = next(dataset for dataset in datasets if dataset.name == "Dataset005_BrainTumour")
     assert tumours.labels.has_regions
     assert tumours.labels.region_write_values == (2, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [(".jpg", ".png"), (".jpg", ".tif"), (".jpeg", ".bmp"), (".png", ".tif"), (".nii.gz", ".nrrd"),
+     (".nii.gz", ".nii"), (".mha", ".nii.gz"), (".nii.gz", ".hdr")],
+)  # fmt: skip
+def test_a_label_map_may_have_another_ending_if_it_is_the_only_one_of_its_case(tmp_path, images, labels):
+    files = [f"imagesTr/{case}_0000{images}" for case in "ab"] + [f"labelsTr/{case}{labels}" for case in "ab"]
+    files += [f"labelsTr/{case}.img" for case in "ab" if labels == ".hdr"]
+    dataset = read_dataset(make(tmp_path, change(file_ending=images), tuple(files)))
+    assert list_cases(dataset)["b"] == ([f"imagesTr/b_0000{images}"], f"labelsTr/b{labels}")
+    usual = ".png" if images in (".jpg", ".jpeg") else images
+    expected = f"2 cases (a, b): labelsTr/*{labels} is used, though it does not end in {usual}"
+    assert dataset.notes == (() if labels == usual else (expected,))
+
+
+def test_a_label_map_of_the_usual_ending_is_taken_before_all_others(tmp_path):
+    dataset = read_dataset(make(tmp_path, files=(*IMAGES, *LABEL_FILES, "labelsTr/a.png", "labelsTr/a.nrrd")))
+    assert list_cases(dataset)["a"][1] == "labelsTr/a.nii.gz"
+    assert dataset.notes == ()
+
+
+def test_two_label_maps_of_other_endings_are_a_problem(tmp_path):
+    root = make(tmp_path, files=(*IMAGES, LABEL_FILES[1], "labelsTr/a.nrrd", "labelsTr/a.mha"))
+    assert "case a: two label maps, a.mha and a.nrrd; remove one" in get_problems(root)
+
+
+def test_label_maps_in_jpeg_are_refused_with_the_reason(tmp_path):
+    files = ("imagesTr/a.jpg", "imagesTr/b.jpg", "labelsTr/a.jpg", "labelsTr/b.jpg")
+    problems = get_problems(make(tmp_path, change(file_ending=".jpg"), files))
+    assert "labelsTr holds 2 x JPEG (a.jpg), which changes label values on saving; save label maps as PNG" in problems

@@ -11,7 +11,7 @@ RANDOM = np.random.default_rng(3)
 GREY = RANDOM.integers(0, 256, (4, 6)).astype(np.uint8)
 COLOURS = RANDOM.integers(0, 256, (4, 6, 3)).astype(np.uint8)
 ALPHA = RANDOM.integers(0, 256, (4, 6, 1)).astype(np.uint8)
-PICTURE_GRID = Grid(shape_voxels=(1, 4, 6), spacing_mm=(999.0, 1.0, 1.0), is_oriented=False)
+PICTURE_GRID = Grid(shape_voxels=(1, 4, 6), spacing_mm=(999.0, 1.0, 1.0), is_oriented=False, tells_spacing=False)
 
 
 @pytest.mark.parametrize("ending", [".png", ".bmp", ".PNG"])

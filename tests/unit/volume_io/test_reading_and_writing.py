@@ -168,7 +168,7 @@ def test_what_is_no_image_file_is_named(tmp_path):
     (tmp_path / "empty.nii.gz").touch()
     (tmp_path / "a.txt").write_text("x")
     for name, reason in {
-        "folder.nii.gz": "is a folder; convert a series of DICOM slices",
+        "folder.nii.gz": "is a folder; one file is read per channel: convert a series of DICOM slices",
         "empty.nii.gz": "is empty",
         "a.txt": "has an ending that cannot be read",
         "missing.nii.gz": "does not exist",

@@ -126,7 +126,8 @@ def test_a_spacing_file_that_makes_no_sense_is_an_error(tmp_path, content):
      ((1, 4, 5), (2.0, 1.0, 1.0)), ((4, 4, 3), (1.0, 1.0, 1.0))],
 )  # fmt: skip
 def test_label_maps_come_back_on_their_grid(tmp_path, dtype, shape, spacing):
-    grid = Grid(shape_voxels=shape, spacing_mm=spacing, is_oriented=False)
+    tells_spacing = spacing != (999.0, 1.0, 1.0)
+    grid = Grid(shape_voxels=shape, spacing_mm=spacing, is_oriented=False, tells_spacing=tells_spacing)
     labels = draw(*shape).astype(dtype)
     write_label_map(tmp_path / "a.tif", labels, grid=grid, like=None)
     restored = read_label_map(tmp_path / "a.tif")

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import DatasetError
+from autoseg.problems import Problem
 from autoseg.progress import Silent
 from autoseg.workflows.case_pool import (
     CaseSize,
     Failure,
     PoolOutcome,
     compute_worker_count,
-    describe_failures,
     find_largest,
+    list_problems,
     run_over_cases,
     write_failure_log,
 )
@@ -27,7 +28,7 @@ def work(job: tuple[str, Path]) -> str:
     """Kills its process when it finds a file for it, and uses the file up."""
     name, folder = job
     if name == "wrong":
-        raise DatasetError(name, ["has no label map"])
+        raise DatasetError(name, [Problem(text="has no label map")])
     if name == "defect":
         raise ZeroDivisionError(name)
     for deadly in sorted(folder.glob(f"{name}.*")):
@@ -47,17 +48,18 @@ def test_results_come_in_the_order_of_the_jobs_and_failures_by_name(tmp_path: Pa
 
     assert outcome.results == ("A", "B", "C")
     assert [failure.case for failure in outcome.failures] == ["wrong", "defect"]
-    assert describe_failures(outcome.failures) == (
-        "wrong: has no label map",
-        "defect: unexpected ZeroDivisionError: defect",
+    assert list_problems(outcome.failures) == (
+        Problem(text="has no label map", cases=("wrong",)),
+        Problem(text="unexpected ZeroDivisionError: defect", cases=("defect",)),
     )
     log = tmp_path / "logs" / "log.txt"
-    assert write_failure_log(log, outcome.failures) == (f"tracebacks of unexpected errors are in {log}",)
+    (line,) = write_failure_log(log, outcome.failures)
+    assert line.text == f"tracebacks of unexpected errors are in {log}"
     assert "raise ZeroDivisionError" in log.read_text()
     assert write_failure_log(tmp_path / "none.txt", outcome.failures[:1]) == ()
     (tmp_path / "file").touch()
     (line,) = write_failure_log(tmp_path / "file" / "log.txt", outcome.failures)
-    assert "cannot be written" in line
+    assert "cannot be written" in line.text
 
 
 def test_the_case_of_a_killed_worker_is_tried_again_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -77,13 +79,15 @@ def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_other
     outcome = run("a b c", tmp_path)
 
     assert outcome.results == ("A", "C")
-    (line,) = describe_failures(outcome.failures)
-    assert line.startswith("b: the worker process was killed twice")
+    (problem,) = list_problems(outcome.failures)
+    line = problem.describe()
+    assert line.startswith("case b: the worker process was killed twice")
     assert "25 million voxels, about 3 GiB" in line
     assert "too little memory" in line
 
 
 UNGUARDED = """
+from autoseg.problems import Problem
 from autoseg.progress import Silent
 from autoseg.workflows.case_pool import run_over_cases
 
@@ -133,9 +137,22 @@ def test_a_pool_that_is_interrupted_starts_no_further_case(tmp_path: Path) -> No
     assert 1 <= len(list(tmp_path.iterdir())) <= 10
 
 
-def test_a_problem_that_many_cases_share_is_said_once() -> None:
-    failures = [Failure(case=f"c{index}", problems=("same",), traceback=None) for index in range(5)]
-    assert describe_failures(failures) == ("c0, c1, c2 and 2 more: same",)
+def make_failures(count: int) -> list[Failure]:
+    names = [f"c{index}" for index in range(count)]
+    return [Failure(case=name, problems=(Problem(text=f"{name}.nii is cut off", cases=(name,)),)) for name in names]
+
+
+def test_cases_that_a_message_does_not_name_are_all_in_the_log(tmp_path: Path) -> None:
+    assert write_failure_log(tmp_path / "log.txt", make_failures(3)) == ()
+    assert write_failure_log(tmp_path / "log.txt", make_failures(5), lists_cases=False) == ()
+    (line,) = write_failure_log(tmp_path / "log.txt", make_failures(5))
+    assert line.text == f"all cases and their problems are in {tmp_path / 'log.txt'}"
+    assert [line for line in (tmp_path / "log.txt").read_text().splitlines() if line] == [
+        f"case c{index}: c{index}.nii is cut off" for index in range(5)
+    ]
+    (tmp_path / "file").touch()
+    (line,) = write_failure_log(tmp_path / "file" / "log.txt", make_failures(5))
+    assert "they are: c0, c1, c2, c3, c4" in line.text
 
 
 def tell_who_ends_it(job: int) -> bool:

@@ -86,18 +86,19 @@ def test_all_problems_of_all_cases_are_listed_with_their_case(check, dataset, wr
     write_case(dataset, "labelsTr/p1_a.nii.gz", label_map)
     (dataset / "imagesTr" / "p2_b_0000.nii.gz").write_bytes(b"no image")
     (dataset / "splits_final.json").write_text("[]")
-    problems = {problem.case: problem.problem for problem in check().problems}
-    assert set(problems) == {None, "p1_a", "p2_b"}
-    assert "label value 77 (3 voxels)" in problems["p1_a"]
-    assert "splits_final.json does not fit" in problems[None]
+    problems = {problem.cases: problem.text for problem in check().problems}
+    assert set(problems) == {(), ("p1_a",), ("p2_b",)}
+    assert "label value 77 (3 voxels)" in problems[("p1_a",)]
+    assert "splits_final.json does not fit" in problems[()]
 
 
 def test_what_is_wrong_with_the_description_is_reported_too(check, dataset):
     (dataset / "labelsTr" / "p1_a.nii.gz").unlink()
     (dataset / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}))
     report = check()
-    assert all(problem.case is None for problem in report.problems)
-    assert "channel_names" in " ".join(problem.problem for problem in report.problems)
+    assert {problem.cases for problem in report.problems} == {(), ("p1_a",)}
+    assert "channel_names" in " ".join(problem.text for problem in report.problems)
+    assert report.diagnosis.problems == report.problems
 
 
 def test_rare_classes_are_warned_of(check, dataset, write_case):
@@ -170,13 +171,15 @@ def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed
     moved[0, 3] = 1.0
     write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
     (problem,) = check().problems
-    assert problem.case == "p2_a"
-    assert problem.problem.count("voxels (z, y, x)") == 2
-    assert "--fix-geometry" in problem.problem
+    assert problem.cases == ("p2_a",)
+    assert problem.text.count("voxels (z, y, x)") == 2
+    assert "--fix-geometry" in problem.text
     report = check(fix_geometry=True)
     assert report.problems == ()
     (note,) = report.notes
-    assert note.startswith("p2_a: --fix-geometry resamples p2_a.nii.gz by nearest neighbour onto the grid of p2_a_0000")
+    assert note.startswith(
+        "case p2_a: --fix-geometry resamples p2_a.nii.gz by nearest neighbour onto the grid of p2_a_0000"
+    )
     assert [count.cases for count in report.classes] == [6, 6]
 
 
@@ -203,9 +206,9 @@ def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset, wri
     moved[0, 3] = 1.0
     write_case(dataset, "imagesTr/p2_a_0001.nii.gz", load(dataset / "imagesTr" / "p2_a_0001.nii.gz"), moved)
     (problem,) = check().problems
-    assert problem.case == "p2_a"
-    assert "p2_a_0001.nii.gz (found)" in problem.problem
-    assert "--fix-geometry" in problem.problem
+    assert problem.cases == ("p2_a",)
+    assert "p2_a_0001.nii.gz (found)" in problem.text
+    assert "--fix-geometry" in problem.text
     report = check(fix_geometry=True)
     assert report.problems == ()
     (note,) = report.notes
@@ -223,9 +226,9 @@ def test_pictures_of_another_size_stay_a_problem(check, dataset):
             picture = np.random.default_rng(ord(name)).choice([0, 2, 5], shape).astype(np.uint8)
             Image.fromarray(picture).save(dataset / part / f"{name}.png")
     problems = check(fix_geometry=True).problems
-    assert {problem.case for problem in problems} == {"b"}
-    assert "no place in the world" in problems[0].problem
-    assert "--fix-geometry" not in check().problems[0].problem
+    assert {problem.cases for problem in problems} == {("b",)}
+    assert "no place in the world" in problems[0].text
+    assert "--fix-geometry" not in check().problems[0].text
 
 
 def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset, write_case):
@@ -233,4 +236,4 @@ def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset, write_case):
     moved[0, 3] = 1000.0
     write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
     (problem,) = check(fix_geometry=True).problems
-    assert "do not overlap" in problem.problem
+    assert "do not overlap" in problem.text
