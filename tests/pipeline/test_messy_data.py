@@ -43,9 +43,22 @@ def test_problems_and_notes_stand_in_one_table_and_fail_the_check(messy: Path) -
     shutil.copy(messy / "imagesTr" / "case2_0000.nii.gz", messy / "imagesTr" / "case3_0000.nii.gz")
     done = run_autoseg("check", messy, "--workers", 1)
     assert done.code == 1
-    assert "label value 77 (1 voxels) is not in dataset.json" in done.out
+    assert "the value 77 (1 case, 1 voxel), which dataset.json does not name: it names 0, 2, 5" in done.out
+    assert '    "labels": {"background": 0, "bright": 2, "dark": 5, "label_77": 77},' in done.out.splitlines()
     assert "case2 and case3 have the same image" in done.out
     assert "Traceback" not in done.err
+
+
+def test_a_problem_of_many_cases_is_one_row_or_a_row_for_each(messy: Path) -> None:
+    for index in range(1, 6):
+        (messy / "imagesTr" / f"case{index}_0000.nii.gz").write_bytes(b"no image")
+    done = run_autoseg("check", messy, "--workers", 1)
+    assert done.out.count("│ problem") == 1
+    assert "5 cases (case1, case2, case3, ...)" in done.out
+    assert f"autoseg check {messy} --all" in done.out
+    every = run_autoseg("check", messy, "--workers", 1, "--all")
+    assert every.out.count("│ problem") == 5
+    assert (done.code, every.code) == (1, 1)
 
 
 def test_programs_get_one_object(messy: Path) -> None:
@@ -53,9 +66,13 @@ def test_programs_get_one_object(messy: Path) -> None:
     done = run_autoseg("check", messy, "--json", "--workers", 1)
     assert done.code == 1
     report = json.loads(done.out)
-    assert list(report) == ["dataset", "cases", "problems", "notes", "classes", "orientations", "duplicates"]
+    expected = {"dataset", "cases", "problems", "notes", "classes", "orientations", "duplicates"}
+    assert set(report) == expected | {"kinds", "corrections"}
     assert (report["dataset"], report["cases"], report["orientations"]) == (str(messy), 6, {"LPS": 5})
     assert [problem["case"] for problem in report["problems"]] == ["case4"]
+    assert [(kind["cases"], kind["problem"]) for kind in report["kinds"]] == [
+        (["case4"], report["problems"][0]["problem"])
+    ]
     assert [(entry["name"], entry["values"], entry["cases"]) for entry in report["classes"]] == [
         ("bright", [2], 5),
         ("dark", [5], 5),
