@@ -203,7 +203,8 @@ def _check_axes(array: NDArray[Any], model: SegmentationModel) -> None:
             advice = "a picture is a volume of one slice: give array[None], with three numbers as spacing_mm"
         msg = f"a volume is an array of numbers (channel, z, y, x) or (z, y, x), {found}; {advice}"
         raise PredictionError(msg)
-    if _ends_in_channels(array.shape, channels, takes_pictures=model.plan.orientation is None):
+    takes_pictures = model.plan.orientation is None and model.configuration_plan.dimensions == 2
+    if _ends_in_channels(array.shape, channels, takes_pictures=takes_pictures):
         order = "[:, None], which adds z" if array.ndim == 3 else ""
         msg = (
             f"channels come first, in an array (channel, z, y, x) of {channels} channel(s), {found}, whose last axis "

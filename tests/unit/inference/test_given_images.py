@@ -314,8 +314,9 @@ def test_arrays_of_another_shape_are_refused_by_a_model_of_pictures(make_run, ch
         autoseg.predict_volume(model, np.zeros(shape), (999, 1, 1))
 
 
-def test_a_narrow_volume_is_no_picture(make_run):
-    _, model = make_run()
+@pytest.mark.parametrize("trained", ["LPS", None])  # None: a model of nnU-Net, which leaves images as they are stored
+def test_a_narrow_volume_is_no_picture(make_run, trained):
+    _, model = make_run(orientation=trained)
     found = autoseg.predict_volume(model, make_array(shape=(9, 12, 3)), SPACING_MM, orientation="LPS")
     assert found.shape == (9, 12, 3)
 
