@@ -51,3 +51,36 @@ def test_python_blocks_run(page: str, place: Path) -> None:
     names = {"__name__": "__documentation__"}  # a page is read from its beginning, like a notebook
     for block in blocks:
         exec(compile(block, f"{place}: {page}", "exec"), names)
+
+
+def test_the_first_hour_runs(dataset: Path, tmp_path: Path) -> None:
+    """Every command of the page, in its order; only the training is shortened."""
+    shutil.copytree(dataset / "imagesTr", tmp_path / "my_images" / "images")
+    shutil.copytree(dataset / "labelsTr", tmp_path / "my_images" / "labels")
+    image, label_map = make_case(200)
+    save(tmp_path / "new_images" / "case_0000.nii.gz", image)
+    save(tmp_path / "new_labels" / "case.nii.gz", label_map)
+    commands = [
+        shlex.split(line) for block in list_blocks("docs/how-to/first-hour.md", "sh") for line in block.splitlines()
+    ]
+    names = ["init", "check", "plan", "train", "status", "predict", "evaluate", "export", "predict"]
+    assert [command[1] for command in commands] == names
+    for command in commands:
+        assert command[0] == "autoseg"
+        done = run_autoseg(*command[1:], cwd=tmp_path)
+        assert done.code == 0, done.err
+        if command[1] == "plan":
+            assert "Forecast for this computer" in done.out
+            shorten(tmp_path / "my.autoseg", "3d_fullres", epochs=1, iterations=10)
+    assert (tmp_path / "my.autoseg" / "models" / "3d_fullres" / "fold_0" / "progress.png").is_file()
+    maps = [tmp_path / folder / "case.nii.gz" for folder in ("predictions", "others")]
+    assert maps[0].read_bytes() == maps[1].read_bytes()
+
+
+def test_the_demonstration_takes_the_commands_of_the_page() -> None:
+    page = (ROOT / "docs" / "how-to" / "first-hour.md").read_text(encoding="utf-8")
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = re.findall(r"^make (\w+)", page, flags=re.MULTILINE)
+    assert named == ["demo"]
+    assert set(named) <= set(targets)
+    assert "(docs/how-to/first-hour.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
