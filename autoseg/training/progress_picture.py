@@ -72,13 +72,13 @@ def draw_progress(content: PictureContent) -> Figure:
     figure.text(0.5, 0.945, _describe_length(content), fontsize=11, ha="center", va="center")
     style = _choose_style(content)
     _draw(losses, content.records, {"training": "train_loss", "validation": "validation_loss"}, style)
-    losses.legend(loc="upper right", fontsize=9)
+    losses.legend(loc="upper right", fontsize=9, framealpha=0.6)
     losses.set_ylabel("loss (lower is better)")
     _draw_dice(dice, content, style)
     _draw(rates, content.records, {"learning rate": "learning_rate"}, style)
     rates.set_ylabel("learning rate")
     _draw(times, content.records, {"whole epoch": "seconds", "waiting for patches": "data_wait_seconds"}, style)
-    times.legend(loc="center right", fontsize=9)
+    times.legend(loc="lower right", fontsize=9, framealpha=0.6)
     times.set_ylabel("seconds per epoch")
     for axes in (rates, times):
         axes.set_ylim(bottom=0)
@@ -130,7 +130,7 @@ def _draw_dice(axes: Axes, content: PictureContent, style: Mapping[str, Any]) ->
         )
     fields = {"pseudo Dice (random patches)": "mean_pseudo_dice", "pseudo Dice, moving average": "moving_average"}
     _draw(axes, content.records, fields, style)
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="lower right", fontsize=9, framealpha=0.6)
     axes.set_ylabel("Dice, mean over classes (1 is best)")
     axes.set_ylim(-0.02, 1.02)
 
@@ -142,9 +142,10 @@ def _list_positions(records: Sequence[EpochRecord]) -> list[int]:
 def _add_time_axis(axes: Axes, records: Sequence[EpochRecord]) -> None:
     """Time that training had taken at the end of each epoch, without saving and pauses."""
     spent = list(accumulate((max(record.seconds, SHORTEST_SECONDS) for record in records), initial=0.0))
-    spent.append(2 * spent[-1] - spent[-2])
-    unit, seconds = next((name, length) for name, length in TIME_UNITS if spent[-2] >= 2 * length or length == 1)
-    times, epochs = np.array(spent) / seconds, np.arange(len(spent))
+    unit, seconds = next((name, length) for name, length in TIME_UNITS if spent[-1] >= 2 * length or length == 1)
+    # The axis goes on behind the last epoch, where none took any time yet: as if others were like the last one.
+    further = spent[-1] + len(records) * (spent[-1] - spent[-2])
+    times, epochs = np.array([*spent, further]) / seconds, np.array([*range(len(spent)), 2 * len(records)])
 
     def tell_time(epoch: ArrayLike) -> ArrayLike:
         time: ArrayLike = np.interp(np.asarray(epoch), epochs, times)
