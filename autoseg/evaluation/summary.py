@@ -173,6 +173,16 @@ def join_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
     return "mm" if "mm" in set(units) else "pixel"
 
 
+def name_column(metric: str, unit: DistanceUnit) -> str:
+    """A metric with its unit: millimetres, or pixels where the files tell no spacing."""
+    units = {
+        "HD95": "HD95 (mm)" if unit == "mm" else "HD95 (pixels)",
+        "NSD": f"NSD (1 {unit})",
+        "volume_difference_ml": f"volume difference ({'ml' if unit == 'mm' else '1000 voxels'})",
+    }
+    return units.get(metric, metric)
+
+
 def name_class_keys(labels: LabelScheme) -> tuple[str, ...]:
     """Keys of the classes as nnU-Net prints them: the file value of a label, the tuple of a region's values."""
     values = [tuple(labels.file_values[label] for label in members) for members in labels.class_labels]
