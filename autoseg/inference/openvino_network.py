@@ -3,8 +3,9 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -16,18 +17,25 @@ from autoseg.networks.precision import NumberType
 
 PRECISION_HINTS: Final[dict[NumberType, str]] = {"float32": "f32", "bfloat16": "bf16"}
 """Said explicitly: by itself, OpenVINO computes in bfloat16 wherever the processor can."""
+KEPT_COMPILATIONS: Final = 2
 
 
 class OpenvinoNetwork(nn.Module):
-    """A network that OpenVINO has compiled, for passes of any size."""
+    """A network that OpenVINO compiles, for passes of any size.
 
-    def __init__(self, compiled: Any) -> None:
+    OpenVINO fixes the number of threads when it compiles, so another number of PyTorch's threads is another
+    compilation. The last `KEPT_COMPILATIONS` are kept, as a number that changes often changes back.
+    """
+
+    def __init__(self, compile_for: Callable[[int], Any]) -> None:
         super().__init__()
-        self.compiled = compiled
+        self.compile_for = lru_cache(KEPT_COMPILATIONS)(compile_for)
+        self.compile_for(torch.get_num_threads())
 
     def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
         """Returns logits of the full resolution, and nothing else."""
-        return (torch.from_numpy(self.compiled(image.contiguous().numpy())[0]),)
+        compiled = self.compile_for(torch.get_num_threads())
+        return (torch.from_numpy(compiled(image.contiguous().numpy())[0]),)
 
 
 def find_openvino_version() -> str | None:
@@ -58,11 +66,13 @@ def convert_network(
         converted = _convert(exported)
     settings = {
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[number_type],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,  # pinned threads wait for each other on a busy machine: 3 times as slow (measured)
         "PERFORMANCE_HINT": "LATENCY",
     }
-    return OpenvinoNetwork(openvino.Core().compile_model(converted, "CPU", settings))
+    core = openvino.Core()
+    return OpenvinoNetwork(
+        lambda threads: core.compile_model(converted, "CPU", {**settings, "INFERENCE_NUM_THREADS": threads})
+    )
 
 
 def _convert(exported: torch.export.ExportedProgram) -> Any:

@@ -10,6 +10,7 @@ start its training under `if __name__ == "__main__":`.
 """
 
 import itertools
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.preprocessing.previous_stage import PreviousStage, open_case_with_prediction
+from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END, list_heeded
 from autoseg.training.augmentation import build_augmentation, finish_sample
 from autoseg.training.enlarged_patch import compute_enlarged_patch
 from autoseg.training.folds import Fold
@@ -213,16 +215,22 @@ def _build_loader(
         collate_fn=_keep,
         pin_memory=device.type == "cuda",
         prefetch_factor=BATCHES_AHEAD_PER_WORKER if workers else None,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_prepare_worker,
         multiprocessing_context=prepare_workers([__name__]) if workers else None,
     )
 
 
-def _use_one_thread(worker: int) -> None:
-    """Workers compute side by side; threads of their own would only compete."""
+def _prepare_worker(worker: int) -> None:
+    """Sets a worker up: one thread, as workers compute side by side; the main process alone answers signals.
+
+    (torch lets SIGTERM end a worker, and schedulers send it to all processes: the main one, which still trains the
+    iteration that it is at, would miss what the worker holds. It ends its workers without signals.)
+    """
     del worker
     torch.set_num_threads(1)
     threadpool_limits(1)
+    for number in list_heeded((CTRL_C, *OTHER_REQUESTS_TO_END)):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _keep(outcome: Any) -> Any:

@@ -23,8 +23,9 @@ from autoseg.training.schedule import Schedule
 FEW_ITERATIONS: Final = 100  # a guess: with fewer, a network has hardly left its first weights
 MOST_MARKED_EPOCHS: Final = 50  # more markers run into each other
 MARKERS: Final = (".", "x")  # equal values show both
+BELOW_THE_EPOCHS: Final = -0.42  # of the height of the lowest axes
 TIME_UNITS: Final = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
-SHORTEST_SECONDS: Final = 1e-6  # so that time always grows
+SMALLEST: Final = 1e-6  # so that time always grows, and an axis has an extent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,29 +64,29 @@ def write_progress_picture(path: Path, content: PictureContent) -> None:
 
 
 def draw_progress(content: PictureContent) -> Figure:
-    """Loss, Dice, learning rate and time by epochs, one below the other; how long it took is at the upper edge."""
+    """Loss, Dice, learning rate and time by epochs, one below the other; how long it took stands below."""
     figure = Figure(figsize=(10, 11))
     losses, dice, rates, times = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 1, 1.5))
     # A layout engine is slower.
-    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.05, top=0.87, hspace=0.09)
+    figure.subplots_adjust(left=0.1, right=0.98, bottom=0.09, top=0.9, hspace=0.26)
     figure.suptitle(content.title, fontsize=14, y=0.985, parse_math=False, wrap=True)
     figure.text(0.5, 0.945, _describe_length(content), fontsize=11, ha="center", va="center")
     style = _choose_style(content)
     _draw(losses, content.records, {"training": "train_loss", "validation": "validation_loss"}, style)
-    losses.legend(loc="upper right", fontsize=9)
     losses.set_ylabel("loss (lower is better)")
     _draw_dice(dice, content, style)
     _draw(rates, content.records, {"learning rate": "learning_rate"}, style)
     rates.set_ylabel("learning rate")
     _draw(times, content.records, {"whole epoch": "seconds", "waiting for patches": "data_wait_seconds"}, style)
-    times.legend(loc="center right", fontsize=9)
     times.set_ylabel("seconds per epoch")
     for axes in (rates, times):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(axes.dataLim.y1, SMALLEST))
+    for axes in (losses, dice, times):  # above, as they would hide a single point
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.1, fontsize=9)
     times.set_xlabel(f"epoch of {content.schedule.iterations_per_epoch} iterations, counted from 1")
     times.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     times.set_xlim(0, 1.03 * len(content.records))
-    _add_time_axis(losses, content.records)
+    _add_time_axis(times, content.records)
     return figure
 
 
@@ -130,7 +131,6 @@ def _draw_dice(axes: Axes, content: PictureContent, style: Mapping[str, Any]) ->
         )
     fields = {"pseudo Dice (random patches)": "mean_pseudo_dice", "pseudo Dice, moving average": "moving_average"}
     _draw(axes, content.records, fields, style)
-    axes.legend(loc="lower right", fontsize=9)
     axes.set_ylabel("Dice, mean over classes (1 is best)")
     axes.set_ylim(-0.02, 1.02)
 
@@ -141,10 +141,11 @@ def _list_positions(records: Sequence[EpochRecord]) -> list[int]:
 
 def _add_time_axis(axes: Axes, records: Sequence[EpochRecord]) -> None:
     """Time that training had taken at the end of each epoch, without saving and pauses."""
-    spent = list(accumulate((max(record.seconds, SHORTEST_SECONDS) for record in records), initial=0.0))
-    spent.append(2 * spent[-1] - spent[-2])
-    unit, seconds = next((name, length) for name, length in TIME_UNITS if spent[-2] >= 2 * length or length == 1)
-    times, epochs = np.array(spent) / seconds, np.arange(len(spent))
+    spent = list(accumulate((max(record.seconds, SMALLEST) for record in records), initial=0.0))
+    unit, seconds = next((name, length) for name, length in TIME_UNITS if spent[-1] >= 2 * length or length == 1)
+    # The axis goes on behind the last epoch, where none took any time yet: as if others were like the last one.
+    further = spent[-1] + len(records) * (spent[-1] - spent[-2])
+    times, epochs = np.array([*spent, further]) / seconds, np.array([*range(len(spent)), 2 * len(records)])
 
     def tell_time(epoch: ArrayLike) -> ArrayLike:
         time: ArrayLike = np.interp(np.asarray(epoch), epochs, times)
@@ -154,5 +155,5 @@ def _add_time_axis(axes: Axes, records: Sequence[EpochRecord]) -> None:
         epoch: ArrayLike = np.interp(np.asarray(time), times, epochs)
         return epoch
 
-    upper = axes.secondary_xaxis("top", functions=(tell_time, find_epoch))
-    upper.set_xlabel(f"training time ({unit})")
+    lower = axes.secondary_xaxis(BELOW_THE_EPOCHS, functions=(tell_time, find_epoch))
+    lower.set_xlabel(f"training time ({unit})")

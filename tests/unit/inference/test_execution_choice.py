@@ -5,7 +5,7 @@ import torch
 
 from autoseg.errors import DeviceError
 from autoseg.inference import execution_choice, pass_size
-from autoseg.inference.compiled_network import CompiledNetwork, find_compiler
+from autoseg.inference.compiled_network import CompiledNetwork, compile_networks, find_compiler
 from autoseg.inference.execution_choice import (
     ExecutionRecord,
     Setting,
@@ -14,7 +14,7 @@ from autoseg.inference.execution_choice import (
     is_large,
     prepare_networks,
 )
-from autoseg.inference.openvino_network import convert_network, find_openvino_version
+from autoseg.inference.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.pass_size import find_circumstances
 from autoseg.networks import build_network
@@ -278,3 +278,36 @@ def test_what_openvino_cannot_convert_is_reported_as_such():
 
     with pytest.raises(RuntimeError, match="OpenVINO cannot convert the network"):
         convert_network(Unknown(), channels=1, patch_voxels=(4, 4), number_type="float32")
+
+
+def test_openvino_compiles_for_the_number_of_threads_of_the_moment_and_keeps_the_last_two():
+    made_for, used = [], []
+
+    def compile_for(threads):
+        made_for.append(threads)
+
+        def compute(image):
+            used.append(threads)
+            return [image]
+
+        return compute
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        network = OpenvinoNetwork(compile_for)
+        assert made_for == [2]
+        for threads in (2, 1, 2, 1, 3, 1):
+            torch.set_num_threads(threads)
+            network(torch.zeros(1, 1, 2, 2))
+    finally:
+        torch.set_num_threads(before)
+    assert used == [2, 1, 2, 1, 3, 1]
+    assert made_for == [2, 1, 3]
+
+
+def test_what_is_compiled_does_not_fix_the_number_of_threads(build, monkeypatch):
+    options = {}
+    monkeypatch.setattr(torch, "compile", lambda call, **settings: options.update(settings["options"]) or call)
+    compile_networks([build()], patches_per_pass=1)
+    assert options["cpp.dynamic_threads"] is True

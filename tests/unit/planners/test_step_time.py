@@ -1,6 +1,5 @@
 """What a planned configuration costs on a processor, beside what was measured."""
 
-import resource
 import subprocess
 import sys
 
@@ -120,20 +119,19 @@ from autoseg.training.network_timing import time_network
 plan = read_document(Path(sys.argv[1]), Plan)
 keep_freed_memory()
 time_network(plan.configurations["3d_fullres"], plan.labels, device=torch.device("cpu"), number_type="float32")
+print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
 def test_memory_is_about_what_a_training_takes_here(build_fingerprint, tmp_path):
     fingerprint = build_fingerprint(*HIPPOCAMPUS, count=100, declared_labels=3)
     planned = PLANNERS["default"].plan(fingerprint, Machine(accelerator_memory_gb=None))
     write_document(tmp_path / "plan.json", planned)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     done = subprocess.run([sys.executable, "-c", STEPS, tmp_path / "plan.json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    if peak == before * 1024:
-        pytest.skip("another child of this process was larger")
+    peak = int(done.stdout) * 1024
     estimate = estimate_host_training_bytes(planned.configurations["3d_fullres"], "float32")
     assert estimate == pytest.approx(peak + 0.36e9, rel=0.3)
 

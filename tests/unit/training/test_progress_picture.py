@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from autoseg.training.history import EpochRecord
 from autoseg.training.progress_picture import PictureContent, draw_progress, write_progress_picture
@@ -60,9 +61,11 @@ def test_every_axis_has_a_name_with_its_unit():
 
 def test_time_that_training_took_stands_beside_the_epochs():
     figure = draw_progress(make_content([make_record(epoch) for epoch in range(5)]))
-    (upper,) = figure.axes[0].child_axes
-    assert upper.get_xlabel() == "training time (minutes)"
-    to_time, to_epoch = upper._functions
+    FigureCanvasAgg(figure).draw()
+    (lower,) = figure.axes[-1].child_axes
+    assert lower.get_xlabel() == "training time (minutes)"
+    assert lower.get_xlim() == pytest.approx((0, 10.3))  # beyond the last epoch by as much as the axis below
+    to_time, to_epoch = lower._functions
     np.testing.assert_allclose(to_time(np.array([0.0, 1.0, 2.5, 5.0])), [0, 2, 5, 10])
     np.testing.assert_allclose(to_epoch(np.array([0.0, 2.0, 5.0, 10.0])), [0, 1, 2.5, 5])
 

@@ -46,7 +46,7 @@ def init(folder, *, overwrite=False, images=None, labels=None):
 
 def check(folder):
     options = CheckingOptions(split=SplitRequest(), workers=1)
-    return [problem.problem for problem in check_dataset(folder, options=options, progress=Silent()).problems]
+    return [problem.text for problem in check_dataset(folder, options=options, progress=Silent()).problems]
 
 
 def read_description(folder):
