@@ -43,7 +43,7 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
     configurations = plan.configurations.values()
     return [
         (
-            f"spacing ({'mm' if plan.distance_unit == 'mm' else 'pixels'})",
+            "spacing (mm)" if plan.distance_unit == "mm" else "spacing (pixels)",
             *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations),
         ),
         ("median shape", *(" x ".join(f"{v:.6g}" for v in c.median_shape_voxels) for c in configurations)),

@@ -65,6 +65,14 @@ class MetricValues(Part):
 
 
 METRICS: Final = tuple(MetricValues.model_fields)
+COLUMN_NAMES: Final[Mapping[DistanceUnit, Mapping[str, str]]] = {
+    "mm": {"HD95": "HD95 (mm)", "NSD": "NSD (1 mm)", "volume_difference_ml": "volume difference (ml)"},
+    "pixel": {
+        "HD95": "HD95 (pixels)",
+        "NSD": "NSD (1 pixel)",
+        "volume_difference_ml": "volume difference (1000 voxels)",
+    },
+}
 SHOWN_METRICS: Final = ("Dice", "IoU", "HD95", "NSD")
 
 
@@ -175,12 +183,7 @@ def join_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
 
 def name_column(metric: str, unit: DistanceUnit) -> str:
     """A metric with its unit: millimetres, or pixels where the files tell no spacing."""
-    units = {
-        "HD95": "HD95 (mm)" if unit == "mm" else "HD95 (pixels)",
-        "NSD": f"NSD (1 {unit})",
-        "volume_difference_ml": f"volume difference ({'ml' if unit == 'mm' else '1000 voxels'})",
-    }
-    return units.get(metric, metric)
+    return COLUMN_NAMES[unit].get(metric, metric)
 
 
 def name_class_keys(labels: LabelScheme) -> tuple[str, ...]:
