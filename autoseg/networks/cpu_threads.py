@@ -154,7 +154,7 @@ class LibraryThreads:
         self._chosen: CpuThreads | None = None
         self._holders: dict[int, Holder] = {}
         self._others: OtherLibraries | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an abandoned generator may be closed within it, by the garbage collector
 
     @contextmanager
     def hold(self, announce: Callable[[str], None], *, is_fixed: bool) -> Iterator[None]:
