@@ -14,7 +14,7 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 CGROUPS_OF_THIS_PROCESS: Final = Path("/proc/self/cgroup")
 THREADS_OF_THIS_PROCESS: Final = Path("/proc/self/task")
 NANOSECONDS: Final = 1e9
-SECONDS_BETWEEN_LOOKS_FOR_CHILDREN: Final = 20.0  # a look reads /proc of every process of the machine
+LARGEST_SHARE_OF_LOOKS_FOR_CHILDREN: Final = 1 / 200  # of the time: a look reads /proc of every process of the machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class CpuReading:
         cores: On which this process may run.
         granted: Of their time, in cores, what a container or job may use.
         unused_seconds: What no program took of the time of the cores that this process may use, and what programs of
-            low priority took.
+            low priority took, unless this process is one of them.
         own_seconds: What all threads of this process took.
         children_seconds: What its child processes took, those that have ended included.
         waiting_seconds: In which threads of this process were ready to run and did not, by thread; None where the
@@ -85,10 +85,11 @@ class CpuClock:
         )
 
     def _read_children(self) -> float:
-        now = time.monotonic()
-        if now >= self._look_again:
+        begin = time.monotonic()
+        if begin >= self._look_again:
             self._children = self._process.children(recursive=True)
-            self._look_again = now + SECONDS_BETWEEN_LOOKS_FOR_CHILDREN
+            end = time.monotonic()
+            self._look_again = end + (end - begin) / LARGEST_SHARE_OF_LOOKS_FOR_CHILDREN
         times = os.times()
         seconds = times.children_user + times.children_system
         for child in self._children:
@@ -96,7 +97,8 @@ class CpuClock:
                 used = child.cpu_times()
             except psutil.Error:  # it has ended
                 continue
-            seconds += used.user + used.system
+            # With what its own children took before they ended, as workers do whose parent is the fork server.
+            seconds += used.user + used.system + used.children_user + used.children_system
         self._seconds_of_children = max(seconds, self._seconds_of_children)  # one that was not waited for takes none
         return self._seconds_of_children
 
@@ -168,8 +170,15 @@ def _read_quota_of_group(group: Path) -> float | None:
 
 def _read_unused_seconds(cores: Sequence[int]) -> float:
     times = psutil.cpu_times(percpu=True)
-    own = [times[core] for core in cores if core < len(times)] or times
-    return float(sum(core.idle + getattr(core, "iowait", 0.0) + getattr(core, "nice", 0.0) for core in own))
+    # Where a core is switched off, or a container shows its own ones alone, numbers and places differ.
+    own = [times[core] for core in cores] if max(cores) < len(times) else times
+    yielding = () if _has_low_priority() else ("nice",)
+    return sum(float(getattr(core, name, 0.0)) for core in own for name in ("idle", "iowait", *yielding))
+
+
+def _has_low_priority() -> bool:
+    """Whether this process yields to others itself; programs of low priority are then others like any other."""
+    return hasattr(os, "getpriority") and os.getpriority(os.PRIO_PROCESS, 0) > 0
 
 
 def _read_waiting_seconds() -> dict[int, float] | None:

@@ -1,4 +1,4 @@
-"""Where DICOM lies in place of images: what is said about it until series of slices are read."""
+"""Finds DICOM in place of images, and explains what to do, as series of slices are not read."""
 
 import itertools
 from collections.abc import Iterator

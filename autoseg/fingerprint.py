@@ -98,8 +98,8 @@ class HostThroughput(Part):
             together, with 16, 32 and 64 channels.
         elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward
             together.
-        received_share: Of the time of these cores, what the measurement got: less than one where other programs ran
-            or a container's limit holds.
+        cores: That compute: those that a container grants, where it has a limit.
+        received_share: Of the time of these cores, what the measurement got: less than one where other programs ran.
     """
 
     cores: Annotated[int, Field(ge=1)]

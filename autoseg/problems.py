@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 MOST_NAMES: Final = 3
+MOST_NAMES_IN_A_LINE: Final = 5
 MOST_NUMBERS: Final = 3
 
 # The number of a channel tells what is wrong, unlike the other numbers.
@@ -75,6 +76,12 @@ def describe_cases(names: Sequence[str]) -> str:
         return names[0]
     more = ", ..." if len(names) > MOST_NAMES else ""
     return f"{len(names)} cases ({', '.join(names[:MOST_NAMES])}{more})"
+
+
+def shorten_names(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - MOST_NAMES_IN_A_LINE
+    return ", ".join(names[:MOST_NAMES_IN_A_LINE]) + (f" and {more} more" if more > 0 else "")
 
 
 def group_problems(problems: Iterable[Problem]) -> tuple[Problem, ...]:

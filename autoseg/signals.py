@@ -1,4 +1,4 @@
-"""Who answers the signals that ask a program to end, and when."""
+"""Signals that ask a program to end, and when they take effect."""
 
 import signal
 import threading

@@ -1,5 +1,6 @@
 """What training a plan will take on this computer, as a table, and what helps where that is long."""
 
+import math
 import textwrap
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ MONTH, YEAR = 30.4 * DAY, 365.0 * DAY
 UNITS: Final = ((YEAR, 2 * YEAR, "year"), (MONTH, 2 * MONTH, "month"), (DAY, 2 * DAY, "day"), (HOUR, 2 * HOUR, "h"))
 """Seconds, from where on a unit is used, its name."""
 LONG_FOLD_SECONDS: Final = 12 * HOUR  # of training on a processor, which is more than a night: help is named
+NIGHT_HOURS: Final = 8  # the budget that is suggested, where it is not refused
+LEAST_MARGIN: Final = 1.5  # on the least one: estimates are right within about a third
 LONG_TRAINING_SECONDS: Final = 2 * HOUR  # of all folds: one fold is suggested first
 GIGABYTE: Final = 1e9
 WIDTH: Final = 80
@@ -156,13 +159,15 @@ def _list_warnings(forecast: "RunForecast") -> list[str]:
 
 def list_help(forecast: "RunForecast", run: "Path") -> list[str]:
     """What makes training shorter, where it is long on this processor."""
-    free = [entry.fold_seconds for entry in forecast.configurations if not entry.is_budgeted]
-    longest = max((seconds for seconds in free if seconds is not None), default=0.0)
+    free = [entry for entry in forecast.configurations if not entry.is_budgeted]
+    longest = max((entry.fold_seconds for entry in free if entry.fold_seconds is not None), default=0.0)
     if forecast.survey.has_gpu or longest <= LONG_FOLD_SECONDS:
         return []
+    least = LEAST_MARGIN * max(entry.least_budget_seconds for entry in free)
+    hours = max(NIGHT_HOURS, math.ceil(least / HOUR))
     return [
         f"This plan is for a GPU: on this processor one fold takes {format_about(longest)}. What helps:",
         "  - a plan for this processor: autoseg plan DATASET --planner lite --budget 30m --run ANOTHER_FOLDER",
         f"  - a computer with a GPU: copy {run} there",
-        f"  - training that ends in time, whatever it has learnt by then: autoseg train {run} --budget 8h",
+        f"  - training that ends in time, whatever it has learnt by then: autoseg train {run} --budget {hours}h",
     ]

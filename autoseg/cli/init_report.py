@@ -1,15 +1,15 @@
 """What `autoseg init` understood, as tables."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from autoseg.problems import shorten_names
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from autoseg.cli.console import Console
     from autoseg.workflows.initializing import InitReport, LabelRow
-
-MOST_NAMES: Final = 5
 
 
 def print_init(console: "Console", report: "InitReport") -> None:
@@ -23,22 +23,16 @@ def print_init(console: "Console", report: "InitReport") -> None:
     console.show_table(table)
     console.show_table(_build_label_table(report.labels))
     for reason, paths in report.left_out.items():
-        console.note(f"left out: {shorten(paths)}: {reason}")
+        console.note(f"left out: {shorten_names(paths)}: {reason}")
     for note in report.notes:
         console.note(note if note.startswith("warning: ") else f"note: {note}")
-
-
-def shorten(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _list_facts(report: "InitReport") -> list[tuple[str, str]]:
     first = report.cases[0]
     ways = ", ".join(f"{way} ({count})" for way, count in report.ways.items())
     facts = [
-        ("cases", f"{len(report.cases)}: {shorten([case.name for case in report.cases])}"),
+        ("cases", f"{len(report.cases)}: {shorten_names([case.name for case in report.cases])}"),
         ("for example", f"{' + '.join(first.images)} with {next(iter(first.masks.values()))}"),
         ("paired by", ways),
         ("channels", ", ".join(f"{index}: {name}" for index, name in enumerate(report.channels))),
@@ -53,7 +47,7 @@ def _list_facts(report: "InitReport") -> list[tuple[str, str]]:
 
 
 def _show_groups(report: "InitReport") -> str:
-    return shorten([f"{name} ({len(cases)})" for name, cases in report.groups.items()])
+    return shorten_names([f"{name} ({len(cases)})" for name, cases in report.groups.items()])
 
 
 def _build_label_table(rows: "Sequence[LabelRow]") -> "Table":

@@ -20,16 +20,6 @@ COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
 CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
 
 
-def name_column(metric: str, unit: "DistanceUnit") -> str:
-    """A metric with its unit: millimetres, or pixels where the files tell no spacing."""
-    units = {
-        "HD95": "HD95 (mm)" if unit == "mm" else "HD95 (pixels)",
-        "NSD": f"NSD (1 {unit})",
-        "volume_difference_ml": f"volume difference ({'ml' if unit == 'mm' else '1000 voxels'})",
-    }
-    return units.get(metric, metric)
-
-
 def print_plan(console: "Console", plan: "Plan") -> None:
     """Every decision with its reason, then the configurations side by side."""
     from rich.table import Table
@@ -53,7 +43,7 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
     configurations = plan.configurations.values()
     return [
         (
-            f"spacing ({'mm' if plan.distance_unit == 'mm' else 'pixels'})",
+            "spacing (mm)" if plan.distance_unit == "mm" else "spacing (pixels)",
             *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations),
         ),
         ("median shape", *(" x ".join(f"{v:.6g}" for v in c.median_shape_voxels) for c in configurations)),
@@ -146,6 +136,8 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
     """Scores per class over the held-out cases of all folds, one table for each configuration."""
     from rich.table import Table
 
+    from autoseg.evaluation.summary import name_column
+
     for name, scores in result.configurations.items():
         title = f"Cross-validation of {name}: {scores.cases} cases, {len(scores.folds)} folds"
         table = Table(title=f"{title} (mean, standard deviation, 95 % interval of the mean)", title_justify="left")
@@ -197,6 +189,8 @@ def _format_statistic(values: "Statistic") -> str:
 
 def _open_table(title: str, *names: str, unit: "DistanceUnit") -> "Table":
     from rich.table import Table
+
+    from autoseg.evaluation.summary import name_column
 
     table = Table(title=title, title_justify="left")
     for name in names:

@@ -83,16 +83,9 @@ def draft_cases(paired: Sequence[PairedCase], *, is_explicit: bool) -> Draft:
     names, groups = _name_cases(kept), _find_groups(kept)
     cases = [_draft(case, name, group) for case, name, group in zip(kept, names, groups, strict=True)]
     twice = [name for name, count in Counter(names).items() if count > 1]
-    problems = (
-        [f"{count_files(twice)} have the same name in different folders: {', '.join(twice[:5])}"] if twice else []
-    )
+    problems = [f"{_count(twice)} have the same name in different folders: {', '.join(twice[:5])}"] if twice else []
     cases.sort(key=lambda case: case.name)
     return Draft(cases=tuple(cases), channels=channels, left_out=left_out, problems=tuple(problems))
-
-
-def count_files(names: Sequence[str]) -> str:
-    """Like `1 case` or `3 cases`."""
-    return f"{len(names)} case{'' if len(names) == 1 else 's'}"
 
 
 def name_channels(words: Channels, *, per_file: int, is_picture: bool) -> tuple[str, ...]:
@@ -124,6 +117,10 @@ def suggest_group_pattern(names: Sequence[str]) -> str | None:
         if 0 < len(patients) < len(names) and all(re.match(pattern, name) for name in names):
             return pattern
     return None
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} case{'' if len(names) == 1 else 's'}"
 
 
 def _order(word: str) -> tuple[int, str]:

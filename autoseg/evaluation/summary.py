@@ -65,6 +65,14 @@ class MetricValues(Part):
 
 
 METRICS: Final = tuple(MetricValues.model_fields)
+COLUMN_NAMES: Final[Mapping[DistanceUnit, Mapping[str, str]]] = {
+    "mm": {"HD95": "HD95 (mm)", "NSD": "NSD (1 mm)", "volume_difference_ml": "volume difference (ml)"},
+    "pixel": {
+        "HD95": "HD95 (pixels)",
+        "NSD": "NSD (1 pixel)",
+        "volume_difference_ml": "volume difference (1000 voxels)",
+    },
+}
 SHOWN_METRICS: Final = ("Dice", "IoU", "HD95", "NSD")
 
 
@@ -171,6 +179,11 @@ def summarize(
 def join_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
     """Pixels if all are, like `find_distance_unit`."""
     return "mm" if "mm" in set(units) else "pixel"
+
+
+def name_column(metric: str, unit: DistanceUnit) -> str:
+    """A metric with its unit: millimetres, or pixels where the files tell no spacing."""
+    return COLUMN_NAMES[unit].get(metric, metric)
 
 
 def name_class_keys(labels: LabelScheme) -> tuple[str, ...]:

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Score, Statistic
+from autoseg.evaluation.summary import name_column
 from autoseg.exchange.model_file import ModelRecord
 from autoseg.file_endings import PICTURE_ENDINGS, TIFF_ENDINGS
+from autoseg.geometry import DistanceUnit
 from autoseg.plan import ChannelPlan, ConfigurationPlan, NormalizationScheme, Plan
 from autoseg.postprocessing.rules import Rule
 
 AXES: Final = ("z", "y", "x")
-SCORES: Final[dict[Score, str]] = {"Dice": "Dice", "HD95": "HD95 (mm)", "NSD": "NSD (1 mm)"}
+SCORES: Final[tuple[Score, ...]] = ("Dice", "HD95", "NSD")
 INTENSITIES: Final[dict[NormalizationScheme, str]] = {
     "ct": "CT in Hounsfield units",
     "zscore": "any scale: every image is brought to mean 0 and standard deviation 1",
@@ -57,7 +59,7 @@ def write_card(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> str:
         "## What predicts\n",
         _join(_describe_models(record, plan, rules)),
         "## Scores on held-out cases of the training data\n",
-        _join(_describe_scores(record)),
+        _join(_describe_scores(record, plan.distance_unit)),
         "## Where it comes from\n",
         _join(_describe_origin(record, plan)),
     )
@@ -118,7 +120,8 @@ def _describe_intensities(channel: ChannelPlan) -> str:
 
 
 def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> Iterator[str]:
-    yield "| configuration | folds | network | spacing (mm) | patch (voxels) |"
+    unit = "mm" if plan.distance_unit == "mm" else "pixels"
+    yield f"| configuration | folds | network | spacing ({unit}) | patch (voxels) |"
     yield "|---|---|---|---|---|"
     for name, shared in record.configurations.items():
         part = plan.configurations[name]
@@ -145,28 +148,31 @@ def _describe_spacing(part: ConfigurationPlan, permutation: Sequence[int]) -> st
     return ", ".join(f"{AXES[axis]} {values[axis]:.4g}" for axis in sorted(values))
 
 
-def _describe_scores(record: ModelRecord) -> Iterator[str]:
+def _describe_scores(record: ModelRecord, unit: DistanceUnit) -> Iterator[str]:
     found = {name: shared.scores for name, shared in record.configurations.items() if shared.scores is not None}
     if not found and record.selected is None:
         yield "None are known."
         return
     yield "Mean ± standard deviation over cases that the networks did not see in training (in brackets: 95 % interval"
-    yield "of the mean, by bootstrap). Dice 1 is perfect; HD95 is a distance of surfaces, NSD their share within 1 mm."
+    yield "of the mean, by bootstrap). Dice 1 is perfect; HD95 is a distance of surfaces, NSD their share within"
+    yield f"1 {unit}."
     for name, scores in found.items():
-        yield from _tabulate(name, scores, record.class_names)
+        yield from _tabulate(name, scores, record.class_names, unit)
     if record.selected is not None:
         chosen = record.selected
         yield f"\n{' + '.join(chosen.configurations)}, as selected: Dice {_format(chosen.foreground)}; with the"
         yield f"postprocessing that these cases chose, {_format(chosen.postprocessed)}."
 
 
-def _tabulate(name: str, scores: ConfigurationScores, class_names: dict[str, str]) -> Iterator[str]:
+def _tabulate(name: str, scores: ConfigurationScores, class_names: dict[str, str], unit: DistanceUnit) -> Iterator[str]:
     yield f"\n{name}, {scores.cases} cases, folds {', '.join(scores.folds)}:\n"
-    yield f"| class | {' | '.join(SCORES.values())} |"
+    yield f"| class | {' | '.join(name_column(score, unit) for score in SCORES)} |"
     yield f"|---|{'---|' * len(SCORES)}"
     rows = {_escape(class_names[key]): values for key, values in scores.classes.items()}
     for row, values in {**rows, "mean of the classes": scores.foreground}.items():
         yield f"| {row} | {' | '.join(_format(values[score]) for score in SCORES)} |"
+    for warning in scores.warnings:
+        yield f"\n**Warning:** {_escape(warning)}."
 
 
 def _format(values: Statistic) -> str:

@@ -44,7 +44,7 @@ MEMBER_NAMES: Final = frozenset(
 )
 SHARED_PLAN_FIELDS: Final = (
     *("autoseg_version", "planner", "accelerator_memory_gb", "dataset_name", "file_ending"),
-    *("orientation", "axis_permutation", "labels", "channels"),
+    *("orientation", "distance_unit", "axis_permutation", "labels", "channels"),
 )
 """Of the plan: not the reasons, which may hold whatever somebody wrote, and not what only planning needs."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 COMPILERS: Final = ("g++", "clang++", "c++", "cl")
+STATE_GUARD: Final = "GLOBAL_STATE"  # as PyTorch calls it
 
 Call = Callable[[dict[str, Tensor], Tensor], tuple[Tensor]]
 
@@ -55,6 +56,19 @@ def compile_networks(networks: Sequence[nn.Module], *, patches_per_pass: int) ->
 
     # In this process: each of PyTorch's helpers for many kernels takes as much memory as a small network's prediction.
     # The number of threads is that of the moment, as in what PyTorch does not compile.
-    options: dict[str, str | int | bool | Callable[..., Any]] = {"compile_threads": 1, "cpp.dynamic_threads": True}
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        "compile_threads": 1,
+        "cpp.dynamic_threads": True,
+        "guard_filter_fn": _allow_other_threads,
+    }
     compiled = torch.compile(call, dynamic=False, fullgraph=True, options=options)
     return tuple(CompiledNetwork(network, compiled, patches_per_pass) for network in networks)
+
+
+def _allow_other_threads(guards: Sequence[Any]) -> list[bool]:
+    """Which conditions make PyTorch compile anew: all but those of its state, to which the number of threads belongs.
+
+    Another number would be another compilation, and the ninth an error. Nothing else of that state (autocast, numbers
+    that matrices are multiplied in) differs between two passes of a prediction.
+    """
+    return [guard.guard_type != STATE_GUARD for guard in guards]

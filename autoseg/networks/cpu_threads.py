@@ -11,13 +11,15 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from autoseg.cpu_time import CpuClock, CpuReading, CpuUse, compare_readings, count_usable_cores
 
@@ -114,66 +116,141 @@ class CpuThreads:
         return True
 
 
+@dataclass(slots=True, kw_only=True)
+class Holder:
+    """A thread that computes within `follow_cpu_time`.
+
+    Attributes:
+        announce: Told of the first decision alone: what follows comes and goes with the other programs.
+        before: Threads that it computed with outside.
+        most: Never more than these.
+        threads: Now.
+        is_adapting: Whether the number may change.
+    """
+
+    announce: Callable[[str], None]
+    before: int
+    most: int
+    threads: int
+    is_adapting: bool = False
+    thread: int = field(default_factory=threading.get_ident)
+
+    def tell(self, text: str) -> None:
+        """Says what was decided, once."""
+        self.announce(text)
+        self.announce = _say_nothing
+
+
 class LibraryThreads:
-    """The threads of the libraries of this process; one object a process."""
+    """The threads of the libraries of this process; one object a process.
+
+    Several threads of a program may compute at once. PyTorch and OpenMP keep a number for each of them, so each sets
+    its own; what it should be is decided for all of them together, as they share the CPU time.
+    """
 
     def __init__(self) -> None:
         self._clock = CpuClock()
         self._since = self._clock.read()
         self._chosen: CpuThreads | None = None
-        self._announce: Callable[[str], None] | None = None
-        self._is_adapting = False
+        self._holders: dict[int, Holder] = {}
+        self._others: OtherLibraries | None = None
+        self._lock = threading.RLock()  # an abandoned generator may be closed within it, by the garbage collector
 
     @contextmanager
     def hold(self, announce: Callable[[str], None], *, is_fixed: bool) -> Iterator[None]:
         """See `follow_cpu_time`."""
-        if self._announce is not None:  # something around this has decided already
+        if threading.get_ident() in self._holders:  # something around this has decided already
             yield
             return
-        before = torch.get_num_threads()
-        self._announce = announce
+        holder = self._build_holder(announce)
         try:
-            self._begin(before, is_fixed=is_fixed)
+            with self._lock:
+                self._begin(holder, is_fixed=is_fixed)
             yield
         finally:
-            self._announce, self._is_adapting = None, False
-            set_threads(before)
+            with self._lock:
+                self._end(holder)
 
     def adapt(self) -> None:
         """Changes the number of threads if it is time to look, and what is seen demands it."""
-        if self._is_adapting and self._chosen is not None:
-            self._apply(self._chosen, self._chosen.look())
-
-    def _begin(self, threads: int, *, is_fixed: bool) -> None:
-        setting = next((name for name in SETTINGS_OF_THE_USER if os.environ.get(name)), None)
-        most = threads if setting else min(threads, count_usable_cores())
-        if setting or is_fixed:
-            set_threads(most)
-            reason = f", as {setting} says" if setting else " throughout, whatever else runs"
-            self._tell(f"computing with {most} thread{'' if most == 1 else 's'}{reason}")
+        holder = self._holders.get(threading.get_ident())
+        if holder is None or not holder.is_adapting or self._chosen is None:
             return
-        if self._chosen is None or self._chosen.most != most:
-            self._chosen = CpuThreads(most=most, read=self._clock.read, since=self._since)
-        self._is_adapting = True
-        set_threads(self._chosen.threads)
-        self._apply(self._chosen, self._chosen.begin())
+        with self._lock:
+            self._apply(holder, self._chosen, self._chosen.look())
 
-    def _apply(self, chosen: CpuThreads, use: CpuUse | None) -> None:
+    def _build_holder(self, announce: Callable[[str], None]) -> Holder:
+        own = torch.get_num_threads()
+        with self._lock:
+            # A thread that never computed before takes over the number that another one has just now.
+            before = next((other.before for other in self._holders.values() if other.threads == own), own)
+        most = before if _find_setting() else min(before, count_usable_cores())
+        return Holder(announce=announce, before=before, most=most, threads=own)
+
+    def _begin(self, holder: Holder, *, is_fixed: bool) -> None:
+        is_alone = not any(other.is_adapting for other in self._holders.values())
+        if self._others is None:
+            self._others = OtherLibraries()
+        self._holders[holder.thread] = holder
+        setting, most = _find_setting(), holder.most
+        if setting or is_fixed:
+            _set_threads_of(holder, most)
+            reason = f", as {setting} says" if setting else " throughout, whatever else runs"
+            holder.tell(f"computing with {most} thread{'' if most == 1 else 's'}{reason}")
+            return
+        if self._chosen is None or (is_alone and self._chosen.most != most):
+            self._chosen = CpuThreads(most=most, read=self._clock.read, since=self._since)
+        holder.is_adapting = True
+        _set_threads_of(holder, min(self._chosen.threads, most))
+        if is_alone:
+            self._apply(holder, self._chosen, self._chosen.begin())
+
+    def _end(self, holder: Holder) -> None:
+        if self._holders.pop(holder.thread, None) is None:
+            return
+        torch.set_num_threads(holder.before)
+        if not self._holders and self._others is not None:
+            self._others.restore()
+            self._others = None
+
+    def _apply(self, holder: Holder, chosen: CpuThreads, use: CpuUse | None) -> None:
+        """Also where another thread has looked."""
+        if holder.threads != min(chosen.threads, holder.most):
+            _set_threads_of(holder, min(chosen.threads, holder.most))
         if use is None:
             return
-        set_threads(chosen.threads)
         logger.debug("%d threads: %s", chosen.threads, use)
         if chosen.threads < chosen.most:
-            self._tell(
+            holder.tell(
                 f"other programs use {use.foreign:.1f} of {use.cores} cores: computing with {chosen.threads} of "
                 f"{chosen.most} threads, and with more or fewer as that changes"
             )
 
-    def _tell(self, text: str) -> None:
-        """Only the first decision: what follows comes and goes with the other programs."""
-        if self._announce is not None:
-            self._announce(text)
-            self._announce = _say_nothing
+
+class OtherLibraries:
+    """Numbers of threads that BLAS and SimpleITK had before; these have one for the whole process."""
+
+    def __init__(self) -> None:
+        self._blas = ThreadpoolController().select(user_api="blas").limit(limits=None)
+        simpleitk = sys.modules.get("SimpleITK")
+        self._simpleitk = None if simpleitk is None else simpleitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+    def restore(self) -> None:
+        """Gives them back; SimpleITK, if it was loaded since, gets all cores."""
+        self._blas.restore_original_limits()
+        simpleitk = sys.modules.get("SimpleITK")
+        if simpleitk is not None:
+            simpleitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self._simpleitk or count_usable_cores())
+
+
+def _set_threads_of(holder: Holder, count: int) -> None:
+    """In the thread that holds."""
+    set_threads(count)
+    holder.threads = count
+
+
+def _find_setting() -> str | None:
+    return next((name for name in SETTINGS_OF_THE_USER if os.environ.get(name)), None)
 
 
 def _say_nothing(text: str) -> None:
@@ -190,7 +267,8 @@ def follow_cpu_time(
     """Within it, networks on the CPU compute with as many threads as this process receives cores for.
 
     Not with more than PyTorch was set to before, nor than a container grants. Where the user has set a number in the
-    environment (OMP_NUM_THREADS), exactly that is used. Nothing happens for other devices, nor within another call.
+    environment (OMP_NUM_THREADS), exactly that is used. Nothing happens for other devices, nor within another call
+    of the same thread.
 
     Args:
         announce: Told once what was decided, where it is not simply all cores.

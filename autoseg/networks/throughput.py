@@ -1,6 +1,7 @@
 """How fast the processor trains: a few layers like those of the networks, forward and backward."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -43,7 +44,9 @@ def measure_host() -> HostThroughput:
     received of what they were ready for. A warning is logged if they are far from plausible.
     """
     keep_freed_memory()
-    cores, clock = torch.get_num_threads(), CpuClock()
+    clock = CpuClock()
+    granted = clock.read().granted
+    cores = min(torch.get_num_threads(), math.ceil(granted))
     with follow_cpu_time(CPU):
         began = clock.read()
         convolution_flops = {width: _measure_convolution(width) for width in WIDTHS}
@@ -56,7 +59,7 @@ def measure_host() -> HostThroughput:
         number_type=find_number_type(CPU, "auto"),
         convolution_flops={width: share * rate for width, rate in convolution_flops.items()},
         elementwise_rate=share * elementwise_rate,
-        received_share=min(1.0, use.received / cores),
+        received_share=min(1.0, use.received / min(cores, granted)),
     )
     warn_of_implausible_rates(host)
     return host

@@ -29,7 +29,7 @@ from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.preprocessing.previous_stage import PreviousStage, open_case_with_prediction
-from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END, list_heeded
+from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END
 from autoseg.training.augmentation import build_augmentation, finish_sample
 from autoseg.training.enlarged_patch import compute_enlarged_patch
 from autoseg.training.folds import Fold
@@ -223,14 +223,15 @@ def _build_loader(
 def _prepare_worker(worker: int) -> None:
     """Sets a worker up: one thread, as workers compute side by side; the main process alone answers signals.
 
-    (torch lets SIGTERM end a worker, and schedulers send it to all processes: the main one, which still trains the
-    iteration that it is at, would miss what the worker holds. It ends its workers without signals.)
+    Torch lets SIGTERM end a worker, unseen by Python. Schedulers send it to all processes, and the main one, which
+    still finishes its iteration and saves, must not miss what a worker holds. It tells workers to end without signals.
     """
     del worker
     torch.set_num_threads(1)
     threadpool_limits(1)
-    for number in list_heeded((CTRL_C, *OTHER_REQUESTS_TO_END)):
-        signal.signal(number, signal.SIG_IGN)
+    for name in (CTRL_C, *OTHER_REQUESTS_TO_END):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _keep(outcome: Any) -> Any:

@@ -3,12 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from autoseg.document import read_json
 from autoseg.errors import DocumentError, TrainingError
-
-MOST_NAMES: Final = 5
+from autoseg.problems import shorten_names
 
 
 def group_by_pattern(case_names: Sequence[str], pattern: str) -> Mapping[str, str]:
@@ -26,7 +24,7 @@ def group_by_pattern(case_names: Sequence[str], pattern: str) -> Mapping[str, st
     unmatched = [name for name, group in groups.items() if group is None]
     if unmatched:
         msg = (
-            f"--group-by {pattern!r} must match the name of every case, but does not match {_shorten(unmatched)}; "
+            f"--group-by {pattern!r} must match the name of every case, but does not match {shorten_names(unmatched)}; "
             f"change the pattern, or name the groups in groups.json"
         )
         raise TrainingError(msg)
@@ -45,8 +43,8 @@ def read_groups(path: Path, case_names: Sequence[str]) -> Mapping[str, str]:
         msg = f'{path} must map case names to groups, for example {{"case1": "patientA"}}, found {content!r:.80}'
         raise DocumentError(msg)
     unknown, missing = sorted(set(content) - set(case_names)), sorted(set(case_names) - set(content))
-    problems = [f"unknown cases: {_shorten(unknown)}"] if unknown else []
-    problems += [f"cases without group: {_shorten(missing)}"] if missing else []
+    problems = [f"unknown cases: {shorten_names(unknown)}"] if unknown else []
+    problems += [f"cases without group: {shorten_names(missing)}"] if missing else []
     if problems:
         msg = f"{path} does not fit the dataset: {'; '.join(problems)}; correct the file"
         raise TrainingError(msg)
@@ -59,8 +57,3 @@ def _find_group(expression: re.Pattern[str], name: str) -> str | None:
         return None
     group: str | None = match[1] if expression.groups else match[0]
     return group
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

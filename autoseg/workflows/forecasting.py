@@ -15,6 +15,7 @@ from autoseg.plan import Plan, TrainingPlan
 from autoseg.preprocessing.cache import is_case_written
 from autoseg.run_folder import RunFolder
 from autoseg.training.folds import Splits
+from autoseg.validation_conditions import FEWEST_SHARE, LARGEST_VALIDATION_SHARE
 from autoseg.workflows.machine_survey import Survey
 from autoseg.workflows.preprocessing import compute_preprocessed_shape, is_recipe_followed, select_data_configurations
 
@@ -35,6 +36,7 @@ class ConfigurationForecast:
         models_bytes: Checkpoints that a fold leaves.
         passing_bytes: What a fold needs beside them while it is trained.
         prediction_bytes: Predicted label maps of a fold.
+        least_budget_seconds: A shorter budget for a fold is refused, as far as that is known.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ConfigurationForecast:
     models_bytes: int
     passing_bytes: int
     prediction_bytes: int
+    least_budget_seconds: float = 0.0
 
     @property
     def fold_seconds(self) -> float | None:
@@ -158,6 +161,7 @@ class _Outlook:
             models_bytes=models,
             passing_bytes=passing,
             prediction_bytes=prediction_bytes,
+            least_budget_seconds=0.0 if cost is None else estimate_least_budget(configuration.training, cost),
         )
 
     def _estimate_prediction(self, name: str) -> float | None:
@@ -172,6 +176,12 @@ def estimate_training_seconds(training: TrainingPlan, cost: StepCost) -> float:
     """All epochs of a fold."""
     epoch = training.iterations_per_epoch * cost.iteration_seconds
     return training.epochs * (epoch + training.validation_iterations_per_epoch * cost.validation_seconds)
+
+
+def estimate_least_budget(training: TrainingPlan, cost: StepCost) -> float:
+    """Seconds for a fold that hold as many iterations as `autoseg train --budget` demands, beside its validation."""
+    iterations = FEWEST_SHARE * (training.sufficient_iterations or 0)
+    return iterations * cost.iteration_seconds / (1 - LARGEST_VALIDATION_SHARE)
 
 
 def count_windows(plan: Plan, name: str, fingerprint: Fingerprint, splits: Splits) -> int:

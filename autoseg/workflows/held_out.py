@@ -24,8 +24,6 @@ from autoseg.workflows.status import has_final_model, read_fold_status, read_val
 from autoseg.workflows.unfinished_folds import advise_on_unfinished, describe_unfinished
 from autoseg.workflows.validation import validate_fold
 
-MOST_NAMES_SHOWN = 5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:

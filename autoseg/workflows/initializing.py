@@ -13,6 +13,7 @@ from autoseg.dataset.files import find_endings
 from autoseg.dataset.image_tree import JOINED_FOLDER, find_reading_problem
 from autoseg.errors import RunError, VolumeError
 from autoseg.file_endings import PICTURE_ENDINGS, TIFF_ENDINGS, find_ending
+from autoseg.problems import shorten_names
 from autoseg.progress import Progress
 from autoseg.run_folder import check_writable, write_text
 from autoseg.volume_io import read_image
@@ -21,7 +22,6 @@ from autoseg.workflows.label_survey import LabelsFound, survey_label_maps
 from autoseg.workflows.mask_survey import survey_masks
 
 HOUNSFIELD_OF_AIR: Final = -500  # no other modality stores air as strongly negative numbers
-MOST_NAMES: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ def _leave_out_unreadable(root: Path, cases: Sequence[DraftCase]) -> tuple[tuple
         if not unreadable:
             kept.append(case)
     if not kept:
-        refuse(root, [f"{_shorten(paths)}: {reason}" for reason, paths in _sort_by_reason(left_out).items()])
+        refuse(root, [f"{shorten_names(paths)}: {reason}" for reason, paths in _sort_by_reason(left_out).items()])
     return tuple(kept), left_out
 
 
@@ -258,7 +258,7 @@ def _note_files(root: Path, found: LabelsFound, *, has_groups: bool) -> list[str
     if names:
         notes.append(
             f"warning: image and label map differ in {', '.join(differing)} in {len(names)} of "
-            f"{len(found.cases)} cases ({_shorten(names)}): autoseg check says how"
+            f"{len(found.cases)} cases ({shorten_names(names)}): autoseg check says how"
         )
     endings = _count_endings(found.cases)
     if len(endings) > 1:
@@ -275,8 +275,3 @@ def _note_files(root: Path, found: LabelsFound, *, has_groups: bool) -> list[str
     if (root / GROUPS_NAME).is_file() and not has_groups:
         notes.append(f"{GROUPS_NAME} lies there and is kept")
     return notes
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -31,8 +31,6 @@ from autoseg.workflows.references import find_reference
 from autoseg.workflows.validation import wrap_network
 from autoseg.workflows.validation_choice import ValidationChoice
 
-LARGEST_SHARE: Final = 1 / 3
-"""Of a budget, for validation: a model that is measured well and trained badly is of no use."""
 LARGER_STEP_FRACTION: Final = 0.75
 """Neighbouring windows still share a quarter of the patch, so that no voxel lies at the border of all its windows."""
 ESTIMATE_MARGIN: Final = 1.1  # cases differ in more than their number of voxels

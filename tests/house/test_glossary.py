@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from autoseg.cli.reports import COLUMNS
 from autoseg.cli.training_table import HEADINGS
 from autoseg.evaluation.crossvalidation import CrossValidation
-from autoseg.evaluation.summary import MetricValues
+from autoseg.evaluation.summary import MetricValues, name_column
 from autoseg.plan import Plan
 from autoseg.training.history import EpochRecord
 from autoseg.workflows.status import FoldState
@@ -57,7 +57,7 @@ def list_subjects() -> set[str]:
 def list_plan_rows() -> set[str]:
     text = (ROOT / "autoseg" / "cli" / "reports.py").read_text(encoding="utf-8")
     _, _, body = text.partition("def _list_plan_rows")
-    return set(re.findall(r'^        \("([^"]+)", \*', body, flags=re.MULTILINE))
+    return set(re.findall(r'^        \(\s*"([^"]+)"[^\n]*?,\s*\*', body, flags=re.MULTILINE))
 
 
 def walk(model: type[BaseModel]) -> Iterator[str]:
@@ -95,7 +95,8 @@ def test_every_term_is_used_somewhere(heading: str) -> None:
 def test_every_heading_and_row_of_the_tables_is_explained_and_no_other() -> None:
     rows = list_plan_rows()
     assert "batch" in rows
-    printed = {*HEADINGS, *COLUMNS.values(), *get_args(FoldState), *rows}
+    columns = {name_column(metric, "mm") for metric in COLUMNS}
+    printed = {*HEADINGS, *columns, *get_args(FoldState), *rows}
     assert set(list_terms("Headings and rows of tables")) == printed
 
 

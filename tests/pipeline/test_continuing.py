@@ -16,7 +16,7 @@ import pytest
 from balls import run_autoseg, shorten
 from safetensors.numpy import load_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # several trainings, each with the start of its processes
 EPOCHS = 110
 LARGEST_FILE_BYTES = 40_000  # less than a checkpoint
 
@@ -178,6 +178,36 @@ def read_all(terminal: int, log: Path) -> None:
     """Takes what is shown, as a terminal does, until an epoch is in the log."""
     while not (log.is_file() and log.read_text()):
         os.read(terminal, 1 << 16)
+
+
+PROGRAM = """
+import sys
+import autoseg
+from autoseg.workflows.training_request import TrainingRequest
+request = TrainingRequest(configuration="2d", folds=("0",), device="cpu", workers=0, precision="float32")
+try:
+    autoseg.train_run(sys.argv[1], request)
+except KeyboardInterrupt as stopped:
+    print(stopped)
+"""
+
+
+def test_a_program_that_trains_and_is_interrupted_has_its_state_saved(run: Path) -> None:
+    shorten(run, "2d", epochs=100_000, iterations=60)
+    folder = run / "models" / "2d" / "fold_0"
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(run)], stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    ) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while not (folder / "training_log.jsonl").is_file() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert re.search(r"^2d, fold 0: saved .* epoch \d+ of 100000.*; the same command continues$", out)
+    assert (folder / "checkpoint_latest.safetensors").is_file()
 
 
 def heed_ctrl_c() -> None:

@@ -1,6 +1,9 @@
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,3 +122,46 @@ def test_the_clock_sees_threads_wait_and_says_so_where_the_system_does_not_tell(
     assert os.getpid() in (CpuClock().read().waiting_seconds or {})
     monkeypatch.setattr(cpu_time, "THREADS_OF_THIS_PROCESS", tmp_path / "absent")
     assert CpuClock().read().waiting_seconds is None
+
+
+WORKER_THAT_ENDS_BESIDE_ITS_PARENT = r"""
+import subprocess, sys, time
+burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+subprocess.run([sys.executable, "-c", burn], check=True)
+print("ended", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the ended children of a child took")
+def test_what_ended_workers_of_a_child_took_still_counts():
+    command = [sys.executable, "-c", WORKER_THAT_ENDS_BESIDE_ITS_PARENT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        clock = CpuClock()
+        earlier = clock.read()
+        assert child.stdout is not None
+        child.stdout.readline()
+        later = clock.read()
+        child.communicate()
+    assert later.children_seconds - earlier.children_seconds > 0.29
+
+
+def make_core(**seconds):
+    return SimpleNamespace(**{"idle": 0.0, "iowait": 0.0, "nice": 0.0} | seconds)
+
+
+@pytest.mark.parametrize(
+    ("cores", "unused"),
+    [((0, 1), 3.0), ((2,), 4.0), ((0, 2, 4), 7.0), ((40, 41), 7.0)],  # some are off; a container's own numbers
+)
+def test_unused_time_is_that_of_the_cores_which_may_be_used(monkeypatch, cores, unused):
+    monkeypatch.setattr(cpu_time.psutil, "cpu_times", lambda percpu: [make_core(idle=2.0**core) for core in range(3)])
+    assert cpu_time._read_unused_seconds(cores) == unused
+
+
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="no priorities as Unix has them")
+@pytest.mark.parametrize(("priority", "unused"), [(0, 5.0), (-5, 5.0), (10, 2.0)])
+def test_what_programs_of_low_priority_take_is_unused_unless_this_is_one_of_them(monkeypatch, priority, unused):
+    monkeypatch.setattr(cpu_time.psutil, "cpu_times", lambda percpu: [make_core(idle=2.0, nice=3.0)])
+    monkeypatch.setattr(cpu_time.os, "getpriority", lambda which, who: priority)
+    assert cpu_time._read_unused_seconds((0,)) == unused

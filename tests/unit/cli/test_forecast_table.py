@@ -56,6 +56,11 @@ def test_months_on_a_processor_are_told_with_what_helps():
     assert "GPU: none here, so the time on one is not known" in text
 
 
+def test_no_budget_is_suggested_that_training_would_refuse():
+    slow = replace(MONTHS, least_budget_seconds=10 * 3600.0)
+    assert "autoseg train x.autoseg --budget 15h" in show(make(slow, MINUTES))
+
+
 def test_configurations_are_added_up():
     text = show(make(MONTHS, MINUTES))
     (line,) = [line for line in text.splitlines() if "in all" in line]

@@ -34,6 +34,7 @@ from autoseg.postprocessing.rules import LargestComponent, MinimumSize
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.training.folds import Fold, Splits
+from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.exchange import export_model, import_model
 from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
 from autoseg.workflows.held_out import list_weights
@@ -382,6 +383,29 @@ def test_the_card_says_what_a_user_must_know(run: Path, tmp_path: Path, select: 
         f"PyTorch {torch.__version__}", "autoseg predict MODEL.zip IMAGES OUT",
     ):  # fmt: skip
         assert text in card
+
+
+def test_the_card_says_what_limits_the_scores_and_counts_in_pixels_where_files_tell_no_spacing(
+    run: Path, tmp_path: Path, select: Builder
+) -> None:
+    spoil(run, tmp_path, select)
+    for path in run.rglob("plan.json"):
+        write_document(path, read_document(path, Plan).model_copy(update={"distance_unit": "pixel"}))
+    summary = RunFolder(run).fold("2d", "1").summary
+    conditions = ValidationConditions(
+        mirroring=False, validated_cases=1, held_out_cases=1, trained_iterations=300, sufficient_iterations=2000
+    )
+    write_document(summary, read_document(summary, EvaluationSummary).model_copy(update={"validation": conditions}))
+    path = share(run)
+    with zipfile.ZipFile(path) as archive:
+        card, plan = archive.read("README.md").decode(), json.loads(archive.read("plan.json"))
+    assert plan["distance_unit"] == "pixel"
+    assert "| class | Dice | HD95 (pixels) | NSD (1 pixel) |" in card
+    assert "spacing (pixels)" in card
+    assert "(mm)" not in card
+    assert "1 mm" not in card
+    assert "**Warning:** fold 1: a limited validation (no mirrored views)" in card
+    assert "**Warning:** fold 1: 300 iterations are 15 % of the 2,000 that the plan needs at least" in card
 
 
 def test_the_lines_of_the_card_run(run: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,6 +306,37 @@ def test_openvino_compiles_for_the_number_of_threads_of_the_moment_and_keeps_the
     assert made_for == [2, 1, 3]
 
 
+class Rectified(torch.nn.Conv3d):
+    """A network without annotations, whose checks in a test run cannot be compiled."""
+
+    def forward(self, image):
+        return (torch.relu(super().forward(image)),)
+
+
+def test_what_is_compiled_serves_any_number_of_threads(monkeypatch):
+    compile_function, compiled = torch.compile, []
+
+    def keep_as_it_is(module, inputs):  # in place of the C++ compiler
+        compiled.append(module)
+        return module.forward
+
+    def compile_without_compiler(call, **settings):
+        chosen = {"guard_filter_fn": settings.pop("options")["guard_filter_fn"]}
+        return compile_function(call, **settings, backend=keep_as_it_is, options=chosen)
+
+    monkeypatch.setattr(torch, "compile", compile_without_compiler)
+    (network,) = compile_networks([Rectified(1, 1, 1)], patches_per_pass=1)
+    before, image = torch.get_num_threads(), torch.zeros(1, 1, 4, 4, 4)
+    try:
+        with torch.inference_mode():
+            for threads in range(1, 13):  # more than PyTorch compiles one function for
+                torch.set_num_threads(threads)
+                network(image)
+    finally:
+        torch.set_num_threads(before)
+    assert len(compiled) == 1
+
+
 def test_what_is_compiled_does_not_fix_the_number_of_threads(build, monkeypatch):
     options = {}
     monkeypatch.setattr(torch, "compile", lambda call, **settings: options.update(settings["options"]) or call)

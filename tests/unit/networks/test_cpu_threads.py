@@ -2,10 +2,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import psutil
 import pytest
+import SimpleITK
 import torch
+from threadpoolctl import ThreadpoolController
 
 from autoseg.cpu_time import CpuReading, CpuUse
 from autoseg.networks import cpu_threads
@@ -223,6 +226,53 @@ def test_a_number_that_must_not_change_is_kept_and_said(monkeypatch):
         library.adapt()
         assert torch.get_num_threads() == 2
     assert notes == ["computing with 2 threads throughout, whatever else runs"]
+
+
+@pytest.mark.usefixtures("free_to_choose")
+def test_every_thread_that_computes_follows_and_gets_its_own_number_back(monkeypatch):
+    machine = Machine(others=1)
+    machine.run(1.0, threads=1)
+    library, numbers = build_library_threads(monkeypatch, machine), []
+    entered, changed = threading.Event(), threading.Event()
+
+    def compute():  # never computed before, so that PyTorch gives it the number of the moment
+        with library.hold(lambda text: None, is_fixed=False):
+            numbers.append(torch.get_num_threads())
+            entered.set()
+            changed.wait(10)
+            library.adapt()
+            numbers.append(torch.get_num_threads())
+        numbers.append(torch.get_num_threads())
+
+    with library.hold(lambda text: None, is_fixed=False):
+        other = threading.Thread(target=compute)
+        other.start()
+        entered.wait(10)
+        machine.others = 0
+        machine.run(1.0)
+        library.adapt()
+        assert torch.get_num_threads() == 2
+    changed.set()  # the other one goes on when this one has ended
+    other.join()
+    assert numbers == [1, 2, 2]
+
+
+@pytest.mark.usefixtures("free_to_choose")
+def test_blas_and_simpleitk_get_back_what_they_had(monkeypatch):
+    machine = Machine(others=1)
+    machine.run(1.0, threads=1)
+    library, simpleitk = build_library_threads(monkeypatch, machine), SimpleITK.ProcessObject
+    blas, before = ThreadpoolController().select(user_api="blas"), simpleitk.GetGlobalDefaultNumberOfThreads()
+    simpleitk.SetGlobalDefaultNumberOfThreads(3)
+    try:
+        with blas.limit(limits=3):
+            had = [entry["num_threads"] for entry in blas.info()]
+            with library.hold(lambda text: None, is_fixed=False):
+                assert simpleitk.GetGlobalDefaultNumberOfThreads() == 1
+            assert simpleitk.GetGlobalDefaultNumberOfThreads() == 3
+            assert [entry["num_threads"] for entry in blas.info()] == had != []
+    finally:
+        simpleitk.SetGlobalDefaultNumberOfThreads(before)
 
 
 def test_other_devices_are_left_alone(monkeypatch):

@@ -31,14 +31,15 @@ def test_the_processor_is_measured_at_every_width():
 class Clock:
     """A second passes between two looks; this process gets part of it and misses another."""
 
-    def __init__(self, *, received, missed):
+    def __init__(self, *, received, missed, cores=2, granted=2.0):
         self.received, self.missed, self.seconds = received, missed, itertools.count()
+        self.cores, self.granted = cores, granted
 
     def read(self):
         second = float(next(self.seconds))
         return CpuReading(
-            cores=2,
-            granted=2.0,
+            cores=self.cores,
+            granted=self.granted,
             wall_seconds=second,
             unused_seconds=0.0,
             own_seconds=second * self.received,
@@ -56,6 +57,17 @@ def test_rates_are_those_that_last_beside_other_programs(monkeypatch):
     assert host.convolution_flops == pytest.approx({width: width * 1e9 * 2 / 3 for width in WIDTHS})
     assert host.elementwise_rate == pytest.approx(2e8)
     assert (host.cores, host.received_share) == (2, 0.25)
+
+
+@pytest.mark.parametrize(("granted", "cores"), [(2.0, 2), (1.5, 2), (0.5, 1)])
+def test_a_container_that_grants_few_of_many_cores_is_measured_as_it_is(monkeypatch, granted, cores):
+    monkeypatch.setattr(throughput.torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(throughput, "_measure_convolution", lambda width: width * 1e9)
+    monkeypatch.setattr(throughput, "_measure_elementwise", lambda: 3e8)
+    clock = Clock(received=granted, missed=0.0, cores=64, granted=granted)
+    monkeypatch.setattr(throughput, "CpuClock", lambda: clock)
+    host = measure_host()
+    assert (host.cores, host.received_share) == (cores, 1.0)
 
 
 def measure_seconds(monkeypatch, durations, threads=None):

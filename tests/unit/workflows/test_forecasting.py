@@ -106,6 +106,13 @@ def test_a_budget_is_the_time_of_a_fold_validation_included(planned):
     assert entry.fold_seconds == 60.0
 
 
+def test_the_least_budget_holds_a_tenth_of_the_needed_iterations_and_the_validation(planned):
+    assert forecast(planned, "3d_lowres").configurations[0].least_budget_seconds == 0.0  # the plan does not tell
+    edit(planned, "3d_lowres", sufficient_iterations=2000)
+    (entry,) = forecast(planned, "3d_lowres").configurations
+    assert entry.least_budget_seconds == pytest.approx(200 * 2.0 * 3 / 2)
+
+
 def test_unknown_costs_make_unknown_times_and_no_sum(planned):
     result = forecast(planned, costs={"2d": COST})
     assert select(result, "2d").fold_seconds is not None

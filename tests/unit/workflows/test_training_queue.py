@@ -7,8 +7,9 @@ from collections import deque
 import psutil
 import pytest
 
+from autoseg.signals import StopRequest
 from autoseg.training.loop import Length
-from autoseg.workflows import child_process, training_queue
+from autoseg.workflows import training_queue
 from autoseg.workflows.status import read_run_status
 from autoseg.workflows.training_queue import TrainingQueue, build_queue
 from autoseg.workflows.training_request import TrainingRequest
@@ -36,6 +37,14 @@ elif end == "traceback":
     raise ZeroDivisionError("a defect")
 elif end == "killed":
     os.kill(os.getpid(), 9)
+elif end == "slowly":
+    try:
+        tell("asleep")
+        time.sleep(100)
+    except KeyboardInterrupt:
+        time.sleep(1)
+        tell("saved")
+        sys.exit(130)
 elif end == "never":
     grandchild = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(100)"])
     told["grandchild"] = grandchild.pid
@@ -49,7 +58,8 @@ tell("end")
 def _look_often(monkeypatch):
     monkeypatch.setattr(training_queue, "SECONDS_BETWEEN_LOOKS", 0.02)
     monkeypatch.setattr(training_queue, "SECONDS_FOR_REASONS", 0.3)
-    monkeypatch.setattr(child_process, "SECONDS_TO_STOP", 5.0)
+    monkeypatch.setattr(training_queue, "SECONDS_TO_STOP", 5.0)
+    monkeypatch.setattr(training_queue, "SECONDS_TO_SAVE", 20.0)
 
 
 @pytest.fixture
@@ -176,6 +186,22 @@ def test_an_interruption_leaves_no_process_behind(make_queue, notes, places):
     wait_for(lambda: not any(map(is_alive, pids)))
     assert not read_notes(notes, "end")
     assert not queue.failures  # an interruption is none
+
+
+def test_a_training_that_is_stopped_has_the_time_to_save_its_state(make_queue, notes, monkeypatch):
+    monkeypatch.setattr(training_queue, "SECONDS_TO_STOP", 0.1)  # for those that cannot save any more
+    told = []
+    queue = make_queue(make_units("slowly", "well"), [("cpu",)])
+    queue.stop = StopRequest(tell=told.append)
+    snapshots = queue.work_off()
+    while not read_notes(notes, "asleep"):
+        next(snapshots)
+    snapshots.close()
+    assert read_notes(notes, "saved")
+    assert told == ["stopping as soon as this is saved: 2d, fold slowly"]
+    text = queue.describe_interruption(TrainingRequest(restart=True))
+    assert text.startswith("2d, fold slowly: nothing is saved, as no iteration was over; the same command without")
+    assert "--restart has not reached 2d, fold well" in text
 
 
 def test_a_fold_on_two_devices_has_two_processes_that_know_of_each_other(make_queue, run, notes):
