@@ -161,5 +161,5 @@ def test_the_cross_validation_says_which_folds_were_limited_or_short(run, finish
     assert [text[:8] for text in scores.warnings] == ["fold 0: ", "fold 0: "]
     assert "1 of 2 held-out cases" in scores.warnings[0]
     table = run.crossvalidation_csv.read_text().splitlines()
-    assert table[0].endswith(",count,warnings")
+    assert table[0].endswith(",count,distance_unit,warnings")
     assert all("a limited validation" in line for line in table[1:])
