@@ -1,6 +1,7 @@
 """The `autoseg` command: its subcommands, and how errors reach the user."""
 
 import functools
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -46,6 +47,9 @@ def say_how_to_continue(command: Command) -> Command:
         try:
             command(*arguments, **options)
         except KeyboardInterrupt as interruption:
+            signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            )  # it ends in any case; a second Ctrl-C would cut the line short
             hint = str(interruption) or advise(command.__name__, options)
             typer.echo(f"\nautoseg: stopped{': ' if hint else ''}{hint}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -1,9 +1,10 @@
 """The command line's surface is frozen, loads lazily, and reports errors without tracebacks."""
 
 import functools
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import typer
@@ -92,6 +93,14 @@ def interrupt(command: Callable[..., None], error: KeyboardInterrupt, **options:
     assert stop.value.exit_code == 130
 
 
+@pytest.fixture
+def _ctrl_c_restored() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_restored")
 def test_an_interrupted_command_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
     interrupt(select, KeyboardInterrupt())
     assert capsys.readouterr().err == "\nautoseg: stopped: repeat the command to continue\n"
@@ -99,6 +108,7 @@ def test_an_interrupted_command_says_how_to_continue(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "\nautoseg: stopped: saved in epoch 3; the same command continues\n"
 
 
+@pytest.mark.usefixtures("_ctrl_c_restored")
 @pytest.mark.parametrize(("command", "flag"), [(predict, "overwrite"), (plan, "overwrite"), (train, "restart")])
 def test_a_flag_that_discards_is_named_only_where_it_was_given(
     capsys: pytest.CaptureFixture[str], command: Callable[..., None], flag: str
@@ -109,6 +119,7 @@ def test_a_flag_that_discards_is_named_only_where_it_was_given(
     assert f"repeat the command without --{flag} to keep what is finished" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_ctrl_c_restored")
 @pytest.mark.parametrize(
     ("command", "text"), [(check, "repeat the command"), (status, "stopped\n"), (demo, "with --overwrite")]
 )
