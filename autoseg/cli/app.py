@@ -47,9 +47,8 @@ def say_how_to_continue(command: Command) -> Command:
         try:
             command(*arguments, **options)
         except KeyboardInterrupt as interruption:
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # it ends in any case; a second Ctrl-C would cut the line short
+            # It ends in any case; a second Ctrl-C would cut the line short.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             hint = str(interruption) or advise(command.__name__, options)
             typer.echo(f"\nautoseg: stopped{': ' if hint else ''}{hint}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
