@@ -2,11 +2,13 @@
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from autoseg.errors import DocumentError
 from autoseg.run_folder import write_text
@@ -31,8 +33,53 @@ class Part(BaseModel):
             yield name, value if len(repr(value)) <= LONGEST_SHOWN_VALUE else _Abbreviated(value)
 
 
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Annotates a field whose value is one of several kinds of part, told apart by a key of theirs.
+
+    `Annotated[Base, OneOf(KINDS, "name")]` reads `{"name": "a", ...}` as `KINDS["a"]`. The table is looked up when a
+    document is read, so that a new kind is one more row.
+
+    Attributes:
+        kinds: Subclasses of the annotated part, by the value of the key.
+        key: The field that tells them apart; a `Literal` in each.
+    """
+
+    kinds: Mapping[str, type[Part]]
+    key: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Called by pydantic."""
+        written_as_it_is = core_schema.simple_ser_schema("any")  # with the fields of its own kind
+        return core_schema.no_info_plain_validator_function(self._read, serialization=written_as_it_is)
+
+    def _read(self, content: Any) -> Part:
+        for kind in self.kinds.values():
+            if isinstance(content, kind):
+                return content
+        if not isinstance(content, dict):
+            msg = f"must be an object with the key {self.key!r} (got {content!r:.{LONGEST_SHOWN_VALUE}})"
+            raise ValueError(msg)  # pydantic reports a ValueError with its place
+        name = content.get(self.key)
+        if not isinstance(name, str) or name not in self.kinds:
+            hint = suggest_key(str(name), list(self.kinds))
+            msg = f"{self.key!r} must be one of {', '.join(self.kinds)} (got {name!r}){hint}"
+            raise ValueError(msg)
+        return self.kinds[name].model_validate(content)
+
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+"""From the JSON object of one schema version to that of the next, `schema_version` included."""
+
+
 class Document(Part):
-    """A file of its own. Subclasses narrow `schema_version` to the one version that they describe."""
+    """A file of its own. Subclasses narrow `schema_version` to the one version that they describe.
+
+    Attributes:
+        upgrades: How files of earlier versions become the next version, by the version that they have.
+    """
+
+    upgrades: ClassVar[Mapping[int | None, Upgrade]] = {}
 
     schema_version: int
 
@@ -43,14 +90,13 @@ def write_document(path: Path, document: Document, *, is_lasting: bool = True) -
 
 
 def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:
-    """Reads and checks a document.
+    """Reads and checks a document; files of earlier versions are upgraded in memory.
 
     Raises:
-        DocumentError: The file is missing, no JSON, of another version, or breaks the schema; each problem is named
+        DocumentError: The file is missing, no JSON, of an unknown version, or breaks the schema; each problem is named
             by file and field.
     """
-    content = read_json(path)
-    _check_version(path, content, kind)
+    content = _upgrade(path, read_json(path), kind)
     return parse_part(content, kind, where=path.name)
 
 
@@ -124,19 +170,26 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_version(path: Path, content: Any, kind: type[Document]) -> None:
+def _find_version(content: dict[str, Any]) -> int | None:
+    version = content.get("schema_version")
+    return version if isinstance(version, int) else None
+
+
+def _upgrade(path: Path, content: Any, kind: type[Document]) -> Any:
     if not isinstance(content, dict):
         msg = f"{path} must hold a JSON object, found {type(content).__name__}"
         raise DocumentError(msg)
-    known = kind.model_fields["schema_version"].annotation
-    (expected,) = getattr(known, "__args__", (None,))
     found = content.get("schema_version")
-    if found != expected:
+    while upgrade := kind.upgrades.get(_find_version(content)):
+        content = upgrade(content)
+    (expected,) = getattr(kind.model_fields["schema_version"].annotation, "__args__", (None,))
+    if content.get("schema_version") != expected:
         msg = (
             f"{path} has schema version {found!r}, this autoseg reads version {expected}; "
             f"use the autoseg that wrote it, or plan again"
         )
         raise DocumentError(msg)
+    return content
 
 
 def _reword(problem: Any, kind: type[BaseModel], where: str) -> str:

@@ -142,7 +142,7 @@ def model_file_written(path: Path) -> Iterator[ModelFileWriter]:
 def share_plan(plan: Plan, configurations: Mapping[str, ConfigurationPlan]) -> Plan:
     """What prediction needs of a plan, for some configurations."""
     fields = {name: getattr(plan, name) for name in SHARED_PLAN_FIELDS}
-    return Plan(**fields, configurations=dict(configurations), reasons=())
+    return Plan(**fields, budget_seconds=None, configurations=dict(configurations), reasons=())
 
 
 def is_model_file(path: Path) -> bool:

@@ -87,6 +87,7 @@ def _build_plan(source: _Source, file_ending: str) -> Plan:
         autoseg_version=autoseg.__version__,
         planner=f"{IMPORTED_PLANNER} {source.plans.experiment_planner_used}",
         accelerator_memory_gb=PLANNED_MEMORY_GB.get(source.plans.experiment_planner_used, USUAL_MEMORY_GB),
+        budget_seconds=None,
         dataset_name=source.plans.dataset_name,
         file_ending=file_ending,
         orientation=find_orientation(source.plans, where=source.where),

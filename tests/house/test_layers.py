@@ -28,13 +28,12 @@ def test_planning_and_status_need_no_torch(package: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_module_is_named_in_the_readme() -> None:
+def test_every_folder_is_named_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = {line.split()[0] for line in readme.splitlines() if line.strip()}
-    modules = [path for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")]
-    missing = [path for path in modules if not path.name.startswith("__") and path.name not in lines]
-    assert len(modules) > 100
-    assert missing == []
+    named = {line.split()[0].rstrip("/") for line in readme.splitlines() if line.strip()}
+    folders = {path.parent.name for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")}
+    assert len(folders) > 10
+    assert sorted(folders - named) == []
 
 
 PICKLING = ("import pickle", "from pickle", "torch.save(", "allow_pickle=True", "torch.load(", "weights_only=False")

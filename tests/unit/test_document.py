@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import pytest
 from pydantic import Field, model_validator
 
-from autoseg.document import Document, Part, parse_part, read_document, read_json, suggest_key, write_document
+from autoseg.document import Document, OneOf, Part, parse_part, read_document, read_json, suggest_key, write_document
 from autoseg.errors import DocumentError
 
 
@@ -125,3 +125,81 @@ def test_a_printed_document_is_one_line_in_which_long_values_are_counted():
     forest = Tree(name="f" * 100, leaves=(Leaf(size=1),) * 50)
     assert repr(forest) == f"Tree(schema_version=2, name='{'f' * 100}', leaves=<50 entries>, height=1.0)"
     assert str(forest) == f"schema_version=2 name='{'f' * 100}' leaves=<50 entries> height=1.0"
+
+
+class Shape(Part):
+    name: str
+
+
+class Circle(Shape):
+    name: Literal["circle"]
+    radius: Annotated[float, Field(gt=0)]
+
+
+class Square(Shape):
+    name: Literal["square"]
+    side: float
+
+
+SHAPES: dict[str, type[Part]] = {"circle": Circle}
+
+
+class Drawing(Document):
+    schema_version: Literal[3] = 3
+    shapes: tuple[Annotated[Shape, OneOf(SHAPES, "name")], ...]
+    upgrades = {  # noqa: RUF012  # pydantic takes it for the class variable that it is
+        1: lambda old: {"schema_version": 2, "shape": old["figure"]},
+        2: lambda old: {"schema_version": 3, "shapes": [old["shape"]]},
+    }
+
+
+def read_drawing(tmp_path, content) -> Drawing:
+    path = tmp_path / "drawing.json"
+    path.write_text(json.dumps(content))
+    return read_document(path, Drawing)
+
+
+def test_a_part_of_one_of_several_kinds_comes_back_with_its_own_fields(tmp_path):
+    drawing = Drawing(shapes=(Circle(name="circle", radius=2.0),))
+    write_document(tmp_path / "drawing.json", drawing)
+    assert json.loads((tmp_path / "drawing.json").read_text())["shapes"] == [{"name": "circle", "radius": 2.0}]
+    assert read_document(tmp_path / "drawing.json", Drawing) == drawing
+
+
+def test_a_new_kind_is_one_more_row(tmp_path, monkeypatch):
+    square = {"name": "square", "side": 1.5}
+    with pytest.raises(DocumentError, match=r"shapes\.0: 'name' must be one of circle \(got 'square'\)"):
+        read_drawing(tmp_path, {"schema_version": 3, "shapes": [square]})
+    monkeypatch.setitem(SHAPES, "square", Square)
+    drawing = read_drawing(tmp_path, {"schema_version": 3, "shapes": [square]})
+    assert drawing.shapes == (Square(name="square", side=1.5),)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"name": "circle", "radius": -1}, "drawing.json: shapes.0.radius: input should be greater than 0 (got -1)"),
+        ({"name": "circle"}, "drawing.json: shapes.0.radius: is missing"),
+        ({"name": "circle", "radius": 1, "side": 2}, "drawing.json: shapes.0.side: unknown key"),
+        ({"name": "circel"}, "'name' must be one of circle (got 'circel') (did you mean 'circle'?)"),
+        ({"radius": 1}, "'name' must be one of circle (got None)"),
+        ("circle", "must be an object with the key 'name' (got 'circle')"),
+    ],
+)
+def test_problems_inside_such_a_part_are_named_by_field(tmp_path, shape, message):
+    with pytest.raises(DocumentError) as caught:
+        read_drawing(tmp_path, {"schema_version": 3, "shapes": [shape]})
+    assert message in str(caught.value)
+
+
+def test_earlier_versions_are_upgraded_one_after_the_other(tmp_path):
+    figure = {"name": "circle", "radius": 2.0}
+    assert read_drawing(tmp_path, {"schema_version": 1, "figure": figure}) == read_drawing(
+        tmp_path, {"schema_version": 3, "shapes": [figure]}
+    )
+
+
+@pytest.mark.parametrize("version", [0, 4, "1", None])
+def test_versions_that_nobody_knows_are_refused(tmp_path, version):
+    with pytest.raises(DocumentError, match=f"has schema version {version!r}, this autoseg reads version 3"):
+        read_drawing(tmp_path, {"schema_version": version, "shapes": []})

@@ -114,6 +114,8 @@ def make_plan(
         autoseg_version="0",
         planner="test",
         accelerator_memory_gb=8.0,
+        budget_seconds=None,
+        distance_unit="mm",
         dataset_name="test",
         file_ending=".nii.gz",
         orientation=orientation,

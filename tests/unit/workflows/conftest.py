@@ -67,6 +67,8 @@ def make_plan() -> Plan:
         autoseg_version="0",
         planner="test",
         accelerator_memory_gb=8.0,
+        budget_seconds=None,
+        distance_unit="mm",
         dataset_name="Dataset001_X",
         file_ending=".nii.gz",
         orientation="RAS",

@@ -1,0 +1,30 @@
+"""Decisions and the sentences that explain them."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from autoseg.document import Part
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[Value]):
+    """What a rule decided, and one sentence with the numbers that led to it."""
+
+    value: Value
+    because: str
+
+
+class Reason(Part):
+    """A decision as it is stored and printed.
+
+    Attributes:
+        subject: What was decided, for example "3d_fullres: patch size".
+        value: The decision in words or numbers.
+        because: One sentence with the numbers in it.
+    """
+
+    subject: str
+    value: str
+    because: str

@@ -1,0 +1,151 @@
+"""The document plan.json: configurations, channels, labels, and the reason of every decision.
+
+Axes: a 3D configuration lists three values in **plan axes**, a 2D configuration the last two of them. Plan axis i is
+axis `axis_permutation[i]` of the array (z, y, x) in the training orientation.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field, model_validator
+
+from autoseg.document import Document, Part, Upgrade
+from autoseg.errors import PlanError
+from autoseg.geometry import DistanceUnit
+from autoseg.labels import LabelScheme
+from autoseg.plan.decisions import Reason
+from autoseg.plan.network import NetworkPlan
+from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
+from autoseg.plan.training import TrainingPlan
+from autoseg.plan.upgrades import PLAN_UPGRADES
+from autoseg.plan.values import AxisCounts, ConfigurationName, Positive
+
+PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
+"""Where the user names none, the first of these that there is."""
+IMPORTED_PLANNER: Final = "nnU-Net"
+"""How the planner's name begins in a plan that was imported."""
+
+
+class ConfigurationPlan(Part):
+    """One of 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres.
+
+    Attributes:
+        spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
+        median_shape_voxels: Median shape of the resampled cases (may be fractional).
+        patch_voxels: Network input.
+        previous_stage: Configuration whose predictions are further input channels, one mask per foreground label;
+            None if there is none. It has none itself.
+        data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
+    """
+
+    dimensions: Literal[2, 3]
+    spacing_mm: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
+    median_shape_voxels: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
+    patch_voxels: AxisCounts
+    previous_stage: ConfigurationName | None
+    data_of: ConfigurationName
+    resampling: ResamplingPlan
+    network: NetworkPlan
+    training: TrainingPlan
+
+    @model_validator(mode="after")
+    def _check(self) -> "ConfigurationPlan":
+        for field in ("spacing_mm", "median_shape_voxels", "patch_voxels"):
+            if len(getattr(self, field)) != self.dimensions:
+                msg = f"{field} must have {self.dimensions} values"
+                raise ValueError(msg)
+        axes = self.training.augmentation.mirror_axes
+        if len(set(axes)) < len(axes) or max(axes, default=0) >= self.dimensions:
+            msg = f"training.augmentation.mirror_axes must be different axes below {self.dimensions} (got {axes})"
+            raise ValueError(msg)
+        if self.network.dimensions != self.dimensions:
+            msg = f"network.dimensions must be {self.dimensions}"
+            raise ValueError(msg)
+        for axis, extent in enumerate(self.patch_voxels):
+            divisor = 1
+            for stride in self.network.strides:
+                divisor *= stride[axis]
+            if extent % divisor:
+                msg = f"patch_voxels.{axis} must be a multiple of {divisor}, the product of the strides (got {extent})"
+                raise ValueError(msg)
+        return self
+
+
+class Plan(Document):
+    """Everything that was decided for a dataset.
+
+    Attributes:
+        accelerator_memory_gb: Memory that was planned for.
+        budget_seconds: Time that was planned for, from raw images to predictions; None: without a limit.
+        orientation: Axis code (x, y, z) to which images are brought before anything else; None for pictures.
+        axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
+        distance_unit: Of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
+        file_ending: Ending of predicted label maps, as in the dataset.
+    """
+
+    upgrades: ClassVar[Mapping[int | None, Upgrade]] = PLAN_UPGRADES
+
+    schema_version: Literal[2] = 2
+    autoseg_version: str
+    planner: str
+    accelerator_memory_gb: Positive
+    budget_seconds: Positive | None
+    dataset_name: str
+    file_ending: str
+    orientation: str | None
+    distance_unit: DistanceUnit
+    axis_permutation: tuple[int, int, int]
+    labels: LabelScheme
+    channels: Annotated[tuple[ChannelPlan, ...], Field(min_length=1)]
+    configurations: Annotated[dict[ConfigurationName, ConfigurationPlan], Field(min_length=1)]
+    reasons: tuple[Reason, ...]
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another tool made the decisions, so that the run holds its models and no training data."""
+        return self.planner.startswith(IMPORTED_PLANNER)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        if sorted(self.axis_permutation) != [0, 1, 2]:
+            msg = f"axis_permutation must hold 0, 1 and 2 once each (got {self.axis_permutation})"
+            raise ValueError(msg)
+        for name, configuration in self.configurations.items():
+            self._check_configuration(name, configuration)
+        return self
+
+    def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
+        for field in ("data_of", "previous_stage"):
+            other = getattr(chosen, field)
+            if other is not None and other not in self.configurations:
+                msg = f"configurations.{name}.{field} must name one of {', '.join(self.configurations)} (got {other!r})"
+                raise ValueError(msg)
+        if chosen.previous_stage and self.configurations[chosen.previous_stage].previous_stage:
+            msg = (
+                f"configurations.{name}.previous_stage must name a configuration without one "
+                f"(got {chosen.previous_stage!r})"
+            )
+            raise ValueError(msg)
+        extra = 0 if chosen.previous_stage is None else len(self.labels.foreground_labels)
+        expected = {
+            "input_channels": len(self.channels) + extra,
+            "output_channels": self.labels.output_channel_count,
+        }
+        for field, count in expected.items():
+            if getattr(chosen.network, field) != count:
+                msg = f"configurations.{name}.network.{field} must be {count}, as channels and labels demand"
+                raise ValueError(msg)
+        if any(axis >= chosen.dimensions for axis in chosen.training.augmentation.mirror_axes):
+            msg = f"configurations.{name}.training.augmentation.mirror_axes must be below {chosen.dimensions}"
+            raise ValueError(msg)
+
+    def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:
+        """One configuration.
+
+        Raises:
+            PlanError: It is not planned.
+        """
+        if name not in self.configurations:
+            msg = f"the plan has no configuration {name!r}; it has: {', '.join(self.configurations)}"
+            raise PlanError(msg)
+        return self.configurations[name]

@@ -1,0 +1,57 @@
+"""How images are normalized and resampled."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from autoseg.document import Part
+from autoseg.plan.values import Positive
+
+NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
+
+
+class IntensityWindow(Part):
+    """Intensities of the dataset's foreground that a normalization needs."""
+
+    lower: float
+    upper: float
+    mean: float
+    std: Annotated[float, Field(ge=0)]
+
+
+class ChannelPlan(Part):
+    """How one image channel is normalized.
+
+    Attributes:
+        inside_nonzero_only: Statistics are taken, and voxels changed, inside the nonzero region only.
+        window: Present exactly for the scheme "ct": clip to [lower, upper], subtract mean, divide by std.
+    """
+
+    name: str
+    normalization: NormalizationScheme
+    inside_nonzero_only: bool
+    window: IntensityWindow | None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ChannelPlan":
+        if (self.normalization == "ct") != (self.window is not None):
+            msg = f"channel {self.name!r}: 'window' belongs to the normalization 'ct' and to no other"
+            raise ValueError(msg)
+        return self
+
+
+class ResamplingPlan(Part):
+    """How arrays change their grid.
+
+    Attributes:
+        image_order: Spline order in plane (3: cubic) for images.
+        label_order: Spline order for the one-hot labels.
+        logits_order: Spline order for the network's output on the way back.
+        anisotropy_threshold: Where the coarsest spacing is more than this many times the finest, the coarsest axis is
+            resampled separately, by nearest neighbour.
+    """
+
+    image_order: Literal[0, 1, 3]
+    label_order: Literal[0, 1]
+    logits_order: Literal[0, 1]
+    anisotropy_threshold: Positive

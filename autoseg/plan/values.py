@@ -1,0 +1,27 @@
+"""Numbers of a plan with the limits that they must keep."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
+AxisCounts = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+ConfigurationName = Annotated[str, Field(pattern=r"^[^./\\:][^/\\:]*$")]  # names a folder
+
+
+def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        msg = f"must be a lower and an upper limit in this order (got {limits[0]}, {limits[1]})"
+        raise ValueError(msg)
+    return limits
+
+
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_check_order)]
+NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], AfterValidator(_check_order)]
+FractionRange = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_check_order)
+]
