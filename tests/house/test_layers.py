@@ -1,7 +1,9 @@
 """Gates that keep the architecture: laziness, lightness, purity."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,16 @@ def test_every_folder_is_named_in_the_readme() -> None:
     folders = {path.parent.name for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")}
     assert len(folders) > 10
     assert sorted(folders - named) == []
+
+
+def test_the_picture_of_the_layers_is_the_import_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"## Layers\n.*?```text\n(.*?)```", text, flags=re.DOTALL)
+    drawn = [re.split(r" {2,}", line)[0] for line in picture.splitlines() if not line.startswith(" ")]
+    assert len(contract) > 5
+    assert drawn == contract
 
 
 PICKLING = ("import pickle", "from pickle", "torch.save(", "allow_pickle=True", "torch.load(", "weights_only=False")
