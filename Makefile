@@ -8,7 +8,7 @@ WHEEL_VENV := $(VENV)/wheel-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check format bench bench-gpu wheel-test clean
+.PHONY: demo test check shape format bench bench-gpu wheel-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -39,6 +39,9 @@ bench-gpu: $(INSTALLED)  ## training steps on a GPU: speed, use, waiting; agains
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py
+
+shape: $(INSTALLED)  ## sizes of files and folders, the longest chain of imports, names that stand twice
+	$(BIN)/python tests/house/shape.py
 
 clean:
 	rm -rf $(VENV) dist build autoseg-demo
