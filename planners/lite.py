@@ -12,10 +12,13 @@ from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.plan import (
     AugmentationPlan,
     ConfigurationPlan,
+    CrossEntropyTerm,
     Decision,
+    DiceTerm,
     NetworkPlan,
     Plan,
     Reason,
+    SegmentationObjective,
     TrainingPlan,
 )
 from planners.augmentation import choose_augmentation, describe_rotation
@@ -352,8 +355,10 @@ def build_lite_training(
         sufficient_iterations=SUFFICIENT_ITERATIONS,
         batch_size=batch_size,
         foreground_fraction=0.33,
-        loss="dice_cross_entropy",
-        batch_dice=batch_dice,
+        foreground_placement="centred",
+        foreground_choice="class",
+        losses=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)),
+        objective=SegmentationObjective(),
         optimizer="adamw",
         initial_learning_rate=1e-3,
         momentum=0.9,

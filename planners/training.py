@@ -2,7 +2,14 @@
 
 from typing import Final
 
-from autoseg.plan import AugmentationPlan, Reason, TrainingPlan
+from autoseg.plan import (
+    AugmentationPlan,
+    CrossEntropyTerm,
+    DiceTerm,
+    Reason,
+    SegmentationObjective,
+    TrainingPlan,
+)
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",
@@ -33,17 +40,23 @@ def build_training(*, batch_size: int, batch_dice: bool, augmentation: Augmentat
         epochs=1000,
         iterations_per_epoch=250,
         validation_iterations_per_epoch=50,
+        budget_seconds=None,
         sufficient_iterations=SUFFICIENT_ITERATIONS,
         batch_size=batch_size,
         foreground_fraction=0.33,
-        loss="dice_cross_entropy",
-        batch_dice=batch_dice,
+        foreground_placement="centred",
+        foreground_choice="class",
+        losses=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)),
+        objective=SegmentationObjective(),
         optimizer="sgd_nesterov",
         initial_learning_rate=0.01,
         momentum=0.99,
+        second_moment_decay=0.999,
         weight_decay=3e-5,
         schedule="polynomial",
         schedule_exponent=0.9,
+        warmup_iterations=0,
+        weight_average_decay=0.0,
         gradient_norm_limit=12.0,
         augmentation=augmentation,
     )

@@ -15,7 +15,7 @@ from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, 
 from autoseg.exchange.nnunet_trainers import BASE
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
+from autoseg.plan import ChannelPlan, ConfigurationPlan, DiceTerm, Plan
 from autoseg.run_folder import write_atomically, write_text
 
 PLANS_TITLE: Final = "autosegPlans"
@@ -122,7 +122,7 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         "use_mask_for_norm": [channel.inside_nonzero_only for channel in plan.channels],
         **_describe_functions(part),
         "architecture": _describe_architecture(part),
-        "batch_dice": part.training.batch_dice,
+        "batch_dice": any(isinstance(term, DiceTerm) and term.batch_dice for term in part.training.losses),
     }
     if part.previous_stage is not None:
         content["previous_stage"] = part.previous_stage

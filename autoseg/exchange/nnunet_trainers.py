@@ -9,7 +9,13 @@ import re
 from typing import Final
 
 from autoseg.errors import ExchangeError
-from autoseg.plan import AugmentationPlan, TrainingPlan
+from autoseg.plan import (
+    AugmentationPlan,
+    CrossEntropyTerm,
+    DiceTerm,
+    SegmentationObjective,
+    TrainingPlan,
+)
 
 BASE: Final = "nnUNetTrainer"
 HARMLESS_PARTS: Final = (
@@ -59,16 +65,23 @@ def build_training(
         epochs=1000,
         iterations_per_epoch=250,
         validation_iterations_per_epoch=50,
+        budget_seconds=None,
+        sufficient_iterations=None,
         batch_size=batch_size,
         foreground_fraction=0.33,
-        loss="dice_cross_entropy",
-        batch_dice=batch_dice,
+        foreground_placement="centred",
+        foreground_choice="class",
+        losses=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)),
+        objective=SegmentationObjective(),
         optimizer="sgd_nesterov",
         initial_learning_rate=0.01,
         momentum=0.99,
+        second_moment_decay=0.999,
         weight_decay=3e-5,
         schedule="polynomial",
         schedule_exponent=0.9,
+        warmup_iterations=0,
+        weight_average_decay=0.0,
         gradient_norm_limit=12.0,
         augmentation=_build_augmentation(patch_voxels, mirror_axes),
     )

@@ -3,6 +3,15 @@
 from autoseg.plan.augmentation import AugmentationPlan
 from autoseg.plan.decisions import Decision, Reason, Value
 from autoseg.plan.document import IMPORTED_PLANNER, PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
+from autoseg.plan.losses import (
+    LOSS_TERMS,
+    OBJECTIVE_PLANS,
+    CrossEntropyTerm,
+    DiceTerm,
+    LossTerm,
+    ObjectivePlan,
+    SegmentationObjective,
+)
 from autoseg.plan.network import Architecture, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
@@ -10,21 +19,28 @@ from autoseg.plan.values import ConfigurationName
 
 __all__ = [
     "IMPORTED_PLANNER",
+    "LOSS_TERMS",
+    "OBJECTIVE_PLANS",
     "PREFERRED_CONFIGURATIONS",
     "Architecture",
     "AugmentationPlan",
     "ChannelPlan",
     "ConfigurationName",
     "ConfigurationPlan",
+    "CrossEntropyTerm",
     "Decision",
+    "DiceTerm",
     "ForegroundChoice",
     "ForegroundPlacement",
     "IntensityWindow",
+    "LossTerm",
     "NetworkPlan",
     "NormalizationScheme",
+    "ObjectivePlan",
     "Plan",
     "Reason",
     "ResamplingPlan",
+    "SegmentationObjective",
     "TrainingPlan",
     "Value",
 ]

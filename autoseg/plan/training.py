@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from autoseg.document import Part
+from autoseg.document import OneOf, Part
 from autoseg.plan.augmentation import AugmentationPlan
+from autoseg.plan.losses import OBJECTIVE_PLANS, Losses, ObjectivePlan
 from autoseg.plan.values import Count, Fraction, NonNegative, Positive
 
 ForegroundPlacement = Literal["centred", "uniform"]
@@ -13,7 +14,7 @@ ForegroundChoice = Literal["class", "class_balanced", "component"]
 
 
 class TrainingPlan(Part):
-    """How a network is trained. Fields with a default are at the reference's value by it.
+    """How a network is trained.
 
     Attributes:
         epochs: Length of the schedule where no budget is given.
@@ -25,8 +26,8 @@ class TrainingPlan(Part):
         foreground_choice: How that voxel is drawn. "class": of a random class of a random case. "class_balanced": the
             class first, of all that the fold has, then a case that shows it. "component": of a random connected
             component of a random class of a random case, so that small lesions count as much as large ones.
-        dice_weight, cross_entropy_weight: Factors on the two parts of the loss.
-        batch_dice: The Dice loss treats the batch as one large volume.
+        losses: Terms of the loss, whose weighted sum is minimized.
+        objective: How a batch becomes the number that is minimized.
         momentum: Of stochastic gradient descent; for AdamW the decay of the mean gradient (beta 1).
         second_moment_decay: For AdamW the decay of the mean squared gradient (beta 2).
         schedule: How the learning rate falls from its initial value to zero with the share p of the training that is
@@ -40,33 +41,28 @@ class TrainingPlan(Part):
     epochs: Count
     iterations_per_epoch: Count
     validation_iterations_per_epoch: Count
-    budget_seconds: Positive | None = None
-    sufficient_iterations: Count | None = None
+    budget_seconds: Positive | None
+    sufficient_iterations: Count | None
     batch_size: Count
     foreground_fraction: Fraction
-    foreground_placement: ForegroundPlacement = "centred"
-    foreground_choice: ForegroundChoice = "class"
-    loss: Literal["dice_cross_entropy"]
-    dice_weight: NonNegative = 1.0
-    cross_entropy_weight: NonNegative = 1.0
-    batch_dice: bool
+    foreground_placement: ForegroundPlacement
+    foreground_choice: ForegroundChoice
+    losses: Losses
+    objective: Annotated[ObjectivePlan, OneOf(OBJECTIVE_PLANS, "name")]
     optimizer: Literal["sgd_nesterov", "adamw"]
     initial_learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    second_moment_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    second_moment_decay: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
     schedule: Literal["polynomial", "cosine", "constant"]
     schedule_exponent: Positive
-    warmup_iterations: Annotated[int, Field(ge=0)] = 0
-    weight_average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup_iterations: Annotated[int, Field(ge=0)]
+    weight_average_decay: Annotated[float, Field(ge=0, lt=1)]
     gradient_norm_limit: Positive
     augmentation: AugmentationPlan
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingPlan":
-        if self.dice_weight + self.cross_entropy_weight == 0:
-            msg = "dice_weight and cross_entropy_weight must not both be 0: nothing would be learnt"
-            raise ValueError(msg)
         if self.optimizer == "sgd_nesterov" and self.momentum == 0:
             msg = "momentum must be above 0 for the optimizer 'sgd_nesterov'"
             raise ValueError(msg)

@@ -17,8 +17,6 @@ _VERSION_1_TRAINING: Final[Json] = {
     "sufficient_iterations": None,
     "foreground_placement": "centred",
     "foreground_choice": "class",
-    "dice_weight": 1.0,
-    "cross_entropy_weight": 1.0,
     "second_moment_decay": 0.999,
     "warmup_iterations": 0,
     "weight_average_decay": 0.0,
@@ -57,10 +55,23 @@ def _upgrade_network(network: Json) -> Json:
 
 
 def _upgrade_training(training: Json) -> Json:
-    training = _VERSION_1_TRAINING | training
+    training = _upgrade_losses(_VERSION_1_TRAINING | training)
     if isinstance(training.get("augmentation"), dict):
         training["augmentation"] = _VERSION_1_AUGMENTATION | training["augmentation"]
     return training
+
+
+def _upgrade_losses(training: Json) -> Json:
+    """The one loss of version 1 becomes its two terms."""
+    if training.get("loss") != "dice_cross_entropy":
+        return training
+    replaced = {"loss", "batch_dice", "dice_weight", "cross_entropy_weight"}
+    kept = {key: value for key, value in training.items() if key not in replaced}
+    dice: Json = {"name": "dice", "weight": training.get("dice_weight", 1.0)}
+    if "batch_dice" in training:
+        dice["batch_dice"] = training["batch_dice"]
+    entropy = {"name": "cross_entropy", "weight": training.get("cross_entropy_weight", 1.0)}
+    return kept | {"losses": [dice, entropy], "objective": {"name": "segmentation"}}
 
 
 PLAN_UPGRADES: Final[Mapping[int | None, Upgrade]] = {1: upgrade_version_1}

@@ -7,11 +7,11 @@ import torch
 
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.previous_stage import PreviousStage
+from autoseg.training.batch import Batch
 from autoseg.training.batches import BatchSource, build_batch_source, stream_batches
 from autoseg.training.device.batches import DeviceBatchSource, build_device_batch_source, stream_device_batches
 from autoseg.training.folds import Fold
 from autoseg.training.randomness import BatchKey
-from autoseg.training.step import Batch
 
 
 def build_source(

@@ -31,12 +31,12 @@ from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.preprocessing.previous_stage import PreviousStage, open_case_with_prediction
 from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END
 from autoseg.training.augmentation import build_augmentation, finish_sample
+from autoseg.training.batch import Batch
 from autoseg.training.enlarged_patch import compute_enlarged_patch
 from autoseg.training.folds import Fold
 from autoseg.training.mask_augmentation import AugmentedMasks, PlainMasks
 from autoseg.training.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
 from autoseg.training.sampling import PatchSampler
-from autoseg.training.step import Batch
 
 BATCHES_AHEAD_PER_WORKER: Final = 3
 Patch = tuple[np.ndarray, np.ndarray]

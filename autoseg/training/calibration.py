@@ -7,13 +7,15 @@ from statistics import median
 from typing import Final
 
 import torch
+from torch import Tensor
 
+from autoseg.training.batch import Batch
 from autoseg.training.batch_making import make_batches
 from autoseg.training.batches import BatchSource, list_batch_keys
 from autoseg.training.device.batches import DeviceBatchSource
 from autoseg.training.pace import StepTimes
 from autoseg.training.randomness import BatchKey
-from autoseg.training.step import Batch, Learner, run_training_step, run_validation_step
+from autoseg.training.step import Learner, run_training_step, run_validation_step
 
 WARMING_ITERATIONS: Final = 2  # the first ones reserve memory and look for kernels
 FEWEST_ITERATIONS: Final = 3
@@ -32,7 +34,7 @@ def measure_step_times(
     """
     keys = list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0)
     batches = make_batches(source, keys, workers=workers, device=learner.device)
-    learner.network.train()
+    learner.train()
     longest = min(LONGEST_SECONDS, LARGEST_SHARE * budget_seconds)
     last, seconds = _time_iterations(learner, batches, longest)
     forward, backward = _time_parts(learner, last)
@@ -63,17 +65,29 @@ def _time_iterations(learner: Learner, batches: Iterator[Batch], longest_seconds
 
 
 def _time_parts(learner: Learner, batch: Batch) -> tuple[float, float]:
-    on_device = batch.move_to(learner.device)
-    begin = _read_clock(learner.device)
-    learner.compute_outputs(on_device)  # with gradients, as a compiled network knows it
-    forward = _read_clock(learner.device) - begin
+    forward = _time_network(learner, batch.move_to(learner.device))
     begin = _read_clock(learner.device)
     run_training_step(learner, batch)
     return forward, max(0.0, _read_clock(learner.device) - begin - forward)
 
 
+def _time_network(learner: Learner, batch: Batch) -> float:
+    """What the objective's calls of the network take; with gradients, as a compiled network knows it."""
+    seconds = 0.0
+
+    def call(image: Tensor) -> tuple[Tensor, ...]:
+        nonlocal seconds
+        begin = _read_clock(learner.device)
+        outputs = learner.call_network(image)
+        seconds += _read_clock(learner.device) - begin
+        return outputs
+
+    learner.objective(call, batch)
+    return seconds
+
+
 def _time_validation(learner: Learner, batch: Batch) -> float:
-    learner.network.eval()
+    learner.train(is_training=False)
     if learner.device.type == "cuda":
         run_validation_step(learner, batch)  # looks for kernels, which takes seconds
     begin = _read_clock(learner.device)

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from autoseg.document import AnyPart
 from autoseg.errors import DeviceError, TrainingError
-from autoseg.training.batch_part import BatchPart
+from autoseg.training.batch import BatchPart
 
 VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Longer than the leader works while the others wait, estimating or measuring on whole volumes of a large dataset. When

@@ -12,11 +12,12 @@ import torch
 
 from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.plan import ConfigurationPlan
+from autoseg.training.batch import Batch
 from autoseg.training.execution import Execution, find_execution
 from autoseg.training.options import TrainingOptions
 from autoseg.training.randomness import BatchKey
 from autoseg.training.schedule import Schedule
-from autoseg.training.step import Batch, Learner, run_training_step
+from autoseg.training.step import Learner, run_training_step
 
 WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled
 MEASURED_STEPS: Final = 5
@@ -125,7 +126,7 @@ def _try_formats(
 
 def _try(build: Callable[[Execution], Learner], execution: Execution, batch: Batch) -> Trial:
     learner = build(execution)
-    learner.network.train()
+    learner.train()
     times = []
     for _ in range(WARMING_STEPS + MEASURED_STEPS):
         begin = time.perf_counter()

@@ -11,8 +11,9 @@ from autoseg.labels import LabelScheme
 from autoseg.network_cost import StepCost, estimate_host_training_bytes
 from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan
+from autoseg.training.batch import Batch
 from autoseg.training.determinism import choose_kernels
-from autoseg.training.step import Batch, Learner, build_learner, run_training_step, run_validation_step
+from autoseg.training.step import Learner, build_learner, run_training_step, run_validation_step
 
 WARMING_STEPS: Final = 2  # kernels are chosen, memory is reserved
 MOST_STEPS: Final = 5

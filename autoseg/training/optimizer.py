@@ -1,4 +1,4 @@
-"""Which rule changes the weights."""
+"""Optimizers: from the plan to those of `torch.optim`."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -11,10 +11,15 @@ from autoseg.plan import TrainingPlan
 Weights = Sequence[nn.Parameter]
 
 
-def build_optimizer(network: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
+def build_optimizer(modules: Sequence[nn.Module], plan: TrainingPlan) -> torch.optim.Optimizer:
     """The planned optimizer of all weights that are trained; weight decay acts on all of them."""
-    weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    weights = [parameter for module in modules for parameter in list_trainable_parameters(module)]
     return OPTIMIZERS[plan.optimizer](weights, plan)
+
+
+def list_trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module that are trained, in its order."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _build_sgd(weights: Weights, plan: TrainingPlan) -> torch.optim.Optimizer:

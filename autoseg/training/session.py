@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from autoseg.errors import TrainingError
 from autoseg.plan import TrainingPlan
 from autoseg.run_folder import FoldFolder
+from autoseg.training.batch import Batch
 from autoseg.training.checkpoint import (
     TrainingIdentity,
     read_checkpoint,
@@ -37,7 +38,7 @@ from autoseg.training.progress_picture import PictureContent, write_progress_pic
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.schedule import Schedule, compute_learning_rate
 from autoseg.training.start import Start
-from autoseg.training.step import Batch, Learner, ValidationOutcome, run_training_step, run_validation_step
+from autoseg.training.step import Learner, ValidationOutcome, run_training_step, run_validation_step
 from autoseg.validation_conditions import is_hopeless
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
@@ -288,7 +289,7 @@ class Session:
         measure, stop = self.options.measure_dice, self.options.stop
         if measure is None or self.schedule.end_epoch is not None or not is_measurement_due(epoch) or stop.is_made:
             return None
-        self.learner.network.eval()
+        self.learner.train(is_training=False)
         try:
             with self.learner.averaged_weights(), stop.answered_at_once():
                 return measure(self.learner.network)
@@ -309,7 +310,7 @@ class Session:
         self, epoch: int, batches: Iterator[Batch], timer: Timer, earlier: Sequence[float | None]
     ) -> Generator[IterationDone, None, list[float]]:
         """The iterations of an epoch that are left after earlier ones, of which the losses are given; all losses."""
-        self.learner.network.train()
+        self.learner.train()
         losses = [math.nan if loss is None else loss for loss in earlier]
         for iteration in range(len(losses), self.schedule.iterations_per_epoch):
             rate = compute_learning_rate(self.plan, self.schedule, epoch=epoch, iteration=iteration)
@@ -328,7 +329,7 @@ class Session:
         self, epoch: int, batches: Iterator[Batch], timer: Timer
     ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
         """The outcomes of an epoch; fewer where training is asked to end, which then repeats all of them."""
-        self.learner.network.eval()
+        self.learner.train(is_training=False)
         outcomes = []
         with self.learner.averaged_weights():
             for iteration in range(self.schedule.validation_iterations_per_epoch):

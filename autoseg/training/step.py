@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import torch
-from jaxtyping import Float32, Int16
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
@@ -15,10 +14,12 @@ from autoseg.networks import SegmentationNetwork, build_network
 from autoseg.networks.cpu_threads import adapt_threads
 from autoseg.networks.precision import NumberType, autocast
 from autoseg.plan import ConfigurationPlan
+from autoseg.training.batch import Batch, BatchPart
 from autoseg.training.distributed import ALONE, Team, build_batch_part, replicate
 from autoseg.training.execution import Execution, find_execution
-from autoseg.training.loss import SegmentationLoss
-from autoseg.training.optimizer import build_optimizer
+from autoseg.training.objectives import build_objective
+from autoseg.training.objectives.objective import Objective
+from autoseg.training.optimizer import build_optimizer, list_trainable_parameters
 from autoseg.training.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.weight_average import WeightAverage
 
@@ -27,31 +28,15 @@ ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Patches and their internal labels (0 and up; the ignore label is the last)."""
-
-    image: Float32[Tensor, "batch channel *space"]
-    label_map: Int16[Tensor, " batch *space"]
-
-    def pin_memory(self) -> "Batch":
-        """A copy from which a CUDA device can read while the processor goes on (called by torch's loader)."""
-        return Batch(image=self.image.pin_memory(), label_map=self.label_map.pin_memory())
-
-    def move_to(self, device: torch.device) -> "Batch":
-        """A copy on the device."""
-        return Batch(
-            image=self.image.to(device, non_blocking=True), label_map=self.label_map.to(device, non_blocking=True)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
     """All that changes while training.
 
     Attributes:
         replica: What is called in training: the network, compiled, or a wrapper that sums gradients over processes.
-        scaler: Keeps gradients in float16 in range; does nothing in other numbers.
-        average: Of the weights, where one is planned.
+        objective: What is minimized; may have parameters and a state of its own.
+        part: Of every batch, that this process sees.
+        scaler: Keeps gradients in float16 in range; does nothing in other dtypes.
+        average: Of the network's weights, where one is planned.
         number_type: What the network computes in.
         memory_format: Order of the network's inputs and weights in memory.
         gradient_norm_limit: Longer gradients are shortened to this norm.
@@ -59,10 +44,11 @@ class Learner:
 
     network: SegmentationNetwork
     replica: nn.Module
+    objective: Objective
+    part: BatchPart
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: WeightAverage | None
-    loss: SegmentationLoss
     labels: LabelScheme
     device: torch.device
     number_type: NumberType
@@ -71,7 +57,7 @@ class Learner:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The optimized weights, in the optimizer's order."""
+        """What is optimized, in the optimizer's order: the network's weights, then the objective's."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -88,13 +74,23 @@ class Learner:
         with self.average.in_place():
             yield
 
-    def compute_outputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The network's logits of a batch on the device."""
+    def train(self, *, is_training: bool = True) -> None:
+        """Network and objective go into training mode, or into evaluation mode."""
+        self.network.train(is_training)
+        self.objective.train(is_training)
+
+    def call_network(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The network's logits of images on the device, as it is executed in training or in evaluation mode."""
         adapt_threads()
         network = self.replica if self.network.training else self.network
         with autocast(self.device, self.number_type):
-            outputs: tuple[Tensor, ...] = network(batch.image.contiguous(memory_format=self.memory_format))
+            outputs: tuple[Tensor, ...] = network(image.contiguous(memory_format=self.memory_format))
         return outputs
+
+    def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a batch on the device, and its logits."""
+        loss, logits = self.objective(self.call_network, batch)
+        return loss, logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,22 +123,17 @@ def build_learner(
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator).to(device)
     arrange_weights(network, execution.memory_format)
-    optimizer, training = build_optimizer(network, plan.training), plan.training
-    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    training, part = plan.training, build_batch_part(team, plan.training.batch_size)
+    objective = build_objective(training, labels, network, part=part, seed=seed).to(device)
     decay = training.weight_average_decay
     return Learner(
         network=network,
         replica=wrap(network, execution, team=team, device=device),
-        optimizer=optimizer,
+        objective=objective,
+        part=part,
+        optimizer=build_optimizer([network, objective], training),
         scaler=torch.amp.GradScaler(device.type, enabled=number_type == "float16"),
-        average=WeightAverage(parameters=weights, decay=decay) if decay else None,
-        loss=SegmentationLoss(
-            labels=labels,
-            batch_dice=training.batch_dice,
-            dice_weight=training.dice_weight,
-            cross_entropy_weight=training.cross_entropy_weight,
-            part=build_batch_part(team, training.batch_size),
-        ),
+        average=WeightAverage(parameters=list_trainable_parameters(network), decay=decay) if decay else None,
         labels=labels,
         device=device,
         number_type=number_type,
@@ -171,9 +162,10 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
     """Changes the weights by one step and returns the loss before it."""
     on_device = batch.move_to(learner.device)
     learner.optimizer.zero_grad(set_to_none=True)
-    loss = learner.loss(learner.compute_outputs(on_device), on_device.label_map)
+    loss, _ = learner.compute_loss(on_device)
     adapt_threads()
     torch.autograd.backward(learner.scaler.scale(loss))
+    _sum_own_gradients(learner)
     learner.scaler.unscale_(learner.optimizer)
     nn.utils.clip_grad_norm_(learner.parameters, learner.gradient_norm_limit)
     learner.scaler.step(learner.optimizer)
@@ -183,11 +175,17 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
     return loss.item()
 
 
+def _sum_own_gradients(learner: Learner) -> None:
+    """Those of the objective, over the team; the network's replica does so by itself."""
+    for parameter in list_trainable_parameters(learner.objective):
+        if parameter.grad is not None:
+            parameter.grad = learner.part.add_up(parameter.grad)
+
+
 @torch.inference_mode()
 def run_validation_step(learner: Learner, batch: Batch) -> ValidationOutcome:
-    """Loss (of all supervised resolutions) and overlap (of the highest). The network must be in evaluation mode."""
+    """Loss and overlap of a batch. The learner must be in evaluation mode."""
     on_device = batch.move_to(learner.device)
-    outputs = learner.compute_outputs(on_device)
-    loss = learner.loss(outputs, on_device.label_map)
-    counts = count_overlaps(outputs[0], on_device.label_map, learner.labels)
-    return ValidationOutcome(loss=loss.item(), counts=counts.add_up(learner.loss.part))
+    loss, logits = learner.compute_loss(on_device)
+    counts = count_overlaps(logits, on_device.label_map, learner.labels)
+    return ValidationOutcome(loss=loss.item(), counts=counts.add_up(learner.part))

@@ -26,6 +26,7 @@ from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.previous_stage import PreviousStage
+from autoseg.training.batch import Batch
 from autoseg.training.batches import BatchSource
 from autoseg.training.device.augmentation import DeviceAugmentation, Patches, finish_patches
 from autoseg.training.device.data_placement import (
@@ -40,7 +41,6 @@ from autoseg.training.device.parameters import PatchParameters, draw_parameters
 from autoseg.training.device.transfer import choose_device, move_to_device
 from autoseg.training.randomness import BatchKey, derive_seeds
 from autoseg.training.sampling import PatchSampler, find_overlap
-from autoseg.training.step import Batch
 
 BATCHES_AHEAD: Final = 2  # beyond those that threads are making
 

@@ -67,7 +67,7 @@ def test_the_plan_says_what_nnunets_plans_say(imported: Import) -> None:
     assert (part.spacing_mm, part.patch_voxels, part.median_shape_voxels) == (
         (2.5, 1.0, 1.25), (8, 16, 16), (9.5, 20.0, 21.0),
     )  # fmt: skip
-    assert (part.training.batch_size, part.training.batch_dice) == (7, True)
+    assert (part.training.batch_size, part.training.losses[0].batch_dice) == (7, True)
     assert part.network.features_per_stage == (4, 6, 8, 8)
     assert part.network.kernel_sizes[0] == (1, 3, 3)
     assert part.network.strides == ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 1, 2))

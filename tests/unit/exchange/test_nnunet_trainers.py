@@ -38,4 +38,4 @@ def test_rotation_follows_the_patch(patch: tuple[int, ...], degrees: float, in_p
     training = build_training(patch, batch_size=3, batch_dice=True, mirror_axes=(1,))
     augmentation = training.augmentation
     assert (augmentation.rotation_limit_degrees, augmentation.in_plane_only) == (degrees, in_plane)
-    assert (training.batch_size, training.batch_dice, augmentation.mirror_axes) == (3, True, (1,))
+    assert (training.batch_size, training.losses[0].batch_dice, augmentation.mirror_axes) == (3, True, (1,))

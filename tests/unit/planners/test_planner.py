@@ -222,7 +222,7 @@ def test_a_plan_carries_over_what_was_measured(build_fingerprint) -> None:
 
 def test_training_is_that_of_the_reference(build_fingerprint) -> None:
     training = _plan(build_fingerprint((1.0, 1.0, 1.0), (64, 64, 64))).configurations["2d"].training
-    assert training.model_dump(exclude={"augmentation", "batch_size", "batch_dice"}) == {
+    assert training.model_dump(exclude={"augmentation", "batch_size", "losses"}) == {
         "epochs": 1000,
         "iterations_per_epoch": 250,
         "validation_iterations_per_epoch": 50,
@@ -231,9 +231,7 @@ def test_training_is_that_of_the_reference(build_fingerprint) -> None:
         "foreground_fraction": 0.33,
         "foreground_placement": "centred",
         "foreground_choice": "class",
-        "loss": "dice_cross_entropy",
-        "dice_weight": 1.0,
-        "cross_entropy_weight": 1.0,
+        "objective": {"name": "segmentation"},
         "optimizer": "sgd_nesterov",
         "initial_learning_rate": 0.01,
         "momentum": 0.99,
@@ -258,7 +256,7 @@ def test_the_cascade_is_full_resolution_with_one_more_channel_per_foreground_lab
     assert (full.network.input_channels, cascade.network.input_channels) == (2, 5)
     assert cascade.network.output_channels == 2
     assert cascade.training == full.training
-    assert [configuration.training.batch_dice for configuration in plan.configurations.values()] == [
+    assert [configuration.training.losses[0].batch_dice for configuration in plan.configurations.values()] == [
         True,
         False,
         True,
@@ -270,7 +268,7 @@ def test_the_cascade_is_full_resolution_with_one_more_channel_per_foreground_lab
 def test_without_a_coarser_configuration_single_samples_are_scored(build_fingerprint) -> None:
     plan = _plan(build_fingerprint((1.0, 1.0, 1.0), (40, 56, 40), count=260))
     assert list(plan.configurations) == ["2d", "3d_fullres"]
-    assert not plan.configurations["3d_fullres"].training.batch_dice
+    assert not plan.configurations["3d_fullres"].training.losses[0].batch_dice
     assert "not less than 25 %" in _explain(plan, "3d_lowres")
 
 

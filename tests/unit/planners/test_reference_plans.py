@@ -85,7 +85,7 @@ def _summarize(configuration: ConfigurationPlan) -> dict[str, Any]:
         "median_shape": list(configuration.median_shape_voxels),
         "patch": list(configuration.patch_voxels),
         "batch_size": configuration.training.batch_size,
-        "batch_dice": configuration.training.batch_dice,
+        "batch_dice": configuration.training.losses[0].batch_dice,
         "previous_stage": configuration.previous_stage,
         "architecture": network.architecture,
         "features": list(network.features_per_stage),

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from autoseg.errors import TrainingError
 from autoseg.networks import read_weights
+from autoseg.training.batch import Batch
 from autoseg.training.checkpoint import (
     ScalerState,
     check_identity,
@@ -21,7 +22,7 @@ from autoseg.training.checkpoint import (
 from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord
 from autoseg.training.schedule import Schedule
-from autoseg.training.step import Batch, build_learner, run_training_step
+from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule(iterations_per_epoch=3, validation_iterations_per_epoch=2, end_epoch=4)

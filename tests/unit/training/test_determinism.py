@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import CrossEntropyTerm
+from autoseg.training.batch import WHOLE_BATCH
 from autoseg.training.determinism import CUBLAS_VARIABLE, choose_kernels
-from autoseg.training.loss import compute_cross_entropy
+from autoseg.training.losses.cross_entropy import compute_cross_entropy
+from autoseg.training.losses.targets import build_target
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +39,14 @@ def test_the_cross_entropy_is_the_same_with_both_kinds_of_kernels(ignore_label):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((2, 2, 5, 6), generator=generator)
     label_map = torch.randint(0, 2 if ignore_label is None else 3, (2, 5, 6), generator=generator).to(torch.int16)
-    fast = compute_cross_entropy(logits, label_map, ignore_label)
+    lesion = LabelClass(name="lesion", values=(1,))
+    labels = LabelScheme(
+        classes=(lesion,), ignore_value=ignore_label, region_write_values=None, declared_count=ignore_label or 2
+    )
+    arguments = (CrossEntropyTerm(weight=1.0), logits, build_target(label_map, labels), WHOLE_BATCH)
+    fast = compute_cross_entropy(*arguments)
     torch.use_deterministic_algorithms(True)
-    strict = compute_cross_entropy(logits, label_map, ignore_label)
+    strict = compute_cross_entropy(*arguments)
     torch.testing.assert_close(strict, fast)
     expected = functional.cross_entropy(logits, label_map.long(), ignore_index=-100 if ignore_label is None else 2)
     torch.testing.assert_close(fast, expected)

@@ -12,6 +12,7 @@ import torch
 
 from autoseg.errors import DeviceError, TrainingError
 from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import CrossEntropyTerm, DiceTerm
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
@@ -58,7 +59,7 @@ def variants(plan_configuration, labels):
 
     return {
         "batch_dice": (make(epochs=2, gradient_norm_limit=1.0), labels),
-        "sample_dice": (make(batch_dice=False), labels),
+        "sample_dice": (make(losses=(DiceTerm(weight=1.0, batch_dice=False), CrossEntropyTerm(weight=1.0))), labels),
         "uneven": (make(batch_size=3, weight_average_decay=0.9), labels),
         "ignore": (make(), ignoring),
         "regions": (make(network=one_output), regions),

@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from autoseg.training.step import Batch, build_learner, run_training_step
+from autoseg.plan import CrossEntropyTerm, DiceTerm
+from autoseg.training.batch import Batch
+from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")
 
@@ -33,7 +35,7 @@ def test_the_first_step_of_adamw_has_the_length_of_the_learning_rate_and_decays_
 def test_the_weights_of_the_loss_decide_what_counts(plan_configuration, labels, batch):
     losses = {}
     for dice, entropy in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
-        plan = plan_configuration(dice_weight=dice, cross_entropy_weight=entropy)
+        plan = plan_configuration(losses=(DiceTerm(weight=dice, batch_dice=True), CrossEntropyTerm(weight=entropy)))
         losses[dice, entropy] = run_training_step(build_learner(plan, labels, device=CPU, seed=0), batch)
     assert losses[1.0, 1.0] == pytest.approx(losses[1.0, 0.0] + losses[0.0, 1.0], rel=1e-5)
     assert losses[2.0, 0.5] == pytest.approx(2 * losses[1.0, 0.0] + 0.5 * losses[0.0, 1.0], rel=1e-5)
@@ -43,7 +45,6 @@ def test_the_weights_of_the_loss_decide_what_counts(plan_configuration, labels, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dice_weight": 0.0, "cross_entropy_weight": 0.0}, "must not both be 0"),
         ({"momentum": 0.0}, "momentum must be above 0 for the optimizer 'sgd_nesterov'"),
         ({"weight_average_decay": 1.0}, "weight_average_decay"),
         ({"optimizer": "adam"}, "optimizer"),

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoseg.training.loss import compute_output_weights
-from autoseg.training.step import Batch, build_learner, run_training_step, run_validation_step
+from autoseg.training.batch import Batch
+from autoseg.training.objectives.segmentation import compute_output_weights
+from autoseg.training.step import build_learner, run_training_step, run_validation_step
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,8 @@ def test_a_step_is_nesterov_descent_along_the_clipped_gradient(plan_configuratio
     before = copy_weights(learner)
     batch = make_batch()
     run_training_step(learner, batch)
-    twin.loss(twin.network(batch.image), batch.label_map).backward()
+    loss, _ = twin.compute_loss(batch)
+    loss.backward()
     gradients = [parameter.grad for parameter in twin.parameters]
     norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
     assert norm > 0.05
@@ -69,7 +71,7 @@ def test_validation_changes_nothing_and_counts_every_voxel(plan_configuration, l
     assert all(map(torch.equal, before, copy_weights(learner)))
     found = (outcome.counts.true_positive + outcome.counts.false_negative).item()
     assert found == (batch.label_map == 1).sum().item()
-    assert outcome.loss == pytest.approx(learner.loss(learner.network(batch.image), batch.label_map).item())
+    assert outcome.loss == pytest.approx(learner.compute_loss(batch)[0].item())
 
 
 def scale_loss(learner, scale):

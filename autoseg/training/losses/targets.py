@@ -1,0 +1,63 @@
+"""What logits are compared with: class masks and valid voxels, at the resolution of an output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from jaxtyping import Bool, Int16
+from torch import Tensor
+from torch.nn import functional
+
+from autoseg.labels import LabelScheme
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A label map at one resolution, in the forms that losses need.
+
+    Attributes:
+        labels: Softmax over background and labels, or one sigmoid per region; voxels of the ignore label do not count.
+        masks: One per class, foreground label or region.
+        valid: Voxels that do not carry the ignore label; None where the data has no such label.
+    """
+
+    labels: LabelScheme
+    label_map: Int16[Tensor, " batch *space"]
+    masks: Bool[Tensor, "batch class *space"]
+    valid: Bool[Tensor, "batch 1 *space"] | None
+
+
+def build_target(label_map: Int16[Tensor, " batch *space"], labels: LabelScheme) -> Target:
+    """The target of logits that have the extent of the label map."""
+    return Target(
+        labels=labels,
+        label_map=label_map,
+        masks=build_class_masks(label_map, labels),
+        valid=find_valid_voxels(label_map, labels),
+    )
+
+
+def reduce_label_map(
+    label_map: Int16[Tensor, " batch ..."], extent_voxels: Sequence[int]
+) -> Int16[Tensor, " batch ..."]:
+    """The nearest voxel of the label map for every voxel of a coarser grid."""
+    if label_map.shape[1:] == tuple(extent_voxels):
+        return label_map
+    with_channel = label_map[:, None].float()
+    return functional.interpolate(with_channel, size=tuple(extent_voxels), mode="nearest-exact")[:, 0].to(torch.int16)
+
+
+def build_class_masks(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
+) -> Bool[Tensor, "batch class *space"]:
+    """One mask per class of `LabelScheme.class_labels`: foreground labels, or regions."""
+    masks = [reduce(torch.logical_or, [label_map == label for label in members]) for members in labels.class_labels]
+    return torch.stack(masks, dim=1)
+
+
+def find_valid_voxels(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
+) -> Bool[Tensor, "batch 1 *space"] | None:
+    """Voxels that do not carry the ignore label; None where the data has no such label."""
+    return None if labels.ignore_label is None else (label_map != labels.ignore_label)[:, None]

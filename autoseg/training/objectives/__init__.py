@@ -1,0 +1,39 @@
+"""Objectives of training: one file and one row of `OBJECTIVES` each; their parameters are in `autoseg.plan.losses`."""
+
+from typing import Final, Protocol
+
+from autoseg.labels import LabelScheme
+from autoseg.networks import SegmentationNetwork
+from autoseg.plan import TrainingPlan
+from autoseg.training.batch import BatchPart
+from autoseg.training.objectives.objective import Objective
+from autoseg.training.objectives.segmentation import Segmentation
+
+
+class ObjectiveBuilder(Protocol):
+    """Builds an objective, whose own parameters are in `plan.objective`."""
+
+    def __call__(
+        self, plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+    ) -> Objective:
+        """The network is there to be asked (for its output weights, say), not to be called or kept."""
+        ...
+
+
+OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {"segmentation": Segmentation}
+"""By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
+
+
+def build_objective(
+    plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+) -> Objective:
+    """The planned objective.
+
+    Args:
+        plan: With its losses.
+        labels: Of the data.
+        network: That is trained.
+        part: Of every batch, that this process sees.
+        seed: Of the training.
+    """
+    return OBJECTIVES[plan.objective.name](plan, labels, network, part=part, seed=seed)

@@ -1,0 +1,44 @@
+"""What training minimizes: from the network and a batch to a loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from autoseg.training.batch import Batch
+
+NetworkCall = Callable[[Tensor], tuple[Tensor, ...]]
+"""The network as it is executed in this training (its dtype, order in memory, compiled, gradients summed over
+processes): from images to logits, most important output first. Calling it is all that an objective does with it."""
+
+
+class Objective(nn.Module, ABC):
+    """What training minimizes; the same for training, validation, and whatever measures a step.
+
+    One that is more than a loss of logits and labels may
+
+    - call the network several times, on images that it has changed: noise added or taken away (diffusion), a cropped or
+      refined part, which it puts together to logits of the whole patch (point-wise refinement);
+    - own modules. What of their parameters wants a gradient is optimized beside the network and written to checkpoints,
+      for example an auxiliary head. A frozen teacher (distillation) is no state of the training: it is loaded when the
+      objective is built, and left out of `state_dict`, or every checkpoint would repeat it;
+    - keep a state from step to step in buffers, which checkpoints hold, too. In evaluation mode (`self.training` is
+      false) no buffer may change: an interrupted validation is repeated. Random numbers come from a generator of its
+      own that is seeded by the training's seed and a count of the steps that is such a buffer, so that a resumed
+      training stays bit-equal to an uninterrupted one.
+
+    It has no say in prediction, which calls the network: final checkpoints hold the network alone, and an extension of
+    a finished training begins with a new objective, as with a new optimizer.
+    """
+
+    @abstractmethod
+    def forward(
+        self, network: NetworkCall, batch: Batch
+    ) -> tuple[Float32[Tensor, ""], Float[Tensor, "batch output *space"]]:
+        """The loss of the whole batch (see `BatchPart`), and logits of the patches, which validation scores.
+
+        Args:
+            network: Called on images of the batch's extent, or of another that its plan allows.
+            batch: On the device.
+        """
