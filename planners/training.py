@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from autoseg.plan import AugmentationPlan, Reason, TrainingPlan
+from autoseg.plan import Reason, TrainingPlan, TransformPlan
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",
@@ -27,7 +27,7 @@ SUFFICIENT_REASON: Final = Reason(
 )
 
 
-def build_training(*, batch_size: int, batch_dice: bool, augmentation: AugmentationPlan) -> TrainingPlan:
+def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]) -> TrainingPlan:
     """The schedule of the nnU-Net paper (Isensee et al. 2021, "fixed parameters"), the same for every dataset."""
     return TrainingPlan(
         epochs=1000,
@@ -45,5 +45,5 @@ def build_training(*, batch_size: int, batch_dice: bool, augmentation: Augmentat
         schedule="polynomial",
         schedule_exponent=0.9,
         gradient_norm_limit=12.0,
-        augmentation=augmentation,
+        transforms=transforms,
     )

@@ -1,6 +1,6 @@
 """Schema of what was decided. A plan is complete: nothing is left to be chosen later, every choice has its reason."""
 
-from autoseg.plan.augmentation import AugmentationPlan
+from autoseg.plan.augmentation import TRANSFORM_PLANS, TransformPlan
 from autoseg.plan.decisions import Decision, Reason, Value
 from autoseg.plan.document import IMPORTED_PLANNER, PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
 from autoseg.plan.network import Architecture, NetworkPlan
@@ -11,8 +11,8 @@ from autoseg.plan.values import ConfigurationName
 __all__ = [
     "IMPORTED_PLANNER",
     "PREFERRED_CONFIGURATIONS",
+    "TRANSFORM_PLANS",
     "Architecture",
-    "AugmentationPlan",
     "ChannelPlan",
     "ConfigurationName",
     "ConfigurationPlan",
@@ -26,5 +26,6 @@ __all__ = [
     "Reason",
     "ResamplingPlan",
     "TrainingPlan",
+    "TransformPlan",
     "Value",
 ]
