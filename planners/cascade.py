@@ -2,6 +2,7 @@
 
 from autoseg.labels import LabelScheme
 from autoseg.plan import ConfigurationPlan, Decision, Reason
+from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
 from planners.reasons import format_amount, record
 
 LOW_RESOLUTION = "3d_lowres"
@@ -18,11 +19,13 @@ def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[Config
     images, extra = full.network.input_channels, len(labels.foreground_labels)
     masks = f"{format_amount(extra, 'mask')}, one per foreground label predicted by {LOW_RESOLUTION}"
     channels = Decision(images + extra, f"{format_amount(images, 'image channel')} and {masks}")
+    transforms = (*full.training.transforms, *REFERENCE_MASK_TRANSFORMS)
     cascade = full.model_copy(
         update={
             "previous_stage": LOW_RESOLUTION,
             "data_of": FULL_RESOLUTION,
             "network": full.network.model_copy(update={"input_channels": channels.value}),
+            "training": full.training.model_copy(update={"transforms": transforms}),
         }
     )
     exists = Decision(

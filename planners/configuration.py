@@ -108,7 +108,7 @@ def choose_configuration(
         resampling=resampling.value,
         network=network,
         training=build_training(
-            batch_size=batch_size.value, batch_dice=batch_dice.value, augmentation=augmentation.value
+            batch_size=batch_size.value, batch_dice=batch_dice.value, transforms=augmentation.value
         ),
     )
     reasons = (

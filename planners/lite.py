@@ -10,7 +10,6 @@ import numpy as np
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.plan import (
-    AugmentationPlan,
     ConfigurationPlan,
     CrossEntropyTerm,
     Decision,
@@ -20,6 +19,7 @@ from autoseg.plan import (
     Reason,
     SegmentationObjective,
     TrainingPlan,
+    TransformPlan,
 )
 from planners.augmentation import choose_augmentation, describe_rotation
 from planners.batch_dice import choose_batch_dice
@@ -301,7 +301,7 @@ def build_configuration(
             deep_supervision=supervision.value,
         ),
         training=build_lite_training(
-            situation, batch_size=chosen.batch.value, batch_dice=batch_dice.value, augmentation=augmentation.value
+            situation, batch_size=chosen.batch.value, batch_dice=batch_dice.value, transforms=augmentation.value
         ),
     )
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
@@ -319,7 +319,7 @@ def build_configuration(
     return plan, reasons
 
 
-def choose_lite_augmentation(topology: Topology, *, orientation: str | None) -> Decision[AugmentationPlan]:
+def choose_lite_augmentation(topology: Topology, *, orientation: str | None) -> Decision[tuple[TransformPlan, ...]]:
     """The usual augmentation, but without mirroring where every image has the same orientation."""
     usual = choose_augmentation(topology.patch_voxels)
     if orientation is None:
@@ -329,7 +329,7 @@ def choose_lite_augmentation(topology: Topology, *, orientation: str | None) -> 
         f"{orientation}, so mirrored anatomy need not be learnt in little time, and prediction takes one pass instead "
         f"of {2 ** len(topology.patch_voxels)}"
     )
-    return Decision(usual.value.model_copy(update={"mirror_axes": ()}), because)
+    return Decision(tuple(transform for transform in usual.value if transform.name != "mirror"), because)
 
 
 TRAINING_REASON: Final = Reason(
@@ -344,7 +344,7 @@ TRAINING_REASON: Final = Reason(
 
 
 def build_lite_training(
-    situation: Situation, *, batch_size: int, batch_dice: bool, augmentation: AugmentationPlan
+    situation: Situation, *, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]
 ) -> TrainingPlan:
     """What was measured best on a processor in 8 to 30 minutes."""
     return TrainingPlan(
@@ -369,7 +369,7 @@ def build_lite_training(
         warmup_iterations=100,
         weight_average_decay=0.999,
         gradient_norm_limit=12.0,
-        augmentation=augmentation,
+        transforms=transforms,
     )
 
 

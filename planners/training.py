@@ -3,12 +3,12 @@
 from typing import Final
 
 from autoseg.plan import (
-    AugmentationPlan,
     CrossEntropyTerm,
     DiceTerm,
     Reason,
     SegmentationObjective,
     TrainingPlan,
+    TransformPlan,
 )
 
 SCHEDULE_REASON: Final = Reason(
@@ -34,7 +34,7 @@ SUFFICIENT_REASON: Final = Reason(
 )
 
 
-def build_training(*, batch_size: int, batch_dice: bool, augmentation: AugmentationPlan) -> TrainingPlan:
+def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]) -> TrainingPlan:
     """The schedule of the nnU-Net paper (Isensee et al. 2021, "fixed parameters"), the same for every dataset."""
     return TrainingPlan(
         epochs=1000,
@@ -58,5 +58,5 @@ def build_training(*, batch_size: int, batch_dice: bool, augmentation: Augmentat
         warmup_iterations=0,
         weight_average_decay=0.0,
         gradient_norm_limit=12.0,
-        augmentation=augmentation,
+        transforms=transforms,
     )

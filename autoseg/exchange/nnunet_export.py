@@ -84,7 +84,7 @@ def write_nnunet_checkpoint(
             "dataset_json": _describe_dataset(plan, None),
         },
         "trainer_name": BASE,
-        "inference_allowed_mirroring_axes": chosen.training.augmentation.mirror_axes or None,
+        "inference_allowed_mirroring_axes": chosen.training.mirror_axes or None,
     }
     with write_atomically(path) as temporary:
         torch.save(content, temporary)

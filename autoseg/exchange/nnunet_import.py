@@ -149,6 +149,7 @@ def _build_configuration(source: _Source, name: str, part: NnunetConfiguration) 
         part.patch_size,
         batch_size=part.batch_size,
         batch_dice=part.batch_dice,
+        is_cascade=part.previous_stage is not None,
         mirror_axes=source.checkpoint.mirror_axes if is_own else tuple(range(len(part.patch_size))),
     )
     return ConfigurationPlan(

@@ -10,12 +10,12 @@ from typing import Final
 
 from autoseg.errors import ExchangeError
 from autoseg.plan import (
-    AugmentationPlan,
     CrossEntropyTerm,
     DiceTerm,
     SegmentationObjective,
     TrainingPlan,
 )
+from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS, build_reference_transforms
 
 BASE: Final = "nnUNetTrainer"
 HARMLESS_PARTS: Final = (
@@ -55,12 +55,19 @@ def check_trainer(name: str, *, where: str, accepts_any: bool) -> None:
 
 
 def build_training(
-    patch_voxels: tuple[int, ...], *, batch_size: int, batch_dice: bool, mirror_axes: tuple[int, ...]
+    patch_voxels: tuple[int, ...],
+    *,
+    batch_size: int,
+    batch_dice: bool,
+    mirror_axes: tuple[int, ...],
+    is_cascade: bool = False,
 ) -> TrainingPlan:
     """The training of the class nnUNetTrainer (release 2.8.1), which a model folder does not record.
 
     Prediction uses the batch size and the mirrored axes of it; the rest would count if the run were trained further.
     """
+    limit_degrees, in_plane_only = _find_rotation(patch_voxels)
+    transforms = build_reference_transforms(limit_degrees, in_plane_only=in_plane_only, mirror_axes=mirror_axes)
     return TrainingPlan(
         epochs=1000,
         iterations_per_epoch=250,
@@ -83,34 +90,7 @@ def build_training(
         warmup_iterations=0,
         weight_average_decay=0.0,
         gradient_norm_limit=12.0,
-        augmentation=_build_augmentation(patch_voxels, mirror_axes),
-    )
-
-
-def _build_augmentation(patch_voxels: tuple[int, ...], mirror_axes: tuple[int, ...]) -> AugmentationPlan:
-    limit_degrees, in_plane_only = _find_rotation(patch_voxels)
-    return AugmentationPlan(
-        rotation_probability=0.2,
-        rotation_limit_degrees=limit_degrees,
-        in_plane_only=in_plane_only,
-        scaling_probability=0.2,
-        scaling_range=(0.7, 1.4),
-        noise_probability=0.1,
-        noise_std_range=(0.0, 0.1),
-        blur_probability=0.2,
-        blur_channel_probability=0.5,
-        blur_sigma_range_voxels=(0.5, 1.0),
-        brightness_probability=0.15,
-        brightness_range=(0.75, 1.25),
-        contrast_probability=0.15,
-        contrast_range=(0.75, 1.25),
-        low_resolution_probability=0.25,
-        low_resolution_channel_probability=0.5,
-        low_resolution_range=(0.5, 1.0),
-        inverted_gamma_probability=0.1,
-        gamma_probability=0.3,
-        gamma_range=(0.7, 1.5),
-        mirror_axes=mirror_axes,
+        transforms=(*transforms, *REFERENCE_MASK_TRANSFORMS) if is_cascade else transforms,
     )
 
 

@@ -126,7 +126,7 @@ class SegmentationModel:
     ) -> Float32[Tensor, "class z y x"]:
         """Mean logits of all folds on the grid of all that the network gets (in a cascade also masks, see
         `append_masks`); see `predict_logits`."""
-        mirror_axes = self.configuration_plan.training.augmentation.mirror_axes
+        mirror_axes = self.configuration_plan.training.mirror_axes
         return predict_logits(
             self.networks,
             torch.from_numpy(np.ascontiguousarray(image)),
@@ -353,7 +353,7 @@ def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: 
 
 
 def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:
-    mirror_axes = plan.configurations[configuration].training.augmentation.mirror_axes
+    mirror_axes = plan.configurations[configuration].training.mirror_axes
     return (*_select_network_and_grid(plan, configuration), mirror_axes)
 
 

@@ -1,6 +1,6 @@
 """Schema of what was decided. A plan is complete: nothing is left to be chosen later, every choice has its reason."""
 
-from autoseg.plan.augmentation import AugmentationPlan
+from autoseg.plan.augmentation import TRANSFORM_PLANS, TransformPlan
 from autoseg.plan.decisions import Decision, Reason, Value
 from autoseg.plan.document import IMPORTED_PLANNER, PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
 from autoseg.plan.losses import (
@@ -22,8 +22,8 @@ __all__ = [
     "LOSS_TERMS",
     "OBJECTIVE_PLANS",
     "PREFERRED_CONFIGURATIONS",
+    "TRANSFORM_PLANS",
     "Architecture",
-    "AugmentationPlan",
     "ChannelPlan",
     "ConfigurationName",
     "ConfigurationPlan",
@@ -42,5 +42,6 @@ __all__ = [
     "ResamplingPlan",
     "SegmentationObjective",
     "TrainingPlan",
+    "TransformPlan",
     "Value",
 ]

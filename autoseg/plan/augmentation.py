@@ -1,60 +1,232 @@
-"""Random changes of training patches."""
+"""Random transforms of training patches: one part a transform, listed in the order in which they are applied.
 
-from typing import Annotated
+A probability is that of a patch unless its name says otherwise; a range is a lower and an upper limit.
+"""
 
-from pydantic import Field
+from typing import Annotated, ClassVar, Final, Literal
 
-from autoseg.document import Part
+from pydantic import AfterValidator, Field
+
+from autoseg.document import OneOf, Part
 from autoseg.plan.values import Fraction, FractionRange, NonNegativeRange, PositiveRange
 
 
-class AugmentationPlan(Part):
-    """Random changes of a training patch, in this order; probabilities are per sample unless said.
+class TransformPlan(Part):
+    """One random transform; every kind has fields of its own.
 
-    A range is a lower and an upper limit, both drawn.
+    Attributes:
+        name: Row of the kind in `TRANSFORM_PLANS` and, of what carries it out, in
+            `autoseg.training.augmentation.transforms.TRANSFORMS`.
+        needs_previous_stage: Whether it changes the masks of a cascade's previous stage.
+    """
+
+    needs_previous_stage: ClassVar[bool] = False
+
+    name: str
+
+    def find_problem(self, dimensions: int) -> str | None:
+        """What makes the transform impossible for patches of two or three axes; None if nothing does."""
+        del dimensions
+        return None
+
+
+class SpatialPlan(TransformPlan):
+    """Rotation and scaling about the centre, then cropping to the patch: one interpolation for both.
 
     Attributes:
         rotation_limit_degrees: Each angle is uniform in [-limit, limit].
-        in_plane_only: Spatial changes and low resolution leave plan axis 0 alone ("dummy 2D").
+        in_plane_only: Plan axis 0 of a 3D patch is left alone ("dummy 2D").
         scaling_range: One factor for all axes; above 1 objects become smaller.
-        noise_std_range: Standard deviation of additive Gaussian noise.
-        blur_sigma_range_voxels: Drawn per channel and axis.
-        low_resolution_range: Zoom factor of the simulated low resolution.
-        gamma_range: Exponents; below 1 and above 1 are equally likely (so for brightness and contrast).
-        mirror_axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
-        mask_change_probability: That masks of the previous stage of a cascade grow or shrink; this and what follows
-            counts in a cascade alone, and has the reference's values by default.
-        mask_change_label_probability: Of each label, if masks change.
-        mask_change_radius_voxels: Drawn per label; how far a mask grows or shrinks.
-        component_removal_probability: That masks of the previous stage lose a connected component each.
-        component_removal_label_probability: Of each label, if masks lose components.
-        component_removal_limit_fraction: Components of this share of the patch or more stay.
     """
 
+    name: Literal["spatial"] = "spatial"
     rotation_probability: Fraction
     rotation_limit_degrees: Annotated[float, Field(ge=0, le=180)]
     in_plane_only: bool
     scaling_probability: Fraction
     scaling_range: PositiveRange
-    noise_probability: Fraction
-    noise_std_range: NonNegativeRange
-    blur_probability: Fraction
-    blur_channel_probability: Fraction
-    blur_sigma_range_voxels: NonNegativeRange
-    brightness_probability: Fraction
-    brightness_range: PositiveRange
-    contrast_probability: Fraction
-    contrast_range: PositiveRange
-    low_resolution_probability: Fraction
-    low_resolution_channel_probability: Fraction
-    low_resolution_range: FractionRange
-    inverted_gamma_probability: Fraction
-    gamma_probability: Fraction
-    gamma_range: PositiveRange
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...]
-    mask_change_probability: Fraction = 0.4
-    mask_change_label_probability: Fraction = 0.5
-    mask_change_radius_voxels: NonNegativeRange = (1.0, 8.0)
-    component_removal_probability: Fraction = 0.2
-    component_removal_label_probability: Fraction = 0.5
-    component_removal_limit_fraction: Fraction = 0.15
+
+
+class NoisePlan(TransformPlan):
+    """Additive Gaussian noise.
+
+    Attributes:
+        std_range: Of its standard deviation.
+    """
+
+    name: Literal["noise"] = "noise"
+    probability: Fraction
+    std_range: NonNegativeRange
+
+
+class BlurPlan(TransformPlan):
+    """Gaussian blur.
+
+    Attributes:
+        sigma_range_voxels: Drawn per channel and axis.
+    """
+
+    name: Literal["blur"] = "blur"
+    probability: Fraction
+    channel_probability: Fraction
+    sigma_range_voxels: NonNegativeRange
+
+
+class BrightnessPlan(TransformPlan):
+    """Multiplication of each channel.
+
+    Attributes:
+        factor_range: Factors below 1 and above 1 are equally likely.
+    """
+
+    name: Literal["brightness"] = "brightness"
+    probability: Fraction
+    factor_range: PositiveRange
+
+
+class ContrastPlan(TransformPlan):
+    """Scaling of each channel about its mean, within its range.
+
+    Attributes:
+        factor_range: Factors below 1 and above 1 are equally likely.
+    """
+
+    name: Literal["contrast"] = "contrast"
+    probability: Fraction
+    factor_range: PositiveRange
+
+
+class LowResolutionPlan(TransformPlan):
+    """Simulated low resolution.
+
+    Attributes:
+        zoom_range: 0.5 halves the resolution of all axes.
+        in_plane_only: Plan axis 0 of a 3D patch is left alone.
+    """
+
+    name: Literal["low_resolution"] = "low_resolution"
+    probability: Fraction
+    channel_probability: Fraction
+    zoom_range: FractionRange
+    in_plane_only: bool
+
+
+class GammaPlan(TransformPlan):
+    """Intensities, brought to 0 to 1, raised to a power; mean and standard deviation are restored.
+
+    Attributes:
+        inverted: The negative image is changed.
+        exponent_range: Exponents below 1 and above 1 are equally likely.
+    """
+
+    name: Literal["gamma"] = "gamma"
+    probability: Fraction
+    inverted: bool
+    exponent_range: PositiveRange
+
+
+class MirrorPlan(TransformPlan):
+    """Flipping.
+
+    Attributes:
+        axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
+    """
+
+    name: Literal["mirror"] = "mirror"
+    axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)]
+
+    def find_problem(self, dimensions: int) -> str | None:
+        """Axes that stand twice, or that the patch does not have."""
+        if len(set(self.axes)) == len(self.axes) and max(self.axes) < dimensions:
+            return None
+        return f"axes must be different axes below {dimensions} (got {self.axes})"
+
+
+class MaskMorphologyPlan(TransformPlan):
+    """Masks of the previous stage of a cascade are dilated, eroded, opened or closed.
+
+    Attributes:
+        label_probability: Of each label, if masks change.
+        radius_range_voxels: Drawn per label; of the ball.
+    """
+
+    needs_previous_stage: ClassVar[bool] = True
+
+    name: Literal["mask_morphology"] = "mask_morphology"
+    probability: Fraction
+    label_probability: Fraction
+    radius_range_voxels: NonNegativeRange
+
+
+class MaskComponentRemovalPlan(TransformPlan):
+    """Masks of the previous stage of a cascade lose a connected component each.
+
+    Attributes:
+        label_probability: Of each label, if masks lose components.
+        limit_fraction: Components of this share of the patch or more stay.
+    """
+
+    needs_previous_stage: ClassVar[bool] = True
+
+    name: Literal["mask_component_removal"] = "mask_component_removal"
+    probability: Fraction
+    label_probability: Fraction
+    limit_fraction: Fraction
+
+
+TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
+    "spatial": SpatialPlan,
+    "noise": NoisePlan,
+    "blur": BlurPlan,
+    "brightness": BrightnessPlan,
+    "contrast": ContrastPlan,
+    "low_resolution": LowResolutionPlan,
+    "gamma": GammaPlan,
+    "mirror": MirrorPlan,
+    "mask_morphology": MaskMorphologyPlan,
+    "mask_component_removal": MaskComponentRemovalPlan,
+}
+
+
+def _check_positions(transforms: tuple[TransformPlan, ...]) -> tuple[TransformPlan, ...]:
+    names = [transform.name for transform in transforms]
+    if "spatial" in names[1:]:
+        msg = (
+            f"'spatial' must be the first transform and stand once (found at {_list_positions(names, 'spatial')}): "
+            f"it crops what is cut out to the patch, and all others change patches"
+        )
+        raise ValueError(msg)
+    if names.count("mirror") > 1:
+        msg = (
+            f"'mirror' must stand once (found at {_list_positions(names, 'mirror')}): prediction averages over its "
+            f"axes; list all of them in one"
+        )
+        raise ValueError(msg)
+    return transforms
+
+
+def _list_positions(names: list[str], wanted: str) -> str:
+    return ", ".join(str(position) for position, name in enumerate(names) if name == wanted)
+
+
+Transforms = Annotated[
+    tuple[Annotated[TransformPlan, OneOf(TRANSFORM_PLANS, "name")], ...], AfterValidator(_check_positions)
+]
+"""In the order of application. What is listed twice is applied twice, with draws of its own."""
+
+
+def find_mirror_axes(transforms: tuple[TransformPlan, ...]) -> tuple[int, ...]:
+    """The axes over whose mirrored views prediction averages; empty without the transform "mirror"."""
+    return next((transform.axes for transform in transforms if isinstance(transform, MirrorPlan)), ())
+
+
+def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has_previous_stage: bool) -> list[str]:
+    """What makes transforms impossible in a configuration of two or three axes, each with its place in the list."""
+    problems = []
+    for position, transform in enumerate(transforms):
+        problem = transform.find_problem(dimensions)
+        if transform.needs_previous_stage and not has_previous_stage:
+            problem = "changes masks of a previous stage, and this configuration has none; remove it"
+        if problem is not None:
+            problems.append(f"training.transforms.{position} ({transform.name}): {problem}")
+    return problems

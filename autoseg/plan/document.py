@@ -13,6 +13,7 @@ from autoseg.document import Document, Part, Upgrade
 from autoseg.errors import PlanError
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
+from autoseg.plan.augmentation import find_problems
 from autoseg.plan.decisions import Reason
 from autoseg.plan.network import NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
@@ -54,10 +55,10 @@ class ConfigurationPlan(Part):
             if len(getattr(self, field)) != self.dimensions:
                 msg = f"{field} must have {self.dimensions} values"
                 raise ValueError(msg)
-        axes = self.training.augmentation.mirror_axes
-        if len(set(axes)) < len(axes) or max(axes, default=0) >= self.dimensions:
-            msg = f"training.augmentation.mirror_axes must be different axes below {self.dimensions} (got {axes})"
-            raise ValueError(msg)
+        has_previous_stage = self.previous_stage is not None
+        problems = find_problems(self.training.transforms, self.dimensions, has_previous_stage=has_previous_stage)
+        if problems:
+            raise ValueError("; ".join(problems))
         if self.network.dimensions != self.dimensions:
             msg = f"network.dimensions must be {self.dimensions}"
             raise ValueError(msg)
@@ -135,9 +136,6 @@ class Plan(Document):
             if getattr(chosen.network, field) != count:
                 msg = f"configurations.{name}.network.{field} must be {count}, as channels and labels demand"
                 raise ValueError(msg)
-        if any(axis >= chosen.dimensions for axis in chosen.training.augmentation.mirror_axes):
-            msg = f"configurations.{name}.training.augmentation.mirror_axes must be below {chosen.dimensions}"
-            raise ValueError(msg)
 
     def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:
         """One configuration.

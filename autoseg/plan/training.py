@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from autoseg.document import OneOf, Part
-from autoseg.plan.augmentation import AugmentationPlan
+from autoseg.plan.augmentation import Transforms, find_mirror_axes
 from autoseg.plan.losses import OBJECTIVE_PLANS, Losses, ObjectivePlan
 from autoseg.plan.values import Count, Fraction, NonNegative, Positive
 
@@ -36,6 +36,7 @@ class TrainingPlan(Part):
         warmup_iterations: The learning rate rises linearly from zero over the first of them.
         weight_average_decay: Of the exponential moving average of the weights that is validated and kept (Polyak and
             Juditsky 1992); 0: the weights themselves are.
+        transforms: Random changes of training patches, in the order in which they are applied.
     """
 
     epochs: Count
@@ -59,7 +60,12 @@ class TrainingPlan(Part):
     warmup_iterations: Annotated[int, Field(ge=0)]
     weight_average_decay: Annotated[float, Field(ge=0, lt=1)]
     gradient_norm_limit: Positive
-    augmentation: AugmentationPlan
+    transforms: Transforms
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of the patch that training flips, and over whose mirrored views prediction averages."""
+        return find_mirror_axes(self.transforms)
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingPlan":

@@ -21,7 +21,7 @@ _VERSION_1_TRAINING: Final[Json] = {
     "warmup_iterations": 0,
     "weight_average_decay": 0.0,
 }
-_VERSION_1_AUGMENTATION: Final[Json] = {
+_VERSION_1_MASK_CHANGES: Final[Json] = {
     "mask_change_probability": 0.4,
     "mask_change_label_probability": 0.5,
     "mask_change_radius_voxels": (1.0, 8.0),
@@ -29,6 +29,65 @@ _VERSION_1_AUGMENTATION: Final[Json] = {
     "component_removal_label_probability": 0.5,
     "component_removal_limit_fraction": 0.15,
 }
+# The transforms that version 1 always applied, in its order: name, what says the kind, and the fields by their keys
+# in version 1. A key that stands twice counted for two transforms.
+_VERSION_1_TRANSFORMS: Final[tuple[tuple[Json, Mapping[str, str]], ...]] = (
+    (
+        {"name": "spatial"},
+        {
+            "rotation_probability": "rotation_probability",
+            "rotation_limit_degrees": "rotation_limit_degrees",
+            "in_plane_only": "in_plane_only",
+            "scaling_probability": "scaling_probability",
+            "scaling_range": "scaling_range",
+        },
+    ),
+    ({"name": "noise"}, {"probability": "noise_probability", "std_range": "noise_std_range"}),
+    (
+        {"name": "blur"},
+        {
+            "probability": "blur_probability",
+            "channel_probability": "blur_channel_probability",
+            "sigma_range_voxels": "blur_sigma_range_voxels",
+        },
+    ),
+    ({"name": "brightness"}, {"probability": "brightness_probability", "factor_range": "brightness_range"}),
+    ({"name": "contrast"}, {"probability": "contrast_probability", "factor_range": "contrast_range"}),
+    (
+        {"name": "low_resolution"},
+        {
+            "probability": "low_resolution_probability",
+            "channel_probability": "low_resolution_channel_probability",
+            "zoom_range": "low_resolution_range",
+            "in_plane_only": "in_plane_only",
+        },
+    ),
+    (
+        {"name": "gamma", "inverted": True},
+        {"probability": "inverted_gamma_probability", "exponent_range": "gamma_range"},
+    ),
+    ({"name": "gamma", "inverted": False}, {"probability": "gamma_probability", "exponent_range": "gamma_range"}),
+    ({"name": "mirror"}, {"axes": "mirror_axes"}),
+)
+# In a cascade alone; elsewhere version 1 held these fields, and they counted for nothing.
+_VERSION_1_MASK_TRANSFORMS: Final[tuple[tuple[Json, Mapping[str, str]], ...]] = (
+    (
+        {"name": "mask_morphology"},
+        {
+            "probability": "mask_change_probability",
+            "label_probability": "mask_change_label_probability",
+            "radius_range_voxels": "mask_change_radius_voxels",
+        },
+    ),
+    (
+        {"name": "mask_component_removal"},
+        {
+            "probability": "component_removal_probability",
+            "label_probability": "component_removal_label_probability",
+            "limit_fraction": "component_removal_limit_fraction",
+        },
+    ),
+)
 
 
 def upgrade_version_1(plan: Json) -> Json:
@@ -43,21 +102,27 @@ def upgrade_version_1(plan: Json) -> Json:
 def _upgrade_configuration(content: Any) -> Any:
     if not isinstance(content, dict):
         return content
-    return content | {
-        key: upgrade(content[key])
-        for key, upgrade in (("network", _upgrade_network), ("training", _upgrade_training))
-        if isinstance(content.get(key), dict)
-    }
+    upgraded = dict(content)
+    if isinstance(content.get("network"), dict):
+        upgraded["network"] = _upgrade_network(content["network"])
+    if isinstance(content.get("training"), dict):
+        is_cascade = content.get("previous_stage") is not None
+        upgraded["training"] = _upgrade_training(content["training"], is_cascade=is_cascade)
+    return upgraded
 
 
 def _upgrade_network(network: Json) -> Json:
     return network
 
 
-def _upgrade_training(training: Json) -> Json:
+def _upgrade_training(training: Json, *, is_cascade: bool) -> Json:
     training = _upgrade_losses(_VERSION_1_TRAINING | training)
     if isinstance(training.get("augmentation"), dict):
-        training["augmentation"] = _VERSION_1_AUGMENTATION | training["augmentation"]
+        augmentation = _VERSION_1_MASK_CHANGES | training.pop("augmentation")
+        training["transforms"] = _list_transforms(augmentation, is_cascade=is_cascade)
+        known = {key for _, fields in (*_VERSION_1_TRANSFORMS, *_VERSION_1_MASK_TRANSFORMS) for key in fields.values()}
+        if unknown := augmentation.keys() - known:
+            training["augmentation"] = {key: augmentation[key] for key in sorted(unknown)}  # for the schema to report
     return training
 
 
@@ -72,6 +137,15 @@ def _upgrade_losses(training: Json) -> Json:
         dice["batch_dice"] = training["batch_dice"]
     entropy = {"name": "cross_entropy", "weight": training.get("cross_entropy_weight", 1.0)}
     return kept | {"losses": [dice, entropy], "objective": {"name": "segmentation"}}
+
+
+def _list_transforms(augmentation: Json, *, is_cascade: bool) -> list[Json]:
+    transforms = [
+        kind | {field: augmentation[key] for field, key in fields.items() if key in augmentation}
+        for kind, fields in (*_VERSION_1_TRANSFORMS, *(_VERSION_1_MASK_TRANSFORMS if is_cascade else ()))
+    ]
+    mirrors_nothing = augmentation.get("mirror_axes") == []
+    return [transform for transform in transforms if transform["name"] != "mirror" or not mirrors_nothing]
 
 
 PLAN_UPGRADES: Final[Mapping[int | None, Upgrade]] = {1: upgrade_version_1}

@@ -1,4 +1,4 @@
-"""Who makes the batches: the device that trains, where it is a CUDA device, else worker processes."""
+"""Batches, made by the device that trains where it is a CUDA device, else by worker processes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.previous_stage import PreviousStage
+from autoseg.training.augmentation.transforms import list_without_device_form
 from autoseg.training.batch import Batch
 from autoseg.training.batches import BatchSource, build_batch_source, stream_batches
 from autoseg.training.device.batches import DeviceBatchSource, build_device_batch_source, stream_device_batches
@@ -27,7 +28,8 @@ def build_source(
     part: range | None = None,
 ) -> BatchSource | DeviceBatchSource:
     """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room, and
-    announces where they are.
+    announces where they are. If the plan lists a transform that has no form for devices, worker processes make the
+    batches for a CUDA device, too, and this is announced.
 
     Raises:
         RunError: A case is missing or damaged.
@@ -37,7 +39,13 @@ def build_source(
     )
     if device.type != "cuda":
         return source
-    on_device = build_device_batch_source(source, plan, channels, device=device, previous=previous)
+    if unable := list_without_device_form(source.training.augmentation.transforms):
+        announce(
+            f"patches are made by worker processes, not on {device}: {', '.join(unable)} of the plan's transforms "
+            f"cannot run there"
+        )
+        return source
+    on_device = build_device_batch_source(source, plan, channels, device=device)
     announce(f"patches are made on {device}; {on_device.placement.describe()}")
     return on_device
 

@@ -30,11 +30,11 @@ from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.preprocessing.previous_stage import PreviousStage, open_case_with_prediction
 from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END
-from autoseg.training.augmentation import build_augmentation, finish_sample
+from autoseg.training.augmentation.enlarged_patch import compute_enlarged_patch
+from autoseg.training.augmentation.pipeline import SampleAugmentation
+from autoseg.training.augmentation.transforms import build_transforms
 from autoseg.training.batch import Batch
-from autoseg.training.enlarged_patch import compute_enlarged_patch
 from autoseg.training.folds import Fold
-from autoseg.training.mask_augmentation import AugmentedMasks, PlainMasks
 from autoseg.training.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
 from autoseg.training.sampling import PatchSampler
 
@@ -47,13 +47,12 @@ class PatchSource:
     """Makes finished patches of one stream.
 
     Attributes:
-        finish: From a cut (image, label map, in a cascade the previous stage's) to a patch; may draw from the global
-            generators.
+        augmentation: From a cut (image, label map, in a cascade the previous stage's) to a patch.
         is_2d: Cuts are one slice thick, patches have no such axis.
     """
 
     sampler: PatchSampler
-    finish: Callable[..., Patch]
+    augmentation: SampleAugmentation
     is_2d: bool
 
     def make_patch(self, seeds: np.random.SeedSequence, index: int) -> Patch:
@@ -61,8 +60,8 @@ class PatchSource:
         image, *label_maps = self.sampler.draw(index, np.random.default_rng(seeds))
         with seeded_global_generators(seeds):
             if self.is_2d:
-                return self.finish(image[:, 0], *(label_map[0] for label_map in label_maps))
-            return self.finish(image, *label_maps)
+                return self.augmentation(image[:, 0], *(label_map[0] for label_map in label_maps))
+            return self.augmentation(image, *label_maps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +104,7 @@ def build_batch_source(
     Args:
         part: Samples of every batch that are made here; None: all.
     """
-    augmentation, patch = plan.training.augmentation, plan.patch_voxels
+    transforms, patch = plan.training.transforms, plan.patch_voxels
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
     samplers = [
         PatchSampler(
@@ -119,27 +118,22 @@ def build_batch_source(
             foreground_choice=plan.training.foreground_choice,
             part=part,
         )
-        for cases, cut in ((fold.training, compute_enlarged_patch(patch, augmentation)), (fold.validation, patch))
+        for cases, cut in ((fold.training, compute_enlarged_patch(patch, transforms)), (fold.validation, patch))
     ]
     is_2d = plan.dimensions == 2
-    labels = None if previous is None else previous.foreground_labels
-    finish_training = build_augmentation(
-        augmentation,
-        patch,
-        masked,
-        append_masks=None if labels is None else AugmentedMasks(foreground_labels=labels, plan=augmentation),
+    labels = () if previous is None else previous.foreground_labels
+    augmentations = (
+        SampleAugmentation(
+            transforms=build_transforms(transforms, patch, labels), masked_channels=masked, foreground_labels=labels
+        ),
+        # Not masked, as in prediction and in the reference implementation.
+        SampleAugmentation(transforms=(), masked_channels=(), foreground_labels=labels),
     )
-    # Not masked, as in prediction and in the reference implementation.
-    finish_validation = partial(
-        finish_sample,
-        masked_channels=(),
-        append_masks=None if labels is None else PlainMasks(foreground_labels=labels),
+    training, validation = (
+        PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d)
+        for sampler, augmentation in zip(samplers, augmentations, strict=True)
     )
-    return BatchSource(
-        training=PatchSource(sampler=samplers[0], finish=finish_training, is_2d=is_2d),
-        validation=PatchSource(sampler=samplers[1], finish=finish_validation, is_2d=is_2d),
-        seed=seed,
-    )
+    return BatchSource(training=training, validation=validation, seed=seed)
 
 
 def _choose_opening(data_folder: Path, previous: PreviousStage | None) -> Callable[[str], CachedCase]:

@@ -119,7 +119,7 @@ def measure_validation_cost(
     rough = ValidationCost(
         shapes_voxels={name: case.label_map.shape for name, case in opened.items()},
         patch_voxels=model.configuration_plan.patch_voxels,
-        mirrored_views=2 ** len(model.configuration_plan.training.augmentation.mirror_axes),
+        mirrored_views=2 ** len(model.configuration_plan.training.mirror_axes),
         window_seconds=_time_window(model),
         finishing_seconds_per_voxel=0.0,
         evaluation_seconds_per_voxel=0.0,

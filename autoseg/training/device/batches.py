@@ -25,10 +25,11 @@ from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
-from autoseg.preprocessing.previous_stage import PreviousStage
+from autoseg.training.augmentation.pipeline import BatchParameters, DeviceAugmentation, build_device_augmentation
+from autoseg.training.augmentation.tensors.transfer import choose_device, move_to_device
+from autoseg.training.augmentation.transform import Patches
 from autoseg.training.batch import Batch
 from autoseg.training.batches import BatchSource
-from autoseg.training.device.augmentation import DeviceAugmentation, Patches, finish_patches
 from autoseg.training.device.data_placement import (
     DataPlacement,
     measure_device_memory,
@@ -36,9 +37,6 @@ from autoseg.training.device.data_placement import (
     place_data,
 )
 from autoseg.training.device.held_cases import DeviceArray, hold_cases, measure_size
-from autoseg.training.device.masks import DeviceMasks
-from autoseg.training.device.parameters import PatchParameters, draw_parameters
-from autoseg.training.device.transfer import choose_device, move_to_device
 from autoseg.training.randomness import BatchKey, derive_seeds
 from autoseg.training.sampling import PatchSampler, find_overlap
 
@@ -50,64 +48,44 @@ class DevicePatchSource:
     """Makes the patches of one stream.
 
     Attributes:
-        augmentation: None: patches stay as they are cut.
-        masks: In the second stage of a cascade, makes channels of what the first one predicts.
+        augmentation: Turns cuts into what the network gets.
         channels: Of an image, without masks.
         buffer_device: Where cuts are put together: beside the cases.
     """
 
     sampler: PatchSampler
-    augmentation: DeviceAugmentation | None
-    masks: DeviceMasks | None
+    augmentation: DeviceAugmentation
     channels: int
     is_2d: bool
     device: torch.device
     buffer_device: torch.device
 
-    def draw_parameters(self, seeds: Sequence[np.random.SeedSequence]) -> PatchParameters | None:
-        """How the samples of these seeds are changed; None: not at all."""
-        if self.augmentation is None:
-            return None
-        dimensions = 2 if self.is_2d else 3
-        return draw_parameters(self.augmentation.plan, seeds, channels=self.channels, dimensions=dimensions)
-
-    def cut(self, seeds: Sequence[np.random.SeedSequence], is_moved: np.ndarray) -> tuple[Patches, Patches]:
-        """Cuts all samples: those that stay still to the size of the patch, those that are moved with surroundings."""
-        sampler, moved_count = self.sampler, int(is_moved.sum())
-        still = self._allocate(len(seeds) - moved_count, sampler.patch_voxels)
-        moved = self._allocate(moved_count, sampler.cut_voxels)
+    def cut(self, seeds: Sequence[np.random.SeedSequence], is_warped: np.ndarray) -> tuple[Patches, Patches]:
+        """Cuts all samples: unwarped ones to the size of the patch, warped ones with surroundings."""
+        sampler, warped_count = self.sampler, int(is_warped.sum())
+        unwarped = self._allocate(len(seeds) - warped_count, sampler.patch_voxels)
+        warped = self._allocate(warped_count, sampler.cut_voxels)
         margin = [cut // 2 - patch // 2 for cut, patch in zip(sampler.cut_voxels, sampler.patch_voxels, strict=True)]
-        targets = [*_list_samples(still), *_list_samples(moved)]
-        for (image, label_maps), index in zip(targets, np.argsort(is_moved, kind="stable").tolist(), strict=True):
+        targets = [*_list_samples(unwarped), *_list_samples(warped)]
+        for (image, label_maps), index in zip(targets, np.argsort(is_warped, kind="stable").tolist(), strict=True):
             cut = sampler.place(sampler.indices[index], np.random.default_rng(seeds[index]))
-            start = cut.start if is_moved[index] else tuple(np.add(cut.start, margin).tolist())
+            start = cut.start if is_warped[index] else tuple(np.add(cut.start, margin).tolist())
             paste(image, cut.case.image, start)
             for label_map, source in zip(label_maps, (cut.case.label_map, cut.case.previous_label_map), strict=False):
                 assert source is not None, "a cascade is trained on predictions"
                 paste(label_map, source, start)
-        return still, moved
+        return unwarped, warped
 
-    def finish(
-        self,
-        still: Patches,
-        moved: Patches,
-        parameters: PatchParameters | None,
-        seeds: Sequence[np.random.SeedSequence],
-    ) -> Batch:
+    def finish(self, unwarped: Patches, warped: Patches, parameters: BatchParameters) -> Batch:
         """Brings cuts to the device and turns them into what the network gets."""
-        still, moved = self._bring(still), self._bring(moved)
-        if self.augmentation is None or parameters is None:
-            patches = finish_patches(still, ())  # not masked, as in prediction and in the reference implementation
-        else:
-            patches = self.augmentation(still=still, moved=moved, parameters=parameters)
-        image = patches.image
-        if self.masks is not None:
-            image = torch.cat([image, self.masks(patches.label_maps[:, 1], seeds).to(image.dtype)], dim=1)
-        return Batch(image=image, label_map=patches.label_maps[:, 0].contiguous())
+        image, label_map = self.augmentation(
+            unwarped=self._bring(unwarped), warped=self._bring(warped), parameters=parameters
+        )
+        return Batch(image=image, label_map=label_map)
 
     def _allocate(self, count: int, extent_voxels: IntTriple) -> Patches:
         is_pinned = self.device.type == "cuda" and self.buffer_device.type == "cpu" and count > 0
-        maps = 1 if self.masks is None else 2
+        maps = 2 if self.augmentation.foreground_labels else 1
         image_shape, maps_shape = (count, self.channels, *extent_voxels), (count, maps, *extent_voxels)
         image = torch.zeros(image_shape, device=self.buffer_device, pin_memory=is_pinned)
         label_maps = torch.zeros(maps_shape, dtype=torch.int16, device=self.buffer_device, pin_memory=is_pinned)
@@ -171,12 +149,11 @@ class DeviceBatchSource:
         batches at once would take twice the memory and no less time."""
         source = self.training if key.stream == "training" else self.validation
         seeds = [derive_seeds(self.seed, key, index) for index in source.sampler.indices]
-        parameters = source.draw_parameters(seeds)
-        is_moved = np.zeros(len(seeds), dtype=bool) if parameters is None else parameters.is_moved
+        parameters = source.augmentation.draw(seeds, channels=source.channels)
         with self._on_stream():
-            still, moved = source.cut(seeds, is_moved)
+            unwarped, warped = source.cut(seeds, parameters.is_warped)
             with self._lock:
-                batch = source.finish(still, moved, parameters, seeds)
+                batch = source.finish(unwarped, warped, parameters)
                 is_done = None if self.stream is None else self.stream.record_event()
         return PreparedBatch(batch=batch, is_done=is_done)
 
@@ -190,17 +167,16 @@ def build_device_batch_source(
     channels: Sequence[ChannelPlan],
     *,
     device: torch.device,
-    previous: PreviousStage | None = None,
     placement: DataPlacement | None = None,
 ) -> DeviceBatchSource:
     """Makes the batches of `source` on the device; reads the cases into memory if there is room.
 
     Args:
-        source: Whose samplers decide which patches are cut.
+        source: Whose samplers and transforms decide which patches are cut and how they are changed; all transforms must
+            have a form for devices.
         plan: The configuration of `source`.
         channels: Of its images.
         device: That computes.
-        previous: The stage whose predictions `source` opens with the cases, if it does.
         placement: Where to keep the cases; None: the fastest place with room.
 
     Raises:
@@ -212,23 +188,16 @@ def build_device_batch_source(
     placement = placement or find_placement(plan, names, read_case, device=device)
     memory = device if placement.where == "device" else None
     open_case = read_case if placement.where == "disk" else hold_cases(names, read_case, memory).__getitem__
-    masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
-    plan_of_changes = plan.training.augmentation
-    augmentation = DeviceAugmentation(plan=plan_of_changes, patch_voxels=plan.patch_voxels, masked_channels=masked)
-    labels = None if previous is None else previous.foreground_labels
     training, validation = (
         DevicePatchSource(
-            sampler=replace(sampler, open_case=open_case),
-            augmentation=change,
-            masks=None
-            if labels is None
-            else DeviceMasks(foreground_labels=labels, plan=None if change is None else plan_of_changes),
+            sampler=replace(patches.sampler, open_case=open_case),
+            augmentation=build_device_augmentation(patches.augmentation),
             channels=len(channels),
             is_2d=plan.dimensions == 2,
             device=device,
             buffer_device=memory or torch.device("cpu"),
         )
-        for sampler, change in zip(samplers, (augmentation, None), strict=True)
+        for patches in (source.training, source.validation)
     )
     return DeviceBatchSource(
         training=training,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg.preprocessing.cache import CachedCase, LazyArray
-from autoseg.training.device.transfer import choose_device
+from autoseg.training.augmentation.tensors.transfer import choose_device
 
 READING_THREADS = 8
 

@@ -4,10 +4,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from autoseg.training.mask_augmentation import AugmentedMasks
 from scipy.ndimage import gaussian_filter
 
 from autoseg.training.augmentation import build_augmentation, draw_around_one, finish_patch
-from autoseg.training.mask_augmentation import AugmentedMasks
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 import pytest
+from autoseg.training.enlarged_patch import compute_enlarged_patch
 
 from autoseg.plan import AugmentationPlan
-from autoseg.training.enlarged_patch import compute_enlarged_patch
 
 
 def plan_rotation(limit_degrees, *, in_plane_only=False, rotation=0.2, scaling=0.2):

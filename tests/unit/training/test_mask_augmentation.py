@@ -1,9 +1,5 @@
 import numpy as np
 import pytest
-from scipy.ndimage import label as label_components
-from skimage import morphology
-
-from autoseg.training import mask_augmentation
 from autoseg.training.mask_augmentation import (
     AugmentedMasks,
     PlainMasks,
@@ -14,6 +10,10 @@ from autoseg.training.mask_augmentation import (
     open_mask,
     remove_components,
 )
+from scipy.ndimage import label as label_components
+from skimage import morphology
+
+from autoseg.training import mask_augmentation
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,6 @@ from math import radians
 
 import numpy as np
 import pytest
-from batchgenerators.augmentations.utils import interpolate_img
-from batchgenerators.transforms.spatial_transforms import SpatialTransform
-
 from autoseg.training.spatial import (
     SpatialChange,
     SpatialParameters,
@@ -16,6 +13,8 @@ from autoseg.training.spatial import (
     interpolate_image,
     interpolate_label_map,
 )
+from batchgenerators.augmentations.utils import interpolate_img
+from batchgenerators.transforms.spatial_transforms import SpatialTransform
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-
-from autoseg.training.augmentation import build_augmentation
 from autoseg.training.device.augmentation import DeviceAugmentation, Patches, merge
 from autoseg.training.device.parameters import draw_parameters
 from autoseg.training.spatial import crop_centre
+from scipy import stats
+
+from autoseg.training.augmentation import build_augmentation
 
 SAMPLES = 300
 

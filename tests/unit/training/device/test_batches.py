@@ -7,6 +7,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from autoseg.training.spatial import crop_centre
 
 from autoseg.errors import RunError
 from autoseg.preprocessing.cache import open_case
@@ -16,7 +17,6 @@ from autoseg.training.device.batches import build_device_batch_source, stream_de
 from autoseg.training.device.data_placement import DataPlacement
 from autoseg.training.loop import EpochDone, TrainingOptions, train
 from autoseg.training.randomness import BatchKey, derive_seeds
-from autoseg.training.spatial import crop_centre
 
 PLACES = ["device", "host", "disk"]
 FIRST = BatchKey(stream="training", epoch=0, iteration=0)

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-
 from autoseg.training.device.counter_random import compute_philox, draw_normal
+from scipy import stats
 
 ALL_ONES = 2**32 - 1
 # Published with the generator (Random123, kat_vectors).

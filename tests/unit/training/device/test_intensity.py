@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from autoseg.training.device.parameters import draw_parameters
 from batchgenerators.augmentations.color_augmentations import augment_contrast, augment_gamma
 from batchgenerators.augmentations.resample_augmentations import augment_linear_downsampling_scipy
 from scipy.ndimage import gaussian_filter
 
 from autoseg.training.device import intensity
-from autoseg.training.device.parameters import draw_parameters
 
 SHAPES = [(8, 10, 12), (16, 18)]
 

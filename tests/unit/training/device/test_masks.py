@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-
 from autoseg.training.device.masks import (
     DeviceMasks,
     MaskParameters,
@@ -15,6 +13,7 @@ from autoseg.training.device.masks import (
 )
 from autoseg.training.mask_augmentation import OPERATIONS, AugmentedMasks
 from autoseg.training.mask_augmentation import remove_components as remove_on_processor
+from scipy import stats
 
 SAMPLES = 1500
 

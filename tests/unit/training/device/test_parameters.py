@@ -2,11 +2,11 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from autoseg.training.device.parameters import PatchParameters, draw_parameters
+from autoseg.training.spatial import draw_spatial_parameters
 from scipy import stats
 
 from autoseg.training.augmentation import draw_around_one
-from autoseg.training.device.parameters import PatchParameters, draw_parameters
-from autoseg.training.spatial import draw_spatial_parameters
 
 SAMPLES = 800
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from autoseg.training.device.parameters import draw_parameters
 from autoseg.training.device.resampling import (
     compute_matrices,

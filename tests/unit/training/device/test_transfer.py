@@ -1,6 +1,5 @@
 import numpy as np
 import torch
-
 from autoseg.training.device.transfer import copy_to_device, move_to_device
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from autoseg.training.device.transfer import copy_to_device
+from autoseg.training.augmentation.tensors.transfer import copy_to_device
 
 BLUR_REACH: Final = 4.0  # standard deviations; as SciPy's gaussian_filter
 

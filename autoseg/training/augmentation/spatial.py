@@ -1,4 +1,9 @@
-"""Rotation, scaling and cropping of a training patch, composed of batchgenerators' coordinate functions."""
+"""Rotation and scaling of a cut about its centre, and cropping to the patch.
+
+batchgenerators' transform draws half of the scales below 1 and half above, nnU-Net one uniform factor; so the grid is
+composed here, of batchgenerators' coordinate functions. On a device, only what is rotated or scaled is cut out with
+surroundings: `Spatial` warps those cuts, the others are patches already.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +19,10 @@ from batchgenerators.augmentations.utils import (
 )
 from jaxtyping import Bool, Float32, Float64, Int16
 
-from autoseg.plan import AugmentationPlan
+from autoseg.plan.augmentation import SpatialPlan
 from autoseg.preprocessing.case import OUTSIDE_LABEL
+from autoseg.training.augmentation.tensors.resampling import compute_matrices, resample_cuts
+from autoseg.training.augmentation.transform import Patches, Sample, SampleDraws, Transform, is_slice_wise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,43 +39,78 @@ class SpatialParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpatialChange:
-    """Rotates and scales a cut about its centre and crops it to the patch.
+class BatchSpatialParameters:
+    """What was drawn for the patches of a batch.
 
     Attributes:
-        plan: Probabilities and limits.
-        patch_voxels: Extent of the result, two or three axes.
+        angles_radians: About each axis; one angle in a plane. All zero: no rotation.
+        scale: Above 1 objects become smaller. 1: no scaling.
+        is_warped: Whether the patch is rotated or scaled.
     """
 
-    plan: AugmentationPlan
-    patch_voxels: tuple[int, ...]
+    angles_radians: Float64[np.ndarray, "batch angle"]
+    scale: Float64[np.ndarray, " batch"]
+    is_warped: Bool[np.ndarray, " batch"]
 
-    def __call__(
-        self, image: Float32[np.ndarray, " channel *space"], *label_maps: Int16[np.ndarray, "*space"]
-    ) -> tuple[np.ndarray, ...]:
-        """Draws the parameters from numpy's global generator, applies them and returns the image and the label maps."""
-        parameters = draw_spatial_parameters(self.plan, len(self._moved_axes))
+
+@dataclass(frozen=True, kw_only=True)
+class Spatial(Transform):
+    """Carries out "spatial", which is always the first."""
+
+    plan: SpatialPlan
+
+    def change_sample(self, sample: Sample) -> None:
+        """Turns the arrays of an enlarged cut into those of a patch."""
+        parameters = draw_spatial_parameters(self.plan, len(self._warped_axes))
+        previous = [] if sample.previous_label_map is None else [sample.previous_label_map]
+        arrays = (sample.image, sample.label_map, *previous)
         if parameters.angles_radians is None and parameters.scale is None:
-            return tuple(crop_centre(array, self.patch_voxels) for array in (image, *label_maps))
-        return self._resample(image, label_maps, parameters)
+            changed = tuple(crop_centre(array, self.patch_voxels) for array in arrays)
+        else:
+            changed = self._resample(arrays, parameters)
+        sample.image, sample.label_map = changed[:2]
+        if previous:
+            sample.previous_label_map = changed[2]
+
+    def draw(self, draws: SampleDraws) -> BatchSpatialParameters:
+        """Draws for the samples of a batch, also the values that are not used."""
+        drawn = [self._draw_sample(generator) for generator in draws.generators]
+        angles, scales, flags = (np.stack(values) for values in zip(*drawn, strict=True))
+        return BatchSpatialParameters(angles_radians=angles, scale=scales, is_warped=flags)
+
+    def warp(self, cuts: Patches, parameters: BatchSpatialParameters) -> Patches:
+        """Rotates and scales the enlarged cuts of those samples of a batch that are warped, and crops them."""
+        if len(cuts.image) == 0:
+            return cuts
+        matrices = compute_matrices(parameters.angles_radians, parameters.scale)[parameters.is_warped]
+        image, label_maps = resample_cuts(cuts.image, cuts.label_maps, matrices, self.patch_voxels)
+        return Patches(image=image, label_maps=label_maps)
 
     @property
-    def _moved_axes(self) -> tuple[int, ...]:
+    def _warped_axes(self) -> tuple[int, ...]:
         return self.patch_voxels[1:] if self._is_slice_wise else self.patch_voxels
 
     @property
     def _is_slice_wise(self) -> bool:
-        return self.plan.in_plane_only and len(self.patch_voxels) == 3
+        return is_slice_wise(in_plane_only=self.plan.in_plane_only, patch_voxels=self.patch_voxels)
 
-    def _resample(
-        self, image: np.ndarray, label_maps: Sequence[np.ndarray], parameters: SpatialParameters
-    ) -> tuple[np.ndarray, ...]:
-        """Interpolates every slice (in plane only) or the whole volume at the same source positions."""
+    def _draw_sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        is_rotated = np.asarray(generator.random() < self.plan.rotation_probability)
+        limit = radians(self.plan.rotation_limit_degrees)
+        angles = generator.uniform(-limit, limit, size=1 if len(self._warped_axes) == 2 else 3)
+        is_scaled = np.asarray(generator.random() < self.plan.scaling_probability)
+        scale = generator.uniform(*self.plan.scaling_range)
+        return np.where(is_rotated, angles, 0), np.where(is_scaled, scale, 1), np.asarray(is_rotated | is_scaled)
+
+    def _resample(self, arrays: Sequence[np.ndarray], parameters: SpatialParameters) -> tuple[np.ndarray, ...]:
+        """Interpolates every slice (in plane only) or the whole volume of image and label maps at the same source
+        positions."""
         if self._is_slice_wise:
-            thickness = (self.patch_voxels[0], *image.shape[2:])
-            image, *label_maps = (crop_centre(array, thickness) for array in (image, *label_maps))
-        moved = len(self._moved_axes)
-        positions = compute_source_positions(parameters, self._moved_axes, image.shape[-moved:])
+            thickness = (self.patch_voxels[0], *arrays[0].shape[2:])
+            arrays = [crop_centre(array, thickness) for array in arrays]
+        image, *label_maps = arrays
+        warped = len(self._warped_axes)
+        positions = compute_source_positions(parameters, self._warped_axes, image.shape[-warped:])
         return (
             self._apply(interpolate_image, image, positions),
             *(self._apply(interpolate_label_map, label_map, positions) for label_map in label_maps),
@@ -77,12 +119,12 @@ class SpatialChange:
     def _apply(
         self, interpolate: Callable[[np.ndarray, np.ndarray], np.ndarray], array: np.ndarray, positions: np.ndarray
     ) -> np.ndarray:
-        parts = array.reshape(-1, *array.shape[-len(self._moved_axes) :])
+        parts = array.reshape(-1, *array.shape[-len(self._warped_axes) :])
         leading = array.shape[: -len(self.patch_voxels)]
         return np.stack([interpolate(part, positions) for part in parts]).reshape(*leading, *self.patch_voxels)
 
 
-def draw_spatial_parameters(plan: AugmentationPlan, dimensions: int) -> SpatialParameters:
+def draw_spatial_parameters(plan: SpatialPlan, dimensions: int) -> SpatialParameters:
     """Draws from numpy's global generator: independent decisions to rotate and to scale, uniform magnitudes."""
     angles = scale = None
     if np.random.uniform() < plan.rotation_probability:

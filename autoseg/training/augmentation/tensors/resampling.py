@@ -1,7 +1,7 @@
 """Rotation and scaling of many cuts at once, down to the patch in their middle.
 
-The same positions and rules as `autoseg.training.spatial`: linear interpolation of the image, with zeros around the
-cut; the label whose linearly interpolated indicator is largest, -1 beyond the outermost voxels.
+The same positions and rules as in `autoseg.training.augmentation.spatial`: linear interpolation of the image, with
+zeros around the cut; the label whose linearly interpolated indicator is largest, -1 beyond the outermost voxels.
 """
 
 import itertools
@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.preprocessing.case import OUTSIDE_LABEL
-from autoseg.training.device.parameters import PatchParameters
-from autoseg.training.device.transfer import copy_to_device
+from autoseg.training.augmentation.tensors.transfer import copy_to_device
 
 
 def resample_cuts(
@@ -43,11 +42,13 @@ def resample_cuts(
     )
 
 
-def compute_matrices(parameters: PatchParameters) -> Float64[np.ndarray, "batch axis axis"]:
-    """Rotation about one axis after the other, times the scale."""
-    angles = parameters.angles_radians
+def compute_matrices(
+    angles_radians: Float64[np.ndarray, "batch angle"], scale: Float64[np.ndarray, " batch"]
+) -> Float64[np.ndarray, "batch axis axis"]:
+    """Rotation about one axis after the other (by one angle: in a plane), times the scale."""
+    angles = angles_radians
     rotation = _turn_in_plane(angles[:, 0]) if angles.shape[1] == 1 else _turn_about_axes(angles)
-    matrices: Float64[np.ndarray, "batch axis axis"] = rotation * parameters.scale[:, None, None]
+    matrices: Float64[np.ndarray, "batch axis axis"] = rotation * scale[:, None, None]
     return matrices
 
 

@@ -1,0 +1,168 @@
+"""All transforms of a plan, one after the other: on one sample in a worker process, on a batch on a device.
+
+In both, what a network gets is finished the same way: channels that are zero outside the nonzero region are zeroed
+there again, the label -1 becomes background, and the previous stage's labels become masks. What is drawn comes from
+other generators, so the patches of the two are alike and not equal. Worker processes have one random stream per sample;
+nnU-Net's share one, so that they repeat each other's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int16
+from torch import Tensor
+
+from autoseg.preprocessing.case import OUTSIDE_LABEL
+from autoseg.preprocessing.previous_stage import append_masks, encode_masks
+from autoseg.training.augmentation.masks import split_masks
+from autoseg.training.augmentation.spatial import BatchSpatialParameters, Spatial
+from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.transform import (
+    AnyDeviceTransform,
+    DeviceTransform,
+    Patches,
+    Sample,
+    Transform,
+    build_sample_draws,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleAugmentation:
+    """Turns a cut into what the network gets, in a worker process.
+
+    Attributes:
+        transforms: In the order of application; draw from the global generators of numpy and `random`.
+        masked_channels: Channels that are zero outside the nonzero region.
+        foreground_labels: In a cascade, of the previous stage: one mask each, behind the image.
+    """
+
+    transforms: tuple[Transform, ...]
+    masked_channels: tuple[int, ...]
+    foreground_labels: tuple[int, ...] = ()
+
+    def __call__(
+        self, image: Float32[np.ndarray, " channel *space"], *label_maps: Int16[np.ndarray, "*space"]
+    ) -> tuple[Float32[np.ndarray, " input *patch"], Int16[np.ndarray, "*patch"]]:
+        """Returns the patch and its reference; changes its arguments.
+
+        Args:
+            image: A cut, with surroundings where the spatial transform needs them.
+            *label_maps: The reference; behind it, in a cascade, the previous stage's prediction.
+        """
+        sample = Sample(image=image, label_map=label_maps[0], previous_label_map=(*label_maps, None)[1])
+        for transform in self.transforms:
+            transform.change_sample(sample)
+        image, label_map = finish_patch(sample.image, sample.label_map, self.masked_channels)
+        if sample.previous_label_map is not None:
+            image = append_masks(image, encode_masks(sample.previous_label_map, self.foreground_labels))
+        return image, label_map
+
+
+def finish_patch(
+    image: Float32[np.ndarray, " channel *space"],
+    label_map: Int16[np.ndarray, "*space"],
+    masked_channels: Sequence[int],
+) -> tuple[Float32[np.ndarray, " channel *space"], Int16[np.ndarray, "*space"]]:
+    """Zeroes the masked channels where the label is -1, then makes that label background."""
+    outside = label_map <= OUTSIDE_LABEL
+    for channel in masked_channels:
+        image[channel][outside] = 0
+    return np.ascontiguousarray(image), np.where(outside, np.int16(0), label_map)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchParameters:
+    """What was drawn for the samples of a batch.
+
+    Attributes:
+        is_warped: Whether a sample is rotated or scaled, and so must be cut out with surroundings.
+        spatial: Of the spatial transform; None where there is none.
+        others: Of the other transforms, in their order.
+    """
+
+    is_warped: Bool[np.ndarray, " batch"]
+    spatial: BatchSpatialParameters | None
+    others: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceAugmentation:
+    """Turns the cuts of a batch into what the network gets, on a device.
+
+    Attributes:
+        spatial: The first transform of the plan, if it is that.
+        transforms: The others, in the order of application.
+        masked_channels: Channels that are zero outside the nonzero region.
+        foreground_labels: In a cascade, of the previous stage: one mask each, behind the image.
+    """
+
+    spatial: Spatial | None
+    transforms: tuple[AnyDeviceTransform, ...]
+    masked_channels: tuple[int, ...]
+    foreground_labels: tuple[int, ...] = ()
+
+    def draw(self, seeds: Sequence[np.random.SeedSequence], *, channels: int) -> BatchParameters:
+        """Draws how the samples of these seeds are changed; transforms draw in their order."""
+        draws = build_sample_draws(seeds, channels=channels)
+        spatial = None if self.spatial is None else self.spatial.draw(draws)
+        return BatchParameters(
+            is_warped=np.zeros(len(seeds), dtype=bool) if spatial is None else spatial.is_warped,
+            spatial=spatial,
+            others=tuple(transform.draw(draws) for transform in self.transforms),
+        )
+
+    def __call__(
+        self, *, unwarped: Patches, warped: Patches, parameters: BatchParameters
+    ) -> tuple[Float32[Tensor, "batch input *patch"], Int16[Tensor, " batch *patch"]]:
+        """Returns the images and references of the batch, in its order.
+
+        Args:
+            unwarped: The samples that are neither rotated nor scaled, already as large as the patch.
+            warped: The enlarged cuts of the others.
+            parameters: Of all samples.
+        """
+        if self.spatial is not None and parameters.spatial is not None:
+            warped = self.spatial.warp(warped, parameters.spatial)
+        patches = merge(unwarped, warped, parameters.is_warped)
+        for transform, drawn in zip(self.transforms, parameters.others, strict=True):
+            patches = transform.change_patches(patches, drawn)
+        return self._finish(patches)
+
+    def _finish(self, patches: Patches) -> tuple[Tensor, Tensor]:
+        image, label_maps = patches.image, patches.label_maps
+        outside = label_maps[:, 0] <= OUTSIDE_LABEL
+        for channel in self.masked_channels:
+            image[:, channel].masked_fill_(outside, 0)
+        if label_maps.shape[1] > 1:
+            masks = split_masks(label_maps[:, 1], self.foreground_labels)
+            image = torch.cat([image, masks.to(image.dtype)], dim=1)
+        return image, label_maps[:, 0].clamp_min(0).contiguous()
+
+
+def build_device_augmentation(augmentation: SampleAugmentation) -> DeviceAugmentation:
+    """Builds the form for a device; every transform must have one."""
+    spatial = [transform for transform in augmentation.transforms if isinstance(transform, Spatial)]
+    others = tuple(transform for transform in augmentation.transforms if isinstance(transform, DeviceTransform))
+    assert len(spatial) + len(others) == len(augmentation.transforms), "a transform has no form for devices"
+    return DeviceAugmentation(
+        spatial=spatial[0] if spatial else None,
+        transforms=others,
+        masked_channels=augmentation.masked_channels,
+        foreground_labels=augmentation.foreground_labels,
+    )
+
+
+def merge(unwarped: Patches, warped: Patches, is_warped: Bool[np.ndarray, " batch"]) -> Patches:
+    """Puts the samples into the order of the batch."""
+    if not is_warped.any() or is_warped.all():
+        return warped if is_warped.any() else unwarped
+    order = np.argsort(np.concatenate([np.flatnonzero(~is_warped), np.flatnonzero(is_warped)]))
+    index = copy_to_device(order, unwarped.image.device)
+    return Patches(
+        image=torch.cat([unwarped.image, warped.image]).index_select(0, index),
+        label_maps=torch.cat([unwarped.label_maps, warped.label_maps]).index_select(0, index),
+    )

@@ -1,0 +1,1 @@
+"""Tensor operations of which transforms on a device are made."""

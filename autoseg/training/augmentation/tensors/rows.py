@@ -1,0 +1,49 @@
+"""Images as rows: the channels of all samples of a batch, each changed by its own parameters."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from autoseg.training.augmentation.tensors.transfer import copy_to_device
+
+# As in batchgenerators: they keep constant channels from a division by zero.
+RANGE_EPSILON: Final = 1e-7
+SPREAD_EPSILON: Final = 1e-8
+
+
+def view_rows(image: Float32[Tensor, "batch channel *space"]) -> Float32[Tensor, " row *space"]:
+    """The channels of all samples one after the other, in the same memory; the image must be contiguous."""
+    return image.view(-1, *image.shape[2:])
+
+
+def change_some(
+    rows: Float32[Tensor, " row *rest"], is_changed: np.ndarray, change: Callable[[Tensor, np.ndarray], Tensor]
+) -> None:
+    """Replaces some rows, named to `change` by their numbers; the decision never waits for the device."""
+    changed = np.flatnonzero(is_changed)
+    if len(changed) == 0:
+        return
+    index = copy_to_device(changed, rows.device)
+    rows.index_copy_(0, index, change(rows.index_select(0, index), changed))
+
+
+def to_column(values: np.ndarray, rows: Tensor) -> Tensor:
+    """One value for each row (floats in single precision), to be broadcast over it."""
+    values = values.astype(np.float32) if values.dtype.kind == "f" else values
+    return copy_to_device(values, rows.device).view(-1, *(1,) * (rows.ndim - 1))
+
+
+def measure_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (of the population) of each row."""
+    spread, mean = torch.std_mean(rows, dim=tuple(range(1, rows.ndim)), correction=0, keepdim=True)
+    return mean, spread
+
+
+def find_limits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value of each row."""
+    axes = tuple(range(1, rows.ndim))
+    return rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)

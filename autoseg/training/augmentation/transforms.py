@@ -1,0 +1,57 @@
+"""The table of transforms: who carries out which entry of a plan."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from autoseg.plan import TransformPlan
+from autoseg.training.augmentation.blur import Blur
+from autoseg.training.augmentation.brightness import Brightness
+from autoseg.training.augmentation.contrast import Contrast
+from autoseg.training.augmentation.gamma import Gamma
+from autoseg.training.augmentation.low_resolution import LowResolution
+from autoseg.training.augmentation.mask_component_removal import MaskComponentRemoval
+from autoseg.training.augmentation.mask_morphology import MaskMorphology
+from autoseg.training.augmentation.mirror import Mirror
+from autoseg.training.augmentation.noise import Noise
+from autoseg.training.augmentation.spatial import Spatial
+from autoseg.training.augmentation.transform import DeviceTransform, Transform
+
+TRANSFORMS: Final[dict[str, type[Transform]]] = {
+    "spatial": Spatial,
+    "noise": Noise,
+    "blur": Blur,
+    "brightness": Brightness,
+    "contrast": Contrast,
+    "low_resolution": LowResolution,
+    "gamma": Gamma,
+    "mirror": Mirror,
+    "mask_morphology": MaskMorphology,
+    "mask_component_removal": MaskComponentRemoval,
+}
+
+
+def build_transforms(
+    plans: Sequence[TransformPlan], patch_voxels: tuple[int, ...], foreground_labels: tuple[int, ...] = ()
+) -> tuple[Transform, ...]:
+    """Builds what carries out the entries of a plan, in their order.
+
+    Args:
+        plans: The entries.
+        patch_voxels: Extent of a finished patch.
+        foreground_labels: Of the previous stage of a cascade.
+    """
+    names = [plan.name for plan in plans]
+    return tuple(
+        TRANSFORMS[plan.name](
+            plan=plan,
+            patch_voxels=patch_voxels,
+            foreground_labels=foreground_labels,
+            occurrence=names[:position].count(plan.name),
+        )
+        for position, plan in enumerate(plans)
+    )
+
+
+def list_without_device_form(transforms: Sequence[Transform]) -> list[str]:
+    """The names of transforms that worker processes alone can carry out."""
+    return [transform.plan.name for transform in transforms if not isinstance(transform, DeviceTransform | Spatial)]
