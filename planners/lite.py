@@ -13,7 +13,7 @@ from autoseg.plan import (
     AugmentationPlan,
     ConfigurationPlan,
     Decision,
-    NetworkPlan,
+    PlainUNetPlan,
     Plan,
     Reason,
     TrainingPlan,
@@ -285,8 +285,7 @@ def build_configuration(
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,
-        network=NetworkPlan(
-            architecture="plain_unet",
+        network=PlainUNetPlan(
             dimensions=2 if dimensions == 2 else 3,
             input_channels=len(fingerprint.channels),
             output_channels=fingerprint.labels.output_channel_count,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from autoseg.errors import ExchangeError
-from autoseg.networks import SegmentationNetwork
-from autoseg.plan import NetworkPlan
+from autoseg.exchange.nnunet_networks import check_family
+from autoseg.networks import build_network
+from autoseg.plan import NetworkPlan, UNetPlan
 
 # Here, and there. Decoders count from the full resolution here (level), from the lowest there (step).
 RULES: Final = (
@@ -46,16 +47,17 @@ def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, whe
         where: What to call the file in a message.
 
     Raises:
-        ExchangeError: The weights belong to another network than the plan's.
+        ExchangeError: The weights belong to another network than the plan's, or nnU-Net has no such network.
     """
+    plan = check_family(plan)
     with torch.device("meta"):  # shapes without memory
-        expected = SegmentationNetwork(plan).state_dict()
+        expected = build_network(plan).state_dict()
     names = {name: rename_to_nnunet(name, plan) for name in expected}
     found = {name for name in weights if not _is_repetition(name)}
     missing, extra = sorted(set(names.values()) - found), sorted(found - set(names.values()))
     if missing or extra:
         msg = (
-            f"{where} does not hold the weights of the planned {plan.architecture}: missing {_list(missing)}, not "
+            f"{where} does not hold the weights of the planned {plan.family}: missing {_list(missing)}, not "
             f"expected {_list(extra)}; a network that a trainer builds in its own way cannot be imported"
         )
         raise ExchangeError(msg)
@@ -71,7 +73,12 @@ def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, whe
 
 
 def convert_to_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
-    """The weights by all the names that nnU-Net expects: it loads strictly, so repetitions must be there too."""
+    """The weights by all the names that nnU-Net expects: it loads strictly, so repetitions must be there too.
+
+    Raises:
+        ExchangeError: nnU-Net has no such network.
+    """
+    plan = check_family(plan)
     converted: dict[str, Tensor] = {}
     for ours, tensor in weights.items():
         theirs = rename_to_nnunet(ours, plan)
@@ -82,7 +89,7 @@ def convert_to_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan) -> dict[
     return converted
 
 
-def rename_to_nnunet(name: str, plan: NetworkPlan) -> str:
+def rename_to_nnunet(name: str, plan: UNetPlan) -> str:
     """nnU-Net's name of one of our weights."""
     for pattern, template in RULES:
         match = re.match(pattern, name)
@@ -93,7 +100,7 @@ def rename_to_nnunet(name: str, plan: NetworkPlan) -> str:
     raise AssertionError(msg)
 
 
-def _compute_places(match: re.Match[str], plan: NetworkPlan) -> dict[str, str]:
+def _compute_places(match: re.Match[str], plan: UNetPlan) -> dict[str, str]:
     """The numbers that nnU-Net's names hold, from those that ours hold."""
     places = {key: value for key, value in match.groupdict().items() if value is not None}
     if "level" in places:

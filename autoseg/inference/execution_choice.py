@@ -26,6 +26,7 @@ from autoseg.inference.openvino_network import convert_network, find_openvino_ve
 from autoseg.inference.options import Workload
 from autoseg.inference.pass_size import Circumstances, find_circumstances, find_patches_per_pass
 from autoseg.inference.windows import compute_window_plan
+from autoseg.networks import SegmentationNetwork
 from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan
 from autoseg.remembered import find_memory_folder
@@ -96,7 +97,7 @@ class ExecutionRecord(Document):
 
 
 def prepare_networks(
-    networks: Sequence[nn.Module], setting: Setting, *, choice: ExecutionChoice, workload: Workload
+    networks: Sequence[SegmentationNetwork], setting: Setting, *, choice: ExecutionChoice, workload: Workload
 ) -> PreparedNetworks:
     """Makes networks ready to predict on a device; the given ones must not be used any more.
 
@@ -188,7 +189,7 @@ class _Trials:
         probe: The same, prepared for PyTorch as it is: the reference.
     """
 
-    original: nn.Module
+    original: SegmentationNetwork
     probe: nn.Module
     setting: Setting
     patches_per_pass: int
@@ -211,7 +212,7 @@ class _Trials:
         return chosen.execution
 
     @torch.inference_mode()
-    def build_checked(self, execution: Execution, networks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+    def build_checked(self, execution: Execution, networks: Sequence[SegmentationNetwork]) -> tuple[nn.Module, ...]:
         """Networks that the user wants to run in this way.
 
         Raises:
@@ -291,7 +292,7 @@ class _Trials:
 
 
 def _build(
-    execution: Execution, networks: Sequence[nn.Module], setting: Setting, *, patches_per_pass: int
+    execution: Execution, networks: Sequence[SegmentationNetwork], setting: Setting, *, patches_per_pass: int
 ) -> tuple[nn.Module, ...]:
     if execution == "openvino":
         channels = setting.configuration.network.input_channels

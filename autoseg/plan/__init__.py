@@ -3,15 +3,22 @@
 from autoseg.plan.augmentation import AugmentationPlan
 from autoseg.plan.decisions import Decision, Reason, Value
 from autoseg.plan.document import IMPORTED_PLANNER, PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
-from autoseg.plan.network import Architecture, NetworkPlan
+from autoseg.plan.network import (
+    NETWORK_PLANS,
+    NetworkPlan,
+    PlainUNetPlan,
+    ResidualEncoderUNetPlan,
+    UNetFamily,
+    UNetPlan,
+)
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
 from autoseg.plan.values import ConfigurationName
 
 __all__ = [
     "IMPORTED_PLANNER",
+    "NETWORK_PLANS",
     "PREFERRED_CONFIGURATIONS",
-    "Architecture",
     "AugmentationPlan",
     "ChannelPlan",
     "ConfigurationName",
@@ -22,9 +29,13 @@ __all__ = [
     "IntensityWindow",
     "NetworkPlan",
     "NormalizationScheme",
+    "PlainUNetPlan",
     "Plan",
     "Reason",
     "ResamplingPlan",
+    "ResidualEncoderUNetPlan",
     "TrainingPlan",
+    "UNetFamily",
+    "UNetPlan",
     "Value",
 ]

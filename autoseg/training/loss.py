@@ -38,10 +38,12 @@ class SegmentationLoss:
     part: BatchPart = WHOLE_BATCH
 
     def __call__(
-        self, outputs: Sequence[Float[Tensor, "batch output ..."]], label_map: Int16[Tensor, " batch ..."]
+        self,
+        outputs: Sequence[Float[Tensor, "batch output ..."]],
+        label_map: Int16[Tensor, " batch ..."],
+        weights: Sequence[float],
     ) -> Float32[Tensor, ""]:
-        """The weighted mean over all outputs, highest resolution first, against the label map at their resolution."""
-        weights = compute_output_weights(len(outputs))
+        """The weighted sum over all outputs, against the label map at their resolution."""
         losses = [
             weight * self.compute_at_one_resolution(logits.float(), reduce_label_map(label_map, logits.shape[2:]))
             for weight, logits in zip(weights, outputs, strict=True)
@@ -61,16 +63,6 @@ class SegmentationLoss:
         entropy = compute_cross_entropy(logits, label_map, self.labels.ignore_label, part=self.part)
         dice = compute_dice_loss(logits.softmax(1)[:, 1:], masks, valid, batch_dice=self.batch_dice, part=self.part)
         return self.cross_entropy_weight * entropy + self.dice_weight * dice
-
-
-def compute_output_weights(output_count: int) -> tuple[float, ...]:
-    """1, 1/2, 1/4, ... normalized to a sum of 1; a single output has weight 1.
-
-    The reference has one output more, of the lowest decoder resolution, and gives it weight 0; our networks do not
-    compute it. (With two stages that rule leaves the reference only a zero to normalize: its loss is NaN.)
-    """
-    raw = [0.5**index for index in range(output_count)]
-    return tuple(weight / sum(raw) for weight in raw)
 
 
 def reduce_label_map(

@@ -161,9 +161,10 @@ def wrap(network: nn.Module, execution: Execution, *, team: Team, device: torch.
 
 
 def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> None:
-    """Puts the kernels of all convolutions into an order in memory."""
+    """Puts the kernels of all convolutions into an order in memory; other weights stay as they are."""
+    axes = {torch.channels_last: 4, torch.channels_last_3d: 5}.get(memory_format)
     for parameter in network.parameters():
-        if parameter.ndim > 2:
+        if axes is None or parameter.ndim == axes:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
@@ -171,7 +172,7 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
     """Changes the weights by one step and returns the loss before it."""
     on_device = batch.move_to(learner.device)
     learner.optimizer.zero_grad(set_to_none=True)
-    loss = learner.loss(learner.compute_outputs(on_device), on_device.label_map)
+    loss = learner.loss(learner.compute_outputs(on_device), on_device.label_map, learner.network.output_weights)
     adapt_threads()
     torch.autograd.backward(learner.scaler.scale(loss))
     learner.scaler.unscale_(learner.optimizer)
@@ -188,6 +189,6 @@ def run_validation_step(learner: Learner, batch: Batch) -> ValidationOutcome:
     """Loss (of all supervised resolutions) and overlap (of the highest). The network must be in evaluation mode."""
     on_device = batch.move_to(learner.device)
     outputs = learner.compute_outputs(on_device)
-    loss = learner.loss(outputs, on_device.label_map)
+    loss = learner.loss(outputs, on_device.label_map, learner.network.output_weights)
     counts = count_overlaps(outputs[0], on_device.label_map, learner.labels)
     return ValidationOutcome(loss=loss.item(), counts=counts.add_up(learner.loss.part))

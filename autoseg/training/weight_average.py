@@ -12,6 +12,9 @@ from torch import Tensor, nn
 class WeightAverage:
     """Exponential moving average (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv:1703.01780).
 
+    Buffers of a network, such as the running statistics of a batch normalization, are not averaged: they belong to the
+    averaged weights as they belong to the present ones.
+
     Attributes:
         parameters: The weights that are averaged.
         decay: Share of the old average in the new one, once there have been enough updates; 0 to below 1.

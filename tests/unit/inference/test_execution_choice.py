@@ -35,7 +35,7 @@ def configuration(build_configuration):
 def build(configuration):
     def build(seed=0):
         network = build_network(configuration.network, torch.Generator().manual_seed(seed)).eval()
-        network.deep_supervision = False
+        network.set_deep_supervision(enabled=False)
         return network
 
     return build

@@ -10,8 +10,8 @@ from autoseg.plan import (
     ChannelPlan,
     ConfigurationPlan,
     IntensityWindow,
-    NetworkPlan,
     NormalizationScheme,
+    PlainUNetPlan,
     Plan,
     ResamplingPlan,
     TrainingPlan,
@@ -78,8 +78,7 @@ def build_configuration(name: str, spacing_mm: tuple[float, ...], counts: dict[s
         previous_stage=None,
         data_of=name,
         resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
-        network=NetworkPlan(
-            architecture="plain_unet",
+        network=PlainUNetPlan(
             dimensions=dimensions,
             **counts,
             features_per_stage=(8,),

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from autoseg.labels import LabelClass, LabelScheme
-from autoseg.training.loss import SegmentationLoss, compute_output_weights, reduce_label_map
+from autoseg.training.loss import SegmentationLoss, reduce_label_map
 
 
 def make_labels(*, has_regions=False, has_ignore=False):
@@ -55,7 +55,9 @@ def compute_expected(logits, label_map, labels, *, batch_dice):
 def test_the_loss_follows_its_formula(space, has_regions, has_ignore, batch_dice):
     labels = make_labels(has_regions=has_regions, has_ignore=has_ignore)
     logits, label_map = draw_case(labels, space=space, with_ignored=has_ignore)
-    loss = SegmentationLoss(labels=labels, batch_dice=batch_dice)([torch.tensor(logits)], torch.tensor(label_map))
+    loss = SegmentationLoss(labels=labels, batch_dice=batch_dice)(
+        [torch.tensor(logits)], torch.tensor(label_map), (1.0,)
+    )
     expected = compute_expected(logits, label_map, labels, batch_dice=batch_dice)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -67,7 +69,7 @@ def test_an_ignore_label_that_no_voxel_carries_changes_nothing(has_regions):
         labels = make_labels(has_regions=has_regions, has_ignore=has_ignore)
         logits, label_map = draw_case(labels)
         loss = SegmentationLoss(labels=labels, batch_dice=False)
-        losses.append(loss([torch.tensor(logits)], torch.tensor(label_map)).item())
+        losses.append(loss([torch.tensor(logits)], torch.tensor(label_map), (1.0,)).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -76,7 +78,7 @@ def test_logits_at_ignored_voxels_have_no_influence(has_regions):
     labels = make_labels(has_regions=has_regions, has_ignore=True)
     logits, label_map = draw_case(labels, with_ignored=True)
     leaf = torch.tensor(logits, requires_grad=True)
-    SegmentationLoss(labels=labels, batch_dice=True)([leaf], torch.tensor(label_map)).backward()
+    SegmentationLoss(labels=labels, batch_dice=True)([leaf], torch.tensor(label_map), (1.0,)).backward()
     ignored = torch.tensor(label_map == 3)[:, None].expand_as(leaf)
     assert (leaf.grad[ignored] == 0).all()
     assert (leaf.grad[~ignored] != 0).all()
@@ -87,26 +89,21 @@ def test_a_batch_without_any_annotation_has_a_finite_loss_and_gradient(has_regio
     labels = make_labels(has_regions=has_regions, has_ignore=True)
     logits, label_map = draw_case(labels)
     leaf = torch.tensor(logits, requires_grad=True)
-    loss = SegmentationLoss(labels=labels, batch_dice=True)([leaf], torch.full_like(torch.tensor(label_map), 3))
+    loss = SegmentationLoss(labels=labels, batch_dice=True)([leaf], torch.full_like(torch.tensor(label_map), 3), (1.0,))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(leaf.grad).all()
 
 
-def test_output_weights_halve_and_sum_to_one():
-    assert compute_output_weights(3) == pytest.approx((4 / 7, 2 / 7, 1 / 7))
-    assert compute_output_weights(1) == (1.0,)
-
-
-def test_deep_supervision_weighs_the_losses_of_all_resolutions():
+def test_the_losses_of_all_outputs_are_weighed_as_the_network_says():
     labels = make_labels()
     logits, label_map = draw_case(labels, space=(8, 8))
     coarse, _ = draw_case(labels, seed=1, space=(4, 2))
     loss = SegmentationLoss(labels=labels, batch_dice=False)
-    both = loss([torch.tensor(logits), torch.tensor(coarse)], torch.tensor(label_map)).item()
+    both = loss([torch.tensor(logits), torch.tensor(coarse)], torch.tensor(label_map), (0.75, 0.25)).item()
     fine_loss = compute_expected(logits, label_map, labels, batch_dice=False)
     coarse_loss = compute_expected(coarse, label_map[:, 1::2, 2::4], labels, batch_dice=False)
-    assert both == pytest.approx(2 / 3 * fine_loss + 1 / 3 * coarse_loss, rel=1e-5)
+    assert both == pytest.approx(0.75 * fine_loss + 0.25 * coarse_loss, rel=1e-5)
 
 
 def test_label_maps_are_reduced_to_the_nearest_voxel():
@@ -119,5 +116,7 @@ def test_label_maps_are_reduced_to_the_nearest_voxel():
 def test_half_precision_logits_give_a_full_precision_loss():
     labels = make_labels()
     logits, label_map = draw_case(labels)
-    loss = SegmentationLoss(labels=labels, batch_dice=False)([torch.tensor(logits).half()], torch.tensor(label_map))
+    loss = SegmentationLoss(labels=labels, batch_dice=False)(
+        [torch.tensor(logits).half()], torch.tensor(label_map), (1.0,)
+    )
     assert loss.dtype == torch.float32

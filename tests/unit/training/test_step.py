@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoseg.training.loss import compute_output_weights
 from autoseg.training.step import Batch, build_learner, run_training_step, run_validation_step
 
 CPU = torch.device("cpu")
@@ -35,7 +34,7 @@ def test_a_step_is_nesterov_descent_along_the_clipped_gradient(plan_configuratio
     before = copy_weights(learner)
     batch = make_batch()
     run_training_step(learner, batch)
-    twin.loss(twin.network(batch.image), batch.label_map).backward()
+    twin.loss(twin.network(batch.image), batch.label_map, twin.network.output_weights).backward()
     gradients = [parameter.grad for parameter in twin.parameters]
     norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
     assert norm > 0.05
@@ -57,7 +56,7 @@ def test_the_reference_s_weight_zero_is_an_output_that_is_not_there(plan_configu
     learner = build_learner(plan_configuration(stages=4), labels, device=CPU, seed=0)
     outputs = learner.network(make_batch().image)
     assert [tuple(output.shape[2:]) for output in outputs] == [(16, 16), (8, 8)]
-    assert compute_output_weights(len(outputs)) == pytest.approx((2 / 3, 1 / 3))
+    assert learner.network.output_weights == pytest.approx((2 / 3, 1 / 3))
 
 
 def test_validation_changes_nothing_and_counts_every_voxel(plan_configuration, labels):
@@ -69,7 +68,8 @@ def test_validation_changes_nothing_and_counts_every_voxel(plan_configuration, l
     assert all(map(torch.equal, before, copy_weights(learner)))
     found = (outcome.counts.true_positive + outcome.counts.false_negative).item()
     assert found == (batch.label_map == 1).sum().item()
-    assert outcome.loss == pytest.approx(learner.loss(learner.network(batch.image), batch.label_map).item())
+    loss = learner.loss(learner.network(batch.image), batch.label_map, learner.network.output_weights)
+    assert outcome.loss == pytest.approx(loss.item())
 
 
 def scale_loss(learner, scale):
