@@ -1,4 +1,4 @@
-"""nnU-Net's descriptions of a network, and ours. What ours cannot express is refused by name."""
+"""Conversion between nnU-Net's descriptions of networks and ours; what cannot be expressed is refused by name."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -19,7 +19,7 @@ NETWORKS: Final[dict[str, type[PlainUNetPlan] | type[ResidualEncoderUNetPlan]]] 
 }
 """Our plans by nnU-Net's names of the networks that both have."""
 BLOCKS: Final = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
-"""What nnU-Net calls the number of blocks of each encoder stage."""
+"""nnU-Net's name for the number of blocks of each encoder stage."""
 CLASS_PREFIX: Final = "dynamic_network_architectures.architectures.unet."
 CONVOLUTIONS: Final[dict[str, Literal[2, 3]]] = {"Conv2d": 2, "Conv3d": 3}
 FEWEST_STAGES: Final = 2
@@ -120,7 +120,7 @@ def describe_network(plan: NetworkPlan) -> NnunetArchitecture:
 
 
 def _modernize(configuration: NnunetConfiguration, where: str) -> NnunetArchitecture:
-    """The network as plans before release 2.4 describe it; all else was fixed then."""
+    """Describes the network of a plan before release 2.4 as later releases do; all else was fixed then."""
     missing = [field for field in OLD_FIELDS if getattr(configuration, field) is None]
     if missing:
         msg = f"{where} describes no network: neither 'architecture' nor {', '.join(missing)}"

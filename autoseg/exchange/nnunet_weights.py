@@ -1,4 +1,4 @@
-"""The names of the weights here and in nnU-Net: the same networks, taken apart in another way."""
+"""Conversion between the names of weights here and in nnU-Net, whose modules are nested in another way."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -38,13 +38,12 @@ MOST_NAMES: Final = 4
 
 
 def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, where: str) -> dict[str, Tensor]:
-    """The weights of a network of the plan, from nnU-Net's; every tensor of the file has its place, and the other way
-    round.
+    """Renames nnU-Net's weights to those of a network of the plan; each tensor of either has exactly one counterpart.
 
     Args:
         weights: By nnU-Net's names.
-        plan: Of the network.
-        where: What to call the file in a message.
+        plan: Describes the network.
+        where: The name of the file in a message.
 
     Raises:
         ExchangeError: The weights belong to another network than the plan's, or nnU-Net has no such network.
@@ -73,7 +72,7 @@ def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, whe
 
 
 def convert_to_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
-    """The weights by all the names that nnU-Net expects: it loads strictly, so repetitions must be there too.
+    """Renames weights to all the names that nnU-Net expects: it loads strictly, so repetitions must be there too.
 
     Raises:
         ExchangeError: nnU-Net has no such network.
@@ -90,7 +89,7 @@ def convert_to_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan) -> dict[
 
 
 def rename_to_nnunet(name: str, plan: UNetPlan) -> str:
-    """nnU-Net's name of one of our weights."""
+    """Returns nnU-Net's name of one of our weights."""
     for pattern, template in RULES:
         match = re.match(pattern, name)
         if match is not None:
@@ -101,7 +100,7 @@ def rename_to_nnunet(name: str, plan: UNetPlan) -> str:
 
 
 def _compute_places(match: re.Match[str], plan: UNetPlan) -> dict[str, str]:
-    """The numbers that nnU-Net's names hold, from those that ours hold."""
+    """Computes the numbers in nnU-Net's names from those in ours."""
     places = {key: value for key, value in match.groupdict().items() if value is not None}
     if "level" in places:
         places["step"] = str(len(plan.features_per_stage) - 2 - int(places["level"]))

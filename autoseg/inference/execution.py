@@ -1,6 +1,6 @@
-"""Makes a trained network ready to predict fast: number type, memory layout, weights converted once.
+"""Preparation of a trained network for fast prediction: dtype, memory layout, weights converted once.
 
-In single precision a network is left as it is: that is the reference which everything else is compared with.
+In single precision a network is left unchanged: it is the reference that everything else is compared with.
 """
 
 from collections.abc import Mapping
@@ -16,26 +16,26 @@ from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormali
 from autoseg.networks.precision import NUMBER_TYPES, NumberType
 
 Execution = Literal["eager", "compiled", "openvino"]
-"""What runs a network: PyTorch as it is, PyTorch compiled for the processor, or OpenVINO."""
+"""Ways to run a network: eager PyTorch, PyTorch compiled for the CPU, or OpenVINO."""
 ExecutionChoice = Literal["auto", "eager", "compiled", "openvino"]
-"""What the user may ask for."""
+"""Values that the user may choose."""
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POINTWISE: Final = (nn.Conv2d, nn.Conv3d)
 POOLINGS: Final = (nn.AvgPool2d, nn.AvgPool3d)
 """They average in single precision: on a CPU PyTorch has none in 3D for fewer bits."""
 LARGE_FEATURES: Final = 2**25
-"""Numbers of a sample from which on a normalization works in place."""
+"""Elements of a sample from which on a normalization works in place."""
 PART_VOXELS: Final = 2**14
-"""So many of them stay in a processor's cache."""
+"""As many voxels as stay in the cache of a CPU."""
 
 
 class ReducedNetwork(nn.Module):
     """A network that computes in half the bits; it takes and returns single precision.
 
-    Convolutions hold their weights in the reduced type, which converts them once and not in every pass. What decides
-    stays in single precision: the weights and statistics of normalizations, and the last convolution, whose logits
-    would otherwise differ by no less than 0.4 % or not at all.
+    Convolutions hold their weights in the reduced type, so that they are converted once and not in every call. The
+    weights and statistics of normalizations stay in single precision, as do the modules that compute logits, which
+    would otherwise be rounded to steps of 0.4 %.
     """
 
     def __init__(self, network: nn.Module, number_type: NumberType, layout: torch.memory_format) -> None:
@@ -53,9 +53,9 @@ class ReducedNetwork(nn.Module):
 class ChannelsLastNorm(nn.Module):
     """Instance normalization that keeps channels last in memory, and overwrites large features.
 
-    What lies otherwise is rearranged first: a group normalization answers in the layout that it is given. Features that
-    no cache holds are normalized where they are, part by part: that takes a quarter less time, and spares the
-    largest array of a pass; with small ones it takes longer (measured).
+    Other layouts are converted first: a group normalization returns the layout of its input. Features that are larger
+    than the cache are normalized in place, part by part: that takes a quarter less time, and saves the largest array of
+    a forward pass; with small ones it takes longer (measured).
     """
 
     def __init__(self, norm: InstanceNormalization, layout: torch.memory_format) -> None:
@@ -64,7 +64,7 @@ class ChannelsLastNorm(nn.Module):
         self.layout = layout
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
-        """Normalizes each sample and channel; the features are the output of a convolution, which nobody else needs."""
+        """Normalizes each sample and channel; may overwrite the features, which are the output of a convolution."""
         features = features.contiguous(memory_format=self.layout)
         if features[0].numel() >= LARGE_FEATURES:
             for sample in features.movedim(1, -1):
@@ -94,8 +94,8 @@ def _normalize_in_place(features: Float[Tensor, "voxel channel"], norm: Instance
 class SingleHead(nn.Module):
     """The last convolution, 1 x 1, in single precision whatever it is given.
 
-    It is a matrix product over the channels, which needs no rearranging in either layout. With channels last it is
-    several times as fast as PyTorch's convolution on a processor (measured).
+    It is a matrix product over the channels, which needs no copy in either layout. With channels last it is several
+    times as fast as PyTorch's convolution on a CPU (measured).
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -153,13 +153,13 @@ class AutocastNetwork(nn.Module):
 
 
 def prepare_network(network: SegmentationNetwork, *, device: torch.device, number_type: NumberType) -> nn.Module:
-    """Moves a network to a device and makes it predict in a number type; the given one must not be used any more.
+    """Moves a network to a device and converts it to predict in a dtype; the given network must not be used afterwards.
 
     Args:
         network: As `build_network` builds it.
-        device: A reduced type on the processor also puts channels last in memory, for which its convolutions and
-            `ChannelsLastNorm` are made. A GPU's normalization is not, so there the layout stays (not measured).
-        number_type: In which convolutions compute. For float32 on a GPU, convolutions of this process no longer round
+        device: On a CPU a reduced dtype also means channels last, for which its convolutions and `ChannelsLastNorm`
+            are made. A GPU's normalization is not, so there the layout stays (not measured).
+        number_type: The dtype of convolutions. For float32 on a GPU, convolutions of this process no longer round
             their input to the 10 bits of TF32, which PyTorch has them do.
     """
     network = network.to(device).eval().requires_grad_(requires_grad=False)

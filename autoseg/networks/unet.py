@@ -30,7 +30,7 @@ class UNet(SegmentationNetwork):
         """Builds the decoder.
 
         Args:
-            plan: Of the whole network.
+            plan: Describes the whole network.
             encoder: Returns a list of the features of every stage, full resolution first.
         """
         super().__init__(plan)

@@ -40,7 +40,7 @@ class NetworkPlan(Part):
 
 
 class UNetPlan(NetworkPlan):
-    """A U-Net; abstract. Stage 0 has the full resolution, the last stage is the bottleneck.
+    """What all families of U-Nets are given. Stage 0 has the full resolution, the last stage is the bottleneck.
 
     Attributes:
         features_per_stage: Channels of each stage.
