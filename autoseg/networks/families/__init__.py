@@ -30,7 +30,10 @@ def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -
 
 
 def _construct(plan: NetworkPlan, generator: torch.Generator | None) -> SegmentationNetwork:
-    """Modules of PyTorch draw their first weights from the global source, which is seeded from the given one."""
+    """Constructs the network under a global source that is seeded from the given one.
+
+    Modules of PyTorch draw their first weights from the global source, and a family need not replace all of them.
+    """
     family = FAMILIES[plan.family]
     if generator is None:
         return family(plan)
@@ -38,5 +41,5 @@ def _construct(plan: NetworkPlan, generator: torch.Generator | None) -> Segmenta
     copy.set_state(generator.get_state())
     seed = int(torch.randint(2**63 - 1, (), generator=copy, device=generator.device))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too
         return family(plan)

@@ -224,3 +224,17 @@ def test_what_holds_for_unets_alone_refuses_it_by_name(plan):
             refuse(plan.network)
     with pytest.raises(PlanError, match="'pyramid'"):
         count_parameters(plan.network)
+
+
+def test_its_first_weights_come_from_the_seed_alone(make_learner):
+    states = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        states.append(copy_state(make_learner().network))
+    assert are_equal(*states)
+
+
+def test_margins_are_refused_as_long_as_nothing_crops_them(make_learner, monkeypatch):
+    monkeypatch.setattr(Pyramid, "margin_voxels", (1, 1))
+    with pytest.raises(AssertionError, match="pyramid: losses and sliding window do not crop margins"):
+        make_learner()
