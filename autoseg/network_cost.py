@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Final
 
 from autoseg.document import Part
-from autoseg.plan import ConfigurationPlan, NetworkPlan
+from autoseg.errors import PlanError
+from autoseg.plan import ConfigurationPlan, NetworkPlan, PlainUNetPlan, ResidualEncoderUNetPlan, UNetPlan
 
 NORMALIZATION_PARAMETERS: Final = 2  # a factor and a summand for each channel
 # Of training on a processor, fitted to the measured peaks of eleven trainings with 3 to 1050 million elements of
@@ -76,8 +77,9 @@ class Convolution:
 
 def list_convolutions(network: NetworkPlan, patch_voxels: Sequence[int]) -> Iterator[Convolution]:
     """All convolutions of a U-Net but its heads, encoder first."""
+    network = _check_family(network)
     voxels = compute_stage_voxels(network, patch_voxels)
-    list_encoder = _list_residual_encoder if network.architecture == "residual_encoder_unet" else _list_plain_encoder
+    list_encoder = _list_residual_encoder if isinstance(network, ResidualEncoderUNetPlan) else _list_plain_encoder
     yield from list_encoder(network, voxels)
     in_decoder = network.convolutions_per_decoder_stage[::-1]  # the plan begins with the lowest resolution
     for stage, (width, below) in enumerate(pairwise(network.features_per_stage)):
@@ -94,6 +96,7 @@ def list_convolutions(network: NetworkPlan, patch_voxels: Sequence[int]) -> Iter
 
 def list_heads(network: NetworkPlan, patch_voxels: Sequence[int]) -> Iterator[Convolution]:
     """The convolutions that make logits, highest resolution first; under deep supervision the lowest is not trained."""
+    network = _check_family(network)
     voxels = compute_stage_voxels(network, patch_voxels)
     for stage, width in enumerate(network.features_per_stage[: max(1, len(voxels) - 1)]):
         yield Convolution(
@@ -105,7 +108,7 @@ def list_heads(network: NetworkPlan, patch_voxels: Sequence[int]) -> Iterator[Co
         )
 
 
-def compute_stage_voxels(network: NetworkPlan, patch_voxels: Sequence[int]) -> tuple[int, ...]:
+def compute_stage_voxels(network: UNetPlan, patch_voxels: Sequence[int]) -> tuple[int, ...]:
     """Voxels of a patch at every resolution."""
     extents, voxels = list(patch_voxels), []
     for strides in network.strides:
@@ -116,7 +119,7 @@ def compute_stage_voxels(network: NetworkPlan, patch_voxels: Sequence[int]) -> t
 
 def count_parameters(network: NetworkPlan) -> int:
     """Of the whole network."""
-    smallest = [math.prod(steps) for steps in zip(*network.strides, strict=True)]
+    smallest = network.patch_divisors
     layers = (*list_convolutions(network, smallest), *list_heads(network, smallest))
     return sum(layer.parameters for layer in layers)
 
@@ -149,14 +152,22 @@ def count_checkpoint_bytes(configuration: ConfigurationPlan) -> tuple[int, int]:
     return 2 * weights, (1 + moments + averages) * weights
 
 
-def _list_plain_encoder(network: NetworkPlan, voxels: Sequence[int]) -> Iterator[Convolution]:
+def _check_family(network: NetworkPlan) -> UNetPlan:
+    """The closed formulas of this module hold for two families alone."""
+    if isinstance(network, PlainUNetPlan | ResidualEncoderUNetPlan):
+        return network
+    msg = f"what a network of the family {network.family!r} costs is not known, only what U-Nets cost"
+    raise PlanError(msg)
+
+
+def _list_plain_encoder(network: UNetPlan, voxels: Sequence[int]) -> Iterator[Convolution]:
     channels = (network.input_channels, *network.features_per_stage)
     for stage, (below, width) in enumerate(pairwise(channels)):
         blocks = network.blocks_per_stage[stage]
         yield from _list_units(network, stage, (below, *[width] * blocks), voxels[stage])
 
 
-def _list_residual_encoder(network: NetworkPlan, voxels: Sequence[int]) -> Iterator[Convolution]:
+def _list_residual_encoder(network: UNetPlan, voxels: Sequence[int]) -> Iterator[Convolution]:
     stem = network.features_per_stage[0]
     yield from _list_units(network, 0, (network.input_channels, stem), voxels[0])
     for stage, (below, width) in enumerate(pairwise((stem, *network.features_per_stage))):
@@ -173,7 +184,7 @@ def _list_residual_encoder(network: NetworkPlan, voxels: Sequence[int]) -> Itera
             )
 
 
-def _list_units(network: NetworkPlan, stage: int, channels: Sequence[int], voxels: int) -> Iterator[Convolution]:
+def _list_units(network: UNetPlan, stage: int, channels: Sequence[int], voxels: int) -> Iterator[Convolution]:
     for channels_in, channels_out in pairwise(channels):
         yield Convolution(
             channels_in=channels_in,

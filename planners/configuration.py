@@ -2,9 +2,18 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import ConfigurationPlan, Decision, NetworkPlan, Reason
+from autoseg.plan import (
+    ConfigurationPlan,
+    Decision,
+    NetworkPlan,
+    PlainUNetPlan,
+    Reason,
+    ResidualEncoderUNetPlan,
+    UNetFamily,
+)
 from planners.augmentation import choose_augmentation, describe_rotation
 from planners.batch_dice import choose_batch_dice
 from planners.batch_size import choose_batch_size
@@ -23,6 +32,11 @@ from planners.topology import (
     explain_topology,
 )
 from planners.training import build_training
+
+UNETS: Final[dict[UNetFamily, type[PlainUNetPlan] | type[ResidualEncoderUNetPlan]]] = {
+    "plain_unet": PlainUNetPlan,
+    "residual_encoder_unet": ResidualEncoderUNetPlan,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +145,7 @@ def _choose_network(
     depth = choose_depth(topology.stage_count, shared.profile)
     deep_supervision = choose_deep_supervision(topology)
     encoder_blocks, decoder_convolutions = depth.value
-    network = NetworkPlan(
-        architecture=shared.profile.architecture,
+    network = UNETS[shared.profile.architecture](
         dimensions=2 if len(spacing_mm) == 2 else 3,
         input_channels=len(shared.fingerprint.channels),
         output_channels=shared.fingerprint.labels.output_channel_count,

@@ -14,7 +14,7 @@ from autoseg.plan import (
     CrossEntropyTerm,
     Decision,
     DiceTerm,
-    NetworkPlan,
+    PlainUNetPlan,
     Plan,
     Reason,
     SegmentationObjective,
@@ -288,8 +288,7 @@ def build_configuration(
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,
-        network=NetworkPlan(
-            architecture="plain_unet",
+        network=PlainUNetPlan(
             dimensions=2 if dimensions == 2 else 3,
             input_channels=len(fingerprint.channels),
             output_channels=fingerprint.labels.output_channel_count,

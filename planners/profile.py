@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from autoseg.plan import Architecture
+from autoseg.plan import UNetFamily
 
 PatchMustFit = Literal["smallest_batch", "reference_batch"]
 
@@ -24,7 +24,7 @@ class Profile:
         decoder_convolutions: Convolutions of every decoder stage.
     """
 
-    architecture: Architecture
+    architecture: UNetFamily
     reference_memory_gb: float
     reference_elements_3d: int
     reference_elements_2d: int

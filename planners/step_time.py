@@ -7,7 +7,7 @@ from typing import Final
 from autoseg import network_cost
 from autoseg.fingerprint import HostThroughput
 from autoseg.network_cost import Convolution, StepCost
-from autoseg.plan import ConfigurationPlan, NetworkPlan
+from autoseg.plan import ConfigurationPlan, PlainUNetPlan
 from planners.topology import Topology
 
 PASSES: Final = 3  # forward, gradient of the input, gradient of the weights
@@ -70,8 +70,7 @@ def list_convolutions(
 ) -> Iterator[Convolution]:
     """All convolutions of a plain U-Net but those of its outputs."""
     stages = topology.stage_count
-    network = NetworkPlan(
-        architecture="plain_unet",
+    network = PlainUNetPlan(
         dimensions=2 if len(topology.patch_voxels) == 2 else 3,
         input_channels=input_channels,
         output_channels=1,

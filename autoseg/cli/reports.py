@@ -41,6 +41,8 @@ def print_plan(console: "Console", plan: "Plan") -> None:
 
 def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
     configurations = plan.configurations.values()
+    networks = [c.network.describe() for c in configurations]
+    headings = dict.fromkeys(heading for about in networks for heading in about)
     return [
         (
             "spacing (mm)" if plan.distance_unit == "mm" else "spacing (pixels)",
@@ -49,10 +51,8 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
         ("median shape", *(" x ".join(f"{v:.6g}" for v in c.median_shape_voxels) for c in configurations)),
         ("patch", *(" x ".join(map(str, c.patch_voxels)) for c in configurations)),
         ("batch", *(str(c.training.batch_size) for c in configurations)),
-        ("network", *(c.network.architecture for c in configurations)),
-        ("features", *(" ".join(map(str, c.network.features_per_stage)) for c in configurations)),
-        ("strides", *(" ".join("x".join(map(str, s)) for s in c.network.strides) for c in configurations)),
-        ("kernels", *(" ".join("x".join(map(str, k)) for k in c.network.kernel_sizes) for c in configurations)),
+        ("network", *(c.network.family for c in configurations)),
+        *((heading, *(about.get(heading, "") for about in networks)) for heading in headings),
     ]
 
 

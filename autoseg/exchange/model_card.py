@@ -128,7 +128,7 @@ def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> 
         patch = " x ".join(map(str, part.patch_voxels))
         spacing = _describe_spacing(part, plan.axis_permutation)
         folds = ", ".join(shared.folds)
-        yield f"| {name} | {folds} | {part.network.architecture}, {part.dimensions}D | {spacing} | {patch} |"
+        yield f"| {name} | {folds} | {part.network.family}, {part.dimensions}D | {spacing} | {patch} |"
     yield ""
     for name in record.configurations:
         previous = plan.configurations[name].previous_stage

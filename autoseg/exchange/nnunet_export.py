@@ -1,4 +1,4 @@
-"""From a trained configuration of ours to a folder that nnU-Net predicts with."""
+"""Export of a trained configuration to a folder that nnU-Net predicts with."""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ IMPORTED_NAMES: Final = ("conv_op", "norm_op", "dropout_op", "nonlin")  # that n
 
 
 def name_model_folder(configuration: str) -> str:
-    """As nnU-Net names the models of a trainer and a plan."""
+    """Returns the name that nnU-Net gives to the models of a trainer and a plan."""
     return SEPARATOR.join((BASE, PLANS_TITLE, configuration))
 
 
 def describe_losses(plan: Plan) -> tuple[str, ...]:
-    """What nnU-Net will do in another way with a model of this plan, one sentence each."""
+    """Describes what nnU-Net does in another way with a model of this plan, one sentence each."""
     notes = []
     if plan.orientation not in (None, REORIENTED):
         notes.append(
@@ -48,9 +48,9 @@ def write_model_description(folder: Path, plan: Plan, fingerprint: Fingerprint |
     """Writes plans.json and dataset.json.
 
     Args:
-        folder: Of the model.
-        plan: That the model followed.
-        fingerprint: Of the training data, if the run has one.
+        folder: Folder of the model.
+        plan: The plan that the model followed.
+        fingerprint: Fingerprint of the training data, if the run has one.
 
     Raises:
         ExchangeError: nnU-Net cannot express something; the message names it.

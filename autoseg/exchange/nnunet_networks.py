@@ -1,4 +1,4 @@
-"""nnU-Net's descriptions of a network, and ours. What ours cannot express is refused by name."""
+"""Conversion between nnU-Net's descriptions of networks and ours; what cannot be expressed is refused by name."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -11,12 +11,15 @@ from autoseg.exchange.nnunet_schema import (
     PerStage,
     PerStageAndAxis,
 )
-from autoseg.plan import Architecture, NetworkPlan
+from autoseg.plan import NETWORK_PLANS, NetworkPlan, PlainUNetPlan, ResidualEncoderUNetPlan, UNetPlan
 
-ARCHITECTURE_NAMES: Final[dict[str, Architecture]] = {
-    "PlainConvUNet": "plain_unet",
-    "ResidualEncoderUNet": "residual_encoder_unet",
+NETWORKS: Final[dict[str, type[PlainUNetPlan] | type[ResidualEncoderUNetPlan]]] = {
+    "PlainConvUNet": PlainUNetPlan,
+    "ResidualEncoderUNet": ResidualEncoderUNetPlan,
 }
+"""Our plans by nnU-Net's names of the networks that both have."""
+BLOCKS: Final = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+"""nnU-Net's name for the number of blocks of each encoder stage."""
 CLASS_PREFIX: Final = "dynamic_network_architectures.architectures.unet."
 CONVOLUTIONS: Final[dict[str, Literal[2, 3]]] = {"Conv2d": 2, "Conv3d": 3}
 FEWEST_STAGES: Final = 2
@@ -36,7 +39,7 @@ OLD_FIELDS: Final = (
 
 def build_network_plan(
     configuration: NnunetConfiguration, *, input_channels: int, output_channels: int, where: str
-) -> NetworkPlan:
+) -> UNetPlan:
     """Our description of the network of a configuration.
 
     Raises:
@@ -44,22 +47,21 @@ def build_network_plan(
     """
     foreign = configuration.architecture or _modernize(configuration, where)
     name = foreign.network_class_name.rpartition(".")[2]
-    if name not in ARCHITECTURE_NAMES:
+    if name not in NETWORKS:
         msg = (
             f"{where} has the network {foreign.network_class_name}, which autoseg does not have; "
-            f"networks that can be imported: {', '.join(ARCHITECTURE_NAMES)}"
+            f"networks that can be imported: {', '.join(NETWORKS)}"
         )
         raise ExchangeError(msg)
     arguments = foreign.arch_kwargs
     dimensions = CONVOLUTIONS.get(arguments.conv_op.rpartition(".")[2], 3)
     _check_parts(arguments, dimensions, where)
-    blocks = arguments.n_conv_per_stage if name == "PlainConvUNet" else arguments.n_blocks_per_stage
+    blocks: PerStage | None = getattr(arguments, BLOCKS[name])
     if blocks is None:
         msg = f"{where}: the network {name} has no number of blocks per stage"
         raise ExchangeError(msg)
     stages = arguments.n_stages
-    return NetworkPlan(
-        architecture=ARCHITECTURE_NAMES[name],
+    return NETWORKS[name](
         dimensions=dimensions,
         input_channels=input_channels,
         output_channels=output_channels,
@@ -72,17 +74,30 @@ def build_network_plan(
     )
 
 
+def check_family(plan: NetworkPlan) -> UNetPlan:
+    """The plan, of a family that nnU-Net has too.
+
+    Raises:
+        ExchangeError: It has not.
+    """
+    if isinstance(plan, UNetPlan) and type(plan) in NETWORKS.values():
+        return plan
+    known = ", ".join(name for name, kind in NETWORK_PLANS.items() if kind in NETWORKS.values())
+    msg = f"nnU-Net has no network of the family {plan.family!r}; families that it shares with autoseg: {known}"
+    raise ExchangeError(msg)
+
+
 def describe_network(plan: NetworkPlan) -> NnunetArchitecture:
     """nnU-Net's description of one of our networks.
 
     Raises:
         ExchangeError: nnU-Net has no such network.
     """
+    plan = check_family(plan)
     if len(plan.features_per_stage) < FEWEST_STAGES:
         msg = "nnU-Net's networks have at least two stages, found one; such a model cannot be exported"
         raise ExchangeError(msg)
-    name = next(name for name, architecture in ARCHITECTURE_NAMES.items() if architecture == plan.architecture)
-    is_plain = plan.architecture == "plain_unet"
+    name = next(name for name, kind in NETWORKS.items() if type(plan) is kind)
     arguments = ArchitectureArguments.model_validate(
         {
             "n_stages": len(plan.features_per_stage),
@@ -90,7 +105,7 @@ def describe_network(plan: NetworkPlan) -> NnunetArchitecture:
             "conv_op": f"torch.nn.modules.conv.Conv{plan.dimensions}d",
             "kernel_sizes": plan.kernel_sizes,
             "strides": plan.strides,
-            "n_conv_per_stage" if is_plain else "n_blocks_per_stage": plan.blocks_per_stage,
+            BLOCKS[name]: plan.blocks_per_stage,
             "n_conv_per_stage_decoder": plan.convolutions_per_decoder_stage,
             "conv_bias": True,
             "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{plan.dimensions}d",
@@ -105,7 +120,7 @@ def describe_network(plan: NetworkPlan) -> NnunetArchitecture:
 
 
 def _modernize(configuration: NnunetConfiguration, where: str) -> NnunetArchitecture:
-    """The network as plans before release 2.4 describe it; all else was fixed then."""
+    """Describes the network of a plan before release 2.4 as later releases do; all else was fixed then."""
     missing = [field for field in OLD_FIELDS if getattr(configuration, field) is None]
     if missing:
         msg = f"{where} describes no network: neither 'architecture' nor {', '.join(missing)}"
@@ -121,7 +136,7 @@ def _modernize(configuration: NnunetConfiguration, where: str) -> NnunetArchitec
             "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
             "kernel_sizes": kernels,
             "strides": configuration.pool_op_kernel_sizes,
-            "n_blocks_per_stage" if name == "ResidualEncoderUNet" else "n_conv_per_stage": encoder,
+            BLOCKS.get(name or "", "n_conv_per_stage"): encoder,
             "n_conv_per_stage_decoder": configuration.n_conv_per_stage_decoder,
             "conv_bias": True,
             "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",

@@ -14,13 +14,13 @@ PerStageAndAxis = int | tuple[int | tuple[int, ...], ...]
 
 
 class ForeignPart(Part):
-    """A part of somebody else's file: keys that are not needed are passed over."""
+    """A part of another tool's file: keys that are not needed are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class ArchitectureArguments(Part):
-    """What the network's class is given. Every key counts: an unknown one might change the network."""
+    """Arguments of the network's class. Every key counts: an unknown one might change the network."""
 
     model_config = ConfigDict(extra="allow")
 

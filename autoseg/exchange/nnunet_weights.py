@@ -1,4 +1,4 @@
-"""The names of the weights here and in nnU-Net: the same networks, taken apart in another way."""
+"""Conversion between the names of weights here and in nnU-Net, whose modules are nested in another way."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from autoseg.errors import ExchangeError
-from autoseg.networks import SegmentationNetwork
-from autoseg.plan import NetworkPlan
+from autoseg.exchange.nnunet_networks import check_family
+from autoseg.networks import build_network
+from autoseg.plan import NetworkPlan, UNetPlan
 
 # Here, and there. Decoders count from the full resolution here (level), from the lowest there (step).
 RULES: Final = (
@@ -37,25 +38,25 @@ MOST_NAMES: Final = 4
 
 
 def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, where: str) -> dict[str, Tensor]:
-    """The weights of a network of the plan, from nnU-Net's; every tensor of the file has its place, and the other way
-    round.
+    """Renames nnU-Net's weights to those of a network of the plan; each tensor of either has exactly one counterpart.
 
     Args:
         weights: By nnU-Net's names.
-        plan: Of the network.
-        where: What to call the file in a message.
+        plan: Describes the network.
+        where: The name of the file in a message.
 
     Raises:
-        ExchangeError: The weights belong to another network than the plan's.
+        ExchangeError: The weights belong to another network than the plan's, or nnU-Net has no such network.
     """
+    plan = check_family(plan)
     with torch.device("meta"):  # shapes without memory
-        expected = SegmentationNetwork(plan).state_dict()
+        expected = build_network(plan).state_dict()
     names = {name: rename_to_nnunet(name, plan) for name in expected}
     found = {name for name in weights if not _is_repetition(name)}
     missing, extra = sorted(set(names.values()) - found), sorted(found - set(names.values()))
     if missing or extra:
         msg = (
-            f"{where} does not hold the weights of the planned {plan.architecture}: missing {_list(missing)}, not "
+            f"{where} does not hold the weights of the planned {plan.family}: missing {_list(missing)}, not "
             f"expected {_list(extra)}; a network that a trainer builds in its own way cannot be imported"
         )
         raise ExchangeError(msg)
@@ -71,7 +72,12 @@ def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, whe
 
 
 def convert_to_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
-    """The weights by all the names that nnU-Net expects: it loads strictly, so repetitions must be there too."""
+    """Renames weights to all the names that nnU-Net expects: it loads strictly, so repetitions must be there too.
+
+    Raises:
+        ExchangeError: nnU-Net has no such network.
+    """
+    plan = check_family(plan)
     converted: dict[str, Tensor] = {}
     for ours, tensor in weights.items():
         theirs = rename_to_nnunet(ours, plan)
@@ -82,8 +88,8 @@ def convert_to_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan) -> dict[
     return converted
 
 
-def rename_to_nnunet(name: str, plan: NetworkPlan) -> str:
-    """nnU-Net's name of one of our weights."""
+def rename_to_nnunet(name: str, plan: UNetPlan) -> str:
+    """Returns nnU-Net's name of one of our weights."""
     for pattern, template in RULES:
         match = re.match(pattern, name)
         if match is not None:
@@ -93,8 +99,8 @@ def rename_to_nnunet(name: str, plan: NetworkPlan) -> str:
     raise AssertionError(msg)
 
 
-def _compute_places(match: re.Match[str], plan: NetworkPlan) -> dict[str, str]:
-    """The numbers that nnU-Net's names hold, from those that ours hold."""
+def _compute_places(match: re.Match[str], plan: UNetPlan) -> dict[str, str]:
+    """Computes the numbers in nnU-Net's names from those in ours."""
     places = {key: value for key, value in match.groupdict().items() if value is not None}
     if "level" in places:
         places["step"] = str(len(plan.features_per_stage) - 2 - int(places["level"]))

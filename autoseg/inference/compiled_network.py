@@ -1,4 +1,4 @@
-"""Networks that PyTorch compiles for the processor (torch.compile), which needs a C++ compiler."""
+"""Networks compiled for the CPU by torch.compile, which needs a C++ compiler."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ Call = Callable[[dict[str, Tensor], Tensor], tuple[Tensor]]
 
 
 class CompiledNetwork(nn.Module):
-    """A network whose passes of one size are compiled; other sizes, of which there are few, take the usual way."""
+    """A network that is compiled for one batch size; other sizes, which are rare, run in eager PyTorch."""
 
     def __init__(self, network: nn.Module, call: Call, patches_per_pass: int) -> None:
         super().__init__()
@@ -41,21 +41,21 @@ def find_compiler() -> str | None:
 
 
 def compile_networks(networks: Sequence[nn.Module], *, patches_per_pass: int) -> tuple[nn.Module, ...]:
-    """Networks of one plan that share one compilation, which takes place in the first pass.
+    """Compiles networks of one plan, which share one compilation; it takes place in the first call.
 
     Args:
-        networks: Of `prepare_network`, on the processor.
-        patches_per_pass: Size of the passes to compile for.
+        networks: Returned by `prepare_network`, on the CPU.
+        patches_per_pass: The batch size to compile for.
     """
-    # Weights are arguments, so that what was compiled serves every fold and is found again in PyTorch's cache.
+    # Weights are arguments, so that the compiled code serves every fold and is found in PyTorch's cache.
     skeleton = networks[0]
 
     def call(weights: dict[str, Tensor], image: Tensor) -> tuple[Tensor]:
         logits: Tensor = functional_call(skeleton, weights, (image,))[0]
         return (logits,)
 
-    # In this process: each of PyTorch's helpers for many kernels takes as much memory as a small network's prediction.
-    # The number of threads is that of the moment, as in what PyTorch does not compile.
+    # In this process: each of PyTorch's compile workers takes as much memory as a small network's prediction.
+    # The number of threads is the current one, as in eager PyTorch.
     options: dict[str, str | int | bool | Callable[..., Any]] = {
         "compile_threads": 1,
         "cpp.dynamic_threads": True,
@@ -66,9 +66,9 @@ def compile_networks(networks: Sequence[nn.Module], *, patches_per_pass: int) ->
 
 
 def _allow_other_threads(guards: Sequence[Any]) -> list[bool]:
-    """Which conditions make PyTorch compile anew: all but those of its state, to which the number of threads belongs.
+    """Keeps all guards but those of PyTorch's global state, to which the number of threads belongs.
 
-    Another number would be another compilation, and the ninth an error. Nothing else of that state (autocast, numbers
-    that matrices are multiplied in) differs between two passes of a prediction.
+    Otherwise every other number would cause a recompilation, and the ninth an error. Nothing else of that state
+    (autocast, precision of matrix products) differs between two calls of a prediction.
     """
     return [guard.guard_type != STATE_GUARD for guard in guards]

@@ -1,36 +1,41 @@
-"""Makes a trained network ready to predict fast: number type, memory layout, weights converted once.
+"""Preparation of a trained network for fast prediction: dtype, memory layout, weights converted once.
 
-In single precision a network is left as it is: that is the reference which everything else is compared with.
+In single precision a network is left unchanged: it is the reference that everything else is compared with.
 """
 
+from collections.abc import Mapping
+from itertools import chain
 from typing import Final, Literal
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from autoseg.networks import SegmentationNetwork
 from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormalization
 from autoseg.networks.precision import NUMBER_TYPES, NumberType
 
 Execution = Literal["eager", "compiled", "openvino"]
-"""What runs a network: PyTorch as it is, PyTorch compiled for the processor, or OpenVINO."""
+"""Ways to run a network: eager PyTorch, PyTorch compiled for the CPU, or OpenVINO."""
 ExecutionChoice = Literal["auto", "eager", "compiled", "openvino"]
-"""What the user may ask for."""
+"""Values that the user may choose."""
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+POINTWISE: Final = (nn.Conv2d, nn.Conv3d)
 POOLINGS: Final = (nn.AvgPool2d, nn.AvgPool3d)
+"""They average in single precision: on a CPU PyTorch has none in 3D for fewer bits."""
 LARGE_FEATURES: Final = 2**25
-"""Numbers of a sample from which on a normalization works in place."""
+"""Elements of a sample from which on a normalization works in place."""
 PART_VOXELS: Final = 2**14
-"""So many of them stay in a processor's cache."""
+"""As many voxels as stay in the cache of a CPU."""
 
 
 class ReducedNetwork(nn.Module):
     """A network that computes in half the bits; it takes and returns single precision.
 
-    Convolutions hold their weights in the reduced type, which converts them once and not in every pass. What decides
-    stays in single precision: the weights and statistics of normalizations, and the last convolution, whose logits
-    would otherwise differ by no less than 0.4 % or not at all.
+    Convolutions hold their weights in the reduced type, so that they are converted once and not in every call. The
+    weights and statistics of normalizations stay in single precision, as do the modules that compute logits, which
+    would otherwise be rounded to steps of 0.4 %.
     """
 
     def __init__(self, network: nn.Module, number_type: NumberType, layout: torch.memory_format) -> None:
@@ -48,9 +53,9 @@ class ReducedNetwork(nn.Module):
 class ChannelsLastNorm(nn.Module):
     """Instance normalization that keeps channels last in memory, and overwrites large features.
 
-    What lies otherwise is rearranged first: a group normalization answers in the layout that it is given. Features that
-    no cache holds are normalized where they are, part by part: that takes a quarter less time, and spares the
-    largest array of a pass; with small ones it takes longer (measured).
+    Other layouts are converted first: a group normalization returns the layout of its input. Features that are larger
+    than the cache are normalized in place, part by part: that takes a quarter less time, and saves the largest array of
+    a forward pass; with small ones it takes longer (measured).
     """
 
     def __init__(self, norm: InstanceNormalization, layout: torch.memory_format) -> None:
@@ -59,7 +64,7 @@ class ChannelsLastNorm(nn.Module):
         self.layout = layout
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
-        """Normalizes each sample and channel; the features are the output of a convolution, which nobody else needs."""
+        """Normalizes each sample and channel; may overwrite the features, which are the output of a convolution."""
         features = features.contiguous(memory_format=self.layout)
         if features[0].numel() >= LARGE_FEATURES:
             for sample in features.movedim(1, -1):
@@ -89,8 +94,8 @@ def _normalize_in_place(features: Float[Tensor, "voxel channel"], norm: Instance
 class SingleHead(nn.Module):
     """The last convolution, 1 x 1, in single precision whatever it is given.
 
-    It is a matrix product over the channels, which needs no rearranging in either layout. With channels last it is
-    several times as fast as PyTorch's convolution on a processor (measured).
+    It is a matrix product over the channels, which needs no copy in either layout. With channels last it is several
+    times as fast as PyTorch's convolution on a CPU (measured).
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -111,27 +116,50 @@ class SingleHead(nn.Module):
         return logits.movedim(-1, 1)
 
 
-class SinglePooling(nn.Module):
-    """A pooling that averages in single precision: on a processor PyTorch has none in 3D for fewer bits."""
+class SinglePrecision(nn.Module):
+    """A module from tensors to one tensor that computes in single precision whatever it is given."""
 
-    def __init__(self, pooling: nn.Module) -> None:
+    def __init__(self, module: nn.Module, result: torch.dtype | None = None) -> None:
+        """Wraps a module.
+
+        Args:
+            module: Its weights are in single precision.
+            result: The type of what is returned; None: that of the first input.
+        """
         super().__init__()
-        self.pooling = pooling
+        self.module = module
+        self.result = result
 
-    def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel ..."]:
-        """Averages, and returns the type that it was given."""
-        pooled: Tensor = self.pooling(features.float())
-        return pooled.to(features.dtype)
+    def forward(self, *inputs: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Computes."""
+        computed: Tensor = self.module(*(features.float() for features in inputs))
+        return computed.to(self.result or inputs[0].dtype)
 
 
-def prepare_network(network: nn.Module, *, device: torch.device, number_type: NumberType) -> nn.Module:
-    """Moves a network to a device and makes it predict in a number type; the given one must not be used any more.
+class AutocastNetwork(nn.Module):
+    """A network that computes under autocast, as in training; it takes and returns single precision."""
+
+    def __init__(self, network: nn.Module, device: torch.device, number_type: NumberType) -> None:
+        super().__init__()
+        self.network = network
+        self.device_type = device.type
+        self.number_type = NUMBER_TYPES[number_type]
+
+    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
+        """Returns logits of the full resolution, and nothing else."""
+        with torch.autocast(self.device_type, dtype=self.number_type):
+            logits: Tensor = self.network(image)[0]
+        return (logits.float(),)
+
+
+def prepare_network(network: SegmentationNetwork, *, device: torch.device, number_type: NumberType) -> nn.Module:
+    """Moves a network to a device and converts it to predict in a dtype; the given network must not be used afterwards.
 
     Args:
         network: As `build_network` builds it.
-        device: A reduced type on the processor also puts channels last in memory, for which its convolutions and
-            `ChannelsLastNorm` are made. A GPU's normalization is not, so there the layout stays (not measured).
-        number_type: In which convolutions compute. For float32 on a GPU, convolutions of this process no longer round
+        device: On a CPU a reduced dtype also means channels last, for which its convolutions and `ChannelsLastNorm`
+            are made. A GPU's normalization is not, so there the layout stays (not measured).
+        number_type: The dtype of convolutions. For float32 on a GPU, convolutions of this process no longer round
             their input to the 10 bits of TF32, which PyTorch has them do.
     """
     network = network.to(device).eval().requires_grad_(requires_grad=False)
@@ -139,24 +167,44 @@ def prepare_network(network: nn.Module, *, device: torch.device, number_type: Nu
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False
         return network
-    layout = CHANNELS_LAST[_count_axes(network)] if device.type == "cpu" else torch.contiguous_format
-    for part in (network.get_submodule("encoder"), network.get_submodule("levels")):
-        _convert(part, NUMBER_TYPES[number_type], layout)
-    heads = [SingleHead(head) for head in network.get_submodule("heads").children()]
-    network.set_submodule("heads", nn.ModuleList(heads))
+    layout = CHANNELS_LAST[network.plan.dimensions] if device.type == "cpu" else torch.contiguous_format
+    kept = network.single_precision_modules
+    if kept is None:
+        return AutocastNetwork(network, device, number_type)
+    replaced = {id(network.get_submodule(name)): _keep_single(network.get_submodule(name)) for name in kept}
+    _convert(network, NUMBER_TYPES[number_type], layout, replaced)
     return ReducedNetwork(network, number_type, layout)
 
 
-def _count_axes(network: nn.Module) -> int:
-    return next(module.weight.ndim - 2 for module in network.modules() if isinstance(module, CONVOLUTIONS))
+def _keep_single(module: nn.Module) -> nn.Module:
+    is_head = (
+        isinstance(module, POINTWISE)
+        and {*module.kernel_size, *module.stride, module.groups} == {1}
+        and module.padding == (0,) * len(module.kernel_size)
+        and module.bias is not None
+    )
+    return SingleHead(module) if is_head else SinglePrecision(module, torch.float32)
 
 
-def _convert(part: nn.Module, number_type: torch.dtype, layout: torch.memory_format) -> None:
-    for parent in list(part.modules()):
-        for name, module in list(parent.named_children()):
-            if isinstance(module, CONVOLUTIONS):
-                module.to(dtype=number_type, memory_format=layout)  # type: ignore[call-overload]
-            elif isinstance(module, POOLINGS):
-                setattr(parent, name, SinglePooling(module))
-            elif isinstance(module, InstanceNormalization) and layout != torch.contiguous_format:
+def _convert(
+    parent: nn.Module, number_type: torch.dtype, layout: torch.memory_format, replaced: Mapping[int, nn.Module]
+) -> None:
+    """Replaces or converts all modules below one, but for those that were replaced before."""
+    for name, module in list(parent.named_children()):
+        if id(module) in replaced:
+            setattr(parent, name, replaced[id(module)])
+        elif isinstance(module, CONVOLUTIONS):
+            module.to(dtype=number_type, memory_format=layout)  # type: ignore[call-overload]
+        elif isinstance(module, InstanceNormalization):
+            if layout != torch.contiguous_format:
                 setattr(parent, name, ChannelsLastNorm(module, layout))
+        elif isinstance(module, POOLINGS) or _has_own_tensors(module):
+            setattr(parent, name, SinglePrecision(module))
+        else:
+            _convert(module, number_type, layout, replaced)
+
+
+def _has_own_tensors(module: nn.Module) -> bool:
+    """Such as batch normalization, linear maps or attention, which do not all accept weights of another type."""
+    own = chain(module.parameters(recurse=False), module.buffers(recurse=False))
+    return next(own, None) is not None

@@ -1,8 +1,8 @@
-"""What executes a processor's network: PyTorch as it is, PyTorch compiled, or OpenVINO; what is fastest in all.
+"""Choice of the fastest way to run a network on a CPU: eager PyTorch, compiled PyTorch, or OpenVINO.
 
-Compiling and converting take seconds before the first patch, which small jobs never get back. So a job whose length
-is worth it tries what is installed on a few patches, remembers the figures, and takes what will have finished first.
-What does not give the network's answers within `TOLERANCES` is not taken, however fast it is.
+Compiling and converting take seconds before the first patch, which small jobs never make up for. A large job times
+every way that is installed on a few patches, stores the figures, and takes the one with the shortest total time. A way
+whose logits differ by more than `TOLERANCES` from those of eager PyTorch is not taken, however fast it is.
 """
 
 import copy
@@ -26,20 +26,21 @@ from autoseg.inference.openvino_network import convert_network, find_openvino_ve
 from autoseg.inference.options import Workload
 from autoseg.inference.pass_size import Circumstances, find_circumstances, find_patches_per_pass
 from autoseg.inference.windows import compute_window_plan
+from autoseg.networks import SegmentationNetwork
 from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan
 from autoseg.remembered import find_memory_folder
 
 SMALLEST_WORK_VOXELS: Final = 2**29
-"""Voxels of all passes together below which nothing but PyTorch as it is comes into question: eight minutes of a U-Net
-of 32 to 256 features in bfloat16 on two cores (measured)."""
+"""Voxels of all patches together below which only eager PyTorch is considered: eight minutes of a U-Net of 32 to 256
+features in bfloat16 on two cores (measured)."""
 TRIAL_SECONDS: Final[Mapping[Execution, float]] = {"compiled": 20.0, "openvino": 5.0}
-"""What a trial costs, about (measured on two cores: 9 to 16 and 3 to 5 seconds to begin, then a few passes)."""
+"""Approximate duration of a trial (measured on two cores: 9 to 16 and 3 to 5 seconds to start, then a few patches)."""
 TRIAL_SHARE: Final = 0.05
 """A trial may cost this part of the time that the job is expected to take."""
 REPETITIONS: Final = 2
 TOLERANCES: Final[Mapping[NumberType, float]] = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
-"""Mean difference from the logits of PyTorch as it is, in their standard deviations. Rounding makes 1e-6 in single
+"""Mean difference from the logits of eager PyTorch, in their standard deviations. Rounding makes 1e-6 in single
 precision; in bfloat16 two ways of rounding differ by 0.01 to 0.02, like either from single precision (measured)."""
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What networks are prepared for."""
+    """The configuration, device and dtype that networks are prepared for."""
 
     configuration: ConfigurationPlan
     device: torch.device
@@ -68,12 +69,12 @@ class PreparedNetworks:
 
 
 class ExecutionRecord(Document):
-    """A trial, as it is remembered.
+    """The stored result of a trial.
 
     Attributes:
-        made_by: Version of what executes.
-        start_seconds: Until the end of the first pass.
-        difference: Mean difference from the logits of PyTorch as it is, in their standard deviations.
+        made_by: Version of the library that runs the network.
+        start_seconds: Preparation and first call.
+        difference: Mean difference from the logits of eager PyTorch, in their standard deviations.
     """
 
     schema_version: Literal[1] = 1
@@ -91,27 +92,27 @@ class ExecutionRecord(Document):
         return self.difference <= TOLERANCES[self.circumstances.number_type]
 
     def estimate_seconds(self, patches: int) -> float:
-        """For a whole job."""
+        """Estimates the duration of a whole job."""
         return self.start_seconds + patches * self.seconds_per_patch
 
 
 def prepare_networks(
-    networks: Sequence[nn.Module], setting: Setting, *, choice: ExecutionChoice, workload: Workload
+    networks: Sequence[SegmentationNetwork], setting: Setting, *, choice: ExecutionChoice, workload: Workload
 ) -> PreparedNetworks:
-    """Makes networks ready to predict on a device; the given ones must not be used any more.
+    """Prepares networks for prediction on a device; the given ones must not be used afterwards.
 
     Args:
         networks: As `build_network` builds them; the folds of one configuration.
-        setting: Of the preparation.
-        choice: "auto" takes what `choose_execution` finds.
-        workload: What lies ahead.
+        setting: What they are prepared for.
+        choice: "auto" takes the fastest for the workload.
+        workload: Images to predict and how.
 
     Raises:
-        DeviceError: What was chosen does not exist here, or does not compute what the network computes.
+        DeviceError: The chosen way is not installed, or does not compute the network's logits.
     """
     if setting.device.type != "cpu":
         if choice not in ("auto", "eager"):
-            msg = f"the execution {choice} is for processors, but the device is {setting.device}; use --execution eager"
+            msg = f"the execution {choice} is for CPUs, but the device is {setting.device}; use --execution eager"
             raise DeviceError(msg)
         prepared = _build("eager", networks, setting, patches_per_pass=1)
         return PreparedNetworks(networks=prepared, execution="eager", patches_per_pass=None)
@@ -135,7 +136,7 @@ def prepare_networks(
 
 
 def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: int) -> int:
-    """Patches that go through networks in a job, if every image is as large as the median of the plan's dataset.
+    """Counts the patches that networks compute in a job, if every image has the median shape of the plan.
 
     A 2D configuration does not know how many slices an image has; one is counted.
     """
@@ -153,7 +154,7 @@ def is_large(workload: Workload, configuration: ConfigurationPlan, folds: int) -
 
 
 def list_available() -> dict[Execution, str]:
-    """What can execute a network on this processor beside PyTorch as it is, with versions."""
+    """Lists the ways to run a network on this CPU beside eager PyTorch, with versions."""
     found = {"compiled": find_compiler() and torch.__version__, "openvino": find_openvino_version()}
     return {name: made_by for name, made_by in found.items() if made_by}  # type: ignore[misc]
 
@@ -175,7 +176,7 @@ def check_available(execution: Execution) -> None:
 
 
 def find_fastest(records: Sequence[ExecutionRecord], patches: int) -> ExecutionRecord:
-    """Of those that are exact enough, the one that is through with a number of patches first."""
+    """Returns the one with the shortest total time for a number of patches, among those that are exact enough."""
     return min((record for record in records if record.is_exact_enough), key=lambda r: r.estimate_seconds(patches))
 
 
@@ -185,18 +186,18 @@ class _Trials:
 
     Attributes:
         original: In single precision.
-        probe: The same, prepared for PyTorch as it is: the reference.
+        probe: The same, prepared for eager PyTorch: the reference.
     """
 
-    original: nn.Module
+    original: SegmentationNetwork
     probe: nn.Module
     setting: Setting
     patches_per_pass: int
 
     def choose(self, patches: int) -> Execution:
-        """What is through with a number of patches first; announced in the log where there was a choice."""
+        """Chooses the shortest total time for a number of patches, and logs the choice where there was one."""
         eager = self._find("eager", torch.__version__)
-        assert eager is not None, "PyTorch as it is needs nothing else"
+        assert eager is not None, "eager PyTorch needs nothing else"
         expected_seconds = eager.estimate_seconds(patches)
         records = [eager]
         for execution, made_by in list_available().items():
@@ -211,11 +212,11 @@ class _Trials:
         return chosen.execution
 
     @torch.inference_mode()
-    def build_checked(self, execution: Execution, networks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
-        """Networks that the user wants to run in this way.
+    def build_checked(self, execution: Execution, networks: Sequence[SegmentationNetwork]) -> tuple[nn.Module, ...]:
+        """Prepares networks for the way that the user chose, and checks the logits of the first.
 
         Raises:
-            DeviceError: They do not work so, or do not compute what they should.
+            DeviceError: They do not run, or do not compute the network's logits.
         """
         try:
             prepared = _build(execution, networks, self.setting, patches_per_pass=self.patches_per_pass)
@@ -291,7 +292,7 @@ class _Trials:
 
 
 def _build(
-    execution: Execution, networks: Sequence[nn.Module], setting: Setting, *, patches_per_pass: int
+    execution: Execution, networks: Sequence[SegmentationNetwork], setting: Setting, *, patches_per_pass: int
 ) -> tuple[nn.Module, ...]:
     if execution == "openvino":
         channels = setting.configuration.network.input_channels

@@ -25,7 +25,7 @@ from autoseg.inference.restore_grid import (
     restore_probabilities,
 )
 from autoseg.inference.sliding_window import OnWindow, compute_patches_per_pass, predict_logits
-from autoseg.networks import build_network, read_weights
+from autoseg.networks import SegmentationNetwork, build_network, read_weights
 from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision, find_number_type
@@ -309,7 +309,7 @@ def read_common_plan(trainings: Sequence[FoldFolder], configuration: str) -> Pla
     return plans[0]
 
 
-def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> nn.Module:
+def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> SegmentationNetwork:
     """The network of one training with its final weights, on the processor, set to predict.
 
     Raises:
@@ -326,7 +326,7 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> nn.M
             f"{_shorten(str(error))}; copy the fold again with its own plan, or train it again"
         )
         raise PredictionError(msg) from error
-    network.deep_supervision = False
+    network.set_deep_supervision(enabled=False)
     return network.eval()
 
 

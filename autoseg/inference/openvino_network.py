@@ -1,4 +1,4 @@
-"""Networks that OpenVINO runs on the processor (`pip install autoseg[openvino]`)."""
+"""Networks that OpenVINO runs on the CPU (`pip install autoseg[openvino]`)."""
 
 import importlib.util
 import logging
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from autoseg.networks.precision import NumberType
 
 PRECISION_HINTS: Final[dict[NumberType, str]] = {"float32": "f32", "bfloat16": "bf16"}
-"""Said explicitly: by itself, OpenVINO computes in bfloat16 wherever the processor can."""
+"""Always set: by default OpenVINO computes in bfloat16 wherever the CPU can."""
 KEPT_COMPILATIONS: Final = 2
 
 
 class OpenvinoNetwork(nn.Module):
-    """A network that OpenVINO compiles, for passes of any size.
+    """A network that OpenVINO compiles, for any batch size.
 
-    OpenVINO fixes the number of threads when it compiles, so another number of PyTorch's threads is another
+    OpenVINO fixes the number of threads when it compiles, so another number of PyTorch's threads needs another
     compilation. The last `KEPT_COMPILATIONS` are kept, as a number that changes often changes back.
     """
 
@@ -39,20 +39,20 @@ class OpenvinoNetwork(nn.Module):
 
 
 def find_openvino_version() -> str | None:
-    """The installed version; None if there is none."""
+    """Returns the installed version; None if there is none."""
     return version("openvino") if importlib.util.find_spec("openvino") else None
 
 
 def convert_network(
     network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...], number_type: NumberType
 ) -> OpenvinoNetwork:
-    """Converts a network in single precision, as `build_network` builds it; the network stays as it is.
+    """Converts a network in single precision, as `build_network` builds it; the network itself is not changed.
 
     Args:
-        network: On the processor, set to predict.
-        channels: Of its input.
-        patch_voxels: Of its input.
-        number_type: In which OpenVINO is to compute.
+        network: On the CPU, in evaluation mode, with a single output.
+        channels: Channels of the input.
+        patch_voxels: Extents of the input.
+        number_type: The dtype in which OpenVINO computes.
 
     Raises:
         RuntimeError: OpenVINO does not know an operation.
@@ -60,7 +60,7 @@ def convert_network(
     import openvino  # an extra, and slow to load
 
     batch = {0: torch.export.Dim("batch", min=1)}
-    example = torch.zeros((2, channels, *patch_voxels))  # an example of one patch would fix the number
+    example = torch.zeros((2, channels, *patch_voxels))  # a batch of one would fix the batch size
     with _hide_warnings(), torch.no_grad():
         exported = torch.export.export(_FirstOutput(network), (example,), dynamic_shapes=(batch,), strict=False)
         converted = _convert(exported)
@@ -76,7 +76,7 @@ def convert_network(
 
 
 def _convert(exported: torch.export.ExportedProgram) -> Any:
-    # Not by openvino.convert_model, which reports its use to its makers over the network without asking.
+    # Not by openvino.convert_model, which sends usage statistics over the internet without asking.
     from openvino.frontend import FrontEndManager, GeneralFailure, OpConversionFailure, OpValidationFailure
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
@@ -91,9 +91,9 @@ def _convert(exported: torch.export.ExportedProgram) -> Any:
 
 @contextmanager
 def _hide_warnings() -> Iterator[None]:
-    """Of PyTorch about its own code, and of OpenVINO about operations of PyTorch that no network has.
+    """Hides PyTorch's warnings about its own code, and OpenVINO's about operations that no network has.
 
-    OpenVINO writes its own to the root of all loggers, whose filters concern nothing else.
+    OpenVINO logs to the root logger, whose filters apply to its own records alone.
     """
     root = logging.getLogger()
     root.addFilter(_is_error)

@@ -9,15 +9,15 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import torch
 from torch import nn
 
-from autoseg.document import Document, Part, read_document, write_document
+from autoseg.document import Document, OneOf, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.networks.precision import NumberType
-from autoseg.plan import ConfigurationPlan, NetworkPlan
+from autoseg.plan import NETWORK_PLANS, ConfigurationPlan, NetworkPlan
 from autoseg.remembered import find_processor
 
 SMALL_PATCH_VOXELS: Final = 2**18
@@ -43,7 +43,7 @@ class Circumstances(Part):
     threads: int
     torch: str
     number_type: NumberType
-    network: NetworkPlan
+    network: Annotated[NetworkPlan, OneOf(NETWORK_PLANS, "family")]
     patch_voxels: tuple[int, ...]
 
 

@@ -41,7 +41,7 @@ def build_head(channels_in: int, channels_out: int, dimensions: int) -> nn.Modul
 class InstanceNormalization(nn.Module):
     """Normalizes each channel of each sample to mean 0 and variance 1, then scales and shifts it (learnt).
 
-    Ulyanov et al. 2016, arXiv:1607.08022. On a processor it is computed as group normalization with one channel per
+    Ulyanov et al. 2016, arXiv:1607.08022. On a CPU it is computed as group normalization with one channel per
     group, which is the same and, as PyTorch implements the two, 1.5 to 2.5 times as fast.
     """
 
@@ -88,7 +88,7 @@ class ConvolutionUnit(nn.Module):
         return self.finish(self.normalized.convolution(features))
 
     def finish(self, convolved: Float[Tensor, "batch channels_out *space"]) -> Float[Tensor, "batch channels_out ..."]:
-        """What comes after the convolution, whose input is no longer needed then."""
+        """Applies normalization and activation to the output of the convolution, whose input may be freed before."""
         activated: Tensor = self.activation(self.normalized.norm(convolved))
         return activated
 
@@ -119,9 +119,9 @@ class ResidualBlock(nn.Module):
 
 
 class AveragePool3d(nn.AvgPool3d):
-    """Average over blocks of voxels; on a GPU that must give the same result every time, in a way that does.
+    """Average pooling with a deterministic gradient on a GPU, where deterministic algorithms are demanded.
 
-    PyTorch's own has no deterministic gradient there. Extents are multiples of the kernel's.
+    PyTorch's own has none there. Extents are multiples of the kernel's.
     """
 
     def forward(self, features: Float[Tensor, "batch channel z y x"]) -> Float[Tensor, "batch channel ..."]:

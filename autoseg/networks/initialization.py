@@ -1,4 +1,4 @@
-"""First values of a network's weights."""
+"""Initialization of the weights of a network."""
 
 from typing import Final
 

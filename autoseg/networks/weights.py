@@ -1,4 +1,4 @@
-"""Weights of a network as they lie in a checkpoint."""
+"""Reading and writing the weights of a network in a checkpoint."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ NETWORK_PREFIX: Final = "network."
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads a network's weights, on the processor, from a checkpoint; whatever else lies in the file is not loaded.
+    """Reads a network's weights from a checkpoint into RAM; whatever else is in the file is not loaded.
 
     Returns:
         The tensors whose names start with `NETWORK_PREFIX`, under the names that the network's `load_state_dict` takes.
@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def hash_weights(path: Path) -> str:
-    """SHA-256 of a checkpoint, by which weights are known again.
+    """SHA-256 of a checkpoint, which identifies its weights.
 
     Raises:
         RunError: It is missing or cannot be read.
@@ -57,7 +57,7 @@ def hash_weights(path: Path) -> str:
 
 
 def serialize_weights(weights: Mapping[str, Tensor]) -> bytes:
-    """The file of `write_weights` in memory."""
+    """Returns the content of the file that `write_weights` writes."""
     return save(_name_tensors(weights))
 
 

@@ -12,7 +12,14 @@ from autoseg.plan.losses import (
     ObjectivePlan,
     SegmentationObjective,
 )
-from autoseg.plan.network import Architecture, NetworkPlan
+from autoseg.plan.network import (
+    NETWORK_PLANS,
+    NetworkPlan,
+    PlainUNetPlan,
+    ResidualEncoderUNetPlan,
+    UNetFamily,
+    UNetPlan,
+)
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
 from autoseg.plan.values import ConfigurationName
@@ -20,10 +27,10 @@ from autoseg.plan.values import ConfigurationName
 __all__ = [
     "IMPORTED_PLANNER",
     "LOSS_TERMS",
+    "NETWORK_PLANS",
     "OBJECTIVE_PLANS",
     "PREFERRED_CONFIGURATIONS",
     "TRANSFORM_PLANS",
-    "Architecture",
     "ChannelPlan",
     "ConfigurationName",
     "ConfigurationPlan",
@@ -37,11 +44,15 @@ __all__ = [
     "NetworkPlan",
     "NormalizationScheme",
     "ObjectivePlan",
+    "PlainUNetPlan",
     "Plan",
     "Reason",
     "ResamplingPlan",
+    "ResidualEncoderUNetPlan",
     "SegmentationObjective",
     "TrainingPlan",
     "TransformPlan",
+    "UNetFamily",
+    "UNetPlan",
     "Value",
 ]

@@ -9,13 +9,13 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from autoseg.document import Document, Part, Upgrade
+from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
 from autoseg.plan.augmentation import find_problems
 from autoseg.plan.decisions import Reason
-from autoseg.plan.network import NetworkPlan
+from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.plan.training import TrainingPlan
 from autoseg.plan.upgrades import PLAN_UPGRADES
@@ -46,7 +46,7 @@ class ConfigurationPlan(Part):
     previous_stage: ConfigurationName | None
     data_of: ConfigurationName
     resampling: ResamplingPlan
-    network: NetworkPlan
+    network: Annotated[NetworkPlan, OneOf(NETWORK_PLANS, "family")]
     training: TrainingPlan
 
     @model_validator(mode="after")
@@ -62,12 +62,9 @@ class ConfigurationPlan(Part):
         if self.network.dimensions != self.dimensions:
             msg = f"network.dimensions must be {self.dimensions}"
             raise ValueError(msg)
-        for axis, extent in enumerate(self.patch_voxels):
-            divisor = 1
-            for stride in self.network.strides:
-                divisor *= stride[axis]
+        for axis, (extent, divisor) in enumerate(zip(self.patch_voxels, self.network.patch_divisors, strict=True)):
             if extent % divisor:
-                msg = f"patch_voxels.{axis} must be a multiple of {divisor}, the product of the strides (got {extent})"
+                msg = f"patch_voxels.{axis} must be a multiple of {divisor}, as the network demands (got {extent})"
                 raise ValueError(msg)
         return self
 

@@ -1,20 +1,48 @@
-"""Which network is trained: its family, and what the family needs to know."""
+"""Networks: the family of a network and the parameters from which the family builds it."""
 
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Final, Literal
 
 from pydantic import model_validator
 
 from autoseg.document import Part
 from autoseg.plan.values import AxisCounts, Count, Counts
 
-Architecture = Literal["plain_unet", "residual_encoder_unet"]
+UNetFamily = Literal["plain_unet", "residual_encoder_unet"]
+"""Families that are planned by closed formulas."""
 
 
 class NetworkPlan(Part):
-    """A U-Net. Stage 0 has the full resolution, the last stage is the bottleneck.
+    """A network of any family; abstract. `NETWORK_PLANS` has the families.
 
     Attributes:
+        family: Key of `NETWORK_PLANS`, and of the table of networks that are built from such plans.
+        dimensions: Spatial axes of the input.
+        input_channels: Image channels, and masks of a previous stage.
         output_channels: Logit channels.
+    """
+
+    family: str
+    dimensions: Literal[2, 3]
+    input_channels: Count
+    output_channels: Count
+
+    @property
+    @abstractmethod
+    def patch_divisors(self) -> tuple[int, ...]:
+        """For every axis, a number of voxels of which the extent of every input must be a multiple."""
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """Rows of a table about the plan: what the family is given, by short headings, in a few words each."""
+
+
+class UNetPlan(NetworkPlan):
+    """What all families of U-Nets are given. Stage 0 has the full resolution, the last stage is the bottleneck.
+
+    Attributes:
         features_per_stage: Channels of each stage.
         kernel_sizes: Per stage, one value per axis.
         strides: Per stage, of its first convolution; the first stage has ones.
@@ -23,10 +51,6 @@ class NetworkPlan(Part):
         deep_supervision: Whether training uses the outputs of all but the lowest decoder resolution.
     """
 
-    architecture: Architecture
-    dimensions: Literal[2, 3]
-    input_channels: Count
-    output_channels: Count
     features_per_stage: Counts
     kernel_sizes: tuple[AxisCounts, ...]
     strides: tuple[AxisCounts, ...]
@@ -34,8 +58,21 @@ class NetworkPlan(Part):
     convolutions_per_decoder_stage: tuple[Count, ...]
     deep_supervision: bool
 
+    @property
+    def patch_divisors(self) -> tuple[int, ...]:
+        """The product of the strides of every axis."""
+        return tuple(prod(steps) for steps in zip(*self.strides, strict=True))
+
+    def describe(self) -> Mapping[str, str]:
+        """Features, strides and kernels of all stages."""
+        return {
+            "features": " ".join(map(str, self.features_per_stage)),
+            "strides": _format_per_axis(self.strides),
+            "kernels": _format_per_axis(self.kernel_sizes),
+        }
+
     @model_validator(mode="after")
-    def _check(self) -> "NetworkPlan":
+    def _check(self) -> "UNetPlan":
         stages = len(self.features_per_stage)
         lengths = {
             "kernel_sizes": len(self.kernel_sizes),
@@ -57,3 +94,25 @@ class NetworkPlan(Part):
             msg = "strides.0 must be ones: the first stage has the full resolution"
             raise ValueError(msg)
         return self
+
+
+class PlainUNetPlan(UNetPlan):
+    """A U-Net of stacked convolutions."""
+
+    family: Literal["plain_unet"] = "plain_unet"
+
+
+class ResidualEncoderUNetPlan(UNetPlan):
+    """A U-Net whose encoder consists of residual blocks."""
+
+    family: Literal["residual_encoder_unet"] = "residual_encoder_unet"
+
+
+NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
+    "plain_unet": PlainUNetPlan,
+    "residual_encoder_unet": ResidualEncoderUNetPlan,
+}
+
+
+def _format_per_axis(stages: Sequence[Sequence[int]]) -> str:
+    return " ".join("x".join(map(str, entry)) for entry in stages)

@@ -112,7 +112,7 @@ def _upgrade_configuration(content: Any) -> Any:
 
 
 def _upgrade_network(network: Json) -> Json:
-    return network
+    return {"family" if key == "architecture" else key: value for key, value in network.items()}
 
 
 def _upgrade_training(training: Json, *, is_cascade: bool) -> Json:

@@ -152,9 +152,10 @@ def wrap(network: nn.Module, execution: Execution, *, team: Team, device: torch.
 
 
 def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> None:
-    """Puts the kernels of all convolutions into an order in memory."""
+    """Puts the kernels of all convolutions into an order in memory; other weights stay as they are."""
+    axes = {torch.channels_last: 4, torch.channels_last_3d: 5}.get(memory_format)
     for parameter in network.parameters():
-        if parameter.ndim > 2:
+        if axes is None or parameter.ndim == axes:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 

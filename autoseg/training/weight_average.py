@@ -1,4 +1,4 @@
-"""The moving average of the weights, which changes less from step to step than they do and often predicts better."""
+"""Moving average of the weights, which changes less from step to step and often predicts better."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 @dataclass(slots=True, kw_only=True)
 class WeightAverage:
     """Exponential moving average (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv:1703.01780).
+
+    Buffers of a network, such as the running statistics of a batch normalization, are not averaged: they belong to the
+    averaged weights as they belong to the present ones.
 
     Attributes:
         parameters: The weights that are averaged.
@@ -25,14 +28,14 @@ class WeightAverage:
     values: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """The average of nothing is where the weights begin."""
+        """Starts the average at the first weights."""
         self.values = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self) -> None:
         """Moves the average towards the present weights: by 1 - decay, but faster at first.
 
-        Update n has the decay min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten.
+        Update n has the decay min(decay, (1 + n) / (10 + n)), so that the first weights soon lose their influence.
         """
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.values, list(self.parameters), 1 - decay)

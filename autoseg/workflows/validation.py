@@ -123,12 +123,9 @@ def measure_volume_dice(
     Classes that a case neither has nor is predicted to have do not count.
     """
     device = next(network.parameters()).device
-    supervised, network.deep_supervision = network.deep_supervision, False
-    try:
+    with network.single_output():
         model = wrap_network(plan, configuration, network, device)
         means = [_measure_case_dice(model, open_input_case(run, plan, configuration, case)) for case in cases]
-    finally:
-        network.deep_supervision = supervised
     known = [mean for mean in means if mean is not None]
     return sum(known) / len(known) if known else 0.0
 

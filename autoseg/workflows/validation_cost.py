@@ -131,7 +131,7 @@ def measure_validation_cost(
 def _build_untrained_model(plan: Plan, configuration: str, device: torch.device) -> SegmentationModel:
     number_type = find_number_type(device, "auto")
     network = build_network(plan.configurations[configuration].network)
-    network.deep_supervision = False
+    network.set_deep_supervision(enabled=False)
     prepared = prepare_network(network.eval(), device=device, number_type=number_type)
     return wrap_network(plan, configuration, prepared, device, number_type=number_type)
 

@@ -5,7 +5,7 @@ from torch import nn
 from autoseg.network_cost import compute_stage_voxels, count_parameters, list_convolutions, list_heads
 from autoseg.networks import build_network
 from autoseg.networks.blocks import InstanceNormalization
-from autoseg.plan import NetworkPlan
+from autoseg.plan import NETWORK_PLANS
 
 # The last stages are anisotropic: kernels and strides of one along an axis.
 SPACE = {
@@ -19,11 +19,10 @@ PATCHES = {2: (16, 8), 3: (4, 8, 6)}
     params=[("plain_unet", 2), ("plain_unet", 3), ("residual_encoder_unet", 2), ("residual_encoder_unet", 3)]
 )
 def network(request):
-    architecture, dimensions = request.param
-    is_plain = architecture == "plain_unet"
-    return NetworkPlan.model_validate(
+    family, dimensions = request.param
+    is_plain = family == "plain_unet"
+    return NETWORK_PLANS[family].model_validate(
         {
-            "architecture": architecture,
             "dimensions": dimensions,
             "input_channels": 2,
             "output_channels": 3,

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import psutil
 import torch
 
-from autoseg.plan import ConfigurationPlan
+from autoseg.plan import ConfigurationPlan, PlainUNetPlan, ResidualEncoderUNetPlan
 from autoseg.training.device.held_cases import DataSize
 
 DataLocation = Literal["device", "host", "disk"]
@@ -93,10 +93,11 @@ def estimate_training_bytes(plan: ConfigurationPlan) -> int:
     """What training takes on the device beside the cases: every feature map of every patch, the outputs of all
     resolutions with their loss (together at most 8/7 of those of the highest), weights, libraries."""
     network, features, parameters = plan.network, 0, 0
+    assert isinstance(network, PlainUNetPlan | ResidualEncoderUNetPlan), f"the family {network.family} is not estimated"
     voxels = plan.training.batch_size * prod(plan.patch_voxels)
     outputs = voxels * network.output_channels * 8 // 7
     in_decoder = (*network.convolutions_per_decoder_stage[::-1], 0)
-    units_per_block = 2 if network.architecture == "residual_encoder_unet" else 1
+    units_per_block = 2 if isinstance(network, ResidualEncoderUNetPlan) else 1
     for stage, width in enumerate(network.features_per_stage):
         voxels //= prod(network.strides[stage])
         units = network.blocks_per_stage[stage] * units_per_block + in_decoder[stage]

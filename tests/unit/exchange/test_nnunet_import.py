@@ -118,8 +118,8 @@ def test_plans_of_old_releases_say_the_same(
     old = age(new, "ResidualEncoderUNet" if residual else "PlainConvUNet")
     expected = imported(foreign_plans({"3d_fullres": new}))
     assert imported(foreign_plans({"3d_fullres": old})) == expected
-    architecture = expected.configurations["3d_fullres"].network.architecture
-    assert architecture == ("residual_encoder_unet" if residual else "plain_unet")
+    family = expected.configurations["3d_fullres"].network.family
+    assert family == ("residual_encoder_unet" if residual else "plain_unet")
 
 
 def test_intensities_of_old_releases_are_found(

@@ -38,7 +38,7 @@ def test_our_network_with_their_weights_computes_what_theirs_computes(pair: tupl
     theirs, plan = pair
     ours = build_network(plan).eval()
     ours.load_state_dict(convert_from_nnunet(theirs.state_dict(), plan, where="x"))
-    ours.deep_supervision = False
+    ours.set_deep_supervision(enabled=False)
     image = torch.randn((2, 1, *(8, 16, 16)[-plan.dimensions :]))
     with torch.inference_mode():
         (found,), expected = ours(image), theirs(image)

@@ -17,7 +17,7 @@ from autoseg.plan import (
     ConfigurationPlan,
     CrossEntropyTerm,
     DiceTerm,
-    NetworkPlan,
+    PlainUNetPlan,
     Plan,
     ResamplingPlan,
     SegmentationObjective,
@@ -74,8 +74,7 @@ def make_configuration(
         previous_stage=None,
         data_of="3d_fullres",
         resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
-        network=NetworkPlan(
-            architecture="plain_unet",
+        network=PlainUNetPlan(
             dimensions=dimensions,
             input_channels=channels,
             output_channels=outputs,

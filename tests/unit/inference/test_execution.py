@@ -9,26 +9,28 @@ from autoseg.inference import execution
 from autoseg.inference.execution import ChannelsLastNorm, SingleHead, prepare_network
 from autoseg.networks import build_network
 from autoseg.networks.blocks import InstanceNormalization, build_head
+from autoseg.plan import NETWORK_PLANS
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def build(build_configuration):
-    def build(dimensions=3, **changes):
-        plan = build_configuration((16,) * dimensions).network.model_copy(update=changes)
+    def build(dimensions=3, family="plain_unet", **changes):
+        values = build_configuration((16,) * dimensions).network.model_dump() | {"family": family} | changes
+        plan = NETWORK_PLANS[family].model_validate(values)
         network = build_network(plan, torch.Generator().manual_seed(0)).eval()
-        network.deep_supervision = False
+        network.set_deep_supervision(enabled=False)
         return network
 
     return build
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("architecture", ["plain_unet", "residual_encoder_unet"])
+@pytest.mark.parametrize("family", ["plain_unet", "residual_encoder_unet"])
 @torch.inference_mode()
-def test_a_reduced_network_agrees_with_the_reference_up_to_its_precision(build, dimensions, architecture):
-    network = build(dimensions, architecture=architecture, features_per_stage=(8, 12))
+def test_a_reduced_network_agrees_with_the_reference_up_to_its_precision(build, dimensions, family):
+    network = build(dimensions, family, features_per_stage=(8, 12))
     reduced = prepare_network(copy.deepcopy(network), device=CPU, number_type="bfloat16")
     image = torch.randn(2, 1, *(16,) * dimensions)
     expected, found = network(image)[0], reduced(image)[0]

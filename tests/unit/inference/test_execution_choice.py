@@ -35,7 +35,7 @@ def configuration(build_configuration):
 def build(configuration):
     def build(seed=0):
         network = build_network(configuration.network, torch.Generator().manual_seed(seed)).eval()
-        network.deep_supervision = False
+        network.set_deep_supervision(enabled=False)
         return network
 
     return build
@@ -212,7 +212,7 @@ def test_what_is_not_installed_is_refused_with_the_way_to_install_it(prepare, in
 
 def test_other_devices_have_no_other_execution(configuration, build):
     setting = Setting(configuration=configuration, device=torch.device("meta"), number_type="float32")
-    with pytest.raises(DeviceError, match="is for processors"):
+    with pytest.raises(DeviceError, match="is for CPUs"):
         prepare_networks([build()], setting, choice="compiled", workload=ONE_IMAGE)
     assert prepare_networks([build()], setting, choice="auto", workload=ONE_IMAGE).patches_per_pass is None
 

@@ -103,7 +103,7 @@ def test_a_plan_is_one_line_that_names_its_configurations(run):
     assert "configurations={'3d_fullres': ..., '2d': ...}" in repr(plan)
     configuration = repr(plan.configurations["3d_fullres"])
     assert "patch_voxels=(8, 8, 8)" in configuration
-    assert "network=NetworkPlan(...)" in configuration
+    assert "network=PlainUNetPlan(...)" in configuration
     for text in (repr(plan), str(plan), configuration):
         assert len(text) < ONE_LINE
         assert "\n" not in text

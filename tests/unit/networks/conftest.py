@@ -1,4 +1,4 @@
-"""Small network plans."""
+"""Small network plans of every family."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,14 +6,31 @@ from typing import Any
 import pytest
 import torch
 
-from autoseg.plan import NetworkPlan
+from autoseg.plan import NETWORK_PLANS, NetworkPlan
 
 MakePlan = Callable[..., NetworkPlan]
 
-SPACE = {
-    # the last stages are anisotropic: kernels and strides of one along an axis
-    2: {"kernel_sizes": ((3, 3), (3, 3), (3, 1)), "strides": ((1, 1), (2, 2), (2, 1))},
-    3: {"kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 1))},
+
+def describe_unet(dimensions: int) -> dict[str, Any]:
+    """Three stages, of which the last are anisotropic: kernels and strides of one along an axis."""
+    space: dict[int, dict[str, Any]] = {
+        2: {"kernel_sizes": ((3, 3), (3, 3), (3, 1)), "strides": ((1, 1), (2, 2), (2, 1))},
+        3: {"kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 1))},
+    }
+    return {"features_per_stage": (4, 8, 8), "deep_supervision": True, **space[dimensions]}
+
+
+SMALL_PLANS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "plain_unet": lambda dimensions: {
+        **describe_unet(dimensions),
+        "blocks_per_stage": (2, 2, 2),
+        "convolutions_per_decoder_stage": (2, 2),
+    },
+    "residual_encoder_unet": lambda dimensions: {
+        **describe_unet(dimensions),
+        "blocks_per_stage": (1, 3, 2),
+        "convolutions_per_decoder_stage": (1, 1),
+    },
 }
 
 
@@ -28,22 +45,10 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make_plan() -> MakePlan:
-    """A three-stage plan; keyword arguments replace its fields."""
+    """A small plan; keyword arguments replace its fields."""
 
-    def make(architecture: str = "plain_unet", dimensions: int = 3, **changes: Any) -> NetworkPlan:
-        is_plain = architecture == "plain_unet"
-        fields = {
-            "architecture": architecture,
-            "dimensions": dimensions,
-            "input_channels": 2,
-            "output_channels": 3,
-            "features_per_stage": (4, 8, 8),
-            "blocks_per_stage": (2, 2, 2) if is_plain else (1, 3, 2),
-            "convolutions_per_decoder_stage": (2, 2) if is_plain else (1, 1),
-            "deep_supervision": True,
-            **SPACE[dimensions],
-            **changes,
-        }
-        return NetworkPlan.model_validate(fields)
+    def make(family: str = "plain_unet", dimensions: int = 3, **changes: Any) -> NetworkPlan:
+        fields = {"dimensions": dimensions, "input_channels": 2, "output_channels": 3}
+        return NETWORK_PLANS[family].model_validate(fields | SMALL_PLANS[family](dimensions) | changes)
 
     return make

@@ -11,18 +11,18 @@ from torch import nn
 
 from autoseg.networks import build_network
 from autoseg.networks.blocks import Shortcut
-from autoseg.plan import NetworkPlan
+from autoseg.plan import PlainUNetPlan, ResidualEncoderUNetPlan, UNetPlan
 
 COUNTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 FEATURES_3D = (32, 64, 128, 256, 320, 320)
 FEATURES_2D = (32, 64, 128, 256, 512, 512, 512)
 
 
-def build_isotropic_plan(features: tuple[int, ...], *, dimensions: int, residual: bool, deep: bool) -> NetworkPlan:
+def build_isotropic_plan(features: tuple[int, ...], *, dimensions: int, residual: bool, deep: bool) -> UNetPlan:
     stages = len(features)
-    return NetworkPlan.model_validate(
+    kind = ResidualEncoderUNetPlan if residual else PlainUNetPlan
+    return kind.model_validate(
         {
-            "architecture": "residual_encoder_unet" if residual else "plain_unet",
             "dimensions": dimensions,
             "input_channels": 1,
             "output_channels": 3,
@@ -36,7 +36,7 @@ def build_isotropic_plan(features: tuple[int, ...], *, dimensions: int, residual
     )
 
 
-def count_feature_map_elements(plan: NetworkPlan, edge_voxels: int) -> int:
+def count_feature_map_elements(plan: UNetPlan, edge_voxels: int) -> int:
     counts: list[int] = []
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

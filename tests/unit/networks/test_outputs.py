@@ -5,7 +5,7 @@ import torch
 
 from autoseg.networks import build_network
 
-ARCHITECTURES = ["plain_unet", "residual_encoder_unet"]
+UNETS = ["plain_unet", "residual_encoder_unet"]
 
 
 def cut_stages(stages: int) -> dict[str, object]:
@@ -18,7 +18,7 @@ def cut_stages(stages: int) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("family", UNETS)
 @pytest.mark.parametrize(
     ("stages", "spaces"),
     [
@@ -29,31 +29,34 @@ def cut_stages(stages: int) -> dict[str, object]:
     ],
 )
 def test_deep_supervision_gives_all_levels_but_the_lowest_highest_resolution_first(
-    make_plan, architecture: str, stages: int, spaces: list[tuple[int, ...]]
+    make_plan, family: str, stages: int, spaces: list[tuple[int, ...]]
 ) -> None:
-    network = build_network(make_plan(architecture, **cut_stages(stages)))
+    network = build_network(make_plan(family, **cut_stages(stages)))
     logits = network(torch.zeros(2, 2, 8, 16, 16))
     assert [tuple(level.shape) for level in logits] == [(2, 3, *space) for space in spaces]
-    assert len(logits) == network.supervised_level_count
+    assert len(logits) == len(network.output_weights)
 
 
-def test_deep_supervision_can_be_switched_off_and_on_again(make_plan) -> None:
-    network = build_network(make_plan(**cut_stages(4)))
-    image = torch.randn(1, 2, 8, 16, 16)
-    both = network(image)
-    network.deep_supervision = False
-    only = network(image)
-    network.deep_supervision = True
-    assert (len(both), len(only), len(network(image))) == (2, 1, 2)
-    torch.testing.assert_close(only[0], both[0])
+def test_weights_of_the_outputs_halve_and_sum_to_one(make_plan) -> None:
+    plan = make_plan(
+        features_per_stage=(4, 8, 8, 8, 8),
+        kernel_sizes=((3, 3, 3),) * 5,
+        strides=((1, 1, 1), *((2, 2, 2),) * 4),
+        blocks_per_stage=(1,) * 5,
+        convolutions_per_decoder_stage=(1,) * 4,
+    )
+    network = build_network(plan)
+    assert network.output_weights == pytest.approx((4 / 7, 2 / 7, 1 / 7))
+    network.set_deep_supervision(enabled=False)
+    assert network.output_weights == (1.0,)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("family", UNETS)
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_exactly_the_weights_that_require_a_gradient_receive_one(
-    make_plan, architecture: str, *, deep_supervision: bool
+    make_plan, family: str, *, deep_supervision: bool
 ) -> None:
-    network = build_network(make_plan(architecture, **cut_stages(4), deep_supervision=deep_supervision))
+    network = build_network(make_plan(family, **cut_stages(4), deep_supervision=deep_supervision))
     sum(level.square().sum() for level in network(torch.randn(1, 2, 8, 16, 16))).backward()
     received = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert received == {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -65,13 +68,3 @@ def test_exactly_the_weights_that_require_a_gradient_receive_one(
 def test_every_level_has_a_head_so_that_weights_of_nnunet_fit(make_plan) -> None:
     network = build_network(make_plan(**cut_stages(4), deep_supervision=False))
     assert [head.weight.shape[1] for head in network.heads] == [4, 8, 8]
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_step_in_bfloat16_autocast_gives_finite_gradients(make_plan, architecture: str) -> None:
-    network = build_network(make_plan(architecture))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = network(torch.randn(1, 2, 4, 16, 8))
-    sum(level.float().square().mean() for level in logits).backward()
-    assert logits[0].dtype == torch.bfloat16
-    assert all(p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)

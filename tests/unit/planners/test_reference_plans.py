@@ -87,7 +87,7 @@ def _summarize(configuration: ConfigurationPlan) -> dict[str, Any]:
         "batch_size": configuration.training.batch_size,
         "batch_dice": configuration.training.losses[0].batch_dice,
         "previous_stage": configuration.previous_stage,
-        "architecture": network.architecture,
+        "architecture": network.family,
         "features": list(network.features_per_stage),
         "kernels": [list(kernel) for kernel in network.kernel_sizes],
         "strides": [list(stride) for stride in network.strides],

@@ -12,8 +12,8 @@ from autoseg.plan import (
     CrossEntropyTerm,
     DiceTerm,
     IntensityWindow,
-    NetworkPlan,
     NormalizationScheme,
+    PlainUNetPlan,
     Plan,
     ResamplingPlan,
     SegmentationObjective,
@@ -81,8 +81,7 @@ def build_configuration(name: str, spacing_mm: tuple[float, ...], counts: dict[s
         previous_stage=None,
         data_of=name,
         resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
-        network=NetworkPlan(
-            architecture="plain_unet",
+        network=PlainUNetPlan(
             dimensions=dimensions,
             **counts,
             features_per_stage=(8,),

@@ -4,7 +4,7 @@ import torch
 
 from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
-from autoseg.plan import AugmentationPlan, ChannelPlan, ConfigurationPlan, NetworkPlan, ResamplingPlan, TrainingPlan
+from autoseg.plan import AugmentationPlan, ChannelPlan, ConfigurationPlan, PlainUNetPlan, ResamplingPlan, TrainingPlan
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
@@ -115,7 +115,7 @@ TRAINING = {
 
 def make_network_plan(dimensions, stages, changes):
     values = {
-        "architecture": "plain_unet",
+        "family": "plain_unet",
         "dimensions": dimensions,
         "input_channels": 1,
         "output_channels": 2,
@@ -126,7 +126,7 @@ def make_network_plan(dimensions, stages, changes):
         "convolutions_per_decoder_stage": (1,) * (stages - 1),
         "deep_supervision": True,
     }
-    return NetworkPlan.model_validate(values | changes)
+    return PlainUNetPlan.model_validate(values | changes)
 
 
 @pytest.fixture

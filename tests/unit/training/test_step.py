@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from autoseg.training.batch import Batch
-from autoseg.training.objectives.segmentation import compute_output_weights
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
 
 CPU = torch.device("cpu")
@@ -59,7 +58,7 @@ def test_the_reference_s_weight_zero_is_an_output_that_is_not_there(plan_configu
     learner = build_learner(plan_configuration(stages=4), labels, device=CPU, seed=0)
     outputs = learner.network(make_batch().image)
     assert [tuple(output.shape[2:]) for output in outputs] == [(16, 16), (8, 8)]
-    assert compute_output_weights(len(outputs)) == pytest.approx((2 / 3, 1 / 3))
+    assert learner.network.output_weights == pytest.approx((2 / 3, 1 / 3))
 
 
 def test_validation_changes_nothing_and_counts_every_voxel(plan_configuration, labels):

@@ -101,7 +101,7 @@ def make_configuration(dimensions: int, *, previous_stage: str | None, data_of: 
             "data_of": data_of,
             "resampling": {"image_order": 3, "label_order": 1, "logits_order": 1, "anisotropy_threshold": 3},
             "network": {
-                "architecture": "plain_unet",
+                "family": "plain_unet",
                 "dimensions": dimensions,
                 "input_channels": 1 if previous_stage is None else 2,
                 "output_channels": 2,

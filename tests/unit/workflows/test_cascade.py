@@ -19,7 +19,7 @@ from autoseg.plan import (
     ConfigurationPlan,
     CrossEntropyTerm,
     DiceTerm,
-    NetworkPlan,
+    PlainUNetPlan,
     Plan,
     ResamplingPlan,
     SegmentationObjective,
@@ -70,8 +70,7 @@ def make_configuration(spacing, *, channels=1, previous=None, data="3d_fullres")
         previous_stage=previous,
         data_of=data,
         resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
-        network=NetworkPlan(
-            architecture="plain_unet",
+        network=PlainUNetPlan(
             dimensions=3,
             input_channels=channels,
             output_channels=4,

@@ -1,4 +1,4 @@
-"""Encoder of the plain U-Net: stacked convolution units (Ronneberger et al. 2015, Isensee et al. 2021)."""
+"""The plain U-Net: stacked convolution units (Ronneberger et al. 2015, Isensee et al. 2021)."""
 
 from itertools import pairwise
 
@@ -6,7 +6,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import ConvolutionUnit
-from autoseg.plan import NetworkPlan
+from autoseg.networks.unet import UNet
+from autoseg.plan import UNetPlan
+
+
+class PlainUNet(UNet):
+    """A U-Net with a plain encoder."""
+
+    def __init__(self, plan: UNetPlan) -> None:
+        super().__init__(plan, PlainEncoder(plan))
 
 
 class PlainEncoder(nn.Module):
@@ -16,7 +24,7 @@ class PlainEncoder(nn.Module):
     `encoder.stages.{s}.0.convs.{i}.{conv|norm}`.
     """
 
-    def __init__(self, plan: NetworkPlan) -> None:
+    def __init__(self, plan: UNetPlan) -> None:
         super().__init__()
         channels = (plan.input_channels, *plan.features_per_stage)
         self.stages = nn.ModuleList(
@@ -33,7 +41,7 @@ class PlainEncoder(nn.Module):
         return features
 
 
-def _build_stage(plan: NetworkPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Sequential:
+def _build_stage(plan: UNetPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Sequential:
     kernel = plan.kernel_sizes[stage]
     first = ConvolutionUnit(channels_in, channels_out, kernel, stride=plan.strides[stage])
     further = [ConvolutionUnit(channels_out, channels_out, kernel) for _ in range(plan.blocks_per_stage[stage] - 1)]

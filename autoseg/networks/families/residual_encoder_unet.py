@@ -1,4 +1,4 @@
-"""Encoder of the residual-encoder U-Net (Isensee et al. 2024, arXiv:2404.09556)."""
+"""The residual-encoder U-Net (Isensee et al. 2024, arXiv:2404.09556)."""
 
 from itertools import pairwise
 
@@ -6,7 +6,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import ConvolutionUnit, ResidualBlock
-from autoseg.plan import NetworkPlan
+from autoseg.networks.unet import UNet
+from autoseg.plan import UNetPlan
+
+
+class ResidualEncoderUNet(UNet):
+    """A U-Net with an encoder of residual blocks."""
+
+    def __init__(self, plan: UNetPlan) -> None:
+        super().__init__(plan, ResidualEncoder(plan))
 
 
 class ResidualEncoder(nn.Module):
@@ -24,7 +32,7 @@ class ResidualEncoder(nn.Module):
     where i is 1 if the block has a stride (a pooling comes first there) and 0 otherwise.
     """
 
-    def __init__(self, plan: NetworkPlan) -> None:
+    def __init__(self, plan: UNetPlan) -> None:
         super().__init__()
         self.stem = ConvolutionUnit(plan.input_channels, plan.features_per_stage[0], plan.kernel_sizes[0])
         channels = (plan.features_per_stage[0], *plan.features_per_stage)
@@ -43,7 +51,7 @@ class ResidualEncoder(nn.Module):
         return features
 
 
-def _build_stage(plan: NetworkPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Sequential:
+def _build_stage(plan: UNetPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Sequential:
     kernel = plan.kernel_sizes[stage]
     first = ResidualBlock(channels_in, channels_out, kernel, stride=plan.strides[stage])
     further = [ResidualBlock(channels_out, channels_out, kernel) for _ in range(plan.blocks_per_stage[stage] - 1)]

@@ -1,0 +1,45 @@
+"""The families of networks, one module each."""
+
+from typing import Final
+
+import torch
+
+from autoseg.networks.families.plain_unet import PlainUNet
+from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan import NetworkPlan
+
+FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
+    "plain_unet": PlainUNet,
+    "residual_encoder_unet": ResidualEncoderUNet,
+}
+"""Built from the plans of the same names in `autoseg.plan.NETWORK_PLANS`."""
+
+
+def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -> SegmentationNetwork:
+    """Builds the network of a plan, with initialized weights, in training mode.
+
+    Args:
+        generator: Source of the first weights; None is torch's global one (see `torch.manual_seed`). The same state
+            of the source gives the same weights.
+    """
+    network = _construct(plan, generator)
+    assert not any(network.margin_voxels), f"{plan.family}: losses and sliding window do not crop margins yet"
+    network.initialize_weights(generator)
+    return network
+
+
+def _construct(plan: NetworkPlan, generator: torch.Generator | None) -> SegmentationNetwork:
+    """Constructs the network under a global source that is seeded from the given one.
+
+    Modules of PyTorch draw their first weights from the global source, and a family need not replace all of them.
+    """
+    family = FAMILIES[plan.family]
+    if generator is None:
+        return family(plan)
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    seed = int(torch.randint(2**63 - 1, (), generator=copy, device=generator.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too
+        return family(plan)

@@ -1,0 +1,91 @@
+"""The contract of a network: all that the rest of the program knows of one, whatever its family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autoseg.networks.initialization import initialize_weights
+from autoseg.plan import NetworkPlan
+
+TargetKind = Literal["labels"]
+"""What an output is compared with in training: the label map, at the resolution of the output."""
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """Image in, logits out.
+
+    A family implements `forward` and `output_weights`, and overrides what else differs from the defaults. Names in
+    its `state_dict` are those in checkpoints and must not change once a family is released.
+
+    Attributes:
+        plan: From which the network was built.
+        deep_supervision: Whether `forward` returns all outputs that are trained, or the first alone. Families read it,
+            everybody else calls `set_deep_supervision` or `single_output`.
+    """
+
+    def __init__(self, plan: NetworkPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.deep_supervision = True
+
+    @abstractmethod
+    def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
+        """Computes logits. The first output is the prediction, at the resolution of the image; the others, if any,
+        are trained too, most important first, and may have lower resolutions.
+
+        Args:
+            image: Its extents are multiples of `NetworkPlan.patch_divisors`.
+        """
+
+    @property
+    @abstractmethod
+    def output_weights(self) -> tuple[float, ...]:
+        """The weight in the loss of every output that `forward` returns now; their sum is 1."""
+
+    @property
+    def output_targets(self) -> tuple[TargetKind, ...]:
+        """What every output that `forward` returns now is compared with."""
+        target: TargetKind = "labels"
+        return (target,) * len(self.output_weights)
+
+    @property
+    def margin_voxels(self) -> tuple[int, ...]:
+        """For every axis, by how much the first output is smaller than the image at either end."""
+        return (0,) * self.plan.dimensions
+
+    @property
+    def single_precision_modules(self) -> tuple[str, ...] | None:
+        """Names of the submodules that compute logits, for prediction with fewer bits than float32.
+
+        These stay in single precision; the weights of all others are converted once. None: the family is not made for
+        that, for instance because `forward` uses parameters outside of submodules; such a network predicts under
+        autocast, as it was trained, which converts weights in every pass.
+        """
+        return None
+
+    def initialize_weights(self, generator: torch.Generator | None = None) -> None:
+        """Sets the first weights.
+
+        Args:
+            generator: The only source of random numbers; None is torch's global one.
+        """
+        initialize_weights(self, generator)
+
+    def set_deep_supervision(self, *, enabled: bool) -> None:
+        """Makes `forward` return all outputs that are trained, or the first alone; at any time."""
+        self.deep_supervision = enabled
+
+    @contextmanager
+    def single_output(self) -> Iterator[None]:
+        """Within it, `forward` returns the first output alone."""
+        before = self.deep_supervision
+        self.set_deep_supervision(enabled=False)
+        try:
+            yield
+        finally:
+            self.set_deep_supervision(enabled=before)
