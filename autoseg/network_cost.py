@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from autoseg.document import Part
 from autoseg.plan import ConfigurationPlan, NetworkPlan
@@ -78,6 +78,7 @@ class NetworkCost:
     output_elements: int
 
 
+@runtime_checkable
 class MeasureCost(Protocol):
     """Counts what a planned network costs; see `autoseg.networks.cost.measure_cost`."""
 
