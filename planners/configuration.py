@@ -1,42 +1,26 @@
 """One configuration of a plan: the rules that depend on the resolution, in the order in which they build on another."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
 
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import (
-    ConfigurationPlan,
-    Decision,
-    NetworkPlan,
-    PlainUNetPlan,
-    Reason,
-    ResidualEncoderUNetPlan,
-    UNetFamily,
-)
+from autoseg.network_cost import MeasureCost
+from autoseg.plan import ConfigurationPlan, Decision, NetworkPlan, Reason
 from planners.augmentation import choose_augmentation, describe_rotation
 from planners.batch_dice import choose_batch_dice
-from planners.batch_size import choose_batch_size
-from planners.median_shape import ResampledDataset
-from planners.memory import MemoryBudget, compute_budget, estimate_feature_map_elements
-from planners.patch_size import EstimateElements, choose_patch_size, compute_initial_patch
 from planners.profile import Profile
-from planners.reasons import format_extents, record
-from planners.resampling import choose_resampling
-from planners.stages import choose_depth, choose_features
-from planners.topology import (
+from planners.reasons import format_count, format_extents, record
+from planners.rules.batch_size import choose_batch_size
+from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import MemoryBudget, compute_budget, estimate_feature_map_elements, explain_measured_memory
+from planners.rules.patch_size import choose_patch_size, compute_initial_patch
+from planners.rules.resampling import choose_resampling
+from planners.rules.topology import (
     FEWEST_STAGES,
     Topology,
-    choose_deep_supervision,
     compute_topology,
     explain_topology,
 )
 from planners.training import build_training
-
-UNETS: Final[dict[UNetFamily, type[PlainUNetPlan] | type[ResidualEncoderUNetPlan]]] = {
-    "plain_unet": PlainUNetPlan,
-    "residual_encoder_unet": ResidualEncoderUNetPlan,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +29,48 @@ class Circumstances:
 
     Attributes:
         memory_gb: Accelerator memory to plan for.
+        measure_cost: What networks cost; None where nothing measures it.
     """
 
     profile: Profile
     fingerprint: Fingerprint
     memory_gb: float
+    measure_cost: MeasureCost | None
 
     def get_budget(self, dimensions: int) -> MemoryBudget:
         """What a 2D or 3D network may cost."""
-        return compute_budget(self.profile, memory_gb=self.memory_gb, dimensions=dimensions)
+        return compute_budget(
+            self.profile.calibration,
+            memory_gb=self.memory_gb,
+            dimensions=dimensions,
+            patch_must_fit=self.profile.patch_must_fit,
+        )
 
-    @property
-    def estimate(self) -> EstimateElements:
-        """What a network costs."""
-        labels = self.fingerprint.labels.declared_count
-        return partial(estimate_feature_map_elements, profile=self.profile, declared_label_count=labels)
+    def choose_network(self, topology: Topology) -> tuple[NetworkPlan, tuple[Reason, ...]]:
+        """The network for a topology."""
+        return self.profile.choose_network(
+            topology,
+            input_channels=len(self.fingerprint.channels),
+            output_channels=self.fingerprint.labels.output_channel_count,
+        )
+
+    def estimate(self, topology: Topology) -> int:
+        """Feature map elements of the network for a topology."""
+        network, _ = self.choose_network(topology)
+        return estimate_feature_map_elements(
+            network,
+            topology,
+            declared_label_count=self.fingerprint.labels.declared_count,
+            measure_cost=self.measure_cost,
+        )
+
+    def explain_memory(self, network: NetworkPlan, topology: Topology) -> Decision[int] | None:
+        """What the network keeps, where that was measured."""
+        if self.measure_cost is None:
+            return None
+        return explain_measured_memory(
+            network, topology, elements=self.estimate(topology), measure_cost=self.measure_cost
+        )
 
     def choose_patch(self, dataset: ResampledDataset) -> Decision[Topology]:
         """The largest patch that fits, with its network."""
@@ -139,28 +150,12 @@ def choose_configuration(
 def _choose_network(
     name: str, topology: Topology, *, dataset: ResampledDataset, shared: Circumstances
 ) -> tuple[NetworkPlan, tuple[Reason, ...]]:
-    spacing_mm = dataset.spacing_mm
-    pooling = explain_topology(topology, spacing_mm, dataset.distance_unit)
-    features = choose_features(topology.stage_count, dimensions=len(spacing_mm))
-    depth = choose_depth(topology.stage_count, shared.profile)
-    deep_supervision = choose_deep_supervision(topology)
-    encoder_blocks, decoder_convolutions = depth.value
-    network = UNETS[shared.profile.architecture](
-        dimensions=2 if len(spacing_mm) == 2 else 3,
-        input_channels=len(shared.fingerprint.channels),
-        output_channels=shared.fingerprint.labels.output_channel_count,
-        features_per_stage=features.value,
-        kernel_sizes=topology.kernel_sizes,
-        strides=topology.strides,
-        blocks_per_stage=encoder_blocks,
-        convolutions_per_decoder_stage=decoder_convolutions,
-        deep_supervision=deep_supervision.value,
-    )
+    pooling = explain_topology(topology, dataset.spacing_mm, dataset.distance_unit)
+    network, reasons = shared.choose_network(topology)
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
-    reasons = (
+    memory = shared.explain_memory(network, topology)
+    return network, (
         record(f"{name}: topology", pooling, f"{topology.stage_count} stages, divided by {halved}"),
-        record(f"{name}: features", features, ", ".join(str(width) for width in features.value)),
-        record(f"{name}: depth", depth, ", ".join(str(blocks) for blocks in encoder_blocks)),
-        record(f"{name}: deep supervision", deep_supervision, "yes" if deep_supervision.value else "no"),
+        *(reason.model_copy(update={"subject": f"{name}: {reason.subject}"}) for reason in reasons),
+        *([] if memory is None else [record(f"{name}: memory", memory, f"{format_count(memory.value)} elements")]),
     )
-    return network, reasons

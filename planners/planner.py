@@ -1,20 +1,22 @@
 """From measurements to a plan: the rules, in the order in which one would explain them."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.geometry import IntTriple
+from autoseg.network_cost import MeasureCost
 from autoseg.plan import ConfigurationPlan, Decision, Plan, Reason
 from planners.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
-from planners.common import choose_common
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
-from planners.dimensionality import choose_dimensionality
-from planners.low_resolution import choose_low_resolution
-from planners.median_shape import ResampledDataset
-from planners.memory import choose_memory_target
+from planners.dataset_decisions import choose_common
 from planners.profile import Profile
 from planners.reasons import format_lengths, record
+from planners.rules.dimensionality import choose_dimensionality
+from planners.rules.low_resolution import choose_low_resolution
+from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import choose_memory_target
 from planners.training import SCHEDULE_REASON, SUFFICIENT_REASON
 
 SLICES = "2d"
@@ -37,15 +39,26 @@ class Planner:
     profile: Profile
     measures_host: bool = False
 
-    def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
+    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.
 
+        Args:
+            fingerprint: Of the dataset.
+            machine: What to plan for.
+            measure_cost: What networks cost; needed for families without a closed form.
+
         Raises:
-            PlanError: No plan exists: images too small, memory too small, or a CT channel without foreground.
+            PlanError: No plan exists: images too small, memory too small, or a CT channel without foreground. Or
+                `measure_cost` is needed and missing.
         """
-        memory = choose_memory_target(self.profile, machine)
+        memory = choose_memory_target(self.profile.memory_gb, self.profile.calibration, machine)
         common = choose_common(fingerprint)
-        shared = Circumstances(profile=self.profile, fingerprint=fingerprint, memory_gb=memory.value)
+        shared = Circumstances(
+            profile=self.profile,
+            fingerprint=fingerprint,
+            memory_gb=memory.value,
+            measure_cost=None if measure_cost is None else cache(measure_cost),
+        )
         configurations, reasons = _choose_configurations(common.dataset, common.axes.value, shared)
         reasons = (SCHEDULE_REASON, SUFFICIENT_REASON, *reasons)
         return common.build_plan(self.name, memory, configurations=configurations, reasons=reasons)

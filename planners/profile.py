@@ -1,11 +1,21 @@
 """What distinguishes one planner from another; everything else is common to all of them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol
 
-from autoseg.plan import UNetFamily
+from autoseg.plan import NetworkPlan, Reason
+from planners.rules.memory import MemoryCalibration, PatchMustFit
+from planners.rules.topology import Topology
 
-PatchMustFit = Literal["smallest_batch", "reference_batch"]
+
+class ChooseNetwork(Protocol):
+    """How the network of a preset, of whatever family, follows from a topology."""
+
+    def __call__(
+        self, topology: Topology, *, input_channels: int, output_channels: int
+    ) -> tuple[NetworkPlan, tuple[Reason, ...]]:
+        """Returns the network, and a reason for each of its decisions, whose subject is that decision."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,22 +23,17 @@ class Profile:
     """The dials of a planner.
 
     Attributes:
-        reference_memory_gb: Accelerator memory for which the two reference sums below were calibrated.
-        reference_elements_3d: Feature map elements per sample (see `planners.memory`) that a 3D network may have when
-            it is trained with the reference batch size.
-        reference_elements_2d: The same for 2D networks.
+        choose_network: The network for a topology.
+        memory_gb: Accelerator memory to plan for where none is stated.
+        calibration: What networks may keep in memory; `planners.rules.memory.PLAIN_CALIBRATION` for every family that
+            was not calibrated itself.
         patch_must_fit: The batch with which a patch has to fit into the memory: the smallest allowed one, so that
             the patch grows at the expense of the batch, or the reference batch.
         dataset_fraction_limit: A batch sees at most this share of all voxels of the dataset.
-        encoder_blocks: Convolutions (plain) or residual blocks of the first encoder stages; the last number repeats.
-        decoder_convolutions: Convolutions of every decoder stage.
     """
 
-    architecture: UNetFamily
-    reference_memory_gb: float
-    reference_elements_3d: int
-    reference_elements_2d: int
+    choose_network: ChooseNetwork
+    memory_gb: float
+    calibration: MemoryCalibration
     patch_must_fit: PatchMustFit
     dataset_fraction_limit: float
-    encoder_blocks: tuple[int, ...]
-    decoder_convolutions: int

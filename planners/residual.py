@@ -4,19 +4,23 @@ from typing import Final
 
 from planners.planner import Planner
 from planners.profile import Profile
+from planners.rules.memory import MemoryCalibration
+from planners.rules.unet import UNetRule
+
+RESIDUAL_ENCODER_UNET: Final = UNetRule(
+    family="residual_encoder_unet",
+    encoder_blocks=(1, 3, 4, 6),  # nnU-Net Revisited
+    decoder_convolutions=1,
+)
 
 
 def _build_profile(*, memory_gb: float, elements_3d: int, elements_2d: int) -> Profile:
-    # Blocks per stage: nnU-Net Revisited. The whole dataset may be seen in one batch (implementation of the presets).
     return Profile(
-        architecture="residual_encoder_unet",
-        reference_memory_gb=memory_gb,
-        reference_elements_3d=elements_3d,
-        reference_elements_2d=elements_2d,
+        choose_network=RESIDUAL_ENCODER_UNET,
+        memory_gb=memory_gb,
+        calibration=MemoryCalibration(memory_gb=memory_gb, elements_3d=elements_3d, elements_2d=elements_2d),
         patch_must_fit="reference_batch",
-        dataset_fraction_limit=1.0,
-        encoder_blocks=(1, 3, 4, 6),
-        decoder_convolutions=1,
+        dataset_fraction_limit=1.0,  # implementation of the presets: one batch may show the whole dataset
     )
 
 

@@ -1,18 +1,15 @@
-"""How long a training step takes on a processor, from what was measured of it."""
+"""The time of a training step on a CPU, estimated from what was measured of it."""
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import Final
 
-from autoseg import network_cost
 from autoseg.fingerprint import HostThroughput
-from autoseg.network_cost import Convolution, StepCost
-from autoseg.plan import ConfigurationPlan, PlainUNetPlan
-from planners.topology import Topology
+from autoseg.network_cost import Convolution, NetworkCost, StepCost, estimate_host_training_bytes
+from autoseg.plan import ConfigurationPlan
 
 PASSES: Final = 3  # forward, gradient of the input, gradient of the weights
 OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
-# Measured on a processor of 2022, and taken for any: they matter for small networks and patches alone.
+# Measured on a CPU of 2022, and taken for any: they matter for small networks and patches alone.
 SHARE_OF_ESTIMATE: Final = {2: 1.2, 3: 0.9}
 """What networks took of what their convolutions and normalizations should, by dimensions: the rates are those of 3D."""
 DELAY_BY_PATCHES: Final = 1.5  # threads of the network wait for the one whose core makes patches
@@ -22,77 +19,47 @@ SECONDS_PER_PATCH: Final = 0.0025  # reading and changing it on one core
 SECONDS_PER_PATCH_ELEMENT: Final = 1.1e-7
 
 
-def estimate_step_seconds(
-    topology: Topology,
-    features: tuple[int, ...],
-    *,
-    input_channels: int,
-    batch_size: int,
-    convolutions_per_stage: int,
-    host: HostThroughput,
-) -> float:
-    """Forward and backward pass of a plain U-Net: its convolutions, its normalizations with their activations.
+def estimate_step_seconds(cost: NetworkCost, host: HostThroughput) -> float:
+    """Forward and backward pass of a batch: convolutions, matrix products, normalizations with their activations.
 
     Convolutions count with the measured rate of the widest layer that was measured and is not wider than they are;
     narrower ones than any in proportion. Loss, optimizer and patches are left out: together less than 5 %. On
     Hippocampus (patch 40 x 56 x 40, four stages; 16 features and batch 2, 32 and 2, 32 and 7) the estimates were 0.17,
     0.47 and 1.63 s, the steps 0.16, 0.47 and 1.43 s.
     """
-    convolutions = tuple(
-        list_convolutions(topology, features, input_channels=input_channels, per_stage=convolutions_per_stage)
-    )
-    return batch_size * _estimate_patch_seconds(convolutions, host)
+    convolutions = sum(_count_operations(layer.multiply_adds) / _find_rate(layer, host) for layer in cost.convolutions)
+    # Of matrix products nothing was measured: as fast as the widest convolution (guess).
+    products = _count_operations(cost.matrix_multiply_adds) / max(host.convolution_flops.values())
+    return convolutions + products + cost.normalized_elements / host.elementwise_rate
 
 
-def estimate_cost(configuration: ConfigurationPlan, host: HostThroughput) -> StepCost:
-    """What a planned configuration costs on a processor: network, weights and, beside it, patches.
+def estimate_cost(configuration: ConfigurationPlan, host: HostThroughput, cost: NetworkCost) -> StepCost:
+    """What a planned configuration costs on a CPU: network, weights and, beside it, patches.
 
     On two cores the estimates for five networks (3D and 2D, plain and residual, 16 and 32 features) were between 0.97
     and 1.06 of the measured steps, and those for iterations with patches between 0.8 and 1.0.
+
+    Args:
+        configuration: Its patch and batch are those that were counted.
+        host: What was measured of the CPU.
+        cost: Of its network.
     """
     network, batch = configuration.network, configuration.training.batch_size
-    layers = tuple(network_cost.list_convolutions(network, configuration.patch_voxels))
-    per_patch = SHARE_OF_ESTIMATE[configuration.dimensions] * _estimate_patch_seconds(layers, host)
-    calls, parameters = SECONDS_PER_LAYER * len(layers), network_cost.count_parameters(network)
-    step = batch * per_patch + calls + SECONDS_PER_PARAMETER * parameters
+    passes = SHARE_OF_ESTIMATE[configuration.dimensions] * estimate_step_seconds(cost, host)
+    calls = SECONDS_PER_LAYER * len(cost.convolutions)
+    step = passes + calls + SECONDS_PER_PARAMETER * cost.parameter_count
     elements = math.prod(configuration.patch_voxels) * network.input_channels
     patches = batch * (SECONDS_PER_PATCH + SECONDS_PER_PATCH_ELEMENT * elements)
     return StepCost(
         iteration_seconds=max(patches, step + patches * min(1.0, DELAY_BY_PATCHES / host.cores)),
-        validation_seconds=(batch * per_patch + calls) / PASSES,
-        window_seconds=(per_patch + calls) / PASSES,
-        memory_bytes=network_cost.estimate_host_training_bytes(configuration, host.number_type),
+        validation_seconds=(passes + calls) / PASSES,
+        window_seconds=(passes / batch + calls) / PASSES,
+        memory_bytes=estimate_host_training_bytes(configuration, host.number_type, cost),
     )
 
 
-def list_convolutions(
-    topology: Topology, features: tuple[int, ...], *, input_channels: int, per_stage: int
-) -> Iterator[Convolution]:
-    """All convolutions of a plain U-Net but those of its outputs."""
-    stages = topology.stage_count
-    network = PlainUNetPlan(
-        dimensions=2 if len(topology.patch_voxels) == 2 else 3,
-        input_channels=input_channels,
-        output_channels=1,
-        features_per_stage=features,
-        kernel_sizes=topology.kernel_sizes,
-        strides=topology.strides,
-        blocks_per_stage=(per_stage,) * stages,
-        convolutions_per_decoder_stage=(per_stage,) * (stages - 1),
-        deep_supervision=False,
-    )
-    return network_cost.list_convolutions(network, topology.patch_voxels)
-
-
-def _estimate_patch_seconds(layers: Sequence[Convolution], host: HostThroughput) -> float:
-    """Forward and backward pass of one patch: convolutions, and normalizations with their activations."""
-    seconds = sum(_count_operations(layer) / _find_rate(layer, host) for layer in layers)
-    return seconds + sum(layer.output_elements for layer in layers if layer.is_normalized) / host.elementwise_rate
-
-
-def _count_operations(layer: Convolution) -> float:
-    products = layer.kernel_voxels * layer.channels_in * layer.channels_out * layer.output_voxels
-    return OPERATIONS_PER_PRODUCT * PASSES * products
+def _count_operations(multiply_adds: int) -> int:
+    return OPERATIONS_PER_PRODUCT * PASSES * multiply_adds
 
 
 def _find_rate(layer: Convolution, host: HostThroughput) -> float:

@@ -123,12 +123,20 @@ def show_forecast(
     from autoseg.cli.forecast_table import print_forecast, suggest_next
     from autoseg.workflows.forecasting import forecast_run
     from autoseg.workflows.machine_survey import survey_machine
+    from autoseg.workflows.planning import find_network_cost
     from planners.step_time import estimate_cost
 
     forecast = forecast_run(
         run,
         configurations=configurations,
-        survey=partial(survey_machine, estimate=estimate_cost, measure=measure, progress=console),
+        survey=partial(
+            survey_machine,
+            estimate=estimate_cost,
+            measure=measure,
+            measure_cost=find_network_cost,
+            progress=console,
+        ),
+        measure_cost=find_network_cost,
     )
     print_forecast(console, forecast, run)
     return suggest_next(forecast, run)

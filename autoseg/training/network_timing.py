@@ -9,6 +9,7 @@ import torch
 
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import StepCost, estimate_host_training_bytes
+from autoseg.networks.cost import measure_cost
 from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.batch import Batch
@@ -84,4 +85,5 @@ def _read_peak(plan: ConfigurationPlan, device: torch.device, number_type: Numbe
     """What PyTorch had reserved at most; estimated for devices that share the main memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
-    return estimate_host_training_bytes(plan, number_type)
+    cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
+    return estimate_host_training_bytes(plan, number_type, cost)

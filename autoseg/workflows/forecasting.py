@@ -10,7 +10,7 @@ from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS
 from autoseg.inference.windows import compute_window_plan
-from autoseg.network_cost import StepCost, count_checkpoint_bytes
+from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes
 from autoseg.plan import Plan, TrainingPlan
 from autoseg.preprocessing.cache import is_case_written
 from autoseg.run_folder import RunFolder
@@ -101,7 +101,11 @@ class RunForecast:
 
 
 def forecast_run(
-    run_root: Path, *, configurations: Sequence[str], survey: Callable[[Plan, Sequence[str]], Survey]
+    run_root: Path,
+    *,
+    configurations: Sequence[str],
+    survey: Callable[[Plan, Sequence[str]], Survey],
+    measure_cost: MeasureCost,
 ) -> RunForecast:
     """Forecasts the training of the named configurations, or of all, and of those that they need.
 
@@ -109,13 +113,14 @@ def forecast_run(
         run_root: A planned run.
         configurations: Empty for all.
         survey: Finds out what configurations cost here.
+        measure_cost: Counts what a network costs.
     """
     run = RunFolder(run_root)
     plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
     fingerprint = read_document(run.fingerprint, Fingerprint)
     names = list_trained(plan, configurations)
     found = survey(plan, names)
-    outlook = _Outlook(plan=plan, splits=splits, fingerprint=fingerprint, costs=found.costs)
+    outlook = _Outlook(plan=plan, splits=splits, fingerprint=fingerprint, costs=found.costs, measure_cost=measure_cost)
     prediction_bytes = measure_folder(run.references) // len(splits.folds)
     written, missing = _measure_preprocessed(run, plan, fingerprint, configurations)
     return RunForecast(
@@ -142,6 +147,7 @@ class _Outlook:
     splits: Splits
     fingerprint: Fingerprint
     costs: Mapping[str, StepCost]
+    measure_cost: MeasureCost
 
     def forecast(self, name: str, prediction_bytes: int) -> ConfigurationForecast:
         configuration = self.plan.configurations[name]
@@ -150,7 +156,10 @@ class _Outlook:
         training, validation = budget, 0.0 if budget is not None else self._estimate_prediction(name)
         if budget is None and cost is not None:
             training = estimate_training_seconds(configuration.training, cost)
-        models, passing = count_checkpoint_bytes(configuration)
+        network = self.measure_cost(
+            configuration.network, configuration.patch_voxels, configuration.training.batch_size
+        )
+        models, passing = count_checkpoint_bytes(configuration, network.parameter_count)
         return ConfigurationForecast(
             name=name,
             cost=cost,

@@ -21,7 +21,7 @@ from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, RunError
 from autoseg.fingerprint import HostThroughput
 from autoseg.labels import LabelScheme
-from autoseg.network_cost import StepCost
+from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.progress import Progress
 from autoseg.remembered import find_memory_folder, find_processor
@@ -30,7 +30,7 @@ from autoseg.workflows.host_speed import UNDISTURBED_SHARE, find_host_speed
 if TYPE_CHECKING:
     import torch
 
-CostEstimate = Callable[[ConfigurationPlan, HostThroughput], StepCost]
+CostEstimate = Callable[[ConfigurationPlan, HostThroughput, NetworkCost], StepCost]
 CUDA_LIBRARIES: Final = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
 CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
 
@@ -92,6 +92,7 @@ def survey_machine(
     *,
     estimate: CostEstimate,
     measure: Callable[[], HostThroughput],
+    measure_cost: MeasureCost,
     progress: Progress,
 ) -> Survey:
     """Times real steps on a GPU if there is one; else estimates them from the speed of the processor.
@@ -101,17 +102,23 @@ def survey_machine(
         names: Of its configurations.
         estimate: Costs of a configuration on a processor.
         measure: The speed of the processor; called where none is remembered for this computer.
+        measure_cost: Counts what a network costs.
         progress: Told what is timed.
     """
     if may_have_gpu():
         gpu = _find_gpu()
         if gpu is not None:
             return survey_gpu(names, gpu, time=partial(time_on_gpu, plan, gpu), progress=progress)
-    return survey_processor(plan, names, estimate=estimate, measure=measure)
+    return survey_processor(plan, names, estimate=estimate, measure=measure, measure_cost=measure_cost)
 
 
 def survey_processor(
-    plan: Plan, names: Sequence[str], *, estimate: CostEstimate, measure: Callable[[], HostThroughput]
+    plan: Plan,
+    names: Sequence[str],
+    *,
+    estimate: CostEstimate,
+    measure: Callable[[], HostThroughput],
+    measure_cost: MeasureCost,
 ) -> Survey:
     """Estimates the costs on the processor; where that cannot be measured, says why."""
     cores = count_usable_cores()
@@ -128,7 +135,11 @@ def survey_processor(
             f"estimated from the speed of this processor, of whose time other programs left {host.received_share:.0%} "
             f"while it was measured: training alone may be several times as fast; plan again when they have ended"
         )
-    costs = {name: estimate(plan.configurations[name], host) for name in names}
+    chosen = {name: plan.configurations[name] for name in names}
+    costs = {
+        name: estimate(each, host, measure_cost(each.network, each.patch_voxels, each.training.batch_size))
+        for name, each in chosen.items()
+    }
     return Survey(device=device, has_gpu=False, memory_bytes=memory, costs=costs, how=how)
 
 

@@ -18,10 +18,12 @@ from autoseg.errors import RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.fork_server import prepare_workers
-from autoseg.plan import Plan
+from autoseg.network_cost import MeasureCost, NetworkCost
+from autoseg.plan import NetworkPlan, Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.training.folds import Splits
+from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.imported_runs import check_has_data
@@ -47,7 +49,7 @@ class Planner(Protocol):
         """Whether it needs the measured throughput of the processor."""
         ...
 
-    def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
+    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset."""
         ...
 
@@ -59,13 +61,34 @@ def measure_processor() -> HostThroughput:
     return measure_host()
 
 
-def make_rule(planner: Planner, *, measure: Callable[[], HostThroughput] = measure_processor) -> PlanRule:
-    """The planner as a function that measures the processor first, if the planner wants to know it."""
+def find_network_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
+    """Counts what a network costs: in closed form where its family has one, else on the network itself with torch."""
+    count = COUNTED_FAMILIES.get(network.family)
+    if count is None:
+        from autoseg.networks.cost import measure_cost
+
+        return measure_cost(network, patch_voxels, batch_size)
+    return count(network, patch_voxels, batch_size)
+
+
+def make_rule(
+    planner: Planner,
+    *,
+    measure: Callable[[], HostThroughput] = measure_processor,
+    measure_cost: MeasureCost = find_network_cost,
+) -> PlanRule:
+    """The planner as a function that measures the processor first, if the planner wants to know it.
+
+    Args:
+        planner: Decides.
+        measure: Measures the speed of the processor.
+        measure_cost: Counts what a network costs.
+    """
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
         if planner.measures_host:
             machine = machine.model_copy(update={"host": measure()})
-        return planner.plan(fingerprint, machine)
+        return planner.plan(fingerprint, machine, measure_cost=measure_cost)
 
     return rule
 

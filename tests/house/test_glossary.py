@@ -50,7 +50,7 @@ def read_sources() -> str:
 
 def list_subjects() -> set[str]:
     """Of the decisions that planners record, without the configuration or the channel that they are about."""
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "planners").glob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "planners").rglob("*.py")]
     found = {match for text in texts for match in re.findall(r'(?:record\(\s*|subject=)f?"([^"]+)"', text)}
     return {subject.rpartition(": ")[2] for subject in found}
 

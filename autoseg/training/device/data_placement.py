@@ -1,13 +1,13 @@
 """Where the preprocessed cases lie while they train a network on a device: in its memory, in main memory, on disk."""
 
 from dataclasses import dataclass
-from math import prod
 from typing import Final, Literal
 
 import psutil
 import torch
 
-from autoseg.plan import ConfigurationPlan, PlainUNetPlan, ResidualEncoderUNetPlan
+from autoseg.networks.cost import measure_cost
+from autoseg.plan import ConfigurationPlan
 from autoseg.training.device.held_cases import DataSize
 
 DataLocation = Literal["device", "host", "disk"]
@@ -17,10 +17,10 @@ DESCRIPTIONS: Final[dict[DataLocation, str]] = {
     "disk": "cases are read from the run for every patch",
 }
 
-# Estimates on the safe side, not measurements: eager half-precision training stores a half-precision input and output
-# of every convolution unit (4 bytes), gradients and the workspace of the largest layers come on top; parameters have
-# gradients, momentum and half-precision copies; CUDA and its libraries take some hundred megabytes.
-BYTES_PER_FEATURE: Final = 12
+# Estimates on the safe side, not measurements: eager half-precision training keeps half of what is counted in single
+# precision, gradients and the workspace of the largest layers come on top; parameters have gradients, momentum and
+# half-precision copies; CUDA and its libraries take some hundred megabytes.
+BYTES_PER_KEPT_BYTE: Final = 2
 BYTES_PER_PARAMETER: Final = 20
 # Logits, their copy in single precision, probabilities, masks, and gradients of the loss.
 BYTES_PER_OUTPUT: Final = 32
@@ -90,21 +90,11 @@ def measure_host_memory() -> FreeMemory:
 
 
 def estimate_training_bytes(plan: ConfigurationPlan) -> int:
-    """What training takes on the device beside the cases: every feature map of every patch, the outputs of all
-    resolutions with their loss (together at most 8/7 of those of the highest), weights, libraries."""
-    network, features, parameters = plan.network, 0, 0
-    assert isinstance(network, PlainUNetPlan | ResidualEncoderUNetPlan), f"the family {network.family} is not estimated"
-    voxels = plan.training.batch_size * prod(plan.patch_voxels)
-    outputs = voxels * network.output_channels * 8 // 7
-    in_decoder = (*network.convolutions_per_decoder_stage[::-1], 0)
-    units_per_block = 2 if isinstance(network, ResidualEncoderUNetPlan) else 1
-    for stage, width in enumerate(network.features_per_stage):
-        voxels //= prod(network.strides[stage])
-        units = network.blocks_per_stage[stage] * units_per_block + in_decoder[stage]
-        features += voxels * width * (units + 3)  # and of the decoder: upsampled and concatenated features
-        parameters += width * width * prod(network.kernel_sizes[stage]) * (units + 1)
-    in_network = features * BYTES_PER_FEATURE + parameters * BYTES_PER_PARAMETER
-    return in_network + outputs * BYTES_PER_OUTPUT + DEVICE_BASE_BYTES
+    """What training takes on the device beside the cases: kept feature maps, outputs with their loss, weights,
+    libraries."""
+    cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
+    in_network = cost.kept_bytes * BYTES_PER_KEPT_BYTE + cost.parameter_count * BYTES_PER_PARAMETER
+    return in_network + cost.output_elements * BYTES_PER_OUTPUT + DEVICE_BASE_BYTES
 
 
 def _gib(size_bytes: int) -> str:

@@ -9,9 +9,10 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, HostThroughput, Machine
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.workflows.planning import find_network_cost
 from planners import PLANNERS, Planner
-from planners.memory import compute_budget, estimate_feature_map_elements
-from planners.topology import Topology
+from planners.rules.memory import compute_budget, estimate_feature_map_elements
+from planners.rules.topology import Topology
 
 EXTENTS = st.one_of(st.integers(1, 16), st.integers(1, 700))
 SPACINGS = st.one_of(st.sampled_from([0.5, 1.0, 2.0, 3.0]), st.floats(0.05, 10.0))
@@ -40,8 +41,13 @@ def test_every_fingerprint_has_a_plan_or_an_error_and_every_plan_fits(
         assert all(
             extent % divisor == 0 for extent, divisor in zip(topology.patch_voxels, topology.divisors, strict=True)
         )
-        elements = estimate_feature_map_elements(topology, profile=profile, declared_label_count=labels)
-        budget = compute_budget(profile, memory_gb=memory_gb, dimensions=configuration.dimensions)
+        elements = estimate_feature_map_elements(configuration.network, topology, declared_label_count=labels)
+        budget = compute_budget(
+            profile.calibration,
+            memory_gb=memory_gb,
+            dimensions=configuration.dimensions,
+            patch_must_fit=profile.patch_must_fit,
+        )
         assert not budget.is_exceeded_by(elements)
         assert configuration.training.batch_size >= 2
 
@@ -82,7 +88,7 @@ def test_every_fingerprint_has_a_lite_plan_or_an_error(
     )
     machine = Machine(accelerator_memory_gb=None, host=host, budget_seconds=60 * minutes)
     try:
-        plan = PLANNERS["lite"].plan(_build_fingerprint(grids, labels), machine)
+        plan = PLANNERS["lite"].plan(_build_fingerprint(grids, labels), machine, measure_cost=find_network_cost)
     except PlanError:
         return
     (configuration,) = plan.configurations.values()

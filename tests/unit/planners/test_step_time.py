@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from autoseg.document import write_document
 from autoseg.fingerprint import HostThroughput, Machine
-from autoseg.network_cost import count_checkpoint_bytes, count_parameters, estimate_host_training_bytes
-from planners import PLANNERS
-from planners.step_time import SECONDS_PER_PATCH, estimate_cost
+from autoseg.network_cost import count_checkpoint_bytes, estimate_host_training_bytes
+from autoseg.workflows.planning import find_network_cost
+from planners import PLANNERS, step_time
+from planners.step_time import SECONDS_PER_PATCH
 
 HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
 RETINA = ((999.0, 1.0, 1.0), (1, 584, 565))
@@ -31,6 +33,18 @@ def plan(build_fingerprint, data, name, *, planner="default", channels=("MR",), 
 
 def set_batch(configuration, size):
     return configuration.model_copy(update={"training": configuration.training.model_copy(update={"batch_size": size})})
+
+
+def count(configuration):
+    return find_network_cost(configuration.network, configuration.patch_voxels, configuration.training.batch_size)
+
+
+def estimate_cost(configuration, host):
+    return step_time.estimate_cost(configuration, host, count(configuration))
+
+
+def estimate_memory(configuration, number_type):
+    return estimate_host_training_bytes(configuration, number_type, count(configuration))
 
 
 @pytest.fixture
@@ -104,7 +118,7 @@ def test_memory_is_about_what_was_measured_of_the_training_process(name, bfloat1
     patch_maker_gb = 0.36
     for number_type, measured in (("bfloat16", bfloat16_gb), ("float32", float32_gb)):
         if measured is not None:
-            estimate = estimate_host_training_bytes(configuration, number_type) / 1e9
+            estimate = estimate_memory(configuration, number_type) / 1e9
             assert estimate == pytest.approx(measured + patch_maker_gb, rel=0.25)
 
 
@@ -132,21 +146,28 @@ def test_memory_is_about_what_a_training_takes_here(build_fingerprint, tmp_path)
     done = subprocess.run([sys.executable, "-c", STEPS, tmp_path / "plan.json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout) * 1024
-    estimate = estimate_host_training_bytes(planned.configurations["3d_fullres"], "float32")
+    estimate = estimate_memory(planned.configurations["3d_fullres"], "float32")
     assert estimate == pytest.approx(peak + 0.36e9, rel=0.3)
 
 
 def test_an_unknown_number_type_counts_as_the_widest(hippocampus_3d):
-    assert estimate_host_training_bytes(hippocampus_3d, "float64") == estimate_host_training_bytes(
-        hippocampus_3d, "float32"
-    )
+    assert estimate_memory(hippocampus_3d, "float64") == estimate_memory(hippocampus_3d, "float32")
+
+
+def test_matrix_products_take_time_as_the_widest_convolution_does(hippocampus_3d):
+    cost = count(hippocampus_3d)
+    with_attention = replace(cost, matrix_multiply_adds=10**12)
+    without, with_it = (step_time.estimate_step_seconds(each, HOST) for each in (cost, with_attention))
+    assert with_it - without == pytest.approx(2 * 3 * 1e12 / 345e9)
 
 
 def test_checkpoints_hold_weights_and_meanwhile_the_state_of_the_optimizer(hippocampus_3d):
-    weights = 4 * count_parameters(hippocampus_3d.network)
-    assert count_checkpoint_bytes(hippocampus_3d) == (2 * weights, 2 * weights)
+    parameters = count(hippocampus_3d).parameter_count
+    weights = 4 * parameters
+    assert count_checkpoint_bytes(hippocampus_3d, parameters) == (2 * weights, 2 * weights)
     adamw = hippocampus_3d.training.model_copy(update={"optimizer": "adamw", "weight_average_decay": 0.999})
-    assert count_checkpoint_bytes(hippocampus_3d.model_copy(update={"training": adamw})) == (2 * weights, 4 * weights)
+    changed = hippocampus_3d.model_copy(update={"training": adamw})
+    assert count_checkpoint_bytes(changed, parameters) == (2 * weights, 4 * weights)
 
 
 @pytest.mark.parametrize(

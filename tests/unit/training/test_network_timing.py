@@ -1,6 +1,7 @@
 import torch
 
 from autoseg.network_cost import estimate_host_training_bytes
+from autoseg.networks.cost import measure_cost
 from autoseg.training.network_timing import time_network
 
 
@@ -9,4 +10,5 @@ def test_training_and_prediction_are_timed(plan_configuration, labels):
     cost = time_network(plan, labels, device=torch.device("cpu"), number_type="float32")
     assert cost.iteration_seconds > cost.window_seconds > 0
     assert cost.window_seconds * plan.training.batch_size == cost.validation_seconds
-    assert cost.memory_bytes == estimate_host_training_bytes(plan, "float32")
+    counted = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
+    assert cost.memory_bytes == estimate_host_training_bytes(plan, "float32", counted)

@@ -10,6 +10,7 @@ from autoseg.run_folder import write_text
 from autoseg.training.folds import Splits
 from autoseg.workflows.forecasting import count_windows, forecast_run, list_trained, measure_folder
 from autoseg.workflows.machine_survey import Survey
+from autoseg.workflows.planning import find_network_cost
 from autoseg.workflows.preprocessing import extract_recipe
 
 COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.1, memory_bytes=10**9)
@@ -62,7 +63,7 @@ def survey(costs=None):
 
 
 def forecast(run, *names, costs=None):
-    return forecast_run(run.root, configurations=names, survey=survey(costs))
+    return forecast_run(run.root, configurations=names, survey=survey(costs), measure_cost=find_network_cost)
 
 
 def select(result, name):
@@ -131,7 +132,9 @@ def test_disk_holds_checkpoints_and_predictions_like_the_references(planned):
     write_text(planned.references / "b.nii.gz", "x" * 100)
     result = forecast(planned, "2d")
     (entry,) = result.configurations
-    kept, passing = count_checkpoint_bytes(read_document(planned.plan, Plan).configurations["2d"])
+    configuration = read_document(planned.plan, Plan).configurations["2d"]
+    network = find_network_cost(configuration.network, configuration.patch_voxels, 1)
+    kept, passing = count_checkpoint_bytes(configuration, network.parameter_count)
     assert entry.fold_bytes == kept + 200
     assert result.passing_bytes == passing
 

@@ -15,6 +15,7 @@ from autoseg.workflows.machine_survey import (
     survey_processor,
     time_on_gpu,
 )
+from autoseg.workflows.planning import find_network_cost
 
 COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.1, memory_bytes=10**9)
 HOST = HostThroughput(
@@ -34,7 +35,13 @@ def plan(run):
 
 
 def survey(plan, measure):
-    return survey_processor(plan, ["2d", "3d_lowres"], estimate=lambda configuration, host: COST, measure=measure)
+    return survey_processor(
+        plan,
+        ["2d", "3d_lowres"],
+        estimate=lambda configuration, host, cost: COST,
+        measure=measure,
+        measure_cost=find_network_cost,
+    )
 
 
 def test_a_processor_is_measured_and_its_costs_are_estimated(plan):

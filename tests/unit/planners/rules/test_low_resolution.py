@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from planners.low_resolution import choose_low_resolution, coarsen
-from planners.median_shape import ResampledDataset
+from planners.rules.low_resolution import choose_low_resolution, coarsen
+from planners.rules.median_shape import ResampledDataset
 
 
 def test_axes_more_than_twice_as_fine_as_the_coarsest_are_coarsened_first() -> None:

@@ -3,7 +3,7 @@
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import IntTriple
 from autoseg.plan import Decision
-from planners.median_shape import ResampledDataset
+from planners.rules.median_shape import ResampledDataset
 
 
 def choose_dimensionality(

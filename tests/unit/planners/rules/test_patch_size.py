@@ -1,18 +1,11 @@
-from functools import partial
-
 import pytest
 
 from autoseg.errors import PlanError
 from planners.default import DEFAULT
-from planners.median_shape import ResampledDataset
-from planners.memory import compute_budget, estimate_feature_map_elements
-from planners.patch_size import choose_patch_size, compute_initial_patch
 from planners.residual import RESIDUAL_M
-
-ESTIMATES = {
-    planner.name: partial(estimate_feature_map_elements, profile=planner.profile, declared_label_count=3)
-    for planner in (DEFAULT, RESIDUAL_M)
-}
+from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import compute_budget, estimate_feature_map_elements
+from planners.rules.patch_size import choose_patch_size, compute_initial_patch
 
 
 @pytest.mark.parametrize(
@@ -72,5 +65,16 @@ def _build_dataset(spacing_mm, median) -> ResampledDataset:
 
 
 def _choose(spacing_mm, median, *, planner=DEFAULT, memory_gb=8):
-    budget = compute_budget(planner.profile, memory_gb=memory_gb, dimensions=len(spacing_mm))
-    return choose_patch_size(_build_dataset(spacing_mm, median), budget=budget, estimate=ESTIMATES[planner.name])
+    profile = planner.profile
+    budget = compute_budget(
+        profile.calibration,
+        memory_gb=memory_gb,
+        dimensions=len(spacing_mm),
+        patch_must_fit=profile.patch_must_fit,
+    )
+
+    def estimate(topology):
+        network, _ = profile.choose_network(topology, input_channels=1, output_channels=3)
+        return estimate_feature_map_elements(network, topology, declared_label_count=3)
+
+    return choose_patch_size(_build_dataset(spacing_mm, median), budget=budget, estimate=estimate)

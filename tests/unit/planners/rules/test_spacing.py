@@ -1,6 +1,6 @@
 import pytest
 
-from planners.spacing import choose_target_spacing
+from planners.rules.spacing import choose_target_spacing
 
 
 def test_the_target_spacing_of_isotropic_data_is_the_median(build_case) -> None:

@@ -3,8 +3,8 @@
 import math
 
 from autoseg.plan import Decision
-from planners.memory import SMALLEST_BATCH_SIZE, MemoryBudget
 from planners.reasons import format_count
+from planners.rules.memory import SMALLEST_BATCH_SIZE, MemoryBudget
 
 
 def choose_batch_size(

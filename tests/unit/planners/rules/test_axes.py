@@ -1,6 +1,6 @@
 import pytest
 
-from planners.axes import choose_axis_permutation
+from planners.rules.axes import choose_axis_permutation
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from planners.median_shape import ResampledDataset, compute_resampled_dataset
+from planners.rules.median_shape import ResampledDataset, compute_resampled_dataset
 
 
 def test_shapes_are_resampled_rounded_half_to_even_and_permuted(build_case) -> None:

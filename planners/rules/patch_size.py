@@ -7,10 +7,10 @@ import numpy as np
 
 from autoseg.errors import PlanError
 from autoseg.plan import Decision
-from planners.median_shape import ResampledDataset
-from planners.memory import MemoryBudget, describe_budget
 from planners.reasons import UNIT_NAMES, format_amount, format_extents, format_lengths
-from planners.topology import FEWEST_STAGES, Topology, compute_topology
+from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import MemoryBudget, describe_budget
+from planners.rules.topology import FEWEST_STAGES, Topology, compute_topology
 
 # Edge of the largest isotropic patch, per dimensions. Implementation detail of the reference planner: only a start from
 # which the patch is reduced, so it must be larger than what the memory allows.

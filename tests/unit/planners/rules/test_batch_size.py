@@ -1,7 +1,7 @@
 import pytest
 
-from planners.batch_size import choose_batch_size
-from planners.memory import MemoryBudget
+from planners.rules.batch_size import choose_batch_size
+from planners.rules.memory import MemoryBudget
 
 BUDGET = MemoryBudget(elements_per_sample=1000.0, reference_batch_size=2, fitted_batch_size=2)
 

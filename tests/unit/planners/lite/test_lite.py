@@ -1,12 +1,21 @@
+from functools import cache
+
 import pytest
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import HostThroughput, Machine
+from autoseg.networks.cost import measure_cost
+from autoseg.workflows.planning import find_network_cost
 from planners import PLANNERS
-from planners.lite import ENOUGH_PATCHES, ITERATIONS_FOR_LARGER_BATCH, SUFFICIENT_CONTEXT_FRACTION
-from planners.lite_time import SUFFICIENT_ITERATIONS
+from planners.lite.budget import SUFFICIENT_ITERATIONS
+from planners.lite.candidates import (
+    ENOUGH_PATCHES,
+    ITERATIONS_FOR_LARGER_BATCH,
+    SUFFICIENT_CONTEXT_FRACTION,
+    build_network_plan,
+)
+from planners.rules.topology import compute_topology
 from planners.step_time import estimate_step_seconds
-from planners.topology import compute_topology
 
 LITE = PLANNERS["lite"]
 HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
@@ -27,30 +36,20 @@ def slow_down(factor):
 
 
 def make_plan(fingerprint, *, minutes=30.0, host=HOST):
-    return LITE.plan(fingerprint, Machine(accelerator_memory_gb=None, host=host, budget_seconds=minutes * 60))
+    machine = Machine(accelerator_memory_gb=None, host=host, budget_seconds=minutes * 60)
+    return LITE.plan(fingerprint, machine, measure_cost=find_network_cost)
 
 
 def estimate(configuration, host, *, batch_size=None):
-    network = configuration.network
-    topology = compute_topology(configuration.spacing_mm, configuration.patch_voxels)
-    assert topology.strides == network.strides
-    return estimate_step_seconds(
-        topology,
-        network.features_per_stage,
-        input_channels=network.input_channels,
-        batch_size=batch_size or configuration.training.batch_size,
-        convolutions_per_stage=2,
-        host=host,
-    )
+    batch_size = batch_size or configuration.training.batch_size
+    return estimate_step_seconds(find_network_cost(configuration.network, configuration.patch_voxels, batch_size), host)
 
 
 @pytest.mark.parametrize(("width", "batch", "measured"), [(16, 2, 0.162), (32, 2, 0.473), (32, 7, 1.429)])
-def test_the_estimate_agrees_with_steps_that_were_measured_on_that_processor(width, batch, measured):
+def test_the_estimate_agrees_with_steps_that_were_measured_on_that_processor(build_fingerprint, width, batch, measured):
     topology = compute_topology((1.0, 1.0, 1.0), (40, 56, 40))
-    features = tuple(width * 2**stage for stage in range(topology.stage_count))
-    seconds = estimate_step_seconds(
-        topology, features, input_channels=1, batch_size=batch, convolutions_per_stage=2, host=HOST
-    )
+    network = build_network_plan(topology, width, build_fingerprint(*HIPPOCAMPUS))
+    seconds = estimate_step_seconds(find_network_cost(network, topology.patch_voxels, batch), HOST)
     assert seconds == pytest.approx(measured, rel=0.2)
 
 
@@ -194,6 +193,20 @@ def test_a_measurement_that_was_disturbed_is_told(build_fingerprint, share, is_t
 def test_an_unmeasured_machine_is_refused(build_fingerprint):
     with pytest.raises(PlanError, match=r"plans for a measured processor.*Machine\.host"):
         LITE.plan(build_fingerprint(*HIPPOCAMPUS), Machine(accelerator_memory_gb=None))
+
+
+def test_uncounted_networks_are_refused(build_fingerprint):
+    with pytest.raises(PlanError, match=r"plans with the cost of networks.*measure_cost"):
+        LITE.plan(build_fingerprint(*HIPPOCAMPUS), Machine(accelerator_memory_gb=None, host=HOST))
+
+
+@pytest.mark.parametrize("minutes", [1.0, 60.0])
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
+def test_networks_that_are_counted_on_the_meta_device_give_the_same_plan(build_fingerprint, data, minutes):
+    fingerprint = build_fingerprint(*data, count=50)
+    machine = Machine(accelerator_memory_gb=None, host=HOST, budget_seconds=minutes * 60)
+    measured = LITE.plan(fingerprint, machine, measure_cost=cache(measure_cost))
+    assert measured == make_plan(fingerprint, minutes=minutes)
 
 
 def test_images_without_room_for_a_network_are_refused(build_fingerprint):

@@ -4,7 +4,7 @@ from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import DistanceUnit, FloatTriple, IntTriple
 from autoseg.plan import Decision
 from planners.reasons import AXIS_NAMES
-from planners.spacing import format_spacing
+from planners.rules.spacing import format_spacing
 
 
 def choose_axis_permutation(

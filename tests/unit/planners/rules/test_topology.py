@@ -1,6 +1,6 @@
 import pytest
 
-from planners.topology import choose_deep_supervision, compute_topology, explain_topology
+from planners.rules.topology import choose_deep_supervision, compute_topology, explain_topology
 
 
 def test_isotropic_data_are_halved_alike_until_every_edge_is_shorter_than_eight() -> None:

@@ -6,11 +6,11 @@ from autoseg import __version__
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import FloatTriple, IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan, Decision, Plan, Reason
-from planners.axes import choose_axis_permutation
-from planners.median_shape import ResampledDataset, compute_resampled_dataset
-from planners.normalization import choose_normalization
 from planners.reasons import AXIS_NAMES, record
-from planners.spacing import choose_target_spacing, format_spacing
+from planners.rules.axes import choose_axis_permutation
+from planners.rules.median_shape import ResampledDataset, compute_resampled_dataset
+from planners.rules.normalization import choose_normalization
+from planners.rules.spacing import choose_target_spacing, format_spacing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

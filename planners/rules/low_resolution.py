@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from autoseg.plan import Decision
-from planners.median_shape import ResampledDataset
 from planners.reasons import format_count, format_extents, format_lengths, format_share
+from planners.rules.median_shape import ResampledDataset
 
 # The patch should see at least this share of the median case, or context is missing (version 2 of nnU-Net).
 SUFFICIENT_CONTEXT_FRACTION: Final = 0.25

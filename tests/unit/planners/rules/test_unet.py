@@ -2,7 +2,7 @@ import pytest
 
 from planners.default import DEFAULT
 from planners.residual import RESIDUAL_M
-from planners.stages import choose_depth, choose_features
+from planners.rules.unet import choose_features
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,6 @@ def test_features_double_up_to_the_limit_of_the_dimensions(dimensions, expected)
     ],
 )
 def test_the_architecture_decides_about_the_depth(planner, encoder, decoder, words) -> None:
-    decision = choose_depth(6, planner.profile)
+    decision = planner.profile.choose_network.choose_depth(6)
     assert decision.value == (encoder, decoder)
     assert words in decision.because

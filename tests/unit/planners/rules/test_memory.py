@@ -3,9 +3,20 @@ import pytest
 from autoseg.fingerprint import Machine
 from planners import PLANNERS
 from planners.default import DEFAULT
-from planners.memory import choose_memory_target, compute_budget, estimate_feature_map_elements
 from planners.residual import RESIDUAL_L, RESIDUAL_M
-from planners.topology import Topology, compute_topology
+from planners.rules.memory import choose_memory_target, compute_budget, estimate_feature_map_elements
+from planners.rules.topology import Topology, compute_topology
+
+
+def estimate(planner, topology, labels):
+    network, _ = planner.profile.choose_network(topology, input_channels=1, output_channels=labels)
+    return estimate_feature_map_elements(network, topology, declared_label_count=labels)
+
+
+def limit(profile, memory_gb, dimensions):
+    return compute_budget(
+        profile.calibration, memory_gb=memory_gb, dimensions=dimensions, patch_must_fit=profile.patch_must_fit
+    )
 
 
 @pytest.mark.parametrize(
@@ -27,17 +38,17 @@ from planners.topology import Topology, compute_topology
     ids=["plain-3d", "residual-3d", "residual-2d"],
 )
 def test_the_estimate_has_the_check_values_of_the_reference(planner, topology, expected) -> None:
-    assert estimate_feature_map_elements(topology, profile=planner.profile, declared_label_count=3) == expected
+    assert estimate(planner, topology, 3) == expected
 
 
 def test_the_estimate_can_be_counted_by_hand() -> None:
     topology = compute_topology((1.0, 1.0), (8, 8))
     voxels, halved = 64, 16
     plain = 2 * 32 * voxels + 2 * 64 * halved + 3 * 32 * voxels + 5 * voxels
-    assert estimate_feature_map_elements(topology, profile=DEFAULT.profile, declared_label_count=5) == plain
+    assert estimate(DEFAULT, topology, 5) == plain
     stem, encoder, shortcut = 32 * voxels, 2 * 1 * 32 * voxels + 2 * 3 * 64 * halved, 64 * halved
     residual = stem + encoder + shortcut + 2 * 32 * voxels + 5 * voxels
-    assert estimate_feature_map_elements(topology, profile=RESIDUAL_M.profile, declared_label_count=5) == residual
+    assert estimate(RESIDUAL_M, topology, 5) == residual
 
 
 @pytest.mark.parametrize(
@@ -51,23 +62,23 @@ def test_the_estimate_can_be_counted_by_hand() -> None:
 )
 def test_every_planner_has_its_own_reference_memory(planner, reference_gb, elements_3d, elements_2d) -> None:
     profile = PLANNERS[planner].profile
-    target = choose_memory_target(profile, Machine(accelerator_memory_gb=None))
+    target = choose_memory_target(profile.memory_gb, profile.calibration, Machine(accelerator_memory_gb=None))
     assert target.value == reference_gb
     assert f"own reference of {reference_gb} GB" in target.because
     for dimensions, expected in ((3, elements_3d), (2, elements_2d)):
-        budget = compute_budget(profile, memory_gb=target.value, dimensions=dimensions)
-        assert budget.elements_per_sample == expected
+        assert limit(profile, target.value, dimensions).elements_per_sample == expected
 
 
 def test_stated_memory_scales_the_limit_linearly() -> None:
-    target = choose_memory_target(RESIDUAL_L.profile, Machine(accelerator_memory_gb=12))
+    profile = RESIDUAL_L.profile
+    target = choose_memory_target(profile.memory_gb, profile.calibration, Machine(accelerator_memory_gb=12))
     assert target.value == 12
     assert target.because == ("12 GB were stated; the feature map limits, calibrated for 24 GB, are multiplied by 0.5")
-    assert compute_budget(RESIDUAL_L.profile, memory_gb=12, dimensions=3).elements_per_sample == 1050e6
+    assert limit(profile, 12, 3).elements_per_sample == 1050e6
 
 
 @pytest.mark.parametrize(
-    ("planner", "dimensions", "limit"),
+    ("planner", "dimensions", "expected"),
     [
         (DEFAULT, 3, 560_000_000),
         (DEFAULT, 2, 510_000_000),  # a batch of 2 may use what the reference batch of 12 uses
@@ -75,8 +86,8 @@ def test_stated_memory_scales_the_limit_linearly() -> None:
         (RESIDUAL_M, 2, 135_000_000),
     ],
 )
-def test_the_patch_limit_depends_on_the_batch_that_must_fit(planner, dimensions, limit) -> None:
-    budget = compute_budget(planner.profile, memory_gb=8, dimensions=dimensions)
-    assert budget.patch_limit_elements == limit
-    assert not budget.is_exceeded_by(limit)
-    assert budget.is_exceeded_by(limit + 1)
+def test_the_patch_limit_depends_on_the_batch_that_must_fit(planner, dimensions, expected) -> None:
+    budget = limit(planner.profile, 8, dimensions)
+    assert budget.patch_limit_elements == expected
+    assert not budget.is_exceeded_by(expected)
+    assert budget.is_exceeded_by(expected + 1)

@@ -1,7 +1,7 @@
 import pytest
 
-from planners.dimensionality import choose_dimensionality
-from planners.median_shape import compute_resampled_dataset
+from planners.rules.dimensionality import choose_dimensionality
+from planners.rules.median_shape import compute_resampled_dataset
 
 
 @pytest.mark.parametrize(

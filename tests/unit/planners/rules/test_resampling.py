@@ -1,6 +1,6 @@
 import pytest
 
-from planners.resampling import choose_resampling
+from planners.rules.resampling import choose_resampling
 
 
 @pytest.mark.parametrize(

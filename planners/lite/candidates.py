@@ -1,0 +1,221 @@
+"""The search of the planner `lite`: networks and patches from the largest down, until one learns enough in the time."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from autoseg.fingerprint import Fingerprint, HostThroughput
+from autoseg.network_cost import MeasureCost
+from autoseg.plan import Decision, PlainUNetPlan
+from planners.reasons import format_amount, format_count, format_lengths, format_share
+from planners.rules.low_resolution import coarsen
+from planners.rules.median_shape import ResampledDataset
+from planners.rules.patch_size import compute_initial_patch
+from planners.rules.topology import FEWEST_STAGES, Topology, choose_deep_supervision, compute_topology
+from planners.step_time import estimate_step_seconds
+
+LARGER_BATCH: Final = 2
+WIDTHS: Final = (32, 16)  # of the first stage; processors compute multiples of 16 channels best
+CONVOLUTIONS_PER_STAGE: Final = 2
+MOST_FEATURES: Final = 256
+ENOUGH_PATCHES: Final = 5000
+"""Measured on Hippocampus, in batches of 2: up to here more patches gain more than more features, from here on it is
+the reverse."""
+ITERATIONS_FOR_LARGER_BATCH: Final = 5000
+"""Below them, as many patches teach more in twice the iterations of half the batch (measured)."""
+SUFFICIENT_CONTEXT_FRACTION: Final = 1 / 8  # of the median case in one patch; else the spacing is made coarser
+MEMORY_SHARE: Final = 0.5  # of the computer's memory, for feature maps
+BYTES_PER_ELEMENT: Final = 8  # of a feature map: itself, its normalization and their gradients in reduced precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a network is chosen for.
+
+    Attributes:
+        training_seconds: For one fold.
+        measure_cost: What networks cost.
+    """
+
+    fingerprint: Fingerprint
+    host: HostThroughput
+    training_seconds: float
+    measure_cost: MeasureCost
+
+    @property
+    def memory_limit_bytes(self) -> float:
+        """For feature maps."""
+        return self.host.memory_gb * 1e9 * MEMORY_SHARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A network, and what it would cost.
+
+    Attributes:
+        dataset: At the spacing that goes with the patch.
+        iterations: That fit into the time.
+    """
+
+    dataset: ResampledDataset
+    topology: Topology
+    network: PlainUNetPlan
+    batch: Decision[int]
+    step_seconds: float
+    iterations: int
+    memory_bytes: float
+
+    @property
+    def patches(self) -> int:
+        """That are seen within the time."""
+        return self.iterations * self.batch.value
+
+    @property
+    def context(self) -> float:
+        """Share of the median case in one patch."""
+        return math.prod(self.topology.patch_voxels) / math.prod(self.dataset.median_shape_voxels)
+
+
+def choose_candidate(dataset: ResampledDataset, situation: Situation) -> Decision[Candidate]:
+    """The first of the candidates that learns enough within the time; the last one if none does.
+
+    Candidates come with the widest network and the largest patch first: the width shrinks before the patch does, and
+    where the patch is too small for its context, the spacing becomes coarser.
+    """
+    considered = 0
+    for candidate in list_candidates(dataset, situation):
+        considered += 1
+        fits = candidate.memory_bytes <= situation.memory_limit_bytes
+        if candidate.patches >= ENOUGH_PATCHES and fits:
+            break
+    return Decision(candidate, _explain(candidate, considered, situation))
+
+
+def list_candidates(dataset: ResampledDataset, situation: Situation) -> Iterator[Candidate]:
+    """From the largest to the smallest network."""
+    topology: Topology | None = compute_topology(dataset.spacing_mm, compute_initial_patch(dataset))
+    while topology is not None:
+        for width in WIDTHS:
+            candidate = evaluate(dataset, topology, width, situation)
+            if candidate.context < SUFFICIENT_CONTEXT_FRACTION and candidate.patches >= ENOUGH_PATCHES:
+                coarse = coarsen_for_context(dataset, topology)
+                candidate = evaluate(
+                    coarse, compute_topology(coarse.spacing_mm, topology.patch_voxels), width, situation
+                )
+            yield candidate
+        topology = shorten(topology, dataset)
+
+
+def evaluate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
+    """What a network costs on the machine, with the largest batch that leaves enough iterations."""
+    network = build_network_plan(topology, width, situation.fingerprint)
+    cost = situation.measure_cost(network, topology.patch_voxels, 1)
+    patch_seconds = estimate_step_seconds(cost, situation.host)
+    elements = sum(convolution.output_elements for convolution in cost.convolutions)
+    patch_bytes = float(elements * BYTES_PER_ELEMENT)
+    batch = choose_batch(patch_seconds, patch_bytes, situation)
+    step_seconds = batch.value * patch_seconds
+    return Candidate(
+        dataset=dataset,
+        topology=topology,
+        network=network,
+        batch=batch,
+        step_seconds=step_seconds,
+        iterations=int(situation.training_seconds / step_seconds),
+        memory_bytes=batch.value * patch_bytes,
+    )
+
+
+def build_network_plan(topology: Topology, width: int, fingerprint: Fingerprint) -> PlainUNetPlan:
+    """A plain U-Net with `width` features in its first stage, doubled with every stage up to a limit."""
+    stages = topology.stage_count
+    return PlainUNetPlan(
+        dimensions=2 if len(topology.patch_voxels) == 2 else 3,
+        input_channels=len(fingerprint.channels),
+        output_channels=fingerprint.labels.output_channel_count,
+        features_per_stage=tuple(min(MOST_FEATURES, width * 2 ** min(stage, 10)) for stage in range(stages)),
+        kernel_sizes=topology.kernel_sizes,
+        strides=topology.strides,
+        blocks_per_stage=(CONVOLUTIONS_PER_STAGE,) * stages,
+        convolutions_per_decoder_stage=(CONVOLUTIONS_PER_STAGE,) * (stages - 1),
+        deep_supervision=choose_deep_supervision(topology).value,
+    )
+
+
+def choose_batch(patch_seconds: float, patch_bytes: float, situation: Situation) -> Decision[int]:
+    """One patch in little time, because many small steps teach more than few large ones; two in more time.
+
+    Args:
+        patch_seconds: What one patch takes in a step.
+        patch_bytes: Its feature maps.
+    """
+    iterations = int(situation.training_seconds / (LARGER_BATCH * patch_seconds))
+    minutes = f"{situation.training_seconds / 60:.3g} minutes"
+    held = f"with {LARGER_BATCH} patches {minutes} hold {format_count(iterations)} iterations"
+    needed = LARGER_BATCH * patch_bytes
+    if iterations < ITERATIONS_FOR_LARGER_BATCH:
+        return Decision(
+            1,
+            f"{held}, fewer than {format_count(ITERATIONS_FOR_LARGER_BATCH)}: up to there as many patches, one at a "
+            f"time, teach more in twice the iterations",
+        )
+    if needed > situation.memory_limit_bytes:
+        return Decision(
+            1,
+            f"the feature maps of {LARGER_BATCH} patches take {needed / 1e9:.2g} GB, more than the "
+            f"{situation.memory_limit_bytes / 1e9:.2g} GB that are kept for them",
+        )
+    return Decision(LARGER_BATCH, f"{held}, at least {format_count(ITERATIONS_FOR_LARGER_BATCH)}")
+
+
+def shorten(topology: Topology, dataset: ResampledDataset) -> Topology | None:
+    """The topology with one step less along the axis that covers most of the median case; None at the smallest."""
+    shares = [
+        extent / median if extent > divisor else 0.0
+        for extent, median, divisor in zip(
+            topology.patch_voxels, dataset.median_shape_voxels, topology.divisors, strict=True
+        )
+    ]
+    axis = max(range(len(shares)), key=lambda candidate: (shares[candidate], candidate))
+    if shares[axis] == 0:
+        return None
+    extents = list(topology.patch_voxels)
+    extents[axis] -= topology.divisors[axis]
+    shorter = compute_topology(dataset.spacing_mm, extents)
+    is_smaller = math.prod(shorter.patch_voxels) < math.prod(topology.patch_voxels)
+    return shorter if is_smaller and shorter.stage_count >= FEWEST_STAGES else None
+
+
+def coarsen_for_context(dataset: ResampledDataset, topology: Topology) -> ResampledDataset:
+    """The dataset at the finest spacing, in steps of 3 %, at which a patch covers enough of the median case."""
+    fine_mm, fine_shape = np.array(dataset.spacing_mm), np.array(dataset.median_shape_voxels)
+    spacing_mm = fine_mm.copy()
+    wanted = math.prod(topology.patch_voxels) / SUFFICIENT_CONTEXT_FRACTION
+    while np.prod(shape := fine_shape * fine_mm / spacing_mm) > wanted:
+        spacing_mm = coarsen(spacing_mm)
+    rounded = np.maximum(np.round(shape), 1.0)
+    return replace(
+        dataset,
+        spacing_mm=tuple(float(value) for value in spacing_mm),
+        median_shape_voxels=tuple(float(extent) for extent in rounded),
+        voxel_count=float(dataset.voxel_count * np.prod(rounded) / np.prod(fine_shape)),
+    )
+
+
+def _explain(candidate: Candidate, considered: int, situation: Situation) -> str:
+    spacing = format_lengths(candidate.dataset.spacing_mm, candidate.dataset.distance_unit)
+    enough = "at least" if candidate.patches >= ENOUGH_PATCHES else "fewer than"
+    larger = "no wider network and no larger patch is tried"
+    if considered > 1:
+        tried = format_amount(considered - 1, "larger combination")
+        larger = f"{tried} of network and patch would see too few patches in the time, or need too much memory"
+    return (
+        f"{larger}; at an estimated "
+        f"{candidate.step_seconds:.3g} s per iteration {situation.training_seconds / 60:.3g} minutes hold "
+        f"{format_count(candidate.patches)} patches, {enough} the {format_count(ENOUGH_PATCHES)} that are wanted, with "
+        f"{candidate.memory_bytes / 1e9:.2g} GB of feature maps; a patch covers {format_share(candidate.context)} of "
+        f"the median case at {spacing}"
+    )

@@ -1,0 +1,125 @@
+"""Everything that follows from the network that the planner `lite` chose: augmentation, training, their reasons."""
+
+from typing import Final
+
+from autoseg.plan import (
+    ConfigurationPlan,
+    CrossEntropyTerm,
+    Decision,
+    DiceTerm,
+    Reason,
+    SegmentationObjective,
+    TrainingPlan,
+    TransformPlan,
+)
+from planners.augmentation import choose_augmentation, describe_rotation
+from planners.batch_dice import choose_batch_dice
+from planners.lite.budget import SUFFICIENT_ITERATIONS
+from planners.lite.candidates import Candidate, Situation
+from planners.reasons import format_extents, record
+from planners.rules.resampling import choose_resampling
+from planners.rules.topology import Topology, choose_deep_supervision, explain_topology
+
+EPOCHS: Final = 1000
+ITERATIONS_PER_EPOCH: Final = 250
+VALIDATION_ITERATIONS_PER_EPOCH: Final = 10
+
+
+def build_configuration(
+    name: str, decision: Decision[Candidate], situation: Situation
+) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+    """The chosen network with everything that follows from it."""
+    chosen, fingerprint = decision.value, situation.fingerprint
+    topology = chosen.topology
+    supervision = choose_deep_supervision(topology)
+    batch_dice = choose_batch_dice(
+        topology.patch_voxels, chosen.dataset.median_shape_voxels, has_coarser_configuration=False
+    )
+    augmentation = choose_lite_augmentation(topology, orientation=fingerprint.orientation)
+    resampling = choose_resampling(chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
+    plan = ConfigurationPlan(
+        dimensions=chosen.network.dimensions,
+        spacing_mm=chosen.dataset.spacing_mm,
+        median_shape_voxels=chosen.dataset.median_shape_voxels,
+        patch_voxels=topology.patch_voxels,
+        previous_stage=None,
+        data_of=name,
+        resampling=resampling.value,
+        network=chosen.network,
+        training=build_lite_training(
+            situation, batch_size=chosen.batch.value, batch_dice=batch_dice.value, transforms=augmentation.value
+        ),
+    )
+    halved = " x ".join(str(divisor) for divisor in topology.divisors)
+    pooling = explain_topology(topology, chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
+    reasons = (
+        record(f"{name}: network", decision, _describe(chosen)),
+        record(f"{name}: batch", chosen.batch, str(chosen.batch.value)),
+        record(f"{name}: topology", pooling, f"{topology.stage_count} stages, divided by {halved}"),
+        record(f"{name}: deep supervision", supervision, "yes" if supervision.value else "no"),
+        TRAINING_REASON,
+        record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),
+        record(f"{name}: augmentation", augmentation, describe_rotation(augmentation.value)),
+        record(f"{name}: resampling", resampling, "cubic images, linear labels and logits"),
+    )
+    return plan, reasons
+
+
+def choose_lite_augmentation(topology: Topology, *, orientation: str | None) -> Decision[tuple[TransformPlan, ...]]:
+    """The usual augmentation, but without mirroring where every image has the same orientation."""
+    usual = choose_augmentation(topology.patch_voxels)
+    if orientation is None:
+        return usual
+    because = (
+        f"{usual.because.partition('; all ')[0]}; nothing is mirrored: every image is brought to the orientation "
+        f"{orientation}, so mirrored anatomy need not be learnt in little time, and prediction takes one pass instead "
+        f"of {2 ** len(topology.patch_voxels)}"
+    )
+    return Decision(tuple(transform for transform in usual.value if transform.name != "mirror"), because)
+
+
+TRAINING_REASON: Final = Reason(
+    subject="training",
+    value="AdamW, cosine, moving average of weights",
+    because=(
+        "with few iterations AdamW (learning rate 0.001, rising over 100 iterations, then falling as a cosine) learns "
+        "faster than stochastic gradient descent, and the moving average of the weights (decay 0.999) takes the place "
+        "of a long fall; epochs are laid out by the budget when training begins"
+    ),
+)
+
+
+def build_lite_training(
+    situation: Situation, *, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]
+) -> TrainingPlan:
+    """What was measured best on a processor in 8 to 30 minutes."""
+    return TrainingPlan(
+        epochs=EPOCHS,
+        iterations_per_epoch=ITERATIONS_PER_EPOCH,
+        validation_iterations_per_epoch=VALIDATION_ITERATIONS_PER_EPOCH,
+        budget_seconds=situation.training_seconds,
+        sufficient_iterations=SUFFICIENT_ITERATIONS,
+        batch_size=batch_size,
+        foreground_fraction=0.33,
+        foreground_placement="centred",
+        foreground_choice="class",
+        losses=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)),
+        objective=SegmentationObjective(),
+        optimizer="adamw",
+        initial_learning_rate=1e-3,
+        momentum=0.9,
+        second_moment_decay=0.999,
+        weight_decay=0.01,
+        schedule="cosine",
+        schedule_exponent=0.9,
+        warmup_iterations=100,
+        weight_average_decay=0.999,
+        gradient_norm_limit=12.0,
+        transforms=transforms,
+    )
+
+
+def _describe(candidate: Candidate) -> str:
+    patch = format_extents(candidate.topology.patch_voxels)
+    features = ", ".join(map(str, candidate.network.features_per_stage))
+    return f"patch {patch} voxels, batch {candidate.batch.value}, features {features}"

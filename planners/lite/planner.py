@@ -1,0 +1,87 @@
+"""A planner for computers without a GPU: as much network as learns enough within a given time."""
+
+from dataclasses import dataclass
+
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
+from autoseg.network_cost import MeasureCost
+from autoseg.plan import Decision, Plan
+from planners.cascade import FULL_RESOLUTION, LOW_RESOLUTION
+from planners.configuration import explain_missing_pooling
+from planners.dataset_decisions import CommonDecisions, choose_common
+from planners.lite.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
+from planners.lite.candidates import Situation, choose_candidate
+from planners.lite.configuration import build_configuration
+from planners.planner import SLICES
+from planners.rules.dimensionality import choose_dimensionality
+from planners.rules.median_shape import ResampledDataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LitePlanner:
+    """Plans one configuration for training on a processor in limited time."""
+
+    name: str = "lite"
+    description: str = (
+        "Small U-Net for computers without a GPU: as wide as this machine can train within --budget (30 minutes)."
+    )
+    measures_host: bool = True
+
+    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
+        """Decides everything about a dataset.
+
+        Args:
+            fingerprint: Of the dataset.
+            machine: What to plan for.
+            measure_cost: What networks cost.
+
+        Raises:
+            PlanError: Machine or networks were not measured, the machine is too slow for the time, or the images are
+                too small.
+        """
+        if machine.host is None:
+            msg = "the planner 'lite' plans for a measured processor; give its throughput (Machine.host)"
+            raise PlanError(msg)
+        if measure_cost is None:
+            msg = "the planner 'lite' plans with the cost of networks; give a function that counts it (measure_cost)"
+            raise PlanError(msg)
+        common = choose_common(fingerprint)
+        situation = Situation(
+            fingerprint=fingerprint,
+            host=machine.host,
+            training_seconds=TRAINING_SHARE * find_budget(machine),
+            measure_cost=measure_cost,
+        )
+        name, dataset = _choose_dimensions(common)
+        missing = explain_missing_pooling(dataset)
+        if missing is not None:
+            msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
+            raise PlanError(msg)
+        candidate = choose_candidate(dataset, situation)
+        if candidate.value.dataset != dataset and name == FULL_RESOLUTION:
+            name = LOW_RESOLUTION
+        chosen, seconds = candidate.value, situation.training_seconds
+        needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
+        configuration, reasons = build_configuration(name, candidate, situation)
+        memory = _choose_memory(machine.host, machine.accelerator_memory_gb)
+        return common.build_plan(
+            self.name,
+            memory,
+            configurations={name: configuration},
+            reasons=(explain_budget(machine, machine.host), needed, *reasons),
+            budget_seconds=find_budget(machine),
+        )
+
+
+def _choose_dimensions(common: CommonDecisions) -> tuple[str, ResampledDataset]:
+    dataset = common.dataset
+    dimensions = choose_dimensionality(dataset, common.fingerprint.cases, common.axes.value)
+    if 3 in dimensions.value and explain_missing_pooling(dataset) is None:
+        return FULL_RESOLUTION, dataset
+    return SLICES, dataset.in_plane
+
+
+def _choose_memory(host: HostThroughput, stated_gb: float | None) -> Decision[float]:
+    if stated_gb is not None:
+        return Decision(stated_gb, "as stated; this planner plans for the processor and does not use it")
+    return Decision(round(host.memory_gb, 1), "the memory of this computer; its processor trains, not an accelerator")

@@ -1,0 +1,85 @@
+"""The network of a U-Net preset: width and depth of its stages, for a given topology."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from autoseg.plan import Decision, PlainUNetPlan, Reason, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
+from planners.reasons import format_amount, record
+from planners.rules.topology import Topology, choose_deep_supervision
+
+BASE_FEATURES: Final = 32  # nnU-Net paper; doubled with every stage ...
+MOST_FEATURES: Final = {2: 512, 3: 320}  # ... up to this number (nnU-Net paper), per dimensions of the network
+BLOCKS: Final[Mapping[UNetFamily, str]] = {
+    "plain_unet": "convolutions",
+    "residual_encoder_unet": "residual blocks",
+}
+"""What an encoder stage consists of."""
+UNETS: Final[Mapping[UNetFamily, type[PlainUNetPlan] | type[ResidualEncoderUNetPlan]]] = {
+    "plain_unet": PlainUNetPlan,
+    "residual_encoder_unet": ResidualEncoderUNetPlan,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetRule:
+    """Chooses a U-Net for a topology.
+
+    Attributes:
+        encoder_blocks: Convolutions (plain) or residual blocks of the first encoder stages; the last number repeats.
+        decoder_convolutions: Convolutions of every decoder stage.
+    """
+
+    family: UNetFamily
+    encoder_blocks: tuple[int, ...]
+    decoder_convolutions: int
+
+    def __call__(
+        self, topology: Topology, *, input_channels: int, output_channels: int
+    ) -> tuple[UNetPlan, tuple[Reason, ...]]:
+        """The network, and why it is as it is."""
+        features = choose_features(topology.stage_count, dimensions=len(topology.patch_voxels))
+        depth = self.choose_depth(topology.stage_count)
+        deep_supervision = choose_deep_supervision(topology)
+        encoder_blocks, decoder_convolutions = depth.value
+        network = UNETS[self.family](
+            dimensions=2 if len(topology.patch_voxels) == 2 else 3,
+            input_channels=input_channels,
+            output_channels=output_channels,
+            features_per_stage=features.value,
+            kernel_sizes=topology.kernel_sizes,
+            strides=topology.strides,
+            blocks_per_stage=encoder_blocks,
+            convolutions_per_decoder_stage=decoder_convolutions,
+            deep_supervision=deep_supervision.value,
+        )
+        return network, (
+            record("features", features, ", ".join(str(width) for width in features.value)),
+            record("depth", depth, ", ".join(str(blocks) for blocks in encoder_blocks)),
+            record("deep supervision", deep_supervision, "yes" if deep_supervision.value else "no"),
+        )
+
+    def choose_depth(self, stage_count: int) -> Decision[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Blocks of every encoder stage and convolutions of every decoder stage (one fewer)."""
+        last = len(self.encoder_blocks) - 1
+        encoder = tuple(self.encoder_blocks[min(stage, last)] for stage in range(stage_count))
+        decoder = (self.decoder_convolutions,) * (stage_count - 1)
+        because = (
+            f"the architecture {self.family} has {', '.join(str(blocks) for blocks in encoder)} "
+            f"{BLOCKS[self.family]} in its {stage_count} encoder stages and "
+            f"{format_amount(self.decoder_convolutions, 'convolution')} in each decoder stage"
+        )
+        return Decision((encoder, decoder), because)
+
+
+PLAIN_UNET: Final = UNetRule(family="plain_unet", encoder_blocks=(2,), decoder_convolutions=2)
+"""The network of the nnU-Net paper."""
+
+
+def choose_features(stage_count: int, *, dimensions: int) -> Decision[tuple[int, ...]]:
+    """Doubles the features with every halving of the resolution: 32, 64, 128, ... up to a limit."""
+    most = MOST_FEATURES[dimensions]
+    # The exponent is limited so that absurdly deep networks do not build absurdly long integers.
+    features = tuple(min(most, BASE_FEATURES * 2 ** min(stage, 10)) for stage in range(stage_count))
+    because = f"{BASE_FEATURES} features, doubled in each of the {stage_count} stages up to {most} in {dimensions}D"
+    return Decision(features, because)
