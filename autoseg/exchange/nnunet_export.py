@@ -124,11 +124,11 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         "architecture": _describe_architecture(part),
         "batch_dice": part.training.batch_dice,
     }
-    if part.previous_stage is not None:
-        content["previous_stage"] = part.previous_stage
+    if part.previous_configuration is not None:
+        content["previous_stage"] = part.previous_configuration
     if part.data_of != name:
         content["inherits_from"] = part.data_of
-    heirs = [other for other, heir in plan.configurations.items() if heir.previous_stage == name]
+    heirs = [other for other, heir in plan.configurations.items() if heir.previous_configuration == name]
     return {**content, "next_stage": heirs} if heirs else content
 
 

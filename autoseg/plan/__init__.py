@@ -5,6 +5,7 @@ from autoseg.plan.decisions import Decision, Reason, Value
 from autoseg.plan.document import IMPORTED_PLANNER, PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
 from autoseg.plan.network import Architecture, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
+from autoseg.plan.stages import MasksOfPreviousStage, PreviousStagePlan
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
 from autoseg.plan.values import ConfigurationName
 
@@ -20,9 +21,11 @@ __all__ = [
     "ForegroundChoice",
     "ForegroundPlacement",
     "IntensityWindow",
+    "MasksOfPreviousStage",
     "NetworkPlan",
     "NormalizationScheme",
     "Plan",
+    "PreviousStagePlan",
     "Reason",
     "ResamplingPlan",
     "TrainingPlan",

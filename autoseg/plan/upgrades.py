@@ -45,11 +45,18 @@ def upgrade_version_1(plan: Json) -> Json:
 def _upgrade_configuration(content: Any) -> Any:
     if not isinstance(content, dict):
         return content
-    return content | {
+    upgraded = {
         key: upgrade(content[key])
         for key, upgrade in (("network", _upgrade_network), ("training", _upgrade_training))
         if isinstance(content.get(key), dict)
     }
+    return content | upgraded | _upgrade_previous_stage(content)
+
+
+def _upgrade_previous_stage(content: Json) -> Json:
+    """In version 1 a configuration had the name of the one whose masks it gets."""
+    previous = content.get("previous_stage")
+    return {"previous_stage": {"input": "masks", "configuration": previous}} if isinstance(previous, str) else {}
 
 
 def _upgrade_network(network: Json) -> Json:

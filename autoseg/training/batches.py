@@ -28,8 +28,8 @@ from autoseg.fork_server import interruptions_held, prepare_workers
 from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
-from autoseg.preprocessing.previous_stage import PreviousStage, open_case_with_prediction
 from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.augmentation import build_augmentation, finish_sample
 from autoseg.training.enlarged_patch import compute_enlarged_patch
 from autoseg.training.folds import Fold
@@ -97,7 +97,7 @@ def build_batch_source(
     data_folder: Path,
     fold: Fold,
     seed: int,
-    previous: PreviousStage | None = None,
+    previous: StoredStageInput | None = None,
     part: range | None = None,
 ) -> BatchSource:
     """Prepares the random patches of a configuration and fold; validation patches are not augmented.
@@ -122,18 +122,17 @@ def build_batch_source(
         for cases, cut in ((fold.training, compute_enlarged_patch(patch, augmentation)), (fold.validation, patch))
     ]
     is_2d = plan.dimensions == 2
-    labels = None if previous is None else previous.foreground_labels
     finish_training = build_augmentation(
         augmentation,
         patch,
         masked,
-        append_masks=None if labels is None else AugmentedMasks(foreground_labels=labels, plan=augmentation),
+        append_masks=None if previous is None else AugmentedMasks(input=previous.input, plan=augmentation),
     )
     # Not masked, as in prediction and in the reference implementation.
     finish_validation = partial(
         finish_sample,
         masked_channels=(),
-        append_masks=None if labels is None else PlainMasks(foreground_labels=labels),
+        append_masks=None if previous is None else PlainMasks(input=previous.input),
     )
     return BatchSource(
         training=PatchSource(sampler=samplers[0], finish=finish_training, is_2d=is_2d),
@@ -142,10 +141,8 @@ def build_batch_source(
     )
 
 
-def _choose_opening(data_folder: Path, previous: PreviousStage | None) -> Callable[[str], CachedCase]:
-    if previous is None:
-        return partial(open_case, data_folder)
-    return partial(open_case_with_prediction, data_folder, previous.folder)
+def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Callable[[str], CachedCase]:
+    return partial(open_case if previous is None else previous.open_case, data_folder)
 
 
 def list_batch_keys(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int16, Integer
 
 from autoseg.plan import AugmentationPlan
-from autoseg.preprocessing.previous_stage import append_masks, encode_masks
+from autoseg.stages.previous_input import PreviousStageInput, append_channels
 
 Mask = Bool[np.ndarray, "*space"]
 FULL_CONNECTIVITY: Final = {2: 8, 3: 26}
@@ -25,32 +25,32 @@ FULL_CONNECTIVITY: Final = {2: 8, 3: 26}
 class PlainMasks:
     """Appends the masks as they are."""
 
-    foreground_labels: tuple[int, ...]
+    input: PreviousStageInput
 
     def __call__(
         self, image: Float32[np.ndarray, " channel *space"], previous_label_map: Int16[np.ndarray, "*space"]
     ) -> Float32[np.ndarray, " channel_and_label *space"]:
         """The image with one further channel for each label of the previous stage."""
-        return append_masks(image, encode_masks(previous_label_map, self.foreground_labels))
+        return self.input.append_to(image, previous_label_map)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentedMasks:
     """Appends masks with random mistakes; draws from numpy's global generator."""
 
-    foreground_labels: tuple[int, ...]
+    input: PreviousStageInput
     plan: AugmentationPlan
 
     def __call__(
         self, image: Float32[np.ndarray, " channel *space"], previous_label_map: Int16[np.ndarray, "*space"]
     ) -> Float32[np.ndarray, " channel_and_label *space"]:
         """The image with one further channel for each label of the previous stage."""
-        masks = encode_masks(previous_label_map, self.foreground_labels)
+        masks = self.input.encode(previous_label_map)
         if np.random.uniform() < self.plan.mask_change_probability:
             change_masks(masks, self.plan)
         if np.random.uniform() < self.plan.component_removal_probability:
             remove_components(masks, self.plan)
-        return append_masks(image, masks)
+        return append_channels(image, masks)
 
 
 def change_masks(masks: Bool[np.ndarray, " label *space"], plan: AugmentationPlan) -> None:

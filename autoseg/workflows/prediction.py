@@ -14,7 +14,7 @@ from autoseg import __version__
 from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import list_files
 from autoseg.document import Document, Part, read_document, write_document
-from autoseg.errors import CasesFailedError, PredictionError, RunError
+from autoseg.errors import PredictionError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution import Execution, ExecutionChoice
@@ -25,10 +25,10 @@ from autoseg.networks.precision import NumberType, Precision
 from autoseg.plan import Plan
 from autoseg.postprocessing.application import finish_label_map
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
-from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.problems import Problem
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, make_folder, open_run
+from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import (
     PROBABILITIES_ENDING,
     label_map_ending,
@@ -36,9 +36,9 @@ from autoseg.volume_io import (
     write_label_map,
     write_probabilities,
 )
-from autoseg.workflows.case_pool import Failure, build_failure, list_problems, write_failure_log
+from autoseg.workflows.case_loop import check_failures, collect_failures, predict_each
+from autoseg.workflows.case_pool import Failure
 from autoseg.workflows.model_choice import check_weights, choose_models, hash_ensemble
-from autoseg.workflows.overlap import overlap_stages
 from autoseg.workflows.selection_document import NAMES_JOINED_BY
 from autoseg.workflows.versions import LibraryVersions, measure_versions
 
@@ -176,11 +176,9 @@ def _predict_images(
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
     failures = _list_incomplete(found.problems)
     total = len(cases) + len(failures)
-    events = _predict_each(waiting, out, model, request=request, rules=choice.rules, progress=progress)
-    for failure in progress.track(events, label="Predicting", total=len(waiting), unit="image"):
-        failures += [] if failure is None else [failure]
-    if failures:
-        _report(failures, out, total=total)
+    events = _predict_images_of(waiting, out, model, request=request, rules=choice.rules, progress=progress)
+    failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
+    check_failures(failures, total=total, log=out / "prediction.log", unit="image")
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 
@@ -330,7 +328,7 @@ def _is_finished(case: Case, out: Path, model: Ensemble, request: PredictionRequ
     return all(path.is_file() for path in _find_outputs(case, out, model, request))
 
 
-def _predict_each(
+def _predict_images_of(
     cases: Sequence[Case],
     out: Path,
     model: Ensemble,
@@ -339,7 +337,7 @@ def _predict_each(
     rules: Sequence[Rule],
     progress: Progress,
 ) -> Iterator[Failure | None]:
-    def segment(case: Case, read: Sequence[PreprocessedCase]) -> tuple[NDArray[np.integer], Grid]:
+    def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
         logits = model.predict_case(read, options=request.options, on_window=show)
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
@@ -353,13 +351,11 @@ def _predict_each(
         finished = finish_label_map(label_map, rules, labels=model.plan.labels, spacing_mm=grid.spacing_mm)
         write_label_map(_find_outputs(case, out, model, request)[0], finished, grid=grid, like=case.image_paths[0])
 
-    for case, error in overlap_stages(cases, read=partial(_read, model), work=segment, write=write):
-        failure = None if error is None else build_failure(case.name, error)
-        del error  # its frames hold arrays, which may lie on a GPU
-        yield failure
+    read = partial(_read, model)
+    return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
 
 
-def _read(model: Ensemble, case: Case) -> tuple[PreprocessedCase, ...]:
+def _read(model: Ensemble, case: Case) -> tuple[StagedCase, ...]:
     volume = read_image(case.image_paths)
     try:
         return model.preprocess(volume.array, volume.grid)
@@ -375,11 +371,3 @@ def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
         return case.image_paths
     pairs = zip(case.image_paths, array, strict=True)
     return [path for path, channel in pairs if not np.isfinite(channel).all()] or case.image_paths
-
-
-def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:
-    lines = [*list_problems(failures)]
-    lines += write_failure_log(out / "prediction.log", failures)
-    rest = "; the others are written:" if len(failures) < total else ":"
-    heading = f"{len(failures)} of {total} images failed{rest}"
-    raise CasesFailedError(heading, lines)

@@ -25,7 +25,7 @@ from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
-from autoseg.preprocessing.previous_stage import PreviousStage
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.batches import BatchSource
 from autoseg.training.device.augmentation import DeviceAugmentation, Patches, finish_patches
 from autoseg.training.device.data_placement import (
@@ -82,8 +82,7 @@ class DevicePatchSource:
             cut = sampler.place(sampler.indices[index], np.random.default_rng(seeds[index]))
             start = cut.start if is_moved[index] else tuple(np.add(cut.start, margin).tolist())
             paste(image, cut.case.image, start)
-            for label_map, source in zip(label_maps, (cut.case.label_map, cut.case.previous_label_map), strict=False):
-                assert source is not None, "a cascade is trained on predictions"
+            for label_map, source in zip(label_maps, cut.case.maps, strict=True):
                 paste(label_map, source, start)
         return still, moved
 
@@ -190,7 +189,7 @@ def build_device_batch_source(
     channels: Sequence[ChannelPlan],
     *,
     device: torch.device,
-    previous: PreviousStage | None = None,
+    previous: StoredStageInput | None = None,
     placement: DataPlacement | None = None,
 ) -> DeviceBatchSource:
     """Makes the batches of `source` on the device; reads the cases into memory if there is room.
@@ -215,14 +214,13 @@ def build_device_batch_source(
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
     plan_of_changes = plan.training.augmentation
     augmentation = DeviceAugmentation(plan=plan_of_changes, patch_voxels=plan.patch_voxels, masked_channels=masked)
-    labels = None if previous is None else previous.foreground_labels
     training, validation = (
         DevicePatchSource(
             sampler=replace(sampler, open_case=open_case),
             augmentation=change,
             masks=None
-            if labels is None
-            else DeviceMasks(foreground_labels=labels, plan=None if change is None else plan_of_changes),
+            if previous is None
+            else DeviceMasks(input=previous.input, plan=None if change is None else plan_of_changes),
             channels=len(channels),
             is_2d=plan.dimensions == 2,
             device=device,

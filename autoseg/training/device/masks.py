@@ -12,10 +12,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int16, Int64
+from jaxtyping import Bool, Float64, Int16, Int64, Shaped
 from torch import Tensor
 
 from autoseg.plan import AugmentationPlan
+from autoseg.stages.previous_input import PreviousStageInput
 from autoseg.training.device.parameters import build_generator
 from autoseg.training.device.transfer import copy_to_device, move_to_device
 from autoseg.training.mask_augmentation import find_small_components
@@ -77,20 +78,20 @@ class DeviceMasks:
     """Makes channels of what the first stage predicts.
 
     Attributes:
-        foreground_labels: One mask each, in this order.
+        input: What the channels are.
         plan: Of the mistakes; None: the masks stay as they are.
     """
 
-    foreground_labels: tuple[int, ...]
+    input: PreviousStageInput
     plan: AugmentationPlan | None
 
     def __call__(
         self, previous_label_map: Int16[Tensor, " batch *space"], seeds: Sequence[np.random.SeedSequence]
-    ) -> Bool[Tensor, "batch label *space"]:
+    ) -> Shaped[Tensor, "batch extra *space"]:
         """The masks of finished patches, whose samples have these seeds."""
-        masks = torch.stack([previous_label_map == label for label in self.foreground_labels], dim=1)
+        masks = torch.stack(list(self.input.list_channels(previous_label_map)), dim=1)
         if self.plan is not None:
-            parameters = draw_mask_parameters(self.plan, seeds, len(self.foreground_labels))
+            parameters = draw_mask_parameters(self.plan, seeds, masks.shape[1])
             change_masks(masks, parameters)
             remove_components(masks, parameters, self.plan.component_removal_limit_fraction)
         return masks

@@ -12,7 +12,7 @@ from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
 from autoseg.labels import LabelClass, LabelScheme
-from autoseg.plan import ResamplingPlan
+from autoseg.plan import MasksOfPreviousStage, ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.progress import Silent
 from autoseg.volume_io import read_image, read_label_map, write_image
@@ -102,7 +102,7 @@ def plan(build_plan, build_configuration):
         "2d": build_configuration((8, 8)),
         "3d_fullres": build_configuration((8, 8, 8)),
         "3d_lowres": build_configuration((8, 8, 8), spacing_mm=(2.0, 2.0, 2.0)),
-        CASCADE: second.model_copy(update={"previous_stage": "3d_lowres"}),
+        CASCADE: second.model_copy(update={"previous_stage": MasksOfPreviousStage(configuration="3d_lowres")}),
     }
     return build_plan(configurations, orientation="LPS", axis_permutation=(1, 0, 2))
 
