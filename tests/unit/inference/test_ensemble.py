@@ -16,7 +16,8 @@ from autoseg.plan import MasksOfPreviousStage, ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.progress import Silent
 from autoseg.volume_io import read_image, read_label_map, write_image
-from autoseg.workflows.prediction import PredictionRecord, PredictionRequest, predict_images
+from autoseg.workflows.prediction import PredictionRequest, predict_images
+from autoseg.workflows.prediction_folder import PredictionRecord
 
 CASCADE = "3d_cascade_fullres"
 OPTIONS = PredictionOptions(mirroring=False)
