@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_folders import DATASET_NAME, PLANS_NAME, SEPARATOR
 from autoseg.exchange.nnunet_limits import check_values, find_next_value
 from autoseg.exchange.nnunet_networks import describe_network
@@ -15,7 +16,7 @@ from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, 
 from autoseg.exchange.nnunet_trainers import BASE
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
+from autoseg.plan import ChannelPlan, ConfigurationPlan, MasksOfPreviousStage, Plan
 from autoseg.run_folder import write_atomically, write_text
 
 PLANS_TITLE: Final = "autosegPlans"
@@ -124,7 +125,13 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         "architecture": _describe_architecture(part),
         "batch_dice": part.training.batch_dice,
     }
-    if part.previous_configuration is not None:
+    if part.previous_stage is not None:
+        if not isinstance(part.previous_stage, MasksOfPreviousStage):
+            msg = (
+                f"{name} gets {part.previous_stage.input!r} from {part.previous_configuration}, but in nnU-Net a stage "
+                f"gets masks; export it with --format autoseg, or export another configuration"
+            )
+            raise ExchangeError(msg)
         content["previous_stage"] = part.previous_configuration
     if part.data_of != name:
         content["inherits_from"] = part.data_of

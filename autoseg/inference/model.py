@@ -32,7 +32,7 @@ from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
-from autoseg.stages.inputs import build_previous_input
+from autoseg.stages.inputs import append_prediction
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.staged_case import StagedCase, preprocess_for_stages
 
@@ -105,14 +105,8 @@ class SegmentationModel:
             assert case.previous is not None, "this case was not preprocessed for the previous stage"
             logits = self.previous.predict_case(case.previous, options=options, on_window=on_window)
             prediction = self.previous.build_stage_prediction(logits, case.previous.geometry)
-            image = self._append_previous(case, prediction)
+            image = append_prediction(case, prediction, self.plan, self.configuration)
         return self.predict_preprocessed(image, options=options, on_window=on_window)
-
-    def _append_previous(self, case: StagedCase, prediction: StagePrediction) -> Float32[np.ndarray, "channel z y x"]:
-        previous = build_previous_input(self.plan, self.configuration)
-        assert previous is not None, "the plan has no previous stage"
-        resampling = self.configuration_plan.resampling
-        return previous.append_to(case.image, previous.convert_for_prediction(prediction, case, resampling=resampling))
 
     def build_stage_prediction(self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry) -> StagePrediction:
         """What the next stage takes from logits of this one."""

@@ -32,7 +32,7 @@ class ConfigurationForecast:
         is_budgeted: Whether the plan has a budget, which then is the time of a fold, validation included.
         training_seconds: Of a fold.
         validation_seconds: Of a fold: prediction of its held-out cases.
-        preparation_seconds: Before the first fold: what the first stage of a cascade predicts.
+        preparation_seconds: Before the first fold: what the previous stage predicts.
         models_bytes: Checkpoints that a fold leaves.
         passing_bytes: What a fold needs beside them while it is trained.
         prediction_bytes: Predicted label maps of a fold.
@@ -128,7 +128,7 @@ def forecast_run(
 
 
 def list_trained(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
-    """The requested configurations, or all, with the first stages that second ones need, in the order of the plan."""
+    """The requested configurations, or all, with the previous stages that they need, in the order of the plan."""
     chosen = set(requested or plan.configurations)
     needed = {stage for name in chosen for stage in plan.list_stages(name)}
     return tuple(name for name in plan.configurations if name in needed)

@@ -38,7 +38,7 @@ class PairPrediction(Document):
     """What stands beside a label map.
 
     Attributes:
-        sources: The trainings that predicted; for the second stage of a cascade, that of its input comes before.
+        sources: The trainings that predicted; that of a stored input from a previous stage comes before.
     """
 
     schema_version: Literal[1] = 1

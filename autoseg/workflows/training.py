@@ -105,8 +105,8 @@ def train_run(
     Raises:
         RunError: There is no run, or its preprocessed data is incomplete.
         PlanError: The configuration is not planned.
-        PredictionError: The first stage of a cascade was trained by another plan.
-        TrainingError: The fold does not exist, a cascade has no fold that holds a case out, or training failed.
+        PredictionError: A previous stage was trained by another plan.
+        TrainingError: The fold does not exist, no fold of the previous stage holds a case out, or training failed.
         DeviceError: The device does not exist or is too small.
     """
     stop = stop or StopRequest()

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.errors import ExchangeError
+from autoseg.exchange.nnunet_export import write_model_description
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan, PreviousStagePlan
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS
@@ -112,3 +114,8 @@ def test_it_reaches_images_that_are_to_be_segmented(plan, run, train):
     case = model.preprocess(array, open_training_case(run, plan, "3d_fullres", "a").geometry.grid)
     full = np.concatenate([case.image, np.ones_like(case.image), np.zeros_like(case.image)])
     assert torch.equal(model.predict_case(case), model.predict_preprocessed(full))
+
+
+def test_it_is_not_exported_to_a_tool_that_does_not_know_it(plan, tmp_path):
+    with pytest.raises(ExchangeError, match=r"3d_cascade_fullres gets 'sides' from 3d_lowres.*--format autoseg"):
+        write_model_description(tmp_path, plan, None)
