@@ -33,7 +33,7 @@ class Part(BaseModel):
             yield name, value if len(repr(value)) <= LONGEST_SHOWN_VALUE else _Abbreviated(value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # hashable, as unions of annotations demand
 class OneOf:
     """Annotates a field whose value is one of several kinds of part, told apart by a key of theirs.
 

@@ -147,7 +147,7 @@ class Source:
         jobs: list[dict[str, Any]] = []
         plan = read_document(RunFolder(self.run).plan, Plan)
         for model in export_model(self.run, self.folder / "exported", ExportRequest(overwrite=True), progress=Silent()):
-            previous = plan.configurations[model.configuration].previous_stage
+            previous = plan.configurations[model.configuration].previous_configuration
             job = {
                 "model": str(model.folder),
                 "images": str(self.images),

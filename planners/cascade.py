@@ -1,7 +1,7 @@
 """The second network of a cascade: full resolution, with the low-resolution result as further input."""
 
 from autoseg.labels import LabelScheme
-from autoseg.plan import ConfigurationPlan, Decision, Reason
+from autoseg.plan import ConfigurationPlan, Decision, MasksOfPreviousStage, Reason
 from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
 from planners.reasons import format_amount, record
 
@@ -16,13 +16,14 @@ def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[Config
     Source: nnU-Net paper (Isensee et al. 2021), "3D U-Net cascade". The estimate of the memory ignores input channels,
     so patch and batch stay the same.
     """
-    images, extra = full.network.input_channels, len(labels.foreground_labels)
+    previous = MasksOfPreviousStage(configuration=LOW_RESOLUTION)
+    images, extra = full.network.input_channels, previous.count_channels(labels)
     masks = f"{format_amount(extra, 'mask')}, one per foreground label predicted by {LOW_RESOLUTION}"
     channels = Decision(images + extra, f"{format_amount(images, 'image channel')} and {masks}")
     transforms = (*full.training.transforms, *REFERENCE_MASK_TRANSFORMS)
     cascade = full.model_copy(
         update={
-            "previous_stage": LOW_RESOLUTION,
+            "previous_stage": previous,
             "data_of": FULL_RESOLUTION,
             "network": full.network.model_copy(update={"input_channels": channels.value}),
             "training": full.training.model_copy(update={"transforms": transforms}),

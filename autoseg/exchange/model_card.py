@@ -131,7 +131,7 @@ def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> 
         yield f"| {name} | {folds} | {part.network.family}, {part.dimensions}D | {spacing} | {patch} |"
     yield ""
     for name in record.configurations:
-        previous = plan.configurations[name].previous_stage
+        previous = plan.configurations[name].previous_configuration
         if previous is not None:
             yield f"{name} is the second stage of a cascade and refines what {previous} predicts."
     if record.selected is not None:

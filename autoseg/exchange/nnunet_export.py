@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_folders import DATASET_NAME, PLANS_NAME, SEPARATOR
 from autoseg.exchange.nnunet_limits import check_values, find_next_value
 from autoseg.exchange.nnunet_networks import describe_network
@@ -15,7 +16,7 @@ from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, 
 from autoseg.exchange.nnunet_trainers import BASE
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import ChannelPlan, ConfigurationPlan, DiceTerm, Plan
+from autoseg.plan import ChannelPlan, ConfigurationPlan, DiceTerm, MasksOfPreviousStage, Plan
 from autoseg.run_folder import write_atomically, write_text
 
 PLANS_TITLE: Final = "autosegPlans"
@@ -125,10 +126,16 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         "batch_dice": any(isinstance(term, DiceTerm) and term.batch_dice for term in part.training.losses),
     }
     if part.previous_stage is not None:
-        content["previous_stage"] = part.previous_stage
+        if not isinstance(part.previous_stage, MasksOfPreviousStage):
+            msg = (
+                f"{name} gets {part.previous_stage.input!r} from {part.previous_configuration}, but in nnU-Net a stage "
+                f"gets masks; export it with --format autoseg, or export another configuration"
+            )
+            raise ExchangeError(msg)
+        content["previous_stage"] = part.previous_configuration
     if part.data_of != name:
         content["inherits_from"] = part.data_of
-    heirs = [other for other, heir in plan.configurations.items() if heir.previous_stage == name]
+    heirs = [other for other, heir in plan.configurations.items() if heir.previous_configuration == name]
     return {**content, "next_stage": heirs} if heirs else content
 
 

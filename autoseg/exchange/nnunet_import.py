@@ -21,7 +21,7 @@ from autoseg.exchange.nnunet_preprocessing import (
 from autoseg.exchange.nnunet_schema import NnunetConfiguration, NnunetPlans, read_nnunet_plans, select_configuration
 from autoseg.exchange.nnunet_trainers import build_training
 from autoseg.labels import LabelScheme
-from autoseg.plan import IMPORTED_PLANNER, ChannelPlan, ConfigurationPlan, Plan, Reason
+from autoseg.plan import IMPORTED_PLANNER, ChannelPlan, ConfigurationPlan, MasksOfPreviousStage, Plan, Reason
 
 PLANNED_MEMORY_GB: Final = {"nnUNetPlannerResEncL": 24.0, "nnUNetPlannerResEncXL": 40.0}
 USUAL_MEMORY_GB: Final = 8.0
@@ -137,7 +137,8 @@ def _build_common_channels(source: _Source, found: dict[str, NnunetConfiguration
 
 def _build_configuration(source: _Source, name: str, part: NnunetConfiguration) -> ConfigurationPlan:
     where = f"{source.where}: {name}"
-    extra = len(source.labels.foreground_labels) if part.previous_stage else 0
+    previous = MasksOfPreviousStage(configuration=part.previous_stage) if part.previous_stage else None
+    extra = 0 if previous is None else previous.count_channels(source.labels)
     network = build_network_plan(
         part,
         input_channels=len(source.channel_names) + extra,
@@ -157,7 +158,7 @@ def _build_configuration(source: _Source, name: str, part: NnunetConfiguration) 
         spacing_mm=part.spacing,
         median_shape_voxels=part.median_image_size_in_voxels,
         patch_voxels=part.patch_size,
-        previous_stage=part.previous_stage,
+        previous_stage=previous,
         data_of=part.inherits_from if part.previous_stage and part.inherits_from else name,
         resampling=build_resampling(part, where=where),
         network=network,

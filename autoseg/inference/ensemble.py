@@ -27,8 +27,9 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.precision import Precision
 from autoseg.nonzero_region import slice_box
 from autoseg.plan import Plan, ResamplingPlan
-from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
+from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import RunFolder
+from autoseg.stages.staged_case import StagedCase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Ensemble:
         """All models that take part, those of the first member first."""
         return tuple(stage for member in self.members for stage in member.stages)
 
-    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> tuple[PreprocessedCase, ...]:
+    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> tuple[StagedCase, ...]:
         """The volume as each member sees it.
 
         Raises:
@@ -61,7 +62,7 @@ class Ensemble:
 
     def predict_case(
         self,
-        cases: Sequence[PreprocessedCase],
+        cases: Sequence[StagedCase],
         *,
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,

@@ -15,7 +15,7 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     """The configuration to predict with: the wanted one or, for None, the trained one.
 
     If several are trained, the first of 3d_fullres, 3d_cascade_fullres, 3d_lowres and 2d is taken, else the first of
-    the plan; a cascade, whatever its name, comes before its first stage.
+    the plan; what refines its predictions, whatever the name, comes before it.
 
     Raises:
         PlanError: The plan does not have the wanted one.
@@ -28,12 +28,12 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     trained = [name for name in order if find_trained_folds(run, name)]
     if not trained:
         raise PredictionError(_describe_untrained(run, order))
-    cascades = (name for name in trained if plan.configurations[name].previous_stage == trained[0])
-    return next(cascades, trained[0])
+    stages = [plan.list_stages(name) for name in trained]
+    return max((names for names in stages if trained[0] in names), key=len)[-1]
 
 
 def select_previous_folds(folds: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Folds of a cascade's first stage that go with those that are named for the second; None for every trained one."""
+    """Folds of the previous stage that go with those that are named for a configuration; None for every trained one."""
     return tuple(fold for fold in folds or () if fold != ALL_CASES) or None
 
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int16, Integer
+from jaxtyping import Float32, Integer
 from torch import Tensor, nn
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
-from autoseg.inference.cascade import bring_to_prediction_grid
 from autoseg.inference.execution import Execution, ExecutionChoice
 from autoseg.inference.execution_choice import Setting, prepare_networks
 from autoseg.inference.folds import find_configuration, find_folds, select_previous_folds
@@ -30,9 +30,11 @@ from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
-from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase, preprocess_image
-from autoseg.preprocessing.previous_stage import append_masks, encode_masks
+from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
+from autoseg.stages.inputs import append_prediction
+from autoseg.stages.previous_input import StagePrediction
+from autoseg.stages.staged_case import StagedCase, preprocess_for_stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class SegmentationModel:
         number_type: In which they compute.
         execution: What runs them.
         patches_per_pass: How many patches they get at once; None for the rule of `compute_patches_per_pass`.
-        previous: The first stage, where this is the second one of a cascade.
+        previous: The stage whose predictions this one gets; None without one.
     """
 
     plan: Plan
@@ -65,9 +67,9 @@ class SegmentationModel:
 
     def __repr__(self) -> str:
         """One line at a prompt; the plan and the networks would be pages."""
-        first = "" if self.previous is None else f", first_stage={self.previous.configuration!r}"
+        previous = "" if self.previous is None else f", previous={self.previous.configuration!r}"
         return (
-            f"SegmentationModel(dataset={self.plan.dataset_name!r}, configuration={self.configuration!r}{first}, "
+            f"SegmentationModel(dataset={self.plan.dataset_name!r}, configuration={self.configuration!r}{previous}, "
             f"folds={self.folds!r}, device={str(self.device)!r}, precision={self.number_type!r})"
         )
 
@@ -81,41 +83,36 @@ class SegmentationModel:
         """The configuration's part of the plan."""
         return self.plan.configurations[self.configuration]
 
-    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> PreprocessedCase:
-        """Checks a volume and brings it to the network's grid and intensities.
+    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> StagedCase:
+        """Checks a volume and brings it to the grid and intensities of the network, for every stage.
 
         Raises:
             PredictionError: Channels or shape do not fit, or values are not finite.
         """
         check_volume(array, grid, self.plan)
-        return preprocess_image(array, grid, self.plan, self.configuration)
+        return preprocess_for_stages(array, grid, self.plan, self.configuration)
 
     def predict_case(
         self,
-        case: PreprocessedCase,
+        case: StagedCase,
         *,
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Mean logits of all folds for a case from `preprocess`; a cascade predicts with its first stage before."""
+        """Mean logits of all folds for a case from `preprocess`; previous stages predict before."""
         image = case.image
         if self.previous is not None:
-            label_map = self._predict_previous(case, options=options, on_window=on_window)
-            image = append_masks(image, encode_masks(label_map, self.plan.labels.foreground_labels))
+            assert case.previous is not None, "this case was not preprocessed for the previous stage"
+            logits = self.previous.predict_case(case.previous, options=options, on_window=on_window)
+            prediction = self.previous.build_stage_prediction(logits, case.previous.geometry)
+            image = append_prediction(case, prediction, self.plan, self.configuration)
         return self.predict_preprocessed(image, options=options, on_window=on_window)
 
-    def _predict_previous(
-        self, case: PreprocessedCase, *, options: PredictionOptions, on_window: OnWindow | None
-    ) -> Int16[np.ndarray, "z y x"]:
-        assert self.previous is not None, "only called for a cascade"
-        assert case.previous is not None, "this case was not preprocessed for a cascade"
-        return bring_to_prediction_grid(
-            self.previous.predict_preprocessed(case.previous.image, options=options, on_window=on_window),
-            case,
-            labels=self.plan.labels,
-            first=self.previous.configuration_plan.resampling,
-            second=self.configuration_plan.resampling,
-        )
+    def build_stage_prediction(self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry) -> StagePrediction:
+        """What the next stage takes from logits of this one."""
+        labels, resampling = self.plan.labels, self.configuration_plan.resampling
+        restore = partial(restore_label_map, logits, labels=labels, resampling=resampling)
+        return StagePrediction(geometry=geometry, restore_label_map=restore)
 
     def predict_preprocessed(
         self,
@@ -124,8 +121,8 @@ class SegmentationModel:
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Mean logits of all folds on the grid of all that the network gets (in a cascade also masks, see
-        `append_masks`); see `predict_logits`."""
+        """Mean logits of all folds on the grid of all that the network gets (what the previous
+        stage gives included); see `predict_logits`."""
         mirror_axes = self.configuration_plan.training.mirror_axes
         return predict_logits(
             self.networks,
@@ -200,7 +197,7 @@ def load_model(
     workload: Workload = ONE_IMAGE,
     with_previous: bool = True,
 ) -> SegmentationModel:
-    """Loads the trained networks of one configuration, ready to predict; for a cascade's second stage also the first.
+    """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
 
     On the processor, how many patches go through a network at once is measured when a network is loaded for the first
     time, and remembered (see `autoseg.inference.pass_size`); so is what runs them fastest, if the work ahead is long
@@ -210,14 +207,14 @@ def load_model(
         run: Folder of a run.
         configuration: None takes the one that is trained; if several are, the first of 3d_fullres,
             3d_cascade_fullres, 3d_lowres, 2d.
-        folds: None takes every trained one ("all" only if no numbered fold is trained). The first stage of a cascade
-            predicts with the same folds, but for "all", with which every trained one of the first stage goes.
+        folds: None takes every trained one ("all" only if no numbered fold is trained). A previous stage
+            predicts with the same folds, or with every trained one where only "all" is named.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: In which numbers the networks compute; "float32" is the reference, "auto" the fastest that keeps the
             labels (see `find_number_type`).
         execution: What runs the networks on a processor; "auto" is what finishes the work first.
         workload: The work ahead.
-        with_previous: Whether a cascade gets its first stage; without it, only `predict_preprocessed` can be used.
+        with_previous: Whether previous stages are loaded; without them, only `predict_preprocessed` can be used.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -250,12 +247,12 @@ def load_model(
         execution=prepared.execution,
         patches_per_pass=prepared.patches_per_pass,
     )
-    first_stage = plan.configurations[name].previous_stage
-    if first_stage is None or not with_previous:
+    previous_stage = plan.configurations[name].previous_configuration
+    if previous_stage is None or not with_previous:
         return model
     previous = load_model(
         folder,
-        configuration=first_stage,
+        configuration=previous_stage,
         folds=select_previous_folds(folds),
         device=device,
         precision=precision,
@@ -267,20 +264,20 @@ def load_model(
 
 
 def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
-    """Checks that the first stage of a cascade was trained as the second one expects.
+    """Checks that the previous stage was trained as the configuration that gets its predictions expects.
 
     Over which mirrored views it averages is its own affair: masks mean the same.
 
     Args:
-        first: Plan of the first stage's trainings.
-        second: Plan of the second stage.
-        configuration: The second stage.
+        first: Plan of the previous stage's trainings.
+        second: Plan of the configuration.
+        configuration: That has the previous stage.
 
     Raises:
         PredictionError: The plans differ.
     """
-    name = second.configurations[configuration].previous_stage
-    assert name is not None, "not a cascade"
+    name = second.configurations[configuration].previous_configuration
+    assert name is not None, "there is no previous stage"
     if _select_network_and_grid(first, name) != _select_network_and_grid(second, name):
         msg = (
             f"the stages of a cascade must follow one plan, but {name} was trained by another plan than "

@@ -21,6 +21,7 @@ from autoseg.plan.network import (
     UNetPlan,
 )
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
+from autoseg.plan.stages import MasksOfPreviousStage, PreviousStagePlan
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
 from autoseg.plan.values import ConfigurationName
 
@@ -41,11 +42,13 @@ __all__ = [
     "ForegroundPlacement",
     "IntensityWindow",
     "LossTerm",
+    "MasksOfPreviousStage",
     "NetworkPlan",
     "NormalizationScheme",
     "ObjectivePlan",
     "PlainUNetPlan",
     "Plan",
+    "PreviousStagePlan",
     "Reason",
     "ResamplingPlan",
     "ResidualEncoderUNetPlan",

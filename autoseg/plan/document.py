@@ -17,6 +17,7 @@ from autoseg.plan.augmentation import find_problems
 from autoseg.plan.decisions import Reason
 from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
+from autoseg.plan.stages import PREVIOUS_STAGE_PLANS, PreviousStagePlan
 from autoseg.plan.training import TrainingPlan
 from autoseg.plan.upgrades import PLAN_UPGRADES
 from autoseg.plan.values import AxisCounts, ConfigurationName, Positive
@@ -34,8 +35,7 @@ class ConfigurationPlan(Part):
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input.
-        previous_stage: Configuration whose predictions are further input channels, one mask per foreground label;
-            None if there is none. It has none itself.
+        previous_stage: What the network gets from a configuration that was trained before; None if nothing.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
 
@@ -43,11 +43,16 @@ class ConfigurationPlan(Part):
     spacing_mm: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
     median_shape_voxels: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
     patch_voxels: AxisCounts
-    previous_stage: ConfigurationName | None
+    previous_stage: Annotated[PreviousStagePlan, OneOf(PREVIOUS_STAGE_PLANS, "input")] | None
     data_of: ConfigurationName
     resampling: ResamplingPlan
     network: Annotated[NetworkPlan, OneOf(NETWORK_PLANS, "family")]
     training: TrainingPlan
+
+    @property
+    def previous_configuration(self) -> str | None:
+        """The configuration that is the previous stage; None if there is none."""
+        return None if self.previous_stage is None else self.previous_stage.configuration
 
     @model_validator(mode="after")
     def _check(self) -> "ConfigurationPlan":
@@ -109,22 +114,34 @@ class Plan(Document):
             msg = f"axis_permutation must hold 0, 1 and 2 once each (got {self.axis_permutation})"
             raise ValueError(msg)
         for name, configuration in self.configurations.items():
+            self._check_names(name, configuration)
+        for name, configuration in self.configurations.items():
             self._check_configuration(name, configuration)
         return self
 
-    def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
-        for field in ("data_of", "previous_stage"):
-            other = getattr(chosen, field)
+    def list_stages(self, configuration: str) -> tuple[str, ...]:
+        """The configurations that predict one after the other, in the order of training; the given one is the last."""
+        stages = [configuration]
+        while (previous := self.configurations[stages[0]].previous_configuration) is not None:
+            if previous in stages:  # in a plan that is still being checked
+                msg = (
+                    f"configurations.{configuration}.previous_stage must not lead back to a configuration itself "
+                    f"(got {' -> '.join((previous, *stages))})"
+                )
+                raise ValueError(msg)
+            stages.insert(0, previous)
+        return tuple(stages)
+
+    def _check_names(self, name: str, chosen: ConfigurationPlan) -> None:
+        named = {"data_of": chosen.data_of, "previous_stage.configuration": chosen.previous_configuration}
+        for field, other in named.items():
             if other is not None and other not in self.configurations:
                 msg = f"configurations.{name}.{field} must name one of {', '.join(self.configurations)} (got {other!r})"
                 raise ValueError(msg)
-        if chosen.previous_stage and self.configurations[chosen.previous_stage].previous_stage:
-            msg = (
-                f"configurations.{name}.previous_stage must name a configuration without one "
-                f"(got {chosen.previous_stage!r})"
-            )
-            raise ValueError(msg)
-        extra = 0 if chosen.previous_stage is None else len(self.labels.foreground_labels)
+
+    def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
+        self.list_stages(name)
+        extra = 0 if chosen.previous_stage is None else chosen.previous_stage.count_channels(self.labels)
         expected = {
             "input_channels": len(self.channels) + extra,
             "output_channels": self.labels.output_channel_count,

@@ -108,7 +108,13 @@ def _upgrade_configuration(content: Any) -> Any:
     if isinstance(content.get("training"), dict):
         is_cascade = content.get("previous_stage") is not None
         upgraded["training"] = _upgrade_training(content["training"], is_cascade=is_cascade)
-    return upgraded
+    return upgraded | _upgrade_previous_stage(content)
+
+
+def _upgrade_previous_stage(content: Json) -> Json:
+    """In version 1 a configuration had the name of the one whose masks it gets."""
+    previous = content.get("previous_stage")
+    return {"previous_stage": {"input": "masks", "configuration": previous}} if isinstance(previous, str) else {}
 
 
 def _upgrade_network(network: Json) -> Json:

@@ -80,7 +80,7 @@ class CachedCase:
         label_map: int16 (z, y, x); -1 is background outside the nonzero region.
         locations: Voxels of every class.
         geometry: The way back to the grid of the file.
-        previous_label_map: int16 (z, y, x); what the previous stage of a cascade predicts, None without one.
+        further_maps: int16 (z, y, x), each cut and transformed with the image like the label map.
     """
 
     name: str
@@ -88,7 +88,12 @@ class CachedCase:
     label_map: LazyArray
     locations: ClassLocations
     geometry: CaseGeometry
-    previous_label_map: LazyArray | None = None
+    further_maps: tuple[LazyArray, ...] = ()
+
+    @property
+    def maps(self) -> tuple[LazyArray, ...]:
+        """The label map, and the further maps behind it."""
+        return (self.label_map, *self.further_maps)
 
 
 def write_case(

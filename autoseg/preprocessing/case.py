@@ -1,6 +1,6 @@
 """Preprocesses one case: orient, permute axes, crop, normalize, resample."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -91,34 +91,22 @@ class PreprocessedCase:
         image: Cropped, normalized, resampled.
         label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
         geometry: The way back to the grid of the file.
-        previous: In the prediction of a cascade, the case as the network of the previous stage sees it.
-        nonzero_mask: With `previous`, that of the crop before resampling.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
     label_map: Int16[np.ndarray, "z y x"] | None
     geometry: CaseGeometry
-    previous: "PreprocessedCase | None" = None
-    nonzero_mask: Bool[np.ndarray, "crop_z crop_y crop_x"] | None = None
 
 
 def preprocess_image(
     image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan, configuration: str
 ) -> PreprocessedCase:
-    """Preprocesses an image for prediction; for the second stage of a cascade also for the first.
+    """Preprocesses an image for the network of one configuration, for prediction.
 
     Raises:
         PlanError: The image does not fit the plan.
     """
-    previous = plan.configurations[configuration].previous_stage
-    if previous is None:
-        return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
-    prepared = prepare_case(image, None, grid, plan, keeps_mask=True)
-    return replace(
-        preprocess_prepared_case(prepared, plan, configuration),
-        previous=preprocess_prepared_case(prepared, plan, previous),
-        nonzero_mask=prepared.nonzero_mask,
-    )
+    return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
 
 
 def preprocess_training_case(

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from autoseg.plan import ChannelPlan, ConfigurationPlan
-from autoseg.preprocessing.previous_stage import PreviousStage
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.augmentation.transforms import list_without_device_form
 from autoseg.training.batch import Batch
 from autoseg.training.batches import BatchSource, build_batch_source, stream_batches
@@ -24,7 +24,7 @@ def build_source(
     seed: int,
     device: torch.device,
     announce: Callable[[str], None],
-    previous: PreviousStage | None = None,
+    previous: StoredStageInput | None = None,
     part: range | None = None,
 ) -> BatchSource | DeviceBatchSource:
     """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room, and

@@ -28,8 +28,8 @@ from autoseg.fork_server import interruptions_held, prepare_workers
 from autoseg.geometry import IntTriple
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
-from autoseg.preprocessing.previous_stage import PreviousStage, open_case_with_prediction
 from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.augmentation.enlarged_patch import compute_enlarged_patch
 from autoseg.training.augmentation.pipeline import SampleAugmentation
 from autoseg.training.augmentation.transforms import build_transforms
@@ -96,7 +96,7 @@ def build_batch_source(
     data_folder: Path,
     fold: Fold,
     seed: int,
-    previous: PreviousStage | None = None,
+    previous: StoredStageInput | None = None,
     part: range | None = None,
 ) -> BatchSource:
     """Prepares the random patches of a configuration and fold; validation patches are not augmented.
@@ -121,13 +121,14 @@ def build_batch_source(
         for cases, cut in ((fold.training, compute_enlarged_patch(patch, transforms)), (fold.validation, patch))
     ]
     is_2d = plan.dimensions == 2
-    labels = () if previous is None else previous.foreground_labels
+    stage_input = None if previous is None else previous.input
+    labels = () if stage_input is None else stage_input.labels.foreground_labels
     augmentations = (
         SampleAugmentation(
-            transforms=build_transforms(transforms, patch, labels), masked_channels=masked, foreground_labels=labels
+            transforms=build_transforms(transforms, patch, labels), masked_channels=masked, stage_input=stage_input
         ),
         # Not masked, as in prediction and in the reference implementation.
-        SampleAugmentation(transforms=(), masked_channels=(), foreground_labels=labels),
+        SampleAugmentation(transforms=(), masked_channels=(), stage_input=stage_input),
     )
     training, validation = (
         PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d)
@@ -136,10 +137,8 @@ def build_batch_source(
     return BatchSource(training=training, validation=validation, seed=seed)
 
 
-def _choose_opening(data_folder: Path, previous: PreviousStage | None) -> Callable[[str], CachedCase]:
-    if previous is None:
-        return partial(open_case, data_folder)
-    return partial(open_case_with_prediction, data_folder, previous.folder)
+def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Callable[[str], CachedCase]:
+    return partial(open_case if previous is None else previous.open_case, data_folder)
 
 
 def list_batch_keys(

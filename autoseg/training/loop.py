@@ -13,8 +13,8 @@ import torch
 from autoseg.errors import DeviceError
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
-from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.run_folder import FoldFolder
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.batch_making import build_source, make_batches
 from autoseg.training.batches import dead_workers_reported, list_batch_keys
 from autoseg.training.calibration import measure_step_times
@@ -53,7 +53,7 @@ def train(
     fold: Fold,
     output: FoldFolder,
     options: TrainingOptions,
-    previous: PreviousStage | None = None,
+    previous: StoredStageInput | None = None,
 ) -> Iterator[Event]:
     """Trains and yields what happens, while it happens.
 
@@ -62,7 +62,7 @@ def train(
 
     Args:
         data_folder: Preprocessed cases of the configuration `plan.data_of`.
-        previous: Predictions of `plan.previous_stage` for these cases, where there is one.
+        previous: What `plan.previous_stage` gives for these cases; None without one.
 
     Raises:
         TrainingError: The checkpoint does not belong to this training, the loss is lost, or a worker has died.

@@ -61,14 +61,13 @@ class PatchSampler:
 
     def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Draws sample `index` of a batch: its image (float32) and label map (int16), zero and -1 where it hangs over
-        the volume; in a cascade also the previous stage's label map."""
+        the volume; after it, the further maps of the case."""
         cut = self.place(index, generator)
-        label_maps = [part for part in (cut.case.label_map, cut.case.previous_label_map) if part is not None]
         return (
             cut_out(cut.case.image, cut.start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
             *(
                 cut_out(part, cut.start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False)
-                for part in label_maps
+                for part in cut.case.maps
             ),
         )
 

@@ -1,244 +1,136 @@
-"""What the second stage of a cascade is trained on: every case as a first stage predicts it that never saw it.
+"""Makes what a configuration is trained on of its previous stage: out-of-fold predictions of all cases."""
 
-Training on predictions for cases that the first stage was trained on would teach the second one to trust masks that are
-better than they will be for new images. So each case is predicted by the fold that held it out; the fold "all" of the
-second stage takes the same predictions.
-"""
-
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from autoseg.errors import TrainingError
-from autoseg.inference.cascade import bring_to_training_grid
-from autoseg.inference.model import SegmentationModel, check_stages_agree, load_model, read_common_plan
-from autoseg.networks.weights import hash_weights
+from autoseg.inference.model import check_stages_agree, load_model, read_common_plan
 from autoseg.plan import Plan
-from autoseg.preprocessing.cache import CachedCase, open_case
-from autoseg.preprocessing.previous_stage import (
-    PredictionSource,
-    PreviousStage,
-    is_prediction_current,
-    open_case_with_prediction,
-    write_prediction,
-)
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder
+from autoseg.stages.out_of_fold import StageLink, digest_sources, find_holders
+from autoseg.stages.stored_maps import PredictionSource
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.checkpoint import read_description
 from autoseg.training.folds import Splits
+from autoseg.workflows.case_loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.case_pool import Failure
 from autoseg.workflows.fold_lock import waiting_lock
 from autoseg.workflows.preprocessing import check_preprocessed
 
 LOCK_NAME: Final = ".predicting.lock"
+LOG_NAME: Final = "prediction.log"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cascade:
-    """The two stages of a cascade in a run.
-
-    Attributes:
-        configuration: The second stage.
-        holders: For every case the fold of the first stage that held it out.
-    """
-
-    run: RunFolder
-    plan: Plan
-    configuration: str
-    holders: Mapping[str, str]
-
-    @property
-    def first_stage(self) -> str:
-        """The configuration that predicts."""
-        name = self.plan.configurations[self.configuration].previous_stage
-        assert name is not None, "not a cascade"
-        return name
-
-    @property
-    def folds(self) -> tuple[str, ...]:
-        """Of the first stage, all that must be trained."""
-        return tuple(sorted(set(self.holders.values()), key=int))
-
-    def open_case(self, stage: str, name: str) -> CachedCase:
-        """A preprocessed case of one of the stages, without predictions.
-
-        Raises:
-            RunError: It is missing or damaged.
-        """
-        return open_case(self.run.preprocessed(self.plan.configurations[stage].data_of), name)
-
-
-def find_cascade(run: RunFolder, plan: Plan, configuration: str, splits: Splits) -> Cascade | None:
-    """The cascade of which a configuration is the second stage, if it is.
+def find_link(run: RunFolder, plan: Plan, configuration: str, splits: Splits) -> StageLink | None:
+    """The link to the previous stage of a configuration; None if it has none.
 
     Raises:
         TrainingError: A case is held out by no fold.
     """
     if plan.configurations[configuration].previous_stage is None:
         return None
-    return Cascade(run=run, plan=plan, configuration=configuration, holders=find_holders(splits))
+    cases = {case for fold in splits.folds for case in fold.training}
+    holders = find_holders([fold.validation for fold in splits.folds], cases)
+    return StageLink(run=run, plan=plan, configuration=configuration, holders=holders)
 
 
-def find_holders(splits: Splits) -> dict[str, str]:
-    """For every case the fold that holds it out; the first one, if there are several.
-
-    Raises:
-        TrainingError: A case is held out by no fold.
-    """
-    holders: dict[str, str] = {}
-    for index, fold in enumerate(splits.folds):
-        for case in fold.validation:
-            holders.setdefault(case, str(index))
-    lost = sorted({case for fold in splits.folds for case in fold.training} - holders.keys())
-    if lost:
-        msg = (
-            f"a cascade needs for every case a fold that holds it out, found none for {len(lost)} of "
-            f"{len(lost) + len(holders)} ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}); "
-            f"plan again with folds that hold every case out, or train 3d_fullres"
-        )
-        raise TrainingError(msg)
-    return holders
-
-
-def list_untrained_folds(cascade: Cascade) -> tuple[str, ...]:
-    """Folds of the first stage that must be trained before the second."""
-    folders = {fold: cascade.run.fold(cascade.first_stage, fold) for fold in cascade.folds}
-    return tuple(fold for fold, folder in folders.items() if not folder.final_checkpoint.exists())
-
-
-def predict_held_out_cases(cascade: Cascade, *, device: str, progress: Progress) -> PreviousStage:
-    """Predicts every case whose prediction is missing or was made by other weights or for another grid.
+def prepare_stage_input(link: StageLink, *, device: str, progress: Progress) -> StoredStageInput:
+    """Predicts every case whose stored map is missing or was made by other weights or for another grid.
 
     Trainings of several folds that begin at the same time wait for the one that predicts.
 
     Raises:
-        PredictionError: A fold of the first stage is not trained, or was trained by another plan.
+        PredictionError: A fold of the previous stage is not trained, or was trained by another plan.
+        TrainingError: The previous stage has one itself, which was trained again since.
         RunError: A preprocessed case is missing or damaged.
+        CasesFailedError: Some cases could not be predicted.
     """
-    check_first_stage(cascade)
-    sources = find_sources(cascade)
-    folder = cascade.run.preprocessed(cascade.configuration)
-    first_data = cascade.plan.configurations[cascade.first_stage].data_of
-    note = f"waiting for another process, which predicts cases with {cascade.first_stage}"
-    with waiting_lock(folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
-        waiting = [case for case in sources if not _is_current(cascade, case, sources[case])]
-        check_preprocessed(cascade.run, cascade.plan, first_data, waiting)
-        work = _predict_each(cascade, sources, waiting, device=device, progress=progress)
-        for _ in progress.track(work, label=f"Predicting with {cascade.first_stage}", total=len(waiting), unit="case"):
-            pass
-    return PreviousStage(
-        folder=folder,
-        foreground_labels=cascade.plan.labels.foreground_labels,
-        digest=_digest_sources(sources),
-    )
-
-
-def check_first_stage(cascade: Cascade) -> None:
-    """Checks that the first stage was trained by the plan that the second one is trained by.
-
-    Raises:
-        PredictionError: It was not, or its folds follow different plans.
-    """
-    trainings = [cascade.run.fold(cascade.first_stage, fold) for fold in cascade.folds]
-    check_stages_agree(read_common_plan(trainings, cascade.first_stage), cascade.plan, cascade.configuration)
-
-
-def find_sources(cascade: Cascade) -> dict[str, PredictionSource]:
-    """Which weights predict which case."""
-    folders = {fold: cascade.run.fold(cascade.first_stage, fold) for fold in cascade.folds}
-    weights = {fold: hash_weights(folder.final_checkpoint) for fold, folder in folders.items()}
-    return {
-        case: PredictionSource(configuration=cascade.first_stage, fold=fold, weights_sha256=weights[fold])
-        for case, fold in sorted(cascade.holders.items())
-    }
+    trainings = list(link.folds.values())
+    check_stages_agree(read_common_plan(trainings, link.previous), link.plan, link.configuration)
+    if link.plan.configurations[link.previous].previous_stage is not None:
+        _prepare_previous(replace(link, configuration=link.previous), link.folds, device=device, progress=progress)
+    sources = link.find_sources()
+    note = f"waiting for another process, which predicts cases with {link.previous}"
+    with waiting_lock(link.folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
+        outdated = link.list_outdated_cases(sources)
+        check_preprocessed(link.run, link.plan, link.plan.configurations[link.previous].data_of, outdated)
+        events = _predict_outdated(link, sources, outdated, device=device, progress=progress)
+        label, total = f"Predicting with {link.previous}", len(outdated)
+        failures = collect_failures(events, progress=progress, label=label, total=total)
+    check_failures(failures, total=total, log=link.run.logs / LOG_NAME)
+    return link.build_stored_input(sources)
 
 
 def list_stale_folds(
     run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]
 ) -> tuple[str, ...]:
-    """Those of finished folds of a second stage since which the first stage, from which they learnt, was trained again.
+    """Those of the finished folds whose previous stage was trained again since they were trained on its predictions.
 
-    None where folds of the first stage are missing: nothing can be said then.
+    None where folds of the previous stage are missing, because nothing can be said then.
 
     Raises:
         TrainingError: A checkpoint is damaged, or a case is held out by no fold.
     """
-    cascade = find_cascade(run, plan, configuration, splits)
-    if cascade is None or not folds or list_untrained_folds(cascade):
+    link = find_link(run, plan, configuration, splits)
+    return () if link is None else _list_stale(link, folds)
+
+
+def _list_stale(link: StageLink, folds: Collection[str]) -> tuple[str, ...]:
+    if not folds or link.list_untrained_folds():
         return ()
-    digest = _digest_sources(find_sources(cascade))
-    checkpoints = {fold: run.fold(configuration, fold).final_checkpoint for fold in folds}
+    digest = digest_sources(link.find_sources())
+    checkpoints = {fold: link.run.fold(link.configuration, fold).final_checkpoint for fold in folds}
     return tuple(
         fold for fold, path in checkpoints.items() if read_description(path).identity.previous_digest != digest
     )
 
 
-def open_input_case(run: RunFolder, plan: Plan, configuration: str, name: str) -> CachedCase:
-    """A preprocessed case with all that the network of a configuration gets of it.
-
-    Raises:
-        RunError: A file is missing or damaged.
-    """
-    data = run.preprocessed(plan.configurations[configuration].data_of)
-    if plan.configurations[configuration].previous_stage is None:
-        return open_case(data, name)
-    return open_case_with_prediction(data, run.preprocessed(configuration), name)
-
-
-def _is_current(cascade: Cascade, case: str, source: PredictionSource) -> bool:
-    return is_prediction_current(
-        cascade.run.preprocessed(cascade.configuration),
-        case,
-        source=source,
-        geometry=cascade.open_case(cascade.configuration, case).geometry,
-    )
+def _prepare_previous(link: StageLink, folds: Collection[str], *, device: str, progress: Progress) -> None:
+    """Prepares what the previous stage itself gets from the one before it."""
+    prepare_stage_input(link, device=device, progress=progress)
+    stale = _list_stale(link, folds)
+    if stale:
+        msg = (
+            f"{link.configuration} was trained on predictions of {link.previous}, which was trained again since (fold "
+            f"{', '.join(stale)}): train it again with: autoseg train {link.run.root} --configuration "
+            f"{link.configuration} --restart"
+        )
+        raise TrainingError(msg)
 
 
-def _predict_each(
-    cascade: Cascade,
+def _predict_outdated(
+    link: StageLink,
     sources: Mapping[str, PredictionSource],
-    waiting: Sequence[str],
+    outdated: Sequence[str],
     *,
     device: str,
     progress: Progress,
-) -> Iterator[str]:
+) -> Iterator[Failure | None]:
     """Loads every fold once."""
-    for fold in cascade.folds:
-        cases = [case for case in waiting if sources[case].fold == fold]
-        if not cases:
-            continue
-        model = load_model(
-            cascade.run, configuration=cascade.first_stage, folds=(fold,), device=device, execution="eager"
-        )
-        for case in cases:
-            _predict_one(cascade, model, case, source=sources[case], progress=progress)
-            yield case
 
+    def convert(case: str, outputs: Sequence[CaseOutput]) -> np.ndarray:
+        (output,) = outputs
+        prediction = output.model.build_stage_prediction(output.logits, output.geometry)
+        return link.input.convert_for_training(prediction, link.read_geometry(case))
 
-def _predict_one(
-    cascade: Cascade, model: SegmentationModel, name: str, *, source: PredictionSource, progress: Progress
-) -> None:
-    first = cascade.open_case(cascade.first_stage, name)
-    target = cascade.open_case(cascade.configuration, name).geometry
-    logits = model.predict_preprocessed(first.image[:], on_window=partial(progress.show_part, name))
-    label_map = bring_to_training_grid(
-        logits,
-        first.geometry,
-        target,
-        labels=cascade.plan.labels,
-        resampling=model.configuration_plan.resampling,
-    )
-    write_prediction(
-        cascade.run.preprocessed(cascade.configuration),
-        name,
-        label_map,
-        source=source,
-        geometry=target,
-        patch_voxels=cascade.plan.configurations[cascade.configuration].patch_voxels,
-    )
+    def write(case: str, stage_map: np.ndarray) -> None:
+        link.write_map(case, stage_map, source=sources[case])
 
-
-def _digest_sources(sources: Mapping[str, PredictionSource]) -> str:
-    text = "\n".join(f"{case} {source.model_dump_json()}" for case, source in sources.items())
-    return hashlib.sha256(text.encode()).hexdigest()
+    for fold in link.folds:
+        cases = [case for case in outdated if sources[case].fold == fold]
+        if cases:
+            model = load_model(
+                link.run,
+                configuration=link.previous,
+                folds=(fold,),
+                device=device,
+                execution="eager",
+                with_previous=False,  # what it gets itself is stored
+            )
+            yield from predict_preprocessed_cases(
+                link.run, [model], cases, finish=convert, write=write, progress=progress
+            )

@@ -223,7 +223,7 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
     check_trainer(first.trainer, where=str(root), accepts_any=request.accepts_any_trainer)
     plan = import_plan(model, first)
     convert_weights(plan, first)  # refuses what does not fit before anything is written
-    previous = plan.configurations[first.configuration].previous_stage
+    previous = plan.configurations[first.configuration].previous_configuration
     if previous is not None:
         yield from _import_first_stage(job, root, previous)
     prepare_run(job.run, plan, first.configuration, overwrite=request.overwrite)

@@ -32,7 +32,7 @@ class ConfigurationForecast:
         is_budgeted: Whether the plan has a budget, which then is the time of a fold, validation included.
         training_seconds: Of a fold.
         validation_seconds: Of a fold: prediction of its held-out cases.
-        preparation_seconds: Before the first fold: what the first stage of a cascade predicts.
+        preparation_seconds: Before the first fold: what the previous stage predicts.
         models_bytes: Checkpoints that a fold leaves.
         passing_bytes: What a fold needs beside them while it is trained.
         prediction_bytes: Predicted label maps of a fold.
@@ -133,10 +133,10 @@ def forecast_run(
 
 
 def list_trained(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
-    """The requested configurations, or all, with the first stages that second ones need, in the order of the plan."""
+    """The requested configurations, or all, with the previous stages that they need, in the order of the plan."""
     chosen = set(requested or plan.configurations)
-    needed = {plan.configurations[name].previous_stage for name in chosen}
-    return tuple(name for name in plan.configurations if name in chosen | needed)
+    needed = {stage for name in chosen for stage in plan.list_stages(name)}
+    return tuple(name for name in plan.configurations if name in needed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ class _Outlook:
 
     def forecast(self, name: str, prediction_bytes: int) -> ConfigurationForecast:
         configuration = self.plan.configurations[name]
-        budget, previous = configuration.training.budget_seconds, configuration.previous_stage
+        budget, previous = configuration.training.budget_seconds, configuration.previous_configuration
         cost = self.costs.get(name)
         training, validation = budget, 0.0 if budget is not None else self._estimate_prediction(name)
         if budget is None and cost is not None:

@@ -179,14 +179,14 @@ def tabulate_dice(metrics: Sequence[Mapping[str, MetricValues]], keys: Sequence[
 
 
 def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
-    """SHA-256 of everything that predicts: for the second stage of a cascade, of the first stage's folds before.
+    """SHA-256 of everything that predicts: for a configuration with previous stages, of their folds before.
 
     Raises:
         PredictionError: A fold of a stage is not trained.
     """
     names = find_folds(run, configuration, folds)
     own = tuple(hash_weights(run.fold(configuration, fold).final_checkpoint) for fold in names)
-    previous = plan.configurations[configuration].previous_stage
+    previous = plan.configurations[configuration].previous_configuration
     return own if previous is None else (*list_weights(run, plan, previous, folds), *own)
 
 
@@ -252,7 +252,7 @@ def _is_finished(run: RunFolder, configuration: str, fold: str, splits: Splits) 
 
 
 def _check_predictions(run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]) -> None:
-    previous = plan.configurations[configuration].previous_stage
+    previous = plan.configurations[configuration].previous_configuration
     if previous is not None and folds:
         find_folds(run, previous, tuple(folds))  # refuses now what selecting and predicting would need
     stale = list_stale_folds(run, plan, splits, configuration=configuration, folds=folds)

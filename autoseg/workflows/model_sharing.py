@@ -48,7 +48,7 @@ class Shared:
     """What goes into a file.
 
     Attributes:
-        folds: By configuration; the first stage of a cascade comes with it.
+        folds: By configuration; previous stages come with it.
         plans: By configuration, of its trainings.
         selection: None where nothing was selected, or something else is named.
     """
@@ -177,10 +177,7 @@ def _collect(run: RunFolder, request: ExportRequest, progress: Progress) -> Shar
     folds: dict[str, tuple[str, ...]] = {}
     plans: dict[str, Plan] = {}
     for name, asked in wanted.items():
-        previous = _add(run, name, asked, folds=folds, plans=plans)
-        if previous is not None:
-            _add(run, previous, select_previous_folds(asked), folds=folds, plans=plans)
-            check_stages_agree(plans[previous], plans[name], name)
+        _add(run, name, asked, folds=folds, plans=plans)
     _check_agreement(plans)
     return Shared(run=run, folds=folds, plans=plans, selection=choice.selection)
 
@@ -192,12 +189,15 @@ def _add(
     *,
     folds: dict[str, tuple[str, ...]],
     plans: dict[str, Plan],
-) -> str | None:
-    """Adds folds of a configuration to those that another one needs of it; returns its first stage."""
+) -> None:
+    """Adds folds of a configuration, and of its previous stages, to those that another one needs of it."""
     found = find_folds(run, name, asked)
     folds[name] = tuple(sorted({*folds.get(name, ()), *found}))
     plans[name] = read_common_plan([run.fold(name, fold) for fold in folds[name]], name)
-    return plans[name].configurations[name].previous_stage
+    previous = plans[name].configurations[name].previous_configuration
+    if previous is not None:
+        _add(run, previous, select_previous_folds(asked), folds=folds, plans=plans)
+        check_stages_agree(plans[previous], plans[name], name)
 
 
 def _tell_left_out(names: Sequence[str], progress: Progress) -> None:
@@ -221,7 +221,7 @@ def _check_agreement(plans: Mapping[str, Plan]) -> None:
 def _close(plan: Plan, name: str) -> dict[str, ConfigurationPlan]:
     """The configuration and those that it names, without which no plan is valid."""
     part = plan.configurations[name]
-    others = {other for other in (part.data_of, part.previous_stage) if other is not None} - {name}
+    others = {other for other in (part.data_of, part.previous_configuration) if other is not None} - {name}
     found = {name: part}
     for other in sorted(others):
         found |= _close(plan, other)
@@ -267,8 +267,9 @@ def _share_selection(shared: Shared, selection: Selection, digests: Digests) -> 
 
 
 def _list_digests(shared: Shared, name: str, folds: Sequence[str], digests: Digests) -> tuple[str, ...]:
-    """In the order in which prediction lists them: those of the first stage of a cascade before."""
-    previous, own = shared.plans[name].configurations[name].previous_stage, tuple(digests[name, fold] for fold in folds)
+    """In the order in which prediction lists them: those of the previous stages before."""
+    previous = shared.plans[name].configurations[name].previous_configuration
+    own = tuple(digests[name, fold] for fold in folds)
     if previous is None:
         return own
     return (*_list_digests(shared, previous, select_previous_folds(folds) or shared.folds[previous], digests), *own)

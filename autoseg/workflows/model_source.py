@@ -108,7 +108,7 @@ def load_model(
         precision: In which numbers the networks compute.
         execution: What runs the networks on a processor; "auto" is what finishes the work first.
         workload: The work ahead.
-        with_previous: Whether a cascade gets its first stage; without it, only `predict_preprocessed` can be used.
+        with_previous: Whether previous stages are loaded; without them, only `predict_preprocessed` can be used.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -149,9 +149,9 @@ def _describe_unknown(path: Path) -> str:
 
 
 def _find_last_stage(run_root: Path, models: Sequence[ExchangedModel]) -> str | None:
-    """The one configuration that is no first stage of another; None if several are left."""
+    """The one configuration that is no previous stage of another; None if several are left."""
     plan = read_document(RunFolder(run_root).plan, Plan)
     names = [model.configuration for model in models]
-    first_stages = {plan.configurations[name].previous_stage for name in names}
-    last_stages = [name for name in names if name not in first_stages]
+    previous_stages = {stage for name in names for stage in plan.list_stages(name)[:-1]}
+    last_stages = [name for name in names if name not in previous_stages]
     return last_stages[0] if len(last_stages) == 1 else None

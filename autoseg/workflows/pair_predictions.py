@@ -7,38 +7,38 @@ an interrupted call continues, and a training that was repeated makes exactly it
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from jaxtyping import Float32
-from torch import Tensor
+import numpy as np
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.file_endings import label_map_ending
+from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, check_members_agree
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.networks.weights import hash_weights
-from autoseg.preprocessing.case import CaseGeometry
-from autoseg.preprocessing.previous_stage import PredictionSource, read_network_input, read_source
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder
+from autoseg.stages.stored_maps import PredictionSource, read_source
 from autoseg.volume_io import write_label_map
-from autoseg.workflows.cascade import open_input_case
+from autoseg.workflows.case_loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.case_pool import Failure
 from autoseg.workflows.held_out import HeldOut
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
 
 Pair = tuple[HeldOut, HeldOut]
+LOG_NAME: Final = "pair_predictions.log"
 
 
 class PairPrediction(Document):
     """What stands beside a label map.
 
     Attributes:
-        sources: The trainings that predicted; for the second stage of a cascade, that of its input comes before.
+        sources: The trainings that predicted; that of a stored input from a previous stage comes before.
     """
 
     schema_version: Literal[1] = 1
@@ -82,6 +82,7 @@ def predict_pairs(job: PairJob, *, progress: Progress) -> None:
     Raises:
         RunError: A preprocessed case or reference is missing.
         PredictionError: Configurations do not fit together.
+        CasesFailedError: Some cases could not be predicted.
     """
     records = _Records(job)
     waiting = {case: [pair for pair in job.pairs if not records.is_current(pair, case)] for case in job.cases}
@@ -91,9 +92,9 @@ def predict_pairs(job: PairJob, *, progress: Progress) -> None:
         used = [case for case in unfinished if any(entry in pair for pair in waiting[case])]
         if used:
             check_preprocessed(job.run, entry.plan, entry.plan.configurations[entry.configuration].data_of, used)
-    work = _predict_each(job, records, {case: waiting[case] for case in unfinished}, progress=progress)
-    for _ in progress.track(work, label="Predicting pairs", total=len(unfinished), unit="case"):
-        pass
+    events = _predict_waiting(job, records, {case: waiting[case] for case in unfinished}, progress=progress)
+    failures = collect_failures(events, progress=progress, label="Predicting pairs", total=len(unfinished))
+    check_failures(failures, total=len(unfinished), log=job.run.logs / LOG_NAME)
 
 
 def _announce(job: PairJob, unfinished: Sequence[str]) -> str:
@@ -138,68 +139,55 @@ class _Records:
         yield PredictionSource(configuration=member.configuration, fold=fold, weights_sha256=self._digests[path])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Output:
-    """What one configuration says about a case."""
-
-    model: SegmentationModel
-    logits: Float32[Tensor, "class z y x"]
-    geometry: CaseGeometry
-
-
-def _predict_each(
+def _predict_waiting(
     job: PairJob, records: _Records, waiting: Mapping[str, Sequence[Pair]], *, progress: Progress
-) -> Iterator[str]:
+) -> Iterator[Failure | None]:
     """Cases of the same folds follow one another, so that each network is loaded once."""
-    models: dict[str, SegmentationModel] = {}
-    for case in sorted(waiting, key=lambda case: [entry.holders[case] for entry in job.held_out]):
-        members = [entry for entry in job.held_out if any(entry in pair for pair in waiting[case])]
-        models = _load_models(job, members, case, loaded=models)
-        outputs = {name: _predict_member(job, model, case, progress) for name, model in models.items()}
-        for pair in waiting[case]:
-            _write_pair(job, pair, case, [outputs[member.configuration] for member in pair])
+
+    def restore(case: str, outputs: Sequence[CaseOutput]) -> tuple[list[np.ndarray], Grid]:
+        by_name = {output.model.configuration: output for output in outputs}
+        pairs = [[by_name[member.configuration] for member in pair] for pair in waiting[case]]
+        return [_restore_mean(pair) for pair in pairs], outputs[0].geometry.grid
+
+    def write(case: str, restored: tuple[list[np.ndarray], Grid]) -> None:
+        label_maps, grid = restored
+        for pair, label_map in zip(waiting[case], label_maps, strict=True):
+            path, record = job.find_label_map(pair, case), job.find_record(pair, case)
+            record.unlink(missing_ok=True)
+            write_label_map(path, label_map, grid=grid, like=find_reference(job.run, case))
             sources = records.find_sources(pair, case)
-            write_document(job.find_record(pair, case), PairPrediction(sources=sources), is_lasting=False)
-        del outputs  # or a GPU would hold them beside those of the next case
-        yield case
+            write_document(record, PairPrediction(sources=sources), is_lasting=False)
+
+    models: dict[str, SegmentationModel] = {}
+    ordered = sorted(waiting, key=lambda case: [entry.holders[case] for entry in job.held_out])
+    for folds, cases in groupby(ordered, key=lambda case: _find_folds(job, waiting[case], case)):
+        models = _load_models(job, folds, loaded=models)
+        yield from predict_preprocessed_cases(
+            job.run, list(models.values()), list(cases), finish=restore, write=write, progress=progress
+        )
+
+
+def _find_folds(job: PairJob, pairs: Sequence[Pair], case: str) -> dict[str, str]:
+    """The configurations that take part in some pairs, each with the fold that held a case out."""
+    members = [entry for entry in job.held_out if any(entry in pair for pair in pairs)]
+    return {entry.configuration: entry.holders[case] for entry in members}
 
 
 def _load_models(
-    job: PairJob, members: Sequence[HeldOut], case: str, *, loaded: Mapping[str, SegmentationModel]
+    job: PairJob, folds: Mapping[str, str], *, loaded: Mapping[str, SegmentationModel]
 ) -> dict[str, SegmentationModel]:
-    """The networks that held a case out; those that are loaded already are kept, others are given up."""
-    kept = {
-        entry.configuration: loaded[entry.configuration]
-        for entry in members
-        if entry.configuration in loaded and loaded[entry.configuration].folds == (entry.holders[case],)
-    }
-    return {entry.configuration: kept.get(entry.configuration) or _load(job, entry, case) for entry in members}
+    """Loads a fold of each configuration; models that are loaded already are kept, others are dropped."""
+    kept = {name: model for name, model in loaded.items() if model.folds == (folds.get(name),)}
+    return {name: kept.get(name) or _load(job, name, fold) for name, fold in folds.items()}
 
 
-def _load(job: PairJob, member: HeldOut, case: str) -> SegmentationModel:
-    """The first stage of a cascade has predicted these cases already."""
-    return load_model(
-        job.run,
-        configuration=member.configuration,
-        folds=(member.holders[case],),
-        device=job.device,
-        with_previous=False,
-    )
+def _load(job: PairJob, configuration: str, fold: str) -> SegmentationModel:
+    """Without previous stages, whose predictions for these cases are stored."""
+    return load_model(job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous=False)
 
 
-def _predict_member(job: PairJob, model: SegmentationModel, case: str, progress: Progress) -> _Output:
-    cached = open_input_case(job.run, model.plan, model.configuration, case)
-    image = read_network_input(cached, model.plan.labels.foreground_labels)
-    show = partial(progress.show_part, f"{case}, {model.configuration}")
-    return _Output(model=model, logits=model.predict_preprocessed(image, on_window=show), geometry=cached.geometry)
-
-
-def _write_pair(job: PairJob, pair: Pair, case: str, outputs: Sequence[_Output]) -> None:
+def _restore_mean(outputs: Sequence[CaseOutput]) -> np.ndarray:
     members = tuple(output.model for output in outputs)
     check_members_agree(members)
-    label_map = Ensemble(members=members).restore_label_map(
-        [output.logits for output in outputs], [output.geometry for output in outputs]
-    )
-    job.find_record(pair, case).unlink(missing_ok=True)
-    grid = outputs[0].geometry.grid
-    write_label_map(job.find_label_map(pair, case), label_map, grid=grid, like=find_reference(job.run, case))
+    logits, geometries = [output.logits for output in outputs], [output.geometry for output in outputs]
+    return Ensemble(members=members).restore_label_map(logits, geometries)

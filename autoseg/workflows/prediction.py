@@ -1,34 +1,32 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from autoseg import __version__
 from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import list_files
-from autoseg.document import Document, Part, read_document, write_document
-from autoseg.errors import CasesFailedError, PredictionError, RunError
+from autoseg.document import read_document, write_document
+from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
-from autoseg.inference.execution import Execution, ExecutionChoice
+from autoseg.inference.execution import ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device
-from autoseg.networks.precision import NumberType, Precision
+from autoseg.networks.precision import Precision
 from autoseg.plan import Plan
 from autoseg.postprocessing.application import finish_label_map
-from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
-from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.postprocessing.rules import Rule
 from autoseg.problems import Problem
 from autoseg.progress import Progress
-from autoseg.run_folder import RunFolder, make_folder, open_run
+from autoseg.run_folder import RunFolder, open_run
+from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import (
     PROBABILITIES_ENDING,
     label_map_ending,
@@ -36,18 +34,18 @@ from autoseg.volume_io import (
     write_label_map,
     write_probabilities,
 )
-from autoseg.workflows.case_pool import Failure, build_failure, list_problems, write_failure_log
+from autoseg.workflows.case_loop import check_failures, collect_failures, predict_each
+from autoseg.workflows.case_pool import Failure
 from autoseg.workflows.model_choice import check_weights, choose_models, hash_ensemble
-from autoseg.workflows.overlap import overlap_stages
-from autoseg.workflows.selection_document import NAMES_JOINED_BY
-from autoseg.workflows.versions import LibraryVersions, measure_versions
-
-RECORD_NAME = "prediction.json"
-PLAN_NAME = "plan.json"
-WHAT_MAKES_LABEL_MAPS = (
-    *("images", "configuration", "folds", "ensemble", "weights_sha256"),
-    *("mirroring", "step_fraction", "number_type", "postprocessing"),
+from autoseg.workflows.prediction_folder import (
+    PLAN_NAME,
+    RECORD_NAME,
+    EnsembleMember,
+    PredictionRecord,
+    prepare_folder,
 )
+from autoseg.workflows.selection_document import NAMES_JOINED_BY
+from autoseg.workflows.versions import measure_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,45 +68,6 @@ class PredictionRequest:
     precision: Precision = "auto"
     execution: ExecutionChoice = "auto"
     overwrite: bool = False
-
-
-class EnsembleMember(Part):
-    """One of several configurations whose probabilities were averaged."""
-
-    configuration: str
-    folds: tuple[str, ...]
-
-
-class PredictionRecord(Document):
-    """How the label maps of a folder were made.
-
-    Attributes:
-        configuration: Of an ensemble, all names.
-        folds: Of an ensemble, those of all members, each once.
-        weights_sha256: Of every checkpoint: for each member, of every stage the folds.
-        execution: What ran the networks, one for each stage of each member; empty in records of earlier versions.
-        ensemble: The members where there are several, else empty.
-        postprocessing: What was applied to the label maps, in this order. Probabilities are as the networks say.
-        outputs: Names of all files that are made in this way, also by earlier calls, each with that of the image (its
-            first channel); nothing else in the folder is ever removed.
-    """
-
-    schema_version: Literal[1] = 1
-    autoseg_version: str
-    model: str
-    images: str
-    configuration: str
-    folds: tuple[str, ...]
-    weights_sha256: tuple[str, ...]
-    mirroring: bool
-    step_fraction: float
-    number_type: NumberType
-    execution: tuple[Execution, ...] = ()
-    probabilities: bool
-    ensemble: tuple[EnsembleMember, ...] = ()
-    postprocessing: tuple[Rule, ...] = ()
-    outputs: dict[str, str] = Field(default_factory=dict)
-    versions: LibraryVersions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,17 +129,15 @@ def _predict_images(
     check_inputs_are_kept(cases, tuple(outputs))
     record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
     record = record.model_copy(update={"outputs": {path.name: image.name for path, image in outputs.items()}})
-    record = _prepare_folder(out, record, overwrite=request.overwrite)
+    record = prepare_folder(out, record, overwrite=request.overwrite)
     write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
     write_document(out / PLAN_NAME, model.plan)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
     failures = _list_incomplete(found.problems)
     total = len(cases) + len(failures)
-    events = _predict_each(waiting, out, model, request=request, rules=choice.rules, progress=progress)
-    for failure in progress.track(events, label="Predicting", total=len(waiting), unit="image"):
-        failures += [] if failure is None else [failure]
-    if failures:
-        _report(failures, out, total=total)
+    events = _predict_images_of(waiting, out, model, request=request, rules=choice.rules, progress=progress)
+    failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
+    check_failures(failures, total=total, log=out / "prediction.log", unit="image")
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 
@@ -245,82 +202,6 @@ def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> Non
         raise PredictionError(msg)
 
 
-def _prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> PredictionRecord:
-    """Keeps what the same model and options made; what anything else made needs permission to be replaced.
-
-    One folder never holds the label maps of two models: those that another one made are all removed. An interruption
-    leaves either the earlier record or the new one, and with it a folder that the same call goes on with.
-
-    Returns:
-        The record with everything that the folder is to hold.
-    """
-    make_folder(out)
-    path = out / RECORD_NAME
-    if (out / PLAN_NAME).exists() and not path.exists():
-        msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
-        raise RunError(msg)
-    earlier = read_document(path, PredictionRecord) if path.exists() else None
-    changes = [] if earlier is None else _list_changes(earlier, record)
-    made = {} if earlier is None else earlier.outputs
-    if overwrite:
-        for name in (*record.outputs, *(made if changes else ())):
-            (out / Path(name).name).unlink(missing_ok=True)
-    else:
-        _refuse_changes(out, changes)
-        _refuse_strangers(out, record.outputs, made)
-    return record if changes else record.model_copy(update={"outputs": made | record.outputs})
-
-
-def _refuse_strangers(out: Path, outputs: Mapping[str, str], made: Mapping[str, str]) -> None:
-    """Files that no prediction of this kind made, or made of another image of the same name, such as x.mha of x.nii."""
-    existing = [name for name in outputs if (out / name).exists()]
-    others = [name for name in existing if name in made and made[name] != outputs[name]]
-    if others:
-        msg = (
-            f"{out / others[0]} was made of {made[others[0]]}, not of {outputs[others[0]]} ({len(others)} in all); "
-            f"choose another folder, or replace it with --overwrite"
-        )
-        raise RunError(msg)
-    existing = [name for name in existing if name not in made]
-    if existing:
-        msg = (
-            f"{out} holds files that label maps would replace, such as {existing[0]} ({len(existing)} in all); "
-            f"choose another folder, or replace them with --overwrite"
-        )
-        raise RunError(msg)
-
-
-def _list_changes(earlier: PredictionRecord, record: PredictionRecord) -> list[str]:
-    return [
-        f"{field}: {_format(getattr(earlier, field))} there, {_format(getattr(record, field))} now"
-        for field in WHAT_MAKES_LABEL_MAPS
-        if getattr(earlier, field) != getattr(record, field)
-    ]
-
-
-def _refuse_changes(out: Path, changes: Sequence[str]) -> None:
-    if changes:
-        msg = (
-            f"{out} holds predictions made in another way ({'; '.join(changes)}); "
-            f"choose another folder, or replace them with --overwrite"
-        )
-        raise RunError(msg)
-
-
-def _format(value: object) -> str:
-    """Rules and members in words; anything else as it is."""
-    if isinstance(value, tuple) and value and isinstance(value[0], Part):
-        return "; ".join(_describe_part(part) for part in value)
-    return "none" if value == () else str(value)
-
-
-def _describe_part(part: Part) -> str:
-    if isinstance(part, EnsembleMember):
-        return f"{part.configuration} (folds {', '.join(part.folds)})"
-    assert isinstance(part, LargestComponent | MinimumSize | FillHoles), "no other parts are compared"
-    return part.describe()
-
-
 def _find_outputs(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> tuple[Path, ...]:
     label_map = out / f"{case.name}{label_map_ending(model.plan.file_ending)}"
     return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
@@ -330,7 +211,7 @@ def _is_finished(case: Case, out: Path, model: Ensemble, request: PredictionRequ
     return all(path.is_file() for path in _find_outputs(case, out, model, request))
 
 
-def _predict_each(
+def _predict_images_of(
     cases: Sequence[Case],
     out: Path,
     model: Ensemble,
@@ -339,7 +220,7 @@ def _predict_each(
     rules: Sequence[Rule],
     progress: Progress,
 ) -> Iterator[Failure | None]:
-    def segment(case: Case, read: Sequence[PreprocessedCase]) -> tuple[NDArray[np.integer], Grid]:
+    def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
         logits = model.predict_case(read, options=request.options, on_window=show)
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
@@ -353,13 +234,11 @@ def _predict_each(
         finished = finish_label_map(label_map, rules, labels=model.plan.labels, spacing_mm=grid.spacing_mm)
         write_label_map(_find_outputs(case, out, model, request)[0], finished, grid=grid, like=case.image_paths[0])
 
-    for case, error in overlap_stages(cases, read=partial(_read, model), work=segment, write=write):
-        failure = None if error is None else build_failure(case.name, error)
-        del error  # its frames hold arrays, which may lie on a GPU
-        yield failure
+    read = partial(_read, model)
+    return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
 
 
-def _read(model: Ensemble, case: Case) -> tuple[PreprocessedCase, ...]:
+def _read(model: Ensemble, case: Case) -> tuple[StagedCase, ...]:
     volume = read_image(case.image_paths)
     try:
         return model.preprocess(volume.array, volume.grid)
@@ -375,11 +254,3 @@ def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
         return case.image_paths
     pairs = zip(case.image_paths, array, strict=True)
     return [path for path, channel in pairs if not np.isfinite(channel).all()] or case.image_paths
-
-
-def _report(failures: Sequence[Failure], out: Path, *, total: int) -> None:
-    lines = [*list_problems(failures)]
-    lines += write_failure_log(out / "prediction.log", failures)
-    rest = "; the others are written:" if len(failures) < total else ":"
-    heading = f"{len(failures)} of {total} images failed{rest}"
-    raise CasesFailedError(heading, lines)

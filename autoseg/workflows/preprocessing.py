@@ -82,9 +82,8 @@ def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[st
     """
     for name in requested:
         plan.get_configuration(name)
-    chosen = [plan.configurations[name].data_of for name in requested or plan.configurations]
-    previous = [plan.configurations[name].previous_stage for name in requested or plan.configurations]
-    names = [*chosen, *(name for name in previous if name is not None)]
+    stages = {stage for name in requested or plan.configurations for stage in plan.list_stages(name)}
+    names = {plan.configurations[stage].data_of for stage in stages}
     return tuple(name for name in plan.configurations if name in names)
 
 

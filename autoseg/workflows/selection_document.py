@@ -18,7 +18,7 @@ class Member(Part):
 
     Attributes:
         folds: Whose networks are averaged.
-        weights_sha256: Of their checkpoints; for the second stage of a cascade, those of the first stage come before.
+        weights_sha256: Of their checkpoints; those of previous stages come before.
     """
 
     configuration: str

@@ -20,6 +20,7 @@ from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder, remove_leftovers
 from autoseg.signals import StopRequest
+from autoseg.stages.out_of_fold import StageLink
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
@@ -31,7 +32,7 @@ from autoseg.training.progress_picture import PictureContent, write_progress_pic
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.validation_conditions import describe_shortage
-from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
+from autoseg.workflows.cascade import find_link, prepare_stage_input
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
 from autoseg.workflows.fold_time import FoldTime, check_forecast, find_fold_time
@@ -61,7 +62,7 @@ class TrainingRecord(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedFold:
-    """A finished training, also of a cascade's first stage.
+    """A finished training, also of a previous stage.
 
     Attributes:
         summary: None for the fold "all", which holds nothing out.
@@ -104,8 +105,8 @@ def train_run(
     Raises:
         RunError: There is no run, or its preprocessed data is incomplete.
         PlanError: The configuration is not planned.
-        PredictionError: The first stage of a cascade was trained by another plan.
-        TrainingError: The fold does not exist, a cascade has no fold that holds a case out, or training failed.
+        PredictionError: A previous stage was trained by another plan.
+        TrainingError: The fold does not exist, no fold of the previous stage holds a case out, or training failed.
         DeviceError: The device does not exist or is too small.
     """
     stop = stop or StopRequest()
@@ -132,10 +133,10 @@ def _train_on_device(
     for cases in chosen.values():
         check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
     previous = None
-    cascade = find_cascade(run, plan, name, splits)
-    if cascade is not None:
-        yield from train_first_stage(cascade, request, progress=progress, stop=stop)
-        previous = predict_held_out_cases(cascade, device=request.device, progress=progress)
+    link = find_link(run, plan, name, splits)
+    if link is not None:
+        yield from train_previous_stage(link, request, progress=progress, stop=stop)
+        previous = prepare_stage_input(link, device=request.device, progress=progress)
     number_type = find_number_type(device, request.precision)
     if number_type != "float32":
         where = "processor" if device.type == "cpu" else "GPU"
@@ -151,26 +152,26 @@ def _train_on_device(
             yield trained
 
 
-def train_first_stage(
-    cascade: Cascade, request: TrainingRequest, *, progress: Progress, stop: StopRequest
+def train_previous_stage(
+    link: StageLink, request: TrainingRequest, *, progress: Progress, stop: StopRequest
 ) -> Iterator[TrainedFold]:
-    """Trains and validates the folds of the first stage that are not finished; finished ones are left alone.
+    """Trains and validates the folds of the previous stage that are not finished; finished ones are left alone.
 
     Raises:
         AutosegError: As `train_run`.
     """
-    name, waiting = cascade.first_stage, list_untrained_folds(cascade)
-    for fold in cascade.folds:
-        check_same_recipe(cascade.run.fold(name, fold), cascade.plan, name)
+    name, waiting = link.previous, link.list_untrained_folds()
+    for folder in link.folds.values():
+        check_same_recipe(folder, link.plan, name)
     if not waiting:
         return
     progress.note(
-        f"{cascade.configuration} is trained on what {name} predicts for cases that it never saw, so {name} is "
+        f"{link.configuration} is trained on what {name} predicts for cases that it never saw, so {name} is "
         f"trained first (fold {', '.join(waiting)})"
     )
     length = replace(request.length, more_epochs=None)
-    first = replace(request, configuration=name, folds=waiting, length=length, restart=False)
-    yield from train_run(cascade.run.root, first, progress=progress, stop=stop)
+    previous = replace(request, configuration=name, folds=waiting, length=length, restart=False)
+    yield from train_run(link.run.root, previous, progress=progress, stop=stop)
 
 
 def find_configuration_name(plan: Plan, wanted: str | None) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from autoseg.plan import ConfigurationPlan, Plan
-from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.run_folder import FoldFolder, RunFolder
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.folds import Fold
 from autoseg.training.trackers import TrackedRun
 from autoseg.workflows.training_report import list_parameters
@@ -17,7 +17,7 @@ class FoldJob:
     """One training: what, on what, where.
 
     Attributes:
-        previous: In a cascade, the predictions of the first stage.
+        previous: What the previous stage gives; None without one.
     """
 
     run: RunFolder
@@ -26,7 +26,7 @@ class FoldJob:
     fold: str
     cases: Fold
     device: torch.device
-    previous: PreviousStage | None = None
+    previous: StoredStageInput | None = None
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ class TrainingRequest:
 
     Attributes:
         configuration: None takes 3d_fullres where it is planned, else 2d.
-        folds: None takes every fold, one after the other. A cascade trains the missing folds of its first stage
+        folds: None takes every fold, one after the other. Missing folds of the previous stage are trained
             before, with the same length, budget, device, precision and seed.
         length: How long to train each fold.
         budget_seconds: Time for each fold, its validation included; None takes the plan's, if it has one and no

@@ -25,7 +25,7 @@ class Unit:
     Attributes:
         cases: Its held-out cases.
         needs: Configuration whose folds must be trained before.
-        is_only_needed: Nobody named it: it is trained for the second stage of its cascade.
+        is_only_needed: Nobody named it: it is trained as the previous stage of another.
     """
 
     configuration: str
@@ -47,8 +47,8 @@ class Unit:
 def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) -> tuple[Unit, ...]:
     """Every configuration and fold that is asked for, in an order in which they can be trained.
 
-    Second stages of a cascade bring all folds of their first stage, because every case is predicted by the one that
-    held it out. A single second stage stays alone: its training sees to the first one by itself.
+    Configurations bring all folds of their previous stages, because every case is predicted by the one that held it
+    out. A single fold stays alone: its training sees to the previous stage by itself.
 
     A configuration that nobody named is left out, with a note, if it is not preprocessed.
 
@@ -71,13 +71,13 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
     folds = request.folds or every
     needed = _find_needed(plan, names) if len(names) * len(folds) > 1 else frozenset()
     named = set(names)
-    names = [*sorted(needed - named), *names]
+    names = [*sorted(needed - named, key=lambda name: (len(plan.list_stages(name)), name)), *names]
     return tuple(
         Unit(
             configuration=name,
             fold=fold,
             cases=select_fold(splits, fold).validation,
-            needs=plan.configurations[name].previous_stage,
+            needs=plan.configurations[name].previous_configuration,
             is_only_needed=name not in named,
         )
         for name in names
@@ -86,9 +86,8 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
 
 
 def _find_needed(plan: Plan, names: Sequence[str]) -> frozenset[str]:
-    """The first stages of those of the configurations that are second ones."""
-    stages = (plan.configurations[name].previous_stage for name in names)
-    return frozenset(stage for stage in stages if stage is not None)
+    """The stages before the configurations."""
+    return frozenset(stage for name in names for stage in plan.list_stages(name)[:-1])
 
 
 def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
@@ -153,8 +152,8 @@ def _format_option(flag: str, value: object) -> list[str]:
 
 
 def _find_trainable(run: RunFolder, plan: Plan, splits: Splits, progress: Progress) -> list[str]:
-    """Planned configurations, the first stage of a cascade before the second."""
-    order = sorted(plan.configurations, key=lambda name: plan.configurations[name].previous_stage is not None)
+    """Planned configurations, each behind its previous stage."""
+    order = sorted(plan.configurations, key=lambda name: len(plan.list_stages(name)))
     problems = {name: _find_problem(run, plan, splits, name) for name in order}
     for name, problem in problems.items():
         if problem is not None:

@@ -1,7 +1,6 @@
 """Whole-volume validation of one training: predicts its held-out cases and scores them on their own grids."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,24 +11,27 @@ from torch import nn
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
+from autoseg.geometry import Grid
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.networks import SegmentationNetwork
 from autoseg.networks.precision import NumberType
 from autoseg.plan import Plan
 from autoseg.preprocessing.cache import CachedCase
-from autoseg.preprocessing.previous_stage import read_network_input
 from autoseg.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
+from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.training.checkpoint import read_description
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import label_map_ending, write_label_map
-from autoseg.workflows.cascade import open_input_case
+from autoseg.workflows.case_loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
 from autoseg.workflows.validation_choice import ValidationChoice
+
+LOG_NAME: Final = "validation.log"
 
 
 class LabelMapOptions(Document):
@@ -66,7 +68,7 @@ def validate_fold(
     if finished is not None:
         return finished
     _discard_unlike(folder, chosen.options)
-    # The first stage of a cascade has predicted these cases already.
+    # What previous stages predict for these cases is stored.
     model = load_model(
         run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous=False
     )
@@ -74,9 +76,7 @@ def validate_fold(
     ending = label_map_ending(model.plan.file_ending)
     outputs = {case: folder.validation / f"{case}{ending}" for case in chosen.cases}
     waiting = [case for case in chosen.cases if not outputs[case].is_file()]
-    work = _predict_each(run, model, waiting, outputs=outputs, options=chosen.options, progress=progress)
-    for _ in progress.track(work, label="Validating", total=len(waiting), unit="case"):
-        pass
+    _predict_cases(run, model, waiting, outputs=outputs, options=chosen.options, progress=progress)
     jobs = [
         EvaluationJob(
             case=case, prediction=outputs[case], reference=find_reference(run, case), labels=model.plan.labels
@@ -125,13 +125,13 @@ def measure_volume_dice(
     device = next(network.parameters()).device
     with network.single_output():
         model = wrap_network(plan, configuration, network, device)
-        means = [_measure_case_dice(model, open_input_case(run, plan, configuration, case)) for case in cases]
+        means = [_measure_case_dice(model, open_training_case(run, plan, configuration, case)) for case in cases]
     known = [mean for mean in means if mean is not None]
     return sum(known) / len(known) if known else 0.0
 
 
 def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | None:
-    image = read_network_input(case, model.plan.labels.foreground_labels)
+    image = read_network_input(case, model.plan, model.configuration)
     logits = model.predict_preprocessed(image, options=PredictionOptions(mirroring=False))
     label_map = torch.from_numpy(np.maximum(case.label_map[:], 0).astype(np.int16))
     counts = count_overlaps(logits[None].cpu(), label_map[None], model.plan.labels)
@@ -165,7 +165,7 @@ def read_finished_summary(folder: Path, choice: ValidationChoice) -> EvaluationS
     return summary if is_same else None
 
 
-def _predict_each(
+def _predict_cases(
     run: RunFolder,
     model: SegmentationModel,
     cases: Sequence[str],
@@ -173,12 +173,17 @@ def _predict_each(
     outputs: dict[str, Path],
     options: PredictionOptions,
     progress: Progress,
-) -> Iterator[str]:
-    for name in cases:
-        case = open_input_case(run, model.plan, model.configuration, name)
-        image = read_network_input(case, model.plan.labels.foreground_labels)
-        logits = model.predict_preprocessed(image, options=options, on_window=partial(progress.show_part, name))
-        label_map = model.restore_label_map(logits, case.geometry)
-        del logits  # or a GPU would hold them beside those of the next case
-        write_label_map(outputs[name], label_map, grid=case.geometry.grid, like=find_reference(run, name))
-        yield name
+) -> None:
+    def restore(case: str, predicted: Sequence[CaseOutput]) -> tuple[np.ndarray, Grid]:
+        (output,) = predicted
+        return model.restore_label_map(output.logits, output.geometry), output.geometry.grid
+
+    def write(case: str, restored: tuple[np.ndarray, Grid]) -> None:
+        label_map, grid = restored
+        write_label_map(outputs[case], label_map, grid=grid, like=find_reference(run, case))
+
+    events = predict_preprocessed_cases(
+        run, [model], cases, finish=restore, write=write, options=options, progress=progress
+    )
+    failures = collect_failures(events, progress=progress, label="Validating", total=len(cases))
+    check_failures(failures, total=len(cases), log=run.logs / LOG_NAME)

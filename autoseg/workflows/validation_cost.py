@@ -22,10 +22,9 @@ from autoseg.networks import build_network
 from autoseg.networks.precision import find_number_type
 from autoseg.plan import Plan
 from autoseg.preprocessing.cache import CachedCase
-from autoseg.preprocessing.previous_stage import read_network_input
 from autoseg.run_folder import RunFolder
+from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.volume_io import label_map_ending, write_label_map
-from autoseg.workflows.cascade import open_input_case
 from autoseg.workflows.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
 from autoseg.workflows.references import find_reference
 from autoseg.workflows.validation import wrap_network
@@ -115,7 +114,7 @@ def measure_validation_cost(
         RunError: A preprocessed case or reference is missing.
     """
     model = _build_untrained_model(plan, configuration, device)
-    opened = {case: open_input_case(run, plan, configuration, case) for case in cases}
+    opened = {case: open_training_case(run, plan, configuration, case) for case in cases}
     rough = ValidationCost(
         shapes_voxels={name: case.label_map.shape for name, case in opened.items()},
         patch_voxels=model.configuration_plan.patch_voxels,
@@ -189,7 +188,8 @@ def _time_steps(
     """Seconds for logits, for the label map in its file, and for its scores."""
     reference, labels = find_reference(run, name), model.plan.labels
     start = time.perf_counter()
-    logits = model.predict_preprocessed(read_network_input(case, labels.foreground_labels), options=options)
+    image = read_network_input(case, model.plan, model.configuration)
+    logits = model.predict_preprocessed(image, options=options)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     yield time.perf_counter() - start

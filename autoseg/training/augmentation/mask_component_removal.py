@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float64, Integer
 from torch import Tensor
 
 from autoseg.plan.augmentation import MaskComponentRemovalPlan
-from autoseg.preprocessing.previous_stage import encode_masks
-from autoseg.training.augmentation.masks import draw_for_masks, join_masks, split_masks, write_masks
+from autoseg.training.augmentation.masks import draw_for_masks, encode_masks, join_masks, split_masks, write_masks
 from autoseg.training.augmentation.tensors.transfer import move_to_device
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 

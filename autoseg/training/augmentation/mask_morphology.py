@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import MaskMorphologyPlan
-from autoseg.preprocessing.previous_stage import encode_masks
-from autoseg.training.augmentation.masks import draw_for_masks, join_masks, split_masks, write_masks
+from autoseg.training.augmentation.masks import draw_for_masks, encode_masks, join_masks, split_masks, write_masks
 from autoseg.training.augmentation.tensors.rows import to_column
 from autoseg.training.augmentation.tensors.transfer import copy_to_device
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws

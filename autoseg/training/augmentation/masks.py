@@ -69,6 +69,13 @@ def _draw_sample(generator: np.random.Generator, labels: int) -> dict[str, np.nd
     }
 
 
+def encode_masks(
+    label_map: Int16[np.ndarray, "*space"], foreground_labels: Sequence[int]
+) -> Bool[np.ndarray, " label *space"]:
+    """One mask for each label; other values of the map are in none."""
+    return np.stack([label_map == label for label in foreground_labels])
+
+
 def write_masks(
     label_map: Int16[np.ndarray, "*space"], masks: Bool[np.ndarray, " label *space"], foreground_labels: Sequence[int]
 ) -> None:

@@ -1,8 +1,9 @@
 """All transforms of a plan, one after the other: on one sample in a worker process, on a batch on a device.
 
 In both, what a network gets is finished the same way: channels that are zero outside the nonzero region are zeroed
-there again, the label -1 becomes background, and the previous stage's labels become masks. What is drawn comes from
-other generators, so the patches of the two are alike and not equal. Worker processes have one random stream per sample;
+there again, the label -1 becomes background, and the previous stage's prediction becomes channels. What is drawn comes
+from other generators, so the patches of the two are alike and not equal. Worker processes have one random stream per
+sample;
 nnU-Net's share one, so that they repeat each other's.
 """
 
@@ -16,8 +17,7 @@ from jaxtyping import Bool, Float32, Int16
 from torch import Tensor
 
 from autoseg.preprocessing.case import OUTSIDE_LABEL
-from autoseg.preprocessing.previous_stage import append_masks, encode_masks
-from autoseg.training.augmentation.masks import split_masks
+from autoseg.stages.previous_input import PreviousStageInput
 from autoseg.training.augmentation.spatial import BatchSpatialParameters, Spatial
 from autoseg.training.augmentation.tensors.transfer import copy_to_device
 from autoseg.training.augmentation.transform import (
@@ -37,12 +37,12 @@ class SampleAugmentation:
     Attributes:
         transforms: In the order of application; draw from the global generators of numpy and `random`.
         masked_channels: Channels that are zero outside the nonzero region.
-        foreground_labels: In a cascade, of the previous stage: one mask each, behind the image.
+        stage_input: In a cascade, how the previous stage's prediction becomes channels behind the image.
     """
 
     transforms: tuple[Transform, ...]
     masked_channels: tuple[int, ...]
-    foreground_labels: tuple[int, ...] = ()
+    stage_input: PreviousStageInput | None = None
 
     def __call__(
         self, image: Float32[np.ndarray, " channel *space"], *label_maps: Int16[np.ndarray, "*space"]
@@ -57,8 +57,8 @@ class SampleAugmentation:
         for transform in self.transforms:
             transform.change_sample(sample)
         image, label_map = finish_patch(sample.image, sample.label_map, self.masked_channels)
-        if sample.previous_label_map is not None:
-            image = append_masks(image, encode_masks(sample.previous_label_map, self.foreground_labels))
+        if self.stage_input is not None and sample.previous_label_map is not None:
+            image = self.stage_input.append_to(image, sample.previous_label_map)
         return image, label_map
 
 
@@ -97,13 +97,13 @@ class DeviceAugmentation:
         spatial: The first transform of the plan, if it is that.
         transforms: The others, in the order of application.
         masked_channels: Channels that are zero outside the nonzero region.
-        foreground_labels: In a cascade, of the previous stage: one mask each, behind the image.
+        stage_input: In a cascade, how the previous stage's prediction becomes channels behind the image.
     """
 
     spatial: Spatial | None
     transforms: tuple[AnyDeviceTransform, ...]
     masked_channels: tuple[int, ...]
-    foreground_labels: tuple[int, ...] = ()
+    stage_input: PreviousStageInput | None = None
 
     def draw(self, seeds: Sequence[np.random.SeedSequence], *, channels: int) -> BatchParameters:
         """Draws how the samples of these seeds are changed; transforms draw in their order."""
@@ -137,9 +137,9 @@ class DeviceAugmentation:
         outside = label_maps[:, 0] <= OUTSIDE_LABEL
         for channel in self.masked_channels:
             image[:, channel].masked_fill_(outside, 0)
-        if label_maps.shape[1] > 1:
-            masks = split_masks(label_maps[:, 1], self.foreground_labels)
-            image = torch.cat([image, masks.to(image.dtype)], dim=1)
+        if self.stage_input is not None:
+            channels = torch.stack(list(self.stage_input.list_channels(label_maps[:, 1])), dim=1)
+            image = torch.cat([image, channels.to(image.dtype)], dim=1)
         return image, label_maps[:, 0].clamp_min(0).contiguous()
 
 
@@ -152,7 +152,7 @@ def build_device_augmentation(augmentation: SampleAugmentation) -> DeviceAugment
         spatial=spatial[0] if spatial else None,
         transforms=others,
         masked_channels=augmentation.masked_channels,
-        foreground_labels=augmentation.foreground_labels,
+        stage_input=augmentation.stage_input,
     )
 
 

@@ -71,8 +71,7 @@ class DevicePatchSource:
             cut = sampler.place(sampler.indices[index], np.random.default_rng(seeds[index]))
             start = cut.start if is_warped[index] else tuple(np.add(cut.start, margin).tolist())
             paste(image, cut.case.image, start)
-            for label_map, source in zip(label_maps, (cut.case.label_map, cut.case.previous_label_map), strict=False):
-                assert source is not None, "a cascade is trained on predictions"
+            for label_map, source in zip(label_maps, cut.case.maps, strict=True):
                 paste(label_map, source, start)
         return unwarped, warped
 
@@ -85,7 +84,7 @@ class DevicePatchSource:
 
     def _allocate(self, count: int, extent_voxels: IntTriple) -> Patches:
         is_pinned = self.device.type == "cuda" and self.buffer_device.type == "cpu" and count > 0
-        maps = 2 if self.augmentation.foreground_labels else 1
+        maps = 1 if self.augmentation.stage_input is None else 2
         image_shape, maps_shape = (count, self.channels, *extent_voxels), (count, maps, *extent_voxels)
         image = torch.zeros(image_shape, device=self.buffer_device, pin_memory=is_pinned)
         label_maps = torch.zeros(maps_shape, dtype=torch.int16, device=self.buffer_device, pin_memory=is_pinned)

@@ -42,7 +42,7 @@ class DataSize:
     """What the cases of a fold take in memory.
 
     Attributes:
-        arrays_bytes: Images and label maps (in a cascade, the previous stage's, too), uncompressed.
+        arrays_bytes: Images, label maps and further maps, uncompressed.
         locations_bytes: Locations of the classes; always in the processor's memory.
     """
 
@@ -53,8 +53,7 @@ class DataSize:
 def measure_size(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> DataSize:
     """Adds up the cases, without reading their arrays."""
     cases = [open_case(name) for name in case_names]
-    parts = [part for case in cases for part in (case.image, case.label_map, case.previous_label_map)]
-    arrays = [part for part in parts if part is not None]
+    arrays = [part for case in cases for part in (case.image, *case.maps)]
     return DataSize(
         arrays_bytes=sum(int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize for array in arrays),
         locations_bytes=sum(case.locations.coordinates.nbytes for case in cases),
@@ -81,7 +80,7 @@ def _hold_case(case: CachedCase, device: torch.device | None) -> CachedCase:
         case,
         image=_hold(case.image, device),
         label_map=_hold(case.label_map, device),
-        previous_label_map=None if case.previous_label_map is None else _hold(case.previous_label_map, device),
+        further_maps=tuple(_hold(part, device) for part in case.further_maps),
         locations=locations,
     )
 

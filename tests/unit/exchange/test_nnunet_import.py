@@ -178,7 +178,11 @@ def test_a_cascade_brings_the_configurations_that_it_builds_on(
     plan = imported(foreign_plans(configurations), configuration="3d_cascade_fullres", mirror_axes=(2,))
     assert set(plan.configurations) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres"}
     cascade = plan.configurations["3d_cascade_fullres"]
-    assert (cascade.previous_stage, cascade.data_of, cascade.training.batch_size) == ("3d_lowres", "3d_fullres", 3)
+    assert (cascade.previous_configuration, cascade.data_of, cascade.training.batch_size) == (
+        "3d_lowres",
+        "3d_fullres",
+        3,
+    )
     assert cascade.network.input_channels == 3
     assert cascade.training.augmentation.mirror_axes == (2,)
     assert plan.configurations["3d_lowres"].network.input_channels == 1

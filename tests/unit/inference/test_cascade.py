@@ -1,14 +1,20 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
-from autoseg.inference.cascade import bring_to_prediction_grid, bring_to_training_grid
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
+from autoseg.inference.restore_grid import restore_label_map
+from autoseg.plan import MasksOfPreviousStage
 from autoseg.preprocessing.case import preprocess_image
 from autoseg.preprocessing.resample import resample_label_map
+from autoseg.stages.inputs import build_previous_input
+from autoseg.stages.previous_input import StagePrediction
+from autoseg.stages.staged_case import preprocess_for_stages
 
 CASCADE = "3d_cascade_fullres"
 
@@ -21,7 +27,7 @@ def plan(build_plan, build_configuration):
         {
             "3d_fullres": build_configuration((8, 8, 8), spacing_mm=(1.0, 1.0, 1.0)),
             "3d_lowres": build_configuration((8, 8, 8), spacing_mm=(2.0, 2.0, 2.0)),
-            CASCADE: second.model_copy(update={"previous_stage": "3d_lowres"}),
+            CASCADE: second.model_copy(update={"previous_stage": MasksOfPreviousStage(configuration="3d_lowres")}),
         },
         orientation="LPS",
         axis_permutation=(1, 0, 2),
@@ -54,10 +60,20 @@ def make_logits(shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(3, *shape)).astype(np.float32))
 
 
-def test_a_case_of_a_cascade_is_preprocessed_for_both_stages(plan, volume):
-    case = preprocess_image(*volume, plan, CASCADE)
-    first = preprocess_image(*volume, plan, "3d_lowres")
-    assert first.previous is None
+def describe(logits, geometry, plan, name):
+    """What a stage whose network gave these logits says about a case."""
+    labels, resampling = plan.labels, plan.configurations[name].resampling
+    return StagePrediction(
+        geometry=geometry,
+        restore_label_map=partial(restore_label_map, logits, labels=labels, resampling=resampling),
+    )
+
+
+def test_a_case_is_preprocessed_for_all_stages(plan, volume):
+    case = preprocess_for_stages(*volume, plan, CASCADE)
+    first = preprocess_for_stages(*volume, plan, "3d_lowres")
+    assert (first.previous, first.nonzero_mask) == (None, None)
+    assert np.array_equal(first.image, preprocess_image(*volume, plan, "3d_lowres").image)
     assert np.array_equal(case.image, preprocess_image(*volume, plan, "3d_fullres").image)
     assert np.array_equal(case.previous.image, first.image)
     assert case.previous.geometry == first.geometry
@@ -89,11 +105,12 @@ def test_a_new_image_gets_the_masks_that_its_finished_label_map_would_have(plan,
 def test_background_outside_the_nonzero_region_is_in_no_mask(plan, volume):
     array, grid = volume
     array[:, 2:12:9, 2, 2] = 0  # two corners of the crop lie outside
-    case = preprocess_image(array, grid, plan, CASCADE)
+    case = preprocess_for_stages(array, grid, plan, CASCADE)
     logits = torch.zeros(3, *case.previous.geometry.resampled_shape_voxels)
     logits[0] = 1
+    prediction = describe(logits, case.previous.geometry, plan, "3d_lowres")
     resampling = plan.configurations[CASCADE].resampling
-    brought = bring_to_prediction_grid(logits, case, labels=plan.labels, first=resampling, second=resampling)
+    brought = build_previous_input(plan, CASCADE).convert_for_prediction(prediction, case, resampling=resampling)
     assert set(np.unique(brought)) == {-1, 0}
     assert np.array_equal(brought == -1, ~case.nonzero_mask)
 
@@ -114,9 +131,8 @@ def test_for_training_logits_go_straight_to_the_grid_of_the_second_stage(plan, v
     first = preprocess_image(*volume, plan, "3d_lowres").geometry
     target = preprocess_image(*volume, plan, CASCADE).geometry
     logits = make_logits(first.resampled_shape_voxels)
-    brought = bring_to_training_grid(
-        logits, first, target, labels=plan.labels, resampling=plan.configurations["3d_lowres"].resampling
-    )
+    prediction = describe(logits, first, plan, "3d_lowres")
+    brought = build_previous_input(plan, CASCADE).convert_for_training(prediction, target)
     expected = torch.nn.functional.interpolate(
         logits[None], size=target.resampled_shape_voxels, mode="trilinear", align_corners=False
     )[0].argmax(dim=0)

@@ -12,11 +12,12 @@ from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
 from autoseg.labels import LabelClass, LabelScheme
-from autoseg.plan import ResamplingPlan
+from autoseg.plan import MasksOfPreviousStage, ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.progress import Silent
 from autoseg.volume_io import read_image, read_label_map, write_image
-from autoseg.workflows.prediction import PredictionRecord, PredictionRequest, predict_images
+from autoseg.workflows.prediction import PredictionRequest, predict_images
+from autoseg.workflows.prediction_folder import PredictionRecord
 
 CASCADE = "3d_cascade_fullres"
 OPTIONS = PredictionOptions(mirroring=False)
@@ -102,7 +103,7 @@ def plan(build_plan, build_configuration):
         "2d": build_configuration((8, 8)),
         "3d_fullres": build_configuration((8, 8, 8)),
         "3d_lowres": build_configuration((8, 8, 8), spacing_mm=(2.0, 2.0, 2.0)),
-        CASCADE: second.model_copy(update={"previous_stage": "3d_lowres"}),
+        CASCADE: second.model_copy(update={"previous_stage": MasksOfPreviousStage(configuration="3d_lowres")}),
     }
     return build_plan(configurations, orientation="LPS", axis_permutation=(1, 0, 2))
 

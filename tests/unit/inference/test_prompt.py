@@ -91,10 +91,10 @@ def test_a_model_is_one_line(run):
     assert str(model) == repr(model)
 
 
-def test_a_cascade_names_its_first_stage(run):
+def test_a_cascade_names_its_previous_stage(run):
     model = autoseg.load_model(run, device="cpu")
     cascade = replace(model, previous=replace(model, configuration="3d_lowres"))
-    assert "configuration='3d_fullres', first_stage='3d_lowres', folds" in repr(cascade)
+    assert "configuration='3d_fullres', previous='3d_lowres', folds" in repr(cascade)
 
 
 def test_a_plan_is_one_line_that_names_its_configurations(run):

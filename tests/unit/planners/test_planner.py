@@ -250,7 +250,7 @@ def test_the_cascade_is_full_resolution_with_one_more_channel_per_foreground_lab
     plan = _plan(_with_regions(fingerprint))
     assert list(plan.configurations) == ["2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"]
     cascade, full = plan.configurations["3d_cascade_fullres"], plan.configurations["3d_fullres"]
-    assert (cascade.previous_stage, cascade.data_of) == ("3d_lowres", "3d_fullres")
+    assert (cascade.previous_configuration, cascade.data_of) == ("3d_lowres", "3d_fullres")
     assert (full.previous_stage, full.data_of) == (None, "3d_fullres")
     # two images and the labels 1, 2, 3 behind the two regions
     assert (full.network.input_channels, cascade.network.input_channels) == (2, 5)

@@ -86,7 +86,7 @@ def _summarize(configuration: ConfigurationPlan) -> dict[str, Any]:
         "patch": list(configuration.patch_voxels),
         "batch_size": configuration.training.batch_size,
         "batch_dice": configuration.training.losses[0].batch_dice,
-        "previous_stage": configuration.previous_stage,
+        "previous_stage": configuration.previous_configuration,
         "architecture": network.family,
         "features": list(network.features_per_stage),
         "kernels": [list(kernel) for kernel in network.kernel_sizes],

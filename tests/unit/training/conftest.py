@@ -4,11 +4,21 @@ import torch
 
 from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
-from autoseg.plan import AugmentationPlan, ChannelPlan, ConfigurationPlan, PlainUNetPlan, ResamplingPlan, TrainingPlan
+from autoseg.plan import (
+    AugmentationPlan,
+    ChannelPlan,
+    ConfigurationPlan,
+    MasksOfPreviousStage,
+    PlainUNetPlan,
+    ResamplingPlan,
+    TrainingPlan,
+)
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
-from autoseg.preprocessing.previous_stage import PredictionSource, PreviousStage, write_prediction
+from autoseg.stages.masks import MaskInput
+from autoseg.stages.stored_maps import PredictionSource, write_stage_map
+from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.folds import Fold
 
 STILL = {
@@ -159,11 +169,23 @@ def data_folder(tmp_path):
 
 
 @pytest.fixture
-def previous(tmp_path, data_folder):
+def mask_input():
+    """Masks of the labels 1 to a number."""
+
+    def build(count):
+        classes = tuple(LabelClass(name=str(value), values=(value,)) for value in range(1, count + 1))
+        labels = LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=count + 1)
+        return MaskInput(MasksOfPreviousStage(configuration="3d_lowres"), labels)
+
+    return build
+
+
+@pytest.fixture
+def previous(tmp_path, data_folder, mask_input):
     """What a first stage predicts for the four cases: their lesion, moved by two voxels."""
     for index in range(4):
         case = open_case(data_folder, f"case_{index}")
-        write_prediction(
+        write_stage_map(
             tmp_path / "previous",
             case.name,
             np.roll(case.label_map[:], 2, axis=1),
@@ -171,7 +193,7 @@ def previous(tmp_path, data_folder):
             geometry=case.geometry,
             patch_voxels=(1, 16, 16),
         )
-    return PreviousStage(folder=tmp_path / "previous", foreground_labels=(1,), digest="first")
+    return StoredStageInput(folder=tmp_path / "previous", input=mask_input(1), digest="first")
 
 
 @pytest.fixture

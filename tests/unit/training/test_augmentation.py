@@ -162,39 +162,39 @@ def test_finishing_masks_the_named_channels_only():
 CASCADE_PLAN = {"mask_change_probability": 0.0, "component_removal_probability": 0.0}
 
 
-def augment_cascade(plan, image, label_map, previous):
-    masks = AugmentedMasks(foreground_labels=(1, 2), plan=plan)
+def augment_cascade(masks, image, label_map, previous):
+    plan = masks.plan
     augmentation = build_augmentation(plan, label_map.shape, (0,), append_masks=masks)
     return augmentation(image.copy(), label_map.copy(), previous.copy())
 
 
-def test_masks_of_the_previous_stage_move_with_the_reference_labels(plan_augmentation):
+def test_masks_of_the_previous_stage_move_with_the_reference_labels(plan_augmentation, mask_input):
     plan = plan_augmentation(**CASCADE_PLAN, rotation_probability=1.0, scaling_probability=1.0, mirror_axes=(0, 1, 2))
     image, label_map = draw_patch((12, 14, 16))
     label_map[:2] = -1
-    changed, labels = augment_cascade(plan, image, label_map, label_map)
+    changed, labels = augment_cascade(AugmentedMasks(input=mask_input(2), plan=plan), image, label_map, label_map)
     assert changed.shape == (4, 12, 14, 16)
     assert labels.any()
     for index, label in enumerate((1, 2)):
         assert np.array_equal(changed[2 + index], labels == label)
 
 
-def test_changes_of_intensities_leave_the_masks_alone(plan_augmentation):
+def test_changes_of_intensities_leave_the_masks_alone(plan_augmentation, mask_input):
     names = ["noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"]
     plan = plan_augmentation(**CASCADE_PLAN, **{f"{name}_probability": 1.0 for name in names})
     image, label_map = draw_patch()
     previous = np.roll(label_map, 1, axis=2)
-    changed, _ = augment_cascade(plan, image, label_map, previous)
+    changed, _ = augment_cascade(AugmentedMasks(input=mask_input(2), plan=plan), image, label_map, previous)
     assert not np.isclose(changed[:2], image).all(axis=(1, 2, 3)).any()
     assert np.array_equal(changed[2:], [previous == 1, previous == 2])
 
 
-def test_the_image_is_changed_alike_with_and_without_masks(plan_augmentation):
+def test_the_image_is_changed_alike_with_and_without_masks(plan_augmentation, mask_input):
     # Numpy's generator alone decides here: the checks of types in tests draw from Python's.
     always = {"rotation_probability": 1.0, "noise_probability": 1.0, "noise_std_range": (0.1, 0.1)}
     plan = plan_augmentation(**always, mirror_axes=(0, 1, 2))
     image, label_map = draw_patch()
-    masks = AugmentedMasks(foreground_labels=(1, 2), plan=plan)
+    masks = AugmentedMasks(input=mask_input(2), plan=plan)
     build = partial(build_augmentation, plan, label_map.shape, (0,))
     patches = []
     for augmentation, label_maps in ((build(), [label_map]), (build(append_masks=masks), [label_map, label_map])):

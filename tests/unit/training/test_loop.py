@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoseg.errors import DeviceError, TrainingError
 from autoseg.preprocessing.cache import open_case
-from autoseg.preprocessing.previous_stage import PredictionSource, write_prediction
 from autoseg.run_folder import FoldFolder
 from autoseg.signals import StopRequest
+from autoseg.stages.stored_maps import PredictionSource, write_stage_map
 from autoseg.training import loop, session
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.loop import EpochDone, Forecast, IterationDone, Length, TrainingOptions, train
@@ -351,8 +351,9 @@ def test_the_seed_changes_a_training(start, tmp_path):
 
 
 @pytest.fixture
-def cascade(plan_configuration):
-    return plan_configuration(network={"input_channels": 2}).model_copy(update={"previous_stage": "3d_lowres"})
+def cascade(plan_configuration, previous):
+    changes = {"previous_stage": previous.input.plan}
+    return plan_configuration(network={"input_channels": 2}).model_copy(update=changes)
 
 
 def test_a_resumed_cascade_is_equal_to_an_uninterrupted_one(start, cascade, previous, tmp_path):
@@ -368,7 +369,7 @@ def test_the_predictions_of_the_previous_stage_decide_about_a_cascade(start, cas
     first = first_iteration(start(tmp_path / "first", plan=cascade, previous=previous)).loss
     for path in previous.folder.glob("*.previous.b2nd"):
         case = open_case(previous.folder.parent / "data", path.name.partition(".")[0])
-        write_prediction(
+        write_stage_map(
             previous.folder,
             case.name,
             np.zeros(case.label_map.shape, np.int16),

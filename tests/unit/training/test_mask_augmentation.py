@@ -115,26 +115,25 @@ def test_without_small_components_nothing_is_removed(plan):
     assert np.array_equal(changed, masks)
 
 
-def test_plain_masks_are_the_prediction(plan_augmentation):
+def test_plain_masks_are_the_prediction(plan_augmentation, mask_input):
     label_map = np.random.default_rng(0).integers(-1, 3, (6, 7)).astype(np.int16)
     image = np.zeros((1, 6, 7), np.float32)
-    appended = PlainMasks(foreground_labels=(1, 2))(image, label_map)
+    appended = PlainMasks(input=mask_input(2))(image, label_map)
     assert np.array_equal(appended[1:], [label_map == 1, label_map == 2])
     never = plan_augmentation(mask_change_probability=0.0, component_removal_probability=0.0)
-    assert np.array_equal(AugmentedMasks(foreground_labels=(1, 2), plan=never)(image, label_map), appended)
+    assert np.array_equal(AugmentedMasks(input=mask_input(2), plan=never)(image, label_map), appended)
 
 
-def count(recorder, plan, monkeypatch, *, repetitions=2000):
+def count(recorder, augment, monkeypatch, *, repetitions=2000):
     """How many of many samples reach a function that is put in place of the operation."""
     label_map = np.zeros((4, 4), np.int16)
     label_map[0, 0], label_map[3, 3] = 1, 2
     monkeypatch.setattr(mask_augmentation, "change_masks", recorder)
-    augment = AugmentedMasks(foreground_labels=(1, 2), plan=plan)
     for _ in range(repetitions):
         augment(np.zeros((1, 4, 4), np.float32), label_map)
 
 
-def test_the_references_probabilities_are_the_default(plan_augmentation, monkeypatch):
+def test_the_references_probabilities_are_the_default(plan_augmentation, mask_input, monkeypatch):
     plan, calls = plan_augmentation(), {"change": 0, "remove": 0}
 
     def tally(name):
@@ -144,7 +143,7 @@ def test_the_references_probabilities_are_the_default(plan_augmentation, monkeyp
         return add
 
     monkeypatch.setattr(mask_augmentation, "remove_components", tally("remove"))
-    count(tally("change"), plan, monkeypatch)
+    count(tally("change"), AugmentedMasks(input=mask_input(2), plan=plan), monkeypatch)
     assert calls["change"] / 2000 == pytest.approx(0.4, abs=0.04)
     assert calls["remove"] / 2000 == pytest.approx(0.2, abs=0.03)
 

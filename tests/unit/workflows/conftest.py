@@ -97,7 +97,7 @@ def make_configuration(dimensions: int, *, previous_stage: str | None, data_of: 
             "spacing_mm": (1.0,) * dimensions,
             "median_shape_voxels": (8.0,) * dimensions,
             "patch_voxels": (8,) * dimensions,
-            "previous_stage": previous_stage,
+            "previous_stage": previous_stage and {"input": "masks", "configuration": previous_stage},
             "data_of": data_of,
             "resampling": {"image_order": 3, "label_order": 1, "logits_order": 1, "anisotropy_threshold": 3},
             "network": {

@@ -19,6 +19,7 @@ from autoseg.plan import (
     ConfigurationPlan,
     CrossEntropyTerm,
     DiceTerm,
+    MasksOfPreviousStage,
     PlainUNetPlan,
     Plan,
     ResamplingPlan,
@@ -30,15 +31,12 @@ from autoseg.preprocessing.case import preprocess_training_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
+from autoseg.stages.masks import MaskInput
+from autoseg.stages.out_of_fold import StageLink, find_holders
+from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.training.folds import Fold, Splits
 from autoseg.workflows import cascade, validation
-from autoseg.workflows.cascade import (
-    find_cascade,
-    find_holders,
-    list_untrained_folds,
-    open_input_case,
-    predict_held_out_cases,
-)
+from autoseg.workflows.cascade import find_link, prepare_stage_input
 from autoseg.workflows.preprocessing import extract_recipe
 from autoseg.workflows.validation import validate_fold
 
@@ -67,7 +65,7 @@ def make_configuration(spacing, *, channels=1, previous=None, data="3d_fullres")
         spacing_mm=(spacing,) * 3,
         median_shape_voxels=(8.0,) * 3,
         patch_voxels=(8,) * 3,
-        previous_stage=previous,
+        previous_stage=None if previous is None else MasksOfPreviousStage(configuration=previous),
         data_of=data,
         resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
         network=PlainUNetPlan(
@@ -180,22 +178,38 @@ class Listener(Silent):
 
 def predict(run, plan, splits=SPLITS):
     listener = Listener()
-    found = find_cascade(run, plan, CASCADE, splits)
-    stage = predict_held_out_cases(found, device="cpu", progress=listener)
-    return stage, listener.counts
+    link = find_link(run, plan, CASCADE, splits)
+    stored = prepare_stage_input(link, device="cpu", progress=listener)
+    return stored, listener.counts
 
 
 def read_labels(run, plan, case):
-    return np.unique(open_input_case(run, plan, CASCADE, case).previous_label_map[:]).tolist()
+    (stage_map,) = open_training_case(run, plan, CASCADE, case).further_maps
+    return np.unique(stage_map[:]).tolist()
 
 
 def test_every_case_is_predicted_by_the_fold_that_held_it_out(run, plan):
-    stage, counts = predict(run, plan)
+    stored, counts = predict(run, plan)
     assert counts == [3]
-    assert stage.foreground_labels == (1, 2, 3)
+    assert stored.input == MaskInput(plan.configurations[CASCADE].previous_stage, plan.labels)
     assert {case: read_labels(run, plan, case) for case in CASES} == {"a": [3], "b": [1], "c": [2]}
-    opened = open_input_case(run, plan, CASCADE, "a")
-    assert opened.previous_label_map.shape == opened.label_map.shape == (10, 12, 8)
+    opened = open_training_case(run, plan, CASCADE, "a")
+    assert [part.shape for part in opened.maps] == [(10, 12, 8)] * 2
+
+
+def test_the_network_gets_the_image_and_one_mask_per_foreground_label(run, plan):
+    predict(run, plan)
+    case = open_training_case(run, plan, CASCADE, "b")
+    full = read_network_input(case, plan, CASCADE)
+    assert (full.shape, full.dtype) == ((4, 10, 12, 8), np.float32)
+    assert np.array_equal(full[:1], case.image[:])
+    assert [np.unique(mask).tolist() for mask in full[1:]] == [[1], [0], [0]]
+
+
+def test_without_a_previous_stage_the_network_gets_the_image(run, plan):
+    case = open_training_case(run, plan, "3d_fullres", "b")
+    assert case.further_maps == ()
+    assert np.array_equal(read_network_input(case, plan, "3d_fullres"), case.image[:])
 
 
 def test_held_out_cases_are_no_occasion_to_try_executions(run, plan, monkeypatch):
@@ -225,14 +239,14 @@ def test_predictions_that_are_current_are_kept(run, plan):
 
 
 def test_trainings_that_begin_at_the_same_time_predict_every_case_once(run, plan, monkeypatch):
-    predicted, predict_one = [], cascade._predict_one
+    predicted, write_map = [], StageLink.write_map
 
-    def slowly(found, model, name, **options):
-        predicted.append(name)
+    def slowly(link, case, stage_map, **options):
+        predicted.append(case)
         time.sleep(0.5)
-        predict_one(found, model, name, **options)
+        write_map(link, case, stage_map, **options)
 
-    monkeypatch.setattr(cascade, "_predict_one", slowly)
+    monkeypatch.setattr(StageLink, "write_map", slowly)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: predict(run, plan)[0], range(2))
     assert sorted(predicted) == ["a", "b", "c"]
@@ -263,12 +277,12 @@ def test_a_lost_prediction_is_made_again(run, plan):
     assert (counts, second.digest) == ([1], first.digest)
 
 
-def test_untrained_folds_of_the_first_stage_are_listed(run, plan):
-    cascade = find_cascade(run, plan, CASCADE, SPLITS)
-    assert (cascade.first_stage, cascade.folds) == ("3d_lowres", ("0", "1", "2"))
-    assert list_untrained_folds(cascade) == ()
+def test_untrained_folds_of_the_previous_stage_are_listed(run, plan):
+    link = find_link(run, plan, CASCADE, SPLITS)
+    assert (link.previous, tuple(link.folds)) == ("3d_lowres", ("0", "1", "2"))
+    assert link.list_untrained_folds() == ()
     run.fold("3d_lowres", "1").final_checkpoint.unlink()
-    assert list_untrained_folds(cascade) == ("1",)
+    assert link.list_untrained_folds() == ("1",)
 
 
 def test_a_first_stage_of_another_plan_is_refused(run, plan):
@@ -278,17 +292,14 @@ def test_a_first_stage_of_another_plan_is_refused(run, plan):
         predict(run, edited)
 
 
-def test_a_configuration_without_a_previous_stage_is_no_cascade(run, plan):
-    assert find_cascade(run, plan, "3d_fullres", SPLITS) is None
-    assert open_input_case(run, plan, "3d_fullres", "a").previous_label_map is None
+def test_a_configuration_without_a_previous_stage_has_no_link(run, plan):
+    assert find_link(run, plan, "3d_fullres", SPLITS) is None
 
 
 def test_a_case_that_no_fold_holds_out_is_named():
-    splits = Splits(folds=(Fold(training=("a", "b"), validation=("c",)), Fold(training=("a", "c"), validation=("b",))))
     with pytest.raises(TrainingError, match=r"found none for 1 of 3 \(a\)"):
-        find_holders(splits)
+        find_holders([("c",), ("b",)], ("a", "b", "c"))
 
 
 def test_a_case_that_several_folds_hold_out_belongs_to_the_first():
-    splits = Splits(folds=(Fold(training=("a",), validation=("b",)), Fold(training=("c",), validation=("a", "b", "c"))))
-    assert find_holders(splits) == {"b": "0", "a": "1", "c": "1"}
+    assert find_holders([("b",), ("a", "b", "c")], ("a", "c")) == {"b": "0", "a": "1", "c": "1"}

@@ -11,7 +11,7 @@ from autoseg.errors import PlanError, PredictionError, SelectionError, TrainingE
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
-from autoseg.plan import Plan
+from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.progress import Silent
 from autoseg.run_folder import write_text
 from autoseg.training.folds import Fold, Splits
@@ -358,7 +358,7 @@ def test_what_is_left_out_because_it_is_not_finished_is_told(run):
 def test_a_cascade_without_its_first_stage_is_refused_before_anything_is_learned(run, monkeypatch):
     plan = read_document(run.plan, Plan)
     network = plan.configurations["2d"].network.model_copy(update={"input_channels": 3})
-    changes = {"previous_stage": "3d_lowres", "network": network}
+    changes = {"previous_stage": MasksOfPreviousStage(configuration="3d_lowres"), "network": network}
     cascade = plan.configurations["2d"].model_copy(update=changes)
     write_document(run.plan, plan.model_copy(update={"configurations": plan.configurations | {"2d": cascade}}))
     finish(run, "2d")

@@ -1,6 +1,5 @@
 import multiprocessing
 import threading
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -82,7 +81,7 @@ def test_masks_are_moved_and_mirrored_with_their_patch(build, plan_augmentation,
         mask_change_probability=0.0,
         component_removal_probability=0.0,
     )
-    ours, _ = build(where, previous=replace(previous, foreground_labels=(1,)), augmentation=plan, dimensions=3)
+    ours, _ = build(where, previous=previous, augmentation=plan, dimensions=3)
     overlaps = []
     for iteration in range(12):
         batch = ours.make_batch(BatchKey(stream="training", epoch=0, iteration=iteration))
@@ -235,7 +234,7 @@ def test_training_on_a_gpu_starts_no_process(
     children = len(psutil.Process().children(recursive=True))
     plan = plan_configuration(dimensions=dimensions, epochs=2, network={"input_channels": 1 + is_cascade})
     events = train(
-        plan.model_copy(update={"previous_stage": "3d_lowres"}) if is_cascade else plan,
+        plan.model_copy(update={"previous_stage": previous.input.plan}) if is_cascade else plan,
         labels,
         channels,
         data_folder=data_folder,

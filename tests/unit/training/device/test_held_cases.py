@@ -6,7 +6,6 @@ import torch
 
 from autoseg.errors import RunError
 from autoseg.preprocessing.cache import LazyArray, open_case
-from autoseg.preprocessing.previous_stage import open_case_with_prediction
 from autoseg.training.device.held_cases import DeviceArray, hold_cases, measure_size
 
 NAMES = ("case_0", "case_1")
@@ -34,11 +33,12 @@ def test_held_cases_are_those_of_the_disk(data_folder, device, in_main_memory):
 
 
 def test_predictions_of_a_previous_stage_are_held_and_counted(data_folder, previous, device):
-    open_one = partial(open_case_with_prediction, data_folder, previous.folder)
+    open_one = partial(previous.open_case, data_folder)
     assert measure_size(NAMES, open_one).arrays_bytes == 2 * 6 * 24 * 26 * (4 + 2 + 2)
     for name, case in hold_cases(NAMES, open_one, device).items():
-        assert isinstance(case.previous_label_map, DeviceArray)
-        assert np.array_equal(case.previous_label_map[:], open_one(name).previous_label_map[:])
+        ((ours,), (theirs,)) = case.further_maps, open_one(name).further_maps
+        assert isinstance(ours, DeviceArray)
+        assert np.array_equal(ours[:], theirs[:])
 
 
 def test_held_locations_keep_no_file_open(data_folder):

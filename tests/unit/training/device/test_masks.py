@@ -107,9 +107,9 @@ def test_what_is_drawn_has_the_probabilities_and_ranges_of_the_plan(plan_augment
     assert counts / SAMPLES == pytest.approx([1 / 6] * 6, abs=0.04)
 
 
-def test_a_sample_has_the_same_masks_whatever_its_batch(plan_augmentation, list_seeds, device):
+def test_a_sample_has_the_same_masks_whatever_its_batch(plan_augmentation, mask_input, list_seeds, device):
     plan = plan_augmentation(mask_change_probability=1.0, component_removal_probability=1.0)
-    make = DeviceMasks(foreground_labels=(1, 2), plan=plan)
+    make = DeviceMasks(input=mask_input(2), plan=plan)
     label_map = np.random.default_rng(3).integers(-1, 3, size=(6, 5, 4)).repeat(4, 1).repeat(4, 2).astype(np.int16)
     whole = torch.from_numpy(label_map).to(device)
     together, seeds = make(whole, list_seeds(6)), list_seeds(6)
@@ -120,10 +120,10 @@ def test_a_sample_has_the_same_masks_whatever_its_batch(plan_augmentation, list_
     assert not torch.equal(make(whole, list_seeds(6, iteration=1)), together)
 
 
-def test_without_mistakes_masks_are_the_prediction(list_seeds, device):
+def test_without_mistakes_masks_are_the_prediction(list_seeds, mask_input, device):
     label_map = torch.from_numpy(np.random.default_rng(4).integers(-1, 4, (2, 6, 7)).astype(np.int16)).to(device)
-    masks = DeviceMasks(foreground_labels=(1, 3), plan=None)(label_map, list_seeds(2))
-    assert torch.equal(masks, torch.stack([label_map == 1, label_map == 3], dim=1))
+    masks = DeviceMasks(input=mask_input(3), plan=None)(label_map, list_seeds(2))
+    assert torch.equal(masks, torch.stack([label_map == 1, label_map == 2, label_map == 3], dim=1))
 
 
 CHANGES = {
@@ -134,15 +134,17 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_masks_change_as_often_and_as_much_as_on_the_processor(plan_augmentation, list_seeds, device, name):
+def test_masks_change_as_often_and_as_much_as_on_the_processor(
+    plan_augmentation, mask_input, list_seeds, *, device, name
+):
     plan = plan_augmentation(**CHANGES[name], mask_change_radius_voxels=(1.0, 4.0))
     label_map = np.zeros((20, 24), np.int16)
     label_map[4:12, 5:12], label_map[4:12, 12:17] = 1, 2
     label_map[1, 1], label_map[15:18, 2:6], label_map[16, 20:22], label_map[18, 12] = 1, 1, 2, 2
     many = torch.from_numpy(np.stack([label_map] * SAMPLES)).to(device)
-    found = DeviceMasks(foreground_labels=(1, 2), plan=plan)(many, list_seeds(SAMPLES)).cpu().numpy()
+    found = DeviceMasks(input=mask_input(2), plan=plan)(many, list_seeds(SAMPLES)).cpu().numpy()
     np.random.seed(0)
-    on_processor = AugmentedMasks(foreground_labels=(1, 2), plan=plan)
+    on_processor = AugmentedMasks(input=mask_input(2), plan=plan)
     image = np.zeros((0, *label_map.shape), np.float32)
     expected = np.stack([on_processor(image, label_map) for _ in range(SAMPLES)]).astype(bool)
     plain = np.stack([label_map == 1, label_map == 2])

@@ -3,18 +3,14 @@ import pytest
 
 from autoseg.errors import RunError
 from autoseg.geometry import Grid
+from autoseg.labels import LabelClass, LabelScheme
+from autoseg.plan import MasksOfPreviousStage
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
-from autoseg.preprocessing.previous_stage import (
-    PredictionSource,
-    append_masks,
-    encode_masks,
-    is_prediction_current,
-    open_case_with_prediction,
-    read_network_input,
-    write_prediction,
-)
+from autoseg.stages.masks import MaskInput
+from autoseg.stages.stored_maps import PredictionSource, is_stage_map_current, write_stage_map
+from autoseg.stages.training_cases import StoredStageInput
 
 SHAPE = (4, 5, 6)
 SOURCE = PredictionSource(configuration="3d_lowres", fold="2", weights_sha256="abc")
@@ -50,41 +46,29 @@ def stored(tmp_path, label_map):
 
 
 def predict(folder, label_map, *, source=SOURCE, geometry=None):
-    write_prediction(
-        folder, "a", label_map, source=source, geometry=geometry or make_geometry(), patch_voxels=(4, 4, 4)
-    )
+    write_stage_map(folder, "a", label_map, source=source, geometry=geometry or make_geometry(), patch_voxels=(4, 4, 4))
 
 
 def is_current(folder, *, source=SOURCE, geometry=None):
-    return is_prediction_current(folder, "a", source=source, geometry=geometry or make_geometry())
+    return is_stage_map_current(folder, "a", source=source, geometry=geometry or make_geometry())
 
 
-def test_a_case_is_opened_with_its_prediction(stored, label_map):
-    case = open_case_with_prediction(stored / "data", stored / "previous", "a")
-    assert np.array_equal(case.previous_label_map[:], label_map)
+@pytest.fixture
+def open_with_map(stored):
+    """Opens the case with what the previous stage predicts for it."""
+    classes = tuple(LabelClass(name=str(value), values=(value,)) for value in (1, 2, 3))
+    labels = LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=4)
+    masks = MaskInput(MasksOfPreviousStage(configuration="3d_lowres"), labels)
+    previous = StoredStageInput(folder=stored / "previous", input=masks, digest="")
+    return lambda: previous.open_case(stored / "data", "a")
+
+
+def test_a_case_is_opened_with_its_map(stored, open_with_map, label_map):
+    case = open_with_map()
+    (stage_map,) = case.further_maps
+    assert np.array_equal(stage_map[:], label_map)
     assert np.array_equal(case.image[:], open_case(stored / "data", "a").image[:])
-    assert open_case(stored / "data", "a").previous_label_map is None
-
-
-def test_the_network_gets_the_image_and_one_mask_per_foreground_label(stored, label_map):
-    case = open_case_with_prediction(stored / "data", stored / "previous", "a")
-    full = read_network_input(case, (1, 2, 3))
-    assert (full.shape, full.dtype) == ((5, *SHAPE), np.float32)
-    assert np.array_equal(full[:2], case.image[:])
-    for index, label in enumerate((1, 2, 3)):
-        assert np.array_equal(full[2 + index], label_map == label)
-
-
-def test_without_a_previous_stage_the_network_gets_the_image(stored):
-    case = open_case(stored / "data", "a")
-    assert np.array_equal(read_network_input(case, (1, 2, 3)), case.image[:])
-
-
-def test_background_and_outside_are_in_no_mask():
-    masks = encode_masks(np.array([[-1, 0, 1, 2]], np.int16), (1, 2))
-    assert masks.tolist() == [[[False, False, True, False]], [[False, False, False, True]]]
-    appended = append_masks(np.full((1, 1, 4), 7, np.float32), masks)
-    assert appended[:, 0].tolist() == [[7, 7, 7, 7], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert open_case(stored / "data", "a").further_maps == ()
 
 
 @pytest.mark.parametrize("change", [{"fold": "1"}, {"weights_sha256": "abd"}, {"configuration": "2d"}])
@@ -93,24 +77,24 @@ def test_a_prediction_of_other_weights_is_not_current(stored, change):
     assert not is_current(stored / "previous", source=SOURCE.model_copy(update=change))
 
 
-def test_a_prediction_for_another_grid_is_neither_current_nor_opened(stored, label_map):
+def test_a_prediction_for_another_grid_is_neither_current_nor_opened(stored, open_with_map, label_map):
     assert not is_current(stored / "previous", geometry=make_geometry(spacing=2.0))
     predict(stored / "previous", label_map, geometry=make_geometry(spacing=2.0))
     with pytest.raises(RunError, match=r"prediction of 'a'.*another grid.*autoseg train makes it"):
-        open_case_with_prediction(stored / "data", stored / "previous", "a")
+        open_with_map()
 
 
 @pytest.mark.parametrize("name", ["a.previous.b2nd", "a.previous.json"])
-def test_a_missing_or_shortened_file_is_noticed(stored, name):
+def test_a_missing_or_shortened_file_is_noticed(stored, open_with_map, name):
     path = stored / "previous" / name
     path.write_bytes(path.read_bytes()[:-10])
     assert not is_current(stored / "previous")
     with pytest.raises(RunError, match="prediction of 'a'"):
-        open_case_with_prediction(stored / "data", stored / "previous", "a")
+        open_with_map()
     path.unlink()
     assert not is_current(stored / "previous")
     with pytest.raises(RunError, match="prediction of 'a'"):
-        open_case_with_prediction(stored / "data", stored / "previous", "a")
+        open_with_map()
 
 
 def test_an_interrupted_replacement_leaves_no_current_prediction(stored, label_map, monkeypatch):
@@ -118,7 +102,7 @@ def test_an_interrupted_replacement_leaves_no_current_prediction(stored, label_m
         msg = "the disk is full"
         raise RunError(msg)
 
-    monkeypatch.setattr("autoseg.preprocessing.previous_stage.write_array", fail)
+    monkeypatch.setattr("autoseg.stages.stored_maps.write_array", fail)
     with pytest.raises(RunError, match="disk is full"):
         predict(stored / "previous", label_map)
     assert not is_current(stored / "previous")

@@ -1,0 +1,37 @@
+"""What a configuration gets from another one, which is trained before it."""
+
+from abc import abstractmethod
+from typing import Final, Literal
+
+from autoseg.document import Part
+from autoseg.labels import LabelScheme
+from autoseg.plan.values import ConfigurationName
+
+
+class PreviousStagePlan(Part):
+    """Input from a configuration that was trained before. Abstract: the kinds are in `PREVIOUS_STAGE_PLANS`.
+
+    Attributes:
+        input: The kind; it also names the implementation in `autoseg.stages.inputs.PREVIOUS_STAGE_INPUTS`.
+        configuration: The previous stage. It may have a previous stage itself.
+    """
+
+    input: str
+    configuration: ConfigurationName
+
+    @abstractmethod
+    def count_channels(self, labels: LabelScheme) -> int:
+        """How many input channels the network has beside those of the image."""
+
+
+class MasksOfPreviousStage(PreviousStagePlan):
+    """One mask for each foreground label that the previous stage predicts, as a channel of 0 and 1."""
+
+    input: Literal["masks"] = "masks"
+
+    def count_channels(self, labels: LabelScheme) -> int:
+        """One for each foreground label."""
+        return len(labels.foreground_labels)
+
+
+PREVIOUS_STAGE_PLANS: Final[dict[str, type[PreviousStagePlan]]] = {"masks": MasksOfPreviousStage}

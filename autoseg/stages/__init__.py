@@ -1,0 +1,1 @@
+"""What a configuration gets from another one that was trained before it, for training and for prediction."""

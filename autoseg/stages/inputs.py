@@ -1,0 +1,36 @@
+"""The kinds of input from a previous stage, by the name that a plan gives them."""
+
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from autoseg.plan import Plan
+from autoseg.stages.masks import MaskInput
+from autoseg.stages.previous_input import PreviousStageInput, StagePrediction
+from autoseg.stages.staged_case import StagedCase
+
+PREVIOUS_STAGE_INPUTS: Final[dict[str, type[PreviousStageInput]]] = {"masks": MaskInput}
+
+
+def build_previous_input(plan: Plan, configuration: str) -> PreviousStageInput | None:
+    """What a configuration gets from its previous stage; None if it has none."""
+    part = plan.configurations[configuration].previous_stage
+    return None if part is None else PREVIOUS_STAGE_INPUTS[part.input](part, plan.labels)
+
+
+def append_prediction(
+    case: StagedCase, prediction: StagePrediction, plan: Plan, configuration: str
+) -> Float32[np.ndarray, "channel z y x"]:
+    """The image of a case that is to be segmented, with the channels from its previous stage.
+
+    Args:
+        case: Preprocessed for the configuration.
+        prediction: Of its previous stage.
+        plan: Of both.
+        configuration: That has the previous stage.
+    """
+    previous = build_previous_input(plan, configuration)
+    assert previous is not None, "there is no previous stage"
+    resampling = plan.configurations[configuration].resampling
+    return previous.append_to(case.image, previous.convert_for_prediction(prediction, case, resampling=resampling))

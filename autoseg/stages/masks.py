@@ -1,0 +1,57 @@
+"""Masks of the previous stage: one for each foreground label that it predicts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int16
+
+from autoseg.geometry import Grid
+from autoseg.plan import ResamplingPlan
+from autoseg.preprocessing.case import CaseGeometry, mark_outside
+from autoseg.preprocessing.resample import resample_label_map
+from autoseg.stages.previous_input import Array, PreviousStageInput, StagePrediction
+from autoseg.stages.staged_case import StagedCase
+
+
+@dataclass(frozen=True, slots=True)
+class MaskInput(PreviousStageInput):
+    """The map is a label map; background, and -1 outside the nonzero region, are in no mask."""
+
+    def convert_for_training(
+        self, prediction: StagePrediction, target: CaseGeometry
+    ) -> Int16[np.ndarray, "new_z new_y new_x"]:
+        """Interpolates logits from one grid to the other, as nnU-Net does for training."""
+        spacing_mm = prediction.geometry.target_spacing_mm
+        extents = target.resampled_shape_voxels
+        between = CaseGeometry(
+            grid=Grid(shape_voxels=extents, spacing_mm=spacing_mm),
+            orientation=None,
+            axis_permutation=(0, 1, 2),
+            crop_box=((0, extents[0]), (0, extents[1]), (0, extents[2])),
+            cropped_shape_voxels=extents,
+            resampled_shape_voxels=prediction.geometry.resampled_shape_voxels,
+            cropped_spacing_mm=spacing_mm,  # the previous stage's spacing alone decides about separate resampling
+            target_spacing_mm=spacing_mm,
+        )
+        return prediction.restore_label_map(between)
+
+    def convert_for_prediction(
+        self, prediction: StagePrediction, case: StagedCase, *, resampling: ResamplingPlan
+    ) -> Int16[np.ndarray, "new_z new_y new_x"]:
+        """Finishes the label map on the grid of the file and preprocesses it like one for training, as in nnU-Net."""
+        assert case.nonzero_mask is not None, "this case was not preprocessed for several stages"
+        geometry = case.geometry
+        label_map = prediction.restore_label_map(prediction.geometry)
+        cropped = geometry.reorientation.apply(label_map)[geometry.crop_slices]
+        return resample_label_map(
+            mark_outside(cropped, case.nonzero_mask),
+            shape=geometry.resampled_shape_voxels,
+            spacing_mm=geometry.cropped_spacing_mm,
+            target_spacing_mm=geometry.target_spacing_mm,
+            plan=resampling,
+        )
+
+    def list_channels(self, stage_map: Array) -> Sequence[Array]:
+        """One mask for each foreground label, in the order of the labels."""
+        return [stage_map == label for label in self.labels.foreground_labels]

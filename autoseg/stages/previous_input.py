@@ -1,0 +1,93 @@
+"""The contract between a stage and the previous one: how predictions become input channels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from jaxtyping import Float32, Int16, Shaped
+
+from autoseg.labels import LabelScheme
+from autoseg.plan import PreviousStagePlan, ResamplingPlan
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.stages.staged_case import StagedCase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePrediction:
+    """What the previous stage predicts for a case.
+
+    Attributes:
+        geometry: Of the case, preprocessed for the previous stage.
+        restore_label_map: Interpolates the logits back along a geometry; returns internal labels on its grid.
+    """
+
+    geometry: CaseGeometry
+    restore_label_map: Callable[[CaseGeometry], Int16[np.ndarray, "z y x"]]
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousStageInput(ABC):
+    """Input channels from predictions of the previous stage.
+
+    Each prediction becomes a map of integers on the grid of the case's preprocessed image. The maps of training cases
+    are stored; a map is cut, rotated, scaled and mirrored with the image like a label map (-1 outside the image), and
+    is turned into channels at last.
+
+    Attributes:
+        plan: What the plan says of it.
+        labels: Of the plan.
+    """
+
+    plan: PreviousStagePlan
+    labels: LabelScheme
+
+    @abstractmethod
+    def convert_for_training(
+        self, prediction: StagePrediction, target: CaseGeometry
+    ) -> Int16[np.ndarray, "new_z new_y new_x"]:
+        """Returns the map of a training case.
+
+        Args:
+            prediction: Out of fold.
+            target: Of the case, preprocessed for the configuration that gets the map.
+        """
+
+    @abstractmethod
+    def convert_for_prediction(
+        self, prediction: StagePrediction, case: StagedCase, *, resampling: ResamplingPlan
+    ) -> Int16[np.ndarray, "new_z new_y new_x"]:
+        """Returns the map of a case that is to be segmented.
+
+        Args:
+            prediction: Of the previous stage.
+            case: Preprocessed for the configuration that gets the map.
+            resampling: Of that configuration.
+        """
+
+    @abstractmethod
+    def list_channels(self, stage_map: Array) -> Sequence[Array]:
+        """Splits a map, or a batch of maps, into channels: numpy arrays or tensors, like the map, and of its shape."""
+
+    def encode(self, stage_map: Int16[np.ndarray, "*space"]) -> Shaped[np.ndarray, " extra *space"]:
+        """The channels as one array."""
+        return np.stack(self.list_channels(stage_map))
+
+    def append_to(
+        self, image: Float32[np.ndarray, " channel *space"], stage_map: Int16[np.ndarray, "*space"]
+    ) -> Float32[np.ndarray, " channel_and_extra *space"]:
+        """The image with the channels behind its own."""
+        return append_channels(image, self.encode(stage_map))
+
+
+def append_channels(
+    image: Float32[np.ndarray, " channel *space"], channels: Shaped[np.ndarray, " extra *space"]
+) -> Float32[np.ndarray, " channel_and_extra *space"]:
+    """The image with further channels; those of masks become 0 and 1."""
+    return np.concatenate([image, channels], dtype=np.float32)

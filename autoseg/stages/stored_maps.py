@@ -1,0 +1,124 @@
+"""Files of the maps that training cases get from the previous stage.
+
+The map of a case is `NAME.previous.b2nd` (int16), with `NAME.previous.json` beside it, which says which weights
+predicted it and is written last.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int16
+
+from autoseg.document import Document, Part, read_document, write_document
+from autoseg.errors import DocumentError, RunError
+from autoseg.preprocessing.cache import LazyArray, open_array, write_array
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.run_folder import make_folder
+
+
+class PredictionSource(Part):
+    """The training that predicted a case.
+
+    Attributes:
+        configuration: That was trained.
+        fold: Which held the case out.
+        weights_sha256: Of the checkpoint's file.
+    """
+
+    configuration: str
+    fold: str
+    weights_sha256: str
+
+
+class StageMapRecord(Document):
+    """What the JSON file beside a stored map holds.
+
+    Attributes:
+        source: The training that made the prediction.
+        geometry: Of the preprocessed case on whose grid the map lies.
+        array_bytes: Size of the array's file, by which a damaged copy is recognized.
+    """
+
+    schema_version: Literal[1] = 1
+    source: PredictionSource
+    geometry: CaseGeometry
+    array_bytes: int
+
+
+def write_stage_map(
+    folder: Path,
+    name: str,
+    stage_map: Int16[np.ndarray, "z y x"],
+    *,
+    source: PredictionSource,
+    geometry: CaseGeometry,
+    patch_voxels: tuple[int, ...],
+) -> None:
+    """Stores the map of a case, in place of an older one.
+
+    Args:
+        folder: Of the configuration that gets the map.
+        name: Of the case.
+        stage_map: On the grid of the preprocessed case.
+        source: The training that made the prediction.
+        geometry: Of the preprocessed case.
+        patch_voxels: The extents in which it will be read.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    array, record = _find_paths(make_folder(folder), name)
+    record.unlink(missing_ok=True)
+    write_array(array, stage_map, patch_voxels)
+    content = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
+    write_document(record, content, is_lasting=False)
+
+
+def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, geometry: CaseGeometry) -> bool:
+    """Whether the map of a case exists, is whole, and was made by these weights for this grid."""
+    array, record = _find_paths(folder, name)
+    try:
+        found = read_document(record, StageMapRecord)
+        return found == StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
+    except (DocumentError, OSError):
+        return False
+
+
+def read_source(folder: Path, name: str) -> PredictionSource:
+    """The training that predicted the stored map of a case.
+
+    Raises:
+        DocumentError: There is none.
+    """
+    return read_document(_find_paths(folder, name)[1], StageMapRecord).source
+
+
+def open_stage_map(folder: Path, name: str, geometry: CaseGeometry) -> LazyArray:
+    """Opens the map of a case; it is read when it is sliced.
+
+    Args:
+        folder: Of the configuration that gets the map.
+        name: Of the case.
+        geometry: Of the preprocessed case.
+
+    Raises:
+        RunError: A file is missing or damaged, or the map lies on another grid.
+    """
+    array, record = _find_paths(folder, name)
+    try:
+        found = read_document(record, StageMapRecord)
+        if found.geometry != geometry or found.array_bytes != array.stat().st_size:
+            msg = f"{record} describes another grid or another file"
+            raise ValueError(msg)
+        return open_array(array, remedy="autoseg train RUN")
+    except (DocumentError, OSError, RuntimeError, ValueError) as error:
+        msg = (
+            f"the previous stage's prediction of {name!r} in {folder} is missing or damaged ({error}); "
+            f"autoseg train makes it: give the command again"
+        )
+        raise RunError(msg) from error
+
+
+def _find_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.previous.b2nd", folder / f"{name}.previous.json"

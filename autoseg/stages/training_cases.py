@@ -1,0 +1,61 @@
+"""Preprocessed training cases together with what the previous stage predicts for them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import CachedCase, open_case
+from autoseg.run_folder import RunFolder
+from autoseg.stages.inputs import build_previous_input
+from autoseg.stages.previous_input import PreviousStageInput
+from autoseg.stages.stored_maps import open_stage_map
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStageInput:
+    """What a training gets from the previous stage, stored for all its cases.
+
+    Attributes:
+        folder: Of the stored maps.
+        input: How maps become channels.
+        digest: Of the weights that predicted: another digest means other input.
+    """
+
+    folder: Path
+    input: PreviousStageInput
+    digest: str
+
+    def open_case(self, data_folder: Path, name: str) -> CachedCase:
+        """Opens a preprocessed case with its map.
+
+        Raises:
+            RunError: A file is missing or damaged, or the map lies on another grid.
+        """
+        case = open_case(data_folder, name)
+        return replace(case, further_maps=(open_stage_map(self.folder, name, case.geometry),))
+
+
+def open_training_case(run: RunFolder, plan: Plan, configuration: str, name: str) -> CachedCase:
+    """Opens a preprocessed case with everything that the network of a configuration gets.
+
+    Raises:
+        RunError: A file is missing or damaged.
+    """
+    part = plan.configurations[configuration]
+    case = open_case(run.preprocessed(part.data_of), name)
+    if part.previous_stage is None:
+        return case
+    return replace(case, further_maps=(open_stage_map(run.preprocessed(configuration), name, case.geometry),))
+
+
+def read_network_input(case: CachedCase, plan: Plan, configuration: str) -> Float32[np.ndarray, "channel z y x"]:
+    """Reads the whole image of a case from `open_training_case`, with the channels from the previous stage."""
+    image: Float32[np.ndarray, "channel z y x"] = case.image[:]
+    previous = build_previous_input(plan, configuration)
+    if previous is None:
+        return image
+    (stage_map,) = case.further_maps
+    return previous.append_to(image, stage_map[:])

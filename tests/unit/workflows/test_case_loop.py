@@ -1,0 +1,76 @@
+import threading
+
+import pytest
+
+from autoseg.errors import CasesFailedError, RunError
+from autoseg.progress import Silent
+from autoseg.workflows.case_loop import check_failures, collect_failures, predict_each
+
+
+class Steps:
+    """Three steps, of which one fails for some cases."""
+
+    def __init__(self, **failing):
+        self.failing, self.written, self.threads = failing, [], {}
+
+    def take(self, step, case):
+        self.threads[step] = threading.current_thread()
+        error = self.failing.get(step, {}).get(case)
+        if error is not None:
+            raise error
+
+    def read(self, case):
+        self.take("read", case)
+        return f"{case} read"
+
+    def predict(self, case, read):
+        self.take("predict", case)
+        return f"{read}, predicted"
+
+    def write(self, case, predicted):
+        self.take("write", case)
+        self.written.append(predicted)
+
+    def run(self, cases, *, get_name=str):
+        return predict_each(cases, get_name=get_name, read=self.read, predict=self.predict, write=self.write)
+
+
+def collect(events, total=3):
+    return collect_failures(events, progress=Silent(), label="Predicting", total=total)
+
+
+def test_every_case_is_read_predicted_and_written():
+    steps = Steps()
+    assert list(steps.run(["a", "b"])) == [None, None]
+    assert steps.written == ["a read, predicted", "b read, predicted"]
+
+
+def test_only_the_callers_thread_predicts():
+    steps = Steps()
+    collect(steps.run(["a"]))
+    assert steps.threads["predict"] is threading.current_thread()
+    assert len(set(steps.threads.values())) == 3
+
+
+@pytest.mark.parametrize("step", ["read", "predict", "write"])
+def test_a_case_that_fails_is_reported_by_name_and_does_not_stop_the_others(step):
+    steps = Steps(**{step: {"b": RunError("it is damaged")}})
+    (failure,) = collect(steps.run(["a", "b", "c"], get_name=lambda case: f"case_{case}"))
+    assert (failure.case, failure.describe()) == ("case_b", ("case_b: it is damaged",))
+    assert steps.written == ["a read, predicted", "c read, predicted"]
+
+
+def test_failures_are_raised_together_and_unexpected_ones_leave_their_traceback(tmp_path):
+    steps = Steps(read={"a": RunError("it is damaged")}, predict={"c": ZeroDivisionError("a defect")})
+    failures = collect(steps.run(["a", "b", "c"]))
+    log = tmp_path / "logs" / "x.log"
+    with pytest.raises(CasesFailedError, match=r"2 of 3 cases failed; the others are written:") as caught:
+        check_failures(failures, total=3, log=log)
+    assert "a: it is damaged" in str(caught.value)
+    assert "unexpected ZeroDivisionError: a defect" in str(caught.value)
+    assert "Traceback" in log.read_text()
+
+
+def test_where_nothing_failed_nothing_is_raised_and_no_log_is_written(tmp_path):
+    check_failures([], total=3, log=tmp_path / "x.log")
+    assert list(tmp_path.iterdir()) == []
