@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from autoseg.cli.reports import COLUMNS
 from autoseg.cli.training_table import HEADINGS
+from autoseg.document import OneOf
 from autoseg.evaluation.crossvalidation import CrossValidation
 from autoseg.evaluation.summary import MetricValues, name_column
 from autoseg.plan import Plan
@@ -57,21 +58,27 @@ def list_subjects() -> set[str]:
 def list_plan_rows() -> set[str]:
     text = (ROOT / "autoseg" / "cli" / "reports.py").read_text(encoding="utf-8")
     _, _, body = text.partition("def _list_plan_rows")
-    return set(re.findall(r'^        \(\s*"([^"]+)"[^\n]*?,\s*\*', body, flags=re.MULTILINE))
+    rows = set(re.findall(r'^        \(\s*"([^"]+)"[^\n]*?,\s*\*', body, flags=re.MULTILINE))
+    networks = (ROOT / "autoseg" / "plan" / "network.py").read_text(encoding="utf-8")
+    described = re.findall(r"def describe\(.*?return \{(.*?)\}\n", networks, flags=re.DOTALL)
+    return rows | {heading for block in described for heading in re.findall(r'"(\w+)": ', block)}
 
 
 def walk(model: type[BaseModel]) -> Iterator[str]:
     """The names of all fields of a document, those of its parts included."""
     for name, field in model.model_fields.items():
         yield name
-        for part in find_models(field.annotation):
+        for part in find_models((field.annotation, *field.metadata)):
             yield from walk(part)
 
 
 def find_models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    for argument in get_args(annotation):
+    inner = annotation if isinstance(annotation, tuple) else get_args(annotation)
+    if isinstance(annotation, OneOf):
+        inner = tuple(annotation.kinds.values())
+    for argument in inner:
         yield from find_models(argument)
 
 
