@@ -58,7 +58,10 @@ def list_subjects() -> set[str]:
 def list_plan_rows() -> set[str]:
     text = (ROOT / "autoseg" / "cli" / "reports.py").read_text(encoding="utf-8")
     _, _, body = text.partition("def _list_plan_rows")
-    return set(re.findall(r'^        \(\s*"([^"]+)"[^\n]*?,\s*\*', body, flags=re.MULTILINE))
+    rows = set(re.findall(r'^        \(\s*"([^"]+)"[^\n]*?,\s*\*', body, flags=re.MULTILINE))
+    networks = (ROOT / "autoseg" / "plan" / "network.py").read_text(encoding="utf-8")
+    described = re.findall(r"def describe\(.*?return \{(.*?)\}\n", networks, flags=re.DOTALL)
+    return rows | {heading for block in described for heading in re.findall(r'"(\w+)": ', block)}
 
 
 def walk(model: type[BaseModel]) -> Iterator[str]:

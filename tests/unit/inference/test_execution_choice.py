@@ -204,10 +204,10 @@ def test_what_does_not_work_is_reported_and_not_taken(prepare, build, caplog, in
 
 
 @pytest.mark.parametrize(("choice", "message"), [("compiled", "needs a C\\+\\+ compiler"), ("openvino", "pip install")])
-def test_what_is_not_installed_is_refused_with_the_way_to_install_it(prepare, install, *, choice, message):
+def test_what_is_not_installed_is_refused_with_the_way_to_install_it(prepare, install, build, *, choice, message):
     install({})
     with pytest.raises(DeviceError, match=message):
-        prepare([torch.nn.Identity()], choice)
+        prepare([build()], choice)
 
 
 def test_other_devices_have_no_other_execution(configuration, build):
