@@ -10,6 +10,7 @@ from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.previous_stage import PredictionSource, PreviousStage, write_prediction
 from autoseg.training.folds import Fold
+from autoseg.training.training_data import TrainingData
 
 STILL = {
     "rotation_probability": 0.0,
@@ -156,6 +157,12 @@ def data_folder(tmp_path):
         locations = ClassLocations(coordinates=lesion, class_ranges=((0, len(lesion)),), annotated_range=None)
         write_case(tmp_path / "data", f"case_{index}", case, locations=locations, patch_voxels=(1, 16, 16))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def training_data(labels, channels, data_folder, fold):
+    """What a training is given beside its plan."""
+    return TrainingData(labels=labels, channels=channels, folder=data_folder, fold=fold)
 
 
 @pytest.fixture
