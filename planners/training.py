@@ -1,4 +1,4 @@
-"""How long and with which optimizer a network is trained."""
+"""Length, loss and optimizer of the training."""
 
 from typing import Final
 

@@ -105,7 +105,7 @@ class Checkpoint:
     """What was read from a file.
 
     Attributes:
-        tensors: By their names in the file, on the processor.
+        tensors: By their names in the file, on the CPU.
     """
 
     path: Path
@@ -208,7 +208,9 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     if checkpoint.description.reached > (0, 0) and not any(
         name.startswith(OPTIMIZER_PREFIX) for name in checkpoint.tensors
     ):
-        msg = f"{checkpoint.path} lacks the optimizer's state, so training cannot go on; {_advise(checkpoint.path)}"
+        msg = (
+            f"{checkpoint.path} lacks the optimizer's state, so training cannot be resumed; {_advise(checkpoint.path)}"
+        )
         raise TrainingError(msg)
     restore_weights(checkpoint, learner)
     _load_state(checkpoint, learner.objective, OBJECTIVE_PREFIX, subject="objective")
@@ -282,7 +284,7 @@ def _collect_objective(learner: Learner) -> dict[str, Tensor]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy of its own on the processor; safetensors stores neither strides nor shared memory."""
+    """A contiguous copy on the CPU; safetensors stores neither strides nor shared memory."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 

@@ -1,4 +1,4 @@
-"""Where a training begins: anew, where it was interrupted, or where it had ended."""
+"""The start of a training: its beginning, a checkpoint of an interrupted one, or the end of a finished one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +32,8 @@ class Start:
     """Where a training begins in this call.
 
     Attributes:
-        checkpoint: To go on from; None: from the beginning.
-        is_extension: The checkpoint is that of a finished training, of which only the weights are taken up.
+        checkpoint: To continue from; None: from the beginning.
+        is_extension: The checkpoint is that of a finished training, of which only the weights are restored.
         schedule: To follow; None: the plan decides, or a budget.
         epochs_done: Before.
         iterations_done: Of training, in the epoch after them.
@@ -100,8 +100,9 @@ def _check_same_length(path: Path, schedule: Schedule, length: Length) -> None:
     wanted = length.epochs
     if wanted is not None and schedule.end_epoch is not None and wanted != schedule.end_epoch:
         msg = (
-            f"the training in {path.parent} was begun with {schedule.end_epoch} epochs and cannot go on with {wanted}; "
-            f"give the command without --epochs to finish it (then it can be extended), or begin again with --restart"
+            f"the training in {path.parent} was begun with {schedule.end_epoch} epochs and cannot be continued with "
+            f"{wanted}; give the command without --epochs to finish it (then it can be extended), or begin again with "
+            f"--restart"
         )
         raise TrainingError(msg)
 

@@ -12,13 +12,13 @@ from autoseg.training.history import PartialEpoch
 
 @dataclass(slots=True, kw_only=True)
 class Timer:
-    """Seconds since its start without pauses, and how many of them were spent waiting for batches."""
+    """Measures seconds without pauses, and how many of them were spent waiting for batches."""
 
     start: float = field(default_factory=time.perf_counter)
     waited_seconds: float = 0.0
 
     def take(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; waiting for it counts."""
+        """Returns the next batch; waiting for it counts."""
         begin = time.perf_counter()
         batch = next(batches)
         self.waited_seconds += time.perf_counter() - begin

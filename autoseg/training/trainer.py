@@ -1,4 +1,4 @@
-"""The training of one configuration on one fold, from the first epoch or the last checkpoint to the final one."""
+"""Training of one configuration on one fold, from the first epoch or the latest checkpoint to the final one."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from autoseg.training.checkpoint import identify_training
 from autoseg.training.determinism import choose_kernels
 from autoseg.training.distributed import ALONE
 from autoseg.training.events import Event
-from autoseg.training.execution import Execution
+from autoseg.training.execution import TrainingExecution
 from autoseg.training.execution_choice import decide_execution
 from autoseg.training.loop import TrainingLoop
 from autoseg.training.loop_state import LoopState
@@ -110,7 +110,7 @@ def train(
 
 
 def _build_learner(
-    plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions, execution: Execution
+    plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions, execution: TrainingExecution
 ) -> Learner:
     return build_learner(
         plan,

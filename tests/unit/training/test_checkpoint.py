@@ -80,7 +80,7 @@ def get_state(learner):
     return [*learner.network.state_dict().values(), *momenta]
 
 
-def test_a_restored_learner_goes_on_bit_for_bit(written, make_learner):
+def test_a_restored_learner_continues_bit_for_bit(written, make_learner):
     learner, path = written
     other = make_learner(seed=1)
     checkpoint = read_checkpoint(path)

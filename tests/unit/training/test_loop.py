@@ -337,7 +337,7 @@ def test_a_training_without_a_checkpoint_begins_again(start, tmp_path):
 
 def test_another_number_of_epochs_cannot_continue(start, tmp_path):
     stop_after_epoch(start(tmp_path / "fold"), 0)
-    with pytest.raises(TrainingError, match=r"begun with 4 epochs and cannot go on with 6.*--restart"):
+    with pytest.raises(TrainingError, match=r"begun with 4 epochs and cannot be continued with 6.*--restart"):
         next(start(tmp_path / "fold", epochs=6))
 
 
