@@ -14,6 +14,7 @@ from autoseg.plan.losses import (
 )
 from autoseg.plan.network import Architecture, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
+from autoseg.plan.reference_training import build_reference_training
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
 from autoseg.plan.values import ConfigurationName
 
@@ -43,4 +44,5 @@ __all__ = [
     "SegmentationObjective",
     "TrainingPlan",
     "Value",
+    "build_reference_training",
 ]
