@@ -170,6 +170,13 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def upgrade_content(content: dict[str, Any], kind: type[Document]) -> dict[str, Any]:
+    """The JSON object of the version that `kind` describes, as far as upgrades lead to it."""
+    while upgrade := kind.upgrades.get(_find_version(content)):
+        content = upgrade(content)
+    return content
+
+
 def _find_version(content: dict[str, Any]) -> int | None:
     version = content.get("schema_version")
     return version if isinstance(version, int) else None
@@ -180,8 +187,7 @@ def _upgrade(path: Path, content: Any, kind: type[Document]) -> Any:
         msg = f"{path} must hold a JSON object, found {type(content).__name__}"
         raise DocumentError(msg)
     found = content.get("schema_version")
-    while upgrade := kind.upgrades.get(_find_version(content)):
-        content = upgrade(content)
+    content = upgrade_content(content, kind)
     (expected,) = getattr(kind.model_fields["schema_version"].annotation, "__args__", (None,))
     if content.get("schema_version") != expected:
         msg = (

@@ -1,4 +1,4 @@
-"""Whether the Dice loss treats a batch as one large volume."""
+"""The choice of batch Dice: the Dice loss treats a batch as one large volume."""
 
 import math
 

@@ -1,15 +1,8 @@
-"""How long and with which optimizer a network is trained."""
+"""Length, loss and optimizer of the training."""
 
 from typing import Final
 
-from autoseg.plan import (
-    CrossEntropyTerm,
-    DiceTerm,
-    Reason,
-    SegmentationObjective,
-    TrainingPlan,
-    TransformPlan,
-)
+from autoseg.plan import Reason, TrainingPlan, TransformPlan, build_reference_training
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",
@@ -35,28 +28,10 @@ SUFFICIENT_REASON: Final = Reason(
 
 
 def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]) -> TrainingPlan:
-    """The schedule of the nnU-Net paper (Isensee et al. 2021, "fixed parameters"), the same for every dataset."""
-    return TrainingPlan(
-        epochs=1000,
-        iterations_per_epoch=250,
-        validation_iterations_per_epoch=50,
-        budget_seconds=None,
-        sufficient_iterations=SUFFICIENT_ITERATIONS,
+    """The reference's training, with the number of iterations that was measured to suffice."""
+    return build_reference_training(
         batch_size=batch_size,
-        foreground_fraction=0.33,
-        foreground_placement="centred",
-        foreground_choice="class",
-        losses=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)),
-        objective=SegmentationObjective(),
-        optimizer="sgd_nesterov",
-        initial_learning_rate=0.01,
-        momentum=0.99,
-        second_moment_decay=0.999,
-        weight_decay=3e-5,
-        schedule="polynomial",
-        schedule_exponent=0.9,
-        warmup_iterations=0,
-        weight_average_decay=0.0,
-        gradient_norm_limit=12.0,
+        batch_dice=batch_dice,
         transforms=transforms,
+        sufficient_iterations=SUFFICIENT_ITERATIONS,
     )

@@ -19,7 +19,7 @@ from autoseg.exchange.nnunet_preprocessing import (
     find_orientation,
 )
 from autoseg.exchange.nnunet_schema import NnunetConfiguration, NnunetPlans, read_nnunet_plans, select_configuration
-from autoseg.exchange.nnunet_trainers import build_training
+from autoseg.exchange.nnunet_trainers import build_trainer_plan
 from autoseg.labels import LabelScheme
 from autoseg.plan import IMPORTED_PLANNER, ChannelPlan, ConfigurationPlan, MasksOfPreviousStage, Plan, Reason
 
@@ -146,7 +146,7 @@ def _build_configuration(source: _Source, name: str, part: NnunetConfiguration) 
         where=where,
     )
     is_own = name == source.checkpoint.configuration
-    training = build_training(
+    training = build_trainer_plan(
         part.patch_size,
         batch_size=part.batch_size,
         batch_dice=part.batch_dice,

@@ -9,12 +9,7 @@ import re
 from typing import Final
 
 from autoseg.errors import ExchangeError
-from autoseg.plan import (
-    CrossEntropyTerm,
-    DiceTerm,
-    SegmentationObjective,
-    TrainingPlan,
-)
+from autoseg.plan import TrainingPlan, build_reference_training
 from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS, build_reference_transforms
 
 BASE: Final = "nnUNetTrainer"
@@ -54,7 +49,7 @@ def check_trainer(name: str, *, where: str, accepts_any: bool) -> None:
     raise ExchangeError(msg)
 
 
-def build_training(
+def build_trainer_plan(
     patch_voxels: tuple[int, ...],
     *,
     batch_size: int,
@@ -62,34 +57,15 @@ def build_training(
     mirror_axes: tuple[int, ...],
     is_cascade: bool = False,
 ) -> TrainingPlan:
-    """The training of the class nnUNetTrainer (release 2.8.1), which a model folder does not record.
+    """The training of the class nnUNetTrainer, which a model folder does not record.
 
     Prediction uses the batch size and the mirrored axes of it; the rest would count if the run were trained further.
     """
     limit_degrees, in_plane_only = _find_rotation(patch_voxels)
     transforms = build_reference_transforms(limit_degrees, in_plane_only=in_plane_only, mirror_axes=mirror_axes)
-    return TrainingPlan(
-        epochs=1000,
-        iterations_per_epoch=250,
-        validation_iterations_per_epoch=50,
-        budget_seconds=None,
-        sufficient_iterations=None,
+    return build_reference_training(
         batch_size=batch_size,
-        foreground_fraction=0.33,
-        foreground_placement="centred",
-        foreground_choice="class",
-        losses=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)),
-        objective=SegmentationObjective(),
-        optimizer="sgd_nesterov",
-        initial_learning_rate=0.01,
-        momentum=0.99,
-        second_moment_decay=0.999,
-        weight_decay=3e-5,
-        schedule="polynomial",
-        schedule_exponent=0.9,
-        warmup_iterations=0,
-        weight_average_decay=0.0,
-        gradient_norm_limit=12.0,
+        batch_dice=batch_dice,
         transforms=(*transforms, *REFERENCE_MASK_TRANSFORMS) if is_cascade else transforms,
     )
 

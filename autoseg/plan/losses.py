@@ -1,4 +1,4 @@
-"""Losses, and the objective that uses them.
+"""Loss terms, and the objective that uses them.
 
 One more loss term is one more subclass of `LossTerm` and one more row of `LOSS_TERMS` (its formula: a file and a row in
 `autoseg.training.losses`); one more objective likewise (`autoseg.training.objectives`).
@@ -75,4 +75,4 @@ def _check_losses(losses: tuple[LossTerm, ...]) -> tuple[LossTerm, ...]:
 
 
 Losses = Annotated[tuple[Annotated[LossTerm, OneOf(LOSS_TERMS, "name")], ...], AfterValidator(_check_losses)]
-"""At least one term, of which one counts at least."""
+"""At least one term with a weight above 0."""

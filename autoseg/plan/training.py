@@ -1,4 +1,4 @@
-"""How a network is trained: batches, losses, optimizer and schedule."""
+"""Training of a network: batches, losses, optimizer and schedule."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""What an iteration takes on this machine, measured on the network, patches and device that will be trained with."""
+"""Measurement of the time of an iteration, with the network, patches and device of the training."""
 
 import math
 import time
@@ -96,7 +96,7 @@ def _time_validation(learner: Learner, batch: Batch) -> float:
 
 
 def _read_clock(device: torch.device) -> float:
-    """The time when the device has done what it was given."""
+    """The time when the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,16 +1,18 @@
 """The state of a training in one safetensors file: tensors, and a JSON description in the header. No pickle.
 
 Tensors: `network.<name>` for every entry of the network's state; in a checkpoint to continue from also
-`optimizer.<index>.<name>` for what the optimizer keeps of each weight, and `average.<index>` for the moving average of
-the weights, both in the optimizer's order. A checkpoint to predict with holds the average as its network. No random
+`optimizer.<index>.<name>` for what the optimizer keeps of each weight, `average.<index>` for the moving average of the
+network's weights, both in the optimizer's order, and `objective.<name>` for every entry of the objective's state, where
+it has one. A checkpoint to predict with holds the average as its network. No random
 state is needed: see `randomness.py`.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from pydantic import ValidationError
@@ -19,38 +21,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import autoseg
-from autoseg.document import Document, Part
+from autoseg.document import Document, Part, Upgrade, upgrade_content
 from autoseg.errors import RunError, TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.networks import NETWORK_PREFIX
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.run_folder import write_atomically
-from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord, PartialEpoch
+from autoseg.training.loop_state import LoopState, TrainingIdentity
 from autoseg.training.schedule import Schedule
 from autoseg.training.step import Learner
+from autoseg.training.training_data import TrainingData
 
-SCHEMA_VERSION: Final = 1
 DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
 AVERAGE_PREFIX: Final = "average."
+OBJECTIVE_PREFIX: Final = "objective."
 WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations"}}
 """Fields of a configuration's plan that decide nothing about the course of a training."""
-
-
-class TrainingIdentity(Part):
-    """What must not change between the parts of an interrupted training.
-
-    Attributes:
-        plan_digest: Of the configuration's plan, the labels and the channels.
-        fold_digest: Of the names of the training and validation cases.
-        previous_digest: Of the weights of the previous stage of a cascade; None without one.
-    """
-
-    plan_digest: str
-    fold_digest: str
-    seed: int
-    previous_digest: str | None = None
 
 
 class ScalerState(Part):
@@ -65,6 +53,14 @@ class ScalerState(Part):
     growth_tracker: int
 
 
+def _upgrade_version_1(description: dict[str, Any]) -> dict[str, Any]:
+    """The digest was of the plan's text in version 1, and tells nothing about a plan of version 2."""
+    identity = description.get("identity")
+    if isinstance(identity, dict):
+        identity = identity | {"plan_digest": None}
+    return description | {"identity": identity, "schema_version": 2}
+
+
 class CheckpointDescription(Document):
     """The JSON in the header of the file.
 
@@ -76,7 +72,9 @@ class CheckpointDescription(Document):
         average_updates: How often the moving average was updated; None without one.
     """
 
-    schema_version: Literal[1] = 1
+    upgrades: ClassVar[Mapping[int | None, Upgrade]] = {1: _upgrade_version_1}
+
+    schema_version: Literal[2] = 2
     autoseg_version: str
     identity: TrainingIdentity
     schedule: Schedule
@@ -107,7 +105,7 @@ class Checkpoint:
     """What was read from a file.
 
     Attributes:
-        tensors: By their names in the file, on the processor.
+        tensors: By their names in the file, on the CPU.
     """
 
     path: Path
@@ -115,80 +113,52 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def identify_training(
-    plan: ConfigurationPlan,
-    labels: LabelScheme,
-    channels: Sequence[ChannelPlan],
-    *,
-    fold: Fold,
-    seed: int,
-    previous_digest: str | None = None,
-) -> TrainingIdentity:
+def identify_training(plan: ConfigurationPlan, data: TrainingData, *, seed: int) -> TrainingIdentity:
     """Digests what decides about the course of a training."""
     return TrainingIdentity(
-        plan_digest=_digest(plan, labels, *channels, exclude=WITHOUT_INFLUENCE),
-        fold_digest=_digest(fold),
+        plan_digest=digest_plan(plan, data.labels, data.channels),
+        fold_digest=_digest(data.fold),
         seed=seed,
-        previous_digest=previous_digest,
+        previous_digest=data.previous_digest,
     )
 
 
-def write_resumable_checkpoint(
-    path: Path,
-    learner: Learner,
-    *,
-    identity: TrainingIdentity,
-    schedule: Schedule,
-    history: Sequence[EpochRecord],
-    partial_epoch: PartialEpoch | None = None,
-) -> None:
-    """Writes everything that training needs to go on, atomically.
+def digest_plan(plan: ConfigurationPlan, labels: LabelScheme, channels: Sequence[ChannelPlan]) -> str:
+    """Digests what a plan says about the course of a training."""
+    return _digest(plan, labels, *channels, exclude=WITHOUT_INFLUENCE)
+
+
+def write_resumable_checkpoint(path: Path, state: LoopState) -> None:
+    """Writes everything that is needed to resume training, atomically.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
+    learner = state.learner
     tensors = _collect_weights(learner) | _collect_optimizer_state(learner) | _collect_average(learner)
-    _write(
-        path,
-        learner,
-        tensors,
-        identity=identity,
-        schedule=schedule,
-        history=history,
-        partial_epoch=partial_epoch,
-    )
+    _write(path, state, tensors | _collect_objective(learner))
 
 
-def write_weights(
-    path: Path, learner: Learner, *, identity: TrainingIdentity, schedule: Schedule, history: Sequence[EpochRecord]
-) -> None:
+def write_network_checkpoint(path: Path, state: LoopState) -> None:
     """Writes what prediction needs, atomically: the network with its moving average, where there is one.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    with learner.averaged_weights():
-        _write(path, learner, _collect_weights(learner), identity=identity, schedule=schedule, history=history)
+    with state.learner.averaged_weights():
+        _write(path, state, _collect_weights(state.learner))
 
 
-def _write(
-    path: Path,
-    learner: Learner,
-    tensors: dict[str, Tensor],
-    *,
-    identity: TrainingIdentity,
-    schedule: Schedule,
-    history: Sequence[EpochRecord],
-    partial_epoch: PartialEpoch | None = None,
-) -> None:
+def _write(path: Path, state: LoopState, tensors: dict[str, Tensor]) -> None:
+    average = state.learner.average
     description = CheckpointDescription(
         autoseg_version=autoseg.__version__,
-        identity=identity,
-        schedule=schedule,
-        history=tuple(history),
-        partial_epoch=partial_epoch,
-        scaler=_describe_scaler(learner.scaler),
-        average_updates=None if learner.average is None else learner.average.updates,
+        identity=state.identity,
+        schedule=state.schedule,
+        history=tuple(state.history),
+        partial_epoch=state.partial_epoch,
+        scaler=_describe_scaler(state.learner.scaler),
+        average_updates=None if average is None else average.updates,
     )
     try:
         with write_atomically(path) as temporary:
@@ -238,9 +208,12 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     if checkpoint.description.reached > (0, 0) and not any(
         name.startswith(OPTIMIZER_PREFIX) for name in checkpoint.tensors
     ):
-        msg = f"{checkpoint.path} lacks the optimizer's state, so training cannot go on; {_advise(checkpoint.path)}"
+        msg = (
+            f"{checkpoint.path} lacks the optimizer's state, so training cannot be resumed; {_advise(checkpoint.path)}"
+        )
         raise TrainingError(msg)
     restore_weights(checkpoint, learner)
+    _load_state(checkpoint, learner.objective, OBJECTIVE_PREFIX, subject="objective")
     for index, parameter in enumerate(learner.parameters):
         prefix = f"{OPTIMIZER_PREFIX}{index}."
         state = {
@@ -263,19 +236,19 @@ def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:
     Raises:
         TrainingError: They belong to another network.
     """
-    weights = {
-        name.removeprefix(NETWORK_PREFIX): value
-        for name, value in checkpoint.tensors.items()
-        if name.startswith(NETWORK_PREFIX)
-    }
-    try:
-        learner.network.load_state_dict(weights)
-    except RuntimeError as error:
-        msg = f"{checkpoint.path} does not fit the planned network: {error}; {_advise(checkpoint.path)}"
-        raise TrainingError(msg) from error
+    _load_state(checkpoint, learner.network, NETWORK_PREFIX, subject="network")
     if learner.average is not None:
-        for value, parameter in zip(learner.average.values, learner.parameters, strict=True):
+        for value, parameter in zip(learner.average.values, learner.average.parameters, strict=True):
             value.copy_(parameter.detach())
+
+
+def _load_state(checkpoint: Checkpoint, module: nn.Module, prefix: str, *, subject: str) -> None:
+    state = {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        msg = f"{checkpoint.path} does not fit the planned {subject}: {error}; {_advise(checkpoint.path)}"
+        raise TrainingError(msg) from error
 
 
 def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdentity) -> None:
@@ -306,8 +279,12 @@ def _digest(*parts: Part, exclude: dict[str, set[str]] | None = None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _collect_objective(learner: Learner) -> dict[str, Tensor]:
+    return {f"{OBJECTIVE_PREFIX}{name}": _copy(value) for name, value in learner.objective.state_dict().items()}
+
+
 def _copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy of its own on the processor; safetensors stores neither strides nor shared memory."""
+    """A contiguous copy on the CPU; safetensors stores neither strides nor shared memory."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
@@ -351,7 +328,8 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
         msg = f"{path} was not written by autoseg's training; {_advise(path)}"
         raise TrainingError(msg)
     try:
-        return CheckpointDescription.model_validate_json(text)
+        content = upgrade_content(json.loads(text), CheckpointDescription)
+        return CheckpointDescription.model_validate_json(json.dumps(content))
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(step) for step in problem["loc"])

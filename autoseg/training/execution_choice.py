@@ -1,4 +1,4 @@
-"""Which way to execute a network is the fastest on a GPU: measured at the start, on real steps, and announced."""
+"""Choice of the fastest execution on a GPU: measured at the start of a training, on real steps, and announced."""
 
 import gc
 import math
@@ -13,7 +13,7 @@ import torch
 from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.batch import Batch
-from autoseg.training.execution import Execution, find_execution
+from autoseg.training.execution import TrainingExecution, find_execution
 from autoseg.training.options import TrainingOptions
 from autoseg.training.randomness import BatchKey
 from autoseg.training.schedule import Schedule
@@ -30,7 +30,7 @@ COMPILING_PAYS_SECONDS: Final = 1200.0
 class Trial:
     """A way to execute the network, and what a step took."""
 
-    execution: Execution
+    execution: TrainingExecution
     step_seconds: float
 
     def describe(self) -> str:
@@ -39,13 +39,13 @@ class Trial:
 
 
 def decide_execution(
-    build: Callable[[Execution], Learner],
+    build: Callable[[TrainingExecution], Learner],
     make_batch: Callable[[BatchKey], Batch],
     *,
     plan: ConfigurationPlan,
     schedule: Schedule,
     options: TrainingOptions,
-) -> Execution:
+) -> TrainingExecution:
     """Measured on a GPU, unless measuring would get in the way, which is announced; the usual way elsewhere."""
     usual = find_execution(plan.dimensions, options.device, options.number_type)
     if options.device.type != "cuda":
@@ -65,14 +65,14 @@ def decide_execution(
 
 
 def choose_execution(
-    build: Callable[[Execution], Learner],
+    build: Callable[[TrainingExecution], Learner],
     batch: Batch,
     *,
     iterations: int,
     announce: Callable[[str], None],
     seconds: float = math.inf,
     compiler: str = COMPILER,
-) -> Execution:
+) -> TrainingExecution:
     """Trains a few steps in every way, and takes the fastest.
 
     A network that cannot be compiled is trained as it is; why is announced.
@@ -96,10 +96,10 @@ def choose_execution(
         try:
             trials.append(_try(build, replace(best.execution, compiler=compiler), batch))
             reason = "the compiled network is compared"
-        except Exception as error:  # whatever a compiler fails of, the network trains without it
+        except Exception as error:  # whatever the compiler raises, the network can be trained without it
             reason = f"not compiled, because that failed ({_describe(error)})"
             del error
-            gc.collect()  # what the compiler left in circles holds a network
+            gc.collect()  # reference cycles of the compiler hold a network
     best = min(trials, key=lambda trial: trial.step_seconds)
     measured = ", ".join(trial.describe() for trial in trials)
     announce(f"a step takes: {measured}; {reason}; taken: {best.execution.describe()}")
@@ -107,14 +107,14 @@ def choose_execution(
 
 
 def _try_formats(
-    build: Callable[[Execution], Learner],
+    build: Callable[[TrainingExecution], Learner],
     formats: Sequence[torch.memory_format],
     batch: Batch,
     announce: Callable[[str], None],
 ) -> list[Trial]:
     """A format for which memory is short, or the device has no kernel, is left out, unless no other is left."""
     trials: list[Trial] = []
-    for execution in (Execution(memory_format=memory_format) for memory_format in formats):
+    for execution in (TrainingExecution(memory_format=memory_format) for memory_format in formats):
         try:
             trials.append(_try(build, execution, batch))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
@@ -124,7 +124,7 @@ def _try_formats(
     return trials
 
 
-def _try(build: Callable[[Execution], Learner], execution: Execution, batch: Batch) -> Trial:
+def _try(build: Callable[[TrainingExecution], Learner], execution: TrainingExecution, batch: Batch) -> Trial:
     learner = build(execution)
     learner.train()
     times = []

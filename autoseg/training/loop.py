@@ -1,193 +1,319 @@
-"""The training of one configuration on one fold, from the first epoch or the last checkpoint to the final one."""
+"""The loop over the epochs of one training, with everything that it writes."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Final
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
 
-import torch
+from torch.utils.tensorboard import SummaryWriter
 
-from autoseg.errors import DeviceError
-from autoseg.labels import LabelScheme
-from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
+from autoseg.errors import TrainingError
+from autoseg.plan import TrainingPlan
 from autoseg.run_folder import FoldFolder
-from autoseg.stages.training_cases import StoredStageInput
-from autoseg.training.batch_making import build_source, make_batches
-from autoseg.training.batches import dead_workers_reported, list_batch_keys
-from autoseg.training.calibration import measure_step_times
-from autoseg.training.checkpoint import identify_training
-from autoseg.training.determinism import choose_kernels
-from autoseg.training.distributed import ALONE
+from autoseg.training.batch import Batch
+from autoseg.training.checkpoint import (
+    read_checkpoint,
+    restore_learner,
+    restore_weights,
+    write_network_checkpoint,
+    write_resumable_checkpoint,
+)
+from autoseg.training.event_files import open_event_files, write_events
 from autoseg.training.events import EpochDone, Event, IterationDone
-from autoseg.training.execution import Execution
-from autoseg.training.execution_choice import decide_execution
-from autoseg.training.folds import Fold
+from autoseg.training.history import EpochRecord, PartialEpoch, append_to_training_log, write_training_log
+from autoseg.training.loop_state import LoopState
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import (
-    Budget,
-    Forecast,
-    StepTimes,
-    estimate_epoch_seconds,
-    lay_out_budget,
-    lay_out_rest,
+    adapt_to_pace,
+    count_iterations,
+    count_planned_epochs,
+    describe_hopeless_pace,
+    judge_pace,
 )
-from autoseg.training.schedule import Schedule, build_schedule
-from autoseg.training.session import Session
-from autoseg.training.start import Length, Start, find_start
-from autoseg.training.step import Learner, build_learner
+from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
+from autoseg.training.progress_picture import PictureContent, write_progress_picture
+from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
+from autoseg.training.schedule import compute_learning_rate
+from autoseg.training.start import Start
+from autoseg.training.step import ValidationOutcome, run_training_step, run_validation_step
+from autoseg.training.timer import Timer
+from autoseg.validation_conditions import is_hopeless
 
-__all__ = ["EpochDone", "Event", "Forecast", "IterationDone", "Length", "TrainingOptions", "train"]
+# Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
+# (65536 = 2**16 halvings) mean that the weights themselves are lost.
+TOLERATED_OVERFLOWS: Final = 20
+EPOCHS_BETWEEN_CHECKPOINTS: Final = 50  # at most; as in the reference implementation
+WHAT_A_STOP_WAITS_FOR: Final = "this iteration is over and the state of the training is saved"
 
-ITERATIONS_WORTH_A_FORECAST: Final = 1000
 
+@dataclass(slots=True, kw_only=True)
+class TrainingLoop:
+    """A training that runs.
 
-def train(
-    plan: ConfigurationPlan,
-    labels: LabelScheme,
-    channels: Sequence[ChannelPlan],
-    *,
-    data_folder: Path,
-    fold: Fold,
-    output: FoldFolder,
-    options: TrainingOptions,
-    previous: StoredStageInput | None = None,
-) -> Iterator[Event]:
-    """Trains and yields what happens, while it happens.
-
-    Continues from the latest checkpoint of `output`; yields nothing if the final one exists and no more is asked for.
-    May be closed at any time: the latest checkpoint stays valid.
-
-    Args:
-        data_folder: Preprocessed cases of the configuration `plan.data_of`.
-        previous: What `plan.previous_stage` gives for these cases; None without one.
-
-    Raises:
-        TrainingError: The checkpoint does not belong to this training, the loss is lost, or a worker has died.
-        DeviceError: The device's memory does not hold the network and a batch.
-        RunError: A preprocessed case is missing or damaged, or the disk is full.
+    Attributes:
+        expected_epoch_seconds: By the forecast; needed for a budget alone.
+        saved: Runs since the state was saved.
+        saving_seconds: What saving took the last time.
     """
-    assert (previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
-    training = plan.training.model_copy(update={"epochs": options.length.epochs or plan.training.epochs})
-    identity = identify_training(
-        plan,
-        labels,
-        channels,
-        fold=fold,
-        seed=options.seed,
-        previous_digest=None if previous is None else previous.digest,
-    )
-    with options.team.leader_first():
-        start = find_start(output, identity, options.length)
-    if start is None:
-        return
-    choose_kernels(options.device, deterministic=options.deterministic)
-    with _failures_reported(options.device), dead_workers_reported():
-        source = build_source(
-            plan,
-            channels,
-            data_folder=data_folder,
-            fold=fold,
-            seed=options.seed,
-            device=options.device,
-            announce=options.announce,
-            previous=previous,
-            part=options.team.select_samples(training.batch_size),
+
+    plan: TrainingPlan
+    state: LoopState
+    output: FoldFolder
+    options: TrainingOptions
+    expected_epoch_seconds: float = 0.0
+    is_hopeless_pace_told: bool = False
+    saved: Timer = field(default_factory=Timer)
+    saving_seconds: float = 0.0
+    overflows_in_a_row: int = 0
+
+    def restore(self, start: Start) -> None:
+        """Restores the state from the checkpoint, if there is one, and makes the log agree with it."""
+        if start.checkpoint is not None:
+            checkpoint = read_checkpoint(start.checkpoint)
+            (restore_weights if start.is_extension else restore_learner)(checkpoint, self.state.learner)
+            self.state.history = list(checkpoint.description.history)
+            self.state.partial_epoch = checkpoint.description.partial_epoch
+        if self.options.team.is_leader:
+            write_training_log(self.output.training_log, self.state.history)
+
+    def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
+        """Runs all remaining epochs; the final checkpoint is there when the last one is reported.
+
+        Raises:
+            KeyboardInterrupt: Training was asked to end; its state is saved.
+        """
+        self.saved, begin = Timer(), self._read_clock()
+        paces: list[float] = []
+        with self._open_event_files() as events, self.options.stop.postponed(WHAT_A_STOP_WAITS_FOR):
+            while not self._is_over():
+                is_whole = self.state.partial_epoch is None
+                record = yield from self._run_epoch(len(self.state.history), batches)
+                self._keep_record(record)
+                if events is not None:
+                    write_events(events, record, self.state.learner.labels.class_names)
+                done = EpochDone(record=record, schedule=self.state.schedule)
+                if is_whole:
+                    paces.append(self._read_clock() - begin)
+                begin = self._read_clock()
+                replaced = self._adapt_schedule(paces)
+                if self._is_over():
+                    self._finish()
+                elif self._is_saving_due():
+                    self._save_latest()
+                yield done
+                if replaced and not self._is_over():
+                    yield self.state.schedule
+
+    def _read_clock(self) -> float:
+        """Seconds, as the budget counts them."""
+        return time.monotonic() if self.options.budget is None else self.options.budget.clock()
+
+    def _open_event_files(self) -> AbstractContextManager[SummaryWriter | None]:
+        if not self.options.team.is_leader:
+            return nullcontext()
+        return open_event_files(self.output.tensorboard, first_epoch=len(self.state.history))
+
+    def _is_over(self) -> bool:
+        return self.state.schedule.end_epoch is not None and len(self.state.history) >= self.state.schedule.end_epoch
+
+    def _is_saving_due(self) -> bool:
+        return (
+            self._has_passed(self.options.seconds_between_checkpoints)
+            or len(self.state.history) % EPOCHS_BETWEEN_CHECKPOINTS == 0
         )
-        schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
-        build = partial(_build_learner, plan, labels, options)
-        execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
-        first: Event = schedule
-        expected_epoch_seconds = 0.0
-        if options.team.is_leader and (options.budget is not None or is_worth_a_forecast(schedule, start)):
-            alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
-            times = measure_step_times(
-                _build_learner(plan, labels, alone, execution),
-                source,
-                workers=options.workers,
-                budget_seconds=math.inf if options.budget is None else options.budget.seconds,
-            )
-            first = make_forecast(training, times, schedule, start=start, budget=options.budget)
-            schedule = first.schedule
-            expected_epoch_seconds = estimate_epoch_seconds(schedule, times)
-        schedule = options.team.share(schedule)
-        yield first
-        learner = build(execution)
-        session = Session(
-            plan=training,
-            learner=learner,
-            identity=identity,
-            output=output,
-            options=options,
-            schedule=schedule,
-            expected_epoch_seconds=expected_epoch_seconds,
+
+    def _is_partial_saving_due(self) -> bool:
+        return self.options.team.is_leader and self._has_passed(self.options.seconds_between_partial_checkpoints)
+
+    def _has_passed(self, seconds: float) -> bool:
+        """Since the state was saved; longer where saving would take too large a share of the time."""
+        longest = self.saving_seconds * (1 / self.options.largest_saving_share - 1)
+        return self.saved.seconds >= max(seconds, longest)
+
+    def _adapt_schedule(self, paces: Sequence[float]) -> bool:
+        """Replaces the schedule where time or validation demand it; tells whether they did."""
+        before, done = self.state.schedule, len(self.state.history)
+        longest = count_planned_epochs(self.plan, self.state.schedule)
+        if self.state.schedule.end_epoch is None and (self._has_plateaued or done >= longest):
+            self.state.schedule = self.state.schedule.end_at(done + compute_annealing_epochs(done), from_epoch=done)
+        if self.options.budget is not None and paces:
+            self._follow_clock(judge_pace(paces, expected_seconds=self.expected_epoch_seconds))
+        self.state.schedule = self.options.team.share(self.state.schedule)
+        return self.state.schedule != before
+
+    def _follow_clock(self, epoch_seconds: float) -> None:
+        """Lets the training end in time, unless it would be too short to be of use: then its state is kept.
+
+        Raises:
+            TrainingError: The time is over, and has sufficed for next to nothing.
+        """
+        assert self.options.budget is not None, "only called for one"
+        done = len(self.state.history)
+        adapted = adapt_to_pace(
+            self.state.schedule,
+            next_epoch=done,
+            last_epoch=max(count_planned_epochs(self.plan, self.state.schedule), self.state.schedule.end_epoch or 0),
+            epoch_seconds=epoch_seconds,
+            remaining_seconds=self.options.budget.remaining_seconds,
         )
-        session.take_up(start)
-        keys = list_batch_keys(
-            schedule.iterations_per_epoch,
-            schedule.validation_iterations_per_epoch,
-            first_epoch=start.epochs_done,
-            first_iteration=start.iterations_done,
+        iterations, longest = count_iterations(adapted), count_iterations(self.state.schedule)
+        needed = self.plan.sufficient_iterations
+        if iterations is None or longest is None or needed is None:
+            self.state.schedule = adapted
+            return
+        if iterations >= longest or not is_hopeless(iterations, needed):
+            self.state.schedule = adapted
+            return
+        told = describe_hopeless_pace(
+            self.state.schedule,
+            epochs_done=done,
+            needed=needed,
+            epoch_seconds=epoch_seconds,
+            expected_seconds=self.expected_epoch_seconds,
         )
-        batches = make_batches(source, keys, workers=options.workers, device=options.device)
-        yield from session.run(batches)
+        if adapted.end_epoch == done:
+            self._save_latest()  # with the schedule as it was: the learning rate has not fallen for nothing
+            msg = f"the time is over: {told}"
+            raise TrainingError(msg)
+        if not self.is_hopeless_pace_told:
+            self.is_hopeless_pace_told = True
+            self.options.announce(f"warning: at this pace {told}")
 
+    @property
+    def _has_plateaued(self) -> bool:
+        return has_stopped_rising(
+            [record.volume_dice for record in self.state.history if record.volume_dice is not None]
+        )
 
-def _build_learner(
-    plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions, execution: Execution
-) -> Learner:
-    return build_learner(
-        plan,
-        labels,
-        device=options.device,
-        seed=options.seed,
-        number_type=options.number_type,
-        team=options.team,
-        execution=execution,
-    )
+    def _save_latest(self, partial_epoch: PartialEpoch | None = None) -> None:
+        if not self.options.team.is_leader:
+            return
+        timer = Timer()
+        self.state.partial_epoch = partial_epoch
+        write_resumable_checkpoint(self.output.latest_checkpoint, self.state)
+        if partial_epoch is None:
+            self._draw_progress()
+        self.saving_seconds, self.saved = timer.seconds, Timer()
 
+    def _draw_progress(self) -> None:
+        content = PictureContent(title=self.options.title, records=self.state.history, schedule=self.state.schedule)
+        write_progress_picture(self.output.progress_picture, content)
 
-def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:
-    return None if length.until_plateau else plan.epochs
+    def _finish(self) -> None:
+        if not self.options.team.is_leader:
+            return
+        self._draw_progress()
+        write_network_checkpoint(self.output.final_checkpoint, self.state)
+        self.output.latest_checkpoint.unlink(missing_ok=True)
 
+    def _run_epoch(self, epoch: int, batches: Iterator[Batch]) -> Generator[IterationDone, None, EpochRecord]:
+        begun, self.state.partial_epoch = self.state.partial_epoch, None
+        timer = Timer() if begun is None else Timer.resume(begun)
+        earlier = () if begun is None else begun.train_losses
+        train_losses = yield from self._run_training(epoch, batches, timer, earlier)
+        seconds_per_iteration = timer.seconds / self.state.schedule.iterations_per_epoch
+        trained = timer.describe(train_losses)
+        outcomes = yield from self._run_validation(epoch, batches, timer)
+        volume_dice = self._measure_volume_dice(epoch)
+        if self._is_asked_to_stop():
+            self._stop(trained)
+        dice = compute_pseudo_dice([outcome.counts for outcome in outcomes])
+        mean, history = compute_mean_dice(dice), self.state.history
+        return EpochRecord(
+            epoch=epoch,
+            learning_rate=compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=0),
+            train_loss=_compute_finite_mean(train_losses),
+            validation_loss=_compute_finite_mean([outcome.loss for outcome in outcomes]),
+            pseudo_dice=dice,
+            mean_pseudo_dice=mean,
+            moving_average=update_moving_average(history[-1].moving_average if history else None, mean),
+            volume_dice=volume_dice,
+            seconds=timer.seconds,
+            seconds_per_iteration=seconds_per_iteration,
+            data_wait_seconds=timer.waited_seconds,
+        )
 
-def is_worth_a_forecast(schedule: Schedule, start: Start) -> bool:
-    """Whether so much is left that measuring the pace, which takes twenty iterations at most, does not count."""
-    if schedule.end_epoch is None:
-        return False
-    iterations = (schedule.end_epoch - start.epochs_done) * schedule.iterations_per_epoch
-    return iterations >= ITERATIONS_WORTH_A_FORECAST
+    def _measure_volume_dice(self, epoch: int) -> float | None:
+        """Of the averaged weights; only while nothing else says when to end, and nobody asks to stop."""
+        measure, stop = self.options.measure_dice, self.options.stop
+        has_end = self.state.schedule.end_epoch is not None
+        if measure is None or has_end or not is_measurement_due(epoch) or stop.is_made:
+            return None
+        self.state.learner.train(is_training=False)
+        try:
+            with self.state.learner.averaged_weights(), stop.answered_at_once():
+                return measure(self.state.learner.network)
+        except KeyboardInterrupt:
+            if not self.options.stop.is_made:  # one that was not heard there
+                raise
+            return None
 
+    def _is_asked_to_stop(self) -> bool:
+        """The same for all processes of a team, which so stop in the same iteration."""
+        return self.options.team.is_any(own=self.options.stop.is_made)
 
-def make_forecast(
-    plan: TrainingPlan, times: StepTimes, schedule: Schedule, *, start: Start, budget: Budget | None
-) -> Forecast:
-    """Lays out a training, or what is left of it, so that it ends in time; says what is to be expected of it."""
-    if budget is not None and schedule.end_epoch is not None:
-        seconds = max(0.0, budget.remaining_seconds)
-        if start.schedule is None:
-            schedule = lay_out_budget(plan, times, seconds)
-        else:
-            schedule = lay_out_rest(plan, schedule, times, seconds, epochs_done=start.epochs_done)
-    epochs_left = (schedule.end_epoch or plan.epochs) - start.epochs_done
-    return Forecast(
-        times=times,
-        schedule=schedule,
-        budget_seconds=None if budget is None else budget.seconds,
-        training_seconds=epochs_left * estimate_epoch_seconds(schedule, times),
-        reserved_seconds=None if budget is None else budget.reserved_seconds,
-    )
+    def _stop(self, reached: PartialEpoch) -> NoReturn:
+        self._save_latest(reached)
+        raise KeyboardInterrupt
 
+    def _run_training(
+        self, epoch: int, batches: Iterator[Batch], timer: Timer, earlier: Sequence[float | None]
+    ) -> Generator[IterationDone, None, list[float]]:
+        """The iterations of an epoch that are left after earlier ones, of which the losses are given; all losses."""
+        self.state.learner.train()
+        losses = [math.nan if loss is None else loss for loss in earlier]
+        for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
+            rate = compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=iteration)
+            self.state.learner.set_learning_rate(rate)
+            losses.append(run_training_step(self.state.learner, timer.take(batches)))
+            self._check_loss(losses[-1], epoch, iteration)
+            if self._is_partial_saving_due():
+                with timer.paused():
+                    self._save_latest(timer.describe(losses))
+            if self._is_asked_to_stop():
+                self._stop(timer.describe(losses))
+            yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
+        return losses
 
-@contextmanager
-def _failures_reported(device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
+    def _run_validation(
+        self, epoch: int, batches: Iterator[Batch], timer: Timer
+    ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
+        """The outcomes of an epoch; fewer where training is asked to end, which then repeats all of them."""
+        self.state.learner.train(is_training=False)
+        outcomes = []
+        with self.state.learner.averaged_weights():
+            for iteration in range(self.state.schedule.validation_iterations_per_epoch):
+                outcomes.append(run_validation_step(self.state.learner, timer.take(batches)))
+                if self._is_asked_to_stop():
+                    break
+                yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
+        return outcomes
+
+    def _check_loss(self, loss: float, epoch: int, iteration: int) -> None:
+        self.overflows_in_a_row = 0 if math.isfinite(loss) else self.overflows_in_a_row + 1
+        if self.overflows_in_a_row <= (TOLERATED_OVERFLOWS if self.state.learner.scaler.is_enabled() else 0):
+            return
         msg = (
-            f"{device} has too little memory for the planned network and batch; close what else uses it, "
-            f"or plan for less with: autoseg plan --memory-gb"
+            f"the loss is {loss} in epoch {epoch}, iteration {iteration}: training has diverged; look for extreme or "
+            f"non-finite intensities in the images, or lower training.initial_learning_rate in plan.json and begin "
+            f"again with --restart; the checkpoints of earlier epochs in {self.output.root} are kept"
         )
-        raise DeviceError(msg) from error
+        raise TrainingError(msg)
+
+    def _keep_record(self, record: EpochRecord) -> None:
+        """Adds the epoch to the history and the log; a new best moving average is worth a checkpoint of its own."""
+        averages = [old.moving_average for old in self.state.history if old.moving_average is not None]
+        self.state.history.append(record)
+        self.state.partial_epoch = None
+        if not self.options.team.is_leader:
+            return
+        append_to_training_log(self.output.training_log, record)
+        if record.moving_average is not None and record.moving_average > max(averages, default=-1.0):
+            write_network_checkpoint(self.output.best_checkpoint, self.state)
+
+
+def _compute_finite_mean(losses: Sequence[float]) -> float | None:
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return sum(finite) / len(finite) if finite else None

@@ -1,4 +1,4 @@
-"""What decides about a training beside its plan."""
+"""Options of a training: everything but its plan and its data."""
 
 import logging
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class TrainingOptions:
         seed: 0 or more; with the plan and the fold it decides about everything random.
         workers: Processes that prepare patches; 0 prepares them between the steps.
         budget: Time within which epochs are laid out; None: without a limit.
-        number_type: What the network computes in.
+        number_type: The dtype in which the network computes.
         measure_dice: Mean Dice of held-out cases as whole volumes, predicted by the network as it is; needed to train
             until a plateau.
         seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an

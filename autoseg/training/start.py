@@ -1,11 +1,14 @@
-"""Where a training begins: anew, where it was interrupted, or where it had ended."""
+"""The start of a training: its beginning, a checkpoint of an interrupted one, or the end of a finished one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoseg.document import read_document
 from autoseg.errors import TrainingError
+from autoseg.plan import Plan
 from autoseg.run_folder import FoldFolder
-from autoseg.training.checkpoint import CheckpointDescription, TrainingIdentity, check_identity, read_description
+from autoseg.training.checkpoint import CheckpointDescription, check_identity, digest_plan, read_description
+from autoseg.training.loop_state import TrainingIdentity
 from autoseg.training.schedule import Schedule
 
 
@@ -29,8 +32,8 @@ class Start:
     """Where a training begins in this call.
 
     Attributes:
-        checkpoint: To go on from; None: from the beginning.
-        is_extension: The checkpoint is that of a finished training, of which only the weights are taken up.
+        checkpoint: To continue from; None: from the beginning.
+        is_extension: The checkpoint is that of a finished training, of which only the weights are restored.
         schedule: To follow; None: the plan decides, or a budget.
         epochs_done: Before.
         iterations_done: Of training, in the epoch after them.
@@ -50,11 +53,11 @@ def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -
         TrainingError: What is there belongs to another training, or is shorter or longer than asked for.
     """
     final, latest = output.final_checkpoint, output.latest_checkpoint
-    finished = _read_own_description(final, identity, accepts_other_predictions=length.more_epochs is not None)
-    begun = _read_own_description(latest, identity)
+    finished = _read_own_description(output, final, identity, accepts_other_predictions=length.more_epochs is not None)
+    begun = _read_own_description(output, latest, identity)
     if begun is not None and (finished is None or begun.reached > finished.reached):
         _check_same_length(latest, begun.schedule, length)
-        return _go_on_from(latest, begun, begun.schedule)
+        return _continue_from(latest, begun, begun.schedule)
     if finished is None:
         return Start()
     latest.unlink(missing_ok=True)
@@ -62,34 +65,44 @@ def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -
     if more == 0:
         return None
     schedule = finished.schedule.extend(more, from_epoch=len(finished.history))
-    return replace(_go_on_from(final, finished, schedule), is_extension=True)
+    return replace(_continue_from(final, finished, schedule), is_extension=True)
 
 
-def _go_on_from(path: Path, description: CheckpointDescription, schedule: Schedule) -> Start:
+def _continue_from(path: Path, description: CheckpointDescription, schedule: Schedule) -> Start:
     epochs_done, iterations_done = description.reached
     return Start(checkpoint=path, schedule=schedule, epochs_done=epochs_done, iterations_done=iterations_done)
 
 
 def _read_own_description(
-    path: Path, identity: TrainingIdentity, *, accepts_other_predictions: bool = False
+    output: FoldFolder, path: Path, identity: TrainingIdentity, *, accepts_other_predictions: bool = False
 ) -> CheckpointDescription | None:
     """Accepts a second stage that learnt from other predictions of the first where only its weights are taken up."""
     if not path.exists():
         return None
     description = read_description(path)
-    expected = identity
+    stored, expected = description.identity, identity
+    if stored.plan_digest is None and _has_followed(output.plan, identity):
+        stored = stored.model_copy(update={"plan_digest": identity.plan_digest})
     if accepts_other_predictions:
-        expected = identity.model_copy(update={"previous_digest": description.identity.previous_digest})
-    check_identity(path, description.identity, expected)
+        expected = identity.model_copy(update={"previous_digest": stored.previous_digest})
+    check_identity(path, stored, expected)
     return description
+
+
+def _has_followed(path: Path, identity: TrainingIdentity) -> bool:
+    """Whether a fold's copy of the plan has the configuration that is to be trained, equal in all that decides."""
+    plan = read_document(path, Plan)
+    digests = {digest_plan(part, plan.labels, plan.channels) for part in plan.configurations.values()}
+    return identity.plan_digest in digests
 
 
 def _check_same_length(path: Path, schedule: Schedule, length: Length) -> None:
     wanted = length.epochs
     if wanted is not None and schedule.end_epoch is not None and wanted != schedule.end_epoch:
         msg = (
-            f"the training in {path.parent} was begun with {schedule.end_epoch} epochs and cannot go on with {wanted}; "
-            f"give the command without --epochs to finish it (then it can be extended), or begin again with --restart"
+            f"the training in {path.parent} was begun with {schedule.end_epoch} epochs and cannot be continued with "
+            f"{wanted}; give the command without --epochs to finish it (then it can be extended), or begin again with "
+            f"--restart"
         )
         raise TrainingError(msg)
 

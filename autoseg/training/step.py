@@ -16,7 +16,7 @@ from autoseg.networks.precision import NumberType, autocast
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.batch import Batch, BatchPart
 from autoseg.training.distributed import ALONE, Team, build_batch_part, replicate
-from autoseg.training.execution import Execution, find_execution
+from autoseg.training.execution import TrainingExecution, find_execution
 from autoseg.training.objectives import build_objective
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.optimizer import build_optimizer, list_trainable_parameters
@@ -29,7 +29,7 @@ ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
-    """All that changes while training.
+    """Everything that changes in training.
 
     Attributes:
         replica: What is called in training: the network, compiled, or a wrapper that sums gradients over processes.
@@ -37,8 +37,8 @@ class Learner:
         part: Of every batch, that this process sees.
         scaler: Keeps gradients in float16 in range; does nothing in other dtypes.
         average: Of the network's weights, where one is planned.
-        number_type: What the network computes in.
-        memory_format: Order of the network's inputs and weights in memory.
+        number_type: The dtype in which the network computes.
+        memory_format: Of the network's inputs and weights.
         gradient_norm_limit: Longer gradients are shortened to this norm.
     """
 
@@ -95,7 +95,7 @@ class Learner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationOutcome:
-    """Of one batch."""
+    """Loss and overlap of one validation batch."""
 
     loss: float
     counts: OverlapCounts
@@ -109,7 +109,7 @@ def build_learner(
     seed: int,
     number_type: NumberType = "float32",
     team: Team = ALONE,
-    execution: Execution | None = None,
+    execution: TrainingExecution | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
@@ -142,8 +142,8 @@ def build_learner(
     )
 
 
-def wrap(network: nn.Module, execution: Execution, *, team: Team, device: torch.device) -> nn.Module:
-    """What is called in training: compiled, or summing gradients over a team, or the network itself."""
+def wrap(network: nn.Module, execution: TrainingExecution, *, team: Team, device: torch.device) -> nn.Module:
+    """The module that is called in training: compiled, or summing gradients over a team, or the network itself."""
     if execution.compiler is None:
         return replicate(network, team, device)
     assert team.size == 1, "networks of a team are not compiled"
@@ -152,7 +152,7 @@ def wrap(network: nn.Module, execution: Execution, *, team: Team, device: torch.
 
 
 def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> None:
-    """Puts the kernels of all convolutions into an order in memory; other weights stay as they are."""
+    """Converts the kernels of all convolutions to a memory format; other weights stay as they are."""
     axes = {torch.channels_last: 4, torch.channels_last_3d: 5}.get(memory_format)
     for parameter in network.parameters():
         if axes is None or parameter.ndim == axes:

@@ -24,13 +24,16 @@ from autoseg.stages.out_of_fold import StageLink
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
+from autoseg.training.events import EpochDone, Event, IterationDone
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
-from autoseg.training.loop import EpochDone, Event, IterationDone, TrainingOptions, train
+from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import Forecast, count_iterations
 from autoseg.training.progress_picture import PictureContent, write_progress_picture
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
+from autoseg.training.trainer import train
+from autoseg.training.training_data import TrainingData
 from autoseg.validation_conditions import describe_shortage
 from autoseg.workflows.cascade import find_link, prepare_stage_input
 from autoseg.workflows.fold_lock import locked
@@ -193,16 +196,14 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
         TrainingError: It cannot be continued, or failed.
     """
     check_same_recipe(job.folder, job.plan, job.configuration)
-    return train(
-        job.configuration_plan,
-        job.plan.labels,
-        job.plan.channels,
-        data_folder=job.run.preprocessed(job.configuration_plan.data_of),
+    data = TrainingData(
+        labels=job.plan.labels,
+        channels=job.plan.channels,
+        folder=job.run.preprocessed(job.configuration_plan.data_of),
         fold=job.cases,
-        output=job.folder,
-        options=options,
         previous=job.previous,
     )
+    return train(job.configuration_plan, data, output=job.folder, options=options)
 
 
 def train_fold(

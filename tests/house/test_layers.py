@@ -16,7 +16,7 @@ def import_without(modules: list[str], imported: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("package", ["autoseg.training.loop", "autoseg.inference.model"])
+@pytest.mark.parametrize("package", ["autoseg.training.trainer", "autoseg.inference.model"])
 def test_training_and_inference_need_no_image_library(package: str) -> None:
     done = import_without(["SimpleITK", "nibabel"], package)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 import pytest
 
 from autoseg.errors import ExchangeError
-from autoseg.exchange.nnunet_trainers import build_training, check_trainer
+from autoseg.exchange.nnunet_trainers import build_trainer_plan, check_trainer
 
 SHIPPED = """
 nnUNetTrainer nnUNetTrainerBenchmark_5epochs nnUNetTrainerBenchmark_5epochs_noDataLoading nnUNetTrainerDA5
@@ -35,7 +35,7 @@ def test_other_trainers_are_refused_by_name_unless_the_user_vouches(name: str) -
     [((40, 56, 40), 30, False), ((10, 56, 40), 180, True), ((56, 40), 180, False), ((64, 40), 15, False)],
 )
 def test_rotation_follows_the_patch(patch: tuple[int, ...], degrees: float, in_plane: bool) -> None:
-    training = build_training(patch, batch_size=3, batch_dice=True, mirror_axes=(1,))
+    training = build_trainer_plan(patch, batch_size=3, batch_dice=True, mirror_axes=(1,))
     augmentation = training.augmentation
     assert (augmentation.rotation_limit_degrees, augmentation.in_plane_only) == (degrees, in_plane)
     assert (training.batch_size, training.losses[0].batch_dice, augmentation.mirror_axes) == (3, True, (1,))

@@ -15,16 +15,16 @@ from autoseg.document import parse_part, read_json
 from autoseg.labels import LabelScheme
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.batch import Batch
-from autoseg.training.execution import Execution
+from autoseg.training.execution import TrainingExecution
 from autoseg.training.execution_choice import choose_execution
 from autoseg.training.step import Learner, build_learner, run_training_step, run_validation_step
 
 COMPILER = "aot_eager"  # traces and differentiates as every compiler does, and needs no C++ compiler
 WAYS = {
-    "plain": Execution(memory_format=torch.contiguous_format),
-    "channels last": Execution(memory_format=torch.channels_last),
-    "compiled": Execution(memory_format=torch.contiguous_format, compiler=COMPILER),
-    "both": Execution(memory_format=torch.channels_last, compiler=COMPILER),
+    "plain": TrainingExecution(memory_format=torch.contiguous_format),
+    "channels last": TrainingExecution(memory_format=torch.channels_last),
+    "compiled": TrainingExecution(memory_format=torch.contiguous_format, compiler=COMPILER),
+    "both": TrainingExecution(memory_format=torch.channels_last, compiler=COMPILER),
 }
 
 
@@ -43,7 +43,7 @@ def main(path: Path) -> None:
     image = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
     batch = Batch(image=image, label_map=(image[:, 0] > 1).to(torch.int16))
 
-    def build(execution: Execution) -> Learner:
+    def build(execution: TrainingExecution) -> Learner:
         return build_learner(plan, labels, device=torch.device("cpu"), seed=0, execution=execution)
 
     losses = {}

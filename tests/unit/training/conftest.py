@@ -20,6 +20,7 @@ from autoseg.stages.masks import MaskInput
 from autoseg.stages.stored_maps import PredictionSource, write_stage_map
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.folds import Fold
+from autoseg.training.training_data import TrainingData
 
 STILL = {
     "rotation_probability": 0.0,
@@ -166,6 +167,12 @@ def data_folder(tmp_path):
         locations = ClassLocations(coordinates=lesion, class_ranges=((0, len(lesion)),), annotated_range=None)
         write_case(tmp_path / "data", f"case_{index}", case, locations=locations, patch_voxels=(1, 16, 16))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def training_data(labels, channels, data_folder, fold):
+    """What a training is given beside its plan."""
+    return TrainingData(labels=labels, channels=channels, folder=data_folder, fold=fold)
 
 
 @pytest.fixture

@@ -14,8 +14,11 @@ from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.signals import StopRequest
 from autoseg.training.distributed import joined_team
+from autoseg.training.events import Event, IterationDone
 from autoseg.training.folds import Fold
-from autoseg.training.loop import Event, IterationDone, TrainingOptions, train
+from autoseg.training.options import TrainingOptions
+from autoseg.training.trainer import train
+from autoseg.training.training_data import TrainingData
 
 
 def pass_on(events: Iterator[Event], asked: list[int] | None, *, rank: int) -> Iterator[IterationDone]:
@@ -36,10 +39,12 @@ def main(folder: Path) -> None:
         for name, (plan, labels) in content["trainings"].items():
             events = train(
                 parse_part(plan, ConfigurationPlan, where=name),
-                parse_part(labels, LabelScheme, where=name),
-                tuple(parse_part(channel, ChannelPlan, where=name) for channel in content["channels"]),
-                data_folder=Path(content["data"][name]),
-                fold=parse_part(content["fold"], Fold, where=name),
+                TrainingData(
+                    labels=parse_part(labels, LabelScheme, where=name),
+                    channels=tuple(parse_part(channel, ChannelPlan, where=name) for channel in content["channels"]),
+                    folder=Path(content["data"][name]),
+                    fold=parse_part(content["fold"], Fold, where=name),
+                ),
                 output=FoldFolder(folder / name),
                 options=TrainingOptions(
                     device=device,

@@ -16,11 +16,12 @@ from autoseg.training.checkpoint import (
     read_checkpoint,
     read_description,
     restore_learner,
+    write_network_checkpoint,
     write_resumable_checkpoint,
-    write_weights,
 )
 from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord
+from autoseg.training.loop_state import LoopState
 from autoseg.training.schedule import Schedule
 from autoseg.training.step import build_learner, run_training_step
 
@@ -41,9 +42,10 @@ RECORD = EpochRecord(
 
 
 @pytest.fixture
-def identify(plan_configuration, labels, channels, fold):
-    def make(*, seed=0, cases=fold, **changes):
-        return identify_training(plan_configuration(**changes), labels, channels, fold=cases, seed=seed)
+def identify(plan_configuration, training_data):
+    def make(*, seed=0, cases=None, **changes):
+        data = replace(training_data, fold=cases or training_data.fold)
+        return identify_training(plan_configuration(**changes), data, seed=seed)
 
     return make
 
@@ -51,6 +53,10 @@ def identify(plan_configuration, labels, channels, fold):
 @pytest.fixture
 def make_learner(plan_configuration, labels):
     return lambda seed=0: build_learner(plan_configuration(), labels, device=CPU, seed=seed)
+
+
+def make_state(learner, identity):
+    return LoopState(learner=learner, identity=identity, schedule=SCHEDULE, history=[RECORD])
 
 
 def step(learner, seed=0):
@@ -65,7 +71,7 @@ def written(tmp_path, make_learner, identify):
     learner = make_learner()
     step(learner)
     path = tmp_path / "checkpoint_latest.safetensors"
-    write_resumable_checkpoint(path, learner, identity=identify(), schedule=SCHEDULE, history=[RECORD])
+    write_resumable_checkpoint(path, make_state(learner, identify()))
     return learner, path
 
 
@@ -74,7 +80,7 @@ def get_state(learner):
     return [*learner.network.state_dict().values(), *momenta]
 
 
-def test_a_restored_learner_goes_on_bit_for_bit(written, make_learner):
+def test_a_restored_learner_continues_bit_for_bit(written, make_learner):
     learner, path = written
     other = make_learner(seed=1)
     checkpoint = read_checkpoint(path)
@@ -92,7 +98,7 @@ def test_the_gradient_scale_goes_on_where_it_was(tmp_path, make_learner, identif
     step(learner)
     step(learner)
     path = tmp_path / "scaled.safetensors"
-    write_resumable_checkpoint(path, learner, identity=identify(), schedule=SCHEDULE, history=[RECORD])
+    write_resumable_checkpoint(path, make_state(learner, identify()))
     assert read_description(path).scaler == ScalerState(scale=2.0**10, growth_tracker=2)
     restore_learner(read_checkpoint(path), other)
     assert other.scaler.state_dict() == learner.scaler.state_dict()
@@ -113,7 +119,7 @@ def test_prediction_finds_the_weights(written):
 def test_without_the_optimizer_only_the_weights_are_stored(tmp_path, written, make_learner, identify):
     learner, full = written
     path = tmp_path / "checkpoint_final.safetensors"
-    write_weights(path, learner, identity=identify(), schedule=SCHEDULE, history=[RECORD])
+    write_network_checkpoint(path, make_state(learner, identify()))
     assert path.stat().st_size < 0.7 * full.stat().st_size
     checkpoint = read_checkpoint(path)
     other = make_learner()
@@ -126,7 +132,7 @@ def test_strided_and_shared_tensors_are_stored_as_they_are(tmp_path, written, id
     learner.network.to(memory_format=torch.channels_last)
     learner.network.register_buffer("shared", learner.network.heads[0].weight.detach().transpose(0, 1))
     path = tmp_path / "strided.safetensors"
-    write_weights(path, learner, identity=identify(), schedule=SCHEDULE, history=[])
+    write_network_checkpoint(path, make_state(learner, identify()))
     stored = read_checkpoint(path).tensors
     for name, value in learner.network.state_dict().items():
         assert torch.equal(stored[f"network.{name}"], value)
@@ -137,7 +143,7 @@ def test_the_file_holds_tensors_and_json(written):
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["autoseg"])
         names = set(file.keys())
-    assert description["schema_version"] == 1
+    assert description["schema_version"] == 2
     assert description["history"][0]["pseudo_dice"] == [0.25, None]
     assert {name.split(".")[0] for name in names} == {"network", "optimizer"}
     assert "optimizer.0.momentum_buffer" in names
@@ -164,7 +170,7 @@ def test_a_file_of_another_version_is_refused(written, tmp_path):
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["autoseg"])
     other = tmp_path / "other.safetensors"
-    save_file({"x": torch.zeros(1)}, other, metadata={"autoseg": json.dumps(description | {"schema_version": 2})})
+    save_file({"x": torch.zeros(1)}, other, metadata={"autoseg": json.dumps(description | {"schema_version": 3})})
     with pytest.raises(TrainingError, match=r"another version of autoseg \(schema_version"):
         read_checkpoint(other)
 

@@ -19,7 +19,11 @@ from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
-from autoseg.training.loop import IterationDone, Length, TrainingOptions, train
+from autoseg.training.events import IterationDone
+from autoseg.training.options import TrainingOptions
+from autoseg.training.start import Length
+from autoseg.training.trainer import train
+from autoseg.training.training_data import TrainingData
 
 RANK_SCRIPT = Path(__file__).with_name("rank.py")
 
@@ -82,7 +86,8 @@ def partly_annotated(data_folder, tmp_path):
 
 def train_alone(folder, plan, labels, channels, *, data_folder, fold):
     options = TrainingOptions(device=torch.device("cpu"), seed=0, workers=0, length=Length())
-    events = train(plan, labels, channels, data_folder=data_folder, fold=fold, output=folder, options=options)
+    data = TrainingData(labels=labels, channels=channels, folder=data_folder, fold=fold)
+    events = train(plan, data, output=folder, options=options)
     return [event.loss for event in events if isinstance(event, IterationDone)]
 
 

@@ -11,7 +11,7 @@ import torch
 from autoseg.training import execution_choice
 from autoseg.training.batch import Batch
 from autoseg.training.distributed import Team
-from autoseg.training.execution import Execution, find_execution
+from autoseg.training.execution import TrainingExecution, find_execution
 from autoseg.training.execution_choice import choose_execution, decide_execution
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import Budget
@@ -80,7 +80,9 @@ def test_a_memory_format_that_does_not_fit_is_left_out_and_told(build, monkeypat
     chosen = choose_execution(build, batch, iterations=1, announce=told.append)
     assert chosen.memory_format != failing
     assert "is left out, because it failed (OutOfMemoryError: no room)" in told[0]
-    monkeypatch.setattr(execution_choice, "_try", lambda *_: run_short(build, Execution(memory_format=failing), batch))
+    monkeypatch.setattr(
+        execution_choice, "_try", lambda *_: run_short(build, TrainingExecution(memory_format=failing), batch)
+    )
     with pytest.raises(torch.OutOfMemoryError):
         choose_execution(build, batch, iterations=1, announce=told.append)
 
@@ -88,7 +90,7 @@ def test_a_memory_format_that_does_not_fit_is_left_out_and_told(build, monkeypat
 def test_a_compiled_network_is_compared_and_what_was_measured_is_announced(compiled):
     told = compiled["choices"]["aot_eager"]["told"]
     assert len(told) == 2
-    assert re.search(r"channels last \S+ s, channel by channel \S+ s, .*, compiled \S+ s; .*taken: ", told[1])
+    assert re.search(r"channels last \S+ s, channels first \S+ s, .*, compiled \S+ s; .*taken: ", told[1])
 
 
 def test_a_network_that_cannot_be_compiled_is_trained_as_it_is_and_why_is_announced(compiled):
@@ -123,9 +125,9 @@ class Clock:
     ("seconds", "chosen"),
     [
         ({"channels_last": 1.0, "plain": 2.0, "compiled": 0.5}, "channels last, compiled"),
-        ({"channels_last": 2.0, "plain": 1.0, "compiled": 0.5}, "channel by channel, compiled"),
+        ({"channels_last": 2.0, "plain": 1.0, "compiled": 0.5}, "channels first, compiled"),
         ({"channels_last": 1.0, "plain": 2.0, "compiled": 1.5}, "channels last"),
-        ({"channels_last": 3.0, "plain": 2.0, "compiled": 2.5}, "channel by channel"),
+        ({"channels_last": 3.0, "plain": 2.0, "compiled": 2.5}, "channels first"),
     ],
 )
 def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, chosen):
@@ -133,7 +135,7 @@ def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, cho
     Clock(monkeypatch, **seconds)
     taken = choose_execution(build, make_batch(), iterations=10**6, announce=told.append, compiler=COMPILER)
     assert taken.describe() == chosen
-    assert f"channels last {seconds['channels_last']:g} s, channel by channel {seconds['plain']:g} s" in told[-1]
+    assert f"channels last {seconds['channels_last']:g} s, channels first {seconds['plain']:g} s" in told[-1]
     assert f"compiled {seconds['compiled']:g} s" in told[-1]
     assert told[-1].endswith(f"taken: {chosen}")
 
@@ -142,7 +144,7 @@ def test_a_compiler_that_is_not_there_is_no_obstacle(build, monkeypatch):
     told = []
     Clock(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.5)
     taken = choose_execution(build, make_batch(), iterations=10**6, announce=told.append, compiler="nobody")
-    assert taken == Execution(memory_format=torch.channels_last)
+    assert taken == TrainingExecution(memory_format=torch.channels_last)
     assert "not compiled, because that failed (InvalidBackend" in told[-1]
 
 
@@ -170,7 +172,7 @@ def test_volumes_have_an_order_of_their_own(build, monkeypatch):
 )
 def test_without_measuring_the_order_follows_from_device_and_numbers(device, number_type, memory_format):
     usual = find_execution(3, torch.device(device), number_type)
-    assert usual == Execution(memory_format=memory_format, compiler=None)
+    assert usual == TrainingExecution(memory_format=memory_format, compiler=None)
 
 
 @pytest.fixture
@@ -195,7 +197,7 @@ def decide(build, plan_configuration):
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_other_devices_than_gpus_measure_nothing(decide, device):
-    assert decide(device) == (Execution(memory_format=PLAIN), [])
+    assert decide(device) == (TrainingExecution(memory_format=PLAIN), [])
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_other_devices_than_gpus_measure_nothing(decide, device):
 )
 def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announced(decide, options, reason):
     execution, told = decide("cuda", **options)
-    assert execution == Execution(memory_format=torch.channels_last)
+    assert execution == TrainingExecution(memory_format=torch.channels_last)
     assert len(told) == 1
     assert re.search(f"channels last, not compiled and not measured: .*{reason}", told[0])
 
@@ -212,7 +214,7 @@ def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announc
 def test_a_gpu_is_measured_with_what_is_left_to_train(decide, monkeypatch):
     Clock(monkeypatch, channels_last=2.0, plain=1.0, compiled=9.0)
     execution, told = decide("cuda")
-    assert execution == Execution(memory_format=PLAIN)
+    assert execution == TrainingExecution(memory_format=PLAIN)
     assert "pays from 20 minutes" in told[-1]  # 1000 steps of a second
     budget = Budget(seconds=1100.0, reserved_seconds=0.0, start=0.0, clock=lambda: 0.0)
     assert "pays from 20 minutes" in decide("cuda", end_epoch=400, budget=budget)[1][-1]

@@ -13,33 +13,29 @@ from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import FoldFolder
 from autoseg.signals import StopRequest
 from autoseg.stages.stored_maps import PredictionSource, write_stage_map
-from autoseg.training import loop, session
+from autoseg.training import loop, trainer
 from autoseg.training.checkpoint import read_checkpoint
-from autoseg.training.loop import EpochDone, Forecast, IterationDone, Length, TrainingOptions, train
-from autoseg.training.pace import Budget, StepTimes
+from autoseg.training.events import EpochDone, IterationDone
+from autoseg.training.options import TrainingOptions
+from autoseg.training.pace import Budget, Forecast, StepTimes
 from autoseg.training.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.schedule import Schedule
+from autoseg.training.start import Length
+from autoseg.training.trainer import train
 
 ALWAYS, NEVER = 0.0, 1e9
 
 
 @pytest.fixture
-def dataset(labels, channels, data_folder, fold):
-    """What a training is given beside its plan."""
-    return {"labels": labels, "channels": channels, "data_folder": data_folder, "fold": fold}
-
-
-@pytest.fixture
-def start(plan_configuration, dataset):
+def start(plan_configuration, training_data):
     """Starts training the tiny configuration into a folder."""
 
     def make(folder, *, seed=0, seconds_between_checkpoints=ALWAYS, plan=None, previous=None, options=(), **changes):
         length = {field: changes.pop(field) for field in ("epochs", "more_epochs", "until_plateau") if field in changes}
         return train(
             plan or plan_configuration(**changes),
-            **dataset,
+            replace(training_data, previous=previous),
             output=FoldFolder(folder),
-            previous=previous,
             options=TrainingOptions(
                 device=torch.device("cpu"),
                 seed=seed,
@@ -221,13 +217,13 @@ def test_a_training_that_is_asked_to_stop_saves_where_it_is_and_ends_bit_for_bit
 def test_requests_that_come_while_the_state_is_saved_do_not_spoil_it(start, stop, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     list(start(whole))
-    write = session.write_resumable_checkpoint
+    write = loop.write_resumable_checkpoint
 
-    def write_meanwhile(path, learner, **others):
+    def write_meanwhile(path, state):
         signal.raise_signal(signal.SIGINT)  # the second of two
-        write(path, learner, **others)
+        write(path, state)
 
-    monkeypatch.setattr(session, "write_resumable_checkpoint", write_meanwhile)
+    monkeypatch.setattr(loop, "write_resumable_checkpoint", write_meanwhile)
     events = start(parts, seconds_between_checkpoints=NEVER, options={"stop": stop})
     with pytest.raises(KeyboardInterrupt):
         ask_to_stop(events, at=(1, "training", 0))
@@ -279,11 +275,11 @@ def test_the_times_of_an_epoch_in_two_parts_are_those_of_both(start, tmp_path):
 def test_a_slow_disk_is_written_to_less_often(start, tmp_path, monkeypatch, *, share, saved):
     written = []
 
-    def write_slowly(path, learner, *, history, partial_epoch, **others):
-        written.append((len(history), partial_epoch))
+    def write_slowly(path, state):
+        written.append((len(state.history), state.partial_epoch))
         time.sleep(0.05)
 
-    monkeypatch.setattr(session, "write_resumable_checkpoint", write_slowly)
+    monkeypatch.setattr(loop, "write_resumable_checkpoint", write_slowly)
     options = WITHIN_EPOCHS | {"largest_saving_share": share}
     list(start(tmp_path / "fold", epochs=2, seconds_between_checkpoints=NEVER, options=options))
     assert len(written) == saved
@@ -310,7 +306,7 @@ def test_an_epoch_of_which_only_a_part_is_trained_now_does_not_tell_the_pace(sta
         told.append(len(epoch_seconds))
         return expected_seconds
 
-    monkeypatch.setattr(session, "judge_pace", watch)
+    monkeypatch.setattr(loop, "judge_pace", watch)
     budget = Budget(seconds=1e6, reserved_seconds=0.0, start=time.monotonic())
     list(start(folder, options={"budget": budget}))
     assert told == [1, 2, 3]
@@ -341,7 +337,7 @@ def test_a_training_without_a_checkpoint_begins_again(start, tmp_path):
 
 def test_another_number_of_epochs_cannot_continue(start, tmp_path):
     stop_after_epoch(start(tmp_path / "fold"), 0)
-    with pytest.raises(TrainingError, match=r"begun with 4 epochs and cannot go on with 6.*--restart"):
+    with pytest.raises(TrainingError, match=r"begun with 4 epochs and cannot be continued with 6.*--restart"):
         next(start(tmp_path / "fold", epochs=6))
 
 
@@ -389,7 +385,7 @@ def test_a_cascade_is_not_continued_on_predictions_of_another_first_stage(start,
 def test_a_lost_loss_ends_the_training_and_keeps_the_checkpoint(start, tmp_path, monkeypatch):
     folder = tmp_path / "fold"
     stop_after_epoch(start(folder), 0)
-    monkeypatch.setattr(session, "run_training_step", lambda learner, batch: float("nan"))
+    monkeypatch.setattr(loop, "run_training_step", lambda learner, batch: float("nan"))
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, iteration 0.*initial_learning_rate"):
         list(start(folder))
     assert len(read_checkpoint(FoldFolder(folder).latest_checkpoint).description.history) == 1
@@ -399,7 +395,7 @@ def test_a_full_device_is_reported(start, tmp_path, monkeypatch):
     def fail(learner, batch):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(session, "run_training_step", fail)
+    monkeypatch.setattr(loop, "run_training_step", fail)
     with pytest.raises(DeviceError, match="too little memory"):
         list(start(tmp_path / "fold"))
 
@@ -414,8 +410,8 @@ def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(session, "run_training_step", watch(session.run_training_step))
-    monkeypatch.setattr(session, "run_validation_step", watch(session.run_validation_step))
+    monkeypatch.setattr(loop, "run_training_step", watch(loop.run_training_step))
+    monkeypatch.setattr(loop, "run_validation_step", watch(loop.run_validation_step))
     list(start(tmp_path / "fold", epochs=2, seconds_between_checkpoints=NEVER))
     assert modes == [True, True, True, False, False] * 2
 
@@ -470,13 +466,13 @@ class Clock:
     def __init__(self, monkeypatch, seconds_per_step):
         self.now = 0.0
         self.seconds_per_step = seconds_per_step
-        step = session.run_training_step
+        step = loop.run_training_step
 
         def run(learner, batch):
             self.now += self.seconds_per_step
             return step(learner, batch)
 
-        monkeypatch.setattr(session, "run_training_step", run)
+        monkeypatch.setattr(loop, "run_training_step", run)
 
 
 def make_budget(clock, seconds):
@@ -531,7 +527,7 @@ def test_a_training_that_gets_next_to_nothing_warns_at_once_and_ends_as_a_failur
     times = StepTimes(
         data_seconds=0.0, forward_seconds=0.0, backward_seconds=0.0, iteration_seconds=0.01, validation_seconds=0.01
     )
-    monkeypatch.setattr(loop, "measure_step_times", lambda *arguments, **named: times)
+    monkeypatch.setattr(trainer, "measure_step_times", lambda *arguments, **named: times)
     events, listener = train_slowly(start, folder.root, clock, seconds=60.0, needed=3000, epochs=1000)
     told_after = []
 

@@ -8,9 +8,10 @@ import torch
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.plan import Plan
-from autoseg.training.checkpoint import CheckpointDescription, TrainingIdentity
+from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord
+from autoseg.training.loop_state import TrainingIdentity
 from autoseg.training.pace import Budget, Forecast, StepTimes
 from autoseg.training.schedule import Schedule
 from autoseg.workflows.fold_time import FoldTime, check_forecast, name_time

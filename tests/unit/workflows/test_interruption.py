@@ -5,8 +5,9 @@ from safetensors.torch import save_file
 from autoseg.document import write_document
 from autoseg.errors import Stopped
 from autoseg.run_folder import write_text
-from autoseg.training.checkpoint import CheckpointDescription, TrainingIdentity
+from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.history import EpochRecord, PartialEpoch, append_to_training_log
+from autoseg.training.loop_state import TrainingIdentity
 from autoseg.training.schedule import Schedule
 from autoseg.training.start import Length
 from autoseg.workflows.interruption import advise_queue, describe_kept, describe_start, interruption_described

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from autoseg.signals import StopRequest
-from autoseg.training.loop import Length
+from autoseg.training.start import Length
 from autoseg.workflows import training_queue
 from autoseg.workflows.status import read_run_status
 from autoseg.workflows.training_queue import TrainingQueue, build_queue

@@ -10,7 +10,7 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PlanError, RunError, TrainingError
 from autoseg.plan import Plan
 from autoseg.run_folder import make_folder
-from autoseg.training.loop import Length
+from autoseg.training.start import Length
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows import training_units
 from autoseg.workflows.training_request import TrainingRequest

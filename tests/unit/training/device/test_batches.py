@@ -1,5 +1,6 @@
 import multiprocessing
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -14,8 +15,10 @@ from autoseg.run_folder import FoldFolder
 from autoseg.training.batches import build_batch_source, list_batch_keys
 from autoseg.training.device.batches import build_device_batch_source, stream_device_batches
 from autoseg.training.device.data_placement import DataPlacement
-from autoseg.training.loop import EpochDone, TrainingOptions, train
+from autoseg.training.events import EpochDone
+from autoseg.training.options import TrainingOptions
 from autoseg.training.randomness import BatchKey, derive_seeds
+from autoseg.training.trainer import train
 
 PLACES = ["device", "host", "disk"]
 FIRST = BatchKey(stream="training", epoch=0, iteration=0)
@@ -229,18 +232,14 @@ def test_a_batch_can_be_trained_on(build, where):
 @pytest.mark.parametrize("is_cascade", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_training_on_a_gpu_starts_no_process(
-    plan_configuration, labels, channels, *, data_folder, fold, tmp_path, previous, dimensions, is_cascade
+    plan_configuration, training_data, *, tmp_path, previous, dimensions, is_cascade
 ):
     children = len(psutil.Process().children(recursive=True))
     plan = plan_configuration(dimensions=dimensions, epochs=2, network={"input_channels": 1 + is_cascade})
     events = train(
         plan.model_copy(update={"previous_stage": previous.input.plan}) if is_cascade else plan,
-        labels,
-        channels,
-        data_folder=data_folder,
-        fold=fold,
+        replace(training_data, previous=previous if is_cascade else None),
         output=FoldFolder(tmp_path / "fold"),
-        previous=previous if is_cascade else None,
         options=TrainingOptions(device=torch.device("cuda"), seed=0, workers=4),
     )
     records = []

@@ -1,0 +1,41 @@
+"""The state of a training: what a checkpoint keeps of it."""
+
+from dataclasses import dataclass, field
+
+from autoseg.document import Part
+from autoseg.training.history import EpochRecord, PartialEpoch
+from autoseg.training.schedule import Schedule
+from autoseg.training.step import Learner
+
+
+class TrainingIdentity(Part):
+    """What must not change between the parts of an interrupted training.
+
+    Attributes:
+        plan_digest: Of the configuration's plan, the labels and the channels; None in a checkpoint whose digest was of
+            the plan as an earlier version wrote it, so that the plan in the folder of the fold tells.
+        fold_digest: Of the names of the training and validation cases.
+        previous_digest: Of the weights of the previous stage of a cascade; None without one.
+    """
+
+    plan_digest: str | None
+    fold_digest: str
+    seed: int
+    previous_digest: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class LoopState:
+    """A training between two iterations.
+
+    Attributes:
+        schedule: What is left, or is over.
+        history: Of all finished epochs.
+        partial_epoch: What is done of the epoch after them; None between two epochs.
+    """
+
+    learner: Learner
+    identity: TrainingIdentity
+    schedule: Schedule
+    history: list[EpochRecord] = field(default_factory=list)
+    partial_epoch: PartialEpoch | None = None

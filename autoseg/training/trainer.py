@@ -1,0 +1,167 @@
+"""Training of one configuration on one fold, from the first epoch or the latest checkpoint to the final one."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import torch
+
+from autoseg.errors import DeviceError
+from autoseg.labels import LabelScheme
+from autoseg.plan import ConfigurationPlan, TrainingPlan
+from autoseg.run_folder import FoldFolder
+from autoseg.training.batch_making import build_source, make_batches
+from autoseg.training.batches import dead_workers_reported, list_batch_keys
+from autoseg.training.calibration import measure_step_times
+from autoseg.training.checkpoint import identify_training
+from autoseg.training.determinism import choose_kernels
+from autoseg.training.distributed import ALONE
+from autoseg.training.events import Event
+from autoseg.training.execution import TrainingExecution
+from autoseg.training.execution_choice import decide_execution
+from autoseg.training.loop import TrainingLoop
+from autoseg.training.loop_state import LoopState
+from autoseg.training.options import TrainingOptions
+from autoseg.training.pace import (
+    Budget,
+    Forecast,
+    StepTimes,
+    estimate_epoch_seconds,
+    lay_out_budget,
+    lay_out_rest,
+)
+from autoseg.training.schedule import Schedule, build_schedule
+from autoseg.training.start import Length, Start, find_start
+from autoseg.training.step import Learner, build_learner
+from autoseg.training.training_data import TrainingData
+
+ITERATIONS_WORTH_A_FORECAST: Final = 1000
+
+
+def train(
+    plan: ConfigurationPlan, data: TrainingData, *, output: FoldFolder, options: TrainingOptions
+) -> Iterator[Event]:
+    """Trains and yields what happens, while it happens.
+
+    Continues from the latest checkpoint of `output`; yields nothing if the final one exists and no more is asked for.
+    May be closed at any time: the latest checkpoint stays valid.
+
+    Raises:
+        TrainingError: The checkpoint does not belong to this training, the loss is lost, or a worker has died.
+        DeviceError: The device's memory does not hold the network and a batch.
+        RunError: A preprocessed case is missing or damaged, or the disk is full.
+    """
+    assert (data.previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
+    identity = identify_training(plan, data, seed=options.seed)
+    with options.team.leader_first():
+        start = find_start(output, identity, options.length)
+    if start is None:
+        return
+    choose_kernels(options.device, deterministic=options.deterministic)
+    with _translate_memory_errors(options.device), dead_workers_reported():
+        source = build_source(
+            plan,
+            data.channels,
+            data_folder=data.folder,
+            fold=data.fold,
+            seed=options.seed,
+            device=options.device,
+            announce=options.announce,
+            previous=data.previous,
+            part=options.team.select_samples(plan.training.batch_size),
+        )
+        training = plan.training.model_copy(update={"epochs": options.length.epochs or plan.training.epochs})
+        schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
+        build = partial(_build_learner, plan, data.labels, options)
+        execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
+        first: Event = schedule
+        expected_epoch_seconds = 0.0
+        if options.team.is_leader and (options.budget is not None or is_worth_a_forecast(schedule, start)):
+            alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
+            times = measure_step_times(
+                _build_learner(plan, data.labels, alone, execution),
+                source,
+                workers=options.workers,
+                budget_seconds=math.inf if options.budget is None else options.budget.seconds,
+            )
+            first = make_forecast(training, times, schedule, start=start, budget=options.budget)
+            schedule = first.schedule
+            expected_epoch_seconds = estimate_epoch_seconds(schedule, times)
+        schedule = options.team.share(schedule)
+        yield first
+        loop = TrainingLoop(
+            plan=training,
+            state=LoopState(learner=build(execution), identity=identity, schedule=schedule),
+            output=output,
+            options=options,
+            expected_epoch_seconds=expected_epoch_seconds,
+        )
+        loop.restore(start)
+        keys = list_batch_keys(
+            schedule.iterations_per_epoch,
+            schedule.validation_iterations_per_epoch,
+            first_epoch=start.epochs_done,
+            first_iteration=start.iterations_done,
+        )
+        yield from loop.run(make_batches(source, keys, workers=options.workers, device=options.device))
+
+
+def _build_learner(
+    plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions, execution: TrainingExecution
+) -> Learner:
+    return build_learner(
+        plan,
+        labels,
+        device=options.device,
+        seed=options.seed,
+        number_type=options.number_type,
+        team=options.team,
+        execution=execution,
+    )
+
+
+def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:
+    return None if length.until_plateau else plan.epochs
+
+
+def is_worth_a_forecast(schedule: Schedule, start: Start) -> bool:
+    """Whether so much is left that measuring the pace, which takes twenty iterations at most, does not count."""
+    if schedule.end_epoch is None:
+        return False
+    iterations = (schedule.end_epoch - start.epochs_done) * schedule.iterations_per_epoch
+    return iterations >= ITERATIONS_WORTH_A_FORECAST
+
+
+def make_forecast(
+    plan: TrainingPlan, times: StepTimes, schedule: Schedule, *, start: Start, budget: Budget | None
+) -> Forecast:
+    """Lays out a training, or what is left of it, so that it ends in time; says what is to be expected of it."""
+    if budget is not None and schedule.end_epoch is not None:
+        seconds = max(0.0, budget.remaining_seconds)
+        if start.schedule is None:
+            schedule = lay_out_budget(plan, times, seconds)
+        else:
+            schedule = lay_out_rest(plan, schedule, times, seconds, epochs_done=start.epochs_done)
+    epochs_left = (schedule.end_epoch or plan.epochs) - start.epochs_done
+    return Forecast(
+        times=times,
+        schedule=schedule,
+        budget_seconds=None if budget is None else budget.seconds,
+        training_seconds=epochs_left * estimate_epoch_seconds(schedule, times),
+        reserved_seconds=None if budget is None else budget.reserved_seconds,
+    )
+
+
+@contextmanager
+def _translate_memory_errors(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        msg = (
+            f"{device} has too little memory for the planned network and batch; close what else uses it, "
+            f"or plan for less with: autoseg plan --memory-gb"
+        )
+        raise DeviceError(msg) from error
