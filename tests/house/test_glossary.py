@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from autoseg.cli.reports import COLUMNS
 from autoseg.cli.training_table import HEADINGS
+from autoseg.document import OneOf
 from autoseg.evaluation.crossvalidation import CrossValidation
 from autoseg.evaluation.summary import MetricValues, name_column
 from autoseg.plan import Plan
@@ -64,13 +65,16 @@ def walk(model: type[BaseModel]) -> Iterator[str]:
     """The names of all fields of a document, those of its parts included."""
     for name, field in model.model_fields.items():
         yield name
-        for part in find_models(field.annotation):
-            yield from walk(part)
+        for annotation in (field.annotation, *field.metadata):
+            for part in find_models(annotation):
+                yield from walk(part)
 
 
 def find_models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
+    if isinstance(annotation, OneOf):
+        yield from annotation.kinds.values()
     for argument in get_args(annotation):
         yield from find_models(argument)
 

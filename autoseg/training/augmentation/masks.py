@@ -92,7 +92,7 @@ def join_masks(
 ) -> Int16[Tensor, " batch *space"]:
     """The label maps with changed masks, which share no voxel; what has lost its mask is background."""
     joined = label_maps
-    for index, label in enumerate(foreground_labels):
+    for label in foreground_labels:
         joined = joined.masked_fill(label_maps == label, 0)
     for index, label in enumerate(foreground_labels):
         joined = joined.masked_fill(masks[:, index], label)

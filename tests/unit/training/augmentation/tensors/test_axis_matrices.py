@@ -4,7 +4,7 @@ import torch
 from batchgenerators.augmentations.resample_augmentations import augment_linear_downsampling_scipy
 from scipy.ndimage import gaussian_filter1d
 
-from autoseg.training.device.axis_matrices import (
+from autoseg.training.augmentation.tensors.axis_matrices import (
     apply_along_axis,
     compute_blur_matrices,
     compute_low_resolution_matrices,
