@@ -16,7 +16,7 @@ from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
 from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.run_folder import FoldFolder
 from autoseg.training.batch_making import build_source, make_batches
-from autoseg.training.batches import dead_workers_reported, list_batch_keys
+from autoseg.training.batches import list_batch_keys, translate_worker_crashes
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
 from autoseg.training.determinism import choose_kernels
@@ -84,7 +84,7 @@ def train(
     if start is None:
         return
     choose_kernels(options.device, deterministic=options.deterministic)
-    with _failures_reported(options.device), dead_workers_reported():
+    with _failures_reported(options.device), translate_worker_crashes():
         source = build_source(
             plan,
             channels,

@@ -12,9 +12,9 @@ from autoseg.errors import RunError, TrainingError
 from autoseg.preprocessing.cache import open_case
 from autoseg.training.batches import (
     build_batch_source,
-    dead_workers_reported,
     list_batch_keys,
     stream_batches,
+    translate_worker_crashes,
 )
 from autoseg.training.randomness import BatchKey
 
@@ -159,7 +159,7 @@ class KilledSource(Dataset):
 
 
 def consume(batches):
-    with dead_workers_reported():
+    with translate_worker_crashes():
         list(batches)
 
 
