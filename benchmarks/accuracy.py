@@ -226,9 +226,15 @@ def change_training(values: Mapping[str, Any]) -> Change:
     return lambda part: part["training"].update(values)
 
 
-def change_augmentation(values: Mapping[str, Any]) -> Change:
-    """Sets fields of the augmentation."""
-    return lambda part: part["training"]["augmentation"].update(values)
+def add_mirroring(part: dict[str, Any]) -> None:
+    """Flips all axes."""
+    part["training"]["transforms"].append({"name": "mirror", "axes": [0, 1, 2]})
+
+
+def keep_mirroring_alone(part: dict[str, Any]) -> None:
+    """Takes all other transforms away."""
+    transforms = part["training"]["transforms"]
+    part["training"]["transforms"] = [transform for transform in transforms if transform["name"] == "mirror"]
 
 
 def remove_supervision(part: dict[str, Any]) -> None:
@@ -259,26 +265,13 @@ REFERENCE_OPTIMIZER: Final = {
     "schedule": "polynomial",
     "warmup_iterations": 0,
 }
-NO_INTENSITIES: Final = dict.fromkeys(
-    (
-        "noise_probability",
-        "blur_probability",
-        "brightness_probability",
-        "contrast_probability",
-        "low_resolution_probability",
-        "inverted_gamma_probability",
-        "gamma_probability",
-    ),
-    0.0,
-)
-NO_SPACE: Final = {"rotation_probability": 0.0, "scaling_probability": 0.0}
 TOOLS: Final[Mapping[str, Change]] = {
     "as planned": change_training({}),
     "without the moving average of the weights": change_training({"weight_average_decay": 0.0}),
     "the reference's optimizer and schedule": change_training(REFERENCE_OPTIMIZER),
     "without warm-up": change_training({"warmup_iterations": 0}),
-    "with mirroring": change_augmentation({"mirror_axes": [0, 1, 2]}),
-    "without augmentation": change_augmentation({**NO_INTENSITIES, **NO_SPACE}),
+    "with mirroring": add_mirroring,
+    "without augmentation": keep_mirroring_alone,
     "without deep supervision": remove_supervision,
     "foreground anywhere in the patch": change_training({"foreground_placement": "uniform"}),
     "batch of 1, as many patches": change_batch(1),

@@ -1,4 +1,4 @@
-"""The transforms of nnU-Net: paper (Isensee et al. 2021), supplement, with the values of version 2."""
+"""The transforms of nnU-Net: paper (Isensee et al. 2021), supplement, with the numbers of its version 2."""
 
 from typing import Final
 

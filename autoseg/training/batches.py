@@ -177,8 +177,8 @@ def stream_batches(
 
 
 @contextmanager
-def dead_workers_reported() -> Iterator[None]:
-    """Turns torch's report of a dead worker, which may interrupt any line of the main process, into ours.
+def translate_worker_crashes() -> Iterator[None]:
+    """Translates torch's report of a dead worker, which may interrupt any line of the main process.
 
     Raises:
         TrainingError: A worker has died.
@@ -190,7 +190,7 @@ def dead_workers_reported() -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0]
         msg = (
-            f"a process that prepares patches has died ({reason}); this is mostly a lack of main memory or, in a "
+            f"a process that prepares patches has died ({reason}); this is mostly a lack of RAM or, in a "
             f"container, of shared memory (/dev/shm); close other programs or allow more memory "
             f"(docker run --shm-size=8g), then give the same command to continue from the last checkpoint"
         )

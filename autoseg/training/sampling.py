@@ -1,4 +1,4 @@
-"""Which piece of which case becomes a training patch."""
+"""Random choice of the case and the place of each training patch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -14,7 +14,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan import ConfigurationPlan, TrainingPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.batch_making import build_source, make_batches
-from autoseg.training.batches import dead_workers_reported, list_batch_keys
+from autoseg.training.batches import list_batch_keys, translate_worker_crashes
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
 from autoseg.training.determinism import choose_kernels
@@ -61,7 +61,7 @@ def train(
     if start is None:
         return
     choose_kernels(options.device, deterministic=options.deterministic)
-    with _translate_memory_errors(options.device), dead_workers_reported():
+    with _translate_memory_errors(options.device), translate_worker_crashes():
         source = build_source(
             plan,
             data.channels,

@@ -38,7 +38,8 @@ def narrow(run: Path) -> None:
     for configuration in (FIRST, CASCADE):
         chosen = plan["configurations"][configuration]
         chosen["network"]["features_per_stage"] = [6] * len(chosen["network"]["strides"])
-        chosen["training"]["augmentation"]["mirror_axes"] = []
+        transforms = chosen["training"]["transforms"]
+        chosen["training"]["transforms"] = [part for part in transforms if part["name"] != "mirror"]
         chosen["training"]["initial_learning_rate"] = 0.05
     path.write_text(json.dumps(plan))
 

@@ -1,1 +1,1 @@
-"""Patches made on the device that trains: no worker processes, the same distributions as on the processor."""
+"""Batches made on the device that trains, without worker processes."""

@@ -1,9 +1,9 @@
 """Batches made on the device that trains, by threads of the training process: no worker processes, no shared memory.
 
-Where a patch comes from is drawn as for the processor, so both show the network the same places of the same cases. The
-cases lie in the device's memory, else in main memory, else they are read from the run; in the last two, threads cut
-patches into page-locked memory while the device computes. Rotating, scaling and everything after it happen on the
-device, on a stream of their own beside the network's.
+Where a patch comes from is drawn as in worker processes, so both show the network the same places of the same cases.
+The cases lie in the device's memory, else in RAM, else they are read from the run; in the last two, threads cut patches
+into page-locked memory while the device computes. Rotating, scaling and everything after it happen on the device, on a
+stream of their own beside the network's.
 
 A batch is a function of its key: it does not matter how many threads there are. Patches that are neither rotated nor
 scaled, about two thirds, are cut without the surroundings that only rotation needs.
@@ -109,7 +109,7 @@ class PreparedBatch:
     is_done: torch.cuda.Event | None
 
     def take(self) -> Batch:
-        """The batch, for use on the current stream, which waits for it; the processor does not."""
+        """The batch, for use on the current stream, which waits for it; the CPU does not."""
         if self.is_done is not None:
             current = torch.cuda.current_stream(self.batch.image.device)
             current.wait_event(self.is_done)

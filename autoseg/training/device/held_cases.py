@@ -1,4 +1,4 @@
-"""Cases in memory: read once, cut without reading."""
+"""Cases in memory, which are read once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ READING_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class DeviceArray:
-    """An array in the memory of a device; slicing copies to the processor, slices of `tensor` stay on the device."""
+    """An array in the memory of a device; slicing copies to the CPU, slices of `tensor` stay on the device."""
 
     tensor: Tensor
 
@@ -43,7 +43,7 @@ class DataSize:
 
     Attributes:
         arrays_bytes: Images, label maps and further maps, uncompressed.
-        locations_bytes: Locations of the classes; always in the processor's memory.
+        locations_bytes: Locations of the classes; always in RAM.
     """
 
     arrays_bytes: int
@@ -63,7 +63,7 @@ def measure_size(case_names: Sequence[str], open_case: Callable[[str], CachedCas
 def hold_cases(
     case_names: Sequence[str], open_case: Callable[[str], CachedCase], device: torch.device | None
 ) -> Mapping[str, CachedCase]:
-    """Reads all cases into the memory of a device, as `DeviceArray`s; None: into main memory, as numpy arrays.
+    """Reads all cases into the memory of a device, as `DeviceArray`s; None: into RAM, as numpy arrays.
 
     Raises:
         RunError: A case is missing or damaged.

@@ -153,7 +153,7 @@ def test_models_of_several_configurations_share_a_run(
     assert set(plan.configurations) == {"2d", "3d_fullres"}
     assert {reason.subject.partition(":")[0] for reason in plan.reasons} == {"2d", "3d_fullres"}
     flat = load_model(tmp_path / "x.autoseg", configuration="2d", device="cpu")
-    assert flat.configuration_plan.training.augmentation.mirror_axes == (0,)
+    assert flat.configuration_plan.training.mirror_axes == (0,)
     only = import_model(results, tmp_path / "y.autoseg", ImportRequest(configuration="2d"), progress=TELLER)
     assert [model.configuration for model in only] == ["2d"]
 
@@ -182,7 +182,7 @@ def test_a_cascade_brings_its_first_stage_from_beside_it(
     run = RunFolder(tmp_path / "x.autoseg")
     assert run.fold("3d_lowres", "0").final_checkpoint.exists()
     lowres = read_document(run.plan, Plan).configurations["3d_lowres"]
-    assert lowres.training.augmentation.mirror_axes == (2,)
+    assert lowres.training.mirror_axes == (2,)
     with open_model(cascade) as opened:  # not the first stage alone, which prediction would prefer
         assert opened.configuration == "3d_cascade_fullres"
     listener = Listener()

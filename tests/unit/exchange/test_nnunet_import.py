@@ -106,7 +106,7 @@ def test_transposed_axes_become_the_plans(imported: Import, foreign_plans: Build
 
 def test_mirrored_axes_are_the_checkpoints(imported: Import) -> None:
     plan = imported(mirror_axes=(1,))
-    assert plan.configurations["3d_fullres"].training.augmentation.mirror_axes == (1,)
+    assert plan.configurations["3d_fullres"].training.mirror_axes == (1,)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -184,9 +184,9 @@ def test_a_cascade_brings_the_configurations_that_it_builds_on(
         3,
     )
     assert cascade.network.input_channels == 3
-    assert cascade.training.augmentation.mirror_axes == (2,)
+    assert cascade.training.mirror_axes == (2,)
     assert plan.configurations["3d_lowres"].network.input_channels == 1
-    assert plan.configurations["3d_lowres"].training.augmentation.mirror_axes == (0, 1, 2)
+    assert plan.configurations["3d_lowres"].training.mirror_axes == (0, 1, 2)
 
 
 def test_resampling_by_torch_is_linear(

@@ -2,6 +2,8 @@ import pytest
 
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_trainers import build_trainer_plan, check_trainer
+from autoseg.plan.augmentation import SpatialPlan
+from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
 
 SHIPPED = """
 nnUNetTrainer nnUNetTrainerBenchmark_5epochs nnUNetTrainerBenchmark_5epochs_noDataLoading nnUNetTrainerDA5
@@ -36,6 +38,17 @@ def test_other_trainers_are_refused_by_name_unless_the_user_vouches(name: str) -
 )
 def test_rotation_follows_the_patch(patch: tuple[int, ...], degrees: float, in_plane: bool) -> None:
     training = build_trainer_plan(patch, batch_size=3, batch_dice=True, mirror_axes=(1,))
-    augmentation = training.augmentation
-    assert (augmentation.rotation_limit_degrees, augmentation.in_plane_only) == (degrees, in_plane)
-    assert (training.batch_size, training.losses[0].batch_dice, augmentation.mirror_axes) == (3, True, (1,))
+    spatial = training.transforms[0]
+    assert isinstance(spatial, SpatialPlan)
+    assert (spatial.rotation_limit_degrees, spatial.in_plane_only) == (degrees, in_plane)
+    assert (training.batch_size, training.losses[0].batch_dice, training.mirror_axes) == (3, True, (1,))
+
+
+def test_masks_get_mistakes_in_the_second_stage_of_a_cascade_alone() -> None:
+    first, second = (
+        build_trainer_plan(
+            (40, 56, 40), batch_size=2, batch_dice=False, mirror_axes=(), is_cascade=is_cascade
+        ).transforms
+        for is_cascade in (False, True)
+    )
+    assert second == (*first, *REFERENCE_MASK_TRANSFORMS)

@@ -12,7 +12,6 @@ from autoseg.document import write_document
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import NETWORK_PREFIX, build_network
 from autoseg.plan import (
-    AugmentationPlan,
     ChannelPlan,
     ConfigurationPlan,
     CrossEntropyTerm,
@@ -23,31 +22,9 @@ from autoseg.plan import (
     SegmentationObjective,
     TrainingPlan,
 )
+from autoseg.plan.augmentation import MirrorPlan
 from autoseg.run_folder import RunFolder
 
-AUGMENTATION = AugmentationPlan(
-    rotation_probability=0,
-    rotation_limit_degrees=0,
-    in_plane_only=False,
-    scaling_probability=0,
-    scaling_range=(1, 1),
-    noise_probability=0,
-    noise_std_range=(0, 0),
-    blur_probability=0,
-    blur_channel_probability=0,
-    blur_sigma_range_voxels=(0, 0),
-    brightness_probability=0,
-    brightness_range=(1, 1),
-    contrast_probability=0,
-    contrast_range=(1, 1),
-    low_resolution_probability=0,
-    low_resolution_channel_probability=0,
-    low_resolution_range=(1, 1),
-    inverted_gamma_probability=0,
-    gamma_probability=0,
-    gamma_range=(1, 1),
-    mirror_axes=(),
-)
 PLAIN_LABELS = LabelScheme(
     classes=(LabelClass(name="liver", values=(5,)), LabelClass(name="tumour", values=(9,))),
     ignore_value=None,
@@ -107,7 +84,7 @@ def make_configuration(
             warmup_iterations=0,
             weight_average_decay=0.0,
             gradient_norm_limit=12,
-            augmentation=AUGMENTATION.model_copy(update={"mirror_axes": mirror_axes}),
+            transforms=(MirrorPlan(axes=mirror_axes),) if mirror_axes else (),
         ),
     )
 

@@ -10,6 +10,7 @@ from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restore_grid import restore_label_map
 from autoseg.plan import MasksOfPreviousStage
+from autoseg.plan.augmentation import MirrorPlan
 from autoseg.preprocessing.case import preprocess_image
 from autoseg.preprocessing.resample import resample_label_map
 from autoseg.stages.inputs import build_previous_input
@@ -170,11 +171,11 @@ def test_a_cascade_without_its_first_stage_is_refused(train, load):
 def test_a_first_stage_may_be_mirrored_over_other_axes(plan, train, load):
     train(CASCADE)
     part = plan.configurations["3d_lowres"]
-    augmentation = part.training.augmentation.model_copy(update={"mirror_axes": (0,)})
-    mirrored = part.model_copy(update={"training": part.training.model_copy(update={"augmentation": augmentation})})
+    transforms = (MirrorPlan(axes=(0,)),)
+    mirrored = part.model_copy(update={"training": part.training.model_copy(update={"transforms": transforms})})
     train("3d_lowres", by=plan.model_copy(update={"configurations": plan.configurations | {"3d_lowres": mirrored}}))
     first = load(configuration=CASCADE).previous
-    assert first.configuration_plan.training.augmentation.mirror_axes == (0,)
+    assert first.configuration_plan.training.mirror_axes == (0,)
 
 
 def test_a_first_stage_of_another_plan_is_refused(plan, train, load):

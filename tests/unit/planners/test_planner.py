@@ -10,6 +10,7 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import Plan
+from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
 from planners import PLANNERS
 
 UNSTATED = Machine(accelerator_memory_gb=None)
@@ -222,7 +223,7 @@ def test_a_plan_carries_over_what_was_measured(build_fingerprint) -> None:
 
 def test_training_is_that_of_the_reference(build_fingerprint) -> None:
     training = _plan(build_fingerprint((1.0, 1.0, 1.0), (64, 64, 64))).configurations["2d"].training
-    assert training.model_dump(exclude={"augmentation", "batch_size", "losses"}) == {
+    assert training.model_dump(exclude={"transforms", "batch_size", "losses"}) == {
         "epochs": 1000,
         "iterations_per_epoch": 250,
         "validation_iterations_per_epoch": 50,
@@ -255,7 +256,8 @@ def test_the_cascade_is_full_resolution_with_one_more_channel_per_foreground_lab
     # two images and the labels 1, 2, 3 behind the two regions
     assert (full.network.input_channels, cascade.network.input_channels) == (2, 5)
     assert cascade.network.output_channels == 2
-    assert cascade.training == full.training
+    assert cascade.training.transforms == (*full.training.transforms, *REFERENCE_MASK_TRANSFORMS)
+    assert cascade.training == full.training.model_copy(update={"transforms": cascade.training.transforms})
     assert [configuration.training.losses[0].batch_dice for configuration in plan.configurations.values()] == [
         True,
         False,

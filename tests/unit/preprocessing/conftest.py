@@ -6,7 +6,6 @@ import pytest
 
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import (
-    AugmentationPlan,
     ChannelPlan,
     ConfigurationPlan,
     CrossEntropyTerm,
@@ -96,9 +95,6 @@ def build_configuration(name: str, spacing_mm: tuple[float, ...], counts: dict[s
 
 
 def build_training() -> TrainingPlan:
-    never = {name: 0.0 for name in AugmentationPlan.model_fields if name.endswith("_probability")}
-    ranges = {name: (1.0, 1.0) for name in AugmentationPlan.model_fields if name.endswith(("_range", "_range_voxels"))}
-    augmentation = AugmentationPlan(**never, **ranges, rotation_limit_degrees=0, in_plane_only=False, mirror_axes=())
     return TrainingPlan(
         epochs=1,
         iterations_per_epoch=1,
@@ -121,7 +117,7 @@ def build_training() -> TrainingPlan:
         warmup_iterations=0,
         weight_average_decay=0.0,
         gradient_norm_limit=12,
-        augmentation=augmentation,
+        transforms=(),
     )
 
 

@@ -5,7 +5,7 @@ import torch
 from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import (
-    AugmentationPlan,
+    TRANSFORM_PLANS,
     ChannelPlan,
     ConfigurationPlan,
     MasksOfPreviousStage,
@@ -20,31 +20,65 @@ from autoseg.stages.masks import MaskInput
 from autoseg.stages.stored_maps import PredictionSource, write_stage_map
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.folds import Fold
+from autoseg.training.randomness import BatchKey, derive_seeds
 from autoseg.training.training_data import TrainingData
 
-STILL = {
-    "rotation_probability": 0.0,
-    "rotation_limit_degrees": 30.0,
-    "in_plane_only": False,
-    "scaling_probability": 0.0,
-    "scaling_range": (0.7, 1.4),
-    "noise_probability": 0.0,
-    "noise_std_range": (0.0, 0.1),
-    "blur_probability": 0.0,
-    "blur_channel_probability": 0.5,
-    "blur_sigma_range_voxels": (0.5, 1.0),
-    "brightness_probability": 0.0,
-    "brightness_range": (0.75, 1.25),
-    "contrast_probability": 0.0,
-    "contrast_range": (0.75, 1.25),
-    "low_resolution_probability": 0.0,
-    "low_resolution_channel_probability": 0.5,
-    "low_resolution_range": (0.5, 1.0),
-    "inverted_gamma_probability": 0.0,
-    "gamma_probability": 0.0,
-    "gamma_range": (0.7, 1.5),
-    "mirror_axes": (),
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+
+# With these values a transform always happens, but for rotation and scaling.
+TRANSFORMS = {
+    "spatial": {
+        "rotation_probability": 0.0,
+        "rotation_limit_degrees": 30.0,
+        "in_plane_only": False,
+        "scaling_probability": 0.0,
+        "scaling_range": (0.7, 1.4),
+    },
+    "noise": {"probability": 1.0, "std_range": (0.0, 0.1)},
+    "blur": {"probability": 1.0, "channel_probability": 0.5, "sigma_range_voxels": (0.5, 1.0)},
+    "brightness": {"probability": 1.0, "factor_range": (0.75, 1.25)},
+    "contrast": {"probability": 1.0, "factor_range": (0.75, 1.25)},
+    "low_resolution": {
+        "probability": 1.0,
+        "channel_probability": 0.5,
+        "zoom_range": (0.5, 1.0),
+        "in_plane_only": False,
+    },
+    "gamma": {"probability": 1.0, "inverted": False, "exponent_range": (0.7, 1.5)},
+    "mirror": {"axes": (0, 1)},
+    "mask_morphology": {"probability": 1.0, "label_probability": 0.5, "radius_range_voxels": (1.0, 8.0)},
+    "mask_component_removal": {"probability": 1.0, "label_probability": 0.5, "limit_fraction": 0.15},
 }
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])])
+def device(request):
+    """Every test that asks for it runs on the processor and, where there is one, on a GPU."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def list_seeds():
+    """Seeds of the first samples of a batch."""
+
+    def make(count, *, first=0, iteration=0, seed=0):
+        key = BatchKey(stream="training", epoch=0, iteration=iteration)
+        return [derive_seeds(seed, key, index) for index in range(first, first + count)]
+
+    return make
+
+
+@pytest.fixture
+def draw_image():
+    """Smooth random images with channels of different means and spreads."""
+
+    def make(shape=(8, 10, 12), *, batch=3, channels=2, seed=1):
+        generator = np.random.default_rng(seed)
+        image = generator.normal(size=(batch, channels, *shape))
+        spread = np.arange(1, channels + 1).reshape(1, -1, *(1,) * len(shape))
+        return (image * spread + spread).astype(np.float32)
+
+    return make
 
 
 @pytest.fixture(autouse=True)
@@ -57,29 +91,36 @@ def _one_thread():
 
 
 @pytest.fixture
-def plan_augmentation():
-    """Makes a plan of an augmentation that does nothing but what the test asks for."""
-    return lambda **wanted: AugmentationPlan.model_validate(STILL | wanted)
+def plan_transforms():
+    """Lists transforms in the order of the arguments: names with what differs from the values above, or whole parts."""
+
+    def make(*parts, **named):
+        contents = [*parts, *({"name": name} | values for name, values in named.items())]
+        return tuple(
+            TRANSFORM_PLANS[content["name"]].model_validate(TRANSFORMS[content["name"]] | content)
+            for content in contents
+        )
+
+    return make
 
 
 @pytest.fixture
-def plan_configuration(plan_augmentation):
+def plan_configuration(plan_transforms):
     """Makes the plan of a tiny configuration, two axes by default."""
 
-    def make(*, dimensions=2, stages=3, augmentation=None, network=(), **training):
+    def make(*, dimensions=2, stages=3, transforms=None, network=(), **training):
         patch = (16,) * dimensions
+        transforms = plan_transforms(**LIVELY) if transforms is None else transforms
         return ConfigurationPlan(
             dimensions=dimensions,
             spacing_mm=(1.0,) * dimensions,
             median_shape_voxels=(24.0,) * dimensions,
             patch_voxels=patch,
-            previous_stage=None,
+            previous_stage="3d_lowres" if any(part.needs_previous_stage for part in transforms) else None,
             data_of="tiny",
             resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3.0),
             network=make_network_plan(dimensions, stages, dict(network)),
-            training=TrainingPlan.model_validate(
-                TRAINING | {"augmentation": augmentation or plan_augmentation(**LIVELY)} | training
-            ),
+            training=TrainingPlan.model_validate(TRAINING | {"transforms": transforms} | training),
         )
 
     return make
@@ -88,12 +129,10 @@ def plan_configuration(plan_augmentation):
 # With a fixed strength of the noise nothing is drawn from `random`, which the type checks of these tests draw from, too
 # (beartype looks at random items of containers), but not those of worker processes.
 LIVELY = {
-    "rotation_probability": 0.5,
-    "scaling_probability": 0.5,
-    "noise_probability": 0.5,
-    "noise_std_range": (0.1, 0.1),
-    "gamma_probability": 0.5,
-    "mirror_axes": (0, 1),
+    "spatial": {"rotation_probability": 0.5, "scaling_probability": 0.5},
+    "noise": {"probability": 0.5, "std_range": (0.1, 0.1)},
+    "gamma": {"probability": 0.5},
+    "mirror": {"axes": (0, 1)},
 }
 
 TRAINING = {

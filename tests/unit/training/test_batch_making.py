@@ -36,10 +36,10 @@ def test_a_cuda_device_makes_its_own_batches_and_says_where_the_cases_are(
     previous = previous if is_cascade else None
     asked, told = [], []
 
-    def build_on_processor(source, plan, channels, *, device, previous):
+    def build_on_processor(source, plan, channels, *, device):
         asked.append(device)
         placement = DataPlacement(where="host", because="there is room")
-        return build_device_batch_source(source, plan, channels, device=CPU, previous=previous, placement=placement)
+        return build_device_batch_source(source, plan, channels, device=CPU, placement=placement)
 
     monkeypatch.setattr(batch_making, "build_device_batch_source", build_on_processor)
     cuda = torch.device("cuda", 1)

@@ -12,9 +12,9 @@ from autoseg.errors import RunError, TrainingError
 from autoseg.preprocessing.cache import open_case
 from autoseg.training.batches import (
     build_batch_source,
-    dead_workers_reported,
     list_batch_keys,
     stream_batches,
+    translate_worker_crashes,
 )
 from autoseg.training.randomness import BatchKey
 
@@ -141,12 +141,10 @@ def test_in_a_cascade_the_masks_of_the_previous_stage_follow_the_image(build_sou
         assert lesion.any()
 
 
-def test_masks_are_augmented_in_training_patches_alone(build_source, previous, plan_augmentation):
-    always = plan_augmentation(
-        mask_change_probability=1.0, mask_change_label_probability=1.0, mask_change_radius_voxels=(6.0, 6.0)
-    )
-    source = build_source(previous=previous, augmentation=always)
-    stored = build_source(previous=previous, augmentation=plan_augmentation(mask_change_probability=0.0))
+def test_masks_are_augmented_in_training_patches_alone(build_source, previous, plan_transforms):
+    always = plan_transforms(mask_morphology={"label_probability": 1.0, "radius_range_voxels": (6.0, 6.0)})
+    source = build_source(previous=previous, transforms=always)
+    stored = build_source(previous=previous, transforms=())
     for stream, is_equal in (("training", False), ("validation", True)):
         keys = [BatchKey(stream=stream, epoch=0, iteration=iteration) for iteration in range(4)]
         assert all(torch.equal(source[key].image[:, :1], stored[key].image[:, :1]) for key in keys)
@@ -161,7 +159,7 @@ class KilledSource(Dataset):
 
 
 def consume(batches):
-    with dead_workers_reported():
+    with translate_worker_crashes():
         list(batches)
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from autoseg.plan import CrossEntropyTerm, DiceTerm
+from autoseg.plan import ConfigurationPlan, CrossEntropyTerm, DiceTerm
 from autoseg.training.batch import Batch
 from autoseg.training.step import build_learner, run_training_step
 
@@ -56,7 +56,17 @@ def test_plans_that_cannot_learn_are_refused(plan_configuration, changes, messag
 
 
 @pytest.mark.parametrize("axes", [(2,), (0, 0)])
-def test_only_axes_of_the_patch_are_mirrored_and_each_once(plan_configuration, plan_augmentation, axes):
-    with pytest.raises(ValueError, match="mirror_axes must be different axes below 2"):
-        plan_configuration(augmentation=plan_augmentation(mirror_axes=axes))
-    assert plan_configuration(dimensions=3, augmentation=plan_augmentation(mirror_axes=(2, 0)))
+def test_only_axes_of_the_patch_are_mirrored_and_each_once(plan_configuration, plan_transforms, axes):
+    with pytest.raises(ValueError, match=r"transforms\.1 \(mirror\): axes must be different axes below 2 \(got"):
+        plan_configuration(transforms=plan_transforms(noise={}, mirror={"axes": axes}))
+    mirrored = plan_configuration(dimensions=3, transforms=plan_transforms(mirror={"axes": (2, 0)}))
+    assert mirrored.training.mirror_axes == (2, 0)
+    assert plan_configuration(transforms=()).training.mirror_axes == ()
+
+
+def test_transforms_of_masks_need_a_previous_stage(plan_configuration, plan_transforms):
+    cascade = plan_configuration(transforms=plan_transforms(noise={}, mask_morphology={}))
+    content = cascade.model_dump(mode="json")
+    assert ConfigurationPlan.model_validate(content) == cascade
+    with pytest.raises(ValueError, match=r"transforms\.1 \(mask_morphology\): changes masks of a previous stage, and"):
+        ConfigurationPlan.model_validate(content | {"previous_stage": None})

@@ -90,7 +90,6 @@ def make_plan() -> Plan:
 
 
 def make_configuration(dimensions: int, *, previous_stage: str | None, data_of: str) -> ConfigurationPlan:
-    nothing = (1.0, 1.0)
     return ConfigurationPlan.model_validate(
         {
             "dimensions": dimensions,
@@ -137,29 +136,7 @@ def make_configuration(dimensions: int, *, previous_stage: str | None, data_of: 
                 "warmup_iterations": 0,
                 "weight_average_decay": 0.0,
                 "gradient_norm_limit": 12,
-                "augmentation": {
-                    "rotation_probability": 0,
-                    "rotation_limit_degrees": 0,
-                    "in_plane_only": False,
-                    "scaling_probability": 0,
-                    "scaling_range": nothing,
-                    "noise_probability": 0,
-                    "noise_std_range": nothing,
-                    "blur_probability": 0,
-                    "blur_channel_probability": 0,
-                    "blur_sigma_range_voxels": nothing,
-                    "brightness_probability": 0,
-                    "brightness_range": nothing,
-                    "contrast_probability": 0,
-                    "contrast_range": nothing,
-                    "low_resolution_probability": 0,
-                    "low_resolution_channel_probability": 0,
-                    "low_resolution_range": nothing,
-                    "inverted_gamma_probability": 0,
-                    "gamma_probability": 0,
-                    "gamma_range": nothing,
-                    "mirror_axes": (),
-                },
+                "transforms": (),
             },
         }
     )

@@ -14,7 +14,6 @@ from autoseg.inference.model import load_model
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import NETWORK_PREFIX, build_network
 from autoseg.plan import (
-    AugmentationPlan,
     ChannelPlan,
     ConfigurationPlan,
     CrossEntropyTerm,
@@ -57,9 +56,6 @@ def _one_thread():
 
 
 def make_configuration(spacing, *, channels=1, previous=None, data="3d_fullres"):
-    never = {name: 0.0 for name in AugmentationPlan.model_fields if name.endswith("_probability")}
-    ranges = {name: (1.0, 1.0) for name in AugmentationPlan.model_fields if name.endswith(("_range", "_range_voxels"))}
-    augmentation = AugmentationPlan(**never, **ranges, rotation_limit_degrees=0, in_plane_only=False, mirror_axes=())
     return ConfigurationPlan(
         dimensions=3,
         spacing_mm=(spacing,) * 3,
@@ -101,7 +97,7 @@ def make_configuration(spacing, *, channels=1, previous=None, data="3d_fullres")
             warmup_iterations=0,
             weight_average_decay=0.0,
             gradient_norm_limit=12,
-            augmentation=augmentation,
+            transforms=(),
         ),
     )
 

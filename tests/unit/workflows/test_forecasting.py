@@ -6,6 +6,7 @@ from autoseg.document import read_document, write_document
 from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint
 from autoseg.network_cost import StepCost, count_checkpoint_bytes
 from autoseg.plan import Plan
+from autoseg.plan.augmentation import MirrorPlan
 from autoseg.run_folder import write_text
 from autoseg.training.folds import Splits
 from autoseg.workflows.forecasting import count_windows, forecast_run, list_trained, measure_folder
@@ -81,15 +82,10 @@ def test_a_fold_takes_its_epochs_and_the_windows_of_its_held_out_cases(planned):
 
 
 def test_slices_and_mirrored_views_are_windows_of_their_own(planned):
-    edit(planned, "2d", augmentation=mirrored(planned))
+    edit(planned, "2d", transforms=(MirrorPlan(axes=(0, 1)),))
     plan, splits = read_document(planned.plan, Plan), read_document(planned.splits, Splits)
     fingerprint = read_document(planned.fingerprint, Fingerprint)
     assert count_windows(plan, "2d", fingerprint, splits) == 4 * (3 * 8 + 16)
-
-
-def mirrored(run):
-    augmentation = read_document(run.plan, Plan).configurations["2d"].training.augmentation
-    return augmentation.model_copy(update={"mirror_axes": (0, 1)})
 
 
 def test_all_configurations_are_added_up_and_a_cascade_waits_for_its_first_stage(planned):

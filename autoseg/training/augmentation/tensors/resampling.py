@@ -31,10 +31,10 @@ def resample_cuts(
         matrices: From offsets to the centre of the patch to offsets to the centre of the cut.
         patch_voxels: Extent of the result.
     """
-    moved = matrices.shape[-1]
-    positions = compute_positions(matrices, patch_voxels[-moved:], tuple(label_map.shape[-moved:]), image.device)
-    images = image.reshape(len(image), -1, *image.shape[-moved:])
-    label_maps = label_map.reshape(len(label_map), -1, *label_map.shape[-moved:])
+    warped = matrices.shape[-1]
+    positions = compute_positions(matrices, patch_voxels[-warped:], tuple(label_map.shape[-warped:]), image.device)
+    images = image.reshape(len(image), -1, *image.shape[-warped:])
+    label_maps = label_map.reshape(len(label_map), -1, *label_map.shape[-warped:])
     leading = label_map.shape[: label_map.ndim - len(patch_voxels)]
     return (
         interpolate_images(images, positions).reshape(*image.shape[:2], *patch_voxels),

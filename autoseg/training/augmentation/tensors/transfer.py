@@ -1,4 +1,4 @@
-"""From the processor's memory to the device's."""
+"""Copies from RAM to the memory of a device."""
 
 from typing import Any
 

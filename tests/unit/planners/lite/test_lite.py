@@ -154,13 +154,13 @@ def test_pictures_get_a_2d_network_that_is_mirrored(build_fingerprint):
     pictures = build_fingerprint((999.0, 1.0, 1.0), (1, 584, 565), count=20).model_copy(update={"orientation": None})
     plan = make_plan(pictures)
     assert list(plan.configurations) == ["2d"]
-    assert plan.configurations["2d"].training.augmentation.mirror_axes == (0, 1)
+    assert plan.configurations["2d"].training.mirror_axes == (0, 1)
 
 
 def test_volumes_of_known_orientation_are_not_mirrored(build_fingerprint):
     fingerprint = build_fingerprint(*HIPPOCAMPUS, count=200).model_copy(update={"orientation": "RAS"})
     (configuration,) = make_plan(fingerprint).configurations.values()
-    assert configuration.training.augmentation.mirror_axes == ()
+    assert configuration.training.mirror_axes == ()
 
 
 def test_little_memory_gives_a_smaller_network(build_fingerprint):

@@ -12,6 +12,7 @@ from autoseg.training.spatial import crop_centre
 from autoseg.errors import RunError
 from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import FoldFolder
+from autoseg.training.augmentation.spatial import crop_centre
 from autoseg.training.batches import build_batch_source, list_batch_keys
 from autoseg.training.device.batches import build_device_batch_source, stream_device_batches
 from autoseg.training.device.data_placement import DataPlacement
@@ -32,10 +33,7 @@ def build(plan_configuration, channels, data_folder, *, fold, device):
         plan = plan_configuration(**changes)
         source = build_batch_source(plan, channels, data_folder=folder, fold=fold, seed=seed, previous=previous)
         placement = where and DataPlacement(where=where, because="the test says so")
-        on_device = build_device_batch_source(
-            source, plan, channels, device=device, previous=previous, placement=placement
-        )
-        return on_device, source
+        return build_device_batch_source(source, plan, channels, device=device, placement=placement), source
 
     return make
 
@@ -48,10 +46,8 @@ def are_equal(first, second):
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_without_augmentation_batches_are_those_of_the_processor(
-    build, plan_augmentation, device, *, where, dimensions
-):
-    ours, theirs = build(where, dimensions=dimensions, augmentation=plan_augmentation(), batch_size=5)
+def test_without_augmentation_batches_are_those_of_the_processor(build, device, where, dimensions):
+    ours, theirs = build(where, dimensions=dimensions, transforms=(), batch_size=5)
     for stream in ("training", "validation"):
         for iteration in range(4):
             key = BatchKey(stream=stream, epoch=1, iteration=iteration)
@@ -62,11 +58,8 @@ def test_without_augmentation_batches_are_those_of_the_processor(
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_without_augmentation_a_cascade_has_the_masks_of_the_processor(
-    build, plan_augmentation, previous, *, where, dimensions
-):
-    never = plan_augmentation(mask_change_probability=0.0, component_removal_probability=0.0)
-    ours, theirs = build(where, previous=previous, dimensions=dimensions, augmentation=never, batch_size=5)
+def test_without_augmentation_a_cascade_has_the_masks_of_the_processor(build, previous, where, dimensions):
+    ours, theirs = build(where, previous=previous, dimensions=dimensions, transforms=(), batch_size=5)
     for stream in ("training", "validation"):
         key = BatchKey(stream=stream, epoch=1, iteration=0)
         batch = ours.make_batch(key)
@@ -76,15 +69,11 @@ def test_without_augmentation_a_cascade_has_the_masks_of_the_processor(
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_masks_are_moved_and_mirrored_with_their_patch(build, plan_augmentation, previous, where):
-    plan = plan_augmentation(
-        rotation_probability=0.5,
-        scaling_probability=0.5,
-        mirror_axes=(0, 1, 2),
-        mask_change_probability=0.0,
-        component_removal_probability=0.0,
+def test_masks_are_moved_and_mirrored_with_their_patch(build, plan_transforms, previous, where):
+    plan = plan_transforms(
+        spatial={"rotation_probability": 0.5, "scaling_probability": 0.5}, mirror={"axes": (0, 1, 2)}
     )
-    ours, _ = build(where, previous=previous, augmentation=plan, dimensions=3)
+    ours, _ = build(where, previous=previous, transforms=plan, dimensions=3)
     overlaps = []
     for iteration in range(12):
         batch = ours.make_batch(BatchKey(stream="training", epoch=0, iteration=iteration))
@@ -94,12 +83,9 @@ def test_masks_are_moved_and_mirrored_with_their_patch(build, plan_augmentation,
     assert np.median([overlap for overlap in overlaps if overlap > 0]) > 0.35
 
 
-def test_masks_have_mistakes_in_training_patches_alone(build, plan_augmentation, previous):
-    always = plan_augmentation(
-        mask_change_probability=1.0, mask_change_label_probability=1.0, mask_change_radius_voxels=(6.0, 6.0)
-    )
-    never = plan_augmentation(mask_change_probability=0.0, component_removal_probability=0.0)
-    changed, plain = (build(previous=previous, augmentation=plan)[0] for plan in (always, never))
+def test_masks_have_mistakes_in_training_patches_alone(build, plan_transforms, previous):
+    always = plan_transforms(mask_morphology={"label_probability": 1.0, "radius_range_voxels": (6.0, 6.0)})
+    changed, plain = (build(previous=previous, transforms=plan)[0] for plan in (always, ()))
     for stream, is_equal in (("training", False), ("validation", True)):
         keys = [BatchKey(stream=stream, epoch=0, iteration=iteration) for iteration in range(4)]
         batches = [(changed.make_batch(key), plain.make_batch(key)) for key in keys]
@@ -108,9 +94,9 @@ def test_masks_have_mistakes_in_training_patches_alone(build, plan_augmentation,
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_patches_that_are_not_moved_show_the_same_place_as_on_the_processor(build, plan_augmentation, where):
-    plan = plan_augmentation(rotation_probability=0.5)
-    ours, theirs = build(where, augmentation=plan, batch_size=8, dimensions=3)
+def test_unwarped_patches_show_the_same_place_as_on_the_processor(build, plan_transforms, where):
+    plan = plan_transforms(spatial={"rotation_probability": 0.5})
+    ours, theirs = build(where, transforms=plan, batch_size=8, dimensions=3)
     assert ours.training.sampler.cut_voxels != ours.training.sampler.patch_voxels
     whole = build_with_whole_cuts(theirs)
     for iteration in range(3):

@@ -1,10 +1,12 @@
-import random
 from math import radians
 
 import numpy as np
 import pytest
-from autoseg.training.spatial import (
-    SpatialChange,
+from batchgenerators.augmentations.utils import interpolate_img
+from batchgenerators.transforms.spatial_transforms import SpatialTransform
+from scipy import stats
+
+from autoseg.training.augmentation.spatial import (
     SpatialParameters,
     compute_source_positions,
     crop_centre,
@@ -13,14 +15,8 @@ from autoseg.training.spatial import (
     interpolate_image,
     interpolate_label_map,
 )
-from batchgenerators.augmentations.utils import interpolate_img
-from batchgenerators.transforms.spatial_transforms import SpatialTransform
-
-
-@pytest.fixture(autouse=True)
-def _fixed_random_numbers():
-    np.random.seed(0)
-    random.seed(0)
+from autoseg.training.augmentation.transform import Sample
+from autoseg.training.augmentation.transforms import build_transforms
 
 
 def draw_cut(shape, channels=2):
@@ -106,19 +102,35 @@ def test_beyond_the_cut_are_zeros_and_the_outside_label():
     assert np.array_equal(interpolate_label_map(label_map, positions), np.where(inside, 2, -1))
 
 
-def test_labels_move_with_the_image(plan_augmentation):
+ALWAYS = {"rotation_probability": 1.0, "scaling_probability": 1.0}
+
+
+@pytest.fixture
+def warp():
+    """Applies the only transform of a list."""
+
+    def apply(plans, image, label_map, *, patch):
+        sample = Sample(image=image, label_map=label_map)
+        (transform,) = build_transforms(plans, patch)
+        transform.change_sample(sample)
+        return sample.image, sample.label_map
+
+    return apply
+
+
+def test_labels_move_with_the_image(plan_transforms, warp):
     _, label_map = draw_cut((40, 40))
     blocks = np.kron(label_map[:5, :5], np.ones((8, 8), dtype=np.int16))
-    plan = plan_augmentation(rotation_probability=1.0, rotation_limit_degrees=180, scaling_probability=1.0)
+    plan = plan_transforms(spatial=ALWAYS | {"rotation_limit_degrees": 180})
     for _ in range(10):
-        image, labels = SpatialChange(plan=plan, patch_voxels=(20, 20))(blocks[None].astype(np.float32), blocks)
+        image, labels = warp(plan, blocks[None].astype(np.float32), blocks, patch=(20, 20))
         assert set(np.unique(labels)) <= {-1, 0, 1, 2, 3}
         assert (np.abs(image[0] - labels) < 0.5).mean() > 0.9
 
 
-def test_without_rotation_and_scaling_the_centre_is_cropped(plan_augmentation):
+def test_without_rotation_and_scaling_the_centre_is_cropped(plan_transforms, warp):
     image, label_map = draw_cut((9, 10, 11))
-    cropped, cropped_labels = SpatialChange(plan=plan_augmentation(), patch_voxels=(4, 5, 6))(image, label_map)
+    cropped, cropped_labels = warp(plan_transforms(spatial={}), image, label_map, patch=(4, 5, 6))
     assert np.array_equal(cropped, image[:, 2:6, 3:8, 2:8])
     assert np.array_equal(cropped_labels, label_map[2:6, 3:8, 2:8])
 
@@ -131,28 +143,27 @@ def test_the_centre_starts_where_the_reference_implementation_starts(extent, pat
     assert crop_centre(array, (patch,)).tolist() == list(range(start, start + patch))
 
 
-def test_in_plane_changes_leave_the_first_axis_alone(plan_augmentation):
+def test_in_plane_changes_leave_the_first_axis_alone(plan_transforms, warp):
     slices = np.arange(1, 6, dtype=np.int16)[:, None, None] * np.ones((5, 40, 40), dtype=np.int16)
-    plan = plan_augmentation(rotation_probability=1.0, rotation_limit_degrees=180, in_plane_only=True)
-    image, labels = SpatialChange(plan=plan, patch_voxels=(5, 16, 16))(
-        np.stack([slices, -slices]).astype(np.float32), slices
-    )
+    in_plane = {"rotation_probability": 1.0, "rotation_limit_degrees": 180, "in_plane_only": True}
+    images = np.stack([slices, -slices]).astype(np.float32)
+    image, labels = warp(plan_transforms(spatial=in_plane), images, slices, patch=(5, 16, 16))
     assert np.array_equal(labels, slices[:, :16, :16])
     assert np.allclose(image, np.stack([labels, -labels]))
 
 
-def test_in_plane_changes_move_all_slices_alike(plan_augmentation):
+def test_in_plane_changes_move_all_slices_alike(plan_transforms, warp):
     flat, flat_labels = draw_cut((24, 24))
     image, label_map = np.repeat(flat[:, None], 3, axis=1), np.repeat(flat_labels[None], 3, axis=0)
-    plan = plan_augmentation(rotation_probability=1.0, scaling_probability=1.0, in_plane_only=True)
-    moved, moved_labels = SpatialChange(plan=plan, patch_voxels=(3, 12, 12))(image, label_map)
+    plan = plan_transforms(spatial=ALWAYS | {"in_plane_only": True})
+    moved, moved_labels = warp(plan, image, label_map, patch=(3, 12, 12))
     assert np.array_equal(moved[:, 0], moved[:, 2])
     assert np.array_equal(moved_labels[0], moved_labels[2])
     assert not np.array_equal(moved[:, 0], flat[:, 6:18, 6:18])
 
 
-def test_parameters_are_drawn_as_planned(plan_augmentation):
-    plan = plan_augmentation(rotation_probability=0.2, rotation_limit_degrees=30, scaling_probability=0.4)
+def test_parameters_are_drawn_as_planned(plan_transforms):
+    (plan,) = plan_transforms(spatial={"rotation_probability": 0.2, "scaling_probability": 0.4})
     draws = [draw_spatial_parameters(plan, 3) for _ in range(5000)]
     angles = np.asarray([draw.angles_radians for draw in draws if draw.angles_radians is not None])
     scales = np.asarray([draw.scale for draw in draws if draw.scale is not None])
@@ -164,3 +175,38 @@ def test_parameters_are_drawn_as_planned(plan_augmentation):
     assert (scales.min(), scales.max()) == pytest.approx((0.7, 1.4), abs=0.01)
     both = sum(draw.angles_radians is not None and draw.scale is not None for draw in draws)
     assert both / 5000 == pytest.approx(0.08, abs=0.015)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_batch_is_drawn_from_the_same_distributions(plan_transforms, draw, dimensions):
+    plans = plan_transforms(spatial={"rotation_probability": 0.2, "scaling_probability": 0.4})
+    (drawn,) = draw(plans, patch=(10,) * dimensions)
+    reference = [draw_spatial_parameters(plans[0], dimensions) for _ in range(800)]
+    angles = np.asarray([known.angles_radians for known in reference if known.angles_radians is not None])
+    is_rotated = drawn.angles_radians.any(axis=1)
+    assert drawn.angles_radians.shape == (800, angles.shape[1])
+    assert is_rotated.mean() == pytest.approx(0.2, abs=0.06)
+    assert len(angles) / 800 == pytest.approx(0.2, abs=0.06)
+    for axis in range(angles.shape[1]):
+        assert are_alike(drawn.angles_radians[is_rotated, axis], angles[:, axis])
+    is_scaled = drawn.scale != 1
+    assert is_scaled.mean() == pytest.approx(0.4, abs=0.06)
+    assert are_alike(drawn.scale[is_scaled], [known.scale for known in reference if known.scale is not None])
+    assert np.array_equal(drawn.is_warped, is_rotated | is_scaled)
+    assert drawn.is_warped.mean() == pytest.approx(0.52, abs=0.06)
+    assert np.degrees(np.abs(drawn.angles_radians).max()) == pytest.approx(30, abs=1)
+
+
+def are_alike(first, second):
+    return stats.ks_2samp(np.ravel(first), np.ravel(second)).pvalue > 0.001
+
+
+def test_angles_about_different_axes_are_independent(plan_transforms, draw):
+    angles = draw(plan_transforms(spatial={"rotation_probability": 1.0}))[0].angles_radians
+    assert np.abs(np.corrcoef(angles.T) - np.eye(3)).max() < 0.12
+
+
+def test_in_plane_changes_have_one_angle(plan_transforms, draw):
+    plans = plan_transforms(spatial={"rotation_probability": 1.0, "in_plane_only": True})
+    assert draw(plans, count=3)[0].angles_radians.shape == (3, 1)
+    assert draw(plans, count=3, patch=(8, 8))[0].angles_radians.shape == (3, 1)

@@ -3,30 +3,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from autoseg.training.device.parameters import draw_parameters
-from autoseg.training.device.resampling import (
-    compute_matrices,
-    compute_positions,
-    interpolate_label_maps,
-    resample_cuts,
-)
-from autoseg.training.spatial import (
+
+from autoseg.training.augmentation.spatial import (
     SpatialParameters,
     compute_source_positions,
     interpolate_image,
     interpolate_label_map,
 )
+from autoseg.training.augmentation.tensors.resampling import (
+    compute_matrices,
+    compute_positions,
+    interpolate_label_maps,
+    resample_cuts,
+)
+from autoseg.training.augmentation.transform import build_sample_draws
+from autoseg.training.augmentation.transforms import build_transforms
 
 CASES = [((14, 15, 12), (8, 7, 9)), ((5, 9, 9), (8, 7, 9)), ((14, 15), (8, 9))]
 
 
 @pytest.fixture
-def draw(plan_augmentation, list_seeds):
+def draw(plan_transforms, list_seeds):
     """Parameters of samples that are all rotated and scaled."""
 
     def make(dimensions, *, count=4, **changes):
-        plan = plan_augmentation(rotation_probability=1.0, scaling_probability=1.0, **changes)
-        return draw_parameters(plan, list_seeds(count), channels=2, dimensions=dimensions)
+        always = {"rotation_probability": 1.0, "scaling_probability": 1.0}
+        (transform,) = build_transforms(plan_transforms(spatial=always | changes), (8,) * dimensions)
+        return transform.draw(build_sample_draws(list_seeds(count), channels=2))
 
     return make
 
@@ -49,7 +52,7 @@ def list_reference_positions(parameters, patch, cut):
 @pytest.mark.parametrize(("cut", "patch"), CASES)
 def test_positions_are_those_of_the_processor(draw, device, cut, patch):
     parameters = draw(len(cut), rotation_limit_degrees=180)
-    found = compute_positions(compute_matrices(parameters), patch, cut, device)
+    found = compute_positions(compute_matrices(parameters.angles_radians, parameters.scale), patch, cut, device)
     expected = list_reference_positions(parameters, patch, cut)
     for sample in range(4):
         for axis in range(len(cut)):
@@ -62,7 +65,7 @@ def test_images_are_those_of_the_processor(draw, device, cut, patch):
     moved, _ = resample_cuts(
         torch.from_numpy(image).to(device),
         torch.from_numpy(label_map).to(device),
-        compute_matrices(parameters),
+        compute_matrices(parameters.angles_radians, parameters.scale),
         patch,
     )
     for sample, positions in enumerate(list_reference_positions(parameters, patch, cut)):
@@ -78,7 +81,7 @@ def test_label_maps_are_those_of_the_processor(draw, device, *, cut, patch, bloc
     _, moved = resample_cuts(
         torch.from_numpy(image).to(device),
         torch.from_numpy(label_map).to(device),
-        compute_matrices(parameters),
+        compute_matrices(parameters.angles_radians, parameters.scale),
         patch,
     )
     assert moved.dtype == torch.int16
@@ -120,7 +123,7 @@ def test_a_rotated_ball_stays_a_ball_and_a_scaled_one_shrinks(draw, device):
         image, label_map = resample_cuts(
             torch.from_numpy(np.tile(ball[None, None], (4, 1, 1, 1, 1)).astype(np.float32)).to(device),
             torch.from_numpy(np.tile(ball, (4, 1, 1, 1))).to(device),
-            compute_matrices(changed),
+            compute_matrices(changed.angles_radians, changed.scale),
             (31, 31, 31),
         )
         expected = (grid[:, 5:-5, 5:-5, 5:-5] ** 2).sum(0) <= radius**2
@@ -138,13 +141,13 @@ def test_in_plane_changes_move_all_slices_alike_and_leave_the_first_axis_alone(d
     moved, moved_labels = resample_cuts(
         torch.from_numpy(image[:, :, None] * slices).to(device),
         torch.from_numpy(np.repeat(label_map[:, None], 3, axis=1)).to(device),
-        compute_matrices(parameters),
+        compute_matrices(parameters.angles_radians, parameters.scale),
         (3, 12, 12),
     )
     flat, flat_labels = resample_cuts(
         torch.from_numpy(image).to(device),
         torch.from_numpy(label_map).to(device),
-        compute_matrices(parameters),
+        compute_matrices(parameters.angles_radians, parameters.scale),
         (12, 12),
     )
     for number in range(3):

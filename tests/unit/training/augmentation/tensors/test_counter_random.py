@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from autoseg.training.device.counter_random import compute_philox, draw_normal
 from scipy import stats
+
+from autoseg.training.augmentation.tensors.counter_random import compute_philox, draw_normal
 
 ALL_ONES = 2**32 - 1
 # Published with the generator (Random123, kat_vectors).

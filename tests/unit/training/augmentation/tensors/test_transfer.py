@@ -1,6 +1,7 @@
 import numpy as np
 import torch
-from autoseg.training.device.transfer import copy_to_device, move_to_device
+
+from autoseg.training.augmentation.tensors.transfer import copy_to_device, move_to_device
 
 
 def test_a_copy_does_not_change_with_its_source(device):

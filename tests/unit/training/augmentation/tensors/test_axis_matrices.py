@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from autoseg.training.device.axis_matrices import (
+from batchgenerators.augmentations.resample_augmentations import augment_linear_downsampling_scipy
+from scipy.ndimage import gaussian_filter1d
+
+from autoseg.training.augmentation.tensors.axis_matrices import (
     apply_along_axis,
     compute_blur_matrices,
     compute_low_resolution_matrices,
 )
-from batchgenerators.augmentations.resample_augmentations import augment_linear_downsampling_scipy
-from scipy.ndimage import gaussian_filter1d
 
 
 @pytest.mark.parametrize("extent", [1, 2, 3, 7, 30])
