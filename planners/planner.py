@@ -70,7 +70,7 @@ def _choose_configurations(
     dimensionality = choose_dimensionality(dataset, shared.fingerprint.cases, axis_permutation)
     reasons = [record("dimensions", dimensionality, " and ".join(f"{number}D" for number in dimensionality.value))]
     configurations: Configurations = {}
-    missing = explain_missing_pooling(dataset.in_plane)
+    missing = explain_missing_pooling(dataset.in_plane, shared.profile.topology)
     if missing is None:
         configurations[SLICES], own = choose_configuration(SLICES, dataset.in_plane, shared=shared)
         reasons.extend(own)
@@ -89,7 +89,7 @@ def _choose_configurations(
 def _choose_volume_configurations(
     dataset: ResampledDataset, shared: Circumstances
 ) -> tuple[Configurations, tuple[Reason, ...]]:
-    missing = explain_missing_pooling(dataset)
+    missing = explain_missing_pooling(dataset, shared.profile.topology)
     if missing is not None:
         return {}, (record(FULL_RESOLUTION, Decision(None, missing), "left out"),)
     low = choose_low_resolution(
