@@ -1,4 +1,4 @@
-"""One configuration of a plan: the rules that depend on the resolution, in the order in which they build on another."""
+"""One configuration of a plan: the rules that depend on the resolution, in the order in which they are applied."""
 
 from dataclasses import dataclass
 

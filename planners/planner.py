@@ -1,4 +1,4 @@
-"""From measurements to a plan: the rules, in the order in which one would explain them."""
+"""The planner: applies the rules to the measurements, in the order in which one would explain them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +31,7 @@ class Planner:
         name: Key of the table `planners.PLANNERS`.
         description: One sentence for the command line.
         profile: What distinguishes it from the other planners.
-        measures_host: Whether it needs the measured throughput of the processor.
+        measures_host: Whether it needs the measured throughput of the CPU.
     """
 
     name: str

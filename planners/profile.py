@@ -1,4 +1,4 @@
-"""What distinguishes one planner from another; everything else is common to all of them."""
+"""The dials in which one planner differs from another; everything else is common to all of them."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""How large the network's input is: as much context as the memory allows."""
+"""The patch size: as much context as the memory allows."""
 
 from collections.abc import Callable, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""Where a U-Net pools and with which kernels, for a given spacing and patch."""
+"""The pooling and the kernels of a U-Net, for a given spacing and patch."""
 
 import math
 from collections.abc import Callable, Sequence
