@@ -1,4 +1,4 @@
-"""One configuration of a plan: the rules that depend on the resolution, in the order in which they build on another."""
+"""One configuration of a plan: the rules that depend on the resolution, in the order in which they are applied."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,7 @@ from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import MemoryBudget, compute_budget, estimate_feature_map_elements, explain_measured_memory
 from planners.rules.patch_size import choose_patch_size, compute_initial_patch
 from planners.rules.resampling import choose_resampling
-from planners.rules.topology import (
-    FEWEST_STAGES,
-    Topology,
-    compute_topology,
-    explain_topology,
-)
+from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology, TopologyRule
 from planners.training import build_training
 
 
@@ -75,7 +70,9 @@ class Circumstances:
     def choose_patch(self, dataset: ResampledDataset) -> Decision[Topology]:
         """The largest patch that fits, with its network."""
         budget = self.get_budget(len(dataset.spacing_mm))
-        return choose_patch_size(dataset, budget=budget, estimate=self.estimate)
+        return choose_patch_size(
+            dataset, budget=budget, estimate=self.estimate, compute_topology=self.profile.topology.compute
+        )
 
     def choose_batch_size(self, topology: Topology, dataset: ResampledDataset) -> Decision[int]:
         """How many such patches are trained at once."""
@@ -88,9 +85,9 @@ class Circumstances:
         )
 
 
-def explain_missing_pooling(dataset: ResampledDataset) -> str | None:
-    """Why no U-Net of two resolutions exists at a spacing, however large the memory; None where one exists."""
-    topology = compute_topology(dataset.spacing_mm, compute_initial_patch(dataset))
+def explain_missing_pooling(dataset: ResampledDataset, rule: TopologyRule = UNET_TOPOLOGY) -> str | None:
+    """Why no network of two resolutions exists at a spacing, however large the memory; None where one exists."""
+    topology = rule.compute(dataset.spacing_mm, compute_initial_patch(dataset))
     if topology.stage_count >= FEWEST_STAGES:
         return None
     return (
@@ -150,7 +147,7 @@ def choose_configuration(
 def _choose_network(
     name: str, topology: Topology, *, dataset: ResampledDataset, shared: Circumstances
 ) -> tuple[NetworkPlan, tuple[Reason, ...]]:
-    pooling = explain_topology(topology, dataset.spacing_mm, dataset.distance_unit)
+    pooling = shared.profile.topology.explain(topology, dataset.spacing_mm, dataset.distance_unit)
     network, reasons = shared.choose_network(topology)
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
     memory = shared.explain_memory(network, topology)

@@ -1,4 +1,4 @@
-"""What every planner decides alike: orientation, spacing, axes and normalization."""
+"""Decisions that depend on the data alone: orientation, spacing, axes and normalization."""
 
 from dataclasses import dataclass
 

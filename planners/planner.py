@@ -1,4 +1,4 @@
-"""From measurements to a plan: the rules, in the order in which one would explain them."""
+"""The planner: applies the rules to the measurements, in the order in which one would explain them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +31,7 @@ class Planner:
         name: Key of the table `planners.PLANNERS`.
         description: One sentence for the command line.
         profile: What distinguishes it from the other planners.
-        measures_host: Whether it needs the measured throughput of the processor.
+        measures_host: Whether it needs the measured throughput of the CPU.
     """
 
     name: str
@@ -70,7 +70,7 @@ def _choose_configurations(
     dimensionality = choose_dimensionality(dataset, shared.fingerprint.cases, axis_permutation)
     reasons = [record("dimensions", dimensionality, " and ".join(f"{number}D" for number in dimensionality.value))]
     configurations: Configurations = {}
-    missing = explain_missing_pooling(dataset.in_plane)
+    missing = explain_missing_pooling(dataset.in_plane, shared.profile.topology)
     if missing is None:
         configurations[SLICES], own = choose_configuration(SLICES, dataset.in_plane, shared=shared)
         reasons.extend(own)
@@ -89,7 +89,7 @@ def _choose_configurations(
 def _choose_volume_configurations(
     dataset: ResampledDataset, shared: Circumstances
 ) -> tuple[Configurations, tuple[Reason, ...]]:
-    missing = explain_missing_pooling(dataset)
+    missing = explain_missing_pooling(dataset, shared.profile.topology)
     if missing is not None:
         return {}, (record(FULL_RESOLUTION, Decision(None, missing), "left out"),)
     low = choose_low_resolution(

@@ -1,11 +1,11 @@
-"""What distinguishes one planner from another; everything else is common to all of them."""
+"""The dials in which one planner differs from another; everything else is common to all of them."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 from autoseg.plan import NetworkPlan, Reason
 from planners.rules.memory import MemoryCalibration, PatchMustFit
-from planners.rules.topology import Topology
+from planners.rules.topology import UNET_TOPOLOGY, Topology, TopologyRule
 
 
 class ChooseNetwork(Protocol):
@@ -24,6 +24,7 @@ class Profile:
 
     Attributes:
         choose_network: The network for a topology.
+        topology: How the patch is divided; another rule than that of the U-Nets for networks that need another one.
         memory_gb: Accelerator memory to plan for where none is stated.
         calibration: What networks may keep in memory; `planners.rules.memory.PLAIN_CALIBRATION` for every family that
             was not calibrated itself.
@@ -37,3 +38,4 @@ class Profile:
     calibration: MemoryCalibration
     patch_must_fit: PatchMustFit
     dataset_fraction_limit: float
+    topology: TopologyRule = UNET_TOPOLOGY

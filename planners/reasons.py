@@ -1,4 +1,4 @@
-"""How decisions are put into words: numbers as text, a decision as a stored reason."""
+"""Decisions in words: numbers as text, a decision as a stored reason."""
 
 from collections.abc import Iterable
 

@@ -83,11 +83,11 @@ def _refuse_backward(_: None) -> Tensor:
     raise AssertionError(msg)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without annotations
     """Sees every operation below autograd."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.matrix_multiply_adds = 0
         self.normalized_elements = 0
         self._convolutions: list[tuple[Tensor, Convolution]] = []

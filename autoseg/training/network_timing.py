@@ -1,4 +1,4 @@
-"""What training and predicting with a planned network takes on a device, measured on patches of random numbers."""
+"""Time and memory of training and predicting with a planned network on a device, measured on random patches."""
 
 import gc
 import time
@@ -82,7 +82,7 @@ def _time_steps(learner: Learner, batch: Batch) -> float:
 
 
 def _read_peak(plan: ConfigurationPlan, device: torch.device, number_type: NumberType) -> int:
-    """What PyTorch had reserved at most; estimated for devices that share the main memory."""
+    """What PyTorch had reserved at most; estimated for devices that share the computer's RAM."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)

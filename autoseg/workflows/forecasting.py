@@ -1,4 +1,4 @@
-"""What training a plan will take on this computer: time, memory and room on disk, for every configuration and fold."""
+"""A forecast of training a plan on this computer: time, memory and disk space, by configuration and fold."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How fast this computer's processor is: measured once, remembered for the next call."""
+"""The speed of this computer's CPU: measured once, remembered for the next call."""
 
 import hashlib
 import logging
@@ -80,4 +80,4 @@ def _remember(path: Path, record: HostRecord) -> None:
     try:
         write_document(path, record)
     except RunError as error:
-        logger.warning("the speed of the processor is measured in every call: %s", error)
+        logger.warning("the speed of the CPU is measured in every call: %s", error)

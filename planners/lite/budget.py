@@ -1,4 +1,4 @@
-"""How much time a lite plan has, and whether its network can be trained in it."""
+"""The time of a lite plan, and whether its network can be trained in it."""
 
 import math
 from typing import Final

@@ -18,7 +18,7 @@ from planners.rules.topology import FEWEST_STAGES, Topology, choose_deep_supervi
 from planners.step_time import estimate_step_seconds
 
 LARGER_BATCH: Final = 2
-WIDTHS: Final = (32, 16)  # of the first stage; processors compute multiples of 16 channels best
+WIDTHS: Final = (32, 16)  # of the first stage; CPUs compute multiples of 16 channels best
 CONVOLUTIONS_PER_STAGE: Final = 2
 MOST_FEATURES: Final = 256
 ENOUGH_PATCHES: Final = 5000

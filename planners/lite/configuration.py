@@ -1,4 +1,4 @@
-"""Everything that follows from the network that the planner `lite` chose: augmentation, training, their reasons."""
+"""The rest of a lite plan, which follows from the chosen network: augmentation, training, their reasons."""
 
 from typing import Final
 
@@ -92,7 +92,7 @@ TRAINING_REASON: Final = Reason(
 def build_lite_training(
     situation: Situation, *, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]
 ) -> TrainingPlan:
-    """What was measured best on a processor in 8 to 30 minutes."""
+    """What was measured best on a CPU in 8 to 30 minutes."""
     return TrainingPlan(
         epochs=EPOCHS,
         iterations_per_epoch=ITERATIONS_PER_EPOCH,

@@ -19,7 +19,7 @@ from planners.rules.median_shape import ResampledDataset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LitePlanner:
-    """Plans one configuration for training on a processor in limited time."""
+    """Plans one configuration for training on a CPU in limited time."""
 
     name: str = "lite"
     description: str = (
@@ -40,7 +40,7 @@ class LitePlanner:
                 too small.
         """
         if machine.host is None:
-            msg = "the planner 'lite' plans for a measured processor; give its throughput (Machine.host)"
+            msg = "the planner 'lite' plans for a measured CPU; give its throughput (Machine.host)"
             raise PlanError(msg)
         if measure_cost is None:
             msg = "the planner 'lite' plans with the cost of networks; give a function that counts it (measure_cost)"
@@ -83,5 +83,5 @@ def _choose_dimensions(common: CommonDecisions) -> tuple[str, ResampledDataset]:
 
 def _choose_memory(host: HostThroughput, stated_gb: float | None) -> Decision[float]:
     if stated_gb is not None:
-        return Decision(stated_gb, "as stated; this planner plans for the processor and does not use it")
-    return Decision(round(host.memory_gb, 1), "the memory of this computer; its processor trains, not an accelerator")
+        return Decision(stated_gb, "as stated; this planner plans for the CPU and does not use it")
+    return Decision(round(host.memory_gb, 1), "the memory of this computer; its CPU trains, not an accelerator")

@@ -1,4 +1,4 @@
-"""Which array axis comes first in the plan: the one along which 2D networks see slices."""
+"""The order of axes in the plan: first the one along which 2D networks see slices."""
 
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import DistanceUnit, FloatTriple, IntTriple

@@ -1,4 +1,4 @@
-"""How many patches are trained at once: what is left of the memory, within a share of the dataset."""
+"""The batch size: what is left of the memory, within a share of the dataset."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Whether a dataset is worth 3D networks."""
+"""The choice between 2D networks alone and 3D networks as well."""
 
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import IntTriple

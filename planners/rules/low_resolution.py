@@ -1,4 +1,4 @@
-"""Whether a network at a coarser spacing is worth while, and at which."""
+"""The choice of a second, coarser spacing where the patch sees too little of a case."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from planners.rules.median_shape import ResampledDataset
 SUFFICIENT_CONTEXT_FRACTION: Final = 0.25
 COARSENING_FACTOR: Final = 1.03  # version 2 of nnU-Net: 3 % per step
 ISOTROPY_FACTOR: Final = 2.0  # axes finer than half the coarsest are coarsened first
-SMALLEST_REDUCTION: Final = 2.0  # with fewer than half as many voxels saved a second network tells nothing new
+SMALLEST_REDUCTION: Final = 2.0  # with fewer than half as many voxels saved a second network adds little
 
 ChoosePatch = Callable[[ResampledDataset], tuple[int, ...]]
 

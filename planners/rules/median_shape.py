@@ -1,4 +1,4 @@
-"""What the dataset looks like after resampling: the shape of the median case and the number of all voxels."""
+"""The dataset after resampling: the shape of the median case and the number of all voxels."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How much memory a network needs, and how much there is: both counted in elements of feature maps.
+"""The memory that a network needs, and that there is: both counted in elements of feature maps.
 
 Nothing else of the memory is modelled (weights, gradients, framework, input channels, deep supervision heads): the
 limits of a calibration were found with this count on real accelerators, so it must stay exactly as it is for the

@@ -1,4 +1,4 @@
-"""How the intensities of an image channel are brought to a common scale."""
+"""The normalization of the intensities of an image channel."""
 
 from typing import Final
 

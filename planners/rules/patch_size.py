@@ -1,6 +1,6 @@
-"""How large the network's input is: as much context as the memory allows."""
+"""The patch size: as much context as the memory allows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,13 +10,14 @@ from autoseg.plan import Decision
 from planners.reasons import UNIT_NAMES, format_amount, format_extents, format_lengths
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import MemoryBudget, describe_budget
-from planners.rules.topology import FEWEST_STAGES, Topology, compute_topology
+from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology
 
 # Edge of the largest isotropic patch, per dimensions. Implementation detail of the reference planner: only a start from
 # which the patch is reduced, so it must be larger than what the memory allows.
 LARGEST_ISOTROPIC_EDGE_VOXELS: Final = {2: 2048, 3: 256}
 
 EstimateElements = Callable[[Topology], int]
+ComputeTopology = Callable[[Sequence[float], Sequence[float]], Topology]
 
 
 def compute_initial_patch(dataset: ResampledDataset) -> tuple[float, ...]:
@@ -36,11 +37,21 @@ def compute_initial_patch(dataset: ResampledDataset) -> tuple[float, ...]:
 
 
 def choose_patch_size(
-    dataset: ResampledDataset, *, budget: MemoryBudget, estimate: EstimateElements
+    dataset: ResampledDataset,
+    *,
+    budget: MemoryBudget,
+    estimate: EstimateElements,
+    compute_topology: ComputeTopology = UNET_TOPOLOGY.compute,
 ) -> Decision[Topology]:
     """Shortens the axis that covers most of the median case until the network fits into the memory.
 
     Source: nnU-Net paper (Isensee et al. 2021), "patch size"; every step follows the reference planner.
+
+    Args:
+        dataset: The data at the spacing of the network.
+        budget: Memory limit.
+        estimate: What a network costs.
+        compute_topology: From spacing and wanted extents.
 
     Raises:
         PlanError: Not even a network of two resolutions fits.
@@ -49,32 +60,39 @@ def choose_patch_size(
     topology = compute_topology(dataset.spacing_mm, initial)
     first, steps = topology.patch_voxels, 0
     while budget.is_exceeded_by(elements := estimate(topology)) or topology.stage_count < FEWEST_STAGES:
-        _check_reducible(topology, describe_budget(budget, elements))
-        topology = _shorten(topology, dataset)
+        shorter = _shorten(topology, dataset, compute_topology) if topology.stage_count >= FEWEST_STAGES else topology
+        _check_shorter(shorter, topology, describe_budget(budget, elements))
+        topology = shorter
         steps += 1
     return Decision(topology, _explain(dataset, first, (topology, steps), describe_budget(budget, elements)))
 
 
-def _shorten(topology: Topology, dataset: ResampledDataset) -> Topology:
-    """One step: of the axis with the largest share of the median case (of equals the last).
+def _shorten(topology: Topology, dataset: ResampledDataset, compute_topology: ComputeTopology) -> Topology:
+    """One step: of the axis with the largest share of the median case (of equals the last) that can be shortened.
 
     An axis of a single voxel is left alone; the reference planner would shorten it to nothing.
+
+    Returns:
+        The same topology if no axis can be shortened.
     """
     patch = topology.patch_voxels
     shares = [extent / median for extent, median in zip(patch, dataset.median_shape_voxels, strict=True)]
     candidates = [axis for axis, extent in enumerate(patch) if extent > 1]
-    axis = max(candidates, key=lambda candidate: (shares[candidate], candidate))
-    # The step is the divisor that the shortened patch would have, which may be smaller than the present one.
-    trial = compute_topology(dataset.spacing_mm, _subtract(patch, axis, topology.divisors[axis]))
-    return compute_topology(dataset.spacing_mm, _subtract(patch, axis, trial.divisors[axis]))
+    for axis in sorted(candidates, key=lambda candidate: (shares[candidate], candidate), reverse=True):
+        # The step is the divisor that the shortened patch would have, which may be smaller than the present one.
+        trial = compute_topology(dataset.spacing_mm, _subtract(patch, axis, topology.divisors[axis]))
+        shorter = compute_topology(dataset.spacing_mm, _subtract(patch, axis, trial.divisors[axis]))
+        if shorter.patch_voxels != patch:
+            return shorter
+    return topology
 
 
 def _subtract(patch: tuple[int, ...], axis: int, step: int) -> tuple[int, ...]:
-    return (*patch[:axis], patch[axis] - step, *patch[axis + 1 :])
+    return (*patch[:axis], max(1, patch[axis] - step), *patch[axis + 1 :])
 
 
-def _check_reducible(topology: Topology, numbers: str) -> None:
-    if topology.stage_count < FEWEST_STAGES:
+def _check_shorter(shorter: Topology, topology: Topology, numbers: str) -> None:
+    if shorter.patch_voxels == topology.patch_voxels:
         msg = (
             f"no network with two resolutions fits into the memory: a patch of "
             f"{format_extents(topology.patch_voxels)} voxels has {numbers}; state more accelerator memory"

@@ -1,4 +1,4 @@
-"""How images, labels and logits change their grid."""
+"""The interpolation of images, labels and logits."""
 
 from typing import Final
 

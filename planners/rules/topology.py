@@ -1,7 +1,7 @@
-"""Where a U-Net pools and with which kernels, for a given spacing and patch."""
+"""The pooling and the kernels of a U-Net, for a given spacing and patch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,6 +105,23 @@ def explain_topology(
             f"axes that are still at least twice as coarse as the finest"
         )
     return Decision(topology, because)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologyRule:
+    """How a family of networks divides a patch.
+
+    Attributes:
+        compute: The topology for a spacing and the wanted extents, which it rounds up to what the network takes.
+        explain: Puts a topology into words, for a spacing in a unit.
+    """
+
+    compute: Callable[[Sequence[float], Sequence[float]], Topology]
+    explain: Callable[[Topology, Sequence[float], DistanceUnit], Decision[Topology]]
+
+
+UNET_TOPOLOGY: Final = TopologyRule(compute=compute_topology, explain=explain_topology)
+"""Of all networks that halve the axes of finest spacing."""
 
 
 def choose_deep_supervision(topology: Topology) -> Decision[bool]:

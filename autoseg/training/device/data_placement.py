@@ -1,4 +1,4 @@
-"""Where the preprocessed cases lie while they train a network on a device: in its memory, in main memory, on disk."""
+"""Placement of the preprocessed cases while they train a network: in the device's memory, in RAM, or on disk."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,7 +13,7 @@ from autoseg.training.device.held_cases import DataSize
 DataLocation = Literal["device", "host", "disk"]
 DESCRIPTIONS: Final[dict[DataLocation, str]] = {
     "device": "its memory holds all cases",
-    "host": "main memory holds all cases",
+    "host": "RAM holds all cases",
     "disk": "cases are read from the run for every patch",
 }
 
@@ -50,7 +50,7 @@ class DataPlacement:
     """Where the cases of a fold are kept.
 
     Attributes:
-        where: "device": in its memory, cut there; "host": in main memory, cut by threads; "disk": compressed in the
+        where: "device": in its memory, cut there; "host": in RAM, cut by threads; "disk": compressed in the
             run, read and cut by threads.
         because: One sentence with the figures.
     """
@@ -70,7 +70,7 @@ def place_data(size: DataSize, *, device: FreeMemory | None, host: FreeMemory) -
     if device is not None and device.has_room(size.arrays_bytes) and host.has_room(size.locations_bytes):
         return DataPlacement(where="device", because=f"{need}; the device's memory has {device.describe()}")
     seen = [] if device is None else [f"the device's memory has {device.describe()}"]
-    figures = "; ".join([need, *seen, f"main memory has {host.describe()}"])
+    figures = "; ".join([need, *seen, f"RAM has {host.describe()}"])
     return DataPlacement(where="host" if host.has_room(with_locations) else "disk", because=figures)
 
 
@@ -84,7 +84,7 @@ def measure_device_memory(device: torch.device, plan: ConfigurationPlan) -> Free
 
 
 def measure_host_memory() -> FreeMemory:
-    """Free main memory, of which a share may be used."""
+    """Free RAM, of which a share may be used."""
     free_bytes = int(psutil.virtual_memory().available)
     return FreeMemory(free_bytes=free_bytes, reserve_bytes=int(free_bytes * (1 - HOST_SHARE)))
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from autoseg.fingerprint import HostThroughput, Machine
+from autoseg.workflows.planning import find_network_cost
 from planners import PLANNERS
 
 PICTURE = ((999.0, 1.0, 1.0), (1, 512, 640))
@@ -18,7 +19,9 @@ HOST = HostThroughput(
 def make_plan(fingerprint, planner, *, unit):
     changes = {"distance_unit": unit, "orientation": None, "file_ending": ".tif"}
     return PLANNERS[planner].plan(
-        fingerprint.model_copy(update=changes), Machine(accelerator_memory_gb=None, host=HOST, budget_seconds=600)
+        fingerprint.model_copy(update=changes),
+        Machine(accelerator_memory_gb=None, host=HOST, budget_seconds=600),
+        measure_cost=find_network_cost,
     )
 
 

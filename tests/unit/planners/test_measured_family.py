@@ -1,5 +1,7 @@
 """Planning for a family that no planner knows: its memory is measured on the network itself."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -12,12 +14,12 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.network_cost import MeasureCost, NetworkCost
 from autoseg.networks.cost import measure_module_cost
-from autoseg.plan import NetworkPlan, Reason
+from autoseg.plan import Decision, NetworkPlan, Reason
 from autoseg.unet_cost import count_plain_unet
 from planners import PLANNERS, Planner
 from planners.default import DEFAULT
 from planners.rules.memory import PLAIN_CALIBRATION
-from planners.rules.topology import Topology
+from planners.rules.topology import Topology, TopologyRule
 from planners.rules.unet import PLAIN_UNET
 
 CT = ((1.0, 0.8, 0.8), (450, 512, 512))
@@ -66,6 +68,22 @@ def choose_unknown(
 
 UNKNOWN = Planner(
     name="unknown", description="A family.", profile=replace(DEFAULT.profile, choose_network=choose_unknown)
+)
+
+
+def compute_windows(spacing_mm: Sequence[float], extents_voxels: Sequence[float]) -> Topology:
+    """For networks of windows: every extent is a multiple of 32."""
+    dimensions = len(spacing_mm)
+    return Topology(
+        patch_voxels=tuple(32 * math.ceil(extent / 32) for extent in extents_voxels),
+        strides=((1,) * dimensions, *((2,) * dimensions,) * 5),
+        kernel_sizes=((3,) * dimensions,) * 6,
+        divisors=(32,) * dimensions,
+    )
+
+
+WINDOWS = TopologyRule(
+    compute=compute_windows, explain=lambda topology, spacing_mm, unit: Decision(topology, "windows of 32 voxels")
 )
 
 
@@ -163,6 +181,21 @@ def test_the_map_of_attention_bounds_the_patch(build_fingerprint):
     tokens = torch.Size(configuration.patch_voxels).numel() / 8**3
     assert kept >= 4 * tokens**2
     assert kept <= 1.1 * PLAIN_CALIBRATION.elements_3d * 7.91  # bytes that the plain U-Net keeps for each element
+
+
+def test_a_family_may_divide_its_patch_by_a_rule_of_its_own(build_fingerprint):
+    planner = replace(UNKNOWN, profile=replace(UNKNOWN.profile, topology=WINDOWS))
+    fingerprint = build_fingerprint((1.0, 1.0, 1.0), (20, 170, 138), count=100, declared_labels=3)
+    plan = planner.plan(fingerprint, MACHINE, measure_cost=count_as_plain)
+    assert plan.configurations["3d_fullres"].patch_voxels == (32, 192, 160)
+    assert {reason.subject: reason.because for reason in plan.reasons}["2d: topology"] == "windows of 32 voxels"
+    little = Machine(accelerator_memory_gb=2)
+    tight = planner.plan(fingerprint, little, measure_cost=count_as_plain).configurations["3d_fullres"].patch_voxels
+    assert tight[0] == 32  # the axis that covers most of the case is as short as it can be
+    assert math.prod(tight) < 32 * 192 * 160
+    assert all(extent % 32 == 0 for extent in tight)
+    with pytest.raises(PlanError, match="state more accelerator memory"):
+        planner.plan(fingerprint, Machine(accelerator_memory_gb=0.01), measure_cost=count_as_plain)
 
 
 def test_the_plan_says_what_was_measured(build_fingerprint):

@@ -48,7 +48,7 @@ def test_a_cuda_device_makes_its_own_batches_and_says_where_the_cases_are(
     )
     assert isinstance(source, DeviceBatchSource)
     assert asked == [cuda]
-    assert told == ["patches are made on cuda:1; main memory holds all cases (there is room)"]
+    assert told == ["patches are made on cuda:1; RAM holds all cases (there is room)"]
     made = list(make_batches(source, KEYS, workers=2, device=cuda))
     assert all(map(are_equal, made, map(source.make_batch, KEYS)))
     assert {batch.image.shape[1] for batch in made} == {2 if is_cascade else 1}

@@ -191,7 +191,7 @@ def test_a_measurement_that_was_disturbed_is_told(build_fingerprint, share, is_t
 
 
 def test_an_unmeasured_machine_is_refused(build_fingerprint):
-    with pytest.raises(PlanError, match=r"plans for a measured processor.*Machine\.host"):
+    with pytest.raises(PlanError, match=r"plans for a measured CPU.*Machine\.host"):
         LITE.plan(build_fingerprint(*HIPPOCAMPUS), Machine(accelerator_memory_gb=None))
 
 

@@ -43,7 +43,7 @@ def test_the_reason_names_what_is_needed_free_and_reserved():
     placement = place_data(SIZE, device=leave(1), host=leave(2))
     assert placement.because == (
         "the cases take 10.0 GiB; the device's memory has 6.0 GiB free, of which 5.0 GiB are kept free; "
-        "main memory has 7.0 GiB free, of which 5.0 GiB are kept free"
+        "RAM has 7.0 GiB free, of which 5.0 GiB are kept free"
     )
 
 
@@ -72,7 +72,7 @@ def test_the_reserve_is_twice_what_the_network_itself_keeps(plan_configuration, 
     assert estimate_training_bytes(plan) == 2 * cost.kept_bytes + rest
 
 
-def test_only_a_share_of_main_memory_is_used():
+def test_only_a_share_of_the_ram_is_used():
     memory = measure_host_memory()
     assert memory.has_room(int(0.24 * memory.free_bytes))
     assert not memory.has_room(int(0.26 * memory.free_bytes))
