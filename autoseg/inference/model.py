@@ -100,13 +100,19 @@ class SegmentationModel:
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
         """Mean logits of all folds for a case from `preprocess`; previous stages predict before."""
-        image = case.image
-        if self.previous is not None:
-            assert case.previous is not None, "this case was not preprocessed for the previous stage"
-            logits = self.previous.predict_case(case.previous, options=options, on_window=on_window)
-            prediction = self.previous.build_stage_prediction(logits, case.previous.geometry)
-            image = append_prediction(case, prediction, self.plan, self.configuration)
+        image = self._append_previous(case, options=options, on_window=on_window)
         return self.predict_preprocessed(image, options=options, on_window=on_window)
+
+    def _append_previous(
+        self, case: StagedCase, *, options: PredictionOptions, on_window: OnWindow | None
+    ) -> Float32[np.ndarray, "channel z y x"]:
+        """The image with what the previous stage gives, whose logits are dropped before this stage predicts."""
+        if self.previous is None:
+            return case.image
+        assert case.previous is not None, "this case was not preprocessed for the previous stage"
+        logits = self.previous.predict_case(case.previous, options=options, on_window=on_window)
+        prediction = self.previous.build_stage_prediction(logits, case.previous.geometry)
+        return append_prediction(case, prediction, self.plan, self.configuration)
 
     def build_stage_prediction(self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry) -> StagePrediction:
         """What the next stage takes from logits of this one."""
@@ -121,8 +127,8 @@ class SegmentationModel:
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Mean logits of all folds on the grid of all that the network gets (what the previous
-        stage gives included); see `predict_logits`."""
+        """Mean logits of all folds for an image with all channels that the network gets, also those from the previous
+        stage, on its grid; see `predict_logits`."""
         mirror_axes = self.configuration_plan.training.mirror_axes
         return predict_logits(
             self.networks,

@@ -179,15 +179,16 @@ def tabulate_dice(metrics: Sequence[Mapping[str, MetricValues]], keys: Sequence[
 
 
 def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
-    """SHA-256 of everything that predicts: for a configuration with previous stages, of their folds before.
+    """SHA-256 of everything that predicts: of the folds of every stage, in the order of the stages.
 
     Raises:
         PredictionError: A fold of a stage is not trained.
     """
-    names = find_folds(run, configuration, folds)
-    own = tuple(hash_weights(run.fold(configuration, fold).final_checkpoint) for fold in names)
-    previous = plan.configurations[configuration].previous_configuration
-    return own if previous is None else (*list_weights(run, plan, previous, folds), *own)
+    return tuple(
+        hash_weights(run.fold(stage, fold).final_checkpoint)
+        for stage in plan.list_stages(configuration)
+        for fold in find_folds(run, stage, folds)
+    )
 
 
 def describe_left_out(

@@ -7,7 +7,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from autoseg.training.spatial import crop_centre
 
 from autoseg.errors import RunError
 from autoseg.preprocessing.cache import open_case
