@@ -1,4 +1,4 @@
-"""CPU time: how many cores this process may use, and how much of their time it receives, misses and leaves unused."""
+"""CPU time: usable cores of this process, and the time on them that it receives, misses and leaves unused."""
 
 import math
 import os

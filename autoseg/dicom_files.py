@@ -1,4 +1,4 @@
-"""Finds DICOM in place of images, and explains what to do, as series of slices are not read."""
+"""Detects DICOM where images were expected, and explains what to do, as series of slices are not read."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What can be wrong with the user's input, as a tree.
+"""Exceptions for errors that the user can correct.
 
 A message says what was expected, what was found, where (file, case, field) and what to do. The command line prints
 the message and exits with 1; anything that is not an `AutosegError` is a defect of autoseg and shows its traceback.

@@ -1,4 +1,4 @@
-"""Which files are images, by the ending of their names (letters of either case)."""
+"""Endings of image files, compared without regard to case."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Schema of what was measured: of the data (`Fingerprint`) and of the computer (`Machine`).
+"""Schemas of the measurements of a dataset (`Fingerprint`) and of the computer (`Machine`).
 
 Together they are all that a planner may know.
 """

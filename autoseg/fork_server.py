@@ -1,4 +1,4 @@
-"""How worker processes are started."""
+"""Starts worker processes from a fork server."""
 
 import multiprocessing
 import signal

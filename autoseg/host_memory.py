@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, so that large arrays need not be fetched anew from the operating system."""
+"""Keeps freed memory in the process, so that large arrays are not requested anew from the operating system."""
 
 import ctypes
 import logging

@@ -1,4 +1,4 @@
-"""A digest of an image's intensities, to find the same image under two names."""
+"""Computes a digest of an image's intensities, to find the same image under two names."""
 
 import hashlib
 import itertools

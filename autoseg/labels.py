@@ -1,4 +1,4 @@
-"""Label values, regions and the ignore label: what the numbers in a label map mean to the network.
+"""Label values, regions and the ignore label, and their encoding for the network.
 
 Inside autoseg a label map holds **consecutive** labels 0, 1, 2, ... (0 is background); the values that the user's files
 hold may be any integers and are mapped on reading and restored on writing.

@@ -1,4 +1,4 @@
-"""Measures a dataset: case by case, then all cases together.
+"""Measures each case of a dataset, and builds the fingerprint from all measurements.
 
 The reference implementation draws the same number of foreground intensities from every case, with replacement, and
 takes the statistics of the pool. What is computed here is the limit of many draws: the mixture of the cases'

@@ -1,4 +1,4 @@
-"""The region of an image that holds something: where any channel differs from zero, holes included."""
+"""The nonzero region of an image: voxels where any channel differs from zero, holes included."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""What is wrong with single cases, and how problems of one kind that many cases share become one line.
+"""Problems of single cases; problems of one kind that many cases share are merged into one line.
 
 Two problems are of one kind if their first lines are the same sentence, apart from names of files and numbers. The line
 for all of them has, in place of these, what is common to the names (`labelsTr/*.nii.gz`) and the range of the numbers.

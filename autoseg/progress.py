@@ -1,4 +1,4 @@
-"""How long work reports to whoever started it, without knowing whether that is a terminal, a log or nobody."""
+"""Interface for progress reports, which a terminal or a log implements."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable

@@ -1,4 +1,4 @@
-"""Where measurements of this computer are remembered from one call to the next, and by what they are told apart."""
+"""Cache folder for measurements of this computer, and the name of its CPU."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The name of every file and folder a run writes, and atomic writing.
+"""Names of all files and folders of a run, and atomic writing.
 
 A run is one folder that can be moved or copied to another machine: no command depends on where it lies.
 """

@@ -1,4 +1,4 @@
-"""Signals that ask a program to end, and when they take effect."""
+"""Handling of signals that ask a program to end."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""What a dataset is, once read, and the list of what is wrong with it while it is being read."""
+"""A dataset that was read, and the findings that are collected while it is being read."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""dataset.json: which keys it has and what they must hold. Where the cases lie is found elsewhere."""
+"""Keys and values of dataset.json. The files of the cases are found by `folder_cases` and `listed_cases`."""
 
 import difflib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Cases as `autoseg init` writes them: named, with their channels in order and the patient they belong to."""
+"""Draft of the cases for `autoseg init`: names, order of the channels, and patients."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Image files in a folder and the cases that they form.
+"""Lists the image files of a folder and groups them into cases.
 
 A channel file is named `<case>_<dddd><ending>`; a file without the four digits is a case by itself. Names such as
 `scan_2021.nii.gz` also end in four digits: where a label map has exactly that name, or where no file of the group could

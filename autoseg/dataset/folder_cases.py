@@ -1,4 +1,4 @@
-"""Cases from the folders imagesTr and labelsTr."""
+"""Finds cases in the folders imagesTr and labelsTr."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Roles by patterns that the user names: `--images` and `--labels`. What their `*` stand for tells the case."""
+"""Assigns roles to files by the patterns `--images` and `--labels`; the parts that `*` matches name the case."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The image files in a folder and all folders below it."""
+"""Lists the image files in a folder and all folders below it."""
 
 from pathlib import Path
 from typing import Final

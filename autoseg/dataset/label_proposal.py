@@ -1,4 +1,4 @@
-"""Names and values for the entry `labels` of dataset.json, from what the label files hold."""
+"""Proposes names and values for the entry `labels` of dataset.json from the values in the label files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

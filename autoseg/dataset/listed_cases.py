@@ -1,4 +1,4 @@
-"""Cases whose files dataset.json names: the key `dataset`, or `training` in the Decathlon's layout."""
+"""Finds cases whose files dataset.json lists: the key `dataset`, or `training` in the Decathlon's layout."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Masks of single structures that become one label map: which overlap, which lie in others, which values they get.
+"""Joins masks of single structures into one label map: overlaps, nesting, and label values.
 
 The masks of a case are first numbered by **combination**: voxels of one structure alone have that structure's value,
 every set of structures that share voxels gets a number above them. So nothing is lost before all cases are known.

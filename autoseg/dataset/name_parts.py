@@ -1,4 +1,4 @@
-"""What the path of a file says: its role, its case, its channel."""
+"""Parses the path of a file into role, case and channel."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Words by which folders and file names tell what a file is: image or label map, which channel, left out. Data only."""
+"""Words in folder and file names that mark images, label maps, channels and files to be skipped. Data only."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Which label maps belong to which images, by the names of files and folders alone.
+"""Pairs label maps with images by the names of files and folders alone.
 
 Whatever could be meant in two ways is a problem, never a choice.
 """

@@ -1,4 +1,4 @@
-"""Images to predict: a folder or one file."""
+"""Finds the images to predict in a folder, or the channels of one file."""
 
 from dataclasses import dataclass
 from pathlib import Path

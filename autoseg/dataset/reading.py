@@ -1,4 +1,4 @@
-"""Reading a dataset: dataset.json, then the files of its cases."""
+"""Reads a dataset: dataset.json, then the list of its cases."""
 
 from pathlib import Path
 from typing import Final

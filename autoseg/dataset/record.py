@@ -1,4 +1,4 @@
-"""What a run remembers of its dataset: enough to find the images again, and nothing of their content."""
+"""The record of the dataset in a run: enough to find the images again, and nothing of their content."""
 
 from pathlib import Path
 from typing import Literal

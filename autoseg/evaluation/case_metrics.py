@@ -1,4 +1,4 @@
-"""All metrics of one case: a predicted against a reference label map."""
+"""Metrics of one case: a predicted label map compared with a reference."""
 
 import math
 from collections.abc import Sequence

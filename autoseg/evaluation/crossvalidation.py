@@ -1,4 +1,4 @@
-"""Scores over the held-out cases of all folds: how well a configuration does on cases that it has not seen."""
+"""Cross-validation scores of each configuration over the held-out cases of all folds."""
 
 import csv
 import io

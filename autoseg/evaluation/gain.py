@@ -1,4 +1,4 @@
-"""How much better a second set of scores is than a first one of the same cases, and how sure that is."""
+"""Gain between two sets of scores of the same cases, with a confidence interval."""
 
 from typing import Final
 

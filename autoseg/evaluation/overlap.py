@@ -1,4 +1,4 @@
-"""Voxel counts of a class in prediction and reference, and the overlaps that follow from them."""
+"""Voxel counts of a class in prediction and reference, and overlap metrics computed from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What summary.json and summary.csv say about all cases of an evaluation.
+"""Summary of an evaluation over all cases: summary.json and summary.csv.
 
 The JSON file has nnU-Net's keys ("metric_per_case", "mean", "foreground_mean" with Dice, IoU, TP, ...), so that scripts
 that read nnU-Net's summary.json read this one; undefined values are null instead of NaN, which is no JSON.

@@ -1,4 +1,4 @@
-"""Unpacks zip files from elsewhere: nothing is written outside the folder that was named."""
+"""Unpacks untrusted zip files; nothing is written outside the target folder."""
 
 import shutil
 import stat

@@ -1,4 +1,4 @@
-"""A run that holds models of another tool: its plan, their weights, and where they came from."""
+"""Runs with imported models: the plan, the weights, and the record of their origin."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a model file says about itself in words: what it segments, what it needs, how to run it, how good it was."""
+"""The model card of a model file: labels, inputs, usage and scores in Markdown."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""A trained model in one file, for others to predict with: a zip of what that needs, and of nothing else.
+"""Model files: a zip with all that prediction needs, to share a trained model.
 
     model.json                                  what the file is; see `ModelRecord`
     README.md                                   the same in words; see `autoseg.exchange.model_card`

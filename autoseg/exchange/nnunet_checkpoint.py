@@ -1,4 +1,4 @@
-"""What nnU-Net's checkpoints hold: weights, and how they are to be used."""
+"""Reads nnU-Net's checkpoints: weights, trainer, configuration and mirroring axes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""nnU-Net's result folders: where the models of one, and their folds, lie."""
+"""Finds models and their folds in nnU-Net's result folders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

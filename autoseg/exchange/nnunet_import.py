@@ -1,4 +1,4 @@
-"""From nnU-Net's plans, dataset.json and checkpoints to a plan and weights of ours."""
+"""Translates nnU-Net's plans.json, dataset.json and checkpoints into a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

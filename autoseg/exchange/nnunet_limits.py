@@ -1,4 +1,4 @@
-"""What keeps a model from being exported to nnU-Net. It is known of a dataset already, before anything is trained."""
+"""Limits of the export to nnU-Net that follow from the dataset, and so are known before training."""
 
 from collections.abc import Iterator, Sequence
 

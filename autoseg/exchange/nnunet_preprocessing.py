@@ -1,4 +1,4 @@
-"""How nnU-Net reads, normalizes and resamples, in our words and back. What is not known here is refused by name."""
+"""Translates nnU-Net's readers, normalization and resampling in both directions. Unknown ones are refused by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

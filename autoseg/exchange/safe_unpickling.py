@@ -1,4 +1,4 @@
-"""Reads checkpoints in PyTorch's own format, which is pickle, without running anything that a file names.
+"""Reads PyTorch checkpoints, which are pickles, without executing anything that a file names.
 
 A pickle may name any function and have it called. PyTorch's restricted reader (`weights_only`) knows tensors,
 containers and numbers, and refuses every other name before anything is called. nnU-Net's checkpoints hold numpy's

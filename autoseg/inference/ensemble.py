@@ -1,4 +1,4 @@
-"""Models of several configurations as one: their probabilities are averaged on the grid of the image.
+"""Ensembles of models of several configurations: probabilities are averaged on the grid of the image.
 
 Logits of different configurations lie on different grids and are on different scales, so that, as in nnU-Net, the mean
 is that of probabilities where the image is. They are averaged strip by strip, as each is interpolated: neither

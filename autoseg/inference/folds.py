@@ -1,4 +1,4 @@
-"""Which trainings of a run can predict."""
+"""Finds the configuration and the folds of a run to predict with."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""What the numbers of a voxel say: its label, or its probabilities."""
+"""Decoding of logits into labels and probabilities."""
 
 from collections.abc import Iterable
 

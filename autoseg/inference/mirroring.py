@@ -1,4 +1,4 @@
-"""Averaging a network's output over mirrored views of its input."""
+"""Test-time augmentation: averages a network's output over mirrored views of its input."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product

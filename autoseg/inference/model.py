@@ -1,4 +1,4 @@
-"""A trained model in memory: loaded once, applied to any number of volumes."""
+"""A trained model in memory, loaded once and applied to any number of volumes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What the user may choose about a prediction."""
+"""Options of a prediction, and the expected workload of a model."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""How many patches a processor's network gets at once: what measures fastest, remembered for the next call.
+"""Measures the fastest inference batch size on the CPU and caches it on disk.
 
 What is fastest depends on the processor, the network and the patch: company lets several cores work on small patches,
 and drives large ones out of the cache.

@@ -1,4 +1,4 @@
-"""The labels of logits that are brought to another shape, interpolated only where labels meet.
+"""Decodes resampled logits into labels, and interpolates only where labels meet.
 
 Linear interpolation never leaves the range of the values that it is made of. So a class that is the highest at all
 corners of a cell of the coarse grid is the highest everywhere in it, and a region that is above (or below) one half at

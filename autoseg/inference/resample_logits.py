@@ -1,4 +1,4 @@
-"""Bringing logits to another shape strip by strip, so that the whole array never exists at the finer resolution.
+"""Resamples logits strip by strip, so that the whole array never exists at the finer resolution.
 
 Classes come last here: every interpolation is then the same for a run of neighbouring numbers, and so is the choice of
 the highest class, which processors do for 8 to 16 numbers at once.

@@ -1,4 +1,4 @@
-"""From logits on the network's grid back to a label map or probabilities on the grid of the image file.
+"""Restores label maps and probabilities on the grid of the image file from logits on the network's grid.
 
 The way of preprocessing, backwards: resample, undo the crop, undo the change of axes. Only the first step
 interpolates. Logits are interpolated and decided strip by strip, so that a label map costs little more than itself.

@@ -1,4 +1,4 @@
-"""Logits of a whole preprocessed volume, from overlapping windows.
+"""Sliding-window inference: logits of a whole preprocessed volume from overlapping windows.
 
 2D and 3D configurations share one path: for a 2D network a window is one slice thick, so that a batch holds
 neighbouring slices.

@@ -1,4 +1,4 @@
-"""Where the windows of a sliding window lie, and how overlapping windows are blended."""
+"""Positions and blending weights of the windows of sliding-window inference."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How many threads a network computes with on the CPU: as many as the process really receives cores for.
+"""Adapts the number of threads of networks on the CPU to the CPU time that the process really receives.
 
 OpenMP's threads wait for each other actively, many times in a pass of a network. That is fastest while each has a core
 to itself. As soon as another program takes one, all wait for the thread that is left without, and a step takes 3 to 20

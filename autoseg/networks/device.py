@@ -1,4 +1,4 @@
-"""Which processor runs a network."""
+"""Finds the device that runs a network."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""In which floating-point numbers a network computes; weights and sums stay in single precision."""
+"""Floating-point dtypes for mixed precision; weights and sums stay in single precision."""
 
 from contextlib import AbstractContextManager
 from typing import Final, Literal

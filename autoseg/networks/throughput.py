@@ -1,4 +1,4 @@
-"""How fast the processor trains: a few layers like those of the networks, forward and backward."""
+"""Measures the training throughput of the CPU with a few typical layers, forward and backward."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Applies rules to a label map, one after the other; rules about disjoint masks share a pass over it."""
+"""Applies postprocessing rules to a label map in their order; rules for disjoint masks share one pass over it."""
 
 import math
 from collections.abc import Iterable, Sequence

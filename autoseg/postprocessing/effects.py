@@ -1,4 +1,4 @@
-"""What rules would change in one case, counted in voxels, so that no label map is needed to decide about them."""
+"""Effects of postprocessing rules on one case in voxel counts, from which rules are learned without label maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

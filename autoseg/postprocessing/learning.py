@@ -1,4 +1,4 @@
-"""Which rules cross-validation accepts: those that raise the mean Dice of cases that no network was trained on.
+"""Learns postprocessing rules from cross-validation: rules that raise the mean Dice of held-out cases are accepted.
 
 A rule that has nothing to learn, such as keeping the largest component, is judged by all held-out cases. A minimum size
 is learned from the cases of all blocks but one and judged by the cases of that one, so that its gain is not measured on

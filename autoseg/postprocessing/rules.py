@@ -1,4 +1,4 @@
-"""What may be done to a predicted label map, as values that a document of a run can hold.
+"""Postprocessing rules as values that a document of a run can hold.
 
 A rule looks at some values of the label files as one mask: a label, a region, or all of the foreground. So it needs no
 label scheme to be understood, and fits images of any spacing: sizes are in millimetres, where the files tell a spacing.

@@ -1,4 +1,4 @@
-"""The files of preprocessed cases: compressed in blocks, so that a training patch is read without reading the case.
+"""Files of preprocessed cases, compressed in blocks so that a patch is read without decompressing the whole case.
 
 A case is four files: `NAME.image.b2nd` (float32), `NAME.labels.b2nd` (int16), `NAME.locations.npy` (int32) and
 `NAME.json`, which is written last: a case without it does not count as written.

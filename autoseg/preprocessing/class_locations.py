@@ -1,4 +1,4 @@
-"""Where voxels of every class lie, so that training can centre patches on them without reading the whole label map."""
+"""Sampled voxel locations of every class, on which training centres patches without reading the whole label map."""
 
 import itertools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Interpolation along one axis as a matrix: what changes the grid of an array, axis by axis.
+"""Separable spline interpolation: every axis is resampled by a matrix.
 
 Splines are separable and linear, so resampling an axis is a multiplication with a fixed matrix. The matrix is banded:
 blocks of consecutive outputs need few inputs, and each block is one matrix product that BLAS computes at full speed.

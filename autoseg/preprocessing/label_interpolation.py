@@ -1,4 +1,4 @@
-"""Interpolates label maps, exactly and at a cost that does not grow with the number of labels.
+"""Interpolates label maps exactly, at a cost that does not depend on the number of labels.
 
 Almost every output voxel lies between neighbours that all have the same label and takes it. Only for the others,
 at the borders of labels, the shares of the neighbours are added up.

@@ -1,4 +1,4 @@
-"""Brings intensities to a common scale, channel by channel, as the plan says.
+"""Normalizes the intensities of every channel by the scheme of the plan.
 
 Statistics are those of numpy in float32, taken on the array in the memory order in which it comes: the reference
 implementation does the same, and other sums would differ from it in the last bits.

@@ -1,4 +1,4 @@
-"""How a preprocessed array is cut for storage: blocks are decompressed whole, chunks are read whole.
+"""Chunk and block shapes of stored arrays: blocks are decompressed whole, chunks are read whole.
 
 The rule is that of the reference implementation, so that reading costs what it costs there: blocks of about the
 processor's cache and chunks of a few megabytes, both in the proportions of the training patch. For 2D patches a chunk

@@ -1,4 +1,4 @@
-"""Whether a GPU computes the same result every time, or the fastest one."""
+"""Selects deterministic or fastest GPU kernels."""
 
 import os
 from typing import Final

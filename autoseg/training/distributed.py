@@ -1,4 +1,4 @@
-"""One training over several devices: each process computes a part of every batch, gradients and sums are over all.
+"""Data-parallel training on several devices: batches are divided, gradients and sums taken over all processes.
 
 The result is that of the undivided batch, up to rounding: a sample depends on its index in the batch alone, the loss is
 made of sums over the whole batch, and gradients are sums over the processes. Processes are started by autoseg's queue

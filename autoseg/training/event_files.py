@@ -1,4 +1,4 @@
-"""The history as TensorBoard event files."""
+"""Writes the training history as TensorBoard event files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress

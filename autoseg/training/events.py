@@ -1,4 +1,4 @@
-"""What a training tells while it runs."""
+"""Events that a training yields while it runs."""
 
 from dataclasses import dataclass
 

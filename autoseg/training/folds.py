@@ -1,4 +1,4 @@
-"""Which cases train a network and which are held out."""
+"""Cross-validation folds: training and validation cases."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

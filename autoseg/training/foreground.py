@@ -1,4 +1,4 @@
-"""What sampling must know of the foreground beyond the stored locations: cases of a class, components of a case.
+"""Index of the foreground for patch sampling: cases that hold each class, and connected components of each case.
 
 Both are found at their first use and kept. Components are not stored while preprocessing: most trainings never ask for
 them, and those of one class take 0.3 s of one core for a case of 10 million voxels (measured), once. The price: every

@@ -1,4 +1,4 @@
-"""Which cases belong together, so that no fold trains on one of them and validates on another."""
+"""Groups of cases that belong together, such as those of one patient; a fold never splits a group."""
 
 import re
 from collections.abc import Mapping, Sequence

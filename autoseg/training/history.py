@@ -1,4 +1,4 @@
-"""What happened in every epoch, and the file that says so."""
+"""Records of the epochs of a training, and the log file that holds them."""
 
 import os
 from collections.abc import Sequence

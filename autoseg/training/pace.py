@@ -1,4 +1,4 @@
-"""Keeping a training inside a budget of time: how long it may be, and what to do when the machine turns out slower."""
+"""Fits a training into a time budget, and adapts it when the measured pace differs from the forecast."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""When a training has learnt what it can: its validation on whole volumes no longer improves."""
+"""Detects a plateau: the validation on whole volumes no longer improves."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""The history as a picture, for somebody who was not there."""
+"""Plots the training history."""
 
 import warnings
 from collections.abc import Mapping, Sequence

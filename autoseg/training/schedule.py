@@ -1,4 +1,4 @@
-"""How long a training takes and how its learning rate falls.
+"""The schedule of a training: its epochs and its learning rate.
 
 A schedule describes what is left from one epoch on. It is replaced, never changed: by a longer or shorter one when the
 pace of the machine differs from what was measured, by one with a new rise when a finished training is extended, by one

@@ -1,4 +1,4 @@
-"""The history in MLflow or Weights & Biases, for those who keep all their experiments there.
+"""Logs the training history to experiment trackers: MLflow or Weights & Biases.
 
 Neither is a dependency: they are imported when they are asked for.
 """

@@ -1,4 +1,4 @@
-"""One DICOM file that holds one slice or one volume (enhanced multi-frame), through SimpleITK.
+"""Reads single DICOM files that hold one slice or one volume (enhanced multi-frame), through SimpleITK.
 
 Where the frames of a volume lie is read from the file itself: ITK tells a distance of frames, but not whether their
 order follows or opposes the normal of the plane, nor that one is missing.

@@ -1,4 +1,4 @@
-"""MetaImage, NRRD, GIPL, VTK structured points, ITK's own HDF5, and MRC through SimpleITK.
+"""Reads and writes MetaImage, NRRD, GIPL, VTK structured points, ITK's HDF5, and MRC through SimpleITK.
 
 ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
 """

@@ -1,4 +1,4 @@
-"""What ITK would not notice, or silently repair, in the headers of MetaImage, NRRD, VTK and MRC files."""
+"""Checks headers of MetaImage, NRRD, VTK and MRC files for errors that ITK overlooks or silently repairs."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""What libraries in C do to the process by themselves: HDF5 and MINC print dozens of lines about a broken file, ITK's
+"""Contains side effects of C libraries on the process: HDF5 and MINC print dozens of lines about a broken file, ITK's
 reader and writer of VTK files change the locale."""
 
 import locale

@@ -1,4 +1,4 @@
-"""MINC: version 1 (netCDF) through nibabel, version 2 (HDF5) through SimpleITK.
+"""Reads MINC: version 1 (netCDF) through nibabel, version 2 (HDF5) through SimpleITK.
 
 MINC's world is (R, A, S). ITK passes its numbers on as if they were (L, P, S); that is undone here, so that both
 versions of one image lie at one place, and where nibabel says. Axes come in the order z, y, x, whatever their order in

@@ -1,4 +1,4 @@
-"""NIfTI (one file or a pair) and MGH through nibabel.
+"""Reads and writes NIfTI (one file or a pair) and MGH through nibabel.
 
 nibabel's arrays are (x, y, z, ...) in Fortran order, so their transpose is (..., z, y, x) in C order without a copy.
 Compressed files go through isal: reading takes half of zlib's time, writing a quarter.

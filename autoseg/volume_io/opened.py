@@ -1,4 +1,4 @@
-"""Images that a program has opened itself, with nibabel or SimpleITK; neither is imported to find that out."""
+"""Converts images in memory of nibabel or SimpleITK; neither library is imported to recognize them."""
 
 from collections.abc import Sequence
 from typing import Any, Final

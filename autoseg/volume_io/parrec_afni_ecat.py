@@ -1,4 +1,4 @@
-"""PAR/REC of Philips, AFNI and ECAT 7 through nibabel, which reads but does not write them.
+"""Reads PAR/REC of Philips, AFNI and ECAT 7 through nibabel, which does not write them.
 
 Header and voxels of the first two are separate files; either may be named.
 """

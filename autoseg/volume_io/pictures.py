@@ -1,4 +1,4 @@
-"""PNG, BMP and JPEG through Pillow."""
+"""Reads and writes PNG, BMP and JPEG through Pillow."""
 
 from pathlib import Path
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Reading images, label maps and grids of any format."""
+"""Reads images, label maps and grids of any format."""
 
 from collections.abc import Sequence
 from pathlib import Path

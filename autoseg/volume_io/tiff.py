@@ -1,4 +1,4 @@
-"""TIFF through tifffile: pictures (grey, colour) and stacks of pages.
+"""Reads and writes TIFF through tifffile: pictures (grey, colour) and stacks of pages.
 
 Three equal pages and one colour picture have the same array shape; the axes that tifffile derives from the tags (S for
 the samples of a pixel) tell them apart. A stack's spacing stands in `<case>.json` beside it: `{"spacing": [z, y, x]}`.

@@ -1,4 +1,4 @@
-"""What reading returns, and what the module of a file format offers."""
+"""Volumes in memory, and the protocols of file formats and image libraries."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

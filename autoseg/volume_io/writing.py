@@ -1,4 +1,4 @@
-"""Writing label maps, images and probabilities."""
+"""Writes label maps, images and probabilities."""
 
 from collections.abc import Iterable
 from pathlib import Path
