@@ -12,6 +12,7 @@ import torch
 
 from autoseg.errors import DeviceError
 from autoseg.labels import LabelScheme
+from autoseg.networks.device import select_kernels
 from autoseg.plan import ChannelPlan, ConfigurationPlan, TrainingPlan
 from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.run_folder import FoldFolder
@@ -19,7 +20,6 @@ from autoseg.training.batch_making import build_source, make_batches
 from autoseg.training.batches import dead_workers_reported, list_batch_keys
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
-from autoseg.training.determinism import choose_kernels
 from autoseg.training.distributed import ALONE
 from autoseg.training.events import EpochDone, Event, IterationDone
 from autoseg.training.execution import Execution
@@ -83,7 +83,7 @@ def train(
         start = find_start(output, identity, options.length)
     if start is None:
         return
-    choose_kernels(options.device, deterministic=options.deterministic)
+    select_kernels(options.device, deterministic=options.deterministic)
     with _failures_reported(options.device), dead_workers_reported():
         source = build_source(
             plan,

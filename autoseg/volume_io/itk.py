@@ -15,8 +15,14 @@ from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically
 from autoseg.volume_io.itk_headers import check_complete, check_stored_header
 from autoseg.volume_io.library_messages import divert_library_messages, locale_kept
-from autoseg.volume_io.pairs import HEADER_ENDINGS, write_pair_atomically
-from autoseg.volume_io.volumes import StoredVolume, check_same_grid, is_planar, make_planar_spacing
+from autoseg.volume_io.volumes import (
+    HEADER_ENDINGS,
+    StoredVolume,
+    check_same_grid,
+    is_planar,
+    make_planar_spacing,
+    write_pair_atomically,
+)
 
 LPS_TO_RAS: Final = np.array([-1.0, -1.0, 1.0])
 HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)

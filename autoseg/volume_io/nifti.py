@@ -17,13 +17,13 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.run_folder import write_atomically
-from autoseg.volume_io.pairs import write_pair_atomically
 from autoseg.volume_io.volumes import (
     StoredVolume,
     check_same_grid,
     explain_unreadable,
     is_planar,
     make_planar_spacing,
+    write_pair_atomically,
 )
 
 LOGGER = logging.getLogger(__name__)

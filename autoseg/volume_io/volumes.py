@@ -1,5 +1,6 @@
-"""Volumes in memory, and the protocols of file formats and image libraries."""
+"""Volumes in memory, the protocols of file formats and image libraries, and what the formats share."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from jaxtyping import Float32, Int32, Shaped
 
 from autoseg.errors import AutosegError, GridError, VolumeError
 from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
+from autoseg.run_folder import make_folder, write_atomically
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 
 # Headers store single precision and some programs round to three digits; more than that is another grid.
 LENGTH_TOLERANCE_MM: Final = 1e-3
 DIRECTION_TOLERANCE: Final = 1e-3
+
+HEADER_ENDINGS: Final = (".hdr", ".mhd", ".nhdr")
+"""Endings of headers that name a second file, which holds the voxels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,3 +173,17 @@ def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = Fals
             size = f"by {distance:.3g}{unit}" if reference.tells_spacing and other.tells_spacing else "one tells none"
             differences.append(f"{name.removesuffix('_mm')} ({size})")
     return differences
+
+
+@contextmanager
+def write_pair_atomically(path: Path) -> Iterator[Path]:
+    """Yields a path of the same name in a temporary folder; the files written there are moved to the folder of `path`.
+
+    The header names the file of voxels, so both must be written under their final names. The header is moved last.
+    """
+    make_folder(path.parent)
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        yield Path(folder) / path.name
+        for written in sorted(Path(folder).iterdir(), key=lambda file: file.name.lower().endswith(HEADER_ENDINGS)):
+            with write_atomically(path.parent / written.name) as temporary:
+                written.replace(temporary)

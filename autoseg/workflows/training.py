@@ -14,14 +14,13 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.cpu_threads import follow_cpu_time
-from autoseg.networks.device import find_device
+from autoseg.networks.device import find_device, prepare_determinism
 from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder, remove_leftovers
 from autoseg.signals import StopRequest
 from autoseg.training.checkpoint import CheckpointDescription, read_description
-from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record

@@ -74,7 +74,7 @@ def test_a_size_is_measured_once_announced_and_remembered(start, find, caplog):
     caplog.set_level("INFO")
     clock = start(lambda count: 1.0 if count <= 2 else count)
     assert find(Slow(clock)) == 2
-    assert "2 patches at once are fastest here" in caplog.text
+    assert "the fastest batch size here is 2" in caplog.text
     clock.sizes.clear()
     assert find(Slow(clock)) == 2
     assert not clock.sizes
