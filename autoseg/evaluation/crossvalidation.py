@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -81,14 +80,6 @@ class CrossValidation(Document):
     configurations: dict[str, ConfigurationScores]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Estimates of a mean per class, and of their mean, from resampled cases."""
-
-    classes: Float64[np.ndarray, "resample class"]
-    foreground: Float64[np.ndarray, " resample"]
-
-
 def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> ConfigurationScores:
     """Pools the held-out cases of all folds.
 
@@ -129,18 +120,17 @@ def compute_statistics(table: Table) -> tuple[tuple[Statistic, ...], Statistic]:
     Args:
         table: NaN where a score is not defined.
     """
-    sample = draw_means(table, np.random.default_rng(SEED))
+    drawn = draw_class_means(table, np.random.default_rng(SEED))
     classes = tuple(
-        _describe(table[:, index], sample.classes[:, index], mean=_mean(table[:, index]))
-        for index in range(table.shape[1])
+        _describe(table[:, index], drawn[:, index], mean=_mean(table[:, index])) for index in range(table.shape[1])
     )
     of_cases = np.array([_mean(row) for row in table])
     foreground = _mean(np.array([_mean(column) for column in table.T]))
-    return classes, _describe(of_cases, sample.foreground, mean=foreground)
+    return classes, _describe(of_cases, average_classes(drawn), mean=foreground)
 
 
-def draw_means(table: Table, generator: np.random.Generator) -> Sample:
-    """The means of bootstrap samples (Efron 1979): as many cases as there are, drawn with replacement."""
+def draw_class_means(table: Table, generator: np.random.Generator) -> Float64[np.ndarray, "resample class"]:
+    """Draws bootstrap samples of the cases (Efron 1979), and computes the mean of every class in each sample."""
     count = len(table)
     is_defined = ~np.isnan(table)
     filled = np.where(is_defined, table, 0.0)
@@ -149,9 +139,13 @@ def draw_means(table: Table, generator: np.random.Generator) -> Sample:
         rows = min(RESAMPLES_AT_ONCE, RESAMPLES - first)
         weights = generator.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)
         means.append(_divide(weights @ filled, weights @ is_defined))
-    classes = np.concatenate(means)
-    present = ~np.isnan(classes)
-    return Sample(classes=classes, foreground=_divide(np.where(present, classes, 0.0).sum(1), present.sum(1)))
+    return np.concatenate(means)
+
+
+def average_classes(means: Float64[np.ndarray, "resample class"]) -> Float64[np.ndarray, " resample"]:
+    """Averages over the classes whose mean is defined."""
+    present = ~np.isnan(means)
+    return _divide(np.where(present, means, 0.0).sum(1), present.sum(1))
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from autoseg.document import Part
-from autoseg.evaluation.crossvalidation import INTERVAL_PERCENTILES, SEED, Table, draw_means
+from autoseg.evaluation.crossvalidation import INTERVAL_PERCENTILES, SEED, Table, draw_class_means
 
 SMALLEST_SHOWN_PLAINLY: Final = 0.00005
 
@@ -46,7 +46,7 @@ def compute_gain(before: Table, after: Table) -> Gain:
     if not changed.any():
         return Gain(mean=0.0, lower=0.0, upper=0.0)
     columns = changed.any(axis=0)
-    draws = [draw_means(table[:, columns], np.random.default_rng(SEED)).classes for table in (before, after)]
+    draws = [draw_class_means(table[:, columns], np.random.default_rng(SEED)) for table in (before, after)]
     share = columns.mean()  # of the classes; the others have no difference in any sample
     differences = compute_column_means((draws[1] - draws[0]).T)
     lower, upper = np.percentile(differences[~np.isnan(differences)], INTERVAL_PERCENTILES) * share

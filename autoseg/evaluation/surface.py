@@ -33,12 +33,8 @@ class SurfaceAgreement:
     surface_dice: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectedDistances:
-    """The elements of one surface, ascending by their distance to the other one."""
-
-    distances_mm: Float32[np.ndarray, " element"]
-    areas_mm2: Float64[np.ndarray, " element"]
+DirectedDistances = tuple[Float32[np.ndarray, " _"], Float64[np.ndarray, " _"]]
+"""Distances (mm) of the elements of a surface to the other one, ascending, and the areas (mm^2) of the elements."""
 
 
 def compute_surface_agreement(
@@ -84,17 +80,18 @@ def _collect_elements(
     on_surface = (areas_mm2 > 0)[codes]
     areas, distances = areas_mm2[codes[on_surface]], distances_mm[on_surface]
     order = np.argsort(distances, kind="stable")
-    return DirectedDistances(distances_mm=distances[order], areas_mm2=areas[order])
+    return distances[order], areas[order]
 
 
 def _compute_percentile(directed: DirectedDistances, fraction: float) -> float:
     """The smallest distance up to which at least this fraction of the area lies."""
-    area_mm2 = np.cumsum(directed.areas_mm2)
+    distances_mm, areas_mm2 = directed
+    area_mm2 = np.cumsum(areas_mm2)
     index = int(np.searchsorted(area_mm2, fraction * area_mm2[-1] * (1 - AREA_ROUNDING)))
-    return float(directed.distances_mm[index])
+    return float(distances_mm[index])
 
 
 def _compute_share_within(directed: list[DirectedDistances], tolerance_mm: float) -> float:
     limit_mm = tolerance_mm * (1 + DISTANCE_ROUNDING)
-    within_mm2 = sum(float(side.areas_mm2[side.distances_mm <= limit_mm].sum()) for side in directed)
-    return within_mm2 / sum(float(side.areas_mm2.sum()) for side in directed)
+    within_mm2 = sum(float(areas_mm2[distances_mm <= limit_mm].sum()) for distances_mm, areas_mm2 in directed)
+    return within_mm2 / sum(float(areas_mm2.sum()) for _, areas_mm2 in directed)

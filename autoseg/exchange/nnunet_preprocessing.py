@@ -1,7 +1,6 @@
 """Translates nnU-Net's readers, normalization and resampling in both directions. Unknown ones are refused by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from autoseg.errors import ExchangeError
@@ -136,21 +135,21 @@ def build_resampling(configuration: NnunetConfiguration, *, where: str) -> Resam
     Raises:
         ExchangeError: A function or one of its arguments is none that autoseg has.
     """
-    image, labels, logits = (
+    (image_order, threshold), (label_order, _), (logits_order, logits_threshold) = (
         _parse(getattr(configuration, key), getattr(configuration, f"{key}_kwargs"), where=f"{where}: {key}")
         for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
     )
-    if image.threshold != logits.threshold:
+    if threshold != logits_threshold:
         msg = f"{where} resamples images and probabilities by different rules of anisotropy, which autoseg cannot"
         raise ExchangeError(msg)
-    if labels.order == 3 or logits.order == 3:
+    if label_order == 3 or logits_order == 3:
         msg = f"{where} resamples labels or probabilities by cubic splines, which autoseg cannot; it takes order 0 or 1"
         raise ExchangeError(msg)
     return ResamplingPlan(
-        image_order=image.order,
-        label_order=labels.order,
-        logits_order=logits.order,
-        anisotropy_threshold=image.threshold,
+        image_order=image_order,
+        label_order=label_order,
+        logits_order=logits_order,
+        anisotropy_threshold=threshold,
     )
 
 
@@ -164,17 +163,12 @@ def describe_resampling(order: int, *, is_seg: bool, threshold: float) -> dict[s
     return arguments
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Resampling:
-    order: Literal[0, 1, 3]
-    threshold: float
-
-
-def _parse(function: str, arguments: Mapping[str, Any], *, where: str) -> _Resampling:
+def _parse(function: str, arguments: Mapping[str, Any], *, where: str) -> tuple[Literal[0, 1, 3], float]:
+    """Returns the spline order, and the anisotropy above which an axis is resampled separately."""
     if function not in (SPLINES, TORCH):
         msg = f"{where} is {function}, which autoseg does not have; it has {SPLINES} and {TORCH}"
         raise ExchangeError(msg)
-    return _Resampling(order=_parse_order(function, arguments, where), threshold=_parse_threshold(arguments, where))
+    return _parse_order(function, arguments, where), _parse_threshold(arguments, where)
 
 
 def _parse_order(function: str, arguments: Mapping[str, Any], where: str) -> Literal[0, 1, 3]:

@@ -113,33 +113,24 @@ def keep_largest_of(effects: Sequence[ComponentEffects], cases: Cases) -> tuple[
     return cases.counts.change(changes), tuple(entry.select(entry.is_largest) for entry in effects)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MinimumSizeOutcome:
-    """What came of learning a minimum size.
-
-    Attributes:
-        counts: After the rule, if it was accepted; else as before.
-    """
-
-    step: Step
-    counts: Counts
-
-
 def learn_minimum_size(
     make_rule: Callable[[float], MinimumSize], effects: Sequence[ComponentEffects], cases: Cases
-) -> MinimumSizeOutcome:
+) -> tuple[Step, Counts]:
     """Learns a minimum size from all cases, and what it gains from held-out blocks.
 
     Args:
         make_rule: Of a minimum in cubic millimetres.
         effects: Components of each case.
         cases: Without the rule.
+
+    Returns:
+        The step, and the counts after it: with the rule if it was accepted, else unchanged.
     """
     candidates = list_candidates(effects)
     what = make_rule(1.0).describe().split(" below ")[0]
     if not candidates or len(np.unique(cases.blocks)) < 2:
         because = "there are no components of different sizes" if not candidates else "it needs two blocks of cases"
-        return MinimumSizeOutcome(step=_reject(what, because), counts=cases.counts)
+        return _reject(what, because), cases.counts
     tried = [_demand(minimum, effects, cases) for minimum in candidates]
     everything = np.ones(len(cases.blocks), bool)
     chosen = _choose(tried, cases.counts, everything)
@@ -147,9 +138,9 @@ def learn_minimum_size(
         lowest, highest = candidates[0], candidates[-1]
         sizes = f"{lowest:g} and {highest:g} {UNIT_NAMES[make_rule(lowest).unit]}"
         because = f"no minimum between {sizes} raises the mean without a loss of some class"
-        return MinimumSizeOutcome(step=_reject(what, because), counts=cases.counts)
+        return _reject(what, because), cases.counts
     step = decide(make_rule(candidates[chosen]), cases, _hold_out_blocks(tried, cases))
-    return MinimumSizeOutcome(step=step, counts=tried[chosen] if step.accepted else cases.counts)
+    return step, tried[chosen] if step.accepted else cases.counts
 
 
 def list_candidates(effects: Sequence[ComponentEffects]) -> list[float]:

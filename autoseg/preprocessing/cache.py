@@ -232,7 +232,7 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
     """
     import blosc2  # loaded where it is needed: it takes 0.3 s, and a finished run is not read
 
-    storage = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
+    block, chunk = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
     compression = {
         "codec": blosc2.Codec.LZ4,
         "clevel": COMPRESSION_LEVEL,
@@ -244,8 +244,8 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
             np.ascontiguousarray(array),
             urlpath=str(temporary),
             mode="w",
-            chunks=storage.chunk,
-            blocks=storage.block,
+            chunks=chunk,
+            blocks=block,
             cparams=compression,
         )
 

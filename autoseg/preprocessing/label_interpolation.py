@@ -5,7 +5,6 @@ at the borders of labels, the shares of the neighbours are added up.
 """
 
 import itertools
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -38,15 +37,9 @@ def interpolate_labels(
     flat = result.reshape(-1)
     for start in range(0, contested.size, CHUNK_VOXELS):
         chunk = contested[start : start + CHUNK_VOXELS]
-        neighbours = _gather_neighbours(label_map, np.unravel_index(chunk, shape), taps)
-        flat[chunk] = _decide_label(neighbours, flat[chunk])
+        labels, weights = _gather_neighbours(label_map, np.unravel_index(chunk, shape), taps)
+        flat[chunk] = _select_label(labels, weights, flat[chunk])
     return result
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Neighbours:
-    labels: Int16[np.ndarray, "tap voxel"]
-    weights: Float64[np.ndarray, "tap voxel"]
 
 
 def _find_contested_cells(label_map: Int16[np.ndarray, "z y x"], axes: list[int]) -> Bool[np.ndarray, "z y x"]:
@@ -68,7 +61,8 @@ def _slice_pair(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
 
 def _gather_neighbours(
     label_map: Int16[np.ndarray, "z y x"], voxels: tuple[Int64[np.ndarray, " voxel"], ...], taps: dict[int, LinearTaps]
-) -> _Neighbours:
+) -> tuple[Int16[np.ndarray, "tap voxel"], Float64[np.ndarray, "tap voxel"]]:
+    """Returns the labels and weights of the neighbours that each voxel is interpolated from."""
     strides = (label_map.shape[1] * label_map.shape[2], label_map.shape[2], 1)
     choices = [_list_choices(voxels[axis], taps.get(axis)) for axis in range(3)]
     labels, weights = [], []
@@ -78,7 +72,7 @@ def _gather_neighbours(
     for (z, z_weight), (y, y_weight), (x, x_weight) in itertools.product(*choices):
         labels.append(flat[z * strides[0] + y * strides[1] + x])
         weights.append(z_weight * y_weight * x_weight)
-    return _Neighbours(labels=np.stack(labels), weights=np.stack(weights))
+    return np.stack(labels), np.stack(weights)
 
 
 def _list_choices(
@@ -89,12 +83,16 @@ def _list_choices(
     return [(taps.lower[index], taps.lower_weight[index]), (taps.upper[index], taps.upper_weight[index])]
 
 
-def _decide_label(neighbours: _Neighbours, nearest: Int16[np.ndarray, " voxel"]) -> Int16[np.ndarray, " voxel"]:
-    scores = np.zeros_like(neighbours.weights)
-    for label, weight in zip(neighbours.labels, neighbours.weights, strict=True):
-        scores += weight * (neighbours.labels == label)
+def _select_label(
+    labels: Int16[np.ndarray, "tap voxel"],
+    weights: Float64[np.ndarray, "tap voxel"],
+    nearest: Int16[np.ndarray, " voxel"],
+) -> Int16[np.ndarray, " voxel"]:
+    scores = np.zeros_like(weights)
+    for label, weight in zip(labels, weights, strict=True):
+        scores += weight * (labels == label)
     is_best = scores == scores.max(axis=0)
-    best = np.where(is_best, neighbours.labels, np.iinfo(np.int16).max).min(axis=0)
-    nearest_is_best = (is_best & (neighbours.labels == nearest)).any(axis=0)
+    best = np.where(is_best, labels, np.iinfo(np.int16).max).min(axis=0)
+    nearest_is_best = (is_best & (labels == nearest)).any(axis=0)
     chosen: Int16[np.ndarray, " voxel"] = np.where(nearest_is_best, nearest, best)
     return chosen

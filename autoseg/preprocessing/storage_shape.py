@@ -7,8 +7,9 @@ wanted are decompressed, and each chunk costs about half a millisecond to write 
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+Extents = tuple[int, ...]
 
 BLOCK_LIMIT_BYTES: Final = 128 * 1024  # fits the second-level cache
 CHUNK_LIMIT_BYTES: Final = 6 * 1024 * 1024
@@ -16,16 +17,14 @@ CHUNK_LIMIT_BYTES: Final = 6 * 1024 * 1024
 CHUNK_PER_PATCH: Final = 1.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageShape:
-    """Extents of blocks and chunks; leading axes have extent 1."""
+def compute_storage_shape(shape: Extents, patch_voxels: Extents, item_bytes: int) -> tuple[Extents, Extents]:
+    """Computes how an array is stored for reading in patches.
 
-    block: tuple[int, ...]
-    chunk: tuple[int, ...]
+    The last three axes of the array are those of a 3D patch; a 2D patch is one slice of them.
 
-
-def compute_storage_shape(shape: tuple[int, ...], patch_voxels: tuple[int, ...], item_bytes: int) -> StorageShape:
-    """Cuts an array whose last three axes are those of a 3D patch (a 2D patch is one slice of them)."""
+    Returns:
+        The shapes of blocks and of chunks; leading axes have the extent 1.
+    """
     volume = shape[-3:]
     patch = (1,) * (3 - len(patch_voxels)) + tuple(patch_voxels)
     targets = [
@@ -34,7 +33,7 @@ def compute_storage_shape(shape: tuple[int, ...], patch_voxels: tuple[int, ...],
     block = _shrink_block(volume, patch, targets, item_bytes=item_bytes)
     chunk = _grow_chunk(block, volume, patch, targets=targets, item_bytes=item_bytes)
     leading = (1,) * (len(shape) - 3)
-    return StorageShape(block=(*leading, *block), chunk=(*leading, *chunk))
+    return (*leading, *block), (*leading, *chunk)
 
 
 def _shrink_block(

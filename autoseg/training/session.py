@@ -33,7 +33,7 @@ from autoseg.training.pace import (
     judge_pace,
 )
 from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
-from autoseg.training.progress_picture import PictureContent, write_progress_picture
+from autoseg.training.progress_picture import write_progress_picture
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.schedule import Schedule, compute_learning_rate
 from autoseg.training.start import Start
@@ -246,8 +246,7 @@ class Session:
         write_weights(path, self.learner, identity=self.identity, schedule=self.schedule, history=self.history)
 
     def _draw_progress(self) -> None:
-        content = PictureContent(title=self.options.title, records=self.history, schedule=self.schedule)
-        write_progress_picture(self.output.progress_picture, content)
+        write_progress_picture(self.output.progress_picture, self.history, self.schedule, title=self.options.title)
 
     def _finish(self) -> None:
         if not self.options.team.is_leader:

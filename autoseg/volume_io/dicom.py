@@ -6,7 +6,6 @@ order follows or opposes the normal of the plane, nor that one is missing.
 
 import mmap
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,14 +33,6 @@ FRAME_GEOMETRY: Final = re.compile(
     rb"\x20\x00(?(position)\x32|\x37)\x00(?:DS(?P<explicit>..)|(?P<implicit>..)\x00\x00)",
     re.DOTALL,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Frames:
-    """Geometry of the frames in their order, in DICOM's world (L, P, S)."""
-
-    positions_mm: Float64[np.ndarray, "frame 3"]
-    orientations: Float64[np.ndarray, "count 6"]
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
@@ -81,17 +72,17 @@ def _build_grid(path: Path, reader: Any) -> Grid:
     grid = build_grid(reader)
     if grid.shape_voxels[0] == 1:
         return grid
-    frames = _read_frames(path, grid.shape_voxels[0])
-    step = _measure_step(path, frames.positions_mm)
-    if np.ptp(frames.orientations, axis=0).max() > ORIENTATION_TOLERANCE:
+    positions_mm, orientations = _read_frames(path, grid.shape_voxels[0])
+    step = _measure_step(path, positions_mm)
+    if np.ptp(orientations, axis=0).max() > ORIENTATION_TOLERANCE:
         msg = f"{path}: its frames are tilted against each other, so they are no volume; {ADVICE}"
         raise VolumeError(msg)
     distance = float(np.linalg.norm(step))
-    along_x, along_y = frames.orientations[0, :3], frames.orientations[0, 3:]
+    along_x, along_y = orientations[0, :3], orientations[0, 3:]
     return Grid(
         shape_voxels=grid.shape_voxels,
         spacing_mm=(distance, *grid.spacing_mm[1:]),
-        origin_mm=to_other_world(frames.positions_mm[0]),
+        origin_mm=to_other_world(positions_mm[0]),
         direction=(to_other_world(step / distance), to_other_world(along_y), to_other_world(along_x)),
     )
 
@@ -111,7 +102,8 @@ def _measure_step(path: Path, positions_mm: Float64[np.ndarray, "frame 3"]) -> F
     return step
 
 
-def _read_frames(path: Path, count: int) -> _Frames:
+def _read_frames(path: Path, count: int) -> tuple[Float64[np.ndarray, "frame 3"], Float64[np.ndarray, "orientation 6"]]:
+    """Returns the positions (mm) of the frames in their order, and their orientations, in DICOM's world (L, P, S)."""
     positions: list[list[float]] = []
     orientations: list[list[float]] = []
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -124,4 +116,4 @@ def _read_frames(path: Path, count: int) -> _Frames:
     if len(positions) != count or not orientations:
         msg = f"{path}: the header does not tell where its {count} frames lie; {ADVICE}"
         raise VolumeError(msg)
-    return _Frames(positions_mm=np.array(positions), orientations=np.array(orientations))
+    return np.array(positions), np.array(orientations)

@@ -188,9 +188,9 @@ class _Learner:
         def make_rule(minimum_mm3: float) -> MinimumSize:
             return demand_size(self.labels, index, minimum_mm3, size_unit)
 
-        outcome = learn_minimum_size(make_rule, effects, cases)
-        self._record(outcome.step)
-        return cases.change(outcome.counts)
+        step, counts = learn_minimum_size(make_rule, effects, cases)
+        self._record(step)
+        return cases.change(counts)
 
     def try_holes(self, targets: Sequence[int]) -> None:
         """Every class by itself. One that is filled leaves the next less to fill, so what is left is measured anew."""

@@ -26,7 +26,7 @@ from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
 from autoseg.training.loop import EpochDone, Event, IterationDone, TrainingOptions, train
 from autoseg.training.pace import Forecast, count_iterations
-from autoseg.training.progress_picture import PictureContent, write_progress_picture
+from autoseg.training.progress_picture import write_progress_picture
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.validation_conditions import describe_shortage
@@ -312,8 +312,9 @@ def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | Non
 def _draw_validated(job: FoldJob, dice: float | None) -> None:
     """The picture of the progress once more, with what the validation found."""
     trained = read_description(job.folder.final_checkpoint)
-    content = PictureContent(title=job.title, records=trained.history, schedule=trained.schedule, validation_dice=dice)
-    write_progress_picture(job.folder.progress_picture, content)
+    write_progress_picture(
+        job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
+    )
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescription | None) -> int:
