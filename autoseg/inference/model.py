@@ -30,7 +30,8 @@ from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
-from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase, preprocess_image
+from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
+from autoseg.preprocessing.pipeline import preprocess_image
 from autoseg.preprocessing.previous_stage import append_masks, encode_masks
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
 

@@ -7,7 +7,7 @@ from autoseg.geometry import Grid
 from autoseg.inference.cascade import bring_to_prediction_grid, bring_to_training_grid
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
-from autoseg.preprocessing.case import preprocess_image
+from autoseg.preprocessing.pipeline import preprocess_image
 from autoseg.preprocessing.resample import resample_label_map
 
 CASCADE = "3d_cascade_fullres"

@@ -15,7 +15,8 @@ from autoseg.inference.restore_grid import (
 )
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ResamplingPlan
-from autoseg.preprocessing.case import CaseGeometry, preprocess_training_case
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.preprocessing.resample import find_separate_axis, resample_logits
 
 RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
