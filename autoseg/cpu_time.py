@@ -19,7 +19,7 @@ LARGEST_SHARE_OF_LOOKS_FOR_CHILDREN: Final = 1 / 200  # of the time: a look read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuReading:
-    """Seconds since some moment in the past; two readings give a `CpuUse`.
+    """Seconds since some moment in the past; two readings give a `CpuUsage`.
 
     Attributes:
         cores: On which this process may run.
@@ -42,7 +42,7 @@ class CpuReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CpuUse:
+class CpuUsage:
     """Where the time of the cores went between two readings, in cores (one core: a second of CPU time a second).
 
     Attributes:
@@ -103,7 +103,7 @@ class CpuClock:
         return self._seconds_of_children
 
 
-def compare_readings(earlier: CpuReading, later: CpuReading) -> CpuUse:
+def compare_readings(earlier: CpuReading, later: CpuReading) -> CpuUsage:
     """Where the time between two readings went."""
     cores, granted = later.cores, later.granted
     seconds = later.wall_seconds - earlier.wall_seconds
@@ -115,7 +115,9 @@ def compare_readings(earlier: CpuReading, later: CpuReading) -> CpuUse:
     waiting = _sum_waiting(earlier.waiting_seconds, later.waiting_seconds)
     # Where the system does not tell who waited, everything that others took is taken to be missing.
     could_use = foreign if waiting is None else waiting / seconds
-    return CpuUse(cores=cores, received=received, missed=min(left, could_use), unused=min(left, idle), foreign=foreign)
+    return CpuUsage(
+        cores=cores, received=received, missed=min(left, could_use), unused=min(left, idle), foreign=foreign
+    )
 
 
 def count_usable_cores() -> int:

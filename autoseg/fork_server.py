@@ -8,7 +8,7 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Final
 
-from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END, signals_answered_by
+from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END, signal_handlers
 
 # Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
@@ -32,7 +32,7 @@ def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
         if modules:
             context.set_forkserver_preload([*modules])
         # Programs that are started meanwhile go on ignoring what is ignored now.
-        with signals_answered_by(signal.SIG_IGN, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+        with signal_handlers(signal.SIG_IGN, (CTRL_C, *OTHER_REQUESTS_TO_END)):
             forkserver.ensure_running()
     return context
 
@@ -52,7 +52,7 @@ def interruptions_held() -> Iterator[None]:
         held.append(number)
 
     try:
-        with signals_answered_by(hold, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+        with signal_handlers(hold, (CTRL_C, *OTHER_REQUESTS_TO_END)):
             yield
     finally:
         if held:

@@ -301,7 +301,7 @@ def write_folder_atomically(path: Path) -> Iterator[Path]:
     Raises:
         RunError: The folder cannot be written, or the older one not be removed.
     """
-    with parents_made(path):
+    with create_parent_folders(path):
         temporary = make_folder(path.with_name(f".{path.name}-{secrets.token_hex(TOKEN_BYTES)}"))
         try:
             with _failures_to_write_told(path):
@@ -313,7 +313,7 @@ def write_folder_atomically(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def parents_made(path: Path) -> Iterator[None]:
+def create_parent_folders(path: Path) -> Iterator[None]:
     """Makes the folders above `path`; if the block fails, those that were made here and are empty are removed again.
 
     Raises:
@@ -340,7 +340,7 @@ def _failures_to_write_told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def blosc2_failures_told() -> Iterator[None]:
+def translate_blosc2_errors() -> Iterator[None]:
     """Turns what blosc2 raises where it cannot write, and which names no reason, into what other writers raise.
 
     Raises:

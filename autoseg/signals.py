@@ -9,15 +9,15 @@ from types import FrameType
 from typing import Final
 
 CTRL_C: Final = "SIGINT"
-HANG_UP: Final = "SIGHUP"
-OTHER_REQUESTS_TO_END: Final = ("SIGTERM", HANG_UP, "SIGBREAK")  # `kill`; a closed terminal; a queue on Windows
-REQUESTS_THAT_CANNOT_WAIT: Final = 3  # who presses Ctrl-C twice in a row wants no harm
+HANGUP: Final = "SIGHUP"
+OTHER_REQUESTS_TO_END: Final = ("SIGTERM", HANGUP, "SIGBREAK")  # `kill`; a closed terminal; a queue on Windows
+REQUESTS_UNTIL_FORCED_STOP: Final = 3  # who presses Ctrl-C twice in a row wants no harm
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 @contextmanager
-def signals_answered_by(handler: Handler, names: Sequence[str]) -> Iterator[None]:
+def signal_handlers(handler: Handler, names: Sequence[str]) -> Iterator[None]:
     """Within it, a handler answers signals; names that a system does not have are left out.
 
     What is ignored, such as SIGHUP under nohup, stays so. Outside the main thread, which alone answers signals, this
@@ -75,20 +75,20 @@ class StopRequest:
     @contextmanager
     def heard(self, names: Sequence[str] = (CTRL_C, *OTHER_REQUESTS_TO_END)) -> Iterator[None]:
         """Within it, these signals are requests."""
-        with signals_answered_by(self._answer, names):
+        with signal_handlers(self._answer, names):
             yield
 
     @contextmanager
-    def postponed(self, waits_for: str) -> Iterator[None]:
+    def postponed(self, pending_work: str) -> Iterator[None]:
         """Within it, requests wait, up to the third.
 
         Args:
-            waits_for: What is done before they are answered, in words for the user.
+            pending_work: What is done before they are answered, in words for the user.
 
         Raises:
             KeyboardInterrupt: When it is left, where a request was made within it.
         """
-        self._count, self._waits_for = 0, waits_for
+        self._count, self._waits_for = 0, pending_work
         try:
             yield
         finally:
@@ -108,9 +108,9 @@ class StopRequest:
     def _answer(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._count += 1
-        if number == getattr(signal, HANG_UP, None):
+        if number == getattr(signal, HANGUP, None):
             self.leave_terminal()
-        if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_THAT_CANNOT_WAIT:
+        if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_UNTIL_FORCED_STOP:
             self._is_urgent = False
             raise KeyboardInterrupt
         if self._count == 1:

@@ -62,7 +62,7 @@ def allow_geometry_fixes(dataset: Dataset) -> Dataset:
     return replace(dataset, cases=tuple(replace(case, fix_geometry=True) for case in dataset.cases))
 
 
-def find_beside(root: Path, name: str) -> Path | None:
+def find_optional_file(root: Path, name: str) -> Path | None:
     """An optional file of the dataset's folder."""
     path = root / name
     return path if path.is_file() else None

@@ -72,7 +72,7 @@ class Description:
     listed_cases: tuple[ListedCase, ...] | None
 
 
-def read_description(root: Path, findings: Findings) -> Description | None:
+def read_dataset_json(root: Path, findings: Findings) -> Description | None:
     """Reads dataset.json; None if it is no JSON object."""
     path = root / DESCRIPTION_NAME
     if not path.is_file():

@@ -105,7 +105,7 @@ def name_channels(words: Channels, *, per_file: int, is_picture: bool) -> tuple[
     return tuple(CHANNEL_NAMES.get(word, f"channel_{index}") for index, word in enumerate(words))
 
 
-def clean_structure(name: str) -> str:
+def clean_structure_name(name: str) -> str:
     """A structure's name without what BIDS writes before it."""
     return BIDS_ENTITY.sub("", name).strip("_-. ") or name
 
@@ -181,7 +181,7 @@ def _draft(case: PairedCase, name: str, group: str) -> DraftCase:
         name=name,
         images=tuple(image.path for image in images),
         masks={
-            clean_structure(structure): label.path
+            clean_structure_name(structure): label.path
             for structure, label in case.masks.items()
             if structure.lower() not in BACKGROUND_NAMES
         },

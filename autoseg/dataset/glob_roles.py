@@ -21,7 +21,7 @@ def assign_roles(paths: Iterable[str], *, images: str, labels: str) -> list[Name
         if match is not None:
             role = "label" if label_match else "image"
             files.append(
-                take_apart(path, spoken_path=_speak(match, path), role="label" if role == "label" else "image")
+                take_apart(path, matched_path=_speak(match, path), role="label" if role == "label" else "image")
             )
     return files
 

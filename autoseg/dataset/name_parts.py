@@ -87,15 +87,15 @@ class NameParts:
         return self.folders, self.stem
 
 
-def take_apart(path: str, *, spoken_path: str | None = None, role: Role | None = None) -> NameParts:
+def take_apart(path: str, *, matched_path: str | None = None, role: Role | None = None) -> NameParts:
     """Takes a path below the dataset's folder apart.
 
     Args:
         path: The file.
-        spoken_path: What is taken apart instead of it, where the user's pattern says which part tells the case.
+        matched_path: What is taken apart instead of it, where the user's pattern says which part tells the case.
         role: The role, where the user says it; the name of an image may then hold words for label maps.
     """
-    spoken = PurePosixPath(path if spoken_path is None else spoken_path)
+    spoken = PurePosixPath(path if matched_path is None else matched_path)
     folders, folder_role = _split_folders(spoken.parts[:-1])
     places = [place for place in PLACES_OF_WORDS if role != "image" or place[0] == "image"]
     stem, words = _strip_roles(strip_any_ending(spoken.name), places)

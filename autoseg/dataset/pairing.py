@@ -89,7 +89,7 @@ def match_same_case(label: NameParts, images: Images) -> Match | None:
     return Match(key=label.stem_key) if label.stem_key in images.by_case else None
 
 
-def match_folder_of_case(label: NameParts, images: Images) -> Match | None:
+def match_case_folder(label: NameParts, images: Images) -> Match | None:
     """s0001/ct.nii.gz and s0001/segmentations/liver.nii.gz; a.nii.gz and masks/a/liver.nii.gz."""
     if not label.folders:
         return None
@@ -109,7 +109,7 @@ def match_structure_in_name(label: NameParts, images: Images) -> Match | None:
     return None
 
 
-def match_folder_of_structure(label: NameParts, images: Images) -> Match | None:
+def match_structure_folder(label: NameParts, images: Images) -> Match | None:
     """images/a.png and masks/liver/a.png."""
     for index, folder in enumerate(label.folders):
         others = (*label.folders[:index], *label.folders[index + 1 :])
@@ -136,15 +136,15 @@ UNUSED: Final = {
 WAYS: Final[tuple[tuple[str, Callable[[NameParts, Images], Match | None]], ...]] = (
     ("same name", match_same_name),
     ("same name without channel", match_same_case),
-    ("files for each structure in a folder of the case", match_folder_of_case),
+    ("files for each structure in a folder of the case", match_case_folder),
     ("structure at the end of the name", match_structure_in_name),
-    ("folder for each structure", match_folder_of_structure),
+    ("folder for each structure", match_structure_folder),
     ("only image of the folder", match_only_image),
 )
 """Tried in this order; the first that finds an image counts."""
 
 
-def pair_files(files: Sequence[NameParts]) -> Pairing:
+def pair_by_name(files: Sequence[NameParts]) -> Pairing:
     """Forms cases of images and label files."""
     pairing = Pairing()
     images, labels = _sort_by_role(files, pairing)
@@ -197,7 +197,7 @@ def _sort_by_role(files: Sequence[NameParts], pairing: Pairing) -> tuple[Images,
 
 
 def _continues_image(file: NameParts, candidates: Images) -> bool:
-    match = match_folder_of_case(file, candidates) or match_structure_in_name(file, candidates)
+    match = match_case_folder(file, candidates) or match_structure_in_name(file, candidates)
     return match is not None and match.key != file.case_key and match.structure[0].isalpha()
 
 

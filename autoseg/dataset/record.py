@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_beside
+from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
 from autoseg.document import Document, Part
 from autoseg.errors import DatasetError
 from autoseg.labels import LabelScheme
 from autoseg.problems import Problem
 
 
-class CaseRecord(Part):
+class RecordedCase(Part):
     """Files of a case: relative to the dataset's folder where they lie inside it.
 
     Attributes:
@@ -38,7 +38,7 @@ class DatasetRecord(Document):
     channel_names: tuple[str, ...]
     labels: LabelScheme
     file_ending: str
-    cases: tuple[CaseRecord, ...]
+    cases: tuple[RecordedCase, ...]
     fix_geometry: bool = False
 
 
@@ -84,15 +84,15 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         labels=record.labels,
         file_ending=record.file_ending,
         cases=cases,
-        splits_file=find_beside(root, SPLITS_NAME),
-        groups_file=find_beside(root, GROUPS_NAME),
+        splits_file=find_optional_file(root, SPLITS_NAME),
+        groups_file=find_optional_file(root, GROUPS_NAME),
         notes=(),
     )
     return allow_geometry_fixes(dataset) if record.fix_geometry else dataset
 
 
-def _record_case(case: Case, root: Path) -> CaseRecord:
-    return CaseRecord(
+def _record_case(case: Case, root: Path) -> RecordedCase:
+    return RecordedCase(
         name=case.name,
         images=tuple(_shorten(path, root) for path in case.image_paths),
         label=None if case.label_path is None else _shorten(case.label_path, root),
@@ -110,7 +110,7 @@ def _shorten(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _restore_case(case: CaseRecord, root: Path) -> Case:
+def _restore_case(case: RecordedCase, root: Path) -> Case:
     return Case(
         name=case.name,
         image_paths=tuple(root / image for image in case.images),

@@ -26,7 +26,7 @@ from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import unpack_archive
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan import ConfigurationPlan, Plan
-from autoseg.run_folder import FoldFolder, RunFolder, parents_made, write_atomically
+from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
 
 FORM_VERSION: Final = 1
 ADVICE: Final = f"update autoseg, or ask for a file that autoseg {autoseg.__version__} wrote"
@@ -132,7 +132,7 @@ def model_file_written(path: Path) -> Iterator[ModelFileWriter]:
         RunError: The folder cannot be written or the disk is full.
     """
     with (
-        parents_made(path),
+        create_parent_folders(path),
         write_atomically(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
     ):

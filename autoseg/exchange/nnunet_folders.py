@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from autoseg.dataset.cases import Findings
-from autoseg.dataset.description import read_description
+from autoseg.dataset.description import read_dataset_json
 from autoseg.errors import DatasetError, ExchangeError
 from autoseg.labels import LabelScheme
 from autoseg.problems import Problem
@@ -122,7 +122,7 @@ def read_labelled_channels(model: NnunetModel) -> LabelledChannels:
         DatasetError: Everything that is wrong with it.
     """
     findings = Findings()
-    found = read_description(model.root, findings)
+    found = read_dataset_json(model.root, findings)
     if found is None or findings.problems:
         heading = f"{model.root / DATASET_NAME} cannot be used:"
         raise DatasetError(heading, findings.list_problems())

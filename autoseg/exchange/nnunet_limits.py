@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from autoseg.errors import ExchangeError
-from autoseg.exchange.nnunet_preprocessing import explain_ending
+from autoseg.exchange.nnunet_preprocessing import explain_unreadable_ending
 from autoseg.labels import LabelScheme
 
 
 def describe_export_limits(labels: LabelScheme, file_ending: str) -> tuple[str, ...]:
     """Notes for the user about a dataset whose models nnU-Net will not take; empty if it will."""
-    reasons = "; ".join((*explain_ending(file_ending), *_explain_values(labels)))
+    reasons = "; ".join((*explain_unreadable_ending(file_ending), *_explain_values(labels)))
     if not reasons:
         return ()
     return (f"models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): {reasons}",)

@@ -78,14 +78,14 @@ def find_reader(file_ending: str, orientation: str | None, *, dimensions: Sequen
     """
     if orientation == "RAS" and file_ending in REORIENTING_READERS:
         return REORIENTING_READERS[file_ending]
-    for reason in explain_ending(file_ending):
+    for reason in explain_unreadable_ending(file_ending):
         msg = f"{reason}; such a model cannot be exported"
         raise ExchangeError(msg)
     reader = READERS[file_ending]
     return PICTURE_READER if reader == "Tiff3DIO" and 3 not in dimensions else reader
 
 
-def explain_ending(file_ending: str) -> tuple[str, ...]:
+def explain_unreadable_ending(file_ending: str) -> tuple[str, ...]:
     """Why nnU-Net cannot read the images of a dataset, if it cannot."""
     if file_ending in READERS:
         return ()

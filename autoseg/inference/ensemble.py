@@ -17,10 +17,10 @@ from torch import Tensor
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.execution import ExecutionChoice
-from autoseg.inference.label_rule import compute_probabilities, decide_from_probabilities
+from autoseg.inference.label_rule import compute_probabilities, decode_probabilities
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.resample_logits import choose_strip_bytes
+from autoseg.inference.resample_logits import get_strip_bytes
 from autoseg.inference.restore_grid import Location, iterate_strips
 from autoseg.inference.sliding_window import OnWindow
 from autoseg.labels import LabelScheme
@@ -195,7 +195,7 @@ def restore_mean_label_map(
     assert all(geometry.crop_box == first.crop_box for geometry in geometries), "of another image"
     volume = np.zeros(first.grid.shape_voxels, np.int16)
     cropped = first.reorientation.apply(volume)[slice_box(first.crop_box)]
-    limit = strip_bytes or choose_strip_bytes(logits)
+    limit = strip_bytes or get_strip_bytes(logits)
     of_members = [
         iterate_strips(*part, strip_bytes=limit) for part in zip(logits, geometries, resamplings, strict=True)
     ]
@@ -203,7 +203,7 @@ def restore_mean_label_map(
         total = compute_probabilities(strips[0].logits, labels)
         for strip in strips[1:]:
             total += compute_probabilities(strip.logits, labels).to(total.device)
-        decided = decide_from_probabilities(total / len(strips), labels)
+        decided = decode_probabilities(total / len(strips), labels)
         cropped[strips[0].z, strips[0].rows] = decided.cpu().numpy()
     return volume
 

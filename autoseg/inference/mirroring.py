@@ -40,15 +40,15 @@ def predict_mirrored(
     for first in range(0, len(passes), patches_per_pass):
         adapt_threads()
         batch = passes[first : first + patches_per_pass]
-        outputs = network(torch.stack([mirror(patches[index], axes) for axes, index in batch]))[0]
+        outputs = network(torch.stack([flip(patches[index], axes) for axes, index in batch]))[0]
         if total is None:
             total = torch.zeros((len(patches), *outputs.shape[1:]), device=outputs.device)
         for (axes, index), output in zip(batch, outputs, strict=True):
-            total[index] += mirror(output, axes)
+            total[index] += flip(output, axes)
     assert total is not None, "there is no patch"
     return total.div_(len(views))
 
 
-def mirror(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:
+def flip(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:
     """Reverses the given axes of a patch."""
     return torch.flip(patch, [LEADING_AXES + axis for axis in axes]) if axes else patch

@@ -20,9 +20,9 @@ from autoseg.remembered import find_measurement, find_processor, read_measuremen
 
 SMALL_PATCH_VOXELS: Final = 2**18
 """Larger patches get the batch size 1 without a measurement: a forward pass takes seconds, batches only cost RAM."""
-VOXELS_OF_A_THREAD: Final = 2**15
+VOXELS_PER_THREAD: Final = 2**15
 """Patches with more voxels per thread keep all threads busy: a measurement would cost more than it gains."""
-VOXELS_OF_A_PASS: Final = 2**19
+VOXELS_PER_BATCH: Final = 2**19
 """Such patches are batched up to this number of voxels, because the weights of a layer are prepared once for a batch
 (measured on two threads: patches of 90 000 voxels take 0.097, 0.094, 0.094, 0.093 s each in batches of 1, 2, 4, 8)."""
 MOST_PATCHES: Final = 32
@@ -70,8 +70,8 @@ def find_patches_per_pass(
     voxels = math.prod(configuration.patch_voxels)
     if voxels > SMALL_PATCH_VOXELS:
         return 1
-    if voxels > VOXELS_OF_A_THREAD * torch.get_num_threads():
-        return 1 << (VOXELS_OF_A_PASS // voxels).bit_length() - 1  # the largest power of two
+    if voxels > VOXELS_PER_THREAD * torch.get_num_threads():
+        return 1 << (VOXELS_PER_BATCH // voxels).bit_length() - 1  # the largest power of two
     conditions = find_inference_conditions(configuration, number_type)
     path = find_measurement(memory, conditions)
     known = read_measurement(path, BatchSizeMeasurement)
@@ -92,7 +92,7 @@ def find_inference_conditions(configuration: ConfigurationPlan, number_type: Num
     )
 
 
-def measure_patches_per_pass(network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...]) -> list[float]:
+def measure_inference_batch_size(network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...]) -> list[float]:
     """Measures the seconds per patch for batch sizes 1, 2, 4, ..., up to the first one that is no faster."""
     seconds: list[float] = []
     count = 1
@@ -107,7 +107,7 @@ def measure_patches_per_pass(network: nn.Module, *, channels: int, patch_voxels:
 
 def _measure_and_cache(network: nn.Module, conditions: InferenceConditions, path: Path) -> int:
     channels = conditions.network.input_channels
-    seconds = measure_patches_per_pass(network, channels=channels, patch_voxels=conditions.patch_voxels)
+    seconds = measure_inference_batch_size(network, channels=channels, patch_voxels=conditions.patch_voxels)
     fastest = 1 << seconds.index(min(seconds))
     logger.info("the fastest batch size here is %d (%.3g s per patch); cached in %s", fastest, min(seconds), path)
     record = BatchSizeMeasurement(

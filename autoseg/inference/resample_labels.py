@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int16, Int64, Integer
 from torch import Tensor
 
 from autoseg.geometry import IntTriple
-from autoseg.inference.label_rule import find_highest, overwrite_by_regions
+from autoseg.inference.label_rule import compose_regions, compute_argmax
 from autoseg.inference.resample_logits import FLOAT_BYTES, find_taps, rearrange_slice
 from autoseg.labels import LabelScheme
 
@@ -72,7 +72,7 @@ def iterate_label_slabs(
     is_nearest: tuple[bool, bool, bool],
     chunk_bytes: int | None = None,
 ) -> Iterator[tuple[slice, Int16[Tensor, "slab_z new_y new_x"]]]:
-    """Yields the internal labels slab by slab: those of `iterate_resampled_strips` with `decide_labels`.
+    """Yields the internal labels slab by slab: those of `iterate_resampled_strips` with `decode_labels`.
 
     Args:
         logits: On any device, in any precision; the slabs lie there too.
@@ -164,7 +164,7 @@ class _Cells:
     def _apply_regions(self) -> Int16[Tensor, "slab_z slot_y slot_x cell"]:
         channels = range(self.slab.labels.output_channel_count)
         inside = (self._interpolate(torch.full_like(self.y, channel)) > 0 for channel in channels)
-        return overwrite_by_regions(inside, self.slab.labels)
+        return compose_regions(inside, self.slab.labels)
 
     def _find_highest(self) -> tuple["_Cells", Int16[Tensor, "slab_z slot_y slot_x cell"]]:
         """Candidate by candidate; cells with many of them come first, so that those with few are done early."""
@@ -236,7 +236,7 @@ def _agree(codes: Sequence[Integer[Tensor, "*place"]]) -> Integer[Tensor, "*plac
 def _make_plane(logits: Tensor, index: int, labels: LabelScheme) -> _Plane:
     values = rearrange_slice(logits, index)
     if not labels.has_regions:
-        highest = find_highest(values)
+        highest = compute_argmax(values)
         reached = values.gather(-1, highest.long()[..., None])
         is_clear = (values >= _lower_by_rounding(reached)).sum(dim=-1) == 1
         return _Plane(values, highest.where(is_clear, UNDECIDED))
@@ -250,7 +250,7 @@ def _decode(codes: Integer[Tensor, "*place"], labels: LabelScheme) -> Int16[Tens
     """Labels; anything where it is undecided."""
     if not labels.has_regions:
         return codes.to(torch.int16)
-    return overwrite_by_regions(((codes >> bit & 1).bool() for bit in range(labels.output_channel_count)), labels)
+    return compose_regions(((codes >> bit & 1).bool() for bit in range(labels.output_channel_count)), labels)
 
 
 def _lower_by_rounding(values: Tensor) -> Tensor:

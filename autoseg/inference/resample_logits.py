@@ -64,7 +64,7 @@ class Taps:
         return values[first:last], taps
 
 
-def choose_strip_bytes(logits: Sequence[Tensor]) -> int:
+def get_strip_bytes(logits: Sequence[Tensor]) -> int:
     """What suits the devices on which the logits lie; one size for all, so that their strips hold the same rows."""
     return CPU_STRIP_BYTES if all(part.device.type == "cpu" for part in logits) else GPU_STRIP_BYTES
 
@@ -92,7 +92,7 @@ def iterate_resampled_strips(
         find_taps(old, new, is_nearest=nearest, device=logits.device)
         for old, new, nearest in zip(logits.shape[1:], shape_voxels, is_nearest, strict=True)
     )
-    limit = strip_bytes or choose_strip_bytes([logits])
+    limit = strip_bytes or get_strip_bytes([logits])
     step = max(1, limit // (FLOAT_BYTES * len(logits) * shape_voxels[2]))
     for index, plane in enumerate(_iterate_slices(logits, z)):
         for first in range(0, shape_voxels[1], step):

@@ -38,7 +38,7 @@ def restore_label_map(
     Args:
         logits: On the resampled grid, in plan axes; on any device, in any precision.
         geometry: What preprocessing did to this case.
-        labels: Whether channels are labels or regions, see `decide_labels`.
+        labels: Whether channels are labels or regions, see `decode_labels`.
         resampling: Order of the interpolation, and when an axis is resampled separately.
         chunk_bytes: How many of the logits are interpolated at one time, see `iterate_label_slabs`.
     """

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import DeviceError, PredictionError
-from autoseg.inference.mirroring import list_mirrored_axes, mirror, predict_mirrored
+from autoseg.inference.mirroring import flip, list_mirrored_axes, predict_mirrored
 from autoseg.inference.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.plan import ConfigurationPlan
@@ -28,7 +28,7 @@ OnWindow = Callable[[int, int], None]
 FLOAT_BYTES: Final = 4
 STORAGE_SHARE: Final = 0.5
 """Part of the free device memory that image and logits may take (guess); the rest is for the network's work."""
-CPU_PASS_VOXELS: Final = 2**15
+CPU_BATCH_VOXELS: Final = 2**15
 """Voxels of a pass on the CPU where nothing was measured. With a U-Net of four stages in single precision on two cores,
 slices of 56 x 40 voxels take 8.6 ms each alone and 3.7 ms in a batch of 8; 256 x 256 slices and 40 x 56 x 40 patches
 gain nothing in a batch of 2 and are slower in larger ones."""
@@ -104,10 +104,10 @@ def compute_patches_per_pass(configuration: ConfigurationPlan, device: torch.dev
     """Patches per pass of a network where nothing was measured.
 
     On a GPU as many as a training batch has: they fit, as prediction keeps nothing for a backward pass. On a CPU only
-    small patches gain from company, see `CPU_PASS_VOXELS`.
+    small patches gain from company, see `CPU_BATCH_VOXELS`.
     """
     if device.type == "cpu":
-        return max(1, CPU_PASS_VOXELS // math.prod(configuration.patch_voxels))
+        return max(1, CPU_BATCH_VOXELS // math.prod(configuration.patch_voxels))
     return configuration.training.batch_size
 
 
@@ -119,8 +119,8 @@ def _blend_in_memory(job: _Job) -> Tensor:
     """
     while True:
         try:
-            storage = find_storage(job.device, _count_stored_bytes(job))
-            return retry_in_main_memory(partial(_blend_windows, job), storage)
+            storage = select_storage_device(job.device, _count_stored_bytes(job))
+            return retry_in_ram(partial(_blend_windows, job), storage)
         except DeviceError:
             if job.patches_per_pass == 1:
                 raise
@@ -130,7 +130,7 @@ def _blend_in_memory(job: _Job) -> Tensor:
             torch.cuda.empty_cache()
 
 
-def retry_in_main_memory(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:
+def retry_in_ram(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:
     """Does the work with its sums on `storage`, and once more with them in main memory if the device is full.
 
     Raises:
@@ -144,10 +144,10 @@ def retry_in_main_memory(work: Callable[[torch.device], Tensor], storage: torch.
             raise DeviceError(msg) from error
         logger.warning("the device ran out of memory; predicting this volume again with the sums in main memory")
     torch.cuda.empty_cache()
-    return retry_in_main_memory(work, CPU)
+    return retry_in_ram(work, CPU)
 
 
-def find_storage(device: torch.device, needed_bytes: int) -> torch.device:
+def select_storage_device(device: torch.device, needed_bytes: int) -> torch.device:
     """Where image and logits are kept: on the device if they take at most `STORAGE_SHARE` of its free memory."""
     if device.type != "cuda":
         return device
@@ -239,12 +239,12 @@ def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
 
 
 def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
-    """What `_predict_patches` returns for a patch that is its own mirror image: one pass per network is enough."""
+    """What `_predict_patches` returns for a patch that is its own flip image: one pass per network is enough."""
     is_slice = job.configuration.dimensions == 2
     inputs = patch.squeeze(2) if is_slice else patch
     views = list(list_mirrored_axes(job.mirror_axes))
     logits = _average(
-        _average(mirror(plain, axes)[None] for axes in views)
+        _average(flip(plain, axes)[None] for axes in views)
         for plain in (network(inputs)[0][0] for network in job.networks)
     )
     return logits.unsqueeze(2) if is_slice else logits

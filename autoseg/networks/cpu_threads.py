@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from autoseg.cpu_time import CpuClock, CpuReading, CpuUse, compare_readings, count_usable_cores
+from autoseg.cpu_time import CpuClock, CpuReading, CpuUsage, compare_readings, count_usable_cores
 
 SECONDS_BETWEEN_LOOKS: Final = 0.5
 TOLERATED_LOSS_CORES: Final = 0.25
@@ -36,14 +36,14 @@ SETTINGS_OF_THE_USER: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 logger = logging.getLogger(__name__)
 
 
-def choose_threads(use: CpuUse, *, threads: int, most: int) -> int:
+def choose_threads(use: CpuUsage, *, threads: int, most: int) -> int:
     """Threads for the time to come, judged by what became of the cores while there were `threads`."""
     if use.missed > TOLERATED_LOSS_CORES:
         return max(1, min(threads, math.floor(use.received + TOLERATED_LOSS_CORES)))
     return min(most, threads + math.floor(use.unused + TOLERATED_LOSS_CORES))
 
 
-def choose_first_threads(use: CpuUse, *, most: int) -> int:
+def compute_initial_thread_count(use: CpuUsage, *, most: int) -> int:
     """Threads to begin with: what other programs took before is taken to be theirs."""
     return max(1, min(most, math.floor(use.cores - use.foreign + TOLERATED_LOSS_CORES)))
 
@@ -73,7 +73,7 @@ class CpuThreads:
         self._added_at = -math.inf
         self._patience_seconds = FIRST_PATIENCE_SECONDS
 
-    def begin(self) -> CpuUse | None:
+    def begin(self) -> CpuUsage | None:
         """Chooses the number to begin with; returns what it was judged by, None where that has just been done."""
         seconds = self._now() - self._last.wall_seconds
         if seconds < SHORTEST_FIRST_LOOK_SECONDS and not self._is_new:
@@ -83,10 +83,10 @@ class CpuThreads:
         self._sleep(max(0.0, SHORTEST_FIRST_LOOK_SECONDS - seconds))
         use = self._take_use()
         self._is_new = False
-        self.threads = choose_first_threads(use, most=self.most)
+        self.threads = compute_initial_thread_count(use, most=self.most)
         return use
 
-    def look(self) -> CpuUse | None:
+    def look(self) -> CpuUsage | None:
         """Changes the number if the time since the last look demands it; returns what it was judged by if it does."""
         if self._now() - self._last.wall_seconds < SECONDS_BETWEEN_LOOKS:
             return None
@@ -97,7 +97,7 @@ class CpuThreads:
         self.threads = chosen
         return use
 
-    def _take_use(self) -> CpuUse:
+    def _take_use(self) -> CpuUsage:
         now = self._read()
         use, self._last = compare_readings(self._last, now), now
         return use
@@ -213,7 +213,7 @@ class LibraryThreads:
             self._others.restore()
             self._others = None
 
-    def _apply(self, holder: Holder, chosen: CpuThreads, use: CpuUse | None) -> None:
+    def _apply(self, holder: Holder, chosen: CpuThreads, use: CpuUsage | None) -> None:
         """Also where another thread has looked."""
         if holder.threads != min(chosen.threads, holder.most):
             _set_threads_of(holder, min(chosen.threads, holder.most))

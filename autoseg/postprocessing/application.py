@@ -86,12 +86,12 @@ class _ComponentPass:
         components = find_components(label_map, [sorted(group) for group in self.groups])
         is_kept = np.ones(len(components.voxels), bool)
         for group, rule in self.rules:
-            is_kept &= find_kept(components, group, rule, voxel_mm3=voxel_mm3)
+            is_kept &= select_kept_components(components, group, rule, voxel_mm3=voxel_mm3)
         for plane, numbers in zip(label_map, components.numbers, strict=True):
             plane[~is_kept[numbers]] = 0
 
 
-def find_kept(
+def select_kept_components(
     components: Components, group: int, rule: ComponentRule, *, voxel_mm3: float
 ) -> Bool[np.ndarray, " component"]:
     """Which components a rule leaves: all of the other masks, and those of its own that it is content with."""

@@ -97,7 +97,7 @@ class ComponentEffects:
         return change
 
 
-def count_classes(pair: LabelMapPair, labels: LabelScheme) -> Counts:
+def count_class_voxels(pair: LabelMapPair, labels: LabelScheme) -> Counts:
     """Counts every class."""
     cleared, ignored_voxels = clear_ignored(pair.prediction, pair.reference, labels.ignore_label)
     confusion = count_confusion(

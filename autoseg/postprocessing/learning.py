@@ -126,7 +126,7 @@ def learn_minimum_size(
     Returns:
         The step, and the counts after it: with the rule if it was accepted, else unchanged.
     """
-    candidates = list_candidates(effects)
+    candidates = list_minimum_sizes(effects)
     what = make_rule(1.0).describe().split(" below ")[0]
     if not candidates or len(np.unique(cases.blocks)) < 2:
         because = "there are no components of different sizes" if not candidates else "it needs two blocks of cases"
@@ -143,7 +143,7 @@ def learn_minimum_size(
     return step, tried[chosen] if step.accepted else cases.counts
 
 
-def list_candidates(effects: Sequence[ComponentEffects]) -> list[float]:
+def list_minimum_sizes(effects: Sequence[ComponentEffects]) -> list[float]:
     """Round volumes above the smallest component and up to the largest one, ascending."""
     volumes = np.concatenate([entry.volumes_mm3 for entry in effects])
     if not len(volumes):

@@ -89,12 +89,12 @@ Rule = Annotated[LargestComponent | MinimumSize | FillHoles, Field(discriminator
 
 def keep_largest_foreground(labels: LabelScheme) -> LargestComponent:
     """Of all foreground labels together."""
-    return LargestComponent(name=FOREGROUND, values=list_values(labels, labels.foreground_labels))
+    return LargestComponent(name=FOREGROUND, values=list_file_values(labels, labels.foreground_labels))
 
 
 def keep_largest(labels: LabelScheme, index: int) -> LargestComponent:
     """Of the class of this index."""
-    return LargestComponent(name=labels.class_names[index], values=list_values(labels, labels.class_labels[index]))
+    return LargestComponent(name=labels.class_names[index], values=list_file_values(labels, labels.class_labels[index]))
 
 
 def find_size_unit(grids: Iterable[Grid]) -> SizeUnit:
@@ -107,7 +107,7 @@ def find_size_unit(grids: Iterable[Grid]) -> SizeUnit:
 
 def demand_size(labels: LabelScheme, index: int, minimum_mm3: float, unit: SizeUnit = "mm3") -> MinimumSize:
     """Of the class of this index."""
-    values = list_values(labels, labels.class_labels[index])
+    values = list_file_values(labels, labels.class_labels[index])
     return MinimumSize(name=labels.class_names[index], values=values, minimum_mm3=minimum_mm3, unit=unit)
 
 
@@ -117,11 +117,11 @@ def fill_holes(labels: LabelScheme, index: int) -> FillHoles:
     written = labels.region_write_labels[index] if labels.has_regions else members[0]
     return FillHoles(
         name=labels.class_names[index],
-        values=list_values(labels, members),
+        values=list_file_values(labels, members),
         fill_value=labels.file_values[written],
     )
 
 
-def list_values(labels: LabelScheme, members: tuple[int, ...]) -> tuple[int, ...]:
+def list_file_values(labels: LabelScheme, members: tuple[int, ...]) -> tuple[int, ...]:
     """The values of the label files that internal labels stand for."""
     return tuple(labels.file_values[label] for label in members)

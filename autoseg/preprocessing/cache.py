@@ -20,7 +20,7 @@ from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.storage_shape import compute_storage_shape
-from autoseg.run_folder import blosc2_failures_told, make_folder, write_atomically
+from autoseg.run_folder import make_folder, translate_blosc2_errors, write_atomically
 
 # Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
 # to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more room; ZSTD
@@ -56,7 +56,7 @@ class FileSizes(Part):
     locations_bytes: int
 
 
-class CaseRecord(Document):
+class CachedCaseRecord(Document):
     """What a case's JSON file holds.
 
     Attributes:
@@ -123,7 +123,7 @@ def write_case(
         write_array(paths.labels, case.label_map, patch_voxels)
         with write_atomically(paths.locations, is_lasting=False) as temporary:
             np.save(temporary, locations.coordinates, allow_pickle=False)
-    record = CaseRecord(
+    record = CachedCaseRecord(
         geometry=case.geometry,
         class_ranges=locations.class_ranges,
         annotated_range=locations.annotated_range,
@@ -146,7 +146,7 @@ def open_case(folder: Path, name: str) -> CachedCase:
     """
     paths = _CasePaths(folder, name)
     try:
-        record = read_document(paths.record, CaseRecord)
+        record = read_document(paths.record, CachedCaseRecord)
         paths.check_sizes(record.files)
         coordinates = _read_locations(paths.locations)
         image, label_map = open_array(paths.image), open_array(paths.labels)
@@ -239,7 +239,7 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    with write_atomically(path, is_lasting=False) as temporary, blosc2_failures_told():
+    with write_atomically(path, is_lasting=False) as temporary, translate_blosc2_errors():
         blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),

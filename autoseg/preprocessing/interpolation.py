@@ -44,7 +44,7 @@ class LinearTaps:
     upper_weight: Float64[np.ndarray, " output"]
 
 
-def compute_positions(old: int, new: int) -> Float64[np.ndarray, " output"]:
+def compute_source_positions(old: int, new: int) -> Float64[np.ndarray, " output"]:
     """Where the `new` output voxels lie among `old` input voxels."""
     positions: Float64[np.ndarray, " output"] = (np.arange(new) + 0.5) * (old / new) - 0.5
     return positions
@@ -52,14 +52,14 @@ def compute_positions(old: int, new: int) -> Float64[np.ndarray, " output"]:
 
 def compute_nearest_indices(old: int, new: int) -> Int64[np.ndarray, " output"]:
     """The nearest input of every output; halves go up."""
-    nearest = np.floor(compute_positions(old, new) + 0.5).astype(np.int64)
+    nearest = np.floor(compute_source_positions(old, new) + 0.5).astype(np.int64)
     indices: Int64[np.ndarray, " output"] = np.clip(nearest, 0, old - 1)
     return indices
 
 
 def compute_linear_taps(old: int, new: int) -> LinearTaps:
     """Neighbours and weights of linear interpolation, rounded as scipy rounds them."""
-    positions = np.clip(compute_positions(old, new), 0, old - 1)
+    positions = np.clip(compute_source_positions(old, new), 0, old - 1)
     lower = np.floor(positions).astype(np.int64)
     lower_weight = 1.0 - (positions - lower)
     return LinearTaps(
@@ -119,7 +119,7 @@ def _order_axes(old: tuple[int, ...], new: tuple[int, int, int]) -> tuple[int, .
 
 
 def _build_block(old: int, new: int, order: int, *, outputs: slice) -> MatrixBlock:
-    positions = compute_positions(old, new)[outputs]
+    positions = compute_source_positions(old, new)[outputs]
     first = max(int(np.floor(positions[0])) - WINDOW_MARGIN_VOXELS, 0)
     last = min(int(np.ceil(positions[-1])) + WINDOW_MARGIN_VOXELS, old - 1)
     weights = _WEIGHTS[order](positions - first, last - first + 1)

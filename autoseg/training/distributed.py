@@ -146,10 +146,10 @@ def build_batch_part(team: Team, batch_size: int) -> BatchPart:
     """
     if team.size == 1:
         return BatchPart()
-    return BatchPart(share=len(team.select_samples(batch_size)) / batch_size, add_up=add_up_over_team)
+    return BatchPart(share=len(team.select_samples(batch_size)) / batch_size, add_up=sum_over_processes)
 
 
-def add_up_over_team(value: Tensor) -> Tensor:
+def sum_over_processes(value: Tensor) -> Tensor:
     """The sum over all processes. Its gradient is passed on to the own summand alone: the gradients of the weights,
     which are summed over the processes, then are those of the whole sum."""
     total = value.detach().clone()

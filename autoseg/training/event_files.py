@@ -28,7 +28,7 @@ def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequen
         RunError: The folder cannot be written or the disk is full.
     """
     try:
-        for name, value in list_values(record, class_names).items():
+        for name, value in list_scalars(record, class_names).items():
             writer.add_scalar(name, value, global_step=record.epoch)
         writer.flush()
     except OSError as error:
@@ -39,7 +39,7 @@ def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequen
         raise RunError(msg) from error
 
 
-def list_values(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:
+def list_scalars(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:
     """The figures of an epoch by the names under which they are shown; without those that are not defined."""
     values: dict[str, float | None] = {
         "loss/training": record.train_loss,

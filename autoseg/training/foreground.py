@@ -47,7 +47,7 @@ class ForegroundIndex:
         """Voxels of each connected component of a class that occurs in a case."""
         key = (case.name, class_index)
         if key not in self._components:
-            self._components[key] = find_components(case, class_index)
+            self._components[key] = find_class_components(case, class_index)
         return self._components[key]
 
 
@@ -65,7 +65,7 @@ def find_classes(case_names: Sequence[str], open_case: Callable[[str], CachedCas
     return tuple(of_fold for of_fold in found if of_fold.case_names)
 
 
-def find_components(case: CachedCase, class_index: int) -> tuple[Coordinates, ...]:
+def find_class_components(case: CachedCase, class_index: int) -> tuple[Coordinates, ...]:
     """Voxels of each component (of 26 neighbours) of a class: all, or `MOST_VOXELS_PER_COMPONENT` spread over it.
 
     The labels of the class are those at its stored locations.
@@ -73,10 +73,10 @@ def find_components(case: CachedCase, class_index: int) -> tuple[Coordinates, ..
     label_map: Int16[np.ndarray, "z y x"] = np.asarray(case.label_map[:])
     locations = case.locations.of_class(class_index)
     members = np.unique(label_map[tuple(locations.T)])
-    return split_into_components(np.isin(label_map, members))
+    return list_component_voxels(np.isin(label_map, members))
 
 
-def split_into_components(mask: Bool[np.ndarray, "z y x"]) -> tuple[Coordinates, ...]:
+def list_component_voxels(mask: Bool[np.ndarray, "z y x"]) -> tuple[Coordinates, ...]:
     """Voxels of each component of a mask."""
     import cc3d  # loaded where it is needed: it takes 0.1 s, and most trainings need no components
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import TrainingError
-from autoseg.training.event_files import list_values
+from autoseg.training.event_files import list_scalars
 from autoseg.training.events import EpochDone, Event
 
 TrackerName = Literal["mlflow", "wandb"]
@@ -69,7 +69,7 @@ class Trackers:
         """Passes on what a training tells."""
         for event in events:
             if isinstance(event, EpochDone):
-                self.log(list_values(event.record, class_names), epoch=event.record.epoch)
+                self.log(list_scalars(event.record, class_names), epoch=event.record.epoch)
             yield event
 
     def log(self, values: Mapping[str, float], *, epoch: int) -> None:

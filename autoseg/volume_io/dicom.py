@@ -14,8 +14,8 @@ from jaxtyping import Float64
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
-from autoseg.volume_io.itk import build_grid, to_other_world
-from autoseg.volume_io.library_messages import divert_library_messages
+from autoseg.volume_io.itk import build_grid, convert_lps_ras
+from autoseg.volume_io.library_messages import redirect_library_messages
 from autoseg.volume_io.volumes import StoredVolume
 
 MODALITY: Final = "0008|0060"
@@ -40,7 +40,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
     import SimpleITK
 
     del as_labels
-    with divert_library_messages():
+    with redirect_library_messages():
         reader = _open_reader(path)
         grid = _build_grid(path, reader)
         array = SimpleITK.GetArrayFromImage(reader.Execute())
@@ -50,7 +50,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
-    with divert_library_messages():
+    with redirect_library_messages():
         return _build_grid(path, _open_reader(path))
 
 
@@ -82,8 +82,8 @@ def _build_grid(path: Path, reader: Any) -> Grid:
     return Grid(
         shape_voxels=grid.shape_voxels,
         spacing_mm=(distance, *grid.spacing_mm[1:]),
-        origin_mm=to_other_world(positions_mm[0]),
-        direction=(to_other_world(step / distance), to_other_world(along_y), to_other_world(along_x)),
+        origin_mm=convert_lps_ras(positions_mm[0]),
+        direction=(convert_lps_ras(step / distance), convert_lps_ras(along_y), convert_lps_ras(along_x)),
     )
 
 

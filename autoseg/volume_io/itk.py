@@ -14,7 +14,7 @@ from autoseg.errors import VolumeError
 from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically
 from autoseg.volume_io.itk_headers import check_complete, check_stored_header
-from autoseg.volume_io.library_messages import divert_library_messages, locale_kept
+from autoseg.volume_io.library_messages import preserve_locale, redirect_library_messages
 from autoseg.volume_io.volumes import (
     HEADER_ENDINGS,
     StoredVolume,
@@ -36,7 +36,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
     del as_labels
     check_stored_header(path)
-    with locale_kept(), _divert_messages(path):
+    with preserve_locale(), _divert_messages(path):
         image = SimpleITK.ReadImage(str(path))
     check_complete(path, SimpleITK.GetArrayViewFromImage(image))
     return convert(image, path)
@@ -70,7 +70,7 @@ def read_grid(path: Path) -> Grid:
     check_stored_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    with locale_kept(), _divert_messages(path):
+    with preserve_locale(), _divert_messages(path):
         reader.ReadImageInformation()
     _check_dimensions(path, reader.GetDimension(), reader.GetNumberOfComponents())
     return build_grid(reader)
@@ -101,7 +101,7 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
     import SimpleITK
 
     try:
-        with locale_kept():
+        with preserve_locale():
             SimpleITK.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
@@ -110,7 +110,7 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
 
 
 def _divert_messages(path: Path) -> AbstractContextManager[None]:
-    return divert_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
+    return redirect_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
 
 
 def _check_dimensions(path: Path | str, dimensions: int, components: int) -> None:
@@ -132,7 +132,7 @@ def build_grid(header: Any) -> Grid:
     return Grid(
         shape_voxels=(size[2], size[1], size[0]),
         spacing_mm=make_planar_spacing(spacing[1], spacing[0]) if is_flat else (spacing[2], spacing[1], spacing[0]),
-        origin_mm=to_other_world(np.array(origin)),
+        origin_mm=convert_lps_ras(np.array(origin)),
         direction=_build_direction(matrix),
     )
 
@@ -141,10 +141,10 @@ def _build_direction(matrix: Float64[np.ndarray, "n n"]) -> Direction:
     full = np.eye(3)
     extent = min(len(matrix), 3)
     full[:extent, :extent] = matrix[:extent, :extent]
-    return (to_other_world(full[:, 2]), to_other_world(full[:, 1]), to_other_world(full[:, 0]))
+    return (convert_lps_ras(full[:, 2]), convert_lps_ras(full[:, 1]), convert_lps_ras(full[:, 0]))
 
 
-def to_other_world(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
+def convert_lps_ras(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
     """Turns (L, P, S) into (R, A, S), and back."""
     x, y, z = (vector * LPS_TO_RAS + 0.0).tolist()  # adding 0 turns -0 into 0
     return (x, y, z)
@@ -162,9 +162,9 @@ def build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool
 
     dimensions = 2 if is_flat else 3
     image = SimpleITK.GetImageFromArray(array[0] if is_flat else array)
-    columns = [to_other_world(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
+    columns = [convert_lps_ras(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
     matrix = np.array(columns).T[:dimensions, :dimensions]
     image.SetSpacing(grid.spacing_mm[::-1][:dimensions])
-    image.SetOrigin(to_other_world(np.array(grid.origin_mm))[:dimensions])
+    image.SetOrigin(convert_lps_ras(np.array(grid.origin_mm))[:dimensions])
     image.SetDirection(matrix.ravel().tolist())
     return image

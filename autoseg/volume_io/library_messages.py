@@ -17,7 +17,7 @@ ONE_AT_A_TIME: Final = threading.Lock()
 
 
 @contextmanager
-def divert_library_messages() -> Iterator[None]:
+def redirect_library_messages() -> Iterator[None]:
     """Sends what is written to the process's standard error meanwhile to the log (level debug).
 
     The stream of the process is replaced, for such libraries know no other switch; keep the block short.
@@ -39,7 +39,7 @@ def divert_library_messages() -> Iterator[None]:
 
 
 @contextmanager
-def locale_kept() -> Iterator[None]:
+def preserve_locale() -> Iterator[None]:
     """Puts the locale of the process back afterwards.
 
     ITK sets it to "C" when it meets a VTK file, and leaves it there: from then on Python would take the text of files

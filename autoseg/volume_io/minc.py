@@ -14,7 +14,7 @@ import numpy as np
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, Reorientation, build_grid_from_affine, compute_reorientation
 from autoseg.volume_io import itk
-from autoseg.volume_io.library_messages import divert_library_messages
+from autoseg.volume_io.library_messages import redirect_library_messages
 from autoseg.volume_io.volumes import StoredVolume
 
 HDF5_SIGNATURE: Final = b"\x89HDF"
@@ -26,7 +26,7 @@ AXES_OF_LETTERS: Final = ("LR", "PA", "IS")
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads all voxels in real values; times or vector components are channels."""
     if _is_version_2(path):
-        with divert_library_messages():
+        with redirect_library_messages():
             stored = itk.read(path, as_labels=as_labels)
         return replace(stored, grid=_undo_itk_world(stored.grid))
     file, channel_axis = _open_version_1(path)
@@ -39,7 +39,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
     if _is_version_2(path):
-        with divert_library_messages():
+        with redirect_library_messages():
             return _undo_itk_world(itk.read_grid(path))
     file, channel_axis = _open_version_1(path)
     shape = tuple(extent for axis, extent in enumerate(file.get_data_shape()) if axis != channel_axis)
@@ -59,8 +59,8 @@ def _is_version_2(path: Path) -> bool:
 
 
 def _undo_itk_world(grid: Grid) -> Grid:
-    z, y, x = (itk.to_other_world(np.array(axis)) for axis in grid.direction)
-    return replace(grid, origin_mm=itk.to_other_world(np.array(grid.origin_mm)), direction=(z, y, x))
+    z, y, x = (itk.convert_lps_ras(np.array(axis)) for axis in grid.direction)
+    return replace(grid, origin_mm=itk.convert_lps_ras(np.array(grid.origin_mm)), direction=(z, y, x))
 
 
 def _open_version_1(path: Path) -> tuple[Any, int | None]:

@@ -20,9 +20,9 @@ from autoseg.run_folder import write_atomically
 from autoseg.volume_io.volumes import (
     StoredVolume,
     check_same_grid,
-    explain_unreadable,
     is_planar,
     make_planar_spacing,
+    translate_decoder_errors,
     write_pair_atomically,
 )
 
@@ -260,7 +260,7 @@ def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
     family = nibabel.MGHImage if is_mgh else nibabel.Nifti1Pair
     if like is None or not like.name.lower().endswith((".nii", ".nii.gz", *PAIR_ENDINGS, *MGH_ENDINGS)):
         return None
-    with explain_unreadable(like), _open_image(like) as image:
+    with translate_decoder_errors(like), _open_image(like) as image:
         if not isinstance(image, family):
             return None
         check_same_grid(grid, _build_grid(image, like), what=f"{like} (found) and what is to be written like it")

@@ -8,8 +8,8 @@ from jaxtyping import Integer
 
 from autoseg.geometry import Grid
 from autoseg.volume_io import itk, nifti
-from autoseg.volume_io.reading import to_float32
-from autoseg.volume_io.volumes import ImageLibrary, Volume, check_finite_grid, check_same_grid, explain_unreadable
+from autoseg.volume_io.reading import convert_to_float32
+from autoseg.volume_io.volumes import ImageLibrary, Volume, check_finite_grid, check_same_grid, translate_decoder_errors
 
 LIBRARIES: Final[dict[str, ImageLibrary]] = {"nibabel": nifti, "SimpleITK": itk}
 
@@ -31,10 +31,10 @@ def convert_images(images: Sequence[Any], library: str) -> Volume:
     volumes = []
     for index, image in enumerate(images):
         what = f"the {library} image" if len(images) == 1 else f"{library} image {index}"
-        with explain_unreadable(what):
+        with translate_decoder_errors(what):
             stored = LIBRARIES[library].convert(image, what)
         check_finite_grid(stored.grid, what)
-        volumes.append(Volume(array=to_float32(what, stored.array), grid=stored.grid))
+        volumes.append(Volume(array=convert_to_float32(what, stored.array), grid=stored.grid))
         check_same_grid(volumes[0].grid, stored.grid, what=f"{what} (found) and {library} image 0 (expected)")
     array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
     return Volume(array=array, grid=volumes[0].grid)

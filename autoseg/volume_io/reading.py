@@ -19,8 +19,8 @@ from autoseg.volume_io.volumes import (
     Volume,
     check_finite_grid,
     check_same_grid,
-    explain_unreadable,
     list_grid_differences,
+    translate_decoder_errors,
 )
 
 # Scaled integers (scl_slope) come back with the rounding error of single precision.
@@ -44,7 +44,7 @@ def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
     grid = stored[0].grid
     arrays = []
     for path, channel in zip(paths, stored, strict=True):
-        volume = Volume(array=to_float32(path, channel.array), grid=channel.grid)
+        volume = Volume(array=convert_to_float32(path, channel.array), grid=channel.grid)
         if fix_geometry and list_grid_differences(grid, channel.grid):
             volume = resample_image_onto_grid(volume, grid, what=f"{path}, onto the grid of {paths[0]}")
         check_same_grid(grid, volume.grid, what=f"{path} (found) and {paths[0]} (expected)")
@@ -76,14 +76,14 @@ def read_grid(path: Path) -> Grid:
         VolumeError: The file cannot be read or its geometry makes no sense.
     """
     ending = _check_file(path)
-    with explain_unreadable(path):
+    with translate_decoder_errors(path):
         grid = READERS[ending].read_grid(path)
     return check_finite_grid(grid, path)
 
 
 def _read(path: Path, *, as_labels: bool) -> StoredVolume:
     ending = _check_file(path)
-    with explain_unreadable(path):
+    with translate_decoder_errors(path):
         stored = READERS[ending].read(path, as_labels=as_labels)
     check_finite_grid(stored.grid, path)
     return stored
@@ -106,7 +106,9 @@ def _check_file(path: Path) -> str:
     raise VolumeError(msg)
 
 
-def to_float32(path: Path | str, array: Shaped[np.ndarray, "channel z y x"]) -> Float32[np.ndarray, "channel z y x"]:
+def convert_to_float32(
+    path: Path | str, array: Shaped[np.ndarray, "channel z y x"]
+) -> Float32[np.ndarray, "channel z y x"]:
     """Intensities as autoseg computes with them.
 
     Raises:

@@ -148,7 +148,7 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
 
 
 @contextmanager
-def explain_unreadable(path: Path | str) -> Iterator[None]:
+def translate_decoder_errors(path: Path | str) -> Iterator[None]:
     """Turns what a decoder raises on broken files (each library has its own exceptions) into a VolumeError."""
     try:
         yield

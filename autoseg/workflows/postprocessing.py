@@ -16,7 +16,7 @@ from autoseg.postprocessing.effects import (
     Change,
     ComponentEffects,
     Counts,
-    count_classes,
+    count_class_voxels,
     measure_components,
     measure_holes,
 )
@@ -141,7 +141,7 @@ def measure_case(job: MeasuringJob) -> CaseMeasurement:
     pair = LabelMapPair(prediction=finished, reference=read.reference)
     return CaseMeasurement(
         grid=grid,
-        counts=count_classes(pair, labels),
+        counts=count_class_voxels(pair, labels),
         components=measure_components(pair, job.groups, labels=labels, spacing_mm=spacing_mm) if job.groups else (),
         holes=tuple(measure_holes(pair, index, labels=labels) for index in job.hole_classes),
     )

@@ -8,7 +8,7 @@ from autoseg.postprocessing.learning import (
     decide,
     keep_largest_of,
     learn_minimum_size,
-    list_candidates,
+    list_minimum_sizes,
 )
 from autoseg.postprocessing.rules import LargestComponent, MinimumSize
 
@@ -154,5 +154,5 @@ def test_a_minimum_needs_components_of_different_sizes_and_two_blocks():
 
 def test_candidates_are_round_volumes_between_the_smallest_and_the_largest_component():
     effects = [make_effects([(3, 0), (60, 60)]), make_effects([])]
-    assert list_candidates(effects) == [5.0, 10.0, 20.0, 50.0]
-    assert list_candidates([make_effects([(20, 0)])]) == []
+    assert list_minimum_sizes(effects) == [5.0, 10.0, 20.0, 50.0]
+    assert list_minimum_sizes([make_effects([(20, 0)])]) == []
