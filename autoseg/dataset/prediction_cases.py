@@ -72,7 +72,7 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
 
 
 def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, ChannelFiles], str]:
-    """The case to which a file belongs, with those of its channels that lie beside it."""
+    """Returns the case of a file, with the channels in the same folder."""
     ending = find_ending(path.name)
     if ending is None:
         msg = f"expected an image, but the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"

@@ -15,10 +15,10 @@ LEAST_CASES: Final = 2
 
 
 def read_dataset(root: Path) -> Dataset:
-    """Reads dataset.json and lists the cases. Images are not opened.
+    """Reads dataset.json and lists the cases, without opening any image.
 
     Raises:
-        DatasetError: Names everything that is wrong.
+        DatasetError: The dataset has problems; the message lists all of them.
     """
     root = root.resolve()
     findings = Findings()

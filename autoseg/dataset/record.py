@@ -11,11 +11,11 @@ from autoseg.problems import Problem
 
 
 class RecordedCase(Part):
-    """Files of a case: relative to the dataset's folder where they lie inside it.
+    """The files of a case; paths inside the dataset's folder are relative to it.
 
     Attributes:
-        stamps: Size in bytes and time of change (ns) of the images, then of the label map; they tell corrected files
-            from those that were measured.
+        stamps: Size in bytes and modification time (ns) of the images, then of the label map; they distinguish
+            corrected files from those that were measured.
     """
 
     name: str
@@ -28,7 +28,7 @@ class DatasetRecord(Document):
     """A dataset as its run stores it.
 
     Attributes:
-        source: The dataset's folder, absolute.
+        source: Absolute path of the dataset's folder.
         fix_geometry: Whether files on another grid than their case's first channel are resampled onto it.
     """
 
@@ -60,7 +60,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     """Finds the files of a recorded dataset again.
 
     Raises:
-        DatasetError: The folder or some files have gone.
+        DatasetError: The folder or some files no longer exist.
     """
     root = Path(record.source)
     advice = "put it back, write its new place into 'source' of the run's dataset.json, or plan a new run"

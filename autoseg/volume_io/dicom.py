@@ -1,7 +1,7 @@
 """Reads single DICOM files that hold one slice or one volume (enhanced multi-frame), through SimpleITK.
 
-Where the frames of a volume lie is read from the file itself: ITK tells a distance of frames, but not whether their
-order follows or opposes the normal of the plane, nor that one is missing.
+The positions of the frames are read from the file itself: ITK reports a spacing of the frames, but neither whether
+their order follows or opposes the normal of the plane nor whether one is missing.
 """
 
 import mmap
@@ -36,7 +36,7 @@ FRAME_GEOMETRY: Final = re.compile(
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
-    """Reads all voxels, rescaled as the header says; the samples of a colour image are channels."""
+    """Reads all voxels, rescaled as in the header; the samples of a colour image are channels."""
     import SimpleITK
 
     del as_labels
@@ -88,7 +88,7 @@ def _build_grid(path: Path, reader: Any) -> Grid:
 
 
 def _measure_step(path: Path, positions_mm: Float64[np.ndarray, "frame 3"]) -> Float64[np.ndarray, "3"]:
-    """The way from one frame to the next, if it is the same between all of them."""
+    """Returns the vector between neighbouring frames, checked to be the same for all of them."""
     count = len(positions_mm)
     step = np.asarray((positions_mm[-1] - positions_mm[0]) / (count - 1), dtype=np.float64)
     expected = positions_mm[0] + np.arange(count)[:, None] * step

@@ -43,14 +43,14 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
 
 def is_image(image: object) -> bool:
-    """Whether an object of SimpleITK is an image."""
+    """Returns whether an object of SimpleITK is an image."""
     import SimpleITK
 
     return isinstance(image, SimpleITK.Image)
 
 
 def convert(image: Any, what: Path | str) -> StoredVolume:
-    """Takes all voxels and the grid of an image in memory."""
+    """Converts an image in memory."""
     import SimpleITK
 
     array = SimpleITK.GetArrayFromImage(image)
@@ -78,7 +78,7 @@ def read_grid(path: Path) -> Grid:
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes a compressed file; two-dimensional images become two-dimensional files again."""
-    del like  # the grid holds all that these headers tell of the geometry, to the last bit
+    del like  # the grid holds the whole geometry of these headers, bit for bit
     image = build(path, array, grid=grid, like=None)
     writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
     with writing(path) as temporary:
@@ -87,13 +87,13 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    """What `write` writes, as an image of SimpleITK."""
+    """Builds the SimpleITK image that `write` writes."""
     del like
     return build_image(array, grid, is_flat=_is_flat_file(path, grid))
 
 
 def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
-    """A label map with two dimensions like the image, or else three."""
+    """Builds a label map of two dimensions if the image has two, else of three."""
     return build_image(array, grid, is_flat=image.GetDimension() == 2)
 
 
@@ -123,7 +123,7 @@ def _check_dimensions(path: Path | str, dimensions: int, components: int) -> Non
 
 
 def build_grid(header: Any) -> Grid:
-    """Takes anything with ITK's GetSize, GetSpacing, GetOrigin and GetDirection."""
+    """Builds the grid from an image or reader of SimpleITK."""
     dimensions = header.GetDimension()
     matrix = np.array(header.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
     size = (*header.GetSize(), 1)[:3]
@@ -145,19 +145,19 @@ def _build_direction(matrix: Float64[np.ndarray, "n n"]) -> Direction:
 
 
 def convert_lps_ras(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
-    """Turns (L, P, S) into (R, A, S), and back."""
+    """Converts (L, P, S) to (R, A, S), and back."""
     x, y, z = (vector * LPS_TO_RAS + 0.0).tolist()  # adding 0 turns -0 into 0
     return (x, y, z)
 
 
 def _is_flat_file(path: Path, grid: Grid) -> bool:
-    """Whether to write two dimensions: the plane must lie across the body, for a 2D file cannot be tilted."""
+    """Whether to write two dimensions: the plane must be axial, as a 2D file cannot be tilted."""
     lies_across = grid.direction[0] == HEAD and grid.direction[1][2] == grid.direction[2][2] == grid.origin_mm[2] == 0
     return is_planar(grid) and lies_across and not path.name.lower().endswith(GIPL_ENDINGS)
 
 
 def build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
-    """A SimpleITK image of one component, with two dimensions if `is_flat`."""
+    """Builds a SimpleITK image of one component, with two dimensions if `is_flat`."""
     import SimpleITK
 
     dimensions = 2 if is_flat else 3

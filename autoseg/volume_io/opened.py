@@ -15,18 +15,18 @@ LIBRARIES: Final[dict[str, ImageLibrary]] = {"nibabel": nifti, "SimpleITK": itk}
 
 
 def find_library(image: object) -> str | None:
-    """The library of which an object is an image; None if it is anything else."""
+    """Returns the library of an image object; None for any other object."""
     packages = {base.__module__.partition(".")[0] for base in type(image).__mro__}
     name = next((name for name in LIBRARIES if name in packages), None)
     return name if name is not None and LIBRARIES[name].is_image(image) else None
 
 
 def convert_images(images: Sequence[Any], library: str) -> Volume:
-    """Takes voxels and grid of an image: one for each channel, or one with several channels.
+    """Converts images of a library: one image for each channel, or one with several channels.
 
     Raises:
-        VolumeError: One of them has no real numbers, or a grid that makes no sense.
-        GridError: They do not have the same grid.
+        VolumeError: One of them does not hold real numbers, or has an invalid grid.
+        GridError: The images do not have the same grid.
     """
     volumes = []
     for index, image in enumerate(images):
@@ -41,5 +41,5 @@ def convert_images(images: Sequence[Any], library: str) -> Volume:
 
 
 def build_label_map_like(image: Any, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, library: str) -> Any:
-    """A label map as an image of the same library, on the image's own grid, which is given."""
+    """Builds a label map as an image of the same library on the image's own grid."""
     return LIBRARIES[library].build_like(image, label_map, grid=grid)

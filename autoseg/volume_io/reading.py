@@ -23,7 +23,7 @@ from autoseg.volume_io.volumes import (
     translate_decoder_errors,
 )
 
-# Scaled integers (scl_slope) come back with the rounding error of single precision.
+# Scaled integers (scl_slope) are read with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
 
 
@@ -57,7 +57,7 @@ def read_label_map(path: Path) -> LabelVolume:
     """Reads a label map with the values of the file.
 
     Raises:
-        VolumeError: It cannot be read, has several channels, or holds values that are no integers.
+        VolumeError: It cannot be read, has several channels, or holds values that are not integers.
     """
     if find_ending(path.name) in LOSSY_ENDINGS:
         msg = f"{path}: JPEG changes label values on saving; save label maps as PNG"
@@ -70,10 +70,10 @@ def read_label_map(path: Path) -> LabelVolume:
 
 
 def read_grid(path: Path) -> Grid:
-    """Reads where the voxels lie, from the header alone.
+    """Reads the grid of an image from its header.
 
     Raises:
-        VolumeError: The file cannot be read or its geometry makes no sense.
+        VolumeError: The file cannot be read or its geometry is invalid.
     """
     ending = _check_file(path)
     with translate_decoder_errors(path):
@@ -109,10 +109,10 @@ def _check_file(path: Path) -> str:
 def convert_to_float32(
     path: Path | str, array: Shaped[np.ndarray, "channel z y x"]
 ) -> Float32[np.ndarray, "channel z y x"]:
-    """Intensities as autoseg computes with them.
+    """Converts intensities to float32.
 
     Raises:
-        VolumeError: Voxels are no real numbers.
+        VolumeError: The voxels are not real numbers.
     """
     if array.dtype.kind not in "biuf":
         msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"

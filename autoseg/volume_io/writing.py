@@ -18,30 +18,30 @@ COMPRESSION_LEVEL: Final = 1  # most probabilities are 0 or 1 and compress at an
 
 
 def write_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
-    """Writes a label map in its own integer type, atomically, on exactly the grid given.
+    """Writes a label map in its own integer dtype, atomically, on exactly the grid given.
 
     Args:
-        path: The ending chooses the format.
-        label_map: Values as they shall stand in the file.
-        grid: Where the voxels lie.
-        like: The source image. Where both files are NIfTI (or both MGH), its header is carried over: qform and sform
+        path: The file; its ending selects the format.
+        label_map: The values to be written.
+        grid: The grid of the label map.
+        like: The source image. Where both files are NIfTI (or both MGH), its header is copied: qform and sform
             with their codes, units, description.
 
     Raises:
         VolumeError: The format cannot hold the values or the grid, or `like` lies on another grid.
-        RunError: The place cannot be written.
+        RunError: The file cannot be written.
     """
     _write(path, label_map, grid=grid, like=like)
 
 
 def build_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    """What `write_label_map` writes into such a file, in memory.
+    """Builds in memory what `write_label_map` writes.
 
     Returns:
         An image of nibabel or SimpleITK; an array (y, x) or (z, y, x) for pictures, which have no header.
 
     Raises:
-        VolumeError: `like` lies on another grid, or the ending is none that can be written.
+        VolumeError: `like` lies on another grid, or the ending cannot be written.
     """
     return WRITERS[_check_ending(path)].build(path, label_map, grid=grid, like=like)
 
@@ -51,7 +51,7 @@ def write_image(path: Path, image: Float32[np.ndarray, "z y x"], *, grid: Grid) 
 
     Raises:
         VolumeError: The format cannot hold floating-point numbers or the grid.
-        RunError: The place cannot be written.
+        RunError: The file cannot be written.
     """
     _write(path, image, grid=grid, like=None)
 
@@ -64,14 +64,14 @@ def write_probabilities(
     """Writes probabilities (class, z, y, x) slab by slab as a compressed blosc2 array of float16, atomically.
 
     Args:
-        path: Its ending is `PROBABILITIES_ENDING`.
-        shape: Extents of the whole.
-        slabs: Parts, each with its place; all of one shape, and together the whole.
+        path: A file with the ending `PROBABILITIES_ENDING`.
+        shape: Shape of the whole array.
+        slabs: Parts of equal shape with their location, which together make up the whole.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    import blosc2  # loaded where it is needed: it takes 0.3 s
+    import blosc2  # imported here because it takes 0.3 s
 
     with write_atomically(path) as temporary:
         array = None
