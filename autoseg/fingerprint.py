@@ -1,6 +1,6 @@
 """Schemas of the measurements of a dataset (`Fingerprint`) and of the computer (`Machine`).
 
-Together they are all that a planner may know.
+Together they are the only input of planners.
 """
 
 from typing import Annotated, Literal
@@ -55,8 +55,8 @@ class CaseFingerprint(Part):
         cropped_shape_voxels: Shape of the bounding box of the nonzero region.
         relative_size_after_cropping: Voxels after cropping / voxels before.
         voxel_counts: Voxels of every class of the label scheme, in the order of `LabelScheme.class_names`.
-        image_digest: Of all intensities; two cases have the same one if their images are the same, whatever their
-            names, headers and stored orientations. Empty if it was not computed.
+        image_digest: Digest of all intensities, which is equal for equal images, whatever their names, headers and
+            stored orientations. Empty if it was not computed.
     """
 
     name: str
@@ -69,12 +69,12 @@ class CaseFingerprint(Part):
 
 
 class Fingerprint(Document):
-    """What was measured of a dataset.
+    """Measurements of a dataset.
 
     Attributes:
         file_ending: Ending of the dataset's files, for example ".nii.gz".
-        orientation: Axis code (x, y, z) to which every image is brought; None for pictures without a world.
-        distance_unit: Of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
+        orientation: Axis code (x, y, z) to which every image is brought; None for pictures, which have no orientation.
+        distance_unit: Unit of all lengths; "pixel" where no file has a spacing, whatever the names of the fields say.
     """
 
     schema_version: Literal[1] = 1

@@ -35,7 +35,7 @@ Row = Float64[np.ndarray, " class"]
 
 
 class Statistic(Part):
-    """One score over cases; None where it is not defined."""
+    """Statistics of one score over cases; None where they are not defined."""
 
     mean: float | None
     std: float | None
@@ -45,13 +45,13 @@ class Statistic(Part):
 
 
 class ConfigurationScores(Part):
-    """One configuration.
+    """Scores of one configuration.
 
     Attributes:
-        folds: Whose held-out cases these are.
+        folds: The folds whose held-out cases were scored.
         cases: Number of different cases.
-        classes: By class key, then by name of the score.
-        warnings: What must be said beside the scores: folds that were trained briefly, or validated in part.
+        classes: Statistics by class key, then by name of the score.
+        warnings: Limitations of the scores: folds that were trained briefly or validated in part.
     """
 
     folds: tuple[str, ...]
@@ -62,13 +62,13 @@ class ConfigurationScores(Part):
 
 
 class CrossValidation(Document):
-    """All configurations that are trained and validated in every fold.
+    """Scores of all configurations that are trained and validated in every fold.
 
     Attributes:
-        definitions: What each statistic means, in words.
-        class_names: Class key to name.
-        seed: Of the bootstrap.
-        distance_unit: Of HD95, and of the tolerance of NSD.
+        definitions: Definition of each statistic.
+        class_names: Names of the classes by class key.
+        seed: Seed of the bootstrap.
+        distance_unit: Unit of HD95 and of the tolerance of NSD.
     """
 
     schema_version: Literal[1] = 1
@@ -84,7 +84,7 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
     """Pools the held-out cases of all folds.
 
     Args:
-        summaries: By fold.
+        summaries: The summary of each fold.
 
     Raises:
         EvaluationError: There is none, or they have different classes.
@@ -105,7 +105,7 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
 
 
 def write_crossvalidation(json_path: Path, csv_path: Path, result: CrossValidation) -> None:
-    """Writes both files.
+    """Writes the scores as JSON and CSV.
 
     Raises:
         RunError: The folder cannot be written.
@@ -115,10 +115,10 @@ def write_crossvalidation(json_path: Path, csv_path: Path, result: CrossValidati
 
 
 def compute_statistics(table: Table) -> tuple[tuple[Statistic, ...], Statistic]:
-    """Statistics of each class, and of the foreground.
+    """Computes the statistics of each class, and of the foreground.
 
     Args:
-        table: NaN where a score is not defined.
+        table: Scores; NaN where they are not defined.
     """
     drawn = draw_class_means(table, np.random.default_rng(SEED))
     classes = tuple(
@@ -149,7 +149,7 @@ def average_classes(means: Float64[np.ndarray, "resample class"]) -> Float64[np.
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """NaN where nothing is counted."""
+    """Divides elementwise; NaN where the count is 0."""
     quotient = np.full(np.shape(total), np.nan)
     np.divide(total, count, out=quotient, where=count > 0)
     return quotient
@@ -179,7 +179,7 @@ def _find_class_keys(summaries: Mapping[str, EvaluationSummary]) -> tuple[str, .
 
 
 def _tabulate(cases: Sequence[Sequence[Mapping[str, MetricValues]]], keys: Sequence[str], score: Score) -> Table:
-    """One row per case: its score for every class, averaged over the folds that hold it out."""
+    """Builds a table with one row per case: its score for every class, averaged over the folds that hold it out."""
     return np.array([[_average(entries, key, score) for key in keys] for entries in cases], dtype=np.float64)
 
 

@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from autoseg.evaluation.surface_elements import compute_areas, compute_codes
 
 HAUSDORFF_FRACTION: Final = 0.95
-DISTANCE_ROUNDING: Final = 1e-5  # distances are float32: one that equals the tolerance but for rounding is within it
+DISTANCE_ROUNDING: Final = 1e-5  # distances are float32: a distance equal to the tolerance up to rounding is within it
 AREA_ROUNDING: Final = 1e-12  # likewise for the share of the area, which is summed as float64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurfaceAgreement:
-    """How near two surfaces are.
+    """Agreement of two surfaces.
 
     Attributes:
         hd95_mm: The larger of the two directed 95th percentiles of the distances; None if a mask is empty.
@@ -46,7 +46,7 @@ def compute_surface_agreement(
 ) -> SurfaceAgreement:
     """Compares the surfaces of two masks with two or three axes.
 
-    Time grows with the whole array: crop it to both masks first. Nothing beyond the array counts as inside.
+    The time depends on the whole array: crop it to both masks first. Everything beyond the array counts as outside.
     """
     if not (prediction.any() and reference.any()):
         both_empty = not (prediction.any() or reference.any())
@@ -84,7 +84,7 @@ def _collect_elements(
 
 
 def _compute_percentile(directed: DirectedDistances, fraction: float) -> float:
-    """The smallest distance up to which at least this fraction of the area lies."""
+    """Computes the smallest distance within which at least this fraction of the area lies."""
     distances_mm, areas_mm2 = directed
     area_mm2 = np.cumsum(areas_mm2)
     index = int(np.searchsorted(area_mm2, fraction * area_mm2[-1] * (1 - AREA_ROUNDING)))

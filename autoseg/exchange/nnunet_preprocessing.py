@@ -44,13 +44,13 @@ REORIENTING_READERS: Final[dict[str, str]] = {
 SPLINES: Final = "resample_data_or_seg_to_shape"
 TORCH: Final = "resample_torch_fornnunet"
 USUAL_THRESHOLD: Final = 3.0
-# The ratio of the coarsest spacing to the finest is at least 1, and no image reaches the other.
+# The ratio of the coarsest spacing to the finest is at least 1, and never reaches the upper value.
 ALWAYS_SEPARATE: Final = 0.5
 NEVER_SEPARATE: Final = 1e12
 
 
 def find_orientation(plans: NnunetPlans, *, where: str) -> str | None:
-    """Orientation to which nnU-Net's reader brings images; None if it takes them as they are stored.
+    """Returns the orientation to which nnU-Net's reader brings images; None if it keeps their own.
 
     Raises:
         ExchangeError: The reader is not one of nnU-Net's own.
@@ -66,12 +66,12 @@ def find_orientation(plans: NnunetPlans, *, where: str) -> str | None:
 
 
 def find_reader(file_ending: str, orientation: str | None, *, dimensions: Sequence[int]) -> str:
-    """nnU-Net's reader of a file ending.
+    """Returns nnU-Net's reader for a file ending.
 
     Args:
-        file_ending: Of the dataset.
-        orientation: To which images are brought; None if they are taken as stored.
-        dimensions: Of the networks; they tell stacks of pages (3) from pictures (2 alone).
+        file_ending: File ending of the dataset.
+        orientation: Orientation of the plan; None if images keep their own.
+        dimensions: Dimensions of the networks, which distinguish stacks of pages (3) from pictures (only 2).
 
     Raises:
         ExchangeError: nnU-Net does not read such files.
@@ -86,7 +86,7 @@ def find_reader(file_ending: str, orientation: str | None, *, dimensions: Sequen
 
 
 def explain_unreadable_ending(file_ending: str) -> tuple[str, ...]:
-    """Why nnU-Net cannot read the images of a dataset, if it cannot."""
+    """Explains why nnU-Net cannot read the images of a dataset; empty if it can."""
     if file_ending in READERS:
         return ()
     return (f"nnU-Net does not read {file_ending} files, only {' '.join(READERS)}",)
@@ -95,7 +95,7 @@ def explain_unreadable_ending(file_ending: str) -> tuple[str, ...]:
 def build_channels(
     names: Sequence[str], configuration: NnunetConfiguration, plans: NnunetPlans, *, where: str
 ) -> tuple[ChannelPlan, ...]:
-    """How every channel is normalized.
+    """Translates the normalization of every channel.
 
     Raises:
         ExchangeError: A scheme is unknown, or there is not one per channel.
@@ -116,7 +116,7 @@ def build_channels(
         ChannelPlan(
             name=name,
             normalization=NORMALIZATIONS[scheme],
-            # The other schemes of nnU-Net pass over the mask.
+            # The other schemes of nnU-Net ignore the mask.
             inside_nonzero_only=mask and scheme == "ZScoreNormalization",
             window=_build_window(plans, index, where=where) if scheme == "CTNormalization" else None,
         )
@@ -125,15 +125,15 @@ def build_channels(
 
 
 def find_scheme(channel: ChannelPlan) -> str:
-    """nnU-Net's name of the normalization of a channel."""
+    """Returns nnU-Net's name of the normalization of a channel."""
     return next(name for name, scheme in NORMALIZATIONS.items() if scheme == channel.normalization)
 
 
 def build_resampling(configuration: NnunetConfiguration, *, where: str) -> ResamplingPlan:
-    """How arrays change their grid.
+    """Translates the resampling.
 
     Raises:
-        ExchangeError: A function or one of its arguments is none that autoseg has.
+        ExchangeError: autoseg does not have a function or one of its arguments.
     """
     (image_order, threshold), (label_order, _), (logits_order, logits_threshold) = (
         _parse(getattr(configuration, key), getattr(configuration, f"{key}_kwargs"), where=f"{where}: {key}")
@@ -154,7 +154,7 @@ def build_resampling(configuration: NnunetConfiguration, *, where: str) -> Resam
 
 
 def describe_resampling(order: int, *, is_seg: bool, threshold: float) -> dict[str, Any]:
-    """The arguments that nnU-Net's spline resampling is given."""
+    """Returns the arguments of nnU-Net's spline resampling."""
     arguments: dict[str, Any] = {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
     if threshold in (ALWAYS_SEPARATE, NEVER_SEPARATE):
         arguments["force_separate_z"] = threshold == ALWAYS_SEPARATE

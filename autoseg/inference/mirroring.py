@@ -14,7 +14,7 @@ LEADING_AXES = 1
 
 
 def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All subsets of the axes, the empty one (the plain view) first."""
+    """Lists all subsets of the axes, the empty one (no mirroring) first."""
     for count in range(len(axes) + 1):
         yield from combinations(axes, count)
 
@@ -26,13 +26,13 @@ def predict_mirrored(
     *,
     patches_per_pass: int,
 ) -> Float32[Tensor, "batch class *patch"]:
-    """Mean of the logits over all mirrored views (2 ** number of axes), each mirrored back.
+    """Averages the logits over all mirrored views (2 ** number of axes), each mirrored back.
 
     Args:
-        network: Returns a tuple whose first element has the resolution of the input.
-        patches: On the network's device.
+        network: A network that returns a tuple, the first element of which has the resolution of the input.
+        patches: Patches on the network's device.
         mirror_axes: Axes of the patch, 0 is the first one after batch and channel.
-        patches_per_pass: How many patches the network gets at once, counting every view of a patch.
+        patches_per_pass: Inference batch size, counting every view of a patch.
     """
     views = list(list_mirrored_axes(mirror_axes))
     passes = list(product(views, range(len(patches))))

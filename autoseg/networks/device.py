@@ -16,7 +16,7 @@ CUBLAS_VALUE: Final = ":4096:8"
 def find_device(name: str) -> torch.device:
     """Turns "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that exists.
 
-    "auto" takes the first CUDA device, else Apple's MPS, else the processor.
+    "auto" takes the first CUDA device, else Apple's MPS, else the CPU.
 
     Raises:
         DeviceError: The name is unknown, or the computer has no such device.

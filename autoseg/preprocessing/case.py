@@ -15,17 +15,17 @@ OUTSIDE_LABEL = -1  # background outside the nonzero region, in preprocessed lab
 
 
 class CaseGeometry(Document):
-    """All that is needed to bring an array of a preprocessed case back to the grid of its file.
+    """The geometry that brings an array of a preprocessed case back to the grid of its file.
 
     Attributes:
-        grid: Of the file.
-        orientation: To which the plan brings images; None if it leaves them alone.
-        axis_permutation: Of the plan, applied after the orientation.
-        crop_box: Half open, in plan axes.
-        cropped_shape_voxels: In plan axes, before resampling.
-        resampled_shape_voxels: Of the preprocessed arrays.
-        cropped_spacing_mm: In plan axes, before resampling.
-        target_spacing_mm: In plan axes; for a 2D configuration the first one is the case's own.
+        grid: The grid of the file.
+        orientation: The orientation of the plan; None if images keep their own.
+        axis_permutation: The permutation of the plan, applied after the orientation.
+        crop_box: The crop in plan axes, half open.
+        cropped_shape_voxels: Shape in plan axes, before resampling.
+        resampled_shape_voxels: Shape of the preprocessed arrays.
+        cropped_spacing_mm: Spacing in plan axes, before resampling.
+        target_spacing_mm: Spacing in plan axes, after resampling; for a 2D configuration the first one is the case's.
     """
 
     schema_version: Literal[1] = 1
@@ -40,31 +40,31 @@ class CaseGeometry(Document):
 
     @property
     def reorientation(self) -> Reorientation:
-        """From the axes of the file to plan axes; its `inverse` leads back."""
+        """The change from the axes of the file to plan axes; its `inverse` leads back."""
         return compute_plan_axes(self.grid, self.orientation, self.axis_permutation)
 
     @property
     def crop_slices(self) -> tuple[slice, slice, slice]:
-        """Cut the crop out of an array in plan axes."""
+        """Slices of the crop in an array in plan axes."""
         return slice_box(self.crop_box)
 
     @property
     def uncropped_shape_voxels(self) -> tuple[int, int, int]:
-        """In plan axes, before cropping."""
+        """Shape in plan axes, before cropping."""
         return self.reorientation.apply_to_grid(self.grid).shape_voxels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedCase:
-    """A case in plan axes, cropped and normalized: what all configurations of a plan share.
+    """A case in plan axes, cropped and normalized, as all configurations of a plan share it.
 
     Attributes:
-        image: Normalized; not to be changed.
+        image: The normalized image, which must not be modified.
         label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
-        grid: Of the file.
-        crop_box: In plan axes.
-        spacing_mm: In plan axes.
-        nonzero_mask: Of the crop; None where nothing needed it.
+        grid: The grid of the file.
+        crop_box: The crop in plan axes.
+        spacing_mm: The spacing in plan axes.
+        nonzero_mask: The nonzero mask of the crop; None if it was not needed.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
@@ -77,14 +77,14 @@ class PreparedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessedCase:
-    """A case as the network sees it, in plan axes, and the way back.
+    """A case as the network gets it, in plan axes, with its geometry.
 
     Attributes:
-        image: Cropped, normalized, resampled.
+        image: The cropped, normalized and resampled image.
         label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
-        geometry: The way back to the grid of the file.
-        previous: In the prediction of a cascade, the case as the network of the previous stage sees it.
-        nonzero_mask: With `previous`, that of the crop before resampling.
+        geometry: The geometry that leads back to the grid of the file.
+        previous: In the prediction of a cascade, the case as the network of the previous stage gets it.
+        nonzero_mask: With `previous`, the nonzero mask of the crop before resampling.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
@@ -109,7 +109,7 @@ def compute_plan_axes(grid: Grid, orientation: str | None, axis_permutation: tup
 def mark_outside(
     label_map: Int16[np.ndarray, "z y x"], nonzero_mask: Bool[np.ndarray, "z y x"]
 ) -> Int16[np.ndarray, "z y x"]:
-    """A copy in which background outside the nonzero region is -1."""
+    """Returns a copy in which background outside the nonzero region is -1."""
     marked = np.array(label_map, order="C")
     marked[(marked == 0) & ~nonzero_mask] = OUTSIDE_LABEL
     return marked

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int16, Int64
 from autoseg.geometry import IntTriple
 from autoseg.preprocessing.interpolation import LinearTaps, compute_linear_taps, compute_nearest_indices
 
-# Voxels whose neighbours are compared at once: 8 labels, 8 weights and 8 scores of these fit the processor's cache.
+# Voxels whose neighbours are compared at once: their 8 labels, weights and scores fit the cache of the CPU.
 CHUNK_VOXELS: Final = 1 << 14
 
 
@@ -22,8 +22,8 @@ def interpolate_labels(
 ) -> Int16[np.ndarray, "new_z new_y new_x"]:
     """Gives every output voxel the label whose indicator, interpolated linearly, is largest there.
 
-    Labels that tie exactly: the nearest voxel's label if it is one of them, else the smallest. This is the rule of
-    batchgenerators 0.25.5 (`resize_segmentation`), with its rounding.
+    Exact ties are resolved in favour of the label of the nearest voxel if it is among them, else of the smallest label.
+    This is the rule of batchgenerators 0.25.5 (`resize_segmentation`), with its rounding.
     """
     changed = [axis for axis in range(3) if label_map.shape[axis] != shape[axis]]
     if not changed:
@@ -43,12 +43,12 @@ def interpolate_labels(
 
 
 def _find_contested_cells(label_map: Int16[np.ndarray, "z y x"], axes: list[int]) -> Bool[np.ndarray, "z y x"]:
-    """Cell i spans voxels i and i + 1 of every axis in `axes`: True where they do not all have the same label."""
+    """Finds cells whose corners have different labels; cell i spans voxels i and i + 1 of every axis in `axes`."""
     contested = np.zeros(label_map.shape, dtype=bool)
     corner = label_map
     for axis in axes:
         lower, upper = _slice_pair(axis)
-        # The cells of the axes before are already known at both ends; what is new is the edge between the ends.
+        # The cells along the previous axes are already known at both ends; only the edge between the ends is new.
         ends = contested[lower] | contested[upper]
         contested[lower] = ends | (corner[lower] != corner[upper])
     return contested

@@ -1,7 +1,7 @@
 """Normalizes the intensities of every channel by the scheme of the plan.
 
-Statistics are those of numpy in float32, taken on the array in the memory order in which it comes: the reference
-implementation does the same, and other sums would differ from it in the last bits.
+Statistics are computed by numpy in float32 on the array in its given memory order, as in the reference implementation:
+other sums would differ in the last bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ def normalize(
     """Returns a normalized, C-contiguous copy.
 
     Args:
-        image: Cropped intensities; a view in any memory order.
-        channels: One per channel of the image.
+        image: Cropped intensities, as a view in any memory order.
+        channels: Normalization of each channel of the image.
         nonzero_mask: Voxels to which channels with `inside_nonzero_only` are restricted; the others keep their
             value. None is allowed if there is no such channel.
 
@@ -56,7 +56,7 @@ def normalize(
 
 
 def _normalize_in_place(target: Values, source: Values, channel: ChannelPlan) -> None:
-    """Changes `target`, a copy of `source`; statistics are taken on `source` for the sake of its memory order."""
+    """Normalizes `target`, a copy of `source`; statistics are taken on `source` because of its memory order."""
     if source.size == 0:
         return
     if channel.window is not None:

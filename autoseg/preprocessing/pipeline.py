@@ -61,14 +61,14 @@ def prepare_case(
     *,
     keeps_mask: bool = False,
 ) -> PreparedCase:
-    """Does what does not depend on the configuration; the arrays given are left as they are.
+    """Does the part of preprocessing that does not depend on the configuration, without modifying its arguments.
 
     Args:
-        image: On its own grid.
+        image: The image on its own grid.
         label_map: Internal labels; None in prediction.
-        grid: Of both.
-        plan: Of the run.
-        keeps_mask: Whether the result tells where the nonzero region is.
+        grid: The grid of both.
+        plan: The plan of the run.
+        keeps_mask: Whether the result includes the nonzero mask.
 
     Raises:
         PlanError: The image does not fit the plan.
@@ -97,7 +97,7 @@ def prepare_case(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResamplingTask:
-    """All that the resampled arrays of a prepared case depend on: equal tasks give equal arrays."""
+    """Everything that the resampled arrays of a prepared case depend on: equal tasks give equal arrays."""
 
     shape: IntTriple
     separate_axis: int | None
@@ -106,7 +106,7 @@ class ResamplingTask:
 
 
 def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) -> ResamplingTask:
-    """What a configuration asks for; often 2D and 3D ask for the same."""
+    """Computes the resampling of a configuration; it is often the same for 2D and 3D."""
     geometry = _compute_geometry(case, plan, configuration)
     resampling = plan.configurations[configuration].resampling
     return ResamplingTask(
@@ -122,13 +122,13 @@ def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) 
 def preprocess_prepared_case(
     case: PreparedCase, plan: Plan, configuration: str, *, like: PreprocessedCase | None = None
 ) -> PreprocessedCase:
-    """Brings a prepared case to the spacing of one configuration.
+    """Resamples a prepared case to the spacing of one configuration.
 
     Args:
-        case: To be resampled.
-        plan: Of the run.
-        configuration: Of the plan.
-        like: The same case for a configuration with an equal `ResamplingTask`, whose arrays are taken over.
+        case: The prepared case.
+        plan: The plan of the run.
+        configuration: Name of the configuration.
+        like: The same case for a configuration with an equal `ResamplingTask`, whose arrays are reused.
     """
     resampling = plan.configurations[configuration].resampling
     geometry = _compute_geometry(case, plan, configuration)
@@ -142,7 +142,7 @@ def preprocess_prepared_case(
 
 
 def compute_target_spacing(case_spacing_mm: FloatTriple, configuration: ConfigurationPlan) -> FloatTriple:
-    """The configuration's spacing in plan axes; a 2D configuration keeps the distance of the case's slices."""
+    """Returns the target spacing in plan axes; a 2D configuration keeps the slice spacing of the case."""
     planned = configuration.spacing_mm
     if len(planned) == 2:
         return case_spacing_mm[0], planned[0], planned[1]
@@ -152,7 +152,7 @@ def compute_target_spacing(case_spacing_mm: FloatTriple, configuration: Configur
 def _orient(
     image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan
 ) -> Float32[np.ndarray, "channel i j k"]:
-    """The image in plan axes, in one memory order however the file stores it.
+    """Brings an image to plan axes, in a memory order that does not depend on the file.
 
     Float32 sums depend on the memory order; without the copy, a flipped image would be normalized differently.
     """

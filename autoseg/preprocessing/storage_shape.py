@@ -1,9 +1,9 @@
 """Chunk and block shapes of stored arrays: blocks are decompressed whole, chunks are read whole.
 
-The rule is that of the reference implementation, so that reading costs what it costs there: blocks of about the
-processor's cache and chunks of a few megabytes, both in the proportions of the training patch. For 2D patches a chunk
-holds several slices, where the reference implementation makes one chunk per slice: of a chunk only the blocks that are
-wanted are decompressed, and each chunk costs about half a millisecond to write and 2 microseconds to open (measured).
+The rule is that of the reference implementation, so that reading takes the same time: blocks of about the size of the
+CPU cache and chunks of a few megabytes, both in the proportions of the training patch. For 2D patches a chunk holds
+several slices, while the reference implementation has one chunk per slice: only the needed blocks of a chunk are
+decompressed, and each chunk takes about half a millisecond to write and 2 microseconds to open (measured).
 """
 
 import math
@@ -13,7 +13,7 @@ Extents = tuple[int, ...]
 
 BLOCK_LIMIT_BYTES: Final = 128 * 1024  # fits the second-level cache
 CHUNK_LIMIT_BYTES: Final = 6 * 1024 * 1024
-# A chunk larger than this many patches would hold much that a patch does not need.
+# A chunk larger than this many patches would contain much that a patch does not need.
 CHUNK_PER_PATCH: Final = 1.5
 
 

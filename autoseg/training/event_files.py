@@ -12,12 +12,12 @@ from autoseg.training.history import EpochRecord
 
 @contextmanager
 def open_event_files(folder: Path, *, first_epoch: int) -> Iterator[SummaryWriter]:
-    """Opens a new event file; TensorBoard forgets what older ones hold from `first_epoch` on."""
+    """Opens a new event file; TensorBoard discards events of older files from `first_epoch` on."""
     writer = SummaryWriter(str(folder), purge_step=first_epoch)
     try:
         yield writer
     finally:
-        with suppress(OSError):  # every epoch was written by itself; what a full disk keeps out was reported there
+        with suppress(OSError):  # every epoch was flushed by itself, where a full disk was reported
             writer.close()
 
 
@@ -40,7 +40,7 @@ def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequen
 
 
 def list_scalars(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:
-    """The figures of an epoch by the names under which they are shown; without those that are not defined."""
+    """Lists the defined metrics of an epoch by their tags."""
     values: dict[str, float | None] = {
         "loss/training": record.train_loss,
         "loss/validation": record.validation_loss,

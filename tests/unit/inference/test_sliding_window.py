@@ -218,7 +218,7 @@ def test_sums_lie_on_the_gpu_if_half_of_its_free_and_cached_memory_holds_them(mo
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
     caplog.set_level("INFO")
     assert select_storage_device(torch.device("cuda"), needed_bytes).type == kind
-    assert ("main memory" in caplog.text) == (kind == "cpu")
+    assert ("in RAM" in caplog.text) == (kind == "cpu")
 
 
 class Storage:
@@ -282,7 +282,7 @@ def test_where_fewer_patches_fit_than_planned_fewer_are_given_at_once(build_conf
     image, logits = predict_crowded(network, build_configuration)
     torch.testing.assert_close(logits, 2 * image)
     assert network.batches == [5, 2, 1, 1, 1, 1, 1]
-    assert "again with 1 patches at once" in caplog.text
+    assert "again with the batch size 1" in caplog.text
 
 
 def test_where_not_even_one_patch_fits_the_device_is_too_small(build_configuration):
