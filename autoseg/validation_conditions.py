@@ -8,7 +8,8 @@ from autoseg.document import Part
 
 FEWEST_SHARE: Final = 0.1
 """Fraction of the iterations that a plan needs: with fewer, hardly anything was learnt. By the default plan, 104
-iterations (5 % of what it needs) give a Dice of 0.000 on Hippocampus, by a lite plan 108 (7 %) give 0.132 on retinal vessels."""
+iterations (5 % of what it needs) give a Dice of 0.000 on Hippocampus, by a lite plan 108 (7 %) give 0.132 on retinal
+vessels."""
 WARNED_SHARE: Final = 0.5
 """Fraction of the same: with fewer, the network is clearly undertrained. By the default plan, 545 iterations (27 %)
 give 0.851 on Hippocampus, 8,900 give 0.886."""
