@@ -98,8 +98,8 @@ class HostThroughput(Part):
             together, with 16, 32 and 64 channels.
         elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward
             together.
-        cores: That compute: those that a container grants, where it has a limit.
-        received_share: Of the time of these cores, what the measurement got: less than one where other programs ran.
+        cores: Number of computing cores, within the limit of a container.
+        received_share: Fraction of the time of these cores that the measurement got: below 1 if other programs ran.
     """
 
     cores: Annotated[int, Field(ge=1)]
@@ -116,7 +116,7 @@ class Machine(Part):
     Attributes:
         accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.
         host: Present for planners that plan for the processor.
-        budget_seconds: From raw images to predictions of one fold; None leaves the planner at its own reference.
+        budget_seconds: Time from raw images to predictions of one fold; None for the default of the planner.
     """
 
     accelerator_memory_gb: Annotated[float, Field(gt=0)] | None
