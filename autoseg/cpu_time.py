@@ -1,4 +1,4 @@
-"""CPU time: how many cores this process may use, and how much of their time it receives, misses and leaves unused."""
+"""CPU time: usable cores of this process, and the time on them that it receives, misses and leaves unused."""
 
 import math
 import os
@@ -19,17 +19,17 @@ LARGEST_SHARE_OF_LOOKS_FOR_CHILDREN: Final = 1 / 200  # of the time: a look read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuReading:
-    """Seconds since some moment in the past; two readings give a `CpuUse`.
+    """CPU times in seconds since an arbitrary moment; two readings give a `CpuUsage`.
 
     Attributes:
-        cores: On which this process may run.
-        granted: Of their time, in cores, what a container or job may use.
-        unused_seconds: What no program took of the time of the cores that this process may use, and what programs of
-            low priority took, unless this process is one of them.
-        own_seconds: What all threads of this process took.
-        children_seconds: What its child processes took, those that have ended included.
-        waiting_seconds: In which threads of this process were ready to run and did not, by thread; None where the
-            operating system does not tell.
+        cores: Number of cores on which this process may run.
+        granted: Their time that a container or job may use, in cores.
+        unused_seconds: Idle time of these cores, including the time of programs of low priority unless this process is
+            one of them.
+        own_seconds: CPU time of all threads of this process.
+        children_seconds: CPU time of its child processes, including those that have ended.
+        waiting_seconds: Time in which threads of this process were ready to run but did not, by thread; None where the
+            operating system does not report it.
     """
 
     cores: int
@@ -42,16 +42,16 @@ class CpuReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CpuUse:
-    """Where the time of the cores went between two readings, in cores (one core: a second of CPU time a second).
+class CpuUsage:
+    """Usage of the CPU between two readings, in cores (one core: a second of CPU time per second).
 
     Attributes:
-        cores: On which this process may run.
-        received: By this process.
-        missed: This process could have used so much more if no other program had run; its own child processes do not
-            count as other programs.
-        unused: By any program of usual priority.
-        foreign: By other programs.
+        cores: Number of cores on which this process may run.
+        received: Time that this process received.
+        missed: Further time that this process could have used if no other program had run; its own child processes do
+            not count as other programs.
+        unused: Time that no program of normal priority used.
+        foreign: Time that other programs used.
     """
 
     cores: int
@@ -72,7 +72,7 @@ class CpuClock:
         self._seconds_of_children = 0.0
 
     def read(self) -> CpuReading:
-        """The present state; takes less than a millisecond."""
+        """Reads the CPU times; takes less than a millisecond."""
         cores = list_cores()
         return CpuReading(
             cores=len(cores),
@@ -97,14 +97,14 @@ class CpuClock:
                 used = child.cpu_times()
             except psutil.Error:  # it has ended
                 continue
-            # With what its own children took before they ended, as workers do whose parent is the fork server.
+            # Includes its own children that have ended, such as workers whose parent is the fork server.
             seconds += used.user + used.system + used.children_user + used.children_system
         self._seconds_of_children = max(seconds, self._seconds_of_children)  # one that was not waited for takes none
         return self._seconds_of_children
 
 
-def compare_readings(earlier: CpuReading, later: CpuReading) -> CpuUse:
-    """Where the time between two readings went."""
+def compare_readings(earlier: CpuReading, later: CpuReading) -> CpuUsage:
+    """Computes the CPU usage between two readings."""
     cores, granted = later.cores, later.granted
     seconds = later.wall_seconds - earlier.wall_seconds
     received = (later.own_seconds - earlier.own_seconds) / seconds
@@ -113,29 +113,31 @@ def compare_readings(earlier: CpuReading, later: CpuReading) -> CpuUse:
     foreign = max(0.0, cores - idle - received - children)
     left = max(0.0, granted - received - children)
     waiting = _sum_waiting(earlier.waiting_seconds, later.waiting_seconds)
-    # Where the system does not tell who waited, everything that others took is taken to be missing.
+    # Where the system does not report waiting threads, everything that others used counts as missed.
     could_use = foreign if waiting is None else waiting / seconds
-    return CpuUse(cores=cores, received=received, missed=min(left, could_use), unused=min(left, idle), foreign=foreign)
+    return CpuUsage(
+        cores=cores, received=received, missed=min(left, could_use), unused=min(left, idle), foreign=foreign
+    )
 
 
 def count_usable_cores() -> int:
-    """Cores that this process may use; fewer than the machine has in a container or job with a limit."""
+    """Counts the cores that this process may use, which a container or job may limit."""
     quota = read_quota()
     return len(list_cores()) if quota is None else max(1, min(len(list_cores()), math.ceil(quota)))
 
 
 def list_cores() -> list[int]:
-    """Numbers of the cores on which the system lets this process run."""
+    """Lists the indices of the cores on which this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def read_quota(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> float | None:
-    """Cores' worth of time that a container or job grants (docker run --cpus), which no list of cores shows.
+    """Reads the CPU quota of a container or job (docker run --cpus) in cores, which the affinity does not show.
 
-    The smallest of those of this process's control group and of the groups around it, of either version of control
-    groups; None without a limit, or where the system has none.
+    It is the smallest quota of this process's control group and its parents, of either version of control groups; None
+    without a limit, or on a system without control groups.
     """
     quotas = [quota for group in _list_groups(cgroups, own) for quota in (_read_quota_of_group(group),) if quota]
     return min(quotas, default=None)
@@ -170,19 +172,19 @@ def _read_quota_of_group(group: Path) -> float | None:
 
 def _read_unused_seconds(cores: Sequence[int]) -> float:
     times = psutil.cpu_times(percpu=True)
-    # Where a core is switched off, or a container shows its own ones alone, numbers and places differ.
+    # Where a core is offline, or a container shows only its own cores, indices and positions differ.
     own = [times[core] for core in cores] if max(cores) < len(times) else times
     yielding = () if _has_low_priority() else ("nice",)
     return sum(float(getattr(core, name, 0.0)) for core in own for name in ("idle", "iowait", *yielding))
 
 
 def _has_low_priority() -> bool:
-    """Whether this process yields to others itself; programs of low priority are then others like any other."""
+    """Returns whether this process has low priority itself; programs of low priority then count like any other."""
     return hasattr(os, "getpriority") and os.getpriority(os.PRIO_PROCESS, 0) > 0
 
 
 def _read_waiting_seconds() -> dict[int, float] | None:
-    """From Linux's scheduler: /proc/PID/task/TID/schedstat holds running time, waiting time (ns) and turns."""
+    """Reads /proc/PID/task/TID/schedstat of Linux's scheduler: running time, waiting time (ns) and time slices."""
     waiting = {}
     try:
         for thread in os.listdir(THREADS_OF_THIS_PROCESS):  # noqa: PTH208  # 20 times as fast as Path.iterdir

@@ -1,4 +1,4 @@
-"""Finds DICOM in place of images, and explains what to do, as series of slices are not read."""
+"""Detects DICOM where images were expected, and explains what to do, as series of slices are not read."""
 
 import itertools
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from autoseg.file_endings import DICOM_ENDINGS, find_ending
 FOLDER_ADVICE: Final = "one file is read per channel: convert a series of DICOM slices with dcm2niix or SimpleITK"
 PREAMBLE_BYTES: Final = 128  # DICOM PS3.10 7.1: a preamble of any content, then the four letters
 MAGIC: Final = b"DICM"
-MOST_FOLDERS: Final = 200  # somebody may name a whole disk
+MOST_FOLDERS: Final = 200  # the user may name a whole disk
 MOST_FILES: Final = 5  # of each folder: a series has one kind of files
 
 
 def explain_dicom(place: Path) -> str:
-    """What to add to a message about a file or folder in which no image was found: nothing if it holds no DICOM.
+    """Returns an addition to the message that no image was found; empty if there is no DICOM.
 
-    Subfolders are looked into, and files without an ending are known by their content.
+    Subfolders are searched, and files without an ending are recognized by their content.
     """
     found = next((path for path in _list_candidates(place) if is_dicom(path)), None)
     if found is None:
@@ -52,7 +52,7 @@ def _list_candidates(place: Path) -> Iterator[Path]:
 
 
 def _list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files that may be DICOM, and folders; none where the folder may not be read."""
+    """Lists files that may be DICOM, and subfolders; nothing if the folder may not be read."""
     try:
         inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:

@@ -1,4 +1,4 @@
-"""JSON documents of a run: strict schemas, versioned, written atomically, with errors in the user's words."""
+"""JSON documents of a run: strict, versioned schemas, atomic writing, and readable errors."""
 
 import difflib
 import json
@@ -28,7 +28,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="strings")
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What `repr` and `print` show at a prompt: all fields in one line, in which long values are only counted."""
+        """Shows all fields in one line, with long values abbreviated."""
         for name, value in super().__repr_args__():
             yield name, value if len(repr(value)) <= LONGEST_SHOWN_VALUE else _Abbreviated(value)
 
@@ -142,7 +142,7 @@ def suggest_key(found: str, known: list[str]) -> str:
 
 
 class _Abbreviated:
-    """Stands for a long value where a part of a document is shown in one line."""
+    """Abbreviation of a long value in the representation of a part."""
 
     def __init__(self, value: object) -> None:
         self.value = value
@@ -159,7 +159,7 @@ class _Abbreviated:
 
 
 class _RepeatedKeyError(Exception):
-    """Two values for one key, of which `json` would silently keep the last."""
+    """A key occurs twice in an object, of which `json` would silently keep the last value."""
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What can be wrong with the user's input, as a tree.
+"""Exceptions for errors that the user can correct.
 
 A message says what was expected, what was found, where (file, case, field) and what to do. The command line prints
 the message and exits with 1; anything that is not an `AutosegError` is a defect of autoseg and shows its traceback.
@@ -10,7 +10,7 @@ from autoseg.problems import Problem, group_problems
 
 
 class AutosegError(Exception):
-    """Root of everything that the user can put right."""
+    """Base class of all errors that the user can correct."""
 
 
 class OptionError(AutosegError):
@@ -18,7 +18,7 @@ class OptionError(AutosegError):
 
 
 class DocumentError(AutosegError):
-    """A JSON document is missing, malformed, incomplete, or was written by another version."""
+    """A JSON document is missing, invalid, incomplete, or was written by another version."""
 
 
 class VolumeError(AutosegError):
@@ -54,7 +54,7 @@ class PredictionError(AutosegError):
 
 
 class ExchangeError(AutosegError):
-    """A model of another tool cannot be taken over, or a model cannot be handed to another tool."""
+    """A model cannot be imported from or exported to another tool."""
 
 
 class EvaluationError(AutosegError):
@@ -62,18 +62,18 @@ class EvaluationError(AutosegError):
 
 
 class SelectionError(AutosegError):
-    """There is nothing to choose from, or what was chosen is no longer what it was."""
+    """There is nothing to select, or the selected models have changed."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Work ended as the user asked, in good order; its text says what is kept and how to go on."""
+    """Work was stopped in good order on request; the text says what is kept and how to resume."""
 
 
 class ProblemsError(AutosegError):
-    """Several problems that were collected and are reported at once.
+    """Several problems that are reported at once.
 
     Attributes:
-        problems: All, in the order found. The message has one line for all problems of one kind.
+        problems: All problems in the order found. The message has one line for all problems of one kind.
     """
 
     def __init__(self, heading: str, problems: Sequence[Problem]) -> None:
@@ -83,13 +83,13 @@ class ProblemsError(AutosegError):
         super().__init__("\n".join([heading, *lines]))
 
     def __reduce__(self) -> tuple[type["ProblemsError"], tuple[str, tuple[Problem, ...]]]:
-        """Rebuilds from both arguments, so that the error survives the way out of a worker process."""
+        """Pickles both arguments, so that a worker process can raise the error in its parent."""
         return type(self), (self.heading, self.problems)
 
 
 class DatasetError(ProblemsError):
-    """A dataset is not what its dataset.json promises."""
+    """A dataset does not match its dataset.json."""
 
 
 class CasesFailedError(ProblemsError):
-    """Some cases failed while the others were finished."""
+    """Some cases failed, while the others were finished."""

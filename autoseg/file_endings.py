@@ -1,4 +1,4 @@
-"""Which files are images, by the ending of their names (letters of either case)."""
+"""Endings of image files, compared without regard to case."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ PICTURE_ENDINGS: Final = (".png", ".bmp", ".jpg", ".jpeg")
 TIFF_ENDINGS: Final = (".tif", ".tiff")
 LOSSY_ENDINGS: Final = (".jpg", ".jpeg")
 
-# These are read, never written: label maps that belong to such images are .nii.gz.
+# These formats are read but not written: the label maps of such images are .nii.gz.
 MRC_ENDINGS: Final = (".mrc",)
 DICOM_ENDINGS: Final = (".dcm", ".dicom")
 MINC_ENDINGS: Final = (".mnc",)
@@ -29,7 +29,7 @@ READABLE_ENDINGS: Final[tuple[str, ...]] = tuple(
     sorted((*WRITABLE_ENDINGS, *READ_ONLY_ENDINGS), key=lambda ending: (-len(ending), ending))
 )
 HEADER_OF_VOXELS: Final = {".img": ".hdr", ".rec": ".par", ".brik": ".head", ".brik.gz": ".head"}
-"""Formats of two files: the ending of the voxels, and that of the header, which stands for both."""
+"""Formats of two files: the ending of the header, which represents both, by the ending of the voxels."""
 
 
 def find_ending(name: str) -> str | None:
@@ -51,7 +51,7 @@ def normalize_ending(ending: str) -> str:
 def label_map_ending(image_ending: str) -> str:
     """Returns the ending of label maps that belong to such images.
 
-    JPEG changes values, so its label maps are PNG; what cannot be written gets .nii.gz.
+    JPEG changes values, so its label maps are PNG; formats that cannot be written get .nii.gz.
     """
     if image_ending.lower() in READ_ONLY_ENDINGS:
         return ".nii.gz"

@@ -1,6 +1,6 @@
-"""Schema of what was measured: of the data (`Fingerprint`) and of the computer (`Machine`).
+"""Schemas of the measurements of a dataset (`Fingerprint`) and of the computer (`Machine`).
 
-Together they are all that a planner may know.
+Together they are the only input of planners.
 """
 
 from typing import Annotated, Literal
@@ -55,8 +55,8 @@ class CaseFingerprint(Part):
         cropped_shape_voxels: Shape of the bounding box of the nonzero region.
         relative_size_after_cropping: Voxels after cropping / voxels before.
         voxel_counts: Voxels of every class of the label scheme, in the order of `LabelScheme.class_names`.
-        image_digest: Of all intensities; two cases have the same one if their images are the same, whatever their
-            names, headers and stored orientations. Empty if it was not computed.
+        image_digest: Digest of all intensities, which is equal for equal images, whatever their names, headers and
+            stored orientations. Empty if it was not computed.
     """
 
     name: str
@@ -69,12 +69,12 @@ class CaseFingerprint(Part):
 
 
 class Fingerprint(Document):
-    """What was measured of a dataset.
+    """Measurements of a dataset.
 
     Attributes:
         file_ending: Ending of the dataset's files, for example ".nii.gz".
-        orientation: Axis code (x, y, z) to which every image is brought; None for pictures without a world.
-        distance_unit: Of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
+        orientation: Axis code (x, y, z) to which every image is brought; None for pictures, which have no orientation.
+        distance_unit: Unit of all lengths; "pixel" where no file has a spacing, whatever the names of the fields say.
     """
 
     schema_version: Literal[1] = 1
@@ -98,8 +98,8 @@ class HostThroughput(Part):
             together, with 16, 32 and 64 channels.
         elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward
             together.
-        cores: That compute: those that a container grants, where it has a limit.
-        received_share: Of the time of these cores, what the measurement got: less than one where other programs ran.
+        cores: Number of computing cores, within the limit of a container.
+        received_share: Fraction of the time of these cores that the measurement got: below 1 if other programs ran.
     """
 
     cores: Annotated[int, Field(ge=1)]
@@ -116,7 +116,7 @@ class Machine(Part):
     Attributes:
         accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.
         host: Present for planners that plan for the processor.
-        budget_seconds: From raw images to predictions of one fold; None leaves the planner at its own reference.
+        budget_seconds: Time from raw images to predictions of one fold; None for the default of the planner.
     """
 
     accelerator_memory_gb: Annotated[float, Field(gt=0)] | None

@@ -1,4 +1,4 @@
-"""How worker processes are started."""
+"""Starts worker processes from a fork server."""
 
 import multiprocessing
 import signal
@@ -8,7 +8,7 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Final
 
-from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END, signals_answered_by
+from autoseg.signals import CTRL_C, OTHER_REQUESTS_TO_END, signal_handlers
 
 # Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
@@ -16,14 +16,14 @@ START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_st
 
 
 def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
-    """Starts the fork server, where there is one, and at once returns the context that starts workers.
+    """Starts the fork server, if the platform has one, and returns the context that starts workers without waiting.
 
-    Workers ignore Ctrl-C from their first moment on (one that is just loading modules would print a traceback), and
-    other requests to end, too: a terminal, a cluster's scheduler and systemd send them to all processes, and the main
-    process alone answers them. What workers hold is needed until it has saved its state.
+    Workers ignore Ctrl-C and other termination signals from their start on: a terminal, a cluster's scheduler and
+    systemd send them to all processes, and only the main process handles them. It needs its workers until it has saved
+    its state, and a worker that is just loading modules would print a traceback.
 
     Args:
-        modules: Loaded by the fork server meanwhile, so that no worker needs to. Without effect once it runs.
+        modules: Modules that the fork server preloads for all workers. Without effect once it runs.
     """
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
@@ -31,19 +31,18 @@ def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
 
         if modules:
             context.set_forkserver_preload([*modules])
-        # Programs that are started meanwhile go on ignoring what is ignored now.
-        with signals_answered_by(signal.SIG_IGN, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+        # Programs that are started within the block inherit the ignored signals.
+        with signal_handlers(signal.SIG_IGN, (CTRL_C, *OTHER_REQUESTS_TO_END)):
             forkserver.ensure_running()
     return context
 
 
 @contextmanager
 def interruptions_held() -> Iterator[None]:
-    """Within it, requests to end wait; the first of them is answered when it is left.
+    """Defers termination signals to the end of the block; the first of them is raised then.
 
-    For the moments in which workers are started. A request that came through would end the main process while the fork
-    server, still loading modules, keeps a worker to be started: it would find that what it was given is gone, and print
-    a traceback.
+    To be used while workers are started. A signal would end the main process while the fork server, which may still be
+    loading modules, has a worker to start: it would find its resources released, and print a traceback.
     """
     held: list[int] = []
 
@@ -52,7 +51,7 @@ def interruptions_held() -> Iterator[None]:
         held.append(number)
 
     try:
-        with signals_answered_by(hold, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+        with signal_handlers(hold, (CTRL_C, *OTHER_REQUESTS_TO_END)):
             yield
     finally:
         if held:

@@ -1,4 +1,4 @@
-"""Grids, spacing and orientation: between index space and world space.
+"""Grids, spacing and orientation, which map index space to world space.
 
 Arrays are (z, y, x) with x fastest; world coordinates are millimetres in the NIfTI convention (R, A, S grow to the
 right, front, head). An orientation code has one letter per index axis **in the order x, y, z**, as nibabel and
@@ -19,25 +19,25 @@ FloatTriple = tuple[float, float, float]
 Scalar = TypeVar("Scalar", bound=np.generic)
 Direction = tuple[FloatTriple, FloatTriple, FloatTriple]
 DistanceUnit = Literal["mm", "pixel"]
-"""What lengths mean: of images whose files tell no spacing (PNG, JPEG, plain TIFF), pixels are all that is known."""
+"""Unit of lengths: pixels for images whose files have no spacing (PNG, JPEG, plain TIFF)."""
 
 WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))
 PLANAR_SPACING_FACTOR: Final = 999.0
-"""Spacing along z of an image that has no z: far coarser than in plane, so that no rule ever mixes slices."""
+"""Spacing along z of a 2D image, as a multiple of that in plane: so coarse that no rule ever mixes slices."""
 SINGULAR_DETERMINANT: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Where the voxels of a volume lie in the world.
+    """Positions of the voxels of a volume in world space.
 
     Attributes:
         shape_voxels: Extent along z, y, x.
         spacing_mm: Distance of neighbouring voxel centres along z, y, x.
         origin_mm: World position (R, A, S) of the centre of voxel (0, 0, 0).
-        direction: For each array axis z, y, x the unit vector (R, A, S) into which it grows.
-        is_oriented: False for pictures without a world (PNG, BMP, ...): they are never reoriented.
-        tells_spacing: False where the file tells no spacing; `spacing_mm` then counts pixels.
+        direction: Unit vector (R, A, S) of each array axis z, y, x.
+        is_oriented: False for pictures without world space (PNG, BMP, ...), which are never reoriented.
+        tells_spacing: False if the file has no spacing; `spacing_mm` is then in pixels.
     """
 
     shape_voxels: IntTriple
@@ -74,7 +74,7 @@ class Grid:
 
 
 def find_distance_unit(grids: Iterable[Grid]) -> DistanceUnit:
-    """Pixels if no grid tells a spacing; else millimetres, of which others are taken to have one for each pixel."""
+    """Returns pixels if no grid has a spacing, else millimetres, where a pixel without spacing counts as 1 mm."""
     tells_spacing = [grid.tells_spacing for grid in grids]
     return "pixel" if tells_spacing and not any(tells_spacing) else "mm"
 
@@ -105,8 +105,8 @@ def build_grid_from_affine(affine: NDArray[np.float64], shape_voxels: IntTriple)
 def compute_orientation_code(direction: Direction) -> str:
     """Assigns each index axis to its own world axis and returns the letters in the order x, y, z.
 
-    Axes are served by falling size of their largest component, so that oblique volumes get a valid code; this is
-    the rule of nibabel's `io_orientation` for orthogonal axes.
+    Axes are assigned by falling size of their largest component, so that oblique volumes get a valid code; this is the
+    rule of nibabel's `io_orientation` for orthogonal axes.
     """
     matrix = np.abs(np.asarray(direction))
     letters = ["", "", ""]
@@ -121,7 +121,7 @@ def compute_orientation_code(direction: Direction) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reorientation:
-    """An exact change of axes: permute, then flip. No interpolation.
+    """An exact change of axes without interpolation: permute, then flip.
 
     Attributes:
         permutation: Output axis i (of z, y, x) is input axis `permutation[i]`.
@@ -138,7 +138,7 @@ class Reorientation:
 
     @property
     def inverse(self) -> "Reorientation":
-        """The change that leads back, bit for bit."""
+        """The inverse change, exact bit for bit."""
         back = tuple(self.permutation.index(axis) for axis in range(3))
         flips = tuple(self.is_flipped[axis] for axis in back)
         return Reorientation(permutation=(back[0], back[1], back[2]), is_flipped=(flips[0], flips[1], flips[2]))
@@ -175,7 +175,7 @@ IDENTITY: Final = Reorientation(permutation=(0, 1, 2), is_flipped=(False, False,
 
 
 def compute_reorientation(current_code: str, wanted_code: str) -> Reorientation:
-    """The permutation and flips that bring axes `current_code` to `wanted_code` (both in the order x, y, z).
+    """Computes the change from axes `current_code` to `wanted_code` (both in the order x, y, z).
 
     Raises:
         VolumeError: A code does not name each of the three directions once.

@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, so that large arrays need not be fetched anew from the operating system."""
+"""Keeps freed memory in the process, so that large arrays are not requested anew from the operating system."""
 
 import ctypes
 import logging
@@ -10,12 +10,12 @@ logger = logging.getLogger(__name__)
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
-# By default, glibc maps every block above 32 MiB afresh and gives it back when it is freed. The kernel then clears
-# each page again: on two cores, that was two thirds of the time of a training step of a small 3D U-Net (measured).
+# By default, glibc maps every block above 32 MiB anew and unmaps it when it is freed. The kernel then clears each page
+# again: on two cores, that was two thirds of the time of a training step of a small 3D U-Net (measured).
 LARGEST_KEPT_BLOCK_BYTES: Final = 2**30
-# The C library reuses kept blocks badly: it asks for a few bytes more than the gap that an equal one has left. In
-# prediction, where networks get large patches, a fifth of the memory lay in such gaps; clearing arrays of more than
-# this takes 8 % of the time (measured with features of 150 MiB).
+# Kept blocks fragment the memory: the C library needs a few bytes more than the gap of an equal block. In prediction
+# with large patches, a fifth of the memory was in such gaps; clearing arrays of more than this size takes 8 % of the
+# time (measured with features of 150 MiB).
 LARGEST_KEPT_IN_PREDICTION_BYTES: Final = 2**27
 TRIM_THRESHOLD_BYTES: Final = 2**31 - 1
 
@@ -24,13 +24,13 @@ _largest_kept_bytes = 0
 
 
 def keep_freed_memory(largest_block_bytes: int = LARGEST_KEPT_BLOCK_BYTES) -> bool:
-    """Tells the C library to reuse freed blocks; returns whether it can (glibc, hence most Linux).
+    """Configures the C library to reuse freed blocks; returns whether that is supported (glibc, most Linux systems).
 
-    The process keeps these blocks until it ends. Elsewhere nothing changes, which costs time but no result.
+    The process keeps these blocks until it ends. On other systems nothing changes, which only costs time.
 
     Args:
-        largest_block_bytes: Larger ones are given back at once; the largest number of all calls counts, so that a
-            prediction within a training leaves its memory alone.
+        largest_block_bytes: Larger blocks are unmapped when they are freed; the maximum of all calls applies, so that a
+            prediction within a training does not change it.
     """
     global _largest_kept_bytes
     _largest_kept_bytes = max(_largest_kept_bytes, largest_block_bytes)

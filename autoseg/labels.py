@@ -1,7 +1,7 @@
-"""Label values, regions and the ignore label: what the numbers in a label map mean to the network.
+"""Label values, regions and the ignore label, and their encoding for the network.
 
-Inside autoseg a label map holds **consecutive** labels 0, 1, 2, ... (0 is background); the values that the user's files
-hold may be any integers and are mapped on reading and restored on writing.
+Inside autoseg a label map holds **consecutive** labels 0, 1, 2, ... (0 is background); the values in the user's files
+may be any integers and are mapped on reading and restored on writing.
 """
 
 from functools import cached_property
@@ -23,7 +23,7 @@ class LabelClass(Part):
 
     Attributes:
         name: As in dataset.json.
-        values: The values in the user's label files that belong to it; more than one makes it a region.
+        values: The values in the user's label files that belong to it; a class with several values is a region.
     """
 
     name: str
@@ -121,7 +121,7 @@ class LabelScheme(Part):
         return tuple(int(value) for value in found if int(value) not in self.file_values)
 
     def _has_known_values_only(self, file_label_map: NDArray[np.integer]) -> bool:
-        """Looks every voxel up in a table, which takes a tenth of the time that listing the values takes."""
+        """Checks every voxel by a look-up table, which is ten times as fast as listing the values."""
         lowest, highest = min(self.file_values), max(self.file_values)
         if highest - lowest >= LARGEST_TABLE or file_label_map.size == 0:
             return False
@@ -147,7 +147,7 @@ class LabelScheme(Part):
         return np.ascontiguousarray(labels.astype(np.int16))
 
     def decode(self, label_map: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Maps internal labels back to the values of the user's files, as the smallest fitting integer type
+        """Maps internal labels back to the values of the user's files in the smallest sufficient integer dtype
         (uint8, uint16, int16, int32)."""
         values = np.asarray(self.file_values)
         kind = next(
@@ -156,6 +156,6 @@ class LabelScheme(Part):
             if values.min() >= np.iinfo(kind).min and values.max() <= np.iinfo(kind).max
         )
         table, decoded = values.astype(kind), np.empty(label_map.shape, kind)
-        for index, labels in enumerate(label_map):  # looking up all at once would take 8 bytes per voxel
+        for index, labels in enumerate(label_map):  # indexing the whole array would take 8 bytes per voxel
             decoded[index] = table[labels]
         return decoded

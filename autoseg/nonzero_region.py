@@ -1,4 +1,4 @@
-"""The region of an image that holds something: where any channel differs from zero, holes included."""
+"""The nonzero region of an image: voxels where any channel differs from zero, holes included."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ SMALLEST_EXTENT_WITH_HOLES: Final = 3  # a hole needs a wall on both sides of it
 
 
 def compute_nonzero_mask(image: Float32[np.ndarray, "channel z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """Where any channel is not zero, and the holes in there.
+    """Computes the mask of voxels where any channel is not zero, holes included.
 
     A hole is a zero region from which no path of face neighbours leads to the border of the volume. A volume with
     one slice therefore has no holes: each of its voxels lies on the border.
@@ -24,12 +24,12 @@ def compute_nonzero_mask(image: Float32[np.ndarray, "channel z y x"]) -> Bool[np
 
 
 def compute_nonzero_box(image: Float32[np.ndarray, "channel z y x"]) -> Box:
-    """The bounding box of `compute_nonzero_mask`, which does not depend on the holes; full extent if all is zero."""
+    """Computes the bounding box of `compute_nonzero_mask` without filling holes; the full extent if all is zero."""
     return compute_bounding_box(_find_nonzero_voxels(image))
 
 
 def compute_bounding_box(mask: Bool[np.ndarray, "z y x"]) -> Box:
-    """The smallest box around the true voxels; the full extent if there is none."""
+    """Computes the smallest box around the true voxels; the full extent if there are none."""
     rows = np.flatnonzero(mask.any(axis=(1, 2)))
     if rows.size == 0:
         depth, height, width = mask.shape
@@ -40,23 +40,23 @@ def compute_bounding_box(mask: Bool[np.ndarray, "z y x"]) -> Box:
 
 
 def slice_box(box: Box) -> tuple[slice, slice, slice]:
-    """Slices that cut a box out of an array (z, y, x)."""
+    """Returns the slices of a box in an array (z, y, x)."""
     z, y, x = box
     return slice(*z), slice(*y), slice(*x)
 
 
 def find_holes(box: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
-    """The false voxels, of two or three axes, from which no path of face neighbours leads to a face of the array.
+    """Finds false voxels (2D or 3D) from which no path of face neighbours leads to the border of the array.
 
-    Cut the array tightly around a mask: whatever reaches the faces of the box reaches those of the whole array.
+    The array may be cropped to the bounding box of a mask: a path to its border leads to that of the whole array.
     """
     if min(box.shape) < SMALLEST_EXTENT_WITH_HOLES:
         return np.zeros_like(box)
-    import cc3d  # loaded where it is needed: it takes 0.1 s, and few processes fill holes
+    import cc3d  # imported here because it takes 0.1 s, and few processes fill holes
 
     regions = cc3d.connected_components(~box, connectivity=2 * box.ndim, binary_image=True)
     is_hole = np.ones(int(regions.max()) + 1, dtype=bool)
-    is_hole[0] = False  # what is true already
+    is_hole[0] = False  # the true voxels
     for axis in range(box.ndim):
         for face in (0, -1):
             is_hole[np.unique(regions.take(face, axis=axis))] = False

@@ -1,4 +1,4 @@
-"""What is wrong with single cases, and how problems of one kind that many cases share become one line.
+"""Problems of single cases; problems of one kind that many cases share are merged into one line.
 
 Two problems are of one kind if their first lines are the same sentence, apart from names of files and numbers. The line
 for all of them has, in place of these, what is common to the names (`labelsTr/*.nii.gz`) and the range of the numbers.
@@ -14,7 +14,7 @@ MOST_NAMES: Final = 3
 MOST_NAMES_IN_A_LINE: Final = 5
 MOST_NUMBERS: Final = 3
 
-# The number of a channel tells what is wrong, unlike the other numbers.
+# The number of a channel distinguishes problems, unlike other numbers.
 NUMBER: Final = r"(?<!channel )(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)"
 VARIABLE: Final = re.compile(
     rf"(?P<numbers>{NUMBER}(?:(?:, | x ){NUMBER})+)"
@@ -28,8 +28,8 @@ class UndeclaredValues:
     """A label map holds values that dataset.json does not name.
 
     Attributes:
-        voxels: Of every value in the label map, declared or not.
-        undeclared: Those that dataset.json does not name, ascending.
+        voxels: Number of voxels of every value in the label map, declared or not.
+        undeclared: Values that dataset.json does not name, ascending.
     """
 
     voxels: dict[int, int]
@@ -41,8 +41,8 @@ class ChannelCount:
     """An image has another number of channels than dataset.json names.
 
     Attributes:
-        found: Channels in the file or files.
-        is_picture: Whether it is a picture in colour, of which the channels are red, green and blue.
+        found: Number of channels in the file or files.
+        is_picture: Whether it is a colour picture, whose channels are red, green and blue.
     """
 
     found: int
@@ -51,12 +51,12 @@ class ChannelCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that must be put right.
+    """A problem that the user must correct.
 
     Attributes:
-        text: A finished sentence; what follows its first line are details.
-        cases: That have it; none where it concerns the dataset as a whole.
-        finding: What was found, where dataset.json may have to be corrected.
+        text: A complete sentence; further lines are details.
+        cases: The affected cases; none where it concerns the dataset as a whole.
+        finding: The finding, if dataset.json may have to be corrected.
     """
 
     text: str
@@ -64,14 +64,14 @@ class Problem:
     finding: UndeclaredValues | ChannelCount | None = None
 
     def describe(self) -> str:
-        """In words, with the first of the cases."""
+        """Describes the problem with the first of its cases."""
         if not self.cases:
             return self.text
         return f"{'case ' if len(self.cases) == 1 else ''}{describe_cases(self.cases)}: {self.text}"
 
 
 def describe_cases(names: Sequence[str]) -> str:
-    """The name of one case, the number and the first names of several."""
+    """Returns the name of one case, or the number and the first names of several."""
     if len(names) == 1:
         return names[0]
     more = ", ..." if len(names) > MOST_NAMES else ""
@@ -79,13 +79,13 @@ def describe_cases(names: Sequence[str]) -> str:
 
 
 def shorten_names(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Returns the first names, and the number of further ones."""
     more = len(names) - MOST_NAMES_IN_A_LINE
     return ", ".join(names[:MOST_NAMES_IN_A_LINE]) + (f" and {more} more" if more > 0 else "")
 
 
 def group_problems(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """One problem for each kind, in the order of the first of its kind; those without a case stay as they are."""
+    """Merges problems of the same kind, in the order of the first of each kind; those without a case are kept."""
     kinds: dict[object, list[Problem]] = {}
     for position, problem in enumerate(problems):
         kind = _mask(_split(problem.text)[0]) if problem.cases else position
@@ -94,7 +94,7 @@ def group_problems(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def has_unnamed_cases(groups: Iterable[Problem]) -> bool:
-    """Whether there are more cases than `describe` names."""
+    """Returns whether there are more cases than `describe` names."""
     return any(len(group.cases) > MOST_NAMES for group in groups)
 
 
@@ -114,7 +114,7 @@ def _merge(same: Sequence[Problem]) -> Problem:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The first line, and the rest."""
+    """Splits a text into its first line and the rest."""
     line, _, details = text.partition("\n")
     return line, details
 

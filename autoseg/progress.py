@@ -1,4 +1,4 @@
-"""How long work reports to whoever started it, without knowing whether that is a terminal, a log or nobody."""
+"""Interface for progress reports, which a terminal or a log implements."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable
@@ -41,7 +41,7 @@ class Silent:
 
 
 def format_duration(seconds: float) -> str:
-    """Like 1:02:03 or 2:03."""
+    """Formats a duration like 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

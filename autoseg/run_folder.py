@@ -1,6 +1,6 @@
-"""The name of every file and folder a run writes, and atomic writing.
+"""Names of all files and folders of a run, and atomic writing.
 
-A run is one folder that can be moved or copied to another machine: no command depends on where it lies.
+A run is one folder that can be moved or copied to another machine: no command depends on its location.
 """
 
 import os
@@ -18,10 +18,10 @@ from autoseg.errors import RunError
 
 TOKEN_BYTES: Final = 8
 TEMPORARY_NAME: Final = re.compile(rf"\..+-[0-9a-f]{{{2 * TOKEN_BYTES}}}(\..*)?")
-"""Of the files of `write_atomically` before they are renamed."""
+"""Name of files of `write_atomically` before they are renamed."""
 
 ALL_CASES: Final = "all"
-"""Name of the fold that trains on every case and holds none out."""
+"""Name of the fold that trains on all cases and holds none out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class FoldFolder:
 
     @property
     def latest_checkpoint(self) -> Path:
-        """State to continue from; removed when the training has ended."""
+        """State to resume from; removed at the end of the training."""
         return self.root / "checkpoint_latest.safetensors"
 
     @property
@@ -57,7 +57,7 @@ class FoldFolder:
 
     @property
     def import_record(self) -> Path:
-        """Where the weights came from, if they were trained by another tool."""
+        """Origin of the weights, if they were trained by another tool."""
         return self.root / "import.json"
 
     @property
@@ -87,22 +87,22 @@ class FoldFolder:
 
     @property
     def validation_options(self) -> Path:
-        """How its label maps were predicted, where that is not the usual way."""
+        """Options of the predictions, if they are not the default."""
         return self.validation / "options.json"
 
     @property
     def state(self) -> Path:
-        """How far training and validation are, for those who watch."""
+        """Progress of training and validation for monitoring."""
         return self.root / "state.json"
 
     @property
     def trackers(self) -> Path:
-        """Under which identifiers this training is logged elsewhere."""
+        """Identifiers of this training in experiment trackers."""
         return self.root / "trackers.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains; beside the folder, which may be removed meanwhile."""
+        """Lock of the training process; beside the folder, which may be removed meanwhile."""
         return self.root.with_name(f".{self.root.name}.lock")
 
 
@@ -114,17 +114,17 @@ class RunFolder:
 
     @property
     def dataset(self) -> Path:
-        """Description of the dataset that was planned: where it lay, its channels, labels and cases."""
+        """Description of the planned dataset: its location, channels, labels and cases."""
         return self.root / "dataset.json"
 
     @property
     def fingerprint(self) -> Path:
-        """What was measured."""
+        """Measurements of the dataset."""
         return self.root / "fingerprint.json"
 
     @property
     def plan(self) -> Path:
-        """What was decided, with reasons."""
+        """Decisions with their reasons."""
         return self.root / "plan.json"
 
     @property
@@ -144,30 +144,30 @@ class RunFolder:
 
     @property
     def crossvalidation_csv(self) -> Path:
-        """The same as a table."""
+        """The same scores as a table."""
         return self.root / "crossvalidation.csv"
 
     @property
     def selection(self) -> Path:
-        """Which models and postprocessing prediction uses, and why."""
+        """Models and postprocessing for prediction, with reasons."""
         return self.root / "selection.json"
 
     @property
     def model_record(self) -> Path:
-        """What is said of a model that came in one file, by the file."""
+        """Record of a model that came as a model file."""
         return self.root / "model.json"
 
     @property
     def model_card(self) -> Path:
-        """The same in words."""
+        """Model card of such a model."""
         return self.root / "README.md"
 
     def ensemble(self, configurations: Sequence[str]) -> Path:
-        """What an ensemble predicts for held-out cases."""
+        """Predictions of an ensemble for held-out cases."""
         return self.root / "ensembles" / "+".join(configurations)
 
     def training_log(self, configuration: str, fold: str, rank: int = 0) -> Path:
-        """What a training that a queue has started writes to the terminal; one file for each of its processes."""
+        """Terminal output of a training that a queue has started; one file for each of its processes."""
         ending = f"_rank_{rank}" if rank else ""
         return self.logs / f"train_{configuration}_fold_{fold}{ending}.log"
 
@@ -181,7 +181,7 @@ class RunFolder:
         return self.root / "preprocessed" / configuration
 
     def recipe(self, configuration: str) -> Path:
-        """By which part of the plan the arrays of `preprocessed` were made."""
+        """The part of the plan that the arrays of `preprocessed` were made with."""
         return self.root / "preprocessed" / f"{configuration}.json"
 
     def configuration_models(self, configuration: str) -> Path:
@@ -269,8 +269,8 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
 
     Args:
         path: The file to be written.
-        is_lasting: Whether the file must outlive a loss of power from then on, which costs milliseconds. What can be
-            made again may do without, if its reader can tell that it is damaged.
+        is_lasting: Whether to flush the file to the disk, so that it survives a power failure; takes milliseconds.
+            Not needed for files that can be made again and whose reader detects damage.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
@@ -279,11 +279,11 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
     name, dot, ending = path.name.partition(".")
     temporary = path.with_name(f".{name}-{secrets.token_hex(TOKEN_BYTES)}{dot}{ending}")
     try:
-        with _failures_to_write_told(path):
+        with _translate_write_errors(path):
             temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
             mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
-            temporary.chmod(mode)  # some writers put a file of their own in its place, which nobody else may read
+            temporary.chmod(mode)  # some writers replace it by a file that only the owner may read
             if is_lasting:
                 _flush_to_disk(temporary)
             temporary.replace(path)
@@ -293,18 +293,18 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def write_folder_atomically(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`, which takes its place, and that of an older one, when the block succeeds.
+    """Yields an empty folder beside `path`, which replaces `path` when the block succeeds.
 
-    The older one stays whole until then; a crash while the new one takes its place may leave a part of it, or neither.
-    A block that fails leaves nothing, no empty parents of `path` either.
+    An older folder is kept until then; a crash during the replacement may leave a part of it, or neither. A block that
+    fails leaves nothing, not even empty parents of `path`.
 
     Raises:
         RunError: The folder cannot be written, or the older one not be removed.
     """
-    with parents_made(path):
+    with create_parent_folders(path):
         temporary = make_folder(path.with_name(f".{path.name}-{secrets.token_hex(TOKEN_BYTES)}"))
         try:
-            with _failures_to_write_told(path):
+            with _translate_write_errors(path):
                 yield temporary
                 remove_folder(path)
                 temporary.rename(path)
@@ -313,11 +313,11 @@ def write_folder_atomically(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def parents_made(path: Path) -> Iterator[None]:
-    """Makes the folders above `path`; if the block fails, those that were made here and are empty are removed again.
+def create_parent_folders(path: Path) -> Iterator[None]:
+    """Creates the parents of `path`; if the block fails, those created here are removed again if they are empty.
 
     Raises:
-        RunError: They cannot be made.
+        RunError: They cannot be created.
     """
     missing = [parent for parent in path.absolute().parents if not parent.exists()]
     make_folder(path.parent)
@@ -331,7 +331,7 @@ def parents_made(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _failures_to_write_told(path: Path) -> Iterator[None]:
+def _translate_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -340,11 +340,11 @@ def _failures_to_write_told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def blosc2_failures_told() -> Iterator[None]:
-    """Turns what blosc2 raises where it cannot write, and which names no reason, into what other writers raise.
+def translate_blosc2_errors() -> Iterator[None]:
+    """Translates write errors of blosc2, which name no reason, into OSError.
 
     Raises:
-        OSError: It cannot.
+        OSError: blosc2 cannot write.
     """
     try:
         yield
@@ -354,13 +354,13 @@ def blosc2_failures_told() -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files that a process left in a folder, or below it, when it was killed while it wrote.
+    """Removes temporary files of a killed process in a folder and below it.
 
-    Only where no other process writes: its files look the same.
+    Use only if no other process writes there, as its files have the same names.
     """
     for path in folder.rglob(".*"):
         if TEMPORARY_NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-            with suppress(OSError):  # they are in nobody's way, and writing will tell what is wrong with the folder
+            with suppress(OSError):  # they do no harm, and writing reports any problem of the folder
                 path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a program to end, and when they take effect."""
+"""Handling of signals that ask a program to end."""
 
 import signal
 import threading
@@ -9,19 +9,19 @@ from types import FrameType
 from typing import Final
 
 CTRL_C: Final = "SIGINT"
-HANG_UP: Final = "SIGHUP"
-OTHER_REQUESTS_TO_END: Final = ("SIGTERM", HANG_UP, "SIGBREAK")  # `kill`; a closed terminal; a queue on Windows
-REQUESTS_THAT_CANNOT_WAIT: Final = 3  # who presses Ctrl-C twice in a row wants no harm
+HANGUP: Final = "SIGHUP"
+OTHER_REQUESTS_TO_END: Final = ("SIGTERM", HANGUP, "SIGBREAK")  # kill; closed terminal; queue on Windows
+REQUESTS_UNTIL_FORCED_STOP: Final = 3  # pressing Ctrl-C twice in a row may be an accident
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 @contextmanager
-def signals_answered_by(handler: Handler, names: Sequence[str]) -> Iterator[None]:
-    """Within it, a handler answers signals; names that a system does not have are left out.
+def signal_handlers(handler: Handler, names: Sequence[str]) -> Iterator[None]:
+    """Installs a signal handler within the block; names that the system does not have are ignored.
 
-    What is ignored, such as SIGHUP under nohup, stays so. Outside the main thread, which alone answers signals, this
-    does nothing.
+    Signals that are ignored, such as SIGHUP under nohup, stay ignored. Outside of the main thread, which alone handles
+    signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -36,7 +36,7 @@ def signals_answered_by(handler: Handler, names: Sequence[str]) -> Iterator[None
 
 
 def list_heeded(names: Sequence[str]) -> list[signal.Signals]:
-    """Those of these signals that the system has and this process does not ignore."""
+    """Lists the signals that exist on the system and are not ignored by this process."""
     known = [signal.Signals[name] for name in names if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -51,14 +51,14 @@ def _do_nothing() -> None:
 
 @dataclass(slots=True, kw_only=True)
 class StopRequest:
-    """Requests to end (Ctrl-C, SIGTERM, a closed terminal), and when they are answered.
+    """Requests to stop: Ctrl-C, SIGTERM, or a closed terminal.
 
-    A request raises KeyboardInterrupt at once, except within `postponed`, where work looks at `is_made` between its
-    steps and ends where it can go on later.
+    A request raises KeyboardInterrupt at once, except within `postponed`, where the work checks `is_made` between its
+    steps and stops at a point where it can be resumed.
 
     Attributes:
-        tell: Told, from within a signal handler, what a postponed request waits for.
-        leave_terminal: Called, likewise, when the terminal was closed: whatever is written to it from then on fails.
+        tell: Called by the signal handler with a message about the work that a postponed request waits for.
+        leave_terminal: Called by the signal handler when the terminal was closed; writing to it fails from then on.
     """
 
     tell: Callable[[str], None] = _say_nothing
@@ -69,26 +69,26 @@ class StopRequest:
 
     @property
     def is_made(self) -> bool:
-        """Whether a request was made since `postponed` was entered."""
+        """Whether a request was made since the start of `postponed`."""
         return self._count > 0
 
     @contextmanager
     def heard(self, names: Sequence[str] = (CTRL_C, *OTHER_REQUESTS_TO_END)) -> Iterator[None]:
-        """Within it, these signals are requests."""
-        with signals_answered_by(self._answer, names):
+        """Handles these signals as requests to stop within the block."""
+        with signal_handlers(self._answer, names):
             yield
 
     @contextmanager
-    def postponed(self, waits_for: str) -> Iterator[None]:
-        """Within it, requests wait, up to the third.
+    def postponed(self, pending_work: str) -> Iterator[None]:
+        """Postpones requests within the block, up to the third one.
 
         Args:
-            waits_for: What is done before they are answered, in words for the user.
+            pending_work: Description of the work that is finished first, for messages.
 
         Raises:
-            KeyboardInterrupt: When it is left, where a request was made within it.
+            KeyboardInterrupt: A request was made within the block; raised at its end.
         """
-        self._count, self._waits_for = 0, waits_for
+        self._count, self._waits_for = 0, pending_work
         try:
             yield
         finally:
@@ -98,7 +98,7 @@ class StopRequest:
 
     @contextmanager
     def answered_at_once(self) -> Iterator[None]:
-        """Within it, although within `postponed`, one request raises KeyboardInterrupt; further ones wait again."""
+        """Lets one request raise KeyboardInterrupt at once, even within `postponed`; further ones are postponed."""
         self._is_urgent = True
         try:
             yield
@@ -108,9 +108,9 @@ class StopRequest:
     def _answer(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._count += 1
-        if number == getattr(signal, HANG_UP, None):
+        if number == getattr(signal, HANGUP, None):
             self.leave_terminal()
-        if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_THAT_CANNOT_WAIT:
+        if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_UNTIL_FORCED_STOP:
             self._is_urgent = False
             raise KeyboardInterrupt
         if self._count == 1:

@@ -3,13 +3,13 @@
 from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes
 from autoseg.dataset.prediction_cases import find_images
 from autoseg.dataset.reading import read_dataset
-from autoseg.dataset.record import CaseRecord, DatasetRecord, record_dataset, restore_dataset
+from autoseg.dataset.record import DatasetRecord, RecordedCase, record_dataset, restore_dataset
 
 __all__ = [
     "Case",
-    "CaseRecord",
     "Dataset",
     "DatasetRecord",
+    "RecordedCase",
     "allow_geometry_fixes",
     "find_images",
     "read_dataset",

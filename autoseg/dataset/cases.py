@@ -1,4 +1,4 @@
-"""What a dataset is, once read, and the list of what is wrong with it while it is being read."""
+"""A dataset that was read, and the findings that are collected while it is being read."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ class Dataset:
         file_ending: Ending of the images in lower case.
         splits_file: Folds that came with the dataset (splits_final.json), or None.
         groups_file: Groups of cases that belong together (groups.json), or None.
-        notes: Oddities that are no errors, one sentence each.
+        notes: Peculiarities that are not errors, one sentence each.
     """
 
     name: str
@@ -58,25 +58,25 @@ class Dataset:
 
 
 def allow_geometry_fixes(dataset: Dataset) -> Dataset:
-    """The same dataset, whose files on another grid than their case's first channel are resampled when read."""
+    """Returns a dataset whose files are resampled on reading if they lie on another grid than their first channel."""
     return replace(dataset, cases=tuple(replace(case, fix_geometry=True) for case in dataset.cases))
 
 
-def find_beside(root: Path, name: str) -> Path | None:
-    """An optional file of the dataset's folder."""
+def find_optional_file(root: Path, name: str) -> Path | None:
+    """Returns the path of an optional file of the dataset; None if it does not exist."""
     path = root / name
     return path if path.is_file() else None
 
 
 @dataclass(slots=True)
 class Findings:
-    """Collects everything that is wrong, so that it is reported at once.
+    """Collects all problems, so that they are reported at once.
 
     Attributes:
-        problems: Of the dataset as a whole.
-        notes: Likewise.
+        problems: Problems of the dataset as a whole.
+        notes: Notes about the dataset as a whole.
         of_cases: Problems of single cases.
-        notes_of_cases: Likewise.
+        notes_of_cases: Notes about single cases.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -85,18 +85,18 @@ class Findings:
     notes_of_cases: list[Problem] = field(default_factory=list)
 
     def add_to_case(self, case: str, problem: str) -> None:
-        """Notes a problem of one case."""
+        """Adds a problem of one case."""
         self.of_cases.append(Problem(text=problem, cases=(case,)))
 
     def add_note_to_case(self, case: str, note: str) -> None:
-        """Notes an oddity of one case."""
+        """Adds a note about one case."""
         self.notes_of_cases.append(Problem(text=note, cases=(case,)))
 
     def list_problems(self) -> tuple[Problem, ...]:
-        """All, those of the dataset first."""
+        """Returns all problems, those of the dataset first."""
         return (*(Problem(text=text) for text in self.problems), *self.of_cases)
 
     def describe_notes(self) -> tuple[str, ...]:
-        """All, those that cases share once."""
+        """Returns all notes; a note that several cases share appears once."""
         shared = group_problems(self.notes_of_cases)
         return (*self.notes, *(note.text if len(note.cases) == 1 else note.describe() for note in shared))

@@ -1,4 +1,4 @@
-"""dataset.json: which keys it has and what they must hold. Where the cases lie is found elsewhere."""
+"""Keys and values of dataset.json. The files of the cases are found by `folder_cases` and `listed_cases`."""
 
 import difflib
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ CLOSE_MATCH: Final = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedCase:
-    """A case whose files dataset.json names itself."""
+    """A case whose files dataset.json lists."""
 
     name: str
     images: tuple[str, ...]
@@ -57,7 +57,7 @@ class ListedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """The content of dataset.json; None stands for what is missing or wrong (then there is a problem as well).
+    """The content of dataset.json; None where an entry is missing or wrong, which is also reported as a problem.
 
     Attributes:
         listed_cases: Entries of the key `dataset`, or of `training` in the Decathlon's layout; None to look into the
@@ -72,7 +72,7 @@ class Description:
     listed_cases: tuple[ListedCase, ...] | None
 
 
-def read_description(root: Path, findings: Findings) -> Description | None:
+def read_dataset_json(root: Path, findings: Findings) -> Description | None:
     """Reads dataset.json; None if it is no JSON object."""
     path = root / DESCRIPTION_NAME
     if not path.is_file():
@@ -121,7 +121,7 @@ def _parse(content: dict[str, Any], findings: Findings) -> Description:
 
 
 def _match_missing(content: dict[str, Any], unknown: list[str]) -> dict[str, str]:
-    """Missing keys for which an unknown one looks like a misspelling."""
+    """Returns missing keys, each with the unknown key that looks like its misspelling."""
     needed = ["labels", "file_ending"]
     if "modality" not in content:
         needed.append("channel_names")
@@ -211,7 +211,7 @@ def _parse_dataset_key(listed: Any, findings: Findings) -> tuple[ListedCase, ...
 
 
 def _parse_training_key(listed: Any, findings: Findings) -> tuple[ListedCase, ...] | None:
-    """The Decathlon lists image and label of every case, in no order; the label file's name is that of the case."""
+    """Parses the Decathlon's list of images and labels; cases are named by their label files."""
     if not isinstance(listed, list) or not listed:
         return None
     cases, wrong = [], []

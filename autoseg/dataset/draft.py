@@ -1,4 +1,4 @@
-"""Cases as `autoseg init` writes them: named, with their channels in order and the patient they belong to."""
+"""Draft of the cases for `autoseg init`: names, order of the channels, and patients."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ SIDES_AND_TIMES: Final = (
     r"^(.+?)[_-](?:left|right)$",
     r"^(.+?)[_-](?:frame|slice|ses|session|visit|scan|day|tp)[_-]?\d+$",
 )
-"""Names of which several may belong to one patient; patterns for `autoseg plan --group-by`."""
+"""Patterns for `autoseg plan --group-by` in whose names several cases may belong to one patient."""
 
 Channels = tuple[str, ...]
 
@@ -32,8 +32,8 @@ class DraftCase:
 
     Attributes:
         images: Paths in the order of the channels.
-        masks: Paths by structure; a single label map may have an empty name.
-        group: The patient.
+        masks: Paths by the name of the structure; a single label map may have an empty name.
+        group: The patient that the case belongs to.
     """
 
     name: str
@@ -44,11 +44,11 @@ class DraftCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """All cases.
+    """The cases of a dataset to be written.
 
     Attributes:
-        channels: What the file names call them, empty where they say nothing.
-        left_out: Path to reason.
+        channels: Channel names found in the file names; empty texts where there are none.
+        left_out: The reason for each path that is not used.
     """
 
     cases: tuple[DraftCase, ...]
@@ -61,8 +61,8 @@ def draft_cases(paired: Sequence[PairedCase], *, is_explicit: bool) -> Draft:
     """Names the cases, orders their channels and finds their patients.
 
     Args:
-        paired: What the names of the files said.
-        is_explicit: Whether the user named the images: a case of one image is then right whatever it is called.
+        paired: Cases found by the names of their files.
+        is_explicit: Whether the user gave a pattern for the images; the name of a single image is then not checked.
     """
     if not paired:
         return Draft(cases=(), channels=(), left_out={}, problems=())
@@ -89,12 +89,12 @@ def draft_cases(paired: Sequence[PairedCase], *, is_explicit: bool) -> Draft:
 
 
 def name_channels(words: Channels, *, per_file: int, is_picture: bool) -> tuple[str, ...]:
-    """Names for dataset.json.
+    """Returns channel names for dataset.json.
 
     Args:
-        words: What the file names say, one for each file of a case.
+        words: Channel words in the file names, one for each file of a case.
         per_file: Number of channels in a file.
-        is_picture: Whether three channels are colours.
+        is_picture: Whether files with three channels hold colours.
     """
     if per_file == len(COLOUR_NAMES) and is_picture and len(words) == 1:
         return COLOUR_NAMES
@@ -105,13 +105,13 @@ def name_channels(words: Channels, *, per_file: int, is_picture: bool) -> tuple[
     return tuple(CHANNEL_NAMES.get(word, f"channel_{index}") for index, word in enumerate(words))
 
 
-def clean_structure(name: str) -> str:
-    """A structure's name without what BIDS writes before it."""
+def clean_structure_name(name: str) -> str:
+    """Removes the BIDS entity in front of a structure's name."""
     return BIDS_ENTITY.sub("", name).strip("_-. ") or name
 
 
 def suggest_group_pattern(names: Sequence[str]) -> str | None:
-    """A pattern by which several cases would belong to one patient, if all names follow it."""
+    """Returns a pattern that groups several cases by patient, if all names match it."""
     for pattern in SIDES_AND_TIMES:
         patients = {match[1] for name in names if (match := re.match(pattern, name))}
         if 0 < len(patients) < len(names) and all(re.match(pattern, name) for name in names):
@@ -141,7 +141,7 @@ def _show(channels: Channels) -> str:
 
 
 def _name_cases(cases: Sequence[PairedCase]) -> list[str]:
-    """The names of the images where they differ, else with their channel, else with the folders before them."""
+    """Returns the names of the images, with channel or folders where that is needed to make them unique."""
     images = [_get_first(case) for case in cases]
     for names in ([image.name for image in images], [image.long_name for image in images]):
         if all(names) and len(set(names)) == len(names):
@@ -154,7 +154,7 @@ def _get_first(case: PairedCase) -> NameParts:
 
 
 def _find_groups(cases: Sequence[PairedCase]) -> list[str]:
-    """BIDS subjects; else the outermost folder that differs; else the name without the channel."""
+    """Returns the BIDS subject of each case, else the outermost folder that differs, else the name without channel."""
     subjects = [_find_subject(_get_first(case).path) for case in cases]
     folders = [[part for part in _get_first(case).folders if part.lower() not in SPLIT_FOLDERS] for case in cases]
     while all(folders) and len({names[0] for names in folders}) == 1:
@@ -166,7 +166,7 @@ def _find_groups(cases: Sequence[PairedCase]) -> list[str]:
 
 
 def _find_subject(path: str) -> str | None:
-    """The first part of the path that begins as BIDS writes it."""
+    """Returns the BIDS subject in a path; None if there is none."""
     matches = (BIDS_SUBJECT.fullmatch(part) for part in PurePosixPath(path).parts)
     return next((match[1] for match in matches if match), None)
 
@@ -181,7 +181,7 @@ def _draft(case: PairedCase, name: str, group: str) -> DraftCase:
         name=name,
         images=tuple(image.path for image in images),
         masks={
-            clean_structure(structure): label.path
+            clean_structure_name(structure): label.path
             for structure, label in case.masks.items()
             if structure.lower() not in BACKGROUND_NAMES
         },

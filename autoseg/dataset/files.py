@@ -1,4 +1,4 @@
-"""Image files in a folder and the cases that they form.
+"""Lists the image files of a folder and groups them into cases.
 
 A channel file is named `<case>_<dddd><ending>`; a file without the four digits is a case by itself. Names such as
 `scan_2021.nii.gz` also end in four digits: where a label map has exactly that name, or where no file of the group could
@@ -20,7 +20,7 @@ ChannelFiles = dict[int, Path]
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Files and links of a folder by name, without hidden ones (archives from macOS hold a `._x` for every `x`).
+    """Lists files and links of a folder by name, without hidden ones (macOS archives hold a `._x` for every `x`).
 
     Raises:
         RunError: The folder may not be read.
@@ -33,22 +33,22 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def list_subfolders(folder: Path) -> list[Path]:
-    """Folders in a folder by name, without hidden ones."""
+    """Lists the subfolders of a folder by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
 
 
 def select_ending(files: Iterable[Path], ending: str) -> list[Path]:
-    """The files with this ending (not of a longer one, as .img of .hdr.img); letters of either case."""
+    """Selects the files whose longest readable ending is the given one, regardless of case."""
     return [path for path in files if find_ending(path.name) == ending]
 
 
 def get_stem(path: Path, ending: str) -> str:
-    """The name without its ending."""
+    """Returns the name of a file without its ending."""
     return path.name[: -len(ending)]
 
 
 def find_endings(files: Iterable[Path]) -> dict[str, int]:
-    """How many files have which readable ending; a pair of header and voxels counts as the header."""
+    """Counts the files of each readable ending; a pair of header and voxels counts as the header."""
     counts: dict[str, int] = {}
     for path in files:
         ending = find_ending(path.name)
@@ -58,7 +58,7 @@ def find_endings(files: Iterable[Path]) -> dict[str, int]:
 
 
 def describe_endings(files: Iterable[Path]) -> str:
-    """What is in a folder, for messages."""
+    """Describes the image files of a folder for messages."""
     counts = find_endings(files)
     return ", ".join(f"{count} x {ending}" for ending, count in sorted(counts.items())) or "no image at all"
 
@@ -66,7 +66,7 @@ def describe_endings(files: Iterable[Path]) -> str:
 def group_channels(
     files: Iterable[Path], ending: str, *, channel_count: int, label_names: Collection[str], findings: Findings
 ) -> dict[str, ChannelFiles]:
-    """Forms cases: name to files by channel index (0 for a file that is a case by itself)."""
+    """Groups files into cases: files by channel index (0 for a file that is a case by itself), by the case's name."""
     groups: dict[str, ChannelFiles] = {}
     for path in files:
         stem = get_stem(path, ending)

@@ -1,4 +1,4 @@
-"""Cases from the folders imagesTr and labelsTr."""
+"""Finds cases in the folders imagesTr and labelsTr."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -27,14 +27,14 @@ ANY_CHANNEL_COUNT: Final = 10_000  # more than four digits can number
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """Files of a folder; none if it does not exist."""
+    """Lists the files of a folder; none if it does not exist."""
     return list_files(folder) if folder.is_dir() else []
 
 
 def find_folder_cases(
     root: Path, channel_names: tuple[str, ...] | None, *, ending: str, findings: Findings
 ) -> tuple[Case, ...]:
-    """Pairs images with label maps; `channel_names` is None if dataset.json does not tell them."""
+    """Pairs images with label maps; `channel_names` is None if dataset.json does not define them."""
     are_there = [_check_folder(root, name, findings) for name in (IMAGES, LABELS)]
     endings = list_reference_endings(ending)
     labels = _find_usual_labels(root / LABELS, endings, findings)
@@ -78,7 +78,7 @@ def _check_folder(root: Path, name: str, findings: Findings) -> bool:
 
 
 def _find_usual_labels(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, Path]:
-    """Label maps by name, those with the endings that go with the images."""
+    """Returns label maps by name whose endings are the usual ones for these images."""
     labels: dict[str, Path] = {}
     files = list_folder(folder)
     for ending in endings:
@@ -94,7 +94,7 @@ def _find_usual_labels(folder: Path, endings: tuple[str, ...], findings: Finding
 def _find_other_labels(
     folder: Path, names: Collection[str], usual: tuple[str, ...], findings: Findings
 ) -> dict[str, Path]:
-    """Label maps of other endings for cases that have none of the usual ones: each the only file that it can be."""
+    """Returns label maps with other endings for cases without a label map of a usual ending."""
     found: dict[str, dict[str, Path]] = {}
     for path in list_folder(folder):
         ending = find_ending(path.name)
@@ -111,7 +111,7 @@ def _find_other_labels(
 
 
 def _report_subfolders(folder: Path, label_names: Collection[str], *, has_images: bool, findings: Findings) -> None:
-    """A folder that stands for a case, as a DICOM series does, is a problem; others are mentioned."""
+    """Reports a subfolder in place of a case, such as a DICOM series, as a problem, and others as notes."""
     for path in list_subfolders(folder):
         match = CHANNEL_NAME.fullmatch(path.name)
         if not has_images or path.name in label_names or (match and match["case"] in label_names):
@@ -132,7 +132,7 @@ def _check_labels(groups: dict[str, ChannelFiles], labels: dict[str, Path], *, e
 
 
 def _explain_lack_of_labels(folder: Path, names: Collection[str], labels: Collection[str], findings: Findings) -> None:
-    """Why label maps are missing although there are files of their names."""
+    """Explains why label maps are missing although files of their names exist."""
     missing = set(names) - set(labels)
     lossy = [path.name for path in list_folder(folder) if find_ending(path.name) in LOSSY_ENDINGS]
     lossy = [name for name in lossy if get_stem(Path(name), find_ending(name) or "") in missing]

@@ -1,4 +1,4 @@
-"""Roles by patterns that the user names: `--images` and `--labels`. What their `*` stand for tells the case."""
+"""Assigns roles to files by the patterns `--images` and `--labels`; the parts that `*` matches name the case."""
 
 import re
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from typing import Final
 from autoseg.dataset.name_parts import NameParts, strip_any_ending, take_apart
 
 TRANSLATIONS: Final = (("**/", "(?:(.*)/)?"), ("**", "(.*)"), ("*", "([^/]*)"), ("?", "([^/])"))
-SILENT_TRANSLATIONS: Final = (("**/", "(?:.*/)?"), ("**", ".*"), *TRANSLATIONS[2:])
-"""Where names have wildcards of their own, any number of folders tells nothing."""
+UNGROUPED_TRANSLATIONS: Final = (("**/", "(?:.*/)?"), ("**", ".*"), *TRANSLATIONS[2:])
+"""Used for patterns with other wildcards: there, `**` does not identify the case."""
 
 
 def assign_roles(paths: Iterable[str], *, images: str, labels: str) -> list[NameParts]:
-    """Takes the paths apart that a pattern matches; a path that both match is a label map, others are left out."""
+    """Parses the paths that a pattern matches. A path that both match is a label map; other paths are left out."""
     image_pattern, label_pattern = compile_glob(images), compile_glob(labels)
     files = []
     for path in paths:
@@ -21,15 +21,15 @@ def assign_roles(paths: Iterable[str], *, images: str, labels: str) -> list[Name
         if match is not None:
             role = "label" if label_match else "image"
             files.append(
-                take_apart(path, spoken_path=_speak(match, path), role="label" if role == "label" else "image")
+                take_apart(path, matched_path=_join_groups(match, path), role="label" if role == "label" else "image")
             )
     return files
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
-    """A regular expression with one group for each wildcard that tells the case."""
+    """Compiles a glob into a regular expression with one group for each wildcard that identifies the case."""
     has_others = any(wildcard in pattern.replace("**", "") for wildcard in "*?")
-    translations = SILENT_TRANSLATIONS if has_others else TRANSLATIONS
+    translations = UNGROUPED_TRANSLATIONS if has_others else TRANSLATIONS
     rest, expression = pattern.removeprefix("./"), ""
     while rest:
         wildcard, translation = next(
@@ -40,8 +40,8 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
     return re.compile(expression)
 
 
-def _speak(match: re.Match[str], path: str) -> str:
-    """The parts that wildcards stand for, as a path without ending; the whole path if there are none."""
+def _join_groups(match: re.Match[str], path: str) -> str:
+    """Joins the parts that wildcards match into a path without ending; the whole path if there are none."""
     end = len(strip_any_ending(path))
     parts = [
         path[start : min(stop, end)] for start, stop in map(match.span, range(1, match.re.groups + 1)) if start >= 0

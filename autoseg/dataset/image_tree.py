@@ -1,4 +1,4 @@
-"""The image files in a folder and all folders below it."""
+"""Lists the image files in a folder and all folders below it."""
 
 from pathlib import Path
 from typing import Final
@@ -8,13 +8,13 @@ from autoseg.dataset.naming_conventions import UNREADABLE_ADVICE
 from autoseg.file_endings import HEADER_OF_VOXELS, find_ending
 
 JOINED_FOLDER: Final = "labels_joined"
-"""Where label maps lie that were joined of masks."""
+"""Folder of the label maps that were joined from masks."""
 
 PLAN_NAME: Final = "plan.json"
 
 
 def list_image_tree(root: Path) -> list[str]:
-    """Paths below `root`, of formats that are read or known; hidden files, joined label maps and runs are passed over.
+    """Lists paths of known formats below `root`, without hidden files, joined label maps and runs.
 
     A pair of header and voxels counts as the header.
     """
@@ -45,7 +45,7 @@ def _is_image(path: Path, names: set[str]) -> bool:
 
 
 def find_reading_problem(path: str) -> str | None:
-    """Why a file of a known format cannot be read, and what to do; None if it can."""
+    """Explains why a file of a known format cannot be read, and what to do; None if it can be read."""
     if find_ending(path) is not None:
         return None
     ending = Path(path).suffix.lower()

@@ -1,4 +1,4 @@
-"""The entries `labels` and `regions_class_order` of dataset.json."""
+"""Parses the entries `labels` and `regions_class_order` of dataset.json."""
 
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ def parse_labels(labels: Any, order: Any, findings: Findings) -> LabelScheme | N
 
 
 def _parse_entries(labels: Any, findings: Findings) -> dict[str, Values]:
-    """Names and values in the order of declaration; a single value becomes a tuple of one."""
+    """Returns the values of each name in the order of declaration; a single value becomes a tuple."""
     if not isinstance(labels, dict) or not labels:
         findings.problems.append(
             f"{DESCRIPTION_NAME}: labels must map names to values, for example "
@@ -73,7 +73,7 @@ def _is_integer_text(key: str) -> bool:
 
 
 def _invert(labels: dict[str, str], findings: Findings) -> dict[str, int]:
-    """The Medical Segmentation Decathlon writes value: name."""
+    """Inverts the entries of the Medical Segmentation Decathlon, which map values to names."""
     inverted: dict[str, int] = {}
     for key, name in labels.items():
         value = int(key)

@@ -1,4 +1,4 @@
-"""Names and values for the entry `labels` of dataset.json, from what the label files hold."""
+"""Proposes names and values for the entry `labels` of dataset.json from the values in the label files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Values = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelProposal:
-    """What dataset.json will say.
+    """Proposed entries of dataset.json.
 
     Attributes:
-        labels: Name to values, background first; more than one value is a region.
-        region_order: For regions, `regions_class_order`.
-        notes: What the user may want to change.
+        labels: Values of each name, background first; a name with several values is a region.
+        region_order: The entry `regions_class_order`; empty without regions.
+        notes: Suggestions for changes by the user.
     """
 
     labels: Mapping[str, Values]
@@ -29,11 +29,11 @@ class LabelProposal:
 
 
 def propose_labels(voxels: Mapping[int, int], *, structure: str) -> LabelProposal:
-    """Labels for values as they are in the files.
+    """Proposes one label for each value in the files.
 
     Args:
-        voxels: In all cases, by value.
-        structure: What the names of the files call it; used if there is one value besides background.
+        voxels: Number of voxels in all cases, by value.
+        structure: Name found in the file names; used if there is only one foreground value.
     """
     foreground = sorted(value for value in voxels if value != 0)
     names = {value: f"label_{value}" for value in foreground}
@@ -46,7 +46,7 @@ def propose_labels(voxels: Mapping[int, int], *, structure: str) -> LabelProposa
 
 
 def propose_structures(names: Sequence[str], nesting: Nesting) -> LabelProposal:
-    """Labels for joined masks: structure i has the value i + 1; regions if any lies in another."""
+    """Proposes labels for joined masks: value i + 1 for structure i, and regions if structures are nested."""
     if not nesting.has_nested:
         plain = {name: (index + 1,) for index, name in enumerate(names)}
         return LabelProposal(labels={BACKGROUND: (0,), **plain}, region_order=(), notes=())

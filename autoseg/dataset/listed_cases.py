@@ -1,4 +1,4 @@
-"""Cases whose files dataset.json names: the key `dataset`, or `training` in the Decathlon's layout."""
+"""Finds cases whose files dataset.json lists: the key `dataset`, or `training` in the Decathlon's layout."""
 
 import os
 from collections import Counter
@@ -37,7 +37,7 @@ def _make_absolute(root: Path, text: str) -> Path:
 
 
 def _find_channels(image: Path) -> tuple[Path, ...]:
-    """The file itself; or, as the first nnU-Net listed cases without channels, `<case>_<dddd>` for `<case>`."""
+    """Returns the file itself, or the channel files `<case>_<dddd>` if only `<case>` is listed (as by nnU-Net v1)."""
     if image.exists() or not image.parent.is_dir():
         return (image,)
     ending = find_ending(image.name)
@@ -64,7 +64,7 @@ def _check_files(case: Case, findings: Findings) -> None:
 
 
 def _check_channel_counts(cases: tuple[Case, ...], channel_names: tuple[str, ...], findings: Findings) -> None:
-    """If every case has exactly one file, the files are taken to hold several channels."""
+    """Checks the number of files; if every case has exactly one, it is taken to hold all channels."""
     if all(len(case.image_paths) == 1 for case in cases):
         return
     for case in cases:

@@ -1,4 +1,4 @@
-"""Masks of single structures that become one label map: which overlap, which lie in others, which values they get.
+"""Joins masks of single structures into one label map: overlaps, nesting, and label values.
 
 The masks of a case are first numbered by **combination**: voxels of one structure alone have that structure's value,
 every set of structures that share voxels gets a number above them. So nothing is lost before all cases are known.
@@ -34,13 +34,13 @@ class CombinedMasks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """Two structures that share voxels without one lying in the other.
+    """Two structures that share voxels without being nested.
 
     Attributes:
         keeper: Index of the structure that keeps the voxels: the one that is smaller in all cases together.
         loser: Index of the other.
-        cases: Names, and the number of shared voxels.
-        largest_fraction: Shared voxels by those of the smaller structure, in the worst case.
+        cases: Number of shared voxels, by the name of the case.
+        largest_fraction: Shared voxels divided by those of the smaller structure, in the worst case.
     """
 
     keeper: int
@@ -51,13 +51,13 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nesting:
-    """How the structures of a dataset lie in each other.
+    """Nesting of the structures of a dataset.
 
     Attributes:
-        parents: For each structure those in which it lies in every case, ascending.
-        equal: Pairs with the same voxels in every case.
-        overlaps: Of pairs that are not nested.
-        order: Structures from the outermost to the innermost: where several meet, the last of them is written.
+        parents: For each structure, the structures that enclose it in every case, ascending.
+        equal: Pairs of structures with the same voxels in every case.
+        overlaps: Overlaps of pairs that are not nested.
+        order: Structures from the outermost to the innermost; where several overlap, the last one is written.
     """
 
     parents: tuple[tuple[int, ...], ...]
@@ -76,7 +76,7 @@ def combine_masks(masks: Sequence[tuple[int, NDArray[np.bool_]]], *, structure_c
 
     Args:
         masks: Index of the structure and its mask, ascending; structures may be missing.
-        structure_count: In the whole dataset.
+        structure_count: Number of structures in the whole dataset.
     """
     shape = masks[0][1].shape
     numbers = np.zeros(masks[0][1].size, np.uint16)
@@ -113,7 +113,7 @@ def _number_shared(
 
 
 def find_nesting(cases: Mapping[str, Mapping[Combination, int]], *, structure_count: int) -> Nesting:
-    """Compares the structures in all cases (name to voxels of every combination)."""
+    """Finds the nesting of structures from the voxels of every combination in all cases."""
     sizes = {name: _count_structures(voxels, structure_count) for name, voxels in cases.items()}
     shared = {name: dict(_count_pairs(voxels)) for name, voxels in cases.items()}
     totals = np.sum(list(sizes.values()), axis=0)
@@ -135,7 +135,7 @@ def find_nesting(cases: Mapping[str, Mapping[Combination, int]], *, structure_co
 def _find_overlaps(
     cases: Mapping[str, Mapping[Combination, int]], sizes: Mapping[str, Sequence[int]], nesting: Nesting
 ) -> tuple[Overlap, ...]:
-    """Voxels that one structure loses to another, because a voxel has one value."""
+    """Finds the voxels that one structure loses to another, because a voxel has one value."""
     lost: dict[tuple[int, int], dict[str, int]] = {}
     for name, voxels in cases.items():
         for members, count in voxels.items():
@@ -157,13 +157,13 @@ def _find_overlaps(
 
 
 def choose_values(mixed: Sequence[Combination], nesting: Nesting) -> list[int]:
-    """For each combination the value of the structure that is written there: the last in `Nesting.order`."""
+    """Returns the value that is written for each combination: that of the last structure in `Nesting.order`."""
     rank = {structure: place for place, structure in enumerate(nesting.order)}
     return [1 + max(members, key=rank.__getitem__) for members in mixed]
 
 
 def list_region_values(nesting: Nesting) -> dict[int, tuple[int, ...]]:
-    """For each structure, from the outermost to the innermost, its own value and those of all that lie in it."""
+    """Returns the values of every structure and of the structures nested in it, outermost structure first."""
     return {
         structure: (structure + 1, *(1 + inner for inner, outer in enumerate(nesting.parents) if structure in outer))
         for structure in nesting.order

@@ -1,4 +1,4 @@
-"""What the path of a file says: its role, its case, its channel."""
+"""Parses the path of a file into role, case and channel."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -51,18 +51,18 @@ NAMED_CHANNEL: Final = _compile_end(CHANNEL_NAMES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameParts:
-    """A file, taken apart.
+    """The parsed path of a file.
 
     Attributes:
-        path: Below the dataset's folder.
-        folders: The folders of the path without those that say a role.
+        path: The path relative to the dataset's folder.
+        folders: The folders of the path without those that name a role.
         name: The name of the file without its ending, and without the role and the channel at its end.
-        long_name: The same with the channel.
-        stem: The name without its ending and without words that say a role, wherever they stand.
+        long_name: `name` with the channel.
+        stem: The name without its ending and without words that name a role, wherever they are.
         base: The stem without the channel as well.
-        channel: In lower case; empty where the name tells none.
-        role_word: The word that says the role, in lower case; empty where a folder or nothing does.
-        in_role_folder: Whether a folder says the role.
+        channel: The channel in lower case; empty where the name has none.
+        role_word: The word in the file name that marks a label map, in lower case; empty if there is none.
+        in_role_folder: Whether a folder names the role.
     """
 
     path: str
@@ -78,24 +78,24 @@ class NameParts:
 
     @property
     def case_key(self) -> CaseKey:
-        """Equal for all channels of a case."""
+        """A key that is equal for all channels of a case."""
         return self.folders, self.base
 
     @property
     def stem_key(self) -> CaseKey:
-        """Equal for an image and the label map of the same name."""
+        """A key that is equal for an image and the label map of the same name."""
         return self.folders, self.stem
 
 
-def take_apart(path: str, *, spoken_path: str | None = None, role: Role | None = None) -> NameParts:
-    """Takes a path below the dataset's folder apart.
+def take_apart(path: str, *, matched_path: str | None = None, role: Role | None = None) -> NameParts:
+    """Parses a path below the dataset's folder.
 
     Args:
-        path: The file.
-        spoken_path: What is taken apart instead of it, where the user's pattern says which part tells the case.
-        role: The role, where the user says it; the name of an image may then hold words for label maps.
+        path: The path of the file.
+        matched_path: The part of the path that the user's pattern identifies the case by; parsed in place of `path`.
+        role: The role, if given by the user; the name of an image may then contain words for label maps.
     """
-    spoken = PurePosixPath(path if spoken_path is None else spoken_path)
+    spoken = PurePosixPath(path if matched_path is None else matched_path)
     folders, folder_role = _split_folders(spoken.parts[:-1])
     places = [place for place in PLACES_OF_WORDS if role != "image" or place[0] == "image"]
     stem, words = _strip_roles(strip_any_ending(spoken.name), places)
@@ -118,14 +118,14 @@ def take_apart(path: str, *, spoken_path: str | None = None, role: Role | None =
 
 
 def strip_any_ending(name: str) -> str:
-    """The name without an ending that is read, or one that is known and not read."""
+    """Removes the ending of a known format, also of one that cannot be read."""
     stem = strip_ending(name)
     ending = PurePosixPath(name).suffix
     return name[: -len(ending)] if stem == name and ending.lower() in UNREADABLE_ADVICE else stem
 
 
 def _split_folders(parts: tuple[str, ...]) -> tuple[tuple[str, ...], Role]:
-    """The deepest folder that says a role counts."""
+    """Separates the folders that name a role from the others; the innermost role counts."""
     kept: list[str] = []
     role: Role = "unknown"
     for before, part in zip(("", *parts), parts, strict=False):
@@ -155,7 +155,7 @@ def _strip_roles(stem: str, places: Sequence[tuple[Role, re.Pattern[str]]]) -> t
 
 
 def _choose_role(folder_role: Role, words: list[tuple[Role, str]], folders: tuple[str, ...]) -> Role:
-    """A label map may lie beside the images, as `x_mask`, but no image lies among the label maps."""
+    """Selects the role: label maps may lie in image folders, as `x_mask`, but no image lies in a label folder."""
     named: set[Role] = {role for role, _ in words}
     if folder_role in ("label", "unused"):
         return folder_role

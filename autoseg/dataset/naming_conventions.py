@@ -1,4 +1,4 @@
-"""Words by which folders and file names tell what a file is: image or label map, which channel, left out. Data only."""
+"""Words in folder and file names that mark images, label maps, channels and files to be skipped. Data only."""
 
 from typing import Final
 
@@ -27,13 +27,13 @@ LABEL_FOLDERS: Final = frozenset(
 """Each may hold one file for each case, or a folder for each case or class."""
 
 DERIVATIVES: Final = "derivatives"
-"""BIDS: what people made of the images; the folder in it names the way (labels, manual_masks, ...)."""
+"""BIDS folder of data derived from the images; its subfolders name the kind (labels, manual_masks, ...)."""
 
 TEST_FOLDERS: Final = frozenset({"imagests", "labelsts", "test", "tests", "testing"})
-"""Kept back by whoever made the dataset, so never taken by itself."""
+"""Held back by the authors of the dataset, so never used automatically."""
 
 SPLIT_FOLDERS: Final = frozenset({"train", "training", "val", "valid", "validation", "data", "dataset"})
-"""Say nothing of the patient."""
+"""Folders that do not identify the patient."""
 
 LABEL_WORDS: Final = (
     "label", "labels", "labelmap", "label_map", "seg", "segm", "segmentation", "dseg", "mask", "masks", "gt",

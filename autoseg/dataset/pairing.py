@@ -1,6 +1,6 @@
-"""Which label maps belong to which images, by the names of files and folders alone.
+"""Pairs label maps with images by the names of files and folders alone.
 
-Whatever could be meant in two ways is a problem, never a choice.
+Ambiguous names are reported as problems and never guessed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ SEPARATORS: Final = "_-. "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedCase:
-    """A case as the names tell it.
+    """A case found by the names of its files.
 
     Attributes:
-        images: In no particular order.
+        images: The images in no particular order.
         masks: Label files by structure; a single one may have an empty name.
     """
 
@@ -27,12 +27,12 @@ class PairedCase:
 
 @dataclass(slots=True, kw_only=True)
 class Pairing:
-    """What was found.
+    """Cases, problems and unused files of a folder.
 
     Attributes:
-        problems: What could be meant in two ways.
-        left_out: Path of a file, or of the first of several, to the reason why it is not used.
-        ways: How label maps were assigned, with the number of files.
+        problems: Ambiguous names.
+        left_out: The reason why a file, or the first of several, is not used, by path.
+        ways: Number of label maps by the rule that paired them.
     """
 
     cases: list[PairedCase] = field(default_factory=list)
@@ -46,9 +46,9 @@ class Match:
     """The image to which a label file belongs.
 
     Attributes:
-        stem: Where one of several images is meant, its stem; else None for all of them.
-        structure: What the label file holds, if its name tells.
-        is_named: False where only the place of the label file tells its image, and its name may say anything.
+        stem: The stem of the image, if one of several is meant; None for all of them.
+        structure: The structure in the label file, if its name contains one.
+        is_named: False where only the folder of the label file identifies its image, whatever its name.
     """
 
     key: CaseKey
@@ -58,7 +58,7 @@ class Match:
 
 
 class Images:
-    """Images by what label files may be compared with."""
+    """Images indexed by the keys that label files are compared with."""
 
     def __init__(self, images: Sequence[NameParts]) -> None:
         self.by_case: dict[CaseKey, list[NameParts]] = {}
@@ -70,27 +70,27 @@ class Images:
             self.cases_in.setdefault(image.folders, set()).add(image.case_key)
 
     def select(self, match: Match) -> list[NameParts]:
-        """The images that a match means."""
+        """Returns the images of a match."""
         return self.by_case[match.key] if match.stem is None else self.by_stem[match.key[0], match.stem]
 
     def list_paths(self, match: Match) -> tuple[str, ...]:
-        """Their paths, ascending."""
+        """Returns the paths of the images of a match, ascending."""
         return tuple(sorted(image.path for image in self.select(match)))
 
 
 def match_same_name(label: NameParts, images: Images) -> Match | None:
-    """images/a.png and labels/a.png; a_image and a_label; also a_T1w and a_T1w_seg, which leaves a_T2w."""
+    """Matches images/a.png and labels/a.png, a_image and a_label, a_T1w and a_T1w_seg (and not a_T2w)."""
     found = images.by_stem.get(label.stem_key)
     return None if not found else Match(key=found[0].case_key, stem=found[0].stem)
 
 
 def match_same_case(label: NameParts, images: Images) -> Match | None:
-    """a_0000, a_0001 or a_t1, a_flair, and a or a_seg."""
+    """Matches a_0000, a_0001 or a_t1, a_flair with a or a_seg."""
     return Match(key=label.stem_key) if label.stem_key in images.by_case else None
 
 
-def match_folder_of_case(label: NameParts, images: Images) -> Match | None:
-    """s0001/ct.nii.gz and s0001/segmentations/liver.nii.gz; a.nii.gz and masks/a/liver.nii.gz."""
+def match_case_folder(label: NameParts, images: Images) -> Match | None:
+    """Matches s0001/ct.nii.gz and s0001/segmentations/liver.nii.gz, a.nii.gz and masks/a/liver.nii.gz."""
     if not label.folders:
         return None
     keys = ((label.folders, ""), (label.folders[:-1], label.folders[-1]))
@@ -99,7 +99,7 @@ def match_folder_of_case(label: NameParts, images: Images) -> Match | None:
 
 
 def match_structure_in_name(label: NameParts, images: Images) -> Match | None:
-    """a.nii.gz or a_ct.nii.gz, and a_liver.nii.gz; a_T2w.nii.gz and a_T2w_liver.nii.gz."""
+    """Matches a.nii.gz or a_ct.nii.gz with a_liver.nii.gz, and a_T2w.nii.gz with a_T2w_liver.nii.gz."""
     for end in range(len(label.stem) - 1, 0, -1):
         if label.stem[end] in SEPARATORS:
             beginning = replace(label, stem=label.stem[:end])
@@ -109,8 +109,8 @@ def match_structure_in_name(label: NameParts, images: Images) -> Match | None:
     return None
 
 
-def match_folder_of_structure(label: NameParts, images: Images) -> Match | None:
-    """images/a.png and masks/liver/a.png."""
+def match_structure_folder(label: NameParts, images: Images) -> Match | None:
+    """Matches images/a.png and masks/liver/a.png."""
     for index, folder in enumerate(label.folders):
         others = (*label.folders[:index], *label.folders[index + 1 :])
         found = replace(label, folders=others)
@@ -121,7 +121,7 @@ def match_folder_of_structure(label: NameParts, images: Images) -> Match | None:
 
 
 def match_only_image(label: NameParts, images: Images) -> Match | None:
-    """p1/anything.nii.gz, the only image there, and p1/mask.nii.gz."""
+    """Matches p1/anything.nii.gz, the only image of its folder, and p1/mask.nii.gz."""
     keys = images.cases_in.get(label.folders, set())
     if not label.folders or len(keys) != 1:
         return None
@@ -136,16 +136,16 @@ UNUSED: Final = {
 WAYS: Final[tuple[tuple[str, Callable[[NameParts, Images], Match | None]], ...]] = (
     ("same name", match_same_name),
     ("same name without channel", match_same_case),
-    ("files for each structure in a folder of the case", match_folder_of_case),
+    ("files for each structure in a folder of the case", match_case_folder),
     ("structure at the end of the name", match_structure_in_name),
-    ("folder for each structure", match_folder_of_structure),
+    ("folder for each structure", match_structure_folder),
     ("only image of the folder", match_only_image),
 )
-"""Tried in this order; the first that finds an image counts."""
+"""Rules in the order in which they are tried; the first match counts."""
 
 
-def pair_files(files: Sequence[NameParts]) -> Pairing:
-    """Forms cases of images and label files."""
+def pair_by_name(files: Sequence[NameParts]) -> Pairing:
+    """Pairs images and label files to cases."""
     pairing = Pairing()
     images, labels = _sort_by_role(files, pairing)
     found: dict[tuple[str, ...], list[tuple[Match, NameParts]]] = {}
@@ -168,7 +168,7 @@ def pair_files(files: Sequence[NameParts]) -> Pairing:
 
 
 def describe_pattern(file: NameParts) -> str:
-    """The path with `*` for what differs between cases, as the options --images and --labels take it."""
+    """Returns the path with `*` for the parts that differ between cases, as for --images and --labels."""
     *folders, name = file.path.split("/")
     own = set(file.folders)
     shown = ["*" if folder in own else folder for folder in folders]
@@ -178,7 +178,7 @@ def describe_pattern(file: NameParts) -> str:
 
 
 def _sort_by_role(files: Sequence[NameParts], pairing: Pairing) -> tuple[Images, list[NameParts]]:
-    """Files that no word assigns are images, unless images have a folder, or their names continue an image's."""
+    """Sorts files by role. Files of unknown role are images, unless there are image folders or they name structures."""
     labels = [file for file in files if file.role == "label"]
     images = [file for file in files if file.role == "image"]
     unknown = [file for file in files if file.role == "unknown"]
@@ -197,7 +197,7 @@ def _sort_by_role(files: Sequence[NameParts], pairing: Pairing) -> tuple[Images,
 
 
 def _continues_image(file: NameParts, candidates: Images) -> bool:
-    match = match_folder_of_case(file, candidates) or match_structure_in_name(file, candidates)
+    match = match_case_folder(file, candidates) or match_structure_in_name(file, candidates)
     return match is not None and match.key != file.case_key and match.structure[0].isalpha()
 
 
@@ -213,7 +213,7 @@ def _match(label: NameParts, images: Images, pairing: Pairing) -> Match | None:
 def _join_overlapping(
     found: Mapping[tuple[str, ...], list[tuple[Match, NameParts]]],
 ) -> list[list[tuple[Match, NameParts]]]:
-    """Label files of the same images; those of one image and of all images of its case are taken together."""
+    """Joins the label files of the same images, and those of one image with those of its whole case."""
     groups: list[tuple[set[str], list[tuple[Match, NameParts]]]] = []
     by_path: dict[str, int] = {}
     for paths, matches in sorted(found.items(), key=lambda entry: -len(entry[0])):
@@ -247,7 +247,7 @@ def _add_case(
 
 
 def _undo_channel(match: Match, images: Sequence[NameParts]) -> tuple[NameParts, ...]:
-    """Digits that the label map's name has, too, number the case and no channel."""
+    """Treats digits as part of the case's name, not as a channel, if the label map's name has them as well."""
     if match.stem is None or not images[0].channel.isdecimal():
         return tuple(images)
     (image,) = images
@@ -257,7 +257,7 @@ def _undo_channel(match: Match, images: Sequence[NameParts]) -> tuple[NameParts,
 def _note_ambiguity(
     file: NameParts, candidates: Sequence[NameParts], ambiguities: dict[tuple[str, ...], list[str]]
 ) -> None:
-    """Collects by the patterns of the names, so that a thousand images of one kind become one problem."""
+    """Collects ambiguities by the pattern of the names, so that a thousand similar images become one problem."""
     what = "label maps" if candidates[0].role == "label" or file.role == "image" else "images"
     shown = " or ".join(sorted(candidate.path for candidate in candidates))
     kind = (describe_pattern(file), *sorted(describe_pattern(candidate) for candidate in candidates))
@@ -269,7 +269,7 @@ def _describe_ambiguity(lines: Sequence[str]) -> str:
 
 
 def _report_unmatched(labels: Sequence[NameParts], unmatched: Sequence[NameParts], pairing: Pairing) -> None:
-    """Single label maps without image are left out; if all of one kind are, the names were not understood."""
+    """Leaves out single label maps without image; if all of one pattern lack one, that is a problem."""
     paths = {label.path for label in unmatched}
     kinds: dict[str, list[NameParts]] = {}
     for label in labels:
@@ -285,7 +285,7 @@ def _report_unmatched(labels: Sequence[NameParts], unmatched: Sequence[NameParts
 def _drop_accidental_structures(
     groups: Sequence[Sequence[tuple[Match, NameParts]]],
 ) -> list[list[tuple[Match, NameParts]]]:
-    """Where only the folder tells the image, a name that differs for every case is no structure's."""
+    """Ignores structures in names that differ for every case, where only the folder identifies the image."""
     names = [match.structure for matches in groups for match, _ in matches if not match.is_named]
     is_single = all(len(matches) == 1 for matches in groups)
     is_accidental = len(names) > 1 and is_single and len(set(names)) == len(names)

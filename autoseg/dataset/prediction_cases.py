@@ -1,6 +1,5 @@
-"""Images to predict: a folder or one file."""
+"""Finds the images to predict in a folder, or the channels of one file."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
@@ -21,26 +20,16 @@ from autoseg.file_endings import READABLE_ENDINGS, find_ending
 from autoseg.problems import Problem, group_problems
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesFound:
-    """What there is to predict.
-
-    Attributes:
-        cases: With all channels.
-        problems: Of the other cases: why they cannot be predicted.
-    """
-
-    cases: tuple[Case, ...]
-    problems: tuple[Problem, ...]
-
-
-def find_images(path: Path, *, channel_count: int, file_ending: str) -> ImagesFound:
+def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
     """Finds the images of a folder, or the other channels of one file.
 
     A folder is searched for `file_ending`; a single file may have any readable ending.
 
+    Returns:
+        The cases with all channels, and the problems of the other cases.
+
     Raises:
-        PredictionError: Nothing fits; all problems are named.
+        PredictionError: There is no complete case; the message lists all problems.
     """
     findings = Findings()
     if path.is_dir():
@@ -61,7 +50,7 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> ImagesFo
         lines = (f"  - {problem.describe()}" for problem in group_problems(findings.list_problems()))
         msg = "\n".join([f"the images in {path} cannot be predicted:", *lines])
         raise PredictionError(msg)
-    return ImagesFound(cases=cases, problems=tuple(findings.of_cases))
+    return cases, tuple(findings.of_cases)
 
 
 def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Findings) -> dict[str, ChannelFiles]:
@@ -83,7 +72,7 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
 
 
 def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, ChannelFiles], str]:
-    """The case to which a file belongs, with those of its channels that lie beside it."""
+    """Returns the case of a file, with the channels in the same folder."""
     ending = find_ending(path.name)
     if ending is None:
         msg = f"expected an image, but the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"

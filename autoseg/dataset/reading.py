@@ -1,10 +1,10 @@
-"""Reading a dataset: dataset.json, then the files of its cases."""
+"""Reads a dataset: dataset.json, then the list of its cases."""
 
 from pathlib import Path
 from typing import Final
 
-from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, Findings, find_beside
-from autoseg.dataset.description import Description, read_description
+from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, Findings, find_optional_file
+from autoseg.dataset.description import Description, read_dataset_json
 from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
 from autoseg.dataset.listed_cases import find_listed_cases
@@ -15,16 +15,16 @@ LEAST_CASES: Final = 2
 
 
 def read_dataset(root: Path) -> Dataset:
-    """Reads dataset.json and lists the cases. Images are not opened.
+    """Reads dataset.json and lists the cases, without opening any image.
 
     Raises:
-        DatasetError: Names everything that is wrong.
+        DatasetError: The dataset has problems; the message lists all of them.
     """
     root = root.resolve()
     findings = Findings()
     description = None
     if root.is_dir():
-        description = read_description(root, findings)
+        description = read_dataset_json(root, findings)
     else:
         findings.problems.append("the folder does not exist; check the path")
     dataset = None if description is None else _build_dataset(root, description, findings)
@@ -56,8 +56,8 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
         labels=description.labels,
         file_ending=ending,
         cases=cases,
-        splits_file=find_beside(root, SPLITS_NAME),
-        groups_file=find_beside(root, GROUPS_NAME),
+        splits_file=find_optional_file(root, SPLITS_NAME),
+        groups_file=find_optional_file(root, GROUPS_NAME),
         notes=findings.describe_notes(),
     )
 

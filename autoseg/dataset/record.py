@@ -1,21 +1,21 @@
-"""What a run remembers of its dataset: enough to find the images again, and nothing of their content."""
+"""The record of the dataset in a run: enough to find the images again, and nothing of their content."""
 
 from pathlib import Path
 from typing import Literal
 
-from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_beside
+from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
 from autoseg.document import Document, Part
 from autoseg.errors import DatasetError
 from autoseg.labels import LabelScheme
 from autoseg.problems import Problem
 
 
-class CaseRecord(Part):
-    """Files of a case: relative to the dataset's folder where they lie inside it.
+class RecordedCase(Part):
+    """The files of a case; paths inside the dataset's folder are relative to it.
 
     Attributes:
-        stamps: Size in bytes and time of change (ns) of the images, then of the label map; they tell corrected files
-            from those that were measured.
+        stamps: Size in bytes and modification time (ns) of the images, then of the label map; they distinguish
+            corrected files from those that were measured.
     """
 
     name: str
@@ -28,7 +28,7 @@ class DatasetRecord(Document):
     """A dataset as its run stores it.
 
     Attributes:
-        source: The dataset's folder, absolute.
+        source: Absolute path of the dataset's folder.
         fix_geometry: Whether files on another grid than their case's first channel are resampled onto it.
     """
 
@@ -38,7 +38,7 @@ class DatasetRecord(Document):
     channel_names: tuple[str, ...]
     labels: LabelScheme
     file_ending: str
-    cases: tuple[CaseRecord, ...]
+    cases: tuple[RecordedCase, ...]
     fix_geometry: bool = False
 
 
@@ -60,7 +60,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     """Finds the files of a recorded dataset again.
 
     Raises:
-        DatasetError: The folder or some files have gone.
+        DatasetError: The folder or some files no longer exist.
     """
     root = Path(record.source)
     advice = "put it back, write its new place into 'source' of the run's dataset.json, or plan a new run"
@@ -84,15 +84,15 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         labels=record.labels,
         file_ending=record.file_ending,
         cases=cases,
-        splits_file=find_beside(root, SPLITS_NAME),
-        groups_file=find_beside(root, GROUPS_NAME),
+        splits_file=find_optional_file(root, SPLITS_NAME),
+        groups_file=find_optional_file(root, GROUPS_NAME),
         notes=(),
     )
     return allow_geometry_fixes(dataset) if record.fix_geometry else dataset
 
 
-def _record_case(case: Case, root: Path) -> CaseRecord:
-    return CaseRecord(
+def _record_case(case: Case, root: Path) -> RecordedCase:
+    return RecordedCase(
         name=case.name,
         images=tuple(_shorten(path, root) for path in case.image_paths),
         label=None if case.label_path is None else _shorten(case.label_path, root),
@@ -110,7 +110,7 @@ def _shorten(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _restore_case(case: CaseRecord, root: Path) -> Case:
+def _restore_case(case: RecordedCase, root: Path) -> Case:
     return Case(
         name=case.name,
         image_paths=tuple(root / image for image in case.images),

@@ -1,4 +1,4 @@
-"""All metrics of one case: a predicted against a reference label map."""
+"""Metrics of one case: a predicted label map compared with a reference."""
 
 import math
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class LabelMapPair:
     reference: Integer[np.ndarray, "z y x"]
 
     def crop(self, box: Box) -> "LabelMapPair":
-        """Views of a part of both."""
+        """Returns views of a box of both."""
         return LabelMapPair(prediction=self.prediction[box], reference=self.reference[box])
 
 
@@ -73,9 +73,9 @@ def evaluate_case(
 ) -> tuple[ClassMetrics, ...]:
     """Compares two label maps with internal labels on the same grid, class by class in the order of `class_labels`.
 
-    Voxels that the reference marks to be ignored count nowhere; for the surfaces they are outside in both. A volume of
-    one slice is taken as an image: its surfaces are contours and its z spacing plays no part. Time is short if the
-    foreground is small: only the box around it, and for surfaces the box around each class, is looked at.
+    Voxels with the ignore label of the reference are not counted; for surfaces they are outside in both. A volume of
+    one slice is treated as an image: its surfaces are contours and its z spacing has no effect. Only the bounding box
+    of the foreground, and for surfaces that of each class, is processed.
 
     Raises:
         EvaluationError: The shapes differ, or a label is unknown to the scheme.
@@ -105,7 +105,7 @@ def evaluate_case(
 def clear_ignored(
     prediction: Integer[np.ndarray, "z y x"], reference: Integer[np.ndarray, "z y x"], ignore_label: int | None
 ) -> tuple[LabelMapPair, int]:
-    """Turns ignored voxels into background in both label maps, and counts them."""
+    """Sets ignored voxels to background in both label maps, and counts them."""
     pair = LabelMapPair(prediction=prediction, reference=reference)
     if ignore_label is None:
         return pair, 0
@@ -115,7 +115,7 @@ def clear_ignored(
 
 
 def _find_joint_foreground(pair: LabelMapPair) -> Box:
-    """The smallest box around everything that is not background in either."""
+    """Finds the bounding box of the foreground of both label maps."""
     _, height, width = pair.reference.shape
     in_plane = np.zeros((height, width), dtype=bool)
     in_slice = []
@@ -135,7 +135,7 @@ def _find_joint_foreground(pair: LabelMapPair) -> Box:
 
 
 def _find_boxes(pair: LabelMapPair, *, label_count: int) -> list[Box]:
-    """For each foreground label (1 first) the smallest box around it in both; one pass over each label map."""
+    """Finds the joint bounding box of each foreground label (1 first) in one pass over each label map."""
     if pair.reference.size == 0:
         return [EMPTY_BOX] * (label_count - 1)
     found = [ndimage.find_objects(side, max_label=label_count - 1) for side in (pair.prediction, pair.reference)]
@@ -143,7 +143,7 @@ def _find_boxes(pair: LabelMapPair, *, label_count: int) -> list[Box]:
 
 
 def _join_boxes(boxes: Sequence[Box]) -> Box:
-    """The smallest box around all that are not empty."""
+    """Returns the smallest box around all boxes that are not empty."""
     occupied = [box for box in boxes if box != EMPTY_BOX]
     if not occupied:
         return EMPTY_BOX
@@ -157,7 +157,7 @@ def _join_boxes(boxes: Sequence[Box]) -> Box:
 def _compare_surfaces(
     pair: LabelMapPair, members: tuple[int, ...], spacing_mm: tuple[float, ...], tolerance_mm: float
 ) -> SurfaceAgreement:
-    """Compares in three axes, or in the plane of the only slice where `spacing_mm` has two values."""
+    """Compares surfaces in 3D, or in the plane of the only slice if `spacing_mm` has two values."""
     plane = 0 if len(spacing_mm) == 2 and pair.reference.size else slice(None)
     prediction, reference = (_select_class(side[plane], members) for side in (pair.prediction, pair.reference))
     return compute_surface_agreement(prediction, reference, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)

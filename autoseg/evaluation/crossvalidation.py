@@ -1,9 +1,8 @@
-"""Scores over the held-out cases of all folds: how well a configuration does on cases that it has not seen."""
+"""Cross-validation scores of each configuration over the held-out cases of all folds."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -36,7 +35,7 @@ Row = Float64[np.ndarray, " class"]
 
 
 class Statistic(Part):
-    """One score over cases; None where it is not defined."""
+    """Statistics of one score over cases; None where they are not defined."""
 
     mean: float | None
     std: float | None
@@ -46,13 +45,13 @@ class Statistic(Part):
 
 
 class ConfigurationScores(Part):
-    """One configuration.
+    """Scores of one configuration.
 
     Attributes:
-        folds: Whose held-out cases these are.
+        folds: The folds whose held-out cases were scored.
         cases: Number of different cases.
-        classes: By class key, then by name of the score.
-        warnings: What must be said beside the scores: folds that were trained briefly, or validated in part.
+        classes: Statistics by class key, then by name of the score.
+        warnings: Limitations of the scores: folds that were trained briefly or validated in part.
     """
 
     folds: tuple[str, ...]
@@ -63,13 +62,13 @@ class ConfigurationScores(Part):
 
 
 class CrossValidation(Document):
-    """All configurations that are trained and validated in every fold.
+    """Scores of all configurations that are trained and validated in every fold.
 
     Attributes:
-        definitions: What each statistic means, in words.
-        class_names: Class key to name.
-        seed: Of the bootstrap.
-        distance_unit: Of HD95, and of the tolerance of NSD.
+        definitions: Definition of each statistic.
+        class_names: Names of the classes by class key.
+        seed: Seed of the bootstrap.
+        distance_unit: Unit of HD95 and of the tolerance of NSD.
     """
 
     schema_version: Literal[1] = 1
@@ -81,19 +80,11 @@ class CrossValidation(Document):
     configurations: dict[str, ConfigurationScores]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Estimates of a mean per class, and of their mean, from resampled cases."""
-
-    classes: Float64[np.ndarray, "resample class"]
-    foreground: Float64[np.ndarray, " resample"]
-
-
 def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> ConfigurationScores:
     """Pools the held-out cases of all folds.
 
     Args:
-        summaries: By fold.
+        summaries: The summary of each fold.
 
     Raises:
         EvaluationError: There is none, or they have different classes.
@@ -114,7 +105,7 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
 
 
 def write_crossvalidation(json_path: Path, csv_path: Path, result: CrossValidation) -> None:
-    """Writes both files.
+    """Writes the scores as JSON and CSV.
 
     Raises:
         RunError: The folder cannot be written.
@@ -124,23 +115,22 @@ def write_crossvalidation(json_path: Path, csv_path: Path, result: CrossValidati
 
 
 def compute_statistics(table: Table) -> tuple[tuple[Statistic, ...], Statistic]:
-    """Statistics of each class, and of the foreground.
+    """Computes the statistics of each class, and of the foreground.
 
     Args:
-        table: NaN where a score is not defined.
+        table: Scores; NaN where they are not defined.
     """
-    sample = draw_means(table, np.random.default_rng(SEED))
+    drawn = draw_class_means(table, np.random.default_rng(SEED))
     classes = tuple(
-        _describe(table[:, index], sample.classes[:, index], mean=_mean(table[:, index]))
-        for index in range(table.shape[1])
+        _describe(table[:, index], drawn[:, index], mean=_mean(table[:, index])) for index in range(table.shape[1])
     )
     of_cases = np.array([_mean(row) for row in table])
     foreground = _mean(np.array([_mean(column) for column in table.T]))
-    return classes, _describe(of_cases, sample.foreground, mean=foreground)
+    return classes, _describe(of_cases, average_classes(drawn), mean=foreground)
 
 
-def draw_means(table: Table, generator: np.random.Generator) -> Sample:
-    """The means of bootstrap samples (Efron 1979): as many cases as there are, drawn with replacement."""
+def draw_class_means(table: Table, generator: np.random.Generator) -> Float64[np.ndarray, "resample class"]:
+    """Draws bootstrap samples of the cases (Efron 1979), and computes the mean of every class in each sample."""
     count = len(table)
     is_defined = ~np.isnan(table)
     filled = np.where(is_defined, table, 0.0)
@@ -149,13 +139,17 @@ def draw_means(table: Table, generator: np.random.Generator) -> Sample:
         rows = min(RESAMPLES_AT_ONCE, RESAMPLES - first)
         weights = generator.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)
         means.append(_divide(weights @ filled, weights @ is_defined))
-    classes = np.concatenate(means)
-    present = ~np.isnan(classes)
-    return Sample(classes=classes, foreground=_divide(np.where(present, classes, 0.0).sum(1), present.sum(1)))
+    return np.concatenate(means)
+
+
+def average_classes(means: Float64[np.ndarray, "resample class"]) -> Float64[np.ndarray, " resample"]:
+    """Averages over the classes whose mean is defined."""
+    present = ~np.isnan(means)
+    return _divide(np.where(present, means, 0.0).sum(1), present.sum(1))
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """NaN where nothing is counted."""
+    """Divides elementwise; NaN where the count is 0."""
     quotient = np.full(np.shape(total), np.nan)
     np.divide(total, count, out=quotient, where=count > 0)
     return quotient
@@ -185,7 +179,7 @@ def _find_class_keys(summaries: Mapping[str, EvaluationSummary]) -> tuple[str, .
 
 
 def _tabulate(cases: Sequence[Sequence[Mapping[str, MetricValues]]], keys: Sequence[str], score: Score) -> Table:
-    """One row per case: its score for every class, averaged over the folds that hold it out."""
+    """Builds a table with one row per case: its score for every class, averaged over the folds that hold it out."""
     return np.array([[_average(entries, key, score) for key in keys] for entries in cases], dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""How much better a second set of scores is than a first one of the same cases, and how sure that is."""
+"""Gain between two sets of scores of the same cases, with a confidence interval."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from autoseg.document import Part
-from autoseg.evaluation.crossvalidation import INTERVAL_PERCENTILES, SEED, Table, draw_means
+from autoseg.evaluation.crossvalidation import INTERVAL_PERCENTILES, SEED, Table, draw_class_means
 
 SMALLEST_SHOWN_PLAINLY: Final = 0.00005
 
@@ -14,11 +14,11 @@ PerClass = Float64[np.ndarray, " class"]
 
 
 class Gain(Part):
-    """Difference of two means over classes of means over cases.
+    """Difference of two scores, each a mean over classes of means over cases.
 
     Attributes:
-        lower: End of the 95 % interval by the percentile bootstrap, in which both scores of a case are drawn together.
-        upper: The other end.
+        lower: Lower end of the 95 % interval by the percentile bootstrap, which draws both scores of a case together.
+        upper: Upper end of the interval.
     """
 
     mean: float
@@ -26,27 +26,27 @@ class Gain(Part):
     upper: float
 
     def describe(self) -> str:
-        """In words."""
+        """Describes the gain with its interval."""
         mean, lower, upper = (_format_difference(value) for value in (self.mean, self.lower, self.upper))
         return f"{mean} (95 % interval {lower} to {upper})"
 
 
 def compute_gain(before: Table, after: Table) -> Gain:
-    """Compares the scores of the same cases.
+    """Computes the gain between two scores of the same cases.
 
     Classes are compared one by one: where one is missing in all cases of a bootstrap sample, that sample's difference
     is over the other classes. The mean of a class is over the cases in which its score is defined, so a case in which
     false positives disappear (0 becomes undefined) raises it.
 
     Args:
-        before: NaN where a score is not defined; every class has one in some case.
-        after: The same cases and classes.
+        before: Scores; NaN where they are not defined. Every class has one in some case.
+        after: Scores of the same cases and classes.
     """
     changed = (before != after) & ~(np.isnan(before) & np.isnan(after))
     if not changed.any():
         return Gain(mean=0.0, lower=0.0, upper=0.0)
     columns = changed.any(axis=0)
-    draws = [draw_means(table[:, columns], np.random.default_rng(SEED)).classes for table in (before, after)]
+    draws = [draw_class_means(table[:, columns], np.random.default_rng(SEED)) for table in (before, after)]
     share = columns.mean()  # of the classes; the others have no difference in any sample
     differences = compute_column_means((draws[1] - draws[0]).T)
     lower, upper = np.percentile(differences[~np.isnan(differences)], INTERVAL_PERCENTILES) * share
@@ -55,7 +55,7 @@ def compute_gain(before: Table, after: Table) -> Gain:
 
 
 def compute_column_means(table: Table) -> PerClass:
-    """Mean of each column over what is defined; NaN where nothing is."""
+    """Computes the mean of each column over its defined values; NaN where there are none."""
     is_defined = ~np.isnan(table)
     counts = is_defined.sum(axis=0)
     means = np.full(table.shape[1], np.nan)
@@ -64,15 +64,15 @@ def compute_column_means(table: Table) -> PerClass:
 
 
 def _format_difference(value: float) -> str:
-    """Four decimals, or the order of magnitude of what these would round to nothing."""
+    """Formats a difference with four decimals, or as an order of magnitude if these would round it to 0."""
     return f"{value:+.4f}" if value == 0 or abs(value) >= SMALLEST_SHOWN_PLAINLY else f"{value:+.0e}"
 
 
 def find_scored_classes(reference_voxels: Int64[np.ndarray, "case class"]) -> Bool[np.ndarray, " class"]:
-    """Classes that some reference has: the others have no score that could be compared.
+    """Finds classes that occur in some reference; the others have no score that could be compared.
 
-    A class that no reference has scores 0 where it is predicted and nothing where it is not; a mean that has it in one
-    place and lacks it in another cannot be ranked.
+    A class without reference has the score 0 where it is predicted and none where it is not; means with and without it
+    cannot be ranked.
     """
     found: Bool[np.ndarray, " class"] = np.any(reference_voxels > 0, axis=0)
     return found

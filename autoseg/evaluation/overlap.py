@@ -1,4 +1,4 @@
-"""Voxel counts of a class in prediction and reference, and the overlaps that follow from them."""
+"""Voxel counts of a class in prediction and reference, and overlap metrics computed from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from autoseg.errors import EvaluationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoxelCounts:
-    """How many voxels belong to a class in prediction, reference, both or neither."""
+    """Numbers of voxels that belong to a class in prediction, reference, both or neither."""
 
     true_positives: int
     false_positives: int
@@ -20,23 +20,23 @@ class VoxelCounts:
 
     @property
     def predicted(self) -> int:
-        """Voxels of the class in the prediction."""
+        """Number of voxels of the class in the prediction."""
         return self.true_positives + self.false_positives
 
     @property
     def in_reference(self) -> int:
-        """Voxels of the class in the reference."""
+        """Number of voxels of the class in the reference."""
         return self.true_positives + self.false_negatives
 
     @property
     def dice(self) -> float | None:
-        """2 TP / (2 TP + FP + FN); None if the class is in neither."""
+        """Dice coefficient 2 TP / (2 TP + FP + FN); None if the class is in neither."""
         total = self.predicted + self.in_reference
         return 2 * self.true_positives / total if total else None
 
     @property
     def iou(self) -> float | None:
-        """TP / (TP + FP + FN), the Jaccard index; None if the class is in neither."""
+        """Jaccard index TP / (TP + FP + FN); None if the class is in neither."""
         union = self.predicted + self.false_negatives
         return self.true_positives / union if union else None
 
@@ -51,9 +51,9 @@ def count_confusion(
     """Counts the voxels of every pair of labels, slice by slice so that no large copy is made.
 
     Args:
-        label_count: Labels are 0 to `label_count` - 1.
-        total_voxels: Voxels of the whole case. The arrays may be a part of it: then everything else is background in
-            both, or they may hold further background voxels that do not count.
+        label_count: Number of labels, 0 to `label_count` - 1.
+        total_voxels: Number of voxels of the whole case. The arrays may be a part of it, the rest of which is
+            background in both, or contain further background voxels that are not counted.
 
     Raises:
         EvaluationError: A label is negative or not below `label_count`.
@@ -69,7 +69,7 @@ def count_confusion(
 
 
 def count_voxels(confusion: Int64[np.ndarray, "predicted reference"], labels: Sequence[int]) -> VoxelCounts:
-    """Counts for the class (label or region) that `labels` make up."""
+    """Counts the voxels of a class (label or region), which consists of `labels`."""
     rows = confusion[list(labels)]
     both = int(rows[:, list(labels)].sum())
     predicted = int(rows.sum())

@@ -1,4 +1,4 @@
-"""What summary.json and summary.csv say about all cases of an evaluation.
+"""Summary of an evaluation over all cases: summary.json and summary.csv.
 
 The JSON file has nnU-Net's keys ("metric_per_case", "mean", "foreground_mean" with Dice, IoU, TP, ...), so that scripts
 that read nnU-Net's summary.json read this one; undefined values are null instead of NaN, which is no JSON.
@@ -48,7 +48,7 @@ DEFINITIONS: Final = {
 
 
 class MetricValues(Part):
-    """One value per metric; None where it is undefined. Names are those of the file."""
+    """One value per metric; None where it is undefined. The names are those in the file."""
 
     Dice: float | None
     IoU: float | None
@@ -89,13 +89,13 @@ class EvaluationSummary(Document):
     """All metrics of all cases, and their means.
 
     Attributes:
-        definitions: What each metric means, in words.
-        class_names: Class key to name. A key is the value in the user's label files ("1"), or for a region all its
-            values ("(1, 2, 3)").
-        distance_unit: Of HD95 and of the tolerance; files of earlier versions do not tell.
+        definitions: Definition of each metric.
+        class_names: Names of the classes by class key: the value in the user's label files ("1"), or all values of a
+            region ("(1, 2, 3)").
+        distance_unit: Unit of HD95 and of the tolerance; missing in files of earlier versions.
         std: Sample standard deviation over cases.
         count: Number of cases in which each metric is defined.
-        validation: How a validation made the label maps; None if it was none, or an earlier version made it.
+        validation: Conditions of the validation; None if it was no validation, or one by an earlier version.
     """
 
     schema_version: Literal[1] = 1
@@ -112,11 +112,11 @@ class EvaluationSummary(Document):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What must be said beside the scores."""
+        """Limitations of the scores."""
         return () if self.validation is None else self.validation.list_warnings()
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What `repr` and `print` show: of how many cases and classes, and the means over the foreground."""
+        """Shows the number of cases and classes, and the means over the foreground."""
         yield "cases", len(self.metric_per_case)
         yield "classes", len(self.class_names)
         for name in SHOWN_METRICS:
@@ -126,10 +126,10 @@ class EvaluationSummary(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseEvaluation:
-    """The metrics of one case, in the order of `LabelScheme.class_labels`, and where its label maps lie.
+    """The metrics of one case, in the order of `LabelScheme.class_labels`, and its files.
 
     Attributes:
-        distance_unit: Of the distances in the metrics.
+        distance_unit: Unit of the distances in the metrics.
     """
 
     case: str
@@ -146,11 +146,11 @@ def summarize(
     tolerance_mm: float,
     validation: ValidationConditions | None = None,
 ) -> EvaluationSummary:
-    """Collects the cases and averages over them.
+    """Summarizes the metrics of all cases.
 
     Args:
         tolerance_mm: The tolerance with which the cases were evaluated.
-        validation: How they were predicted, if this is a validation.
+        validation: Conditions of the validation, if the cases were predicted by one.
 
     Raises:
         EvaluationError: There is no case.
@@ -177,17 +177,17 @@ def summarize(
 
 
 def join_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
-    """Pixels if all are, like `find_distance_unit`."""
+    """Returns pixels if all units are pixels, else millimetres, like `find_distance_unit`."""
     return "mm" if "mm" in set(units) else "pixel"
 
 
 def name_column(metric: str, unit: DistanceUnit) -> str:
-    """A metric with its unit: millimetres, or pixels where the files tell no spacing."""
+    """Returns the name of a metric with its unit: millimetres, or pixels where the files have no spacing."""
     return COLUMN_NAMES[unit].get(metric, metric)
 
 
 def name_class_keys(labels: LabelScheme) -> tuple[str, ...]:
-    """Keys of the classes as nnU-Net prints them: the file value of a label, the tuple of a region's values."""
+    """Returns the class keys of nnU-Net: the file value of a label, the tuple of a region's values."""
     values = [tuple(labels.file_values[label] for label in members) for members in labels.class_labels]
     return tuple(str(members[0]) if len(members) == 1 else str(members) for members in values)
 

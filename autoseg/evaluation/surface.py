@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from autoseg.evaluation.surface_elements import compute_areas, compute_codes
 
 HAUSDORFF_FRACTION: Final = 0.95
-DISTANCE_ROUNDING: Final = 1e-5  # distances are float32: one that equals the tolerance but for rounding is within it
+DISTANCE_ROUNDING: Final = 1e-5  # distances are float32: a distance equal to the tolerance up to rounding is within it
 AREA_ROUNDING: Final = 1e-12  # likewise for the share of the area, which is summed as float64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurfaceAgreement:
-    """How near two surfaces are.
+    """Agreement of two surfaces.
 
     Attributes:
         hd95_mm: The larger of the two directed 95th percentiles of the distances; None if a mask is empty.
@@ -33,12 +33,8 @@ class SurfaceAgreement:
     surface_dice: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectedDistances:
-    """The elements of one surface, ascending by their distance to the other one."""
-
-    distances_mm: Float32[np.ndarray, " element"]
-    areas_mm2: Float64[np.ndarray, " element"]
+DirectedDistances = tuple[Float32[np.ndarray, " _"], Float64[np.ndarray, " _"]]
+"""Distances (mm) of the elements of a surface to the other one, ascending, and the areas (mm^2) of the elements."""
 
 
 def compute_surface_agreement(
@@ -50,7 +46,7 @@ def compute_surface_agreement(
 ) -> SurfaceAgreement:
     """Compares the surfaces of two masks with two or three axes.
 
-    Time grows with the whole array: crop it to both masks first. Nothing beyond the array counts as inside.
+    The time depends on the whole array: crop it to both masks first. Everything beyond the array counts as outside.
     """
     if not (prediction.any() and reference.any()):
         both_empty = not (prediction.any() or reference.any())
@@ -84,17 +80,18 @@ def _collect_elements(
     on_surface = (areas_mm2 > 0)[codes]
     areas, distances = areas_mm2[codes[on_surface]], distances_mm[on_surface]
     order = np.argsort(distances, kind="stable")
-    return DirectedDistances(distances_mm=distances[order], areas_mm2=areas[order])
+    return distances[order], areas[order]
 
 
 def _compute_percentile(directed: DirectedDistances, fraction: float) -> float:
-    """The smallest distance up to which at least this fraction of the area lies."""
-    area_mm2 = np.cumsum(directed.areas_mm2)
+    """Computes the smallest distance within which at least this fraction of the area lies."""
+    distances_mm, areas_mm2 = directed
+    area_mm2 = np.cumsum(areas_mm2)
     index = int(np.searchsorted(area_mm2, fraction * area_mm2[-1] * (1 - AREA_ROUNDING)))
-    return float(directed.distances_mm[index])
+    return float(distances_mm[index])
 
 
 def _compute_share_within(directed: list[DirectedDistances], tolerance_mm: float) -> float:
     limit_mm = tolerance_mm * (1 + DISTANCE_ROUNDING)
-    within_mm2 = sum(float(side.areas_mm2[side.distances_mm <= limit_mm].sum()) for side in directed)
-    return within_mm2 / sum(float(side.areas_mm2.sum()) for side in directed)
+    within_mm2 = sum(float(areas_mm2[distances_mm <= limit_mm].sum()) for distances_mm, areas_mm2 in directed)
+    return within_mm2 / sum(float(areas_mm2.sum()) for _, areas_mm2 in directed)

@@ -23,7 +23,7 @@ MOST_PIECES: Final = 4  # for example of four single voxels
 
 
 def compute_codes(mask: Bool[np.ndarray, "*space"]) -> UInt8[np.ndarray, "..."]:
-    """Codes of all corners of a mask, which is taken to be empty outside the array: one more than voxels per axis.
+    """Computes the codes of all corners of a mask, one more than voxels per axis; it is empty outside the array.
 
     The voxel that lies before the corner on all axes is bit 0; lying after it on axis k shifts the bit by 2**k.
     """
@@ -36,7 +36,7 @@ def compute_codes(mask: Bool[np.ndarray, "*space"]) -> UInt8[np.ndarray, "..."]:
 
 
 def compute_areas(spacing_mm: tuple[float, ...]) -> Float64[np.ndarray, " codes"]:
-    """Area (mm^2; for two axes the contour length in mm) of the surface element of every code."""
+    """Computes the area (mm^2; for two axes the contour length in mm) of the surface element of every code."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     faces_mm2 = spacing.prod() / spacing
     areas_mm2: NDArray[np.float64] = np.linalg.norm(_list_projections(spacing.size) * faces_mm2, axis=-1).sum(axis=1)
@@ -45,7 +45,7 @@ def compute_areas(spacing_mm: tuple[float, ...]) -> Float64[np.ndarray, " codes"
 
 @functools.cache
 def _list_projections(dimensions: int) -> NDArray[np.float64]:
-    """Projections of the flat pieces of every code's element: (code, piece, axis), padded with zeros."""
+    """Computes the projections of the flat pieces of every code's element: (code, piece, axis), padded with zeros."""
     projections = np.zeros((2**2**dimensions, MOST_PIECES, dimensions))
     for code in range(len(projections)):
         parts = _split_smaller_side(code, dimensions)
@@ -56,7 +56,7 @@ def _list_projections(dimensions: int) -> NDArray[np.float64]:
 
 
 def _split_smaller_side(code: int, dimensions: int) -> Iterator[NDArray[np.int64]]:
-    """Yields the voxels (indices 0 or 1 per axis) of each face-connected part of whichever side has fewer."""
+    """Yields the voxels (indices 0 or 1 per axis) of each face-connected part of the smaller side."""
     cube = np.zeros((2,) * dimensions, dtype=bool)
     for voxel in np.ndindex(cube.shape):
         bit = sum(step << axis for axis, step in enumerate(voxel))
@@ -67,7 +67,7 @@ def _split_smaller_side(code: int, dimensions: int) -> Iterator[NDArray[np.int64
 
 
 def _list_flat_pieces(voxels: NDArray[np.int64]) -> Projections:
-    """The flat pieces of the surface that cuts connected voxels off from the rest of the cube.
+    """Lists the flat pieces of the surface that separates connected voxels from the rest of the cube.
 
     Returns:
         Per piece the areas of its projections along the axes, as fractions of the faces of the cube. The area of a
@@ -88,7 +88,7 @@ def _list_flat_pieces(voxels: NDArray[np.int64]) -> Projections:
 
 
 def _list_pieces_of_four_in_space(voxels: NDArray[np.int64], everywhere: NDArray[np.float64]) -> Projections:
-    """Four connected voxels that lie in no plane: a corner with its three neighbours, or a path along all axes."""
+    """Lists the pieces for four voxels not in a plane: a corner with its three neighbours, or a path on all axes."""
     middle_of_path = (voxels.sum(axis=0) == 2).astype(np.float64)  # the step in the middle parts two from two
     if not middle_of_path.any():
         return [6 / 8 * everywhere]  # a regular hexagon

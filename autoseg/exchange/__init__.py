@@ -1,1 +1,1 @@
-"""Models of other tools, and models for other tools: nnU-Net v2's result folders in both directions."""
+"""Import and export of models: model files, and result folders of nnU-Net v2 in both directions."""

@@ -1,4 +1,4 @@
-"""Unpacks zip files from elsewhere: nothing is written outside the folder that was named."""
+"""Unpacks untrusted zip files; nothing is written outside the target folder."""
 
 import shutil
 import stat
@@ -13,12 +13,12 @@ MODE_SHIFT: Final = 16  # the upper half of a member's attributes is its mode on
 
 
 def unpack_archive(archive: Path, folder: Path, *, names: frozenset[str]) -> None:
-    """Unpacks the files of a zip file that bear one of the names, in their folders.
+    """Unpacks the files of a zip file that have one of the names, in their folders.
 
     Args:
         archive: The zip file.
-        folder: Exists and is empty.
-        names: Last parts of the paths that are wanted; all other files stay packed.
+        folder: An existing, empty folder.
+        names: File names to unpack; all other files are skipped.
 
     Raises:
         ExchangeError: It is no zip file, is damaged, or any of its paths leads out of the folder (then nothing is

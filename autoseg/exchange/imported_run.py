@@ -1,4 +1,4 @@
-"""A run that holds models of another tool: its plan, their weights, and where they came from."""
+"""Runs with imported models: the plan, the weights, and the record of their origin."""
 
 import hashlib
 from pathlib import Path
@@ -20,11 +20,11 @@ COMMON_FIELDS: Final = ("dataset_name", "file_ending", "orientation", "axis_perm
 
 
 class ImportRecord(Document):
-    """Where the weights of a fold came from.
+    """Origin of the weights of a fold.
 
     Attributes:
-        source: The checkpoint's place, in a zip file too.
-        epochs: That its training had finished.
+        source: Path of the checkpoint, or of the zip file with the path inside.
+        epochs: Number of epochs that were trained.
     """
 
     schema_version: Literal[1] = 1
@@ -39,10 +39,10 @@ def prepare_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bo
     """Writes the plan of a model into a run, beside those of models that were imported before.
 
     Args:
-        run: New, or with models of the same dataset.
-        plan: Of the model.
-        configuration: That the model is for.
-        overwrite: Replace an earlier model of the configuration that followed another plan.
+        run: A new run, or one with models of the same dataset.
+        plan: The plan of the model.
+        configuration: The configuration of the model.
+        overwrite: Whether to replace an earlier model of the configuration that followed another plan.
 
     Raises:
         ExchangeError: The run holds something else.
@@ -64,7 +64,7 @@ def prepare_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bo
 
 
 def convert_weights(plan: Plan, checkpoint: NnunetCheckpoint) -> dict[str, Tensor]:
-    """The weights of our network.
+    """Converts the weights to those of autoseg's network.
 
     Raises:
         ExchangeError: They belong to another network than the plan's.
@@ -78,10 +78,10 @@ def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, 
 
     Args:
         training: The fold's folder in the run.
-        plan: Of the model.
-        checkpoint: As it was read.
-        origin: Where the user has the checkpoint.
-        overwrite: Replace other weights.
+        plan: The plan of the model.
+        checkpoint: The checkpoint that was read.
+        origin: The user's path of the checkpoint.
+        overwrite: Whether to replace other weights.
 
     Raises:
         ExchangeError: The weights belong to another network, or the run has other weights for the fold.
@@ -135,7 +135,7 @@ def _discard_other_model(run: RunFolder, configuration: str, *, overwrite: bool)
 
 
 def _merge(earlier: Plan, plan: Plan, configuration: str) -> Plan:
-    """Both plans in one; what the model itself says about its configuration counts most."""
+    """Merges two plans; the configuration of the model itself takes precedence."""
     subjects = {reason.subject for reason in plan.reasons}
     kept = tuple(reason for reason in earlier.reasons if reason.subject not in subjects)
     own = {configuration: plan.configurations[configuration]}

@@ -1,4 +1,4 @@
-"""What a model file says about itself in words: what it segments, what it needs, how to run it, how good it was."""
+"""The model card of a model file: labels, inputs, usage and scores in Markdown."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -39,12 +39,12 @@ Every call unpacks the file; `autoseg import MODEL.zip RUN` does so once and for
 
 
 def write_card(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> str:
-    """The text, in Markdown.
+    """Returns the text of the model card in Markdown.
 
     Args:
-        record: Of the file.
-        plan: All its configurations.
-        rules: Of the postprocessing.
+        record: The record of the model file.
+        plan: The plan with all its configurations.
+        rules: The postprocessing rules.
     """
     parts = (
         f"# Segmentation model of {record.dataset_name}\n",
@@ -71,7 +71,7 @@ def _join(lines: Iterator[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """On one line, and no new column of a table."""
+    """Escapes text for a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -142,7 +142,7 @@ def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> 
 
 
 def _describe_spacing(part: ConfigurationPlan, permutation: Sequence[int]) -> str:
-    """By the axes of the array. A 2D configuration leaves the first axis of the plan as it is."""
+    """Describes the spacing by array axes; a 2D configuration does not resample the first axis of the plan."""
     axes = permutation[-part.dimensions :]
     values = dict(zip(axes, part.spacing_mm, strict=True))
     return ", ".join(f"{AXES[axis]} {values[axis]:.4g}" for axis in sorted(values))

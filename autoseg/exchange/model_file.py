@@ -1,13 +1,13 @@
-"""A trained model in one file, for others to predict with: a zip of what that needs, and of nothing else.
+"""Model files: a zip with all that prediction needs, to share a trained model.
 
-    model.json                                  what the file is; see `ModelRecord`
-    README.md                                   the same in words; see `autoseg.exchange.model_card`
+    model.json                                  description of the file; see `ModelRecord`
+    README.md                                   model card; see `autoseg.exchange.model_card`
     plan.json                                   the decisions that prediction follows
-    selection.json                              which models are averaged, and postprocessing; where it was selected
+    selection.json                              the averaged models and postprocessing, if they were selected
     models/<configuration>/fold_<k>/plan.json, checkpoint_final.safetensors
 
-Unpacked, it is a run that predicts. What is written is chosen field by field, so that nothing of the training data
-comes along by accident: no image, label map, name of a case, path, or name of a computer or user.
+Unpacked, it is a run that can predict. Its content is selected field by field, so that it never includes training data
+by accident: no image, label map, name of a case, path, or name of a computer or user.
 """
 
 import stat
@@ -26,7 +26,7 @@ from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import unpack_archive
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan import ConfigurationPlan, Plan
-from autoseg.run_folder import FoldFolder, RunFolder, parents_made, write_atomically
+from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
 
 FORM_VERSION: Final = 1
 ADVICE: Final = f"update autoseg, or ask for a file that autoseg {autoseg.__version__} wrote"
@@ -46,9 +46,9 @@ SHARED_PLAN_FIELDS: Final = (
     *("autoseg_version", "planner", "accelerator_memory_gb", "dataset_name", "file_ending"),
     *("orientation", "distance_unit", "axis_permutation", "labels", "channels"),
 )
-"""Of the plan: not the reasons, which may hold whatever somebody wrote, and not what only planning needs."""
+"""Fields of the plan that are shared: not the reasons, which may contain any text, and nothing only planning needs."""
 
-EARLIEST_TIME: Final = (1980, 1, 1, 0, 0, 0)  # that zip files can hold; so that equal models are equal files
+EARLIEST_TIME: Final = (1980, 1, 1, 0, 0, 0)  # of the zip format; a fixed time makes files of equal models equal
 PERMISSIONS: Final = stat.S_IFREG | 0o644
 MODE_SHIFT: Final = 16
 UNIX: Final = 3  # as the system that made the file, whatever it was
@@ -58,8 +58,8 @@ class SharedConfiguration(Part):
     """One configuration in the file.
 
     Attributes:
-        weights_sha256: Of the file of each fold.
-        scores: Over the cases that the folds held out; None where nobody knows.
+        weights_sha256: Checksum of the checkpoint of each fold.
+        scores: Scores over the cases that the folds held out; None if they are not known.
     """
 
     folds: tuple[str, ...]
@@ -68,13 +68,13 @@ class SharedConfiguration(Part):
 
 
 class SelectedScores(Part):
-    """Dice of what was selected, over held-out cases.
+    """Dice of the selected models over held-out cases.
 
     Attributes:
-        configurations: One, or two whose probabilities are averaged.
+        configurations: One configuration, or two whose probabilities are averaged.
         foreground: Mean over classes.
-        classes: By class key.
-        postprocessed: Foreground with the rules, on the cases that chose them.
+        classes: Dice by class key.
+        postprocessed: Mean over classes with postprocessing, on the cases that selected its rules.
     """
 
     configurations: tuple[str, ...]
@@ -84,14 +84,14 @@ class SelectedScores(Part):
 
 
 class ModelRecord(Document):
-    """What a model file is.
+    """Description of a model file.
 
     Attributes:
-        autoseg_version: That wrote it.
-        trained_with: Versions of autoseg and PyTorch; empty where another tool trained.
-        licence: As the dataset's dataset.json states it; None if it does not.
-        class_names: Class key to name.
-        selected: None where nothing was selected.
+        autoseg_version: The version of autoseg that wrote it.
+        trained_with: Versions of autoseg and PyTorch; empty if it was trained by another tool.
+        licence: The licence in dataset.json; None if there is none.
+        class_names: Names of the classes by class key.
+        selected: Scores of the selected models; None if nothing was selected.
     """
 
     schema_version: Literal[1] = 1
@@ -113,7 +113,7 @@ class ModelFileWriter:
     def add(self, path: Path, content: bytes) -> None:
         """Adds a file; `path` is relative to the run.
 
-        Nothing is compressed: weights do not become smaller, and compressors differ in their results.
+        Files are not compressed: weights do not become smaller, and the results of compressors differ.
         """
         member = zipfile.ZipInfo(path.as_posix(), date_time=EARLIEST_TIME)
         member.create_system, member.external_attr = UNIX, PERMISSIONS << MODE_SHIFT
@@ -126,13 +126,13 @@ class ModelFileWriter:
 
 @contextmanager
 def model_file_written(path: Path) -> Iterator[ModelFileWriter]:
-    """Yields what fills a new model file, which appears when the block succeeds.
+    """Yields the writer of a new model file, which is written atomically when the block succeeds.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
     with (
-        parents_made(path),
+        create_parent_folders(path),
         write_atomically(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
     ):
@@ -140,13 +140,13 @@ def model_file_written(path: Path) -> Iterator[ModelFileWriter]:
 
 
 def share_plan(plan: Plan, configurations: Mapping[str, ConfigurationPlan]) -> Plan:
-    """What prediction needs of a plan, for some configurations."""
+    """Returns the part of a plan that prediction needs, for some configurations."""
     fields = {name: getattr(plan, name) for name in SHARED_PLAN_FIELDS}
     return Plan(**fields, budget_seconds=None, configurations=dict(configurations), reasons=())
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether a file is a model that autoseg wrote, also a newer one."""
+    """Returns whether a file is a model file of any version of autoseg."""
     try:
         with zipfile.ZipFile(path) as archive:
             return RECORD_NAME in archive.namelist()
@@ -155,7 +155,7 @@ def is_model_file(path: Path) -> bool:
 
 
 def read_model_record(path: Path) -> ModelRecord:
-    """What a model file is, without unpacking the rest.
+    """Reads the record of a model file without unpacking the rest.
 
     Raises:
         ExchangeError: The file is damaged, or this autoseg is too old for it.
@@ -165,20 +165,20 @@ def read_model_record(path: Path) -> ModelRecord:
 
 
 def unpack_model_file(path: Path, run_root: Path) -> ModelRecord:
-    """Makes a run of a model file.
+    """Unpacks a model file into a run.
 
     Args:
-        path: The file.
-        run_root: Is made, or exists and is empty.
+        path: The model file.
+        run_root: Folder of the run, which is created, or exists and is empty.
 
     Raises:
         ExchangeError: The file is damaged or incomplete, or this autoseg is too old for it.
     """
     run_root.mkdir(parents=True, exist_ok=True)
     run = RunFolder(run_root)
-    record = _unpack_record(path, run)  # first: a newer form may have other files
+    record = _unpack_record(path, run)  # first, as a newer version may have other files
     unpack_archive(path, run_root, names=MEMBER_NAMES)
-    with _newer_documents_told(path, run):
+    with _translate_newer_documents(path, run):
         for plan in run_root.rglob(run.plan.name):
             read_document(plan, Plan)
     _check_complete(path, run, record)
@@ -188,12 +188,12 @@ def unpack_model_file(path: Path, run_root: Path) -> ModelRecord:
 def _unpack_record(path: Path, run: RunFolder) -> ModelRecord:
     unpack_archive(path, run.root, names=frozenset({RECORD_NAME}))
     _check_form(path, read_json(run.model_record))
-    with _newer_documents_told(path, run):
+    with _translate_newer_documents(path, run):
         return read_document(run.model_record, ModelRecord)
 
 
 @contextmanager
-def _newer_documents_told(path: Path, run: RunFolder) -> Iterator[None]:
+def _translate_newer_documents(path: Path, run: RunFolder) -> Iterator[None]:
     try:
         yield
     except DocumentError as error:

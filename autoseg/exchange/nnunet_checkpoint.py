@@ -1,4 +1,4 @@
-"""What nnU-Net's checkpoints hold: weights, and how they are to be used."""
+"""Reads nnU-Net's checkpoints: weights, trainer, configuration and mirroring axes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ WRAPPER_PREFIXES: Final = ("module.", "_orig_mod.")  # of distributed and of com
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NnunetCheckpoint:
-    """What prediction needs of a checkpoint.
+    """The part of a checkpoint that prediction needs.
 
     Attributes:
-        weights: By nnU-Net's names, on the processor.
+        weights: Weights by nnU-Net's names, on the CPU.
         trainer: Name of the trainer class.
-        configuration: Of the plans, which this network was built by.
-        mirror_axes: Axes of the patch over whose mirrored views is averaged.
-        epochs: Finished.
+        configuration: Name of the configuration that the network was built from.
+        mirror_axes: Axes of the patch for test-time mirroring.
+        epochs: Number of finished epochs.
     """
 
     path: Path
@@ -44,18 +44,18 @@ def read_nnunet_checkpoint(path: Path) -> NnunetCheckpoint:
     if not isinstance(content, Mapping):
         msg = f"{path} is no checkpoint of nnU-Net v2: expected a dictionary, found {type(content).__name__}"
         raise ExchangeError(msg)
-    arguments = _take(content, "init_args", path, Mapping)
+    arguments = _get_value(content, "init_args", path, Mapping)
     return NnunetCheckpoint(
         path=path,
-        weights=_take_weights(content, path),
-        trainer=_take(content, "trainer_name", path, str),
-        configuration=_take(arguments, "configuration", path, str),
-        mirror_axes=_take_axes(content.get("inference_allowed_mirroring_axes"), path),
-        epochs=_take(content, "current_epoch", path, int) if "current_epoch" in content else 0,
+        weights=_get_weights(content, path),
+        trainer=_get_value(content, "trainer_name", path, str),
+        configuration=_get_value(arguments, "configuration", path, str),
+        mirror_axes=_get_axes(content.get("inference_allowed_mirroring_axes"), path),
+        epochs=_get_value(content, "current_epoch", path, int) if "current_epoch" in content else 0,
     )
 
 
-def _take(content: Mapping[Any, Any], key: str, path: Path, kind: type[Any]) -> Any:
+def _get_value(content: Mapping[Any, Any], key: str, path: Path, kind: type[Any]) -> Any:
     value = content.get(key)
     if not isinstance(value, kind):
         known = ", ".join(sorted(str(name) for name in content)) or "nothing"
@@ -67,9 +67,9 @@ def _take(content: Mapping[Any, Any], key: str, path: Path, kind: type[Any]) -> 
     return value
 
 
-def _take_weights(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+def _get_weights(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     weights = {}
-    for name, tensor in _take(content, "network_weights", path, Mapping).items():
+    for name, tensor in _get_value(content, "network_weights", path, Mapping).items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             msg = f"{path}: network_weights must map names to tensors, found {name!r}: {type(tensor).__name__}"
             raise ExchangeError(msg)
@@ -85,7 +85,7 @@ def _take_weights(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _take_axes(axes: object, path: Path) -> tuple[int, ...]:
+def _get_axes(axes: object, path: Path) -> tuple[int, ...]:
     if axes is None:
         return ()
     if not isinstance(axes, (tuple, list)) or not all(isinstance(axis, int) for axis in axes):

@@ -1,4 +1,4 @@
-"""nnU-Net's result folders: where the models of one, and their folds, lie."""
+"""Finds models and their folds in nnU-Net's result folders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from autoseg.dataset.cases import Findings
-from autoseg.dataset.description import read_description
+from autoseg.dataset.description import read_dataset_json
 from autoseg.errors import DatasetError, ExchangeError
 from autoseg.labels import LabelScheme
 from autoseg.problems import Problem
@@ -17,7 +17,7 @@ FOLD_PREFIX: Final = "fold_"
 CHECKPOINT_ENDING: Final = ".pth"
 SEPARATOR: Final = "__"
 NAME_PARTS: Final = 3
-DEEPEST_MODEL: Final = 2  # folders between what the user names (results, a dataset's results, a model) and a model
+DEEPEST_MODEL: Final = 2  # folders between the given one (results, a dataset's results, a model) and a model
 CheckpointKind = Literal["final", "best", "latest"]
 CHECKPOINT_KINDS: Final[tuple[CheckpointKind, ...]] = ("final", "best", "latest")
 
@@ -27,7 +27,7 @@ class NnunetModel:
     """A folder with plans.json, dataset.json and folds; usually called `<trainer>__<plans>__<configuration>`.
 
     Attributes:
-        kind: Which checkpoint of each fold counts.
+        kind: The kind of checkpoint that is used.
         folds: Names of the folds that have it, sorted: the numbered ones before "all".
     """
 
@@ -37,22 +37,22 @@ class NnunetModel:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.root.resolve().name
 
     @property
     def plans_file(self) -> Path:
-        """How images are preprocessed and networks built."""
+        """The file with the plans."""
         return self.root / PLANS_NAME
 
     def get_checkpoint(self, fold: str) -> Path:
-        """The file of one fold."""
+        """Returns the checkpoint of one fold."""
         return self.root / f"{FOLD_PREFIX}{fold}" / get_checkpoint_name(self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledChannels:
-    """What a model's dataset.json says about inputs and outputs."""
+    """Inputs and outputs of a model by its dataset.json."""
 
     channel_names: tuple[str, ...]
     labels: LabelScheme
@@ -60,12 +60,12 @@ class LabelledChannels:
 
 
 def get_checkpoint_name(kind: CheckpointKind) -> str:
-    """As nnU-Net writes it."""
+    """Returns the file name of a kind of checkpoint."""
     return f"checkpoint_{kind}{CHECKPOINT_ENDING}"
 
 
 def find_model_roots(folder: Path) -> tuple[Path, ...]:
-    """The model folders that a folder is or holds (a dataset's results, or all results); empty if it has none."""
+    """Finds the model folders in a folder (a model, a dataset's results, or all results); empty if there are none."""
     for depth in range(DEEPEST_MODEL + 1):
         pattern = "*/" * depth + PLANS_NAME
         found = sorted(path.parent for path in folder.glob(pattern) if _has_folds(path.parent))
@@ -75,13 +75,13 @@ def find_model_roots(folder: Path) -> tuple[Path, ...]:
 
 
 def list_lacking(folder: Path) -> tuple[str, ...]:
-    """What a folder does not have of a model folder."""
+    """Lists the parts of a model folder that a folder lacks."""
     files = tuple(name for name in (PLANS_NAME, DATASET_NAME) if not (folder / name).is_file())
     return files if _has_folds(folder) else (*files, f"{FOLD_PREFIX}0 or the like")
 
 
 def find_enclosing_model(path: Path) -> Path | None:
-    """The folder that should be named instead of one fold or one checkpoint of a model; None for other paths."""
+    """Returns the model folder of a fold or a checkpoint; None for other paths."""
     if path.is_file() and path.suffix == CHECKPOINT_ENDING:
         return path.absolute().parent.parent
     is_fold = path.is_dir() and path.absolute().name.startswith(FOLD_PREFIX) and not (path / PLANS_NAME).exists()
@@ -89,7 +89,7 @@ def find_enclosing_model(path: Path) -> Path | None:
 
 
 def open_nnunet_model(root: Path, kind: CheckpointKind) -> NnunetModel:
-    """Looks which folds a model folder has.
+    """Opens a model folder and finds its folds.
 
     Raises:
         ExchangeError: No fold has the checkpoint.
@@ -101,13 +101,13 @@ def open_nnunet_model(root: Path, kind: CheckpointKind) -> NnunetModel:
 
 
 def guess_configuration(root: Path) -> str | None:
-    """What a model folder is for, by its name; None if it was renamed (its checkpoints tell in any case)."""
+    """Returns the configuration in the name of a model folder; None if it was renamed (checkpoints name it as well)."""
     parts = root.resolve().name.split(SEPARATOR)
     return parts[-1] if len(parts) == NAME_PARTS else None
 
 
 def find_sibling(root: Path, configuration: str) -> Path | None:
-    """The folder beside a model's that holds another configuration by the same trainer and plans, if there is one."""
+    """Finds the model folder of another configuration with the same trainer and plans; None if there is none."""
     parts = root.resolve().name.split(SEPARATOR)
     if len(parts) != NAME_PARTS:
         return None
@@ -119,10 +119,10 @@ def read_labelled_channels(model: NnunetModel) -> LabelledChannels:
     """Reads a model's dataset.json by the rules for datasets.
 
     Raises:
-        DatasetError: Everything that is wrong with it.
+        DatasetError: The file has problems; the message lists all of them.
     """
     findings = Findings()
-    found = read_description(model.root, findings)
+    found = read_dataset_json(model.root, findings)
     if found is None or findings.problems:
         heading = f"{model.root / DATASET_NAME} cannot be used:"
         raise DatasetError(heading, findings.list_problems())
@@ -133,7 +133,7 @@ def read_labelled_channels(model: NnunetModel) -> LabelledChannels:
 
 
 def select_folds(model: NnunetModel, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The wanted folds, or all that there are.
+    """Returns the wanted folds, or all folds.
 
     Raises:
         ExchangeError: A wanted fold has no checkpoint.

@@ -1,4 +1,4 @@
-"""From nnU-Net's plans, dataset.json and checkpoints to a plan and weights of ours."""
+"""Translates nnU-Net's plans.json, dataset.json and checkpoints into a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ LABEL_MANAGER: Final = "LabelManager"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """What all configurations of one plans.json share."""
+    """The model, which all its configurations share."""
 
     model: NnunetModel
     checkpoint: NnunetCheckpoint
@@ -45,15 +45,15 @@ class _Source:
 
 
 def import_plan(model: NnunetModel, checkpoint: NnunetCheckpoint) -> Plan:
-    """The plan of a model: its configuration, and for a cascade those that it builds on.
+    """Translates the plan of a model: its configuration, and for a cascade those it depends on.
 
     Args:
-        model: The folder.
-        checkpoint: Of any fold; it names configuration and trainer, and the axes that prediction may mirror.
+        model: The model folder.
+        checkpoint: The checkpoint of any fold; it names configuration, trainer and mirroring axes.
 
     Raises:
-        ExchangeError: The model is none that autoseg can express; the message names what is different.
-        DocumentError: plans.json or dataset.json lacks something.
+        ExchangeError: autoseg cannot express the model; the message names the difference.
+        DocumentError: plans.json or dataset.json is incomplete.
     """
     dataset = read_labelled_channels(model)
     source = _Source(
@@ -101,7 +101,7 @@ def _build_plan(source: _Source, file_ending: str) -> Plan:
 
 
 def _list_needed(source: _Source) -> list[str]:
-    """The imported configuration last, behind the coarser one and the one whose data a cascade shares."""
+    """Lists the needed configurations; the imported one is last, behind those that a cascade depends on."""
     own = _select(source, source.checkpoint.configuration)
     needed = [own.previous_stage, own.inherits_from if own.previous_stage else None, source.checkpoint.configuration]
     return [name for name in dict.fromkeys(needed) if name is not None]
@@ -119,7 +119,7 @@ def _select(source: _Source, name: str) -> NnunetConfiguration:
 
 
 def _build_common_channels(source: _Source, found: dict[str, NnunetConfiguration]) -> tuple[ChannelPlan, ...]:
-    """Here a plan has one normalization for all its configurations."""
+    """Builds the channels, whose normalization must be the same for all configurations."""
     variants = {
         name: build_channels(source.channel_names, part, source.plans, where=source.where)
         for name, part in found.items()

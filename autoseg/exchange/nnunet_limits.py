@@ -1,25 +1,25 @@
-"""What keeps a model from being exported to nnU-Net. It is known of a dataset already, before anything is trained."""
+"""Limits of the export to nnU-Net that follow from the dataset, and so are known before training."""
 
 from collections.abc import Iterator, Sequence
 
 from autoseg.errors import ExchangeError
-from autoseg.exchange.nnunet_preprocessing import explain_ending
+from autoseg.exchange.nnunet_preprocessing import explain_unreadable_ending
 from autoseg.labels import LabelScheme
 
 
 def describe_export_limits(labels: LabelScheme, file_ending: str) -> tuple[str, ...]:
-    """Notes for the user about a dataset whose models nnU-Net will not take; empty if it will."""
-    reasons = "; ".join((*explain_ending(file_ending), *_explain_values(labels)))
+    """Returns notes about a dataset whose models cannot be exported to nnU-Net; empty if they can."""
+    reasons = "; ".join((*explain_unreadable_ending(file_ending), *_explain_values(labels)))
     if not reasons:
         return ()
     return (f"models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): {reasons}",)
 
 
 def check_values(labels: LabelScheme) -> None:
-    """Checks that nnU-Net, which writes the number of the output as the value of the label, writes the right ones.
+    """Checks that the values of the labels are the output indices, which nnU-Net writes as values.
 
     Raises:
-        ExchangeError: It would write others.
+        ExchangeError: They differ.
     """
     for reason in _explain_values(labels):
         msg = f"{reason}; it would write other values than the dataset has, so the model is not exported"
@@ -27,7 +27,7 @@ def check_values(labels: LabelScheme) -> None:
 
 
 def find_next_value(labels: LabelScheme) -> int:
-    """The value that nnU-Net wants for the ignore label."""
+    """Returns the value that nnU-Net requires for the ignore label."""
     return max(_list_predicted_values(labels)) + 1
 
 

@@ -1,7 +1,6 @@
-"""How nnU-Net reads, normalizes and resamples, in our words and back. What is not known here is refused by name."""
+"""Translates nnU-Net's readers, normalization and resampling in both directions. Unknown ones are refused by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from autoseg.errors import ExchangeError
@@ -45,13 +44,13 @@ REORIENTING_READERS: Final[dict[str, str]] = {
 SPLINES: Final = "resample_data_or_seg_to_shape"
 TORCH: Final = "resample_torch_fornnunet"
 USUAL_THRESHOLD: Final = 3.0
-# The ratio of the coarsest spacing to the finest is at least 1, and no image reaches the other.
+# The ratio of the coarsest spacing to the finest is at least 1, and never reaches the upper value.
 ALWAYS_SEPARATE: Final = 0.5
 NEVER_SEPARATE: Final = 1e12
 
 
 def find_orientation(plans: NnunetPlans, *, where: str) -> str | None:
-    """Orientation to which nnU-Net's reader brings images; None if it takes them as they are stored.
+    """Returns the orientation to which nnU-Net's reader brings images; None if it keeps their own.
 
     Raises:
         ExchangeError: The reader is not one of nnU-Net's own.
@@ -67,27 +66,27 @@ def find_orientation(plans: NnunetPlans, *, where: str) -> str | None:
 
 
 def find_reader(file_ending: str, orientation: str | None, *, dimensions: Sequence[int]) -> str:
-    """nnU-Net's reader of a file ending.
+    """Returns nnU-Net's reader for a file ending.
 
     Args:
-        file_ending: Of the dataset.
-        orientation: To which images are brought; None if they are taken as stored.
-        dimensions: Of the networks; they tell stacks of pages (3) from pictures (2 alone).
+        file_ending: File ending of the dataset.
+        orientation: Orientation of the plan; None if images keep their own.
+        dimensions: Dimensions of the networks, which distinguish stacks of pages (3) from pictures (only 2).
 
     Raises:
         ExchangeError: nnU-Net does not read such files.
     """
     if orientation == "RAS" and file_ending in REORIENTING_READERS:
         return REORIENTING_READERS[file_ending]
-    for reason in explain_ending(file_ending):
+    for reason in explain_unreadable_ending(file_ending):
         msg = f"{reason}; such a model cannot be exported"
         raise ExchangeError(msg)
     reader = READERS[file_ending]
     return PICTURE_READER if reader == "Tiff3DIO" and 3 not in dimensions else reader
 
 
-def explain_ending(file_ending: str) -> tuple[str, ...]:
-    """Why nnU-Net cannot read the images of a dataset, if it cannot."""
+def explain_unreadable_ending(file_ending: str) -> tuple[str, ...]:
+    """Explains why nnU-Net cannot read the images of a dataset; empty if it can."""
     if file_ending in READERS:
         return ()
     return (f"nnU-Net does not read {file_ending} files, only {' '.join(READERS)}",)
@@ -96,7 +95,7 @@ def explain_ending(file_ending: str) -> tuple[str, ...]:
 def build_channels(
     names: Sequence[str], configuration: NnunetConfiguration, plans: NnunetPlans, *, where: str
 ) -> tuple[ChannelPlan, ...]:
-    """How every channel is normalized.
+    """Translates the normalization of every channel.
 
     Raises:
         ExchangeError: A scheme is unknown, or there is not one per channel.
@@ -117,7 +116,7 @@ def build_channels(
         ChannelPlan(
             name=name,
             normalization=NORMALIZATIONS[scheme],
-            # The other schemes of nnU-Net pass over the mask.
+            # The other schemes of nnU-Net ignore the mask.
             inside_nonzero_only=mask and scheme == "ZScoreNormalization",
             window=_build_window(plans, index, where=where) if scheme == "CTNormalization" else None,
         )
@@ -126,36 +125,36 @@ def build_channels(
 
 
 def find_scheme(channel: ChannelPlan) -> str:
-    """nnU-Net's name of the normalization of a channel."""
+    """Returns nnU-Net's name of the normalization of a channel."""
     return next(name for name, scheme in NORMALIZATIONS.items() if scheme == channel.normalization)
 
 
 def build_resampling(configuration: NnunetConfiguration, *, where: str) -> ResamplingPlan:
-    """How arrays change their grid.
+    """Translates the resampling.
 
     Raises:
-        ExchangeError: A function or one of its arguments is none that autoseg has.
+        ExchangeError: autoseg does not have a function or one of its arguments.
     """
-    image, labels, logits = (
+    (image_order, threshold), (label_order, _), (logits_order, logits_threshold) = (
         _parse(getattr(configuration, key), getattr(configuration, f"{key}_kwargs"), where=f"{where}: {key}")
         for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
     )
-    if image.threshold != logits.threshold:
+    if threshold != logits_threshold:
         msg = f"{where} resamples images and probabilities by different rules of anisotropy, which autoseg cannot"
         raise ExchangeError(msg)
-    if labels.order == 3 or logits.order == 3:
+    if label_order == 3 or logits_order == 3:
         msg = f"{where} resamples labels or probabilities by cubic splines, which autoseg cannot; it takes order 0 or 1"
         raise ExchangeError(msg)
     return ResamplingPlan(
-        image_order=image.order,
-        label_order=labels.order,
-        logits_order=logits.order,
-        anisotropy_threshold=image.threshold,
+        image_order=image_order,
+        label_order=label_order,
+        logits_order=logits_order,
+        anisotropy_threshold=threshold,
     )
 
 
 def describe_resampling(order: int, *, is_seg: bool, threshold: float) -> dict[str, Any]:
-    """The arguments that nnU-Net's spline resampling is given."""
+    """Returns the arguments of nnU-Net's spline resampling."""
     arguments: dict[str, Any] = {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
     if threshold in (ALWAYS_SEPARATE, NEVER_SEPARATE):
         arguments["force_separate_z"] = threshold == ALWAYS_SEPARATE
@@ -164,17 +163,12 @@ def describe_resampling(order: int, *, is_seg: bool, threshold: float) -> dict[s
     return arguments
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Resampling:
-    order: Literal[0, 1, 3]
-    threshold: float
-
-
-def _parse(function: str, arguments: Mapping[str, Any], *, where: str) -> _Resampling:
+def _parse(function: str, arguments: Mapping[str, Any], *, where: str) -> tuple[Literal[0, 1, 3], float]:
+    """Returns the spline order, and the anisotropy above which an axis is resampled separately."""
     if function not in (SPLINES, TORCH):
         msg = f"{where} is {function}, which autoseg does not have; it has {SPLINES} and {TORCH}"
         raise ExchangeError(msg)
-    return _Resampling(order=_parse_order(function, arguments, where), threshold=_parse_threshold(arguments, where))
+    return _parse_order(function, arguments, where), _parse_threshold(arguments, where)
 
 
 def _parse_order(function: str, arguments: Mapping[str, Any], where: str) -> Literal[0, 1, 3]:

@@ -1,8 +1,8 @@
-"""Reads checkpoints in PyTorch's own format, which is pickle, without running anything that a file names.
+"""Reads PyTorch checkpoints, which are pickles, without executing anything that a file names.
 
-A pickle may name any function and have it called. PyTorch's restricted reader (`weights_only`) knows tensors,
-containers and numbers, and refuses every other name before anything is called. nnU-Net's checkpoints hold numpy's
-numbers as well, in their logs; these become placeholders here, so that numpy is not called either.
+A pickle can call any function that it names. PyTorch's restricted unpickler (`weights_only`) accepts tensors,
+containers and numbers, and refuses every other name before anything is called. nnU-Net's checkpoints also contain
+numpy scalars in their logs; these become placeholders here, so that numpy is not called either.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from autoseg.errors import ExchangeError
 
 
 class Placeholder:
-    """Stands for a value that nobody needs, and keeps nothing of what the file says about it."""
+    """Placeholder for a value that is not needed; it ignores its content in the file."""
 
     def __init__(self, *arguments: object) -> None:
         del arguments
@@ -37,12 +37,12 @@ HARMLESS_NAMES: Final = (
     "numpy.ndarray",
     "numpy.dtype",
 )
-"""What nnU-Net's checkpoints name besides PyTorch's own types; each is read as a `Placeholder`."""
+"""Names in nnU-Net's checkpoints besides PyTorch's own types; each is read as a `Placeholder`."""
 
 ZIP_BEGINNING: Final = b"PK\x03\x04"
 ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OSError)
 
-# What damaged or hostile bytes make of the reader: it takes them for instructions and fails where these make no sense.
+# Errors on damaged or hostile files, whose bytes are taken for pickle instructions.
 READING_ERRORS: Final = (
     UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, EOFError,
     OSError,
@@ -50,16 +50,16 @@ READING_ERRORS: Final = (
 
 
 def read_checkpoint_safely(path: Path) -> object:
-    """The content of a file that `torch.save` wrote, on the processor: tensors, containers, texts and numbers.
+    """Reads a file of `torch.save` to the CPU: tensors, containers, strings and numbers.
 
     Raises:
-        ExchangeError: The file is missing, damaged or of another form, or names anything beyond that; nothing it names
+        ExchangeError: The file is missing, damaged or of another format, or names anything else. Nothing that it names
             was called.
     """
     if not path.is_file():
         msg = f"no checkpoint at {path}; copy the model folder again"
         raise ExchangeError(msg)
-    _check_form(path)
+    _check_zip(path)
     try:
         with _ignore_warnings(), torch.serialization.safe_globals([(Placeholder, name) for name in HARMLESS_NAMES]):
             content: object = torch.load(path, map_location="cpu", weights_only=True)
@@ -68,15 +68,15 @@ def read_checkpoint_safely(path: Path) -> object:
     return content
 
 
-def _check_form(path: Path) -> None:
-    """Looks at the file as a zip file, whose members have checksums that PyTorch does not compare."""
-    problem = _find_problem_of_form(path)
+def _check_zip(path: Path) -> None:
+    """Checks the zip file and the checksums of its members, which PyTorch does not verify."""
+    problem = _find_zip_problem(path)
     if problem is not None:
         msg = f"{path} cannot be read as a checkpoint: {problem}"
         raise ExchangeError(msg)
 
 
-def _find_problem_of_form(path: Path) -> str | None:
+def _find_zip_problem(path: Path) -> str | None:
     try:
         with path.open("rb") as handle:
             beginning = handle.read(len(ZIP_BEGINNING))
@@ -99,7 +99,7 @@ def _find_problem_of_form(path: Path) -> str | None:
 
 @contextmanager
 def _ignore_warnings() -> Iterator[None]:
-    """Of old or unusual pickles: what cannot be read is refused in any case."""
+    """Ignores warnings about old or unusual pickles, as anything that cannot be read is refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
@@ -120,7 +120,7 @@ def _describe(path: Path) -> str:
 
 
 def _list_refused_names(path: Path) -> list[str]:
-    """What a file names that is neither PyTorch's nor harmless; empty for what is no checkpoint at all."""
+    """Lists names in a file that are neither PyTorch's nor harmless; empty if it is not a checkpoint."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except READING_ERRORS:

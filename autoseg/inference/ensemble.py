@@ -1,4 +1,4 @@
-"""Models of several configurations as one: their probabilities are averaged on the grid of the image.
+"""Ensembles of models of several configurations: probabilities are averaged on the grid of the image.
 
 Logits of different configurations lie on different grids and are on different scales, so that, as in nnU-Net, the mean
 is that of probabilities where the image is. They are averaged strip by strip, as each is interpolated: neither
@@ -17,10 +17,10 @@ from torch import Tensor
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.execution import ExecutionChoice
-from autoseg.inference.label_rule import compute_probabilities, decide_from_probabilities
+from autoseg.inference.label_rule import compute_probabilities, decode_probabilities
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.resample_logits import choose_strip_bytes
+from autoseg.inference.resample_logits import get_strip_bytes
 from autoseg.inference.restore_grid import Location, iterate_strips
 from autoseg.inference.sliding_window import OnWindow
 from autoseg.labels import LabelScheme
@@ -34,26 +34,26 @@ from autoseg.stages.staged_case import StagedCase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ensemble:
-    """One model or several, used like one.
+    """One or several models with the interface of one.
 
     Attributes:
-        members: At least one.
+        members: The models, at least one.
     """
 
     members: tuple[SegmentationModel, ...]
 
     @property
     def plan(self) -> Plan:
-        """Of the first member; labels, channels and axes are those of all."""
+        """The plan of the first member; labels, channels and axes are the same for all."""
         return self.members[0].plan
 
     @property
     def stages(self) -> tuple[SegmentationModel, ...]:
-        """All models that take part, those of the first member first."""
+        """All models of a prediction, those of the first member first."""
         return tuple(stage for member in self.members for stage in member.stages)
 
     def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> tuple[StagedCase, ...]:
-        """The volume as each member sees it.
+        """Preprocesses a volume for each member.
 
         Raises:
             PredictionError: The volume does not fit the models.
@@ -67,7 +67,7 @@ class Ensemble:
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> tuple[Float32[Tensor, "class _z _y _x"], ...]:
-        """The logits of each member."""
+        """Computes the logits of each member."""
         return tuple(
             member.predict_case(case, options=options, on_window=on_window)
             for member, case in zip(self.members, cases, strict=True)
@@ -76,7 +76,7 @@ class Ensemble:
     def restore_label_map(
         self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
     ) -> Integer[np.ndarray, "file_z file_y file_x"]:
-        """Label map on the grid of the file, in the values of the dataset's files."""
+        """Restores the label map on the grid of the file with the values of the dataset's files."""
         if len(self.members) == 1:
             return self.members[0].restore_label_map(logits[0], geometries[0])
         resamplings = [member.configuration_plan.resampling for member in self.members]
@@ -86,7 +86,7 @@ class Ensemble:
     def iterate_probabilities(
         self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
     ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
-        """Mean probabilities slice by slice, each with its place."""
+        """Yields mean probabilities slice by slice with their location."""
         of_members = [
             member.iterate_probabilities(member_logits, geometry)
             for member, member_logits, geometry in zip(self.members, logits, geometries, strict=True)
@@ -100,7 +100,7 @@ class Ensemble:
     def predict_volume(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
     ) -> Integer[np.ndarray, "z y x"]:
-        """Label map of a volume, on its own grid and in the values of the dataset's files.
+        """Predicts the label map of a volume on its own grid with the values of the dataset's files.
 
         Raises:
             PredictionError: The volume does not fit the models.
@@ -109,14 +109,14 @@ class Ensemble:
         return self.restore_label_map(self.predict_case(cases, options=options), [case.geometry for case in cases])
 
     def describe(self) -> str:
-        """A line for the user for each member."""
+        """Describes each member in one line."""
         lines = [member.describe() for member in self.members]
         return lines[0] if len(lines) == 1 else "\n".join(["mean of the probabilities of:", *lines])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberChoice:
-    """Which model; None leaves the choice to `load_model`."""
+    """A member to load; None leaves the choice to `load_model`."""
 
     configuration: str | None
     folds: tuple[str, ...] | None
@@ -155,7 +155,7 @@ def load_ensemble(
 
 
 def check_members_agree(members: Sequence[SegmentationModel]) -> None:
-    """Checks that the outputs of models mean the same.
+    """Checks that the outputs of models have the same meaning.
 
     Raises:
         PredictionError: They were trained on other labels, channels or axes.
@@ -180,23 +180,23 @@ def restore_mean_label_map(
     labels: LabelScheme,
     strip_bytes: int | None = None,
 ) -> Int16[np.ndarray, "file_z file_y file_x"]:
-    """Internal labels on the grid of the image file, decided from the mean of the members' probabilities.
+    """Decodes the mean of the members' probabilities to internal labels on the grid of the image file.
 
     Labels: the class of the highest mean, the lowest of them on a tie. Regions: those whose mean is above one half.
 
     Args:
-        logits: Of each member, on its own grid.
-        geometries: What preprocessing did to this case for each member; the crop is the same for all.
-        resamplings: Of each member.
-        labels: Of all.
-        strip_bytes: Upper limit for the interpolated logits of a member that exist at one time (at least one row); None
-            for what suits the devices.
+        logits: Logits of each member on its own grid.
+        geometries: Geometry of the case for each member; the crop is the same for all.
+        resamplings: Resampling of each member.
+        labels: Label scheme of all members.
+        strip_bytes: Upper limit for the interpolated logits of a member that exist at a time (at least one row); None
+            for the default of the devices.
     """
     first = geometries[0]
     assert all(geometry.crop_box == first.crop_box for geometry in geometries), "of another image"
     volume = np.zeros(first.grid.shape_voxels, np.int16)
     cropped = first.reorientation.apply(volume)[slice_box(first.crop_box)]
-    limit = strip_bytes or choose_strip_bytes(logits)
+    limit = strip_bytes or get_strip_bytes(logits)
     of_members = [
         iterate_strips(*part, strip_bytes=limit) for part in zip(logits, geometries, resamplings, strict=True)
     ]
@@ -204,12 +204,12 @@ def restore_mean_label_map(
         total = compute_probabilities(strips[0].logits, labels)
         for strip in strips[1:]:
             total += compute_probabilities(strip.logits, labels).to(total.device)
-        decided = decide_from_probabilities(total / len(strips), labels)
+        decided = decode_probabilities(total / len(strips), labels)
         cropped[strips[0].z, strips[0].rows] = decided.cpu().numpy()
     return volume
 
 
 def describe_meaning(plan: Plan) -> tuple[object, ...]:
-    """What two plans must share for their outputs to mean the same."""
+    """Returns the parts of a plan that must be equal for outputs to have the same meaning."""
     channels = tuple(channel.name for channel in plan.channels)
     return plan.labels, channels, plan.orientation, plan.axis_permutation, plan.file_ending

@@ -24,7 +24,7 @@ from autoseg.inference.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution import Execution, ExecutionChoice, prepare_network
 from autoseg.inference.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.options import Workload
-from autoseg.inference.pass_size import Circumstances, find_circumstances, find_patches_per_pass
+from autoseg.inference.pass_size import InferenceConditions, find_inference_conditions, find_patches_per_pass
 from autoseg.inference.windows import compute_window_plan
 from autoseg.networks import SegmentationNetwork
 from autoseg.networks.precision import NumberType
@@ -78,7 +78,7 @@ class ExecutionRecord(Document):
     """
 
     schema_version: Literal[1] = 1
-    circumstances: Circumstances
+    circumstances: InferenceConditions
     execution: Execution
     made_by: str
     patches_per_pass: int
@@ -237,7 +237,7 @@ class _Trials:
         return self._recall(execution, made_by) or self._try_and_remember(execution, made_by)
 
     def _recall(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
-        circumstances = find_circumstances(self.setting.configuration, self.setting.number_type)
+        circumstances = find_inference_conditions(self.setting.configuration, self.setting.number_type)
         path = _get_path(circumstances, execution)
         try:
             record = read_document(path, ExecutionRecord)
@@ -272,7 +272,7 @@ class _Trials:
         network(patches)
         start_seconds = 0.0 if execution == "eager" else time.perf_counter() - started
         return ExecutionRecord(
-            circumstances=find_circumstances(self.setting.configuration, self.setting.number_type),
+            circumstances=find_inference_conditions(self.setting.configuration, self.setting.number_type),
             execution=execution,
             made_by=made_by,
             patches_per_pass=self.patches_per_pass,
@@ -312,7 +312,7 @@ def _find_patches_per_pass(network: nn.Module, setting: Setting) -> int:
     return find_patches_per_pass(network, setting.configuration, number_type=setting.number_type, memory=memory)
 
 
-def _get_path(circumstances: Circumstances, execution: Execution) -> Path:
+def _get_path(circumstances: InferenceConditions, execution: Execution) -> Path:
     digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
     return find_memory_folder("executions") / f"{digest}.{execution}.json"
 

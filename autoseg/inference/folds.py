@@ -1,4 +1,4 @@
-"""Which trainings of a run can predict."""
+"""Finds the configuration and the folds of a run to predict with."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,7 +12,7 @@ FOLD_PREFIX: Final = "fold_"
 
 
 def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
-    """The configuration to predict with: the wanted one or, for None, the trained one.
+    """Returns the configuration to predict with: the wanted one or, for None, the trained one.
 
     If several are trained, the first of 3d_fullres, 3d_cascade_fullres, 3d_lowres and 2d is taken, else the first of
     the plan; what refines its predictions, whatever the name, comes before it.
@@ -38,12 +38,12 @@ def select_previous_folds(folds: Sequence[str] | None) -> tuple[str, ...] | None
 
 
 def find_folds(run: RunFolder, configuration: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The folds whose networks are averaged: the wanted ones, each checked, or all that are trained.
+    """Returns the folds whose networks are averaged: the wanted ones, after a check, or all trained ones.
 
-    "all" (one network that was trained on all cases) is left out of the default where numbered folds are trained.
+    By default, the fold "all" (one network that was trained on all cases) is used only if no numbered fold is trained.
 
     Raises:
-        PredictionError: A wanted fold, or every fold, is not trained to its end.
+        PredictionError: A wanted fold, or every fold, is not fully trained.
     """
     trained = find_trained_folds(run, configuration)
     if wanted is None:
@@ -60,14 +60,14 @@ def find_folds(run: RunFolder, configuration: str, wanted: Sequence[str] | None)
 
 
 def find_trained_folds(run: RunFolder, configuration: str) -> tuple[str, ...]:
-    """Folds with a final checkpoint, sorted."""
+    """Lists the folds with a final checkpoint, sorted."""
     folders = run.configuration_models(configuration).glob(f"{FOLD_PREFIX}*")
     names = (folder.name.removeprefix(FOLD_PREFIX) for folder in folders)
     return tuple(sorted(name for name in names if run.fold(configuration, name).final_checkpoint.is_file()))
 
 
 def is_import(run: RunFolder, plan: Plan) -> bool:
-    """Whether a run holds models of another tool or another run, and neither folds nor training data."""
+    """Returns whether a run has only models that were imported, and neither folds nor training data."""
     return (plan.is_imported or run.model_record.exists()) and not run.splits.exists()
 
 

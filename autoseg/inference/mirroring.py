@@ -1,4 +1,4 @@
-"""Averaging a network's output over mirrored views of its input."""
+"""Test-time augmentation: averages a network's output over mirrored views of its input."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
@@ -14,7 +14,7 @@ LEADING_AXES = 1
 
 
 def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All subsets of the axes, the empty one (the plain view) first."""
+    """Lists all subsets of the axes, the empty one (no mirroring) first."""
     for count in range(len(axes) + 1):
         yield from combinations(axes, count)
 
@@ -26,13 +26,13 @@ def predict_mirrored(
     *,
     patches_per_pass: int,
 ) -> Float32[Tensor, "batch class *patch"]:
-    """Mean of the logits over all mirrored views (2 ** number of axes), each mirrored back.
+    """Averages the logits over all mirrored views (2 ** number of axes), each mirrored back.
 
     Args:
-        network: Returns a tuple whose first element has the resolution of the input.
-        patches: On the network's device.
+        network: A network that returns a tuple, the first element of which has the resolution of the input.
+        patches: Patches on the network's device.
         mirror_axes: Axes of the patch, 0 is the first one after batch and channel.
-        patches_per_pass: How many patches the network gets at once, counting every view of a patch.
+        patches_per_pass: Inference batch size, counting every view of a patch.
     """
     views = list(list_mirrored_axes(mirror_axes))
     passes = list(product(views, range(len(patches))))
@@ -40,15 +40,15 @@ def predict_mirrored(
     for first in range(0, len(passes), patches_per_pass):
         adapt_threads()
         batch = passes[first : first + patches_per_pass]
-        outputs = network(torch.stack([mirror(patches[index], axes) for axes, index in batch]))[0]
+        outputs = network(torch.stack([flip(patches[index], axes) for axes, index in batch]))[0]
         if total is None:
             total = torch.zeros((len(patches), *outputs.shape[1:]), device=outputs.device)
         for (axes, index), output in zip(batch, outputs, strict=True):
-            total[index] += mirror(output, axes)
+            total[index] += flip(output, axes)
     assert total is not None, "there is no patch"
     return total.div_(len(views))
 
 
-def mirror(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:
+def flip(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:
     """Reverses the given axes of a patch."""
     return torch.flip(patch, [LEADING_AXES + axis for axis in axes]) if axes else patch

@@ -1,4 +1,4 @@
-"""A trained model in memory: loaded once, applied to any number of volumes."""
+"""A trained model in memory, loaded once and applied to any number of volumes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,13 +45,13 @@ class SegmentationModel:
     `predict_volume` and `predict_probabilities` take them all.
 
     Attributes:
-        plan: What the networks were trained by.
+        plan: The plan that the networks were trained with.
         configuration: Name of the configuration.
         folds: Names of the folds, in the order of `networks`.
         networks: Prepared by `prepare_networks`.
-        number_type: In which they compute.
-        execution: What runs them.
-        patches_per_pass: How many patches they get at once; None for the rule of `compute_patches_per_pass`.
+        number_type: The dtype in which they compute.
+        execution: The backend that runs them.
+        patches_per_pass: Inference batch size; None for that of `compute_patches_per_pass`.
         previous: The stage whose predictions this one gets; None without one.
     """
 
@@ -66,7 +66,7 @@ class SegmentationModel:
     previous: "SegmentationModel | None" = None
 
     def __repr__(self) -> str:
-        """One line at a prompt; the plan and the networks would be pages."""
+        """Shows one line at a prompt, without the plan and the networks."""
         previous = "" if self.previous is None else f", previous={self.previous.configuration!r}"
         return (
             f"SegmentationModel(dataset={self.plan.dataset_name!r}, configuration={self.configuration!r}{previous}, "
@@ -75,16 +75,16 @@ class SegmentationModel:
 
     @property
     def stages(self) -> tuple["SegmentationModel", ...]:
-        """All models that take part in a prediction, in their order; the last one is this."""
+        """All models of a prediction in their order; the last one is this model."""
         return (self,) if self.previous is None else (*self.previous.stages, self)
 
     @property
     def configuration_plan(self) -> ConfigurationPlan:
-        """The configuration's part of the plan."""
+        """The plan of the configuration."""
         return self.plan.configurations[self.configuration]
 
     def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> StagedCase:
-        """Checks a volume and brings it to the grid and intensities of the network, for every stage.
+        """Checks and preprocesses a volume, for every stage.
 
         Raises:
             PredictionError: Channels or shape do not fit, or values are not finite.
@@ -99,7 +99,7 @@ class SegmentationModel:
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Mean logits of all folds for a case from `preprocess`; previous stages predict before."""
+        """Computes the mean logits of all folds for a preprocessed case; previous stages predict before."""
         image = self._append_previous(case, options=options, on_window=on_window)
         return self.predict_preprocessed(image, options=options, on_window=on_window)
 
@@ -127,8 +127,8 @@ class SegmentationModel:
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Mean logits of all folds for an image with all channels that the network gets, also those from the previous
-        stage, on its grid; see `predict_logits`."""
+        """Computes the mean logits of all folds for an image with all channels that the network gets,
+        also those from the previous stage, on its grid; see `predict_logits`."""
         mirror_axes = self.configuration_plan.training.mirror_axes
         return predict_logits(
             self.networks,
@@ -144,26 +144,26 @@ class SegmentationModel:
     def restore_label_map(
         self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry
     ) -> Integer[np.ndarray, "file_z file_y file_x"]:
-        """Label map on the grid of the file, in the values of the dataset's files (smallest fitting integer type)."""
+        """Restores the label map on the grid of the file with the values of the dataset's files (smallest dtype)."""
         labels, resampling = self.plan.labels, self.configuration_plan.resampling
         return labels.decode(restore_label_map(logits, geometry, labels=labels, resampling=resampling))
 
     def restore_probabilities(
         self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry
     ) -> Float32[np.ndarray, "class file_z file_y file_x"]:
-        """Probabilities of background and labels, or of regions, on the grid of the file."""
+        """Restores the probabilities of background and labels, or of regions, on the grid of the file."""
         labels, resampling = self.plan.labels, self.configuration_plan.resampling
         return restore_probabilities(logits, geometry, labels=labels, resampling=resampling)
 
     def iterate_probabilities(
         self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry
     ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
-        """The same slice by slice, each with its place, so that the whole need not exist in memory."""
+        """Yields the restored probabilities slice by slice with their location, so that not all are in memory."""
         labels, resampling = self.plan.labels, self.configuration_plan.resampling
         return iterate_probabilities(logits, geometry, labels=labels, resampling=resampling)
 
     def describe(self) -> str:
-        """One line for the user."""
+        """Describes the model in one line."""
         count = self.patches_per_pass or compute_patches_per_pass(self.configuration_plan, self.device)
         patches = f"{count} patch{'' if count == 1 else 'es'} at once"
         numbers = f"{self.number_type} on {self.device}, {self.execution}"
@@ -172,7 +172,7 @@ class SegmentationModel:
     def predict_volume(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
     ) -> Integer[np.ndarray, "z y x"]:
-        """Label map of a volume, on its own grid and in the values of the dataset's files.
+        """Predicts the label map of a volume on its own grid with the values of the dataset's files.
 
         Raises:
             PredictionError: The volume does not fit the model.
@@ -183,7 +183,7 @@ class SegmentationModel:
     def predict_probabilities(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
     ) -> Float32[np.ndarray, "class z y x"]:
-        """Probabilities of a volume, on its own grid.
+        """Predicts the probabilities of a volume on its own grid.
 
         Raises:
             PredictionError: The volume does not fit the model.
@@ -205,22 +205,22 @@ def load_model(
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
 
-    On the processor, how many patches go through a network at once is measured when a network is loaded for the first
-    time, and remembered (see `autoseg.inference.pass_size`); so is what runs them fastest, if the work ahead is long
-    (see `autoseg.inference.execution_choice`).
+    On a CPU, the fastest inference batch size is measured when a network is loaded for the first time, and cached (see
+    `autoseg.inference.pass_size`); for a large workload, so is the fastest execution backend (see
+    `autoseg.inference.execution_choice`).
 
     Args:
         run: Folder of a run.
-        configuration: None takes the one that is trained; if several are, the first of 3d_fullres,
-            3d_cascade_fullres, 3d_lowres, 2d.
-        folds: None takes every trained one ("all" only if no numbered fold is trained). A previous stage
-            predicts with the same folds, or with every trained one where only "all" is named.
+        configuration: Name of the configuration; None for the trained one, or if several are trained for the first of
+            3d_fullres, 3d_cascade_fullres, 3d_lowres, 2d.
+        folds: Names of the folds; None for every trained one ("all" only if no numbered fold is trained). A previous
+            stage predicts with the same folds, or with every trained one for "all".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        precision: In which numbers the networks compute; "float32" is the reference, "auto" the fastest that keeps the
-            labels (see `find_number_type`).
-        execution: What runs the networks on a processor; "auto" is what finishes the work first.
-        workload: The work ahead.
-        with_previous: Whether previous stages are loaded; without them, only `predict_preprocessed` can be used.
+        precision: Precision of the networks; "float32" is the reference, "auto" the fastest that preserves the labels
+            (see `find_number_type`).
+        execution: Backend that runs the networks on a CPU; "auto" selects the one that finishes first.
+        workload: Expected use of the model.
+        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -272,7 +272,7 @@ def load_model(
 def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
     """Checks that the previous stage was trained as the configuration that gets its predictions expects.
 
-    Over which mirrored views it averages is its own affair: masks mean the same.
+    The mirrored views of the first stage do not matter: its masks mean the same.
 
     Args:
         first: Plan of the previous stage's trainings.
@@ -294,12 +294,12 @@ def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
 
 
 def read_common_plan(trainings: Sequence[FoldFolder], configuration: str) -> Plan:
-    """The plan of the first training, checked to lead to the same prediction as those of the others.
+    """Returns the plan of the first training, after a check that the others predict in the same way.
 
-    The run's own plan may be newer than its trainings, so their copies count.
+    The run's own plan may be newer than its trainings, so their copies are used.
 
     Raises:
-        PredictionError: Two trainings preprocess, build or label differently.
+        PredictionError: The plans of two trainings differ in preprocessing, network or labels.
     """
     plans = [read_document(training.plan, Plan) for training in trainings]
     for training, plan in zip(trainings[1:], plans[1:], strict=True):
@@ -313,7 +313,7 @@ def read_common_plan(trainings: Sequence[FoldFolder], configuration: str) -> Pla
 
 
 def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> SegmentationNetwork:
-    """The network of one training with its final weights, on the processor, set to predict.
+    """Loads the network of one training with its final weights to the CPU, in evaluation mode.
 
     Raises:
         PredictionError: The weights belong to another network.
@@ -334,7 +334,7 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> Segm
 
 
 def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan) -> None:
-    """Checks that a volume can be given to a model.
+    """Checks that a volume is a valid input of a model.
 
     Raises:
         PredictionError: Channels or shape do not fit, or values are not finite.

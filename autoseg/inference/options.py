@@ -1,4 +1,4 @@
-"""What the user may choose about a prediction."""
+"""Options of a prediction, and the expected workload of a model."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,11 +8,11 @@ from autoseg.errors import PredictionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionOptions:
-    """Trades time against smoothness of the result; both fit every model.
+    """Options of a prediction that trade time against accuracy and are valid for every model.
 
     Attributes:
         step_fraction: Distance of neighbouring windows as a fraction of the patch, above 0 and at most 1.
-        mirroring: Average over all mirrored views of the axes that were mirrored in training (8 passes in 3D).
+        mirroring: Whether to average over mirrored views along the axes that were mirrored in training (8 in 3D).
     """
 
     step_fraction: float = 0.5
@@ -32,11 +32,11 @@ DEFAULT_OPTIONS: Final = PredictionOptions()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a model will be used for, as far as it is known when it is loaded: longer work pays for more preparation.
+    """Expected use of a model when it is loaded: more work justifies a longer preparation.
 
     Attributes:
-        images: How many, about.
-        options: Of their prediction.
+        images: Approximate number of images.
+        options: Options of their prediction.
     """
 
     images: int = 1

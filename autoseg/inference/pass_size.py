@@ -1,10 +1,9 @@
-"""How many patches a processor's network gets at once: what measures fastest, remembered for the next call.
+"""Measures the fastest inference batch size on the CPU and caches it on disk.
 
-What is fastest depends on the processor, the network and the patch: company lets several cores work on small patches,
-and drives large ones out of the cache.
+Which batch size is fastest depends on the CPU, the network and the patch: several small patches keep all cores busy,
+several large ones no longer fit the cache.
 """
 
-import hashlib
 import logging
 import math
 import time
@@ -14,30 +13,29 @@ from typing import Annotated, Final, Literal
 import torch
 from torch import nn
 
-from autoseg.document import Document, OneOf, Part, read_document, write_document
-from autoseg.errors import DocumentError, RunError
+from autoseg.document import Document, OneOf, Part
 from autoseg.networks.precision import NumberType
 from autoseg.plan import NETWORK_PLANS, ConfigurationPlan, NetworkPlan
-from autoseg.remembered import find_processor
+from autoseg.remembered import find_measurement, find_processor, read_measurement, write_measurement
 
 SMALL_PATCH_VOXELS: Final = 2**18
-"""Larger patches go alone, without a measurement: one pass takes seconds, and company only took memory."""
-VOXELS_OF_A_THREAD: Final = 2**15
-"""A patch of more than this for each thread keeps all of them busy: a measurement would cost more than it gains."""
-VOXELS_OF_A_PASS: Final = 2**19
-"""Such patches share a pass up to here, which prepares a layer's weights once for all of them (measured on two threads:
-patches of 90 000 voxels take 0.097, 0.094, 0.094 and 0.093 s each by 1, 2, 4 and 8 at once)."""
+"""Larger patches get the batch size 1 without a measurement: a forward pass takes seconds, batches only cost RAM."""
+VOXELS_PER_THREAD: Final = 2**15
+"""Patches with more voxels per thread keep all threads busy: a measurement would cost more than it gains."""
+VOXELS_PER_BATCH: Final = 2**19
+"""Such patches are batched up to this number of voxels, because the weights of a layer are prepared once for a batch
+(measured on two threads: patches of 90 000 voxels take 0.097, 0.094, 0.094, 0.093 s each in batches of 1, 2, 4, 8)."""
 MOST_PATCHES: Final = 32
 REPETITIONS: Final = 2
-"""The first pass of a shape also prepares it; the faster one counts."""
+"""The first forward pass of a shape is also a warm-up; the faster one counts."""
 SMALLEST_GAIN_FRACTION: Final = 0.03
-"""More patches must save this much time per patch, or the search ends (guess: above what repeats differ by)."""
+"""A larger batch must save this much time per patch, or the search ends (guess: above the noise of repetitions)."""
 
 logger = logging.getLogger(__name__)
 
 
-class Circumstances(Part):
-    """All that the speed of a network depends on."""
+class InferenceConditions(Part):
+    """Everything that the inference speed of a network depends on."""
 
     processor: str
     threads: int
@@ -47,11 +45,11 @@ class Circumstances(Part):
     patch_voxels: tuple[int, ...]
 
 
-class PassSizeRecord(Document):
-    """A measurement, as it is remembered."""
+class BatchSizeMeasurement(Document):
+    """A cached measurement of the fastest inference batch size."""
 
     schema_version: Literal[1] = 1
-    circumstances: Circumstances
+    circumstances: InferenceConditions
     patches_per_pass: int
     seconds_per_patch: tuple[float, ...]
 
@@ -59,31 +57,32 @@ class PassSizeRecord(Document):
 def find_patches_per_pass(
     network: nn.Module, configuration: ConfigurationPlan, *, number_type: NumberType, memory: Path
 ) -> int:
-    """The remembered size, or a measured one, which is then remembered and announced in the log; for patches that keep
-    every thread busy, one that needs no measurement.
+    """Returns the fastest inference batch size on the CPU: a cached or a new measurement.
+
+    Nothing is measured for patches that keep every thread busy. A new measurement is cached and reported in the log.
 
     Args:
-        network: On the processor, ready to predict.
-        configuration: What the network was built from.
-        number_type: In which it computes.
-        memory: Folder of remembered sizes; if it cannot be written, every call measures, which is announced.
+        network: A network on the CPU, ready to predict.
+        configuration: The configuration that the network was built from.
+        number_type: The dtype in which it computes.
+        memory: Folder of cached measurements. If it cannot be written, every call measures, which the log reports.
     """
     voxels = math.prod(configuration.patch_voxels)
     if voxels > SMALL_PATCH_VOXELS:
         return 1
-    if voxels > VOXELS_OF_A_THREAD * torch.get_num_threads():
-        return 1 << (VOXELS_OF_A_PASS // voxels).bit_length() - 1  # the largest power of two
-    circumstances = find_circumstances(configuration, number_type)
-    path = memory / f"{hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]}.json"
-    remembered = _recall(path, circumstances)
-    if remembered is not None:
-        return remembered
-    return _measure_and_remember(network, circumstances, path)
+    if voxels > VOXELS_PER_THREAD * torch.get_num_threads():
+        return 1 << (VOXELS_PER_BATCH // voxels).bit_length() - 1  # the largest power of two
+    conditions = find_inference_conditions(configuration, number_type)
+    path = find_measurement(memory, conditions)
+    known = read_measurement(path, BatchSizeMeasurement)
+    if known is not None and known.circumstances == conditions:
+        return known.patches_per_pass
+    return _measure_and_cache(network, conditions, path)
 
 
-def find_circumstances(configuration: ConfigurationPlan, number_type: NumberType) -> Circumstances:
-    """Those of this process."""
-    return Circumstances(
+def find_inference_conditions(configuration: ConfigurationPlan, number_type: NumberType) -> InferenceConditions:
+    """Returns the conditions in this process."""
+    return InferenceConditions(
         processor=find_processor(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -93,8 +92,8 @@ def find_circumstances(configuration: ConfigurationPlan, number_type: NumberType
     )
 
 
-def measure_patches_per_pass(network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...]) -> list[float]:
-    """Seconds per patch for 1, 2, 4, ... patches at once, up to the first size that gains nothing."""
+def measure_inference_batch_size(network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...]) -> list[float]:
+    """Measures the seconds per patch for batch sizes 1, 2, 4, ..., up to the first one that is no faster."""
     seconds: list[float] = []
     count = 1
     while count <= MOST_PATCHES and count * math.prod(patch_voxels) <= 2 * SMALL_PATCH_VOXELS:
@@ -106,27 +105,16 @@ def measure_patches_per_pass(network: nn.Module, *, channels: int, patch_voxels:
     return seconds
 
 
-def _measure_and_remember(network: nn.Module, circumstances: Circumstances, path: Path) -> int:
-    channels = circumstances.network.input_channels
-    seconds = measure_patches_per_pass(network, channels=channels, patch_voxels=circumstances.patch_voxels)
+def _measure_and_cache(network: nn.Module, conditions: InferenceConditions, path: Path) -> int:
+    channels = conditions.network.input_channels
+    seconds = measure_inference_batch_size(network, channels=channels, patch_voxels=conditions.patch_voxels)
     fastest = 1 << seconds.index(min(seconds))
-    logger.info("%d patches at once are fastest here (%.3g s each); remembered in %s", fastest, min(seconds), path)
-    record = PassSizeRecord(
-        circumstances=circumstances, patches_per_pass=fastest, seconds_per_patch=tuple(round(s, 5) for s in seconds)
+    logger.info("the fastest batch size here is %d (%.3g s per patch); cached in %s", fastest, min(seconds), path)
+    record = BatchSizeMeasurement(
+        circumstances=conditions, patches_per_pass=fastest, seconds_per_patch=tuple(round(s, 5) for s in seconds)
     )
-    try:
-        write_document(path, record)
-    except RunError as error:
-        logger.warning("the fastest number of patches per pass is measured in every call: %s", error)
+    write_measurement(path, record, what="the fastest batch size")
     return fastest
-
-
-def _recall(path: Path, circumstances: Circumstances) -> int | None:
-    try:
-        record = read_document(path, PassSizeRecord)
-    except DocumentError:
-        return None  # not there, or of another version
-    return record.patches_per_pass if record.circumstances == circumstances else None
 
 
 @torch.inference_mode()

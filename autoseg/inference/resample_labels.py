@@ -1,11 +1,11 @@
-"""The labels of logits that are brought to another shape, interpolated only where labels meet.
+"""Decodes resampled logits into labels, and interpolates only where labels meet.
 
-Linear interpolation never leaves the range of the values that it is made of. So a class that is the highest at all
-corners of a cell of the coarse grid is the highest everywhere in it, and a region that is above (or below) one half at
-all of them is so throughout: such cells are filled. In the others, mostly few, classes that cannot be the highest are
-left out: those that are everywhere lower than another class at its lowest.
+Linear interpolation never leaves the range of its inputs. So a class that is the highest at all corners of a cell of
+the coarse grid is the highest everywhere in it, and the same holds for a region that is above (or below) one half at
+all of them: such cells are filled. In the other, mostly few cells, classes whose maximum is below the minimum of
+another class are left out.
 
-Nothing is approximated: a class that is ahead by less than what rounding could turn around counts as undecided.
+The result is exact: a class that is ahead by less than the rounding error counts as undecided.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,31 +17,31 @@ from jaxtyping import Float, Float32, Int16, Int64, Integer
 from torch import Tensor
 
 from autoseg.geometry import IntTriple
-from autoseg.inference.label_rule import find_highest, overwrite_by_regions
+from autoseg.inference.label_rule import compose_regions, compute_argmax
 from autoseg.inference.resample_logits import FLOAT_BYTES, find_taps, rearrange_slice
 from autoseg.labels import LabelScheme
 
 CPU_CHUNK_BYTES: Final = 2**22
-"""Size of the numbers of undecided cells that are worked on at one time: they stay in a processor's cache."""
+"""Size of the values of undecided cells that are processed at a time: they fit the cache of a CPU."""
 GPU_CHUNK_BYTES: Final = 2**26
-"""The same on a GPU, to which every piece must be handed (a guess)."""
+"""The same on a GPU, where every chunk has a launch overhead (a guess)."""
 ROUNDING: Final = 1e-5
-"""By how much more a class must be lower, relative to the values: far above what single precision errs."""
+"""Relative margin by which a class must be lower: far above the rounding error of single precision."""
 UNDECIDED: Final = -1
 MOST_BITS: Final = 62
-"""More regions than that are interpolated everywhere."""
+"""With more regions than this, all voxels are interpolated."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
-    """The cells along one axis: a cell's new voxels all lie between the same old ones.
+    """The cells along one axis: all new voxels of a cell lie between the same old ones.
 
     Attributes:
         corners: Old voxels of every cell; a single one where nothing is interpolated.
         cell_of: Cell of every new voxel.
-        voxels: New voxels of every cell; `extent`, which does not exist, fills up cells that have fewer.
-        shares: Of the second corner in each of them.
-        extent: New voxels in all.
+        voxels: New voxels of every cell, padded by `extent`, which is out of range.
+        shares: Weight of the second corner in each new voxel.
+        extent: Number of new voxels.
     """
 
     corners: Int64[Tensor, "corner cell"]
@@ -56,7 +56,7 @@ class _Plane:
     """A slice of the logits.
 
     Attributes:
-        values: In single precision.
+        values: Logits in single precision.
         codes: The highest class, or one bit for each region above one half; `UNDECIDED` where rounding could matter.
     """
 
@@ -72,18 +72,18 @@ def iterate_label_slabs(
     is_nearest: tuple[bool, bool, bool],
     chunk_bytes: int | None = None,
 ) -> Iterator[tuple[slice, Int16[Tensor, "slab_z new_y new_x"]]]:
-    """Yields the internal labels slab by slab: those of `iterate_resampled_strips` with `decide_labels`.
+    """Yields internal labels slab by slab, equal to `decode_labels` of `iterate_resampled_strips`.
 
     Args:
-        logits: On any device, in any precision; the slabs lie there too.
-        shape_voxels: New extents.
-        labels: Whether channels are labels or regions.
+        logits: Logits on any device, in any precision; the slabs are on the same device.
+        shape_voxels: New shape.
+        labels: Label scheme.
         is_nearest: Per axis, whether it takes the nearest voxel instead of interpolating.
-        chunk_bytes: How much of the undecided cells is worked on at one time (at least one cell); None for what suits
-            the device.
+        chunk_bytes: Size of the undecided cells that are processed at a time (at least one cell); None for the
+            default of the device.
 
     Yields:
-        The new slices, ascending, and their labels.
+        The new slices in ascending order, and their labels.
     """
     limit = chunk_bytes or (CPU_CHUNK_BYTES if logits.device.type == "cpu" else GPU_CHUNK_BYTES)
     z, y, x = (
@@ -102,14 +102,14 @@ def iterate_label_slabs(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Slab:
-    """New slices between the same one or two old ones.
+    """New slices between the same one or two old slices.
 
     Attributes:
         planes: The old slices.
-        shares: Of the second one in every new slice.
+        shares: Weight of the second old slice in every new slice.
         y: Cells along the columns.
         x: Cells along the rows.
-        labels: What the channels are.
+        labels: Label scheme.
     """
 
     planes: list[_Plane]
@@ -119,7 +119,7 @@ class _Slab:
     labels: LabelScheme
 
     def find_labels(self, chunk_bytes: int) -> Int16[Tensor, "slab_z new_y new_x"]:
-        """Of all new voxels."""
+        """Computes the labels of all new voxels."""
         codes = self._combine_codes()
         filled = _decode(codes, self.labels).index_select(1, self.x.cell_of).index_select(0, self.y.cell_of)
         size = filled.numel()
@@ -141,7 +141,7 @@ class _Slab:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cells:
-    """Undecided cells of a slab. They come last in arrays: processors work on 8 to 16 neighbours at a time."""
+    """Undecided cells of a slab. They are the last axis of arrays, along which CPUs are vectorized."""
 
     slab: _Slab
     y: Int64[Tensor, " cell"]
@@ -151,23 +151,23 @@ class _Cells:
         return _Cells(self.slab, self.y[chosen], self.x[chosen])
 
     def locate(self) -> Int64[Tensor, " place"]:
-        """Places of the new voxels in flat slices, (slot_y, slot_x, cell); one behind the last for missing ones."""
+        """Computes flat indices of the new voxels, (slot_y, slot_x, cell); out of range for padding."""
         y, x = self.slab.y, self.slab.x
         rows, columns = y.voxels[:, self.y][:, None], x.voxels[:, self.x][None]
         places = rows * x.extent + columns
         return places.masked_fill_((rows == y.extent) | (columns == x.extent), y.extent * x.extent).flatten()
 
     def decide(self) -> tuple["_Cells", Int16[Tensor, "slab_z slot_y slot_x cell"]]:
-        """The cells in an order of its own, and the labels of their new voxels."""
+        """Returns the reordered cells, and the labels of their new voxels."""
         return (self, self._apply_regions()) if self.slab.labels.has_regions else self._find_highest()
 
     def _apply_regions(self) -> Int16[Tensor, "slab_z slot_y slot_x cell"]:
         channels = range(self.slab.labels.output_channel_count)
         inside = (self._interpolate(torch.full_like(self.y, channel)) > 0 for channel in channels)
-        return overwrite_by_regions(inside, self.slab.labels)
+        return compose_regions(inside, self.slab.labels)
 
     def _find_highest(self) -> tuple["_Cells", Int16[Tensor, "slab_z slot_y slot_x cell"]]:
-        """Candidate by candidate; cells with many of them come first, so that those with few are done early."""
+        """Compares candidate by candidate; cells are sorted by falling number of candidates, so that few remain."""
         cells, classes = self._find_candidates()
         counts = cells.bincount(minlength=len(self.y))
         firsts = counts.cumsum(0) - counts
@@ -179,13 +179,13 @@ class _Cells:
         for index, count in enumerate(remaining, start=1):
             values = ordered[:count]._interpolate(classes[firsts[:count] + index])
             reached, last = highest[..., :count], chosen[..., :count]
-            # As it grows, the number of the candidate need not be selected, which would take longer.
+            # Candidate numbers grow, so that a maximum suffices, which is faster than a selection.
             torch.maximum(last, (values > reached).to(torch.int16).mul_(index), out=last)
             torch.maximum(values, reached, out=reached)
         return ordered, classes.to(torch.int16).take(chosen.long().add_(firsts))
 
     def _find_candidates(self) -> tuple[Int64[Tensor, " candidate"], Int64[Tensor, " candidate"]]:
-        """Cell and class of all that may be the highest somewhere in a cell; ascending."""
+        """Finds cell and class of all classes that may be the highest somewhere in a cell, ascending."""
         lowest: Tensor | None = None
         highest: Tensor | None = None
         pixels = self._find_pixels().flatten(0, 1)
@@ -202,13 +202,13 @@ class _Cells:
         return candidates[0], candidates[1]
 
     def _find_pixels(self) -> Int64[Tensor, "corner_y corner_x cell"]:
-        """Places of the corners in a flat plane."""
+        """Computes flat indices of the corners in a plane."""
         width = self.slab.planes[0].values.shape[1]
         rows, columns = self.slab.y.corners[:, self.y], self.slab.x.corners[:, self.x]
         return rows[:, None] * width + columns
 
     def _interpolate(self, classes: Int64[Tensor, " cell"]) -> Float32[Tensor, "slab_z slot_y slot_x cell"]:
-        """One class of every cell."""
+        """Interpolates one class of every cell."""
         slab = self.slab
         places = self._find_pixels() * slab.planes[0].values.shape[-1] + classes
         values = torch.stack([plane.values.take(places) for plane in slab.planes])
@@ -218,7 +218,7 @@ class _Cells:
 
 
 def _blend(values: Tensor, shares: Tensor, axis: int) -> Tensor:
-    """One or two corners along an axis become as many voxels as there are shares."""
+    """Interpolates between one or two corners along an axis."""
     if values.shape[axis] == 2:
         lower, upper = values.unbind(axis)
         return lower.unsqueeze(axis).lerp(upper.unsqueeze(axis), shares)
@@ -226,7 +226,7 @@ def _blend(values: Tensor, shares: Tensor, axis: int) -> Tensor:
 
 
 def _agree(codes: Sequence[Integer[Tensor, "*place"]]) -> Integer[Tensor, "*place"]:
-    """The common code, or `UNDECIDED`."""
+    """Returns the common code, or `UNDECIDED`."""
     first, *others = codes
     for other in others:
         first = first.where(first == other, UNDECIDED)
@@ -236,7 +236,7 @@ def _agree(codes: Sequence[Integer[Tensor, "*place"]]) -> Integer[Tensor, "*plac
 def _make_plane(logits: Tensor, index: int, labels: LabelScheme) -> _Plane:
     values = rearrange_slice(logits, index)
     if not labels.has_regions:
-        highest = find_highest(values)
+        highest = compute_argmax(values)
         reached = values.gather(-1, highest.long()[..., None])
         is_clear = (values >= _lower_by_rounding(reached)).sum(dim=-1) == 1
         return _Plane(values, highest.where(is_clear, UNDECIDED))
@@ -247,10 +247,10 @@ def _make_plane(logits: Tensor, index: int, labels: LabelScheme) -> _Plane:
 
 
 def _decode(codes: Integer[Tensor, "*place"], labels: LabelScheme) -> Int16[Tensor, "*place"]:
-    """Labels; anything where it is undecided."""
+    """Converts codes to labels; undecided ones are arbitrary."""
     if not labels.has_regions:
         return codes.to(torch.int16)
-    return overwrite_by_regions(((codes >> bit & 1).bool() for bit in range(labels.output_channel_count)), labels)
+    return compose_regions(((codes >> bit & 1).bool() for bit in range(labels.output_channel_count)), labels)
 
 
 def _lower_by_rounding(values: Tensor) -> Tensor:

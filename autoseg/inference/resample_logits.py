@@ -1,7 +1,7 @@
-"""Bringing logits to another shape strip by strip, so that the whole array never exists at the finer resolution.
+"""Resamples logits strip by strip, so that the whole array never exists at the finer resolution.
 
-Classes come last here: every interpolation is then the same for a run of neighbouring numbers, and so is the choice of
-the highest class, which processors do for 8 to 16 numbers at once.
+The layout is channels last: interpolation is then the same for consecutive values in memory, and so is the argmax,
+which CPUs compute for 8 to 16 values at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from autoseg.geometry import IntTriple
 
 CPU_STRIP_BYTES: Final = 2**22
 GPU_STRIP_BYTES: Final = 2**28
-"""Size of the resampled logits that exist at one time (at least one row). On a processor they stay in its cache; a GPU
-is kept busy by many numbers at once (guess)."""
+"""Size of the resampled logits that exist at a time (at least one row). On a CPU they fit the cache; a GPU needs many
+values at once (guess)."""
 FLOAT_BYTES: Final = 4
 
 
@@ -28,7 +28,7 @@ class Strip:
     Attributes:
         z: Index of the new slice.
         rows: New rows in it.
-        logits: In single precision.
+        logits: Logits in single precision.
     """
 
     z: int
@@ -38,7 +38,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taps:
-    """The two neighbours of every new voxel along one axis, and the share of the upper one."""
+    """The two neighbours of every new voxel along one axis, and the weight of the upper one."""
 
     lower: Tensor
     upper: Tensor
@@ -47,7 +47,7 @@ class Taps:
     is_nearest: bool
 
     def resample(self, values: Tensor, axis: int) -> Tensor:
-        """All new voxels of an axis."""
+        """Computes all new voxels of an axis."""
         if self.is_identity:
             return values
         lower = values.index_select(axis, self.lower)
@@ -57,15 +57,15 @@ class Taps:
         return lower.lerp_(values.index_select(axis, self.upper), self.share.reshape(shape))
 
     def cut(self, values: Tensor, wanted: slice) -> tuple[Tensor, "Taps"]:
-        """What the wanted new voxels of the first axis are made of, and the taps that make them."""
+        """Returns the values that some new voxels of the first axis depend on, and the taps for them."""
         lower, upper, share = self.lower[wanted], self.upper[wanted], self.share[wanted]
         first, last = int(lower[0]), int(upper[-1]) + 1
         taps = Taps(lower - first, upper - first, share, is_identity=self.is_identity, is_nearest=self.is_nearest)
         return values[first:last], taps
 
 
-def choose_strip_bytes(logits: Sequence[Tensor]) -> int:
-    """What suits the devices on which the logits lie; one size for all, so that their strips hold the same rows."""
+def get_strip_bytes(logits: Sequence[Tensor]) -> int:
+    """Returns the default strip size for the devices of the logits, one for all, so that strips have equal rows."""
     return CPU_STRIP_BYTES if all(part.device.type == "cpu" for part in logits) else GPU_STRIP_BYTES
 
 
@@ -78,21 +78,21 @@ def iterate_resampled_strips(
 ) -> Iterator[Strip]:
     """Yields all strips in order of slices and rows.
 
-    Voxel i of a new axis lies at (i + 0.5) * old / new - 0.5 of the old one, and the border voxels extend outwards:
+    Voxel i of a new axis lies at (i + 0.5) * old / new - 0.5 of the old one, and border voxels are extended outwards:
     linear interpolation is that of `scipy.ndimage.zoom(order=1, grid_mode=True, mode="nearest")`. An axis whose
     extent does not change is copied.
 
     Args:
-        logits: On any device, in any precision; the strips lie there too.
-        shape_voxels: New extents.
+        logits: Logits on any device, in any precision; the strips are on the same device.
+        shape_voxels: New shape.
         is_nearest: Per axis, whether it takes the nearest voxel instead of interpolating.
-        strip_bytes: Upper limit for a strip of all classes and more than one row; None for what suits the device.
+        strip_bytes: Upper limit for a strip of all classes and more than one row; None for the default of the device.
     """
     z, y, x = (
         find_taps(old, new, is_nearest=nearest, device=logits.device)
         for old, new, nearest in zip(logits.shape[1:], shape_voxels, is_nearest, strict=True)
     )
-    limit = strip_bytes or choose_strip_bytes([logits])
+    limit = strip_bytes or get_strip_bytes([logits])
     step = max(1, limit // (FLOAT_BYTES * len(logits) * shape_voxels[2]))
     for index, plane in enumerate(_iterate_slices(logits, z)):
         for first in range(0, shape_voxels[1], step):
@@ -103,7 +103,7 @@ def iterate_resampled_strips(
 
 
 def _iterate_slices(logits: Tensor, taps: Taps) -> Iterator[Tensor]:
-    """Every new slice (y, x, class); each old one is rearranged once, as neighbours share it."""
+    """Yields every new slice (y, x, class); each old one is rearranged once, as neighbours share it."""
     kept: dict[int, Tensor] = {}
     neighbours = zip(taps.lower.tolist(), taps.upper.tolist(), taps.share.tolist(), strict=True)
     for lower, upper, share in neighbours:
@@ -113,12 +113,12 @@ def _iterate_slices(logits: Tensor, taps: Taps) -> Iterator[Tensor]:
 
 
 def rearrange_slice(logits: Float[Tensor, "class z y x"], index: int) -> Float32[Tensor, "y x class"]:
-    """A slice in single precision, classes last."""
+    """Returns a slice in single precision, channels last."""
     return logits[:, index].movedim(0, -1).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def find_taps(old: int, new: int, *, is_nearest: bool, device: torch.device) -> Taps:
-    """Of an axis that changes from an old to a new extent, see `iterate_resampled_strips`."""
+    """Computes the taps of an axis that changes its extent, see `iterate_resampled_strips`."""
     wanted = torch.arange(new, dtype=torch.float64)
     if is_nearest or old == new:
         nearest = ((wanted + 0.5) * old / new).floor().long().clamp(0, old - 1).to(device)

@@ -1,7 +1,7 @@
-"""From logits on the network's grid back to a label map or probabilities on the grid of the image file.
+"""Restores label maps and probabilities on the grid of the image file from logits on the network's grid.
 
-The way of preprocessing, backwards: resample, undo the crop, undo the change of axes. Only the first step
-interpolates. Logits are interpolated and decided strip by strip, so that a label map costs little more than itself.
+This inverts preprocessing: resample, undo the crop, undo the change of axes. Only the first step interpolates. Logits
+are interpolated and decoded strip by strip, so that a label map needs little more memory than itself.
 """
 
 from collections.abc import Iterator
@@ -33,14 +33,14 @@ def restore_label_map(
     resampling: ResamplingPlan,
     chunk_bytes: int | None = None,
 ) -> Int16[np.ndarray, "file_z file_y file_x"]:
-    """Internal labels on the grid of the image file; background where preprocessing had cropped.
+    """Restores internal labels on the grid of the image file; background outside of the crop.
 
     Args:
-        logits: On the resampled grid, in plan axes; on any device, in any precision.
-        geometry: What preprocessing did to this case.
-        labels: Whether channels are labels or regions, see `decide_labels`.
-        resampling: Order of the interpolation, and when an axis is resampled separately.
-        chunk_bytes: How many of the logits are interpolated at one time, see `iterate_label_slabs`.
+        logits: Logits on the resampled grid, in plan axes; on any device, in any precision.
+        geometry: The geometry of the preprocessed case.
+        labels: The label scheme, see `decode_labels`.
+        resampling: The resampling of the plan.
+        chunk_bytes: Size of the logits that are interpolated at a time, see `iterate_label_slabs`.
     """
     volume = np.zeros(geometry.grid.shape_voxels, np.int16)
     cropped = geometry.reorientation.apply(volume)[slice_box(geometry.crop_box)]
@@ -61,9 +61,9 @@ def restore_probabilities(
     resampling: ResamplingPlan,
     strip_bytes: int | None = None,
 ) -> Float32[np.ndarray, "class file_z file_y file_x"]:
-    """Probabilities on the grid of the image file: softmax over the labels, or one sigmoid per region.
+    """Restores probabilities on the grid of the image file: softmax over the labels, or one sigmoid per region.
 
-    Where preprocessing had cropped, the background has probability 1, regions have 0. The result is large, one float
+    Outside of the crop, the background has probability 1, regions have 0. The result is large, one float
     per class and voxel: see `iterate_probabilities`. Arguments as in `restore_label_map` and `iterate_strips`.
     """
     volume = np.empty((len(logits), *geometry.grid.shape_voxels), np.float32)
@@ -82,7 +82,7 @@ def iterate_probabilities(
     resampling: ResamplingPlan,
     strip_bytes: int | None = None,
 ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
-    """Yields the probabilities of `restore_probabilities` slice by slice, each with its place on the grid of the file.
+    """Yields the probabilities of `restore_probabilities` slice by slice with their location on the grid of the file.
 
     A slice is one voxel thick along the axis of the file that is the first of the plan. Together they cover the file.
     """
@@ -110,7 +110,7 @@ def _make_background(classes: int, height: int, width: int, labels: LabelScheme)
 def _locate(
     z: int, plane: Float32[np.ndarray, "class y x"], geometry: CaseGeometry
 ) -> tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]:
-    """A slice in plan axes, turned to the axes of the file, and its place there."""
+    """Reorients a slice from plan axes to the axes of the file, and returns its location there."""
     reorientation = geometry.reorientation
     axis, is_flipped = reorientation.permutation[0], reorientation.is_flipped[0]
     index = geometry.grid.shape_voxels[axis] - 1 - z if is_flipped else z
@@ -129,11 +129,11 @@ def iterate_strips(
     """Yields the logits on the cropped grid of the file, in plan axes, strip by strip.
 
     Args:
-        logits: On the resampled grid.
-        geometry: Of the case.
-        resampling: Of the configuration.
-        strip_bytes: Upper limit for the interpolated logits that exist at one time (at least one row); None for what
-            suits the device.
+        logits: Logits on the resampled grid.
+        geometry: The geometry of the case.
+        resampling: The resampling of the configuration.
+        strip_bytes: Upper limit for the interpolated logits that exist at a time (at least one row); None for the
+            default of the device.
     """
     return iterate_resampled_strips(
         logits,

@@ -1,4 +1,4 @@
-"""Logits of a whole preprocessed volume, from overlapping windows.
+"""Sliding-window inference: logits of a whole preprocessed volume from overlapping windows.
 
 2D and 3D configurations share one path: for a 2D network a window is one slice thick, so that a batch holds
 neighbouring slices.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import DeviceError, PredictionError
-from autoseg.inference.mirroring import list_mirrored_axes, mirror, predict_mirrored
+from autoseg.inference.mirroring import flip, list_mirrored_axes, predict_mirrored
 from autoseg.inference.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.plan import ConfigurationPlan
@@ -27,11 +27,11 @@ OnWindow = Callable[[int, int], None]
 
 FLOAT_BYTES: Final = 4
 STORAGE_SHARE: Final = 0.5
-"""Part of the free device memory that image and logits may take (guess); the rest is for the network's work."""
-CPU_PASS_VOXELS: Final = 2**15
-"""Voxels of a pass on the CPU where nothing was measured. With a U-Net of four stages in single precision on two cores,
-slices of 56 x 40 voxels take 8.6 ms each alone and 3.7 ms in a batch of 8; 256 x 256 slices and 40 x 56 x 40 patches
-gain nothing in a batch of 2 and are slower in larger ones."""
+"""Fraction of the free device memory that image and logits may take (guess); the rest is for the network."""
+CPU_BATCH_VOXELS: Final = 2**15
+"""Voxels of a batch on the CPU where nothing was measured. With a U-Net of four stages in single precision on two
+cores, slices of 56 x 40 voxels take 8.6 ms each alone and 3.7 ms in a batch of 8; 256 x 256 slices and 40 x 56 x 40
+patches are as fast in a batch of 2 and slower in larger ones."""
 CPU: Final = torch.device("cpu")
 
 logger = logging.getLogger(__name__)
@@ -60,24 +60,24 @@ def predict_logits(
     patches_per_pass: int | None = None,
     on_window: OnWindow | None = None,
 ) -> Float32[Tensor, "class z y x"]:
-    """Mean of the logits of all networks, windows and mirrored views.
+    """Averages the logits of all networks, windows and mirrored views.
 
-    The result has the grid of the image. It lies on `device` if it fits there beside the network's work, else in
-    the computer's memory, which is logged. All sums are in single precision: in half precision, the smallest weights
-    of a window vanish. Windows in which every channel is constant, such as air that was clipped, are the same for
-    the network, and are given to it once in a row instead of each in all its mirrored views.
+    The result has the grid of the image. It is on `device` if it fits there beside the network, else in RAM, which is
+    logged. All sums are in single precision: in half precision, the smallest weights of a window vanish. Consecutive
+    windows in which every channel has the same constant value, such as clipped air, are predicted only once and without
+    mirrored views.
 
     Args:
-        networks: One, or the folds of an ensemble; on `device`. They return a tuple of logits, the highest resolution
-            first. Dropout and the like are switched off while predicting.
-        image: Preprocessed, in plan axes; anywhere.
-        configuration: Names patch size and dimensions.
-        mirror_axes: Axes of the patch over whose mirrored views is averaged; empty for none.
-        device: Where the networks are.
+        networks: One network, or the folds of an ensemble, on `device`. They return a tuple of logits, the highest
+            resolution first. They are in evaluation mode while predicting.
+        image: The preprocessed image in plan axes, on any device.
+        configuration: Plan of the configuration.
+        mirror_axes: Axes of the patch for test-time mirroring; empty for none.
+        device: The device of the networks.
         step_fraction: Distance of neighbouring windows as a fraction of the patch.
-        patches_per_pass: How many patches a network gets at once, counting every mirrored view; None for the rule of
+        patches_per_pass: Inference batch size, counting every mirrored view; None for that of
             `compute_patches_per_pass`.
-        on_window: Called with the windows done and the number of windows after each batch.
+        on_window: Called after each batch with the number of finished windows and of all windows.
 
     Raises:
         DeviceError: Not even one patch fits on the device.
@@ -101,40 +101,40 @@ def predict_logits(
 
 
 def compute_patches_per_pass(configuration: ConfigurationPlan, device: torch.device) -> int:
-    """Patches per pass of a network where nothing was measured.
+    """Computes the inference batch size where nothing was measured.
 
-    On a GPU as many as a training batch has: they fit, as prediction keeps nothing for a backward pass. On a CPU only
-    small patches gain from company, see `CPU_PASS_VOXELS`.
+    On a GPU it is that of training, which fits, as prediction keeps nothing for a backward pass. On a CPU only small
+    patches are faster in batches, see `CPU_BATCH_VOXELS`.
     """
     if device.type == "cpu":
-        return max(1, CPU_PASS_VOXELS // math.prod(configuration.patch_voxels))
+        return max(1, CPU_BATCH_VOXELS // math.prod(configuration.patch_voxels))
     return configuration.training.batch_size
 
 
 def _blend_in_memory(job: _Job) -> Tensor:
-    """Blends with fewer patches per pass where the device's memory does not hold as many.
+    """Blends the windows, with a smaller batch size if the memory of the device does not suffice.
 
     Raises:
-        DeviceError: Not even one fits.
+        DeviceError: Not even one patch fits.
     """
     while True:
         try:
-            storage = find_storage(job.device, _count_stored_bytes(job))
-            return retry_in_main_memory(partial(_blend_windows, job), storage)
+            storage = select_storage_device(job.device, _count_stored_bytes(job))
+            return retry_in_ram(partial(_blend_windows, job), storage)
         except DeviceError:
             if job.patches_per_pass == 1:
                 raise
         job = replace(job, patches_per_pass=job.patches_per_pass // 2)
-        logger.warning("predicting this volume again with %d patches at once", job.patches_per_pass)
+        logger.warning("predicting this volume again with the batch size %d", job.patches_per_pass)
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def retry_in_main_memory(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:
-    """Does the work with its sums on `storage`, and once more with them in main memory if the device is full.
+def retry_in_ram(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:
+    """Does the work with its sums on `storage`, and again with them in RAM if the device is out of memory.
 
     Raises:
-        DeviceError: The device is too small even so.
+        DeviceError: The device is too small nevertheless.
     """
     try:
         return work(storage)
@@ -142,20 +142,20 @@ def retry_in_main_memory(work: Callable[[torch.device], Tensor], storage: torch.
         if storage.type == "cpu":
             msg = "the device has too little memory for the network; free it, or predict with the device cpu"
             raise DeviceError(msg) from error
-        logger.warning("the device ran out of memory; predicting this volume again with the sums in main memory")
+        logger.warning("the device ran out of memory; predicting this volume again with the sums in RAM")
     torch.cuda.empty_cache()
-    return retry_in_main_memory(work, CPU)
+    return retry_in_ram(work, CPU)
 
 
-def find_storage(device: torch.device, needed_bytes: int) -> torch.device:
-    """Where image and logits are kept: on the device if they take at most `STORAGE_SHARE` of its free memory."""
+def select_storage_device(device: torch.device, needed_bytes: int) -> torch.device:
+    """Selects the device for image and logits: `device` if they take at most `STORAGE_SHARE` of its free memory."""
     if device.type != "cuda":
         return device
     free_bytes, _ = torch.cuda.mem_get_info(device)
     cached_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if needed_bytes <= STORAGE_SHARE * (free_bytes + cached_bytes):
         return device
-    logger.info("image and logits need %.1f GiB: they are kept in main memory", needed_bytes / 2**30)
+    logger.info("image and logits need %.1f GiB: they are kept in RAM", needed_bytes / 2**30)
     return CPU
 
 
@@ -189,10 +189,10 @@ def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
 
 
 def _predict_windows(job: _Job, image: Tensor, *, seen: Tensor) -> Iterator[tuple[list[Window], Tensor]]:
-    """Yields groups of windows with their logits; every window once.
+    """Yields groups of windows with their logits, every window once.
 
     Args:
-        seen: The same image where it came from. Looking at one on the device would wait for all that it computes.
+        seen: The image on its original device. Reading one on the GPU would synchronize with all its computations.
     """
     views = len(list(list_mirrored_axes(job.mirror_axes)))
     group_size = max(1, job.patches_per_pass // views)
@@ -214,9 +214,9 @@ def _predict_windows(job: _Job, image: Tensor, *, seen: Tensor) -> Iterator[tupl
 
 
 def _find_constants(patch: Tensor) -> tuple[float, ...] | None:
-    """The value of every channel if none varies, else None."""
+    """Returns the value of every channel if all are constant, else None."""
     corner = patch[:, 0, 0, 0]
-    # A corner of a window seldom equals the opposite one unless all is equal: most windows need no further look.
+    # Opposite corners of a window are seldom equal unless the window is constant: most windows need no further check.
     if not torch.equal(corner, patch[:, -1, -1, -1]):
         return None
     is_constant = bool((patch == corner[:, None, None, None]).all())
@@ -228,7 +228,7 @@ def _cut(job: _Job, image: Tensor, windows: Sequence[Window]) -> Tensor:
 
 
 def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
-    """Mean over networks and mirrored views; a slice loses its first axis on the way into a 2D network."""
+    """Averages over networks and mirrored views; a slice loses its first axis for a 2D network."""
     is_slice = job.configuration.dimensions == 2
     inputs = patches.squeeze(2) if is_slice else patches
     logits = _average(
@@ -239,12 +239,12 @@ def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
 
 
 def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
-    """What `_predict_patches` returns for a patch that is its own mirror image: one pass per network is enough."""
+    """What `_predict_patches` returns for a patch that is its own flip image: one pass per network is enough."""
     is_slice = job.configuration.dimensions == 2
     inputs = patch.squeeze(2) if is_slice else patch
     views = list(list_mirrored_axes(job.mirror_axes))
     logits = _average(
-        _average(mirror(plain, axes)[None] for axes in views)
+        _average(flip(plain, axes)[None] for axes in views)
         for plain in (network(inputs)[0][0] for network in job.networks)
     )
     return logits.unsqueeze(2) if is_slice else logits
@@ -272,7 +272,7 @@ def _remove_padding(padded: Tensor, plan: WindowPlan) -> Tensor:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Checks by a sum per class, which needs no volume of flags.
+    """Checks that all logits are finite, by a sum per class, which needs no mask.
 
     Raises:
         PredictionError: Some logit is infinite or not a number.

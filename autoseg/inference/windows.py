@@ -1,4 +1,4 @@
-"""Where the windows of a sliding window lie, and how overlapping windows are blended."""
+"""Positions and blending weights of the windows of sliding-window inference."""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from jaxtyping import Float32
 from autoseg.geometry import IntTriple
 
 Window = tuple[int, ...]
-"""A window, by its indices into the starts of every axis."""
+"""A window as indices into the starts of every axis."""
 
 SIGMA_FRACTION: Final = 1 / 8
 """Standard deviation of the Gaussian as a fraction of the patch (nnU-Net, Isensee et al. 2021, supplement)."""
 
 
 def compute_window_starts(extent_voxels: int, patch_voxels: int, step_fraction: float) -> tuple[int, ...]:
-    """First voxels of evenly spread windows that cover one axis and are at most `step_fraction` of a patch apart.
+    """Computes the first voxels of evenly spaced windows along an axis, at most `step_fraction` of a patch apart.
 
     An axis that is not longer than the patch gets one window (the caller pads it). Halves are rounded to the even
     voxel, as the reference does.
@@ -33,7 +33,7 @@ def compute_window_starts(extent_voxels: int, patch_voxels: int, step_fraction: 
 
 
 def compute_gaussian_weights(patch_voxels: int) -> Float32[np.ndarray, " patch"]:
-    """Weight of every position of a patch along one axis; the weight of a voxel is the product over the axes.
+    """Computes the weights of a patch along one axis; the weight of a voxel is the product over the axes.
 
     The maximum, 1, is at `patch_voxels // 2`, which is where the reference places it. No weight is zero: the ends of
     a patch lie four standard deviations out, so the smallest is exp(-8) = 3e-4 per axis.
@@ -44,7 +44,7 @@ def compute_gaussian_weights(patch_voxels: int) -> Float32[np.ndarray, " patch"]
 
 
 def compute_blending_weights(starts: Sequence[int], patch_voxels: int) -> Float32[np.ndarray, "window patch"]:
-    """Share of each window in the result along one axis: the shares of all windows add up to 1 in every voxel.
+    """Computes the share of each window along one axis; the shares of all windows add up to 1 in every voxel.
 
     Windows form a grid and the Gaussian is separable, so the weighted mean over all windows,
     sum(w * logits) / sum(w), is the sum of logits times one such share per axis: no volume of weights, no division.
@@ -61,7 +61,7 @@ def compute_blending_weights(starts: Sequence[int], patch_voxels: int) -> Float3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowPlan:
-    """How a volume is cut into windows.
+    """Division of a volume into windows.
 
     Attributes:
         patch_voxels: Extent of a window along the three axes of the volume (1 along the first for 2D networks).
@@ -75,18 +75,18 @@ class WindowPlan:
 
     @property
     def windows(self) -> list[Window]:
-        """Every window as its indices into `starts`; the first axis is the outermost."""
+        """All windows as indices into `starts`; the last axis varies fastest."""
         return list(product(*(range(len(starts)) for starts in self.starts)))
 
     def locate(self, window: Window) -> tuple[slice, ...]:
-        """The voxels of a window in the padded volume, behind all channels."""
+        """Returns the slices of a window in the padded volume, for all channels."""
         corner = [starts[index] for starts, index in zip(self.starts, window, strict=True)]
         inside = (slice(start, start + extent) for start, extent in zip(corner, self.patch_voxels, strict=True))
         return (slice(None), *inside)
 
 
 def compute_window_plan(shape_voxels: Sequence[int], patch_voxels: Sequence[int], step_fraction: float) -> WindowPlan:
-    """Lays windows over a volume; an axis shorter than the patch is padded, with the smaller half in front.
+    """Divides a volume into windows; an axis shorter than the patch is padded, with the smaller half in front.
 
     A patch of two axes becomes one slice thick, so that every slice has its own windows.
     """

@@ -1,10 +1,10 @@
-"""How many threads a network computes with on the CPU: as many as the process really receives cores for.
+"""Adapts the number of threads of networks on the CPU to the CPU time that the process really receives.
 
-OpenMP's threads wait for each other actively, many times in a pass of a network. That is fastest while each has a core
-to itself. As soon as another program takes one, all wait for the thread that is left without, and a step takes 3 to 20
-times as long (measured). How OpenMP waits is fixed when it is loaded, and passive waiting costs a machine of its own a
-factor of 1.2 to 1.9; the number of threads can be changed between any two operations. So that number follows the CPU
-time: it is chosen when computing begins and looked at again about twice a second.
+OpenMP's threads synchronize by busy waiting, many times in a forward pass. That is fastest while each has a core of its
+own. As soon as another program takes a core, all wait for the thread without one, and a step takes 3 to 20 times as
+long (measured). The wait policy of OpenMP is fixed when it is loaded, and passive waiting is slower on an idle machine
+by a factor of 1.2 to 1.9; the number of threads can be changed between any two operations. So the number is adapted to
+the CPU time: it is chosen when computing begins and checked about twice a second.
 """
 
 import logging
@@ -21,39 +21,39 @@ from typing import Final
 import torch
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from autoseg.cpu_time import CpuClock, CpuReading, CpuUse, compare_readings, count_usable_cores
+from autoseg.cpu_time import CpuClock, CpuReading, CpuUsage, compare_readings, count_usable_cores
 
 SECONDS_BETWEEN_LOOKS: Final = 0.5
 TOLERATED_LOSS_CORES: Final = 0.25
-"""Threads are given up where more than this is missing, and added where all but this of a core is unused."""
+"""Threads are removed if more than this is missing, and added if all but this of a core is unused."""
 SHORTEST_FIRST_LOOK_SECONDS: Final = 0.2
-LONGEST_FIRST_LOOK_SECONDS: Final = 60.0  # what happened earlier says little of now
+LONGEST_FIRST_LOOK_SECONDS: Final = 60.0  # older measurements are outdated
 FIRST_PATIENCE_SECONDS: Final = 1.0
 LONGEST_PATIENCE_SECONDS: Final = 60.0
-"""After threads were added in vain, the next attempt waits twice as long, up to this."""
+"""After threads were added without benefit, the next attempt waits twice as long, up to this."""
 SETTINGS_OF_THE_USER: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 logger = logging.getLogger(__name__)
 
 
-def choose_threads(use: CpuUse, *, threads: int, most: int) -> int:
-    """Threads for the time to come, judged by what became of the cores while there were `threads`."""
+def choose_threads(use: CpuUsage, *, threads: int, most: int) -> int:
+    """Computes the next number of threads from the CPU usage with the present number."""
     if use.missed > TOLERATED_LOSS_CORES:
         return max(1, min(threads, math.floor(use.received + TOLERATED_LOSS_CORES)))
     return min(most, threads + math.floor(use.unused + TOLERATED_LOSS_CORES))
 
 
-def choose_first_threads(use: CpuUse, *, most: int) -> int:
-    """Threads to begin with: what other programs took before is taken to be theirs."""
+def compute_initial_thread_count(use: CpuUsage, *, most: int) -> int:
+    """Computes the initial number of threads, which leaves the cores that other programs use."""
     return max(1, min(most, math.floor(use.cores - use.foreign + TOLERATED_LOSS_CORES)))
 
 
 class CpuThreads:
-    """The number of threads that fits the CPU time which this process receives.
+    """Adapts a number of threads to the CPU time that this process receives.
 
     Attributes:
-        most: Never more than these.
-        threads: Now.
+        most: Upper limit.
+        threads: Present number.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class CpuThreads:
         self._added_at = -math.inf
         self._patience_seconds = FIRST_PATIENCE_SECONDS
 
-    def begin(self) -> CpuUse | None:
-        """Chooses the number to begin with; returns what it was judged by, None where that has just been done."""
+    def begin(self) -> CpuUsage | None:
+        """Sets the initial number; returns the CPU usage it is based on, None if that has just been done."""
         seconds = self._now() - self._last.wall_seconds
         if seconds < SHORTEST_FIRST_LOOK_SECONDS and not self._is_new:
             return None
@@ -83,11 +83,11 @@ class CpuThreads:
         self._sleep(max(0.0, SHORTEST_FIRST_LOOK_SECONDS - seconds))
         use = self._take_use()
         self._is_new = False
-        self.threads = choose_first_threads(use, most=self.most)
+        self.threads = compute_initial_thread_count(use, most=self.most)
         return use
 
-    def look(self) -> CpuUse | None:
-        """Changes the number if the time since the last look demands it; returns what it was judged by if it does."""
+    def look(self) -> CpuUsage | None:
+        """Adapts the number if necessary; returns the CPU usage that a change is based on."""
         if self._now() - self._last.wall_seconds < SECONDS_BETWEEN_LOOKS:
             return None
         use = self._take_use()
@@ -97,13 +97,13 @@ class CpuThreads:
         self.threads = chosen
         return use
 
-    def _take_use(self) -> CpuUse:
+    def _take_use(self) -> CpuUsage:
         now = self._read()
         use, self._last = compare_readings(self._last, now), now
         return use
 
     def _may_change(self, chosen: int, now: float) -> bool:
-        """Threads are given up at once, and added more and more seldom while that is in vain."""
+        """Returns whether to change the number: threads are removed at once, and added ever less often if in vain."""
         since_added = now - self._added_at
         if chosen > self.threads:
             if since_added < self._patience_seconds:
@@ -117,14 +117,14 @@ class CpuThreads:
 
 
 @dataclass(slots=True, kw_only=True)
-class Holder:
+class ComputingThread:
     """A thread that computes within `follow_cpu_time`.
 
     Attributes:
-        announce: Told of the first decision alone: what follows comes and goes with the other programs.
-        before: Threads that it computed with outside.
-        most: Never more than these.
-        threads: Now.
+        announce: Called with the first decision only, as later ones vary with the other programs.
+        before: Number of threads outside of the block.
+        most: Upper limit.
+        threads: Present number.
         is_adapting: Whether the number may change.
     """
 
@@ -136,30 +136,30 @@ class Holder:
     thread: int = field(default_factory=threading.get_ident)
 
     def tell(self, text: str) -> None:
-        """Says what was decided, once."""
+        """Announces the first decision."""
         self.announce(text)
         self.announce = _say_nothing
 
 
 class LibraryThreads:
-    """The threads of the libraries of this process; one object a process.
+    """The thread counts of the libraries of this process; there is one object per process.
 
-    Several threads of a program may compute at once. PyTorch and OpenMP keep a number for each of them, so each sets
-    its own; what it should be is decided for all of them together, as they share the CPU time.
+    Several threads of a program may compute at once. PyTorch and OpenMP have a thread count for each of them, so each
+    sets its own; the number is determined for all of them together, as they share the CPU time.
     """
 
     def __init__(self) -> None:
         self._clock = CpuClock()
         self._since = self._clock.read()
         self._chosen: CpuThreads | None = None
-        self._holders: dict[int, Holder] = {}
+        self._holders: dict[int, ComputingThread] = {}
         self._others: OtherLibraries | None = None
         self._lock = threading.RLock()  # an abandoned generator may be closed within it, by the garbage collector
 
     @contextmanager
     def hold(self, announce: Callable[[str], None], *, is_fixed: bool) -> Iterator[None]:
         """See `follow_cpu_time`."""
-        if threading.get_ident() in self._holders:  # something around this has decided already
+        if threading.get_ident() in self._holders:  # an enclosing block has decided already
             yield
             return
         holder = self._build_holder(announce)
@@ -172,22 +172,22 @@ class LibraryThreads:
                 self._end(holder)
 
     def adapt(self) -> None:
-        """Changes the number of threads if it is time to look, and what is seen demands it."""
+        """Checks the CPU usage if it is time, and adapts the number of threads."""
         holder = self._holders.get(threading.get_ident())
         if holder is None or not holder.is_adapting or self._chosen is None:
             return
         with self._lock:
             self._apply(holder, self._chosen, self._chosen.look())
 
-    def _build_holder(self, announce: Callable[[str], None]) -> Holder:
+    def _build_holder(self, announce: Callable[[str], None]) -> ComputingThread:
         own = torch.get_num_threads()
         with self._lock:
-            # A thread that never computed before takes over the number that another one has just now.
+            # A thread that never computed before inherits the present number of another one.
             before = next((other.before for other in self._holders.values() if other.threads == own), own)
         most = before if _find_setting() else min(before, count_usable_cores())
-        return Holder(announce=announce, before=before, most=most, threads=own)
+        return ComputingThread(announce=announce, before=before, most=most, threads=own)
 
-    def _begin(self, holder: Holder, *, is_fixed: bool) -> None:
+    def _begin(self, holder: ComputingThread, *, is_fixed: bool) -> None:
         is_alone = not any(other.is_adapting for other in self._holders.values())
         if self._others is None:
             self._others = OtherLibraries()
@@ -205,7 +205,7 @@ class LibraryThreads:
         if is_alone:
             self._apply(holder, self._chosen, self._chosen.begin())
 
-    def _end(self, holder: Holder) -> None:
+    def _end(self, holder: ComputingThread) -> None:
         if self._holders.pop(holder.thread, None) is None:
             return
         torch.set_num_threads(holder.before)
@@ -213,8 +213,8 @@ class LibraryThreads:
             self._others.restore()
             self._others = None
 
-    def _apply(self, holder: Holder, chosen: CpuThreads, use: CpuUse | None) -> None:
-        """Also where another thread has looked."""
+    def _apply(self, holder: ComputingThread, chosen: CpuThreads, use: CpuUsage | None) -> None:
+        """Applies the number, also if another thread has changed it."""
         if holder.threads != min(chosen.threads, holder.most):
             _set_threads_of(holder, min(chosen.threads, holder.most))
         if use is None:
@@ -228,7 +228,7 @@ class LibraryThreads:
 
 
 class OtherLibraries:
-    """Numbers of threads that BLAS and SimpleITK had before; these have one for the whole process."""
+    """Original thread counts of BLAS and SimpleITK, which have one for the whole process."""
 
     def __init__(self) -> None:
         self._blas = ThreadpoolController().select(user_api="blas").limit(limits=None)
@@ -236,15 +236,15 @@ class OtherLibraries:
         self._simpleitk = None if simpleitk is None else simpleitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
 
     def restore(self) -> None:
-        """Gives them back; SimpleITK, if it was loaded since, gets all cores."""
+        """Restores them; SimpleITK, if it was loaded meanwhile, gets all cores."""
         self._blas.restore_original_limits()
         simpleitk = sys.modules.get("SimpleITK")
         if simpleitk is not None:
             simpleitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self._simpleitk or count_usable_cores())
 
 
-def _set_threads_of(holder: Holder, count: int) -> None:
-    """In the thread that holds."""
+def _set_threads_of(holder: ComputingThread, count: int) -> None:
+    """Sets the number in the computing thread itself."""
     set_threads(count)
     holder.threads = count
 
@@ -264,15 +264,15 @@ _LIBRARY_THREADS: Final = LibraryThreads()
 def follow_cpu_time(
     device: torch.device, *, announce: Callable[[str], None] = logger.info, is_fixed: bool = False
 ) -> Iterator[None]:
-    """Within it, networks on the CPU compute with as many threads as this process receives cores for.
+    """Adapts the number of threads of networks on the CPU to the CPU time of this process within the block.
 
-    Not with more than PyTorch was set to before, nor than a container grants. Where the user has set a number in the
-    environment (OMP_NUM_THREADS), exactly that is used. Nothing happens for other devices, nor within another call
-    of the same thread.
+    The limits are the previous number of PyTorch and the quota of a container. A number that the user has set in the
+    environment (OMP_NUM_THREADS) is used exactly. Nothing happens for other devices, nor within another call of the
+    same thread.
 
     Args:
-        announce: Told once what was decided, where it is not simply all cores.
-        is_fixed: Keep the number, for results that are equal to the last bit whatever else runs.
+        announce: Called once with the decision, if it is not simply all cores.
+        is_fixed: Whether to keep the number, for results that are equal bit for bit whatever else runs.
     """
     if device.type != "cpu":
         yield
@@ -282,7 +282,7 @@ def follow_cpu_time(
 
 
 def adapt_threads() -> None:
-    """To be called between two operations of a network, in the thread that computes; changes nothing but the speed."""
+    """Adapts the number of threads; to be called between two operations of a network, in the computing thread."""
     _LIBRARY_THREADS.adapt()
 
 

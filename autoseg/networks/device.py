@@ -1,14 +1,22 @@
-"""Which processor runs a network."""
+"""Finds the device that runs a network, and selects deterministic or fastest kernels on it."""
+
+import os
+from typing import Final
 
 import torch
 
 from autoseg.errors import DeviceError
 
+# Without it, matrix products of cuBLAS may differ from run to run; read when CUDA is first used by the process
+# (https://docs.nvidia.com/cuda/cublas, "Results reproducibility").
+CUBLAS_VARIABLE: Final = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS_VALUE: Final = ":4096:8"
+
 
 def find_device(name: str) -> torch.device:
     """Turns "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that exists.
 
-    "auto" takes the first CUDA device, else Apple's MPS, else the processor.
+    "auto" takes the first CUDA device, else Apple's MPS, else the CPU.
 
     Raises:
         DeviceError: The name is unknown, or the computer has no such device.
@@ -50,3 +58,22 @@ def _check_cuda(device: torch.device) -> torch.device:
     hint = "use --device cpu, or install a PyTorch built for CUDA and check the driver with nvidia-smi"
     msg = f"no device {device}: {found}; {hint if count == 0 else f'use cuda:0 to cuda:{count - 1}'}"
     raise DeviceError(msg)
+
+
+def prepare_determinism() -> None:
+    """Configures cuBLAS for reproducible results; must be called before the process first uses CUDA."""
+    os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_VALUE)
+
+
+def select_kernels(device: torch.device, *, deterministic: bool) -> None:
+    """Selects deterministic or fastest kernels for the whole process.
+
+    Results on a CPU are deterministic anyway. On a GPU, benchmarking the kernels pays, as all batches have one shape,
+    but the kernel that is selected may differ from run to run, and fast kernels add in any order.
+    """
+    is_strict = deterministic and device.type == "cuda"
+    if is_strict:
+        prepare_determinism()
+    torch.use_deterministic_algorithms(is_strict)
+    torch.backends.cudnn.deterministic = is_strict
+    torch.backends.cudnn.benchmark = not is_strict

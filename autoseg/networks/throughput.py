@@ -1,4 +1,4 @@
-"""How fast the processor trains: a few layers like those of the networks, forward and backward."""
+"""Measures the training throughput of the CPU with a few typical layers, forward and backward."""
 
 import logging
 import math
@@ -25,23 +25,23 @@ FEWEST_REPETITIONS: Final = 8
 AGREEING_REPETITIONS: Final = 3
 AGREEMENT_FRACTION: Final = 0.05
 LONGEST_SECONDS: Final = 3.0
-"""A layer is computed until the fastest repetitions agree within this fraction, or this time is over."""
+"""A layer is repeated until the fastest repetitions agree within this fraction, or until this time is over."""
 KERNEL_VOXELS: Final = 27
 PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as many operations each
 OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 PLAUSIBLE_FLOPS_PER_CORE: Final = (2e9, 1e12)
 PLAUSIBLE_ELEMENTS_PER_CORE: Final = (3e7, 1e10)
-"""From a slow laptop in single precision to a server with matrix units (guess, wide on purpose): what lies outside was
-disturbed, or the machine is of a kind that was never seen."""
+"""From a slow laptop in single precision to a server with matrix units (guess, wide on purpose): rates outside were
+disturbed, or the machine is of an unknown kind."""
 
 logger = logging.getLogger(__name__)
 
 
 def measure_host() -> HostThroughput:
-    """Measures what the processor does for this process at present; takes about two seconds, longer beside others.
+    """Measures the throughput of the CPU for this process; takes about two seconds, longer beside other programs.
 
-    The rates are those that last: what undisturbed repetitions reach, times the share of the time that the threads
-    received of what they were ready for. A warning is logged if they are far from plausible.
+    The rates are sustained ones: those of undisturbed repetitions, times the fraction of the CPU time that the threads
+    received while they were ready to run. Implausible rates are logged as a warning.
     """
     keep_freed_memory()
     clock = CpuClock()
@@ -66,7 +66,7 @@ def measure_host() -> HostThroughput:
 
 
 def warn_of_implausible_rates(host: HostThroughput) -> None:
-    """Logs a warning where a rate is not one that processors have."""
+    """Logs a warning if a rate is implausible for a CPU."""
     found = [
         (f"{rate / 1e9:.3g} GFLOP/s for convolutions of {width} channels", rate, PLAUSIBLE_FLOPS_PER_CORE)
         for width, rate in host.convolution_flops.items()
@@ -76,8 +76,8 @@ def warn_of_implausible_rates(host: HostThroughput) -> None:
     odd = [text for text, rate, (lowest, highest) in found if not lowest <= rate / host.cores <= highest]
     if odd:
         logger.warning(
-            "the processor (%d cores, of whose time this process got %.0f %%) was measured at %s, far from what "
-            "processors reach: whatever is planned from that will not fit; measure again when no other program runs",
+            "the CPU (%d cores, of whose time this process got %.0f %%) was measured at %s, which is implausible for a "
+            "CPU: plans based on it will not fit; measure again when no other program runs",
             host.cores,
             100 * host.received_share,
             ", ".join(odd),
@@ -108,7 +108,7 @@ def _find_dtype() -> torch.dtype:
 
 
 def _time(compute: Callable[[], Tensor]) -> float:
-    """Seconds of forward and backward that several repetitions agree on: others can only slow them down."""
+    """Measures the seconds of forward and backward that the fastest repetitions agree on."""
     seconds: list[float] = []
     threads, end = 0, time.perf_counter() + LONGEST_SECONDS
     while True:

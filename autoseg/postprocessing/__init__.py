@@ -1,1 +1,1 @@
-"""Rules that finish a predicted label map: connected components, holes; and which of them cross-validation accepts."""
+"""Postprocessing of predicted label maps by rules that are learned from cross-validation."""

@@ -1,4 +1,4 @@
-"""Applies rules to a label map, one after the other; rules about disjoint masks share a pass over it."""
+"""Applies postprocessing rules to a label map in their order; rules for disjoint masks share one pass over it."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from autoseg.postprocessing.rules import ComponentRule, FillHoles, LargestCompon
 def finish_label_map(
     file_label_map: Integer[np.ndarray, "z y x"], rules: Sequence[Rule], *, labels: LabelScheme, spacing_mm: FloatTriple
 ) -> Integer[np.ndarray, "z y x"]:
-    """A label map after all rules, in the values of the dataset's files like the given one, which stays as it is."""
+    """Applies rules to a label map with the values of the dataset's files; returns a copy if there are rules."""
     if not rules:
         return file_label_map
     return labels.decode(apply_rules(labels.encode(file_label_map), rules, labels=labels, spacing_mm=spacing_mm))
@@ -26,9 +26,9 @@ def finish_label_map(
 def apply_rules(
     label_map: Integer[np.ndarray, "z y x"], rules: Sequence[Rule], *, labels: LabelScheme, spacing_mm: FloatTriple
 ) -> Integer[np.ndarray, "z y x"]:
-    """A copy of a label map (internal labels) after all rules, in their order.
+    """Applies rules in their order to a copy of a label map (internal labels).
 
-    Only the box around the foreground is looked at: nothing beyond it is a component or a hole.
+    Only the bounding box of the foreground is processed: there are no components or holes beyond it.
     """
     finished = label_map.copy()
     for step in _plan_passes(rules, labels):
@@ -44,12 +44,12 @@ def apply_rules(
 def find_fillable_holes(
     label_map: Integer[np.ndarray, "z y x"], members: Sequence[int], *, is_image: bool
 ) -> Bool[np.ndarray, "z y x"]:
-    """Background that a class encloses.
+    """Finds the background that a class encloses.
 
     Args:
         label_map: Internal labels.
-        members: The labels of the class.
-        is_image: The file has one slice, in which holes are those of the plane.
+        members: Labels of the class.
+        is_image: Whether the file has one slice, in which holes are two-dimensional.
     """
     mask = np.isin(label_map, np.asarray(members))
     found = np.zeros_like(mask)
@@ -62,18 +62,18 @@ def find_fillable_holes(
 
 
 def compute_voxel_mm3(shape: Sequence[int], spacing_mm: FloatTriple) -> float:
-    """Volume of a voxel; a single slice has no thickness and counts as 1 mm thick."""
+    """Computes the volume of a voxel; a single slice counts as 1 mm thick."""
     return math.prod(spacing_mm[1:] if shape[0] == 1 else spacing_mm)
 
 
 @dataclass(frozen=True, slots=True)
 class _ComponentPass:
-    """Rules about components whose masks are equal or disjoint: removing one leaves the others as they are."""
+    """Rules for components of equal or disjoint masks, which do not affect each other's components."""
 
     groups: list[frozenset[int]] = field(default_factory=list)
     rules: list[tuple[int, ComponentRule]] = field(default_factory=list)
 
-    def takes(self, members: frozenset[int]) -> bool:
+    def accepts(self, members: frozenset[int]) -> bool:
         return all(members == group or not members & group for group in self.groups)
 
     def add(self, members: frozenset[int], rule: ComponentRule) -> None:
@@ -82,19 +82,19 @@ class _ComponentPass:
         self.rules.append((self.groups.index(members), rule))
 
     def apply(self, label_map: Integer[np.ndarray, "z y x"], voxel_mm3: float) -> None:
-        """Turns what the rules remove into background, in place."""
+        """Sets removed components to background, in place."""
         components = find_components(label_map, [sorted(group) for group in self.groups])
         is_kept = np.ones(len(components.voxels), bool)
         for group, rule in self.rules:
-            is_kept &= find_kept(components, group, rule, voxel_mm3=voxel_mm3)
+            is_kept &= select_kept_components(components, group, rule, voxel_mm3=voxel_mm3)
         for plane, numbers in zip(label_map, components.numbers, strict=True):
             plane[~is_kept[numbers]] = 0
 
 
-def find_kept(
+def select_kept_components(
     components: Components, group: int, rule: ComponentRule, *, voxel_mm3: float
 ) -> Bool[np.ndarray, " component"]:
-    """Which components a rule leaves: all of the other masks, and those of its own that it is content with."""
+    """Selects the components that a rule keeps: all of other masks, and those of its mask that satisfy the rule."""
     if isinstance(rule, LargestComponent):
         is_enough = components.find_largest(group)
     else:
@@ -106,7 +106,7 @@ def find_kept(
 def is_large_enough(
     volumes_mm3: Float64[np.ndarray, " component"], minimum_mm3: float
 ) -> Bool[np.ndarray, " component"]:
-    """A volume that equals the minimum but for rounding is enough."""
+    """Compares volumes with a minimum, up to rounding."""
     enough: Bool[np.ndarray, " component"] = volumes_mm3 >= minimum_mm3 * (1 - 1e-9)
     return enough
 
@@ -119,7 +119,7 @@ def _plan_passes(rules: Iterable[Rule], labels: LabelScheme) -> list[_ComponentP
             continue
         members = frozenset(_find_labels(rule, labels))
         last = passes[-1] if passes else None
-        if not isinstance(last, _ComponentPass) or not last.takes(members):
+        if not isinstance(last, _ComponentPass) or not last.accepts(members):
             last = _ComponentPass()
             passes.append(last)
         last.add(members, rule)

@@ -1,4 +1,4 @@
-"""What rules would change in one case, counted in voxels, so that no label map is needed to decide about them."""
+"""Effects of postprocessing rules on one case in voxel counts, from which rules are learned without label maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ BACKGROUND = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Counts:
-    """Voxels of every class in the prediction, in the reference, and in both; ignored ones do not count.
+    """Numbers of voxels of every class in the prediction, in the reference, and in both, without ignored voxels.
 
     Attributes:
-        predicted: For one case, or with a row for each.
+        predicted: Counts of one case, or one row for each case.
     """
 
     predicted: Int64[np.ndarray, "*case class"]
@@ -30,26 +30,26 @@ class Counts:
     both: Int64[np.ndarray, "*case class"]
 
     def compute_dice(self) -> Float64[np.ndarray, "*case class"]:
-        """NaN where a class is in neither."""
+        """Computes the Dice of every class; NaN where a class is in neither."""
         total = self.predicted + self.reference
         dice = np.full(total.shape, np.nan)
         np.divide(2.0 * self.both, total, out=dice, where=total > 0)
         return dice
 
     def change(self, change: "Change") -> "Counts":
-        """The counts after a change of the prediction."""
+        """Returns the counts after a change of the prediction."""
         return Counts(
             predicted=self.predicted + change.predicted, reference=self.reference, both=self.both + change.both
         )
 
     def select(self, rows: Bool[np.ndarray, " case"]) -> "Counts":
-        """Some of the cases."""
+        """Selects some of the cases."""
         return Counts(predicted=self.predicted[rows], reference=self.reference[rows], both=self.both[rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Change:
-    """By how much the counts of the prediction change; negative where voxels are removed."""
+    """Change of the counts of a prediction; negative where voxels are removed."""
 
     predicted: Int64[np.ndarray, "*case class"]
     both: Int64[np.ndarray, "*case class"]
@@ -60,11 +60,11 @@ class ComponentEffects:
     """The components of one mask in one case.
 
     Attributes:
-        volumes_mm3: In the order of the other arrays.
-        voxels: Of the same components.
-        classes: Indices of the classes that change where a component is removed.
-        predicted: Change of their voxels in the prediction by removing a component.
-        both: Of those that the reference has, too.
+        volumes_mm3: Volume of each component.
+        voxels: Number of voxels of each component.
+        classes: Indices of the classes that change when a component is removed.
+        predicted: Change of their voxels in the prediction when a component is removed.
+        both: Change of their voxels in both prediction and reference.
     """
 
     volumes_mm3: Float64[np.ndarray, " component"]
@@ -75,12 +75,12 @@ class ComponentEffects:
 
     @property
     def is_largest(self) -> Bool[np.ndarray, " component"]:
-        """Several if they tie."""
+        """Whether a component is the largest; several are if they tie."""
         largest: Bool[np.ndarray, " component"] = self.voxels == self.voxels.max(initial=0)
         return largest
 
     def select(self, chosen: Bool[np.ndarray, " component"]) -> "ComponentEffects":
-        """Some of the components."""
+        """Selects some of the components."""
         return ComponentEffects(
             volumes_mm3=self.volumes_mm3[chosen],
             voxels=self.voxels[chosen],
@@ -90,15 +90,15 @@ class ComponentEffects:
         )
 
     def remove(self, removed: Bool[np.ndarray, " component"], class_count: int) -> Change:
-        """What happens if some components are removed."""
+        """Computes the change when some components are removed."""
         change = Change(predicted=np.zeros(class_count, np.int64), both=np.zeros(class_count, np.int64))
         change.predicted[self.classes] = self.predicted[removed].sum(axis=0)
         change.both[self.classes] = self.both[removed].sum(axis=0)
         return change
 
 
-def count_classes(pair: LabelMapPair, labels: LabelScheme) -> Counts:
-    """Counts every class."""
+def count_class_voxels(pair: LabelMapPair, labels: LabelScheme) -> Counts:
+    """Counts the voxels of every class."""
     cleared, ignored_voxels = clear_ignored(pair.prediction, pair.reference, labels.ignore_label)
     confusion = count_confusion(
         cleared.prediction,
@@ -117,7 +117,7 @@ def count_classes(pair: LabelMapPair, labels: LabelScheme) -> Counts:
 def measure_components(
     pair: LabelMapPair, groups: Groups, *, labels: LabelScheme, spacing_mm: FloatTriple
 ) -> tuple[ComponentEffects, ...]:
-    """The components of disjoint masks, and what removing each of them would change; one pass for all masks."""
+    """Measures the components of disjoint masks and the effect of their removal, in one pass for all masks."""
     box = slice_box(compute_bounding_box(pair.prediction != BACKGROUND))
     prediction, reference = pair.prediction[box], pair.reference[box]
     components = find_components(prediction, groups)
@@ -130,7 +130,7 @@ def measure_components(
 
 
 def measure_holes(pair: LabelMapPair, index: int, *, labels: LabelScheme) -> Change:
-    """What filling the holes of a class would change."""
+    """Measures the effect of filling the holes of a class."""
     fill_label = labels.region_write_labels[index] if labels.has_regions else labels.class_labels[index][0]
     box = slice_box(compute_bounding_box(pair.prediction != BACKGROUND))
     is_image = len(pair.prediction) == 1
@@ -145,7 +145,7 @@ def measure_holes(pair: LabelMapPair, index: int, *, labels: LabelScheme) -> Cha
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Triples:
-    """How many voxels there are of each component, predicted label and label of the reference."""
+    """Numbers of voxels of each combination of component, predicted label and reference label."""
 
     components: Int64[np.ndarray, " triple"]
     predicted: Int64[np.ndarray, " triple"]

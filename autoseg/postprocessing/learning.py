@@ -1,8 +1,8 @@
-"""Which rules cross-validation accepts: those that raise the mean Dice of cases that no network was trained on.
+"""Learns postprocessing rules from cross-validation: rules that raise the mean Dice of held-out cases are accepted.
 
 A rule that has nothing to learn, such as keeping the largest component, is judged by all held-out cases. A minimum size
 is learned from the cases of all blocks but one and judged by the cases of that one, so that its gain is not measured on
-what chose it. A rule is accepted if the mean over classes rises and the mean of no class falls.
+the cases that selected it. A rule is accepted if the mean over classes rises and the mean of no class falls.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,17 +19,17 @@ from autoseg.postprocessing.effects import Change, ComponentEffects, Counts
 from autoseg.postprocessing.rules import UNIT_NAMES, MinimumSize, Rule
 
 ROUND_FACTORS: Final = (1.0, 2.0, 5.0)
-"""Minimum sizes are tried in this series in every decade: a finer one would fit the cases rather than the organ."""
+"""Minimum sizes tried in every decade: a finer series would overfit the cases."""
 
 
 class Step(Part):
-    """A rule that was tried.
+    """A rule that was tried, and the decision about it.
 
     Attributes:
-        what: In words.
-        rule: None where none of its kind was worth trying.
-        gain: In mean Dice, on cases that did not choose the rule; None where there was nothing to measure.
-        because: Why it was accepted or not, with the numbers.
+        what: Description of the rule.
+        rule: The rule; None if no rule of its kind was worth trying.
+        gain: Gain in mean Dice on cases that did not select the rule; None where nothing was measured.
+        because: Reason for accepting or rejecting it, with the numbers.
     """
 
     what: str
@@ -41,12 +41,12 @@ class Step(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cases:
-    """What is known of the cases at some point of the learning.
+    """State of the cases at some point of the learning.
 
     Attributes:
-        counts: A row for each case, after all rules that were accepted so far.
-        blocks: Number of the block that a case belongs to; blocks are held out in turn.
-        class_names: In the order of the counts' columns.
+        counts: One row for each case, after all rules that were accepted so far.
+        blocks: Number of the block of each case; blocks are held out in turn.
+        class_names: Names of the classes in the order of the columns of `counts`.
     """
 
     counts: Counts
@@ -54,12 +54,12 @@ class Cases:
     class_names: tuple[str, ...]
 
     def change(self, counts: Counts) -> "Cases":
-        """After a rule."""
+        """Returns the state after a rule."""
         return replace(self, counts=counts)
 
 
 def stack_counts(counts: Sequence[Counts]) -> Counts:
-    """One row for each case."""
+    """Stacks the counts of cases, one row for each case."""
     return Counts(
         predicted=np.stack([entry.predicted for entry in counts]),
         reference=np.stack([entry.reference for entry in counts]),
@@ -68,19 +68,19 @@ def stack_counts(counts: Sequence[Counts]) -> Counts:
 
 
 def stack_changes(changes: Sequence[Change]) -> Change:
-    """One row for each case."""
+    """Stacks the changes of cases, one row for each case."""
     return Change(
         predicted=np.stack([entry.predicted for entry in changes]), both=np.stack([entry.both for entry in changes])
     )
 
 
 def decide(rule: Rule, cases: Cases, after: Counts) -> Step:
-    """Accepts a rule, or not.
+    """Accepts or rejects a rule.
 
     Args:
-        rule: Tried.
-        cases: Without the rule.
-        after: With the rule; for a rule that is learned, each case with what the other blocks would have chosen.
+        rule: The rule to be judged.
+        cases: The cases without the rule.
+        after: The counts with the rule; for a learned rule, each case with the rule that the other blocks select.
     """
     is_scored = find_scored_classes(cases.counts.reference)
     before_dice, after_dice = (counts.compute_dice()[:, is_scored] for counts in (cases.counts, after))
@@ -102,58 +102,49 @@ def decide(rule: Rule, cases: Cases, after: Counts) -> Step:
 
 
 def _compute_mean(dice: Float64[np.ndarray, "case class"]) -> float:
-    """Mean of the means of the classes; 0 if there is no class to be scored."""
+    """Averages the means of the classes; 0 if there is no class to be scored."""
     return float(np.mean(compute_column_means(dice))) if dice.shape[1] else 0.0
 
 
 def keep_largest_of(effects: Sequence[ComponentEffects], cases: Cases) -> tuple[Counts, tuple[ComponentEffects, ...]]:
-    """The counts, and the components that are left, where each case keeps its largest component."""
+    """Returns the counts and the remaining components after each case keeps only its largest component."""
     classes = len(cases.class_names)
     changes = stack_changes([entry.remove(~entry.is_largest, classes) for entry in effects])
     return cases.counts.change(changes), tuple(entry.select(entry.is_largest) for entry in effects)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MinimumSizeOutcome:
-    """What came of learning a minimum size.
-
-    Attributes:
-        counts: After the rule, if it was accepted; else as before.
-    """
-
-    step: Step
-    counts: Counts
-
-
 def learn_minimum_size(
     make_rule: Callable[[float], MinimumSize], effects: Sequence[ComponentEffects], cases: Cases
-) -> MinimumSizeOutcome:
-    """Learns a minimum size from all cases, and what it gains from held-out blocks.
+) -> tuple[Step, Counts]:
+    """Learns a minimum size from all cases, and estimates its gain from held-out blocks.
 
     Args:
-        make_rule: Of a minimum in cubic millimetres.
-        effects: Components of each case.
-        cases: Without the rule.
+        make_rule: Builds the rule for a minimum in cubic millimetres.
+        effects: The components of each case.
+        cases: The cases without the rule.
+
+    Returns:
+        The step, and the counts after it: with the rule if it was accepted, else unchanged.
     """
-    candidates = list_candidates(effects)
+    candidates = list_minimum_sizes(effects)
     what = make_rule(1.0).describe().split(" below ")[0]
     if not candidates or len(np.unique(cases.blocks)) < 2:
         because = "there are no components of different sizes" if not candidates else "it needs two blocks of cases"
-        return MinimumSizeOutcome(step=_reject(what, because), counts=cases.counts)
-    tried = [_demand(minimum, effects, cases) for minimum in candidates]
+        return _reject(what, because), cases.counts
+    tried = [_apply_minimum(minimum, effects, cases) for minimum in candidates]
     everything = np.ones(len(cases.blocks), bool)
-    chosen = _choose(tried, cases.counts, everything)
+    chosen = _select_best(tried, cases.counts, everything)
     if chosen is None:
         lowest, highest = candidates[0], candidates[-1]
         sizes = f"{lowest:g} and {highest:g} {UNIT_NAMES[make_rule(lowest).unit]}"
         because = f"no minimum between {sizes} raises the mean without a loss of some class"
-        return MinimumSizeOutcome(step=_reject(what, because), counts=cases.counts)
+        return _reject(what, because), cases.counts
     step = decide(make_rule(candidates[chosen]), cases, _hold_out_blocks(tried, cases))
-    return MinimumSizeOutcome(step=step, counts=tried[chosen] if step.accepted else cases.counts)
+    return step, tried[chosen] if step.accepted else cases.counts
 
 
-def list_candidates(effects: Sequence[ComponentEffects]) -> list[float]:
-    """Round volumes above the smallest component and up to the largest one, ascending."""
+def list_minimum_sizes(effects: Sequence[ComponentEffects]) -> list[float]:
+    """Lists round volumes above the smallest component and up to the largest one, ascending."""
     volumes = np.concatenate([entry.volumes_mm3 for entry in effects])
     if not len(volumes):
         return []
@@ -163,14 +154,14 @@ def list_candidates(effects: Sequence[ComponentEffects]) -> list[float]:
     return [value for value in series if lowest < value <= highest]
 
 
-def _demand(minimum_mm3: float, effects: Sequence[ComponentEffects], cases: Cases) -> Counts:
+def _apply_minimum(minimum_mm3: float, effects: Sequence[ComponentEffects], cases: Cases) -> Counts:
     classes = len(cases.class_names)
     changes = [entry.remove(~is_large_enough(entry.volumes_mm3, minimum_mm3), classes) for entry in effects]
     return cases.counts.change(stack_changes(changes))
 
 
-def _choose(tried: Sequence[Counts], counts: Counts, rows: Bool[np.ndarray, " case"]) -> int | None:
-    """The candidate with the highest gain in these cases that costs no class anything; the first of those that tie."""
+def _select_best(tried: Sequence[Counts], counts: Counts, rows: Bool[np.ndarray, " case"]) -> int | None:
+    """Selects the first candidate with the highest gain in these cases among those that reduce no class."""
     before = counts.select(rows)
     is_scored = find_scored_classes(before.reference)
     if not is_scored.any():
@@ -185,11 +176,11 @@ def _choose(tried: Sequence[Counts], counts: Counts, rows: Bool[np.ndarray, " ca
 
 
 def _hold_out_blocks(tried: Sequence[Counts], cases: Cases) -> Counts:
-    """Every case with the minimum that the other blocks choose."""
+    """Returns the counts of every case with the minimum that the other blocks select."""
     predicted, both = cases.counts.predicted.copy(), cases.counts.both.copy()
     for block in np.unique(cases.blocks):
         held_out = cases.blocks == block
-        chosen = _choose(tried, cases.counts, ~held_out)
+        chosen = _select_best(tried, cases.counts, ~held_out)
         if chosen is not None:
             predicted[held_out], both[held_out] = tried[chosen].predicted[held_out], tried[chosen].both[held_out]
     return Counts(predicted=predicted, reference=cases.counts.reference, both=both)

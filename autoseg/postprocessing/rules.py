@@ -1,7 +1,7 @@
-"""What may be done to a predicted label map, as values that a document of a run can hold.
+"""Postprocessing rules as values that a document of a run can hold.
 
-A rule looks at some values of the label files as one mask: a label, a region, or all of the foreground. So it needs no
-label scheme to be understood, and fits images of any spacing: sizes are in millimetres, where the files tell a spacing.
+A rule treats some values of the label files as one mask: a label, a region, or the whole foreground. So it can be read
+without a label scheme, and applies to images of any spacing: sizes are in millimetres where the files have a spacing.
 """
 
 from collections.abc import Iterable
@@ -26,8 +26,8 @@ class LargestComponent(Part):
     Neighbours touch by faces, edges or corners. Components that tie for the largest are all kept.
 
     Attributes:
-        name: Of the class, or "foreground".
-        values: Of the label files, which make up the mask.
+        name: Name of the class, or "foreground".
+        values: Values of the label files that make up the mask.
     """
 
     kind: Literal["largest_component"] = "largest_component"
@@ -35,7 +35,7 @@ class LargestComponent(Part):
     values: Values
 
     def describe(self) -> str:
-        """In words."""
+        """Describes the rule."""
         return f"keep the largest component of {self.name}"
 
 
@@ -43,11 +43,11 @@ class MinimumSize(Part):
     """Turn connected components of a mask that are smaller than a volume into background.
 
     Attributes:
-        name: Of the class.
-        values: Of the label files, which make up the mask.
-        minimum_mm3: A component of just this volume is kept. In an image of one slice, which has no thickness, an area
-            in square millimetres; where the files tell no spacing, a number of pixels.
-        unit: Of the minimum.
+        name: Name of the class.
+        values: Values of the label files that make up the mask.
+        minimum_mm3: Smallest volume that is kept. For images of one slice an area in square millimetres; where the
+            files have no spacing, a number of pixels.
+        unit: Unit of the minimum.
     """
 
     kind: Literal["minimum_size"] = "minimum_size"
@@ -57,20 +57,20 @@ class MinimumSize(Part):
     unit: SizeUnit = "mm3"
 
     def describe(self) -> str:
-        """In words."""
+        """Describes the rule."""
         return f"remove components of {self.name} below {self.minimum_mm3:g} {UNIT_NAMES[self.unit]}"
 
 
 class FillHoles(Part):
     """Fill the background that a mask encloses.
 
-    A hole is what no path of face neighbours outside of the mask connects to the border of the image. Other classes in
-    a hole are left as they are.
+    A hole is a region that no path of face neighbours outside of the mask connects to the border of the image. Other
+    classes in a hole are not changed.
 
     Attributes:
-        name: Of the class.
-        values: Of the label files, which make up the mask.
-        fill_value: What the background in a hole becomes.
+        name: Name of the class.
+        values: Values of the label files that make up the mask.
+        fill_value: The value that background in a hole gets.
     """
 
     kind: Literal["fill_holes"] = "fill_holes"
@@ -79,7 +79,7 @@ class FillHoles(Part):
     fill_value: int
 
     def describe(self) -> str:
-        """In words."""
+        """Describes the rule."""
         return f"fill holes of {self.name}"
 
 
@@ -88,17 +88,17 @@ Rule = Annotated[LargestComponent | MinimumSize | FillHoles, Field(discriminator
 
 
 def keep_largest_foreground(labels: LabelScheme) -> LargestComponent:
-    """Of all foreground labels together."""
-    return LargestComponent(name=FOREGROUND, values=list_values(labels, labels.foreground_labels))
+    """Builds the rule that keeps the largest component of all foreground labels together."""
+    return LargestComponent(name=FOREGROUND, values=list_file_values(labels, labels.foreground_labels))
 
 
 def keep_largest(labels: LabelScheme, index: int) -> LargestComponent:
-    """Of the class of this index."""
-    return LargestComponent(name=labels.class_names[index], values=list_values(labels, labels.class_labels[index]))
+    """Builds the rule that keeps the largest component of a class."""
+    return LargestComponent(name=labels.class_names[index], values=list_file_values(labels, labels.class_labels[index]))
 
 
 def find_size_unit(grids: Iterable[Grid]) -> SizeUnit:
-    """What sizes in these images are: pixels if no file tells a spacing, areas if all images have one slice."""
+    """Returns the unit of sizes in images: pixels without spacing, areas if all images have one slice, else volumes."""
     present = list(grids)
     if find_distance_unit(present) == "pixel":
         return "pixel"
@@ -106,22 +106,22 @@ def find_size_unit(grids: Iterable[Grid]) -> SizeUnit:
 
 
 def demand_size(labels: LabelScheme, index: int, minimum_mm3: float, unit: SizeUnit = "mm3") -> MinimumSize:
-    """Of the class of this index."""
-    values = list_values(labels, labels.class_labels[index])
+    """Builds the rule that removes small components of a class."""
+    values = list_file_values(labels, labels.class_labels[index])
     return MinimumSize(name=labels.class_names[index], values=values, minimum_mm3=minimum_mm3, unit=unit)
 
 
 def fill_holes(labels: LabelScheme, index: int) -> FillHoles:
-    """Of the class of this index; what is filled becomes the label, or what is written where the region is."""
+    """Builds the rule that fills the holes of a class with its label, or with the value written for the region."""
     members = labels.class_labels[index]
     written = labels.region_write_labels[index] if labels.has_regions else members[0]
     return FillHoles(
         name=labels.class_names[index],
-        values=list_values(labels, members),
+        values=list_file_values(labels, members),
         fill_value=labels.file_values[written],
     )
 
 
-def list_values(labels: LabelScheme, members: tuple[int, ...]) -> tuple[int, ...]:
-    """The values of the label files that internal labels stand for."""
+def list_file_values(labels: LabelScheme, members: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the values of the label files for internal labels."""
     return tuple(labels.file_values[label] for label in members)

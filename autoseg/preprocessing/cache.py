@@ -1,10 +1,10 @@
-"""The files of preprocessed cases: compressed in blocks, so that a training patch is read without reading the case.
+"""Files of preprocessed cases, compressed in blocks so that a patch is read without decompressing the whole case.
 
 A case is four files: `NAME.image.b2nd` (float32), `NAME.labels.b2nd` (int16), `NAME.locations.npy` (int32) and
 `NAME.json`, which is written last: a case without it does not count as written.
 
-The files can be made again, so nothing waits until they are on the disk. What a loss of power then leaves is empty or
-too short: such a case counts as missing, or is refused when it is opened.
+The files can be written again, so they are not flushed to the disk. After a power failure a file may be empty or too
+short: such a case counts as missing, or is refused when it is opened.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.storage_shape import compute_storage_shape
-from autoseg.run_folder import blosc2_failures_told, make_folder, write_atomically
+from autoseg.run_folder import make_folder, translate_blosc2_errors, write_atomically
 
 # Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
-# to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more room; ZSTD
-# saves 9 to 20 % of the room and reads at half the speed. Shuffled bytes of float32 compress where plain ones do not.
+# to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more space; ZSTD
+# saves 9 to 20 % of the space and reads at half the speed. Shuffled bytes of float32 compress where plain ones do not.
 COMPRESSION_LEVEL: Final = 5
-# A file that is cut for patches of another shape costs time at every reading, which shows only in large arrays:
+# A file stored for patches of another shape takes longer to read, which is noticeable only for large arrays:
 # a slice of 35 x 51 x 35 voxels takes 0.15 ms instead of 0.04 (measured).
 LARGEST_LINKED_BYTES: Final = 2**20
 
@@ -37,27 +37,27 @@ class LazyArray(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents."""
+        """Shape of the array."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
+        """Dtype of the values."""
         ...
 
     def __getitem__(self, key: Any) -> NDArray[Any]: ...
 
 
 class FileSizes(Part):
-    """Sizes by which a damaged copy is recognized: a shortened file would crash the process that maps it."""
+    """Sizes by which a damaged copy is recognized: a truncated file would crash the process that maps it."""
 
     image_bytes: int
     labels_bytes: int
     locations_bytes: int
 
 
-class CaseRecord(Document):
-    """What a case's JSON file holds.
+class CachedCaseRecord(Document):
+    """The JSON file of a preprocessed case.
 
     Attributes:
         class_ranges: See `ClassLocations`.
@@ -73,13 +73,13 @@ class CaseRecord(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedCase:
-    """A preprocessed case on disk.
+    """A preprocessed case whose arrays are on disk.
 
     Attributes:
         image: float32 (channel, z, y, x).
         label_map: int16 (z, y, x); -1 is background outside the nonzero region.
-        locations: Voxels of every class.
-        geometry: The way back to the grid of the file.
+        locations: Sampled voxels of every class.
+        geometry: The geometry that leads back to the grid of the file.
         further_maps: int16 (z, y, x), each cut and transformed with the image like the label map.
     """
 
@@ -108,13 +108,13 @@ def write_case(
     """Writes a training case, in place of an older one of the same name.
 
     Args:
-        folder: Of the preprocessed arrays of one configuration.
-        name: Of the case.
-        case: With labels.
-        locations: Of its classes.
-        patch_voxels: The extents in which it will be read (2 or 3 values, plan axes).
-        twin: A folder in which this process has just written the same arrays and locations; small ones become further
-            names of its files.
+        folder: Folder of the preprocessed arrays of one configuration.
+        name: Name of the case.
+        case: The preprocessed case with labels.
+        locations: Sampled voxels of its classes.
+        patch_voxels: Shape of the patches that will be read (2 or 3 values, plan axes).
+        twin: A folder in which this process has just written the same arrays and locations; small arrays become hard
+            links to its files.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
@@ -128,7 +128,7 @@ def write_case(
         write_array(paths.labels, case.label_map, patch_voxels)
         with write_atomically(paths.locations, is_lasting=False) as temporary:
             np.save(temporary, locations.coordinates, allow_pickle=False)
-    record = CaseRecord(
+    record = CachedCaseRecord(
         geometry=case.geometry,
         class_ranges=locations.class_ranges,
         annotated_range=locations.annotated_range,
@@ -138,7 +138,7 @@ def write_case(
 
 
 def is_case_written(folder: Path, name: str) -> bool:
-    """Whether all files of a case are there and hold something."""
+    """Returns whether all files of a case exist and are not empty."""
     paths = _CasePaths(folder, name)
     return all(_is_filled(path) for path in (paths.record, paths.image, paths.labels, paths.locations))
 
@@ -151,7 +151,7 @@ def open_case(folder: Path, name: str) -> CachedCase:
     """
     paths = _CasePaths(folder, name)
     try:
-        record = read_document(paths.record, CaseRecord)
+        record = read_document(paths.record, CachedCaseRecord)
         paths.check_sizes(record.files)
         coordinates = _read_locations(paths.locations)
         image, label_map = open_array(paths.image), open_array(paths.labels)
@@ -168,7 +168,7 @@ def open_case(folder: Path, name: str) -> CachedCase:
 
 
 def list_cases(folder: Path) -> tuple[str, ...]:
-    """Names of the cases that are written, sorted; empty if there is no such folder."""
+    """Lists the names of the written cases, sorted; empty if there is no such folder."""
     names = (path.name.removesuffix(".json") for path in folder.glob("*.json"))
     return tuple(sorted(name for name in names if is_case_written(folder, name)))
 
@@ -195,7 +195,7 @@ class _CasePaths:
         return self.folder / f"{self.name}.locations.npy"
 
     def link_to(self, twin: "_CasePaths") -> bool:
-        """Gives the twin's arrays and locations further names; False where the file system has no such links."""
+        """Hard-links the arrays and locations of the twin; returns False if the file system has no hard links."""
         try:
             for path, existing in (
                 (self.image, twin.image),
@@ -230,39 +230,39 @@ def _is_filled(path: Path) -> bool:
 
 
 def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) -> None:
-    """Writes an array atomically, cut for reading in patches of this extent.
+    """Writes an array atomically, stored for reading in patches of the given shape.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    import blosc2  # loaded where it is needed: it takes 0.3 s, and a finished run is not read
+    import blosc2  # imported here because it takes 0.3 s, and a finished run does not need it
 
-    storage = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
+    block, chunk = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
     compression = {
         "codec": blosc2.Codec.LZ4,
         "clevel": COMPRESSION_LEVEL,
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    with write_atomically(path, is_lasting=False) as temporary, blosc2_failures_told():
+    with write_atomically(path, is_lasting=False) as temporary, translate_blosc2_errors():
         blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),
             mode="w",
-            chunks=storage.chunk,
-            blocks=storage.block,
+            chunks=chunk,
+            blocks=block,
             cparams=compression,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """An array in a file of its own, which names the file when it cannot be read.
+    """An array in a file of its own, which is named in errors.
 
     Attributes:
-        array: Of blosc2.
-        path: Of its file.
-        remedy: What makes the file anew once it is deleted.
+        array: The array of blosc2.
+        path: The file of the array.
+        remedy: The command that writes the file again once it is deleted.
     """
 
     array: LazyArray
@@ -271,28 +271,28 @@ class StoredArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents."""
+        """Shape of the array."""
         return self.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
+        """Dtype of the values."""
         return self.array.dtype
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         try:
             return self.array[key]
         except RuntimeError as error:  # what blosc2 raises where blocks do not decompress
-            msg = f"{self.path} is damaged ({error}); delete it, then make it anew with: {self.remedy}"
+            msg = f"{self.path} is damaged ({error}); delete it, then write it again with: {self.remedy}"
             raise RunError(msg) from error
 
 
 def open_array(path: Path, *, remedy: str = "autoseg preprocess RUN") -> LazyArray:
-    """Opens an array, which is read when it is sliced. A file of another size than was written crashes the process.
+    """Opens an array, which is read when it is sliced. A truncated file crashes the process.
 
     Args:
-        path: Of the file.
-        remedy: What makes it anew once it is deleted; for the message if its content is damaged.
+        path: The file of the array.
+        remedy: The command that writes it again once it is deleted; named if its content is damaged.
     """
     import blosc2
 

@@ -1,4 +1,4 @@
-"""Preprocesses one case: orient, permute axes, crop, normalize, resample."""
+"""Preprocessed cases in memory, and the geometry that leads back to the grid of the file."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,32 +8,24 @@ from jaxtyping import Bool, Float32, Int16
 
 from autoseg.document import Document
 from autoseg.fingerprint import PositiveTriple, ShapeTriple
-from autoseg.geometry import IDENTITY, FloatTriple, Grid, IntTriple, Reorientation, compute_reorientation
-from autoseg.nonzero_region import Box, compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
-from autoseg.plan import ConfigurationPlan, Plan, ResamplingPlan
-from autoseg.preprocessing.normalize import normalize
-from autoseg.preprocessing.resample import (
-    compute_resampled_shape,
-    find_separate_axis,
-    resample_image,
-    resample_label_map,
-)
+from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation
+from autoseg.nonzero_region import Box, slice_box
 
 OUTSIDE_LABEL = -1  # background outside the nonzero region, in preprocessed label maps
 
 
 class CaseGeometry(Document):
-    """All that is needed to bring an array of a preprocessed case back to the grid of its file.
+    """The geometry that brings an array of a preprocessed case back to the grid of its file.
 
     Attributes:
-        grid: Of the file.
-        orientation: To which the plan brings images; None if it leaves them alone.
-        axis_permutation: Of the plan, applied after the orientation.
-        crop_box: Half open, in plan axes.
-        cropped_shape_voxels: In plan axes, before resampling.
-        resampled_shape_voxels: Of the preprocessed arrays.
-        cropped_spacing_mm: In plan axes, before resampling.
-        target_spacing_mm: In plan axes; for a 2D configuration the first one is the case's own.
+        grid: The grid of the file.
+        orientation: The orientation of the plan; None if images keep their own.
+        axis_permutation: The permutation of the plan, applied after the orientation.
+        crop_box: The crop in plan axes, half open.
+        cropped_shape_voxels: Shape in plan axes, before resampling.
+        resampled_shape_voxels: Shape of the preprocessed arrays.
+        cropped_spacing_mm: Spacing in plan axes, before resampling.
+        target_spacing_mm: Spacing in plan axes, after resampling; for a 2D configuration the first one is the case's.
     """
 
     schema_version: Literal[1] = 1
@@ -48,31 +40,31 @@ class CaseGeometry(Document):
 
     @property
     def reorientation(self) -> Reorientation:
-        """From the axes of the file to plan axes; its `inverse` leads back."""
-        return _compute_plan_axes(self.grid, self.orientation, self.axis_permutation)
+        """The change from the axes of the file to plan axes; its `inverse` leads back."""
+        return compute_plan_axes(self.grid, self.orientation, self.axis_permutation)
 
     @property
     def crop_slices(self) -> tuple[slice, slice, slice]:
-        """Cut the crop out of an array in plan axes."""
+        """Slices of the crop in an array in plan axes."""
         return slice_box(self.crop_box)
 
     @property
     def uncropped_shape_voxels(self) -> tuple[int, int, int]:
-        """In plan axes, before cropping."""
+        """Shape in plan axes, before cropping."""
         return self.reorientation.apply_to_grid(self.grid).shape_voxels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedCase:
-    """A case in plan axes, cropped and normalized: what all configurations of a plan share.
+    """A case in plan axes, cropped and normalized, as all configurations of a plan share it.
 
     Attributes:
-        image: Normalized; not to be changed.
+        image: The normalized image, which must not be modified.
         label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
-        grid: Of the file.
-        crop_box: In plan axes.
-        spacing_mm: In plan axes.
-        nonzero_mask: Of the crop; None where nothing needed it.
+        grid: The grid of the file.
+        crop_box: The crop in plan axes.
+        spacing_mm: The spacing in plan axes.
+        nonzero_mask: The nonzero mask of the crop; None if it was not needed.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
@@ -85,12 +77,12 @@ class PreparedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessedCase:
-    """A case as the network sees it, in plan axes, and the way back.
+    """A case as the network gets it, in plan axes, with its geometry.
 
     Attributes:
-        image: Cropped, normalized, resampled.
+        image: The cropped, normalized and resampled image.
         label_map: Internal labels, and -1 for background outside the nonzero region; None in prediction.
-        geometry: The way back to the grid of the file.
+        geometry: The geometry that leads back to the grid of the file.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
@@ -98,156 +90,8 @@ class PreprocessedCase:
     geometry: CaseGeometry
 
 
-def preprocess_image(
-    image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan, configuration: str
-) -> PreprocessedCase:
-    """Preprocesses an image for the network of one configuration, for prediction.
-
-    Raises:
-        PlanError: The image does not fit the plan.
-    """
-    return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
-
-
-def preprocess_training_case(
-    image: Float32[np.ndarray, "channel z y x"],
-    label_map: Int16[np.ndarray, "z y x"],
-    grid: Grid,
-    plan: Plan,
-    *,
-    configuration: str,
-) -> PreprocessedCase:
-    """Preprocesses an image and its internal labels for training.
-
-    Raises:
-        PlanError: The image does not fit the plan.
-    """
-    return preprocess_prepared_case(prepare_case(image, label_map, grid, plan), plan, configuration)
-
-
-def prepare_case(
-    image: Float32[np.ndarray, "channel z y x"],
-    label_map: Int16[np.ndarray, "z y x"] | None,
-    grid: Grid,
-    plan: Plan,
-    *,
-    keeps_mask: bool = False,
-) -> PreparedCase:
-    """Does what does not depend on the configuration; the arrays given are left as they are.
-
-    Args:
-        image: On its own grid.
-        label_map: Internal labels; None in prediction.
-        grid: Of both.
-        plan: Of the run.
-        keeps_mask: Whether the result tells where the nonzero region is.
-
-    Raises:
-        PlanError: The image does not fit the plan.
-    """
-    reorientation = _compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
-    image = _orient(image, grid, plan)
-    needs_mask = keeps_mask or label_map is not None or any(channel.inside_nonzero_only for channel in plan.channels)
-    mask = compute_nonzero_mask(image) if needs_mask else None
-    box = compute_nonzero_box(image) if mask is None else compute_bounding_box(mask)
-    inside = slice_box(box)
-    nonzero_mask = cropped_mask = None if mask is None else mask[inside]
-    cropped_labels = None
-    if label_map is not None and cropped_mask is not None:
-        cropped_labels = mark_outside(reorientation.apply(label_map)[inside], cropped_mask)
-        # Annotated voxels outside the nonzero region are normalized too, as in the reference implementation.
-        cropped_mask = cropped_labels >= 0
-    return PreparedCase(
-        image=normalize(image[:, *inside], plan.channels, cropped_mask),
-        label_map=cropped_labels,
-        grid=grid,
-        crop_box=box,
-        spacing_mm=reorientation.apply_to_grid(grid).spacing_mm,
-        nonzero_mask=nonzero_mask if keeps_mask else None,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResamplingTask:
-    """All that the resampled arrays of a prepared case depend on: equal tasks give equal arrays."""
-
-    shape: IntTriple
-    separate_axis: int | None
-    image_order: int
-    label_order: int
-
-
-def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) -> ResamplingTask:
-    """What a configuration asks for; often 2D and 3D ask for the same."""
-    geometry = _compute_geometry(case, plan, configuration)
-    resampling = plan.configurations[configuration].resampling
-    return ResamplingTask(
-        shape=geometry.resampled_shape_voxels,
-        separate_axis=find_separate_axis(
-            geometry.cropped_spacing_mm, geometry.target_spacing_mm, resampling.anisotropy_threshold
-        ),
-        image_order=resampling.image_order,
-        label_order=resampling.label_order,
-    )
-
-
-def preprocess_prepared_case(
-    case: PreparedCase, plan: Plan, configuration: str, *, like: PreprocessedCase | None = None
-) -> PreprocessedCase:
-    """Brings a prepared case to the spacing of one configuration.
-
-    Args:
-        case: To be resampled.
-        plan: Of the run.
-        configuration: Of the plan.
-        like: The same case for a configuration with an equal `ResamplingTask`, whose arrays are taken over.
-    """
-    resampling = plan.configurations[configuration].resampling
-    geometry = _compute_geometry(case, plan, configuration)
-    if like is not None:
-        return PreprocessedCase(image=like.image, label_map=like.label_map, geometry=geometry)
-    return PreprocessedCase(
-        image=_resample_image(case.image, geometry, resampling),
-        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, resampling),
-        geometry=geometry,
-    )
-
-
-def compute_target_spacing(case_spacing_mm: FloatTriple, configuration: ConfigurationPlan) -> FloatTriple:
-    """The configuration's spacing in plan axes; a 2D configuration keeps the distance of the case's slices."""
-    planned = configuration.spacing_mm
-    if len(planned) == 2:
-        return case_spacing_mm[0], planned[0], planned[1]
-    return planned[0], planned[1], planned[2]
-
-
-def _orient(
-    image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan
-) -> Float32[np.ndarray, "channel i j k"]:
-    """The image in plan axes, in one memory order however the file stores it.
-
-    Float32 sums depend on the memory order; without the copy, a flipped image would be normalized differently.
-    """
-    oriented = np.ascontiguousarray(_compute_plan_axes(grid, plan.orientation, (0, 1, 2)).apply(image))
-    return Reorientation(permutation=plan.axis_permutation, is_flipped=(False, False, False)).apply(oriented)
-
-
-def _compute_geometry(case: PreparedCase, plan: Plan, configuration: str) -> CaseGeometry:
-    target_spacing_mm = compute_target_spacing(case.spacing_mm, plan.configurations[configuration])
-    cropped_shape = (case.image.shape[1], case.image.shape[2], case.image.shape[3])
-    return CaseGeometry(
-        grid=case.grid,
-        orientation=plan.orientation,
-        axis_permutation=plan.axis_permutation,
-        crop_box=case.crop_box,
-        cropped_shape_voxels=cropped_shape,
-        resampled_shape_voxels=compute_resampled_shape(cropped_shape, case.spacing_mm, target_spacing_mm),
-        cropped_spacing_mm=case.spacing_mm,
-        target_spacing_mm=target_spacing_mm,
-    )
-
-
-def _compute_plan_axes(grid: Grid, orientation: str | None, axis_permutation: tuple[int, int, int]) -> Reorientation:
+def compute_plan_axes(grid: Grid, orientation: str | None, axis_permutation: tuple[int, int, int]) -> Reorientation:
+    """Returns the change from the axes of a file to plan axes."""
     reorientation = IDENTITY
     if orientation is not None and grid.is_oriented:
         reorientation = compute_reorientation(grid.orientation_code, orientation)
@@ -258,34 +102,10 @@ def _compute_plan_axes(grid: Grid, orientation: str | None, axis_permutation: tu
     )
 
 
-def _resample_image(
-    image: Float32[np.ndarray, "channel z y x"], geometry: CaseGeometry, plan: ResamplingPlan
-) -> Float32[np.ndarray, "channel new_z new_y new_x"]:
-    return resample_image(
-        image,
-        shape=geometry.resampled_shape_voxels,
-        spacing_mm=geometry.cropped_spacing_mm,
-        target_spacing_mm=geometry.target_spacing_mm,
-        plan=plan,
-    )
-
-
-def _resample_label_map(
-    label_map: Int16[np.ndarray, "z y x"], geometry: CaseGeometry, plan: ResamplingPlan
-) -> Int16[np.ndarray, "new_z new_y new_x"]:
-    return resample_label_map(
-        label_map,
-        shape=geometry.resampled_shape_voxels,
-        spacing_mm=geometry.cropped_spacing_mm,
-        target_spacing_mm=geometry.target_spacing_mm,
-        plan=plan,
-    )
-
-
 def mark_outside(
     label_map: Int16[np.ndarray, "z y x"], nonzero_mask: Bool[np.ndarray, "z y x"]
 ) -> Int16[np.ndarray, "z y x"]:
-    """A copy in which background outside the nonzero region is -1."""
+    """Returns a copy in which background outside the nonzero region is -1."""
     marked = np.array(label_map, order="C")
     marked[(marked == 0) & ~nonzero_mask] = OUTSIDE_LABEL
     return marked

@@ -1,4 +1,4 @@
-"""Where voxels of every class lie, so that training can centre patches on them without reading the whole label map."""
+"""Sampled voxel locations of every class, on which training centres patches without reading the whole label map."""
 
 import itertools
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int16, Int32
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import Box, slice_box
 
-# All voxels of a class up to this number, then this many, then this share: as the reference implementation keeps.
+# All voxels of a class up to this number, then this many, then this fraction, as in the reference implementation.
 MIN_LOCATIONS: Final = 10_000
 MIN_FRACTION: Final = 0.01
 SEED: Final = 1234
@@ -20,10 +20,10 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassLocations:
-    """Coordinates of some voxels of every class.
+    """Coordinates of sampled voxels of every class.
 
     Attributes:
-        coordinates: z, y, x; the classes one after the other.
+        coordinates: Coordinates z, y, x, sorted by class.
         class_ranges: Rows of each class (half open) in the order of `LabelScheme.class_labels`; empty for a class that
             does not occur.
         annotated_range: Rows of voxels of any label but the ignore label; None for a scheme without ignore label.
@@ -34,7 +34,7 @@ class ClassLocations:
     annotated_range: Range | None
 
     def of_class(self, index: int) -> Int32[np.ndarray, "some 3"]:
-        """Locations of class `index` of `LabelScheme.class_labels`."""
+        """Returns locations of class `index` of `LabelScheme.class_labels`."""
         return self.coordinates[slice(*self.class_ranges[index])]
 
     @property
@@ -44,7 +44,7 @@ class ClassLocations:
 
 
 def find_class_locations(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> ClassLocations:
-    """Draws locations of every class without replacement; the same label map always gives the same locations."""
+    """Draws locations of every class without replacement; equal label maps give equal locations."""
     generator = np.random.default_rng(SEED)
     boxes = _find_label_boxes(label_map, len(labels.file_values) - 1)
     found = [_draw_class(label_map, members, boxes, generator) for members in labels.class_labels]
@@ -61,7 +61,7 @@ def find_class_locations(label_map: Int16[np.ndarray, "z y x"], labels: LabelSch
 
 
 def _find_label_boxes(label_map: Int16[np.ndarray, "z y x"], label_count: int) -> dict[int, Box]:
-    from scipy import ndimage  # loaded where it is needed: it takes 0.3 s
+    from scipy import ndimage  # imported here because it takes 0.3 s
 
     found = ndimage.find_objects(label_map, max_label=label_count)
     return {
@@ -88,7 +88,7 @@ def _draw_class(
 
 
 def _draw(mask: Bool[np.ndarray, "z y x"], generator: np.random.Generator) -> Int32[np.ndarray, "location 3"]:
-    """Draws true voxels. Goes slice by slice: a list of all of them would be eight times the size of the mask."""
+    """Draws true voxels slice by slice, as a list of all of them would be eight times the size of the mask."""
     slice_counts = np.count_nonzero(mask, axis=(1, 2))
     ends = np.cumsum(slice_counts)
     total = int(ends[-1])

@@ -1,10 +1,10 @@
-"""Interpolation along one axis as a matrix: what changes the grid of an array, axis by axis.
+"""Separable spline interpolation: every axis is resampled by a matrix.
 
 Splines are separable and linear, so resampling an axis is a multiplication with a fixed matrix. The matrix is banded:
 blocks of consecutive outputs need few inputs, and each block is one matrix product that BLAS computes at full speed.
 
-Positions follow `scipy.ndimage.zoom(mode="nearest", grid_mode=True)`, to which `skimage.transform.resize(mode="edge")`
-amounts: output i lies at input position (i + 0.5) * old / new - 0.5, and the border voxels continue outwards.
+Positions follow `scipy.ndimage.zoom(mode="nearest", grid_mode=True)`; `skimage.transform.resize(mode="edge")`
+is equivalent: output i lies at input position (i + 0.5) * old / new - 0.5, and the border voxels are extended outwards.
 """
 
 import itertools
@@ -21,7 +21,7 @@ SMALLEST_WEIGHT: Final = 1e-9
 WINDOW_MARGIN_VOXELS: Final = 24
 # scipy continues an array by so many border voxels before it computes spline coefficients.
 SPLINE_PADDING_VOXELS: Final = 12
-# Outputs per block: small blocks multiply fewer zeros, large ones keep BLAS busy (measured: flat between 32 and 96).
+# Outputs per block: small blocks multiply fewer zeros, large ones use BLAS better (measured: flat between 32 and 96).
 BLOCK_VOXELS: Final = 64
 
 
@@ -44,22 +44,22 @@ class LinearTaps:
     upper_weight: Float64[np.ndarray, " output"]
 
 
-def compute_positions(old: int, new: int) -> Float64[np.ndarray, " output"]:
-    """Where the `new` output voxels lie among `old` input voxels."""
+def compute_source_positions(old: int, new: int) -> Float64[np.ndarray, " output"]:
+    """Computes the positions of `new` output voxels among `old` input voxels."""
     positions: Float64[np.ndarray, " output"] = (np.arange(new) + 0.5) * (old / new) - 0.5
     return positions
 
 
 def compute_nearest_indices(old: int, new: int) -> Int64[np.ndarray, " output"]:
-    """The nearest input of every output; halves go up."""
-    nearest = np.floor(compute_positions(old, new) + 0.5).astype(np.int64)
+    """Computes the nearest input of every output; halves are rounded up."""
+    nearest = np.floor(compute_source_positions(old, new) + 0.5).astype(np.int64)
     indices: Int64[np.ndarray, " output"] = np.clip(nearest, 0, old - 1)
     return indices
 
 
 def compute_linear_taps(old: int, new: int) -> LinearTaps:
-    """Neighbours and weights of linear interpolation, rounded as scipy rounds them."""
-    positions = np.clip(compute_positions(old, new), 0, old - 1)
+    """Computes the neighbours and weights of linear interpolation with the rounding of scipy."""
+    positions = np.clip(compute_source_positions(old, new), 0, old - 1)
     lower = np.floor(positions).astype(np.int64)
     lower_weight = 1.0 - (positions - lower)
     return LinearTaps(
@@ -69,7 +69,7 @@ def compute_linear_taps(old: int, new: int) -> LinearTaps:
 
 @lru_cache(maxsize=64)
 def build_interpolation_matrix(old: int, new: int, order: int) -> tuple[MatrixBlock, ...]:
-    """The matrix (new, old) of spline interpolation of order 0, 1 or 3, cut into blocks."""
+    """Builds the matrix (new, old) of spline interpolation of order 0, 1 or 3, divided into blocks."""
     starts = range(0, new, BLOCK_VOXELS)
     return tuple(_build_block(old, new, order, outputs=slice(s, min(s + BLOCK_VOXELS, new))) for s in starts)
 
@@ -119,7 +119,7 @@ def _order_axes(old: tuple[int, ...], new: tuple[int, int, int]) -> tuple[int, .
 
 
 def _build_block(old: int, new: int, order: int, *, outputs: slice) -> MatrixBlock:
-    positions = compute_positions(old, new)[outputs]
+    positions = compute_source_positions(old, new)[outputs]
     first = max(int(np.floor(positions[0])) - WINDOW_MARGIN_VOXELS, 0)
     last = min(int(np.ceil(positions[-1])) + WINDOW_MARGIN_VOXELS, old - 1)
     weights = _WEIGHTS[order](positions - first, last - first + 1)
@@ -149,8 +149,8 @@ def _compute_linear_weights(
 def _compute_cubic_weights(
     positions: Float64[np.ndarray, " output"], extent: int
 ) -> Float64[np.ndarray, "output input"]:
-    """B-spline weights times the filter that turns samples into spline coefficients (Unser 1999)."""
-    from scipy import ndimage  # loaded where it is needed: it takes 0.3 s
+    """Computes the B-spline weights times the prefilter that gives spline coefficients (Unser 1999)."""
+    from scipy import ndimage  # imported here because it takes 0.3 s
 
     padded = np.pad(np.eye(extent), ((SPLINE_PADDING_VOXELS, SPLINE_PADDING_VOXELS), (0, 0)), mode="edge")
     coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="nearest")

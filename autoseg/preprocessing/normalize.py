@@ -1,11 +1,10 @@
-"""Brings intensities to a common scale, channel by channel, as the plan says.
+"""Normalizes the intensities of every channel by the scheme of the plan.
 
-Statistics are those of numpy in float32, taken on the array in the memory order in which it comes: the reference
-implementation does the same, and other sums would differ from it in the last bits.
+Statistics are computed by numpy in float32 on the array in its given memory order, as in the reference implementation:
+other sums would differ in the last bits.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,14 +17,8 @@ SMALLEST_DIVISOR: Final = 1e-8  # a constant image is divided by this, not by ze
 RGB_MAXIMUM: Final = 255.0
 
 Values = Float32[np.ndarray, "..."]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AffineTransform:
-    """What every scheme comes down to: (intensity - shift) / divisor."""
-
-    shift: float
-    divisor: float
+ShiftAndDivisor = tuple[float, float]
+"""Every scheme computes (intensity - shift) / divisor."""
 
 
 def normalize(
@@ -36,8 +29,8 @@ def normalize(
     """Returns a normalized, C-contiguous copy.
 
     Args:
-        image: Cropped intensities; a view in any memory order.
-        channels: One per channel of the image.
+        image: Cropped intensities, as a view in any memory order.
+        channels: Normalization of each channel of the image.
         nonzero_mask: Voxels to which channels with `inside_nonzero_only` are restricted; the others keep their
             value. None is allowed if there is no such channel.
 
@@ -63,30 +56,30 @@ def normalize(
 
 
 def _normalize_in_place(target: Values, source: Values, channel: ChannelPlan) -> None:
-    """Changes `target`, a copy of `source`; statistics are taken on `source` for the sake of its memory order."""
+    """Normalizes `target`, a copy of `source`; statistics are taken on `source` because of its memory order."""
     if source.size == 0:
         return
     if channel.window is not None:
         np.clip(target, channel.window.lower, channel.window.upper, out=target)
-        transform = AffineTransform(shift=channel.window.mean, divisor=max(channel.window.std, SMALLEST_DIVISOR))
+        shift, divisor = channel.window.mean, max(channel.window.std, SMALLEST_DIVISOR)
     else:
-        transform = _SCHEMES[channel.normalization](source, channel.name)
-    target -= transform.shift
-    target /= transform.divisor
+        shift, divisor = _SCHEMES[channel.normalization](source, channel.name)
+    target -= shift
+    target /= divisor
 
 
-def _standardize(values: Values, name: str) -> AffineTransform:
+def _standardize(values: Values, name: str) -> ShiftAndDivisor:
     del name
-    return AffineTransform(shift=float(values.mean()), divisor=max(float(values.std()), SMALLEST_DIVISOR))
+    return float(values.mean()), max(float(values.std()), SMALLEST_DIVISOR)
 
 
-def _rescale(values: Values, name: str) -> AffineTransform:
+def _rescale(values: Values, name: str) -> ShiftAndDivisor:
     del name
     lowest = values.min()
-    return AffineTransform(shift=float(lowest), divisor=max(float(values.max() - lowest), SMALLEST_DIVISOR))
+    return float(lowest), max(float(values.max() - lowest), SMALLEST_DIVISOR)
 
 
-def _rescale_rgb(values: Values, name: str) -> AffineTransform:
+def _rescale_rgb(values: Values, name: str) -> ShiftAndDivisor:
     lowest, highest = float(values.min()), float(values.max())
     if lowest < 0 or highest > RGB_MAXIMUM:
         msg = (
@@ -94,15 +87,15 @@ def _rescale_rgb(values: Values, name: str) -> AffineTransform:
             f"found {lowest:g} to {highest:g}; convert the image, or give the channel another name in dataset.json"
         )
         raise PlanError(msg)
-    return AffineTransform(shift=0.0, divisor=RGB_MAXIMUM)
+    return 0.0, RGB_MAXIMUM
 
 
-def _keep(values: Values, name: str) -> AffineTransform:
+def _keep(values: Values, name: str) -> ShiftAndDivisor:
     del values, name
-    return AffineTransform(shift=0.0, divisor=1.0)
+    return 0.0, 1.0
 
 
-_SCHEMES: Final[dict[NormalizationScheme, Callable[[Values, str], AffineTransform]]] = {
+_SCHEMES: Final[dict[NormalizationScheme, Callable[[Values, str], ShiftAndDivisor]]] = {
     "zscore": _standardize,
     "none": _keep,
     "rescale_to_0_1": _rescale,

@@ -1,4 +1,4 @@
-"""Brings images, label maps and logits from one grid to another.
+"""Resamples images, label maps and logits to another spacing.
 
 Where the coarsest axis is far coarser than the others it is resampled by nearest neighbour, slice by slice: a spline
 across thick slices would invent anatomy between them (Isensee et al. 2021, supplement).
@@ -14,7 +14,7 @@ from autoseg.preprocessing.label_interpolation import interpolate_labels
 
 
 def compute_resampled_shape(shape: IntTriple, spacing_mm: FloatTriple, target_spacing_mm: FloatTriple) -> IntTriple:
-    """Extents at the target spacing: round half to even of spacing / target * extent, at least 1."""
+    """Computes the shape at the target spacing: spacing / target * extent, halves rounded to even, at least 1."""
     z, y, x = (
         max(1, round(spacing / target * extent))
         for spacing, target, extent in zip(spacing_mm, target_spacing_mm, shape, strict=True)
@@ -25,10 +25,10 @@ def compute_resampled_shape(shape: IntTriple, spacing_mm: FloatTriple, target_sp
 def find_separate_axis(
     current_spacing_mm: FloatTriple, target_spacing_mm: FloatTriple, anisotropy_threshold: float
 ) -> int | None:
-    """The axis that is resampled by nearest neighbour, or None.
+    """Finds the axis that is resampled by nearest neighbour; None if there is none.
 
     It is the coarsest axis of the current spacing if that is anisotropic, else of the target spacing if that is. Where
-    two axes share the coarsest spacing there is no such axis, and the target spacing is not consulted any more.
+    two axes share the coarsest spacing there is no such axis, whatever the target spacing is.
     """
     for spacing_mm in (current_spacing_mm, target_spacing_mm):
         coarsest = max(spacing_mm)
@@ -45,7 +45,7 @@ def resample_image(
     target_spacing_mm: FloatTriple,
     plan: ResamplingPlan,
 ) -> Float32[np.ndarray, "channel new_z new_y new_x"]:
-    """Resamples every channel by splines; no value leaves the range of its channel (of its slice, if separate).
+    """Resamples every channel by splines, clipped to the range of the channel (of the slice, if separate).
 
     Returns the image itself if the shape does not change.
     """
@@ -61,7 +61,7 @@ def resample_logits(
     target_spacing_mm: FloatTriple,
     plan: ResamplingPlan,
 ) -> Float32[np.ndarray, "channel new_z new_y new_x"]:
-    """Resamples a network's output back: from `spacing_mm` of the network to `target_spacing_mm` of the case."""
+    """Resamples logits from `spacing_mm` of the network to `target_spacing_mm` of the case."""
     axis = find_separate_axis(spacing_mm, target_spacing_mm, plan.anisotropy_threshold)
     return _resample_channels(logits, shape, order=plan.logits_order, separate_axis=axis)
 
@@ -74,7 +74,7 @@ def resample_label_map(
     target_spacing_mm: FloatTriple,
     plan: ResamplingPlan,
 ) -> Int16[np.ndarray, "new_z new_y new_x"]:
-    """Resamples labels: each voxel gets the label with the largest share of its neighbourhood.
+    """Resamples labels: each voxel gets the label with the largest interpolated indicator.
 
     Returns the label map itself if the shape does not change.
     """

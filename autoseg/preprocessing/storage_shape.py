@@ -1,31 +1,30 @@
-"""How a preprocessed array is cut for storage: blocks are decompressed whole, chunks are read whole.
+"""Chunk and block shapes of stored arrays: blocks are decompressed whole, chunks are read whole.
 
-The rule is that of the reference implementation, so that reading costs what it costs there: blocks of about the
-processor's cache and chunks of a few megabytes, both in the proportions of the training patch. For 2D patches a chunk
-holds several slices, where the reference implementation makes one chunk per slice: of a chunk only the blocks that are
-wanted are decompressed, and each chunk costs about half a millisecond to write and 2 microseconds to open (measured).
+The rule is that of the reference implementation, so that reading takes the same time: blocks of about the size of the
+CPU cache and chunks of a few megabytes, both in the proportions of the training patch. For 2D patches a chunk holds
+several slices, while the reference implementation has one chunk per slice: only the needed blocks of a chunk are
+decompressed, and each chunk takes about half a millisecond to write and 2 microseconds to open (measured).
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+Extents = tuple[int, ...]
 
 BLOCK_LIMIT_BYTES: Final = 128 * 1024  # fits the second-level cache
 CHUNK_LIMIT_BYTES: Final = 6 * 1024 * 1024
-# A chunk larger than this many patches would hold much that a patch does not need.
+# A chunk larger than this many patches would contain much that a patch does not need.
 CHUNK_PER_PATCH: Final = 1.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageShape:
-    """Extents of blocks and chunks; leading axes have extent 1."""
+def compute_storage_shape(shape: Extents, patch_voxels: Extents, item_bytes: int) -> tuple[Extents, Extents]:
+    """Computes how an array is stored for reading in patches.
 
-    block: tuple[int, ...]
-    chunk: tuple[int, ...]
+    The last three axes of the array are those of a 3D patch; a 2D patch is one slice of them.
 
-
-def compute_storage_shape(shape: tuple[int, ...], patch_voxels: tuple[int, ...], item_bytes: int) -> StorageShape:
-    """Cuts an array whose last three axes are those of a 3D patch (a 2D patch is one slice of them)."""
+    Returns:
+        The shapes of blocks and of chunks; leading axes have the extent 1.
+    """
     volume = shape[-3:]
     patch = (1,) * (3 - len(patch_voxels)) + tuple(patch_voxels)
     targets = [
@@ -34,7 +33,7 @@ def compute_storage_shape(shape: tuple[int, ...], patch_voxels: tuple[int, ...],
     block = _shrink_block(volume, patch, targets, item_bytes=item_bytes)
     chunk = _grow_chunk(block, volume, patch, targets=targets, item_bytes=item_bytes)
     leading = (1,) * (len(shape) - 3)
-    return StorageShape(block=(*leading, *block), chunk=(*leading, *chunk))
+    return (*leading, *block), (*leading, *chunk)
 
 
 def _shrink_block(

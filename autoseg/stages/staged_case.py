@@ -7,13 +7,8 @@ from jaxtyping import Bool, Float32
 
 from autoseg.geometry import Grid
 from autoseg.plan import Plan
-from autoseg.preprocessing.case import (
-    CaseGeometry,
-    PreparedCase,
-    PreprocessedCase,
-    prepare_case,
-    preprocess_prepared_case,
-)
+from autoseg.preprocessing.case import CaseGeometry, PreparedCase, PreprocessedCase
+from autoseg.preprocessing.pipeline import prepare_case, preprocess_prepared_case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""One training over several devices: each process computes a part of every batch, gradients and sums are over all.
+"""Data-parallel training on several devices: batches are divided, gradients and sums taken over all processes.
 
 The result is that of the undivided batch, up to rounding: a sample depends on its index in the batch alone, the loss is
 made of sums over the whole batch, and gradients are sums over the processes. Processes are started by autoseg's queue
-or by torchrun, and find each other by the variables that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+or by torchrun, and use the environment variables of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 """
 
 import gc
@@ -23,17 +23,17 @@ from autoseg.errors import DeviceError, TrainingError
 from autoseg.training.batch import BatchPart
 
 VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Longer than the leader works while the others wait, estimating or measuring on whole volumes of a large dataset. When
-# a process dies, the queue and torchrun end the others; where nobody does, they end after this time.
+# Longer than the main process works while the others wait, for a calibration or a validation on whole volumes of a
+# large dataset. When a process dies, the queue and torchrun end the others; otherwise they end after this time.
 TIMEOUT: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Team:
-    """The processes that train one network together; by default this one alone.
+    """The group of processes that train one network together; by default only this one.
 
     Attributes:
-        rank: Number of this process. The first, the leader, decides and writes for all.
+        rank: Index of this process. The first one, the main process, decides and writes for all.
         size: Number of processes.
     """
 
@@ -42,11 +42,11 @@ class Team:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process writes."""
+        """Whether this is the main process, which writes."""
         return self.rank == 0
 
     def select_samples(self, batch_size: int) -> range:
-        """The samples of a batch that this process makes and learns from; sizes differ by one at most.
+        """Returns the samples of a batch for this process; the numbers of samples differ by at most one.
 
         Raises:
             TrainingError: There are fewer samples than processes.
@@ -61,7 +61,7 @@ class Team:
         return range(first, end)
 
     def share(self, part: AnyPart) -> AnyPart:
-        """The leader's value, for all."""
+        """Broadcasts a value of the main process."""
         if self.size == 1:
             return part
         text = part.model_dump_json().encode()
@@ -74,7 +74,7 @@ class Team:
         return type(part).model_validate_json(bytes(content.tolist()))
 
     def is_any(self, *, own: bool) -> bool:
-        """Whether something is so in any process; the same answer for all."""
+        """Reduces a flag over all processes: true if it is true in any."""
         if self.size == 1:
             return own
         count = torch.tensor(float(own))
@@ -83,16 +83,16 @@ class Team:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The others enter the block when the leader has left it, and all leave together."""
+        """Runs the block in the main process first, then in the others; all leave it together."""
         if not self.is_leader:
-            self._meet()
+            self._wait_for_all()
         yield
         if self.is_leader:
-            self._meet()
-        self._meet()
+            self._wait_for_all()
+        self._wait_for_all()
 
-    def _meet(self) -> None:
-        """Waits for all."""
+    def _wait_for_all(self) -> None:
+        """Waits for all processes."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))
 
@@ -102,7 +102,7 @@ ALONE: Final = Team()
 
 @contextmanager
 def joined_team(device: torch.device) -> Iterator[Team]:
-    """Joins the other processes; waits for them.
+    """Joins the process group within the block; waits for the other processes.
 
     Raises:
         TrainingError: The process was not started by torchrun or the queue.
@@ -110,26 +110,26 @@ def joined_team(device: torch.device) -> Iterator[Team]:
     """
     team = read_team()
     if device.type not in {"cpu", "cuda"} or not dist.is_available():
-        msg = f"several devices can train together on Linux with CUDA or on processors, not on {device}"
+        msg = f"several devices can train together on Linux with CUDA or on CPUs, not on {device}"
         raise DeviceError(msg)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # What the processes agree upon lies in main memory; gradients lie on the device.
+    # Values that the processes agree on are in RAM; gradients are on the device.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=team.rank, world_size=team.size, timeout=TIMEOUT)
     try:
         yield team
-        dist.barrier()  # or a process may still use what the others, in ending, take away
+        dist.barrier()  # a process may still use resources that others release at their end
     finally:
-        gc.collect()  # what hangs on the group (a network with its hooks) must not outlive it
+        gc.collect()  # objects that refer to the group (a network with its hooks) must not outlive it
         dist.destroy_process_group()
 
 
 def read_team() -> Team:
-    """Number of this process and of all, as torchrun tells them.
+    """Reads rank and size of the process group from the environment variables of torchrun.
 
     Raises:
-        TrainingError: It does not.
+        TrainingError: They are not set.
     """
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
@@ -139,26 +139,26 @@ def read_team() -> Team:
 
 
 def build_batch_part(team: Team, batch_size: int) -> BatchPart:
-    """The part of every batch that this process sees.
+    """Builds the part of every batch for this process.
 
     Raises:
         TrainingError: There are fewer samples than processes.
     """
     if team.size == 1:
         return BatchPart()
-    return BatchPart(share=len(team.select_samples(batch_size)) / batch_size, add_up=add_up_over_team)
+    return BatchPart(share=len(team.select_samples(batch_size)) / batch_size, add_up=sum_over_processes)
 
 
-def add_up_over_team(value: Tensor) -> Tensor:
-    """The sum over all processes. Its gradient is passed on to the own summand alone: the gradients of the weights,
-    which are summed over the processes, then are those of the whole sum."""
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sums over all processes. The gradient flows only to the summand of this process: the gradients of the weights,
+    which are summed over the processes, are then those of the whole sum."""
     total = value.detach().clone()
     dist.all_reduce(total)
     return value + (total - value.detach()) if value.requires_grad else total
 
 
 def replicate(network: nn.Module, team: Team, device: torch.device) -> nn.Module:
-    """The network, so wrapped that calling it makes `backward` sum the gradients over all processes."""
+    """Wraps a network so that `backward` sums the gradients over all processes."""
     if team.size == 1:
         return network
     replica = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
@@ -170,7 +170,7 @@ def _add_up_gradients(
     state: object,
     bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch re-exports it from an extension
 ) -> torch.futures.Future[Tensor]:
-    """In place of the mean that torch would take."""
+    """Communication hook that sums gradients, instead of torch's mean."""
     del state
     sums: torch.futures.Future[list[Tensor]] = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     return sums.then(lambda done: done.value()[0])

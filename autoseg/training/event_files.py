@@ -1,4 +1,4 @@
-"""The history as TensorBoard event files."""
+"""Writes the training history as TensorBoard event files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,12 +12,12 @@ from autoseg.training.history import EpochRecord
 
 @contextmanager
 def open_event_files(folder: Path, *, first_epoch: int) -> Iterator[SummaryWriter]:
-    """Opens a new event file; TensorBoard forgets what older ones hold from `first_epoch` on."""
+    """Opens a new event file; TensorBoard discards events of older files from `first_epoch` on."""
     writer = SummaryWriter(str(folder), purge_step=first_epoch)
     try:
         yield writer
     finally:
-        with suppress(OSError):  # every epoch was written by itself; what a full disk keeps out was reported there
+        with suppress(OSError):  # every epoch was flushed by itself, where a full disk was reported
             writer.close()
 
 
@@ -28,7 +28,7 @@ def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequen
         RunError: The folder cannot be written or the disk is full.
     """
     try:
-        for name, value in list_values(record, class_names).items():
+        for name, value in list_scalars(record, class_names).items():
             writer.add_scalar(name, value, global_step=record.epoch)
         writer.flush()
     except OSError as error:
@@ -39,8 +39,8 @@ def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequen
         raise RunError(msg) from error
 
 
-def list_values(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:
-    """The figures of an epoch by the names under which they are shown; without those that are not defined."""
+def list_scalars(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:
+    """Lists the defined metrics of an epoch by their tags."""
     values: dict[str, float | None] = {
         "loss/training": record.train_loss,
         "loss/validation": record.validation_loss,

@@ -1,4 +1,4 @@
-"""What a training tells while it runs."""
+"""Events that a training yields while it runs."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from autoseg.training.schedule import Schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IterationDone:
-    """One batch has passed; both streams are counted from 0 in every epoch."""
+    """One iteration has ended; both streams are counted from 0 in every epoch."""
 
     epoch: int
     stream: Stream
@@ -20,10 +20,10 @@ class IterationDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone:
-    """An epoch is over and in the log.
+    """An epoch has ended and is in the log.
 
     Attributes:
-        schedule: By which it was trained; the next one may follow another one.
+        schedule: The schedule that it was trained with; the next epoch may follow another one.
     """
 
     record: EpochRecord
@@ -31,5 +31,5 @@ class EpochDone:
 
 
 Event = Forecast | Schedule | IterationDone | EpochDone
-"""What a training tells: first the forecast, if a budget was given, or else the schedule; a schedule again when it is
+"""Events of a training: first the forecast, if a budget was given, or else the schedule; a schedule again when it is
 replaced; every iteration and epoch."""

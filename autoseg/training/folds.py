@@ -1,4 +1,4 @@
-"""Which cases train a network and which are held out."""
+"""Cross-validation folds: training and validation cases."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ CaseNames = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Fold(Part):
-    """One training.
+    """The cases of one fold.
 
     Attributes:
-        training: Cases whose patches train the network, ascending.
-        validation: Held-out cases, ascending; the training cases again for the fold "all".
+        training: Training cases, ascending.
+        validation: Held-out cases, ascending; for the fold "all" the training cases again.
     """
 
     training: CaseNames
@@ -30,7 +30,7 @@ class Fold(Part):
 
 
 class Splits(Document):
-    """splits.json: the folds of a run, index i is fold "i"."""
+    """splits.json: the folds of a run; index i is fold "i"."""
 
     schema_version: Literal[1] = 1
     folds: Annotated[tuple[Fold, ...], Field(min_length=1)]
@@ -58,11 +58,11 @@ def make_folds(case_names: Iterable[str]) -> tuple[Fold, ...]:
 def make_group_folds(groups: Mapping[str, str]) -> tuple[Fold, ...]:
     """Holds out whole groups: five folds, or as many as there are groups, with about the same number of cases each.
 
-    Groups are shuffled, then dealt out by falling size, each to the fold that holds out the fewest cases so far. The
+    Groups are shuffled, then assigned by falling size, each to the fold that holds out the fewest cases so far. The
     folds' sizes differ by at most the size of the largest group.
 
     Args:
-        groups: Name of the group for every case.
+        groups: Name of the group of every case.
 
     Raises:
         TrainingError: There are fewer than two groups.
@@ -90,8 +90,8 @@ def make_group_folds(groups: Mapping[str, str]) -> tuple[Fold, ...]:
 def make_splits(
     case_names: Sequence[str], *, foreign: Path | None = None, groups: Mapping[str, str] | None = None
 ) -> Splits:
-    """The folds of a run: those of a file in the form of nnU-Net's splits_final.json where there is one, else by group
-    where there are groups, else `make_folds`.
+    """Makes the folds of a run: those of a file in the format of nnU-Net's splits_final.json if given, else by group if
+    there are groups, else by `make_folds`.
 
     Raises:
         DocumentError: The foreign file cannot be read or has another form.
@@ -103,7 +103,7 @@ def make_splits(
 
 
 def find_torn_apart(splits: Splits, cases: Iterable[str]) -> tuple[int, ...]:
-    """Indices of the folds in which some of these cases train a network that others of them validate."""
+    """Returns the indices of folds with some of these cases in training and others in validation."""
     wanted = set(cases)
     return tuple(
         index

@@ -1,8 +1,8 @@
-"""What sampling must know of the foreground beyond the stored locations: cases of a class, components of a case.
+"""Index of the foreground for patch sampling: cases that hold each class, and connected components of each case.
 
-Both are found at their first use and kept. Components are not stored while preprocessing: most trainings never ask for
-them, and those of one class take 0.3 s of one core for a case of 10 million voxels (measured), once. The price: every
-worker process finds its own (the threads that make patches for a GPU share them).
+Both are computed at their first use and cached. Preprocessing does not store components: most trainings do not need
+them, and those of one class take 0.3 s of one core for a case of 10 million voxels (measured), once. The drawback:
+every worker process computes its own (the threads that make patches for a GPU share them).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ MOST_VOXELS_PER_COMPONENT: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassOfFold:
-    """A class and the cases in which it occurs (never none)."""
+    """A class and the cases in which it occurs, at least one."""
 
     index: int
     case_names: tuple[str, ...]
@@ -30,7 +30,7 @@ class ClassOfFold:
 
 @dataclass(slots=True, kw_only=True)
 class ForegroundIndex:
-    """Remembers what was found out about the foreground of some cases."""
+    """Cache of the classes and components of some cases."""
 
     _classes: tuple[ClassOfFold, ...] | None = None
     _components: dict[tuple[str, int], tuple[Coordinates, ...]] = field(default_factory=dict)
@@ -38,21 +38,21 @@ class ForegroundIndex:
     def list_classes(
         self, case_names: Sequence[str], open_case: Callable[[str], CachedCase]
     ) -> tuple[ClassOfFold, ...]:
-        """The classes that occur in any of the cases (always the same ones: those of a fold)."""
+        """Lists the classes that occur in any of the cases, which must always be the same: those of a fold."""
         if self._classes is None:
             self._classes = find_classes(case_names, open_case)
         return self._classes
 
     def list_components(self, case: CachedCase, class_index: int) -> tuple[Coordinates, ...]:
-        """Voxels of each connected component of a class that occurs in a case."""
+        """Lists the voxels of each connected component of a class that occurs in a case."""
         key = (case.name, class_index)
         if key not in self._components:
-            self._components[key] = find_components(case, class_index)
+            self._components[key] = find_class_components(case, class_index)
         return self._components[key]
 
 
 def find_classes(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> tuple[ClassOfFold, ...]:
-    """Reads from every case which classes it holds; classes that occur nowhere are left out."""
+    """Finds the classes that occur in the cases, with their cases."""
     ranges = {name: open_case(name).locations.class_ranges for name in case_names}
     class_count = max(map(len, ranges.values()))
     found = (
@@ -65,20 +65,20 @@ def find_classes(case_names: Sequence[str], open_case: Callable[[str], CachedCas
     return tuple(of_fold for of_fold in found if of_fold.case_names)
 
 
-def find_components(case: CachedCase, class_index: int) -> tuple[Coordinates, ...]:
-    """Voxels of each component (of 26 neighbours) of a class: all, or `MOST_VOXELS_PER_COMPONENT` spread over it.
+def find_class_components(case: CachedCase, class_index: int) -> tuple[Coordinates, ...]:
+    """Lists voxels of each component (26 neighbours) of a class: all, or `MOST_VOXELS_PER_COMPONENT` spread over it.
 
     The labels of the class are those at its stored locations.
     """
     label_map: Int16[np.ndarray, "z y x"] = np.asarray(case.label_map[:])
     locations = case.locations.of_class(class_index)
     members = np.unique(label_map[tuple(locations.T)])
-    return split_into_components(np.isin(label_map, members))
+    return list_component_voxels(np.isin(label_map, members))
 
 
-def split_into_components(mask: Bool[np.ndarray, "z y x"]) -> tuple[Coordinates, ...]:
-    """Voxels of each component of a mask."""
-    import cc3d  # loaded where it is needed: it takes 0.1 s, and most trainings need no components
+def list_component_voxels(mask: Bool[np.ndarray, "z y x"]) -> tuple[Coordinates, ...]:
+    """Lists the voxels of each component of a mask."""
+    import cc3d  # imported here because it takes 0.1 s, and most trainings need no components
 
     numbers = cc3d.connected_components(mask, connectivity=26, binary_image=True)
     boxes = cc3d.statistics(numbers)["bounding_boxes"][1:]

@@ -1,4 +1,4 @@
-"""Which cases belong together, so that no fold trains on one of them and validates on another."""
+"""Groups of cases that belong together, such as those of one patient; a fold never splits a group."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from autoseg.problems import shorten_names
 
 
 def group_by_pattern(case_names: Sequence[str], pattern: str) -> Mapping[str, str]:
-    """The group of every case: what the pattern's first capture group, or the whole pattern, matches in its name.
+    """Groups cases by the match of a pattern's first capture group, or of the whole pattern, in their names.
 
     Raises:
-        TrainingError: The pattern is no regular expression, or does not match every name.
+        TrainingError: The pattern is not a regular expression, or does not match every name.
     """
     try:
         expression = re.compile(pattern)

@@ -1,4 +1,4 @@
-"""What happened in every epoch, and the file that says so."""
+"""Records of the epochs of a training, and the log file that holds them."""
 
 import os
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from autoseg.document import Part
 from autoseg.errors import RunError
 from autoseg.run_folder import make_folder, write_text
 
-TAIL_BYTES: Final = 1 << 16  # dozens of lines, so that a long log is not read whole for its last one
+TAIL_BYTES: Final = 1 << 16  # dozens of lines, so that only the end of a long log is read
 
 
 class EpochRecord(Part):
-    """One epoch.
+    """Record of one epoch.
 
     Attributes:
-        epoch: Counted from 0.
-        train_loss: Mean over the iterations; None if it was not finite in any (so for the validation loss).
-        pseudo_dice: Per class; None for a class that no validation patch held and none was predicted to hold.
-        mean_pseudo_dice: Over the classes that have one.
-        moving_average: Of the mean: 0.9 old + 0.1 new.
+        epoch: Index of the epoch, counted from 0.
+        train_loss: Mean over the iterations; None if it was never finite (likewise for the validation loss).
+        pseudo_dice: Pseudo Dice per class; None for a class that is in no reference and no prediction.
+        mean_pseudo_dice: Mean over the classes whose pseudo Dice is defined.
+        moving_average: Moving average of the mean: 0.9 old + 0.1 new.
         volume_dice: Mean Dice of held-out cases as whole volumes; None if it was not measured after this epoch.
-        learning_rate: In the first iteration.
-        seconds: Whole epoch, with validation, without saving.
-        data_wait_seconds: Of those, how long the network waited for patches.
+        learning_rate: Learning rate of the first iteration.
+        seconds: Duration of the epoch with validation, without saving.
+        data_wait_seconds: The part of `seconds` in which the network waited for patches.
     """
 
     epoch: int
@@ -43,12 +43,12 @@ class EpochRecord(Part):
 
 
 class PartialEpoch(Part):
-    """The training iterations of an epoch that is not over.
+    """The training iterations of an unfinished epoch.
 
     Attributes:
-        train_losses: Of each; None for one that was not finite.
-        seconds: They took, without saving.
-        data_wait_seconds: Of those, how long the network waited for patches.
+        train_losses: Loss of each iteration; None if it was not finite.
+        seconds: Duration of the iterations, without saving.
+        data_wait_seconds: The part of `seconds` in which the network waited for patches.
     """
 
     train_losses: tuple[float | None, ...]
@@ -57,12 +57,12 @@ class PartialEpoch(Part):
 
 
 def write_training_log(path: Path, records: Sequence[EpochRecord]) -> None:
-    """Writes training_log.jsonl anew, atomically: after an interruption it may hold epochs that will be repeated."""
+    """Rewrites training_log.jsonl atomically; after an interruption it may hold epochs that will be repeated."""
     write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
 
 
 def append_to_training_log(path: Path, record: EpochRecord) -> None:
-    """Adds one line.
+    """Appends one line.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
@@ -77,7 +77,7 @@ def append_to_training_log(path: Path, record: EpochRecord) -> None:
 
 
 def read_last_record(path: Path) -> EpochRecord | None:
-    """The last whole line of the log, which may be growing meanwhile; None if there is none that can be read."""
+    """Reads the last complete line of the log, which may be written meanwhile; None if there is none."""
     try:
         with path.open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL_BYTES))

@@ -33,7 +33,7 @@ from autoseg.training.pace import (
     judge_pace,
 )
 from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
-from autoseg.training.progress_picture import PictureContent, write_progress_picture
+from autoseg.training.progress_picture import write_progress_picture
 from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.schedule import compute_learning_rate
 from autoseg.training.start import Start
@@ -198,8 +198,9 @@ class TrainingLoop:
         self.saving_seconds, self.saved = timer.seconds, Timer()
 
     def _draw_progress(self) -> None:
-        content = PictureContent(title=self.options.title, records=self.state.history, schedule=self.state.schedule)
-        write_progress_picture(self.output.progress_picture, content)
+        write_progress_picture(
+            self.output.progress_picture, self.state.history, self.state.schedule, title=self.options.title
+        )
 
     def _finish(self) -> None:
         if not self.options.team.is_leader:

@@ -10,10 +10,10 @@ import torch
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import StepCost, estimate_host_training_bytes
 from autoseg.networks.cost import measure_cost
+from autoseg.networks.device import select_kernels
 from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan
 from autoseg.training.batch import Batch
-from autoseg.training.determinism import choose_kernels
 from autoseg.training.step import Learner, build_learner, run_training_step, run_validation_step
 
 WARMING_STEPS: Final = 2  # kernels are chosen, memory is reserved
@@ -31,7 +31,7 @@ def time_network(
     Raises:
         torch.OutOfMemoryError: The device's memory does not hold the network and a batch.
     """
-    choose_kernels(device, deterministic=False)
+    select_kernels(device, deterministic=False)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:

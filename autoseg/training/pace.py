@@ -1,4 +1,4 @@
-"""Keeping a training inside a budget of time: how long it may be, and what to do when the machine turns out slower."""
+"""Fits a training into a time budget, and adapts it when the measured pace differs from the forecast."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,31 +10,31 @@ from autoseg.plan import TrainingPlan
 from autoseg.progress import format_duration
 from autoseg.training.schedule import Schedule, build_schedule
 
-EPOCHS_OF_A_BUDGET: Final = 100  # so that pace and learning rate can follow the clock closely
+EPOCHS_OF_A_BUDGET: Final = 100  # enough to adapt to the pace and to lower the learning rate in small steps
 FEWEST_ITERATIONS_PER_EPOCH: Final = 25
-"""A tenth of the usual epoch. Saving, the picture and a line of the log then cost little beside it, and the fewest
-iterations that a budget is accepted for (150 by a lite plan) still make six epochs, after each of which the clock is
-looked at."""
+"""A tenth of the usual epoch. Saving, plotting and logging then take little time in comparison, and the fewest
+iterations that a budget is accepted for (150 by a lite plan) are still six epochs, after each of which the pace is
+checked."""
 FEWEST_VALIDATION_ITERATIONS: Final = 4  # forward passes alone: about a twentieth of an epoch of 25 iterations
 EPOCHS_THAT_TELL_THE_PACE: Final = 9
 EXPECTED_EPOCHS: Final = 2
-"""As many epochs at the pace of the forecast count before the first real one, so that a single slow one decides
-nothing and three do."""
+"""Epochs at the pace of the forecast that precede the measured ones, so that a single slow epoch has no effect, but
+three have."""
 EPOCHS_BETWEEN_LAYOUTS: Final = 5
-"""On a restless machine the forecast sways by more than is tolerated; it is followed at once only near the end."""
-TOLERATED_DRIFT: Final = 0.1  # of the time that is left
+"""On a machine with other load the pace varies by more than is tolerated; it is followed at once only near the end."""
+TOLERATED_DRIFT: Final = 0.1  # fraction of the remaining time
 LARGEST_WARMUP_SHARE: Final = 10  # a rise of the learning rate takes at most a tenth of a training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimes:
-    """What one iteration takes on this machine.
+    """Duration of one iteration on this machine.
 
     Attributes:
         data_seconds: Making a batch in one process.
-        forward_seconds: Computing outputs.
-        backward_seconds: Loss, gradients and change of the weights.
-        iteration_seconds: All of it, with batches made beside the network.
+        forward_seconds: The forward pass.
+        backward_seconds: Loss, backward pass and optimizer step.
+        iteration_seconds: A whole iteration, with batches made in the background.
         validation_seconds: One iteration of validation.
     """
 
@@ -47,12 +47,12 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a training is expected to take.
+    """Expected duration of a training.
 
     Attributes:
-        budget_seconds: What it may take; None: as long as it needs.
-        training_seconds: All remaining epochs.
-        reserved_seconds: For what follows: the validation of the held-out cases; None where it was not measured.
+        budget_seconds: Time budget; None if there is no limit.
+        training_seconds: Duration of all remaining epochs.
+        reserved_seconds: Duration of the validation of the held-out cases afterwards; None if it was not measured.
     """
 
     times: StepTimes
@@ -63,18 +63,18 @@ class Forecast:
 
     @property
     def total_seconds(self) -> float:
-        """Training and validation, as far as that was measured."""
+        """Duration of training and, if measured, validation."""
         return self.training_seconds + (self.reserved_seconds or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Time for a training and what follows it.
+    """Time budget of a training and its validation.
 
     Attributes:
-        seconds: From the moment `clock` had the value `start`.
-        reserved_seconds: Of these, for what follows the training.
-        clock: Seconds, monotonic.
+        seconds: Budget from the moment when `clock` had the value `start`.
+        reserved_seconds: The part of the budget for the validation after the training.
+        clock: Monotonic clock in seconds.
     """
 
     seconds: float
@@ -84,12 +84,12 @@ class Budget:
 
     @property
     def remaining_seconds(self) -> float:
-        """What is left for training."""
+        """Remaining time for training."""
         return self.seconds - self.reserved_seconds - (self.clock() - self.start)
 
 
 def lay_out_budget(plan: TrainingPlan, times: StepTimes, seconds: float) -> Schedule:
-    """The longest training that fits, but never longer than planned.
+    """Returns the schedule of the longest training within a budget, which is never longer than planned.
 
     Short trainings get short epochs, about a hundred of them, or fewer of `FEWEST_ITERATIONS_PER_EPOCH`.
     """
@@ -111,10 +111,10 @@ def lay_out_budget(plan: TrainingPlan, times: StepTimes, seconds: float) -> Sche
 def lay_out_rest(
     plan: TrainingPlan, schedule: Schedule, times: StepTimes, seconds: float, *, epochs_done: int
 ) -> Schedule:
-    """What is left of a training, at least an epoch, so that it ends in so many seconds or with the planned iterations.
+    """Returns the schedule of the rest of a training, at least one epoch, that ends in time or as planned.
 
     Args:
-        schedule: Which the training followed before; its epochs keep their length.
+        schedule: The previous schedule; its epochs keep their length.
     """
     epoch_seconds = estimate_epoch_seconds(schedule, times)
     end = find_end(
@@ -127,7 +127,7 @@ def lay_out_rest(
 
 
 def shorten_epochs(plan: TrainingPlan, iterations: int) -> Schedule:
-    """One epoch of so many iterations; those of validation shrink alike, as long as they tell something."""
+    """Returns a schedule of one epoch with so many iterations, and proportionally fewer for validation."""
     planned = plan.validation_iterations_per_epoch
     in_proportion = round(planned * iterations / plan.iterations_per_epoch)
     validation = min(planned, max(FEWEST_VALIDATION_ITERATIONS, in_proportion))
@@ -137,17 +137,17 @@ def shorten_epochs(plan: TrainingPlan, iterations: int) -> Schedule:
 
 
 def count_iterations(schedule: Schedule) -> int | None:
-    """Of training, from the first epoch to the last; None while the end is not known."""
+    """Counts the training iterations of a schedule; None if its end is not known."""
     return None if schedule.end_epoch is None else schedule.end_epoch * schedule.iterations_per_epoch
 
 
 def count_planned_epochs(plan: TrainingPlan, schedule: Schedule) -> int:
-    """How many epochs of a schedule make the iterations that are planned."""
+    """Counts the epochs of a schedule for the planned iterations."""
     return -(-plan.epochs * plan.iterations_per_epoch // schedule.iterations_per_epoch)
 
 
 def estimate_epoch_seconds(schedule: Schedule, times: StepTimes) -> float:
-    """Training and validation iterations of one epoch."""
+    """Estimates the duration of one epoch."""
     return (
         schedule.iterations_per_epoch * times.iteration_seconds
         + schedule.validation_iterations_per_epoch * times.validation_seconds
@@ -155,7 +155,7 @@ def estimate_epoch_seconds(schedule: Schedule, times: StepTimes) -> float:
 
 
 def judge_pace(epoch_seconds: Sequence[float], *, expected_seconds: float) -> float:
-    """What an epoch takes: the median of the last ones, before which some took what the forecast says."""
+    """Estimates the duration of an epoch by the median of the last ones, starting from the forecast."""
     known = [*[expected_seconds] * EXPECTED_EPOCHS, *epoch_seconds]
     return median(known[-EPOCHS_THAT_TELL_THE_PACE:])
 
@@ -163,14 +163,14 @@ def judge_pace(epoch_seconds: Sequence[float], *, expected_seconds: float) -> fl
 def adapt_to_pace(
     schedule: Schedule, *, next_epoch: int, last_epoch: int, epoch_seconds: float, remaining_seconds: float
 ) -> Schedule:
-    """The schedule that ends when the remaining seconds do; the same one if it does so within a tenth of them, or is
-    only a few epochs old and need not end yet.
+    """Returns a schedule that ends with the remaining time.
 
-    The learning rate goes on from where it is and reaches its end in time.
+    The schedule is unchanged if it does so within a tenth of the time, or is only a few epochs old and not yet ending.
+    The learning rate continues from its present value.
 
     Args:
-        last_epoch: The latest end, however much time there is.
-        epoch_seconds: What an epoch takes.
+        last_epoch: The latest end, whatever the remaining time.
+        epoch_seconds: Duration of an epoch.
     """
     if schedule.end_epoch is None or next_epoch >= schedule.end_epoch:
         return schedule
@@ -188,14 +188,14 @@ def adapt_to_pace(
 
 
 def find_end(epoch_seconds: float, *, next_epoch: int, last_epoch: int, remaining_seconds: float) -> int:
-    """The epoch with which the last whole one that fits has ended."""
+    """Computes the end of the last epoch that fits completely."""
     return min(last_epoch, next_epoch + max(0, int(remaining_seconds / epoch_seconds)))
 
 
 def describe_hopeless_pace(
     schedule: Schedule, *, epochs_done: int, needed: int, epoch_seconds: float, expected_seconds: float
 ) -> str:
-    """Why a budget is of no use at the present pace, and what to do."""
+    """Explains that a budget does not suffice at the present pace, and what to do."""
     done = epochs_done * schedule.iterations_per_epoch
     more_seconds = (needed - done) * epoch_seconds / schedule.iterations_per_epoch
     return (

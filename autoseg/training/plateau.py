@@ -1,4 +1,4 @@
-"""When a training has learnt what it can: its validation on whole volumes no longer improves."""
+"""Detects a plateau: the validation on whole volumes no longer improves."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,12 +13,12 @@ ANNEALED_SHARE: Final = 0.25
 
 
 def is_measurement_due(epoch: int) -> bool:
-    """Whether whole volumes are predicted after an epoch (counted from 0)."""
+    """Returns whether whole volumes are predicted after an epoch (counted from 0)."""
     return (epoch + 1) % EPOCHS_BETWEEN_MEASUREMENTS == 0
 
 
 def has_stopped_rising(measurements: Sequence[float]) -> bool:
-    """Whether the moving average of the mean Dice has not improved on its best for `PATIENCE` measurements."""
+    """Returns whether the moving average of the mean Dice has not improved for `PATIENCE` measurements."""
     averages = smooth(measurements)
     best, best_at = -1.0, 0
     for index, average in enumerate(averages):
@@ -28,7 +28,7 @@ def has_stopped_rising(measurements: Sequence[float]) -> bool:
 
 
 def smooth(measurements: Sequence[float]) -> list[float]:
-    """The exponential moving average, begun with the first value."""
+    """Computes the exponential moving average, which starts with the first value."""
     averages: list[float] = []
     for value in measurements:
         averages.append(value if not averages else (1 - SMOOTHING) * averages[-1] + SMOOTHING * value)
@@ -36,5 +36,5 @@ def smooth(measurements: Sequence[float]) -> list[float]:
 
 
 def compute_annealing_epochs(epochs_done: int) -> int:
-    """Over how many epochs the learning rate falls once a plateau is reached."""
+    """Computes the number of epochs over which the learning rate falls after a plateau."""
     return max(1, round(ANNEALED_SHARE * epochs_done))

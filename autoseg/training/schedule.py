@@ -1,8 +1,8 @@
-"""How long a training takes and how its learning rate falls.
+"""The schedule of a training: its epochs and its learning rate.
 
-A schedule describes what is left from one epoch on. It is replaced, never changed: by a longer or shorter one when the
-pace of the machine differs from what was measured, by one with a new rise when a finished training is extended, by one
-that ends when the validation no longer improves.
+A schedule describes the rest of a training from one epoch on. It is replaced, never changed: by a longer or shorter
+one when the pace of the machine differs from the forecast, by one with a new warm-up when a finished training is
+extended, by one that ends when the validation no longer improves.
 """
 
 import math
@@ -15,21 +15,21 @@ from autoseg.document import Part
 from autoseg.plan import TrainingPlan
 
 EXTENSION_PEAK: Final = 0.5
-"""Of the initial learning rate, to which an extension rises again: enough to leave the minimum that was reached, too
-little to unlearn what led there (compare the warm restarts of Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+"""Fraction of the initial learning rate to which an extension warms up: enough to leave the minimum that was reached,
+too little to unlearn what led there (compare the warm restarts of Loshchilov and Hutter 2017, arXiv:1608.03983)."""
 
 
 class Schedule(Part):
-    """What is left of a training, from `first_epoch` on.
+    """The rest of a training from `first_epoch` on.
 
     Attributes:
-        first_epoch: Where this schedule takes over; epochs before it followed another one.
-        end_epoch: First epoch that is not trained any more; None: until the validation no longer improves, and up to
-            then without any fall of the learning rate.
-        first_progress: Share of the fall that lies behind when it takes over.
+        first_epoch: First epoch of this schedule; epochs before it followed another one.
+        end_epoch: First epoch that is not trained; None to train until the validation no longer improves, with a
+            constant learning rate.
+        first_progress: Progress of the decay of the learning rate at `first_epoch`.
         peak: Factor on the planned learning rate.
-        warmup_iterations: Over which the learning rate rises, counted from `warmup_epoch`.
-        warmup_epoch: Where that rise begins; before `first_epoch` if an earlier schedule began it.
+        warmup_iterations: Iterations over which the learning rate rises, counted from `warmup_epoch`.
+        warmup_epoch: Epoch of the start of the warm-up; before `first_epoch` if an earlier schedule started it.
     """
 
     iterations_per_epoch: Annotated[int, Field(ge=1)]
@@ -49,21 +49,21 @@ class Schedule(Part):
         return self
 
     def compute_progress(self, epoch: float | int) -> float:
-        """Share of the fall of the learning rate that is done at an epoch, which may be fractional."""
+        """Computes the progress of the decay of the learning rate at an epoch, which may be fractional."""
         if self.end_epoch is None or self.end_epoch == self.first_epoch:
             return self.first_progress
         done = (epoch - self.first_epoch) / (self.end_epoch - self.first_epoch)
         return self.first_progress + (1 - self.first_progress) * done
 
     def end_at(self, end_epoch: int, *, from_epoch: int) -> "Schedule":
-        """The schedule that falls from its state at `from_epoch` to nothing at `end_epoch`."""
+        """Returns a schedule that decays from the state at `from_epoch` to 0 at `end_epoch`."""
         progress = self.compute_progress(from_epoch)
         return self.model_copy(
             update={"first_epoch": from_epoch, "end_epoch": end_epoch, "first_progress": min(1.0, max(0.0, progress))}
         )
 
     def extend(self, epochs: int, *, from_epoch: int) -> "Schedule":
-        """The schedule of `epochs` more after a finished training: a rise over one epoch to half the rate, a fall."""
+        """Returns a schedule of more epochs after a finished training: one epoch of warm-up to half the rate, decay."""
         return self.model_copy(
             update={
                 "first_epoch": from_epoch,
@@ -77,7 +77,7 @@ class Schedule(Part):
 
 
 def build_schedule(plan: TrainingPlan, *, epochs: int | None) -> Schedule:
-    """The schedule of a training of so many planned epochs; None: until the validation no longer improves."""
+    """Builds the schedule of so many planned epochs; None to train until the validation no longer improves."""
     return Schedule(
         iterations_per_epoch=plan.iterations_per_epoch,
         validation_iterations_per_epoch=plan.validation_iterations_per_epoch,
@@ -87,31 +87,31 @@ def build_schedule(plan: TrainingPlan, *, epochs: int | None) -> Schedule:
 
 
 def compute_learning_rate(plan: TrainingPlan, schedule: Schedule, *, epoch: int, iteration: int) -> float:
-    """The learning rate of one iteration; the rules are those of `TrainingPlan.schedule`."""
-    fall = FALLS[plan.schedule](plan, schedule, epoch, iteration)
+    """Computes the learning rate of one iteration by the rule of `TrainingPlan.schedule`."""
+    decay = DECAYS[plan.schedule](plan, schedule, epoch, iteration)
     since_rise = (epoch - schedule.warmup_epoch) * schedule.iterations_per_epoch + iteration
     rise = min(1.0, (since_rise + 1) / (schedule.warmup_iterations + 1))
-    return plan.initial_learning_rate * schedule.peak * rise * fall
+    return plan.initial_learning_rate * schedule.peak * rise * decay
 
 
-def _fall_polynomially(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
+def _decay_polynomially(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
     del iteration  # constant within an epoch
     return float((1 - schedule.compute_progress(epoch)) ** plan.schedule_exponent)
 
 
-def _fall_as_cosine(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
+def _decay_as_cosine(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
     del plan
     progress = schedule.compute_progress(epoch + iteration / schedule.iterations_per_epoch)
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-def _stay(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
+def _keep_constant(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
     del plan, schedule, epoch, iteration
     return 1.0
 
 
-FALLS: Final[dict[str, Callable[[TrainingPlan, Schedule, int, int], float]]] = {
-    "polynomial": _fall_polynomially,
-    "cosine": _fall_as_cosine,
-    "constant": _stay,
+DECAYS: Final[dict[str, Callable[[TrainingPlan, Schedule, int, int], float]]] = {
+    "polynomial": _decay_polynomially,
+    "cosine": _decay_as_cosine,
+    "constant": _keep_constant,
 }

@@ -1,6 +1,6 @@
-"""The history in MLflow or Weights & Biases, for those who keep all their experiments there.
+"""Logs the training history to experiment trackers: MLflow or Weights & Biases.
 
-Neither is a dependency: they are imported when they are asked for.
+Neither is a dependency: they are imported only when they are used.
 """
 
 import importlib
@@ -14,18 +14,18 @@ from typing import Any, Final, Literal
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import TrainingError
-from autoseg.training.event_files import list_values
+from autoseg.training.event_files import list_scalars
 from autoseg.training.events import EpochDone, Event
 
 TrackerName = Literal["mlflow", "wandb"]
 FORBIDDEN_CHARACTERS: Final = re.compile(r"[^\w\-./ :]")
-"""In the names of MLflow's figures; classes may be called anything."""
+"""Not allowed in names of MLflow's metrics, but in names of classes."""
 
 logger = logging.getLogger(__name__)
 
 
 class TrackerIdentifiers(Document):
-    """trackers.json: under which identifier a training goes on in each tracker."""
+    """trackers.json: the identifiers under which each tracker resumes a training."""
 
     schema_version: Literal[1] = 1
     identifiers: dict[TrackerName, str]
@@ -33,11 +33,11 @@ class TrackerIdentifiers(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedRun:
-    """What a tracker shows of a training beside its history.
+    """The description of a training in a tracker.
 
     Attributes:
-        experiment: With which others it is compared.
-        folder: Where a tracker may keep files of its own.
+        experiment: Name of the experiment that groups trainings.
+        folder: Folder for files of the tracker.
     """
 
     experiment: str
@@ -48,11 +48,11 @@ class TrackedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTracker:
-    """A training in one tracker.
+    """A training that is open in one tracker.
 
     Attributes:
-        identifier: Under which it can be opened again.
-        log: Adds figures at an epoch.
+        identifier: The identifier to resume it.
+        log: Logs metrics of an epoch.
     """
 
     identifier: str
@@ -61,25 +61,25 @@ class OpenTracker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trackers:
-    """All trackers of a training, maybe none."""
+    """All trackers of a training, possibly none."""
 
     opened: Mapping[TrackerName, OpenTracker]
 
     def follow(self, events: Iterable[Event], class_names: Sequence[str]) -> Iterator[Event]:
-        """Passes on what a training tells."""
+        """Logs the epochs of a training, and passes its events on."""
         for event in events:
             if isinstance(event, EpochDone):
-                self.log(list_values(event.record, class_names), epoch=event.record.epoch)
+                self.log(list_scalars(event.record, class_names), epoch=event.record.epoch)
             yield event
 
     def log(self, values: Mapping[str, float], *, epoch: int) -> None:
-        """Adds figures to each; a server that does not answer does not end the training."""
+        """Logs metrics to all trackers; the failure of a server does not end the training."""
         allowed = {FORBIDDEN_CHARACTERS.sub("_", name): value for name, value in values.items()}
         for name, tracker in self.opened.items():
             try:
                 tracker.log(allowed, epoch)
             except Exception as error:
-                logger.warning("%s did not take the figures of epoch %d: %s", name, epoch + 1, error)
+                logger.warning("%s did not log the metrics of epoch %d: %s", name, epoch + 1, error)
 
 
 def check_trackers(names: Iterable[TrackerName]) -> None:
@@ -94,10 +94,10 @@ def check_trackers(names: Iterable[TrackerName]) -> None:
 
 @contextmanager
 def open_trackers(names: Sequence[TrackerName], path: Path, run: TrackedRun) -> Iterator[Trackers]:
-    """Opens trackers, or goes on where an interrupted training of the same fold was in them.
+    """Opens trackers, and resumes an interrupted training of the same fold in them.
 
     Args:
-        path: File of the identifiers.
+        path: The file of the identifiers.
 
     Raises:
         TrainingError: A tracker is not installed.

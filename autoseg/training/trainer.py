@@ -11,13 +11,13 @@ import torch
 
 from autoseg.errors import DeviceError
 from autoseg.labels import LabelScheme
+from autoseg.networks.device import select_kernels
 from autoseg.plan import ConfigurationPlan, TrainingPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.batch_making import build_source, make_batches
 from autoseg.training.batches import list_batch_keys, translate_worker_crashes
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
-from autoseg.training.determinism import choose_kernels
 from autoseg.training.distributed import ALONE
 from autoseg.training.events import Event
 from autoseg.training.execution import TrainingExecution
@@ -60,7 +60,7 @@ def train(
         start = find_start(output, identity, options.length)
     if start is None:
         return
-    choose_kernels(options.device, deterministic=options.deterministic)
+    select_kernels(options.device, deterministic=options.deterministic)
     with _translate_memory_errors(options.device), translate_worker_crashes():
         source = build_source(
             plan,

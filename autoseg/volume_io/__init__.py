@@ -1,4 +1,4 @@
-"""The only reader and writer of images.
+"""Reading and writing of images; no other package opens image files.
 
 Arrays are (channel, z, y, x) in memory order of the files; the `Grid` says where the voxels lie in the world.
 """

@@ -1,12 +1,11 @@
-"""One DICOM file that holds one slice or one volume (enhanced multi-frame), through SimpleITK.
+"""Reads single DICOM files that hold one slice or one volume (enhanced multi-frame), through SimpleITK.
 
-Where the frames of a volume lie is read from the file itself: ITK tells a distance of frames, but not whether their
-order follows or opposes the normal of the plane, nor that one is missing.
+The positions of the frames are read from the file itself: ITK reports a spacing of the frames, but neither whether
+their order follows or opposes the normal of the plane nor whether one is missing.
 """
 
 import mmap
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +14,8 @@ from jaxtyping import Float64
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
-from autoseg.volume_io.itk import build_grid, to_other_world
-from autoseg.volume_io.library_messages import divert_library_messages
+from autoseg.volume_io.itk import build_grid, convert_lps_ras
+from autoseg.volume_io.library_messages import redirect_library_messages
 from autoseg.volume_io.volumes import StoredVolume
 
 MODALITY: Final = "0008|0060"
@@ -36,20 +35,12 @@ FRAME_GEOMETRY: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Frames:
-    """Geometry of the frames in their order, in DICOM's world (L, P, S)."""
-
-    positions_mm: Float64[np.ndarray, "frame 3"]
-    orientations: Float64[np.ndarray, "count 6"]
-
-
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
-    """Reads all voxels, rescaled as the header says; the samples of a colour image are channels."""
+    """Reads all voxels, rescaled as in the header; the samples of a colour image are channels."""
     import SimpleITK
 
     del as_labels
-    with divert_library_messages():
+    with redirect_library_messages():
         reader = _open_reader(path)
         grid = _build_grid(path, reader)
         array = SimpleITK.GetArrayFromImage(reader.Execute())
@@ -59,7 +50,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
-    with divert_library_messages():
+    with redirect_library_messages():
         return _build_grid(path, _open_reader(path))
 
 
@@ -81,23 +72,23 @@ def _build_grid(path: Path, reader: Any) -> Grid:
     grid = build_grid(reader)
     if grid.shape_voxels[0] == 1:
         return grid
-    frames = _read_frames(path, grid.shape_voxels[0])
-    step = _measure_step(path, frames.positions_mm)
-    if np.ptp(frames.orientations, axis=0).max() > ORIENTATION_TOLERANCE:
+    positions_mm, orientations = _read_frames(path, grid.shape_voxels[0])
+    step = _measure_step(path, positions_mm)
+    if np.ptp(orientations, axis=0).max() > ORIENTATION_TOLERANCE:
         msg = f"{path}: its frames are tilted against each other, so they are no volume; {ADVICE}"
         raise VolumeError(msg)
     distance = float(np.linalg.norm(step))
-    along_x, along_y = frames.orientations[0, :3], frames.orientations[0, 3:]
+    along_x, along_y = orientations[0, :3], orientations[0, 3:]
     return Grid(
         shape_voxels=grid.shape_voxels,
         spacing_mm=(distance, *grid.spacing_mm[1:]),
-        origin_mm=to_other_world(frames.positions_mm[0]),
-        direction=(to_other_world(step / distance), to_other_world(along_y), to_other_world(along_x)),
+        origin_mm=convert_lps_ras(positions_mm[0]),
+        direction=(convert_lps_ras(step / distance), convert_lps_ras(along_y), convert_lps_ras(along_x)),
     )
 
 
 def _measure_step(path: Path, positions_mm: Float64[np.ndarray, "frame 3"]) -> Float64[np.ndarray, "3"]:
-    """The way from one frame to the next, if it is the same between all of them."""
+    """Returns the vector between neighbouring frames, checked to be the same for all of them."""
     count = len(positions_mm)
     step = np.asarray((positions_mm[-1] - positions_mm[0]) / (count - 1), dtype=np.float64)
     expected = positions_mm[0] + np.arange(count)[:, None] * step
@@ -111,7 +102,8 @@ def _measure_step(path: Path, positions_mm: Float64[np.ndarray, "frame 3"]) -> F
     return step
 
 
-def _read_frames(path: Path, count: int) -> _Frames:
+def _read_frames(path: Path, count: int) -> tuple[Float64[np.ndarray, "frame 3"], Float64[np.ndarray, "orientation 6"]]:
+    """Returns the positions (mm) of the frames in their order, and their orientations, in DICOM's world (L, P, S)."""
     positions: list[list[float]] = []
     orientations: list[list[float]] = []
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -124,4 +116,4 @@ def _read_frames(path: Path, count: int) -> _Frames:
     if len(positions) != count or not orientations:
         msg = f"{path}: the header does not tell where its {count} frames lie; {ADVICE}"
         raise VolumeError(msg)
-    return _Frames(positions_mm=np.array(positions), orientations=np.array(orientations))
+    return np.array(positions), np.array(orientations)

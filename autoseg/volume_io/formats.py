@@ -1,4 +1,4 @@
-"""Which module reads and writes which file ending."""
+"""Tables of the modules that read and write each file ending."""
 
 from typing import Final
 

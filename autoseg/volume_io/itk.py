@@ -1,4 +1,4 @@
-"""MetaImage, NRRD, GIPL, VTK structured points, ITK's own HDF5, and MRC through SimpleITK.
+"""Reads and writes MetaImage, NRRD, GIPL, VTK structured points, ITK's HDF5, and MRC through SimpleITK.
 
 ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
 """
@@ -14,9 +14,15 @@ from autoseg.errors import VolumeError
 from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically
 from autoseg.volume_io.itk_headers import check_complete, check_stored_header
-from autoseg.volume_io.library_messages import divert_library_messages, locale_kept
-from autoseg.volume_io.pairs import HEADER_ENDINGS, write_pair_atomically
-from autoseg.volume_io.volumes import StoredVolume, check_same_grid, is_planar, make_planar_spacing
+from autoseg.volume_io.library_messages import preserve_locale, redirect_library_messages
+from autoseg.volume_io.volumes import (
+    HEADER_ENDINGS,
+    StoredVolume,
+    check_same_grid,
+    is_planar,
+    make_planar_spacing,
+    write_pair_atomically,
+)
 
 LPS_TO_RAS: Final = np.array([-1.0, -1.0, 1.0])
 HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)
@@ -30,21 +36,21 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
     del as_labels
     check_stored_header(path)
-    with locale_kept(), _divert_messages(path):
+    with preserve_locale(), _divert_messages(path):
         image = SimpleITK.ReadImage(str(path))
     check_complete(path, SimpleITK.GetArrayViewFromImage(image))
     return convert(image, path)
 
 
 def is_image(image: object) -> bool:
-    """Whether an object of SimpleITK is an image."""
+    """Returns whether an object of SimpleITK is an image."""
     import SimpleITK
 
     return isinstance(image, SimpleITK.Image)
 
 
 def convert(image: Any, what: Path | str) -> StoredVolume:
-    """Takes all voxels and the grid of an image in memory."""
+    """Converts an image in memory."""
     import SimpleITK
 
     array = SimpleITK.GetArrayFromImage(image)
@@ -64,7 +70,7 @@ def read_grid(path: Path) -> Grid:
     check_stored_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    with locale_kept(), _divert_messages(path):
+    with preserve_locale(), _divert_messages(path):
         reader.ReadImageInformation()
     _check_dimensions(path, reader.GetDimension(), reader.GetNumberOfComponents())
     return build_grid(reader)
@@ -72,7 +78,7 @@ def read_grid(path: Path) -> Grid:
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes a compressed file; two-dimensional images become two-dimensional files again."""
-    del like  # the grid holds all that these headers tell of the geometry, to the last bit
+    del like  # the grid holds the whole geometry of these headers, bit for bit
     image = build(path, array, grid=grid, like=None)
     writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
     with writing(path) as temporary:
@@ -81,13 +87,13 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    """What `write` writes, as an image of SimpleITK."""
+    """Builds the SimpleITK image that `write` writes."""
     del like
     return build_image(array, grid, is_flat=_is_flat_file(path, grid))
 
 
 def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
-    """A label map with two dimensions like the image, or else three."""
+    """Builds a label map of two dimensions if the image has two, else of three."""
     return build_image(array, grid, is_flat=image.GetDimension() == 2)
 
 
@@ -95,7 +101,7 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
     import SimpleITK
 
     try:
-        with locale_kept():
+        with preserve_locale():
             SimpleITK.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
@@ -104,7 +110,7 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
 
 
 def _divert_messages(path: Path) -> AbstractContextManager[None]:
-    return divert_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
+    return redirect_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
 
 
 def _check_dimensions(path: Path | str, dimensions: int, components: int) -> None:
@@ -117,7 +123,7 @@ def _check_dimensions(path: Path | str, dimensions: int, components: int) -> Non
 
 
 def build_grid(header: Any) -> Grid:
-    """Takes anything with ITK's GetSize, GetSpacing, GetOrigin and GetDirection."""
+    """Builds the grid from an image or reader of SimpleITK."""
     dimensions = header.GetDimension()
     matrix = np.array(header.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
     size = (*header.GetSize(), 1)[:3]
@@ -126,7 +132,7 @@ def build_grid(header: Any) -> Grid:
     return Grid(
         shape_voxels=(size[2], size[1], size[0]),
         spacing_mm=make_planar_spacing(spacing[1], spacing[0]) if is_flat else (spacing[2], spacing[1], spacing[0]),
-        origin_mm=to_other_world(np.array(origin)),
+        origin_mm=convert_lps_ras(np.array(origin)),
         direction=_build_direction(matrix),
     )
 
@@ -135,30 +141,30 @@ def _build_direction(matrix: Float64[np.ndarray, "n n"]) -> Direction:
     full = np.eye(3)
     extent = min(len(matrix), 3)
     full[:extent, :extent] = matrix[:extent, :extent]
-    return (to_other_world(full[:, 2]), to_other_world(full[:, 1]), to_other_world(full[:, 0]))
+    return (convert_lps_ras(full[:, 2]), convert_lps_ras(full[:, 1]), convert_lps_ras(full[:, 0]))
 
 
-def to_other_world(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
-    """Turns (L, P, S) into (R, A, S), and back."""
+def convert_lps_ras(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
+    """Converts (L, P, S) to (R, A, S), and back."""
     x, y, z = (vector * LPS_TO_RAS + 0.0).tolist()  # adding 0 turns -0 into 0
     return (x, y, z)
 
 
 def _is_flat_file(path: Path, grid: Grid) -> bool:
-    """Whether to write two dimensions: the plane must lie across the body, for a 2D file cannot be tilted."""
+    """Whether to write two dimensions: the plane must be axial, as a 2D file cannot be tilted."""
     lies_across = grid.direction[0] == HEAD and grid.direction[1][2] == grid.direction[2][2] == grid.origin_mm[2] == 0
     return is_planar(grid) and lies_across and not path.name.lower().endswith(GIPL_ENDINGS)
 
 
 def build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
-    """A SimpleITK image of one component, with two dimensions if `is_flat`."""
+    """Builds a SimpleITK image of one component, with two dimensions if `is_flat`."""
     import SimpleITK
 
     dimensions = 2 if is_flat else 3
     image = SimpleITK.GetImageFromArray(array[0] if is_flat else array)
-    columns = [to_other_world(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
+    columns = [convert_lps_ras(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
     matrix = np.array(columns).T[:dimensions, :dimensions]
     image.SetSpacing(grid.spacing_mm[::-1][:dimensions])
-    image.SetOrigin(to_other_world(np.array(grid.origin_mm))[:dimensions])
+    image.SetOrigin(convert_lps_ras(np.array(grid.origin_mm))[:dimensions])
     image.SetDirection(matrix.ravel().tolist())
     return image

@@ -1,4 +1,4 @@
-"""What ITK would not notice, or silently repair, in the headers of MetaImage, NRRD, VTK and MRC files."""
+"""Checks headers of MetaImage, NRRD, VTK and MRC files for errors that ITK overlooks or silently repairs."""
 
 import logging
 import re
@@ -29,7 +29,7 @@ MRC_HEADER_BYTES: Final = 1024
 
 
 def check_stored_header(path: Path) -> None:
-    """Looks at the spacing as stored, which ITK would silently replace where it makes no sense.
+    """Checks the spacing as stored, because ITK silently replaces invalid values.
 
     Raises:
         VolumeError: The spacing cannot be used, or a VTK file holds something else than structured points.
@@ -44,7 +44,7 @@ def check_stored_header(path: Path) -> None:
 
 
 def check_complete(path: Path, array: Shaped[np.ndarray, "..."]) -> None:
-    """Checks the length of VTK and MRC files, which ITK fills up with whatever is in memory if they are cut off.
+    """Checks the length of VTK and MRC files, which ITK fills up with arbitrary memory if they are truncated.
 
     Raises:
         VolumeError: The file holds less than its header promises.
@@ -97,7 +97,7 @@ def _read_start(path: Path) -> bytes:
 
 
 def _check_meta_spacing(path: Path) -> None:
-    """ITK would read a spacing of 0 as 1, and a negative one as 1e16."""
+    """Checks for spacings that ITK misreads: it reads 0 as 1, and a negative one as 1e16."""
     header = _read_start(path).partition(b"ElementDataFile")[0].decode("latin-1")
     found = META_SPACING.search(header)
     if found is None:
@@ -108,7 +108,7 @@ def _check_meta_spacing(path: Path) -> None:
 
 
 def _check_nrrd_spacing(path: Path) -> None:
-    """ITK would read a missing spacing as 1."""
+    """Checks for missing spacings, which ITK reads as 1."""
     header = _read_start(path).partition(b"\n\n")[0].decode("latin-1")
     found = NRRD_SPACING.search(header)
     if found is None:

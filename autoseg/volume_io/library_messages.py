@@ -1,5 +1,5 @@
-"""What libraries in C do to the process by themselves: HDF5 and MINC print dozens of lines about a broken file, ITK's
-reader and writer of VTK files change the locale."""
+"""Contains side effects of C libraries on the process: HDF5 and MINC print dozens of lines about a broken file, and
+ITK's reader and writer of VTK files change the locale."""
 
 import locale
 import logging
@@ -17,10 +17,10 @@ ONE_AT_A_TIME: Final = threading.Lock()
 
 
 @contextmanager
-def divert_library_messages() -> Iterator[None]:
-    """Sends what is written to the process's standard error meanwhile to the log (level debug).
+def redirect_library_messages() -> Iterator[None]:
+    """Redirects the standard error of the process to the log (level debug) within the block.
 
-    The stream of the process is replaced, for such libraries know no other switch; keep the block short.
+    The stream of the whole process is replaced, as such libraries have no other setting; keep the block short.
     """
     with ONE_AT_A_TIME, tempfile.TemporaryFile() as messages:
         if sys.stderr is not None:
@@ -39,11 +39,11 @@ def divert_library_messages() -> Iterator[None]:
 
 
 @contextmanager
-def locale_kept() -> Iterator[None]:
-    """Puts the locale of the process back afterwards.
+def preserve_locale() -> Iterator[None]:
+    """Restores the locale of the process after the block.
 
-    ITK sets it to "C" when it meets a VTK file, and leaves it there: from then on Python would take the text of files
-    and programs for ASCII.
+    ITK sets it to "C" for VTK files and does not reset it: from then on Python would decode the text of files and
+    programs as ASCII.
     """
     before = locale.setlocale(locale.LC_ALL)
     try:

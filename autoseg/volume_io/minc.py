@@ -1,8 +1,8 @@
-"""MINC: version 1 (netCDF) through nibabel, version 2 (HDF5) through SimpleITK.
+"""Reads MINC: version 1 (netCDF) through nibabel, version 2 (HDF5) through SimpleITK.
 
-MINC's world is (R, A, S). ITK passes its numbers on as if they were (L, P, S); that is undone here, so that both
-versions of one image lie at one place, and where nibabel says. Axes come in the order z, y, x, whatever their order in
-the file.
+MINC's world is (R, A, S). ITK passes its coordinates on as if they were (L, P, S). This is undone here, so that both
+versions of an image have the same position, which is also that of nibabel. Axes are returned in the order z, y, x,
+whatever their order in the file.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ import numpy as np
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, Reorientation, build_grid_from_affine, compute_reorientation
 from autoseg.volume_io import itk
-from autoseg.volume_io.library_messages import divert_library_messages
+from autoseg.volume_io.library_messages import redirect_library_messages
 from autoseg.volume_io.volumes import StoredVolume
 
 HDF5_SIGNATURE: Final = b"\x89HDF"
@@ -24,9 +24,9 @@ AXES_OF_LETTERS: Final = ("LR", "PA", "IS")
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
-    """Reads all voxels in real values; times or vector components are channels."""
+    """Reads all voxels as real values; time points or vector components are channels."""
     if _is_version_2(path):
-        with divert_library_messages():
+        with redirect_library_messages():
             stored = itk.read(path, as_labels=as_labels)
         return replace(stored, grid=_undo_itk_world(stored.grid))
     file, channel_axis = _open_version_1(path)
@@ -39,7 +39,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
     if _is_version_2(path):
-        with divert_library_messages():
+        with redirect_library_messages():
             return _undo_itk_world(itk.read_grid(path))
     file, channel_axis = _open_version_1(path)
     shape = tuple(extent for axis, extent in enumerate(file.get_data_shape()) if axis != channel_axis)
@@ -59,12 +59,12 @@ def _is_version_2(path: Path) -> bool:
 
 
 def _undo_itk_world(grid: Grid) -> Grid:
-    z, y, x = (itk.to_other_world(np.array(axis)) for axis in grid.direction)
-    return replace(grid, origin_mm=itk.to_other_world(np.array(grid.origin_mm)), direction=(z, y, x))
+    z, y, x = (itk.convert_lps_ras(np.array(axis)) for axis in grid.direction)
+    return replace(grid, origin_mm=itk.convert_lps_ras(np.array(grid.origin_mm)), direction=(z, y, x))
 
 
 def _open_version_1(path: Path) -> tuple[Any, int | None]:
-    """Returns nibabel's file and the position of the axis of channels."""
+    """Returns nibabel's file and the index of the channel axis."""
     from nibabel.externals.netcdf import netcdf_file
     from nibabel.minc1 import Minc1File
 
@@ -79,7 +79,7 @@ def _open_version_1(path: Path) -> tuple[Any, int | None]:
 
 
 def _build_grid(file: Any, extents: tuple[int, ...]) -> tuple[Grid, Reorientation]:
-    """The grid in the order of the file, and the permutation that brings its axes into the order z, y, x."""
+    """Returns the grid in the order of the file, and the permutation of its axes to z, y, x."""
     first, second, third = (int(extent) for extent in extents)
     grid = build_grid_from_affine(np.array(file.get_affine(), dtype=np.float64), (third, second, first))
     code = grid.orientation_code

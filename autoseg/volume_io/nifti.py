@@ -1,4 +1,4 @@
-"""NIfTI (one file or a pair) and MGH through nibabel.
+"""Reads and writes NIfTI (one file or a pair) and MGH through nibabel.
 
 nibabel's arrays are (x, y, z, ...) in Fortran order, so their transpose is (..., z, y, x) in C order without a copy.
 Compressed files go through isal: reading takes half of zlib's time, writing a quarter.
@@ -17,13 +17,13 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.run_folder import write_atomically
-from autoseg.volume_io.pairs import write_pair_atomically
 from autoseg.volume_io.volumes import (
     StoredVolume,
     check_same_grid,
-    explain_unreadable,
     is_planar,
     make_planar_spacing,
+    translate_decoder_errors,
+    write_pair_atomically,
 )
 
 LOGGER = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
-    """Writes one channel; the header of `like` is carried over where both are NIfTI or both are MGH."""
+    """Writes one channel; the header of `like` is copied where both are NIfTI or both are MGH."""
     image = build(path, array, grid=grid, like=like)
     name = path.name.lower()
     if name.endswith(PAIR_ENDINGS):
@@ -77,7 +77,7 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    """What `write` writes, as an image of nibabel."""
+    """Builds the nibabel image that `write` writes."""
     template = _find_template(like, is_mgh=path.name.lower().endswith(MGH_ENDINGS), grid=grid)
     if path.name.lower().endswith(MGH_ENDINGS):
         return _build_mgh(_fit_mgh(array), grid, template)
@@ -85,14 +85,14 @@ def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
 
 
 def is_image(image: object) -> bool:
-    """Whether an object of nibabel is an image: voxels with an affine."""
+    """Returns whether an object of nibabel is an image: voxels with an affine."""
     from nibabel.spatialimages import SpatialImage
 
     return isinstance(image, SpatialImage) and image.affine is not None
 
 
 def convert(image: Any, what: str) -> StoredVolume:
-    """Takes the voxels, scaled as the header says, and the grid as `read` takes it from a file."""
+    """Converts an image in memory, like `read` for a file."""
     import nibabel
 
     array = split_channels(np.asarray(image.dataobj).T, what)
@@ -102,7 +102,7 @@ def convert(image: Any, what: str) -> StoredVolume:
 
 
 def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
-    """A label map as NIfTI or MGH with the header of the image, else as NIfTI."""
+    """Builds a label map as NIfTI or MGH with the header of the image, else as NIfTI."""
     import nibabel
 
     if isinstance(image, nibabel.MGHImage):
@@ -134,14 +134,14 @@ def _open_stream(path: Path) -> Any:
 
 
 def _read_to_end(image: Any) -> None:
-    """Compressed files end in a checksum, which is compared only by who reads that far."""
+    """Reads to the end of the file, where the checksum of compressed files is verified."""
     stream = image.file_map["image"].fileobj
     while stream is not None and stream.read(END_BYTES):
         pass
 
 
 def _check_raw_header(path: Path) -> Any:
-    """Returns the image class of a file after a look at the header as stored: nibabel would repair a zero spacing."""
+    """Checks the header as stored, as nibabel silently repairs a zero spacing, and returns the image class."""
     import nibabel
 
     name = path.name.lower()
@@ -159,7 +159,7 @@ def _check_raw_header(path: Path) -> Any:
 
 def _check_raw_spacing(header: Any, path: Path) -> None:
     if "sform_code" in header and header["sform_code"] > 0:
-        return  # the sform tells the spacing, whatever pixdim says
+        return  # the sform defines the spacing, whatever pixdim is
     dimensions = min(int(header["dim"][0]), 3)
     spacing = [float(value) for value in header["pixdim"][1 : 1 + dimensions]]
     if not all(np.isfinite(value) and value != 0 for value in spacing):
@@ -168,7 +168,7 @@ def _check_raw_spacing(header: Any, path: Path) -> None:
 
 
 def split_channels(array: Shaped[np.ndarray, "..."], path: Path | str) -> Shaped[np.ndarray, "channel z y x"]:
-    """(..., z, y, x) to (channel, z, y, x); at most one of the leading axes may be longer than 1."""
+    """Reshapes (..., z, y, x) to (channel, z, y, x); at most one of the leading axes may be longer than 1."""
     if array.ndim < 3:
         return array.reshape((1,) * (4 - array.ndim) + array.shape)
     leading = array.shape[:-3]
@@ -202,7 +202,7 @@ def _build_grid(image: Any, path: Path | str) -> Grid:
 
 
 def _prefer_zooms(grid: Grid, zooms_mm: list[float]) -> Grid:
-    """Takes the spacing as the header states it where the affine, which rounds differently, says the same."""
+    """Replaces the spacing of the affine by that of the header where they differ only by rounding."""
     spacing = list(grid.spacing_mm)
     for axis, zoom in zip((2, 1, 0), zooms_mm, strict=False):
         if abs(zoom - spacing[axis]) <= ZOOM_TOLERANCE_FRACTION * spacing[axis]:
@@ -254,13 +254,13 @@ def _build_mgh(array: Shaped[np.ndarray, "z y x"], grid: Grid, template: Any) ->
 
 
 def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
-    """Opens the header of `like` if it is of the family to be written; it must lie on the grid to be written."""
+    """Opens `like` if it is of the family to be written; it must lie on the grid to be written."""
     import nibabel
 
     family = nibabel.MGHImage if is_mgh else nibabel.Nifti1Pair
     if like is None or not like.name.lower().endswith((".nii", ".nii.gz", *PAIR_ENDINGS, *MGH_ENDINGS)):
         return None
-    with explain_unreadable(like), _open_image(like) as image:
+    with translate_decoder_errors(like), _open_image(like) as image:
         if not isinstance(image, family):
             return None
         check_same_grid(grid, _build_grid(image, like), what=f"{like} (found) and what is to be written like it")
@@ -295,5 +295,5 @@ def _is_orthogonal(affine: Float64[np.ndarray, "4 4"]) -> bool:
 
 
 def _fit_mgh(array: Shaped[np.ndarray, "z y x"]) -> Shaped[np.ndarray, "z y x"]:
-    """MGH knows uint8, int16, int32 and float32 only; other integers are kept in 32 bits."""
+    """Converts to a dtype that MGH supports: uint8, int16, int32, float32; other integers become int32."""
     return array if array.dtype.name in MGH_TYPES else array.astype(np.int32)

@@ -1,6 +1,6 @@
-"""PAR/REC of Philips, AFNI and ECAT 7 through nibabel, which reads but does not write them.
+"""Reads PAR/REC of Philips, AFNI and ECAT 7 through nibabel, which does not write them.
 
-Header and voxels of the first two are separate files; either may be named.
+Header and voxels of the first two are separate files; either may be given.
 """
 
 import logging
@@ -21,7 +21,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
-    """Reads all voxels, scaled as the header says; a fourth axis holds the channels."""
+    """Reads all voxels, scaled as in the header; a fourth axis holds the channels."""
     del as_labels
     with _collect_warnings(path):
         image = _open_image(path)
@@ -37,7 +37,7 @@ def read_grid(path: Path) -> Grid:
 
 @contextmanager
 def _collect_warnings(path: Path) -> Iterator[None]:
-    """nibabel warns of unusual headers through Python's warnings, which would go to the terminal."""
+    """Logs the warnings of nibabel about unusual headers, which Python would print to the terminal."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)  # it leaves closing its files to the garbage collector

@@ -1,4 +1,4 @@
-"""PNG, BMP and JPEG through Pillow."""
+"""Reads and writes PNG, BMP and JPEG through Pillow."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from autoseg.geometry import Grid
 from autoseg.run_folder import write_atomically
 from autoseg.volume_io.volumes import PICTURE_SPACING_MM, StoredVolume
 
-# Pillow stretches greys of 2 and 4 bits to 0..255 and cuts colours of 16 bits to 8; the decoder's mode tells.
+# Pillow scales greys of 2 and 4 bits to 0..255 and truncates colours of 16 bits to 8; the decoder's mode shows it.
 STRETCHED_GREYS: Final = {"L;2": 85, "L;4": 17}
 CUT_COLOURS: Final = ("RGB;16B", "RGBA;16B")
 CUT_GREY: Final = "LA;16B"
@@ -52,7 +52,7 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
     """Writes a grey picture."""
     from PIL import Image
 
-    del like, grid  # a picture has no header that tells where it lies
+    del like, grid  # a picture has no header for its position
     ending = path.suffix.lower()
     kinds = WRITABLE_TYPES.get(ending, ())
     if array.shape[0] != 1 or array.dtype.name not in kinds:
@@ -66,13 +66,13 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    """The picture as an array (y, x)."""
+    """Returns the picture as an array (y, x)."""
     del path, grid, like
     return array[0]
 
 
 def decode(image: Any, *, as_labels: bool) -> Shaped[np.ndarray, "channel y x"]:
-    """Turns an open Pillow image into channels: palettes stay indices for labels and become colours for images."""
+    """Decodes a Pillow image into channels; palette indices are kept for labels and become colours for images."""
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)[None]
     if image.mode in GREY_MODES:
@@ -99,7 +99,7 @@ def _read_precise_colours(path: Path) -> Shaped[np.ndarray, "channel y x"]:
 
 
 def _merge_equal_channels(array: Shaped[np.ndarray, "channel y x"]) -> Shaped[np.ndarray, "merged y x"]:
-    """Greys that were saved as colours are one channel again."""
+    """Merges the equal channels of greys that were saved as colours."""
     return array[:1] if (array == array[:1]).all() else array
 
 

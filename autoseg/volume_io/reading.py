@@ -1,4 +1,4 @@
-"""Reading images, label maps and grids of any format."""
+"""Reads images, label maps and grids of any format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ from autoseg.volume_io.volumes import (
     Volume,
     check_finite_grid,
     check_same_grid,
-    explain_unreadable,
     list_grid_differences,
+    translate_decoder_errors,
 )
 
-# Scaled integers (scl_slope) come back with the rounding error of single precision.
+# Scaled integers (scl_slope) are read with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
 
 
@@ -44,7 +44,7 @@ def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
     grid = stored[0].grid
     arrays = []
     for path, channel in zip(paths, stored, strict=True):
-        volume = Volume(array=to_float32(path, channel.array), grid=channel.grid)
+        volume = Volume(array=convert_to_float32(path, channel.array), grid=channel.grid)
         if fix_geometry and list_grid_differences(grid, channel.grid):
             volume = resample_image_onto_grid(volume, grid, what=f"{path}, onto the grid of {paths[0]}")
         check_same_grid(grid, volume.grid, what=f"{path} (found) and {paths[0]} (expected)")
@@ -57,7 +57,7 @@ def read_label_map(path: Path) -> LabelVolume:
     """Reads a label map with the values of the file.
 
     Raises:
-        VolumeError: It cannot be read, has several channels, or holds values that are no integers.
+        VolumeError: It cannot be read, has several channels, or holds values that are not integers.
     """
     if find_ending(path.name) in LOSSY_ENDINGS:
         msg = f"{path}: JPEG changes label values on saving; save label maps as PNG"
@@ -70,20 +70,20 @@ def read_label_map(path: Path) -> LabelVolume:
 
 
 def read_grid(path: Path) -> Grid:
-    """Reads where the voxels lie, from the header alone.
+    """Reads the grid of an image from its header.
 
     Raises:
-        VolumeError: The file cannot be read or its geometry makes no sense.
+        VolumeError: The file cannot be read or its geometry is invalid.
     """
     ending = _check_file(path)
-    with explain_unreadable(path):
+    with translate_decoder_errors(path):
         grid = READERS[ending].read_grid(path)
     return check_finite_grid(grid, path)
 
 
 def _read(path: Path, *, as_labels: bool) -> StoredVolume:
     ending = _check_file(path)
-    with explain_unreadable(path):
+    with translate_decoder_errors(path):
         stored = READERS[ending].read(path, as_labels=as_labels)
     check_finite_grid(stored.grid, path)
     return stored
@@ -106,11 +106,13 @@ def _check_file(path: Path) -> str:
     raise VolumeError(msg)
 
 
-def to_float32(path: Path | str, array: Shaped[np.ndarray, "channel z y x"]) -> Float32[np.ndarray, "channel z y x"]:
-    """Intensities as autoseg computes with them.
+def convert_to_float32(
+    path: Path | str, array: Shaped[np.ndarray, "channel z y x"]
+) -> Float32[np.ndarray, "channel z y x"]:
+    """Converts intensities to float32.
 
     Raises:
-        VolumeError: Voxels are no real numbers.
+        VolumeError: The voxels are not real numbers.
     """
     if array.dtype.kind not in "biuf":
         msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"

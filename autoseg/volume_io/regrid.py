@@ -1,6 +1,6 @@
-"""Brings an image or a label map onto another grid of the same world.
+"""Resamples an image or a label map onto another grid of the same world.
 
-For files of one case that lie on different grids: what `--fix-geometry` does. Preprocessing has its own resampling.
+Used by `--fix-geometry` for files of one case that lie on different grids. Preprocessing has its own resampling.
 """
 
 from typing import Any
@@ -15,15 +15,15 @@ from autoseg.volume_io.volumes import LabelVolume, Volume
 
 
 def resample_image_onto_grid(volume: Volume, grid: Grid, *, what: str) -> Volume:
-    """Interpolates linearly; outside of the volume, each channel has its own smallest intensity.
+    """Resamples by linear interpolation; outside of the volume, each channel has its smallest intensity.
 
     Args:
-        volume: On any grid.
-        grid: Where the voxels shall lie.
-        what: Names the file and the grid, for the message.
+        volume: The image on any grid.
+        grid: The grid of the result.
+        what: Names the file and the grid in messages.
 
     Raises:
-        VolumeError: One of them is a picture without a world, or they do not overlap.
+        VolumeError: One of them is a picture without physical coordinates, or they do not overlap.
     """
     import SimpleITK
 
@@ -36,10 +36,10 @@ def resample_image_onto_grid(volume: Volume, grid: Grid, *, what: str) -> Volume
 
 
 def resample_label_map_onto_grid(volume: LabelVolume, grid: Grid, *, what: str) -> LabelVolume:
-    """Takes the nearest voxel; background outside of the volume.
+    """Resamples by nearest neighbour; the result is background outside of the volume.
 
     Raises:
-        VolumeError: One of them is a picture without a world, they do not overlap, or no label is left.
+        VolumeError: One of them is a picture without physical coordinates, they do not overlap, or no label is left.
     """
     import SimpleITK
 

@@ -1,7 +1,7 @@
-"""TIFF through tifffile: pictures (grey, colour) and stacks of pages.
+"""Reads and writes TIFF through tifffile: pictures (grey, colour) and stacks of pages.
 
 Three equal pages and one colour picture have the same array shape; the axes that tifffile derives from the tags (S for
-the samples of a pixel) tell them apart. A stack's spacing stands in `<case>.json` beside it: `{"spacing": [z, y, x]}`.
+the samples of a pixel) tell them apart. The spacing of a stack is in `<case>.json` beside it: `{"spacing": [z, y, x]}`.
 """
 
 import json
@@ -92,7 +92,7 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    """One page as an array (y, x), several as (z, y, x)."""
+    """Returns one page as an array (y, x), several as (z, y, x)."""
     del path, grid, like
     return array[0] if len(array) == 1 else array
 
@@ -130,7 +130,7 @@ def _apply_palette(array: Shaped[np.ndarray, "1 z y x"], page: Any) -> Shaped[np
 
 
 def _read_with_pillow(path: Path, layout: _Layout, *, as_labels: bool) -> Shaped[np.ndarray, "channel z y x"]:
-    """LZW and JPEG compression, which tifffile alone cannot read."""
+    """Reads LZW and JPEG compression, which tifffile alone cannot."""
     from PIL import Image, ImageSequence
 
     with Image.open(path) as image:

@@ -1,5 +1,6 @@
-"""What reading returns, and what the module of a file format offers."""
+"""Volumes in memory, the protocols of file formats and image libraries, and what the formats share."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from jaxtyping import Float32, Int32, Shaped
 
 from autoseg.errors import AutosegError, GridError, VolumeError
 from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
+from autoseg.run_folder import make_folder, write_atomically
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 
 # Headers store single precision and some programs round to three digits; more than that is another grid.
 LENGTH_TOLERANCE_MM: Final = 1e-3
 DIRECTION_TOLERANCE: Final = 1e-3
+
+HEADER_ENDINGS: Final = (".hdr", ".mhd", ".nhdr")
+"""Endings of headers that name a second file, which holds the voxels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,7 @@ class LabelVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVolume:
-    """What a file holds, in its own number type; `array` may be a view of any memory order."""
+    """The content of a file in its own dtype; `array` may be a view of any memory order."""
 
     array: Shaped[np.ndarray, "channel z y x"]
     grid: Grid
@@ -47,7 +52,7 @@ class FileReader(Protocol):
     """A module that reads a family of file formats. Its functions need not translate library errors."""
 
     def read(self, path: Path, *, as_labels: bool) -> StoredVolume:
-        """Reads everything; `as_labels` keeps stored values where a picture would show colours or scaled greys."""
+        """Reads header and voxels; `as_labels` keeps stored values instead of palette colours or scaled greys."""
         ...
 
     def read_grid(self, path: Path) -> Grid:
@@ -59,37 +64,37 @@ class FileFormat(FileReader, Protocol):
     """A module that also writes its family of file formats."""
 
     def write(self, path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
-        """Writes one channel in its own number type, atomically."""
+        """Writes one channel in its own dtype, atomically."""
         ...
 
     def build(self, path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-        """What `write` writes, in memory: an image of the format's library, or an array where it has none."""
+        """Builds in memory what `write` writes: an image of the format's library, or an array without one."""
         ...
 
 
 class ImageLibrary(Protocol):
-    """A module that knows the images of a library in memory."""
+    """A module that converts images of a library in memory."""
 
     def is_image(self, image: object) -> bool:
-        """Whether this object of the library is an image."""
+        """Returns whether an object of the library is an image."""
         ...
 
     def convert(self, image: Any, what: str) -> StoredVolume:
-        """Takes all voxels and the grid; `what` names the image in messages."""
+        """Converts an image to voxels and grid; `what` names the image in messages."""
         ...
 
     def build_like(self, image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
-        """An image of one channel with the geometry of another one, whose grid is given."""
+        """Builds an image of one channel with the geometry of another one, whose grid is given."""
         ...
 
 
 def is_planar(grid: Grid) -> bool:
-    """Whether a grid is that of a two-dimensional image, as `make_planar_spacing` marks it."""
+    """Returns whether a grid is that of a two-dimensional image, as marked by `make_planar_spacing`."""
     return grid.shape_voxels[0] == 1 and grid.spacing_mm == make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2])
 
 
 def make_planar_spacing(y_mm: float, x_mm: float) -> FloatTriple:
-    """The spacing of a two-dimensional image that becomes a volume with z = 1."""
+    """Returns the spacing of a two-dimensional image as a volume with z = 1."""
     return (PLANAR_SPACING_FACTOR * max(y_mm, x_mm), y_mm, x_mm)
 
 
@@ -97,13 +102,13 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
     """Checks that two grids have the same shape, and spacing, origin and direction within 1e-3 (mm).
 
     Args:
-        reference: What is expected.
-        other: What was found.
-        what: Names the two files, for the message.
+        reference: The expected grid.
+        other: The grid that was found.
+        what: Names the two files in messages.
 
     Raises:
         GridError: They differ; both grids are printed.
-        VolumeError: They differ, and at least one is that of a picture, which has no place in the world.
+        VolumeError: They differ, and at least one is that of a picture, which has no physical coordinates.
     """
     differences = list_grid_differences(reference, other)
     if differences:
@@ -123,7 +128,7 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
 
 
 def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
-    """Returns the grid if its numbers can be used.
+    """Checks the numbers of a grid and returns it.
 
     Raises:
         VolumeError: There is no voxel, a spacing is not positive, or a number is not finite.
@@ -143,8 +148,8 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
 
 
 @contextmanager
-def explain_unreadable(path: Path | str) -> Iterator[None]:
-    """Turns what a decoder raises on broken files (each library has its own exceptions) into a VolumeError."""
+def translate_decoder_errors(path: Path | str) -> Iterator[None]:
+    """Translates the exceptions that decoders raise on broken files into a VolumeError."""
     try:
         yield
     except (AutosegError, MemoryError):
@@ -156,7 +161,7 @@ def explain_unreadable(path: Path | str) -> Iterator[None]:
 
 
 def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = False) -> list[str]:
-    """In what two grids differ, with sizes; differences below the tolerances count only if `is_exact`."""
+    """Lists the differences of two grids; those below the tolerances count only if `is_exact`."""
     differences = [] if reference.shape_voxels == other.shape_voxels else ["shape"]
     for name, tolerance, unit in (
         ("spacing_mm", LENGTH_TOLERANCE_MM, " mm"),
@@ -168,3 +173,17 @@ def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = Fals
             size = f"by {distance:.3g}{unit}" if reference.tells_spacing and other.tells_spacing else "one tells none"
             differences.append(f"{name.removesuffix('_mm')} ({size})")
     return differences
+
+
+@contextmanager
+def write_pair_atomically(path: Path) -> Iterator[Path]:
+    """Yields a path of the same name in a temporary folder; the files written there are moved to the folder of `path`.
+
+    The header names the file of voxels, so both must be written under their final names. The header is moved last.
+    """
+    make_folder(path.parent)
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        yield Path(folder) / path.name
+        for written in sorted(Path(folder).iterdir(), key=lambda file: file.name.lower().endswith(HEADER_ENDINGS)):
+            with write_atomically(path.parent / written.name) as temporary:
+                written.replace(temporary)

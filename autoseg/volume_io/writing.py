@@ -1,4 +1,4 @@
-"""Writing label maps, images and probabilities."""
+"""Writes label maps, images and probabilities."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxtyping import Float32, Integer, Shaped
 from autoseg.errors import VolumeError
 from autoseg.file_endings import WRITABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
-from autoseg.run_folder import blosc2_failures_told, write_atomically
+from autoseg.run_folder import translate_blosc2_errors, write_atomically
 from autoseg.volume_io.formats import WRITERS
 
 PROBABILITIES_ENDING: Final = ".b2nd"
@@ -18,30 +18,30 @@ COMPRESSION_LEVEL: Final = 1  # most probabilities are 0 or 1 and compress at an
 
 
 def write_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
-    """Writes a label map in its own integer type, atomically, on exactly the grid given.
+    """Writes a label map in its own integer dtype, atomically, on exactly the grid given.
 
     Args:
-        path: The ending chooses the format.
-        label_map: Values as they shall stand in the file.
-        grid: Where the voxels lie.
-        like: The source image. Where both files are NIfTI (or both MGH), its header is carried over: qform and sform
+        path: The file; its ending selects the format.
+        label_map: The values to be written.
+        grid: The grid of the label map.
+        like: The source image. Where both files are NIfTI (or both MGH), its header is copied: qform and sform
             with their codes, units, description.
 
     Raises:
         VolumeError: The format cannot hold the values or the grid, or `like` lies on another grid.
-        RunError: The place cannot be written.
+        RunError: The file cannot be written.
     """
     _write(path, label_map, grid=grid, like=like)
 
 
 def build_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
-    """What `write_label_map` writes into such a file, in memory.
+    """Builds in memory what `write_label_map` writes.
 
     Returns:
         An image of nibabel or SimpleITK; an array (y, x) or (z, y, x) for pictures, which have no header.
 
     Raises:
-        VolumeError: `like` lies on another grid, or the ending is none that can be written.
+        VolumeError: `like` lies on another grid, or the ending cannot be written.
     """
     return WRITERS[_check_ending(path)].build(path, label_map, grid=grid, like=like)
 
@@ -51,7 +51,7 @@ def write_image(path: Path, image: Float32[np.ndarray, "z y x"], *, grid: Grid) 
 
     Raises:
         VolumeError: The format cannot hold floating-point numbers or the grid.
-        RunError: The place cannot be written.
+        RunError: The file cannot be written.
     """
     _write(path, image, grid=grid, like=None)
 
@@ -64,19 +64,19 @@ def write_probabilities(
     """Writes probabilities (class, z, y, x) slab by slab as a compressed blosc2 array of float16, atomically.
 
     Args:
-        path: Its ending is `PROBABILITIES_ENDING`.
-        shape: Extents of the whole.
-        slabs: Parts, each with its place; all of one shape, and together the whole.
+        path: A file with the ending `PROBABILITIES_ENDING`.
+        shape: Shape of the whole array.
+        slabs: Parts of equal shape with their location, which together make up the whole.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    import blosc2  # loaded where it is needed: it takes 0.3 s
+    import blosc2  # imported here because it takes 0.3 s
 
     with write_atomically(path) as temporary:
         array = None
         for place, slab in slabs:
-            with blosc2_failures_told():
+            with translate_blosc2_errors():
                 if array is None:
                     array = blosc2.empty(
                         shape,

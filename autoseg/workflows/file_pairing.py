@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 from autoseg.dataset.glob_roles import assign_roles
 from autoseg.dataset.image_tree import list_image_tree
 from autoseg.dataset.name_parts import NameParts, take_apart
-from autoseg.dataset.pairing import Pairing, describe_pattern, pair_files
+from autoseg.dataset.pairing import Pairing, describe_pattern, pair_by_name
 from autoseg.errors import DatasetError
 from autoseg.problems import Problem
 
@@ -38,7 +38,7 @@ def pair_tree(root: Path, patterns: FilePatterns | None) -> tuple[Pairing, list[
         _check_patterns(root, patterns, files, paths)
     if not files:
         refuse(root, ["there is no image file in it"])
-    return pair_files(files), files
+    return pair_by_name(files), files
 
 
 def refuse(root: Path, problems: Sequence[str | Problem]) -> NoReturn:

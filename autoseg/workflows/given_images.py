@@ -115,8 +115,8 @@ def _take_files(parts: Sequence[Any], model: SegmentationModel) -> GivenImage:
         _check_file(path)
     if len(paths) == 1:  # with the files of the other channels beside it, as the command takes it
         plan = model.plan
-        found = find_images(paths[0], channel_count=len(plan.channels), file_ending=plan.file_ending)
-        paths = list(found.cases[0].image_paths)
+        cases, _ = find_images(paths[0], channel_count=len(plan.channels), file_ending=plan.file_ending)
+        paths = list(cases[0].image_paths)
     volume = read_image(paths)
     ending = find_ending(paths[0].name)
     assert ending is not None, "other files are not read"

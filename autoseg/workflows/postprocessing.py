@@ -16,7 +16,7 @@ from autoseg.postprocessing.effects import (
     Change,
     ComponentEffects,
     Counts,
-    count_classes,
+    count_class_voxels,
     measure_components,
     measure_holes,
 )
@@ -141,7 +141,7 @@ def measure_case(job: MeasuringJob) -> CaseMeasurement:
     pair = LabelMapPair(prediction=finished, reference=read.reference)
     return CaseMeasurement(
         grid=grid,
-        counts=count_classes(pair, labels),
+        counts=count_class_voxels(pair, labels),
         components=measure_components(pair, job.groups, labels=labels, spacing_mm=spacing_mm) if job.groups else (),
         holes=tuple(measure_holes(pair, index, labels=labels) for index in job.hole_classes),
     )
@@ -188,9 +188,9 @@ class _Learner:
         def make_rule(minimum_mm3: float) -> MinimumSize:
             return demand_size(self.labels, index, minimum_mm3, size_unit)
 
-        outcome = learn_minimum_size(make_rule, effects, cases)
-        self._record(outcome.step)
-        return cases.change(outcome.counts)
+        step, counts = learn_minimum_size(make_rule, effects, cases)
+        self._record(step)
+        return cases.change(counts)
 
     def try_holes(self, targets: Sequence[int]) -> None:
         """Every class by itself. One that is filled leaves the next less to fill, so what is left is measured anew."""

@@ -123,8 +123,7 @@ def _predict_images(
     weights = hash_ensemble(run, model)
     check_weights(run, choice, weights)
     progress.note(model.describe())
-    found = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
-    cases = found.cases
+    cases, problems = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
     outputs = {path: case.image_paths[0] for case in cases for path in _find_outputs(case, out, model, request)}
     check_inputs_are_kept(cases, tuple(outputs))
     record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
@@ -133,7 +132,7 @@ def _predict_images(
     write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
     write_document(out / PLAN_NAME, model.plan)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
-    failures = _list_incomplete(found.problems)
+    failures = _list_incomplete(problems)
     total = len(cases) + len(failures)
     events = _predict_images_of(waiting, out, model, request=request, rules=choice.rules, progress=progress)
     failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")

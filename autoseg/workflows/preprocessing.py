@@ -14,15 +14,15 @@ from autoseg.geometry import IntTriple
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
-from autoseg.preprocessing.case import (
-    PreparedCase,
+from autoseg.preprocessing.case import PreparedCase
+from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.preprocessing.pipeline import (
     ResamplingTask,
     compute_resampling_task,
     compute_target_spacing,
     prepare_case,
     preprocess_prepared_case,
 )
-from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.resample import compute_resampled_shape
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, remove_folder

@@ -14,7 +14,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.cpu_threads import follow_cpu_time
-from autoseg.networks.device import find_device
+from autoseg.networks.device import find_device, prepare_determinism
 from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
@@ -22,14 +22,13 @@ from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remov
 from autoseg.signals import StopRequest
 from autoseg.stages.out_of_fold import StageLink
 from autoseg.training.checkpoint import CheckpointDescription, read_description
-from autoseg.training.determinism import prepare_determinism
 from autoseg.training.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.events import EpochDone, Event, IterationDone
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
 from autoseg.training.options import TrainingOptions
 from autoseg.training.pace import Forecast, count_iterations
-from autoseg.training.progress_picture import PictureContent, write_progress_picture
+from autoseg.training.progress_picture import write_progress_picture
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.training.trainer import train
@@ -315,8 +314,9 @@ def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | Non
 def _draw_validated(job: FoldJob, dice: float | None) -> None:
     """The picture of the progress once more, with what the validation found."""
     trained = read_description(job.folder.final_checkpoint)
-    content = PictureContent(title=job.title, records=trained.history, schedule=trained.schedule, validation_dice=dice)
-    write_progress_picture(job.folder.progress_picture, content)
+    write_progress_picture(
+        job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
+    )
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescription | None) -> int:

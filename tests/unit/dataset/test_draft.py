@@ -2,11 +2,11 @@ import pytest
 
 from autoseg.dataset.draft import draft_cases, name_channels, suggest_group_pattern
 from autoseg.dataset.name_parts import take_apart
-from autoseg.dataset.pairing import pair_files
+from autoseg.dataset.pairing import pair_by_name
 
 
 def draft(*paths, is_explicit=False):
-    return draft_cases(pair_files([take_apart(path) for path in paths]).cases, is_explicit=is_explicit)
+    return draft_cases(pair_by_name([take_apart(path) for path in paths]).cases, is_explicit=is_explicit)
 
 
 def list_groups(*paths):

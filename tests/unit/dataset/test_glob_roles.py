@@ -1,11 +1,11 @@
 from autoseg.dataset.glob_roles import assign_roles
-from autoseg.dataset.pairing import pair_files
+from autoseg.dataset.pairing import pair_by_name
 
 
 def pair(paths, **patterns):
     return [
         ([image.path for image in case.images], list(case.masks.items()))
-        for case in pair_files(assign_roles(paths, **patterns)).cases
+        for case in pair_by_name(assign_roles(paths, **patterns)).cases
     ]
 
 

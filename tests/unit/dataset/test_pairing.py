@@ -1,11 +1,11 @@
 import pytest
 
 from autoseg.dataset.name_parts import take_apart
-from autoseg.dataset.pairing import describe_pattern, pair_files
+from autoseg.dataset.pairing import describe_pattern, pair_by_name
 
 
 def pair(*paths):
-    return pair_files([take_apart(path) for path in paths])
+    return pair_by_name([take_apart(path) for path in paths])
 
 
 def list_cases(*paths):

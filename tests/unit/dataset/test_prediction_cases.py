@@ -14,10 +14,10 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def find(path: Path, channel_count: int = 1, file_ending: str = ".nii.gz") -> dict[str, list[str]]:
-    found = find_images(path, channel_count=channel_count, file_ending=file_ending)
-    assert all(case.label_path is None for case in found.cases)
-    assert not found.problems
-    return {case.name: [image.name for image in case.image_paths] for case in found.cases}
+    cases, problems = find_images(path, channel_count=channel_count, file_ending=file_ending)
+    assert all(case.label_path is None for case in cases)
+    assert not problems
+    return {case.name: [image.name for image in case.image_paths] for case in cases}
 
 
 def test_channel_files_and_plain_files_of_a_folder_are_cases(tmp_path):
@@ -54,9 +54,9 @@ def test_all_missing_and_superfluous_channels_are_named(tmp_path):
 
 def test_complete_cases_are_found_beside_incomplete_ones(tmp_path):
     make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz", "c_0001.nii.gz", "c_0002.nii.gz")
-    found = find_images(tmp_path, channel_count=2, file_ending=".nii.gz")
-    assert [case.name for case in found.cases] == ["a"]
-    assert [problem.describe() for problem in found.problems] == [
+    cases, problems = find_images(tmp_path, channel_count=2, file_ending=".nii.gz")
+    assert [case.name for case in cases] == ["a"]
+    assert [problem.describe() for problem in problems] == [
         "case b: channel 1 is missing: expected b_0001.nii.gz",
         "case c: c_0002.nii.gz is superfluous: channels are numbered 0 to 1; move it out of the folder",
     ]
@@ -100,8 +100,8 @@ def test_what_is_neither_image_nor_folder_is_an_error(tmp_path):
 
 def test_two_files_that_could_be_the_same_case_are_named(tmp_path):
     make(tmp_path, "p_0001.nii.gz", "p_0001_0000.nii.gz", "q.nii.gz")
-    found = find_images(tmp_path, channel_count=1, file_ending=".nii.gz")
-    assert [case.name for case in found.cases] == ["q"]
-    assert [problem.describe() for problem in found.problems] == [
+    cases, problems = find_images(tmp_path, channel_count=1, file_ending=".nii.gz")
+    assert [case.name for case in cases] == ["q"]
+    assert [problem.describe() for problem in problems] == [
         "case p_0001: two files could be this case: p_0001.nii.gz and p_0001_0000.nii.gz; rename one"
     ]

@@ -11,7 +11,7 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restore_grid import restore_label_map
 from autoseg.plan import MasksOfPreviousStage
 from autoseg.plan.augmentation import MirrorPlan
-from autoseg.preprocessing.case import preprocess_image
+from autoseg.preprocessing.pipeline import preprocess_image
 from autoseg.preprocessing.resample import resample_label_map
 from autoseg.stages.inputs import build_previous_input
 from autoseg.stages.previous_input import StagePrediction

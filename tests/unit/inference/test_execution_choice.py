@@ -16,7 +16,7 @@ from autoseg.inference.execution_choice import (
 )
 from autoseg.inference.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.pass_size import find_circumstances
+from autoseg.inference.pass_size import find_inference_conditions
 from autoseg.networks import build_network
 from autoseg.remembered import find_memory_folder
 
@@ -45,7 +45,7 @@ def build(configuration):
 def record(configuration):
     def record(execution, *, start=0.0, per_patch=1.0, difference=0.0, number_type="float32"):
         return ExecutionRecord(
-            circumstances=find_circumstances(configuration, number_type),
+            circumstances=find_inference_conditions(configuration, number_type),
             execution=execution,
             made_by="1",
             patches_per_pass=1,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autoseg.inference import pass_size
-from autoseg.inference.pass_size import find_patches_per_pass, measure_patches_per_pass
+from autoseg.inference.pass_size import find_patches_per_pass, measure_inference_batch_size
 from autoseg.remembered import find_memory_folder
 
 
@@ -42,24 +42,24 @@ def start(monkeypatch):
 
 def test_the_search_doubles_until_more_patches_gain_nothing(start):
     clock = start(lambda count: 1.0 + 0.1 * count if count <= 4 else count)
-    seconds = measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(8, 8))
+    seconds = measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(8, 8))
     assert seconds == pytest.approx([1.1, 0.6, 0.35, 1.0])
     assert clock.sizes == [size for size in (1, 2, 4, 8) for _ in range(2)]
 
 
 def test_the_search_ends_before_a_pass_grows_large(start):
     clock = start(lambda count: 1.0)
-    measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(64, 64, 64))
+    measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(64, 64, 64))
     assert max(clock.sizes) == 2
     clock.sizes.clear()
-    measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(4, 4))
+    measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(4, 4))
     assert max(clock.sizes) == 32
 
 
 def test_the_faster_of_two_passes_counts(start):
     first = itertools.cycle([True, False])
     clock = start(lambda count: 10.0 if next(first) else 1.0)
-    assert measure_patches_per_pass(Slow(clock), channels=1, patch_voxels=(512, 512))[0] == pytest.approx(1.0)
+    assert measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(512, 512))[0] == pytest.approx(1.0)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_size_is_measured_once_announced_and_remembered(start, find, caplog):
     caplog.set_level("INFO")
     clock = start(lambda count: 1.0 if count <= 2 else count)
     assert find(Slow(clock)) == 2
-    assert "2 patches at once are fastest here" in caplog.text
+    assert "the fastest batch size here is 2" in caplog.text
     clock.sizes.clear()
     assert find(Slow(clock)) == 2
     assert not clock.sizes

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from autoseg.inference import resample_labels
-from autoseg.inference.label_rule import decide_labels
+from autoseg.inference.label_rule import decode_labels
 from autoseg.inference.resample_labels import iterate_label_slabs
 from autoseg.inference.resample_logits import iterate_resampled_strips
 from autoseg.labels import LabelClass, LabelScheme
@@ -45,7 +45,7 @@ def decide_everywhere(logits, shape, labels, is_nearest):
     """All classes interpolated at all voxels."""
     decided = torch.full(shape, -7, dtype=torch.int16)
     for strip in iterate_resampled_strips(logits, shape, is_nearest=is_nearest):
-        decided[strip.z, strip.rows] = decide_labels(strip.logits, labels)
+        decided[strip.z, strip.rows] = decode_labels(strip.logits, labels)
     return decided
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import zoom
 
 from autoseg.geometry import Grid, compute_reorientation
-from autoseg.inference.label_rule import decide_labels
+from autoseg.inference.label_rule import decode_labels
 from autoseg.inference.restore_grid import (
     iterate_probabilities,
     restore_label_map,
@@ -15,7 +15,8 @@ from autoseg.inference.restore_grid import (
 )
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ResamplingPlan
-from autoseg.preprocessing.case import CaseGeometry, preprocess_training_case
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.preprocessing.resample import find_separate_axis, resample_logits
 
 RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
@@ -133,16 +134,16 @@ def test_label_maps_come_back_bit_for_bit_through_every_change_of_axes(
 def test_a_tie_goes_to_the_lowest_label():
     logits = torch.zeros(40, 41, 42, 3)
     logits[:20, ..., 0] = -1
-    decided = decide_labels(logits, PLAIN)
+    decided = decode_labels(logits, PLAIN)
     assert (decided[:20] == 1).all()
     assert (decided[20:] == 0).all()
 
 
 def test_later_regions_overwrite_earlier_ones_above_one_half():
     logits = torch.tensor([[1.0, 1.0, -1.0, 0.0], [-1.0, 1.0, -1.0, 0.0], [-1.0, -1.0, 0.1, 0.0]]).T
-    assert decide_labels(logits, REGIONS).flatten().tolist() == [1, 2, 3, 0]
+    assert decode_labels(logits, REGIONS).flatten().tolist() == [1, 2, 3, 0]
     written = LabelScheme(**{**REGIONS.model_dump(), "region_write_values": (3, 2, 1)})
-    assert decide_labels(logits, written).flatten().tolist() == [3, 2, 1, 0]
+    assert decode_labels(logits, written).flatten().tolist() == [3, 2, 1, 0]
 
 
 def test_probabilities_are_the_softmax_inside_the_crop_and_background_outside():

@@ -8,9 +8,9 @@ from torch import nn
 from autoseg.errors import DeviceError, PredictionError
 from autoseg.inference.sliding_window import (
     compute_patches_per_pass,
-    find_storage,
     predict_logits,
-    retry_in_main_memory,
+    retry_in_ram,
+    select_storage_device,
 )
 from autoseg.inference.windows import compute_gaussian_weights, compute_window_starts
 from autoseg.networks import build_network
@@ -217,8 +217,8 @@ def test_sums_lie_on_the_gpu_if_half_of_its_free_and_cached_memory_holds_them(mo
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
     caplog.set_level("INFO")
-    assert find_storage(torch.device("cuda"), needed_bytes).type == kind
-    assert ("main memory" in caplog.text) == (kind == "cpu")
+    assert select_storage_device(torch.device("cuda"), needed_bytes).type == kind
+    assert ("in RAM" in caplog.text) == (kind == "cpu")
 
 
 class Storage:
@@ -237,14 +237,14 @@ class Storage:
 
 def test_a_full_device_is_announced_and_the_sums_go_to_main_memory(caplog):
     work = Storage(full=("cuda",))
-    retry_in_main_memory(work, torch.device("cuda"))
+    retry_in_ram(work, torch.device("cuda"))
     assert work.calls == ["cuda", "cpu"]
     assert "ran out of memory" in caplog.text
 
 
 def test_a_device_without_room_for_one_batch_is_an_error_that_says_so():
     with pytest.raises(DeviceError, match="too little memory for the network"):
-        retry_in_main_memory(Storage(full=("cuda", "cpu")), torch.device("cuda"))
+        retry_in_ram(Storage(full=("cuda", "cpu")), torch.device("cuda"))
 
 
 class Crowded(nn.Module):
@@ -282,7 +282,7 @@ def test_where_fewer_patches_fit_than_planned_fewer_are_given_at_once(build_conf
     image, logits = predict_crowded(network, build_configuration)
     torch.testing.assert_close(logits, 2 * image)
     assert network.batches == [5, 2, 1, 1, 1, 1, 1]
-    assert "again with 1 patches at once" in caplog.text
+    assert "again with the batch size 1" in caplog.text
 
 
 def test_where_not_even_one_patch_fits_the_device_is_too_small(build_configuration):
@@ -295,4 +295,4 @@ def test_other_errors_are_not_taken_for_a_full_device():
         raise RuntimeError(storage)
 
     with pytest.raises(RuntimeError, match="cuda"):
-        retry_in_main_memory(fail, torch.device("cuda"))
+        retry_in_ram(fail, torch.device("cuda"))

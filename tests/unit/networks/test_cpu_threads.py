@@ -10,14 +10,14 @@ import SimpleITK
 import torch
 from threadpoolctl import ThreadpoolController
 
-from autoseg.cpu_time import CpuReading, CpuUse
+from autoseg.cpu_time import CpuReading, CpuUsage
 from autoseg.networks import cpu_threads
 from autoseg.networks.cpu_threads import (
     CpuThreads,
     LibraryThreads,
     adapt_threads,
-    choose_first_threads,
     choose_threads,
+    compute_initial_thread_count,
     follow_cpu_time,
 )
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def make_use(cores, *, received=0.0, missed=0.0, unused=0.0, foreign=0.0):
-    return CpuUse(cores=cores, received=received, missed=missed, unused=unused, foreign=foreign)
+    return CpuUsage(cores=cores, received=received, missed=missed, unused=unused, foreign=foreign)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_threads_are_as_many_as_there_are_cores_for(use, threads, chosen):
     ],
 )
 def test_a_process_begins_with_the_cores_that_others_left_before(use, most, first):
-    assert choose_first_threads(use, most=most) == first
+    assert compute_initial_thread_count(use, most=most) == first
 
 
 class Machine:

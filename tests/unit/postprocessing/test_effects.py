@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.postprocessing.application import apply_rules
-from autoseg.postprocessing.effects import Counts, count_classes, measure_components, measure_holes
+from autoseg.postprocessing.effects import Counts, count_class_voxels, measure_components, measure_holes
 from autoseg.postprocessing.rules import demand_size, fill_holes, keep_largest, keep_largest_foreground
 
 SPACING_MM = (2.0, 1.0, 0.75)
@@ -32,7 +32,7 @@ def assert_equal(found: Counts, expected: Counts) -> None:
 
 def count_after(pair, rule, labels):
     finished = apply_rules(pair.prediction, [rule], labels=labels, spacing_mm=SPACING_MM)
-    return count_classes(LabelMapPair(prediction=finished, reference=pair.reference), labels)
+    return count_class_voxels(LabelMapPair(prediction=finished, reference=pair.reference), labels)
 
 
 @pytest.fixture(params=["plain", "regions"])
@@ -43,13 +43,13 @@ def labels(request):
 def test_counts_give_the_dice_of_evaluation(labels):
     pair = draw_pair(labels, 0)
     metrics = evaluate_case(pair.prediction, pair.reference, spacing_mm=SPACING_MM, labels=labels)
-    np.testing.assert_allclose(count_classes(pair, labels).compute_dice(), [entry.dice for entry in metrics])
+    np.testing.assert_allclose(count_class_voxels(pair, labels).compute_dice(), [entry.dice for entry in metrics])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_measured_change_is_what_the_rule_does(labels, seed):
     pair = draw_pair(labels, seed)
-    counts, classes = count_classes(pair, labels), len(labels.class_labels)
+    counts, classes = count_class_voxels(pair, labels), len(labels.class_labels)
     (foreground,) = measure_components(pair, [labels.foreground_labels], labels=labels, spacing_mm=SPACING_MM)
     after = counts.change(foreground.remove(~foreground.is_largest, classes))
     assert_equal(after, count_after(pair, keep_largest_foreground(labels), labels))

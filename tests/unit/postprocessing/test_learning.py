@@ -8,7 +8,7 @@ from autoseg.postprocessing.learning import (
     decide,
     keep_largest_of,
     learn_minimum_size,
-    list_candidates,
+    list_minimum_sizes,
 )
 from autoseg.postprocessing.rules import LargestComponent, MinimumSize
 
@@ -119,12 +119,11 @@ def test_keeping_the_largest_component_removes_the_rest():
 
 def test_a_minimum_that_helps_everywhere_is_learned_and_its_gain_is_that_of_held_out_blocks():
     counts, effects = make_scene(*[(100, [(100, 100), (3, 0)]), (100, [(100, 100), (2, 0)])] * 3)
-    outcome = learn_minimum_size(make_rule, effects, make_cases(counts))
-    step = outcome.step
+    step, after = learn_minimum_size(make_rule, effects, make_cases(counts))
     assert step.accepted
     assert isinstance(step.rule, MinimumSize)
     assert step.rule.minimum_mm3 == 5.0
-    np.testing.assert_array_equal(outcome.counts.predicted, np.full((6, 1), 100))
+    np.testing.assert_array_equal(after.predicted, np.full((6, 1), 100))
     assert step.gain is not None
     assert step.gain.mean == pytest.approx(np.mean([1 - 200 / 203, 1 - 200 / 202]))
 
@@ -134,26 +133,26 @@ def test_a_minimum_that_fits_the_cases_that_chose_it_but_not_others_is_left_out(
     helped = (100, [(100, 100), (4, 0), (15, 0)])
     hurt = (100, [(85, 85), (15, 15)])
     counts, effects = make_scene(helped, hurt)
-    outcome = learn_minimum_size(make_rule, effects, make_cases(counts))
-    assert not outcome.step.accepted  # what case 1 alone would choose is nothing, what case 0 alone would choose is 20
-    assert outcome.step.gain is not None
-    assert outcome.step.gain.mean < 0
-    np.testing.assert_array_equal(outcome.counts.predicted, counts.predicted)
+    step, after = learn_minimum_size(make_rule, effects, make_cases(counts))
+    assert not step.accepted  # what case 1 alone would choose is nothing, what case 0 alone would choose is 20
+    assert step.gain is not None
+    assert step.gain.mean < 0
+    np.testing.assert_array_equal(after.predicted, counts.predicted)
 
 
 def test_a_minimum_needs_components_of_different_sizes_and_two_blocks():
     counts, effects = make_scene((10, [(10, 10)]), (10, [(10, 10)]))
-    outcome = learn_minimum_size(make_rule, effects, make_cases(counts))
-    assert (outcome.step.rule, outcome.step.accepted) == (None, False)
-    assert "no components of different sizes" in outcome.step.because
+    step, _ = learn_minimum_size(make_rule, effects, make_cases(counts))
+    assert (step.rule, step.accepted) == (None, False)
+    assert "no components of different sizes" in step.because
     counts, effects = make_scene((10, [(10, 10), (1, 0)]), (10, [(10, 10), (1, 0)]))
-    outcome = learn_minimum_size(make_rule, effects, make_cases(counts, blocks=[0, 0]))
-    assert "two blocks" in outcome.step.because
+    step, _ = learn_minimum_size(make_rule, effects, make_cases(counts, blocks=[0, 0]))
+    assert "two blocks" in step.because
     counts, effects = make_scene((10, []), (10, []))
-    assert not learn_minimum_size(make_rule, effects, make_cases(counts)).step.accepted
+    assert not learn_minimum_size(make_rule, effects, make_cases(counts))[0].accepted
 
 
 def test_candidates_are_round_volumes_between_the_smallest_and_the_largest_component():
     effects = [make_effects([(3, 0), (60, 60)]), make_effects([])]
-    assert list_candidates(effects) == [5.0, 10.0, 20.0, 50.0]
-    assert list_candidates([make_effects([(20, 0)])]) == []
+    assert list_minimum_sizes(effects) == [5.0, 10.0, 20.0, 50.0]
+    assert list_minimum_sizes([make_effects([(20, 0)])]) == []

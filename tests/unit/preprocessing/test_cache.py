@@ -9,8 +9,9 @@ from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.preprocessing.cache import is_case_written, list_cases, open_case, write_case
-from autoseg.preprocessing.case import PreprocessedCase, preprocess_training_case
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.preprocessing.pipeline import preprocess_training_case
 
 PlanBuilder = Callable[..., Plan]
 LabelsBuilder = Callable[..., LabelScheme]

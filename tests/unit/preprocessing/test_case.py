@@ -8,8 +8,8 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError
 from autoseg.geometry import Grid
 from autoseg.plan import Plan
-from autoseg.preprocessing.case import (
-    CaseGeometry,
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.preprocessing.pipeline import (
     compute_resampling_task,
     prepare_case,
     preprocess_image,

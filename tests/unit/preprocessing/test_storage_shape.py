@@ -22,9 +22,7 @@ def test_blocks_and_chunks_follow_the_patch(
     item_bytes: int,
     expected: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
-    storage = compute_storage_shape(shape, patch, item_bytes)
-
-    assert (storage.block, storage.chunk) == expected
+    assert compute_storage_shape(shape, patch, item_bytes) == expected
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 7, 900, 3), (1, 600, 512, 512)])
@@ -32,9 +30,9 @@ def test_blocks_and_chunks_follow_the_patch(
 def test_blocks_and_chunks_stay_within_their_limits_and_the_array(
     shape: tuple[int, ...], patch: tuple[int, ...]
 ) -> None:
-    storage = compute_storage_shape(shape, patch, 4)
+    blocks, chunks = compute_storage_shape(shape, patch, 4)
 
-    assert math.prod(storage.block) * 4 <= BLOCK_LIMIT_BYTES
-    assert math.prod(storage.chunk) * 4 <= CHUNK_LIMIT_BYTES
-    for block, chunk, extent in zip(storage.block, storage.chunk, shape, strict=True):
+    assert math.prod(blocks) * 4 <= BLOCK_LIMIT_BYTES
+    assert math.prod(chunks) * 4 <= CHUNK_LIMIT_BYTES
+    for block, chunk, extent in zip(blocks, chunks, shape, strict=True):
         assert 1 <= block <= chunk <= extent

@@ -10,7 +10,7 @@ from autoseg.training.foreground import (
     MOST_VOXELS_PER_COMPONENT,
     ForegroundIndex,
     find_classes,
-    split_into_components,
+    list_component_voxels,
 )
 
 
@@ -42,14 +42,14 @@ def label_map():
 
 
 def test_components_are_connected_through_corners(label_map):
-    pieces = [split_into_components(label_map == label) for label in (1, 2)]
+    pieces = [list_component_voxels(label_map == label) for label in (1, 2)]
     assert [len(found) for found in pieces] == [2, 1]
     assert pieces[0][1].tolist() == [[5, 19, 19]]
     assert sorted(pieces[1][0].tolist()) == [[0, 17, 17], [1, 18, 18]]
 
 
 def test_large_components_are_thinned_out_evenly(label_map):
-    large = split_into_components(label_map == 1)[0]
+    large = list_component_voxels(label_map == 1)[0]
     assert large.shape == (MOST_VOXELS_PER_COMPONENT, 3)
     assert large.dtype == np.int32
     assert len(np.unique(large, axis=0)) == len(large)

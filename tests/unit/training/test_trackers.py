@@ -136,7 +136,7 @@ def test_a_tracker_that_does_not_answer_does_not_end_the_training(mlflow, run, t
     monkeypatch.setattr(mlflow, "log_metrics", fail)
     with caplog.at_level(logging.WARNING):
         assert len(follow(("mlflow",), tmp_path, run, make_done(4))) == 1
-    assert "mlflow did not take the figures of epoch 5: no route" in caplog.text
+    assert "mlflow did not log the metrics of epoch 5: no route" in caplog.text
 
 
 def test_without_trackers_nothing_is_written(run, tmp_path):

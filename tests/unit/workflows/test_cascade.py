@@ -26,8 +26,8 @@ from autoseg.plan import (
     TrainingPlan,
 )
 from autoseg.preprocessing.cache import write_case
-from autoseg.preprocessing.case import preprocess_training_case
 from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.stages.masks import MaskInput

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional
 
 from autoseg.labels import LabelClass, LabelScheme
+from autoseg.networks.device import CUBLAS_VARIABLE, select_kernels
 from autoseg.plan import CrossEntropyTerm
 from autoseg.training.batch import WHOLE_BATCH
-from autoseg.training.determinism import CUBLAS_VARIABLE, choose_kernels
 from autoseg.training.losses.cross_entropy import compute_cross_entropy
 from autoseg.training.losses.targets import build_target
 
@@ -27,7 +27,7 @@ def _restored(monkeypatch):
     ("device", "deterministic", "is_strict"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
 )
 def test_only_a_gpu_is_held_to_kernels_that_repeat_themselves(device, deterministic, is_strict):
-    choose_kernels(torch.device(device), deterministic=deterministic)
+    select_kernels(torch.device(device), deterministic=deterministic)
     assert torch.are_deterministic_algorithms_enabled() == is_strict
     assert torch.backends.cudnn.deterministic == is_strict
     assert torch.backends.cudnn.benchmark != is_strict

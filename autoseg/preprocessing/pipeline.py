@@ -1,0 +1,191 @@
+"""Preprocesses one case: orient, permute axes, crop, normalize, resample."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int16
+
+from autoseg.geometry import FloatTriple, Grid, IntTriple, Reorientation
+from autoseg.nonzero_region import compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
+from autoseg.plan import ConfigurationPlan, Plan, ResamplingPlan
+from autoseg.preprocessing.case import CaseGeometry, PreparedCase, PreprocessedCase, compute_plan_axes, mark_outside
+from autoseg.preprocessing.normalize import normalize
+from autoseg.preprocessing.resample import (
+    compute_resampled_shape,
+    find_separate_axis,
+    resample_image,
+    resample_label_map,
+)
+
+
+def preprocess_image(
+    image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan, configuration: str
+) -> PreprocessedCase:
+    """Preprocesses an image for the network of one configuration, for prediction.
+
+    Raises:
+        PlanError: The image does not fit the plan.
+    """
+    return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
+
+
+def preprocess_training_case(
+    image: Float32[np.ndarray, "channel z y x"],
+    label_map: Int16[np.ndarray, "z y x"],
+    grid: Grid,
+    plan: Plan,
+    *,
+    configuration: str,
+) -> PreprocessedCase:
+    """Preprocesses an image and its internal labels for training.
+
+    Raises:
+        PlanError: The image does not fit the plan.
+    """
+    return preprocess_prepared_case(prepare_case(image, label_map, grid, plan), plan, configuration)
+
+
+def prepare_case(
+    image: Float32[np.ndarray, "channel z y x"],
+    label_map: Int16[np.ndarray, "z y x"] | None,
+    grid: Grid,
+    plan: Plan,
+    *,
+    keeps_mask: bool = False,
+) -> PreparedCase:
+    """Does the part of preprocessing that does not depend on the configuration, without modifying its arguments.
+
+    Args:
+        image: The image on its own grid.
+        label_map: Internal labels; None in prediction.
+        grid: The grid of both.
+        plan: The plan of the run.
+        keeps_mask: Whether the result includes the nonzero mask.
+
+    Raises:
+        PlanError: The image does not fit the plan.
+    """
+    reorientation = compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
+    image = _orient(image, grid, plan)
+    needs_mask = keeps_mask or label_map is not None or any(channel.inside_nonzero_only for channel in plan.channels)
+    mask = compute_nonzero_mask(image) if needs_mask else None
+    box = compute_nonzero_box(image) if mask is None else compute_bounding_box(mask)
+    inside = slice_box(box)
+    nonzero_mask = cropped_mask = None if mask is None else mask[inside]
+    cropped_labels = None
+    if label_map is not None and cropped_mask is not None:
+        cropped_labels = mark_outside(reorientation.apply(label_map)[inside], cropped_mask)
+        # Annotated voxels outside the nonzero region are normalized too, as in the reference implementation.
+        cropped_mask = cropped_labels >= 0
+    return PreparedCase(
+        image=normalize(image[:, *inside], plan.channels, cropped_mask),
+        label_map=cropped_labels,
+        grid=grid,
+        crop_box=box,
+        spacing_mm=reorientation.apply_to_grid(grid).spacing_mm,
+        nonzero_mask=nonzero_mask if keeps_mask else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResamplingTask:
+    """Everything that the resampled arrays of a prepared case depend on: equal tasks give equal arrays."""
+
+    shape: IntTriple
+    separate_axis: int | None
+    image_order: int
+    label_order: int
+
+
+def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) -> ResamplingTask:
+    """Computes the resampling of a configuration; it is often the same for 2D and 3D."""
+    geometry = _compute_geometry(case, plan, configuration)
+    resampling = plan.configurations[configuration].resampling
+    return ResamplingTask(
+        shape=geometry.resampled_shape_voxels,
+        separate_axis=find_separate_axis(
+            geometry.cropped_spacing_mm, geometry.target_spacing_mm, resampling.anisotropy_threshold
+        ),
+        image_order=resampling.image_order,
+        label_order=resampling.label_order,
+    )
+
+
+def preprocess_prepared_case(
+    case: PreparedCase, plan: Plan, configuration: str, *, like: PreprocessedCase | None = None
+) -> PreprocessedCase:
+    """Resamples a prepared case to the spacing of one configuration.
+
+    Args:
+        case: The prepared case.
+        plan: The plan of the run.
+        configuration: Name of the configuration.
+        like: The same case for a configuration with an equal `ResamplingTask`, whose arrays are reused.
+    """
+    resampling = plan.configurations[configuration].resampling
+    geometry = _compute_geometry(case, plan, configuration)
+    if like is not None:
+        return PreprocessedCase(image=like.image, label_map=like.label_map, geometry=geometry)
+    return PreprocessedCase(
+        image=_resample_image(case.image, geometry, resampling),
+        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, resampling),
+        geometry=geometry,
+    )
+
+
+def compute_target_spacing(case_spacing_mm: FloatTriple, configuration: ConfigurationPlan) -> FloatTriple:
+    """Returns the target spacing in plan axes; a 2D configuration keeps the slice spacing of the case."""
+    planned = configuration.spacing_mm
+    if len(planned) == 2:
+        return case_spacing_mm[0], planned[0], planned[1]
+    return planned[0], planned[1], planned[2]
+
+
+def _orient(
+    image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan
+) -> Float32[np.ndarray, "channel i j k"]:
+    """Brings an image to plan axes, in a memory order that does not depend on the file.
+
+    Float32 sums depend on the memory order; without the copy, a flipped image would be normalized differently.
+    """
+    oriented = np.ascontiguousarray(compute_plan_axes(grid, plan.orientation, (0, 1, 2)).apply(image))
+    return Reorientation(permutation=plan.axis_permutation, is_flipped=(False, False, False)).apply(oriented)
+
+
+def _compute_geometry(case: PreparedCase, plan: Plan, configuration: str) -> CaseGeometry:
+    target_spacing_mm = compute_target_spacing(case.spacing_mm, plan.configurations[configuration])
+    cropped_shape = (case.image.shape[1], case.image.shape[2], case.image.shape[3])
+    return CaseGeometry(
+        grid=case.grid,
+        orientation=plan.orientation,
+        axis_permutation=plan.axis_permutation,
+        crop_box=case.crop_box,
+        cropped_shape_voxels=cropped_shape,
+        resampled_shape_voxels=compute_resampled_shape(cropped_shape, case.spacing_mm, target_spacing_mm),
+        cropped_spacing_mm=case.spacing_mm,
+        target_spacing_mm=target_spacing_mm,
+    )
+
+
+def _resample_image(
+    image: Float32[np.ndarray, "channel z y x"], geometry: CaseGeometry, plan: ResamplingPlan
+) -> Float32[np.ndarray, "channel new_z new_y new_x"]:
+    return resample_image(
+        image,
+        shape=geometry.resampled_shape_voxels,
+        spacing_mm=geometry.cropped_spacing_mm,
+        target_spacing_mm=geometry.target_spacing_mm,
+        plan=plan,
+    )
+
+
+def _resample_label_map(
+    label_map: Int16[np.ndarray, "z y x"], geometry: CaseGeometry, plan: ResamplingPlan
+) -> Int16[np.ndarray, "new_z new_y new_x"]:
+    return resample_label_map(
+        label_map,
+        shape=geometry.resampled_shape_voxels,
+        spacing_mm=geometry.cropped_spacing_mm,
+        target_spacing_mm=geometry.target_spacing_mm,
+        plan=plan,
+    )
