@@ -13,10 +13,9 @@ from autoseg.training.pace import Budget, Forecast, count_iterations, estimate_e
 from autoseg.training.start import Length
 from autoseg.validation_conditions import LARGEST_VALIDATION_SHARE as LARGEST_SHARE
 from autoseg.validation_conditions import is_hopeless
-from autoseg.workflows.status import has_final_model, read_validation
+from autoseg.workflows.status import ValidationChoice, has_final_model, read_validation
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.validation_choice import ValidationChoice
 from autoseg.workflows.validation_cost import choose_validation, measure_validation_cost
 
 MARGIN: Final = 1.05  # on a time that is recommended

@@ -13,7 +13,6 @@ from autoseg.evaluation.summary import EvaluationSummary, MetricValues
 from autoseg.file_endings import label_map_ending
 from autoseg.inference.folds import find_folds
 from autoseg.inference.model import read_common_plan
-from autoseg.networks.weights import hash_weights
 from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
@@ -176,18 +175,6 @@ def tabulate_dice(metrics: Sequence[Mapping[str, MetricValues]], keys: Sequence[
     """Dice of every case and class; NaN where it is not defined."""
     rows = [[np.nan if entry[key].Dice is None else entry[key].Dice for key in keys] for entry in metrics]
     return np.array(rows, dtype=np.float64)
-
-
-def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
-    """SHA-256 of everything that predicts: for the second stage of a cascade, of the first stage's folds before.
-
-    Raises:
-        PredictionError: A fold of a stage is not trained.
-    """
-    names = find_folds(run, configuration, folds)
-    own = tuple(hash_weights(run.fold(configuration, fold).final_checkpoint) for fold in names)
-    previous = plan.configurations[configuration].previous_stage
-    return own if previous is None else (*list_weights(run, plan, previous, folds), *own)
 
 
 def describe_left_out(

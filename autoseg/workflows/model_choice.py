@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from autoseg.errors import SelectionError
 from autoseg.inference.ensemble import Ensemble, MemberChoice
-from autoseg.inference.folds import find_trained_folds
+from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import SegmentationModel
 from autoseg.networks.weights import hash_weights
+from autoseg.plan import Plan
 from autoseg.postprocessing.rules import Rule
 from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
@@ -73,6 +74,18 @@ def describe_selection(selection: Selection) -> str:
 def hash_ensemble(run: RunFolder, ensemble: Ensemble) -> tuple[tuple[str, ...], ...]:
     """SHA-256 of the weights of each member, in the order of its stages."""
     return tuple(_hash_member(run, member) for member in ensemble.members)
+
+
+def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
+    """SHA-256 of everything that predicts: for the second stage of a cascade, of the first stage's folds before.
+
+    Raises:
+        PredictionError: A fold of a stage is not trained.
+    """
+    names = find_folds(run, configuration, folds)
+    own = tuple(hash_weights(run.fold(configuration, fold).final_checkpoint) for fold in names)
+    previous = plan.configurations[configuration].previous_stage
+    return own if previous is None else (*list_weights(run, plan, previous, folds), *own)
 
 
 def check_weights(run: RunFolder, choice: ModelChoice, weights: Sequence[tuple[str, ...]]) -> None:

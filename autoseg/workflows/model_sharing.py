@@ -32,10 +32,9 @@ from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, open_run, write_folder_atomically
 from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
-from autoseg.workflows.held_out import list_weights
-from autoseg.workflows.model_choice import check_weights, choose_models
+from autoseg.workflows.model_choice import check_weights, choose_models, list_weights
 from autoseg.workflows.selection_document import Member, Postprocessing, Selection
-from autoseg.workflows.training import TrainingRecord
+from autoseg.workflows.versions import TrainingRecord
 
 MODEL_ENDING: Final = ".zip"
 LICENCE_KEYS: Final = ("licence", "license")

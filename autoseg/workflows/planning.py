@@ -24,9 +24,13 @@ from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run,
 from autoseg.training.folds import Splits
 from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
-from autoseg.workflows.imported_runs import check_has_data
 from autoseg.workflows.measuring import measure_dataset
-from autoseg.workflows.preprocessing import WORKER_MODULES, preprocess_dataset, select_data_configurations
+from autoseg.workflows.preprocessing import (
+    WORKER_MODULES,
+    check_has_data,
+    preprocess_dataset,
+    select_data_configurations,
+)
 from autoseg.workflows.references import copy_reference
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 

@@ -11,6 +11,7 @@ from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.fork_server import prepare_workers
 from autoseg.geometry import IntTriple
+from autoseg.inference.folds import is_import
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
@@ -188,6 +189,20 @@ def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_name
         raise RunError(msg)
     if not is_recipe_followed(run, plan, configuration):
         msg = f"plan.json was changed after {folder} was made (spacing, normalization, labels or axes); {remedy}"
+        raise RunError(msg)
+
+
+def check_has_data(run: RunFolder, plan: Plan) -> None:
+    """Checks that a run was planned from a dataset and can be preprocessed and trained.
+
+    Raises:
+        RunError: Its models were imported.
+    """
+    if is_import(run, plan):
+        msg = (
+            f"{run.root} holds imported models ({plan.planner}) and no training data: it predicts, but nothing can be "
+            f"preprocessed or trained in it; to train, make another run: autoseg plan DATASET --run OTHER"
+        )
         raise RunError(msg)
 
 

@@ -30,9 +30,9 @@ from autoseg.workflows.held_out import (
     describe_use,
     find_common_cases,
     find_held_out,
-    list_weights,
     tabulate_dice,
 )
+from autoseg.workflows.model_choice import list_weights
 from autoseg.workflows.pair_predictions import Pair, PairJob, predict_pairs
 from autoseg.workflows.postprocessing import Learned, learn_postprocessing
 from autoseg.workflows.references import find_reference

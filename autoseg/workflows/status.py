@@ -8,15 +8,14 @@ from typing import Final, Literal
 from autoseg.document import parse_part, read_document, read_json
 from autoseg.errors import DocumentError
 from autoseg.inference.folds import find_trained_folds, is_import
-from autoseg.inference.options import PredictionOptions
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
-from autoseg.validation_conditions import ValidationConditions
+from autoseg.validation_conditions import ValidationConditions, list_limits
 from autoseg.workflows.fold_lock import LockHolder, find_holder
 from autoseg.workflows.training_state import Phase, TrainingState, read_state
-from autoseg.workflows.validation_choice import ValidationChoice
 
 FoldState = Literal["waiting", "preparing", "training", "validating", "interrupted", "failed", "finished"]
 STATES_OF_WORK: Final[dict[Phase | None, FoldState]] = {"training": "training", "validating": "validating"}
@@ -62,6 +61,42 @@ class FoldStatus:
     def is_running(self) -> bool:
         """Whether a process is at it."""
         return self.state in {"preparing", "training", "validating"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationChoice:
+    """A validation that fits into a time.
+
+    Attributes:
+        cases: That are predicted and evaluated.
+        held_out_cases: All that there are.
+        seconds: It takes, about.
+        whole_seconds: What a whole one would take.
+    """
+
+    cases: tuple[str, ...]
+    held_out_cases: int
+    options: PredictionOptions = DEFAULT_OPTIONS
+    seconds: float = 0.0
+    whole_seconds: float = 0.0
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What it does without, in words; nothing for a whole one."""
+        return list_limits(
+            mirroring=self.options.mirroring,
+            step_fraction=self.options.step_fraction,
+            cases=len(self.cases),
+            held_out_cases=self.held_out_cases,
+        )
+
+    def is_better_than(self, other: "ValidationChoice") -> bool:
+        """Whether it does without less: first by mirrored views, then by overlap, then by cases."""
+        return self._rank > other._rank
+
+    @property
+    def _rank(self) -> tuple[bool, float, int]:
+        return self.options.mirroring, -self.options.step_fraction, len(self.cases)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

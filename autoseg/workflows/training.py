@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from autoseg.document import Document, read_document, write_document
+from autoseg.document import read_document, write_document
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.cpu_threads import follow_cpu_time
@@ -37,26 +36,13 @@ from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolv
 from autoseg.workflows.fold_time import FoldTime, check_forecast, find_fold_time
 from autoseg.workflows.interruption import describe_start, interruption_described
 from autoseg.workflows.preprocessing import check_preprocessed
+from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import StateKeeper, state_kept
 from autoseg.workflows.validation import validate_fold
-from autoseg.workflows.validation_choice import ValidationChoice
-from autoseg.workflows.versions import LibraryVersions, measure_versions
-
-
-class TrainingRecord(Document):
-    """How a model was made; everything else is in the plan beside it."""
-
-    schema_version: Literal[1] = 1
-    configuration: str
-    fold: str
-    seed: int
-    device: str
-    number_type: str
-    plan_sha256: str
-    versions: LibraryVersions
+from autoseg.workflows.versions import TrainingRecord, measure_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,9 @@ from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
-from autoseg.training.loop import Length
+from autoseg.training.start import Length
 from autoseg.workflows.cascade import list_stale_folds
-from autoseg.workflows.imported_runs import check_has_data
-from autoseg.workflows.preprocessing import check_preprocessed
+from autoseg.workflows.preprocessing import check_has_data, check_preprocessed
 from autoseg.workflows.status import FoldStatus, has_final_model, read_fold_status, read_validation
 from autoseg.workflows.training_request import TrainingRequest
 

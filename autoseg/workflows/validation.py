@@ -29,7 +29,7 @@ from autoseg.workflows.cascade import open_input_case
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
-from autoseg.workflows.validation_choice import ValidationChoice
+from autoseg.workflows.status import ValidationChoice
 
 
 class LabelMapOptions(Document):

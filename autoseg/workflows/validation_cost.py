@@ -28,8 +28,8 @@ from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cascade import open_input_case
 from autoseg.workflows.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
 from autoseg.workflows.references import find_reference
+from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.validation import wrap_network
-from autoseg.workflows.validation_choice import ValidationChoice
 
 LARGER_STEP_FRACTION: Final = 0.75
 """Neighbouring windows still share a quarter of the patch, so that no voxel lies at the border of all its windows."""

@@ -1,9 +1,10 @@
-"""Versions of what computed a result, to be kept beside it."""
+"""Records of how a result was computed, written beside it: library versions, and the record of a training."""
 
 import platform
 from importlib.metadata import version
+from typing import Literal
 
-from autoseg.document import Part
+from autoseg.document import Document, Part
 
 
 class LibraryVersions(Part):
@@ -15,6 +16,19 @@ class LibraryVersions(Part):
     numpy: str
     batchgenerators: str
     platform: str
+
+
+class TrainingRecord(Document):
+    """How a model was made; everything else is in the plan beside it."""
+
+    schema_version: Literal[1] = 1
+    configuration: str
+    fold: str
+    seed: int
+    device: str
+    number_type: str
+    plan_sha256: str
+    versions: LibraryVersions
 
 
 def measure_versions() -> LibraryVersions:

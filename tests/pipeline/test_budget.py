@@ -21,10 +21,10 @@ from autoseg.workflows import validation_cost
 from autoseg.workflows.evaluation import count_evaluation_workers
 from autoseg.workflows.fold_options import find_begun
 from autoseg.workflows.fold_time import find_fold_time
+from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.validation import validate_fold
-from autoseg.workflows.validation_choice import ValidationChoice
 from autoseg.workflows.validation_cost import ESTIMATE_MARGIN, measure_validation_cost
 
 pytestmark = pytest.mark.slow

@@ -37,13 +37,12 @@ from autoseg.training.folds import Fold, Splits
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.exchange import export_model, import_model
 from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
-from autoseg.workflows.held_out import list_weights
+from autoseg.workflows.model_choice import list_weights
 from autoseg.workflows.model_source import find_kind, open_model
 from autoseg.workflows.planning import preprocess_run
 from autoseg.workflows.selection_document import Candidate, Member, Selection
 from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training import TrainingRecord
-from autoseg.workflows.versions import measure_versions
+from autoseg.workflows.versions import TrainingRecord, measure_versions
 
 Builder = Callable[..., Any]
 TELLER = Silent()

@@ -14,8 +14,8 @@ from autoseg.training.history import EpochRecord
 from autoseg.training.pace import Budget, Forecast, StepTimes
 from autoseg.training.schedule import Schedule
 from autoseg.workflows.fold_time import FoldTime, check_forecast, name_time
+from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.training_job import FoldJob
-from autoseg.workflows.validation_choice import ValidationChoice
 
 TIMES = StepTimes(
     data_seconds=0.1, forward_seconds=0.3, backward_seconds=0.6, iteration_seconds=1.0, validation_seconds=0.5
