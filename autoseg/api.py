@@ -13,7 +13,7 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.signals import CTRL_C, StopRequest
-from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
+from autoseg.workflows import evaluation, exchange, exporting, planning, prediction, selection, training
 from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
 from autoseg.workflows.given_images import OrientationWarning, take_image
 from autoseg.workflows.model_source import load_model, open_model
@@ -40,7 +40,7 @@ def plan_dataset(
     dataset: str | Path,
     run: str | Path,
     *,
-    planner: planning.Planner,
+    planner: planning.PlannerLike,
     memory_gb: float | None = None,
     budget_seconds: float | None = None,
     configurations: Sequence[str] = (),
@@ -66,8 +66,8 @@ def plan_dataset(
     outcome = planning.plan_dataset(
         Path(dataset),
         Path(run),
-        planning.make_rule(planner),
-        options=planning.PlanningOptions(
+        planning.build_plan_rule(planner),
+        request=planning.PlanRequest(
             planner=planner.name,
             machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=budget_seconds),
             configurations=tuple(configurations),
@@ -167,7 +167,7 @@ def export_model(
     Raises:
         AutosegError: As the command reports it.
     """
-    return exchange.export_model(Path(run), Path(output), request, progress=progress or Silent())
+    return exporting.export_model(Path(run), Path(output), request, progress=progress or Silent())
 
 
 def evaluate_folder(

@@ -32,14 +32,14 @@ def check(
     from autoseg.cli.console import UNLIMITED_WIDTH, open_console
     from autoseg.cli.reports import print_check
     from autoseg.progress import Silent
-    from autoseg.workflows.checking import CheckingOptions, check_dataset
+    from autoseg.workflows.checking import CheckRequest, check_dataset
     from autoseg.workflows.splitting import SplitRequest
 
     console = open_console(plain_width=UNLIMITED_WIDTH)
-    options = CheckingOptions(
+    request = CheckRequest(
         split=SplitRequest(group_by=group_by, splits_file=splits), fix_geometry=fix_geometry, workers=workers
     )
-    report = check_dataset(dataset, options=options, progress=Silent() if as_json else console)
+    report = check_dataset(dataset, request=request, progress=Silent() if as_json else console)
     if as_json:
         typer.echo(format_json(report))
     else:

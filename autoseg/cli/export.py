@@ -32,8 +32,8 @@ def export(
 ) -> None:
     """Write a trained model for others: for autoseg, or so that nnU-Net v2 predicts with it."""
     from autoseg.cli.console import open_console
-    from autoseg.workflows.exchange import export_model
     from autoseg.workflows.exchange_request import ExportRequest
+    from autoseg.workflows.exporting import export_model
 
     console = open_console()
     request = ExportRequest(

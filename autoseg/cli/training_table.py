@@ -23,6 +23,13 @@ def show_trainings(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ..
     return _show_lines(console, snapshots)
 
 
+def show_queue(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> None:
+    """Shows states as they come, and all of them once more in a file, where only changes were shown before."""
+    last = show_trainings(console, snapshots)
+    if not console.is_terminal:
+        print_trainings(console, last)
+
+
 def build_table(statuses: "Sequence[FoldStatus]") -> "Table":
     """One row per fold."""
     from rich.table import Table

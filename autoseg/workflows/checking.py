@@ -27,7 +27,7 @@ from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckingOptions:
+class CheckRequest:
     """What the user asked for.
 
     Attributes:
@@ -64,19 +64,19 @@ class CheckReport:
     duplicates: tuple[tuple[str, ...], ...]
 
 
-def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress) -> CheckReport:
+def check_dataset(folder: Path, *, request: CheckRequest, progress: Progress) -> CheckReport:
     """Reads every case and reports all problems of the dataset; raises nothing that lies in the data."""
     try:
         dataset = read_dataset(folder)
     except DatasetError as error:
         return _report_unread(folder, error.problems)
-    if options.fix_geometry:
+    if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
-    problems, notes, splits = _check_folds(dataset, options.split)
+    problems, notes, splits = _check_folds(dataset, request.split)
     headers = survey_headers(dataset.cases)
     orientation = headers.orientations[0][0] if headers.orientations else None
     sizes = {name: estimate_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()}
-    outcome = _measure(dataset, orientation, sizes, workers=options.workers, progress=progress)
+    outcome = _measure(dataset, orientation, sizes, workers=request.workers, progress=progress)
     fingerprints = outcome.results
     classes = count_classes(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)

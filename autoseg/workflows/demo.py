@@ -15,7 +15,7 @@ from autoseg.plan import Plan, Reason
 from autoseg.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.workflows.evaluation import evaluate_folder
-from autoseg.workflows.planning import PlanningOptions, PlanRule, plan_dataset
+from autoseg.workflows.planning import PlanRequest, PlanRule, plan_dataset
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 from autoseg.workflows.synthetic import write_synthetic_dataset
 from autoseg.workflows.training import train_run
@@ -51,10 +51,10 @@ def run_demo(
     _clear(folder, (dataset, run.root, predictions), overwrite=overwrite)
     progress.note(f"making {TRAINING_CASES} training and {TEST_CASES} test cases in {dataset}")
     write_synthetic_dataset(dataset, training_cases=TRAINING_CASES, test_cases=TEST_CASES, seed=0)
-    options = PlanningOptions(
+    request = PlanRequest(
         planner="default", machine=Machine(accelerator_memory_gb=None), configurations=(CONFIGURATION,)
     )
-    plan_dataset(dataset, run.root, rule, options=options, report=report, progress=progress)
+    plan_dataset(dataset, run.root, rule, request=request, report=report, progress=progress)
     _shorten_schedule(run, progress)
     for _ in train_run(run.root, TrainingRequest(configuration=CONFIGURATION, folds=(FOLD,)), progress=progress):
         pass

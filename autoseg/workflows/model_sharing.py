@@ -1,4 +1,4 @@
-"""Writes what a run predicts with into one file, without any training data, and makes runs of such files."""
+"""Exports the models that a run predicts with to one file, without any training data."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,7 @@ from autoseg.exchange.model_file import (
     SelectedScores,
     SharedConfiguration,
     model_file_written,
-    read_model_record,
     share_plan,
-    unpack_model_file,
 )
 from autoseg.inference.ensemble import describe_meaning
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds, select_previous_folds
@@ -30,8 +28,8 @@ from autoseg.inference.model import check_stages_agree, load_network, read_commo
 from autoseg.networks import serialize_weights
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.progress import Progress
-from autoseg.run_folder import RunFolder, check_writable, open_run, write_folder_atomically
-from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
+from autoseg.run_folder import RunFolder, check_writable, open_run
+from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest
 from autoseg.workflows.model_choice import check_weights, choose_models, list_weights
 from autoseg.workflows.selection_document import Member, Postprocessing, Selection
 from autoseg.workflows.versions import TrainingRecord
@@ -95,41 +93,6 @@ def export_model_file(
     return tuple(
         ExchangedModel(configuration=name, folds=folds, written=folds, folder=output)
         for name, folds in shared.folds.items()
-    )
-
-
-def import_model_file(
-    source: Path, run_root: Path, request: ImportRequest, *, progress: Progress
-) -> tuple[ExchangedModel, ...]:
-    """Makes a run of a model file, with which `autoseg predict` starts at once; keeps it if it is there already.
-
-    Raises:
-        ExchangeError: The file cannot be used, only a part of it is asked for, or the folder holds something else.
-        RunError: The folder cannot be written.
-    """
-    if request != ImportRequest(overwrite=request.overwrite):
-        msg = (
-            f"{source} is a model of autoseg, which is imported as a whole: leave --configuration, --fold, "
-            f"--checkpoint and --any-trainer away (autoseg predict takes --configuration and --fold)"
-        )
-        raise ExchangeError(msg)
-    check_writable(run_root)
-    run, record = RunFolder(run_root), read_model_record(source)
-    is_kept = _is_same(run, record)
-    if is_kept:
-        progress.note(f"{run_root}: imported before, kept")
-    else:
-        _refuse_to_replace(run, overwrite=request.overwrite)
-        with write_folder_atomically(run_root) as temporary:
-            unpack_model_file(source, temporary)
-    return tuple(
-        ExchangedModel(
-            configuration=name,
-            folds=shared.folds,
-            written=() if is_kept else shared.folds,
-            folder=run.configuration_models(name),
-        )
-        for name, shared in record.configurations.items()
     )
 
 
@@ -346,23 +309,3 @@ def _find_licence(run: RunFolder, progress: Progress) -> str | None:
 def _read_record(run: RunFolder) -> ModelRecord | None:
     """What a run came in, if it came in one file."""
     return read_document(run.model_record, ModelRecord) if run.model_record.is_file() else None
-
-
-def _is_same(run: RunFolder, record: ModelRecord) -> bool:
-    if not run.model_record.is_file() or read_document(run.model_record, ModelRecord) != record:
-        return False
-    return all(
-        set(shared.folds) <= set(find_trained_folds(run, name)) for name, shared in record.configurations.items()
-    )
-
-
-def _refuse_to_replace(run: RunFolder, *, overwrite: bool) -> None:
-    """Only an earlier import may be replaced: anything else cannot be had again so easily."""
-    if not run.root.exists() or not any(run.root.iterdir()):
-        return
-    if not run.model_record.is_file():
-        msg = f"{run.root} holds other files; choose a new folder for the run"
-        raise ExchangeError(msg)
-    if not overwrite:
-        msg = f"{run.root} holds another model; choose a new folder for the run, or replace it with --overwrite"
-        raise ExchangeError(msg)

@@ -38,7 +38,7 @@ PlanRule = Callable[[Fingerprint, Machine], Plan]
 
 
 @runtime_checkable
-class Planner(Protocol):
+class PlannerLike(Protocol):
     """A set of planning rules, such as `planners.PLANNERS["default"]`."""
 
     @property
@@ -56,14 +56,14 @@ class Planner(Protocol):
         ...
 
 
-def measure_processor() -> HostThroughput:
+def measure_cpu() -> HostThroughput:
     """Measures the speed of the processor, and loads torch for it."""
     from autoseg.networks.throughput import measure_host
 
     return measure_host()
 
 
-def make_rule(planner: Planner, *, measure: Callable[[], HostThroughput] = measure_processor) -> PlanRule:
+def build_plan_rule(planner: PlannerLike, *, measure: Callable[[], HostThroughput] = measure_cpu) -> PlanRule:
     """The planner as a function that measures the processor first, if the planner wants to know it."""
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
@@ -75,7 +75,7 @@ def make_rule(planner: Planner, *, measure: Callable[[], HostThroughput] = measu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanningOptions:
+class PlanRequest:
     """What the user asked for.
 
     Attributes:
@@ -97,7 +97,7 @@ class PlanningOptions:
     fix_geometry: bool = False
 
 
-def report_nothing(classes: Sequence[ClassCount]) -> None:
+def _ignore_classes(classes: Sequence[ClassCount]) -> None:
     """For callers who do not show the table of classes."""
     del classes
 
@@ -127,9 +127,9 @@ def plan_dataset(
     run_root: Path | None,
     rule: PlanRule,
     *,
-    options: PlanningOptions,
+    request: PlanRequest,
     report: Callable[[Plan], None],
-    report_classes: Callable[[Sequence[ClassCount]], None] = report_nothing,
+    report_classes: Callable[[Sequence[ClassCount]], None] = _ignore_classes,
     progress: Progress,
 ) -> PlanningOutcome:
     """Plans a dataset and preprocesses it; continues a run that was interrupted.
@@ -147,29 +147,29 @@ def plan_dataset(
     if run_root is not None and not RunFolder(run_root).plan.is_file():
         prepare_workers(WORKER_MODULES)
     dataset = read_dataset(dataset_folder)
-    if options.fix_geometry:
+    if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
     run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
     if run.root.resolve() == dataset.root.resolve():
         msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
         raise RunError(msg)
-    division = divide_into_folds(dataset, options.split)
+    division = divide_into_folds(dataset, request.split)
     for note in (*dataset.notes, *division.notes, *describe_export_limits(dataset.labels, dataset.file_ending)):
         progress.note(note)
-    is_new = not _can_continue(run, dataset, options)
+    is_new = not _can_continue(run, dataset, request)
     if is_new:
-        _plan_anew(dataset, run, rule, splits=division.splits, options=options, progress=progress)
-    elif options.split != SplitRequest():
+        _plan_anew(dataset, run, rule, splits=division.splits, request=request, progress=progress)
+    elif request.split != SplitRequest():
         _check_same_folds(run, division.splits)
     plan = read_document(run.plan, Plan)
     _report_measurements(run, report_classes, progress)
     report(plan)
-    names = select_data_configurations(plan, options.configurations)
+    names = select_data_configurations(plan, request.configurations)
     _copy_references(dataset, run)
     written = 0
-    if options.preprocess:
+    if request.preprocess:
         written = preprocess_dataset(
-            dataset, run, plan, configurations=names, workers=options.workers, progress=progress
+            dataset, run, plan, configurations=names, workers=request.workers, progress=progress
         )
     return PlanningOutcome(run=run, plan=plan, is_new=is_new, written_cases=written)
 
@@ -214,19 +214,19 @@ def _check_same_folds(run: RunFolder, wanted: Splits) -> None:
         raise RunError(msg)
 
 
-def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) -> bool:
+def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> bool:
     """Whether the run holds the plan that would be made now."""
     check_writable(run.root)
     if not run.root.exists() or not any(run.root.iterdir()):
         return False
     if not run.plan.is_file():
         return _refuse_foreign_folder(run)
-    if options.overwrite:
+    if request.overwrite:
         _refuse_to_lose_models(run)
         return False
     same_dataset = read_document(run.dataset, DatasetRecord) == record_dataset(dataset)
     plan = read_document(run.plan, Plan)
-    if same_dataset and _follows_same_rules(plan, options):
+    if same_dataset and _follows_same_rules(plan, request):
         return True
     rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
     reason = (
@@ -241,10 +241,10 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
     raise RunError(msg)
 
 
-def _follows_same_rules(plan: Plan, options: PlanningOptions) -> bool:
-    machine = options.machine
+def _follows_same_rules(plan: Plan, request: PlanRequest) -> bool:
+    machine = request.machine
     return (
-        plan.planner == options.planner
+        plan.planner == request.planner
         and machine.accelerator_memory_gb in (None, plan.accelerator_memory_gb)
         and machine.budget_seconds in (None, plan.budget_seconds)
     )
@@ -276,18 +276,18 @@ def _plan_anew(
     rule: PlanRule,
     *,
     splits: Splits,
-    options: PlanningOptions,
+    request: PlanRequest,
     progress: Progress,
 ) -> None:
     prepare_workers(WORKER_MODULES)
     headers = survey_headers(dataset.cases)
     for note in headers.notes:
         progress.note(note)
-    fingerprint = measure_dataset(dataset, run, grids=headers.grids, workers=options.workers, progress=progress)
-    plan = rule(fingerprint, options.machine)
-    select_data_configurations(plan, options.configurations)
+    fingerprint = measure_dataset(dataset, run, grids=headers.grids, workers=request.workers, progress=progress)
+    plan = rule(fingerprint, request.machine)
+    select_data_configurations(plan, request.configurations)
     make_folder(run.root)
-    if options.overwrite:
+    if request.overwrite:
         run.plan.unlink(missing_ok=True)
         remove_folder(run.root / "preprocessed")
         remove_folder(run.references)

@@ -17,8 +17,8 @@ RANK: Final = "RANK"
 LOCAL_RANK: Final = "LOCAL_RANK"
 
 
-def choose_places(device: str, devices: str | None, *, parallel: bool) -> tuple[Devices, ...]:
-    """The places at which one fold each is trained at a time.
+def find_device_groups(device: str, devices: str | None, *, parallel: bool) -> tuple[Devices, ...]:
+    """Returns the groups of devices, each of which trains one fold at a time.
 
     Args:
         device: As the user names it; "auto" where there is no preference.
@@ -34,7 +34,7 @@ def choose_places(device: str, devices: str | None, *, parallel: bool) -> tuple[
         raise OptionError(msg)
     names = (device,) if devices is None else parse_devices(devices)
     if parallel and RANK in os.environ:
-        return ((find_own_device(names),),)
+        return ((_find_own_device(names),),)
     found = tuple(str(find_device(name)) for name in names)
     if parallel and len(found) == 1:
         msg = f"--parallel needs several devices, for example --devices 0,1 (found {found[0]})"
@@ -47,7 +47,7 @@ def is_leader(*, parallel: bool) -> bool:
     return not parallel or os.environ.get(RANK, "0") == "0"
 
 
-def find_own_device(names: Sequence[str]) -> str:
+def _find_own_device(names: Sequence[str]) -> str:
     """The device of this process, one of several that train together on this computer.
 
     Raises:
@@ -78,13 +78,13 @@ def parse_devices(text: str) -> Devices:
     return tuple(f"cuda:{name}" if name.isdecimal() else name for name in names)
 
 
-def is_one_process(units: Sequence[Unit], places: Sequence[Devices], *, parallel: bool) -> bool:
+def is_one_process(units: Sequence[Unit], device_groups: Sequence[Devices], *, parallel: bool) -> bool:
     """Whether this process trains, rather than starting others that do.
 
     Raises:
         TrainingError: It was started as one of several that train one fold together, and is to train several.
     """
-    is_alone = len(places) == 1 and len(places[0]) == 1
+    is_alone = len(device_groups) == 1 and len(device_groups[0]) == 1
     if is_alone and parallel and len(units) > 1:
         msg = (
             f"processes that train together train one fold, found {', '.join(unit.name for unit in units)}; "

@@ -28,12 +28,12 @@ from autoseg.workflows.training_units import Unit, is_up_to_date, limit_request,
 SECONDS_BETWEEN_LOOKS: Final = 1.0
 SECONDS_FOR_REASONS: Final = 2.0  # when one of several processes fails, the others fail at once, of its absence
 
-CommandOf = Callable[[Unit, str], Sequence[str]]
+BuildCommand = Callable[[Unit, str], Sequence[str]]
 """The command that trains a unit on a device."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Work:
+class RunningUnit:
     """A unit that is being trained, by one process on each of its devices; the first one leads."""
 
     unit: Unit
@@ -58,7 +58,7 @@ class TrainingQueue:
     """Units that wait, are trained, and have ended.
 
     Attributes:
-        places: Devices, each of which trains one unit at a time.
+        device_groups: Devices, each of which trains one unit at a time.
         waiting: Units in the order in which they are begun.
         failures: Reasons, by unit.
         stop: Where requests to end are heard.
@@ -66,14 +66,14 @@ class TrainingQueue:
 
     run: RunFolder
     units: tuple[Unit, ...]
-    places: tuple[Devices, ...]
-    command_of: CommandOf
+    device_groups: tuple[Devices, ...]
+    build_command: BuildCommand
     waiting: deque[Unit]
-    running: list[Work] = field(default_factory=list)
+    running: list[RunningUnit] = field(default_factory=list)
     failures: dict[Unit, str] = field(default_factory=dict)
     stop: StopRequest = field(default_factory=StopRequest)
 
-    def work_off(self) -> Generator[tuple[FoldStatus, ...], None, None]:
+    def run_all(self) -> Generator[tuple[FoldStatus, ...], None, None]:
         """Trains everything, and yields the state of all units about once a second and at the end.
 
         When it is closed before its end, or interrupted, running trainings are stopped as by Ctrl-C, and save.
@@ -129,7 +129,7 @@ class TrainingQueue:
             if reason:
                 self._note_failure(work, reason)
 
-    def _note_failure(self, work: Work, reason: str) -> None:
+    def _note_failure(self, work: RunningUnit, reason: str) -> None:
         self.failures[work.unit] = reason
         folder = self.run.fold(work.unit.configuration, work.unit.fold)
         state = read_state(folder)
@@ -139,13 +139,13 @@ class TrainingQueue:
 
     def _start(self) -> None:
         """Begins a unit on every free device."""
-        for devices in self._list_free_places():
+        for devices in self._list_free_groups():
             unit = self._take_next()
             if unit is not None:
                 self.running.append(self._begin(unit, devices))
 
-    def _list_free_places(self) -> list[Devices]:
-        free = list(self.places)
+    def _list_free_groups(self) -> list[Devices]:
+        free = list(self.device_groups)
         for work in self.running:
             free.remove(work.devices)
         return free
@@ -166,32 +166,36 @@ class TrainingQueue:
     def _is_running(self, unit: Unit) -> bool:
         return unit in self._at_work
 
-    def _begin(self, unit: Unit, devices: Devices) -> Work:
-        environments = _list_environments(devices, self.places)
+    def _begin(self, unit: Unit, devices: Devices) -> RunningUnit:
+        environments = _list_environments(devices, self.device_groups)
         children: list[Child] = []
         for rank, (device, environment) in enumerate(zip(devices, environments, strict=True)):
             log = self.run.training_log(unit.configuration, unit.fold, rank)
-            children.append(start_child(self.command_of(unit, device), log=log, environment=environment))
-        return Work(unit=unit, devices=devices, children=tuple(children))
+            children.append(start_child(self.build_command(unit, device), log=log, environment=environment))
+        return RunningUnit(unit=unit, devices=devices, children=tuple(children))
 
 
 def build_queue(
     run_root: Path,
     units: Sequence[Unit],
     request: TrainingRequest,
-    places: Sequence[Devices],
+    device_groups: Sequence[Devices],
     *,
     stop: StopRequest | None = None,
 ) -> TrainingQueue:
     """A queue of the commands `autoseg train --configuration --fold --device`; finished units are not begun."""
     run = RunFolder(run_root)
     workers = request.workers
-    device_count = sum(len(devices) for devices in places)
+    device_count = sum(len(devices) for devices in device_groups)
     if workers is None:
-        workers = max(1, compute_loader_count(places[0][0]) // device_count)
-    common = ["--workers", str(workers), *(["--parallel"] if any(len(devices) > 1 for devices in places) else [])]
+        workers = max(1, compute_loader_count(device_groups[0][0]) // device_count)
+    common = [
+        "--workers",
+        str(workers),
+        *(["--parallel"] if any(len(devices) > 1 for devices in device_groups) else []),
+    ]
 
-    def command_of(unit: Unit, device: str) -> list[str]:
+    def build_command(unit: Unit, device: str) -> list[str]:
         command = [sys.executable, "-m", "autoseg", "train", str(run_root)]
         command += ["--configuration", unit.configuration, "--fold", unit.fold, "--device", device]
         return [*command, *list_arguments(limit_request(request, unit)), *common]
@@ -199,16 +203,16 @@ def build_queue(
     return TrainingQueue(
         run=run,
         units=tuple(units),
-        places=tuple(places),
-        command_of=command_of,
+        device_groups=tuple(device_groups),
+        build_command=build_command,
         waiting=deque(unit for unit in units if not is_up_to_date(run, unit, request)),
         stop=stop or StopRequest(),
     )
 
 
-def _list_environments(devices: Devices, places: Sequence[Devices]) -> list[Mapping[str, str]]:
+def _list_environments(devices: Devices, device_groups: Sequence[Devices]) -> list[Mapping[str, str]]:
     """Variables for the processes of one unit: how torchrun tells processes of each other, and threads."""
-    threads = _share_threads([device for place in places for device in place])
+    threads = _share_threads([device for place in device_groups for device in place])
     if len(devices) == 1:
         return [threads]
     team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_free_port()), "WORLD_SIZE": str(len(devices))}

@@ -35,8 +35,9 @@ from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.training.folds import Fold, Splits
 from autoseg.validation_conditions import ValidationConditions
-from autoseg.workflows.exchange import export_model, import_model
+from autoseg.workflows.exchange import import_model
 from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
+from autoseg.workflows.exporting import export_model
 from autoseg.workflows.model_choice import list_weights
 from autoseg.workflows.model_source import find_kind, open_model
 from autoseg.workflows.planning import preprocess_run

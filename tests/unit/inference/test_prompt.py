@@ -13,7 +13,7 @@ from autoseg.evaluation import CaseEvaluation, ClassMetrics, summarize
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.postprocessing.rules import LargestComponent
 from autoseg.run_folder import FoldFolder
-from autoseg.workflows.exchange import ExchangedModel
+from autoseg.workflows.exchange_request import ExchangedModel
 from autoseg.workflows.prediction import PredictionOutcome
 from autoseg.workflows.selection_document import Member
 from autoseg.workflows.training import TrainedFold
