@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def find_planner(name: str) -> "Planner | LitePlanner":
-    """The planner of a name.
+    """Finds a planner by its name.
 
     Raises:
-        PlanError: There is none; the message lists those that exist.
+        PlanError: There is no such planner; the message lists the existing ones.
     """
     from planners import PLANNERS
 
@@ -108,7 +108,7 @@ def plan(
 
 
 def parse_budget(text: str | None, planner: str) -> float | None:
-    """Seconds of the option --budget; None without it.
+    """Parses the option --budget into seconds; None without it.
 
     Raises:
         PlanError: The planner does not plan by time.

@@ -1,10 +1,10 @@
-"""`autoseg planners`: which sets of planning rules there are."""
+"""`autoseg planners`: list the sets of planning rules."""
 
 import typer
 
 
 def planners() -> None:
-    """List the planners, for the option --planner of plan."""
+    """List the planners that `autoseg plan --planner` accepts."""
     from planners import PLANNERS
 
     width = max(map(len, PLANNERS))

@@ -1,4 +1,4 @@
-"""Tables: the checks of a dataset, a plan with its reasons, evaluation results."""
+"""Prints results of commands as tables: checks of a dataset, a plan with its reasons, scores."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
 
 
 def print_plan(console: "Console", plan: "Plan") -> None:
-    """Every decision with its reason, then the configurations side by side."""
+    """Prints every decision with its reason, then the configurations side by side."""
     from rich.table import Table
 
     console.note(f"\nPlan for {plan.dataset_name} (planner {plan.planner})")
@@ -61,12 +61,12 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
 
 
 def print_check(console: "Console", report: "CheckReport", *, every_case: bool = False) -> None:
-    """All problems and notes in one table, then what dataset.json may need, then the classes.
+    """Prints problems and notes in one table, then proposed corrections of dataset.json, then the classes.
 
     Args:
-        console: Where to print.
-        report: What was found.
-        every_case: One row for each problem of each case instead of one for each kind.
+        console: Console to print to.
+        report: Result of the check.
+        every_case: Print one row for each problem of each case instead of one for each kind.
     """
     from rich.table import Table
     from rich.text import Text
@@ -93,7 +93,7 @@ def print_check(console: "Console", report: "CheckReport", *, every_case: bool =
 
 
 def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title: str = "Classes") -> None:
-    """One row per class."""
+    """Prints a table with one row per class."""
     from rich.table import Table
     from rich.text import Text
 
@@ -108,7 +108,7 @@ def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title:
 
 
 def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
-    """One row per case and class."""
+    """Prints a table with one row per case and class."""
     table = _open_table("Cases", "case", "class", unit=summary.distance_unit)
     for case in summary.metric_per_case:
         for key, values in case.metrics.items():
@@ -117,7 +117,7 @@ def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
 
 
 def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
-    """Means over the cases per class, and over the classes; with the number of cases where a value is undefined."""
+    """Prints mean scores per class and over classes; with the number of cases where a score is not always defined."""
     total = len(summary.metric_per_case)
     table = _open_table(
         f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)",
@@ -137,7 +137,7 @@ def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
 
 
 def print_crossvalidation(console: "Console", result: "CrossValidation") -> None:
-    """Scores per class over the held-out cases of all folds, one table for each configuration."""
+    """Prints scores per class over the held-out cases of all folds, one table for each configuration."""
     from rich.table import Table
 
     from autoseg.evaluation.summary import name_column
@@ -157,7 +157,7 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
 
 
 def print_trained_fold(console: "Console", trained: "TrainedFold") -> None:
-    """Where the model of a fold is, its scores, and what must be said beside them."""
+    """Prints where the model of a fold is, its scores and warnings."""
     console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
     if trained.summary is not None:
         print_summary(console, trained.summary)
@@ -167,7 +167,7 @@ def print_trained_fold(console: "Console", trained: "TrainedFold") -> None:
 
 
 def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: "Path") -> None:
-    """The cross-validation, if there is one, and the next command, if no fold failed."""
+    """Prints the cross-validation, if there is one, and the next command, if no fold failed."""
     if not outcome.is_leader:
         return
     if outcome.crossvalidation is not None:
@@ -178,7 +178,7 @@ def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: 
 
 
 def print_selection(console: "Console", selection: "Selection") -> None:
-    """The candidates, the best one first, and the steps of postprocessing that change something."""
+    """Prints the candidates, the best one first, and the postprocessing steps that change something."""
     from rich.table import Table
     from rich.text import Text
 
@@ -230,5 +230,5 @@ def _format_row(values: "MetricValues") -> list[str]:
 
 
 def format_metric(value: float | None) -> str:
-    """Three decimals, or a dash for an undefined value."""
+    """Formats a score with three decimals; a dash if it is undefined."""
     return "-" if value is None else f"{value:.3f}"

@@ -15,7 +15,7 @@ def train(
     *,
     configuration: Annotated[
         str | None,
-        typer.Option(autocompletion=complete_configuration, help="What to train.  [default: all that is planned]"),
+        typer.Option(autocompletion=complete_configuration, help="Configuration to train.  [default: all planned]"),
     ] = None,
     fold: Annotated[
         list[str] | None,
@@ -27,11 +27,11 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Length of the schedule; more than a finished training had extend it.  [default: the plan's]"
+            min=1, help="Length of the schedule; a finished training is extended to more epochs.  [default: the plan's]"
         ),
     ] = None,
     extend: Annotated[
-        int | None, typer.Option(min=1, metavar="EPOCHS", help="Train a finished fold for so many epochs more.")
+        int | None, typer.Option(min=1, metavar="EPOCHS", help="Train a finished fold for this many more epochs.")
     ] = None,
     budget: Annotated[
         str | None,
@@ -47,7 +47,7 @@ def train(
         str,
         typer.Option(
             autocompletion=complete_precision,
-            help="auto, float32, bfloat16 or float16: numbers in which networks compute.",
+            help="auto, float32, bfloat16 or float16: precision of the computation.",
         ),
     ] = "auto",
     device: Annotated[
@@ -61,22 +61,23 @@ def train(
         bool, typer.Option("--parallel", help="Train each fold on all --devices together, which share its batches.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that prepare patches, for each fold.  [default: by cores]")
+        int | None, typer.Option(min=0, help="Processes per fold that prepare patches.  [default: by cores]")
     ] = None,
     deterministic: Annotated[
         bool,
         typer.Option(
-            "--deterministic", help="The same result every time: on a GPU, too (slower), and beside other programs."
+            "--deterministic",
+            help="Compute the same result every time, also on a GPU (slower) and beside other programs.",
         ),
     ] = False,
     log_to: Annotated[
-        list[str] | None, typer.Option(metavar="mlflow|wandb", help="Log there, too (repeatable).")
+        list[str] | None, typer.Option(metavar="mlflow|wandb", help="Also log to this tracker (repeatable).")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.  [default: 0]")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier training of these folds.")] = False,
 ) -> None:
     """Train every configuration and fold, each validated on whole volumes; continues where an earlier call stopped."""
-    from autoseg.cli.console import listen_to_stops, open_console
+    from autoseg.cli.console import build_stop_request, open_console
     from autoseg.cli.reports import print_trained_fold, print_training_outcome
     from autoseg.cli.training_table import show_queue
     from autoseg.training.start import Length
@@ -100,7 +101,13 @@ def train(
     )
     report, show = partial(print_trained_fold, console), partial(show_queue, console)
     outcome = train_folds(
-        run, request, devices=devices, report_fold=report, show_statuses=show, progress=console, stop=listen_to_stops()
+        run,
+        request,
+        devices=devices,
+        report_fold=report,
+        show_statuses=show,
+        progress=console,
+        stop=build_stop_request(),
     )
     print_training_outcome(console, outcome, run)
     if outcome.failures:

@@ -42,22 +42,22 @@ ARCHIVE_ENDING: Final = ".zip"
 def import_model(
     source: Path, run_root: Path, request: ImportRequest | None = None, *, progress: Progress
 ) -> tuple[ExchangedModel, ...]:
-    """Makes a run of nnU-Net's models, or adds them to one that holds others of the same dataset.
+    """Imports models of nnU-Net into a new run, or into a run that holds other models of the same dataset.
 
-    A repeated call keeps what was imported before. A cascade is imported with the model of its first stage, if that
-    lies beside it. A model that autoseg exported to one file becomes a run as a whole.
+    A repeated call keeps earlier imports. A cascade is imported with the model of its first stage, if that is found
+    beside it. A model that autoseg exported to one file becomes a whole run.
 
     Args:
-        source: A model folder, a folder of such (a dataset's results), a zip file that nnU-Net exported, or one that
-            autoseg exported.
-        run_root: Folder to be written.
-        request: None for everything.
-        progress: Who is told.
+        source: A model folder, a folder of model folders (a dataset's results), or a zip file exported by nnU-Net or
+            autoseg.
+        run_root: Run folder to write.
+        request: Options; None imports everything.
+        progress: Receives notes and progress.
 
     Raises:
-        ExchangeError: There is no model, or it is none that autoseg can express, or the run holds something else.
-        DocumentError: plans.json lacks something.
-        DatasetError: dataset.json lacks something.
+        ExchangeError: There is no model, autoseg cannot express it, or the run holds something else.
+        DocumentError: plans.json is incomplete.
+        DatasetError: dataset.json is incomplete.
     """
     chosen = request or ImportRequest()
     check_source(source)
@@ -74,10 +74,10 @@ def import_model(
 
 
 def check_source(source: Path) -> None:
-    """Checks that a path may lead to a model of nnU-Net.
+    """Checks that a path can be a model of nnU-Net.
 
     Raises:
-        ExchangeError: There is nothing, or it is a part of a model.
+        ExchangeError: The path does not exist, or is a part of a model.
     """
     if not source.exists():
         msg = (
@@ -87,11 +87,11 @@ def check_source(source: Path) -> None:
         raise ExchangeError(msg)
     enclosing = find_enclosing_model(source)
     if enclosing is not None:
-        raise ExchangeError(advise_to_name(enclosing, source))
+        raise ExchangeError(advise_enclosing_model(enclosing, source))
 
 
-def advise_to_name(model: Path, part: Path) -> str:
-    """What to do instead of naming a part of a model."""
+def advise_enclosing_model(model: Path, part: Path) -> str:
+    """Describes which folder to name instead of a part of a model."""
     kind = "checkpoint" if part.is_file() else "fold"
     return (
         f"{part} is one {kind} of a model of nnU-Net; name the folder with {PLANS_NAME} and {DATASET_NAME} above it: "
@@ -101,13 +101,13 @@ def advise_to_name(model: Path, part: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ImportSource:
-    """What the user named, and where its files lie: elsewhere if it had to be unpacked."""
+    """Path named by the user, and the folder with its files, which differs if it had to be unpacked."""
 
     named: Path
     folder: Path
 
     def describe(self, path: Path) -> str:
-        """Where the user has a file of `folder`."""
+        """Translates the path of a file in `folder` to the path that the user knows."""
         resolved, folder = path.resolve(), self.folder.resolve()
         return str(self.named / resolved.relative_to(folder)) if resolved.is_relative_to(folder) else str(path)
 
@@ -132,7 +132,7 @@ def _open_source(source: Path) -> Iterator[_ImportSource]:
 
 
 def _choose_roots(source: _ImportSource, configuration: str | None) -> list[Path]:
-    """The model folders of a source, at most one for each configuration."""
+    """Finds the model folders of a source, at most one for each configuration."""
     found = find_model_roots(source.folder)
     if not found:
         msg = (
@@ -164,7 +164,7 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
         raise ExchangeError(msg)
     check_trainer(first.trainer, where=str(root), accepts_any=request.accepts_any_trainer)
     plan = import_plan(model, first)
-    convert_weights(plan, first)  # refuses what does not fit before anything is written
+    convert_weights(plan, first)  # refuses weights that do not fit before anything is written
     previous = plan.configurations[first.configuration].previous_stage
     if previous is not None:
         yield from _import_first_stage(job, root, previous)
@@ -177,7 +177,7 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
 def _add_folds(
     job: _ImportJob, model: NnunetModel, folds: Sequence[str], *, first: NnunetCheckpoint, plan: Plan
 ) -> tuple[str, ...]:
-    """Returns those that the run did not hold."""
+    """Imports folds; returns those that the run did not hold."""
     written = []
     for fold in folds:
         path = model.get_checkpoint(fold)
@@ -218,16 +218,16 @@ def _check_belongs(checkpoint: NnunetCheckpoint, first: NnunetCheckpoint) -> Non
 def import_model_file(
     source: Path, run_root: Path, request: ImportRequest, *, progress: Progress
 ) -> tuple[ExchangedModel, ...]:
-    """Makes a run of a model file, with which `autoseg predict` starts at once; keeps it if it is there already.
+    """Imports a model file into a new run; keeps the run if it holds the same model already.
 
     Raises:
-        ExchangeError: The file cannot be used, only a part of it is asked for, or the folder holds something else.
+        ExchangeError: The file cannot be used, only a part of it is requested, or the folder holds something else.
         RunError: The folder cannot be written.
     """
     if request != ImportRequest(overwrite=request.overwrite):
         msg = (
-            f"{source} is a model of autoseg, which is imported as a whole: leave --configuration, --fold, "
-            f"--checkpoint and --any-trainer away (autoseg predict takes --configuration and --fold)"
+            f"{source} is a model of autoseg, which is imported as a whole: leave out --configuration, --fold, "
+            f"--checkpoint and --any-trainer (autoseg predict takes --configuration and --fold)"
         )
         raise ExchangeError(msg)
     check_writable(run_root)
@@ -259,7 +259,7 @@ def _is_same(run: RunFolder, record: ModelRecord) -> bool:
 
 
 def _refuse_to_replace(run: RunFolder, *, overwrite: bool) -> None:
-    """Only an earlier import may be replaced: anything else cannot be had again so easily."""
+    """Refuses to replace anything but an earlier import, which can be repeated."""
     if not run.root.exists() or not any(run.root.iterdir()):
         return
     if not run.model_record.is_file():

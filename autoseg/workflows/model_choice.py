@@ -1,4 +1,4 @@
-"""Which models of a run predict: those that the user names, those that were selected, or the one that is trained."""
+"""Resolves which models of a run predict: those named by the user, the selected ones, or the only trained one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,12 @@ from autoseg.workflows.selection_document import Member, Selection, read_selecti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """What will predict, and what is done to its label maps.
+    """Models that predict and the postprocessing of their label maps.
 
     Attributes:
-        selection: None where the models are not those that were selected.
+        members: Models whose probabilities are averaged.
+        rules: Postprocessing, in the order of application.
+        selection: Selection that the models come from; None if it is not used.
     """
 
     members: tuple[MemberChoice, ...]
@@ -36,10 +38,10 @@ def choose_models(
     postprocessing: bool,
     progress: Progress,
 ) -> ModelChoice:
-    """Takes what was selected, unless the user names a configuration or folds; says so.
+    """Returns the selected models, unless the user names a configuration or folds; notes which ones are used.
 
     Raises:
-        SelectionError: A selected model is no longer there.
+        SelectionError: A selected model no longer exists.
         DocumentError: selection.json is damaged.
     """
     selection = read_selection(run)
@@ -56,7 +58,7 @@ def choose_models(
     rules = selection.postprocessing.rules if postprocessing else ()
     progress.note(f"as {run.selection.name} says: {describe_selection(selection)}")
     progress.note(_describe_rules(selection, rules))
-    _tell_new_folds(run, selection, progress)
+    _note_new_folds(run, selection, progress)
     return ModelChoice(
         members=tuple(
             MemberChoice(configuration=member.configuration, folds=member.folds) for member in selection.members
@@ -67,17 +69,17 @@ def choose_models(
 
 
 def describe_selection(selection: Selection) -> str:
-    """Models and folds in a few words."""
+    """Describes the selected models and folds briefly."""
     return " + ".join(f"{member.configuration} (folds {', '.join(member.folds)})" for member in selection.members)
 
 
 def hash_ensemble(run: RunFolder, ensemble: Ensemble) -> tuple[tuple[str, ...], ...]:
-    """SHA-256 of the weights of each member, in the order of its stages."""
+    """Computes the SHA-256 of the weights of each member, in the order of its stages."""
     return tuple(_hash_member(run, member) for member in ensemble.members)
 
 
 def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
-    """SHA-256 of everything that predicts: for the second stage of a cascade, of the first stage's folds before.
+    """Lists the SHA-256 of all weights that predict; for the second stage of a cascade, those of the first come first.
 
     Raises:
         PredictionError: A fold of a stage is not trained.
@@ -89,10 +91,10 @@ def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence
 
 
 def check_weights(run: RunFolder, choice: ModelChoice, weights: Sequence[tuple[str, ...]]) -> None:
-    """Checks that selected models are those that were compared.
+    """Checks that the weights of selected models have not changed since the selection.
 
     Raises:
-        SelectionError: One of them was trained again since.
+        SelectionError: A model was trained again since.
     """
     if choice.selection is None:
         return
@@ -131,7 +133,7 @@ def _describe_rules(selection: Selection, rules: Sequence[Rule]) -> str:
     return "no postprocessing: none was accepted"
 
 
-def _tell_new_folds(run: RunFolder, selection: Selection, progress: Progress) -> None:
+def _note_new_folds(run: RunFolder, selection: Selection, progress: Progress) -> None:
     for member in selection.members:
         trained = set(find_trained_folds(run, member.configuration)) - {ALL_CASES}
         new = sorted(trained - set(member.folds))

@@ -1,4 +1,4 @@
-"""From a folder of labelled images to a run: check, measure, plan, preprocess."""
+"""Plans a dataset: checks, measures, plans and preprocesses a folder of labelled images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.training.folds import Splits
-from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.class_counts import ClassCount, count_class_occurrences, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.measuring import measure_dataset
 from autoseg.workflows.preprocessing import (
@@ -39,16 +39,16 @@ PlanRule = Callable[[Fingerprint, Machine], Plan]
 
 @runtime_checkable
 class PlannerLike(Protocol):
-    """A set of planning rules, such as `planners.PLANNERS["default"]`."""
+    """Protocol of planners such as `planners.PLANNERS["default"]`."""
 
     @property
     def name(self) -> str:
-        """As plans record it."""
+        """Name that plans record."""
         ...
 
     @property
     def measures_host(self) -> bool:
-        """Whether it needs the measured throughput of the processor."""
+        """Whether it needs the measured throughput of the CPU."""
         ...
 
     def plan(self, fingerprint: Fingerprint, machine: Machine) -> Plan:
@@ -57,14 +57,14 @@ class PlannerLike(Protocol):
 
 
 def measure_cpu() -> HostThroughput:
-    """Measures the speed of the processor, and loads torch for it."""
+    """Measures the throughput of the CPU, for which torch is imported."""
     from autoseg.networks.throughput import measure_host
 
     return measure_host()
 
 
 def build_plan_rule(planner: PlannerLike, *, measure: Callable[[], HostThroughput] = measure_cpu) -> PlanRule:
-    """The planner as a function that measures the processor first, if the planner wants to know it."""
+    """Builds a planning function that measures the CPU first if the planner needs it."""
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
         if planner.measures_host:
@@ -76,14 +76,16 @@ def build_plan_rule(planner: PlannerLike, *, measure: Callable[[], HostThroughpu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """What the user asked for.
+    """Options that the user chose.
 
     Attributes:
         planner: Name of the planner, as the plan records it.
-        configurations: What to preprocess; empty for everything that is planned.
-        workers: Processes; None chooses by cores and memory.
+        machine: Properties of the computer to plan for.
+        configurations: Configurations to preprocess; empty for all planned ones.
+        preprocess: Whether to preprocess after planning.
+        workers: Number of processes; None chooses it from cores and free memory.
         overwrite: Replace an existing plan and its preprocessed data.
-        split: Where the folds come from.
+        split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
     """
 
@@ -98,17 +100,19 @@ class PlanRequest:
 
 
 def _ignore_classes(classes: Sequence[ClassCount]) -> None:
-    """For callers who do not show the table of classes."""
+    """Ignores the classes, for callers that do not show them."""
     del classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningOutcome:
-    """What planning left behind.
+    """Result of planning.
 
     Attributes:
+        run: Run folder.
+        plan: Plan of the run.
         is_new: False if the run had been planned before and was continued.
-        written_cases: Number of cases that were preprocessed now.
+        written_cases: Number of cases that were preprocessed in this call.
     """
 
     run: RunFolder
@@ -117,7 +121,7 @@ class PlanningOutcome:
     written_cases: int
 
     def describe(self) -> str:
-        """One line for the user."""
+        """Describes it in one line."""
         state = "planned" if self.is_new else "had been planned before; continued"
         return f"{self.run.root}: {state}, {self.written_cases} cases preprocessed"
 
@@ -134,14 +138,14 @@ def plan_dataset(
 ) -> PlanningOutcome:
     """Plans a dataset and preprocesses it; continues a run that was interrupted.
 
-    Nothing is written before the whole dataset has passed its checks; `report_classes` and `report` see what was
-    measured and planned before the long work of preprocessing begins.
+    Nothing is written before the whole dataset has passed its checks. `report_classes` and `report` receive the
+    measured classes and the plan before preprocessing begins.
 
     Raises:
         DatasetError: Everything that is wrong with the dataset.
         PlanError: No plan exists, or it lacks a requested configuration.
         TrainingError: Folds or groups do not fit the cases.
-        RunError: The run exists and was planned from something else.
+        RunError: The run exists and was planned differently.
         CasesFailedError: Some cases could not be preprocessed.
     """
     if run_root is not None and not RunFolder(run_root).plan.is_file():
@@ -175,12 +179,12 @@ def plan_dataset(
 
 
 def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: int | None, progress: Progress) -> int:
-    """Preprocesses what is missing or was made before the plan was edited; returns the number of cases written.
+    """Preprocesses missing and outdated arrays of a run; returns the number of cases written.
 
     Raises:
         DocumentError: The edited plan breaks the schema.
         RunError: There is no run, or its models were imported.
-        DatasetError: The dataset is not where it was.
+        DatasetError: The dataset is no longer at its place.
         CasesFailedError: Some cases failed.
     """
     run = open_run(run_root)
@@ -195,7 +199,7 @@ def _report_measurements(
     run: RunFolder, report_classes: Callable[[Sequence[ClassCount]], None], progress: Progress
 ) -> None:
     fingerprint = read_document(run.fingerprint, Fingerprint)
-    classes = count_classes(fingerprint.labels, fingerprint.cases)
+    classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
     report_classes(classes)
     splits = read_document(run.splits, Splits)
     for warning in (
@@ -215,7 +219,7 @@ def _check_same_folds(run: RunFolder, wanted: Splits) -> None:
 
 
 def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> bool:
-    """Whether the run holds the plan that would be made now."""
+    """Whether the run holds the plan that would be made now, and can be continued."""
     check_writable(run.root)
     if not run.root.exists() or not any(run.root.iterdir()):
         return False
@@ -298,6 +302,6 @@ def _plan_anew(
 
 
 def _copy_references(dataset: Dataset, run: RunFolder) -> None:
-    """Keeps the reference label maps with the run, so that validation works wherever the run is moved."""
+    """Copies the reference label maps into the run, so that validation works wherever the run is moved."""
     for case in dataset.cases:
         copy_reference(case, run.references)

@@ -50,7 +50,7 @@ def train_folds(
     """Trains and validates every requested configuration and fold; continues what was interrupted.
 
     Args:
-        run_root: Folder of the run.
+        run_root: Run folder.
         request: What to train. Its device counts where `devices` is None.
         devices: List of devices, such as "0,1" (CUDA) or "cpu"; each trains one fold at a time.
         report_fold: Called with each fold that is trained in this process.

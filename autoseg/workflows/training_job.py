@@ -1,4 +1,4 @@
-"""One training of a run: what, on what, where."""
+"""Describes one training of a run: its plan, cases and device."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,16 @@ from autoseg.workflows.training_report import list_parameters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldJob:
-    """One training: what, on what, where.
+    """One training of a run.
 
     Attributes:
-        previous: In a cascade, the predictions of the first stage.
+        run: Run folder.
+        plan: Plan of the run.
+        configuration: Name of the configuration.
+        fold: Name of the fold.
+        cases: Training and validation cases.
+        device: Device that trains.
+        previous: Predictions of the first stage, for the second stage of a cascade.
     """
 
     run: RunFolder
@@ -30,26 +36,26 @@ class FoldJob:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Returns the name for messages."""
         return f"{self.configuration}, fold {self.fold}"
 
     @property
     def title(self) -> str:
-        """For pictures, which are looked at far from the run."""
+        """Returns the title of pictures, which are viewed away from the run."""
         return f"{self.plan.dataset_name}: {self.name} (planner {self.plan.planner})"
 
     @property
     def folder(self) -> FoldFolder:
-        """What the training writes."""
+        """Returns the folder that the training writes."""
         return self.run.fold(self.configuration, self.fold)
 
     @property
     def configuration_plan(self) -> ConfigurationPlan:
-        """How it is trained."""
+        """Returns the plan of the configuration."""
         return self.plan.configurations[self.configuration]
 
     def describe(self) -> TrackedRun:
-        """As trackers show it."""
+        """Describes the training for trackers."""
         parameters = list_parameters(self.plan, self.configuration) | {"fold": self.fold, "device": str(self.device)}
         return TrackedRun(
             experiment=self.plan.dataset_name,

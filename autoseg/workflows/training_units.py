@@ -1,4 +1,4 @@
-"""What there is to train in a run: one unit is one fold of one configuration, and one command of its own."""
+"""Lists the units to train in a run: a unit is one fold of one configuration, trained by one command."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +22,11 @@ class Unit:
     """One fold of one configuration.
 
     Attributes:
-        cases: Its held-out cases.
-        needs: Configuration whose folds must be trained before.
-        is_only_needed: Nobody named it: it is trained for the second stage of its cascade.
+        configuration: Name of the configuration.
+        fold: Name of the fold.
+        cases: Held-out cases.
+        needs: Configuration whose folds must be trained first.
+        is_only_needed: It was not requested, but the second stage of its cascade needs it.
     """
 
     configuration: str
@@ -35,24 +37,24 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Returns the name for messages."""
         return f"{self.configuration}, fold {self.fold}"
 
     def read_status(self, run: RunFolder) -> FoldStatus:
-        """How far it is."""
+        """Reads the status of the unit."""
         return read_fold_status(run, self.configuration, self.fold, cases=self.cases)
 
 
 def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) -> tuple[Unit, ...]:
-    """Every configuration and fold that is asked for, in an order in which they can be trained.
+    """Lists the requested configurations and folds, in an order in which they can be trained.
 
-    Second stages of a cascade bring all folds of their first stage, because every case is predicted by the one that
-    held it out. A single second stage stays alone: its training sees to the first one by itself.
+    Second stages of a cascade add all folds of their first stage, because every case is predicted by the fold that
+    held it out. A single unit of a second stage stays alone: its training also trains the first stage.
 
-    A configuration that nobody named is left out, with a note, if it is not preprocessed.
+    A configuration that was not named is left out, with a note, if it is not preprocessed.
 
     Raises:
-        RunError: There is no run, or its models were imported, or what is asked for is not preprocessed.
+        RunError: There is no run, its models were imported, or a named configuration is not preprocessed.
         PlanError: The configuration is not planned.
         TrainingError: A fold does not exist, the configuration cannot be trained, or nothing can.
     """
@@ -85,13 +87,13 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
 
 
 def _find_needed(plan: Plan, names: Sequence[str]) -> frozenset[str]:
-    """The first stages of those of the configurations that are second ones."""
+    """Finds the first stages that the given configurations need."""
     stages = (plan.configurations[name].previous_stage for name in names)
     return frozenset(stage for stage in stages if stage is not None)
 
 
 def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
-    """Whether a unit is trained and validated by this very plan, and nothing is asked for that only it can judge."""
+    """Whether a unit is trained and validated by the current plan, and the request changes nothing about it."""
     folder = run.fold(unit.configuration, unit.fold)
     is_special = request.length != Length() or request.restart or request.seed is not None
     if (is_special and not unit.is_only_needed) or not has_final_model(folder):
@@ -110,7 +112,7 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
 
 
 def _is_validated(folder: FoldFolder, unit: Unit, request: TrainingRequest) -> bool:
-    """Whether there is a validation, a whole one unless the plan's own budget has limited it and none is asked for."""
+    """Whether the unit is validated; a reduced validation counts only if the plan's own budget limited it."""
     validation = read_validation(folder, unit.cases)
     if validation is None or not validation.choice.limits:
         return validation is not None
@@ -122,14 +124,14 @@ def _is_validated(folder: FoldFolder, unit: Unit, request: TrainingRequest) -> b
 
 
 def limit_request(request: TrainingRequest, unit: Unit) -> TrainingRequest:
-    """What of a request holds for a unit: nothing is extended or begun anew that nobody named."""
+    """Limits a request to what applies to a unit: units that were not named are neither extended nor restarted."""
     if not unit.is_only_needed:
         return request
     return replace(request, restart=False, length=replace(request.length, more_epochs=None))
 
 
 def list_arguments(request: TrainingRequest) -> list[str]:
-    """The options of `autoseg train` that stand for a request, without those that the queue decides."""
+    """Lists the options of `autoseg train` that express a request, without those that the queue sets."""
     length = request.length
     options: list[tuple[str, object]] = [
         ("--epochs", length.epochs),
@@ -152,7 +154,7 @@ def _format_option(flag: str, value: object) -> list[str]:
 
 
 def _find_trainable(run: RunFolder, plan: Plan, splits: Splits, progress: Progress) -> list[str]:
-    """Planned configurations, the first stage of a cascade before the second."""
+    """Finds the planned configurations that can be trained, first stages of cascades before second ones."""
     order = sorted(plan.configurations, key=lambda name: plan.configurations[name].previous_stage is not None)
     problems = {name: _find_problem(run, plan, splits, name) for name in order}
     for name, problem in problems.items():

@@ -1,4 +1,4 @@
-"""Folds that cannot be used yet: what each of them lacks, and what to do, in words."""
+"""Describes unfinished folds and how to finish them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,16 +8,16 @@ from autoseg.workflows.status import FoldStatus
 
 
 def describe_unfinished(status: FoldStatus) -> str:
-    """How far a fold is that is not trained and validated."""
+    """Describes how far an unfinished fold is."""
     return f"{status.configuration}, fold {status.fold}: {_describe_state(status)}{_describe_rest(status)}"
 
 
 def advise_on_unfinished(run_root: Path, statuses: Sequence[FoldStatus]) -> str:
-    """What to do until there are finished folds: wait for those that run, else continue what was begun, else train.
+    """Describes how to get finished folds: wait for running ones, else continue started ones, else train.
 
     Args:
-        run_root: Folder of the run.
-        statuses: Of the folds that were looked at, none of which is finished.
+        run_root: Run folder.
+        statuses: Status of each fold, none of which is finished.
     """
     running = [status for status in statuses if status.is_running]
     if running:

@@ -8,7 +8,7 @@ from autoseg.document import Document, Part
 
 
 class LibraryVersions(Part):
-    """Versions that can change numbers."""
+    """Versions of software that can change results."""
 
     autoseg: str
     python: str
@@ -19,7 +19,7 @@ class LibraryVersions(Part):
 
 
 class TrainingRecord(Document):
-    """How a model was made; everything else is in the plan beside it."""
+    """Record of a training; everything else is in the plan beside it."""
 
     schema_version: Literal[1] = 1
     configuration: str
@@ -32,7 +32,7 @@ class TrainingRecord(Document):
 
 
 def measure_versions() -> LibraryVersions:
-    """The versions installed here."""
+    """Reads the installed versions."""
     return LibraryVersions(
         autoseg=version("autoseg"),
         python=platform.python_version(),

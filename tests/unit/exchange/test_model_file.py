@@ -41,7 +41,7 @@ from autoseg.workflows.exporting import export_model
 from autoseg.workflows.model_choice import list_weights
 from autoseg.workflows.model_source import find_kind, open_model
 from autoseg.workflows.planning import preprocess_run
-from autoseg.workflows.selection_document import Candidate, Member, Selection
+from autoseg.workflows.selection_document import CandidateScores, Member, Selection
 from autoseg.workflows.status import read_run_status
 from autoseg.workflows.versions import TrainingRecord, measure_versions
 
@@ -301,7 +301,7 @@ def spoil(run: Path, tmp_path: Path, select: Builder) -> Path:
             _spoil_fold(run, name, fold)
     selection = select(run, *PAIR)
     statistic = Statistic(mean=0.5, std=None, lower=None, upper=None, count=2)
-    candidate = Candidate(configurations=PAIR, foreground=statistic, classes={"1": statistic, SECRET: statistic})
+    candidate = CandidateScores(configurations=PAIR, foreground=statistic, classes={"1": statistic, SECRET: statistic})
     told = {"cases": (SECRET,), "because": SECRET, "candidates": (candidate,), "class_names": {"1": SECRET}}
     write_document(folder.selection, selection.model_copy(update=told))
     for name in ("logs", "references", "preprocessed", "ensembles"):

@@ -18,7 +18,7 @@ AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 def check_whole(dataset):
     def run(*, fix_geometry=False, **split):
         request = CheckRequest(split=SplitRequest(**split), fix_geometry=fix_geometry, workers=1)
-        return check_dataset(dataset, request=request, progress=Silent())
+        return check_dataset(dataset, request, progress=Silent())
 
     return run
 

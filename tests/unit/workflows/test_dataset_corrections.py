@@ -19,7 +19,7 @@ from autoseg.workflows.splitting import SplitRequest
 
 def check(folder):
     request = CheckRequest(split=SplitRequest(), workers=1)
-    return check_dataset(folder, request=request, progress=Silent())
+    return check_dataset(folder, request, progress=Silent())
 
 
 def measure(folder, run):

@@ -13,7 +13,7 @@ from autoseg.training.folds import Fold
 from autoseg.training.history import EpochRecord
 from autoseg.training.pace import Budget, Forecast, StepTimes
 from autoseg.training.schedule import Schedule
-from autoseg.workflows.fold_time import FoldTime, check_forecast, name_time
+from autoseg.workflows.fold_time import FoldTime, check_forecast, format_budget
 from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.training_job import FoldJob
 
@@ -140,4 +140,4 @@ def test_without_a_budget_or_a_known_need_nothing_is_refused(make_job):
     ("seconds", "name"), [(31.0, "40s"), (300.0, "300s"), (301.0, "6m"), (3599.0, "1h0m"), (5400.0, "1h30m")]
 )
 def test_times_are_named_as_the_command_takes_them_and_rounded_up(seconds, name):
-    assert name_time(seconds) == name
+    assert format_budget(seconds) == name

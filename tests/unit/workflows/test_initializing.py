@@ -46,7 +46,7 @@ def init(folder, *, overwrite=False, images=None, labels=None):
 
 def check(folder):
     request = CheckRequest(split=SplitRequest(), workers=1)
-    return [problem.text for problem in check_dataset(folder, request=request, progress=Silent()).problems]
+    return [problem.text for problem in check_dataset(folder, request, progress=Silent()).problems]
 
 
 def read_description(folder):

@@ -9,7 +9,7 @@ from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.crossvalidation import collect_crossvalidation
 from autoseg.workflows.fold_lock import locked
 from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training_state import StateKeeper, TrainingState, record_failure
+from autoseg.workflows.training_state import StateWriter, TrainingState, record_failure
 
 
 def log_epochs(run, configuration, fold, count):
@@ -31,7 +31,7 @@ def log_epochs(run, configuration, fold, count):
 
 def keep_state(run, configuration, fold, **values):
     state = TrainingState.model_validate({"device": "cuda:1", **values})
-    StateKeeper(folder=run.fold(configuration, fold), state=state).change()
+    StateWriter(folder=run.fold(configuration, fold), state=state).change()
 
 
 def find(run, configuration, fold):

@@ -130,7 +130,7 @@ def test_every_device_trains_one_fold_at_a_time(make_queue, notes):
     [
         ("badly", r"^the disk is full; log: .*train_2d_fold_badly\.log$"),
         ("traceback", r"^ZeroDivisionError: a defect; log: "),
-        ("killed", r"^the process was killed \(SIGKILL\), often for lack of main memory; log: "),
+        ("killed", r"^the process was killed \(SIGKILL\), often for lack of RAM; log: "),
     ],
 )
 def test_a_fold_that_fails_says_why_and_stops_no_other(make_queue, run, notes, *, end, reason):
@@ -204,7 +204,7 @@ def test_a_training_that_is_stopped_has_the_time_to_save_its_state(make_queue, n
     assert read_notes(notes, "saved")
     assert told == ["stopping as soon as this is saved: 2d, fold slowly"]
     text = queue.describe_interruption(TrainingRequest(restart=True))
-    assert text.startswith("2d, fold slowly: nothing is saved, as no iteration was over; the same command without")
+    assert text.startswith("2d, fold slowly: nothing is saved, as no iteration was finished; the same command without")
     assert "--restart has not reached 2d, fold well" in text
 
 
