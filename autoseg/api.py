@@ -18,6 +18,7 @@ from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, Im
 from autoseg.workflows.given_images import OrientationWarning, open_input_image
 from autoseg.workflows.model_source import load_model, open_model
 from autoseg.workflows.selection_document import Selection
+from autoseg.workflows.training_job import TrainedFold
 from autoseg.workflows.training_request import TrainingRequest
 
 __all__ = [
@@ -82,7 +83,7 @@ def plan_dataset(
 
 def train_run(
     run: str | Path, request: TrainingRequest | None = None, *, progress: Progress | None = None
-) -> tuple[training.TrainedFold, ...]:
+) -> tuple[TrainedFold, ...]:
     """Trains and validates folds of one configuration, one after the other, in this process.
 
     Continues interrupted trainings. (The command `autoseg train` trains all configurations, each fold in a process of

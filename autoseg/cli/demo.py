@@ -12,7 +12,7 @@ def demo(
 ) -> None:
     """Make a small CT-like dataset, then plan, train, predict and evaluate on it (about two minutes)."""
     from autoseg.cli.console import open_console
-    from autoseg.cli.plan import find_planner
+    from autoseg.cli.planners import find_planner
     from autoseg.cli.reports import print_plan, print_summary
     from autoseg.workflows.demo import run_demo
 

@@ -8,6 +8,7 @@ import typer
 
 from autoseg.cli.completion import complete_configuration, complete_planner
 from autoseg.cli.options import parse_duration
+from autoseg.cli.planners import find_planner
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
     from autoseg.cli.console import Console
     from autoseg.fingerprint import HostThroughput
     from autoseg.workflows.planning import PlanRequest
-    from planners import LitePlanner, Planner
-
-
-def find_planner(name: str) -> "Planner | LitePlanner":
-    """Finds a planner by its name.
-
-    Raises:
-        PlanError: There is no such planner; the message lists the existing ones.
-    """
-    from planners import PLANNERS
-
-    if name not in PLANNERS:
-        msg = f"no planner is called {name!r}; choose one of: {', '.join(PLANNERS)}"
-        raise PlanError(msg)
-    return PLANNERS[name]
 
 
 def plan(

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.table import Table
 
     from autoseg.cli.console import Console
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from autoseg.workflows.checking import CheckReport
     from autoseg.workflows.class_counts import ClassCount
     from autoseg.workflows.selection_document import Selection
-    from autoseg.workflows.training import TrainedFold
-    from autoseg.workflows.training_dispatch import TrainingOutcome
 
 COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
 
@@ -154,27 +150,6 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
         console.show_table(table)
         for warning in scores.warnings:
             console.note(f"warning: {name}, {warning}")
-
-
-def print_trained_fold(console: "Console", trained: "TrainedFold") -> None:
-    """Prints where the model of a fold is, its scores and warnings."""
-    console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
-    if trained.summary is not None:
-        print_summary(console, trained.summary)
-        console.note(f"validation in {trained.folder.validation}")
-    for warning in trained.warnings:
-        console.note(f"warning: {warning}")
-
-
-def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: "Path") -> None:
-    """Prints the cross-validation, if there is one, and the next command, if no fold failed."""
-    if not outcome.is_leader:
-        return
-    if outcome.crossvalidation is not None:
-        print_crossvalidation(console, outcome.crossvalidation)
-        console.note(f"written: {run / 'crossvalidation.json'}, {run / 'crossvalidation.csv'}")
-    if not outcome.failures:
-        console.note(f"next: autoseg predict {run} IMAGES OUT")
 
 
 def print_selection(console: "Console", selection: "Selection") -> None:

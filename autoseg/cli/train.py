@@ -78,8 +78,7 @@ def train(
 ) -> None:
     """Train every configuration and fold, each validated on whole volumes; continues where an earlier call stopped."""
     from autoseg.cli.console import build_stop_request, open_console
-    from autoseg.cli.reports import print_trained_fold, print_training_outcome
-    from autoseg.cli.training_table import show_queue
+    from autoseg.cli.training_table import print_trained_fold, print_training_outcome, show_queue
     from autoseg.training.start import Length
     from autoseg.workflows.training_dispatch import train_folds
     from autoseg.workflows.training_request import TrainingRequest
@@ -99,15 +98,9 @@ def train(
         log_to=parse_trackers(log_to or ()),
         parallel=parallel,
     )
-    report, show = partial(print_trained_fold, console), partial(show_queue, console)
+    report, show, stop = partial(print_trained_fold, console), partial(show_queue, console), build_stop_request()
     outcome = train_folds(
-        run,
-        request,
-        devices=devices,
-        report_fold=report,
-        show_statuses=show,
-        progress=console,
-        stop=build_stop_request(),
+        run, request, devices=devices, report_fold=report, show_statuses=show, progress=console, stop=stop
     )
     print_training_outcome(console, outcome, run)
     if outcome.failures:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Final
 from autoseg.progress import format_duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
     from autoseg.cli.console import Console
     from autoseg.workflows.status import FoldStatus
+    from autoseg.workflows.training_job import TrainedFold, TrainingOutcome
 
 HEADINGS: Final = ("configuration", "fold", "state", "device", "epoch", "loss", "pseudo Dice", "Dice", "remaining")
 SECONDS_BETWEEN_LINES: Final = 10.0  # for each fold; changes of its state are shown immediately
@@ -28,6 +31,31 @@ def show_queue(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]"
     last = show_trainings(console, snapshots)
     if not console.is_terminal:
         print_trainings(console, last)
+
+
+def print_trained_fold(console: "Console", trained: "TrainedFold") -> None:
+    """Prints where the model of a fold is, its scores and warnings."""
+    from autoseg.cli.reports import print_summary
+
+    console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
+    if trained.summary is not None:
+        print_summary(console, trained.summary)
+        console.note(f"validation in {trained.folder.validation}")
+    for warning in trained.warnings:
+        console.note(f"warning: {warning}")
+
+
+def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: "Path") -> None:
+    """Prints the cross-validation, if there is one, and the next command, if no fold failed."""
+    from autoseg.cli.reports import print_crossvalidation
+
+    if not outcome.is_leader:
+        return
+    if outcome.crossvalidation is not None:
+        print_crossvalidation(console, outcome.crossvalidation)
+        console.note(f"written: {run / 'crossvalidation.json'}, {run / 'crossvalidation.csv'}")
+    if not outcome.failures:
+        console.note(f"next: autoseg predict {run} IMAGES OUT")
 
 
 def build_table(statuses: "Sequence[FoldStatus]") -> "Table":

@@ -66,7 +66,7 @@ def import_model(
     models: dict[str, ExchangedModel] = {}
     with _open_source(source) as opened:
         job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
-        for root in _choose_roots(opened, chosen.configuration):
+        for root in _find_roots(opened, chosen.configuration):
             if guess_configuration(root) in models:  # the first stage of a cascade, imported with it
                 continue
             models |= {model.configuration: model for model in _import_with_first_stage(job, root)}
@@ -131,7 +131,7 @@ def _open_source(source: Path) -> Iterator[_ImportSource]:
         yield _ImportSource(named=source, folder=Path(temporary))
 
 
-def _choose_roots(source: _ImportSource, configuration: str | None) -> list[Path]:
+def _find_roots(source: _ImportSource, configuration: str | None) -> list[Path]:
     """Finds the model folders of a source, at most one for each configuration."""
     found = find_model_roots(source.folder)
     if not found:

@@ -53,7 +53,7 @@ class LockHolder(Document):
 
 
 @contextmanager
-def locked(folder: FoldFolder, *, device: str) -> Iterator[None]:
+def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
     """Context manager that keeps other processes from training this fold.
 
     Raises:

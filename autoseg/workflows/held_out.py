@@ -18,7 +18,7 @@ from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
 from autoseg.training.folds import Splits, select_fold
 from autoseg.workflows.cascade import list_stale_folds
-from autoseg.workflows.fold_lock import locked
+from autoseg.workflows.fold_lock import lock_fold
 from autoseg.workflows.status import has_final_model, read_fold_status, read_validation
 from autoseg.workflows.unfinished_folds import advise_on_unfinished, describe_unfinished
 from autoseg.workflows.validation import validate_fold
@@ -132,7 +132,7 @@ def complete_validations(
             f"{name}, fold {fold}: its validation was limited by a budget ({'; '.join(found.choice.limits)}); a whole "
             f"one of {len(cases)} cases is made now"
         )
-        with locked(folder, device=device):
+        with lock_fold(folder, device=device):
             validate_fold(run, name, fold, cases=cases, device=device, progress=progress)
         is_changed = True
     return is_changed

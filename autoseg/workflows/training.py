@@ -4,20 +4,19 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from autoseg.document import read_document, write_document
-from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device
 from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder, remove_leftovers
+from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder, remove_leftovers
 from autoseg.signals import StopRequest
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.determinism import prepare_determinism
@@ -31,51 +30,18 @@ from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import Trackers, check_trackers, open_trackers
 from autoseg.validation_conditions import describe_shortage
 from autoseg.workflows.cascade import Cascade, find_cascade, list_untrained_folds, predict_held_out_cases
-from autoseg.workflows.fold_lock import locked
+from autoseg.workflows.fold_lock import lock_fold
 from autoseg.workflows.fold_options import build_training_options, check_same_recipe, find_newest_checkpoint
 from autoseg.workflows.fold_time import FoldTime, check_forecast, find_fold_time
 from autoseg.workflows.interruption import describe_interruptions, describe_start
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.status import ValidationChoice
-from autoseg.workflows.training_job import FoldJob
+from autoseg.workflows.training_job import FoldJob, TrainedFold
 from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import StateWriter, keep_state
 from autoseg.workflows.validation import validate_fold
 from autoseg.workflows.versions import TrainingRecord, measure_versions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedFold:
-    """A finished training, also of a cascade's first stage.
-
-    Attributes:
-        fold: Name of the fold.
-        folder: Folder of the training.
-        summary: Scores of the validation; None for the fold "all", which has no held-out cases.
-        shortage: Warning about a training of few iterations.
-    """
-
-    fold: str
-    folder: FoldFolder
-    summary: EvaluationSummary | None
-    shortage: str | None = None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Lists remarks on the scores, or on the model if there are none."""
-        if self.summary is not None:
-            return self.summary.warnings
-        return () if self.shortage is None else (self.shortage,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listeners:
-    """Receivers of the events of a training: the state file, trackers and the user."""
-
-    keeper: StateWriter
-    trackers: Trackers
-    progress: Progress
 
 
 def train_run(
@@ -195,8 +161,10 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
 def train_fold(
     job: FoldJob,
     options: TrainingOptions,
-    listeners: Listeners,
     *,
+    state_writer: StateWriter,
+    trackers: Trackers,
+    progress: Progress,
     fold_time: FoldTime,
     checkpoint: CheckpointDescription | None,
 ) -> None:
@@ -207,9 +175,9 @@ def train_fold(
     """
     start = describe_start(job.folder, checkpoint)
     if start is not None:
-        listeners.progress.note(f"{job.name}: {start}")
-    tracked = listeners.trackers.follow(start_training(job, options), job.plan.labels.class_names)
-    events, progress = listeners.keeper.follow(tracked), listeners.progress
+        progress.note(f"{job.name}: {start}")
+    tracked = trackers.follow(start_training(job, options), job.plan.labels.class_names)
+    events = state_writer.follow(tracked)
     first = next(events, None)
     if first is None:
         progress.note(f"{job.name}: already trained (--restart trains anew)")
@@ -221,7 +189,7 @@ def train_fold(
     _record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
     total = _count_iterations(job, schedule, checkpoint) if isinstance(schedule, Schedule) else 0
-    iterations = _note_events(itertools.chain([schedule], events), job, listeners)
+    iterations = _note_events(itertools.chain([schedule], events), job, state_writer=state_writer, progress=progress)
     for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
 
@@ -235,12 +203,12 @@ def lead_training(
         TrainingError: Another process trains the fold, or training failed.
     """
     label = f"{read_team().size} x {job.device.type}" if request.parallel else str(job.device)
-    with locked(job.folder, device=label):
+    with lock_fold(job.folder, device=label):
         if request.restart:
             remove_folder(job.folder.root)
         remove_leftovers(job.folder.root)
         with (
-            keep_state(job.folder, device=label) as keeper,
+            keep_state(job.folder, device=label) as state_writer,
             open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,
         ):
             with join_if_parallel(job, request) as team:
@@ -257,9 +225,16 @@ def lead_training(
                         team=team,
                     )
                 options = replace(options, stop=stop, title=job.title)
-                listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
-                train_fold(job, options, listeners, fold_time=fold_time, checkpoint=checkpoint)
-            return _validate(job, listeners, fold_time.validation)
+                train_fold(
+                    job,
+                    options,
+                    state_writer=state_writer,
+                    trackers=trackers,
+                    progress=progress,
+                    fold_time=fold_time,
+                    checkpoint=checkpoint,
+                )
+            return _validate(job, fold_time.validation, state_writer=state_writer, trackers=trackers, progress=progress)
 
 
 def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType, *, stop: StopRequest) -> None:
@@ -283,10 +258,17 @@ def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextM
     return joined_team(job.device) if request.parallel else nullcontext(ALONE)
 
 
-def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | None) -> TrainedFold:
+def _validate(
+    job: FoldJob,
+    choice: ValidationChoice | None,
+    *,
+    state_writer: StateWriter,
+    trackers: Trackers,
+    progress: Progress,
+) -> TrainedFold:
     trained = read_description(job.folder.final_checkpoint).trained_iterations
     shortage = describe_shortage(trained, job.configuration_plan.training.sufficient_iterations)
-    listeners.keeper.change(warning=shortage)
+    state_writer.change(warning=shortage)
     summary = None
     if job.fold != ALL_CASES:
         summary = validate_fold(
@@ -295,14 +277,14 @@ def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | Non
             job.fold,
             cases=job.cases.validation,
             device=str(job.device),
-            progress=listeners.keeper.record_validation(listeners.progress),
+            progress=state_writer.record_validation(progress),
             choice=choice,
         )
         _draw_validated(job, summary.foreground_mean.Dice)
         if summary.foreground_mean.Dice is not None:
             record = read_last_record(job.folder.training_log)
             epochs = 0 if record is None else record.epoch + 1
-            listeners.trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
+            trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary, shortage=shortage)
 
 
@@ -321,24 +303,26 @@ def _count_iterations(job: FoldJob, schedule: Schedule, checkpoint: CheckpointDe
     return max(0, (end - epochs_done) * per_epoch - iterations_done)
 
 
-def _note_events(events: Iterator[Event], job: FoldJob, listeners: Listeners) -> Iterator[IterationDone]:
+def _note_events(
+    events: Iterator[Event], job: FoldJob, *, state_writer: StateWriter, progress: Progress
+) -> Iterator[IterationDone]:
     for event in events:
         if isinstance(event, IterationDone):
             yield event
         elif isinstance(event, EpochDone):
-            listeners.progress.note(describe_epoch(event.record, event.schedule.end_epoch))
+            progress.note(describe_epoch(event.record, event.schedule.end_epoch))
         elif isinstance(event, Schedule):
-            listeners.progress.note(f"{job.name}: {describe_schedule(event)} on {job.device}")
-            _warn_of_shortage(event, job, listeners)
+            progress.note(f"{job.name}: {describe_schedule(event)} on {job.device}")
+            _warn_of_shortage(event, job, state_writer=state_writer, progress=progress)
 
 
-def _warn_of_shortage(schedule: Schedule, job: FoldJob, listeners: Listeners) -> None:
+def _warn_of_shortage(schedule: Schedule, job: FoldJob, *, state_writer: StateWriter, progress: Progress) -> None:
     iterations = count_iterations(schedule)
     needed = job.configuration_plan.training.sufficient_iterations
     shortage = None if iterations is None else describe_shortage(iterations, needed)
-    listeners.keeper.change(warning=shortage)
+    state_writer.change(warning=shortage)
     if shortage is not None:
-        listeners.progress.note(f"warning: {shortage}")
+        progress.note(f"warning: {shortage}")
 
 
 def _record_training(job: FoldJob, options: TrainingOptions) -> None:

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from autoseg.errors import Stopped
-from autoseg.evaluation.crossvalidation import CrossValidation
 from autoseg.progress import Progress, format_duration
 from autoseg.signals import StopRequest
 from autoseg.training.trackers import check_trackers
 from autoseg.workflows.crossvalidation import collect_crossvalidation
 from autoseg.workflows.status import FoldStatus
-from autoseg.workflows.training import TrainedFold, train_run
+from autoseg.workflows.training import train_run
+from autoseg.workflows.training_job import TrainedFold, TrainingOutcome
 from autoseg.workflows.training_places import find_device_groups, is_leader, is_one_process
 from autoseg.workflows.training_queue import TrainingQueue, build_queue
 from autoseg.workflows.training_request import TrainingRequest
@@ -20,21 +20,6 @@ from autoseg.workflows.training_units import list_units
 
 ShowStatuses = Callable[[Iterable[tuple[FoldStatus, ...]]], None]
 """Shows the states of all folds as they come."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOutcome:
-    """Outcome of training several folds.
-
-    Attributes:
-        is_leader: False for a process that only helps another one to train, and that writes nothing.
-        failures: Reasons of the folds that failed.
-        crossvalidation: Scores of the configurations of which every fold is validated; None if there are none.
-    """
-
-    is_leader: bool
-    failures: tuple[str, ...] = ()
-    crossvalidation: CrossValidation | None = None
 
 
 def train_folds(

@@ -1,9 +1,11 @@
-"""Describes one training of a run: its plan, cases and device."""
+"""Describes the training of a fold (plan, cases, device) and its result."""
 
 from dataclasses import dataclass
 
 import torch
 
+from autoseg.evaluation.crossvalidation import CrossValidation
+from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.previous_stage import PreviousStage
 from autoseg.run_folder import FoldFolder, RunFolder
@@ -63,3 +65,42 @@ class FoldJob:
             parameters=parameters,
             folder=self.folder.root,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedFold:
+    """A finished training, also of a cascade's first stage.
+
+    Attributes:
+        fold: Name of the fold.
+        folder: Folder of the training.
+        summary: Scores of the validation; None for the fold "all", which has no held-out cases.
+        shortage: Warning about a training of few iterations.
+    """
+
+    fold: str
+    folder: FoldFolder
+    summary: EvaluationSummary | None
+    shortage: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lists remarks on the scores, or on the model if there are none."""
+        if self.summary is not None:
+            return self.summary.warnings
+        return () if self.shortage is None else (self.shortage,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOutcome:
+    """Outcome of training several folds.
+
+    Attributes:
+        is_leader: False for a process that only helps another one to train, and that writes nothing.
+        failures: Reasons of the folds that failed.
+        crossvalidation: Scores of the configurations of which every fold is validated; None if there are none.
+    """
+
+    is_leader: bool
+    failures: tuple[str, ...] = ()
+    crossvalidation: CrossValidation | None = None

@@ -90,7 +90,7 @@ class StateWriter:
 
     def record_validation(self, progress: Progress) -> Progress:
         """Wraps a progress listener; the items that it tracks are recorded as validated cases."""
-        return _CaseListener(keeper=self, listener=progress)
+        return _CaseListener(state_writer=self, listener=progress)
 
     def _change_sometimes(self, **changes: Any) -> None:
         if self.clock() - self.written_seconds >= SECONDS_BETWEEN_WRITES:
@@ -132,16 +132,16 @@ class IterationRate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CaseListener:
-    keeper: StateWriter
+    state_writer: StateWriter
     listener: Progress
 
     def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
-        start = self.keeper.clock()
-        self.keeper.change(phase="validating", cases=total, cases_done=0, remaining_seconds=None)
+        start = self.state_writer.clock()
+        self.state_writer.change(phase="validating", cases=total, cases_done=0, remaining_seconds=None)
         tracked = self.listener.track(items, label=label, total=total, unit=unit)
         for done, item in enumerate(tracked, start=1):
-            left = (self.keeper.clock() - start) / done * (total - done)
-            self.keeper.change(cases_done=done, remaining_seconds=left)
+            left = (self.state_writer.clock() - start) / done * (total - done)
+            self.state_writer.change(cases_done=done, remaining_seconds=left)
             yield item
 
     def show_part(self, label: str, done: int, total: int) -> None:
@@ -154,15 +154,15 @@ class _CaseListener:
 @contextmanager
 def keep_state(folder: FoldFolder, *, device: str) -> Iterator[StateWriter]:
     """Context manager around a training that writes its state; an interruption shows by the released lock alone."""
-    keeper = StateWriter(folder=folder, state=TrainingState(phase="preparing", device=device))
-    keeper.change()
+    state_writer = StateWriter(folder=folder, state=TrainingState(phase="preparing", device=device))
+    state_writer.change()
     try:
-        yield keeper
+        yield state_writer
     except Exception as error:
         with suppress(RunError):  # a full disk, for example, is reported once
-            keeper.change(phase="failed", reason=describe_failure(error), remaining_seconds=None)
+            state_writer.change(phase="failed", reason=describe_failure(error), remaining_seconds=None)
         raise
-    keeper.change(phase="finished", remaining_seconds=None)
+    state_writer.change(phase="finished", remaining_seconds=None)
 
 
 def record_failure(folder: FoldFolder, *, device: str, reason: str) -> None:

@@ -129,7 +129,7 @@ def measure_validation_cost(
         finishing_seconds_per_voxel=0.0,
         evaluation_seconds_per_voxel=0.0,
     )
-    name, options = _choose_measured(rough, limit_seconds)
+    name, options = _select_measured_case(rough, limit_seconds)
     return _measure(model, opened[name], name, options, run=run, rough=rough)
 
 
@@ -155,7 +155,7 @@ def _time_window(model: SegmentationModel) -> float:
     return seconds / patches
 
 
-def _choose_measured(rough: ValidationCost, limit_seconds: float) -> tuple[str, PredictionOptions]:
+def _select_measured_case(rough: ValidationCost, limit_seconds: float) -> tuple[str, PredictionOptions]:
     """Chooses case and options to measure: the smallest case only if the median one would take too long."""
     sizes = sorted(rough.shapes_voxels, key=lambda case: math.prod(rough.shapes_voxels[case]))
     median, smallest = sizes[len(sizes) // 2], sizes[0]
