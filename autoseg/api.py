@@ -136,10 +136,10 @@ def predict_images(
     Raises:
         AutosegError: As the command reports it.
     """
-    chosen, teller = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or Silent()
-    with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=teller) as model:
+    chosen, listener = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or Silent()
+    with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=listener) as model:
         chosen = replace(chosen, configuration=model.configuration)
-        return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=teller)
+        return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=listener)
 
 
 def import_model(

@@ -49,7 +49,7 @@ def predict(
     ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
-    """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
+    """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace
 
     from autoseg.cli.console import open_console

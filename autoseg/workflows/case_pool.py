@@ -148,10 +148,10 @@ def write_failure_log(path: Path, failures: Sequence[Failure], *, lists_cases: b
     """
     unexpected = [failure for failure in failures if failure.traceback]
     is_shortened = lists_cases and has_unnamed_cases(group_problems(list_problems(failures)))
-    told = failures if is_shortened else unexpected
-    if not told:
+    logged = failures if is_shortened else unexpected
+    if not logged:
         return ()
-    text = "".join("\n".join(["", *failure.describe(), failure.traceback or ""]) for failure in told)
+    text = "".join("\n".join(["", *failure.describe(), failure.traceback or ""]) for failure in logged)
     what = "all cases and their problems" if is_shortened else "tracebacks of unexpected errors"
     try:
         make_folder(path.parent)

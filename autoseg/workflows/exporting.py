@@ -32,8 +32,8 @@ def export_model(
     Nothing is left of an export that is refused.
 
     Raises:
-        PredictionError: Nothing is trained, or not what was asked for.
-        SelectionError: What was selected was trained again since.
+        PredictionError: Nothing is trained, or a requested model is not trained.
+        SelectionError: A selected model was trained again since.
         ExchangeError: nnU-Net cannot express the model, or `output` holds one already.
         RunError: There is no run, or the folder cannot be written.
     """

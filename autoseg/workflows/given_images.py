@@ -171,7 +171,7 @@ def _convert_arrays(
     _check_axes(array, model)
     if spacing_mm is None:
         msg = (
-            "an array does not tell how far its voxels are apart; give spacing_mm=(z, y, x) in millimetres, or give "
+            "an array does not contain its voxel spacing; give spacing_mm=(z, y, x) in millimetres, or give "
             "the path or the image itself"
         )
         raise PredictionError(msg)

@@ -272,11 +272,11 @@ def _note_files(root: Path, found: LabelsFound, *, has_groups: bool) -> list[str
     pattern = None if has_groups else suggest_group_pattern([case.name for case in found.cases])
     if pattern is not None:
         notes.append(
-            f"warning: names look as if some cases were of one patient, which no folder tells: if so, keep them in one "
+            f"warning: names suggest that some cases belong to one patient, which no folder shows: if so, keep them in one "
             f"fold with autoseg plan --group-by '{pattern}'"
         )
     if (root / SPLITS_NAME).is_file():
-        notes.append(f"{SPLITS_NAME} lies there and decides the folds")
+        notes.append(f"{SPLITS_NAME} exists and determines the folds")
     if (root / GROUPS_NAME).is_file() and not has_groups:
-        notes.append(f"{GROUPS_NAME} lies there and is kept")
+        notes.append(f"{GROUPS_NAME} exists and is kept")
     return notes

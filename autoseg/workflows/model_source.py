@@ -63,7 +63,7 @@ def open_model(
         RunError: There is no model.
         ExchangeError: This version of autoseg cannot import the model.
     """
-    kind, teller = find_kind(path), progress or Silent()
+    kind, listener = find_kind(path), progress or Silent()
     if kind is None:
         raise RunError(_describe_unknown(path))
     if kind == "run":
@@ -72,16 +72,16 @@ def open_model(
     with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
         run_root = Path(temporary) / path.resolve().stem
         if kind == "model_file":
-            teller.note(f"unpacking {path} for this call (`autoseg import` does so permanently)")
+            listener.note(f"unpacking {path} for this call (`autoseg import` does so permanently)")
             unpack_model_file(path, run_root)
             yield OpenedModel(run=run_root, configuration=configuration)
             return
-        teller.note(
+        listener.note(
             f"{path} is a model of nnU-Net, not a run: importing it for this call (`autoseg import` does so "
             f"permanently)"
         )
         request = ImportRequest(configuration=configuration, folds=folds or None)
-        models = import_model(path, run_root, request, progress=teller)
+        models = import_model(path, run_root, request, progress=listener)
         yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))
 
 

@@ -23,12 +23,12 @@ def advise_on_unfinished(run_root: Path, statuses: Sequence[FoldStatus]) -> str:
     if running:
         waited = "; ".join(f"{status.configuration}, fold {status.fold}" for status in running)
         return f"wait until this is finished: {waited} (autoseg status {run_root} --watch shows how far it is)"
-    begun = [status for status in statuses if status.state != "waiting"]
-    if begun:
-        names = dict.fromkeys(status.configuration for status in begun)
+    started = [status for status in statuses if status.state != "waiting"]
+    if started:
+        names = dict.fromkeys(status.configuration for status in started)
         return "continue with: " + " ; ".join(
             f"autoseg train {run_root} --configuration {name} "
-            + " ".join(f"--fold {status.fold}" for status in begun if status.configuration == name)
+            + " ".join(f"--fold {status.fold}" for status in started if status.configuration == name)
             for name in names
         )
     return f"train with: autoseg train {run_root} --configuration {statuses[0].configuration}"

@@ -387,4 +387,4 @@ def test_label_maps_on_another_grid_are_kept_and_pointed_out(patients):
 
 def test_folds_of_ones_own_are_mentioned(patients):
     (patients / "splits_final.json").write_text("[]")
-    assert "splits_final.json lies there and decides the folds" in init(patients).notes
+    assert "splits_final.json exists and determines the folds" in init(patients).notes
