@@ -272,8 +272,8 @@ def _note_files(root: Path, found: LabelsFound, *, has_groups: bool) -> list[str
     pattern = None if has_groups else suggest_group_pattern([case.name for case in found.cases])
     if pattern is not None:
         notes.append(
-            f"warning: names suggest that some cases belong to one patient, which no folder shows: if so, keep them in one "
-            f"fold with autoseg plan --group-by '{pattern}'"
+            f"warning: names suggest that some cases belong to one patient, which no folder shows: if so, keep them in "
+            f"one fold with autoseg plan --group-by '{pattern}'"
         )
     if (root / SPLITS_NAME).is_file():
         notes.append(f"{SPLITS_NAME} exists and determines the folds")
