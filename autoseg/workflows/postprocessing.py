@@ -65,7 +65,7 @@ class CaseEffects:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Learned:
+class LearnedPostprocessing:
     """Learned postprocessing.
 
     Attributes:
@@ -83,7 +83,7 @@ class Learned:
 
 def learn_postprocessing(
     jobs: Sequence[EvaluationJob], *, blocks: Int64[np.ndarray, " case"], progress: Progress
-) -> Learned:
+) -> LearnedPostprocessing:
     """Tries the rules one kind after the other, each on top of what was accepted before.
 
     The largest component of all foreground; then for each class its largest component and a minimum size of its
@@ -104,7 +104,7 @@ def learn_postprocessing(
         learner.try_components(group)
     learner.try_holes(targets)
     after = learner.count() if learner.rules else before
-    return Learned(rules=tuple(learner.rules), steps=tuple(learner.steps), before=before, after=after)
+    return LearnedPostprocessing(rules=tuple(learner.rules), steps=tuple(learner.steps), before=before, after=after)
 
 
 def group_disjoint(targets: Sequence[int], labels: LabelScheme) -> Iterator[tuple[int, ...]]:

@@ -34,7 +34,7 @@ from autoseg.workflows.held_out import (
 )
 from autoseg.workflows.model_choice import list_weights
 from autoseg.workflows.pair_predictions import Pair, PairJob, predict_pairs
-from autoseg.workflows.postprocessing import Learned, learn_postprocessing
+from autoseg.workflows.postprocessing import LearnedPostprocessing, learn_postprocessing
 from autoseg.workflows.references import find_reference
 from autoseg.workflows.selection_document import CandidateScores, Member, Postprocessing, Selection
 
@@ -219,7 +219,7 @@ def _explain(ranked: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) ->
     )
 
 
-def _describe_postprocessing(learned: Learned, is_scored: Bool[np.ndarray, " class"]) -> Postprocessing:
+def _describe_postprocessing(learned: LearnedPostprocessing, is_scored: Bool[np.ndarray, " class"]) -> Postprocessing:
     return Postprocessing(
         rules=learned.rules,
         steps=learned.steps,
