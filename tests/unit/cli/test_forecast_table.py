@@ -53,7 +53,7 @@ def test_months_on_a_processor_are_told_with_what_helps():
     assert "--planner lite --budget 30m" in text
     assert "a computer with a GPU" in text
     assert "autoseg train x.autoseg --budget 8h" in text
-    assert "GPU: none here, so the time on one is not known" in text
+    assert "GPU: none here, so the time on a GPU is unknown" in text
 
 
 def test_no_budget_is_suggested_that_training_would_refuse():
