@@ -1,4 +1,4 @@
-"""What `import autoseg` offers to programs; everything else may change between versions."""
+"""Public Python API of autoseg, available after `import autoseg`; everything else may change between versions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,11 +13,12 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.signals import CTRL_C, StopRequest
-from autoseg.workflows import evaluation, exchange, planning, prediction, selection, training
+from autoseg.workflows import evaluation, exchange, exporting, planning, prediction, selection, training
 from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
-from autoseg.workflows.given_images import OrientationWarning, take_image
+from autoseg.workflows.given_images import OrientationWarning, open_input_image
 from autoseg.workflows.model_source import load_model, open_model
 from autoseg.workflows.selection_document import Selection
+from autoseg.workflows.training_job import TrainedFold
 from autoseg.workflows.training_request import TrainingRequest
 
 __all__ = [
@@ -40,7 +41,7 @@ def plan_dataset(
     dataset: str | Path,
     run: str | Path,
     *,
-    planner: planning.Planner,
+    planner: planning.PlannerLike,
     memory_gb: float | None = None,
     budget_seconds: float | None = None,
     configurations: Sequence[str] = (),
@@ -51,14 +52,15 @@ def plan_dataset(
 
     Args:
         dataset: Folder with dataset.json, images and labels.
-        run: Folder to be written.
+        run: Run folder to write.
         planner: One of `planners.PLANNERS`.
-        memory_gb: Accelerator memory to plan for; None for the planner's own.
-        budget_seconds: For a planner that plans by time, from raw images to predictions of one fold; None for its own.
-        configurations: What to preprocess; empty for everything planned.
-        workers: Processes; None chooses by cores and free memory. With more than one, scripts need
+        memory_gb: Accelerator memory to plan for; None uses the planner's default.
+        budget_seconds: Time from raw images to predictions of one fold, for planners that plan by time; None uses the
+            planner's default.
+        configurations: Configurations to preprocess; empty for all planned ones.
+        workers: Number of processes; None chooses it from cores and free memory. With more than one, scripts need
             `if __name__ == "__main__":`.
-        progress: Who is told; None for nobody.
+        progress: Receives notes and progress; None discards them.
 
     Raises:
         AutosegError: As the command reports it.
@@ -66,8 +68,8 @@ def plan_dataset(
     outcome = planning.plan_dataset(
         Path(dataset),
         Path(run),
-        planning.make_rule(planner),
-        options=planning.PlanningOptions(
+        planning.build_plan_rule(planner),
+        request=planning.PlanRequest(
             planner=planner.name,
             machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=budget_seconds),
             configurations=tuple(configurations),
@@ -81,17 +83,17 @@ def plan_dataset(
 
 def train_run(
     run: str | Path, request: TrainingRequest | None = None, *, progress: Progress | None = None
-) -> tuple[training.TrainedFold, ...]:
+) -> tuple[TrainedFold, ...]:
     """Trains and validates folds of one configuration, one after the other, in this process.
 
-    Continues what was interrupted. (The command `autoseg train` trains all configurations, each fold in a process of
+    Continues interrupted trainings. (The command `autoseg train` trains all configurations, each fold in a process of
     its own.)
 
     Args:
         run: Folder made by `plan_dataset`.
-        request: Configuration, folds, epochs, device, seed; None for every fold of 3d_fullres, else of 2d, with the
-            plan's values.
-        progress: Who is told; None for nobody.
+        request: Configuration, folds, epochs, device, seed; None trains every fold of 3d_fullres, else of 2d, as
+            planned.
+        progress: Receives notes and progress; None discards them.
 
     Raises:
         AutosegError: As the command reports it.
@@ -105,14 +107,14 @@ def train_run(
 def select_models(
     run: str | Path, request: selection.SelectionRequest | None = None, *, progress: Progress | None = None
 ) -> Selection:
-    """Chooses models and postprocessing by what they do for held-out cases, like `autoseg select`.
+    """Selects models and postprocessing by their scores on held-out cases, like `autoseg select`.
 
-    `predict_images` uses the choice from then on.
+    `predict_images` uses the selection from then on.
 
     Args:
         run: Folder with trained and validated folds.
-        request: Which configurations and folds; None for all.
-        progress: Who is told; None for nobody.
+        request: Configurations and folds to compare; None compares all.
+        progress: Receives notes and progress; None discards them.
 
     Raises:
         AutosegError: As the command reports it.
@@ -129,15 +131,15 @@ def predict_images(
     *,
     progress: Progress | None = None,
 ) -> prediction.PredictionOutcome:
-    """Segments image files, like `autoseg predict`; `run` may be all that `load_model` takes.
+    """Segments image files, like `autoseg predict`; `run` may be anything that `load_model` accepts.
 
     Raises:
         AutosegError: As the command reports it.
     """
-    chosen, teller = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or Silent()
-    with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=teller) as model:
+    chosen, listener = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or Silent()
+    with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=listener) as model:
         chosen = replace(chosen, configuration=model.configuration)
-        return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=teller)
+        return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=listener)
 
 
 def import_model(
@@ -147,7 +149,7 @@ def import_model(
     *,
     progress: Progress | None = None,
 ) -> tuple[ExchangedModel, ...]:
-    """Makes a run of models that nnU-Net trained, or of one that autoseg exported, like `autoseg import`.
+    """Imports models that nnU-Net trained, or one that autoseg exported, into a run, like `autoseg import`.
 
     Raises:
         AutosegError: As the command reports it.
@@ -162,18 +164,18 @@ def export_model(
     *,
     progress: Progress | None = None,
 ) -> tuple[ExchangedModel, ...]:
-    """Writes a trained model for others, like `autoseg export`: for nnU-Net, unless the request names another format.
+    """Exports a trained model, like `autoseg export`: for nnU-Net, unless the request names another format.
 
     Raises:
         AutosegError: As the command reports it.
     """
-    return exchange.export_model(Path(run), Path(output), request, progress=progress or Silent())
+    return exporting.export_model(Path(run), Path(output), request, progress=progress or Silent())
 
 
 def evaluate_folder(
     predictions: str | Path, references: str | Path, *, run: str | Path, progress: Progress | None = None
 ) -> EvaluationSummary:
-    """Scores label maps, like `autoseg evaluate`.
+    """Evaluates label maps, like `autoseg evaluate`.
 
     Raises:
         AutosegError: As the command reports it.
@@ -197,8 +199,8 @@ def predict_volume(
     """Segments one image and returns its label map: on the image's own grid, in the values of the dataset's files.
 
     Args:
-        run: What `load_model` takes, or a model from `load_model`, which spares loading it for every image.
-        image: One of the following, or a list with one for each channel. The label map is of the same kind.
+        run: Anything that `load_model` accepts, or a model from `load_model`, which avoids loading it for every image.
+        image: One of the following, or a list with one for each channel. The label map has the same type.
 
             - An image of nibabel or of SimpleITK, with its geometry (and, for NIfTI and MGH, its header).
             - The path of an image file; further channels are found beside it as by `autoseg predict`. The label map is
@@ -206,16 +208,16 @@ def predict_volume(
               SimpleITK for MetaImage, NRRD and the like, an array (y, x) or (z, y, x) for pictures and TIFF.
             - An array of numbers, (channel, z, y, x), or (z, y, x) for a model of one channel; the label map is an
               array (z, y, x).
-        spacing_mm: Distance of neighbouring voxels along z, y, x; only with an array, which needs it.
-        orientation: Where the axes x, y, z of an array grow to, for example "LPS" for arrays of SimpleITK from
-            upright images; None takes them to lie like those that the model was trained with, and warns of that.
+        spacing_mm: Distance of neighbouring voxels along z, y, x; required for arrays, only allowed for them.
+        orientation: Directions into which the axes x, y, z of an array point, for example "LPS" for arrays of SimpleITK
+            from upright images; None assumes the orientation of the training images, with a warning.
         configuration: As in `load_model`; only with a folder.
         folds: As in `load_model`; only with a folder.
         device: As in `load_model`; only with a folder.
-        options: Step of the window, mirroring.
+        options: Step of the sliding window, mirroring.
 
     Raises:
-        PredictionError: The model is not trained, or the image does not fit it or is of another kind.
+        PredictionError: The model is not trained, or the image does not fit it or has an unsupported type.
         VolumeError: The image cannot be read, or its channels do not lie on one grid.
         RunError: There is no run.
         DeviceError: There is no such device.
@@ -225,8 +227,8 @@ def predict_volume(
         model = run
     else:
         model = load_model(Path(run), configuration=configuration, folds=folds, device=device)
-    taken = take_image(image, model, spacing_mm=spacing_mm, orientation=orientation)
-    return taken.give_back(model.predict_volume(taken.array, taken.grid, options=options))
+    taken = open_input_image(image, model, spacing_mm=spacing_mm, orientation=orientation)
+    return taken.convert_result(model.predict_volume(taken.array, taken.grid, options=options))
 
 
 def _check_no_choice(configuration: str | None, folds: Sequence[str] | None, device: str) -> None:

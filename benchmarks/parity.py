@@ -30,7 +30,9 @@ from autoseg.plan import Plan
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.exchange import ExportRequest, export_model, import_model
+from autoseg.workflows.exchange import import_model
+from autoseg.workflows.exchange_request import ExportRequest
+from autoseg.workflows.exporting import export_model
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 from benchmarks.peer import Peer
 from benchmarks.preprocessing import DEFAULT_PEER

@@ -1,4 +1,4 @@
-"""The `autoseg` command: its subcommands, and how errors reach the user."""
+"""Defines the `autoseg` command, its subcommands and the reporting of errors."""
 
 import functools
 import signal
@@ -32,32 +32,32 @@ HINTS: Final = {
     **dict.fromkeys(("check", "evaluate", "export"), "repeat the command to begin again"),
     "demo": "begin again with --overwrite",
 }
-"""What to do after an interruption, by command; nothing for those that only show something."""
+"""Hints for continuing after an interruption by command; commands that only show something have none."""
 FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
 
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 
-def say_how_to_continue(command: Command) -> Command:
-    """Ends a command that is interrupted (Ctrl-C) with a line instead of a traceback."""
+def explain_interruption(command: Command) -> Command:
+    """Wraps a command so that an interruption (Ctrl-C) ends it with one line instead of a traceback."""
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
         try:
             command(*arguments, **options)
         except KeyboardInterrupt as interruption:
-            # It ends in any case; a second Ctrl-C would cut the line short.
+            # The command ends in any case; a second Ctrl-C would truncate the line.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            hint = str(interruption) or advise(command.__name__, options)
+            hint = str(interruption) or find_hint(command.__name__, options)
             typer.echo(f"\nautoseg: stopped{': ' if hint else ''}{hint}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run
 
 
-def advise(command: str, options: Mapping[str, object]) -> str:
-    """What to do after an interruption that does not say so itself."""
+def find_hint(command: str, options: Mapping[str, object]) -> str:
+    """Finds the hint for an interruption whose message does not explain how to continue."""
     hint = HINTS.get(command, "")
     given = [name for name in FLAGS_THAT_DISCARD if options.get(name)]
     if given and hint.endswith("continue"):
@@ -75,14 +75,14 @@ app = typer.Typer(
 )
 app.callback()(show_version)
 for command in (init, check, plan, preprocess, train, status, select, predict, evaluate, export, demo, planners):
-    app.command()(say_how_to_continue(command))
-app.command("import")(say_how_to_continue(import_model))  # a function cannot have this name
+    app.command()(explain_interruption(command))
+app.command("import")(explain_interruption(import_model))  # a function cannot have this name
 
 
 def main() -> None:
-    """Runs the command line; the user's mistakes end with a message and exit code 1, without a traceback."""
+    """Runs the command line; errors of the user end it with a message and exit code 1, without a traceback."""
     try:
-        app(prog_name="autoseg")  # also for `python -m autoseg`, or the shell would complete another name
+        app(prog_name="autoseg")  # the name for shell completion, also with `python -m autoseg`
     except AutosegError as error:
         sys.stderr.write(f"autoseg: error: {error}\n")
         sys.exit(EXIT_USER_ERROR)

@@ -1,4 +1,4 @@
-"""`autoseg check`: the checks of planning alone."""
+"""`autoseg check`: check a dataset without planning it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,16 +32,16 @@ def check(
     from autoseg.cli.console import UNLIMITED_WIDTH, open_console
     from autoseg.cli.reports import print_check
     from autoseg.progress import Silent
-    from autoseg.workflows.checking import CheckingOptions, check_dataset
+    from autoseg.workflows.checking import CheckRequest, check_dataset
     from autoseg.workflows.splitting import SplitRequest
 
     console = open_console(plain_width=UNLIMITED_WIDTH)
-    options = CheckingOptions(
+    request = CheckRequest(
         split=SplitRequest(group_by=group_by, splits_file=splits), fix_geometry=fix_geometry, workers=workers
     )
-    report = check_dataset(dataset, options=options, progress=Silent() if as_json else console)
+    report = check_dataset(dataset, request, progress=Silent() if as_json else console)
     if as_json:
-        typer.echo(format_json(report))
+        typer.echo(format_check_json(report))
     else:
         print_check(console, report, every_case=every_case)
         kinds = len(report.diagnosis.problems)
@@ -49,8 +49,8 @@ def check(
     raise typer.Exit(1 if report.problems else 0)
 
 
-def format_json(report: "CheckReport") -> str:
-    """One object, for programs."""
+def format_check_json(report: "CheckReport") -> str:
+    """Formats a report as one JSON object, for programs."""
     import dataclasses
     import json
 

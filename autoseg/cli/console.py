@@ -1,4 +1,4 @@
-"""What the user sees: progress bars on a terminal, plain lines elsewhere."""
+"""Writes to the terminal: progress bars on a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -34,12 +34,12 @@ class Console:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody looks at it now, rather than at a file later."""
+        """Whether standard output is a terminal."""
         return self._rich.is_terminal
 
     @property
     def rich(self) -> "RichConsole":
-        """For displays that change."""
+        """Console of rich, for live displays."""
         return self._rich
 
     def note(self, text: str) -> None:
@@ -51,7 +51,7 @@ class Console:
         self._rich.print(table)
 
     def show_part(self, label: str, done: int, total: int) -> None:
-        """Shows how far the current item is: a second bar, or a line now and then; nothing for a single step."""
+        """Shows the progress of the current item: a second bar, or a line now and then; nothing for a single step."""
         if total <= 1:
             return
         if self._bars is not None:
@@ -106,10 +106,10 @@ class Console:
 
 
 def open_console(*, plain_width: int = PLAIN_WIDTH) -> Console:
-    """A console on standard output; warnings of the library go to standard error.
+    """Opens a console on standard output; warnings of the library go to standard error.
 
     Args:
-        plain_width: Characters per line where standard output is no terminal.
+        plain_width: Characters per line if standard output is not a terminal.
     """
     import logging
 
@@ -120,27 +120,28 @@ def open_console(*, plain_width: int = PLAIN_WIDTH) -> Console:
     return Console(RichConsole(width=width))
 
 
-def listen_to_stops() -> StopRequest:
-    """Requests to end a command, which tell on standard error what they wait for."""
+def build_stop_request() -> StopRequest:
+    """Builds a receiver of requests to end, which writes to standard error what it waits for."""
     terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
-    return StopRequest(tell=_tell_at_once, leave_terminal=partial(_write_nowhere, terminals))
+    return StopRequest(tell=_write_immediately, leave_terminal=partial(_discard_output, terminals))
 
 
-def _tell_at_once(text: str) -> None:
-    """Writes a line past everything that is just being written, as only a signal handler needs to."""
+def _write_immediately(text: str) -> None:
+    """Writes a line unbuffered, as a signal handler must."""
     with suppress(OSError):
         os.write(sys.stderr.fileno(), f"\nautoseg: {text}\n".encode())
 
 
-def _write_nowhere(descriptors: Iterable[int]) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _discard_output(descriptors: Iterable[int]) -> None:
+    """Redirects closed terminals to the null device, so that writing to them does not fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in descriptors:
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
 def format_rate(count: int, seconds: float, unit: str) -> str:
-    """Items per second, or seconds per item where that is the larger number."""
+    """Formats items per second, or seconds per item if that is the larger number."""
     if seconds <= 0:
         return ""
     rate = count / seconds

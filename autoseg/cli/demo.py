@@ -1,4 +1,4 @@
-"""`autoseg demo`: the whole pipeline on a small synthetic dataset."""
+"""`autoseg demo`: run the whole pipeline on a small synthetic dataset."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,12 @@ import typer
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to work.")] = Path("autoseg-demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("autoseg-demo"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")] = False,
 ) -> None:
     """Make a small CT-like dataset, then plan, train, predict and evaluate on it (about two minutes)."""
     from autoseg.cli.console import open_console
-    from autoseg.cli.plan import find_planner
+    from autoseg.cli.planners import find_planner
     from autoseg.cli.reports import print_plan, print_summary
     from autoseg.workflows.demo import run_demo
 

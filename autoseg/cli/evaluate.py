@@ -9,7 +9,7 @@ import typer
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names.")],
-    run: Annotated[Path, typer.Option(help="Run folder, for the names and meaning of the labels.")],
+    run: Annotated[Path, typer.Option(help="Run folder, which defines the labels.")],
 ) -> None:
     """Print Dice, IoU, HD95 and surface Dice per case and class; write summary.json and summary.csv."""
     from autoseg.cli.console import open_console

@@ -1,4 +1,4 @@
-"""`autoseg export`: hand a trained model to others."""
+"""`autoseg export`: write a trained model for use elsewhere."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +15,8 @@ def export(
         Literal["autoseg", "nnunet"], typer.Option(help="One file for autoseg, without training data, or for nnU-Net.")
     ],
     output: Annotated[
-        Path, typer.Option(help="File (.zip) to be written; for nnU-Net a folder, which gets one per configuration.")
+        Path,
+        typer.Option(help="File (.zip) to write; for nnU-Net a folder, which receives one folder per configuration."),
     ],
     configuration: Annotated[
         str | None,
@@ -26,14 +27,14 @@ def export(
     ] = None,
     fold: Annotated[
         list[str] | None,
-        typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: likewise, else all trained]"),
+        typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: as for --configuration]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
-    """Write a trained model for others: for autoseg, or so that nnU-Net v2 predicts with it."""
+    """Write a trained model to one file for autoseg, or in the format of nnU-Net v2."""
     from autoseg.cli.console import open_console
-    from autoseg.workflows.exchange import export_model
     from autoseg.workflows.exchange_request import ExportRequest
+    from autoseg.workflows.exporting import export_model
 
     console = open_console()
     request = ExportRequest(

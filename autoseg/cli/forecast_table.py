@@ -1,4 +1,4 @@
-"""What training a plan will take on this computer, as a table, and what helps where that is long."""
+"""Prints a forecast of time, memory and disk for training a plan, and suggestions if training takes long."""
 
 import math
 import textwrap
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 MONTH, YEAR = 30.4 * DAY, 365.0 * DAY
 UNITS: Final = ((YEAR, 2 * YEAR, "year"), (MONTH, 2 * MONTH, "month"), (DAY, 2 * DAY, "day"), (HOUR, 2 * HOUR, "h"))
-"""Seconds, from where on a unit is used, its name."""
-LONG_FOLD_SECONDS: Final = 12 * HOUR  # of training on a processor, which is more than a night: help is named
-NIGHT_HOURS: Final = 8  # the budget that is suggested, where it is not refused
-LEAST_MARGIN: Final = 1.5  # on the least one: estimates are right within about a third
-LONG_TRAINING_SECONDS: Final = 2 * HOUR  # of all folds: one fold is suggested first
+"""Seconds of a unit, shortest duration for which it is used, and its name."""
+LONG_FOLD_SECONDS: Final = 12 * HOUR  # of training on a CPU, longer than a night: suggestions are printed
+NIGHT_HOURS: Final = 8  # suggested budget, unless it would be refused
+LEAST_MARGIN: Final = 1.5  # on the smallest budget: estimates are accurate to about a third
+LONG_TRAINING_SECONDS: Final = 2 * HOUR  # of all folds: training one fold first is suggested
 GIGABYTE: Final = 1e9
 WIDTH: Final = 80
 
 
 def print_forecast(console: "Console", forecast: "RunForecast", run: "Path") -> None:
-    """The table, how its figures are known, what does not fit, and what helps."""
+    """Prints the table, how its figures were determined, what does not fit, and suggestions."""
     from rich.table import Table
     from rich.text import Text
 
@@ -46,26 +46,26 @@ def print_forecast(console: "Console", forecast: "RunForecast", run: "Path") -> 
 
 
 def list_remarks(forecast: "RunForecast") -> list[str]:
-    """Where the figures come from, what they leave out, and what does not fit."""
+    """Lists how the figures were determined, what they exclude, and what does not fit."""
     lines = [_explain_time(forecast), _explain_disk(forecast), *_list_warnings(forecast)]
     has_free_length = any(not entry.is_budgeted for entry in forecast.configurations)
     if not forecast.survey.has_gpu and has_free_length:
         lines.append(
-            "GPU: none here, so the time on one is not known; on a computer with one, autoseg plan ends with this "
+            "GPU: none here, so the time on a GPU is unknown; on a computer with one, autoseg plan ends with this "
             "forecast for it, and autoseg train begins with one"
         )
     return lines
 
 
 def suggest_next(forecast: "RunForecast", run: "Path") -> str:
-    """The next command: one fold first where all of them take hours, or nobody knows how long."""
+    """Suggests the next command: a single fold if all of them take hours or an unknown time."""
     total = forecast.total_seconds
     is_short = total is not None and total <= LONG_TRAINING_SECONDS
     return f"autoseg train {run}" + ("" if is_short else " --fold 0")
 
 
 def format_about(seconds: float | int | None) -> str:
-    """A coarse duration: 40 s, 25 min, 3.5 h, 12 days, 4 months."""
+    """Formats a coarse duration: 40 s, 25 min, 3.5 h, 12 days, 4 months."""
     if seconds is None:
         return "unknown"
     for unit, least, name in UNITS:
@@ -75,7 +75,7 @@ def format_about(seconds: float | int | None) -> str:
 
 
 def format_bytes(size_bytes: float | int) -> str:
-    """In MB or GB, two digits."""
+    """Formats a size in MB or GB with two digits."""
     if size_bytes >= 0.95 * GIGABYTE:
         return f"{_round(size_bytes / GIGABYTE)} GB"
     return f"{max(1, round(size_bytes / 1e6))} MB"
@@ -158,7 +158,7 @@ def _list_warnings(forecast: "RunForecast") -> list[str]:
 
 
 def list_help(forecast: "RunForecast", run: "Path") -> list[str]:
-    """What makes training shorter, where it is long on this processor."""
+    """Lists ways to shorten the training if it takes long on this CPU."""
     free = [entry for entry in forecast.configurations if not entry.is_budgeted]
     longest = max((entry.fold_seconds for entry in free if entry.fold_seconds is not None), default=0.0)
     if forecast.survey.has_gpu or longest <= LONG_FOLD_SECONDS:
@@ -166,8 +166,8 @@ def list_help(forecast: "RunForecast", run: "Path") -> list[str]:
     least = LEAST_MARGIN * max(entry.least_budget_seconds for entry in free)
     hours = max(NIGHT_HOURS, math.ceil(least / HOUR))
     return [
-        f"This plan is for a GPU: on this processor one fold takes {format_about(longest)}. What helps:",
-        "  - a plan for this processor: autoseg plan DATASET --planner lite --budget 30m --run ANOTHER_FOLDER",
+        f"This plan is for a GPU: on this CPU one fold takes {format_about(longest)}. What helps:",
+        "  - a plan for this CPU: autoseg plan DATASET --planner lite --budget 30m --run ANOTHER_FOLDER",
         f"  - a computer with a GPU: copy {run} there",
-        f"  - training that ends in time, whatever it has learnt by then: autoseg train {run} --budget {hours}h",
+        f"  - training that ends in time, however far it gets: autoseg train {run} --budget {hours}h",
     ]

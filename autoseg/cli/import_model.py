@@ -1,4 +1,4 @@
-"""`autoseg import`: take over models of nnU-Net, or one that autoseg exported."""
+"""`autoseg import`: import models of nnU-Net, or one that autoseg exported."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ def import_model(
             help="Model folder, folder of models, or exported zip of nnU-Net v2; or an exported zip of autoseg."
         ),
     ],
-    run: Annotated[Path, typer.Argument(help="Run folder to be written.")],
+    run: Annotated[Path, typer.Argument(help="Run folder to write.")],
     *,
     configuration: Annotated[
         str | None,
@@ -35,7 +35,7 @@ def import_model(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace models that the run holds.")] = False,
 ) -> None:
-    """Make a run of models that nnU-Net trained or autoseg exported; nothing in their files is executed."""
+    """Import models that nnU-Net trained or autoseg exported into a run; nothing in their files is executed."""
     from autoseg.cli.console import open_console
     from autoseg.workflows.exchange import import_model as work
     from autoseg.workflows.exchange_request import ImportRequest

@@ -1,4 +1,4 @@
-"""`autoseg init`: make dataset.json of what lies in a folder."""
+"""`autoseg init`: write dataset.json for a folder of images and label maps."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,7 @@ def init(
     from autoseg.workflows.initializing import InitRequest, init_dataset
 
     if (images is None) != (labels is None):
-        msg = "--images and --labels are named together, with * for what tells the case; one of them is missing"
+        msg = "--images and --labels must be given together, with * for the name of the case; one of them is missing"
         raise OptionError(msg)
     patterns = FilePatterns(images=images, labels=labels) if images is not None and labels is not None else None
     console = open_console(plain_width=UNLIMITED_WIDTH)

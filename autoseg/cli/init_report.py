@@ -1,4 +1,4 @@
-"""What `autoseg init` understood, as tables."""
+"""Prints the report of `autoseg init` as tables."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_init(console: "Console", report: "InitReport") -> None:
-    """Cases, channels and patients; labels; what was left out and what is worth knowing."""
+    """Prints cases, channels and patients, labels, ignored files and notes."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Options whose text needs reading."""
+"""Parses the text of options."""
 
 import re
 from typing import TYPE_CHECKING, Final
@@ -16,10 +16,10 @@ DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a time like 30m, 8h, 1h30m, 1.5h or 2d.
+    """Parses a time like 30m, 8h, 1h30m, 1.5h or 2d into seconds.
 
     Raises:
-        OptionError: It is not of this form, or nothing.
+        OptionError: It does not have this form, or is 0.
     """
     compact = text.replace(" ", "").lower()
     parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", compact)
@@ -31,10 +31,10 @@ def parse_duration(text: str) -> float:
 
 
 def parse_precision(text: str) -> "Precision":
-    """The precision of a name.
+    """Checks the name of a precision.
 
     Raises:
-        OptionError: There is none of this name.
+        OptionError: There is no such precision.
     """
     from typing import cast, get_args
 
@@ -47,10 +47,10 @@ def parse_precision(text: str) -> "Precision":
 
 
 def parse_trackers(names: "Sequence[str]") -> "tuple[TrackerName, ...]":
-    """The trackers of these names.
+    """Checks names of trackers.
 
     Raises:
-        OptionError: There is none of a name.
+        OptionError: There is no such tracker.
     """
     from typing import cast, get_args
 

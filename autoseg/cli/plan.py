@@ -8,28 +8,15 @@ import typer
 
 from autoseg.cli.completion import complete_configuration, complete_planner
 from autoseg.cli.options import parse_duration
+from autoseg.cli.planners import find_planner
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from autoseg.cli.console import Console
     from autoseg.fingerprint import HostThroughput
-    from planners import LitePlanner, Planner
-
-
-def find_planner(name: str) -> "Planner | LitePlanner":
-    """The planner of a name.
-
-    Raises:
-        PlanError: There is none; the message lists those that exist.
-    """
-    from planners import PLANNERS
-
-    if name not in PLANNERS:
-        msg = f"no planner is called {name!r}; choose one of: {', '.join(PLANNERS)}"
-        raise PlanError(msg)
-    return PLANNERS[name]
+    from autoseg.workflows.planning import PlanRequest
 
 
 def plan(
@@ -78,21 +65,13 @@ def plan(
     from autoseg.cli.console import open_console
     from autoseg.cli.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
-    from autoseg.workflows.planning import PlanningOptions, make_rule, measure_processor, plan_dataset
+    from autoseg.workflows.planning import PlanRequest, build_plan_rule, measure_cpu, plan_dataset
     from autoseg.workflows.splitting import SplitRequest
 
     chosen = find_planner(planner)
-    if budget is not None and not chosen.measures_host:
-        msg = (
-            f"the planner {planner!r} does not plan by time; leave --budget away here and give it to autoseg train, "
-            f"or take --planner lite"
-        )
-        raise PlanError(msg)
-    options = PlanningOptions(
+    request = PlanRequest(
         planner=planner,
-        machine=Machine(
-            accelerator_memory_gb=memory_gb, budget_seconds=None if budget is None else parse_duration(budget)
-        ),
+        machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),
         configurations=tuple(configuration or ()),
         preprocess=not no_preprocess,
         workers=workers,
@@ -100,26 +79,42 @@ def plan(
         split=SplitRequest(group_by=group_by, splits_file=splits),
         fix_geometry=fix_geometry,
     )
-    console, measure = open_console(), cache(measure_processor)
+    console, measure = open_console(), cache(measure_cpu)
     outcome = plan_dataset(
         dataset,
         run,
-        make_rule(chosen, measure=measure),
-        options=options,
-        report=lambda plan: print_plan(console, plan),
-        report_classes=lambda classes: print_classes(console, classes),
+        build_plan_rule(chosen, measure=measure),
+        request=request,
+        report=partial(print_plan, console),
+        report_classes=partial(print_classes, console),
         progress=console,
     )
     console.note(f"\n{outcome.describe()}")
-    following = show_forecast(console, outcome.run.root, options.configurations, measure)
-    before = f"autoseg preprocess {outcome.run.root}, then " if no_preprocess else ""
-    console.note(f"next: {before}{following}")
+    show_forecast(console, outcome.run.root, request, measure)
+
+
+def parse_budget(text: str | None, planner: str) -> float | None:
+    """Parses the option --budget into seconds; None without it.
+
+    Raises:
+        PlanError: The planner does not plan by time.
+        OptionError: The text is not a time.
+    """
+    if text is None:
+        return None
+    if not find_planner(planner).measures_host:
+        msg = (
+            f"the planner {planner!r} does not plan by time; leave out --budget here and give it to autoseg train, "
+            f"or choose --planner lite"
+        )
+        raise PlanError(msg)
+    return parse_duration(text)
 
 
 def show_forecast(
-    console: "Console", run: Path, configurations: "Sequence[str]", measure: "Callable[[], HostThroughput]"
-) -> str:
-    """Prints what training will take on this computer; returns the next command."""
+    console: "Console", run: Path, request: "PlanRequest", measure: "Callable[[], HostThroughput]"
+) -> None:
+    """Prints what training will take on this computer, and the next command."""
     from autoseg.cli.forecast_table import print_forecast, suggest_next
     from autoseg.workflows.forecasting import forecast_run
     from autoseg.workflows.machine_survey import survey_machine
@@ -128,7 +123,7 @@ def show_forecast(
 
     forecast = forecast_run(
         run,
-        configurations=configurations,
+        configurations=request.configurations,
         survey=partial(
             survey_machine,
             estimate=estimate_cost,
@@ -139,4 +134,5 @@ def show_forecast(
         measure_cost=find_network_cost,
     )
     print_forecast(console, forecast, run)
-    return suggest_next(forecast, run)
+    before = "" if request.preprocess else f"autoseg preprocess {run}, then "
+    console.note(f"next: {before}{suggest_next(forecast, run)}")

@@ -19,19 +19,19 @@ def predict(
         str | None,
         typer.Option(
             autocompletion=complete_configuration,
-            help="Which model.  [default: what autoseg select chose, else the one that is trained]",
+            help="Model to use.  [default: selected by autoseg select, else the trained one]",
         ),
     ] = None,
     fold: Annotated[
         list[str] | None,
-        typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: likewise, else all trained]"),
+        typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: as for --configuration]"),
     ] = None,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="Skip test-time augmentation.")] = False,
     step_fraction: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.")
     ] = 0.5,
     no_postprocessing: Annotated[
-        bool, typer.Option("--no-postprocessing", help="Leave out what autoseg select accepted.")
+        bool, typer.Option("--no-postprocessing", help="Skip the postprocessing that autoseg select accepted.")
     ] = False,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write class probabilities (.b2nd, float16).")
@@ -41,15 +41,15 @@ def predict(
     ] = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Numbers that networks compute in; float32 is the reference, auto the fastest."),
+        typer.Option(help="Precision of the computation; float32 is the reference, auto the fastest."),
     ] = "auto",
     execution: Annotated[
         Literal["auto", "eager", "compiled", "openvino"],
-        typer.Option(help="What runs networks on a processor; auto is what finishes first."),
+        typer.Option(help="What runs networks on the CPU; auto takes what finishes first."),
     ] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
-    """Segment images; every label map lies on its image's own grid. Finished images are kept when repeated."""
+    """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace
 
     from autoseg.cli.console import open_console

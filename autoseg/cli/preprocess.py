@@ -1,4 +1,4 @@
-"""`autoseg preprocess`: the last step of planning alone."""
+"""`autoseg preprocess`: preprocess a planned run again."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Tables: the checks of a dataset, a plan with its reasons, evaluation results."""
+"""Prints results of commands as tables: checks of a dataset, a plan with its reasons, scores."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
 
 
 def print_plan(console: "Console", plan: "Plan") -> None:
-    """Every decision with its reason, then the configurations side by side."""
+    """Prints every decision with its reason, then the configurations side by side."""
     from rich.table import Table
 
     console.note(f"\nPlan for {plan.dataset_name} (planner {plan.planner})")
@@ -57,12 +57,12 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
 
 
 def print_check(console: "Console", report: "CheckReport", *, every_case: bool = False) -> None:
-    """All problems and notes in one table, then what dataset.json may need, then the classes.
+    """Prints problems and notes in one table, then proposed corrections of dataset.json, then the classes.
 
     Args:
-        console: Where to print.
-        report: What was found.
-        every_case: One row for each problem of each case instead of one for each kind.
+        console: Console to print to.
+        report: Result of the check.
+        every_case: Print one row for each problem of each case instead of one for each kind.
     """
     from rich.table import Table
     from rich.text import Text
@@ -89,7 +89,7 @@ def print_check(console: "Console", report: "CheckReport", *, every_case: bool =
 
 
 def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title: str = "Classes") -> None:
-    """One row per class."""
+    """Prints a table with one row per class."""
     from rich.table import Table
     from rich.text import Text
 
@@ -104,7 +104,7 @@ def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title:
 
 
 def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
-    """One row per case and class."""
+    """Prints a table with one row per case and class."""
     table = _open_table("Cases", "case", "class", unit=summary.distance_unit)
     for case in summary.metric_per_case:
         for key, values in case.metrics.items():
@@ -113,7 +113,7 @@ def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
 
 
 def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
-    """Means over the cases per class, and over the classes; with the number of cases where a value is undefined."""
+    """Prints mean scores per class and over classes; with the number of cases where a score is not always defined."""
     total = len(summary.metric_per_case)
     table = _open_table(
         f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)",
@@ -133,7 +133,7 @@ def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
 
 
 def print_crossvalidation(console: "Console", result: "CrossValidation") -> None:
-    """Scores per class over the held-out cases of all folds, one table for each configuration."""
+    """Prints scores per class over the held-out cases of all folds, one table for each configuration."""
     from rich.table import Table
 
     from autoseg.evaluation.summary import name_column
@@ -153,7 +153,7 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
 
 
 def print_selection(console: "Console", selection: "Selection") -> None:
-    """The candidates, the best one first, and the steps of postprocessing that change something."""
+    """Prints the candidates, the best one first, and the postprocessing steps that change something."""
     from rich.table import Table
     from rich.text import Text
 
@@ -205,5 +205,5 @@ def _format_row(values: "MetricValues") -> list[str]:
 
 
 def format_metric(value: float | None) -> str:
-    """Three decimals, or a dash for an undefined value."""
+    """Formats a score with three decimals; a dash if it is undefined."""
     return "-" if value is None else f"{value:.3f}"

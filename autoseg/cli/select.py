@@ -1,4 +1,4 @@
-"""`autoseg select`: choose what a run predicts with."""
+"""`autoseg select`: select the models and postprocessing of a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,23 +15,24 @@ def select(
         list[str] | None,
         typer.Option(
             autocompletion=complete_configuration,
-            help="Compare these alone (repeatable).  [default: all that are trained]",
+            help="Compare only these (repeatable).  [default: all that are trained]",
         ),
     ] = None,
     fold: Annotated[
         list[str] | None,
         typer.Option(
-            autocompletion=complete_fold, help="Use these folds alone (repeatable).  [default: all that are validated]"
+            autocompletion=complete_fold, help="Use only these folds (repeatable).  [default: all that are validated]"
         ),
     ] = None,
     no_ensembles: Annotated[
-        bool, typer.Option("--no-ensembles", help="Leave out pairs of configurations, whose cases must be predicted.")
+        bool,
+        typer.Option("--no-ensembles", help="Exclude pairs of configurations, whose cases must be predicted first."),
     ] = False,
     device: Annotated[
         str, typer.Option(autocompletion=complete_device, help="For pairs: auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
 ) -> None:
-    """Choose models and postprocessing by what they do for held-out cases; autoseg predict uses them from then on."""
+    """Select models and postprocessing by their scores on held-out cases; autoseg predict uses them from then on."""
     from autoseg.cli.console import open_console
     from autoseg.cli.reports import print_selection
     from autoseg.workflows.selection import SelectionRequest, select_models

@@ -1,4 +1,4 @@
-"""`autoseg status`: how far the trainings of a run are."""
+"""`autoseg status`: show the progress of the trainings of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,9 @@ SECONDS_BETWEEN_LOOKS = 2.0
 def status(
     run: Annotated[Path, typer.Argument(help="Run folder made by autoseg plan.")],
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until every fold is finished (or Ctrl-C).")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep showing it until every fold is finished (or Ctrl-C).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array and nothing else.")] = False,
 ) -> None:
     """Show every configuration and fold: state, epoch, remaining time, losses and Dice; from any terminal."""
@@ -25,7 +27,7 @@ def status(
     from autoseg.workflows.status import read_run_status
 
     if as_json:
-        typer.echo(format_json(read_run_status(run)))
+        typer.echo(format_status_json(read_run_status(run)))
         return
     console = open_console(plain_width=UNLIMITED_WIDTH)
     if watch:
@@ -35,7 +37,7 @@ def status(
 
 
 def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
-    """The state every two seconds, until every fold is finished."""
+    """Yields the status every two seconds, until every fold is finished."""
     import time
 
     from autoseg.workflows.status import read_run_status
@@ -48,8 +50,8 @@ def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def format_json(statuses: "tuple[FoldStatus, ...]") -> str:
-    """One array, for programs."""
+def format_status_json(statuses: "tuple[FoldStatus, ...]") -> str:
+    """Formats statuses as one JSON array, for programs."""
     import dataclasses
     import json
 

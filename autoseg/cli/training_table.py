@@ -1,4 +1,4 @@
-"""The trainings of a run in one table: live on a terminal, a line now and then elsewhere."""
+"""Shows the trainings of a run in one table: live on a terminal, a line now and then elsewhere."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -7,24 +7,59 @@ from typing import TYPE_CHECKING, Final
 from autoseg.progress import format_duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
     from autoseg.cli.console import Console
     from autoseg.workflows.status import FoldStatus
+    from autoseg.workflows.training_job import TrainedFold, TrainingOutcome
 
 HEADINGS: Final = ("configuration", "fold", "state", "device", "epoch", "loss", "pseudo Dice", "Dice", "remaining")
-SECONDS_BETWEEN_LINES: Final = 10.0  # of one fold; changes of its state are told at once
+SECONDS_BETWEEN_LINES: Final = 10.0  # for each fold; changes of its state are shown immediately
 
 
 def show_trainings(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> "tuple[FoldStatus, ...]":
-    """Shows states as they come; returns the last ones."""
+    """Shows statuses as they arrive; returns the last ones."""
     if console.is_terminal:
         return _show_live(console, snapshots)
     return _show_lines(console, snapshots)
 
 
+def show_queue(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> None:
+    """Shows statuses as they arrive; if output is not a terminal, also the final table."""
+    last = show_trainings(console, snapshots)
+    if not console.is_terminal:
+        print_trainings(console, last)
+
+
+def print_trained_fold(console: "Console", trained: "TrainedFold") -> None:
+    """Prints where the model of a fold is, its scores and warnings."""
+    from autoseg.cli.reports import print_summary
+
+    console.note(f"\nfold {trained.fold}: model {trained.folder.final_checkpoint}")
+    if trained.summary is not None:
+        print_summary(console, trained.summary)
+        console.note(f"validation in {trained.folder.validation}")
+    for warning in trained.warnings:
+        console.note(f"warning: {warning}")
+
+
+def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: "Path") -> None:
+    """Prints the cross-validation, if there is one, and the next command, if no fold failed."""
+    from autoseg.cli.reports import print_crossvalidation
+
+    if not outcome.is_leader:
+        return
+    if outcome.crossvalidation is not None:
+        print_crossvalidation(console, outcome.crossvalidation)
+        console.note(f"written: {run / 'crossvalidation.json'}, {run / 'crossvalidation.csv'}")
+    if not outcome.failures:
+        console.note(f"next: autoseg predict {run} IMAGES OUT")
+
+
 def build_table(statuses: "Sequence[FoldStatus]") -> "Table":
-    """One row per fold."""
+    """Builds a table with one row per fold."""
     from rich.table import Table
     from rich.text import Text
 
@@ -37,14 +72,14 @@ def build_table(statuses: "Sequence[FoldStatus]") -> "Table":
 
 
 def print_trainings(console: "Console", statuses: "Sequence[FoldStatus]") -> None:
-    """The table, why trainings failed, and what must be known of their scores."""
+    """Prints the table, the reasons of failures, and warnings about scores."""
     console.show_table(build_table(statuses))
     for line in _list_remarks(statuses):
         console.note(line)
 
 
 def describe_status(status: "FoldStatus") -> str:
-    """One line for a log."""
+    """Describes a status in one line for a log."""
     where = f" on {status.device}" if status.is_running and status.device else ""
     parts = [f"{status.configuration}, fold {status.fold}: {status.state}{where}"]
     if status.state in {"training", "interrupted"}:
@@ -61,7 +96,7 @@ def describe_status(status: "FoldStatus") -> str:
 
 
 def format_epoch(status: "FoldStatus") -> str:
-    """Like 3/1000: the epoch that runs, or those that are done, and how many there will be."""
+    """Formats the running or last finished epoch and the number of all epochs, like 3/1000."""
     end = "" if status.end_epoch is None else f"/{max(status.end_epoch, status.epochs_done)}"
     is_under_way = status.state == "training" and status.epochs_done != status.end_epoch
     return f"{status.epochs_done + (1 if is_under_way else 0)}{end}"
@@ -81,19 +116,19 @@ def _show_live(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]"
 
 def _show_lines(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]") -> "tuple[FoldStatus, ...]":
     last: tuple[FoldStatus, ...] = ()
-    told: dict[tuple[str, str], tuple[str, float]] = {}
+    shown: dict[tuple[str, str], tuple[str, float]] = {}
     for last in snapshots:
         for status in last:
             key, now = (status.configuration, status.fold), time.monotonic()
-            state, seconds = told.get(key, ("waiting", now))
+            state, seconds = shown.get(key, ("waiting", now))
             if status.state != state or (status.is_running and now - seconds >= SECONDS_BETWEEN_LINES):
-                told[key] = (status.state, now)
+                shown[key] = (status.state, now)
                 console.note(describe_status(status))
     return last
 
 
 def _list_remarks(statuses: "Sequence[FoldStatus]") -> list[str]:
-    """Below the table: reasons of failures, and warnings about scores."""
+    """Lists reasons of failures and warnings about scores, shown below the table."""
     reasons = [f"{status.configuration}, fold {status.fold}: {status.reason}" for status in statuses if status.reason]
     warnings = [
         f"warning: {status.configuration}, fold {status.fold}: {warning}"

@@ -1,4 +1,4 @@
-"""`autoseg --version`."""
+"""`autoseg --version`: show the version."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The same work for every case, spread over processes; one failing case does not stop the others."""
+"""Runs a function over all cases in worker processes; one failing case does not stop the others."""
 
 import logging
 import os
@@ -35,8 +35,9 @@ class Failure:
     """A case that could not be finished.
 
     Attributes:
-        problems: Each with the name of the case.
-        traceback: Of an unexpected error; None for what the user can put right.
+        case: Name of the case.
+        problems: What is wrong, each with the name of the case.
+        traceback: Traceback of an unexpected error; None for errors that the user can correct.
     """
 
     case: str
@@ -44,13 +45,13 @@ class Failure:
     traceback: str | None = None
 
     def describe(self) -> tuple[str, ...]:
-        """One line per problem, each with the name of the case."""
+        """Lists one line per problem, each with the name of the case."""
         return tuple(problem.describe() for problem in self.problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOutcome(Generic[Result]):
-    """What came out: results in the order of the jobs (failed ones left out) and failures."""
+    """Results in the order of the jobs, without failed ones, and the failures."""
 
     results: tuple[Result, ...]
     failures: tuple[Failure, ...]
@@ -58,28 +59,28 @@ class PoolOutcome(Generic[Result]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseSize:
-    """What a case takes.
+    """Size of a case.
 
     Attributes:
-        voxels: Of one channel, in the file.
-        estimated_bytes: Memory that a worker needs for it.
+        voxels: Number of voxels of one channel, in the file.
+        estimated_bytes: Memory that a worker needs for the case.
     """
 
     voxels: int
     estimated_bytes: int
 
     def describe(self) -> str:
-        """In words, for messages."""
+        """Describes it for messages."""
         return f"{self.voxels / 1e6:.3g} million voxels, about {self.estimated_bytes / 2**30:.2g} GiB of memory"
 
 
 def find_largest(sizes: Iterable[CaseSize]) -> int:
-    """Memory that a worker needs for the largest case; 0 if there is none."""
+    """Returns the memory that a worker needs for the largest case; 0 if there is none."""
     return max((size.estimated_bytes for size in sizes), default=0)
 
 
 def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_case: int) -> int:
-    """As many processes as cores, cases and free memory allow, unless a number is requested."""
+    """Returns the requested number of processes, else as many as cores, cases and free memory allow."""
     if requested is not None:
         return max(1, min(requested, case_count))
     free = psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY
@@ -98,8 +99,8 @@ def run_over_cases(
 ) -> PoolOutcome[Result]:
     """Calls `work(job)` for every (case name, job), in `workers` processes (in this process for one worker).
 
-    A worker that is killed, typically for lack of memory, takes its pool down: unfinished cases are then tried once
-    more, alone, and reported by name and size (`sizes`, by case name) if they fail again.
+    A worker that is killed, typically for lack of memory, breaks its pool: unfinished cases are then tried once more,
+    one at a time, and reported by name and size (`sizes`, by case name) if they fail again.
     """
     if not jobs:
         return PoolOutcome(results=(), failures=())
@@ -118,12 +119,12 @@ def run_over_cases(
 
 
 def list_problems(failures: Iterable[Failure]) -> tuple[Problem, ...]:
-    """Of all failures; an error has one line for those of one kind."""
+    """Lists the problems of all failures."""
     return tuple(problem for failure in failures for problem in failure.problems)
 
 
 def build_failure(case: str, error: Exception) -> Failure:
-    """What is told of an error: the user's mistakes in their words, anything else with its traceback."""
+    """Builds the failure of a case: with the message of a user's mistake, or the traceback of any other error."""
     if isinstance(error, ProblemsError):
         return Failure(case=case, problems=tuple(replace(problem, cases=(case,)) for problem in error.problems))
     if isinstance(error, AutosegError):
@@ -134,23 +135,23 @@ def build_failure(case: str, error: Exception) -> Failure:
 
 
 def write_failure_log(path: Path, failures: Sequence[Failure], *, lists_cases: bool = True) -> tuple[Problem, ...]:
-    """Appends to a log file the tracebacks of unexpected errors, and the cases that a message does not name.
+    """Appends the tracebacks of unexpected errors, and cases that the error message omits, to a log file.
 
     Args:
-        path: Of the log.
-        failures: All of them.
-        lists_cases: Whether the log is where the user finds all cases and their problems.
+        path: Log file.
+        failures: All failures.
+        lists_cases: Whether the log lists all cases and their problems where a message names only some of them.
 
     Returns:
-        What to tell the user of it: nothing, or a line. Where the log cannot be written, the line says so, as nothing
-        may keep the names of the cases from the user.
+        A line that points the user to the log, or nothing. Where the log cannot be written, the line says so and
+        names the cases itself.
     """
     unexpected = [failure for failure in failures if failure.traceback]
     is_shortened = lists_cases and has_unnamed_cases(group_problems(list_problems(failures)))
-    told = failures if is_shortened else unexpected
-    if not told:
+    logged = failures if is_shortened else unexpected
+    if not logged:
         return ()
-    text = "".join("\n".join(["", *failure.describe(), failure.traceback or ""]) for failure in told)
+    text = "".join("\n".join(["", *failure.describe(), failure.traceback or ""]) for failure in logged)
     what = "all cases and their problems" if is_shortened else "tracebacks of unexpected errors"
     try:
         make_folder(path.parent)
@@ -180,7 +181,7 @@ def _run_in_pool(
     work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int, sizes: Mapping[str, CaseSize]
 ) -> Iterator[_Event[Result]]:
     interrupted: list[int] = []
-    with _open_pool(workers) as pool, _cancelled_on_interruption(pool):
+    with _open_pool(workers) as pool, _cancel_on_interruption(pool):
         with interruptions_held():
             futures = {pool.submit(work, job): index for index, (_, job) in enumerate(jobs)}
         for future in as_completed(futures):
@@ -197,7 +198,7 @@ def _run_in_pool(
 
 
 def _check_that_workers_start() -> None:
-    """Tells a worker that ends before it is given anything from one that a case kills."""
+    """Distinguishes workers that cannot start at all from workers that a case kills."""
     with _open_pool(1) as pool:
         if isinstance(pool.submit(os.getpid).exception(), BrokenProcessPool):
             msg = (
@@ -230,8 +231,8 @@ def _open_pool(workers: int) -> ProcessPoolExecutor:
 
 
 @contextmanager
-def _cancelled_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Lets the workers finish the case they are at, and start no other, when the caller stops (Ctrl-C)."""
+def _cancel_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Cancels the waiting cases when the caller is interrupted (Ctrl-C); running ones are finished."""
     try:
         yield
     except BaseException:
@@ -239,10 +240,10 @@ def _cancelled_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
         raise
 
 
-def _prepare_worker(ending: Sequence[int]) -> None:
-    """Sets a worker up, which these signals end: with SIGTERM a pool ends the others when one worker was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the main process answers
-    for number in ending:
+def _prepare_worker(fatal_signals: Sequence[int]) -> None:
+    """Sets up signals and threads of a worker; a pool sends SIGTERM to the others when one worker was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the main process handles it
+    for number in fatal_signals:
         signal.signal(number, signal.SIG_DFL)
     # Unlike training, no `keep_freed_memory`: it saves 6 % of the time here and costs 40 % more memory (measured).
     threadpool_limits(1)

@@ -33,7 +33,7 @@ class LabelledCase:
     """A training case in memory, on the grid of its file.
 
     Attributes:
-        label_map: Internal labels.
+        label_map: Label map with internal labels.
     """
 
     name: str
@@ -43,10 +43,10 @@ class LabelledCase:
 
 
 def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
-    """Reads image and label map; resamples what lies on another grid than the first channel, if the case allows it.
+    """Reads image and label map; files on another grid than the first channel are resampled if the case allows it.
 
     Raises:
-        DatasetError: Holds everything that is wrong with this case, one problem per entry.
+        DatasetError: Everything that is wrong with the case, one problem per entry.
     """
     problems: list[Problem] = []
     volume = _try_reading_image(case, problems)
@@ -58,7 +58,7 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     if volume is None or reference is None or problems:
         raise DatasetError(case.name, problems)
     label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
-    # A label map on another grid is reported: its shape need not be compared once more.
+    # A label map on another grid has been reported already, so its shape is not compared again.
     problems += [Problem(text=text) for text in check_case(volume.array, None if problems else label_map)]
     if problems:
         raise DatasetError(case.name, problems)
@@ -66,7 +66,7 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
 
 
 def try_reading_grid(path: Path) -> Grid | None:
-    """None for a file that cannot be read: reading its case says why."""
+    """Reads the grid of a file; None if it cannot be read, which reading the case reports."""
     try:
         return read_grid(path)
     except VolumeError:
@@ -74,7 +74,7 @@ def try_reading_grid(path: Path) -> Grid | None:
 
 
 def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
-    """The label map of a case, resampled onto the grid of its image if it lies elsewhere and the case allows it.
+    """Reads the label map of a case; resampled onto the grid of its image if the grids differ and the case allows it.
 
     Raises:
         VolumeError: It cannot be read, or does not fit.

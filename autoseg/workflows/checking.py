@@ -1,13 +1,15 @@
-"""The checks of a dataset alone: everything that planning would refuse or mention, without writing anything."""
+"""Checks a dataset: reports everything that planning would refuse or mention, without writing anything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from autoseg.dataset import Dataset, allow_geometry_fixes, read_dataset
+from autoseg.dataset import Case, Dataset, allow_geometry_fixes, read_dataset
 from autoseg.errors import AutosegError, DatasetError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
+from autoseg.labels import LabelScheme
 from autoseg.problems import Problem, group_problems
 from autoseg.progress import Progress
 from autoseg.training.folds import Splits
@@ -19,20 +21,21 @@ from autoseg.workflows.case_pool import (
     list_problems,
     run_over_cases,
 )
-from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.class_counts import ClassCount, count_class_occurrences, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.dataset_corrections import Diagnosis, diagnose
 from autoseg.workflows.header_survey import survey_headers
-from autoseg.workflows.measuring import MeasuringJob, estimate_size, measure_job
+from autoseg.workflows.measuring import estimate_measuring_size, read_and_measure
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckingOptions:
-    """What the user asked for.
+class CheckRequest:
+    """Options of a check.
 
     Attributes:
-        fix_geometry: Report files on another grid as what planning with the same option would resample.
-        workers: Processes; None chooses by cores and memory.
+        split: Source of the folds.
+        fix_geometry: Report files on another grid as files that planning with the same option would resample.
+        workers: Number of processes; None chooses it from cores and free memory.
     """
 
     split: SplitRequest
@@ -42,14 +45,15 @@ class CheckingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """The result of a check.
+    """Result of a check.
 
     Attributes:
+        dataset: Folder of the dataset.
         cases: Number of cases.
-        problems: Case by case.
-        diagnosis: The same in few lines.
-        notes: What is worth knowing and prevents nothing, one sentence each.
-        classes: Counted over the cases without problems.
+        problems: All problems, case by case.
+        diagnosis: The same problems, grouped by kind.
+        notes: Remarks that prevent nothing, one sentence each.
+        classes: Occurrence of each class in the cases without problems.
         orientations: Axis codes with their number of cases, the most frequent first.
         duplicates: Names of cases with the same image.
     """
@@ -64,21 +68,23 @@ class CheckReport:
     duplicates: tuple[tuple[str, ...], ...]
 
 
-def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress) -> CheckReport:
-    """Reads every case and reports all problems of the dataset; raises nothing that lies in the data."""
+def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) -> CheckReport:
+    """Reads every case and reports all problems of the dataset; problems in the data are reported, not raised."""
     try:
         dataset = read_dataset(folder)
     except DatasetError as error:
         return _report_unread(folder, error.problems)
-    if options.fix_geometry:
+    if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
-    problems, notes, splits = _check_folds(dataset, options.split)
+    problems, notes, splits = _check_folds(dataset, request.split)
     headers = survey_headers(dataset.cases)
     orientation = headers.orientations[0][0] if headers.orientations else None
-    sizes = {name: estimate_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()}
-    outcome = _measure(dataset, orientation, sizes, workers=options.workers, progress=progress)
+    sizes = {
+        name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()
+    }
+    outcome = _measure(dataset, orientation, sizes, workers=request.workers, progress=progress)
     fingerprints = outcome.results
-    classes = count_classes(dataset.labels, fingerprints)
+    classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
     of_cases = list_problems(outcome.failures)
     diagnosis = diagnose(dataset, of_cases, fingerprints)
@@ -101,9 +107,15 @@ def check_dataset(folder: Path, *, options: CheckingOptions, progress: Progress)
     )
 
 
-def check_job(job: MeasuringJob) -> CaseFingerprint:
-    """Runs in a worker process."""
-    return measure_job(job).fingerprint
+def read_and_fingerprint(
+    case: Case, *, labels: LabelScheme, channel_names: Sequence[str], orientation: str | None
+) -> CaseFingerprint:
+    """Reads, checks and measures one case in a worker process; the intensities are not sent back.
+
+    Raises:
+        DatasetError: Everything that is wrong with the case.
+    """
+    return read_and_measure(case, labels=labels, channel_names=channel_names, orientation=orientation).fingerprint
 
 
 def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem, ...], tuple[str, ...], Splits | None]:
@@ -122,18 +134,13 @@ def _measure(
     workers: int | None,
     progress: Progress,
 ) -> PoolOutcome[CaseFingerprint]:
-    jobs = [
-        (
-            case.name,
-            MeasuringJob(
-                case=case, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
-            ),
-        )
-        for case in dataset.cases
-    ]
+    check = partial(
+        read_and_fingerprint, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
+    )
+    jobs = [(case.name, case) for case in dataset.cases]
     largest = find_largest(sizes.values())
     count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)
-    return run_over_cases(check_job, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
+    return run_over_cases(check, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
 
 
 def _report_unread(folder: Path, problems: tuple[Problem, ...]) -> CheckReport:

@@ -1,4 +1,4 @@
-"""Commands that run beside this process, each with all of its own processes in a group that ends as a whole."""
+"""Runs commands as child processes, each in a process group of its own that is ended as a whole."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from typing import Final
 
 from autoseg.run_folder import make_folder
 
-SECONDS_TO_SAVE: Final = 600.0  # after Ctrl-C: the iteration that runs, minutes on a processor, and a slow disk
-SECONDS_TO_STOP: Final = 15.0  # where nothing can be saved any more
+SECONDS_TO_SAVE: Final = 600.0  # after Ctrl-C: the running iteration takes minutes on a CPU, and disks may be slow
+SECONDS_TO_STOP: Final = 15.0  # where there is nothing left to save
 SECONDS_BETWEEN_LOOKS: Final = 0.1
 NEW_GROUP: Final[int] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; elsewhere a session does it
 ERROR_PREFIX: Final = "autoseg: error: "
@@ -26,25 +26,25 @@ class Child:
     """A running command.
 
     Attributes:
-        log: What it writes to the terminal.
+        log: File that receives its output.
     """
 
     process: "subprocess.Popen[bytes]"
     log: Path
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """Returns the exit code, negative for a signal; None while the command runs."""
         return self.process.poll()
 
     def interrupt(self) -> None:
-        """Asks it and all its processes to stop, as Ctrl-C does."""
+        """Asks the command and all its processes to stop, like Ctrl-C."""
         if sys.platform == "win32":
             self.process.send_signal(signal.CTRL_BREAK_EVENT)
         else:
             self._signal_group(signal.SIGINT)
 
     def kill(self) -> None:
-        """Ends what is left of it and its processes."""
+        """Kills the command and all its remaining processes."""
         if sys.platform == "win32":
             self.process.kill()
         else:
@@ -52,21 +52,21 @@ class Child:
         self.process.wait()
 
     def describe_end(self) -> str:
-        """Why it failed, by its exit code and the end of its log."""
+        """Describes why it failed, from its exit code and the end of its log."""
         code = self.process.returncode
         if code is not None and code < 0:
             name = signal.Signals(-code).name
-            return f"the process was killed ({name}), often for lack of main memory; log: {self.log}"
+            return f"the process was killed ({name}), often for lack of RAM; log: {self.log}"
         return f"{find_reason(self.log)}; log: {self.log}"
 
     def rank_end(self) -> int:
-        """How much its end explains that of others that worked with it; less is more."""
+        """Ranks how well its end explains the failure of a group of processes; the lowest rank explains it best."""
         if (self.process.returncode or 0) < 0:
             return 0
         return 1 if ERROR_PREFIX in _read_end(self.log) else 2
 
     def _signal_group(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # nobody is left in it
+        with suppress(ProcessLookupError, PermissionError):  # no process is left in the group
             os.killpg(self.process.pid, number)
 
 
@@ -91,7 +91,7 @@ def start_child(command: Sequence[str], *, log: Path, environment: Mapping[str, 
 
 
 def stop_children(children: Sequence[Child], *, seconds: float) -> None:
-    """Stops them all: asks, waits so long, and ends those that do not listen, or all when it is interrupted itself."""
+    """Interrupts all children, waits for at most `seconds`, and kills those that still run."""
     try:
         for child in children:
             child.interrupt()
@@ -104,13 +104,13 @@ def stop_children(children: Sequence[Child], *, seconds: float) -> None:
 
 
 def find_reason(log: Path) -> str:
-    """The error that ends a log, else its last line."""
+    """Returns the error message at the end of a log, else its last line."""
     text = _read_end(log)
     _, prefix, error = text.rpartition(ERROR_PREFIX)
     lines = [line for line in text.splitlines() if line.strip()]
     if prefix:
         return error.strip()
-    return lines[-1].strip() if lines else "it ended without a word"
+    return lines[-1].strip() if lines else "it ended without any output"
 
 
 def _read_end(log: Path) -> str:

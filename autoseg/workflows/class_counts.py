@@ -1,4 +1,4 @@
-"""How often every class occurs in a dataset, and which images occur twice: read off the measurements of the cases."""
+"""Counts the occurrences of each class in a dataset, and finds images that occur more than once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,18 @@ from typing import Final
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.labels import LabelScheme
 
-FEWEST_CASES: Final = 5  # with fewer, at least one of five folds validates without the class
+FEWEST_CASES: Final = 5  # with fewer, the class is missing in the validation of at least one of five folds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassCount:
-    """One class of a dataset.
+    """Occurrence of one class in a dataset.
 
     Attributes:
-        values: Of the user's files.
+        name: Name of the class.
+        values: Its values in the user's files.
         cases: Number of cases in which it occurs.
-        voxels: In all cases together.
+        voxels: Number of its voxels in all cases together.
     """
 
     name: str
@@ -26,8 +27,8 @@ class ClassCount:
     voxels: int
 
 
-def count_classes(labels: LabelScheme, cases: Sequence[CaseFingerprint]) -> tuple[ClassCount, ...]:
-    """One entry per class, in the order of `LabelScheme.class_names`."""
+def count_class_occurrences(labels: LabelScheme, cases: Sequence[CaseFingerprint]) -> tuple[ClassCount, ...]:
+    """Counts cases and voxels of every class, in the order of `LabelScheme.class_names`."""
     return tuple(
         ClassCount(
             name=name,
@@ -40,12 +41,12 @@ def count_classes(labels: LabelScheme, cases: Sequence[CaseFingerprint]) -> tupl
 
 
 def warn_of_rare_classes(counts: Sequence[ClassCount], *, counted: int, uncounted: int = 0) -> list[str]:
-    """One warning for each class that occurs in fewer than five cases.
+    """Writes one warning for each class that occurs in fewer than five cases.
 
     Args:
-        counts: Of all classes.
+        counts: Occurrence of each class.
         counted: Number of cases that were counted.
-        uncounted: Number of cases that were not, each of which may hold the class.
+        uncounted: Number of other cases, each of which may contain the class.
     """
     return [
         f"warning: class {count.name!r} occurs in {_describe(count.cases)} of {counted} cases: too few to learn it "
@@ -56,7 +57,7 @@ def warn_of_rare_classes(counts: Sequence[ClassCount], *, counted: int, uncounte
 
 
 def find_duplicates(cases: Sequence[CaseFingerprint]) -> tuple[tuple[str, ...], ...]:
-    """Names of cases whose images are the same, one entry for each such image."""
+    """Finds cases with identical images; one group of names for each such image."""
     names: dict[str, list[str]] = {}
     for case in cases:
         if case.image_digest:

@@ -1,4 +1,4 @@
-"""The cross-validation of a run: written when every fold of a configuration is trained and validated."""
+"""Collects the cross-validation of a run once every fold of a configuration is trained and validated."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from autoseg.workflows.status import has_final_model, read_validation
 
 
 def collect_crossvalidation(run_root: Path) -> CrossValidation | None:
-    """Scores every configuration of which all folds are validated, and writes crossvalidation.json and .csv.
+    """Scores every configuration whose folds are all validated, and writes crossvalidation.json and .csv.
 
-    Returns None, and writes nothing, where there is no such configuration.
+    Returns None, and writes nothing, if there is no such configuration.
 
     Raises:
         RunError: There is no run, or it cannot be written.

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset in few lines, and which lines of dataset.json would fit the files that were found."""
+"""Summarizes the problems of a dataset, and proposes lines of dataset.json that fit the files."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,36 +11,42 @@ from autoseg.fingerprint import CaseFingerprint
 from autoseg.labels import LabelScheme
 from autoseg.problems import ChannelCount, Problem, UndeclaredValues, group_problems
 
-MOST_CLASSES: Final = 20  # that are proposed: more values than this look like something else than classes
-MOST_VALUES: Final = 5  # that are shown where they are no classes
+MOST_CLASSES: Final = 20  # limit of proposals: more values than this are hardly classes
+MOST_VALUES: Final = 5  # shown where the values are no classes
 COLOURS: Final = ("R", "G", "B")
-NAMES_OF_SCALES: Final = ("ct", "nonorm", "zscore", "rescale_to_0_1", "rgb_to_0_1")  # that decide the normalization
+NAMES_OF_SCALES: Final = (
+    "ct",
+    "nonorm",
+    "zscore",
+    "rescale_to_0_1",
+    "rgb_to_0_1",
+)  # channel names that select the normalization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """Lines of dataset.json that would put problems right.
+    """Lines of dataset.json that would correct problems.
 
     Attributes:
-        condition: Under which they are the right ones.
-        lines: To be pasted.
+        condition: When these lines are right, in words.
+        lines: Lines to paste.
     """
 
     condition: str
     lines: tuple[str, ...]
 
     def describe(self) -> str:
-        """In words; the lines stand alone."""
+        """Formats condition and lines; each line stands alone."""
         return "\n".join([f"{self.condition}, write into dataset.json:", *(f"    {line}" for line in self.lines)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """The problems of a dataset.
+    """The problems of a dataset, grouped.
 
     Attributes:
-        problems: One for each kind.
-        corrections: That dataset.json may need.
+        problems: One problem for each kind.
+        corrections: Corrections that dataset.json may need.
     """
 
     problems: tuple[Problem, ...]
@@ -48,12 +54,12 @@ class Diagnosis:
 
 
 def diagnose(dataset: Dataset, problems: Sequence[Problem], measured: Sequence[CaseFingerprint]) -> Diagnosis:
-    """Looks at the problems of all cases together.
+    """Groups the problems of all cases and proposes corrections.
 
     Args:
-        dataset: As dataset.json describes it.
-        problems: Of single cases.
-        measured: The cases without problems.
+        dataset: Dataset as dataset.json describes it.
+        problems: Problems of single cases.
+        measured: Fingerprints of the cases without problems.
     """
     of_values = [problem for problem in problems if isinstance(problem.finding, UndeclaredValues)]
     of_channels = [problem for problem in problems if isinstance(problem.finding, ChannelCount)]
@@ -75,12 +81,12 @@ def diagnose(dataset: Dataset, problems: Sequence[Problem], measured: Sequence[C
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Values:
-    """The values in all label maps that could be read.
+    """Undeclared values in all label maps that could be read.
 
     Attributes:
-        cases: Number of cases with each undeclared value, ascending by value.
-        voxels: Likewise.
-        unseen: Declared classes of which no voxel was found; none if not all label maps could be read.
+        cases: Number of cases by value, ascending.
+        voxels: Number of voxels by value.
+        unseen: Declared classes without any voxel; empty if some label maps could not be read.
     """
 
     cases: Mapping[int, int]
@@ -89,7 +95,7 @@ class _Values:
 
     @property
     def are_classes(self) -> bool:
-        """Whether there are few enough of them."""
+        """Whether there are few enough values to be classes."""
         return len(self.cases) <= MOST_CLASSES
 
 
@@ -143,7 +149,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _propose_labels(found: _Values, labels: LabelScheme) -> Correction | None:
-    """Names for all values; a class that no label map holds is taken for the only value without a name."""
+    """Proposes names for all values; if one class is missing and one value is unnamed, they are matched."""
     if not found.are_classes:
         return None
     is_renumbered = len(found.unseen) == len(labels.classes) == len(found.cases) == 1 and not labels.has_regions
@@ -168,7 +174,7 @@ def _name_value(value: int, taken: Iterable[str]) -> str:
 
 
 def _propose_channels(findings: Sequence[Any], dataset: Dataset) -> Correction | None:
-    """Names for the channels, if all images have the same number of them."""
+    """Proposes names for the channels, if all images have the same number of channels."""
     if len(findings) != len(dataset.cases) or len({finding.found for finding in findings}) != 1:
         return None
     found, declared = findings[0].found, dataset.channel_names

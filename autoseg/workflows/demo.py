@@ -1,4 +1,4 @@
-"""The whole pipeline on a small synthetic dataset."""
+"""Runs the whole pipeline on a small synthetic dataset."""
 
 import shutil
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from autoseg.plan import Plan, Reason
 from autoseg.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.workflows.evaluation import evaluate_folder
-from autoseg.workflows.planning import PlanningOptions, PlanRule, plan_dataset
+from autoseg.workflows.planning import PlanRequest, PlanRule, plan_dataset
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 from autoseg.workflows.synthetic import write_synthetic_dataset
 from autoseg.workflows.training import train_run
@@ -33,7 +33,7 @@ VALIDATION_ITERATIONS_PER_EPOCH: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOutcome:
-    """What the demo made: scores of the test images, and (meaning, path) pairs."""
+    """Result of the demo: scores of the test images, and pairs of description and path."""
 
     summary: EvaluationSummary
     paths: tuple[tuple[str, Path], ...]
@@ -42,19 +42,19 @@ class DemoOutcome:
 def run_demo(
     folder: Path, rule: PlanRule, *, report: Callable[[Plan], None], overwrite: bool, progress: Progress
 ) -> DemoOutcome:
-    """Makes a dataset, plans, trains one fold on a shortened schedule, predicts unseen images, evaluates.
+    """Writes a dataset, plans, trains one fold on a shortened schedule, predicts unseen images and evaluates.
 
     Raises:
-        RunError: The folder holds something and may not be overwritten.
+        RunError: The folder holds an earlier demo that may not be overwritten.
     """
     dataset, run, predictions = folder / "dataset", RunFolder(folder / "run.autoseg"), folder / "predictions"
     _clear(folder, (dataset, run.root, predictions), overwrite=overwrite)
     progress.note(f"making {TRAINING_CASES} training and {TEST_CASES} test cases in {dataset}")
     write_synthetic_dataset(dataset, training_cases=TRAINING_CASES, test_cases=TEST_CASES, seed=0)
-    options = PlanningOptions(
+    request = PlanRequest(
         planner="default", machine=Machine(accelerator_memory_gb=None), configurations=(CONFIGURATION,)
     )
-    plan_dataset(dataset, run.root, rule, options=options, report=report, progress=progress)
+    plan_dataset(dataset, run.root, rule, request=request, report=report, progress=progress)
     _shorten_schedule(run, progress)
     for _ in train_run(run.root, TrainingRequest(configuration=CONFIGURATION, folds=(FOLD,)), progress=progress):
         pass
@@ -70,7 +70,7 @@ def run_demo(
 
 
 def _clear(folder: Path, parts: tuple[Path, ...], *, overwrite: bool) -> None:
-    """Removes what an earlier demo made, and nothing else."""
+    """Removes the folders of an earlier demo, and nothing else."""
     existing = [part for part in parts if part.exists()]
     if existing and not overwrite:
         msg = f"{folder} holds an earlier demo; replace it with --overwrite or choose another folder"
@@ -80,7 +80,7 @@ def _clear(folder: Path, parts: tuple[Path, ...], *, overwrite: bool) -> None:
 
 
 def _shorten_schedule(run: RunFolder, progress: Progress) -> None:
-    """Edits the plan, as a user may do by hand."""
+    """Edits the plan as a user might do by hand."""
     plan = read_document(run.plan, Plan)
     configuration = plan.configurations[CONFIGURATION]
     training = configuration.training.model_copy(

@@ -1,4 +1,4 @@
-"""Compares a folder of predicted label maps with their references."""
+"""Evaluates predicted label maps against their references."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationJob:
-    """One pair of files."""
+    """A predicted label map and its reference on disk."""
 
     case: str
     prediction: Path
@@ -35,13 +35,13 @@ def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, prog
     """Evaluates every predicted label map and writes summary.json and summary.csv beside them.
 
     Raises:
-        EvaluationError: There are no predictions, or references are missing, or come first.
+        EvaluationError: There are no predictions, references are missing, or the arguments are swapped.
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
     run = open_run(run_root)
     _check_order(predictions, run)
     labels = read_document(run.plan, Plan).labels
-    pairs = pair_files(predictions, references)
+    pairs = pair_label_maps(predictions, references)
     unpaired = list_unpaired(predictions, references)
     if unpaired:
         progress.note(f"warning: {len(unpaired)} references have no prediction and count nowhere: {unpaired[0]}, ...")
@@ -61,7 +61,7 @@ def _check_order(predictions: Path, run: RunFolder) -> None:
 def evaluate_jobs(
     jobs: list[EvaluationJob], *, folder: Path, progress: Progress, validation: ValidationConditions | None = None
 ) -> EvaluationSummary:
-    """Evaluates pairs of files and writes the summary into `folder`, with how a validation predicted, if it is one.
+    """Evaluates pairs of files and writes the summary into `folder`, with the conditions of a validation, if it is one.
 
     Raises:
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
@@ -89,12 +89,12 @@ def evaluate_jobs(
 
 
 def count_evaluation_workers(case_count: int) -> int:
-    """Processes that evaluate so many cases."""
+    """Returns the number of processes that evaluate so many cases."""
     return compute_worker_count(requested=None, case_count=case_count, bytes_per_case=BYTES_PER_CASE)
 
 
 def evaluate_job(job: EvaluationJob) -> CaseEvaluation:
-    """Runs in a worker process."""
+    """Does the work of one case in a worker process."""
     pair, grid = read_pair(job)
     metrics = evaluate_case(
         pair.prediction,
@@ -113,7 +113,7 @@ def evaluate_job(job: EvaluationJob) -> CaseEvaluation:
 
 
 def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
-    """Internal labels of both files, and the grid of the reference.
+    """Reads both files; returns their internal labels and the grid of the reference.
 
     Raises:
         VolumeError: A file cannot be read, or they lie on different grids.
@@ -127,11 +127,11 @@ def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
     return pair, reference.grid
 
 
-def pair_files(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:
+def pair_label_maps(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:
     """Pairs predictions and references by case name (file name without ending).
 
     Raises:
-        EvaluationError: Nothing to evaluate, or references are missing; all of them are named.
+        EvaluationError: There is nothing to evaluate, or references are missing.
     """
     predicted = _list_label_maps(predictions)
     if not predicted:
@@ -149,7 +149,7 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[str, Path, Pat
 
 
 def list_unpaired(predictions: Path, references: Path) -> list[str]:
-    """Cases whose reference has no prediction."""
+    """Lists the cases whose reference has no prediction."""
     predicted = _list_label_maps(predictions)
     return [case for case in _list_label_maps(references) if case not in predicted]
 

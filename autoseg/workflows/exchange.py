@@ -1,8 +1,8 @@
-"""Takes over models of others and hands models to others: nnU-Net's, and autoseg's own in one file."""
+"""Imports trained models into a run: models of nnU-Net, or one that autoseg exported to a file."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -11,14 +11,8 @@ from autoseg.document import read_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.archives import unpack_archive
 from autoseg.exchange.imported_run import add_fold, convert_weights, prepare_run
-from autoseg.exchange.model_file import is_model_file
+from autoseg.exchange.model_file import ModelRecord, is_model_file, read_model_record, unpack_model_file
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint, read_nnunet_checkpoint
-from autoseg.exchange.nnunet_export import (
-    describe_losses,
-    name_model_folder,
-    write_model_description,
-    write_nnunet_checkpoint,
-)
 from autoseg.exchange.nnunet_folders import (
     CHECKPOINT_KINDS,
     DATASET_NAME,
@@ -36,15 +30,11 @@ from autoseg.exchange.nnunet_folders import (
 )
 from autoseg.exchange.nnunet_import import import_plan
 from autoseg.exchange.nnunet_trainers import check_trainer
-from autoseg.fingerprint import Fingerprint
-from autoseg.inference.folds import find_folds, find_trained_folds
-from autoseg.inference.model import load_network, read_common_plan
+from autoseg.inference.folds import find_trained_folds
 from autoseg.plan import Plan
 from autoseg.progress import Progress
-from autoseg.run_folder import RunFolder, check_writable, open_run, write_folder_atomically
-from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
-from autoseg.workflows.model_sharing import export_model_file, import_model_file, list_exported
-from autoseg.workflows.selection_document import read_selection
+from autoseg.run_folder import RunFolder, check_writable, write_folder_atomically
+from autoseg.workflows.exchange_request import ExchangedModel, ImportRequest
 
 ARCHIVE_ENDING: Final = ".zip"
 
@@ -52,22 +42,22 @@ ARCHIVE_ENDING: Final = ".zip"
 def import_model(
     source: Path, run_root: Path, request: ImportRequest | None = None, *, progress: Progress
 ) -> tuple[ExchangedModel, ...]:
-    """Makes a run of nnU-Net's models, or adds them to one that holds others of the same dataset.
+    """Imports models of nnU-Net into a new run, or into a run that holds other models of the same dataset.
 
-    A repeated call keeps what was imported before. A cascade is imported with the model of its first stage, if that
-    lies beside it. A model that autoseg exported to one file becomes a run as a whole.
+    A repeated call keeps earlier imports. A cascade is imported with the model of its first stage, if that is found
+    beside it. A model that autoseg exported to one file becomes a whole run.
 
     Args:
-        source: A model folder, a folder of such (a dataset's results), a zip file that nnU-Net exported, or one that
-            autoseg exported.
-        run_root: Folder to be written.
-        request: None for everything.
-        progress: Who is told.
+        source: A model folder, a folder of model folders (a dataset's results), or a zip file exported by nnU-Net or
+            autoseg.
+        run_root: Run folder to write.
+        request: Options; None imports everything.
+        progress: Receives notes and progress.
 
     Raises:
-        ExchangeError: There is no model, or it is none that autoseg can express, or the run holds something else.
-        DocumentError: plans.json lacks something.
-        DatasetError: dataset.json lacks something.
+        ExchangeError: There is no model, autoseg cannot express it, or the run holds something else.
+        DocumentError: plans.json is incomplete.
+        DatasetError: dataset.json is incomplete.
     """
     chosen = request or ImportRequest()
     check_source(source)
@@ -76,7 +66,7 @@ def import_model(
     models: dict[str, ExchangedModel] = {}
     with _open_source(source) as opened:
         job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
-        for root in _choose_roots(opened, chosen.configuration):
+        for root in _find_roots(opened, chosen.configuration):
             if guess_configuration(root) in models:  # the first stage of a cascade, imported with it
                 continue
             models |= {model.configuration: model for model in _import_with_first_stage(job, root)}
@@ -84,10 +74,10 @@ def import_model(
 
 
 def check_source(source: Path) -> None:
-    """Checks that a path may lead to a model of nnU-Net.
+    """Checks that a path can be a model of nnU-Net.
 
     Raises:
-        ExchangeError: There is nothing, or it is a part of a model.
+        ExchangeError: The path does not exist, or is a part of a model.
     """
     if not source.exists():
         msg = (
@@ -97,11 +87,11 @@ def check_source(source: Path) -> None:
         raise ExchangeError(msg)
     enclosing = find_enclosing_model(source)
     if enclosing is not None:
-        raise ExchangeError(advise_to_name(enclosing, source))
+        raise ExchangeError(advise_enclosing_model(enclosing, source))
 
 
-def advise_to_name(model: Path, part: Path) -> str:
-    """What to do instead of naming a part of a model."""
+def advise_enclosing_model(model: Path, part: Path) -> str:
+    """Describes which folder to name instead of a part of a model."""
     kind = "checkpoint" if part.is_file() else "fold"
     return (
         f"{part} is one {kind} of a model of nnU-Net; name the folder with {PLANS_NAME} and {DATASET_NAME} above it: "
@@ -109,88 +99,40 @@ def advise_to_name(model: Path, part: Path) -> str:
     )
 
 
-def export_model(
-    run_root: Path, output: Path, request: ExportRequest | None = None, *, progress: Progress
-) -> tuple[ExchangedModel, ...]:
-    """Writes one model folder of nnU-Net for every trained configuration into `output`, or one file for autoseg.
-
-    Nothing is left of an export that is refused.
-
-    Raises:
-        PredictionError: Nothing is trained, or not what was asked for.
-        SelectionError: What was selected was trained again since.
-        ExchangeError: nnU-Net cannot express the model, or `output` holds one already.
-        RunError: There is no run, or the folder cannot be written.
-    """
-    chosen = request or ExportRequest()
-    if chosen.format == "autoseg":
-        return export_model_file(run_root, output, chosen, progress=progress)
-    run = open_run(run_root)
-    check_writable(output)
-    plan = read_document(run.plan, Plan)
-    exports = [_prepare_export(run, name, output, chosen) for name in list_exported(run, plan, chosen)]
-    for note in (note for export in exports for note in describe_losses(export.plan)):
-        progress.note(f"warning: {note}")
-    fingerprint = read_document(run.fingerprint, Fingerprint) if run.fingerprint.exists() else None
-    with ExitStack() as stack:  # all folders appear at the end, or none
-        for export in exports:
-            _write_export(export, stack.enter_context(write_folder_atomically(export.folder)), fingerprint)
-    for loss in _describe_lost_selection(run):
-        progress.note(f"warning: {loss}")
-    return tuple(
-        ExchangedModel(
-            configuration=export.configuration, folds=export.folds, written=export.folds, folder=export.folder
-        )
-        for export in exports
-    )
-
-
-def _describe_lost_selection(run: RunFolder) -> Iterator[str]:
-    """What `autoseg predict` does after the networks, and nnU-Net will not."""
-    selection = read_selection(run)
-    if selection is None:
-        return
-    if selection.postprocessing.rules:
-        rules = "; ".join(rule.describe() for rule in selection.postprocessing.rules)
-        yield f"the selected postprocessing is not exported, nnU-Net will not apply it: {rules}"
-    if len(selection.members) > 1:
-        yield f"{selection.name} was selected, whose probabilities are averaged; exported are single models"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """What the user named, and where its files lie: elsewhere if it had to be unpacked."""
+class _ImportSource:
+    """Path named by the user, and the folder with its files, which differs if it had to be unpacked."""
 
     named: Path
     folder: Path
 
     def describe(self, path: Path) -> str:
-        """Where the user has a file of `folder`."""
+        """Translates the path of a file in `folder` to the path that the user knows."""
         resolved, folder = path.resolve(), self.folder.resolve()
         return str(self.named / resolved.relative_to(folder)) if resolved.is_relative_to(folder) else str(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ImportJob:
-    source: _Source
+    source: _ImportSource
     run: RunFolder
     request: ImportRequest
     progress: Progress
 
 
 @contextmanager
-def _open_source(source: Path) -> Iterator[_Source]:
+def _open_source(source: Path) -> Iterator[_ImportSource]:
     if not source.is_file():
-        yield _Source(named=source, folder=source)
+        yield _ImportSource(named=source, folder=source)
         return
     wanted = frozenset((PLANS_NAME, DATASET_NAME, *(get_checkpoint_name(kind) for kind in CHECKPOINT_KINDS)))
     with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
         unpack_archive(source, Path(temporary), names=wanted)
-        yield _Source(named=source, folder=Path(temporary))
+        yield _ImportSource(named=source, folder=Path(temporary))
 
 
-def _choose_roots(source: _Source, configuration: str | None) -> list[Path]:
-    """The model folders of a source, at most one for each configuration."""
+def _find_roots(source: _ImportSource, configuration: str | None) -> list[Path]:
+    """Finds the model folders of a source, at most one for each configuration."""
     found = find_model_roots(source.folder)
     if not found:
         msg = (
@@ -222,7 +164,7 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
         raise ExchangeError(msg)
     check_trainer(first.trainer, where=str(root), accepts_any=request.accepts_any_trainer)
     plan = import_plan(model, first)
-    convert_weights(plan, first)  # refuses what does not fit before anything is written
+    convert_weights(plan, first)  # refuses weights that do not fit before anything is written
     previous = plan.configurations[first.configuration].previous_configuration
     if previous is not None:
         yield from _import_first_stage(job, root, previous)
@@ -235,7 +177,7 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
 def _add_folds(
     job: _ImportJob, model: NnunetModel, folds: Sequence[str], *, first: NnunetCheckpoint, plan: Plan
 ) -> tuple[str, ...]:
-    """Returns those that the run did not hold."""
+    """Imports folds; returns those that the run did not hold."""
     written = []
     for fold in folds:
         path = model.get_checkpoint(fold)
@@ -273,36 +215,56 @@ def _check_belongs(checkpoint: NnunetCheckpoint, first: NnunetCheckpoint) -> Non
             raise ExchangeError(msg)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Export:
-    """A configuration on its way to nnU-Net.
+def import_model_file(
+    source: Path, run_root: Path, request: ImportRequest, *, progress: Progress
+) -> tuple[ExchangedModel, ...]:
+    """Imports a model file into a new run; keeps the run if it holds the same model already.
 
-    Attributes:
-        plan: Of its trainings.
-        folder: To be written.
+    Raises:
+        ExchangeError: The file cannot be used, only a part of it is requested, or the folder holds something else.
+        RunError: The folder cannot be written.
     """
-
-    run: RunFolder
-    configuration: str
-    folds: tuple[str, ...]
-    plan: Plan
-    folder: Path
-
-
-def _prepare_export(run: RunFolder, configuration: str, output: Path, request: ExportRequest) -> _Export:
-    folds = find_folds(run, configuration, request.folds)
-    plan = read_common_plan([run.fold(configuration, fold) for fold in folds], configuration)
-    folder = output / name_model_folder(configuration)
-    if folder.exists() and not request.overwrite:
-        msg = f"{folder} exists; choose another folder, or replace it with --overwrite"
+    if request != ImportRequest(overwrite=request.overwrite):
+        msg = (
+            f"{source} is a model of autoseg, which is imported as a whole: leave out --configuration, --fold, "
+            f"--checkpoint and --any-trainer (autoseg predict takes --configuration and --fold)"
+        )
         raise ExchangeError(msg)
-    return _Export(run=run, configuration=configuration, folds=folds, plan=plan, folder=folder)
+    check_writable(run_root)
+    run, record = RunFolder(run_root), read_model_record(source)
+    is_kept = _is_same(run, record)
+    if is_kept:
+        progress.note(f"{run_root}: imported before, kept")
+    else:
+        _refuse_to_replace(run, overwrite=request.overwrite)
+        with write_folder_atomically(run_root) as temporary:
+            unpack_model_file(source, temporary)
+    return tuple(
+        ExchangedModel(
+            configuration=name,
+            folds=shared.folds,
+            written=() if is_kept else shared.folds,
+            folder=run.configuration_models(name),
+        )
+        for name, shared in record.configurations.items()
+    )
 
 
-def _write_export(export: _Export, folder: Path, fingerprint: Fingerprint | None) -> None:
-    write_model_description(folder, export.plan, fingerprint)
-    for fold in export.folds:
-        training = export.run.fold(export.configuration, fold)
-        weights = load_network(training, export.plan.configurations[export.configuration]).state_dict()
-        path = folder / f"{FOLD_PREFIX}{fold}" / get_checkpoint_name("final")
-        write_nnunet_checkpoint(path, weights, export.plan, configuration=export.configuration, fold=fold)
+def _is_same(run: RunFolder, record: ModelRecord) -> bool:
+    if not run.model_record.is_file() or read_document(run.model_record, ModelRecord) != record:
+        return False
+    return all(
+        set(shared.folds) <= set(find_trained_folds(run, name)) for name, shared in record.configurations.items()
+    )
+
+
+def _refuse_to_replace(run: RunFolder, *, overwrite: bool) -> None:
+    """Refuses to replace anything but an earlier import, which can be repeated."""
+    if not run.root.exists() or not any(run.root.iterdir()):
+        return
+    if not run.model_record.is_file():
+        msg = f"{run.root} holds other files; choose a new folder for the run"
+        raise ExchangeError(msg)
+    if not overwrite:
+        msg = f"{run.root} holds another model; choose a new folder for the run, or replace it with --overwrite"
+        raise ExchangeError(msg)

@@ -1,4 +1,4 @@
-"""What the user may ask for when models are imported or exported, and what came of it."""
+"""Options for importing and exporting models, and their result."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ ExportFormat = Literal["autoseg", "nnunet"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
-    """What the user asked for.
+    """Options that the user chose.
 
     Attributes:
-        configuration: None takes every model of the source.
-        folds: None takes every fold.
-        checkpoint: Which of nnU-Net's checkpoints; its prediction takes "final" by default.
-        accepts_any_trainer: The user vouches for trainers that nnU-Net does not ship.
+        configuration: Configuration to import; None imports every model of the source.
+        folds: Folds to import; None imports every fold.
+        checkpoint: Which of nnU-Net's checkpoints to import; nnU-Net itself predicts with "final" by default.
+        accepts_any_trainer: Accept trainers that nnU-Net does not ship.
         overwrite: Replace models that the run already holds.
     """
 
@@ -30,11 +30,13 @@ class ImportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangedModel:
-    """One configuration that was imported or exported, with its folds.
+    """One configuration that was imported or exported.
 
     Attributes:
-        written: Those of the folds that were not there already.
-        folder: Where it lies now.
+        configuration: Name of the configuration.
+        folds: All of its folds.
+        written: Folds that did not exist before.
+        folder: Folder or file that holds the model.
     """
 
     configuration: str
@@ -43,19 +45,20 @@ class ExchangedModel:
     folder: Path
 
     def describe(self) -> str:
-        """What was written, in one line for the user."""
+        """Describes what was written, in one line."""
         return f"{self.configuration}, fold {', '.join(self.written)}: {self.folder}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What the user asked for.
+    """Options that the user chose.
 
     Attributes:
-        format: For nnU-Net, or one file for autoseg.
-        configuration: None takes every one that is trained; for autoseg, what was selected, if something was.
-        folds: None takes every trained fold; for autoseg likewise.
-        overwrite: Replace what was exported before.
+        format: "nnunet" writes model folders of nnU-Net, "autoseg" writes one file for autoseg.
+        configuration: Configuration to export; None exports every trained one (for autoseg: the selected ones, if a
+            selection exists).
+        folds: Folds to export; None exports every trained one (for autoseg: the selected ones, if a selection exists).
+        overwrite: Replace an earlier export.
     """
 
     format: ExportFormat = "nnunet"

@@ -1,4 +1,4 @@
-"""Pairs the images and label files of a folder, and says how to name them where the names leave a doubt."""
+"""Pairs the images and label files of a folder, and reports how to name them where the names are ambiguous."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ MOST_PATTERNS: Final = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePatterns:
-    """Which files are images and which are label files; the `*` of both stand for the same text in a case."""
+    """Glob patterns of images and label files; the `*` of both match the same text in a case."""
 
     images: str
     labels: str
 
 
 def pair_tree(root: Path, patterns: FilePatterns | None) -> tuple[Pairing, list[NameParts]]:
-    """Pairs everything below a folder; returns the files as well.
+    """Pairs all image files below a folder; returns the pairing and the files.
 
     Raises:
         DatasetError: There is no image at all, or a pattern matches nothing.
@@ -42,7 +42,7 @@ def pair_tree(root: Path, patterns: FilePatterns | None) -> tuple[Pairing, list[
 
 
 def refuse(root: Path, problems: Sequence[str | Problem]) -> NoReturn:
-    """Raises what keeps a folder from being a dataset.
+    """Raises an error with everything that prevents a folder from becoming a dataset.
 
     Raises:
         DatasetError: Always.
@@ -53,7 +53,7 @@ def refuse(root: Path, problems: Sequence[str | Problem]) -> NoReturn:
 
 
 def refuse_uncertain(root: Path, problems: Sequence[str], files: Sequence[NameParts]) -> NoReturn:
-    """Raises what is uncertain, what kinds of files there are, and an example of how to name them.
+    """Raises an error with the ambiguities, the kinds of files found, and an example of the options to give.
 
     Raises:
         DatasetError: Always.

@@ -1,4 +1,4 @@
-"""One training of a fold at a time: a lock of the operating system, which falls when the process ends, however."""
+"""Locks a fold while a process trains it; the operating system releases the lock when the process ends."""
 
 import os
 import socket
@@ -13,13 +13,13 @@ from autoseg.document import Document, read_document
 from autoseg.errors import DocumentError, RunError, TrainingError
 from autoseg.run_folder import FoldFolder, make_folder
 
-ATTEMPTS: Final = 10  # `find_holder` holds the lock for an instant, too
+ATTEMPTS: Final = 10  # `find_holder` briefly holds the lock, too
 SECONDS_BETWEEN_ATTEMPTS: Final = 0.1
 
 if sys.platform == "win32":
     import msvcrt
 
-    LOCKED_BYTE: Final = 1 << 30  # far behind the content, which must stay readable
+    LOCKED_BYTE: Final = 1 << 30  # far beyond the content, which must stay readable
 
     def _lock(file: TextIO, *, is_shared: bool) -> None:
         del is_shared
@@ -53,11 +53,11 @@ class LockHolder(Document):
 
 
 @contextmanager
-def locked(folder: FoldFolder, *, device: str) -> Iterator[None]:
-    """Within it, no other process trains this fold.
+def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
+    """Context manager that keeps other processes from training this fold.
 
     Raises:
-        TrainingError: Another process does.
+        TrainingError: Another process trains it.
         RunError: The folder cannot be written, or its file system has no locks.
     """
     make_folder(folder.lock.parent)
@@ -76,11 +76,11 @@ def locked(folder: FoldFolder, *, device: str) -> Iterator[None]:
 
 @contextmanager
 def waiting_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Within it, no other process is in a block of the same file; waits for one that is.
+    """Context manager that waits until no other process holds the lock of the same file.
 
     Args:
-        path: Of the lock's file, which stays.
-        on_wait: Called once if another process is there.
+        path: Lock file; it is not removed.
+        on_wait: Called once if another process holds the lock.
 
     Raises:
         RunError: The folder cannot be written, or its file system has no locks.
@@ -98,14 +98,14 @@ def waiting_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 def find_holder(folder: FoldFolder) -> LockHolder | None:
-    """The process that trains a fold at this moment; None if there is none."""
+    """Finds the process that trains a fold now; None if there is none."""
     try:
         with folder.lock.open("r", encoding="utf-8") as file:
             _lock(file, is_shared=True)
             _unlock(file)
     except BlockingIOError:
         return _read_holder(folder)
-    except OSError:  # there is no lock file, or no locks at all
+    except OSError:  # no lock file, or a file system without locks
         return None
     return None
 
@@ -128,7 +128,7 @@ def _acquire(file: TextIO) -> bool:
 def _read_holder(folder: FoldFolder) -> LockHolder:
     try:
         return read_document(folder.lock, LockHolder)
-    except DocumentError:  # it has the lock, and is about to write its name
+    except DocumentError:  # the other process has the lock and has not written its name yet
         return LockHolder(pid=0, host="", device="")
 
 

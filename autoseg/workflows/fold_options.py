@@ -1,4 +1,4 @@
-"""How one fold is trained: what was asked for, completed by what is there already and by the machine."""
+"""Builds the options of one training from the request, an existing checkpoint and the machine."""
 
 from functools import partial
 from typing import Final
@@ -19,31 +19,31 @@ from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.validation import measure_volume_dice
 
-# Patches for a GPU need many processes; on a CPU the network itself needs the cores, and one process keeps up.
+# Preparing patches for a GPU takes many processes; on a CPU the network needs the cores, and one process suffices.
 MOST_WORKERS: Final = 12
 
 
-def resolve_options(
+def build_training_options(
     job: FoldJob,
     request: TrainingRequest,
     number_type: NumberType,
     *,
-    begun: CheckpointDescription | None,
+    checkpoint: CheckpointDescription | None,
     budget: Budget | None = None,
     progress: Progress,
     team: Team = ALONE,
 ) -> TrainingOptions:
-    """What was not asked for is taken from the training that is already there.
+    """Builds the options of a training; a seed that is not requested is that of the existing training.
 
     Raises:
-        TrainingError: No plateau could show.
+        TrainingError: A plateau is requested for the fold "all", which has no validation.
     """
     if request.length.until_plateau and job.fold == ALL_CASES:
         msg = 'the fold "all" holds no case out on which a plateau could show; choose a fold, or give --epochs'
         raise TrainingError(msg)
     seed = request.seed
     if seed is None:
-        seed = 0 if begun is None else begun.identity.seed
+        seed = 0 if checkpoint is None else checkpoint.identity.seed
     return TrainingOptions(
         device=job.device,
         seed=seed,
@@ -66,11 +66,11 @@ def resolve_options(
     )
 
 
-def find_begun(folder: FoldFolder) -> CheckpointDescription | None:
-    """The newest checkpoint from which a training can go on.
+def find_newest_checkpoint(folder: FoldFolder) -> CheckpointDescription | None:
+    """Finds the newest checkpoint from which a training can be resumed.
 
     Raises:
-        TrainingError: It is damaged.
+        TrainingError: A checkpoint is damaged.
     """
     paths = (folder.final_checkpoint, folder.latest_checkpoint)
     descriptions = [read_description(path) for path in paths if path.exists()]
@@ -78,7 +78,7 @@ def find_begun(folder: FoldFolder) -> CheckpointDescription | None:
 
 
 def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:
-    """Checks that what is there was trained on arrays like those of the plan.
+    """Checks that an existing training used arrays like those of the plan.
 
     Raises:
         TrainingError: Axes, normalization, spacing or labels have changed since.
@@ -94,7 +94,7 @@ def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:
 
 
 def compute_loader_count(device_type: str) -> int:
-    """Processes that prepare patches."""
+    """Returns the number of processes that prepare patches."""
     if device_type == "cpu":
         return 1
     return max(1, min(MOST_WORKERS, count_usable_cores() - 1))

@@ -1,4 +1,4 @@
-"""The time of one fold: how much of it validation takes, what is left for training, and whether that is enough."""
+"""Divides the time budget of one fold between training and validation, and checks that it is enough."""
 
 import math
 import time
@@ -13,24 +13,23 @@ from autoseg.training.pace import Budget, Forecast, count_iterations, estimate_e
 from autoseg.training.start import Length
 from autoseg.validation_conditions import LARGEST_VALIDATION_SHARE as LARGEST_SHARE
 from autoseg.validation_conditions import is_hopeless
-from autoseg.workflows.status import has_final_model, read_validation
+from autoseg.workflows.status import ValidationChoice, has_final_model, read_validation
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.validation_choice import ValidationChoice
-from autoseg.workflows.validation_cost import choose_validation, measure_validation_cost
+from autoseg.workflows.validation_cost import fit_validation, measure_validation_cost
 
-MARGIN: Final = 1.05  # on a time that is recommended
-VALIDATION_WORTH_A_WORD: Final = 0.1  # of a budget
+MARGIN: Final = 1.05  # added to recommended budgets
+MENTIONED_VALIDATION_FRACTION: Final = 0.1  # of a budget; a longer validation is mentioned
 SECONDS_NAMED_IN_MINUTES: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldTime:
-    """What a fold may take.
+    """Division of the time of a fold.
 
     Attributes:
-        budget: For training, and what follows it; None: as long as it needs, or nothing is left to train.
-        validation: What there is time for; None for all of it.
+        budget: Budget of the training and what follows it; None if there is no limit or nothing is left to train.
+        validation: Validation that fits into the time; None for a whole one.
     """
 
     budget: Budget | None = None
@@ -38,15 +37,15 @@ class FoldTime:
 
 
 def find_fold_time(
-    job: FoldJob, request: TrainingRequest, begun: CheckpointDescription | None, progress: Progress
+    job: FoldJob, request: TrainingRequest, checkpoint: CheckpointDescription | None, progress: Progress
 ) -> FoldTime:
-    """Divides the time that is asked for, or planned, by what validation takes on this machine.
+    """Divides the requested or planned time, after measuring how long validation takes on this machine.
 
-    A budget that is asked for counts from now; the plan's counts what earlier calls have spent already, and gives way
-    to a number of epochs.
+    A requested budget starts now. The plan's budget includes the time spent in earlier calls, and does not apply where
+    a number of epochs is requested.
 
     Raises:
-        TrainingError: Validation takes too much of it, whatever is left out.
+        TrainingError: Validation takes too much of the time, even when reduced as far as possible.
         RunError: A preprocessed case or reference is missing.
     """
     planned = job.configuration_plan.training.budget_seconds
@@ -57,49 +56,49 @@ def find_fold_time(
         progress.note(f"--epochs decides, so the budget of the plan ({format_duration(planned)}) does not hold")
     if limit is None:
         return FoldTime()
-    if begun is not None and has_final_model(job.folder) and request.length.more_epochs is None:
-        return FoldTime(validation=_choose_validation_again(job, request, limit, progress))
+    if checkpoint is not None and has_final_model(job.folder) and request.length.more_epochs is None:
+        return FoldTime(validation=_refit_validation(job, request, limit, progress))
     start = time.monotonic()
     progress.note("measuring how fast this machine trains and validates")
-    validation = _choose_within_third(job, limit, progress)
-    spent = 0.0 if begun is None or request.budget_seconds is not None else begun.spent_seconds
+    validation = _fit_into_third(job, limit, progress)
+    spent = 0.0 if checkpoint is None or request.budget_seconds is not None else checkpoint.spent_seconds
     reserved = 0.0 if validation is None else validation.seconds
     return FoldTime(budget=Budget(seconds=limit - spent, reserved_seconds=reserved, start=start), validation=validation)
 
 
-def _choose_validation_again(
+def _refit_validation(
     job: FoldJob, request: TrainingRequest, limit_seconds: float, progress: Progress
 ) -> ValidationChoice | None:
-    """Of a finished training: what there is, unless there is time for a better one."""
+    """Returns the existing validation of a finished training, unless there is time for a better one."""
     found = None if job.fold == ALL_CASES else read_validation(job.folder, job.cases.validation)
     if found is None:
-        return _choose_within_third(job, limit_seconds, progress)
+        return _fit_into_third(job, limit_seconds, progress)
     existing = found.choice
     if not existing.limits:
         return None
     if request.budget_seconds is not None:
-        chosen = _measure_and_choose(job, limit_seconds, validation_seconds=limit_seconds)
+        chosen = _measure_and_fit(job, limit_seconds, validation_seconds=limit_seconds)
         if chosen.seconds <= limit_seconds and chosen.is_better_than(existing):
             return chosen
     progress.note(f"the validation there is does with {'; '.join(existing.limits)}: {_advise_whole(job)}")
     return existing
 
 
-def _choose_within_third(job: FoldJob, limit_seconds: float, progress: Progress) -> ValidationChoice | None:
-    """The validation that takes at most a third of the time; says so if that is not a whole one.
+def _fit_into_third(job: FoldJob, limit_seconds: float, progress: Progress) -> ValidationChoice | None:
+    """Fits the validation into a third of the time; warns if it is not a whole one.
 
     Raises:
-        TrainingError: Not even one case can be predicted and evaluated in it.
+        TrainingError: Not even one case can be predicted and evaluated in that time.
     """
     if job.fold == ALL_CASES or not job.cases.validation:
         return None
-    chosen = _measure_and_choose(job, limit_seconds, validation_seconds=LARGEST_SHARE * limit_seconds)
+    chosen = _measure_and_fit(job, limit_seconds, validation_seconds=LARGEST_SHARE * limit_seconds)
     limit, seconds = format_duration(limit_seconds), format_duration(chosen.seconds)
     if chosen.seconds > LARGEST_SHARE * limit_seconds:
         msg = (
             f"validation takes at most a third of a budget, here of {limit}, but a single held-out case takes "
-            f"{seconds} on this machine; give --budget {name_time(chosen.seconds / LARGEST_SHARE)} or more, or train "
-            f"on all cases and validate none: --fold all"
+            f"{seconds} on this machine; give --budget {format_budget(chosen.seconds / LARGEST_SHARE)} or more, or "
+            f"train on all cases and validate none: --fold all"
         )
         raise TrainingError(msg)
     if chosen.limits:
@@ -111,12 +110,12 @@ def _choose_within_third(job: FoldJob, limit_seconds: float, progress: Progress)
     return chosen
 
 
-def _measure_and_choose(job: FoldJob, limit_seconds: float, *, validation_seconds: float) -> ValidationChoice:
+def _measure_and_fit(job: FoldJob, limit_seconds: float, *, validation_seconds: float) -> ValidationChoice:
     cases = job.cases.validation
     cost = measure_validation_cost(
         job.run, job.plan, job.configuration, cases=cases, device=job.device, limit_seconds=limit_seconds
     )
-    return choose_validation(cost, cases, limit_seconds=validation_seconds)
+    return fit_validation(cost, cases, limit_seconds=validation_seconds)
 
 
 def _advise_whole(job: FoldJob) -> str:
@@ -124,8 +123,10 @@ def _advise_whole(job: FoldJob) -> str:
     return f"a whole one is made by autoseg select {job.run.root}, or afterwards by {command} --budget TIME"
 
 
-def check_forecast(job: FoldJob, forecast: Forecast, fold_time: FoldTime, begun: CheckpointDescription | None) -> None:
-    """Checks that a training that is laid out within a budget is one.
+def check_forecast(
+    job: FoldJob, forecast: Forecast, fold_time: FoldTime, checkpoint: CheckpointDescription | None
+) -> None:
+    """Checks that a training within a budget has enough iterations.
 
     Raises:
         TrainingError: It has less than a tenth of the iterations that the plan needs.
@@ -135,21 +136,21 @@ def check_forecast(job: FoldJob, forecast: Forecast, fold_time: FoldTime, begun:
     if budget is None or needed is None or iterations is None or not is_hopeless(iterations, needed):
         return
     if iterations >= plan.epochs * plan.iterations_per_epoch:
-        return  # the plan has no more, which is no matter of time
-    done = 0 if begun is None else begun.trained_iterations
-    enough = name_time(_estimate_enough_seconds(forecast, budget, fold_time.validation, iterations=needed - done))
+        return  # the plan itself has no more iterations, so time is not the reason
+    done = 0 if checkpoint is None else checkpoint.trained_iterations
+    enough = format_budget(_estimate_enough_seconds(forecast, budget, fold_time.validation, iterations=needed - done))
     ways = [
         f"give --budget {enough}, which is enough for {needed:,} on this machine",
         _advise_smaller_plan(job, budget, enough),
     ]
-    if budget.reserved_seconds >= VALIDATION_WORTH_A_WORD * budget.seconds:
+    if budget.reserved_seconds >= MENTIONED_VALIDATION_FRACTION * budget.seconds:
         ways.append(
             f"hold fewer cases out (autoseg plan --splits) or none (--fold all): validation takes "
             f"{format_duration(budget.reserved_seconds)} of the time"
         )
     msg = (
         f"{job.configuration}, fold {job.fold}: in {format_duration(max(0.0, budget.seconds))} this machine trains "
-        f"{iterations:,} of the {needed:,} iterations that the plan needs at least. Less than a tenth is no training; "
+        f"{iterations:,} of the {needed:,} iterations that the plan needs at least. Less than a tenth is too little; "
         f"nothing was trained. One of these helps:"
     )
     raise TrainingError("".join([msg, *(f"\n  - {way}" for way in ways)]))
@@ -158,7 +159,7 @@ def check_forecast(job: FoldJob, forecast: Forecast, fold_time: FoldTime, begun:
 def _estimate_enough_seconds(
     forecast: Forecast, budget: Budget, validation: ValidationChoice | None, *, iterations: int
 ) -> float:
-    """A budget in which so many iterations are trained, and validation takes a third at most."""
+    """Estimates a budget for so many iterations, of which validation takes at most a third."""
     schedule = forecast.schedule
     training_seconds = iterations * estimate_epoch_seconds(schedule, forecast.times) / schedule.iterations_per_epoch
     whole_seconds = 0.0 if validation is None else validation.whole_seconds
@@ -168,7 +169,7 @@ def _estimate_enough_seconds(
 
 def _advise_smaller_plan(job: FoldJob, budget: Budget, enough: str) -> str:
     if job.configuration_plan.training.budget_seconds is None:
-        given = name_time(budget.seconds)
+        given = format_budget(budget.seconds)
         return f"plan a smaller network: autoseg plan DATASET --run OTHER --planner lite --budget {given}"
     return (
         f"plan again while nothing else uses this machine: autoseg plan DATASET --run OTHER "
@@ -176,8 +177,8 @@ def _advise_smaller_plan(job: FoldJob, budget: Budget, enough: str) -> str:
     )
 
 
-def name_time(seconds: float) -> str:
-    """As --budget takes it, rounded up: 40s, 25m or 1h30m."""
+def format_budget(seconds: float) -> str:
+    """Formats a time for --budget, rounded up: 40s, 25m or 1h30m."""
     if seconds <= SECONDS_NAMED_IN_MINUTES:
         return f"{math.ceil(seconds / 10) * 10}s"
     hours, minutes = divmod(math.ceil(seconds / 60), 60)

@@ -1,4 +1,4 @@
-"""What a program gives to be segmented: a path, an image of nibabel or SimpleITK, or an array; the same goes back."""
+"""Converts images given to the Python API (paths, nibabel or SimpleITK images, arrays) and the results back."""
 
 import os
 import warnings
@@ -33,54 +33,54 @@ ADVICE: Final = {
     "SimpleITK": "give the image itself",
     "pydicom": "make one file of the series with dcm2niix, or read it with SimpleITK.ImageSeriesReader",
 }
-"""What to do with objects of other libraries."""
+"""Advice for objects of other libraries."""
 
 DIRECTION_WORDS: Final = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I": "feet"}
-CALLER_OF_PREDICT_VOLUME: Final = 5  # frames from the warning, the first one included
+CALLER_OF_PREDICT_VOLUME: Final = 5  # stack frames from the warning to the caller, both included
 
-GiveBack = Callable[[NDArray[np.integer]], Any]
+ConvertResult = Callable[[NDArray[np.integer]], Any]
 
 
 class OrientationWarning(UserWarning):
-    """An array was given without its orientation, and what is assumed of it may be wrong."""
+    """An array was given without its orientation, and the assumed orientation may be wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GivenImage:
+class InputImage:
     """An image to be segmented.
 
     Attributes:
         array: Intensities.
-        grid: Where they lie.
-        give_back: Makes of a label map on this grid what the program gets.
+        grid: Grid of the array.
+        convert_result: Converts a label map on this grid to the type of the input.
     """
 
     array: Float32[np.ndarray, "channel z y x"]
     grid: Grid
-    give_back: GiveBack
+    convert_result: ConvertResult
 
 
-def take_image(
+def open_input_image(
     image: object, model: SegmentationModel, *, spacing_mm: Iterable[SupportsFloat] | None, orientation: str | None
-) -> GivenImage:
-    """Reads or converts what a program gave; see `autoseg.predict_volume` for what that may be.
+) -> InputImage:
+    """Reads or converts an image; see `autoseg.predict_volume` for the supported types.
 
     Raises:
-        PredictionError: It is nothing of the kind, or does not fit the model.
+        PredictionError: The type is not supported, or the image does not fit the model.
         VolumeError: A file or an image cannot be read.
         GridError: The channels do not lie on one grid.
     """
     parts = list(image) if isinstance(image, list | tuple) else [image]
     kind = _find_kind(parts)
     if kind == "array":
-        return _take_arrays(parts, model, spacing_mm=spacing_mm, orientation=orientation)
+        return _convert_arrays(parts, model, spacing_mm=spacing_mm, orientation=orientation)
     if spacing_mm is not None or orientation is not None:
         what = "the file" if kind == "path" else f"the {kind} image"
         msg = (
             f"spacing_mm and orientation belong to arrays, found them beside {what}, which has its own; leave them out"
         )
         raise PredictionError(msg)
-    taken = _take_files(parts, model) if kind == "path" else _take_opened(parts, kind)
+    taken = _open_files(parts, model) if kind == "path" else _convert_opened(parts, kind)
     _check_dimensions(taken.grid, model)
     return taken
 
@@ -109,11 +109,11 @@ def _name_kind(part: object) -> str:
     raise PredictionError(msg)
 
 
-def _take_files(parts: Sequence[Any], model: SegmentationModel) -> GivenImage:
+def _open_files(parts: Sequence[Any], model: SegmentationModel) -> InputImage:
     paths = [Path(part) for part in parts]
     for path in paths:
         _check_file(path)
-    if len(paths) == 1:  # with the files of the other channels beside it, as the command takes it
+    if len(paths) == 1:  # files of the other channels are found beside it, as by the command
         plan = model.plan
         cases, _ = find_images(paths[0], channel_count=len(plan.channels), file_ending=plan.file_ending)
         paths = list(cases[0].image_paths)
@@ -123,10 +123,10 @@ def _take_files(parts: Sequence[Any], model: SegmentationModel) -> GivenImage:
     written = label_map_ending(ending)
     place = paths[0] if written == ending else paths[0].with_name(f"label_map{written}")
 
-    def give_back(label_map: NDArray[np.integer]) -> Any:
+    def convert_result(label_map: NDArray[np.integer]) -> Any:
         return build_label_map(place, label_map, grid=volume.grid, like=paths[0])
 
-    return GivenImage(array=volume.array, grid=volume.grid, give_back=give_back)
+    return InputImage(array=volume.array, grid=volume.grid, convert_result=convert_result)
 
 
 def _check_file(path: Path) -> None:
@@ -142,13 +142,13 @@ def _check_file(path: Path) -> None:
         raise PredictionError(msg)
 
 
-def _take_opened(parts: Sequence[Any], library: str) -> GivenImage:
+def _convert_opened(parts: Sequence[Any], library: str) -> InputImage:
     volume: Volume = convert_images(parts, library)
 
-    def give_back(label_map: NDArray[np.integer]) -> Any:
+    def convert_result(label_map: NDArray[np.integer]) -> Any:
         return build_label_map_like(parts[0], label_map, grid=volume.grid, library=library)
 
-    return GivenImage(array=volume.array, grid=volume.grid, give_back=give_back)
+    return InputImage(array=volume.array, grid=volume.grid, convert_result=convert_result)
 
 
 def _check_dimensions(grid: Grid, model: SegmentationModel) -> None:
@@ -160,18 +160,18 @@ def _check_dimensions(grid: Grid, model: SegmentationModel) -> None:
         raise PredictionError(msg)
 
 
-def _take_arrays(
+def _convert_arrays(
     parts: Sequence[Any],
     model: SegmentationModel,
     *,
     spacing_mm: Iterable[SupportsFloat] | None,
     orientation: str | None,
-) -> GivenImage:
+) -> InputImage:
     array = _join_channels(parts)
     _check_axes(array, model)
     if spacing_mm is None:
         msg = (
-            "an array does not tell how far its voxels are apart; give spacing_mm=(z, y, x) in millimetres, or give "
+            "an array does not contain its voxel spacing; give spacing_mm=(z, y, x) in millimetres, or give "
             "the path or the image itself"
         )
         raise PredictionError(msg)
@@ -181,7 +181,7 @@ def _take_arrays(
     grid = build_array_grid(volume.shape[1:], spacing_mm, orientation=orientation, trained_orientation=trained)
     if orientation is None and trained is not None:
         _warn_of_orientation(trained)
-    return GivenImage(array=volume, grid=grid, give_back=lambda label_map: label_map)
+    return InputImage(array=volume, grid=grid, convert_result=lambda label_map: label_map)
 
 
 def _join_channels(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -217,7 +217,7 @@ def _check_axes(array: NDArray[Any], model: SegmentationModel) -> None:
 
 
 def _ends_in_channels(shape: tuple[int, ...], channels: int, *, takes_pictures: bool) -> bool:
-    """Whether the channels come last: as many as the model takes, or the colours of a picture."""
+    """Whether the channels come last: as many as the model has, or the colours of a picture."""
     if len(shape) == 4:
         return shape[0] != channels and shape[-1] in {channels, *COLOURS}
     return len(shape) == 3 and shape[-1] in ({channels} if channels > 1 else set(COLOURS) if takes_pictures else ())
@@ -230,10 +230,10 @@ def build_array_grid(
     orientation: str | None,
     trained_orientation: str | None,
 ) -> Grid:
-    """The grid of an array, whose place in the world is unknown and does not matter.
+    """Builds the grid of an array, whose position in world coordinates is unknown and does not matter.
 
     Raises:
-        PredictionError: Spacing or orientation make no sense.
+        PredictionError: Spacing or orientation are invalid.
     """
     z, y, x = _read_spacing(spacing_mm)
     if orientation is not None and not _is_orientation_code(orientation):
@@ -266,7 +266,7 @@ def _is_orientation_code(text: str) -> bool:
 
 
 def _warn_of_orientation(trained: str) -> None:
-    """A warning of Python, which shows once for each line that calls, since the caller can do away with it."""
+    """Issues a Python warning, which is shown once per calling line, as the caller can avoid it."""
     directions = ", ".join(
         f"{axis} to the {DIRECTION_WORDS[letter]}" for axis, letter in zip("xyz", trained, strict=True)
     )

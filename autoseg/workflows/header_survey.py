@@ -1,4 +1,4 @@
-"""What the headers of a dataset tell: orientations, and files of one case that do not lie on quite the same grid."""
+"""Surveys the headers of a dataset: orientations, and files of one case whose grids differ slightly."""
 
 import logging
 from collections import Counter
@@ -16,12 +16,12 @@ from autoseg.workflows.case_reading import try_reading_grid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderSurvey:
-    """What was found.
+    """Result of a survey of headers.
 
     Attributes:
         orientations: Axis codes (x, y, z) with the number of cases, the most frequent first; pictures have none.
-        notes: One sentence each.
-        grids: Of the first channel of every case whose header can be read, by the case's name.
+        notes: Remarks, one sentence each.
+        grids: Grid of the first channel by case name, for every case whose header can be read.
     """
 
     orientations: tuple[tuple[str, int], ...]
@@ -38,7 +38,7 @@ class _Found:
 
 
 def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
-    """Reads every header. What cannot be read is left out: reading the case reports it."""
+    """Reads every header; unreadable files are skipped, as reading the case reports them."""
     found = _Found()
     with _collect_warnings() as warnings:
         for case in cases:
@@ -59,7 +59,7 @@ def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
 
 
 class _Collector(logging.Handler):
-    """Keeps what the readers of headers warn of."""
+    """Collects warnings of the header readers."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -83,7 +83,7 @@ def _collect_warnings() -> Iterator[list[logging.LogRecord]]:
 
 
 def _describe_warnings(records: Sequence[logging.LogRecord]) -> list[str]:
-    """One note for each kind of warning: its first occurrence, and the number of the others."""
+    """Writes one note for each kind of warning: its first occurrence and the number of others."""
     kinds: dict[str, list[str]] = {}
     for record in records:
         kinds.setdefault(str(record.msg), []).append(record.getMessage())

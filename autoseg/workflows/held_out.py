@@ -13,13 +13,12 @@ from autoseg.evaluation.summary import EvaluationSummary, MetricValues
 from autoseg.file_endings import label_map_ending
 from autoseg.inference.folds import find_folds
 from autoseg.inference.model import read_common_plan
-from autoseg.networks.weights import hash_weights
 from autoseg.plan import Plan
 from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
 from autoseg.training.folds import Splits, select_fold
 from autoseg.workflows.cascade import list_stale_folds
-from autoseg.workflows.fold_lock import locked
+from autoseg.workflows.fold_lock import lock_fold
 from autoseg.workflows.status import has_final_model, read_fold_status, read_validation
 from autoseg.workflows.unfinished_folds import advise_on_unfinished, describe_unfinished
 from autoseg.workflows.validation import validate_fold
@@ -133,7 +132,7 @@ def complete_validations(
             f"{name}, fold {fold}: its validation was limited by a budget ({'; '.join(found.choice.limits)}); a whole "
             f"one of {len(cases)} cases is made now"
         )
-        with locked(folder, device=device):
+        with lock_fold(folder, device=device):
             validate_fold(run, name, fold, cases=cases, device=device, progress=progress)
         is_changed = True
     return is_changed
@@ -176,19 +175,6 @@ def tabulate_dice(metrics: Sequence[Mapping[str, MetricValues]], keys: Sequence[
     """Dice of every case and class; NaN where it is not defined."""
     rows = [[np.nan if entry[key].Dice is None else entry[key].Dice for key in keys] for entry in metrics]
     return np.array(rows, dtype=np.float64)
-
-
-def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
-    """SHA-256 of everything that predicts: of the folds of every stage, in the order of the stages.
-
-    Raises:
-        PredictionError: A fold of a stage is not trained.
-    """
-    return tuple(
-        hash_weights(run.fold(stage, fold).final_checkpoint)
-        for stage in plan.list_stages(configuration)
-        for fold in find_folds(run, stage, folds)
-    )
 
 
 def describe_left_out(

@@ -1,4 +1,4 @@
-"""Makes dataset.json of what lies in a folder: which files belong together, what the labels are, who is the patient."""
+"""Writes dataset.json for a folder: pairs files, and finds labels, channels and patients."""
 
 import json
 from collections import Counter
@@ -26,12 +26,12 @@ HOUNSFIELD_OF_AIR: Final = -500  # no other modality stores air as strongly nega
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitRequest:
-    """What the user asked for.
+    """Options that the user chose.
 
     Attributes:
-        patterns: Which files are images and label maps; None to find it out by their names.
+        patterns: Patterns of images and label maps; None recognizes them by their names.
         overwrite: Replace dataset.json, groups.json and joined label maps.
-        workers: Processes; None chooses by cores and memory.
+        workers: Number of processes; None chooses it from cores and free memory.
     """
 
     patterns: FilePatterns | None = None
@@ -41,11 +41,13 @@ class InitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRow:
-    """A label or region as it was proposed.
+    """A proposed label or region.
 
     Attributes:
-        cases: In which it occurs.
-        voxel_fraction: Of all voxels of all cases.
+        name: Proposed name.
+        values: Values in the label maps.
+        cases: Number of cases in which it occurs.
+        voxel_fraction: Its fraction of all voxels of all cases.
     """
 
     name: str
@@ -56,16 +58,19 @@ class LabelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitReport:
-    """What was understood and written.
+    """Result of `autoseg init`.
 
     Attributes:
-        ways: How label files were assigned to images, with the number of files.
+        dataset: Folder of the dataset.
+        cases: Cases of the dataset.
+        channels: Names of the channels.
+        ways: Ways in which label files were assigned to images, with the number of files.
         labels: Background first.
         region_order: `regions_class_order`, where labels are regions.
-        groups: Names of cases by patient; empty where each patient has one case.
-        joined: Folder of the label maps that were joined of masks, or None.
-        left_out: Paths by reason.
-        notes: What the user should know, one sentence each.
+        groups: Names of cases by patient; empty if each patient has one case.
+        joined: Folder of the label maps joined from masks; None if there were no masks.
+        left_out: Paths of ignored files by reason.
+        notes: Remarks for the user, one sentence each.
     """
 
     dataset: Path
@@ -81,11 +86,11 @@ class InitReport:
 
 
 def init_dataset(folder: Path, request: InitRequest, *, progress: Progress) -> InitReport:
-    """Writes dataset.json, groups.json where patients have several images, and label maps joined of masks.
+    """Writes dataset.json, groups.json if patients have several images, and label maps joined from masks.
 
     Raises:
         DatasetError: Files cannot be paired with certainty, or no label file holds labels.
-        RunError: Something is there already, or the folder cannot be written.
+        RunError: A file exists already, or the folder cannot be written.
     """
     root = _check_folder(folder, overwrite=request.overwrite)
     pairing, files = pair_tree(root, request.patterns)
@@ -116,7 +121,7 @@ def init_dataset(folder: Path, request: InitRequest, *, progress: Progress) -> I
 
 
 def describe_dataset(report: InitReport) -> str:
-    """The text of dataset.json."""
+    """Formats the text of dataset.json."""
     endings = _count_endings(report.cases)
     content: dict[str, object] = {
         "name": report.dataset.name,
@@ -137,7 +142,7 @@ def describe_dataset(report: InitReport) -> str:
 
 
 def _write(report: InitReport) -> None:
-    """dataset.json comes last: what it needs is there when it is."""
+    """Writes dataset.json last, when everything that it refers to exists."""
     if report.groups:
         groups = {case.name: case.group for case in report.cases}
         write_text(report.dataset / GROUPS_NAME, json.dumps(groups, indent=2, ensure_ascii=False) + "\n")
@@ -146,7 +151,7 @@ def _write(report: InitReport) -> None:
 
 def _check_folder(folder: Path, *, overwrite: bool) -> Path:
     if not folder.is_dir():
-        msg = f"{folder} is no folder; name the folder that holds images and label maps"
+        msg = f"{folder} is not a folder; name the folder that holds images and label maps"
         raise RunError(msg)
     check_writable(folder)
     _check_absent(folder / DESCRIPTION_NAME, overwrite=overwrite)
@@ -160,7 +165,7 @@ def _check_absent(path: Path, *, overwrite: bool) -> None:
 
 
 def _leave_out_unreadable(root: Path, cases: Sequence[DraftCase]) -> tuple[tuple[DraftCase, ...], dict[str, str]]:
-    """Separates cases with a file of a format that is known and not read."""
+    """Separates cases that have a file in a known but unsupported format."""
     kept: list[DraftCase] = []
     left_out: dict[str, str] = {}
     for case in cases:
@@ -195,7 +200,7 @@ def _survey(root: Path, cases: Sequence[DraftCase], request: InitRequest, progre
 
 
 def _probe_channels(root: Path, cases: Sequence[DraftCase], draft: Draft) -> tuple[tuple[str, ...], list[str]]:
-    """Reads the first image that can be read: headers of pictures do not tell the number of channels."""
+    """Names the channels after reading one image, as headers of pictures do not state the number of channels."""
     for case in cases:
         try:
             array = read_image([root / case.images[0]]).array
@@ -267,11 +272,11 @@ def _note_files(root: Path, found: LabelsFound, *, has_groups: bool) -> list[str
     pattern = None if has_groups else suggest_group_pattern([case.name for case in found.cases])
     if pattern is not None:
         notes.append(
-            f"warning: names look as if some cases were of one patient, which no folder tells: if so, keep them in one "
-            f"fold with autoseg plan --group-by '{pattern}'"
+            f"warning: names suggest that some cases belong to one patient, which no folder shows: if so, keep them in "
+            f"one fold with autoseg plan --group-by '{pattern}'"
         )
     if (root / SPLITS_NAME).is_file():
-        notes.append(f"{SPLITS_NAME} lies there and decides the folds")
+        notes.append(f"{SPLITS_NAME} exists and determines the folds")
     if (root / GROUPS_NAME).is_file() and not has_groups:
-        notes.append(f"{GROUPS_NAME} lies there and is kept")
+        notes.append(f"{GROUPS_NAME} exists and is kept")
     return notes

@@ -1,4 +1,4 @@
-"""What is kept of a training that was asked to end, and how it goes on: in words, read off its files."""
+"""Describes, from its files, what is kept of an interrupted training and how to continue it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,33 +13,33 @@ from autoseg.workflows.training_state import read_state
 
 
 @contextmanager
-def interruption_described(folder: FoldFolder, request: TrainingRequest, *, name: str) -> Iterator[None]:
-    """Within it, a fold is trained and validated; an interruption says what is kept and what to do.
+def describe_interruptions(folder: FoldFolder, request: TrainingRequest, *, name: str) -> Iterator[None]:
+    """Context manager around the training of a fold that explains interruptions.
 
     Raises:
-        Stopped: In place of a plain KeyboardInterrupt.
+        Stopped: Instead of a plain KeyboardInterrupt; says what is kept and how to continue.
     """
     try:
         yield
     except KeyboardInterrupt as interruption:
-        msg = f"{name}: {describe_kept(folder)}; {advise(folder, request)}"
+        msg = f"{name}: {describe_kept(folder)}; {describe_continuation(folder, request)}"
         raise Stopped(msg) from interruption
 
 
 def describe_kept(folder: FoldFolder) -> str:
-    """How far a training is that nobody continues at this moment."""
+    """Describes how far a training is that no process continues now."""
     state = read_state(folder)
     if folder.latest_checkpoint.exists():
         return _describe_latest(folder.latest_checkpoint)
     if not folder.final_checkpoint.exists():
-        return "nothing is saved, as no iteration was over"
+        return "nothing is saved, as no iteration was finished"
     if state is not None and state.phase == "validating":
         return f"the model is trained and saved, its validation was at case {state.cases_done} of {state.cases}"
     return "the trained model is kept"
 
 
-def advise(folder: FoldFolder, request: TrainingRequest) -> str:
-    """Which command goes on: the same one, but for options that mean what they say every time."""
+def describe_continuation(folder: FoldFolder, request: TrainingRequest) -> str:
+    """Names the command that continues: the same one, without options that would discard or extend again."""
     state = read_state(folder)
     is_validated = state is not None and state.phase == "validating"
     if request.restart and (folder.latest_checkpoint.exists() or folder.final_checkpoint.exists()):
@@ -49,12 +49,12 @@ def advise(folder: FoldFolder, request: TrainingRequest) -> str:
     return "the same command continues"
 
 
-def advise_queue(request: TrainingRequest, waiting: Sequence[str]) -> str:
-    """The same for many trainings.
+def describe_queue_continuation(request: TrainingRequest, waiting: Sequence[str]) -> str:
+    """Names the command that continues many trainings.
 
     Args:
-        request: Of all of them.
-        waiting: Those that were not begun.
+        request: Options of all trainings.
+        waiting: Names of the trainings that were not started.
     """
     flag = "--restart" if request.restart else "--extend" if request.length.more_epochs is not None else None
     if flag is None:
@@ -66,7 +66,7 @@ def advise_queue(request: TrainingRequest, waiting: Sequence[str]) -> str:
 
 
 def describe_reached(description: CheckpointDescription) -> str:
-    """Where the state of a training stands."""
+    """Describes the epoch and iteration of a checkpoint."""
     schedule = description.schedule
     epochs_done, iterations_done = description.reached
     end = "" if schedule.end_epoch is None else f" of {schedule.end_epoch}"
@@ -75,17 +75,17 @@ def describe_reached(description: CheckpointDescription) -> str:
     return f"in epoch {epochs_done + 1}{end}, after iteration {iterations_done} of {schedule.iterations_per_epoch}"
 
 
-def describe_start(folder: FoldFolder, begun: CheckpointDescription | None) -> str | None:
-    """Where a training goes on; None for one that begins, or is finished.
+def describe_start(folder: FoldFolder, checkpoint: CheckpointDescription | None) -> str | None:
+    """Describes where a training continues; None for a training that is new or finished.
 
     Args:
-        folder: Of the training.
-        begun: Its newest checkpoint.
+        folder: Folder of the training.
+        checkpoint: Its newest checkpoint.
     """
-    if begun is not None:
+    if checkpoint is not None:
         final = folder.final_checkpoint
-        is_finished = final.exists() and read_description(final).reached == begun.reached
-        return None if is_finished else f"continues, {describe_reached(begun)}"
+        is_finished = final.exists() and read_description(final).reached == checkpoint.reached
+        return None if is_finished else f"continues, {describe_reached(checkpoint)}"
     record = read_last_record(folder.training_log)
     if record is None:
         return None

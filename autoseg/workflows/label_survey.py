@@ -1,9 +1,10 @@
-"""What the label maps of a dataset hold, before dataset.json says what they should."""
+"""Surveys the values in the label maps of a folder that has no dataset.json yet."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,30 +22,22 @@ from autoseg.workflows.case_pool import Failure, PoolOutcome, compute_worker_cou
 from autoseg.workflows.case_reading import try_reading_grid
 from autoseg.workflows.file_pairing import refuse
 
-LARGEST_RANGE: Final = 2**16  # of values that are counted in a table
+LARGEST_RANGE: Final = 2**16  # of values that can be counted in a table
 BYTES_PER_VOXEL: Final = 16  # file and label map; a table is filled plane by plane
 VALUES_ADVICE: Final = "a label map has one value for each class"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SurveyJob:
-    """What a worker needs for a case."""
-
-    name: str
-    images: tuple[Path, ...]
-    label: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSurvey:
-    """What was found in a case.
+    """Label values of a case.
 
     Attributes:
-        voxels: By value; for joined masks by structure i + 1, where shared voxels count for each.
-        combinations: Voxels by combination of structures, of joined masks.
+        name: Name of the case.
+        voxels: Number of voxels by value; for joined masks by structure i + 1, where shared voxels count for each.
+        combinations: Number of voxels by combination of structures, for joined masks.
         mixed: Combinations of several structures, in the order of their numbers in the joined label map.
-        voxel_count: Of the whole case.
-        grid_differences: How image and label map differ, empty if they do not.
+        voxel_count: Number of voxels of the whole case.
+        grid_differences: Differences between the grids of image and label map.
     """
 
     name: str
@@ -55,7 +48,7 @@ class LabelSurvey:
     grid_differences: tuple[str, ...]
 
     def count_voxels(self, value: int) -> int:
-        """Voxels of a value, or of a structure with all that lies in it; background is what no structure holds."""
+        """Counts the voxels of a value, or of a structure including those inside it; 0 is what no structure covers."""
         if value == 0 and self.combinations:
             return self.voxel_count - sum(self.combinations.values())
         return self.voxels.get(value, 0)
@@ -63,11 +56,13 @@ class LabelSurvey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelsFound:
-    """What the label files say, whether they are label maps or were joined.
+    """Labels found in a folder, in label maps or in joined masks.
 
     Attributes:
-        cases: Those that could be read.
-        failures: The others.
+        cases: Cases that could be read.
+        proposal: Proposed names and values.
+        surveys: Label values of each of these cases.
+        failures: Cases that could not be read.
     """
 
     cases: tuple[DraftCase, ...]
@@ -76,27 +71,28 @@ class LabelsFound:
     failures: tuple[Failure, ...]
 
 
-def survey_job(job: SurveyJob) -> LabelSurvey:
-    """Runs in a worker process.
+def survey_label_map(case: DraftCase, *, root: Path) -> LabelSurvey:
+    """Counts the values of one label map, in a worker process.
 
     Raises:
         VolumeError: A file cannot be read, or does not hold labels.
     """
-    volume = read_label_map(job.label)
+    path = root / next(iter(case.masks.values()))
+    volume = read_label_map(path)
     found = count_values(volume.array)
-    _check_values(found, job.label)
+    _check_values(found, path)
     return LabelSurvey(
-        name=job.name,
+        name=case.name,
         voxels=found,
         combinations={},
         mixed=(),
         voxel_count=volume.array.size,
-        grid_differences=compare_grids(job.images, volume.grid),
+        grid_differences=compare_grids([root / image for image in case.images], volume.grid),
     )
 
 
 def count_values(label_map: Integer[np.ndarray, "z y x"]) -> dict[int, int]:
-    """Number of voxels by value, ascending."""
+    """Counts voxels by value, ascending."""
     lowest, highest = int(label_map.min()), int(label_map.max())
     if highest - lowest >= LARGEST_RANGE:
         values, numbers = np.unique(label_map, return_counts=True)
@@ -115,23 +111,14 @@ def survey_label_maps(
     Raises:
         DatasetError: No label map can be used.
     """
-    jobs = [
-        (
-            case.name,
-            SurveyJob(
-                name=case.name,
-                images=tuple(root / image for image in case.images),
-                label=root / next(iter(case.masks.values())),
-            ),
-        )
-        for case in cases
-    ]
+    jobs = [(case.name, case) for case in cases]
+    survey = partial(survey_label_map, root=root)
     count = count_workers(root, cases, bytes_per_voxel=BYTES_PER_VOXEL, requested=workers)
-    outcome = run_over_cases(survey_job, jobs, workers=count, label="Reading", progress=progress)
+    outcome = run_over_cases(survey, jobs, workers=count, label="Reading", progress=progress)
     check_some_left(root, outcome)
     totals: Counter[int] = Counter()
-    for survey in outcome.results:
-        totals.update(survey.voxels)
+    for found in outcome.results:
+        totals.update(found.voxels)
     if len(totals) > MOST_VALUES:
         problem = f"the label maps hold {len(totals)} different values, as numbered objects do; {VALUES_ADVICE}"
         refuse(root, [problem])
@@ -147,7 +134,7 @@ def survey_label_maps(
 
 
 def count_workers(root: Path, cases: Sequence[DraftCase], *, bytes_per_voxel: int, requested: int | None) -> int:
-    """As many processes as memory holds of the largest case."""
+    """Returns as many processes as memory allows for the largest case."""
     grids = [try_reading_grid(root / case.images[0]) for case in cases]
     largest = max((math.prod(grid.shape_voxels) for grid in grids if grid is not None), default=0)
     return compute_worker_count(requested=requested, case_count=len(cases), bytes_per_case=largest * bytes_per_voxel)
@@ -157,20 +144,20 @@ def check_some_left(root: Path, outcome: PoolOutcome[LabelSurvey]) -> None:
     """Checks that not all cases failed.
 
     Raises:
-        DatasetError: Names what is wrong with them.
+        DatasetError: All cases failed.
     """
     if not outcome.results:
         refuse(root, list_problems(outcome.failures))
 
 
 def keep_surveyed(cases: Sequence[DraftCase], surveys: Sequence[LabelSurvey]) -> tuple[DraftCase, ...]:
-    """The cases that could be read."""
+    """Returns the cases that could be read."""
     names = {survey.name for survey in surveys}
     return tuple(case for case in cases if case.name in names)
 
 
 def compare_grids(images: Sequence[Path], label: Grid) -> tuple[str, ...]:
-    """In what the grids of images differ from that of their label map."""
+    """Lists the differences between the grids of images and of their label map."""
     grids = [read_grid(image) for image in images]
     return tuple(dict.fromkeys(difference for grid in grids for difference in list_grid_differences(grid, label)))
 

@@ -1,4 +1,4 @@
-"""What the configurations of a plan cost on the device that would train them on this computer."""
+"""Surveys what training the configurations of a plan costs on this computer: time and memory."""
 
 import ctypes
 import hashlib
@@ -39,15 +39,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What was found.
+    """Costs of configurations on this computer.
 
     Attributes:
-        device: In words.
-        has_gpu: Whether that is a GPU.
-        memory_bytes: Of the device.
-        costs: By configuration.
-        problems: Why a configuration has no costs, by its name.
-        how: How the time is known, in words.
+        device: Device that would train, in words.
+        has_gpu: Whether the device is a GPU.
+        memory_bytes: Memory of the device.
+        costs: Costs by configuration.
+        problems: Reasons of missing costs by configuration.
+        how: How the time was determined, in words.
     """
 
     device: str
@@ -60,7 +60,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A device that trains."""
+    """A GPU that would train."""
 
     device: "torch.device"
     name: str
@@ -68,7 +68,7 @@ class Gpu:
 
 
 class TimingCircumstances(Part):
-    """All that the costs of a configuration on a GPU depend on."""
+    """Everything that the costs of a configuration on a GPU depend on."""
 
     device: str
     torch: str
@@ -79,7 +79,7 @@ class TimingCircumstances(Part):
 
 
 class TimingRecord(Document):
-    """A measurement on a GPU, as it is remembered."""
+    """A cached measurement on a GPU."""
 
     schema_version: Literal[1] = 1
     circumstances: TimingCircumstances
@@ -95,24 +95,24 @@ def survey_machine(
     measure_cost: MeasureCost,
     progress: Progress,
 ) -> Survey:
-    """Times real steps on a GPU if there is one; else estimates them from the speed of the processor.
+    """Times real steps on a GPU if there is one; otherwise estimates them from the speed of the CPU.
 
     Args:
-        plan: What is trained.
-        names: Of its configurations.
-        estimate: Costs of a configuration on a processor.
-        measure: The speed of the processor; called where none is remembered for this computer.
+        plan: Plan with the configurations.
+        names: Names of the configurations.
+        estimate: Estimates the costs of a configuration on the CPU.
+        measure: Measures the speed of the CPU; called if no measurement of this computer is cached.
         measure_cost: Counts what a network costs.
-        progress: Told what is timed.
+        progress: Receives notes.
     """
     if may_have_gpu():
         gpu = _find_gpu()
         if gpu is not None:
             return survey_gpu(names, gpu, time=partial(time_on_gpu, plan, gpu), progress=progress)
-    return survey_processor(plan, names, estimate=estimate, measure=measure, measure_cost=measure_cost)
+    return survey_cpu(plan, names, estimate=estimate, measure=measure, measure_cost=measure_cost)
 
 
-def survey_processor(
+def survey_cpu(
     plan: Plan,
     names: Sequence[str],
     *,
@@ -120,19 +120,19 @@ def survey_processor(
     measure: Callable[[], HostThroughput],
     measure_cost: MeasureCost,
 ) -> Survey:
-    """Estimates the costs on the processor; where that cannot be measured, says why."""
+    """Estimates the costs on the CPU; if its speed cannot be measured, reports why."""
     cores = count_usable_cores()
-    device, memory = f"{find_processor()}, {cores} core{'s' if cores > 1 else ''}", find_main_memory()
+    device, memory = f"{find_processor()}, {cores} core{'s' if cores > 1 else ''}", find_available_ram()
     try:
         host = find_host_speed(find_memory_folder("host_speed"), measure=measure)
     except (AutosegError, ImportError, OSError, RuntimeError) as error:
-        reason = f"the speed of the processor could not be measured ({describe_error(error)})"
+        reason = f"the speed of the CPU could not be measured ({_get_first_line(error)})"
         problems = dict.fromkeys(names, reason)
         return Survey(device=device, has_gpu=False, memory_bytes=memory, costs={}, problems=problems, how=reason)
-    how = "estimated from the measured speed of this processor, right within about a third"
+    how = "estimated from the measured speed of this CPU, right within about a third"
     if host.received_share < UNDISTURBED_SHARE:
         how = (
-            f"estimated from the speed of this processor, of whose time other programs left {host.received_share:.0%} "
+            f"estimated from the speed of this CPU, of whose time other programs left {host.received_share:.0%} "
             f"while it was measured: training alone may be several times as fast; plan again when they have ended"
         )
     chosen = {name: plan.configurations[name] for name in names}
@@ -143,8 +143,8 @@ def survey_processor(
     return Survey(device=device, has_gpu=False, memory_bytes=memory, costs=costs, how=how)
 
 
-def find_main_memory(limit: Path = CGROUP_MEMORY) -> int:
-    """Main memory that this process may use; less than the computer has in a container or job with a limit."""
+def find_available_ram(limit: Path = CGROUP_MEMORY) -> int:
+    """Returns the RAM that this process may use, which a container or job may limit."""
     total = int(psutil.virtual_memory().total)
     with suppress(OSError, ValueError):  # no Linux, an older kernel, no limit ("max")
         return min(total, int(limit.read_text()))
@@ -152,7 +152,7 @@ def find_main_memory(limit: Path = CGROUP_MEMORY) -> int:
 
 
 def may_have_gpu(torch_version: str | None = None) -> bool:
-    """Whether it is worth loading torch to look for a GPU: decided by the driver, which takes milliseconds."""
+    """Whether it is worth importing torch to look for a GPU; asking the driver takes milliseconds."""
     build = version("torch") if torch_version is None else torch_version
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
@@ -174,23 +174,23 @@ def _count_cuda_devices(library: str | None) -> int:
     return count.value
 
 
-def describe_error(error: Exception) -> str:
-    """Its first line."""
+def _get_first_line(error: Exception) -> str:
+    """Returns the first line of an error message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def survey_gpu(names: Sequence[str], gpu: Gpu, *, time: Callable[[str], StepCost], progress: Progress) -> Survey:
-    """Times every configuration; one that does not fit into the GPU's memory does not keep others from it."""
+    """Times every configuration; one that does not fit into the GPU's memory does not prevent the others."""
     costs: dict[str, StepCost] = {}
     problems: dict[str, str] = {}
     for name in names:
         progress.note(f"timing a few steps of {name} on {gpu.name}")
         try:
             costs[name] = time(name)
-        except RuntimeError as error:  # too little memory, or a driver that fails: training would tell the same
+        except RuntimeError as error:  # too little memory, or a failing driver: training would fail likewise
             problems[name] = (
-                f"{name} could not be timed on {gpu.name}, and may not be trained there ({describe_error(error)}); "
+                f"{name} could not be timed on {gpu.name}, and may not be trained there ({_get_first_line(error)}); "
                 f"autoseg plan --memory-gb plans for less memory"
             )
     return Survey(
@@ -204,10 +204,10 @@ def survey_gpu(names: Sequence[str], gpu: Gpu, *, time: Callable[[str], StepCost
 
 
 def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
-    """The remembered costs of a configuration, or measured ones, which are then remembered.
+    """Returns the cached costs of a configuration; measures and caches them if there are none.
 
     Raises:
-        RuntimeError: The GPU's memory does not hold the network and a batch, or it fails.
+        RuntimeError: The network and a batch do not fit into the GPU's memory, or the GPU fails.
     """
     from autoseg.networks.precision import find_number_type
     from autoseg.training.network_timing import time_network
@@ -223,7 +223,7 @@ def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
     )
     digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
     path = find_memory_folder("gpu_steps") / f"{digest}.json"
-    with suppress(DocumentError):  # not there, or of another version
+    with suppress(DocumentError):  # missing, or of another version
         record = read_document(path, TimingRecord)
         if record.circumstances == circumstances:
             return record.cost
@@ -231,12 +231,12 @@ def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
     try:
         write_document(path, TimingRecord(circumstances=circumstances, cost=cost))
     except RunError as error:
-        logger.warning("steps on the GPU are timed in every call: %s", error)
+        logger.warning("steps on the GPU are timed again in every call: %s", error)
     return cost
 
 
 def _find_gpu() -> Gpu | None:
-    """The GPU that would train, if torch finds one that it can use."""
+    """Finds the GPU that would train; None if torch finds none that it can use."""
     import torch
 
     from autoseg.networks.device import find_device
@@ -245,6 +245,6 @@ def _find_gpu() -> Gpu | None:
     if device.type == "cpu":
         return None
     if device.type != "cuda":
-        return Gpu(device=device, name=f"{find_processor()} ({device.type})", memory_bytes=find_main_memory())
+        return Gpu(device=device, name=f"{find_processor()} ({device.type})", memory_bytes=find_available_ram())
     properties = torch.cuda.get_device_properties(device)
     return Gpu(device=device, name=properties.name, memory_bytes=int(properties.total_memory))

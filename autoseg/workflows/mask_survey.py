@@ -1,7 +1,8 @@
-"""Joins masks of single structures into label maps: one file for each case, in a folder beside the masks."""
+"""Joins masks of single structures into one label map for each case, in a folder beside the masks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,30 +42,6 @@ BYTES_PER_VOXEL: Final = 32  # a mask as it is read, numbers, counts, and the pl
 MOST_CASES: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoiningJob:
-    """What a worker needs to join the masks of a case.
-
-    Attributes:
-        masks: With the index of their structure, ascending.
-        target: The joined label map, with numbers as in `CombinedMasks`.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    masks: tuple[tuple[int, Path], ...]
-    structure_count: int
-    target: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenumberingJob:
-    """A joined label map in which numbers of combinations become values."""
-
-    path: Path
-    values: Mapping[int, int]
-
-
 def survey_masks(
     root: Path, cases: Sequence[DraftCase], structures: Sequence[str], *, workers: int | None, progress: Progress
 ) -> LabelsFound:
@@ -75,17 +52,19 @@ def survey_masks(
         RunError: The folder cannot be written.
     """
     with write_folder_atomically(root / JOINED_FOLDER) as folder:
-        jobs = [_make_job(root, case, structures, folder) for case in cases]
+        targets = {case.name: folder / _name_joined(case, structures) for case in cases}
+        join = partial(join_masks, root=root, structures=structures, folder=folder)
         count = count_workers(root, cases, bytes_per_voxel=BYTES_PER_VOXEL, requested=workers)
-        labelled = [(job.name, job) for job in jobs]
-        outcome = run_over_cases(join_masks, labelled, workers=count, label="Joining", progress=progress)
+        jobs = [(case.name, case) for case in cases]
+        outcome = run_over_cases(join, jobs, workers=count, label="Joining", progress=progress)
         check_some_left(root, outcome)
         combinations = {survey.name: survey.combinations for survey in outcome.results}
         nesting = find_nesting(combinations, structure_count=len(structures))
         _check_joinable(root, structures, nesting, outcome.results)
-        targets = {job.name: job.target for job in jobs}
-        changes = [_make_change(targets[survey.name], survey, nesting, structures) for survey in outcome.results]
-        mixed = [(change.path.name, change) for change in changes if change.values]
+        changes = [
+            (targets[survey.name], _list_new_values(survey, nesting, len(structures))) for survey in outcome.results
+        ]
+        mixed = [(path.name, (path, values)) for path, values in changes if values]
         done = run_over_cases(renumber, mixed, workers=count, label="Renumbering", progress=progress)
         assert not done.failures, done.failures[0].problems
     proposal = propose_structures(structures, nesting)
@@ -102,60 +81,60 @@ def survey_masks(
     )
 
 
-def join_masks(job: JoiningJob) -> LabelSurvey:
-    """Runs in a worker process.
+def join_masks(case: DraftCase, *, root: Path, structures: Sequence[str], folder: Path) -> LabelSurvey:
+    """Joins the masks of one case into a label map, in a worker process; its numbers are those of `CombinedMasks`.
 
     Raises:
         VolumeError: A mask cannot be read, is no mask, or lies on another grid than the others.
     """
-    first = job.masks[0][1]
-    volumes = [(index, path, _read_mask(path)) for index, path in job.masks]
+    masks = _order_masks(case, structures)
+    first = root / masks[0][1]
+    volumes = [(index, root / path, _read_mask(root / path)) for index, path in masks]
     grid = volumes[0][2].grid
     for _, path, volume in volumes[1:]:
         check_same_grid(grid, volume.grid, what=f"{path} (found) and {first} (expected)")
     combined = combine_masks(
-        [(index, volume.array != 0) for index, _, volume in volumes], structure_count=job.structure_count
+        [(index, volume.array != 0) for index, _, volume in volumes], structure_count=len(structures)
     )
-    _write(job.target, combined.numbers, grid, like=first)
+    _write(folder / _name_joined(case, structures), combined.numbers, grid, like=first)
     voxels: dict[int, int] = {}
     for members, count in combined.voxels.items():
         for member in members:
             voxels[member + 1] = voxels.get(member + 1, 0) + count
     return LabelSurvey(
-        name=job.name,
+        name=case.name,
         voxels=voxels,
         combinations=combined.voxels,
         mixed=combined.mixed,
         voxel_count=combined.numbers.size,
-        grid_differences=compare_grids(job.images, grid),
+        grid_differences=compare_grids([root / image for image in case.images], grid),
     )
 
 
-def renumber(job: RenumberingJob) -> None:
-    """Replaces numbers of combinations by values, in a worker process."""
-    volume = read_label_map(job.path)
-    table = np.arange(1 + max(job.values))
-    for number, value in job.values.items():
+def renumber(change: tuple[Path, Mapping[int, int]]) -> None:
+    """Replaces numbers of combinations in a joined label map by values, in a worker process."""
+    path, values = change
+    volume = read_label_map(path)
+    table = np.arange(1 + max(values))
+    for number, value in values.items():
         table[number] = value
-    _write(job.path, table[volume.array], volume.grid, like=job.path)
+    _write(path, table[volume.array], volume.grid, like=path)
 
 
-def _make_job(root: Path, case: DraftCase, structures: Sequence[str], folder: Path) -> JoiningJob:
-    masks = tuple(sorted((structures.index(name), root / path) for name, path in case.masks.items()))
-    ending = find_ending(masks[0][1].name)
+def _order_masks(case: DraftCase, structures: Sequence[str]) -> list[tuple[int, str]]:
+    """Masks of a case with the index of their structure, ascending."""
+    return sorted((structures.index(name), path) for name, path in case.masks.items())
+
+
+def _name_joined(case: DraftCase, structures: Sequence[str]) -> str:
+    ending = find_ending(Path(_order_masks(case, structures)[0][1]).name)
     assert ending is not None, "masks with unreadable endings were left out"
-    return JoiningJob(
-        name=case.name,
-        images=tuple(root / image for image in case.images),
-        masks=masks,
-        structure_count=len(structures),
-        target=folder / f"{case.name}{label_map_ending(ending)}",
-    )
+    return f"{case.name}{label_map_ending(ending)}"
 
 
-def _make_change(path: Path, survey: LabelSurvey, nesting: Nesting, structures: Sequence[str]) -> RenumberingJob:
-    values = choose_values(survey.mixed, nesting)
-    return RenumberingJob(path=path, values=dict(enumerate(values, start=1 + len(structures))))
+def _list_new_values(survey: LabelSurvey, nesting: Nesting, structure_count: int) -> dict[int, int]:
+    """Values by the numbers that combinations have in a joined label map."""
+    return dict(enumerate(choose_values(survey.mixed, nesting), start=1 + structure_count))
 
 
 def _read_mask(path: Path) -> LabelVolume:

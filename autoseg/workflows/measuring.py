@@ -1,8 +1,8 @@
 """Measures every case of a dataset and collects everything that is wrong with it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from autoseg.dataset import Case, Dataset
 from autoseg.errors import DatasetError
@@ -25,19 +25,9 @@ from autoseg.workflows.case_pool import (
 from autoseg.workflows.case_reading import read_labelled_case
 from autoseg.workflows.dataset_corrections import diagnose
 
-# Measured: 11 bytes a voxel for one channel of CT (512 x 512 x 160), 16 for two channels of MR; a third is added.
+# Measured: 11 bytes per voxel for one channel of CT (512 x 512 x 160), 16 for two channels of MR; plus a third.
 BYTES_PER_IMAGE_VOXEL = 7
 BYTES_PER_LABEL_VOXEL = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuringJob:
-    """What a worker needs to measure one case."""
-
-    case: Case
-    labels: LabelScheme
-    channel_names: tuple[str, ...]
-    orientation: str | None
 
 
 def measure_dataset(
@@ -46,34 +36,25 @@ def measure_dataset(
     """Reads, checks and measures all cases.
 
     Args:
-        dataset: To be measured.
-        run: Where tracebacks of unexpected errors are logged.
-        grids: Of the cases' first channels, by name; what is not there could not be read.
-        workers: Processes; None chooses by cores and memory.
-        progress: Who is told.
+        dataset: Dataset to measure.
+        run: Run folder whose logs receive the tracebacks of unexpected errors.
+        grids: Grid of the first channel by case name; cases whose header cannot be read are missing.
+        workers: Number of processes; None chooses it from cores and free memory.
+        progress: Receives notes and progress.
 
     Raises:
         DatasetError: All problems of all cases in one report.
     """
-    sizes = {name: estimate_size(grid, channels=len(dataset.channel_names)) for name, grid in grids.items()}
+    sizes = {name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in grids.items()}
     orientation = find_common_orientation(grids.values())
-    jobs = [
-        (
-            case.name,
-            MeasuringJob(
-                case=case,
-                labels=dataset.labels,
-                channel_names=dataset.channel_names,
-                orientation=orientation,
-            ),
-        )
-        for case in dataset.cases
-    ]
+    measure = partial(
+        read_and_measure, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
+    )
     outcome = run_over_cases(
-        measure_job,
-        jobs,
+        measure,
+        [(case.name, case) for case in dataset.cases],
         workers=compute_worker_count(
-            requested=workers, case_count=len(jobs), bytes_per_case=find_largest(sizes.values())
+            requested=workers, case_count=len(dataset.cases), bytes_per_case=find_largest(sizes.values())
         ),
         label="Measuring",
         progress=progress,
@@ -92,31 +73,43 @@ def measure_dataset(
     )
 
 
-def measure_job(job: MeasuringJob) -> CaseMeasurement:
-    """Runs in a worker process."""
-    case = read_labelled_case(job.case, labels=job.labels, channel_names=job.channel_names)
-    turn = (
-        compute_reorientation(case.grid.orientation_code, job.orientation)
-        if job.orientation is not None and case.grid.is_oriented
+def read_and_measure(
+    case: Case, *, labels: LabelScheme, channel_names: Sequence[str], orientation: str | None
+) -> CaseMeasurement:
+    """Reads, checks and measures one case, in a worker process.
+
+    Args:
+        case: Image and label map on disk.
+        labels: Labels of the dataset.
+        channel_names: Names of the channels that the image must have.
+        orientation: Axis code that images are brought to; None for pictures.
+
+    Raises:
+        DatasetError: Everything that is wrong with the case.
+    """
+    read = read_labelled_case(case, labels=labels, channel_names=channel_names)
+    reorientation = (
+        compute_reorientation(read.grid.orientation_code, orientation)
+        if orientation is not None and read.grid.is_oriented
         else IDENTITY
     )
     return measure_case(
-        case.name,
-        turn.apply(case.image),
-        turn.apply(case.label_map),
-        spacing_mm=turn.apply_to_grid(case.grid).spacing_mm,
-        labels=job.labels,
+        read.name,
+        reorientation.apply(read.image),
+        reorientation.apply(read.label_map),
+        spacing_mm=reorientation.apply_to_grid(read.grid).spacing_mm,
+        labels=labels,
     )
 
 
 def find_common_orientation(grids: Iterable[Grid]) -> str | None:
-    """The most frequent axis code (alphabetically first on ties); None for pictures, which have no world."""
+    """Finds the most frequent axis code (the alphabetically first on ties); None for pictures, which have none."""
     codes = Counter(grid.orientation_code for grid in grids if grid.is_oriented)
     return min(codes, key=lambda code: (-codes[code], code)) if codes else None
 
 
-def estimate_size(grid: Grid, *, channels: int) -> CaseSize:
-    """What measuring a case takes."""
+def estimate_measuring_size(grid: Grid, *, channels: int) -> CaseSize:
+    """Estimates the memory that measuring a case needs."""
     depth, height, width = grid.shape_voxels
     voxels = depth * height * width
     return CaseSize(voxels=voxels, estimated_bytes=voxels * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL))

@@ -1,13 +1,14 @@
-"""Which models of a run predict: those that the user names, those that were selected, or the one that is trained."""
+"""Resolves which models of a run predict: those named by the user, the selected ones, or the only trained one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoseg.errors import SelectionError
 from autoseg.inference.ensemble import Ensemble, MemberChoice
-from autoseg.inference.folds import find_trained_folds
+from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import SegmentationModel
 from autoseg.networks.weights import hash_weights
+from autoseg.plan import Plan
 from autoseg.postprocessing.rules import Rule
 from autoseg.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
@@ -16,10 +17,12 @@ from autoseg.workflows.selection_document import Member, Selection, read_selecti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """What will predict, and what is done to its label maps.
+    """Models that predict and the postprocessing of their label maps.
 
     Attributes:
-        selection: None where the models are not those that were selected.
+        members: Models whose probabilities are averaged.
+        rules: Postprocessing, in the order of application.
+        selection: Selection that the models come from; None if it is not used.
     """
 
     members: tuple[MemberChoice, ...]
@@ -35,10 +38,10 @@ def choose_models(
     postprocessing: bool,
     progress: Progress,
 ) -> ModelChoice:
-    """Takes what was selected, unless the user names a configuration or folds; says so.
+    """Returns the selected models, unless the user names a configuration or folds; notes which ones are used.
 
     Raises:
-        SelectionError: A selected model is no longer there.
+        SelectionError: A selected model no longer exists.
         DocumentError: selection.json is damaged.
     """
     selection = read_selection(run)
@@ -55,7 +58,7 @@ def choose_models(
     rules = selection.postprocessing.rules if postprocessing else ()
     progress.note(f"as {run.selection.name} says: {describe_selection(selection)}")
     progress.note(_describe_rules(selection, rules))
-    _tell_new_folds(run, selection, progress)
+    _note_new_folds(run, selection, progress)
     return ModelChoice(
         members=tuple(
             MemberChoice(configuration=member.configuration, folds=member.folds) for member in selection.members
@@ -66,20 +69,33 @@ def choose_models(
 
 
 def describe_selection(selection: Selection) -> str:
-    """Models and folds in a few words."""
+    """Describes the selected models and folds briefly."""
     return " + ".join(f"{member.configuration} (folds {', '.join(member.folds)})" for member in selection.members)
 
 
 def hash_ensemble(run: RunFolder, ensemble: Ensemble) -> tuple[tuple[str, ...], ...]:
-    """SHA-256 of the weights of each member, in the order of its stages."""
+    """Computes the SHA-256 of the weights of each member, in the order of its stages."""
     return tuple(_hash_member(run, member) for member in ensemble.members)
 
 
-def check_weights(run: RunFolder, choice: ModelChoice, weights: Sequence[tuple[str, ...]]) -> None:
-    """Checks that selected models are those that were compared.
+def list_weights(run: RunFolder, plan: Plan, configuration: str, folds: Sequence[str]) -> tuple[str, ...]:
+    """Lists the SHA-256 of all weights that predict: those of the folds of every stage, in the order of the stages.
 
     Raises:
-        SelectionError: One of them was trained again since.
+        PredictionError: A fold of a stage is not trained.
+    """
+    return tuple(
+        hash_weights(run.fold(stage, fold).final_checkpoint)
+        for stage in plan.list_stages(configuration)
+        for fold in find_folds(run, stage, folds)
+    )
+
+
+def check_weights(run: RunFolder, choice: ModelChoice, weights: Sequence[tuple[str, ...]]) -> None:
+    """Checks that the weights of selected models have not changed since the selection.
+
+    Raises:
+        SelectionError: A model was trained again since.
     """
     if choice.selection is None:
         return
@@ -118,7 +134,7 @@ def _describe_rules(selection: Selection, rules: Sequence[Rule]) -> str:
     return "no postprocessing: none was accepted"
 
 
-def _tell_new_folds(run: RunFolder, selection: Selection, progress: Progress) -> None:
+def _note_new_folds(run: RunFolder, selection: Selection, progress: Progress) -> None:
     for member in selection.members:
         trained = set(find_trained_folds(run, member.configuration)) - {ALL_CASES}
         new = sorted(trained - set(member.folds))

@@ -1,4 +1,4 @@
-"""Writes what a run predicts with into one file, without any training data, and makes runs of such files."""
+"""Exports the models that a run predicts with to one file, without any training data."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,7 @@ from autoseg.exchange.model_file import (
     SelectedScores,
     SharedConfiguration,
     model_file_written,
-    read_model_record,
     share_plan,
-    unpack_model_file,
 )
 from autoseg.inference.ensemble import describe_meaning
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds, select_previous_folds
@@ -30,12 +28,11 @@ from autoseg.inference.model import check_stages_agree, load_network, read_commo
 from autoseg.networks import serialize_weights
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.progress import Progress
-from autoseg.run_folder import RunFolder, check_writable, open_run, write_folder_atomically
-from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
-from autoseg.workflows.held_out import list_weights
-from autoseg.workflows.model_choice import check_weights, choose_models
+from autoseg.run_folder import RunFolder, check_writable, open_run
+from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest
+from autoseg.workflows.model_choice import check_weights, choose_models, list_weights
 from autoseg.workflows.selection_document import Member, Postprocessing, Selection
-from autoseg.workflows.training import TrainingRecord
+from autoseg.workflows.versions import TrainingRecord
 
 MODEL_ENDING: Final = ".zip"
 LICENCE_KEYS: Final = ("licence", "license")
@@ -44,13 +41,14 @@ Digests = Mapping[tuple[str, str], str]  # of the weights of a configuration's f
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What goes into a file.
+class ModelFileContent:
+    """Models that are exported to a file.
 
     Attributes:
-        folds: By configuration; previous stages come with it.
-        plans: By configuration, of its trainings.
-        selection: None where nothing was selected, or something else is named.
+        run: Run that holds the models.
+        folds: Folds by configuration; previous stages are included.
+        plans: Plan of the trainings by configuration.
+        selection: Selection that the models come from; None if it is not used.
     """
 
     run: RunFolder
@@ -60,9 +58,9 @@ class Shared:
 
     @property
     def plan(self) -> Plan:
-        """All configurations in one."""
+        """Joins the configurations of all plans in one plan."""
         first = next(iter(self.plans.values()))
-        parts = [_close(plan, name) for name, plan in self.plans.items()]
+        parts = [_collect_needed(plan, name) for name, plan in self.plans.items()]
         own = {name: plan.configurations[name] for name, plan in self.plans.items()}
         return share_plan(first, {name: part for closed in parts for name, part in closed.items()} | own)
 
@@ -70,12 +68,12 @@ class Shared:
 def export_model_file(
     run_root: Path, output: Path, request: ExportRequest, *, progress: Progress
 ) -> tuple[ExchangedModel, ...]:
-    """Writes the file.
+    """Exports trained models to one file for autoseg.
 
     Raises:
-        PredictionError: Nothing is trained, or not what was asked for, or the models do not go together.
-        SelectionError: What was selected was trained again since.
-        ExchangeError: The file exists, or is to have another name.
+        PredictionError: Nothing is trained, a requested model is not trained, or the models do not fit together.
+        SelectionError: A selected model was trained again since.
+        ExchangeError: The file exists, or its name has the wrong ending.
         RunError: There is no run, or the file cannot be written.
     """
     run = open_run(run_root)
@@ -99,47 +97,12 @@ def export_model_file(
     )
 
 
-def import_model_file(
-    source: Path, run_root: Path, request: ImportRequest, *, progress: Progress
-) -> tuple[ExchangedModel, ...]:
-    """Makes a run of a model file, with which `autoseg predict` starts at once; keeps it if it is there already.
-
-    Raises:
-        ExchangeError: The file cannot be used, only a part of it is asked for, or the folder holds something else.
-        RunError: The folder cannot be written.
-    """
-    if request != ImportRequest(overwrite=request.overwrite):
-        msg = (
-            f"{source} is a model of autoseg, which is imported as a whole: leave --configuration, --fold, "
-            f"--checkpoint and --any-trainer away (autoseg predict takes --configuration and --fold)"
-        )
-        raise ExchangeError(msg)
-    check_writable(run_root)
-    run, record = RunFolder(run_root), read_model_record(source)
-    is_kept = _is_same(run, record)
-    if is_kept:
-        progress.note(f"{run_root}: imported before, kept")
-    else:
-        _refuse_to_replace(run, overwrite=request.overwrite)
-        with write_folder_atomically(run_root) as temporary:
-            unpack_model_file(source, temporary)
-    return tuple(
-        ExchangedModel(
-            configuration=name,
-            folds=shared.folds,
-            written=() if is_kept else shared.folds,
-            folder=run.configuration_models(name),
-        )
-        for name, shared in record.configurations.items()
-    )
-
-
 def list_exported(run: RunFolder, plan: Plan, request: ExportRequest) -> tuple[str, ...]:
-    """The configuration that is asked for, or all that are trained.
+    """Lists the requested configuration, or all trained ones.
 
     Raises:
-        PredictionError: There is none.
-        PlanError: The plan does not have what is asked for.
+        PredictionError: Nothing is trained.
+        PlanError: The plan does not have the requested configuration.
     """
     names = tuple(name for name in plan.configurations if find_trained_folds(run, name))
     if request.configuration is not None or not names:
@@ -161,8 +124,8 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
     check_writable(output.parent)
 
 
-def _collect(run: RunFolder, request: ExportRequest, progress: Progress) -> Shared:
-    """What was selected, unless a configuration or fold is named or nothing was selected."""
+def _collect(run: RunFolder, request: ExportRequest, progress: Progress) -> ModelFileContent:
+    """Collects the selected models, or those named in the request, or all trained ones."""
     plan = read_document(run.plan, Plan)
     choice = choose_models(
         run, configuration=request.configuration, folds=request.folds, postprocessing=True, progress=progress
@@ -172,14 +135,14 @@ def _collect(run: RunFolder, request: ExportRequest, progress: Progress) -> Shar
         selected = {member.configuration: member.folds for member in choice.selection.members}
         weights = [list_weights(run, plan, name, folds) for name, folds in selected.items()]
         check_weights(run, choice, weights)
-        _tell_left_out([name for name in wanted if name not in selected], progress)
+        _note_left_out([name for name in wanted if name not in selected], progress)
         wanted = dict(selected)
     folds: dict[str, tuple[str, ...]] = {}
     plans: dict[str, Plan] = {}
     for name, asked in wanted.items():
         _add(run, name, asked, folds=folds, plans=plans)
     _check_agreement(plans)
-    return Shared(run=run, folds=folds, plans=plans, selection=choice.selection)
+    return ModelFileContent(run=run, folds=folds, plans=plans, selection=choice.selection)
 
 
 def _add(
@@ -190,7 +153,7 @@ def _add(
     folds: dict[str, tuple[str, ...]],
     plans: dict[str, Plan],
 ) -> None:
-    """Adds folds of a configuration, and of its previous stages, to those that another one needs of it."""
+    """Adds folds of a configuration, and of its previous stages, to those already collected."""
     found = find_folds(run, name, asked)
     folds[name] = tuple(sorted({*folds.get(name, ()), *found}))
     plans[name] = read_common_plan([run.fold(name, fold) for fold in folds[name]], name)
@@ -200,7 +163,7 @@ def _add(
         check_stages_agree(plans[previous], plans[name], name)
 
 
-def _tell_left_out(names: Sequence[str], progress: Progress) -> None:
+def _note_left_out(names: Sequence[str], progress: Progress) -> None:
     if names:
         progress.note(
             f"trained too, but not selected and so not in the file: {', '.join(names)} (--configuration names one)"
@@ -218,18 +181,18 @@ def _check_agreement(plans: Mapping[str, Plan]) -> None:
             raise ExchangeError(msg)
 
 
-def _close(plan: Plan, name: str) -> dict[str, ConfigurationPlan]:
-    """The configuration and those that it names, without which no plan is valid."""
+def _collect_needed(plan: Plan, name: str) -> dict[str, ConfigurationPlan]:
+    """Collects a configuration and those that it refers to, without which the plan is invalid."""
     part = plan.configurations[name]
     others = {other for other in (part.data_of, part.previous_configuration) if other is not None} - {name}
     found = {name: part}
     for other in sorted(others):
-        found |= _close(plan, other)
+        found |= _collect_needed(plan, other)
     return found
 
 
-def _write_models(writer: ModelFileWriter, shared: Shared, progress: Progress) -> Digests:
-    """Weights alone: no state of the optimizer, and nothing that a checkpoint says about its training."""
+def _write_models(writer: ModelFileWriter, shared: ModelFileContent, progress: Progress) -> Digests:
+    """Writes the weights alone, without optimizer state and training history."""
     digests = {}
     folds = [(name, fold) for name, of_name in shared.folds.items() for fold in of_name]
     for name, fold in progress.track(folds, label="Exporting", total=len(folds), unit="fold"):
@@ -237,13 +200,13 @@ def _write_models(writer: ModelFileWriter, shared: Shared, progress: Progress) -
         network = load_network(shared.run.fold(name, fold), plan.configurations[name])
         weights = serialize_weights(network.state_dict())
         writer.add(inside.final_checkpoint, weights)
-        writer.add_document(inside.plan, share_plan(plan, _close(plan, name)))
+        writer.add_document(inside.plan, share_plan(plan, _collect_needed(plan, name)))
         digests[name, fold] = hashlib.sha256(weights).hexdigest()
     return digests
 
 
-def _share_selection(shared: Shared, selection: Selection, digests: Digests) -> Selection:
-    """The choice, without the cases and figures that led to it."""
+def _share_selection(shared: ModelFileContent, selection: Selection, digests: Digests) -> Selection:
+    """Copies the selection without the cases and scores that led to it."""
     postprocessing = selection.postprocessing
     return Selection(
         autoseg_version=selection.autoseg_version,
@@ -266,8 +229,8 @@ def _share_selection(shared: Shared, selection: Selection, digests: Digests) -> 
     )
 
 
-def _list_digests(shared: Shared, name: str, folds: Sequence[str], digests: Digests) -> tuple[str, ...]:
-    """In the order in which prediction lists them: those of the previous stages before."""
+def _list_digests(shared: ModelFileContent, name: str, folds: Sequence[str], digests: Digests) -> tuple[str, ...]:
+    """Lists digests in the order of prediction: those of previous stages come first."""
     previous = shared.plans[name].configurations[name].previous_configuration
     own = tuple(digests[name, fold] for fold in folds)
     if previous is None:
@@ -275,7 +238,7 @@ def _list_digests(shared: Shared, name: str, folds: Sequence[str], digests: Dige
     return (*_list_digests(shared, previous, select_previous_folds(folds) or shared.folds[previous], digests), *own)
 
 
-def _describe(shared: Shared, digests: Digests, licence: str | None) -> ModelRecord:
+def _describe(shared: ModelFileContent, digests: Digests, licence: str | None) -> ModelRecord:
     earlier = _read_record(shared.run)
     return ModelRecord(
         autoseg_version=autoseg.__version__,
@@ -299,7 +262,7 @@ def _name_classes(plan: Plan) -> dict[str, str]:
     return dict(zip(name_class_keys(plan.labels), plan.labels.class_names, strict=True))
 
 
-def _list_versions(shared: Shared) -> tuple[str, ...]:
+def _list_versions(shared: ModelFileContent) -> tuple[str, ...]:
     trainings = [shared.run.fold(name, fold) for name, folds in shared.folds.items() for fold in folds]
     paths = [training.training_record for training in trainings if training.training_record.is_file()]
     versions = [read_document(path, TrainingRecord).versions for path in paths]
@@ -307,19 +270,19 @@ def _list_versions(shared: Shared) -> tuple[str, ...]:
 
 
 def _read_scores(run: RunFolder, name: str, folds: Sequence[str]) -> ConfigurationScores | None:
-    """Means over the held-out cases of the folds; the fold "all" holds none out."""
+    """Reads mean scores over the held-out cases of the folds; the fold "all" has none."""
     paths = {fold: run.fold(name, fold).summary for fold in folds}
     summaries = {fold: read_document(path, EvaluationSummary) for fold, path in paths.items() if path.is_file()}
     return score_configuration(summaries) if summaries else None
 
 
 def _find_scores(earlier: ModelRecord | None, name: str, folds: Sequence[str]) -> ConfigurationScores | None:
-    """Those that the model came with, if they are of these folds."""
+    """Finds the scores that an imported model came with, if they belong to the same folds."""
     known = None if earlier is None else earlier.configurations.get(name)
     return known.scores if known is not None and known.folds == tuple(folds) else None
 
 
-def _describe_selected(shared: Shared, selection: Selection, earlier: ModelRecord | None) -> SelectedScores:
+def _describe_selected(shared: ModelFileContent, selection: Selection, earlier: ModelRecord | None) -> SelectedScores:
     known = {} if earlier is None or earlier.selected is None else earlier.selected.classes
     classes = selection.candidates[0].classes if selection.candidates else known
     return SelectedScores(
@@ -331,7 +294,7 @@ def _describe_selected(shared: Shared, selection: Selection, earlier: ModelRecor
 
 
 def _find_licence(run: RunFolder, progress: Progress) -> str | None:
-    """As the dataset states it, if it is still where it was."""
+    """Finds the licence that the dataset states, if its folder still exists."""
     earlier = _read_record(run)
     if earlier is not None or not run.dataset.is_file():
         return None if earlier is None else earlier.licence
@@ -346,25 +309,5 @@ def _find_licence(run: RunFolder, progress: Progress) -> str | None:
 
 
 def _read_record(run: RunFolder) -> ModelRecord | None:
-    """What a run came in, if it came in one file."""
+    """Reads the record of a run that was imported from one file; None for other runs."""
     return read_document(run.model_record, ModelRecord) if run.model_record.is_file() else None
-
-
-def _is_same(run: RunFolder, record: ModelRecord) -> bool:
-    if not run.model_record.is_file() or read_document(run.model_record, ModelRecord) != record:
-        return False
-    return all(
-        set(shared.folds) <= set(find_trained_folds(run, name)) for name, shared in record.configurations.items()
-    )
-
-
-def _refuse_to_replace(run: RunFolder, *, overwrite: bool) -> None:
-    """Only an earlier import may be replaced: anything else cannot be had again so easily."""
-    if not run.root.exists() or not any(run.root.iterdir()):
-        return
-    if not run.model_record.is_file():
-        msg = f"{run.root} holds other files; choose a new folder for the run"
-        raise ExchangeError(msg)
-    if not overwrite:
-        msg = f"{run.root} holds another model; choose a new folder for the run, or replace it with --overwrite"
-        raise ExchangeError(msg)

@@ -1,4 +1,4 @@
-"""What a path to a model leads to: a run, a model in one file, or a model of nnU-Net. Whatever it is, it predicts."""
+"""Opens a model for prediction: a run, a model file of autoseg, or a model of nnU-Net."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from autoseg.networks.precision import Precision
 from autoseg.plan import Plan
 from autoseg.progress import Progress, Silent
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.exchange import ARCHIVE_ENDING, advise_to_name, import_model
+from autoseg.workflows.exchange import ARCHIVE_ENDING, advise_enclosing_model, import_model
 from autoseg.workflows.exchange_request import ExchangedModel, ImportRequest
 
 SourceKind = Literal["run", "model_file", "nnunet"]
@@ -30,7 +30,8 @@ class OpenedModel:
     """A run to predict with.
 
     Attributes:
-        configuration: None leaves the choice to prediction.
+        run: Run folder, temporary if the model had to be imported.
+        configuration: Configuration to predict with; None leaves the choice to prediction.
     """
 
     run: Path
@@ -38,7 +39,7 @@ class OpenedModel:
 
 
 def find_kind(path: Path) -> SourceKind | None:
-    """What a path leads to; None if it is nothing that predicts."""
+    """Finds the kind of model at a path; None if there is no model."""
     if path.is_file():
         if path.suffix.lower() != ARCHIVE_ENDING:
             return None
@@ -56,13 +57,13 @@ def open_model(
     folds: tuple[str, ...] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[OpenedModel]:
-    """Yields a run: the path itself if it is one, else a temporary one with the model that lies there.
+    """Yields a run: the path itself if it is a run, else a temporary run with the imported model.
 
     Raises:
         RunError: There is no model.
-        ExchangeError: There is a model, but none that this autoseg can take over.
+        ExchangeError: This version of autoseg cannot import the model.
     """
-    kind, teller = find_kind(path), progress or Silent()
+    kind, listener = find_kind(path), progress or Silent()
     if kind is None:
         raise RunError(_describe_unknown(path))
     if kind == "run":
@@ -71,16 +72,16 @@ def open_model(
     with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
         run_root = Path(temporary) / path.resolve().stem
         if kind == "model_file":
-            teller.note(f"unpacking {path} for this call (`autoseg import` does so once and for all)")
+            listener.note(f"unpacking {path} for this call (`autoseg import` does so permanently)")
             unpack_model_file(path, run_root)
             yield OpenedModel(run=run_root, configuration=configuration)
             return
-        teller.note(
-            f"{path} is no run but has the form of nnU-Net's models: importing for this call (`autoseg import` does so "
-            f"once and for all)"
+        listener.note(
+            f"{path} is a model of nnU-Net, not a run: importing it for this call (`autoseg import` does so "
+            f"permanently)"
         )
         request = ImportRequest(configuration=configuration, folds=folds or None)
-        models = import_model(path, run_root, request, progress=teller)
+        models = import_model(path, run_root, request, progress=listener)
         yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))
 
 
@@ -97,24 +98,24 @@ def load_model(
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict, as `autoseg.inference.model.load_model`.
 
-    What does not lie in a run is unpacked for as long as it is loaded.
+    A model outside a run is unpacked into a temporary folder while it is loaded.
 
     Args:
         run: Folder of a run, a model that `autoseg export` wrote to one file, or a model of nnU-Net.
-        configuration: None takes the one that is trained; if several are, the first of 3d_fullres,
+        configuration: Configuration; None takes the trained one; if several are trained, the first of 3d_fullres,
             3d_cascade_fullres, 3d_lowres, 2d.
-        folds: None takes every trained one ("all" only if no numbered fold is trained).
+        folds: Folds; None takes every trained one ("all" only if no numbered fold is trained).
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        precision: In which numbers the networks compute.
-        execution: What runs the networks on a processor; "auto" is what finishes the work first.
-        workload: The work ahead.
-        with_previous: Whether previous stages are loaded; without them, only `predict_preprocessed` can be used.
+        precision: Precision in which the networks compute.
+        execution: What runs the networks on the CPU; "auto" takes what finishes the workload first.
+        workload: Expected amount of work.
+        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
         RunError: There is no model, or a checkpoint is damaged.
-        ExchangeError: There is a model, but none that this autoseg can take over.
-        DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution.
+        ExchangeError: This version of autoseg cannot import the model.
+        DeviceError: The device does not exist or does not support the precision or execution.
     """
     path = run.root if isinstance(run, RunFolder) else Path(run)
     wanted = None if folds is None else tuple(folds)
@@ -136,7 +137,7 @@ def _describe_unknown(path: Path) -> str:
         return f"{path} does not exist; expected a run, a model file or a model folder of nnU-Net: check the path"
     enclosing = find_enclosing_model(path)
     if enclosing is not None:
-        return advise_to_name(enclosing, path)
+        return advise_enclosing_model(enclosing, path)
     if path.is_file():
         return (
             f"{path} is a file; expected a run, or a model of autoseg or nnU-Net as a folder or {ARCHIVE_ENDING} file: "
@@ -149,7 +150,7 @@ def _describe_unknown(path: Path) -> str:
 
 
 def _find_last_stage(run_root: Path, models: Sequence[ExchangedModel]) -> str | None:
-    """The one configuration that is no previous stage of another; None if several are left."""
+    """Finds the only configuration that is not a previous stage of another; None if there are several."""
     plan = read_document(RunFolder(run_root).plan, Plan)
     names = [model.configuration for model in models]
     previous_stages = {stage for name in names for stage in plan.list_stages(name)[:-1]}

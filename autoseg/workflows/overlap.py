@@ -1,4 +1,4 @@
-"""Reading, working and writing at the same time: while one case is worked on, the next is read and the last written."""
+"""Overlaps reading, processing and writing: while one case is processed, the next is read and the last written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +16,11 @@ def overlap_stages(
     work: Callable[[Item, Read], Made],
     write: Callable[[Item, Made], None],
 ) -> Iterator[tuple[Item, Exception | None]]:
-    """Takes every item through three stages; yields it when it is written, or with the error that stopped it.
+    """Processes every item in three steps; yields it when it is written, or with the error that stopped it.
 
     `work` runs in the caller's thread, `read` and `write` in a thread each. At any time at most one item is read or
-    waits to be worked on, one is worked on, and one is written: memory does not grow with the number of items. An
-    interruption (Ctrl-C) waits for what is being read and written, and begins nothing new.
+    waiting, one is processed, and one is written, so memory does not grow with the number of items. An interruption
+    (Ctrl-C) waits for the items that are being read and written, and starts no others.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         try:
@@ -48,7 +48,7 @@ def _finish(writing: Sequence[tuple[Item, "Future[None]"]]) -> Iterator[tuple[It
 def _read_ahead(
     reader: ThreadPoolExecutor, items: Sequence[Item], read: Callable[[Item], Read]
 ) -> Iterator[tuple[Item, "Future[Read]"]]:
-    """Yields every item with what is read of it; reading the next begins when the caller takes this one."""
+    """Yields every item with the future of its content; the next item is read while the caller uses this one."""
     following = reader.submit(read, items[0]) if items else None
     for index, item in enumerate(items):
         assert following is not None

@@ -1,4 +1,4 @@
-"""From a folder of labelled images to a run: check, measure, plan, preprocess."""
+"""Plans a dataset: checks, measures, plans and preprocesses a folder of labelled images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +24,15 @@ from autoseg.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.training.folds import Splits
 from autoseg.unet_cost import COUNTED_FAMILIES
-from autoseg.workflows.class_counts import ClassCount, count_classes, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.class_counts import ClassCount, count_class_occurrences, find_duplicates, warn_of_rare_classes
 from autoseg.workflows.header_survey import survey_headers
-from autoseg.workflows.imported_runs import check_has_data
 from autoseg.workflows.measuring import measure_dataset
-from autoseg.workflows.preprocessing import WORKER_MODULES, preprocess_dataset, select_data_configurations
+from autoseg.workflows.preprocessing import (
+    WORKER_MODULES,
+    check_has_data,
+    preprocess_dataset,
+    select_data_configurations,
+)
 from autoseg.workflows.references import copy_reference
 from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
@@ -36,17 +40,17 @@ PlanRule = Callable[[Fingerprint, Machine], Plan]
 
 
 @runtime_checkable
-class Planner(Protocol):
-    """A set of planning rules, such as `planners.PLANNERS["default"]`."""
+class PlannerLike(Protocol):
+    """Protocol of planners such as `planners.PLANNERS["default"]`."""
 
     @property
     def name(self) -> str:
-        """As plans record it."""
+        """Name that plans record."""
         ...
 
     @property
     def measures_host(self) -> bool:
-        """Whether it needs the measured throughput of the processor."""
+        """Whether it needs the measured throughput of the CPU."""
         ...
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
@@ -54,8 +58,8 @@ class Planner(Protocol):
         ...
 
 
-def measure_processor() -> HostThroughput:
-    """Measures the speed of the processor, and loads torch for it."""
+def measure_cpu() -> HostThroughput:
+    """Measures the throughput of the CPU, for which torch is imported."""
     from autoseg.networks.throughput import measure_host
 
     return measure_host()
@@ -71,17 +75,17 @@ def find_network_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch
     return count(network, patch_voxels, batch_size)
 
 
-def make_rule(
-    planner: Planner,
+def build_plan_rule(
+    planner: PlannerLike,
     *,
-    measure: Callable[[], HostThroughput] = measure_processor,
+    measure: Callable[[], HostThroughput] = measure_cpu,
     measure_cost: MeasureCost = find_network_cost,
 ) -> PlanRule:
-    """The planner as a function that measures the processor first, if the planner wants to know it.
+    """Builds a planning function that measures the CPU first if the planner needs it.
 
     Args:
         planner: Decides.
-        measure: Measures the speed of the processor.
+        measure: Measures the speed of the CPU.
         measure_cost: Counts what a network costs.
     """
 
@@ -94,15 +98,17 @@ def make_rule(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanningOptions:
-    """What the user asked for.
+class PlanRequest:
+    """Options that the user chose.
 
     Attributes:
         planner: Name of the planner, as the plan records it.
-        configurations: What to preprocess; empty for everything that is planned.
-        workers: Processes; None chooses by cores and memory.
+        machine: Properties of the computer to plan for.
+        configurations: Configurations to preprocess; empty for all planned ones.
+        preprocess: Whether to preprocess after planning.
+        workers: Number of processes; None chooses it from cores and free memory.
         overwrite: Replace an existing plan and its preprocessed data.
-        split: Where the folds come from.
+        split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
     """
 
@@ -116,18 +122,20 @@ class PlanningOptions:
     fix_geometry: bool = False
 
 
-def report_nothing(classes: Sequence[ClassCount]) -> None:
-    """For callers who do not show the table of classes."""
+def _ignore_classes(classes: Sequence[ClassCount]) -> None:
+    """Ignores the classes, for callers that do not show them."""
     del classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningOutcome:
-    """What planning left behind.
+    """Result of planning.
 
     Attributes:
+        run: Run folder.
+        plan: Plan of the run.
         is_new: False if the run had been planned before and was continued.
-        written_cases: Number of cases that were preprocessed now.
+        written_cases: Number of cases that were preprocessed in this call.
     """
 
     run: RunFolder
@@ -136,7 +144,7 @@ class PlanningOutcome:
     written_cases: int
 
     def describe(self) -> str:
-        """One line for the user."""
+        """Describes it in one line."""
         state = "planned" if self.is_new else "had been planned before; continued"
         return f"{self.run.root}: {state}, {self.written_cases} cases preprocessed"
 
@@ -146,60 +154,60 @@ def plan_dataset(
     run_root: Path | None,
     rule: PlanRule,
     *,
-    options: PlanningOptions,
+    request: PlanRequest,
     report: Callable[[Plan], None],
-    report_classes: Callable[[Sequence[ClassCount]], None] = report_nothing,
+    report_classes: Callable[[Sequence[ClassCount]], None] = _ignore_classes,
     progress: Progress,
 ) -> PlanningOutcome:
     """Plans a dataset and preprocesses it; continues a run that was interrupted.
 
-    Nothing is written before the whole dataset has passed its checks; `report_classes` and `report` see what was
-    measured and planned before the long work of preprocessing begins.
+    Nothing is written before the whole dataset has passed its checks. `report_classes` and `report` receive the
+    measured classes and the plan before preprocessing begins.
 
     Raises:
         DatasetError: Everything that is wrong with the dataset.
         PlanError: No plan exists, or it lacks a requested configuration.
         TrainingError: Folds or groups do not fit the cases.
-        RunError: The run exists and was planned from something else.
+        RunError: The run exists and was planned differently.
         CasesFailedError: Some cases could not be preprocessed.
     """
     if run_root is not None and not RunFolder(run_root).plan.is_file():
         prepare_workers(WORKER_MODULES)
     dataset = read_dataset(dataset_folder)
-    if options.fix_geometry:
+    if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
     run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
     if run.root.resolve() == dataset.root.resolve():
         msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
         raise RunError(msg)
-    division = divide_into_folds(dataset, options.split)
+    division = divide_into_folds(dataset, request.split)
     for note in (*dataset.notes, *division.notes, *describe_export_limits(dataset.labels, dataset.file_ending)):
         progress.note(note)
-    is_new = not _can_continue(run, dataset, options)
+    is_new = not _can_continue(run, dataset, request)
     if is_new:
-        _plan_anew(dataset, run, rule, splits=division.splits, options=options, progress=progress)
-    elif options.split != SplitRequest():
+        _plan_anew(dataset, run, rule, splits=division.splits, request=request, progress=progress)
+    elif request.split != SplitRequest():
         _check_same_folds(run, division.splits)
     plan = read_document(run.plan, Plan)
     _report_measurements(run, report_classes, progress)
     report(plan)
-    names = select_data_configurations(plan, options.configurations)
+    names = select_data_configurations(plan, request.configurations)
     _copy_references(dataset, run)
     written = 0
-    if options.preprocess:
+    if request.preprocess:
         written = preprocess_dataset(
-            dataset, run, plan, configurations=names, workers=options.workers, progress=progress
+            dataset, run, plan, configurations=names, workers=request.workers, progress=progress
         )
     return PlanningOutcome(run=run, plan=plan, is_new=is_new, written_cases=written)
 
 
 def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: int | None, progress: Progress) -> int:
-    """Preprocesses what is missing or was made before the plan was edited; returns the number of cases written.
+    """Preprocesses missing and outdated arrays of a run; returns the number of cases written.
 
     Raises:
         DocumentError: The edited plan breaks the schema.
         RunError: There is no run, or its models were imported.
-        DatasetError: The dataset is not where it was.
+        DatasetError: The dataset is no longer at its place.
         CasesFailedError: Some cases failed.
     """
     run = open_run(run_root)
@@ -214,7 +222,7 @@ def _report_measurements(
     run: RunFolder, report_classes: Callable[[Sequence[ClassCount]], None], progress: Progress
 ) -> None:
     fingerprint = read_document(run.fingerprint, Fingerprint)
-    classes = count_classes(fingerprint.labels, fingerprint.cases)
+    classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
     report_classes(classes)
     splits = read_document(run.splits, Splits)
     for warning in (
@@ -233,19 +241,19 @@ def _check_same_folds(run: RunFolder, wanted: Splits) -> None:
         raise RunError(msg)
 
 
-def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) -> bool:
-    """Whether the run holds the plan that would be made now."""
+def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> bool:
+    """Whether the run holds the plan that would be made now, and can be continued."""
     check_writable(run.root)
     if not run.root.exists() or not any(run.root.iterdir()):
         return False
     if not run.plan.is_file():
         return _refuse_foreign_folder(run)
-    if options.overwrite:
+    if request.overwrite:
         _refuse_to_lose_models(run)
         return False
     same_dataset = read_document(run.dataset, DatasetRecord) == record_dataset(dataset)
     plan = read_document(run.plan, Plan)
-    if same_dataset and _follows_same_rules(plan, options):
+    if same_dataset and _follows_same_rules(plan, request):
         return True
     rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
     reason = (
@@ -260,10 +268,10 @@ def _can_continue(run: RunFolder, dataset: Dataset, options: PlanningOptions) ->
     raise RunError(msg)
 
 
-def _follows_same_rules(plan: Plan, options: PlanningOptions) -> bool:
-    machine = options.machine
+def _follows_same_rules(plan: Plan, request: PlanRequest) -> bool:
+    machine = request.machine
     return (
-        plan.planner == options.planner
+        plan.planner == request.planner
         and machine.accelerator_memory_gb in (None, plan.accelerator_memory_gb)
         and machine.budget_seconds in (None, plan.budget_seconds)
     )
@@ -295,18 +303,18 @@ def _plan_anew(
     rule: PlanRule,
     *,
     splits: Splits,
-    options: PlanningOptions,
+    request: PlanRequest,
     progress: Progress,
 ) -> None:
     prepare_workers(WORKER_MODULES)
     headers = survey_headers(dataset.cases)
     for note in headers.notes:
         progress.note(note)
-    fingerprint = measure_dataset(dataset, run, grids=headers.grids, workers=options.workers, progress=progress)
-    plan = rule(fingerprint, options.machine)
-    select_data_configurations(plan, options.configurations)
+    fingerprint = measure_dataset(dataset, run, grids=headers.grids, workers=request.workers, progress=progress)
+    plan = rule(fingerprint, request.machine)
+    select_data_configurations(plan, request.configurations)
     make_folder(run.root)
-    if options.overwrite:
+    if request.overwrite:
         run.plan.unlink(missing_ok=True)
         remove_folder(run.root / "preprocessed")
         remove_folder(run.references)
@@ -317,6 +325,6 @@ def _plan_anew(
 
 
 def _copy_references(dataset: Dataset, run: RunFolder) -> None:
-    """Keeps the reference label maps with the run, so that validation works wherever the run is moved."""
+    """Copies the reference label maps into the run, so that validation works wherever the run is moved."""
     for case in dataset.cases:
         copy_reference(case, run.references)

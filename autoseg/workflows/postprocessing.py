@@ -1,7 +1,8 @@
-"""Learns from held-out predictions which postprocessing helps: passes over the cases, and a decision after each."""
+"""Learns from held-out predictions which postprocessing helps: a pass over the cases, then a decision, per rule."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int64
@@ -46,28 +47,15 @@ from autoseg.workflows.evaluation import BYTES_PER_CASE, EvaluationJob, read_pai
 BACKGROUND = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuringJob:
-    """What a worker counts in one case.
-
-    Attributes:
-        rules: Accepted before; applied first.
-        groups: Disjoint masks, as internal labels, whose components are wanted.
-        hole_classes: Indices of the classes whose holes are wanted.
-    """
-
-    files: EvaluationJob
-    rules: tuple[Rule, ...]
-    groups: tuple[tuple[int, ...], ...] = ()
-    hole_classes: tuple[int, ...] = ()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CaseMeasurement:
-    """What the job asked for.
+class CaseEffects:
+    """Effects of candidate rules on one case.
 
     Attributes:
-        grid: Of the reference.
+        grid: Grid of the reference.
+        counts: Voxel counts with the rules accepted so far.
+        components: Effects of removing components, for each requested mask.
+        holes: Effect of filling the holes of each requested class.
     """
 
     grid: Grid
@@ -77,10 +65,12 @@ class CaseMeasurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Learned:
-    """What came out.
+class LearnedPostprocessing:
+    """Learned postprocessing.
 
     Attributes:
+        rules: Accepted rules, in the order of application.
+        steps: All rules that were tried, in their order.
         before: Counts without any rule; a row for each case.
         after: Counts with all accepted rules.
     """
@@ -93,7 +83,7 @@ class Learned:
 
 def learn_postprocessing(
     jobs: Sequence[EvaluationJob], *, blocks: Int64[np.ndarray, " case"], progress: Progress
-) -> Learned:
+) -> LearnedPostprocessing:
     """Tries the rules one kind after the other, each on top of what was accepted before.
 
     The largest component of all foreground; then for each class its largest component and a minimum size of its
@@ -101,8 +91,8 @@ def learn_postprocessing(
 
     Args:
         jobs: Held-out predictions and their references.
-        blocks: For every job the number of its block; blocks are held out in turn where something is learned.
-        progress: Who is told.
+        blocks: Number of the block of each job; blocks are held out in turn where a parameter is learned.
+        progress: Receives notes and progress.
 
     Raises:
         CasesFailedError: A file cannot be read.
@@ -114,11 +104,11 @@ def learn_postprocessing(
         learner.try_components(group)
     learner.try_holes(targets)
     after = learner.count() if learner.rules else before
-    return Learned(rules=tuple(learner.rules), steps=tuple(learner.steps), before=before, after=after)
+    return LearnedPostprocessing(rules=tuple(learner.rules), steps=tuple(learner.steps), before=before, after=after)
 
 
 def group_disjoint(targets: Sequence[int], labels: LabelScheme) -> Iterator[tuple[int, ...]]:
-    """Neighbouring classes that share no label: their components can be found in one pass."""
+    """Groups neighbouring classes that share no label, whose components can be found in one pass."""
     group: list[int] = []
     taken: set[int] = set()
     for index in targets:
@@ -132,24 +122,41 @@ def group_disjoint(targets: Sequence[int], labels: LabelScheme) -> Iterator[tupl
         yield tuple(group)
 
 
-def measure_case(job: MeasuringJob) -> CaseMeasurement:
-    """Runs in a worker process."""
-    labels = job.files.labels
-    read, grid = read_pair(job.files)
+def measure_effects(
+    files: EvaluationJob,
+    *,
+    rules: tuple[Rule, ...],
+    groups: tuple[tuple[int, ...], ...] = (),
+    hole_classes: tuple[int, ...] = (),
+) -> CaseEffects:
+    """Measures the effects of candidate rules on one case, in a worker process.
+
+    Args:
+        files: Prediction and reference.
+        rules: Rules accepted so far; applied first.
+        groups: Disjoint masks, as internal labels, whose components are measured.
+        hole_classes: Indices of the classes whose holes are measured.
+
+    Raises:
+        VolumeError: A file cannot be read.
+        EvaluationError: A file holds unknown values.
+    """
+    labels = files.labels
+    read, grid = read_pair(files)
     spacing_mm = grid.spacing_mm
-    finished = apply_rules(read.prediction, job.rules, labels=labels, spacing_mm=spacing_mm)
+    finished = apply_rules(read.prediction, rules, labels=labels, spacing_mm=spacing_mm)
     pair = LabelMapPair(prediction=finished, reference=read.reference)
-    return CaseMeasurement(
+    return CaseEffects(
         grid=grid,
         counts=count_class_voxels(pair, labels),
-        components=measure_components(pair, job.groups, labels=labels, spacing_mm=spacing_mm) if job.groups else (),
-        holes=tuple(measure_holes(pair, index, labels=labels) for index in job.hole_classes),
+        components=measure_components(pair, groups, labels=labels, spacing_mm=spacing_mm) if groups else (),
+        holes=tuple(measure_holes(pair, index, labels=labels) for index in hole_classes),
     )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Learner:
-    """The rules accepted so far, and the way to the next."""
+    """Rules accepted so far, and the search for further ones."""
 
     jobs: Sequence[EvaluationJob]
     blocks: Int64[np.ndarray, " case"]
@@ -159,7 +166,7 @@ class _Learner:
     steps: list[Step] = field(default_factory=list)
 
     def try_foreground(self) -> Counts:
-        """Returns the counts before any rule."""
+        """Tries to keep the largest component of all foreground; returns the counts before any rule."""
         measured = self._measure("foreground", groups=(self.labels.foreground_labels,))
         cases = self._open_cases(measured)
         after, _ = keep_largest_of([entry.components[0] for entry in measured], cases)
@@ -167,7 +174,7 @@ class _Learner:
         return cases.counts
 
     def try_components(self, group: tuple[int, ...]) -> None:
-        """Classes that share no label."""
+        """Tries largest component and minimum size for classes that share no label."""
         masks = tuple(self.labels.class_labels[index] for index in group)
         measured = self._measure(self._name(group), groups=masks)
         cases = self._open_cases(measured)
@@ -175,7 +182,7 @@ class _Learner:
         size_unit = find_size_unit(entry.grid for entry in measured)
         for place, index in enumerate(group):
             if set(masks[place]) == set(self.labels.foreground_labels):
-                continue  # was tried as the foreground
+                continue  # already tried as the foreground
             after, kept = keep_largest_of(effects[place], cases)
             if self._judge(keep_largest(self.labels, index), cases, after):
                 cases, effects[place] = cases.change(after), kept
@@ -193,7 +200,7 @@ class _Learner:
         return cases.change(counts)
 
     def try_holes(self, targets: Sequence[int]) -> None:
-        """Every class by itself. One that is filled leaves the next less to fill, so what is left is measured anew."""
+        """Tries to fill the holes of each class; after a success, the remaining holes are measured again."""
         waiting = tuple(targets)
         while waiting:
             measured = self._measure("holes", hole_classes=waiting)
@@ -205,7 +212,7 @@ class _Learner:
             waiting = waiting[place + 1 :]
 
     def count(self) -> Counts:
-        """With all rules."""
+        """Counts voxels with all accepted rules."""
         return stack_counts([entry.counts for entry in self._measure("all rules")])
 
     def _judge(self, rule: Rule, cases: Cases, after: Counts) -> bool:
@@ -219,7 +226,7 @@ class _Learner:
             assert step.rule is not None, "only rules are accepted"
             self.rules.append(step.rule)
 
-    def _open_cases(self, measured: Sequence[CaseMeasurement]) -> Cases:
+    def _open_cases(self, measured: Sequence[CaseEffects]) -> Cases:
         counts = stack_counts([entry.counts for entry in measured])
         return Cases(counts=counts, blocks=self.blocks, class_names=self.labels.class_names)
 
@@ -229,15 +236,12 @@ class _Learner:
 
     def _measure(
         self, what: str, *, groups: tuple[tuple[int, ...], ...] = (), hole_classes: tuple[int, ...] = ()
-    ) -> tuple[CaseMeasurement, ...]:
-        rules = tuple(self.rules)
-        jobs = [
-            (files.case, MeasuringJob(files=files, rules=rules, groups=groups, hole_classes=hole_classes))
-            for files in self.jobs
-        ]
+    ) -> tuple[CaseEffects, ...]:
+        measure = partial(measure_effects, rules=tuple(self.rules), groups=groups, hole_classes=hole_classes)
+        jobs = [(files.case, files) for files in self.jobs]
         workers = compute_worker_count(requested=None, case_count=len(jobs), bytes_per_case=BYTES_PER_CASE)
         outcome = run_over_cases(
-            measure_case, jobs, workers=workers, label=f"Postprocessing: {what}", progress=self.progress
+            measure, jobs, workers=workers, label=f"Postprocessing: {what}", progress=self.progress
         )
         if outcome.failures:
             heading = f"{len(outcome.failures)} of {len(jobs)} held-out predictions cannot be used:"
@@ -246,7 +250,7 @@ class _Learner:
 
 
 def _find_targets(reference: Int64[np.ndarray, "case class"], labels: LabelScheme) -> tuple[int, ...]:
-    """Classes that some reference has and that background is no part of."""
+    """Finds the classes that occur in a reference and do not include the background."""
     is_scored = find_scored_classes(reference)
     return tuple(
         index for index, members in enumerate(labels.class_labels) if is_scored[index] and BACKGROUND not in members

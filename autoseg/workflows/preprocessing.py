@@ -1,7 +1,7 @@
-"""Preprocesses the cases of a run for every configuration that is asked for; finished cases are kept."""
+"""Preprocesses the cases of a run for the requested configurations; finished cases are kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -11,6 +11,7 @@ from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.fork_server import prepare_workers
 from autoseg.geometry import IntTriple
+from autoseg.inference.folds import is_import
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
@@ -36,7 +37,7 @@ from autoseg.workflows.case_pool import (
 )
 from autoseg.workflows.case_reading import read_labelled_case
 
-# What the workers of planning and preprocessing load: half a second that passes while the dataset is being looked at.
+# Modules that workers import in advance: it takes half a second, during which the dataset is inspected.
 WORKER_MODULES = (
     "autoseg.workflows.preprocessing",
     "blosc2",
@@ -45,8 +46,8 @@ WORKER_MODULES = (
     "nibabel",
     "scipy.ndimage",
 )
-# Of a case and its largest resampled array together, per channel and for labels. Measured: 8 bytes for one channel of
-# CT (512 x 512 x 160), 14 for two channels of MR; a quarter or more is added.
+# Per voxel of a case and of its largest resampled array together. Measured: 8 bytes for one channel of CT
+# (512 x 512 x 160), 14 for two channels of MR; a quarter or more is added.
 BYTES_PER_IMAGE_VOXEL = 6
 BYTES_PER_LABEL_VOXEL = 5
 
@@ -63,19 +64,8 @@ class PreprocessingRecipe(Document):
     resampling: ResamplingPlan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreprocessingJob:
-    """What a worker needs to preprocess one case for some configurations."""
-
-    case: Case
-    labels: LabelScheme
-    plan: Plan
-    configurations: tuple[str, ...]
-    run: RunFolder
-
-
 def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
-    """Names of the configurations whose arrays must exist; all planned ones if none is requested.
+    """Returns the configurations whose arrays must exist; all planned ones if none is requested.
 
     Raises:
         PlanError: A requested configuration is not in the plan.
@@ -96,9 +86,9 @@ def preprocess_dataset(
     workers: int | None,
     progress: Progress,
 ) -> int:
-    """Writes the missing cases and returns how many were written.
+    """Preprocesses the missing cases and returns how many were written.
 
-    Arrays that were made by another plan are removed first.
+    Arrays that follow another plan are removed first.
 
     Raises:
         CasesFailedError: Some cases failed; the others are written.
@@ -107,14 +97,14 @@ def preprocess_dataset(
         if not is_recipe_followed(run, plan, name):
             remove_folder(run.preprocessed(name))
             write_document(run.recipe(name), extract_recipe(plan, name))
-    jobs = _list_missing_jobs(dataset, run, plan, configurations)
+    jobs = [(case.name, case) for case in dataset.cases if _list_missing(case, run, configurations)]
     if not jobs:
         return 0
     prepare_workers(WORKER_MODULES)
     measured = read_document(run.fingerprint, Fingerprint).cases
-    sizes = {case.name: estimate_size(case, plan, configurations) for case in measured}
+    sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
     outcome = run_over_cases(
-        preprocess_job,
+        partial(preprocess_case, plan=plan, run=run, configurations=configurations),
         jobs,
         workers=compute_worker_count(
             requested=workers, case_count=len(jobs), bytes_per_case=find_largest(sizes.values())
@@ -131,8 +121,8 @@ def preprocess_dataset(
     return len(outcome.results)
 
 
-def estimate_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:
-    """What preprocessing a case takes: the case itself, and its largest resampled array."""
+def estimate_preprocessing_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:
+    """Estimates the memory that preprocessing a case needs: the case itself and its largest resampled array."""
     resampled = max(prod(compute_preprocessed_shape(case, plan, name)) for name in configurations)
     voxels = prod(case.shape_voxels)
     channels = len(plan.channels)
@@ -143,7 +133,7 @@ def estimate_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[st
 
 
 def compute_preprocessed_shape(case: CaseFingerprint, plan: Plan, configuration: str) -> IntTriple:
-    """Extents of a case's arrays for a configuration, plan axes."""
+    """Computes the shape of a case's arrays for a configuration, in plan axes."""
     z, y, x = plan.axis_permutation
     spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
     shape = case.cropped_shape_voxels
@@ -152,7 +142,7 @@ def compute_preprocessed_shape(case: CaseFingerprint, plan: Plan, configuration:
 
 
 def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
-    """The part of the plan that the arrays of a configuration depend on."""
+    """Extracts the part of the plan that the arrays of a configuration depend on."""
     chosen = plan.configurations[configuration]
     return PreprocessingRecipe(
         orientation=plan.orientation,
@@ -165,7 +155,7 @@ def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
 
 
 def is_recipe_followed(run: RunFolder, plan: Plan, configuration: str) -> bool:
-    """Whether the arrays of a configuration were made by this plan, and not by one before it was edited."""
+    """Whether the arrays of a configuration follow this plan, rather than the plan before it was edited."""
     try:
         return read_document(run.recipe(configuration), PreprocessingRecipe) == extract_recipe(plan, configuration)
     except DocumentError:
@@ -173,10 +163,10 @@ def is_recipe_followed(run: RunFolder, plan: Plan, configuration: str) -> bool:
 
 
 def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_names: Sequence[str]) -> None:
-    """Checks that the arrays of these cases are there and were made by this plan.
+    """Checks that the arrays of these cases exist and follow this plan.
 
     Raises:
-        RunError: Says what is missing, and the command that makes it.
+        RunError: Arrays are missing or outdated; the message names the command that writes them.
     """
     remedy = f"run: autoseg preprocess {run.root} --configuration {configuration}"
     folder = run.preprocessed(configuration)
@@ -190,47 +180,61 @@ def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_name
         raise RunError(msg)
 
 
-def preprocess_job(job: PreprocessingJob) -> str:
-    """Runs in a worker process: reads the case once and writes every missing configuration."""
-    prepared = _read_prepared(job)
+def check_has_data(run: RunFolder, plan: Plan) -> None:
+    """Checks that a run was planned from a dataset and can be preprocessed and trained.
+
+    Raises:
+        RunError: Its models were imported.
+    """
+    if is_import(run, plan):
+        msg = (
+            f"{run.root} holds imported models ({plan.planner}) and no training data: it predicts, but nothing can be "
+            f"preprocessed or trained in it; to train, make another run: autoseg plan DATASET --run OTHER"
+        )
+        raise RunError(msg)
+
+
+def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: Sequence[str]) -> None:
+    """Reads a case once and writes its missing arrays, in a worker process.
+
+    Args:
+        case: Image and label map on disk.
+        plan: Plan of the run.
+        run: Run folder to write into.
+        configurations: Configurations whose arrays are needed.
+
+    Raises:
+        DatasetError: The case cannot be read.
+        RunError: The arrays cannot be written.
+    """
+    names = [channel.name for channel in plan.channels]
+    labelled = read_labelled_case(case, labels=plan.labels, channel_names=names)
+    prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, plan)
     tasks: dict[ResamplingTask, list[str]] = {}
-    for name in job.configurations:
-        tasks.setdefault(compute_resampling_task(prepared, job.plan, name), []).append(name)
-    for names in tasks.values():
-        _write_configurations(job, prepared, names)
-    return job.case.name
+    for name in _list_missing(case, run, configurations):
+        tasks.setdefault(compute_resampling_task(prepared, plan, name), []).append(name)
+    for same in tasks.values():
+        _write_configurations(case, prepared, same, plan=plan, run=run)
 
 
-def _read_prepared(job: PreprocessingJob) -> PreparedCase:
-    names = [channel.name for channel in job.plan.channels]
-    labelled = read_labelled_case(job.case, labels=job.labels, channel_names=names)
-    return prepare_case(labelled.image, labelled.label_map, labelled.grid, job.plan)
-
-
-def _write_configurations(job: PreprocessingJob, prepared: PreparedCase, names: Sequence[str]) -> None:
-    """Resamples once for configurations that ask for the same."""
-    first = preprocess_prepared_case(prepared, job.plan, names[0])
+def _write_configurations(
+    case: Case, prepared: PreparedCase, names: Sequence[str], *, plan: Plan, run: RunFolder
+) -> None:
+    """Resamples once for all configurations that need the same arrays."""
+    first = preprocess_prepared_case(prepared, plan, names[0])
     assert first.label_map is not None, "a training case keeps its labels"
-    locations = find_class_locations(first.label_map, job.labels)
+    locations = find_class_locations(first.label_map, plan.labels)
     for name in names:
         is_first = name == names[0]
         write_case(
-            job.run.preprocessed(name),
-            job.case.name,
-            first if is_first else preprocess_prepared_case(prepared, job.plan, name, like=first),
+            run.preprocessed(name),
+            case.name,
+            first if is_first else preprocess_prepared_case(prepared, plan, name, like=first),
             locations=locations,
-            patch_voxels=job.plan.configurations[name].patch_voxels,
-            twin=None if is_first else job.run.preprocessed(names[0]),
+            patch_voxels=plan.configurations[name].patch_voxels,
+            twin=None if is_first else run.preprocessed(names[0]),
         )
 
 
-def _list_missing_jobs(
-    dataset: Dataset, run: RunFolder, plan: Plan, configurations: Sequence[str]
-) -> list[tuple[str, PreprocessingJob]]:
-    jobs = []
-    for case in dataset.cases:
-        missing = tuple(name for name in configurations if not is_case_written(run.preprocessed(name), case.name))
-        if missing:
-            job = PreprocessingJob(case=case, labels=plan.labels, plan=plan, configurations=missing, run=run)
-            jobs.append((case.name, job))
-    return jobs
+def _list_missing(case: Case, run: RunFolder, configurations: Sequence[str]) -> list[str]:
+    return [name for name in configurations if not is_case_written(run.preprocessed(name), case.name)]

@@ -1,4 +1,4 @@
-"""The reference label maps that a run keeps for validation."""
+"""Copies reference label maps into a run, where validation finds them."""
 
 import shutil
 from pathlib import Path
@@ -15,17 +15,17 @@ DETACHED_ENDINGS = (".mhd", ".nhdr", *HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values
 
 
 def copy_reference(case: Case, folder: Path) -> None:
-    """Copies the label map of a case into a folder, under the name of the case, unless it is there already.
+    """Copies the label map of a case into a folder, under the name of the case, unless it exists there.
 
-    Formats of two files are rewritten as .nii.gz. A label map on another grid than its image is written as it was
-    read for training: resampled onto the grid of the image.
+    Formats of two files are rewritten as .nii.gz. A label map on another grid than its image is written as it is read
+    for training: resampled onto the grid of the image.
     """
     label_path = case.label_path
     assert label_path is not None, "every training case has a label map"
     ending = label_path.name[len(strip_ending(label_path.name)) :]
     is_detached = ending.lower() in DETACHED_ENDINGS
     target = folder / f"{case.name}{'.nii.gz' if is_detached else ending.lower()}"
-    if target.exists() and target.stat().st_size > 0:  # what a loss of power left empty is copied again
+    if target.exists() and target.stat().st_size > 0:  # a file left empty by a power failure is copied again
         return
     if is_detached or _must_be_resampled(case, label_path):
         volume = read_fitted_label_map(case, read_grid(case.image_paths[0]))
@@ -49,10 +49,10 @@ def _must_be_resampled(case: Case, label_path: Path) -> bool:
 
 
 def find_reference(run: RunFolder, case_name: str) -> Path:
-    """The reference label map of a case.
+    """Finds the reference label map of a case.
 
     Raises:
-        RunError: The run has lost it.
+        RunError: It is missing.
     """
     for ending in READABLE_ENDINGS:
         path = run.references / f"{case_name}{ending}"

@@ -1,6 +1,6 @@
-"""Chooses what a run predicts with: the best configuration or pair, and the postprocessing that helps it.
+"""Selects what a run predicts with: the best configuration or pair, and the postprocessing that improves it.
 
-Everything is decided on out-of-fold predictions: of each case, what the networks say that did not see it in training.
+Everything is decided on out-of-fold predictions: each case is predicted by networks that were not trained on it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,24 +30,24 @@ from autoseg.workflows.held_out import (
     describe_use,
     find_common_cases,
     find_held_out,
-    list_weights,
     tabulate_dice,
 )
+from autoseg.workflows.model_choice import list_weights
 from autoseg.workflows.pair_predictions import Pair, PairJob, predict_pairs
-from autoseg.workflows.postprocessing import Learned, learn_postprocessing
+from autoseg.workflows.postprocessing import LearnedPostprocessing, learn_postprocessing
 from autoseg.workflows.references import find_reference
-from autoseg.workflows.selection_document import Candidate, Member, Postprocessing, Selection
+from autoseg.workflows.selection_document import CandidateScores, Member, Postprocessing, Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionRequest:
-    """What the user asked for.
+    """Options that the user chose.
 
     Attributes:
-        configurations: None compares all that have finished folds.
-        folds: None takes every finished fold.
-        ensembles: Whether pairs of configurations are candidates, too; their held-out cases are predicted for that.
-        device: That predicts, also what a budget left out of a validation; "auto", "cpu", "cuda", "cuda:1" or "mps".
+        configurations: Configurations to compare; None compares all that have finished folds.
+        folds: Folds to use; None uses every finished fold.
+        ensembles: Whether pairs of configurations are candidates, too; their held-out cases are predicted for this.
+        device: Device for predicting pairs and completing validations; "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
     configurations: tuple[str, ...] | None = None
@@ -58,12 +58,12 @@ class SelectionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Entry:
-    """A candidate and where its predictions lie.
+    """A candidate and its predictions.
 
     Attributes:
         members: One configuration, or two.
         jobs: Predictions and references of all cases.
-        dice: A row for each case.
+        dice: Dice of each class, with a row for each case.
     """
 
     members: tuple[HeldOut, ...]
@@ -96,7 +96,7 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         device=request.device,
         progress=progress,
     ):
-        collect_crossvalidation(run_root)  # what it says of these folds is out of date
+        collect_crossvalidation(run_root)  # the scores of these folds have changed
     held_out = find_held_out(run, configurations=request.configurations, folds=request.folds)
     cases = find_common_cases(held_out)
     unused = describe_left_out(run, held_out, configurations=request.configurations, folds=request.folds)
@@ -136,7 +136,7 @@ def _open_single(run: RunFolder, held_out: HeldOut, cases: Sequence[str]) -> _En
 
 
 def _evaluate_pair(job: PairJob, pair: Pair, progress: Progress) -> _Entry:
-    """Also writes the pair's summary, like that of a validation."""
+    """Evaluates a pair and writes its summary, like that of a validation."""
     labels = pair[0].plan.labels
     jobs = _list_jobs(job.run, labels, {case: job.find_label_map(pair, case) for case in job.cases})
     folder = job.run.ensemble([member.configuration for member in pair])
@@ -155,10 +155,10 @@ def _list_jobs(run: RunFolder, labels: LabelScheme, predictions: Mapping[str, Pa
 def _find_scored(
     run: RunFolder, held_out: HeldOut, cases: Sequence[str], labels: LabelScheme
 ) -> Bool[np.ndarray, " class"]:
-    """Classes that some reference has.
+    """Finds the classes that occur in some reference.
 
     Raises:
-        SelectionError: There is none.
+        SelectionError: No reference has any class.
     """
     metrics: Sequence[Mapping[str, MetricValues]] = held_out.read_metrics(run, cases)
     voxels = [[int(entry[key].n_ref or 0) for key in name_class_keys(labels)] for entry in metrics]
@@ -170,7 +170,7 @@ def _find_scored(
 
 
 def _rank(entries: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) -> list[_Entry]:
-    """The highest mean first; what ties stays in order, so that one model comes before two."""
+    """Sorts by mean Dice, the highest first; ties keep their order, so that one model comes before two."""
     return sorted(entries, key=lambda entry: -_compute_mean(entry, is_scored))
 
 
@@ -179,7 +179,7 @@ def _compute_mean(entry: _Entry, is_scored: Bool[np.ndarray, " class"]) -> float
 
 
 def _make_blocks(held_out: HeldOut, cases: Sequence[str]) -> Int64[np.ndarray, " case"]:
-    """Blocks of cases that are held out in turn: the folds; within a single fold, up to five parts of it."""
+    """Numbers the blocks of cases that are held out in turn: the folds, or up to five parts of a single fold."""
     folds = sorted({held_out.holders[case] for case in cases}, key=int)
     if len(folds) > 1:
         return np.array([folds.index(held_out.holders[case]) for case in cases], np.int64)
@@ -190,10 +190,10 @@ def _make_blocks(held_out: HeldOut, cases: Sequence[str]) -> Int64[np.ndarray, "
     return np.array([blocks[case] for case in cases], np.int64)
 
 
-def _describe_candidate(entry: _Entry, labels: LabelScheme, is_scored: Bool[np.ndarray, " class"]) -> Candidate:
+def _describe_candidate(entry: _Entry, labels: LabelScheme, is_scored: Bool[np.ndarray, " class"]) -> CandidateScores:
     keys = [key for key, scored in zip(name_class_keys(labels), is_scored, strict=True) if scored]
     classes, foreground = compute_statistics(entry.dice[:, is_scored])
-    return Candidate(
+    return CandidateScores(
         configurations=entry.configurations, foreground=foreground, classes=dict(zip(keys, classes, strict=True))
     )
 
@@ -219,7 +219,7 @@ def _explain(ranked: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) ->
     )
 
 
-def _describe_postprocessing(learned: Learned, is_scored: Bool[np.ndarray, " class"]) -> Postprocessing:
+def _describe_postprocessing(learned: LearnedPostprocessing, is_scored: Bool[np.ndarray, " class"]) -> Postprocessing:
     return Postprocessing(
         rules=learned.rules,
         steps=learned.steps,

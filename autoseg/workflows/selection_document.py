@@ -1,4 +1,4 @@
-"""selection.json: which models and postprocessing prediction uses, and the figures that decided so."""
+"""Schema of selection.json: models and postprocessing that prediction uses, and the scores behind the selection."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,12 @@ NAMES_JOINED_BY = " + "
 
 
 class Member(Part):
-    """One model of what was selected.
+    """One selected model.
 
     Attributes:
-        folds: Whose networks are averaged.
-        weights_sha256: Of their checkpoints; those of previous stages come before.
+        configuration: Name of the configuration.
+        folds: Folds whose networks are averaged.
+        weights_sha256: SHA-256 of their checkpoints; those of previous stages come first.
     """
 
     configuration: str
@@ -26,13 +27,13 @@ class Member(Part):
     weights_sha256: tuple[str, ...]
 
 
-class Candidate(Part):
+class CandidateScores(Part):
     """A configuration, or a pair of them whose probabilities are averaged, and its Dice over the held-out cases.
 
     Attributes:
-        configurations: One or two.
-        foreground: Mean over the classes that some reference has.
-        classes: By class key.
+        configurations: One or two configurations.
+        foreground: Mean Dice over the classes that occur in some reference.
+        classes: Dice by class key.
     """
 
     configurations: tuple[str, ...]
@@ -41,18 +42,19 @@ class Candidate(Part):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Returns the name for messages."""
         return NAMES_JOINED_BY.join(self.configurations)
 
 
 class Postprocessing(Part):
-    """What was learned from the held-out cases.
+    """Postprocessing learned from the held-out cases.
 
     Attributes:
-        rules: To be applied in this order; the accepted ones.
-        steps: All that were tried, in their order.
-        before: Foreground Dice of the winner.
-        after: With all rules, on the cases that chose them; the gains of the steps are more honest.
+        rules: Accepted rules, in the order of application.
+        steps: All rules that were tried, in their order.
+        before: Foreground Dice of the best candidate.
+        after: Foreground Dice with all rules, on the cases that they were chosen on, so it is optimistic; the gains of
+            the steps are not.
     """
 
     rules: tuple[Rule, ...]
@@ -62,15 +64,15 @@ class Postprocessing(Part):
 
 
 class Selection(Document):
-    """The choice.
+    """Selected models and postprocessing.
 
     Attributes:
-        cases: Held out by folds of every candidate; all are compared on these.
-        class_names: Class key to name.
-        classes_without_reference: Classes that no reference of these cases has: they count nowhere.
-        candidates: The best one first.
-        members: What prediction uses: the models of the best candidate.
-        because: Why this candidate, with the numbers.
+        cases: Cases held out by folds of every candidate, on which all are compared.
+        class_names: Class names by class key.
+        classes_without_reference: Classes that occur in no reference of these cases, and that do not count.
+        candidates: Scores of all candidates, the best one first.
+        members: Models of the best candidate, which prediction uses.
+        because: Reason for the selection, with the numbers.
     """
 
     schema_version: Literal[1] = 1
@@ -78,18 +80,18 @@ class Selection(Document):
     cases: tuple[str, ...]
     class_names: dict[str, str]
     classes_without_reference: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateScores, ...]
     members: tuple[Member, ...]
     because: str
     postprocessing: Postprocessing
 
     @property
     def name(self) -> str:
-        """The winner in words."""
+        """Returns the name of the selected candidate."""
         return NAMES_JOINED_BY.join(member.configuration for member in self.members)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What `repr` and `print` show: the choice, and on how many cases it was made."""
+        """Yields what `repr` and `print` show: the selection and the number of cases behind it."""
         yield "members", {member.configuration: member.folds for member in self.members}
         yield "postprocessing", [rule.describe() for rule in self.postprocessing.rules]
         yield "cases", len(self.cases)
@@ -97,7 +99,7 @@ class Selection(Document):
 
 
 def read_selection(run: RunFolder) -> Selection | None:
-    """What was selected for a run; None if nothing was.
+    """Reads the selection of a run; None if there is none.
 
     Raises:
         DocumentError: The file is damaged.

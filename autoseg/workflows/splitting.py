@@ -1,4 +1,4 @@
-"""How the cases of a dataset are divided into folds: by a file, by groups, or at random."""
+"""Divides the cases of a dataset into folds: by a file, by groups, or at random."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from autoseg.training.groups import group_by_pattern, read_groups
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRequest:
-    """What the user asked for; with neither, the files beside dataset.json count, if there are any.
+    """Source of the folds; with neither option, the files beside dataset.json are used, if there are any.
 
     Attributes:
         group_by: Regular expression that finds the group in a case's name.
@@ -29,14 +29,14 @@ DEFAULT_SPLITS = SplitRequest()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivisionIntoFolds:
-    """Folds, and what the user should know of them, one sentence each."""
+    """Folds, and remarks on them for the user, one sentence each."""
 
     splits: Splits
     notes: tuple[str, ...]
 
 
 def divide_into_folds(dataset: Dataset, request: SplitRequest) -> DivisionIntoFolds:
-    """The folds of a dataset. A file of folds comes first, then groups, then chance.
+    """Divides a dataset into folds: by a file of folds if there is one, else by groups, else at random.
 
     Raises:
         DocumentError: A file of folds or groups cannot be read or has another form.
@@ -57,7 +57,7 @@ def divide_into_folds(dataset: Dataset, request: SplitRequest) -> DivisionIntoFo
 
 
 def describe_duplicates(duplicates: Iterable[Sequence[str]], splits: Splits | None) -> list[str]:
-    """One warning for each set of cases with the same image."""
+    """Writes one warning for each set of cases with the same image."""
     return [_describe_duplicate(cases, splits) for cases in duplicates]
 
 

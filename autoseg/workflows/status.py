@@ -1,4 +1,4 @@
-"""How far every training of a run is, read off its files, so that it can be asked from anywhere and at any time."""
+"""Reads the status of every training of a run from its files, from any process and at any time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,14 @@ from typing import Final, Literal
 from autoseg.document import parse_part, read_document, read_json
 from autoseg.errors import DocumentError
 from autoseg.inference.folds import find_trained_folds, is_import
-from autoseg.inference.options import PredictionOptions
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.history import read_last_record
-from autoseg.validation_conditions import ValidationConditions
+from autoseg.validation_conditions import ValidationConditions, list_limits
 from autoseg.workflows.fold_lock import LockHolder, find_holder
 from autoseg.workflows.training_state import Phase, TrainingState, read_state
-from autoseg.workflows.validation_choice import ValidationChoice
 
 FoldState = Literal["waiting", "preparing", "training", "validating", "interrupted", "failed", "finished"]
 STATES_OF_WORK: Final[dict[Phase | None, FoldState]] = {"training": "training", "validating": "validating"}
@@ -24,20 +23,26 @@ STATES_OF_WORK: Final[dict[Phase | None, FoldState]] = {"training": "training", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldStatus:
-    """One training.
+    """Status of one training.
 
     Attributes:
-        state: "interrupted": begun, and no process is at it.
-        device: On which it runs or last ran.
-        pid: Process that is at it.
-        end_epoch: Where training ends; None while that is not known.
-        remaining_seconds: Of training or validation.
-        pseudo_dice: Moving average.
-        dice: Mean over classes of the validation on whole volumes.
-        cases_done: Held-out cases that are predicted, of `cases`.
-        reason: Why it failed.
-        warnings: What must be known of its scores: a short training, a limited validation.
-        is_trained: Whether its final model is there, validated or not.
+        configuration: Name of the configuration.
+        fold: Name of the fold.
+        state: "interrupted" means that it was started, is not finished, and no process works on it.
+        device: Device on which it runs or last ran.
+        pid: Process that works on it.
+        epochs_done: Number of finished epochs.
+        end_epoch: Number of epochs at the end of the training; None while unknown.
+        remaining_seconds: Remaining time of the training or validation.
+        train_loss: Training loss of the last epoch.
+        validation_loss: Validation loss of the last epoch.
+        pseudo_dice: Moving average of the pseudo Dice.
+        dice: Mean Dice over classes of the validation on whole volumes.
+        cases_done: Number of held-out cases that are predicted, of `cases`.
+        cases: Number of held-out cases.
+        reason: Reason of a failure.
+        warnings: Remarks on the scores: a short training, a limited validation.
+        is_trained: Whether the final model exists, validated or not.
     """
 
     configuration: str
@@ -60,18 +65,55 @@ class FoldStatus:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process is at it."""
+        """Whether a process works on it."""
         return self.state in {"preparing", "training", "validating"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """The result on whole volumes.
+class ValidationChoice:
+    """A validation, reduced where necessary to fit into a time.
 
     Attributes:
-        dice: Mean over classes; None if it is not defined for any.
-        choice: What of the validation there was time for.
-        warnings: What must be said beside the result.
+        cases: Cases that are predicted and evaluated.
+        held_out_cases: Number of all held-out cases.
+        options: Options of the prediction.
+        seconds: Estimated duration.
+        whole_seconds: Estimated duration of a whole validation.
+    """
+
+    cases: tuple[str, ...]
+    held_out_cases: int
+    options: PredictionOptions = DEFAULT_OPTIONS
+    seconds: float = 0.0
+    whole_seconds: float = 0.0
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Describes how it is reduced; empty for a whole validation."""
+        return list_limits(
+            mirroring=self.options.mirroring,
+            step_fraction=self.options.step_fraction,
+            cases=len(self.cases),
+            held_out_cases=self.held_out_cases,
+        )
+
+    def is_better_than(self, other: "ValidationChoice") -> bool:
+        """Whether it is reduced less: compares mirroring first, then overlap, then the number of cases."""
+        return self._rank > other._rank
+
+    @property
+    def _rank(self) -> tuple[bool, float, int]:
+        return self.options.mirroring, -self.options.step_fraction, len(self.cases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Result of a validation on whole volumes.
+
+    Attributes:
+        dice: Mean Dice over classes; None if it is undefined for all of them.
+        choice: How the validation was reduced, if it was.
+        warnings: Remarks on the result.
     """
 
     dice: float | None
@@ -80,9 +122,9 @@ class Validation:
 
 
 def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
-    """Every planned configuration and fold, trained or not; the fold "all" where somebody trains it.
+    """Reads the status of every planned configuration and fold; of the fold "all" only where it was started.
 
-    Of a run of imported models, the folds that were imported, as finished.
+    For a run of imported models, the imported folds count as finished.
 
     Raises:
         RunError: There is no run.
@@ -106,7 +148,7 @@ def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
 
 
 def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Sequence[str]) -> FoldStatus:
-    """One training, with the held-out cases that its validation must cover."""
+    """Reads the status of one training, whose validation must cover the given cases."""
     folder = run.fold(configuration, fold)
     holder, state, record = find_holder(folder), read_state(folder), read_last_record(folder.training_log)
     validation = read_validation(folder, cases)
@@ -134,12 +176,12 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
 
 
 def has_final_model(folder: FoldFolder) -> bool:
-    """Whether training has ended, and has not been taken up again since."""
+    """Whether training has finished, and was not resumed since."""
     return folder.final_checkpoint.is_file() and not folder.latest_checkpoint.exists()
 
 
 def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | None:
-    """What the validation found; None if it covers neither exactly these cases nor those that there was time for."""
+    """Reads the result of a validation; None unless it covers all given cases, or those that a budget left."""
     try:
         content = read_json(folder.summary)
         validated = tuple(entry["case"] for entry in content["metric_per_case"])
@@ -161,7 +203,7 @@ def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | No
 
 
 def is_selection(chosen: Sequence[str], cases: Sequence[str]) -> bool:
-    """Whether these are some or all of the cases, in their order."""
+    """Whether `chosen` holds some or all of the cases, in their order."""
     return list(chosen) == [case for case in cases if case in set(chosen)]
 
 

@@ -1,6 +1,6 @@
-"""A small synthetic dataset that looks like abdominal CT: two organs, anisotropic spacing, noise.
+"""Writes a small synthetic dataset that resembles abdominal CT: two organs, anisotropic spacing, noise.
 
-It exists so that the pipeline can be tried without any data. Intensities are Hounsfield units.
+It lets users try the pipeline without any data. Intensities are Hounsfield units.
 """
 
 import json

@@ -1,24 +1,22 @@
-"""Trains folds of a configuration and validates each on whole volumes."""
+"""Trains the folds of one configuration in this process and validates each on whole volumes."""
 
 import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from autoseg.document import Document, read_document, write_document
-from autoseg.evaluation.summary import EvaluationSummary
+from autoseg.document import read_document, write_document
 from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.cpu_threads import follow_cpu_time
 from autoseg.networks.device import find_device, prepare_determinism
 from autoseg.networks.precision import NumberType, find_number_type
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.progress import Progress, Silent
-from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run, remove_folder, remove_leftovers
+from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder, remove_leftovers
 from autoseg.signals import StopRequest
 from autoseg.stages.out_of_fold import StageLink
 from autoseg.training.checkpoint import CheckpointDescription, read_description
@@ -35,74 +33,30 @@ from autoseg.training.trainer import train
 from autoseg.training.training_data import TrainingData
 from autoseg.validation_conditions import describe_shortage
 from autoseg.workflows.cascade import find_link, prepare_stage_input
-from autoseg.workflows.fold_lock import locked
-from autoseg.workflows.fold_options import check_same_recipe, find_begun, resolve_options
+from autoseg.workflows.fold_lock import lock_fold
+from autoseg.workflows.fold_options import build_training_options, check_same_recipe, find_newest_checkpoint
 from autoseg.workflows.fold_time import FoldTime, check_forecast, find_fold_time
-from autoseg.workflows.interruption import describe_start, interruption_described
+from autoseg.workflows.interruption import describe_interruptions, describe_start
 from autoseg.workflows.preprocessing import check_preprocessed
-from autoseg.workflows.training_job import FoldJob
+from autoseg.workflows.status import ValidationChoice
+from autoseg.workflows.training_job import FoldJob, TrainedFold
 from autoseg.workflows.training_report import describe_epoch, describe_forecast, describe_schedule
 from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.training_state import StateKeeper, state_kept
+from autoseg.workflows.training_state import StateWriter, keep_state
 from autoseg.workflows.validation import validate_fold
-from autoseg.workflows.validation_choice import ValidationChoice
-from autoseg.workflows.versions import LibraryVersions, measure_versions
-
-
-class TrainingRecord(Document):
-    """How a model was made; everything else is in the plan beside it."""
-
-    schema_version: Literal[1] = 1
-    configuration: str
-    fold: str
-    seed: int
-    device: str
-    number_type: str
-    plan_sha256: str
-    versions: LibraryVersions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedFold:
-    """A finished training, also of a previous stage.
-
-    Attributes:
-        summary: None for the fold "all", which holds nothing out.
-        shortage: What must be said of a training of few iterations.
-    """
-
-    fold: str
-    folder: FoldFolder
-    summary: EvaluationSummary | None
-    shortage: str | None = None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What must be said beside the scores, or where there are none."""
-        if self.summary is not None:
-            return self.summary.warnings
-        return () if self.shortage is None else (self.shortage,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listeners:
-    """Who is told how a training goes: the file of its state, trackers, the user."""
-
-    keeper: StateKeeper
-    trackers: Trackers
-    progress: Progress
+from autoseg.workflows.versions import TrainingRecord, measure_versions
 
 
 def train_run(
     run_root: Path, request: TrainingRequest, *, progress: Progress, stop: StopRequest | None = None
 ) -> Iterator[TrainedFold]:
-    """Trains and validates the requested folds; yields each when it is finished, and continues what was interrupted.
+    """Trains and validates the requested folds; yields each finished fold, and continues interrupted ones.
 
     Args:
-        run_root: Folder of the run.
-        request: What to train.
-        progress: Who is told.
-        stop: Where requests to end are heard, so that the state is saved before.
+        run_root: Run folder.
+        request: Options of the training.
+        progress: Receives notes and progress.
+        stop: Receives requests to end; the state of the training is saved first.
 
     Raises:
         RunError: There is no run, or its preprocessed data is incomplete.
@@ -118,7 +72,7 @@ def train_run(
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # or other GPUs would hold something of this process, too
+        torch.cuda.set_device(device)  # otherwise this process would also allocate memory on other GPUs
     with follow_cpu_time(device, announce=progress.note, is_fixed=request.deterministic):
         yield from _train_on_device(open_run(run_root), request, device, progress=progress, stop=stop)
 
@@ -141,15 +95,15 @@ def _train_on_device(
         previous = prepare_stage_input(link, device=request.device, progress=progress)
     number_type = find_number_type(device, request.precision)
     if number_type != "float32":
-        where = "processor" if device.type == "cpu" else "GPU"
-        progress.note(f"networks compute in {number_type}, which this {where} does faster (--precision float32 if not)")
+        where = "CPU" if device.type == "cpu" else "GPU"
+        progress.note(f"networks compute in {number_type}, which is faster on this {where} (else: --precision float32)")
     check_trackers(request.log_to)
     for fold, cases in chosen.items():
         job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
         if request.parallel and not read_team().is_leader:
             follow_training(job, request, number_type, stop=stop)
         else:
-            with interruption_described(job.folder, request, name=job.name):
+            with describe_interruptions(job.folder, request, name=job.name):
                 trained = lead_training(job, request, number_type, progress=progress, stop=stop)
             yield trained
 
@@ -157,7 +111,7 @@ def _train_on_device(
 def train_previous_stage(
     link: StageLink, request: TrainingRequest, *, progress: Progress, stop: StopRequest
 ) -> Iterator[TrainedFold]:
-    """Trains and validates the folds of the previous stage that are not finished; finished ones are left alone.
+    """Trains and validates the unfinished folds of the previous stage.
 
     Raises:
         AutosegError: As `train_run`.
@@ -177,10 +131,10 @@ def train_previous_stage(
 
 
 def find_configuration_name(plan: Plan, wanted: str | None) -> str:
-    """The wanted configuration, or the preferred one of those that are planned.
+    """Returns the wanted configuration, or the preferred one of the planned ones.
 
     Raises:
-        PlanError: It is not planned.
+        PlanError: The wanted configuration is not planned.
     """
     if wanted is None:
         return next(name for name in (*PREFERRED_CONFIGURATIONS, *plan.configurations) if name in plan.configurations)
@@ -189,10 +143,10 @@ def find_configuration_name(plan: Plan, wanted: str | None) -> str:
 
 
 def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
-    """Trains, and yields what happens.
+    """Starts or resumes a training and yields its events.
 
     Raises:
-        TrainingError: It cannot be continued, or failed.
+        TrainingError: The training cannot be continued, or failed.
     """
     check_same_recipe(job.folder, job.plan, job.configuration)
     data = TrainingData(
@@ -208,33 +162,35 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
 def train_fold(
     job: FoldJob,
     options: TrainingOptions,
-    listeners: Listeners,
     *,
+    state_writer: StateWriter,
+    trackers: Trackers,
+    progress: Progress,
     fold_time: FoldTime,
-    begun: CheckpointDescription | None,
+    checkpoint: CheckpointDescription | None,
 ) -> None:
-    """Trains, and tells how it goes; a validation of an earlier state of the model is discarded.
+    """Trains one fold and reports its events; a validation of an earlier state of the model is discarded.
 
     Raises:
-        TrainingError: It cannot be continued, would be too short to be one, or failed.
+        TrainingError: The training cannot be continued, would be too short, or failed.
     """
-    start = describe_start(job.folder, begun)
+    start = describe_start(job.folder, checkpoint)
     if start is not None:
-        listeners.progress.note(f"{job.name}: {start}")
-    tracked = listeners.trackers.follow(start_training(job, options), job.plan.labels.class_names)
-    events, progress = listeners.keeper.follow(tracked), listeners.progress
+        progress.note(f"{job.name}: {start}")
+    tracked = trackers.follow(start_training(job, options), job.plan.labels.class_names)
+    events = state_writer.follow(tracked)
     first = next(events, None)
     if first is None:
         progress.note(f"{job.name}: already trained (--restart trains anew)")
         return
     if isinstance(first, Forecast):
         progress.note(describe_forecast(first))
-        check_forecast(job, first, fold_time, begun)
+        check_forecast(job, first, fold_time, checkpoint)
     remove_folder(job.folder.validation)
     _record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
-    total = _count_iterations(job, schedule, begun) if isinstance(schedule, Schedule) else 0
-    iterations = _note_events(itertools.chain([schedule], events), job, listeners)
+    total = _count_iterations(job, schedule, checkpoint) if isinstance(schedule, Schedule) else 0
+    iterations = _note_events(itertools.chain([schedule], events), job, state_writer=state_writer, progress=progress)
     for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
 
@@ -242,56 +198,78 @@ def train_fold(
 def lead_training(
     job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress, stop: StopRequest
 ) -> TrainedFold:
-    """Trains and validates one fold, which no other process can do meanwhile.
+    """Trains and validates one fold while holding its lock.
 
     Raises:
-        TrainingError: Another process does, or training failed.
+        TrainingError: Another process trains the fold, or training failed.
     """
     label = f"{read_team().size} x {job.device.type}" if request.parallel else str(job.device)
-    with locked(job.folder, device=label):
+    with lock_fold(job.folder, device=label):
         if request.restart:
             remove_folder(job.folder.root)
         remove_leftovers(job.folder.root)
         with (
-            state_kept(job.folder, device=label) as keeper,
+            keep_state(job.folder, device=label) as state_writer,
             open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,
         ):
             with join_if_parallel(job, request) as team:
                 with team.leader_first():
-                    begun = find_begun(job.folder)
-                    fold_time = find_fold_time(job, request, begun, progress)
-                    options = resolve_options(
-                        job, request, number_type, begun=begun, budget=fold_time.budget, progress=progress, team=team
+                    checkpoint = find_newest_checkpoint(job.folder)
+                    fold_time = find_fold_time(job, request, checkpoint, progress)
+                    options = build_training_options(
+                        job,
+                        request,
+                        number_type,
+                        checkpoint=checkpoint,
+                        budget=fold_time.budget,
+                        progress=progress,
+                        team=team,
                     )
                 options = replace(options, stop=stop, title=job.title)
-                listeners = Listeners(keeper=keeper, trackers=trackers, progress=progress)
-                train_fold(job, options, listeners, fold_time=fold_time, begun=begun)
-            return _validate(job, listeners, fold_time.validation)
+                train_fold(
+                    job,
+                    options,
+                    state_writer=state_writer,
+                    trackers=trackers,
+                    progress=progress,
+                    fold_time=fold_time,
+                    checkpoint=checkpoint,
+                )
+            return _validate(job, fold_time.validation, state_writer=state_writer, trackers=trackers, progress=progress)
 
 
 def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType, *, stop: StopRequest) -> None:
-    """Trains a part of every batch for the process that leads, and writes nothing.
+    """Trains on a part of every batch for the leading process, and writes nothing.
 
     Raises:
-        TrainingError: It cannot be continued.
+        TrainingError: The training cannot be continued.
     """
     with join_if_parallel(job, request) as team:
         with team.leader_first():
-            begun = find_begun(job.folder)
-            options = resolve_options(job, request, number_type, begun=begun, progress=Silent(), team=team)
+            checkpoint = find_newest_checkpoint(job.folder)
+            options = build_training_options(
+                job, request, number_type, checkpoint=checkpoint, progress=Silent(), team=team
+            )
         for _ in start_training(job, replace(options, stop=stop)):
             pass
 
 
 def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextManager[Team]:
-    """The processes that train together: for a parallel training those that were started for it."""
+    """Joins the processes that train one fold together; a training in one process is its own team."""
     return joined_team(job.device) if request.parallel else nullcontext(ALONE)
 
 
-def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | None) -> TrainedFold:
+def _validate(
+    job: FoldJob,
+    choice: ValidationChoice | None,
+    *,
+    state_writer: StateWriter,
+    trackers: Trackers,
+    progress: Progress,
+) -> TrainedFold:
     trained = read_description(job.folder.final_checkpoint).trained_iterations
     shortage = describe_shortage(trained, job.configuration_plan.training.sufficient_iterations)
-    listeners.keeper.change(warning=shortage)
+    state_writer.change(warning=shortage)
     summary = None
     if job.fold != ALL_CASES:
         summary = validate_fold(
@@ -300,51 +278,53 @@ def _validate(job: FoldJob, listeners: Listeners, choice: ValidationChoice | Non
             job.fold,
             cases=job.cases.validation,
             device=str(job.device),
-            progress=listeners.keeper.follow_cases(listeners.progress),
+            progress=state_writer.record_validation(progress),
             choice=choice,
         )
         _draw_validated(job, summary.foreground_mean.Dice)
         if summary.foreground_mean.Dice is not None:
             record = read_last_record(job.folder.training_log)
             epochs = 0 if record is None else record.epoch + 1
-            listeners.trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
+            trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary, shortage=shortage)
 
 
 def _draw_validated(job: FoldJob, dice: float | None) -> None:
-    """The picture of the progress once more, with what the validation found."""
+    """Draws the progress picture again, with the result of the validation."""
     trained = read_description(job.folder.final_checkpoint)
     write_progress_picture(
         job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
     )
 
 
-def _count_iterations(job: FoldJob, schedule: Schedule, begun: CheckpointDescription | None) -> int:
-    """What is left to train, as far as it is known."""
-    epochs_done, iterations_done = (0, 0) if begun is None else begun.reached
+def _count_iterations(job: FoldJob, schedule: Schedule, checkpoint: CheckpointDescription | None) -> int:
+    """Counts the remaining iterations, as far as known."""
+    epochs_done, iterations_done = (0, 0) if checkpoint is None else checkpoint.reached
     end = schedule.end_epoch or job.configuration_plan.training.epochs
     per_epoch = schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch
     return max(0, (end - epochs_done) * per_epoch - iterations_done)
 
 
-def _note_events(events: Iterator[Event], job: FoldJob, listeners: Listeners) -> Iterator[IterationDone]:
+def _note_events(
+    events: Iterator[Event], job: FoldJob, *, state_writer: StateWriter, progress: Progress
+) -> Iterator[IterationDone]:
     for event in events:
         if isinstance(event, IterationDone):
             yield event
         elif isinstance(event, EpochDone):
-            listeners.progress.note(describe_epoch(event.record, event.schedule.end_epoch))
+            progress.note(describe_epoch(event.record, event.schedule.end_epoch))
         elif isinstance(event, Schedule):
-            listeners.progress.note(f"{job.name}: {describe_schedule(event)} on {job.device}")
-            _warn_of_shortage(event, job, listeners)
+            progress.note(f"{job.name}: {describe_schedule(event)} on {job.device}")
+            _warn_of_shortage(event, job, state_writer=state_writer, progress=progress)
 
 
-def _warn_of_shortage(schedule: Schedule, job: FoldJob, listeners: Listeners) -> None:
+def _warn_of_shortage(schedule: Schedule, job: FoldJob, *, state_writer: StateWriter, progress: Progress) -> None:
     iterations = count_iterations(schedule)
     needed = job.configuration_plan.training.sufficient_iterations
     shortage = None if iterations is None else describe_shortage(iterations, needed)
-    listeners.keeper.change(warning=shortage)
+    state_writer.change(warning=shortage)
     if shortage is not None:
-        listeners.progress.note(f"warning: {shortage}")
+        progress.note(f"warning: {shortage}")
 
 
 def _record_training(job: FoldJob, options: TrainingOptions) -> None:

@@ -1,9 +1,11 @@
-"""One training of a run: what, on what, where."""
+"""Describes the training of a fold (plan, cases, device) and its result."""
 
 from dataclasses import dataclass
 
 import torch
 
+from autoseg.evaluation.crossvalidation import CrossValidation
+from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.stages.training_cases import StoredStageInput
@@ -14,10 +16,16 @@ from autoseg.workflows.training_report import list_parameters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldJob:
-    """One training: what, on what, where.
+    """One training of a run.
 
     Attributes:
-        previous: What the previous stage gives; None without one.
+        run: Run folder.
+        plan: Plan of the run.
+        configuration: Name of the configuration.
+        fold: Name of the fold.
+        cases: Training and validation cases.
+        device: Device that trains.
+        previous: Input from the previous stage; None without one.
     """
 
     run: RunFolder
@@ -30,26 +38,26 @@ class FoldJob:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Returns the name for messages."""
         return f"{self.configuration}, fold {self.fold}"
 
     @property
     def title(self) -> str:
-        """For pictures, which are looked at far from the run."""
+        """Returns the title of pictures, which are viewed away from the run."""
         return f"{self.plan.dataset_name}: {self.name} (planner {self.plan.planner})"
 
     @property
     def folder(self) -> FoldFolder:
-        """What the training writes."""
+        """Returns the folder that the training writes."""
         return self.run.fold(self.configuration, self.fold)
 
     @property
     def configuration_plan(self) -> ConfigurationPlan:
-        """How it is trained."""
+        """Returns the plan of the configuration."""
         return self.plan.configurations[self.configuration]
 
     def describe(self) -> TrackedRun:
-        """As trackers show it."""
+        """Describes the training for trackers."""
         parameters = list_parameters(self.plan, self.configuration) | {"fold": self.fold, "device": str(self.device)}
         return TrackedRun(
             experiment=self.plan.dataset_name,
@@ -57,3 +65,42 @@ class FoldJob:
             parameters=parameters,
             folder=self.folder.root,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedFold:
+    """A finished training, also of a cascade's first stage.
+
+    Attributes:
+        fold: Name of the fold.
+        folder: Folder of the training.
+        summary: Scores of the validation; None for the fold "all", which has no held-out cases.
+        shortage: Warning about a training of few iterations.
+    """
+
+    fold: str
+    folder: FoldFolder
+    summary: EvaluationSummary | None
+    shortage: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lists remarks on the scores, or on the model if there are none."""
+        if self.summary is not None:
+            return self.summary.warnings
+        return () if self.shortage is None else (self.shortage,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOutcome:
+    """Outcome of training several folds.
+
+    Attributes:
+        is_leader: False for a process that only helps another one to train, and that writes nothing.
+        failures: Reasons of the folds that failed.
+        crossvalidation: Scores of the configurations of which every fold is validated; None if there are none.
+    """
+
+    is_leader: bool
+    failures: tuple[str, ...] = ()
+    crossvalidation: CrossValidation | None = None

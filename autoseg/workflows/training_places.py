@@ -1,4 +1,4 @@
-"""On which devices folds are trained: one fold on each, or every fold on all of them together."""
+"""Resolves the devices on which folds are trained: one fold on each, or every fold on all of them together."""
 
 import os
 from collections.abc import Sequence
@@ -11,19 +11,20 @@ from autoseg.networks.device import find_device
 from autoseg.workflows.training_units import Unit
 
 Devices = tuple[str, ...]
-"""Where one fold is trained: on one device, or on several together."""
+"""Devices that train one fold together; often a single one."""
 
 RANK: Final = "RANK"
 LOCAL_RANK: Final = "LOCAL_RANK"
 
 
-def choose_places(device: str, devices: str | None, *, parallel: bool) -> tuple[Devices, ...]:
-    """The places at which one fold each is trained at a time.
+def find_device_groups(device: str, devices: str | None, *, parallel: bool) -> tuple[Devices, ...]:
+    """Returns the groups of devices, each of which trains one fold at a time.
 
     Args:
-        device: As the user names it; "auto" where there is no preference.
-        devices: A list of them, where CUDA devices may be named by their number alone: "0,1,2", "cpu".
-        parallel: All devices are one place; for a process that was started as one of several, it is its own device.
+        device: Name of one device; "auto" for no preference.
+        devices: Comma-separated list, in which CUDA devices may be named by their number alone: "0,1,2", "cpu".
+        parallel: Whether all devices train each fold together. A process that was started as one of several trains on
+            its own device.
 
     Raises:
         OptionError: The list cannot be read, or contradicts `device` or `parallel`.
@@ -34,7 +35,7 @@ def choose_places(device: str, devices: str | None, *, parallel: bool) -> tuple[
         raise OptionError(msg)
     names = (device,) if devices is None else parse_devices(devices)
     if parallel and RANK in os.environ:
-        return ((find_own_device(names),),)
+        return ((_find_own_device(names),),)
     found = tuple(str(find_device(name)) for name in names)
     if parallel and len(found) == 1:
         msg = f"--parallel needs several devices, for example --devices 0,1 (found {found[0]})"
@@ -43,12 +44,12 @@ def choose_places(device: str, devices: str | None, *, parallel: bool) -> tuple[
 
 
 def is_leader(*, parallel: bool) -> bool:
-    """Whether this process writes, rather than helping another one that does."""
+    """Whether this process writes results, rather than helping another process that does."""
     return not parallel or os.environ.get(RANK, "0") == "0"
 
 
-def find_own_device(names: Sequence[str]) -> str:
-    """The device of this process, one of several that train together on this computer.
+def _find_own_device(names: Sequence[str]) -> str:
+    """Finds the device of this process, one of several that train together on this computer.
 
     Raises:
         DeviceError: There is no such device.
@@ -66,7 +67,7 @@ def find_own_device(names: Sequence[str]) -> str:
 
 
 def parse_devices(text: str) -> Devices:
-    """Devices of a list like 0,1,2 (CUDA) or cpu.
+    """Parses a list of devices like 0,1,2 (CUDA) or cpu.
 
     Raises:
         OptionError: The list has an empty entry.
@@ -78,13 +79,13 @@ def parse_devices(text: str) -> Devices:
     return tuple(f"cuda:{name}" if name.isdecimal() else name for name in names)
 
 
-def is_one_process(units: Sequence[Unit], places: Sequence[Devices], *, parallel: bool) -> bool:
+def is_one_process(units: Sequence[Unit], device_groups: Sequence[Devices], *, parallel: bool) -> bool:
     """Whether this process trains, rather than starting others that do.
 
     Raises:
-        TrainingError: It was started as one of several that train one fold together, and is to train several.
+        TrainingError: It was started as one of several that train one fold together, but several folds are requested.
     """
-    is_alone = len(places) == 1 and len(places[0]) == 1
+    is_alone = len(device_groups) == 1 and len(device_groups[0]) == 1
     if is_alone and parallel and len(units) > 1:
         msg = (
             f"processes that train together train one fold, found {', '.join(unit.name for unit in units)}; "

@@ -1,4 +1,4 @@
-"""Trains many folds, one command for each, as many at a time as there are devices; one that fails stops no other."""
+"""Trains many folds, each with a command of its own, as many at a time as devices allow; failures stop no others."""
 
 import socket
 import sys
@@ -18,7 +18,7 @@ from autoseg.signals import StopRequest
 from autoseg.workflows.child_process import SECONDS_TO_SAVE, SECONDS_TO_STOP, Child, start_child, stop_children
 from autoseg.workflows.fold_lock import find_holder
 from autoseg.workflows.fold_options import compute_loader_count
-from autoseg.workflows.interruption import advise_queue, describe_kept
+from autoseg.workflows.interruption import describe_kept, describe_queue_continuation
 from autoseg.workflows.status import FoldStatus
 from autoseg.workflows.training_places import Devices
 from autoseg.workflows.training_request import TrainingRequest
@@ -26,22 +26,22 @@ from autoseg.workflows.training_state import read_state, record_failure
 from autoseg.workflows.training_units import Unit, is_up_to_date, limit_request, list_arguments
 
 SECONDS_BETWEEN_LOOKS: Final = 1.0
-SECONDS_FOR_REASONS: Final = 2.0  # when one of several processes fails, the others fail at once, of its absence
+SECONDS_FOR_REASONS: Final = 2.0  # when one of several processes fails, the others fail soon after it
 
-CommandOf = Callable[[Unit, str], Sequence[str]]
-"""The command that trains a unit on a device."""
+BuildCommand = Callable[[Unit, str], Sequence[str]]
+"""Builds the command that trains a unit on a device."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Work:
-    """A unit that is being trained, by one process on each of its devices; the first one leads."""
+class RunningUnit:
+    """A unit that is being trained, by one process per device; the first process leads."""
 
     unit: Unit
     devices: Devices
     children: tuple[Child, ...]
 
     def find_end(self) -> str | None:
-        """None while it runs, an empty text when it has ended well, else the reason of the failure."""
+        """Returns None while it runs, an empty text after success, else the reason of the failure."""
         codes = [child.poll() for child in self.children]
         if not any(codes):
             return None if None in codes else ""
@@ -55,33 +55,37 @@ class Work:
 
 @dataclass(slots=True, kw_only=True)
 class TrainingQueue:
-    """Units that wait, are trained, and have ended.
+    """Queue of units to train.
 
     Attributes:
-        places: Devices, each of which trains one unit at a time.
-        waiting: Units in the order in which they are begun.
-        failures: Reasons, by unit.
-        stop: Where requests to end are heard.
+        run: Run folder.
+        units: All units.
+        device_groups: Groups of devices, each of which trains one unit at a time.
+        build_command: Builds the command that trains a unit on a device.
+        waiting: Units that are not started, in the order in which they will be.
+        running: Units that are being trained.
+        failures: Reasons of failures by unit.
+        stop: Receives requests to end.
     """
 
     run: RunFolder
     units: tuple[Unit, ...]
-    places: tuple[Devices, ...]
-    command_of: CommandOf
+    device_groups: tuple[Devices, ...]
+    build_command: BuildCommand
     waiting: deque[Unit]
-    running: list[Work] = field(default_factory=list)
+    running: list[RunningUnit] = field(default_factory=list)
     failures: dict[Unit, str] = field(default_factory=dict)
     stop: StopRequest = field(default_factory=StopRequest)
 
-    def work_off(self) -> Generator[tuple[FoldStatus, ...], None, None]:
-        """Trains everything, and yields the state of all units about once a second and at the end.
+    def run_all(self) -> Generator[tuple[FoldStatus, ...], None, None]:
+        """Trains all units; yields the status of all of them about once a second and at the end.
 
-        When it is closed before its end, or interrupted, running trainings are stopped as by Ctrl-C, and save.
+        When it is closed early or interrupted, running trainings are stopped as by Ctrl-C and save their state.
         """
         try:
             while self.waiting or self.running:
                 self._collect()
-                with interruptions_held():  # or a process might run that nobody knows
+                with interruptions_held():  # otherwise a started process might not be registered
                     self._start()
                 yield self.read_statuses()
                 if self.running:
@@ -91,23 +95,26 @@ class TrainingQueue:
         yield self.read_statuses()
 
     def read_statuses(self) -> tuple[FoldStatus, ...]:
-        """Of all units."""
+        """Reads the status of all units."""
         devices = {work.unit: "+".join(work.devices) for work in self.running}
         return tuple(self._read_status(unit, devices.get(unit)) for unit in self.units)
 
     def describe_interruption(self, request: TrainingRequest) -> str:
-        """What is kept of the folds that were being trained, and how to go on."""
-        kept = [f"{unit.name}: {describe_kept(self.run.fold(unit.configuration, unit.fold))}" for unit in self._at_work]
-        return "; ".join([*kept, advise_queue(request, [unit.name for unit in self.waiting])])
+        """Describes what is kept of the running trainings, and how to continue."""
+        kept = [
+            f"{unit.name}: {describe_kept(self.run.fold(unit.configuration, unit.fold))}"
+            for unit in self._running_units
+        ]
+        return "; ".join([*kept, describe_queue_continuation(request, [unit.name for unit in self.waiting])])
 
     @property
-    def _at_work(self) -> list[Unit]:
+    def _running_units(self) -> list[Unit]:
         return [work.unit for work in self.running]
 
     def _stop_running(self) -> None:
         if not self.running:
             return
-        self.stop.tell(f"stopping as soon as this is saved: {'; '.join(unit.name for unit in self._at_work)}")
+        self.stop.tell(f"stopping as soon as this is saved: {'; '.join(unit.name for unit in self._running_units)}")
         with self.stop.postponed("all is saved"):
             stop_children([child for work in self.running for child in work.children], seconds=SECONDS_TO_SAVE)
 
@@ -120,7 +127,7 @@ class TrainingQueue:
         return replace(status, state="waiting") if unit in self.waiting else status
 
     def _collect(self) -> None:
-        """Takes note of what has ended."""
+        """Removes finished units from the running ones and records failures."""
         for work in tuple(self.running):
             reason = work.find_end()
             if reason is None:
@@ -129,29 +136,29 @@ class TrainingQueue:
             if reason:
                 self._note_failure(work, reason)
 
-    def _note_failure(self, work: Work, reason: str) -> None:
+    def _note_failure(self, work: RunningUnit, reason: str) -> None:
         self.failures[work.unit] = reason
         folder = self.run.fold(work.unit.configuration, work.unit.fold)
         state = read_state(folder)
         if find_holder(folder) is None and (state is None or state.phase != "failed"):
-            with suppress(RunError):  # what made the training fail may be in the way of this, too
+            with suppress(RunError):  # whatever made the training fail may also prevent writing this
                 record_failure(folder, device=work.devices[0], reason=reason)
 
     def _start(self) -> None:
-        """Begins a unit on every free device."""
-        for devices in self._list_free_places():
+        """Starts a unit on every free group of devices."""
+        for devices in self._list_free_groups():
             unit = self._take_next()
             if unit is not None:
-                self.running.append(self._begin(unit, devices))
+                self.running.append(self._start_unit(unit, devices))
 
-    def _list_free_places(self) -> list[Devices]:
-        free = list(self.places)
+    def _list_free_groups(self) -> list[Devices]:
+        free = list(self.device_groups)
         for work in self.running:
             free.remove(work.devices)
         return free
 
     def _take_next(self) -> Unit | None:
-        """The first waiting unit that can be begun; those that never can are failures."""
+        """Takes the first waiting unit that can start; units that never can become failures."""
         for unit in tuple(self.waiting):
             missing = [other for other in self.units if other.configuration == unit.needs]
             failed = [other.name for other in missing if other in self.failures]
@@ -164,34 +171,38 @@ class TrainingQueue:
         return None
 
     def _is_running(self, unit: Unit) -> bool:
-        return unit in self._at_work
+        return unit in self._running_units
 
-    def _begin(self, unit: Unit, devices: Devices) -> Work:
-        environments = _list_environments(devices, self.places)
+    def _start_unit(self, unit: Unit, devices: Devices) -> RunningUnit:
+        environments = _list_environments(devices, self.device_groups)
         children: list[Child] = []
         for rank, (device, environment) in enumerate(zip(devices, environments, strict=True)):
             log = self.run.training_log(unit.configuration, unit.fold, rank)
-            children.append(start_child(self.command_of(unit, device), log=log, environment=environment))
-        return Work(unit=unit, devices=devices, children=tuple(children))
+            children.append(start_child(self.build_command(unit, device), log=log, environment=environment))
+        return RunningUnit(unit=unit, devices=devices, children=tuple(children))
 
 
 def build_queue(
     run_root: Path,
     units: Sequence[Unit],
     request: TrainingRequest,
-    places: Sequence[Devices],
+    device_groups: Sequence[Devices],
     *,
     stop: StopRequest | None = None,
 ) -> TrainingQueue:
-    """A queue of the commands `autoseg train --configuration --fold --device`; finished units are not begun."""
+    """Builds a queue of commands `autoseg train --configuration --fold --device`; finished units are skipped."""
     run = RunFolder(run_root)
     workers = request.workers
-    device_count = sum(len(devices) for devices in places)
+    device_count = sum(len(devices) for devices in device_groups)
     if workers is None:
-        workers = max(1, compute_loader_count(places[0][0]) // device_count)
-    common = ["--workers", str(workers), *(["--parallel"] if any(len(devices) > 1 for devices in places) else [])]
+        workers = max(1, compute_loader_count(device_groups[0][0]) // device_count)
+    common = [
+        "--workers",
+        str(workers),
+        *(["--parallel"] if any(len(devices) > 1 for devices in device_groups) else []),
+    ]
 
-    def command_of(unit: Unit, device: str) -> list[str]:
+    def build_command(unit: Unit, device: str) -> list[str]:
         command = [sys.executable, "-m", "autoseg", "train", str(run_root)]
         command += ["--configuration", unit.configuration, "--fold", unit.fold, "--device", device]
         return [*command, *list_arguments(limit_request(request, unit)), *common]
@@ -199,16 +210,16 @@ def build_queue(
     return TrainingQueue(
         run=run,
         units=tuple(units),
-        places=tuple(places),
-        command_of=command_of,
+        device_groups=tuple(device_groups),
+        build_command=build_command,
         waiting=deque(unit for unit in units if not is_up_to_date(run, unit, request)),
         stop=stop or StopRequest(),
     )
 
 
-def _list_environments(devices: Devices, places: Sequence[Devices]) -> list[Mapping[str, str]]:
-    """Variables for the processes of one unit: how torchrun tells processes of each other, and threads."""
-    threads = _share_threads([device for place in places for device in place])
+def _list_environments(devices: Devices, device_groups: Sequence[Devices]) -> list[Mapping[str, str]]:
+    """Lists environment variables for the processes of one unit: those of torchrun, and the number of threads."""
+    threads = _share_threads([device for place in device_groups for device in place])
     if len(devices) == 1:
         return [threads]
     team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_free_port()), "WORLD_SIZE": str(len(devices))}
@@ -216,7 +227,7 @@ def _list_environments(devices: Devices, places: Sequence[Devices]) -> list[Mapp
 
 
 def _share_threads(devices: Sequence[str]) -> dict[str, str]:
-    """Several processes that compute on the processor share its cores; a single one decides itself."""
+    """Divides the cores among several processes that compute on the CPU; a single one uses its own default."""
     count = devices.count("cpu")
     return {"OMP_NUM_THREADS": str(max(1, count_usable_cores() // count))} if count > 1 else {}
 

@@ -1,4 +1,4 @@
-"""What a training tells, in words."""
+"""Describes schedule, forecast and epochs of a training in words."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ PARAMETERS: Final = (
 
 
 def describe_schedule(schedule: Schedule) -> str:
-    """One phrase for the log."""
+    """Describes a schedule in one phrase."""
     per_epoch = f"of {schedule.iterations_per_epoch} iterations"
     if schedule.end_epoch is None:
         return f"epochs {per_epoch} until the validation no longer improves"
@@ -29,7 +29,7 @@ def describe_schedule(schedule: Schedule) -> str:
 
 
 def describe_forecast(forecast: Forecast) -> str:
-    """Two lines for the log."""
+    """Describes measured times and the forecast in two lines."""
     times = forecast.times
     expected = f"training {format_duration(forecast.training_seconds)}"
     if forecast.reserved_seconds is None:
@@ -48,7 +48,7 @@ def describe_forecast(forecast: Forecast) -> str:
 
 
 def describe_epoch(record: EpochRecord, epochs: int | None) -> str:
-    """One line for the log."""
+    """Describes an epoch in one line."""
     total = "" if epochs is None else f"/{epochs}"
     volumes = "" if record.volume_dice is None else f", Dice of whole volumes {record.volume_dice:.3f}"
     dice = "-" if record.mean_pseudo_dice is None else f"{record.mean_pseudo_dice:.3f}"
@@ -61,7 +61,7 @@ def describe_epoch(record: EpochRecord, epochs: int | None) -> str:
 
 
 def list_parameters(plan: Plan, configuration: str) -> dict[str, str | int | float]:
-    """What distinguishes a training from others, for trackers."""
+    """Lists the parameters that distinguish a training from others, for trackers."""
     training = plan.configurations[configuration].training
     described = {"dataset": plan.dataset_name, "planner": plan.planner, "configuration": configuration}
     return described | {name: getattr(training, name) for name in PARAMETERS}

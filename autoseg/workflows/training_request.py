@@ -1,4 +1,4 @@
-"""What a user asks for when a run is to be trained."""
+"""Options that a user chooses for a training."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,21 +18,22 @@ CONTRADICTIONS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRequest:
-    """What the user asked for.
+    """Options that the user chose.
 
     Attributes:
-        configuration: None takes 3d_fullres where it is planned, else 2d.
-        folds: None takes every fold, one after the other. Missing folds of the previous stage are trained
-            before, with the same length, budget, device, precision and seed.
-        length: How long to train each fold.
-        budget_seconds: Time for each fold, its validation included; None takes the plan's, if it has one and no
+        configuration: Configuration to train; None takes 3d_fullres if it is planned, else 2d.
+        folds: Folds to train; None trains every fold, one after the other. Missing folds of the previous stage are
+            trained first, with the same length, budget, device, precision and seed.
+        length: Length of each training.
+        budget_seconds: Time for each fold, including its validation; None takes the plan's budget, if it has one and no
             number of epochs is given.
-        precision: Numbers in which networks compute.
-        seed: None takes that of the training that is continued, else 0.
+        device: Device that trains; "auto", "cpu", "cuda", "cuda:1" or "mps".
+        precision: Precision in which networks compute.
+        seed: Seed of everything random; None takes that of the training that is continued, else 0.
         restart: Discard earlier trainings of these folds.
-        workers: Processes that prepare patches; None goes by the cores.
-        deterministic: The same result every time: on a GPU, too, and beside other programs.
-        log_to: Where the history goes beside the log and TensorBoard.
+        workers: Number of processes that prepare patches; None chooses it from the cores.
+        deterministic: Compute the same result every time, also on a GPU and beside other programs.
+        log_to: Trackers that receive the history beside the log and TensorBoard.
         parallel: This process is one of several that train one fold together, each on a device of its own.
     """
 
@@ -50,10 +51,10 @@ class TrainingRequest:
     parallel: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses two lengths at once.
+        """Checks that the options do not contradict each other.
 
         Raises:
-            OptionError: A budget beside a number of epochs or a plateau, or two numbers of epochs.
+            OptionError: A budget is combined with a number of epochs or a plateau, or two numbers of epochs are given.
         """
         given = {
             "--budget": self.budget_seconds is not None,

@@ -1,4 +1,4 @@
-"""How far a training is, in a small file that others read while it runs."""
+"""Keeps the state of a training in a small file that other processes read while it runs."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,15 +19,17 @@ SECONDS_BETWEEN_WRITES: Final = 1.0
 
 
 class TrainingState(Document):
-    """What the process that trains last said. Whether it still runs, only its lock tells.
+    """Last state that the training process reported; whether it still runs follows from its lock alone.
 
     Attributes:
-        end_epoch: Where training ends; None while that is not known.
-        remaining_seconds: Of the phase; None if nobody knows.
-        cases_done: Held-out cases that are predicted.
-        cases: All of them.
-        reason: Why it failed.
-        warning: What must be known of the model: a training of few iterations.
+        phase: Current phase.
+        device: Device that trains.
+        end_epoch: Number of epochs at the end of the training; None while unknown.
+        remaining_seconds: Remaining time of the phase; None while unknown.
+        cases_done: Number of held-out cases that are predicted.
+        cases: Number of held-out cases.
+        reason: Reason of a failure.
+        warning: Remark on the model, such as a training of few iterations.
     """
 
     schema_version: Literal[1] = 1
@@ -42,7 +44,7 @@ class TrainingState(Document):
 
 
 def read_state(folder: FoldFolder) -> TrainingState | None:
-    """What was written last; None if nothing was, or by another version."""
+    """Reads the last state; None if there is none, or it was written by another version."""
     try:
         return read_document(folder.state, TrainingState)
     except DocumentError:
@@ -50,11 +52,14 @@ def read_state(folder: FoldFolder) -> TrainingState | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class StateKeeper:
-    """Keeps the file of one training up to date.
+class StateWriter:
+    """Writes the state file of one training.
 
     Attributes:
-        clock: Seconds, monotonic.
+        folder: Folder of the training.
+        state: Current state.
+        clock: Returns monotonic seconds.
+        written_seconds: Time of the last write.
     """
 
     folder: FoldFolder
@@ -63,29 +68,29 @@ class StateKeeper:
     written_seconds: float = field(default=float("-inf"), init=False)
 
     def change(self, **changes: Any) -> None:
-        """Writes changed fields at once."""
+        """Changes fields and writes the file immediately."""
         self.state = self.state.model_copy(update=changes)
         self.written_seconds = self.clock()
         write_document(self.folder.state, self.state, is_lasting=False)
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Passes on what a training tells."""
-        pace = Pace(clock=self.clock)
+        """Yields the events of a training unchanged and records them."""
+        rate = IterationRate(clock=self.clock)
         for event in events:
             if isinstance(event, IterationDone):
-                pace.count += 1
-                self._change_sometimes(remaining_seconds=pace.estimate_seconds(event, self.state.end_epoch))
+                rate.count += 1
+                self._change_sometimes(remaining_seconds=rate.estimate_seconds(event, self.state.end_epoch))
             elif isinstance(event, EpochDone):
                 self.change(end_epoch=event.schedule.end_epoch)
             else:
                 schedule = event.schedule if isinstance(event, Forecast) else event
-                pace.take_up(schedule)
+                rate.restart(schedule)
                 self.change(phase="training", end_epoch=schedule.end_epoch)
             yield event
 
-    def follow_cases(self, progress: Progress) -> Progress:
-        """A listener that passes everything on to another one; what it is told of counts as validation."""
-        return _CaseListener(keeper=self, listener=progress)
+    def record_validation(self, progress: Progress) -> Progress:
+        """Wraps a progress listener; the items that it tracks are recorded as validated cases."""
+        return _CaseListener(state_writer=self, listener=progress)
 
     def _change_sometimes(self, **changes: Any) -> None:
         if self.clock() - self.written_seconds >= SECONDS_BETWEEN_WRITES:
@@ -93,14 +98,15 @@ class StateKeeper:
 
 
 @dataclass(slots=True, kw_only=True)
-class Pace:
-    """How fast iterations pass.
+class IterationRate:
+    """Measures the rate of iterations.
 
     Attributes:
-        start: When the schedule was taken up.
-        count: Iterations since then, of training and validation.
-        training_iterations: Of an epoch.
-        validation_iterations: Of an epoch.
+        clock: Returns monotonic seconds.
+        start: Time at which the schedule was started.
+        count: Iterations of training and validation since then.
+        training_iterations: Training iterations per epoch.
+        validation_iterations: Validation iterations per epoch.
     """
 
     clock: Callable[[], float]
@@ -109,14 +115,14 @@ class Pace:
     training_iterations: int = 1
     validation_iterations: int = 0
 
-    def take_up(self, schedule: Schedule) -> None:
-        """Begins to measure anew."""
+    def restart(self, schedule: Schedule) -> None:
+        """Restarts the measurement for a schedule."""
         self.training_iterations = schedule.iterations_per_epoch
         self.validation_iterations = schedule.validation_iterations_per_epoch
         self.start, self.count = self.clock(), 0
 
     def estimate_seconds(self, done: IterationDone, end_epoch: int | None) -> float | None:
-        """Until the end, after one more iteration."""
+        """Estimates the remaining time after one more iteration."""
         if end_epoch is None:
             return None
         in_epoch = done.iteration + 1 + (self.training_iterations if done.stream == "validation" else 0)
@@ -126,16 +132,16 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CaseListener:
-    keeper: StateKeeper
+    state_writer: StateWriter
     listener: Progress
 
     def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
-        start = self.keeper.clock()
-        self.keeper.change(phase="validating", cases=total, cases_done=0, remaining_seconds=None)
+        start = self.state_writer.clock()
+        self.state_writer.change(phase="validating", cases=total, cases_done=0, remaining_seconds=None)
         tracked = self.listener.track(items, label=label, total=total, unit=unit)
         for done, item in enumerate(tracked, start=1):
-            left = (self.keeper.clock() - start) / done * (total - done)
-            self.keeper.change(cases_done=done, remaining_seconds=left)
+            left = (self.state_writer.clock() - start) / done * (total - done)
+            self.state_writer.change(cases_done=done, remaining_seconds=left)
             yield item
 
     def show_part(self, label: str, done: int, total: int) -> None:
@@ -146,26 +152,26 @@ class _CaseListener:
 
 
 @contextmanager
-def state_kept(folder: FoldFolder, *, device: str) -> Iterator[StateKeeper]:
-    """Within it, a fold is trained; a failure is written down, an interruption is not: the lock will tell."""
-    keeper = StateKeeper(folder=folder, state=TrainingState(phase="preparing", device=device))
-    keeper.change()
+def keep_state(folder: FoldFolder, *, device: str) -> Iterator[StateWriter]:
+    """Context manager around a training that writes its state; an interruption shows by the released lock alone."""
+    state_writer = StateWriter(folder=folder, state=TrainingState(phase="preparing", device=device))
+    state_writer.change()
     try:
-        yield keeper
+        yield state_writer
     except Exception as error:
-        with suppress(RunError):  # a full disk, say, is reported once
-            keeper.change(phase="failed", reason=describe_error(error), remaining_seconds=None)
+        with suppress(RunError):  # a full disk, for example, is reported once
+            state_writer.change(phase="failed", reason=describe_failure(error), remaining_seconds=None)
         raise
-    keeper.change(phase="finished", remaining_seconds=None)
+    state_writer.change(phase="finished", remaining_seconds=None)
 
 
 def record_failure(folder: FoldFolder, *, device: str, reason: str) -> None:
-    """Writes down why a training ended that could not do so itself."""
+    """Records the failure of a training that could not record it itself."""
     state = read_state(folder) or TrainingState(phase="failed", device=device)
     changes = {"phase": "failed", "reason": reason, "remaining_seconds": None}
     write_document(folder.state, state.model_copy(update=changes), is_lasting=False)
 
 
-def describe_error(error: Exception) -> str:
-    """The user's mistake in its own words, anything else with its type."""
+def describe_failure(error: Exception) -> str:
+    """Returns the message of a user's mistake, and type and message of any other error."""
     return str(error) if isinstance(error, AutosegError) else f"unexpected {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What there is to train in a run: one unit is one fold of one configuration, and one command of its own."""
+"""Lists the units to train in a run: a unit is one fold of one configuration, trained by one command."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,7 @@ from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.folds import Splits, select_fold
 from autoseg.training.start import Length
 from autoseg.workflows.cascade import list_stale_folds
-from autoseg.workflows.imported_runs import check_has_data
-from autoseg.workflows.preprocessing import check_preprocessed
+from autoseg.workflows.preprocessing import check_has_data, check_preprocessed
 from autoseg.workflows.status import FoldStatus, has_final_model, read_fold_status, read_validation
 from autoseg.workflows.training_request import TrainingRequest
 
@@ -23,9 +22,11 @@ class Unit:
     """One fold of one configuration.
 
     Attributes:
-        cases: Its held-out cases.
-        needs: Configuration whose folds must be trained before.
-        is_only_needed: Nobody named it: it is trained as the previous stage of another.
+        configuration: Name of the configuration.
+        fold: Name of the fold.
+        cases: Held-out cases.
+        needs: Configuration whose folds must be trained first.
+        is_only_needed: It was not requested, but is the previous stage of a requested one.
     """
 
     configuration: str
@@ -36,24 +37,24 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Returns the name for messages."""
         return f"{self.configuration}, fold {self.fold}"
 
     def read_status(self, run: RunFolder) -> FoldStatus:
-        """How far it is."""
+        """Reads the status of the unit."""
         return read_fold_status(run, self.configuration, self.fold, cases=self.cases)
 
 
 def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) -> tuple[Unit, ...]:
-    """Every configuration and fold that is asked for, in an order in which they can be trained.
+    """Lists the requested configurations and folds, in an order in which they can be trained.
 
-    Configurations bring all folds of their previous stages, because every case is predicted by the one that held it
-    out. A single fold stays alone: its training sees to the previous stage by itself.
+    Configurations add all folds of their previous stages, because every case is predicted by the fold that held it
+    out. A single unit stays alone: its training also trains the previous stage.
 
-    A configuration that nobody named is left out, with a note, if it is not preprocessed.
+    A configuration that was not named is left out, with a note, if it is not preprocessed.
 
     Raises:
-        RunError: There is no run, or its models were imported, or what is asked for is not preprocessed.
+        RunError: There is no run, its models were imported, or a named configuration is not preprocessed.
         PlanError: The configuration is not planned.
         TrainingError: A fold does not exist, the configuration cannot be trained, or nothing can.
     """
@@ -86,12 +87,12 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
 
 
 def _find_needed(plan: Plan, names: Sequence[str]) -> frozenset[str]:
-    """The stages before the configurations."""
+    """Finds the stages before the given configurations."""
     return frozenset(stage for name in names for stage in plan.list_stages(name)[:-1])
 
 
 def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
-    """Whether a unit is trained and validated by this very plan, and nothing is asked for that only it can judge."""
+    """Whether a unit is trained and validated by the current plan, and the request changes nothing about it."""
     folder = run.fold(unit.configuration, unit.fold)
     is_special = request.length != Length() or request.restart or request.seed is not None
     if (is_special and not unit.is_only_needed) or not has_final_model(folder):
@@ -110,7 +111,7 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
 
 
 def _is_validated(folder: FoldFolder, unit: Unit, request: TrainingRequest) -> bool:
-    """Whether there is a validation, a whole one unless the plan's own budget has limited it and none is asked for."""
+    """Whether the unit is validated; a reduced validation counts only if the plan's own budget limited it."""
     validation = read_validation(folder, unit.cases)
     if validation is None or not validation.choice.limits:
         return validation is not None
@@ -122,14 +123,14 @@ def _is_validated(folder: FoldFolder, unit: Unit, request: TrainingRequest) -> b
 
 
 def limit_request(request: TrainingRequest, unit: Unit) -> TrainingRequest:
-    """What of a request holds for a unit: nothing is extended or begun anew that nobody named."""
+    """Limits a request to what applies to a unit: units that were not named are neither extended nor restarted."""
     if not unit.is_only_needed:
         return request
     return replace(request, restart=False, length=replace(request.length, more_epochs=None))
 
 
 def list_arguments(request: TrainingRequest) -> list[str]:
-    """The options of `autoseg train` that stand for a request, without those that the queue decides."""
+    """Lists the options of `autoseg train` that express a request, without those that the queue sets."""
     length = request.length
     options: list[tuple[str, object]] = [
         ("--epochs", length.epochs),
@@ -152,7 +153,7 @@ def _format_option(flag: str, value: object) -> list[str]:
 
 
 def _find_trainable(run: RunFolder, plan: Plan, splits: Splits, progress: Progress) -> list[str]:
-    """Planned configurations, each behind its previous stage."""
+    """Finds the planned configurations that can be trained, each after its previous stage."""
     order = sorted(plan.configurations, key=lambda name: len(plan.list_stages(name)))
     problems = {name: _find_problem(run, plan, splits, name) for name in order}
     for name, problem in problems.items():

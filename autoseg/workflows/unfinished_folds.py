@@ -1,4 +1,4 @@
-"""Folds that cannot be used yet: what each of them lacks, and what to do, in words."""
+"""Describes unfinished folds and how to finish them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,27 +8,27 @@ from autoseg.workflows.status import FoldStatus
 
 
 def describe_unfinished(status: FoldStatus) -> str:
-    """How far a fold is that is not trained and validated."""
+    """Describes how far an unfinished fold is."""
     return f"{status.configuration}, fold {status.fold}: {_describe_state(status)}{_describe_rest(status)}"
 
 
 def advise_on_unfinished(run_root: Path, statuses: Sequence[FoldStatus]) -> str:
-    """What to do until there are finished folds: wait for those that run, else continue what was begun, else train.
+    """Describes how to get finished folds: wait for running ones, else continue started ones, else train.
 
     Args:
-        run_root: Folder of the run.
-        statuses: Of the folds that were looked at, none of which is finished.
+        run_root: Run folder.
+        statuses: Status of each fold, none of which is finished.
     """
     running = [status for status in statuses if status.is_running]
     if running:
         waited = "; ".join(f"{status.configuration}, fold {status.fold}" for status in running)
         return f"wait until this is finished: {waited} (autoseg status {run_root} --watch shows how far it is)"
-    begun = [status for status in statuses if status.state != "waiting"]
-    if begun:
-        names = dict.fromkeys(status.configuration for status in begun)
+    started = [status for status in statuses if status.state != "waiting"]
+    if started:
+        names = dict.fromkeys(status.configuration for status in started)
         return "continue with: " + " ; ".join(
             f"autoseg train {run_root} --configuration {name} "
-            + " ".join(f"--fold {status.fold}" for status in begun if status.configuration == name)
+            + " ".join(f"--fold {status.fold}" for status in started if status.configuration == name)
             for name in names
         )
     return f"train with: autoseg train {run_root} --configuration {statuses[0].configuration}"

@@ -29,7 +29,7 @@ from autoseg.workflows.case_loop import CaseOutput, check_failures, collect_fail
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.preprocessing import check_preprocessed
 from autoseg.workflows.references import find_reference
-from autoseg.workflows.validation_choice import ValidationChoice
+from autoseg.workflows.status import ValidationChoice
 
 LOG_NAME: Final = "validation.log"
 

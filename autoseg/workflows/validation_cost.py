@@ -1,6 +1,6 @@
-"""What a validation takes on this machine, by what one of its cases takes, and how much of it fits into a time.
+"""Estimates the duration of a validation from one of its cases, and fits a validation into a time.
 
-Mirrored views go first, then overlap of windows, then cases.
+Mirroring is dropped first, then overlap of windows, then cases.
 """
 
 import math
@@ -27,26 +27,27 @@ from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
 from autoseg.workflows.references import find_reference
+from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.validation import wrap_network
-from autoseg.workflows.validation_choice import ValidationChoice
 
 LARGER_STEP_FRACTION: Final = 0.75
-"""Neighbouring windows still share a quarter of the patch, so that no voxel lies at the border of all its windows."""
+"""Neighbouring windows still overlap by a quarter of the patch, so that no voxel is at the border of all windows."""
 ESTIMATE_MARGIN: Final = 1.1  # cases differ in more than their number of voxels
-WORKER_START_SECONDS: Final = 2.0  # once, about: the processes that evaluate load their modules
-LARGEST_SHARE_FOR_MEASURING: Final = 0.05  # of the time that there is, as far as one case can be predicted in it
+WORKER_START_SECONDS: Final = 2.0  # approximately, once: evaluating processes import their modules
+LARGEST_SHARE_FOR_MEASURING: Final = 0.05  # of the available time, if one case can be predicted in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationCost:
-    """What predicting and evaluating takes on this machine.
+    """Measured costs of predicting and evaluating on this machine.
 
     Attributes:
-        shapes_voxels: Of the preprocessed cases.
-        mirrored_views: Over which prediction averages.
-        window_seconds: One view of one window.
-        finishing_seconds_per_voxel: Going back to the grid of the file, and writing.
-        evaluation_seconds_per_voxel: In one process.
+        shapes_voxels: Shapes of the preprocessed cases by name.
+        patch_voxels: Shape of a window.
+        mirrored_views: Number of mirrored views that prediction averages.
+        window_seconds: Time for one view of one window.
+        finishing_seconds_per_voxel: Time for resampling to the grid of the file and writing.
+        evaluation_seconds_per_voxel: Time for evaluating in one process.
     """
 
     shapes_voxels: Mapping[str, tuple[int, ...]]
@@ -57,7 +58,7 @@ class ValidationCost:
     evaluation_seconds_per_voxel: float
 
     def estimate_seconds(self, cases: Sequence[str], options: PredictionOptions) -> float:
-        """Predicting and evaluating some cases."""
+        """Estimates the time for predicting and evaluating cases."""
         views = self.mirrored_views if options.mirroring else 1
         windows = sum(self.count_windows(case, options.step_fraction) for case in cases)
         per_voxel = self.finishing_seconds_per_voxel
@@ -67,13 +68,13 @@ class ValidationCost:
         return seconds * ESTIMATE_MARGIN + WORKER_START_SECONDS
 
     def count_windows(self, case: str, step_fraction: float) -> int:
-        """Of one case."""
+        """Counts the windows of one case."""
         plan = compute_window_plan(self.shapes_voxels[case], self.patch_voxels, step_fraction)
         return math.prod(len(starts) for starts in plan.starts)
 
 
-def choose_validation(cost: ValidationCost, cases: Sequence[str], *, limit_seconds: float) -> ValidationChoice:
-    """The validation that does without least and ends in time; one of a single case if none does."""
+def fit_validation(cost: ValidationCost, cases: Sequence[str], *, limit_seconds: float) -> ValidationChoice:
+    """Returns the least reduced validation that fits into the limit; one of a single case if none fits."""
     whole = cost.estimate_seconds(cases, DEFAULT_OPTIONS)
     ways = [DEFAULT_OPTIONS]
     if cost.mirrored_views > 1:
@@ -94,21 +95,25 @@ def choose_validation(cost: ValidationCost, cases: Sequence[str], *, limit_secon
 
 
 def sample_cases(cases: Sequence[str], count: int) -> tuple[str, ...]:
-    """So many of the cases, evenly spread over their order, always the same."""
+    """Samples `count` cases, evenly spaced in their order; always the same ones."""
     return tuple(cases[index * len(cases) // count] for index in range(count))
 
 
 def measure_validation_cost(
     run: RunFolder, plan: Plan, configuration: str, *, cases: Sequence[str], device: torch.device, limit_seconds: float
 ) -> ValidationCost:
-    """Predicts and evaluates the case of median size: as always, or without mirrored views where that would take long.
+    """Predicts and evaluates the case of median size, without mirroring if that would take too long.
 
-    It is predicted by an untrained network. As that finds classes everywhere, which no trained one does, the reference
-    is evaluated in place of the prediction: distances between surfaces take as long as the classes are large.
+    An untrained network predicts it. As an untrained network finds classes everywhere, the reference is evaluated in
+    place of the prediction: the time for surface distances grows with the size of the classes.
 
     Args:
-        cases: One or more.
-        limit_seconds: Of which measuring takes a small share, if one case can be predicted in it.
+        run: Run folder.
+        plan: Plan of the run.
+        configuration: Name of the configuration.
+        cases: Names of one or more cases.
+        device: Device that predicts.
+        limit_seconds: Available time, of which measuring takes a small share if one case can be predicted in it.
 
     Raises:
         RunError: A preprocessed case or reference is missing.
@@ -123,7 +128,7 @@ def measure_validation_cost(
         finishing_seconds_per_voxel=0.0,
         evaluation_seconds_per_voxel=0.0,
     )
-    name, options = _choose_measured(rough, limit_seconds)
+    name, options = _select_measured_case(rough, limit_seconds)
     return _measure(model, opened[name], name, options, run=run, rough=rough)
 
 
@@ -136,7 +141,7 @@ def _build_untrained_model(plan: Plan, configuration: str, device: torch.device)
 
 
 def _time_window(model: SegmentationModel) -> float:
-    """Seconds for a patch, the second time: the first time kernels are looked for."""
+    """Measures the seconds for a patch in a second call; the first call selects kernels."""
     configuration = model.configuration_plan
     patches = compute_patches_per_pass(configuration, model.device)
     shape = (patches, configuration.network.input_channels, *configuration.patch_voxels)
@@ -149,8 +154,8 @@ def _time_window(model: SegmentationModel) -> float:
     return seconds / patches
 
 
-def _choose_measured(rough: ValidationCost, limit_seconds: float) -> tuple[str, PredictionOptions]:
-    """Which case is predicted, and how: the smallest one only where the median one would take too long."""
+def _select_measured_case(rough: ValidationCost, limit_seconds: float) -> tuple[str, PredictionOptions]:
+    """Chooses case and options to measure: the smallest case only if the median one would take too long."""
     sizes = sorted(rough.shapes_voxels, key=lambda case: math.prod(rough.shapes_voxels[case]))
     median, smallest = sizes[len(sizes) // 2], sizes[0]
     plain = PredictionOptions(mirroring=False)
@@ -185,7 +190,7 @@ def _measure(
 def _time_steps(
     model: SegmentationModel, case: CachedCase, name: str, options: PredictionOptions, *, run: RunFolder
 ) -> Iterator[float]:
-    """Seconds for logits, for the label map in its file, and for its scores."""
+    """Yields the seconds for the logits, for writing the label map, and for evaluating it."""
     reference, labels = find_reference(run, name), model.plan.labels
     start = time.perf_counter()
     image = read_network_input(case, model.plan, model.configuration)

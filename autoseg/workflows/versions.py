@@ -1,13 +1,14 @@
-"""Versions of what computed a result, to be kept beside it."""
+"""Records of how a result was computed, written beside it: library versions, and the record of a training."""
 
 import platform
 from importlib.metadata import version
+from typing import Literal
 
-from autoseg.document import Part
+from autoseg.document import Document, Part
 
 
 class LibraryVersions(Part):
-    """Versions that can change numbers."""
+    """Versions of software that can change results."""
 
     autoseg: str
     python: str
@@ -17,8 +18,21 @@ class LibraryVersions(Part):
     platform: str
 
 
+class TrainingRecord(Document):
+    """Record of a training; everything else is in the plan beside it."""
+
+    schema_version: Literal[1] = 1
+    configuration: str
+    fold: str
+    seed: int
+    device: str
+    number_type: str
+    plan_sha256: str
+    versions: LibraryVersions
+
+
 def measure_versions() -> LibraryVersions:
-    """The versions installed here."""
+    """Reads the installed versions."""
     return LibraryVersions(
         autoseg=version("autoseg"),
         python=platform.python_version(),

@@ -10,7 +10,7 @@ import pytest
 import typer
 import typer.main
 
-from autoseg.cli.app import app, say_how_to_continue
+from autoseg.cli.app import app, explain_interruption
 from autoseg.cli.check import check
 from autoseg.cli.demo import demo
 from autoseg.cli.plan import plan
@@ -89,7 +89,7 @@ def interrupt(command: Callable[..., None], error: KeyboardInterrupt, **options:
         raise error
 
     with pytest.raises(typer.Exit) as stop:
-        say_how_to_continue(work)(**options)
+        explain_interruption(work)(**options)
     assert stop.value.exit_code == 130
 
 

@@ -19,12 +19,12 @@ from autoseg.training.folds import Splits, select_fold
 from autoseg.training.start import Length
 from autoseg.workflows import validation_cost
 from autoseg.workflows.evaluation import count_evaluation_workers
-from autoseg.workflows.fold_options import find_begun
+from autoseg.workflows.fold_options import find_newest_checkpoint
 from autoseg.workflows.fold_time import find_fold_time
+from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.training_job import FoldJob
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.validation import validate_fold
-from autoseg.workflows.validation_choice import ValidationChoice
 from autoseg.workflows.validation_cost import ESTIMATE_MARGIN, measure_validation_cost
 
 pytestmark = pytest.mark.slow
@@ -139,12 +139,12 @@ def test_a_budget_for_next_to_nothing_is_refused_before_training(lite_run, tmp_p
     done = run_autoseg("train", run, "--fold", "0", "--device", "cpu")
     assert (done.code, "Traceback" in done.err) == (1, False)
     told = " ".join(done.err.split())
-    assert "of the 10,000,000 iterations that the plan needs at least. Less than a tenth is no training" in told
+    assert "of the 10,000,000 iterations that the plan needs at least. Less than a tenth is too little" in told
     assert re.search(r"give --budget \d+h\d+m, which is enough for 10,000,000", told)
     fold = run / "models/3d_fullres/fold_0"
     assert not list(fold.glob("*.safetensors"))
     status = run_autoseg("status", run)
-    assert "Less than a tenth is no training" in status.out
+    assert "Less than a tenth is too little" in status.out
 
 
 def test_a_training_of_few_iterations_is_marked_at_its_start_at_its_end_and_ever_after(trained_run, tmp_path):
@@ -252,7 +252,7 @@ def test_a_validation_takes_at_most_a_third_of_a_budget_and_says_what_it_does_wi
     )
     request = TrainingRequest(budget_seconds=33.0, length=Length(more_epochs=400))
     notes = Notes()
-    found = find_fold_time(job, request, find_begun(job.folder), notes)
+    found = find_fold_time(job, request, find_newest_checkpoint(job.folder), notes)
     assert (len(found.validation.cases), found.validation.options.mirroring) == (1, False)
     assert found.budget.reserved_seconds == found.validation.seconds <= 11.0
     assert re.match(r"warning: a whole validation would take 0:1\d, more than a third of 0:33; ", notes.lines[-1])

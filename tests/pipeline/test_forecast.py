@@ -61,7 +61,7 @@ def test_where_nothing_can_be_measured_the_plan_is_made_all_the_same(balls, tmp_
     done = run_without_torch("plan", balls, "--run", run, "--no-preprocess", "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert (run / "plan.json").is_file()
-    assert "the speed of the processor could not be measured" in " ".join(done.stdout.split())
+    assert "the speed of the CPU could not be measured" in " ".join(done.stdout.split())
     assert "unknown" in done.stdout
 
 

@@ -89,7 +89,7 @@ def test_a_second_call_is_refused_without_a_traceback(folder: Path) -> None:
 def test_one_pattern_alone_is_refused(folder: Path) -> None:
     done = run_autoseg("init", folder, "--images", "*/*.nii.gz")
     assert done.code == 1
-    assert "--images and --labels are named together" in done.err
+    assert "--images and --labels must be given together" in done.err
 
 
 def test_masks_are_joined_by_several_workers(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from autoseg.dataset import find_images, read_dataset
 from autoseg.dicom_files import explain_dicom, is_dicom
 from autoseg.errors import AutosegError
 from autoseg.volume_io import read_image
-from autoseg.workflows.evaluation import pair_files
+from autoseg.workflows.evaluation import pair_label_maps
 
 DICOM = b"\0" * 128 + b"DICM" + b"the rest"
 
@@ -51,7 +51,7 @@ def test_nothing_is_said_of_folders_without_dicom(tmp_path):
     "use",
     [
         lambda folder: find_images(folder, channel_count=1, file_ending=".nii.gz"),
-        lambda folder: pair_files(make_label_maps(folder.parent), folder),
+        lambda folder: pair_label_maps(make_label_maps(folder.parent), folder),
         lambda folder: read_dataset(folder),
     ],
     ids=["predict", "evaluate", "check and plan"],
@@ -69,7 +69,7 @@ def make_label_maps(folder: Path) -> Path:
 def test_predictions_in_dicom_and_single_files_are_told_too(tmp_path):
     write(tmp_path, "predictions/series/IM0001")
     with pytest.raises(AutosegError, match=r"no label maps in .*holds DICOM"):
-        pair_files(tmp_path / "predictions", tmp_path)
+        pair_label_maps(tmp_path / "predictions", tmp_path)
     single = write(tmp_path, "IM0001")
     with pytest.raises(AutosegError, match="IM0001 is DICOM"):
         find_images(single, channel_count=1, file_ending=".nii.gz")

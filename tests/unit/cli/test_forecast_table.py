@@ -53,7 +53,7 @@ def test_months_on_a_processor_are_told_with_what_helps():
     assert "--planner lite --budget 30m" in text
     assert "a computer with a GPU" in text
     assert "autoseg train x.autoseg --budget 8h" in text
-    assert "GPU: none here, so the time on one is not known" in text
+    assert "GPU: none here, so the time on a GPU is unknown" in text
 
 
 def test_no_budget_is_suggested_that_training_would_refuse():
@@ -110,7 +110,7 @@ def test_a_plan_that_does_not_fit_into_memory_is_warned_of():
 
 def test_unknown_times_are_said_to_be_unknown_with_the_reason():
     unknown = replace(MINUTES, cost=None, training_seconds=None, validation_seconds=None)
-    reason = "the speed of the processor could not be measured (no torch)"
+    reason = "the speed of the CPU could not be measured (no torch)"
     survey = replace(PROCESSOR, costs={}, problems={"2d": reason}, how=reason)
     text = show(make(unknown, survey=survey))
     assert text.count("unknown") >= 3

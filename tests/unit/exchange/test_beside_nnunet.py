@@ -18,7 +18,8 @@ from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.training.folds import Splits
 from autoseg.volume_io import read_label_map, write_image, write_label_map
-from autoseg.workflows.exchange import export_model, import_model
+from autoseg.workflows.exchange import import_model
+from autoseg.workflows.exporting import export_model
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "parity_models.py"

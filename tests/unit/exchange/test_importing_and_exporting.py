@@ -29,9 +29,10 @@ from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
-from autoseg.workflows import exchange
-from autoseg.workflows.exchange import export_model, import_model
+from autoseg.workflows import exporting
+from autoseg.workflows.exchange import import_model
 from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
+from autoseg.workflows.exporting import export_model
 from autoseg.workflows.model_source import find_kind, open_model
 from autoseg.workflows.planning import preprocess_run
 from autoseg.workflows.selection_document import Member
@@ -553,7 +554,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(
         msg = "disk full"
         raise RunError(msg)
 
-    monkeypatch.setattr(exchange, "write_nnunet_checkpoint", fail)
+    monkeypatch.setattr(exporting, "write_nnunet_checkpoint", fail)
     with pytest.raises(RunError, match="disk full"):
         export_model(run, out, ExportRequest(overwrite=True), progress=TELLER)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

@@ -35,15 +35,15 @@ from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.training.folds import Fold, Splits
 from autoseg.validation_conditions import ValidationConditions
-from autoseg.workflows.exchange import export_model, import_model
+from autoseg.workflows.exchange import import_model
 from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
-from autoseg.workflows.held_out import list_weights
+from autoseg.workflows.exporting import export_model
+from autoseg.workflows.model_choice import list_weights
 from autoseg.workflows.model_source import find_kind, open_model
 from autoseg.workflows.planning import preprocess_run
-from autoseg.workflows.selection_document import Candidate, Member, Selection
+from autoseg.workflows.selection_document import CandidateScores, Member, Selection
 from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training import TrainingRecord
-from autoseg.workflows.versions import measure_versions
+from autoseg.workflows.versions import TrainingRecord, measure_versions
 
 Builder = Callable[..., Any]
 TELLER = Silent()
@@ -301,7 +301,7 @@ def spoil(run: Path, tmp_path: Path, select: Builder) -> Path:
             _spoil_fold(run, name, fold)
     selection = select(run, *PAIR)
     statistic = Statistic(mean=0.5, std=None, lower=None, upper=None, count=2)
-    candidate = Candidate(configurations=PAIR, foreground=statistic, classes={"1": statistic, SECRET: statistic})
+    candidate = CandidateScores(configurations=PAIR, foreground=statistic, classes={"1": statistic, SECRET: statistic})
     told = {"cases": (SECRET,), "because": SECRET, "candidates": (candidate,), "class_names": {"1": SECRET}}
     write_document(folder.selection, selection.model_copy(update=told))
     for name in ("logs", "references", "preprocessed", "ensembles"):

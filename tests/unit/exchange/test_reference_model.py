@@ -9,8 +9,9 @@ import pytest
 from autoseg.inference.options import PredictionOptions
 from autoseg.progress import Silent
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.exchange import export_model, import_model
+from autoseg.workflows.exchange import import_model
 from autoseg.workflows.exchange_request import ExportRequest
+from autoseg.workflows.exporting import export_model
 from autoseg.workflows.model_source import open_model
 from autoseg.workflows.prediction import PredictionRequest, predict_images
 

@@ -13,10 +13,10 @@ from autoseg.evaluation import CaseEvaluation, ClassMetrics, summarize
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.postprocessing.rules import LargestComponent
 from autoseg.run_folder import FoldFolder
-from autoseg.workflows.exchange import ExchangedModel
+from autoseg.workflows.exchange_request import ExchangedModel
 from autoseg.workflows.prediction import PredictionOutcome
 from autoseg.workflows.selection_document import Member
-from autoseg.workflows.training import TrainedFold
+from autoseg.workflows.training_job import TrainedFold
 from planners import PLANNERS
 
 ONE_LINE = 400  # characters: what a notebook shows without scrolling

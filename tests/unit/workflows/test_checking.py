@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from autoseg.progress import Silent
-from autoseg.workflows.checking import CheckingOptions, check_dataset
+from autoseg.workflows.checking import CheckRequest, check_dataset
 from autoseg.workflows.splitting import SplitRequest
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -17,8 +17,8 @@ AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 @pytest.fixture
 def check_whole(dataset):
     def run(*, fix_geometry=False, **split):
-        options = CheckingOptions(split=SplitRequest(**split), fix_geometry=fix_geometry, workers=1)
-        return check_dataset(dataset, options=options, progress=Silent())
+        request = CheckRequest(split=SplitRequest(**split), fix_geometry=fix_geometry, workers=1)
+        return check_dataset(dataset, request, progress=Silent())
 
     return run
 

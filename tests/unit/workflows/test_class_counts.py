@@ -1,6 +1,6 @@
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.labels import LabelClass, LabelScheme
-from autoseg.workflows.class_counts import count_classes, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.class_counts import count_class_occurrences, find_duplicates, warn_of_rare_classes
 
 
 def make_case(name, *voxel_counts, digest=""):
@@ -22,7 +22,7 @@ def test_regions_are_counted_with_all_their_values():
         region_write_values=(1, 7),
         declared_count=3,
     )
-    counts = count_classes(labels, [make_case("a", 10, 3), make_case("b", 5, 0)])
+    counts = count_class_occurrences(labels, [make_case("a", 10, 3), make_case("b", 5, 0)])
     assert [(c.name, c.values, c.cases, c.voxels) for c in counts] == [("whole", (1, 7), 2, 15), ("core", (7,), 1, 3)]
 
 
@@ -34,7 +34,7 @@ def test_a_class_in_no_case_is_named_as_such():
         declared_count=3,
     )
     cases = [make_case(str(index), 1, 0) for index in range(5)]
-    (warning,) = warn_of_rare_classes(count_classes(labels, cases), counted=5)
+    (warning,) = warn_of_rare_classes(count_class_occurrences(labels, cases), counted=5)
     assert "class 'y' occurs in none of 5 cases" in warning
 
 

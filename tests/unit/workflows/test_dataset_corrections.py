@@ -11,15 +11,15 @@ from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError
 from autoseg.progress import Silent
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.checking import CheckingOptions, check_dataset
+from autoseg.workflows.checking import CheckRequest, check_dataset
 from autoseg.workflows.header_survey import survey_headers
 from autoseg.workflows.measuring import measure_dataset
 from autoseg.workflows.splitting import SplitRequest
 
 
 def check(folder):
-    options = CheckingOptions(split=SplitRequest(), workers=1)
-    return check_dataset(folder, options=options, progress=Silent())
+    request = CheckRequest(split=SplitRequest(), workers=1)
+    return check_dataset(folder, request, progress=Silent())
 
 
 def measure(folder, run):

@@ -6,14 +6,14 @@ import pytest
 from autoseg.errors import TrainingError
 from autoseg.run_folder import FoldFolder
 from autoseg.workflows import fold_lock
-from autoseg.workflows.fold_lock import find_holder, locked
+from autoseg.workflows.fold_lock import find_holder, lock_fold
 
 HOLD = """
 import sys
 from pathlib import Path
 from autoseg.run_folder import FoldFolder
-from autoseg.workflows.fold_lock import locked
-with locked(FoldFolder(Path(sys.argv[1])), device="cuda:3"):
+from autoseg.workflows.fold_lock import lock_fold
+with lock_fold(FoldFolder(Path(sys.argv[1])), device="cuda:3"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -34,7 +34,7 @@ def test_two_processes_cannot_train_one_fold(holder, tmp_path, monkeypatch):
     monkeypatch.setattr(fold_lock, "SECONDS_BETWEEN_ATTEMPTS", 0.0)
     folder = FoldFolder(tmp_path / "fold_0")
     expected = rf"fold_0 is being trained already, by process {holder.pid} .*\(cuda:3\).*autoseg status"
-    with pytest.raises(TrainingError, match=expected), locked(folder, device="cpu"):
+    with pytest.raises(TrainingError, match=expected), lock_fold(folder, device="cpu"):
         pass
     found = find_holder(folder)
     assert (found.pid, found.device) == (holder.pid, "cuda:3")
@@ -45,18 +45,18 @@ def test_a_process_that_is_killed_leaves_no_lock(holder, tmp_path):
     holder.kill()
     holder.wait()
     assert find_holder(folder) is None
-    with locked(folder, device="cpu"):
+    with lock_fold(folder, device="cpu"):
         pass
 
 
 def test_other_folds_are_free(holder, tmp_path):
-    with locked(FoldFolder(tmp_path / "fold_1"), device="cpu"):
+    with lock_fold(FoldFolder(tmp_path / "fold_1"), device="cpu"):
         assert find_holder(FoldFolder(tmp_path / "fold_0")) is not None
 
 
 def test_the_lock_lies_beside_the_folder_which_may_be_removed_and_is_no_fold(tmp_path):
     folder = FoldFolder(tmp_path / "fold_0")
-    with locked(folder, device="cpu"):
+    with lock_fold(folder, device="cpu"):
         assert not folder.root.exists()
     assert not list(tmp_path.glob("fold_*"))
     assert find_holder(folder) is None

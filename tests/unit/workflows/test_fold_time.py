@@ -14,9 +14,9 @@ from autoseg.training.history import EpochRecord
 from autoseg.training.loop_state import TrainingIdentity
 from autoseg.training.pace import Budget, Forecast, StepTimes
 from autoseg.training.schedule import Schedule
-from autoseg.workflows.fold_time import FoldTime, check_forecast, name_time
+from autoseg.workflows.fold_time import FoldTime, check_forecast, format_budget
+from autoseg.workflows.status import ValidationChoice
 from autoseg.workflows.training_job import FoldJob
-from autoseg.workflows.validation_choice import ValidationChoice
 
 TIMES = StepTimes(
     data_seconds=0.1, forward_seconds=0.3, backward_seconds=0.6, iteration_seconds=1.0, validation_seconds=0.5
@@ -141,4 +141,4 @@ def test_without_a_budget_or_a_known_need_nothing_is_refused(make_job):
     ("seconds", "name"), [(31.0, "40s"), (300.0, "300s"), (301.0, "6m"), (3599.0, "1h0m"), (5400.0, "1h30m")]
 )
 def test_times_are_named_as_the_command_takes_them_and_rounded_up(seconds, name):
-    assert name_time(seconds) == name
+    assert format_budget(seconds) == name

@@ -10,7 +10,7 @@ from PIL import Image
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError, RunError
 from autoseg.progress import Silent
-from autoseg.workflows.checking import CheckingOptions, check_dataset
+from autoseg.workflows.checking import CheckRequest, check_dataset
 from autoseg.workflows.file_pairing import FilePatterns
 from autoseg.workflows.initializing import InitRequest, init_dataset
 from autoseg.workflows.splitting import SplitRequest, divide_into_folds
@@ -45,8 +45,8 @@ def init(folder, *, overwrite=False, images=None, labels=None):
 
 
 def check(folder):
-    options = CheckingOptions(split=SplitRequest(), workers=1)
-    return [problem.text for problem in check_dataset(folder, options=options, progress=Silent()).problems]
+    request = CheckRequest(split=SplitRequest(), workers=1)
+    return [problem.text for problem in check_dataset(folder, request, progress=Silent()).problems]
 
 
 def read_description(folder):
@@ -387,4 +387,4 @@ def test_label_maps_on_another_grid_are_kept_and_pointed_out(patients):
 
 def test_folds_of_ones_own_are_mentioned(patients):
     (patients / "splits_final.json").write_text("[]")
-    assert "splits_final.json lies there and decides the folds" in init(patients).notes
+    assert "splits_final.json exists and determines the folds" in init(patients).notes

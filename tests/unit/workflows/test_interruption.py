@@ -10,7 +10,12 @@ from autoseg.training.history import EpochRecord, PartialEpoch, append_to_traini
 from autoseg.training.loop_state import TrainingIdentity
 from autoseg.training.schedule import Schedule
 from autoseg.training.start import Length
-from autoseg.workflows.interruption import advise_queue, describe_kept, describe_start, interruption_described
+from autoseg.workflows.interruption import (
+    describe_interruptions,
+    describe_kept,
+    describe_queue_continuation,
+    describe_start,
+)
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import TrainingState
 
@@ -59,7 +64,7 @@ def keep_phase(folder, phase, **values):
 
 
 def interrupt(folder, request):
-    with pytest.raises(Stopped) as stopped, interruption_described(folder, request, name="2d, fold 0"):
+    with pytest.raises(Stopped) as stopped, describe_interruptions(folder, request, name="2d, fold 0"):
         raise KeyboardInterrupt
     return str(stopped.value)
 
@@ -75,7 +80,7 @@ def test_an_interruption_says_where_the_state_stands_and_that_the_same_command_c
 def test_an_interruption_before_the_first_iteration_says_that_nothing_is_saved(folder):
     keep_phase(folder, "preparing")
     text = interrupt(folder, TrainingRequest(restart=True))
-    assert text == "2d, fold 0: nothing is saved, as no iteration was over; the same command continues"
+    assert text == "2d, fold 0: nothing is saved, as no iteration was finished; the same command continues"
 
 
 def test_an_interrupted_validation_says_that_the_model_is_there(folder):
@@ -96,10 +101,12 @@ def test_what_would_discard_the_state_is_named_where_it_was_given(folder):
 
 def test_a_queue_names_what_a_restart_has_not_reached():
     waiting = ["2d, fold 3", "2d, fold 4"]
-    assert advise_queue(TrainingRequest(), waiting) == "the same command continues"
-    text = advise_queue(TrainingRequest(restart=True), waiting)
+    assert describe_queue_continuation(TrainingRequest(), waiting) == "the same command continues"
+    text = describe_queue_continuation(TrainingRequest(restart=True), waiting)
     assert "without --restart continues; --restart has not reached 2d, fold 3; 2d, fold 4: name them" in text
-    assert advise_queue(TrainingRequest(restart=True), []) == "the same command without --restart continues"
+    assert (
+        describe_queue_continuation(TrainingRequest(restart=True), []) == "the same command without --restart continues"
+    )
 
 
 def test_a_training_says_where_it_goes_on(folder):

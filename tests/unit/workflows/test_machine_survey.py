@@ -9,10 +9,10 @@ from autoseg.plan import Plan
 from autoseg.progress import Silent
 from autoseg.workflows.machine_survey import (
     Gpu,
-    find_main_memory,
+    find_available_ram,
     may_have_gpu,
+    survey_cpu,
     survey_gpu,
-    survey_processor,
     time_on_gpu,
 )
 from autoseg.workflows.planning import find_network_cost
@@ -35,7 +35,7 @@ def plan(run):
 
 
 def survey(plan, measure):
-    return survey_processor(
+    return survey_cpu(
         plan,
         ["2d", "3d_lowres"],
         estimate=lambda configuration, host, cost: COST,
@@ -49,7 +49,7 @@ def test_a_processor_is_measured_and_its_costs_are_estimated(plan):
     assert found.costs == {"2d": COST, "3d_lowres": COST}
     assert not found.has_gpu
     assert "core" in found.device
-    assert "measured speed of this processor" in found.how
+    assert "measured speed of this CPU" in found.how
 
 
 def test_a_measurement_that_others_disturbed_is_no_promise(plan):
@@ -100,9 +100,9 @@ def test_torch_without_cuda_is_not_loaded_to_look_for_a_gpu():
 
 
 def test_memory_is_what_a_container_grants(tmp_path):
-    everything = find_main_memory(tmp_path / "none")
+    everything = find_available_ram(tmp_path / "none")
     assert everything > 10**8
     (tmp_path / "memory.max").write_text("max\n")
-    assert find_main_memory(tmp_path / "memory.max") == everything
+    assert find_available_ram(tmp_path / "memory.max") == everything
     (tmp_path / "memory.max").write_text("100000000\n")
-    assert find_main_memory(tmp_path / "memory.max") == 10**8
+    assert find_available_ram(tmp_path / "memory.max") == 10**8

@@ -20,7 +20,7 @@ from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import write_label_map
 from autoseg.workflows import held_out, selection
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
-from autoseg.workflows.fold_lock import locked
+from autoseg.workflows.fold_lock import lock_fold
 from autoseg.workflows.postprocessing import learn_postprocessing
 from autoseg.workflows.selection import SelectionRequest, select_models
 from autoseg.workflows.selection_document import Selection
@@ -318,7 +318,7 @@ def test_a_fold_that_is_being_trained_or_validated_is_waited_for(run):
     keep_state(run, "2d", "0", phase="validating", cases_done=3, cases=10, remaining_seconds=40)
     keep_state(run, "2d", "1", phase="training", end_epoch=100)
     append_to_training_log(run.fold("2d", "1").training_log, RECORD)
-    with locked(run.fold("2d", "0"), device="cuda:0"), locked(run.fold("2d", "1"), device="cpu"):
+    with lock_fold(run.fold("2d", "0"), device="cuda:0"), lock_fold(run.fold("2d", "1"), device="cpu"):
         told = refuse(run, configurations=("2d",))
     assert "2d, fold 0: is being validated, 3 of 10 cases are done, 0:40 left (process" in told
     assert "cuda:0)" in told
@@ -350,7 +350,7 @@ def test_what_is_left_out_because_it_is_not_finished_is_told(run):
     finish(run, "2d", folds=("0",))
     keep_state(run, "2d", "1", phase="training", end_epoch=100)
     notes = Notes()
-    with locked(run.fold("2d", "1"), device="cpu"):
+    with lock_fold(run.fold("2d", "1"), device="cpu"):
         assert select(run, progress=notes).members[0].folds == ("0",)
     assert any(line.startswith("left out: 2d, fold 1: is being trained, epoch 1 of 100") for line in notes.lines)
 

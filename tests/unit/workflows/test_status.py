@@ -7,9 +7,9 @@ from autoseg.run_folder import write_text
 from autoseg.training.history import EpochRecord, append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.crossvalidation import collect_crossvalidation
-from autoseg.workflows.fold_lock import locked
+from autoseg.workflows.fold_lock import lock_fold
 from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training_state import StateKeeper, TrainingState, record_failure
+from autoseg.workflows.training_state import StateWriter, TrainingState, record_failure
 
 
 def log_epochs(run, configuration, fold, count):
@@ -31,7 +31,7 @@ def log_epochs(run, configuration, fold, count):
 
 def keep_state(run, configuration, fold, **values):
     state = TrainingState.model_validate({"device": "cuda:1", **values})
-    StateKeeper(folder=run.fold(configuration, fold), state=state).change()
+    StateWriter(folder=run.fold(configuration, fold), state=state).change()
 
 
 def find(run, configuration, fold):
@@ -59,7 +59,7 @@ def test_a_finished_fold_has_its_validated_dice(run, finish_fold):
 def test_a_running_fold_tells_epoch_time_losses_device_and_process(run):
     log_epochs(run, "2d", "1", 4)
     keep_state(run, "2d", "1", phase="training", end_epoch=10, remaining_seconds=60.0)
-    with locked(run.fold("2d", "1"), device="cuda:1"):
+    with lock_fold(run.fold("2d", "1"), device="cuda:1"):
         status = find(run, "2d", "1")
     assert (status.state, status.is_running, status.device) == ("training", True, "cuda:1")
     assert (status.epochs_done, status.end_epoch, status.remaining_seconds) == (4, 10, 60.0)
@@ -70,7 +70,7 @@ def test_a_running_fold_tells_epoch_time_losses_device_and_process(run):
 @pytest.mark.parametrize(("phase", "state"), [("preparing", "preparing"), ("validating", "validating")])
 def test_a_running_fold_tells_what_it_is_at(run, phase, state):
     keep_state(run, "2d", "0", phase=phase, cases_done=1, cases=2)
-    with locked(run.fold("2d", "0"), device="cpu"):
+    with lock_fold(run.fold("2d", "0"), device="cpu"):
         status = find(run, "2d", "0")
     assert (status.state, status.cases_done, status.cases) == (state, 1, 2)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from autoseg.errors import DeviceError, OptionError, TrainingError
-from autoseg.workflows.training_places import choose_places, is_leader, is_one_process, parse_devices
+from autoseg.workflows.training_places import find_device_groups, is_leader, is_one_process, parse_devices
 from autoseg.workflows.training_units import Unit
 
 UNITS = [Unit(configuration="2d", fold=fold, cases=("a",)) for fold in ("0", "1")]
@@ -27,14 +27,14 @@ def test_an_empty_entry_is_refused():
 
 
 def test_every_device_is_a_place_or_all_are_one():
-    assert choose_places("cpu", None, parallel=False) == (("cpu",),)
-    assert choose_places("auto", "cpu,cpu", parallel=False) == (("cpu",), ("cpu",))
-    assert choose_places("auto", "cpu,cpu", parallel=True) == (("cpu", "cpu"),)
+    assert find_device_groups("cpu", None, parallel=False) == (("cpu",),)
+    assert find_device_groups("auto", "cpu,cpu", parallel=False) == (("cpu",), ("cpu",))
+    assert find_device_groups("auto", "cpu,cpu", parallel=True) == (("cpu", "cpu"),)
 
 
 def test_a_device_that_does_not_exist_is_refused_before_anything_begins():
     with pytest.raises(DeviceError, match="no device cuda:99"):
-        choose_places("auto", "99", parallel=False)
+        find_device_groups("auto", "99", parallel=False)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_a_device_that_does_not_exist_is_refused_before_anything_begins():
 )
 def test_options_that_contradict_each_other_are_refused(device, devices, parallel, message):
     with pytest.raises(OptionError, match=message):
-        choose_places(device, devices, parallel=parallel)
+        find_device_groups(device, devices, parallel=parallel)
 
 
 def test_one_of_several_processes_has_one_device(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_places("cpu", None, parallel=True) == (("cpu",),)
-    assert choose_places("auto", "cpu,cpu", parallel=True) == (("cpu",),)
+    assert find_device_groups("cpu", None, parallel=True) == (("cpu",),)
+    assert find_device_groups("auto", "cpu,cpu", parallel=True) == (("cpu",),)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(OptionError, match="process 2 of this computer"):
-        choose_places("auto", "cpu,cpu", parallel=True)
+        find_device_groups("auto", "cpu,cpu", parallel=True)
 
 
 def test_of_several_processes_the_first_one_writes(monkeypatch):

@@ -82,13 +82,17 @@ def make_units(*ends, configuration="2d", needs=None):
 
 @pytest.fixture
 def make_queue(run, notes):
-    def make(units, places):
-        def command_of(unit, device):
+    def make(units, device_groups):
+        def build_command(unit, device):
             end = unit.fold.split("-")[0]
             return [sys.executable, "-S", "-c", SCRIPT, str(notes), unit.name, end, device]
 
         return TrainingQueue(
-            run=run, units=tuple(units), places=tuple(places), command_of=command_of, waiting=deque(units)
+            run=run,
+            units=tuple(units),
+            device_groups=tuple(device_groups),
+            build_command=build_command,
+            waiting=deque(units),
         )
 
     return make
@@ -101,7 +105,7 @@ def find(statuses, fold):
 
 def test_one_device_trains_one_fold_after_the_other(make_queue, notes):
     queue = make_queue(make_units("well", "well-2", "well-3"), [("cpu",)])
-    for statuses in queue.work_off():
+    for statuses in queue.run_all():
         assert sum(status.state == "preparing" for status in statuses) <= 1
     times = [json.loads(path.read_text()) for path in sorted(notes.iterdir())]
     assert [note["word"] for note in times] == ["begin", "end"] * 3
@@ -115,7 +119,7 @@ def test_one_device_trains_one_fold_after_the_other(make_queue, notes):
 
 def test_every_device_trains_one_fold_at_a_time(make_queue, notes):
     queue = make_queue(make_units("well", "well-2", "well-3", "well-4"), [("cuda:0",), ("cuda:1",)])
-    most = max(sum(status.is_running for status in statuses) for statuses in queue.work_off())
+    most = max(sum(status.is_running for status in statuses) for statuses in queue.run_all())
     assert most == 2
     assert {note["device"] for note in read_notes(notes, "end")} == {"cuda:0", "cuda:1"}
     assert len(read_notes(notes, "end")) == 4
@@ -126,12 +130,12 @@ def test_every_device_trains_one_fold_at_a_time(make_queue, notes):
     [
         ("badly", r"^the disk is full; log: .*train_2d_fold_badly\.log$"),
         ("traceback", r"^ZeroDivisionError: a defect; log: "),
-        ("killed", r"^the process was killed \(SIGKILL\), often for lack of main memory; log: "),
+        ("killed", r"^the process was killed \(SIGKILL\), often for lack of RAM; log: "),
     ],
 )
 def test_a_fold_that_fails_says_why_and_stops_no_other(make_queue, run, notes, *, end, reason):
     queue = make_queue(make_units(end, "well"), [("cpu",)])
-    *_, last = queue.work_off()
+    *_, last = queue.run_all()
     status = find(last, end)
     assert status.state == "failed"
     assert re.search(reason, status.reason)
@@ -145,7 +149,7 @@ def test_what_needs_a_failed_fold_is_not_begun(make_queue, notes):
     first = make_units("badly", "well", configuration="3d_lowres")
     second = make_units("well", configuration="3d_cascade_fullres", needs="3d_lowres")
     queue = make_queue([*second, *first], [("cpu",)])
-    *_, last = queue.work_off()
+    *_, last = queue.run_all()
     assert last[0].state == "failed"
     assert last[0].reason == "it needs 3d_lowres, fold badly, which failed"
     assert len(read_notes(notes, "begin")) == 2
@@ -154,7 +158,7 @@ def test_what_needs_a_failed_fold_is_not_begun(make_queue, notes):
 def test_a_second_stage_waits_for_every_fold_of_the_first(make_queue, notes):
     first = make_units("well", "well-2", configuration="3d_lowres")
     second = make_units("well", configuration="3d_cascade_fullres", needs="3d_lowres")
-    list(make_queue([*second, *first], [("cuda:0",), ("cuda:1",), ("cuda:2",)]).work_off())
+    list(make_queue([*second, *first], [("cuda:0",), ("cuda:1",), ("cuda:2",)]).run_all())
     names = [(note["name"], note["word"]) for note in map(json.loads, (p.read_text() for p in sorted(notes.iterdir())))]
     assert names[-2:] == [("3d_cascade_fullres, fold well", "begin"), ("3d_cascade_fullres, fold well", "end")]
     assert len(names) == 6
@@ -172,11 +176,11 @@ def wait_for(condition):
     pytest.fail("it did not happen in ten seconds")
 
 
-@pytest.mark.parametrize("places", [[("cuda:0",)], [("cuda:0", "cuda:1")]])
-def test_an_interruption_leaves_no_process_behind(make_queue, notes, places):
-    queue = make_queue(make_units("never", "well"), places)
-    snapshots = queue.work_off()
-    count = len(places[0])
+@pytest.mark.parametrize("device_groups", [[("cuda:0",)], [("cuda:0", "cuda:1")]])
+def test_an_interruption_leaves_no_process_behind(make_queue, notes, device_groups):
+    queue = make_queue(make_units("never", "well"), device_groups)
+    snapshots = queue.run_all()
+    count = len(device_groups[0])
     while len(read_notes(notes, "asleep")) < count:
         next(snapshots)
     asleep = read_notes(notes, "asleep")
@@ -193,19 +197,19 @@ def test_a_training_that_is_stopped_has_the_time_to_save_its_state(make_queue, n
     told = []
     queue = make_queue(make_units("slowly", "well"), [("cpu",)])
     queue.stop = StopRequest(tell=told.append)
-    snapshots = queue.work_off()
+    snapshots = queue.run_all()
     while not read_notes(notes, "asleep"):
         next(snapshots)
     snapshots.close()
     assert read_notes(notes, "saved")
     assert told == ["stopping as soon as this is saved: 2d, fold slowly"]
     text = queue.describe_interruption(TrainingRequest(restart=True))
-    assert text.startswith("2d, fold slowly: nothing is saved, as no iteration was over; the same command without")
+    assert text.startswith("2d, fold slowly: nothing is saved, as no iteration was finished; the same command without")
     assert "--restart has not reached 2d, fold well" in text
 
 
 def test_a_fold_on_two_devices_has_two_processes_that_know_of_each_other(make_queue, run, notes):
-    list(make_queue(make_units("well", "well-2"), [("cpu", "cpu")]).work_off())
+    list(make_queue(make_units("well", "well-2"), [("cpu", "cpu")]).run_all())
     began = read_notes(notes, "begin")
     assert [note["name"] for note in began] == ["2d, fold well"] * 2 + ["2d, fold well-2"] * 2
     assert sorted(note["RANK"] for note in began[:2]) == sorted(note["LOCAL_RANK"] for note in began[:2]) == ["0", "1"]
@@ -222,13 +226,13 @@ def test_when_one_of_two_processes_fails_the_other_is_stopped(run, notes):
     queue = TrainingQueue(
         run=run,
         units=(unit,),
-        places=(("cuda:0", "cuda:1"),),
-        command_of=lambda unit, device: [
+        device_groups=(("cuda:0", "cuda:1"),),
+        build_command=lambda unit, device: [
             sys.executable, "-S", "-c", SCRIPT, str(notes), unit.name, ends[device], device,
         ],
         waiting=deque([unit]),
     )  # fmt: skip
-    *_, last = queue.work_off()
+    *_, last = queue.run_all()
     assert last[0].reason.startswith("the disk is full")
     assert not any(is_alive(note["pid"]) for note in read_notes(notes, "begin"))
 
@@ -237,12 +241,12 @@ def test_the_queue_runs_the_command_that_a_user_would_give(run):
     units = (Unit(configuration="2d", fold="1", cases=("c", "d")),)
     request = TrainingRequest(length=Length(epochs=3), workers=2)
     queue = build_queue(run.root, units, request, [("cuda:0",), ("cuda:1",)])
-    assert queue.command_of(units[0], "cuda:1") == [
+    assert queue.build_command(units[0], "cuda:1") == [
         sys.executable, "-m", "autoseg", "train", str(run.root), "--configuration", "2d", "--fold", "1",
         "--device", "cuda:1", "--epochs", "3", "--precision", "auto", "--workers", "2",
     ]  # fmt: skip
     together = build_queue(run.root, units, request, [("cuda:0", "cuda:1")])
-    assert "--parallel" in together.command_of(units[0], "cuda:0")
+    assert "--parallel" in together.build_command(units[0], "cuda:0")
 
 
 def test_finished_folds_are_not_begun_again(run, finish_fold):
@@ -275,6 +279,6 @@ def test_processes_that_compute_on_the_processor_share_its_cores(run, monkeypatc
 
 
 def test_the_status_of_a_run_is_what_the_queue_shows_afterwards(make_queue, run):
-    *_, last = make_queue([Unit(configuration="2d", fold="0", cases=("a", "b"))], [("cpu",)]).work_off()
+    *_, last = make_queue([Unit(configuration="2d", fold="0", cases=("a", "b"))], [("cpu",)]).run_all()
     (status,) = (s for s in read_run_status(run.root) if (s.configuration, s.fold) == ("2d", "0"))
     assert last == (status,)

@@ -7,7 +7,7 @@ from autoseg.training.events import EpochDone, IterationDone
 from autoseg.training.history import EpochRecord
 from autoseg.training.pace import Forecast, StepTimes
 from autoseg.training.schedule import Schedule
-from autoseg.workflows.training_state import StateKeeper, TrainingState, read_state, record_failure, state_kept
+from autoseg.workflows.training_state import StateWriter, TrainingState, keep_state, read_state, record_failure
 
 
 class Clock:
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def keeper(folder, clock):
-    return StateKeeper(folder=folder, state=TrainingState(phase="preparing", device="cpu"), clock=clock)
+    return StateWriter(folder=folder, state=TrainingState(phase="preparing", device="cpu"), clock=clock)
 
 
 def make_record(epoch):
@@ -97,7 +97,7 @@ def test_short_iterations_are_not_spent_on_writing(keeper, folder, clock):
 
 
 def test_validated_cases_are_counted(keeper, folder, clock):
-    progress = keeper.follow_cases(Silent())
+    progress = keeper.record_validation(Silent())
     done = []
     for case in progress.track(["a", "b", "c"], label="Validating", total=3, unit="case"):
         clock.now += 5
@@ -108,7 +108,7 @@ def test_validated_cases_are_counted(keeper, folder, clock):
 
 
 def fail(folder, error):
-    with state_kept(folder, device="cpu") as keeper:
+    with keep_state(folder, device="cpu") as keeper:
         keeper.change(phase="training")
         raise error
 
@@ -135,7 +135,7 @@ def test_an_interruption_is_no_failure(folder):
 def test_a_training_that_ends_well_says_so_and_forgets_earlier_failures(folder):
     record_failure(folder, device="cuda:0", reason="the process was killed")
     assert (read_state(folder).phase, read_state(folder).device) == ("failed", "cuda:0")
-    with state_kept(folder, device="cpu"):
+    with keep_state(folder, device="cpu"):
         assert read_state(folder).phase == "preparing"
     assert (read_state(folder).phase, read_state(folder).reason) == ("finished", None)
 

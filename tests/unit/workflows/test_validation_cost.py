@@ -9,7 +9,7 @@ from autoseg.workflows.validation_cost import (
     ESTIMATE_MARGIN,
     WORKER_START_SECONDS,
     ValidationCost,
-    choose_validation,
+    fit_validation,
     sample_cases,
 )
 
@@ -55,7 +55,7 @@ def test_views_windows_and_cases_are_counted():
     ],
 )
 def test_mirrored_views_go_first_then_overlap_then_cases(seconds, options, count):
-    choice = choose_validation(make_cost(), CASES, limit_seconds=seconds)
+    choice = fit_validation(make_cost(), CASES, limit_seconds=seconds)
     assert (choice.options, len(choice.cases), choice.held_out_cases) == (options, count, 10)
     assert choice.seconds <= seconds or count == 1
     assert choice.whole_seconds == estimate(WHOLE)
@@ -64,7 +64,7 @@ def test_mirrored_views_go_first_then_overlap_then_cases(seconds, options, count
 
 def test_where_nothing_is_mirrored_overlap_goes_first():
     cost = make_cost(mirrored_views=1)
-    choice = choose_validation(cost, CASES, limit_seconds=50.0)
+    choice = fit_validation(cost, CASES, limit_seconds=50.0)
     assert choice.options == PredictionOptions(step_fraction=0.75)
     assert choice.limits == ("windows 0.75 of a patch apart instead of 0.5",)
 
@@ -76,7 +76,7 @@ def test_a_sample_is_spread_over_all_cases_and_always_the_same():
 
 def test_mirrored_views_are_worth_more_than_overlap_and_overlap_more_than_cases():
     def choose(seconds):
-        return choose_validation(make_cost(), CASES, limit_seconds=seconds)
+        return fit_validation(make_cost(), CASES, limit_seconds=seconds)
 
     best_first = [choose(seconds) for seconds in (230.0, 210.0, 50.0, 20.0, 5.0)]
     for better, worse in itertools.pairwise(best_first):
