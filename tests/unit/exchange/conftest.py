@@ -1,7 +1,7 @@
 """Model folders as nnU-Net writes them, made without nnU-Net: networks with its module names, and its files."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders.threads import use_one_thread
 from torch import Tensor, nn
 
 SPLINES = "resample_data_or_seg_to_shape"
@@ -304,10 +305,4 @@ def write_foreign() -> Callable[..., Path]:
     return write_model
 
 
-@pytest.fixture(autouse=True)
-def single_thread() -> Iterator[None]:
-    """Threads cost tiny tensors more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)

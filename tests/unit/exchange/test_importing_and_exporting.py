@@ -11,6 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from builders.labels import build_labels
+from builders.progress import Notes
+from builders.selections import build_selection
 
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model as import_command
@@ -23,7 +26,6 @@ from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundInten
 from autoseg.geometry import Grid
 from autoseg.inference.folds import find_folds
 from autoseg.inference.model import load_model
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import read_weights
 from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
@@ -41,16 +43,6 @@ from autoseg.workflows.training_units import list_units
 
 Builder = Callable[..., Any]
 TELLER = Silent()
-
-
-class Listener(Silent):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture
@@ -105,12 +97,12 @@ def test_the_run_predicts_what_the_network_there_decides(
 
 
 def test_repeating_the_import_keeps_what_is_there(source: Path, tmp_path: Path) -> None:
-    run, listener = tmp_path / "x.autoseg", Listener()
+    run, notes = tmp_path / "x.autoseg", Notes()
     import_model(source, run, progress=TELLER)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("checkpoint_*")}
-    import_model(source, run, progress=listener)
+    import_model(source, run, progress=notes)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("checkpoint_*")} == before
-    assert len([note for note in listener.notes if "imported before, kept" in note]) == 3
+    assert len([note for note in notes.lines if "imported before, kept" in note]) == 3
 
 
 def test_another_model_of_the_same_fold_needs_permission(source: Path, tmp_path: Path, write_foreign: Builder) -> None:
@@ -185,9 +177,9 @@ def test_a_cascade_brings_its_first_stage_from_beside_it(
     assert lowres.training.augmentation.mirror_axes == (2,)
     with open_model(cascade) as opened:  # not the first stage alone, which prediction would prefer
         assert opened.configuration == "3d_cascade_fullres"
-    listener = Listener()
-    import_model(alone, tmp_path / "y.autoseg", progress=listener)
-    assert any("refines the predictions of 3d_lowres" in note for note in listener.notes)
+    notes = Notes()
+    import_model(alone, tmp_path / "y.autoseg", progress=notes)
+    assert any("refines the predictions of 3d_lowres" in note for note in notes.lines)
     import_model(low, tmp_path / "y.autoseg", progress=TELLER)
     assert read_plan(tmp_path / "y.autoseg").configurations == read_document(run.plan, Plan).configurations
 
@@ -309,13 +301,13 @@ def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: 
 
 
 def test_a_model_folder_is_opened_as_a_run_for_as_long_as_it_is_needed(source: Path) -> None:
-    listener = Listener()
+    notes = Notes()
     assert find_kind(source) == "nnunet"
-    with open_model(source, folds=("1",), progress=listener) as model:
+    with open_model(source, folds=("1",), progress=notes) as model:
         assert load_model(model.run, device="cpu").folds == ("1",)
     assert model.configuration == "3d_fullres"
     assert not model.run.exists()
-    assert "autoseg import" in listener.notes[0]
+    assert "autoseg import" in notes.lines[0]
 
 
 def test_a_run_is_opened_as_itself(source: Path, tmp_path: Path) -> None:
@@ -438,27 +430,22 @@ def change_plan(run: Path, **changes: Any) -> None:
         write_document(path, plan)
 
 
-def make_labels(values: tuple[int, int], ignore: int | None) -> LabelScheme:
-    classes = tuple(LabelClass(name=f"label {value}", values=(value,)) for value in values)
-    return LabelScheme(classes=classes, ignore_value=ignore, region_write_values=None, declared_count=3)
-
-
 def test_labels_with_gaps_are_not_exported(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    change_plan(tmp_path / "x.autoseg", labels=make_labels((2, 5), None))
+    change_plan(tmp_path / "x.autoseg", labels=build_labels({"label 2": (2,), "label 5": (5,)}))
     with pytest.raises(ExchangeError, match="without gaps, but this model's are 0, 2, 5"):
         export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=TELLER)
 
 
 def test_an_ignore_label_that_nnunet_cannot_name_is_left_out_with_a_warning(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    change_plan(tmp_path / "x.autoseg", labels=make_labels((1, 2), 255))
-    listener = Listener()
-    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=listener)
+    change_plan(tmp_path / "x.autoseg", labels=build_labels({"label 1": (1,), "label 2": (2,)}, ignore_value=255))
+    notes = Notes()
+    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=notes)
     assert json.loads((model.folder / "dataset.json").read_text())["labels"] == {
         "background": 0, "label 1": 1, "label 2": 2,
     }  # fmt: skip
-    assert any("ignore label 255 is left out" in note for note in listener.notes)
+    assert any("ignore label 255 is left out" in note for note in notes.lines)
 
 
 @pytest.mark.parametrize(("orientation", "reader", "warns"), [
@@ -469,10 +456,10 @@ def test_orientation_is_exported_where_nnunet_has_a_reader_for_it(
 ) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
     change_plan(tmp_path / "x.autoseg", orientation=orientation)
-    listener = Listener()
-    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=listener)
+    notes = Notes()
+    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=notes)
     assert json.loads((model.folder / "plans.json").read_text())["image_reader_writer"] == reader
-    assert any("reorient images to LPS" in note for note in listener.notes) is warns
+    assert any("reorient images to LPS" in note for note in notes.lines) is warns
 
 
 def test_formats_that_nnunet_does_not_read_are_refused(source: Path, tmp_path: Path) -> None:
@@ -637,16 +624,14 @@ def test_a_fold_that_was_not_imported_is_to_be_imported_not_trained(source: Path
         find_folds(RunFolder(run), "2d", None)
 
 
-def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(
-    source: Path, tmp_path: Path, build_selection: Builder
-) -> None:
+def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(source: Path, tmp_path: Path) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
     rules = (FillHoles(name="liver", values=(1,), fill_value=1),)
     members = tuple(Member(configuration=name, folds=("0",), weights_sha256=("0",)) for name in ("3d_fullres", "2d"))
     write_document(RunFolder(run).selection, build_selection(members, rules))
-    listener = Listener()
-    export_model(run, tmp_path / "exported", progress=listener)
-    warnings = [note for note in listener.notes if note.startswith("warning: ")]
+    notes = Notes()
+    export_model(run, tmp_path / "exported", progress=notes)
+    warnings = [note for note in notes.lines if note.startswith("warning: ")]
     assert any("nnU-Net will not apply it: fill holes of liver" in note for note in warnings)
     assert any("3d_fullres + 2d was selected" in note and "single models" in note for note in warnings)

@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from builders.progress import Notes
+from builders.selections import build_selection
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
@@ -55,16 +57,6 @@ RULES = (
 )
 
 
-class Listener(Silent):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture
 def run(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder) -> Path:
     """Two configurations with two folds each, as nnU-Net trained them, in a run that autoseg planned."""
@@ -94,7 +86,7 @@ def cascade(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, fore
 
 
 @pytest.fixture
-def select(build_selection: Builder) -> Callable[..., Selection]:
+def select() -> Callable[..., Selection]:
     """Writes what `autoseg select` would, for a choice made here."""
 
     def write(root: Path, *names: str, folds: tuple[str, ...] = ("0", "1")) -> Selection:
@@ -208,10 +200,10 @@ def test_a_selected_pair_and_its_postprocessing_predict_what_the_run_predicts(
 
 def test_what_was_selected_is_shared_and_the_rest_is_named(run: Path, select: Builder) -> None:
     select(run, "2d", folds=("1",))
-    listener, output = Listener(), run.parent / "m.zip"
-    export_model(run, output, ExportRequest(format="autoseg"), progress=listener)
+    notes, output = Notes(), run.parent / "m.zip"
+    export_model(run, output, ExportRequest(format="autoseg"), progress=notes)
     assert list_members(output) == list_expected(("2d", "1"), selected=True)
-    assert any("not selected and so not in the file: 3d_fullres" in note for note in listener.notes)
+    assert any("not selected and so not in the file: 3d_fullres" in note for note in notes.lines)
 
 
 def test_a_named_configuration_leaves_the_selection_aside(run: Path, select: Builder) -> None:
@@ -270,11 +262,11 @@ def test_what_a_path_leads_to_is_told_by_one_function(run: Path, tmp_path: Path)
 
 
 def test_a_model_is_unpacked_for_a_call_and_removed(run: Path) -> None:
-    listener = Listener()
-    with open_model(share(run), progress=listener) as opened:
+    notes = Notes()
+    with open_model(share(run), progress=notes) as opened:
         assert RunFolder(opened.run).plan.is_file()
     assert not opened.run.parent.exists()
-    assert "autoseg import" in listener.notes[0]
+    assert "autoseg import" in notes.lines[0]
 
 
 # What must not be in the file
@@ -422,9 +414,9 @@ def test_the_lines_of_the_card_run(run: Path, images: Path, monkeypatch: pytest.
 def test_a_dataset_that_has_gone_leaves_the_licence_open(run: Path, tmp_path: Path, select: Builder) -> None:
     spoil(run, tmp_path, select)
     shutil.rmtree(tmp_path / SECRET)
-    listener = Listener()
-    export_model(run, tmp_path / "m.zip", ExportRequest(format="autoseg"), progress=listener)
-    assert any("will not state the licence" in note for note in listener.notes)
+    notes = Notes()
+    export_model(run, tmp_path / "m.zip", ExportRequest(format="autoseg"), progress=notes)
+    assert any("will not state the licence" in note for note in notes.lines)
     assert read_member(tmp_path / "m.zip", "model.json")["licence"] is None
 
 

@@ -1,10 +1,10 @@
 """Small network plans."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
+from builders.threads import use_one_thread
 
 from autoseg.plan import NetworkPlan
 
@@ -17,13 +17,7 @@ SPACE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small only lose time with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 
 @pytest.fixture
