@@ -15,8 +15,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from builders.nnunet_models import build_foreign_configuration, build_foreign_plans, write_foreign_model
 from builders.progress import Notes
 from builders.selections import build_selection
+from builders.volumes import save_nifti
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
@@ -58,11 +60,11 @@ RULES = (
 
 
 @pytest.fixture
-def run(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder) -> Path:
+def run(tmp_path: Path) -> Path:
     """Two configurations with two folds each, as nnU-Net trained them, in a run that autoseg planned."""
-    plans = foreign_plans({"2d": foreign_configuration(2), "3d_fullres": foreign_configuration()})
+    plans = build_foreign_plans({"2d": build_foreign_configuration(2), "3d_fullres": build_foreign_configuration()})
     for name in PAIR:
-        write_foreign(tmp_path / "results", plans=plans, configuration=name, folds=("0", "1"))
+        write_foreign_model(tmp_path / "results", plans=plans, configuration=name, folds=("0", "1"))
     root = tmp_path / "x.autoseg"
     import_model(tmp_path / "results", root, progress=TELLER)
     for path in root.rglob("plan.json"):
@@ -71,16 +73,16 @@ def run(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, foreign_
 
 
 @pytest.fixture
-def cascade(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder) -> Path:
+def cascade(tmp_path: Path) -> Path:
     """Of a name that nobody knows, so that no order of preference puts it before its first stage."""
     configurations = {
-        "3d_lowres": foreign_configuration(spacing=[3.0, 1.5, 1.5]),
-        "3d_fullres": foreign_configuration(),
+        "3d_lowres": build_foreign_configuration(spacing=[3.0, 1.5, 1.5]),
+        "3d_fullres": build_foreign_configuration(),
         "mine": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     }
-    plans = foreign_plans(configurations)
+    plans = build_foreign_plans(configurations)
     for name, folds in (("3d_lowres", ("0", "1")), ("mine", ("1",))):
-        write_foreign(tmp_path / "results", plans=plans, configuration=name, folds=folds)
+        write_foreign_model(tmp_path / "results", plans=plans, configuration=name, folds=folds)
     import_model(tmp_path / "results", tmp_path / "x.autoseg", progress=TELLER)
     return tmp_path / "x.autoseg"
 
@@ -106,10 +108,9 @@ def select() -> Callable[..., Selection]:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
-    folder.mkdir()
     for seed in (0, 1):
         voxels = np.random.default_rng(seed).normal(100, 20, (18, 17, 9 + seed)).astype(np.float32)
-        nib.save(nib.Nifti1Image(voxels, np.diag([-1.25, 1.0, 2.5, 1.0])), folder / f"case{seed}_0000.nii.gz")
+        save_nifti(folder / f"case{seed}_0000.nii.gz", voxels, np.diag([-1.25, 1.0, 2.5, 1.0]))
     return folder
 
 
@@ -462,8 +463,8 @@ def test_a_file_is_imported_as_a_whole(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "again.autoseg").exists()
 
 
-def test_models_of_nnunet_are_not_added_to_a_run_that_came_in_one_file(tmp_path: Path, write_foreign: Builder) -> None:
-    source = write_foreign(tmp_path / "results")
+def test_models_of_nnunet_are_not_added_to_a_run_that_came_in_one_file(tmp_path: Path) -> None:
+    source = write_foreign_model(tmp_path / "results")
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
     import_model(share(tmp_path / "x.autoseg"), tmp_path / "again.autoseg", progress=TELLER)
     with pytest.raises(ExchangeError, match="came in one file"):
