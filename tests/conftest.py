@@ -2,9 +2,8 @@
 
 import locale
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -79,26 +78,3 @@ def peer_folder(request: pytest.FixtureRequest) -> Path:
     if not (folder / "bin" / "nnUNetv2_predict_from_modelfolder").is_file():
         pytest.skip(f"nnU-Net is not installed in {folder}; name its environment with --peer FOLDER")
     return folder
-
-
-@pytest.fixture
-def build_selection() -> Callable[..., Any]:
-    """Builds what `autoseg select` writes from members and rules; nothing in it is measured."""
-    from autoseg.evaluation.crossvalidation import Statistic
-    from autoseg.workflows.selection_document import Postprocessing, Selection
-
-    nothing = Statistic(count=0, mean=None, std=None, lower=None, upper=None)
-
-    def build(members: tuple[Any, ...], rules: tuple[Any, ...]) -> Selection:
-        return Selection(
-            autoseg_version="0",
-            cases=("a",),
-            class_names={},
-            classes_without_reference=(),
-            candidates=(),
-            members=members,
-            because="",
-            postprocessing=Postprocessing(rules=rules, steps=(), before=nothing, after=nothing),
-        )
-
-    return build

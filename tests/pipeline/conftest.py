@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
-from balls import run_autoseg, shorten, write_dataset
+from builders.balls import write_balls
+from builders.command_line import run_autoseg
+from builders.plans import shorten
 
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "Dataset001_Balls", cases=6)
+    return write_balls(tmp_path_factory.mktemp("data") / "Dataset001_Balls", cases=6)
 
 
 @pytest.fixture(scope="session")

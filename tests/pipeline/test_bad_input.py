@@ -8,7 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from balls import AFFINE, Done, make_case, run_autoseg, save, write_dataset
+from builders.balls import AFFINE, make_case, save, write_balls
+from builders.command_line import Done, run_autoseg
+from builders.datasets import describe_dataset
 
 
 def check_refused(done: Done, *texts: str) -> None:
@@ -21,12 +23,7 @@ def check_refused(done: Done, *texts: str) -> None:
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """A good dataset of five cases, to be broken by the test."""
-    return write_dataset(tmp_path / "Dataset002_Broken", cases=5)
-
-
-def edit_description(dataset: Path, **changes: object) -> None:
-    path = dataset / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return write_balls(tmp_path / "Dataset002_Broken", cases=5)
 
 
 def test_a_missing_dataset(tmp_path: Path) -> None:
@@ -74,7 +71,7 @@ def test_missing_labels_are_all_named(broken: Path, tmp_path: Path) -> None:
 
 
 def test_missing_channels_are_named_once_for_all_cases(broken: Path, tmp_path: Path) -> None:
-    edit_description(broken, channel_names={"0": "T1", "1": "T2"})
+    describe_dataset(broken, channel_names={"0": "T1", "1": "T2"})
     done = run_autoseg("plan", broken, "--workers", 1, cwd=tmp_path)
     check_refused(
         done,
@@ -87,12 +84,12 @@ def test_missing_channels_are_named_once_for_all_cases(broken: Path, tmp_path: P
 
 
 def test_a_single_case_cannot_be_cross_validated(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "Dataset003_One", cases=1)
+    dataset = write_balls(tmp_path / "Dataset003_One", cases=1)
     check_refused(run_autoseg("plan", dataset, cwd=tmp_path), "at least 2 labelled cases", "only case0")
 
 
 def test_three_cases_give_three_folds_and_a_warning(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "Dataset004_Three", cases=3)
+    dataset = write_balls(tmp_path / "Dataset004_Three", cases=3)
     done = run_autoseg("plan", dataset, "--run", tmp_path / "run", "--no-preprocess", "--workers", 1)
     assert done.code == 0, done.err
     assert "only 3 cases" in done.out
@@ -259,6 +256,6 @@ def test_the_dataset_itself_cannot_be_the_run(broken: Path) -> None:
 
 
 def test_an_existing_run_of_other_data_is_refused(trained_run: Path, tmp_path: Path) -> None:
-    other = write_dataset(tmp_path / "Dataset009_Other", cases=5)
+    other = write_balls(tmp_path / "Dataset009_Other", cases=5)
     check_refused(run_autoseg("plan", other, "--run", trained_run), "other data", "--overwrite")
     check_refused(run_autoseg("plan", other, "--run", trained_run, "--overwrite"), "trained models")

@@ -7,7 +7,9 @@ import time
 
 import pytest
 import torch
-from balls import make_case, run_autoseg, save
+from builders.balls import make_case, save
+from builders.command_line import run_autoseg
+from builders.progress import Notes
 
 from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint
@@ -222,14 +224,6 @@ def test_a_selection_makes_a_limited_validation_whole(trained_run, tmp_path):
     assert done.code == 0, done.err
     assert "its validation was limited by a budget (1 of 2 held-out cases; no mirrored views)" in done.out
     assert read_summary(run)["foreground_mean"] == whole["foreground_mean"]
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
 
 
 def test_a_validation_takes_at_most_a_third_of_a_budget_and_says_what_it_does_without(trained_run, monkeypatch):

@@ -7,7 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from balls import make_case, run_autoseg, save, shorten
+from builders.balls import AFFINE, LABELS, make_case, save
+from builders.command_line import run_autoseg
+from builders.datasets import write_dataset
+from builders.plans import shorten
 
 CASCADE, FIRST = "3d_cascade_fullres", "3d_lowres"
 MAGNIFICATION = 4  # large enough for a patch of the smallest memory to cover too little of an image
@@ -20,13 +23,8 @@ def make_large_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_large_dataset(folder: Path) -> Path:
-    for index in range(2):
-        image, label_map = make_large_case(index)
-        save(folder / "imagesTr" / f"case{index}_0000.nii.gz", image)
-        save(folder / "labelsTr" / f"case{index}.nii.gz", label_map)
-    description = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "bright": 2, "dark": 5}}
-    (folder / "dataset.json").write_text(json.dumps(description | {"numTraining": 2, "file_ending": ".nii.gz"}))
-    return folder
+    cases = ((f"case{index}", make_large_case(index)) for index in range(2))
+    return write_dataset(folder, cases, labels=LABELS, affine=AFFINE, numTraining=2)
 
 
 def narrow(run: Path) -> None:

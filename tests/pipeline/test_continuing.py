@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from balls import run_autoseg, shorten
+from builders.command_line import run_autoseg
+from builders.plans import shorten
 from safetensors.numpy import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # several trainings, each with the start of its processes

@@ -7,7 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from balls import shorten
+from builders.plans import shorten
+from builders.progress import Notes
 
 import autoseg
 from autoseg.networks import cpu_threads
@@ -32,20 +33,6 @@ class Recorder:
     def adapt(self):
         assert self.depth > 0, "whatever computes must be within follow_cpu_time"
         self.adapted += 1
-
-
-class Notes:
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
-
-    def track(self, items, *, label, total, unit):
-        yield from items
-
-    def show_part(self, label, done, total):
-        pass
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from balls import run_autoseg
+from builders.command_line import run_autoseg
 
 
 @pytest.mark.slow

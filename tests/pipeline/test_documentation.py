@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from balls import make_case, run_autoseg, save, shorten
+from builders.balls import make_case, save
+from builders.command_line import run_autoseg
+from builders.plans import shorten
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/how-to/python.md")

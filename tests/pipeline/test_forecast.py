@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from balls import run_autoseg, write_dataset
+from builders.balls import write_balls
+from builders.command_line import run_autoseg
 
 from autoseg.fingerprint import HostThroughput
 from autoseg.remembered import find_memory_folder
@@ -17,7 +18,7 @@ SLOW = HostThroughput(
 
 @pytest.fixture
 def balls(tmp_path):
-    return write_dataset(tmp_path / "Dataset001_Balls", cases=5)
+    return write_balls(tmp_path / "Dataset001_Balls", cases=5)
 
 
 def run_without_torch(*arguments):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from balls import make_case, run_autoseg, save
+from builders.balls import make_case, save
+from builders.command_line import run_autoseg
 from PIL import Image
 
 

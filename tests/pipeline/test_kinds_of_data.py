@@ -7,7 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK
-from balls import make_case, run_autoseg, save, shorten
+from builders.balls import AFFINE, make_case, save
+from builders.command_line import run_autoseg
+from builders.datasets import describe_dataset, write_dataset
+from builders.plans import shorten
 from PIL import Image
 
 
@@ -25,19 +28,11 @@ def run_everything(dataset: Path, run: Path, configuration: str, *, images: Path
 
 def test_regions_and_an_ignore_label(tmp_path: Path) -> None:
     dataset = tmp_path / "Dataset005_Regions"
-    for index in range(5):
-        image, label_map = make_case(index)
+    cases = {f"case{index}": make_case(index) for index in range(5)}
+    for _, label_map in cases.values():
         label_map[0] = 7
-        save(dataset / "imagesTr" / f"case{index}_0000.nii.gz", image)
-        save(dataset / "labelsTr" / f"case{index}.nii.gz", label_map)
-    description = {
-        "channel_names": {"0": "MR"},
-        "labels": {"background": 0, "both": [2, 5], "dark": [5], "ignore": 7},
-        "regions_class_order": [2, 5],
-        "numTraining": 5,
-        "file_ending": ".nii.gz",
-    }
-    (dataset / "dataset.json").write_text(json.dumps(description))
+    labels = {"both": [2, 5], "dark": [5], "ignore": 7}
+    write_dataset(dataset, cases.items(), labels=labels, affine=AFFINE, regions_class_order=[2, 5], numTraining=5)
     save(tmp_path / "new.nii.gz", make_case(60)[0])
     run_everything(dataset, tmp_path / "run", "3d_fullres", images=tmp_path / "new.nii.gz", out=tmp_path / "out")
     label_map = np.asarray(nib.load(tmp_path / "out" / "new.nii.gz").dataobj)
@@ -58,13 +53,13 @@ def test_pictures_in_colour_with_the_values_0_and_255(tmp_path: Path) -> None:
         picture = noise + mask[..., None] * np.array([150, 0, 90])
         Image.fromarray(picture.astype(np.uint8)).save(dataset / "imagesTr" / f"p{index}_0000.png")
         Image.fromarray(mask.astype(np.uint8) * 255).save(dataset / "labelsTr" / f"p{index}.png")
-    description = {
-        "channel_names": {"0": "R", "1": "G", "2": "B"},
-        "labels": {"background": 0, "square": 255},
-        "numTraining": 5,
-        "file_ending": ".png",
-    }
-    (dataset / "dataset.json").write_text(json.dumps(description))
+    describe_dataset(
+        dataset,
+        channel_names={"0": "R", "1": "G", "2": "B"},
+        labels={"background": 0, "square": 255},
+        numTraining=5,
+        file_ending=".png",
+    )
     run_everything(dataset, tmp_path / "run", "2d", images=dataset / "imagesTr", out=tmp_path / "out")
     predicted = np.asarray(Image.open(tmp_path / "out" / "p0.png"))
     reference = np.asarray(Image.open(dataset / "labelsTr" / "p0.png"))
@@ -96,8 +91,7 @@ def test_volumes_of_vtk_are_predicted_onto_their_own_grid(tmp_path: Path) -> Non
         for folder, name, array in zip(("imagesTr", "labelsTr"), ("_0000", ""), make_case(index), strict=True):
             SimpleITK.WriteImage(place(array), str(dataset / folder / f"case{index}{name}.vtk"))
     labels = {"background": 0, "bright": 2, "dark": 5}
-    description = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": 5, "file_ending": "VTK"}
-    (dataset / "dataset.json").write_text(json.dumps(description))
+    describe_dataset(dataset, channel_names={"0": "MR"}, labels=labels, numTraining=5, file_ending="VTK")
     SimpleITK.WriteImage(place(make_case(60)[0]), str(tmp_path / "new.vtk"))
     run_everything(dataset, tmp_path / "run", "3d_fullres", images=tmp_path / "new.vtk", out=tmp_path / "out")
     image, label_map = (SimpleITK.ReadImage(str(path)) for path in (tmp_path / "new.vtk", tmp_path / "out" / "new.vtk"))

@@ -7,14 +7,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from balls import AFFINE, make_case, run_autoseg, save, write_dataset
+from builders.balls import AFFINE, make_case, save, write_balls
+from builders.command_line import run_autoseg
 
 from planners import PLANNERS
 
 
 @pytest.fixture
 def messy(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "Dataset005_Messy", cases=6)
+    return write_balls(tmp_path / "Dataset005_Messy", cases=6)
 
 
 def save_label_map_elsewhere(dataset: Path, case: str, seed: int) -> np.ndarray:

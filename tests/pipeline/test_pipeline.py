@@ -8,7 +8,9 @@ import blosc2
 import nibabel as nib
 import numpy as np
 import pytest
-from balls import AFFINE, make_case, run_autoseg, save, shorten
+from builders.balls import AFFINE, make_case, save
+from builders.command_line import run_autoseg
+from builders.plans import shorten
 
 import autoseg
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from balls import make_case, run_autoseg, save, shorten
+from builders.balls import make_case, save
+from builders.command_line import run_autoseg
+from builders.plans import shorten
 
 import autoseg
 from autoseg.document import read_document

@@ -9,7 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from balls import make_case, run_autoseg, save, shorten
+from builders.balls import AFFINE, LABELS, make_case, save
+from builders.command_line import run_autoseg
+from builders.datasets import describe_dataset, write_dataset
+from builders.plans import shorten
 from PIL import Image
 
 from autoseg.run_folder import FoldFolder, RunFolder
@@ -25,13 +28,9 @@ def private_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cases, subjects, folders, user and computer have names that occur nowhere else. Two folds, then selected."""
     folder = tmp_path_factory.mktemp("private") / HOSPITAL
     dataset, run = folder / "Dataset001_Balls", folder / f"{USER}.autoseg"
-    for index, name in enumerate(CASES):
-        image, label_map = make_case(index)
-        save(dataset / "imagesTr" / f"{name}_0000.nii.gz", image)
-        save(dataset / "labelsTr" / f"{name}.nii.gz", label_map)
-    description = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "bright": 2, "dark": 5}}
-    described = {"file_ending": ".nii.gz", "licence": "CC-BY 4.0", "description": f"of {HOSPITAL}"}
-    (dataset / "dataset.json").write_text(json.dumps(description | described))
+    cases = ((name, make_case(index)) for index, name in enumerate(CASES))
+    described = {"licence": "CC-BY 4.0", "description": f"of {HOSPITAL}"}
+    write_dataset(dataset, cases, labels=LABELS, affine=AFFINE, **described)
     (dataset / "groups.json").write_text(json.dumps({name: f"Subject{name}" for name in CASES}))
     splits = [{"train": CASES[2:], "val": CASES[:2]}, {"train": CASES[:2], "val": CASES[2:]}]
     (dataset / "splits_final.json").write_text(json.dumps(splits))
@@ -135,8 +134,8 @@ def test_images_that_nnunet_cannot_read_are_told_when_planning_and_again_when_ex
             picture = np.zeros((32, 32), np.uint8)
             picture[8:20, 5 + index : 20] = value
             Image.fromarray(picture).save(dataset / part / f"p{index}{ending}")
-    description = {"channel_names": {"0": "photo"}, "labels": {"background": 0, "spot": 1}, "file_ending": ".jpg"}
-    (dataset / "dataset.json").write_text(json.dumps(description))
+    labels = {"background": 0, "spot": 1}
+    describe_dataset(dataset, channel_names={"0": "photo"}, labels=labels, file_ending=".jpg")
     done = run_autoseg("plan", dataset, "--run", tmp_path / "run", "--no-preprocess", "--workers", 1)
     assert done.code == 0, done.err
     note = "nnU-Net does not read .jpg files"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from balls import run_autoseg, shorten
+from builders.command_line import run_autoseg
+from builders.plans import shorten
 
 pytestmark = pytest.mark.slow
 

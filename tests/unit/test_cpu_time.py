@@ -6,28 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from builders.cpu_readings import build_cpu_reading
 
 from autoseg import cpu_time
-from autoseg.cpu_time import CpuClock, CpuReading, compare_readings, count_usable_cores, list_cores, read_quota
+from autoseg.cpu_time import CpuClock, compare_readings, count_usable_cores, list_cores, read_quota
 
-
-def make_reading(seconds=0.0, *, cores=2, granted=None, unused=0.0, own=0.0, children=0.0, waiting=None):
-    return CpuReading(
-        cores=cores,
-        granted=float(cores) if granted is None else granted,
-        wall_seconds=seconds,
-        unused_seconds=unused,
-        own_seconds=own,
-        children_seconds=children,
-        waiting_seconds=waiting,
-    )
-
-
-START = make_reading(waiting={1: 5.0, 2: 7.0})
+START = build_cpu_reading(waiting={1: 5.0, 2: 7.0})
 
 
 def compare(**later):
-    return compare_readings(START, make_reading(1.0, **later))
+    return compare_readings(START, build_cpu_reading(1.0, **later))
 
 
 def test_threads_on_an_idle_machine_miss_nothing():
@@ -52,8 +40,8 @@ def test_a_single_thread_beside_another_program_misses_nothing_and_finds_no_core
 
 
 def test_cores_beyond_what_a_container_grants_are_not_to_be_had():
-    earlier = make_reading(cores=2, granted=1.5, waiting={1: 0.0})
-    use = compare_readings(earlier, make_reading(1.0, cores=2, granted=1.5, own=1.0, unused=1.0, waiting={1: 0.0}))
+    earlier = build_cpu_reading(cores=2, granted=1.5, waiting={1: 0.0})
+    use = compare_readings(earlier, build_cpu_reading(1.0, cores=2, granted=1.5, own=1.0, unused=1.0, waiting={1: 0.0}))
     assert use.unused == pytest.approx(0.5)
 
 
@@ -63,7 +51,7 @@ def test_threads_that_have_started_since_count_from_their_beginning_and_those_th
 
 
 def test_where_the_system_does_not_tell_who_waits_what_others_take_is_missing():
-    use = compare_readings(make_reading(), make_reading(1.0, own=1.2))
+    use = compare_readings(build_cpu_reading(), build_cpu_reading(1.0, own=1.2))
     assert use.missed == pytest.approx(0.8)
 
 

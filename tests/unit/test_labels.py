@@ -1,26 +1,14 @@
 import numpy as np
 import pytest
+from builders.labels import build_labels
 from pydantic import ValidationError
 
-from autoseg.labels import LabelClass, LabelScheme
+from autoseg.labels import LabelScheme
 
-
-def make(
-    values: dict[str, tuple[int, ...]],
-    *,
-    ignore_value: int | None = None,
-    region_write_values: tuple[int, ...] | None = None,
-) -> LabelScheme:
-    return LabelScheme(
-        classes=tuple(LabelClass(name=name, values=entry) for name, entry in values.items()),
-        ignore_value=ignore_value,
-        region_write_values=region_write_values,
-        declared_count=1 + len(values) + (ignore_value is not None),
-    )
-
-
-PLAIN = make({"b": (7,), "a": (2,)}, ignore_value=5)
-REGIONS = make({"whole": (1, 2, 3), "core": (3, 2), "enhancing": (3,)}, ignore_value=4, region_write_values=(1, 2, 3))
+PLAIN = build_labels({"b": (7,), "a": (2,)}, ignore_value=5)
+REGIONS = build_labels(
+    {"whole": (1, 2, 3), "core": (3, 2), "enhancing": (3,)}, ignore_value=4, region_write_values=(1, 2, 3)
+)
 
 
 def test_plain_labels_are_numbered_by_value_and_ignore_comes_last():
@@ -46,7 +34,7 @@ def test_regions_keep_the_order_of_declaration():
 
 
 def test_regions_over_gaps_are_written_as_internal_labels():
-    scheme = make({"whole": (10, 30), "core": (30,)}, region_write_values=(10, 30))
+    scheme = build_labels({"whole": (10, 30), "core": (30,)}, region_write_values=(10, 30))
     assert scheme.class_labels == ((1, 2), (2,))
     assert scheme.region_write_labels == (1, 2)
     assert scheme.ignore_label is None
@@ -66,7 +54,7 @@ def test_regions_over_gaps_are_written_as_internal_labels():
     ],
 )
 def test_encoding_and_decoding_restores_the_file(values, ignore_value, kind):
-    scheme = make({str(value): (value,) for value in values}, ignore_value=ignore_value)
+    scheme = build_labels({str(value): (value,) for value in values}, ignore_value=ignore_value)
     random = np.random.default_rng(0)
     for dtype in (np.int32, np.int64):
         label_map = random.choice(scheme.file_values, size=(3, 4, 5)).astype(dtype)
@@ -81,7 +69,7 @@ def test_encoding_and_decoding_restores_the_file(values, ignore_value, kind):
 
 
 def test_small_integer_types_can_be_encoded():
-    scheme = make({"a": (-2,), "b": (3,)})
+    scheme = build_labels({"a": (-2,), "b": (3,)})
     label_map = np.array([[[0, 3, 3]]], np.uint8)
     np.testing.assert_array_equal(scheme.encode(label_map), [[[0, 2, 2]]])
     np.testing.assert_array_equal(scheme.encode(label_map.transpose(2, 1, 0)), [[[0]], [[2]], [[2]]])
@@ -102,7 +90,7 @@ def test_small_integer_types_can_be_encoded():
     ],
 )
 def test_gaps_negative_and_large_values_are_told_from_unknown_ones(values, found, unknown):
-    scheme = make({f"class{value}": (value,) for value in values})
+    scheme = build_labels({f"class{value}": (value,) for value in values})
     assert scheme.find_unknown_values(np.array([[found]], np.int32)) == unknown
 
 
@@ -113,7 +101,7 @@ def test_unknown_values_are_found():
 
 
 def test_schemes_are_equal_whatever_was_computed_from_them():
-    other = make({"b": (7,), "a": (2,)}, ignore_value=5)
+    other = build_labels({"b": (7,), "a": (2,)}, ignore_value=5)
     _ = other.class_names, other.file_values, other.class_labels
     assert other == PLAIN
     assert LabelScheme.model_validate_json(other.model_dump_json()) == PLAIN

@@ -2,17 +2,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from builders.labels import build_labels
 
 from autoseg.fingerprint import ForegroundIntensities
-from autoseg.labels import LabelClass, LabelScheme
+from autoseg.labels import LabelScheme
 from autoseg.measurement import SUMMARY_VALUES, CaseMeasurement, build_fingerprint, check_case, measure_case
 
-LABELS = LabelScheme(
-    classes=(LabelClass(name="organ", values=(1,)), LabelClass(name="tumour", values=(2,))),
-    ignore_value=3,
-    region_write_values=None,
-    declared_count=4,
-)
+LABELS = build_labels({"organ": (1,), "tumour": (2,)}, ignore_value=3)
 
 
 def measure(image: np.ndarray, label_map: np.ndarray, labels: LabelScheme = LABELS) -> CaseMeasurement:
@@ -61,12 +57,7 @@ def test_a_case_is_described_by_its_shape_crop_and_classes() -> None:
 
 
 def test_voxels_of_a_region_are_those_of_all_its_labels() -> None:
-    labels = LabelScheme(
-        classes=(LabelClass(name="whole", values=(1, 2)), LabelClass(name="core", values=(2,))),
-        ignore_value=None,
-        region_write_values=(1, 2),
-        declared_count=3,
-    )
+    labels = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
     label_map = np.array([[[0, 1, 1, 2]]], dtype=np.int16)
 
     measurement = measure(np.ones((1, 1, 1, 4), dtype=np.float32), label_map, labels)

@@ -24,7 +24,8 @@ def main() -> None:
         python = make_environment(work / "venv")
         run([python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)], cwd=work)
         check_origin(python, work)
-        shutil.copytree(ROOT / "tests" / "pipeline", work / "tests" / "pipeline")
+        for folder in ("builders", "pipeline"):
+            shutil.copytree(ROOT / "tests" / folder, work / "tests" / folder)
         shutil.copy(ROOT / "tests" / "conftest.py", work / "tests" / "conftest.py")
         shutil.copy(ROOT / "pyproject.toml", work / "pyproject.toml")
         # One thread for each of the processes that run side by side. Slow tests were run on the sources: they show how

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders.labels import build_labels
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -17,12 +18,12 @@ def draw_label_map(shape: tuple[int, int, int], label_count: int, seed: int) -> 
     return ndimage.gaussian_filter(noise, (0, 2, 2, 2)).argmax(axis=0).astype(np.int16)
 
 
-def test_a_small_case_has_the_metrics_computed_by_hand(make_scheme) -> None:
+def test_a_small_case_has_the_metrics_computed_by_hand() -> None:
     reference, prediction = np.zeros((4, 5, 6), dtype=np.uint8), np.zeros((4, 5, 6), dtype=np.uint8)
     reference[1:3, 1:3, 1:3] = 1
     prediction[1:3, 1:3, 2:5] = 1
     (metrics,) = evaluate_case(
-        prediction, reference, spacing_mm=SPACING_MM, labels=make_scheme({"cube": (1,)}), tolerance_mm=10.0
+        prediction, reference, spacing_mm=SPACING_MM, labels=build_labels({"cube": (1,)}), tolerance_mm=10.0
     )
     assert metrics == ClassMetrics(
         dice=8 / 20,
@@ -40,8 +41,8 @@ def test_a_small_case_has_the_metrics_computed_by_hand(make_scheme) -> None:
     )
 
 
-def test_each_class_equals_its_masks_compared_alone(make_scheme) -> None:
-    labels = make_scheme({"a": (1,), "b": (2,), "c": (3,)})
+def test_each_class_equals_its_masks_compared_alone() -> None:
+    labels = build_labels({"a": (1,), "b": (2,), "c": (3,)})
     prediction, reference = (draw_label_map((10, 12, 14), 4, seed) for seed in (0, 1))
     results = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=labels, tolerance_mm=2.0)
     for label, metrics in enumerate(results, start=1):
@@ -54,24 +55,24 @@ def test_each_class_equals_its_masks_compared_alone(make_scheme) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.int64])
-def test_the_integer_type_of_the_label_maps_plays_no_part(make_scheme, kind: type[np.integer]) -> None:
-    labels = make_scheme({"a": (1,), "b": (2,)})
+def test_the_integer_type_of_the_label_maps_plays_no_part(kind: type[np.integer]) -> None:
+    labels = build_labels({"a": (1,), "b": (2,)})
     prediction, reference = (draw_label_map((6, 7, 8), 3, seed) for seed in (0, 1))
     expected = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=labels)
     assert evaluate_case(prediction.astype(kind), reference, spacing_mm=SPACING_MM, labels=labels) == expected
     assert evaluate_case(prediction, reference.astype(kind), spacing_mm=SPACING_MM, labels=labels) == expected
 
 
-def test_a_perfect_prediction_has_perfect_metrics(make_scheme) -> None:
-    labels = make_scheme({"a": (1,), "b": (2,)})
+def test_a_perfect_prediction_has_perfect_metrics() -> None:
+    labels = build_labels({"a": (1,), "b": (2,)})
     reference = draw_label_map((8, 9, 10), 3, seed=2)
     for metrics in evaluate_case(reference.copy(), reference, spacing_mm=SPACING_MM, labels=labels):
         assert (metrics.dice, metrics.iou, metrics.surface_dice, metrics.hd95_mm) == (1.0, 1.0, 1.0, 0.0)
         assert (metrics.volume_difference_ml, metrics.relative_volume_difference) == (0.0, 0.0)
 
 
-def test_dice_and_surface_dice_are_symmetric_and_volume_difference_changes_its_sign(make_scheme) -> None:
-    labels = make_scheme({"a": (1,), "b": (2,)})
+def test_dice_and_surface_dice_are_symmetric_and_volume_difference_changes_its_sign() -> None:
+    labels = build_labels({"a": (1,), "b": (2,)})
     first, second = (draw_label_map((8, 9, 10), 3, seed) for seed in (3, 4))
     there = evaluate_case(first, second, spacing_mm=SPACING_MM, labels=labels)
     back = evaluate_case(second, first, spacing_mm=SPACING_MM, labels=labels)
@@ -86,18 +87,18 @@ def test_dice_and_surface_dice_are_symmetric_and_volume_difference_changes_its_s
     [(False, False, None, None), (True, False, 0.0, None), (False, True, 0.0, -1.0)],
 )
 def test_metrics_of_missing_classes_are_zero_or_undefined(
-    make_scheme, *, in_prediction: bool, in_reference: bool, overlap: float | None, relative: float | None
+    *, in_prediction: bool, in_reference: bool, overlap: float | None, relative: float | None
 ) -> None:
     prediction, reference = np.zeros((3, 3, 3), dtype=np.int16), np.zeros((3, 3, 3), dtype=np.int16)
     prediction[1, 1, 1], reference[1, 1, 1] = in_prediction, in_reference
-    (metrics,) = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=make_scheme({"a": (1,)}))
+    (metrics,) = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=build_labels({"a": (1,)}))
     assert (metrics.dice, metrics.iou, metrics.surface_dice, metrics.hd95_mm) == (overlap, overlap, overlap, None)
     assert metrics.relative_volume_difference == relative
     assert metrics.volume_difference_ml == pytest.approx((in_prediction - in_reference) * 1.5 / 1000)
 
 
-def test_voxels_that_the_reference_ignores_count_nowhere(make_scheme) -> None:
-    labels = make_scheme({"a": (1,), "b": (2,)}, ignore=3)
+def test_voxels_that_the_reference_ignores_count_nowhere() -> None:
+    labels = build_labels({"a": (1,), "b": (2,)}, ignore_value=3)
     prediction, reference = (draw_label_map((8, 9, 10), 3, seed) for seed in (5, 6))
     ignored = draw_label_map((8, 9, 10), 4, seed=7) == 0
     marked = np.where(ignored, 3, reference).astype(np.int16)
@@ -111,11 +112,11 @@ def test_voxels_that_the_reference_ignores_count_nowhere(make_scheme) -> None:
     )
 
 
-def test_a_region_is_the_union_of_its_labels(make_scheme) -> None:
+def test_a_region_is_the_union_of_its_labels() -> None:
     # Values 10, 20, 30 of the files are the labels 1, 2, 3.
-    regions = make_scheme({"whole": (10, 20, 30), "core": (20, 30), "rim": (10,)}, write=(10, 20, 10))
+    regions = build_labels({"whole": (10, 20, 30), "core": (20, 30), "rim": (10,)}, region_write_values=(10, 20, 10))
     prediction, reference = (draw_label_map((8, 9, 10), 4, seed) for seed in (8, 9))
-    single = make_scheme({"only": (1,)})
+    single = build_labels({"only": (1,)})
     expected = [
         evaluate_case(
             np.isin(prediction, members).astype(np.uint8),
@@ -129,8 +130,8 @@ def test_a_region_is_the_union_of_its_labels(make_scheme) -> None:
     assert results == tuple(expected)
 
 
-def test_a_region_may_contain_the_background(make_scheme) -> None:
-    regions = make_scheme({"all but one": (0, 2), "one": (1,)}, write=(2, 1))
+def test_a_region_may_contain_the_background() -> None:
+    regions = build_labels({"all but one": (0, 2), "one": (1,)}, region_write_values=(2, 1))
     prediction, reference = np.zeros((5, 5, 5), dtype=np.uint8), np.zeros((5, 5, 5), dtype=np.uint8)
     prediction[2, 2, 2:4] = 1
     reference[2, 2, 2] = 1
@@ -141,8 +142,8 @@ def test_a_region_may_contain_the_background(make_scheme) -> None:
     assert (outside.hd95_mm, outside.surface_dice) == (agreement.hd95_mm, agreement.surface_dice)
 
 
-def test_an_image_of_one_slice_is_measured_in_its_plane(make_scheme) -> None:
-    labels = make_scheme({"a": (1,)})
+def test_an_image_of_one_slice_is_measured_in_its_plane() -> None:
+    labels = build_labels({"a": (1,)})
     prediction, reference = (draw_label_map((1, 20, 24), 2, seed) for seed in (10, 11))
     (metrics,) = evaluate_case(prediction, reference, spacing_mm=(999.0, 0.7, 1.3), labels=labels)
     agreement = compute_surface_agreement(
@@ -154,33 +155,33 @@ def test_an_image_of_one_slice_is_measured_in_its_plane(make_scheme) -> None:
     assert metrics.relative_volume_difference is not None
 
 
-def test_an_image_without_foreground_has_no_overlap(make_scheme) -> None:
+def test_an_image_without_foreground_has_no_overlap() -> None:
     nothing = np.zeros((1, 4, 4), dtype=np.uint8)
-    (metrics,) = evaluate_case(nothing, nothing, spacing_mm=(999.0, 1.0, 1.0), labels=make_scheme({"a": (1,)}))
+    (metrics,) = evaluate_case(nothing, nothing, spacing_mm=(999.0, 1.0, 1.0), labels=build_labels({"a": (1,)}))
     assert (metrics.dice, metrics.surface_dice, metrics.true_negatives) == (None, None, 16)
 
 
-def test_an_object_in_one_slice_of_a_volume_keeps_its_three_dimensions(make_scheme) -> None:
+def test_an_object_in_one_slice_of_a_volume_keeps_its_three_dimensions() -> None:
     prediction, reference = np.zeros((5, 6, 6), dtype=np.uint8), np.zeros((5, 6, 6), dtype=np.uint8)
     reference[2, 1:4, 1:4], prediction[2, 1:4, 2:5] = 1, 1
-    (metrics,) = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=make_scheme({"a": (1,)}))
+    (metrics,) = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=build_labels({"a": (1,)}))
     masks = (prediction == 1, reference == 1)
     agreement = compute_surface_agreement(*masks, spacing_mm=SPACING_MM, tolerance_mm=1.0)
     assert metrics.surface_dice == pytest.approx(agreement.surface_dice)
     assert metrics.volume_difference_ml is not None
 
 
-def test_different_shapes_are_the_users_mistake(make_scheme) -> None:
+def test_different_shapes_are_the_users_mistake() -> None:
     with pytest.raises(EvaluationError, match=r"must have the reference's shape \(2, 3, 4\) .* found \(2, 3, 5\)"):
         evaluate_case(
             np.zeros((2, 3, 5), dtype=np.uint8),
             np.zeros((2, 3, 4), dtype=np.uint8),
             spacing_mm=SPACING_MM,
-            labels=make_scheme({"a": (1,)}),
+            labels=build_labels({"a": (1,)}),
         )
 
 
-def test_a_label_beyond_the_scheme_is_the_users_mistake(make_scheme) -> None:
+def test_a_label_beyond_the_scheme_is_the_users_mistake() -> None:
     known, unknown = np.ones((2, 3, 4), dtype=np.uint8), np.full((2, 3, 4), 2, dtype=np.uint8)
     with pytest.raises(EvaluationError, match="the prediction must hold the labels 0 to 1, found 2"):
-        evaluate_case(unknown, known, spacing_mm=SPACING_MM, labels=make_scheme({"a": (1,)}))
+        evaluate_case(unknown, known, spacing_mm=SPACING_MM, labels=build_labels({"a": (1,)}))

@@ -3,6 +3,7 @@ import io
 
 import numpy as np
 import pytest
+from builders.evaluations import build_summary
 
 from autoseg.document import read_document
 from autoseg.errors import EvaluationError
@@ -15,39 +16,16 @@ from autoseg.evaluation.crossvalidation import (
     score_configuration,
     write_crossvalidation,
 )
-from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
+from autoseg.evaluation.summary import METRICS
 
 NOTHING = dict.fromkeys(METRICS)
-
-
-def make_summary(cases, *, names=None):
-    """A summary of cases, each a mapping of class key to Dice."""
-    values = {
-        case: {key: MetricValues(**NOTHING | {"Dice": dice}) for key, dice in scores.items()}
-        for case, scores in cases.items()
-    }
-    empty = MetricValues(**NOTHING)
-    keys = next(iter(cases.values()))
-    return EvaluationSummary(
-        tolerance_mm=1.0,
-        definitions={},
-        class_names=names or {key: f"organ {key}" for key in keys},
-        foreground_mean=empty,
-        mean=dict.fromkeys(keys, empty),
-        std=dict.fromkeys(keys, empty),
-        count=dict.fromkeys(keys, empty),
-        metric_per_case=tuple(
-            CaseSummary(case=case, prediction_file="", reference_file="", metrics=metrics)
-            for case, metrics in values.items()
-        ),
-    )
 
 
 def test_the_held_out_cases_of_all_folds_are_pooled():
     scores = score_configuration(
         {
-            "0": make_summary({"a": {"1": 0.8, "2": None}, "b": {"1": 0.9, "2": 0.5}}),
-            "1": make_summary({"c": {"1": 0.7, "2": 0.7}}),
+            "0": build_summary({"a": {"1": 0.8, "2": None}, "b": {"1": 0.9, "2": 0.5}}),
+            "1": build_summary({"c": {"1": 0.7, "2": 0.7}}),
         }
     )
     assert (scores.folds, scores.cases) == (("0", "1"), 3)
@@ -61,18 +39,18 @@ def test_the_held_out_cases_of_all_folds_are_pooled():
 
 
 def test_a_score_that_is_nowhere_defined_has_no_statistics():
-    hd95 = score_configuration({"0": make_summary({"a": {"1": 0.8}, "b": {"1": 0.9}})}).classes["1"]["HD95"]
+    hd95 = score_configuration({"0": build_summary({"a": {"1": 0.8}, "b": {"1": 0.9}})}).classes["1"]["HD95"]
     assert hd95.model_dump() == {"mean": None, "std": None, "lower": None, "upper": None, "count": 0}
 
 
 def test_a_single_case_has_no_deviation_and_an_interval_of_one_point():
-    dice = score_configuration({"0": make_summary({"a": {"1": 0.8}})}).classes["1"]["Dice"]
+    dice = score_configuration({"0": build_summary({"a": {"1": 0.8}})}).classes["1"]["Dice"]
     assert (dice.mean, dice.std, dice.lower, dice.upper) == (0.8, None, 0.8, 0.8)
 
 
 def test_a_case_of_two_folds_counts_once_with_its_mean():
     scores = score_configuration(
-        {"0": make_summary({"a": {"1": 0.6}, "b": {"1": 0.9}}), "1": make_summary({"a": {"1": 0.8}})}
+        {"0": build_summary({"a": {"1": 0.6}, "b": {"1": 0.9}}), "1": build_summary({"a": {"1": 0.8}})}
     )
     assert scores.cases == 2
     assert scores.classes["1"]["Dice"].mean == pytest.approx(0.8)
@@ -109,11 +87,11 @@ def test_the_bootstrap_draws_the_same_every_time_and_ignores_what_is_not_defined
 @pytest.mark.parametrize("summaries", [{}, {"0": {"a": {"1": 0.5}}, "1": {"b": {"2": 0.5}}}])
 def test_folds_without_common_classes_are_refused(summaries):
     with pytest.raises(EvaluationError, match="same classes"):
-        score_configuration({fold: make_summary(cases) for fold, cases in summaries.items()})
+        score_configuration({fold: build_summary(cases) for fold, cases in summaries.items()})
 
 
 def test_both_files_say_the_same(tmp_path):
-    scores = score_configuration({"0": make_summary({"a": {"1": 0.8, "2": 0.6}, "b": {"1": 0.9, "2": 0.5}})})
+    scores = score_configuration({"0": build_summary({"a": {"1": 0.8, "2": 0.6}, "b": {"1": 0.9, "2": 0.5}})})
     result = CrossValidation(class_names={"1": "organ 1", "2": "organ 2"}, configurations={"2d": scores})
     write_crossvalidation(tmp_path / "c.json", tmp_path / "c.csv", result)
     assert read_document(tmp_path / "c.json", CrossValidation) == result

@@ -5,26 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders.evaluations import build_class_metrics
+from builders.labels import build_labels
 
 from autoseg.document import read_document
 from autoseg.errors import EvaluationError
 from autoseg.evaluation import CaseEvaluation, ClassMetrics, EvaluationSummary, summarize, write_summary
 from autoseg.evaluation.summary import DEFINITIONS, METRICS
 
-DEFINED = ClassMetrics(
-    dice=0.5,
-    iou=0.25,
-    true_positives=2,
-    false_positives=1,
-    false_negatives=3,
-    true_negatives=94,
-    predicted_voxels=3,
-    reference_voxels=5,
-    hd95_mm=4.0,
-    surface_dice=0.75,
-    volume_difference_ml=-0.5,
-    relative_volume_difference=-0.4,
-)
+DEFINED = build_class_metrics()
 MISSING = replace(DEFINED, dice=None, iou=None, hd95_mm=None, surface_dice=None, relative_volume_difference=None)
 
 
@@ -38,13 +27,13 @@ def build_case(name: str, *metrics: ClassMetrics) -> CaseEvaluation:
 
 
 @pytest.fixture
-def summary(make_scheme) -> EvaluationSummary:
+def summary() -> EvaluationSummary:
     cases = [
         build_case("one", DEFINED, MISSING),
         build_case("two", replace(DEFINED, dice=0.9, true_positives=3), MISSING),
         build_case("three", MISSING, replace(DEFINED, dice=0.1)),
     ]
-    return summarize(cases, labels=make_scheme({"liver": (1,), "tumour": (5,)}), tolerance_mm=1.5)
+    return summarize(cases, labels=build_labels({"liver": (1,), "tumour": (5,)}), tolerance_mm=1.5)
 
 
 def test_means_leave_undefined_values_out_and_say_how_many_remain(summary: EvaluationSummary) -> None:
@@ -63,20 +52,20 @@ def test_the_foreground_mean_is_the_mean_over_classes(summary: EvaluationSummary
     assert summary.foreground_mean.Dice == pytest.approx((0.7 + 0.1) / 2)
 
 
-def test_a_class_that_is_nowhere_defined_is_left_out_of_the_foreground_mean(make_scheme) -> None:
-    labels = make_scheme({"liver": (1,), "tumour": (2,)})
+def test_a_class_that_is_nowhere_defined_is_left_out_of_the_foreground_mean() -> None:
+    labels = build_labels({"liver": (1,), "tumour": (2,)})
     summary = summarize([build_case("one", DEFINED, MISSING)], labels=labels, tolerance_mm=1.0)
     assert (summary.mean["2"].Dice, summary.count["2"].Dice) == (None, 0)
     assert summary.foreground_mean.Dice == 0.5
 
 
-def test_without_any_defined_value_the_foreground_mean_is_null(make_scheme) -> None:
-    summary = summarize([build_case("one", MISSING)], labels=make_scheme({"liver": (1,)}), tolerance_mm=1.0)
+def test_without_any_defined_value_the_foreground_mean_is_null() -> None:
+    summary = summarize([build_case("one", MISSING)], labels=build_labels({"liver": (1,)}), tolerance_mm=1.0)
     assert summary.foreground_mean.Dice is None
 
 
-def test_classes_are_named_by_their_file_values_and_regions_by_their_tuple(make_scheme) -> None:
-    labels = make_scheme({"whole": (10, 30, 20), "core": (30,)}, write=(10, 30))
+def test_classes_are_named_by_their_file_values_and_regions_by_their_tuple() -> None:
+    labels = build_labels({"whole": (10, 30, 20), "core": (30,)}, region_write_values=(10, 30))
     summary = summarize([build_case("one", DEFINED, DEFINED)], labels=labels, tolerance_mm=1.0)
     assert summary.class_names == {"(10, 30, 20)": "whole", "30": "core"}
     assert list(summary.mean) == ["(10, 30, 20)", "30"]
@@ -129,6 +118,6 @@ def test_the_table_has_a_row_per_case_and_class_and_statistics_below(
     assert float(rows[-1]["Dice"]) == pytest.approx(0.4)
 
 
-def test_a_summary_needs_a_case(make_scheme) -> None:
+def test_a_summary_needs_a_case() -> None:
     with pytest.raises(EvaluationError, match="no case to summarize"):
-        summarize([], labels=make_scheme({"liver": (1,)}), tolerance_mm=1.0)
+        summarize([], labels=build_labels({"liver": (1,)}), tolerance_mm=1.0)

@@ -9,6 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.nnunet_models import (
+    build_foreign_configuration,
+    build_foreign_dataset,
+    build_foreign_plans,
+    write_foreign_model,
+)
 
 from autoseg.cli.plan import plan
 from autoseg.document import read_document
@@ -88,16 +94,15 @@ def predict_here(model: Path, images: Path, out: Path) -> None:
     [("plain", "3d_fullres"), ("residual", "3d_fullres"), ("regions", "3d_fullres"), ("slices", "2d")],
 )
 def test_nnunet_predicts_the_same_labels_and_from_an_export_exactly_its_own(
-    tmp_path: Path, *, images: Path, predict_there: Builder, write_foreign: Builder, foreign_plans: Builder,
-    foreign_configuration: Builder, foreign_dataset: Builder, kind: str, configuration: str,
+    tmp_path: Path, *, images: Path, predict_there: Builder, kind: str, configuration: str
 ) -> None:  # fmt: skip
-    part = foreign_configuration(2 if kind == "slices" else 3, residual=kind == "residual")
+    part = build_foreign_configuration(2 if kind == "slices" else 3, residual=kind == "residual")
     regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, "regions_class_order": [1, 2]}
     folds = ("0", "1")
-    source = write_foreign(
+    source = write_foreign_model(
         tmp_path / "results",
-        plans=foreign_plans({configuration: part}),
-        dataset=foreign_dataset(**(regions if kind == "regions" else {})),
+        plans=build_foreign_plans({configuration: part}),
+        dataset=build_foreign_dataset(**(regions if kind == "regions" else {})),
         configuration=configuration,
         folds=folds,
     )
@@ -114,18 +119,17 @@ def test_nnunet_predicts_the_same_labels_and_from_an_export_exactly_its_own(
 
 
 def test_nnunet_predicts_the_same_labels_with_a_cascade_in_two_steps(
-    tmp_path: Path, *, images: Path, predict_there: Builder, write_foreign: Builder, foreign_plans: Builder,
-    foreign_configuration: Builder,
-) -> None:  # fmt: skip
-    plans = foreign_plans(
+    tmp_path: Path, *, images: Path, predict_there: Builder
+) -> None:
+    plans = build_foreign_plans(
         {
-            "3d_lowres": foreign_configuration(spacing=[3.0, 1.6, 1.6]),
-            "3d_fullres": foreign_configuration(),
+            "3d_lowres": build_foreign_configuration(spacing=[3.0, 1.6, 1.6]),
+            "3d_fullres": build_foreign_configuration(),
             "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
         }
     )
     first, second = (
-        write_foreign(tmp_path / "results", plans=plans, configuration=name)
+        write_foreign_model(tmp_path / "results", plans=plans, configuration=name)
         for name in ("3d_lowres", "3d_cascade_fullres")
     )
     run = tmp_path / "x.autoseg"

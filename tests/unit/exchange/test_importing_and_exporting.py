@@ -3,7 +3,6 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from builders.labels import build_labels
+from builders.nnunet_models import (
+    build_foreign_configuration,
+    build_foreign_dataset,
+    build_foreign_network,
+    build_foreign_plans,
+    write_foreign_model,
+)
+from builders.progress import Notes
+from builders.selections import build_selection
+from builders.volumes import save_nifti
 
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model as import_command
@@ -23,7 +33,6 @@ from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundInten
 from autoseg.geometry import Grid
 from autoseg.inference.folds import find_folds
 from autoseg.inference.model import load_model
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import read_weights
 from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
@@ -40,23 +49,12 @@ from autoseg.workflows.status import read_run_status
 from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_units import list_units
 
-Builder = Callable[..., Any]
 TELLER = Silent()
 
 
-class Listener(Silent):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture
-def source(write_foreign: Builder, tmp_path: Path) -> Path:
-    return write_foreign(tmp_path / "results", folds=("0", "1", "all"))
+def source(tmp_path: Path) -> Path:
+    return write_foreign_model(tmp_path / "results", folds=("0", "1", "all"))
 
 
 def read_plan(run: Path) -> Plan:
@@ -81,9 +79,7 @@ def test_an_imported_model_is_a_run_of_plan_weights_and_origin(source: Path, tmp
     assert (record.trainer, record.epochs, len(record.source_sha256)) == ("nnUNetTrainer", 1000, 64)
 
 
-def test_the_run_predicts_what_the_network_there_decides(
-    source: Path, tmp_path: Path, *, foreign_network: Builder, foreign_plans: Builder, foreign_dataset: Builder
-) -> None:
+def test_the_run_predicts_what_the_network_there_decides(source: Path, tmp_path: Path) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
     model = load_model(run, device="cpu")
@@ -93,7 +89,10 @@ def test_the_run_predicts_what_the_network_there_decides(
     grid = Grid(shape_voxels=(8, 16, 16), spacing_mm=(2.5, 1.0, 1.25), direction=upside_down)
     found = model.predict_volume(image, grid)
     inputs = torch.from_numpy((image - image.mean()) / image.std())[None]
-    networks = [foreign_network(foreign_plans(), foreign_dataset(), "3d_fullres", seed=seed) for seed in (0, 1)]
+    networks = [
+        build_foreign_network(build_foreign_plans(), build_foreign_dataset(), "3d_fullres", seed=seed)
+        for seed in (0, 1)
+    ]
     with torch.inference_mode():
         views = [
             network(inputs.flip(axes)).flip(axes)
@@ -106,18 +105,18 @@ def test_the_run_predicts_what_the_network_there_decides(
 
 
 def test_repeating_the_import_keeps_what_is_there(source: Path, tmp_path: Path) -> None:
-    run, listener = tmp_path / "x.autoseg", Listener()
+    run, notes = tmp_path / "x.autoseg", Notes()
     import_model(source, run, progress=TELLER)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("checkpoint_*")}
-    import_model(source, run, progress=listener)
+    import_model(source, run, progress=notes)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("checkpoint_*")} == before
-    assert len([note for note in listener.notes if "imported before, kept" in note]) == 3
+    assert len([note for note in notes.lines if "imported before, kept" in note]) == 3
 
 
-def test_another_model_of_the_same_fold_needs_permission(source: Path, tmp_path: Path, write_foreign: Builder) -> None:
+def test_another_model_of_the_same_fold_needs_permission(source: Path, tmp_path: Path) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
-    other = write_foreign(tmp_path / "others", folds=("1", "0"))
+    other = write_foreign_model(tmp_path / "others", folds=("1", "0"))
     with pytest.raises(ExchangeError, match="holds another model already"):
         import_model(other, run, progress=TELLER)
     import_model(other, run, ImportRequest(overwrite=True), progress=TELLER)
@@ -127,13 +126,11 @@ def test_another_model_of_the_same_fold_needs_permission(source: Path, tmp_path:
     assert all(torch.equal(swapped[name], first[name]) for name in first)
 
 
-def test_a_model_by_other_plans_needs_permission_and_then_replaces_all_folds(
-    source: Path, tmp_path: Path, *, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_a_model_by_other_plans_needs_permission_and_then_replaces_all_folds(source: Path, tmp_path: Path) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
-    plans = foreign_plans({"3d_fullres": foreign_configuration(spacing=[3.0, 1.0, 1.0])})
-    other = write_foreign(tmp_path / "others", plans=plans)
+    plans = build_foreign_plans({"3d_fullres": build_foreign_configuration(spacing=[3.0, 1.0, 1.0])})
+    other = write_foreign_model(tmp_path / "others", plans=plans)
     with pytest.raises(ExchangeError, match="followed another plan"):
         import_model(other, run, progress=TELLER)
     import_model(other, run, ImportRequest(overwrite=True), progress=TELLER)
@@ -141,13 +138,11 @@ def test_a_model_by_other_plans_needs_permission_and_then_replaces_all_folds(
     assert read_plan(run).configurations["3d_fullres"].spacing_mm == (3.0, 1.0, 1.0)
 
 
-def test_models_of_several_configurations_share_a_run(
-    tmp_path: Path, *, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    plans = foreign_plans({"2d": foreign_configuration(2), "3d_fullres": foreign_configuration()})
+def test_models_of_several_configurations_share_a_run(tmp_path: Path) -> None:
+    plans = build_foreign_plans({"2d": build_foreign_configuration(2), "3d_fullres": build_foreign_configuration()})
     results = tmp_path / "results" / "Dataset001_X"
-    write_foreign(results, plans=plans, configuration="2d", mirror_axes=(0,))
-    write_foreign(results, plans=plans, configuration="3d_fullres")
+    write_foreign_model(results, plans=plans, configuration="2d", mirror_axes=(0,))
+    write_foreign_model(results, plans=plans, configuration="3d_fullres")
     models = import_model(results.parent, tmp_path / "x.autoseg", progress=TELLER)
     assert [model.configuration for model in models] == ["2d", "3d_fullres"]
     plan = read_plan(tmp_path / "x.autoseg")
@@ -159,25 +154,23 @@ def test_models_of_several_configurations_share_a_run(
     assert [model.configuration for model in only] == ["2d"]
 
 
-def test_two_models_for_one_configuration_must_be_told_apart(tmp_path: Path, write_foreign: Builder) -> None:
-    write_foreign(tmp_path / "results")
-    write_foreign(tmp_path / "results", trainer="nnUNetTrainerDA5")
+def test_two_models_for_one_configuration_must_be_told_apart(tmp_path: Path) -> None:
+    write_foreign_model(tmp_path / "results")
+    write_foreign_model(tmp_path / "results", trainer="nnUNetTrainerDA5")
     with pytest.raises(ExchangeError, match=r"one model for each configuration, found: .*DA5.*name one"):
         import_model(tmp_path / "results", tmp_path / "x.autoseg", progress=TELLER)
 
 
-def test_a_cascade_brings_its_first_stage_from_beside_it(
-    tmp_path: Path, *, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_a_cascade_brings_its_first_stage_from_beside_it(tmp_path: Path) -> None:
     configurations = {
-        "3d_lowres": foreign_configuration(),
-        "3d_fullres": foreign_configuration(),
+        "3d_lowres": build_foreign_configuration(),
+        "3d_fullres": build_foreign_configuration(),
         "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     }
-    plans = foreign_plans(configurations)
-    cascade = write_foreign(tmp_path / "both", plans=plans, configuration="3d_cascade_fullres")
-    alone = write_foreign(tmp_path / "alone", plans=plans, configuration="3d_cascade_fullres")
-    low = write_foreign(tmp_path / "both", plans=plans, configuration="3d_lowres", mirror_axes=(2,))
+    plans = build_foreign_plans(configurations)
+    cascade = write_foreign_model(tmp_path / "both", plans=plans, configuration="3d_cascade_fullres")
+    alone = write_foreign_model(tmp_path / "alone", plans=plans, configuration="3d_cascade_fullres")
+    low = write_foreign_model(tmp_path / "both", plans=plans, configuration="3d_lowres", mirror_axes=(2,))
     models = import_model(cascade, tmp_path / "x.autoseg", progress=TELLER)
     assert [model.configuration for model in models] == ["3d_lowres", "3d_cascade_fullres"]
     run = RunFolder(tmp_path / "x.autoseg")
@@ -186,15 +179,15 @@ def test_a_cascade_brings_its_first_stage_from_beside_it(
     assert lowres.training.mirror_axes == (2,)
     with open_model(cascade) as opened:  # not the first stage alone, which prediction would prefer
         assert opened.configuration == "3d_cascade_fullres"
-    listener = Listener()
-    import_model(alone, tmp_path / "y.autoseg", progress=listener)
-    assert any("refines the predictions of 3d_lowres" in note for note in listener.notes)
+    notes = Notes()
+    import_model(alone, tmp_path / "y.autoseg", progress=notes)
+    assert any("refines the predictions of 3d_lowres" in note for note in notes.lines)
     import_model(low, tmp_path / "y.autoseg", progress=TELLER)
     assert read_plan(tmp_path / "y.autoseg").configurations == read_document(run.plan, Plan).configurations
 
 
-def test_the_best_checkpoint_can_be_taken(tmp_path: Path, write_foreign: Builder) -> None:
-    source = write_foreign(tmp_path / "results", kind="best")
+def test_the_best_checkpoint_can_be_taken(tmp_path: Path) -> None:
+    source = write_foreign_model(tmp_path / "results", kind="best")
     with pytest.raises(
         ExchangeError, match=r"no checkpoint_final\.pth .*fold_0/checkpoint_best\.pth.*--checkpoint best"
     ):
@@ -260,12 +253,10 @@ def test_runs_of_other_origin_and_other_files_are_left_alone(source: Path, tmp_p
         import_model(source, tmp_path / "busy", progress=TELLER)
 
 
-def test_models_of_another_dataset_need_a_run_of_their_own(
-    source: Path, tmp_path: Path, write_foreign: Builder, foreign_dataset: Builder
-) -> None:
+def test_models_of_another_dataset_need_a_run_of_their_own(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    dataset = foreign_dataset(labels={"background": 0, "heart": 1, "lung": 2})
-    other = write_foreign(tmp_path / "others", dataset=dataset)
+    dataset = build_foreign_dataset(labels={"background": 0, "heart": 1, "lung": 2})
+    other = write_foreign_model(tmp_path / "others", dataset=dataset)
     with pytest.raises(ExchangeError, match="differ in labels"):
         import_model(other, tmp_path / "x.autoseg", progress=TELLER)
 
@@ -301,8 +292,8 @@ def test_a_configuration_whose_name_leads_out_of_the_run_is_refused(source: Path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: Builder) -> None:
-    source = write_foreign(tmp_path / "results", trainer="nnUNetTrainerOfMine")
+def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path) -> None:
+    source = write_foreign_model(tmp_path / "results", trainer="nnUNetTrainerOfMine")
     with pytest.raises(ExchangeError, match="nnUNetTrainerOfMine"):
         import_model(source, tmp_path / "x.autoseg", progress=TELLER)
     request = ImportRequest(accepts_any_trainer=True)
@@ -310,13 +301,13 @@ def test_an_unknown_trainer_needs_the_users_word(tmp_path: Path, write_foreign: 
 
 
 def test_a_model_folder_is_opened_as_a_run_for_as_long_as_it_is_needed(source: Path) -> None:
-    listener = Listener()
+    notes = Notes()
     assert find_kind(source) == "nnunet"
-    with open_model(source, folds=("1",), progress=listener) as model:
+    with open_model(source, folds=("1",), progress=notes) as model:
         assert load_model(model.run, device="cpu").folds == ("1",)
     assert model.configuration == "3d_fullres"
     assert not model.run.exists()
-    assert "autoseg import" in listener.notes[0]
+    assert "autoseg import" in notes.lines[0]
 
 
 def test_a_run_is_opened_as_itself(source: Path, tmp_path: Path) -> None:
@@ -356,9 +347,8 @@ def test_the_commands_import_predict_and_export(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, run = tmp_path / "images", tmp_path / "x.autoseg"
-    images.mkdir()
     voxels = np.random.default_rng(0).normal(100, 20, (18, 17, 9)).astype(np.float32)
-    nib.save(nib.Nifti1Image(voxels, np.diag([-1.25, 1.0, 2.5, 1.0])), images / "case_0000.nii.gz")
+    save_nifti(images / "case_0000.nii.gz", voxels, np.diag([-1.25, 1.0, 2.5, 1.0]))
     import_command(source, run, fold=["0"])
     assert "imported 3d_fullres, fold 0" in capsys.readouterr().out
     import_command(source, run, fold=["0"])
@@ -389,21 +379,19 @@ def export_and_import(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "again.autoseg"
 
 
-def test_exporting_and_importing_gives_the_same_decisions_and_weights(
-    tmp_path: Path, *, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    plans = foreign_plans(
+def test_exporting_and_importing_gives_the_same_decisions_and_weights(tmp_path: Path) -> None:
+    plans = build_foreign_plans(
         {
-            "2d": foreign_configuration(2),
-            "3d_lowres": foreign_configuration(residual=True),
-            "3d_fullres": foreign_configuration(),
+            "2d": build_foreign_configuration(2),
+            "3d_lowres": build_foreign_configuration(residual=True),
+            "3d_fullres": build_foreign_configuration(),
             "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
         },
         transpose_forward=[1, 0, 2],
         image_reader_writer="NibabelIOWithReorient",
     )
     for name, axes in (("2d", (0,)), ("3d_lowres", (0, 1, 2)), ("3d_cascade_fullres", None)):
-        write_foreign(tmp_path / "results", plans=plans, configuration=name, folds=("0", "all"), mirror_axes=axes)
+        write_foreign_model(tmp_path / "results", plans=plans, configuration=name, folds=("0", "all"), mirror_axes=axes)
     run = tmp_path / "x.autoseg"
     import_model(tmp_path / "results", run, progress=TELLER)
     again = export_and_import(run, tmp_path)
@@ -413,16 +401,13 @@ def test_exporting_and_importing_gives_the_same_decisions_and_weights(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_regions_windows_and_the_ignore_label_survive_the_export(
-    tmp_path: Path, *, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder,
-    foreign_dataset: Builder,
-) -> None:  # fmt: skip
-    part = foreign_configuration(normalization_schemes=["CTNormalization"], use_mask_for_norm=[False])
+def test_regions_windows_and_the_ignore_label_survive_the_export(tmp_path: Path) -> None:
+    part = build_foreign_configuration(normalization_schemes=["CTNormalization"], use_mask_for_norm=[False])
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
-    source = write_foreign(
+    source = write_foreign_model(
         tmp_path / "results",
-        plans=foreign_plans({"3d_fullres": part}),
-        dataset=foreign_dataset(labels=labels, regions_class_order=[1, 2]),
+        plans=build_foreign_plans({"3d_fullres": part}),
+        dataset=build_foreign_dataset(labels=labels, regions_class_order=[1, 2]),
     )
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
     again = read_plan(export_and_import(tmp_path / "x.autoseg", tmp_path))
@@ -439,27 +424,22 @@ def change_plan(run: Path, **changes: Any) -> None:
         write_document(path, plan)
 
 
-def make_labels(values: tuple[int, int], ignore: int | None) -> LabelScheme:
-    classes = tuple(LabelClass(name=f"label {value}", values=(value,)) for value in values)
-    return LabelScheme(classes=classes, ignore_value=ignore, region_write_values=None, declared_count=3)
-
-
 def test_labels_with_gaps_are_not_exported(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    change_plan(tmp_path / "x.autoseg", labels=make_labels((2, 5), None))
+    change_plan(tmp_path / "x.autoseg", labels=build_labels({"label 2": (2,), "label 5": (5,)}))
     with pytest.raises(ExchangeError, match="without gaps, but this model's are 0, 2, 5"):
         export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=TELLER)
 
 
 def test_an_ignore_label_that_nnunet_cannot_name_is_left_out_with_a_warning(source: Path, tmp_path: Path) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
-    change_plan(tmp_path / "x.autoseg", labels=make_labels((1, 2), 255))
-    listener = Listener()
-    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=listener)
+    change_plan(tmp_path / "x.autoseg", labels=build_labels({"label 1": (1,), "label 2": (2,)}, ignore_value=255))
+    notes = Notes()
+    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=notes)
     assert json.loads((model.folder / "dataset.json").read_text())["labels"] == {
         "background": 0, "label 1": 1, "label 2": 2,
     }  # fmt: skip
-    assert any("ignore label 255 is left out" in note for note in listener.notes)
+    assert any("ignore label 255 is left out" in note for note in notes.lines)
 
 
 @pytest.mark.parametrize(("orientation", "reader", "warns"), [
@@ -470,10 +450,10 @@ def test_orientation_is_exported_where_nnunet_has_a_reader_for_it(
 ) -> None:
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
     change_plan(tmp_path / "x.autoseg", orientation=orientation)
-    listener = Listener()
-    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=listener)
+    notes = Notes()
+    (model,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=notes)
     assert json.loads((model.folder / "plans.json").read_text())["image_reader_writer"] == reader
-    assert any("reorient images to LPS" in note for note in listener.notes) is warns
+    assert any("reorient images to LPS" in note for note in notes.lines) is warns
 
 
 def test_formats_that_nnunet_does_not_read_are_refused(source: Path, tmp_path: Path) -> None:
@@ -484,13 +464,11 @@ def test_formats_that_nnunet_does_not_read_are_refused(source: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("output", ["exported", "new/folders/exported"])
-def test_a_refused_export_leaves_nothing(
-    output: str, tmp_path: Path, *, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_a_refused_export_leaves_nothing(output: str, tmp_path: Path) -> None:
     """Of two configurations the second one is refused: neither is left, and no empty folder."""
-    plans = foreign_plans({"2d": foreign_configuration(2), "3d_fullres": foreign_configuration()})
+    plans = build_foreign_plans({"2d": build_foreign_configuration(2), "3d_fullres": build_foreign_configuration()})
     for name in ("2d", "3d_fullres"):
-        write_foreign(tmp_path / "results", plans=plans, configuration=name)
+        write_foreign_model(tmp_path / "results", plans=plans, configuration=name)
     run = tmp_path / "x.autoseg"
     import_model(tmp_path / "results", run, progress=TELLER)
     path = RunFolder(run).fold("3d_fullres", "0").plan
@@ -562,11 +540,11 @@ def test_an_export_that_fails_leaves_the_earlier_one(
 
 
 def test_an_import_that_is_stopped_while_it_replaces_weights_is_not_taken_for_finished(
-    source: Path, tmp_path: Path, *, write_foreign: Builder, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
-    other = write_foreign(tmp_path / "others", folds=("1", "0"))
+    other = write_foreign_model(tmp_path / "others", folds=("1", "0"))
 
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -638,16 +616,14 @@ def test_a_fold_that_was_not_imported_is_to_be_imported_not_trained(source: Path
         find_folds(RunFolder(run), "2d", None)
 
 
-def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(
-    source: Path, tmp_path: Path, build_selection: Builder
-) -> None:
+def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(source: Path, tmp_path: Path) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
     rules = (FillHoles(name="liver", values=(1,), fill_value=1),)
     members = tuple(Member(configuration=name, folds=("0",), weights_sha256=("0",)) for name in ("3d_fullres", "2d"))
     write_document(RunFolder(run).selection, build_selection(members, rules))
-    listener = Listener()
-    export_model(run, tmp_path / "exported", progress=listener)
-    warnings = [note for note in listener.notes if note.startswith("warning: ")]
+    notes = Notes()
+    export_model(run, tmp_path / "exported", progress=notes)
+    warnings = [note for note in notes.lines if note.startswith("warning: ")]
     assert any("nnU-Net will not apply it: fill holes of liver" in note for note in warnings)
     assert any("3d_fullres + 2d was selected" in note and "single models" in note for note in warnings)

@@ -15,6 +15,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from builders.nnunet_models import build_foreign_configuration, build_foreign_plans, write_foreign_model
+from builders.progress import Notes
+from builders.selections import build_selection
+from builders.volumes import save_nifti
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
@@ -55,22 +59,12 @@ RULES = (
 )
 
 
-class Listener(Silent):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture
-def run(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder) -> Path:
+def run(tmp_path: Path) -> Path:
     """Two configurations with two folds each, as nnU-Net trained them, in a run that autoseg planned."""
-    plans = foreign_plans({"2d": foreign_configuration(2), "3d_fullres": foreign_configuration()})
+    plans = build_foreign_plans({"2d": build_foreign_configuration(2), "3d_fullres": build_foreign_configuration()})
     for name in PAIR:
-        write_foreign(tmp_path / "results", plans=plans, configuration=name, folds=("0", "1"))
+        write_foreign_model(tmp_path / "results", plans=plans, configuration=name, folds=("0", "1"))
     root = tmp_path / "x.autoseg"
     import_model(tmp_path / "results", root, progress=TELLER)
     for path in root.rglob("plan.json"):
@@ -79,22 +73,22 @@ def run(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, foreign_
 
 
 @pytest.fixture
-def cascade(tmp_path: Path, write_foreign: Builder, foreign_plans: Builder, foreign_configuration: Builder) -> Path:
+def cascade(tmp_path: Path) -> Path:
     """Of a name that nobody knows, so that no order of preference puts it before its first stage."""
     configurations = {
-        "3d_lowres": foreign_configuration(spacing=[3.0, 1.5, 1.5]),
-        "3d_fullres": foreign_configuration(),
+        "3d_lowres": build_foreign_configuration(spacing=[3.0, 1.5, 1.5]),
+        "3d_fullres": build_foreign_configuration(),
         "mine": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     }
-    plans = foreign_plans(configurations)
+    plans = build_foreign_plans(configurations)
     for name, folds in (("3d_lowres", ("0", "1")), ("mine", ("1",))):
-        write_foreign(tmp_path / "results", plans=plans, configuration=name, folds=folds)
+        write_foreign_model(tmp_path / "results", plans=plans, configuration=name, folds=folds)
     import_model(tmp_path / "results", tmp_path / "x.autoseg", progress=TELLER)
     return tmp_path / "x.autoseg"
 
 
 @pytest.fixture
-def select(build_selection: Builder) -> Callable[..., Selection]:
+def select() -> Callable[..., Selection]:
     """Writes what `autoseg select` would, for a choice made here."""
 
     def write(root: Path, *names: str, folds: tuple[str, ...] = ("0", "1")) -> Selection:
@@ -114,10 +108,9 @@ def select(build_selection: Builder) -> Callable[..., Selection]:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
-    folder.mkdir()
     for seed in (0, 1):
         voxels = np.random.default_rng(seed).normal(100, 20, (18, 17, 9 + seed)).astype(np.float32)
-        nib.save(nib.Nifti1Image(voxels, np.diag([-1.25, 1.0, 2.5, 1.0])), folder / f"case{seed}_0000.nii.gz")
+        save_nifti(folder / f"case{seed}_0000.nii.gz", voxels, np.diag([-1.25, 1.0, 2.5, 1.0]))
     return folder
 
 
@@ -208,10 +201,10 @@ def test_a_selected_pair_and_its_postprocessing_predict_what_the_run_predicts(
 
 def test_what_was_selected_is_shared_and_the_rest_is_named(run: Path, select: Builder) -> None:
     select(run, "2d", folds=("1",))
-    listener, output = Listener(), run.parent / "m.zip"
-    export_model(run, output, ExportRequest(format="autoseg"), progress=listener)
+    notes, output = Notes(), run.parent / "m.zip"
+    export_model(run, output, ExportRequest(format="autoseg"), progress=notes)
     assert list_members(output) == list_expected(("2d", "1"), selected=True)
-    assert any("not selected and so not in the file: 3d_fullres" in note for note in listener.notes)
+    assert any("not selected and so not in the file: 3d_fullres" in note for note in notes.lines)
 
 
 def test_a_named_configuration_leaves_the_selection_aside(run: Path, select: Builder) -> None:
@@ -270,11 +263,11 @@ def test_what_a_path_leads_to_is_told_by_one_function(run: Path, tmp_path: Path)
 
 
 def test_a_model_is_unpacked_for_a_call_and_removed(run: Path) -> None:
-    listener = Listener()
-    with open_model(share(run), progress=listener) as opened:
+    notes = Notes()
+    with open_model(share(run), progress=notes) as opened:
         assert RunFolder(opened.run).plan.is_file()
     assert not opened.run.parent.exists()
-    assert "autoseg import" in listener.notes[0]
+    assert "autoseg import" in notes.lines[0]
 
 
 # What must not be in the file
@@ -422,9 +415,9 @@ def test_the_lines_of_the_card_run(run: Path, images: Path, monkeypatch: pytest.
 def test_a_dataset_that_has_gone_leaves_the_licence_open(run: Path, tmp_path: Path, select: Builder) -> None:
     spoil(run, tmp_path, select)
     shutil.rmtree(tmp_path / SECRET)
-    listener = Listener()
-    export_model(run, tmp_path / "m.zip", ExportRequest(format="autoseg"), progress=listener)
-    assert any("will not state the licence" in note for note in listener.notes)
+    notes = Notes()
+    export_model(run, tmp_path / "m.zip", ExportRequest(format="autoseg"), progress=notes)
+    assert any("will not state the licence" in note for note in notes.lines)
     assert read_member(tmp_path / "m.zip", "model.json")["licence"] is None
 
 
@@ -470,8 +463,8 @@ def test_a_file_is_imported_as_a_whole(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "again.autoseg").exists()
 
 
-def test_models_of_nnunet_are_not_added_to_a_run_that_came_in_one_file(tmp_path: Path, write_foreign: Builder) -> None:
-    source = write_foreign(tmp_path / "results")
+def test_models_of_nnunet_are_not_added_to_a_run_that_came_in_one_file(tmp_path: Path) -> None:
+    source = write_foreign_model(tmp_path / "results")
     import_model(source, tmp_path / "x.autoseg", progress=TELLER)
     import_model(share(tmp_path / "x.autoseg"), tmp_path / "again.autoseg", progress=TELLER)
     with pytest.raises(ExchangeError, match="came in one file"):

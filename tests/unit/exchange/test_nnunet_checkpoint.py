@@ -1,9 +1,9 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders.nnunet_models import write_foreign_model
 
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import read_nnunet_checkpoint
@@ -21,8 +21,8 @@ def spoil(path: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture
-def checkpoint(write_foreign: Callable[..., Path], tmp_path: Path) -> Path:
-    return write_foreign(tmp_path) / "fold_0" / "checkpoint_final.pth"
+def checkpoint(tmp_path: Path) -> Path:
+    return write_foreign_model(tmp_path) / "fold_0" / "checkpoint_final.pth"
 
 
 def test_a_checkpoint_tells_trainer_configuration_mirrored_axes_and_epochs(checkpoint: Path) -> None:
@@ -33,8 +33,8 @@ def test_a_checkpoint_tells_trainer_configuration_mirrored_axes_and_epochs(check
     assert found.weights["encoder.stages.0.0.convs.0.conv.weight"].shape == (4, 1, 1, 3, 3)
 
 
-def test_without_mirrored_axes_nothing_is_mirrored(write_foreign: Callable[..., Path], tmp_path: Path) -> None:
-    path = write_foreign(tmp_path, mirror_axes=None) / "fold_0" / "checkpoint_final.pth"
+def test_without_mirrored_axes_nothing_is_mirrored(tmp_path: Path) -> None:
+    path = write_foreign_model(tmp_path, mirror_axes=None) / "fold_0" / "checkpoint_final.pth"
     assert read_nnunet_checkpoint(path).mirror_axes == ()
     assert read_nnunet_checkpoint(spoil(path, inference_allowed_mirroring_axes=None)).mirror_axes == ()
 

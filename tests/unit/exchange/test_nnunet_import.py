@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.nnunet_models import build_foreign_configuration, build_foreign_dataset, build_foreign_plans
 
 from autoseg.errors import DatasetError, DocumentError, ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
@@ -11,12 +12,11 @@ from autoseg.exchange.nnunet_folders import open_nnunet_model
 from autoseg.exchange.nnunet_import import import_plan
 from autoseg.plan import IntensityWindow, Plan
 
-Builder = Callable[..., Any]
 Import = Callable[..., Plan]
 
 
 @pytest.fixture
-def imported(tmp_path: Path, foreign_plans: Builder, foreign_dataset: Builder) -> Import:
+def imported(tmp_path: Path) -> Import:
     """Imports a model whose plans and dataset.json are given."""
 
     def run(
@@ -28,8 +28,8 @@ def imported(tmp_path: Path, foreign_plans: Builder, foreign_dataset: Builder) -
     ) -> Plan:
         root = tmp_path / "model"
         (root / "fold_0").mkdir(parents=True, exist_ok=True)
-        (root / "plans.json").write_text(json.dumps(plans or foreign_plans()))
-        (root / "dataset.json").write_text(json.dumps(dataset or foreign_dataset()))
+        (root / "plans.json").write_text(json.dumps(plans or build_foreign_plans()))
+        (root / "dataset.json").write_text(json.dumps(dataset or build_foreign_dataset()))
         (root / "fold_0" / "checkpoint_final.pth").touch()
         checkpoint = NnunetCheckpoint(
             path=root / "fold_0" / "checkpoint_final.pth",
@@ -93,14 +93,12 @@ def test_images_are_taken_as_they_are_stored_and_the_plan_says_where_it_came_fro
 
 
 @pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
-def test_readers_that_reorient_give_the_plan_an_orientation(
-    reader: str, imported: Import, foreign_plans: Builder
-) -> None:
-    assert imported(foreign_plans(image_reader_writer=reader)).orientation == "RAS"
+def test_readers_that_reorient_give_the_plan_an_orientation(reader: str, imported: Import) -> None:
+    assert imported(build_foreign_plans(image_reader_writer=reader)).orientation == "RAS"
 
 
-def test_transposed_axes_become_the_plans(imported: Import, foreign_plans: Builder) -> None:
-    plans = foreign_plans(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0])
+def test_transposed_axes_become_the_plans(imported: Import) -> None:
+    plans = build_foreign_plans(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0])
     assert imported(plans).axis_permutation == (2, 0, 1)
 
 
@@ -110,72 +108,62 @@ def test_mirrored_axes_are_the_checkpoints(imported: Import) -> None:
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_plans_of_old_releases_say_the_same(
-    residual: bool, imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    new = foreign_configuration(residual=residual)
+def test_plans_of_old_releases_say_the_same(residual: bool, imported: Import) -> None:
+    new = build_foreign_configuration(residual=residual)
     new["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 8, 8, 8]
     old = age(new, "ResidualEncoderUNet" if residual else "PlainConvUNet")
-    expected = imported(foreign_plans({"3d_fullres": new}))
-    assert imported(foreign_plans({"3d_fullres": old})) == expected
+    expected = imported(build_foreign_plans({"3d_fullres": new}))
+    assert imported(build_foreign_plans({"3d_fullres": old})) == expected
     family = expected.configurations["3d_fullres"].network.family
     assert family == ("residual_encoder_unet" if residual else "plain_unet")
 
 
-def test_intensities_of_old_releases_are_found(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    part = foreign_configuration(normalization_schemes=["CTNormalization"], use_mask_for_norm=[False])
-    plans = foreign_plans({"3d_fullres": part})
+def test_intensities_of_old_releases_are_found(imported: Import) -> None:
+    part = build_foreign_configuration(normalization_schemes=["CTNormalization"], use_mask_for_norm=[False])
+    plans = build_foreign_plans({"3d_fullres": part})
     plans["foreground_intensity_properties_by_modality"] = plans.pop("foreground_intensity_properties_per_channel")
     (channel,) = imported(plans).channels
     assert channel.window == IntensityWindow(lower=-30, upper=170, mean=60.5, std=20.25)
 
 
-def test_only_zscore_heeds_the_mask(imported: Import, foreign_plans: Builder, foreign_configuration: Builder) -> None:
-    part = foreign_configuration(normalization_schemes=["CTNormalization"], use_mask_for_norm=[True])
-    (channel,) = imported(foreign_plans({"3d_fullres": part})).channels
+def test_only_zscore_heeds_the_mask(imported: Import) -> None:
+    part = build_foreign_configuration(normalization_schemes=["CTNormalization"], use_mask_for_norm=[True])
+    (channel,) = imported(build_foreign_plans({"3d_fullres": part})).channels
     assert not channel.inside_nonzero_only
 
 
-def test_a_two_dimensional_model_is_imported(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    plan = imported(foreign_plans({"2d": foreign_configuration(2)}), configuration="2d", mirror_axes=(0, 1))
+def test_a_two_dimensional_model_is_imported(imported: Import) -> None:
+    plan = imported(build_foreign_plans({"2d": build_foreign_configuration(2)}), configuration="2d", mirror_axes=(0, 1))
     part = plan.configurations["2d"]
     assert (part.dimensions, part.network.dimensions, part.patch_voxels) == (2, 2, (16, 16))
 
 
-def test_single_numbers_stand_for_all_stages_and_axes(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    part = foreign_configuration()
+def test_single_numbers_stand_for_all_stages_and_axes(imported: Import) -> None:
+    part = build_foreign_configuration()
     part["architecture"]["arch_kwargs"] |= {
         "features_per_stage": 8, "kernel_sizes": 3, "n_conv_per_stage": 2, "n_conv_per_stage_decoder": 1,
     }  # fmt: skip
-    network = imported(foreign_plans({"3d_fullres": part})).configurations["3d_fullres"].network
+    network = imported(build_foreign_plans({"3d_fullres": part})).configurations["3d_fullres"].network
     assert (network.features_per_stage, network.kernel_sizes[0]) == ((8, 8, 8, 8), (3, 3, 3))
     assert (network.blocks_per_stage, network.convolutions_per_decoder_stage) == ((2, 2, 2, 2), (1, 1, 1))
 
 
-def test_regions_and_the_ignore_label_are_those_of_the_dataset(imported: Import, foreign_dataset: Builder) -> None:
+def test_regions_and_the_ignore_label_are_those_of_the_dataset(imported: Import) -> None:
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
-    plan = imported(dataset=foreign_dataset(labels=labels, regions_class_order=[1, 2]))
+    plan = imported(dataset=build_foreign_dataset(labels=labels, regions_class_order=[1, 2]))
     assert plan.labels.has_regions
     assert (plan.labels.ignore_value, plan.labels.region_write_values) == (3, (1, 2))
     assert plan.configurations["3d_fullres"].network.output_channels == 2
 
 
-def test_a_cascade_brings_the_configurations_that_it_builds_on(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_a_cascade_brings_the_configurations_that_it_builds_on(imported: Import) -> None:
     configurations = {
-        "2d": foreign_configuration(2),
-        "3d_lowres": foreign_configuration(),
-        "3d_fullres": foreign_configuration(),
+        "2d": build_foreign_configuration(2),
+        "3d_lowres": build_foreign_configuration(),
+        "3d_fullres": build_foreign_configuration(),
         "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres", "batch_size": 3},
     }
-    plan = imported(foreign_plans(configurations), configuration="3d_cascade_fullres", mirror_axes=(2,))
+    plan = imported(build_foreign_plans(configurations), configuration="3d_cascade_fullres", mirror_axes=(2,))
     assert set(plan.configurations) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres"}
     cascade = plan.configurations["3d_cascade_fullres"]
     assert (cascade.previous_configuration, cascade.data_of, cascade.training.batch_size) == (
@@ -189,14 +177,12 @@ def test_a_cascade_brings_the_configurations_that_it_builds_on(
     assert plan.configurations["3d_lowres"].training.mirror_axes == (0, 1, 2)
 
 
-def test_resampling_by_torch_is_linear(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_resampling_by_torch_is_linear(imported: Import) -> None:
     changes: dict[str, Any] = {}
     for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
         arguments = {"is_seg": False, "force_separate_z": False, "memefficient_seg_resampling": False}
         changes |= {key: "resample_torch_fornnunet", f"{key}_kwargs": arguments}
-    plan = imported(foreign_plans({"3d_fullres": foreign_configuration(**changes)}))
+    plan = imported(build_foreign_plans({"3d_fullres": build_foreign_configuration(**changes)}))
     resampling = plan.configurations["3d_fullres"].resampling
     assert (resampling.image_order, resampling.logits_order) == (1, 1)
     assert resampling.anisotropy_threshold > 1e6  # never apart
@@ -213,21 +199,14 @@ def test_resampling_by_torch_is_linear(
     ],
 )
 def test_when_an_axis_is_resampled_apart(
-    forced: bool | None,
-    threshold: float | None,
-    *,
-    ratio: float,
-    is_apart: bool,
-    imported: Import,
-    foreign_plans: Builder,
-    foreign_configuration: Builder,
+    forced: bool | None, threshold: float | None, *, ratio: float, is_apart: bool, imported: Import
 ) -> None:
     more = {} if threshold is None else {"separate_z_anisotropy_threshold": threshold}
     changes = {
         f"resampling_fn_{purpose}_kwargs": {"order": 1, "order_z": 0, "force_separate_z": forced, **more}
         for purpose in ("data", "seg", "probabilities")
     }
-    plan = imported(foreign_plans({"3d_fullres": foreign_configuration(**changes)}))
+    plan = imported(build_foreign_plans({"3d_fullres": build_foreign_configuration(**changes)}))
     assert (ratio > plan.configurations["3d_fullres"].resampling.anisotropy_threshold) is is_apart
 
 
@@ -244,12 +223,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_autoseg_cannot_do_is_refused_by_name(
-    case: str, imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_what_autoseg_cannot_do_is_refused_by_name(case: str, imported: Import) -> None:
     changes, message = REFUSED[case]
     with pytest.raises(ExchangeError, match=message):
-        imported(foreign_plans({"3d_fullres": foreign_configuration(**changes)}))
+        imported(build_foreign_plans({"3d_fullres": build_foreign_configuration(**changes)}))
 
 
 NETWORKS = {
@@ -265,31 +242,25 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("case", NETWORKS)
-def test_other_networks_are_refused_by_name(
-    case: str, imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_other_networks_are_refused_by_name(case: str, imported: Import) -> None:
     changes, message = NETWORKS[case]
-    part = foreign_configuration()
+    part = build_foreign_configuration()
     part["architecture"]["arch_kwargs"] |= changes
     with pytest.raises(ExchangeError, match=message):
-        imported(foreign_plans({"3d_fullres": part}))
+        imported(build_foreign_plans({"3d_fullres": part}))
 
 
-def test_options_that_are_switched_off_change_nothing(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    part = foreign_configuration()
+def test_options_that_are_switched_off_change_nothing(imported: Import) -> None:
+    part = build_foreign_configuration()
     part["architecture"]["arch_kwargs"] |= {"squeeze_excitation": False, "stochastic_depth_p": 0.0}
-    assert imported(foreign_plans({"3d_fullres": part})) == imported()
+    assert imported(build_foreign_plans({"3d_fullres": part})) == imported()
 
 
-def test_an_unknown_network_class_is_refused_by_name(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    part = foreign_configuration()
+def test_an_unknown_network_class_is_refused_by_name(imported: Import) -> None:
+    part = build_foreign_configuration()
     part["architecture"]["network_class_name"] = "somewhere.MedNeXt"
     with pytest.raises(ExchangeError, match=r"somewhere\.MedNeXt, which autoseg does not have"):
-        imported(foreign_plans({"3d_fullres": part}))
+        imported(build_foreign_plans({"3d_fullres": part}))
 
 
 @pytest.mark.parametrize(
@@ -300,19 +271,17 @@ def test_an_unknown_network_class_is_refused_by_name(
     ],
 )
 def test_unknown_readers_and_label_managers_are_refused_by_name(
-    changes: dict[str, str], message: str, imported: Import, foreign_plans: Builder
+    changes: dict[str, str], message: str, imported: Import
 ) -> None:
     with pytest.raises(ExchangeError, match=message):
-        imported(foreign_plans(**changes))
+        imported(build_foreign_plans(**changes))
 
 
-def test_a_configuration_without_any_network_is_refused(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
-    part = foreign_configuration()
+def test_a_configuration_without_any_network_is_refused(imported: Import) -> None:
+    part = build_foreign_configuration()
     del part["architecture"]
     with pytest.raises(ExchangeError, match=r"describes no network.*UNet_class_name"):
-        imported(foreign_plans({"3d_fullres": part}))
+        imported(build_foreign_plans({"3d_fullres": part}))
 
 
 @pytest.mark.parametrize(
@@ -323,32 +292,26 @@ def test_a_configuration_without_any_network_is_refused(
         ({"batch_size": 0}, "batch_size: .*greater than or equal to 1"),
     ],
 )
-def test_values_that_make_no_sense_are_the_users_error(
-    changes: dict[str, Any], message: str, imported: Import, *, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_values_that_make_no_sense_are_the_users_error(changes: dict[str, Any], message: str, imported: Import) -> None:
     with pytest.raises(ExchangeError, match=message):
-        imported(foreign_plans({"3d_fullres": foreign_configuration(**changes)}))
+        imported(build_foreign_plans({"3d_fullres": build_foreign_configuration(**changes)}))
 
 
-def test_circular_and_missing_parents_are_refused(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder
-) -> None:
+def test_circular_and_missing_parents_are_refused(imported: Import) -> None:
     circle = {"3d_fullres": {"inherits_from": "b"}, "b": {"inherits_from": "3d_fullres"}}
     with pytest.raises(ExchangeError, match="circle: 3d_fullres from b from 3d_fullres"):
-        imported(foreign_plans(circle))
+        imported(build_foreign_plans(circle))
     with pytest.raises(ExchangeError, match="no configuration 'b'"):
-        imported(foreign_plans({"3d_fullres": foreign_configuration(inherits_from="b")}))
+        imported(build_foreign_plans({"3d_fullres": build_foreign_configuration(inherits_from="b")}))
 
 
-def test_what_plans_and_dataset_lack_is_named(
-    imported: Import, foreign_plans: Builder, foreign_configuration: Builder, foreign_dataset: Builder
-) -> None:
-    part = foreign_configuration()
+def test_what_plans_and_dataset_lack_is_named(imported: Import) -> None:
+    part = build_foreign_configuration()
     del part["patch_size"]
     with pytest.raises(DocumentError, match=r"configurations\.3d_fullres: patch_size: is missing"):
-        imported(foreign_plans({"3d_fullres": part}))
-    ct = foreign_configuration(normalization_schemes=["CTNormalization"])
+        imported(build_foreign_plans({"3d_fullres": part}))
+    ct = build_foreign_configuration(normalization_schemes=["CTNormalization"])
     with pytest.raises(DocumentError, match=r"per_channel\.0: mean: is missing"):
-        imported(foreign_plans({"3d_fullres": ct}, foreground_intensity_properties_per_channel={}))
+        imported(build_foreign_plans({"3d_fullres": ct}, foreground_intensity_properties_per_channel={}))
     with pytest.raises(DatasetError, match=r"dataset\.json cannot be used:\n.*background"):
-        imported(dataset=foreign_dataset(labels={"liver": 1}))
+        imported(dataset=build_foreign_dataset(labels={"liver": 1}))

@@ -1,8 +1,11 @@
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
+from builders.nnunet_models import (
+    build_foreign_configuration,
+    build_foreign_dataset,
+    build_foreign_network,
+    build_foreign_plans,
+)
 from torch import nn
 
 from autoseg.errors import ExchangeError
@@ -12,23 +15,15 @@ from autoseg.exchange.nnunet_weights import convert_from_nnunet, convert_to_nnun
 from autoseg.networks import build_network
 from autoseg.plan import NetworkPlan
 
-Builder = Callable[..., Any]
 KINDS = [(dimensions, residual) for dimensions in (2, 3) for residual in (False, True)]
 
 
 @pytest.fixture
-def pair(
-    request: pytest.FixtureRequest,
-    *,
-    foreign_configuration: Builder,
-    foreign_plans: Builder,
-    foreign_dataset: Builder,
-    foreign_network: Builder,
-) -> tuple[nn.Module, NetworkPlan]:
+def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, NetworkPlan]:
     """A network of nnU-Net's making, and our plan of it."""
     dimensions, residual = request.param
-    configuration = foreign_configuration(dimensions, residual=residual)
-    theirs = foreign_network(foreign_plans({"x": configuration}), foreign_dataset(), "x")
+    configuration = build_foreign_configuration(dimensions, residual=residual)
+    theirs = build_foreign_network(build_foreign_plans({"x": configuration}), build_foreign_dataset(), "x")
     parsed = NnunetConfiguration.model_validate(configuration)
     return theirs, build_network_plan(parsed, input_channels=1, output_channels=3, where="plans.json")
 

@@ -1,10 +1,11 @@
 """Small plans and trained runs for the tests of prediction."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from builders.threads import use_one_thread
 from safetensors.torch import save_file
 from torch import nn
 
@@ -123,13 +124,7 @@ def build_plan() -> Callable[..., Plan]:
     return make_plan
 
 
-@pytest.fixture(autouse=True)
-def single_thread() -> Iterator[None]:
-    """Threads cost tiny tensors more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 
 @pytest.fixture

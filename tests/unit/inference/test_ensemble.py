@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from builders.geometries import build_geometry
+from builders.labels import build_labels
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
@@ -11,9 +13,7 @@ from autoseg.inference.ensemble import MemberChoice, load_ensemble, restore_mean
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import MasksOfPreviousStage, ResamplingPlan
-from autoseg.preprocessing.case import CaseGeometry
 from autoseg.progress import Silent
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.prediction import PredictionRequest, predict_images
@@ -22,29 +22,18 @@ from autoseg.workflows.prediction_folder import PredictionRecord
 CASCADE = "3d_cascade_fullres"
 OPTIONS = PredictionOptions(mirroring=False)
 RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
-REGIONS = LabelScheme(
-    classes=(LabelClass(name="whole", values=(1, 2)), LabelClass(name="core", values=(2,))),
-    ignore_value=None,
-    region_write_values=(1, 2),
-    declared_count=3,
-)
-PLAIN = LabelScheme(
-    classes=(LabelClass(name="a", values=(4,)), LabelClass(name="b", values=(300,))),
-    ignore_value=None,
-    region_write_values=None,
-    declared_count=3,
-)
+REGIONS = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
+PLAIN = build_labels({"a": (4,), "b": (300,)})
 
 
 def make_geometry(resampled, target_spacing_mm):
-    return CaseGeometry(
-        grid=Grid(shape_voxels=(14, 17, 16), spacing_mm=(1.0, 1.0, 1.0)),
+    return build_geometry(
+        (14, 17, 16),
         orientation="LPS",
         axis_permutation=(1, 0, 2),
         crop_box=((1, 13), (2, 13), (3, 14)),
         cropped_shape_voxels=(12, 11, 11),
         resampled_shape_voxels=resampled,
-        cropped_spacing_mm=(1.0, 1.0, 1.0),
         target_spacing_mm=target_spacing_mm,
     )
 

@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from builders.clocks import Clock
 
 from autoseg.errors import DeviceError
 from autoseg.inference import execution_choice, pass_size
@@ -110,21 +111,11 @@ def test_a_short_job_takes_pytorch_as_it_is_and_remembers_no_trial(prepare, buil
     assert not find_memory_folder("executions").exists()
 
 
-class Clock:
-    """Every look takes a second, which makes each pass of each trial equally long."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def perf_counter(self):
-        self.now += 1.0
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
+    """Every look takes a second, which makes each pass of each trial equally long."""
     for module in (execution_choice, pass_size):
-        monkeypatch.setattr(module, "time", Clock())
+        monkeypatch.setattr(module, "time", Clock(seconds_per_look=1.0))
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from builders.labels import build_labels
 from PIL import Image
 
 from autoseg.inference.options import PredictionOptions
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.progress import Silent
 from autoseg.volume_io import read_label_map
 from autoseg.workflows.prediction import PredictionRequest, predict_images
@@ -14,12 +14,7 @@ REQUEST = PredictionRequest(options=PredictionOptions(mirroring=False), device="
 
 
 def make_scheme(*values):
-    return LabelScheme(
-        classes=tuple(LabelClass(name=f"class {value}", values=(value,)) for value in values),
-        ignore_value=None,
-        region_write_values=None,
-        declared_count=1 + len(values),
-    )
+    return build_labels({f"class {value}": (value,) for value in values})
 
 
 @pytest.mark.parametrize(("values", "kind"), [((255,), np.uint8), ((2, 255), np.uint8), ((5, 1000), np.uint16)])

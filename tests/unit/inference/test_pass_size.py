@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+from builders.clocks import Clock
 from torch import nn
 
 from autoseg.inference import pass_size
@@ -9,57 +10,49 @@ from autoseg.inference.pass_size import find_patches_per_pass, measure_inference
 from autoseg.remembered import find_memory_folder
 
 
-class Clock:
-    """Time passes by what a network takes for a batch of some size."""
-
-    def __init__(self, seconds):
-        self.now, self.seconds, self.sizes = 0.0, seconds, []
-
-    def perf_counter(self):
-        return self.now
-
-
 class Slow(nn.Module):
-    def __init__(self, clock):
+    """Takes time by the size of a batch, and remembers the sizes."""
+
+    def __init__(self, clock, seconds):
         super().__init__()
-        self.clock = clock
+        self.clock, self.seconds, self.sizes = clock, seconds, []
 
     def forward(self, image):
-        self.clock.sizes.append(len(image))
-        self.clock.now += self.clock.seconds(len(image))
+        self.sizes.append(len(image))
+        self.clock.now += self.seconds(len(image))
         return (image,)
 
 
 @pytest.fixture
 def start(monkeypatch):
     def start(seconds):
-        clock = Clock(seconds)
+        clock = Clock()
         monkeypatch.setattr(pass_size, "time", clock)
-        return clock
+        return Slow(clock, seconds)
 
     return start
 
 
 def test_the_search_doubles_until_more_patches_gain_nothing(start):
-    clock = start(lambda count: 1.0 + 0.1 * count if count <= 4 else count)
-    seconds = measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(8, 8))
+    slow = start(lambda count: 1.0 + 0.1 * count if count <= 4 else count)
+    seconds = measure_inference_batch_size(slow, channels=1, patch_voxels=(8, 8))
     assert seconds == pytest.approx([1.1, 0.6, 0.35, 1.0])
-    assert clock.sizes == [size for size in (1, 2, 4, 8) for _ in range(2)]
+    assert slow.sizes == [size for size in (1, 2, 4, 8) for _ in range(2)]
 
 
 def test_the_search_ends_before_a_pass_grows_large(start):
-    clock = start(lambda count: 1.0)
-    measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(64, 64, 64))
-    assert max(clock.sizes) == 2
-    clock.sizes.clear()
-    measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(4, 4))
-    assert max(clock.sizes) == 32
+    slow = start(lambda count: 1.0)
+    measure_inference_batch_size(slow, channels=1, patch_voxels=(64, 64, 64))
+    assert max(slow.sizes) == 2
+    slow.sizes.clear()
+    measure_inference_batch_size(slow, channels=1, patch_voxels=(4, 4))
+    assert max(slow.sizes) == 32
 
 
 def test_the_faster_of_two_passes_counts(start):
     first = itertools.cycle([True, False])
-    clock = start(lambda count: 10.0 if next(first) else 1.0)
-    assert measure_inference_batch_size(Slow(clock), channels=1, patch_voxels=(512, 512))[0] == pytest.approx(1.0)
+    slow = start(lambda count: 10.0 if next(first) else 1.0)
+    assert measure_inference_batch_size(slow, channels=1, patch_voxels=(512, 512))[0] == pytest.approx(1.0)
 
 
 @pytest.fixture
@@ -72,59 +65,59 @@ def find(tmp_path, build_configuration):
 
 def test_a_size_is_measured_once_announced_and_remembered(start, find, caplog):
     caplog.set_level("INFO")
-    clock = start(lambda count: 1.0 if count <= 2 else count)
-    assert find(Slow(clock)) == 2
+    slow = start(lambda count: 1.0 if count <= 2 else count)
+    assert find(slow) == 2
     assert "the fastest batch size here is 2" in caplog.text
-    clock.sizes.clear()
-    assert find(Slow(clock)) == 2
-    assert not clock.sizes
+    slow.sizes.clear()
+    assert find(slow) == 2
+    assert not slow.sizes
 
 
 def test_other_circumstances_are_measured_anew(start, find):
-    clock = start(lambda count: 1.0)
-    find(Slow(clock))
+    slow = start(lambda count: 1.0)
+    find(slow)
     for changes in ({"patch": (16, 8)}, {"number_type": "bfloat16"}):
-        clock.sizes.clear()
-        find(Slow(clock), **changes)
-        assert clock.sizes
-    clock.sizes.clear()
+        slow.sizes.clear()
+        find(slow, **changes)
+        assert slow.sizes
+    slow.sizes.clear()
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        find(Slow(clock))
+        find(slow)
     finally:
         torch.set_num_threads(before)
-    assert clock.sizes
+    assert slow.sizes
 
 
 def test_large_patches_go_alone_unmeasured(start, find):
-    clock = start(lambda count: 1.0)
-    assert find(Slow(clock), patch=(128, 128, 128)) == 1
-    assert not clock.sizes
+    slow = start(lambda count: 1.0)
+    assert find(slow, patch=(128, 128, 128)) == 1
+    assert not slow.sizes
 
 
 def test_patches_that_keep_every_thread_busy_share_passes_unmeasured(start, find, monkeypatch, tmp_path):
-    clock = start(lambda count: 1.0 if count <= 2 else count)
+    slow = start(lambda count: 1.0 if count <= 2 else count)
     for threads, is_measured in ((1, False), (2, False), (3, True), (64, True)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        clock.sizes.clear()
-        assert find(Slow(clock), patch=(40, 56, 40), memory=tmp_path / str(threads)) == (2 if is_measured else 4)
-        assert bool(clock.sizes) == is_measured
+        slow.sizes.clear()
+        assert find(slow, patch=(40, 56, 40), memory=tmp_path / str(threads)) == (2 if is_measured else 4)
+        assert bool(slow.sizes) == is_measured
 
 
 def test_a_damaged_memory_is_measured_anew(start, find, tmp_path):
-    clock = start(lambda count: 1.0 if count <= 4 else count)
-    find(Slow(clock))
+    slow = start(lambda count: 1.0 if count <= 4 else count)
+    find(slow)
     (record,) = tmp_path.iterdir()
     record.write_text("{")
-    assert find(Slow(clock)) == 4
+    assert find(slow) == 4
     assert record.read_text() != "{"
 
 
 def test_a_memory_that_cannot_be_written_is_announced(start, find, tmp_path, caplog):
     (tmp_path / "file").touch()
-    clock = start(lambda count: 1.0 if count <= 4 else count)
-    assert find(Slow(clock), memory=tmp_path / "file") == 4
+    slow = start(lambda count: 1.0 if count <= 4 else count)
+    assert find(slow, memory=tmp_path / "file") == 4
     assert "measured in every call" in caplog.text
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from rlcompleter import Completer
 
 import pytest
+from builders.evaluations import build_class_metrics
+from builders.labels import build_labels
+from builders.selections import build_selection
 
 import autoseg
-from autoseg.evaluation import CaseEvaluation, ClassMetrics, summarize
-from autoseg.labels import LabelClass, LabelScheme
+from autoseg.evaluation import CaseEvaluation, summarize
 from autoseg.postprocessing.rules import LargestComponent
 from autoseg.run_folder import FoldFolder
 from autoseg.workflows.exchange_request import ExchangedModel
@@ -33,26 +35,9 @@ def run(tmp_path, build_plan, build_configuration, write_fold):
 
 @pytest.fixture
 def summary():
-    labels = LabelScheme(
-        classes=tuple(LabelClass(name=f"organ {index}", values=(index,)) for index in range(1, MANY + 1)),
-        ignore_value=None,
-        region_write_values=None,
-        declared_count=MANY + 1,
-    )
-    metrics = ClassMetrics(
-        dice=0.90001,
-        iou=0.8,
-        true_positives=2,
-        false_positives=1,
-        false_negatives=3,
-        true_negatives=94,
-        predicted_voxels=3,
-        reference_voxels=5,
-        hd95_mm=None,
-        surface_dice=0.75,
-        volume_difference_ml=None,
-        relative_volume_difference=None,
-    )
+    labels = build_labels({f"organ {index}": (index,) for index in range(1, MANY + 1)})
+    undefined = dict.fromkeys(("hd95_mm", "volume_difference_ml", "relative_volume_difference"))
+    metrics = build_class_metrics(dice=0.90001, iou=0.8, **undefined)
     cases = [
         CaseEvaluation(case=name, prediction_file="", reference_file="", metrics=(metrics,) * MANY)
         for name in ("one", "two")
@@ -115,7 +100,7 @@ def test_a_summary_shows_its_means(summary):
     assert "metrics=<118 entries>" in repr(summary.metric_per_case[0])
 
 
-def test_a_selection_shows_what_it_chose(build_selection):
+def test_a_selection_shows_what_it_chose():
     members = (Member(configuration="3d_fullres", folds=("0", "1"), weights_sha256=("a" * 64, "b" * 64)),)
     selection = build_selection(members, (LargestComponent(name="foreground", values=(5, 9)),))
     assert repr(selection) == (

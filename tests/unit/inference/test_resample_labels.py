@@ -1,28 +1,21 @@
 import pytest
 import torch
+from builders.labels import build_labels, build_plain_labels
 
 from autoseg.inference import resample_labels
 from autoseg.inference.label_rule import decode_labels
 from autoseg.inference.resample_labels import iterate_label_slabs
 from autoseg.inference.resample_logits import iterate_resampled_strips
-from autoseg.labels import LabelClass, LabelScheme
 
 OLD = (6, 7, 8)
 NEAREST = [(False, False, False), (True, False, False), (False, True, False), (True, True, True)]
 SHAPES = [(13, 15, 17), (24, 7, 3), (6, 7, 8), (4, 5, 6), (1, 1, 1), (6, 28, 32)]
 
 
-def make_labels(count):
-    classes = tuple(LabelClass(name=f"c{index}", values=(index,)) for index in range(1, count))
-    return LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=count)
-
-
-def make_regions(count):
-    classes = tuple(
-        LabelClass(name=f"r{index}", values=tuple(range(index, count + 1))) for index in range(1, count + 1)
-    )
-    written = tuple(range(1, count + 1))
-    return LabelScheme(classes=classes, ignore_value=None, region_write_values=written, declared_count=count + 1)
+def build_nested_regions(count):
+    values = range(1, count + 1)
+    regions = {f"r{index}": tuple(range(index, count + 1)) for index in values}
+    return build_labels(regions, region_write_values=tuple(values))
 
 
 def draw(classes, noise, seed=0):
@@ -50,7 +43,14 @@ def decide_everywhere(logits, shape, labels, is_nearest):
 
 
 @pytest.mark.parametrize(
-    "labels", [make_labels(2), make_labels(12), make_regions(1), make_regions(5), make_regions(64)]
+    "labels",
+    [
+        build_plain_labels(1),
+        build_plain_labels(11),
+        build_nested_regions(1),
+        build_nested_regions(5),
+        build_nested_regions(64),
+    ],
 )
 @pytest.mark.parametrize("is_nearest", NEAREST)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,7 +62,7 @@ def test_labels_are_those_of_logits_interpolated_everywhere(labels, is_nearest, 
     assert torch.equal(find_labels(logits, shape, labels, is_nearest, chunk_bytes=40_000), expected)
 
 
-@pytest.mark.parametrize("labels", [make_labels(12), make_regions(5)])
+@pytest.mark.parametrize("labels", [build_plain_labels(11), build_nested_regions(5)])
 def test_cells_may_come_one_by_one(labels):
     logits = draw(labels.output_channel_count, 1.0)
     expected = decide_everywhere(logits, (13, 15, 17), labels, NEAREST[0])
@@ -70,11 +70,11 @@ def test_cells_may_come_one_by_one(labels):
 
 
 def test_equal_classes_everywhere_give_the_lowest():
-    assert (find_labels(torch.zeros(5, *OLD), (13, 15, 17), make_labels(5), NEAREST[0]) == 0).all()
+    assert (find_labels(torch.zeros(5, *OLD), (13, 15, 17), build_plain_labels(4), NEAREST[0]) == 0).all()
 
 
 def test_half_precision_is_interpolated_in_single_precision():
-    logits, labels = draw(6, 1.0).half(), make_labels(6)
+    logits, labels = draw(6, 1.0).half(), build_plain_labels(5)
     found = find_labels(logits, (13, 15, 17), labels, NEAREST[0])
     assert torch.equal(found, find_labels(logits.float(), (13, 15, 17), labels, NEAREST[0]))
 
@@ -85,8 +85,8 @@ def test_differences_below_rounding_are_decided_by_the_interpolated_values():
     first = 1 + torch.rand(1, *OLD, generator=generator)
     last_digits = torch.randint(-1, 2, (3, *OLD), generator=generator) * torch.finfo(torch.float32).eps
     logits = torch.cat([first, first + last_digits])
-    expected = decide_everywhere(logits, (24, 28, 32), make_labels(4), NEAREST[0])
-    assert torch.equal(find_labels(logits, (24, 28, 32), make_labels(4), NEAREST[0]), expected)
+    expected = decide_everywhere(logits, (24, 28, 32), build_plain_labels(3), NEAREST[0])
+    assert torch.equal(find_labels(logits, (24, 28, 32), build_plain_labels(3), NEAREST[0]), expected)
     assert len(expected.unique()) == 4
 
 
@@ -100,7 +100,7 @@ def test_only_cells_in_which_labels_meet_are_interpolated(monkeypatch):
     monkeypatch.setattr(
         resample_labels._Cells, "decide", lambda cells: (interpolated.append(len(cells.x)), original(cells))[1]
     )
-    found = find_labels(logits, (12, 14, 16), make_labels(2), NEAREST[0])
+    found = find_labels(logits, (12, 14, 16), build_plain_labels(1), NEAREST[0])
     assert (found[..., :8] == 0).all()
     assert (found[..., 8:] == 1).all()
     assert sum(interpolated) == 6 * 7

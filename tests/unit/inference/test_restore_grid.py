@@ -4,6 +4,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from builders.geometries import build_geometry
+from builders.labels import build_labels
 from scipy.ndimage import zoom
 
 from autoseg.geometry import Grid, compute_reorientation
@@ -13,29 +15,15 @@ from autoseg.inference.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
-from autoseg.labels import LabelClass, LabelScheme
+from autoseg.labels import LabelScheme
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.preprocessing.resample import find_separate_axis, resample_logits
 
 RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
-REGIONS = LabelScheme(
-    classes=(
-        LabelClass(name="whole", values=(1, 2, 3)),
-        LabelClass(name="core", values=(2, 3)),
-        LabelClass(name="enhancing", values=(3,)),
-    ),
-    ignore_value=None,
-    region_write_values=(1, 2, 3),
-    declared_count=4,
-)
-PLAIN = LabelScheme(
-    classes=(LabelClass(name="a", values=(1,)), LabelClass(name="b", values=(2,))),
-    ignore_value=None,
-    region_write_values=None,
-    declared_count=3,
-)
+REGIONS = build_labels({"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}, region_write_values=(1, 2, 3))
+PLAIN = build_labels({"a": (1,), "b": (2,)})
 
 
 @pytest.fixture
@@ -45,14 +33,12 @@ def build_small_plan(build_plan, build_configuration):
 
 
 def make_geometry(resampled=(6, 8, 7), target_spacing_mm=(2.0, 1.5, 1.5)):
-    return CaseGeometry(
-        grid=Grid(shape_voxels=(14, 17, 16), spacing_mm=(1.0, 1.0, 1.0)),
+    return build_geometry(
+        (14, 17, 16),
         orientation="RAS",
-        axis_permutation=(0, 1, 2),
         crop_box=((1, 13), (2, 14), (3, 14)),
         cropped_shape_voxels=(12, 12, 11),
         resampled_shape_voxels=resampled,
-        cropped_spacing_mm=(1.0, 1.0, 1.0),
         target_spacing_mm=target_spacing_mm,
     )
 

@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 import pytest
+from builders.progress import Notes
+from builders.selections import build_selection
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError, SelectionError
@@ -22,18 +24,6 @@ from autoseg.workflows.selection_document import Member, Selection
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
 OPTIONS = PredictionOptions(mirroring=False)
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
 
 
 @pytest.fixture
@@ -62,7 +52,7 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def write_selection(build_selection):
+def write_selection():
     """Selects folds of configurations, and rules that change the noise which these networks predict."""
 
     def write(run, plan, members):

@@ -1,10 +1,10 @@
 """Small network plans of every family."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
+from builders.threads import use_one_thread
 
 from autoseg.plan import NETWORK_PLANS, NetworkPlan
 
@@ -34,13 +34,7 @@ SMALL_PLANS: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small only lose time with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 
 @pytest.fixture

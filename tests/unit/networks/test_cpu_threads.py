@@ -8,9 +8,10 @@ import psutil
 import pytest
 import SimpleITK
 import torch
+from builders.cpu_readings import build_cpu_reading
 from threadpoolctl import ThreadpoolController
 
-from autoseg.cpu_time import CpuReading, CpuUsage
+from autoseg.cpu_time import CpuUsage
 from autoseg.networks import cpu_threads
 from autoseg.networks.cpu_threads import (
     CpuThreads,
@@ -74,15 +75,7 @@ class Machine:
         )
 
     def read(self):
-        return CpuReading(
-            cores=2,
-            granted=2.0,
-            wall_seconds=self.seconds,
-            unused_seconds=self.unused,
-            own_seconds=self.own,
-            children_seconds=0.0,
-            waiting_seconds={1: self.waited},
-        )
+        return build_cpu_reading(self.seconds, unused=self.unused, own=self.own, waiting={1: self.waited})
 
     def run(self, seconds, threads=None):
         ready = self.threads.threads if threads is None else threads

@@ -3,8 +3,8 @@ import logging
 
 import pytest
 import torch
+from builders.cpu_readings import build_cpu_reading
 
-from autoseg.cpu_time import CpuReading
 from autoseg.networks import throughput
 from autoseg.networks.throughput import (
     FEWEST_REPETITIONS,
@@ -28,7 +28,7 @@ def test_the_processor_is_measured_at_every_width():
     assert 0 < host.received_share <= 1
 
 
-class Clock:
+class CpuClock:
     """A second passes between two looks; this process gets part of it and misses another."""
 
     def __init__(self, *, received, missed, cores=2, granted=2.0):
@@ -37,14 +37,12 @@ class Clock:
 
     def read(self):
         second = float(next(self.seconds))
-        return CpuReading(
+        return build_cpu_reading(
+            second,
             cores=self.cores,
             granted=self.granted,
-            wall_seconds=second,
-            unused_seconds=0.0,
-            own_seconds=second * self.received,
-            children_seconds=0.0,
-            waiting_seconds={1: second * self.missed},
+            own=second * self.received,
+            waiting={1: second * self.missed},
         )
 
 
@@ -52,7 +50,7 @@ def test_rates_are_those_that_last_beside_other_programs(monkeypatch):
     monkeypatch.setattr(throughput.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(throughput, "_measure_convolution", lambda width: width * 1e9)
     monkeypatch.setattr(throughput, "_measure_elementwise", lambda: 3e8)
-    monkeypatch.setattr(throughput, "CpuClock", lambda: Clock(received=0.5, missed=0.25))
+    monkeypatch.setattr(throughput, "CpuClock", lambda: CpuClock(received=0.5, missed=0.25))
     host = measure_host()
     assert host.convolution_flops == pytest.approx({width: width * 1e9 * 2 / 3 for width in WIDTHS})
     assert host.elementwise_rate == pytest.approx(2e8)
@@ -64,7 +62,7 @@ def test_a_container_that_grants_few_of_many_cores_is_measured_as_it_is(monkeypa
     monkeypatch.setattr(throughput.torch, "get_num_threads", lambda: 64)
     monkeypatch.setattr(throughput, "_measure_convolution", lambda width: width * 1e9)
     monkeypatch.setattr(throughput, "_measure_elementwise", lambda: 3e8)
-    clock = Clock(received=granted, missed=0.0, cores=64, granted=granted)
+    clock = CpuClock(received=granted, missed=0.0, cores=64, granted=granted)
     monkeypatch.setattr(throughput, "CpuClock", lambda: clock)
     host = measure_host()
     assert (host.cores, host.received_share) == (cores, 1.0)

@@ -3,17 +3,16 @@
 import re
 
 import pytest
+from builders.fingerprints import build_fingerprint
+from builders.hosts import HOST
 
-from autoseg.fingerprint import HostThroughput, Machine
+from autoseg.fingerprint import Machine
 from autoseg.workflows.planning import find_network_cost
 from planners import PLANNERS
 
 PICTURE = ((999.0, 1.0, 1.0), (1, 512, 640))
 STACK = ((1.0, 1.0, 1.0), (160, 700, 700))
 SLICE_MM = ((499.5, 0.5, 0.25), (1, 512, 640))
-HOST = HostThroughput(
-    cores=2, memory_gb=24.0, number_type="bfloat16", convolution_flops={16: 4e11}, elementwise_rate=5e8
-)
 
 
 def make_plan(fingerprint, planner, *, unit):
@@ -31,9 +30,7 @@ def list_words(plan):
 
 @pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize("images", [PICTURE, STACK])
-def test_a_plan_for_images_without_spacing_speaks_of_pixels_and_never_of_millimetres(
-    build_fingerprint, planner, images
-):
+def test_a_plan_for_images_without_spacing_speaks_of_pixels_and_never_of_millimetres(planner, images):
     fingerprint = build_fingerprint(*images, count=8)
     plan = make_plan(fingerprint, planner, unit="pixel")
     words = list_words(plan)
@@ -44,26 +41,26 @@ def test_a_plan_for_images_without_spacing_speaks_of_pixels_and_never_of_millime
 
 @pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize("images", [PICTURE, STACK])
-def test_the_unit_changes_words_alone(build_fingerprint, planner, images):
+def test_the_unit_changes_words_alone(planner, images):
     fingerprint = build_fingerprint(*images, count=8)
     plans = [make_plan(fingerprint, planner, unit=unit) for unit in ("pixel", "mm")]
     pixels, millimetres = (plan.model_dump(exclude={"reasons", "distance_unit"}) for plan in plans)
     assert pixels == millimetres
 
 
-def test_a_stack_without_spacing_has_a_low_resolution_in_pixels(build_fingerprint):
+def test_a_stack_without_spacing_has_a_low_resolution_in_pixels():
     plan = make_plan(build_fingerprint(*STACK, count=8), "default", unit="pixel")
     (low,) = [reason for reason in plan.reasons if reason.subject == "3d_lowres"]
     assert low.value.endswith(" pixels")
 
 
 @pytest.mark.parametrize("planner", PLANNERS)
-def test_the_axis_that_two_dimensional_images_lack_is_not_shown(build_fingerprint, planner):
+def test_the_axis_that_two_dimensional_images_lack_is_not_shown(planner):
     words = list_words(make_plan(build_fingerprint(*SLICE_MM, count=8), planner, unit="mm"))
     assert not [line for line in words if re.search(r"(?<![\d.])(499|999)", line)]
     assert "0.5 x 0.25 mm (y, x) | the median of 8 two-dimensional images" in " ".join(words)
 
 
-def test_a_single_slice_with_a_thickness_keeps_it(build_fingerprint):
+def test_a_single_slice_with_a_thickness_keeps_it():
     words = list_words(make_plan(build_fingerprint((5.0, 0.5, 0.5), (1, 512, 640), count=8), "default", unit="mm"))
     assert any("(z, y, x)" in line for line in words)

@@ -5,10 +5,11 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from builders.fingerprints import build_fingerprint
+from builders.labels import build_labels
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import Plan
 from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
 from planners import PLANNERS
@@ -169,7 +170,7 @@ VECTORS = [
 @pytest.mark.parametrize(
     "vector", VECTORS, ids=lambda vector: f"{vector.shape}-{vector.planner}-{vector.configuration}"
 )
-def test_patches_and_batches_are_those_of_the_reference_planner(build_fingerprint, vector) -> None:
+def test_patches_and_batches_are_those_of_the_reference_planner(vector) -> None:
     plan = _plan(
         build_fingerprint(vector.spacing_mm, vector.shape, count=vector.count, declared_labels=vector.labels),
         vector.planner,
@@ -190,9 +191,7 @@ def test_patches_and_batches_are_those_of_the_reference_planner(build_fingerprin
         ((10.0, 1.4, 1.4), (10, 256, 216), 4, "default", None),
     ],
 )
-def test_the_coarser_spacing_is_that_of_the_reference_planner(
-    build_fingerprint, spacing_mm, shape, *, labels, planner, low_mm
-) -> None:
+def test_the_coarser_spacing_is_that_of_the_reference_planner(spacing_mm, shape, *, labels, planner, low_mm) -> None:
     plan = _plan(build_fingerprint(spacing_mm, shape, count=30, declared_labels=labels), planner)
     low = plan.configurations.get("3d_lowres")
     assert (None if low is None else low.spacing_mm) == (None if low_mm is None else pytest.approx(low_mm, abs=5e-5))
@@ -205,8 +204,10 @@ def test_the_table_of_planners_holds_what_the_command_line_offers() -> None:
         assert planner.description.endswith(".")
 
 
-def test_a_plan_carries_over_what_was_measured(build_fingerprint) -> None:
-    fingerprint = build_fingerprint((1.0, 1.0, 1.0), (64, 64, 64), channel_names=("CT", "PET"), relative_size=0.5)
+def test_a_plan_carries_over_what_was_measured() -> None:
+    fingerprint = build_fingerprint(
+        (1.0, 1.0, 1.0), (64, 64, 64), channel_names=("CT", "PET"), median_relative_size_after_cropping=0.5
+    )
     plan = _plan(fingerprint, "residual-m")
     assert plan.planner == "residual-m"
     assert plan.dataset_name == fingerprint.dataset_name
@@ -221,7 +222,7 @@ def test_a_plan_carries_over_what_was_measured(build_fingerprint) -> None:
     assert (network.input_channels, network.output_channels) == (2, 2)
 
 
-def test_training_is_that_of_the_reference(build_fingerprint) -> None:
+def test_training_is_that_of_the_reference() -> None:
     training = _plan(build_fingerprint((1.0, 1.0, 1.0), (64, 64, 64))).configurations["2d"].training
     assert training.model_dump(exclude={"transforms", "batch_size", "losses"}) == {
         "epochs": 1000,
@@ -246,7 +247,7 @@ def test_training_is_that_of_the_reference(build_fingerprint) -> None:
     }
 
 
-def test_the_cascade_is_full_resolution_with_one_more_channel_per_foreground_label(build_fingerprint) -> None:
+def test_the_cascade_is_full_resolution_with_one_more_channel_per_foreground_label() -> None:
     fingerprint = build_fingerprint((1.0, 0.8, 0.8), (450, 512, 512), count=10, channel_names=("T1", "T2"))
     plan = _plan(_with_regions(fingerprint))
     assert list(plan.configurations) == ["2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"]
@@ -267,14 +268,14 @@ def test_the_cascade_is_full_resolution_with_one_more_channel_per_foreground_lab
     assert _explain(plan, "3d_cascade_fullres: input channels").startswith("2 image channels and 3 masks")
 
 
-def test_without_a_coarser_configuration_single_samples_are_scored(build_fingerprint) -> None:
+def test_without_a_coarser_configuration_single_samples_are_scored() -> None:
     plan = _plan(build_fingerprint((1.0, 1.0, 1.0), (40, 56, 40), count=260))
     assert list(plan.configurations) == ["2d", "3d_fullres"]
     assert not plan.configurations["3d_fullres"].training.losses[0].batch_dice
     assert "not less than 25 %" in _explain(plan, "3d_lowres")
 
 
-def test_every_decision_has_a_reason(build_fingerprint) -> None:
+def test_every_decision_has_a_reason() -> None:
     plan = _plan(build_fingerprint((1.0, 0.8, 0.8), (450, 512, 512), count=10))
     shared = ["memory target", "orientation", "target spacing", "axis permutation", "channel 0 (T2): normalization"]
     rules = [
@@ -300,7 +301,7 @@ def test_every_decision_has_a_reason(build_fingerprint) -> None:
     assert "brought to LPS" in _explain(plan, "orientation")
 
 
-def test_pictures_have_no_orientation_and_no_volumes(build_fingerprint) -> None:
+def test_pictures_have_no_orientation_and_no_volumes() -> None:
     fingerprint = build_fingerprint((999.0, 1.0, 1.0), (1, 256, 256), count=20)
     plan = _plan(fingerprint.model_copy(update={"orientation": None, "file_ending": ".png"}))
     assert list(plan.configurations) == ["2d"]
@@ -309,38 +310,38 @@ def test_pictures_have_no_orientation_and_no_volumes(build_fingerprint) -> None:
     assert "3D networks have nothing to see" in _explain(plan, "dimensions")
 
 
-def test_a_network_of_two_stages_is_trained_without_deep_supervision(build_fingerprint) -> None:
+def test_a_network_of_two_stages_is_trained_without_deep_supervision() -> None:
     plan = _plan(build_fingerprint((1.0, 1.0, 1.0), (9, 9, 9), count=20))
     for configuration in plan.configurations.values():
         assert len(configuration.network.strides) == 2
         assert not configuration.network.deep_supervision
 
 
-def test_a_configuration_that_cannot_pool_is_left_out_with_a_reason(build_fingerprint) -> None:
+def test_a_configuration_that_cannot_pool_is_left_out_with_a_reason() -> None:
     plan = _plan(build_fingerprint((1.0, 1.0, 1.0), (64, 7, 7), count=20))
     assert list(plan.configurations) == ["3d_fullres"]
     assert "a patch of 7 x 7 voxels (median case: 7 x 7) cannot be halved even once" in _explain(plan, "2d")
 
 
-def test_images_too_small_for_any_network_are_an_error(build_fingerprint) -> None:
+def test_images_too_small_for_any_network_are_an_error() -> None:
     with pytest.raises(PlanError, match=r"the images are too small for a network: a patch of 7 x 6 voxels"):
         _plan(build_fingerprint((1.0, 1.0, 1.0), (5, 7, 6), count=20))
 
 
-def test_less_memory_than_any_network_needs_is_an_error(build_fingerprint) -> None:
+def test_less_memory_than_any_network_needs_is_an_error() -> None:
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (64, 64, 64), count=20)
     with pytest.raises(PlanError, match="no network with two resolutions fits into the memory"):
         PLANNERS["default"].plan(fingerprint, Machine(accelerator_memory_gb=1e-4))
 
 
-def test_more_memory_gives_a_larger_patch_and_says_so(build_fingerprint) -> None:
+def test_more_memory_gives_a_larger_patch_and_says_so() -> None:
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (400, 400, 400), count=20)
     plan = PLANNERS["default"].plan(fingerprint, Machine(accelerator_memory_gb=24))
     assert plan.configurations["3d_fullres"].patch_voxels == (192, 192, 192)
     assert "are multiplied by 3" in _explain(plan, "memory target")
 
 
-def test_a_plan_survives_its_json(build_fingerprint) -> None:
+def test_a_plan_survives_its_json() -> None:
     plan = _plan(build_fingerprint((1.0, 0.8, 0.8), (450, 512, 512), count=10, channel_names=("CT",)))
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
@@ -360,10 +361,5 @@ def _explain(plan: Plan, subject: str) -> str:
 
 
 def _with_regions(fingerprint: Fingerprint) -> Fingerprint:
-    labels = LabelScheme(
-        classes=(LabelClass(name="whole", values=(1, 2, 3)), LabelClass(name="core", values=(2,))),
-        ignore_value=4,
-        region_write_values=(1, 2),
-        declared_count=4,
-    )
+    labels = build_labels({"whole": (1, 2, 3), "core": (2,)}, ignore_value=4, region_write_values=(1, 2))
     return fingerprint.model_copy(update={"labels": labels})

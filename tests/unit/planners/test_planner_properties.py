@@ -2,12 +2,13 @@
 
 import math
 
+from builders.fingerprints import build_case, build_fingerprint
+from builders.hosts import build_host
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, HostThroughput, Machine
-from autoseg.labels import LabelClass, LabelScheme
+from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.workflows.planning import find_network_cost
 from planners import PLANNERS, Planner
@@ -79,13 +80,8 @@ def test_the_order_of_the_cases_does_not_matter(grids: Grids, planner: str) -> N
 def test_every_fingerprint_has_a_lite_plan_or_an_error(
     grids: Grids, labels: int, minutes: float, slower: float
 ) -> None:
-    host = HostThroughput(
-        cores=2,
-        memory_gb=16.0,
-        number_type="float32",
-        convolution_flops={16: 2e11 / slower, 32: 3e11 / slower},
-        elementwise_rate=5e8 / slower,
-    )
+    rates = {16: 2e11 / slower, 32: 3e11 / slower}
+    host = build_host(memory_gb=16.0, convolution_flops=rates, elementwise_rate=5e8 / slower)
     machine = Machine(accelerator_memory_gb=None, host=host, budget_seconds=60 * minutes)
     try:
         plan = PLANNERS["lite"].plan(_build_fingerprint(grids, labels), machine, measure_cost=find_network_cost)
@@ -97,27 +93,9 @@ def test_every_fingerprint_has_a_lite_plan_or_an_error(
 
 
 def _build_fingerprint(grids: Grids, labels: int) -> Fingerprint:
-    classes = tuple(LabelClass(name=f"organ{value}", values=(value,)) for value in range(1, labels))
-    return Fingerprint(
-        autoseg_version="0",
-        dataset_name="Dataset001_Invented",
-        file_ending=".nii.gz",
-        labels=LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=labels),
-        channels=(ChannelFingerprint(name="T2", foreground=None),),
-        cases=tuple(
-            CaseFingerprint(
-                name="case",
-                spacing_mm=spacing_mm,
-                shape_voxels=shape,
-                cropped_shape_voxels=shape,
-                relative_size_after_cropping=1.0,
-                voxel_counts=(1,) * len(classes),
-            )
-            for spacing_mm, shape in grids
-        ),
-        orientation=None,
-        median_relative_size_after_cropping=1.0,
-    )
+    counts = (1,) * (labels - 1)
+    cases = tuple(build_case(spacing_mm, shape, voxel_counts=counts) for spacing_mm, shape in grids)
+    return build_fingerprint(*grids[0], declared_labels=labels, intensities=None, cases=cases, orientation=None)
 
 
 def _plan(fingerprint: Fingerprint, planner: str, memory_gb: float) -> Plan | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.labels import build_labels
 
 from autoseg.fingerprint import (
     CaseFingerprint,
@@ -18,7 +19,7 @@ from autoseg.fingerprint import (
     ForegroundIntensities,
     Machine,
 )
-from autoseg.labels import LabelClass, LabelScheme
+from autoseg.labels import LabelScheme
 from autoseg.plan import ConfigurationPlan, IntensityWindow, Plan
 from planners import PLANNERS
 
@@ -186,16 +187,12 @@ def _build_fingerprint(content: dict[str, Any]) -> Fingerprint:
 
 
 def _build_labels(dataset: dict[str, Any]) -> LabelScheme:
-    declared = dataset["labels"]
-    classes = tuple(
-        LabelClass(name=name, values=tuple(values) if isinstance(values, list) else (values,))
-        for name, values in declared.items()
-        if name not in ("background", "ignore")
-    )
+    declared = {
+        name: tuple(values) if isinstance(values, list) else (values,) for name, values in dataset["labels"].items()
+    }
     order = dataset.get("regions_class_order")
-    return LabelScheme(
-        classes=classes,
-        ignore_value=declared.get("ignore"),
+    return build_labels(
+        {name: values for name, values in declared.items() if name not in ("background", "ignore")},
+        ignore_value=dataset["labels"].get("ignore"),
         region_write_values=None if order is None else tuple(order),
-        declared_count=len(declared),
     )

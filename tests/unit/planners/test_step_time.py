@@ -5,9 +5,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+from builders.fingerprints import build_fingerprint
+from builders.hosts import build_host
 
 from autoseg.document import write_document
-from autoseg.fingerprint import HostThroughput, Machine
+from autoseg.fingerprint import Machine
 from autoseg.network_cost import count_checkpoint_bytes, estimate_host_training_bytes
 from autoseg.workflows.planning import find_network_cost
 from planners import PLANNERS, step_time
@@ -17,16 +19,10 @@ HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
 RETINA = ((999.0, 1.0, 1.0), (1, 584, 565))
 BRAIN = ((1.0, 1.0, 1.0), (155, 240, 240))
 # Two cores with bfloat16 instructions, shared with other virtual machines, as measured beside the steps below.
-HOST = HostThroughput(
-    cores=2,
-    memory_gb=25.0,
-    number_type="bfloat16",
-    convolution_flops={16: 214e9, 32: 300e9, 64: 345e9},
-    elementwise_rate=790e6,
-)
+HOST = build_host(memory_gb=25.0, convolution_flops={16: 214e9, 32: 300e9, 64: 345e9}, elementwise_rate=790e6)
 
 
-def plan(build_fingerprint, data, name, *, planner="default", channels=("MR",), count=200):
+def plan(data, name, *, planner="default", channels=("MR",), count=200):
     fingerprint = build_fingerprint(*data, count=count, declared_labels=3, channel_names=channels)
     return PLANNERS[planner].plan(fingerprint, Machine(accelerator_memory_gb=None)).configurations[name]
 
@@ -48,28 +44,28 @@ def estimate_memory(configuration, number_type):
 
 
 @pytest.fixture
-def hippocampus_3d(build_fingerprint):
-    return plan(build_fingerprint, HIPPOCAMPUS, "3d_fullres")
+def hippocampus_3d():
+    return plan(HIPPOCAMPUS, "3d_fullres")
 
 
 @pytest.fixture
-def hippocampus_2d(build_fingerprint):
-    return plan(build_fingerprint, HIPPOCAMPUS, "2d")
+def hippocampus_2d():
+    return plan(HIPPOCAMPUS, "2d")
 
 
 @pytest.fixture
-def retina(build_fingerprint):
-    return plan(build_fingerprint, RETINA, "2d", channels=("R", "G", "B"), count=20)
+def retina():
+    return plan(RETINA, "2d", channels=("R", "G", "B"), count=20)
 
 
 @pytest.fixture
-def residual(build_fingerprint):
-    return set_batch(plan(build_fingerprint, HIPPOCAMPUS, "3d_fullres", planner="residual-m"), 10)
+def residual():
+    return set_batch(plan(HIPPOCAMPUS, "3d_fullres", planner="residual-m"), 10)
 
 
 @pytest.fixture
-def brain(build_fingerprint):
-    return plan(build_fingerprint, BRAIN, "3d_fullres", channels=("T1", "T2"), count=5)
+def brain():
+    return plan(BRAIN, "3d_fullres", channels=("T1", "T2"), count=5)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +135,7 @@ print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
-def test_memory_is_about_what_a_training_takes_here(build_fingerprint, tmp_path):
+def test_memory_is_about_what_a_training_takes_here(tmp_path):
     fingerprint = build_fingerprint(*HIPPOCAMPUS, count=100, declared_labels=3)
     planned = PLANNERS["default"].plan(fingerprint, Machine(accelerator_memory_gb=None))
     write_document(tmp_path / "plan.json", planned)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.labels import build_plain_labels
 
 from autoseg.errors import RunError
 from autoseg.geometry import Grid
@@ -14,7 +15,7 @@ from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import preprocess_training_case
 
 PlanBuilder = Callable[..., Plan]
-LabelsBuilder = Callable[..., LabelScheme]
+
 SHAPE = (20, 24, 30)
 FILES = ["brain.json", "brain.image.b2nd", "brain.labels.b2nd", "brain.locations.npy"]
 
@@ -30,8 +31,8 @@ def case(plan_builder: PlanBuilder) -> PreprocessedCase:
 
 
 @pytest.fixture
-def labels(labels_builder: LabelsBuilder) -> LabelScheme:
-    return labels_builder(3, with_ignore=True)
+def labels() -> LabelScheme:
+    return build_plain_labels(3, with_ignore=True)
 
 
 def write(folder: Path, name: str, case: PreprocessedCase, labels: LabelScheme) -> None:
@@ -77,12 +78,10 @@ def test_locations_are_mapped_not_loaded(tmp_path: Path, case: PreprocessedCase,
     assert isinstance(open_case(tmp_path, "brain").locations.coordinates, np.memmap)
 
 
-def test_a_case_without_foreground_can_be_written(
-    tmp_path: Path, case: PreprocessedCase, labels_builder: LabelsBuilder
-) -> None:
+def test_a_case_without_foreground_can_be_written(tmp_path: Path, case: PreprocessedCase) -> None:
     empty = PreprocessedCase(image=case.image, label_map=np.zeros(SHAPE, dtype=np.int16), geometry=case.geometry)
 
-    write(tmp_path, "empty", empty, labels_builder(2))
+    write(tmp_path, "empty", empty, build_plain_labels(2))
 
     assert open_case(tmp_path, "empty").locations.coordinates.shape == (0, 3)
 

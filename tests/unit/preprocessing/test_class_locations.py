@@ -1,11 +1,7 @@
-from collections.abc import Callable
-
 import numpy as np
+from builders.labels import build_labels, build_plain_labels
 
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.preprocessing.class_locations import MIN_LOCATIONS, find_class_locations
-
-LabelsBuilder = Callable[..., LabelScheme]
 
 
 def look_up(label_map: np.ndarray, locations: np.ndarray) -> np.ndarray:
@@ -13,10 +9,10 @@ def look_up(label_map: np.ndarray, locations: np.ndarray) -> np.ndarray:
     return values
 
 
-def test_all_voxels_of_a_small_class_are_found_once(labels_builder: LabelsBuilder) -> None:
+def test_all_voxels_of_a_small_class_are_found_once() -> None:
     label_map = np.random.default_rng(0).integers(-1, 4, (9, 8, 7)).astype(np.int16)
 
-    found = find_class_locations(label_map, labels_builder(3))
+    found = find_class_locations(label_map, build_plain_labels(3))
 
     for index, label in enumerate((1, 2, 3)):
         expected = {tuple(row) for row in np.argwhere(label_map == label).tolist()}
@@ -27,27 +23,27 @@ def test_all_voxels_of_a_small_class_are_found_once(labels_builder: LabelsBuilde
     assert found.coordinates.dtype == np.int32
 
 
-def test_a_class_that_does_not_occur_has_no_locations(labels_builder: LabelsBuilder) -> None:
+def test_a_class_that_does_not_occur_has_no_locations() -> None:
     label_map = np.zeros((4, 4, 4), dtype=np.int16)
     label_map[1, 2, 3] = 2
 
-    found = find_class_locations(label_map, labels_builder(3))
+    found = find_class_locations(label_map, build_plain_labels(3))
 
     assert [len(found.of_class(index)) for index in range(3)] == [0, 1, 0]
     assert found.of_class(1).tolist() == [[1, 2, 3]]
 
 
-def test_a_label_map_of_background_alone_has_no_locations(labels_builder: LabelsBuilder) -> None:
-    found = find_class_locations(np.zeros((2, 2, 2), dtype=np.int16), labels_builder(2))
+def test_a_label_map_of_background_alone_has_no_locations() -> None:
+    found = find_class_locations(np.zeros((2, 2, 2), dtype=np.int16), build_plain_labels(2))
 
     assert found.coordinates.shape == (0, 3)
 
 
-def test_a_middling_class_keeps_ten_thousand_and_a_large_one_a_hundredth(labels_builder: LabelsBuilder) -> None:
+def test_a_middling_class_keeps_ten_thousand_and_a_large_one_a_hundredth() -> None:
     label_map = np.ones((20, 300, 201), dtype=np.int16)
     label_map[:, :40] = 2
 
-    found = find_class_locations(label_map, labels_builder(2))
+    found = find_class_locations(label_map, build_plain_labels(2))
 
     large, middling = found.of_class(0), found.of_class(1)
     assert len(large) == int(np.ceil(0.01 * (label_map == 1).sum()))
@@ -60,22 +56,17 @@ def test_a_middling_class_keeps_ten_thousand_and_a_large_one_a_hundredth(labels_
         assert abs(middling[:, axis].mean() / ((extent - 1) / 2) - 1) < 0.05
 
 
-def test_the_same_label_map_gives_the_same_locations(labels_builder: LabelsBuilder) -> None:
+def test_the_same_label_map_gives_the_same_locations() -> None:
     label_map = np.ones((20, 40, 40), dtype=np.int16)
 
-    first, second = (find_class_locations(label_map, labels_builder(1)) for _ in range(2))
+    first, second = (find_class_locations(label_map, build_plain_labels(1)) for _ in range(2))
 
     assert len(first.coordinates) == MIN_LOCATIONS
     np.testing.assert_array_equal(first.coordinates, second.coordinates)
 
 
 def test_locations_of_a_region_are_those_of_all_its_labels() -> None:
-    labels = LabelScheme(
-        classes=(LabelClass(name="whole", values=(1, 3)), LabelClass(name="core", values=(3,))),
-        ignore_value=None,
-        region_write_values=(1, 3),
-        declared_count=3,
-    )
+    labels = build_labels({"whole": (1, 3), "core": (3,)}, region_write_values=(1, 3))
     label_map = np.zeros((4, 5, 6), dtype=np.int16)
     label_map[0, 0, :2] = 1
     label_map[3, 4, 5] = 2  # internal label of the value 3
@@ -86,19 +77,19 @@ def test_locations_of_a_region_are_those_of_all_its_labels() -> None:
     assert found.of_class(1).tolist() == [[3, 4, 5]]
 
 
-def test_annotated_voxels_are_all_but_the_ignored_ones(labels_builder: LabelsBuilder) -> None:
+def test_annotated_voxels_are_all_but_the_ignored_ones() -> None:
     label_map = np.full((3, 4, 5), 3, dtype=np.int16)
     label_map[1, 2] = [-1, 0, 1, 2, 3]
 
-    found = find_class_locations(label_map, labels_builder(2, with_ignore=True))
+    found = find_class_locations(label_map, build_plain_labels(2, with_ignore=True))
 
     assert found.of_annotated is not None
     assert sorted(look_up(label_map, found.of_annotated).tolist()) == [-1, 0, 1, 2]
     assert [len(found.of_class(index)) for index in range(2)] == [1, 1]
 
 
-def test_a_fully_ignored_label_map_has_no_annotated_voxels(labels_builder: LabelsBuilder) -> None:
-    found = find_class_locations(np.full((3, 4, 5), 3, dtype=np.int16), labels_builder(2, with_ignore=True))
+def test_a_fully_ignored_label_map_has_no_annotated_voxels() -> None:
+    found = find_class_locations(np.full((3, 4, 5), 3, dtype=np.int16), build_plain_labels(2, with_ignore=True))
 
     assert found.of_annotated is not None
     assert found.of_annotated.shape == (0, 3)

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
+from builders.geometries import build_geometry
 
 from autoseg.errors import RunError
-from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import MasksOfPreviousStage
 from autoseg.preprocessing.cache import open_case, write_case
-from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.stored_maps import PredictionSource, is_stage_map_current, write_stage_map
@@ -17,16 +17,7 @@ SOURCE = PredictionSource(configuration="3d_lowres", fold="2", weights_sha256="a
 
 
 def make_geometry(shape_voxels=SHAPE, spacing=1.0):
-    return CaseGeometry(
-        grid=Grid(shape_voxels=shape_voxels, spacing_mm=(1.0, 1.0, 1.0)),
-        orientation=None,
-        axis_permutation=(0, 1, 2),
-        crop_box=tuple((0, extent) for extent in shape_voxels),
-        cropped_shape_voxels=shape_voxels,
-        resampled_shape_voxels=shape_voxels,
-        cropped_spacing_mm=(1.0, 1.0, 1.0),
-        target_spacing_mm=(spacing,) * 3,
-    )
+    return build_geometry(shape_voxels, target_spacing_mm=(spacing,) * 3)
 
 
 @pytest.fixture

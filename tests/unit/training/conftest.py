@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from builders.geometries import build_geometry
+from builders.threads import use_one_thread
 
-from autoseg.geometry import Grid
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import (
     TRANSFORM_PLANS,
@@ -14,7 +15,7 @@ from autoseg.plan import (
     TrainingPlan,
 )
 from autoseg.preprocessing.cache import open_case, write_case
-from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.stored_maps import PredictionSource, write_stage_map
@@ -81,13 +82,7 @@ def draw_image():
     return make
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads cost more than they bring for networks this small."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 
 @pytest.fixture
@@ -201,7 +196,7 @@ def data_folder(tmp_path):
         z, y, x = generator.integers(0, (3, 14, 14))
         label_map[z : z + 3, y : y + 8, x : x + 8] = 1
         image = (generator.normal(size=(1, 6, 24, 26)) + 2 * label_map).astype(np.float32)
-        case = PreprocessedCase(image=image, label_map=label_map, geometry=make_geometry(label_map.shape))
+        case = PreprocessedCase(image=image, label_map=label_map, geometry=build_geometry(label_map.shape))
         lesion = np.argwhere(label_map == 1).astype(np.int32)
         locations = ClassLocations(coordinates=lesion, class_ranges=((0, len(lesion)),), annotated_range=None)
         write_case(tmp_path / "data", f"case_{index}", case, locations=locations, patch_voxels=(1, 16, 16))
@@ -246,16 +241,3 @@ def previous(tmp_path, data_folder, mask_input):
 def fold():
     """Three cases train, one is held out."""
     return Fold(training=("case_0", "case_1", "case_2"), validation=("case_3",))
-
-
-def make_geometry(shape_voxels):
-    return CaseGeometry(
-        grid=Grid(shape_voxels=shape_voxels, spacing_mm=(1.0, 1.0, 1.0)),
-        orientation=None,
-        axis_permutation=(0, 1, 2),
-        crop_box=tuple((0, extent) for extent in shape_voxels),
-        cropped_shape_voxels=shape_voxels,
-        resampled_shape_voxels=shape_voxels,
-        cropped_spacing_mm=(1.0, 1.0, 1.0),
-        target_spacing_mm=(1.0, 1.0, 1.0),
-    )

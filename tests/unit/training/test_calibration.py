@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders.clocks import Clock
 
 from autoseg.training import calibration
 from autoseg.training.batches import BatchSource, build_batch_source
@@ -12,23 +13,6 @@ from autoseg.training.step import build_learner
 from autoseg.workflows.training_report import describe_forecast
 
 CPU = torch.device("cpu")
-
-
-class Clock:
-    """Goes on by fixed times when something is done, and never by itself."""
-
-    now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-    def after(self, action, seconds):
-        def act(*arguments):
-            result = action(*arguments)
-            self.now += seconds
-            return result
-
-        return act
 
 
 @pytest.fixture

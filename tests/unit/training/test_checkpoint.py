@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders.folds import build_epoch_record
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,25 +21,13 @@ from autoseg.training.checkpoint import (
     write_resumable_checkpoint,
 )
 from autoseg.training.folds import Fold
-from autoseg.training.history import EpochRecord
 from autoseg.training.loop_state import LoopState
 from autoseg.training.schedule import Schedule
 from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule(iterations_per_epoch=3, validation_iterations_per_epoch=2, end_epoch=4)
-RECORD = EpochRecord(
-    epoch=0,
-    learning_rate=0.01,
-    train_loss=0.5,
-    validation_loss=None,
-    pseudo_dice=(0.25, None),
-    mean_pseudo_dice=0.25,
-    moving_average=0.25,
-    seconds=1.0,
-    seconds_per_iteration=0.1,
-    data_wait_seconds=0.0,
-)
+RECORD = build_epoch_record(validation_loss=None, pseudo_dice=(0.25, None))
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders.labels import build_labels
 
 from autoseg.errors import DeviceError, TrainingError
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import CrossEntropyTerm, DiceTerm
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
@@ -52,9 +52,8 @@ def run_ranks(folder, count, *, code=0):
 @pytest.fixture
 def variants(plan_configuration, labels):
     """Name to (plan, labels): every way in which the loss sums over a batch; the last batch is not divided evenly."""
-    lesion = LabelClass(name="lesion", values=(1,))
-    ignoring = LabelScheme(classes=(lesion,), ignore_value=2, region_write_values=None, declared_count=3)
-    regions = LabelScheme(classes=(lesion,), ignore_value=None, region_write_values=(1,), declared_count=2)
+    ignoring = build_labels({"lesion": (1,)}, ignore_value=2)
+    regions = build_labels({"lesion": (1,)}, region_write_values=(1,))
     one_output = {"output_channels": 1}
 
     def make(**changes):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders.clocks import Clock
 
 from autoseg.training import execution_choice
 from autoseg.training.batch import Batch
@@ -102,23 +103,20 @@ def test_a_network_that_cannot_be_compiled_is_trained_as_it_is_and_why_is_announ
     assert choice["loss"] == pytest.approx(compiled["losses"]["plain"][0], abs=1e-4)
 
 
-class Clock:
-    """Goes on when a step is trained: by what the test says of the learner's way."""
+class Steps:
+    """Steps of training that take what the test says of the learner's execution, and are counted."""
 
     def __init__(self, monkeypatch, *, channels_last, plain, compiled):
-        self.now, self.steps = 0.0, 0
+        self.count, clock = 0, Clock()
 
         def run(learner, batch):
             is_compiled = learner.replica is not learner.network
             seconds = plain if learner.memory_format == PLAIN else channels_last
-            self.now += compiled if is_compiled else seconds
-            self.steps += 1
+            clock.now += compiled if is_compiled else seconds
+            self.count += 1
 
-        monkeypatch.setattr(execution_choice, "time", self)
+        monkeypatch.setattr(execution_choice, "time", clock)
         monkeypatch.setattr(execution_choice, "run_training_step", run)
-
-    def perf_counter(self):
-        return self.now
 
 
 @pytest.mark.parametrize(
@@ -132,7 +130,7 @@ class Clock:
 )
 def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, chosen):
     told = []
-    Clock(monkeypatch, **seconds)
+    Steps(monkeypatch, **seconds)
     taken = choose_execution(build, make_batch(), iterations=10**6, announce=told.append, compiler=COMPILER)
     assert taken.describe() == chosen
     assert f"channels last {seconds['channels_last']:g} s, channels first {seconds['plain']:g} s" in told[-1]
@@ -142,7 +140,7 @@ def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, cho
 
 def test_a_compiler_that_is_not_there_is_no_obstacle(build, monkeypatch):
     told = []
-    Clock(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.5)
+    Steps(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.5)
     taken = choose_execution(build, make_batch(), iterations=10**6, announce=told.append, compiler="nobody")
     assert taken == TrainingExecution(memory_format=torch.channels_last)
     assert "not compiled, because that failed (InvalidBackend" in told[-1]
@@ -151,15 +149,15 @@ def test_a_compiler_that_is_not_there_is_no_obstacle(build, monkeypatch):
 @pytest.mark.parametrize("length", [{"iterations": 100}, {"iterations": 10**6, "seconds": 600.0}])
 def test_a_short_training_is_not_compiled_for(build, monkeypatch, length):
     told = []
-    clock = Clock(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.1)
+    steps = Steps(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.1)
     taken = choose_execution(build, make_batch(), announce=told.append, compiler=COMPILER, **length)
     assert taken.compiler is None
-    assert clock.steps == 2 * (execution_choice.WARMING_STEPS + execution_choice.MEASURED_STEPS)
+    assert steps.count == 2 * (execution_choice.WARMING_STEPS + execution_choice.MEASURED_STEPS)
     assert "not compiled, which pays from 20 minutes of training on" in told[-1]
 
 
 def test_volumes_have_an_order_of_their_own(build, monkeypatch):
-    Clock(monkeypatch, channels_last=1.0, plain=2.0, compiled=9.0)
+    Steps(monkeypatch, channels_last=1.0, plain=2.0, compiled=9.0)
     taken = choose_execution(
         partial(build, dimensions=3), make_batch(3), iterations=1, announce=lambda text: None, compiler=COMPILER
     )
@@ -212,7 +210,7 @@ def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announc
 
 
 def test_a_gpu_is_measured_with_what_is_left_to_train(decide, monkeypatch):
-    Clock(monkeypatch, channels_last=2.0, plain=1.0, compiled=9.0)
+    Steps(monkeypatch, channels_last=2.0, plain=1.0, compiled=9.0)
     execution, told = decide("cuda")
     assert execution == TrainingExecution(memory_format=PLAIN)
     assert "pays from 20 minutes" in told[-1]  # 1000 steps of a second

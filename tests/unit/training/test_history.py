@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders.folds import build_epoch_record
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoseg.errors import RunError
@@ -12,25 +13,9 @@ from autoseg.training.event_files import open_event_files, write_events
 from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
 
 
-def make_record(epoch, **changes):
-    values = {
-        "epoch": epoch,
-        "learning_rate": 0.01,
-        "train_loss": 0.5,
-        "validation_loss": 0.6,
-        "pseudo_dice": (0.7, None),
-        "mean_pseudo_dice": 0.7,
-        "moving_average": 0.6,
-        "seconds": 2.0,
-        "seconds_per_iteration": 0.1,
-        "data_wait_seconds": 0.2,
-    }
-    return EpochRecord.model_validate(values | changes)
-
-
 def test_the_log_has_one_line_per_epoch(tmp_path):
     path = tmp_path / "fold_0" / "training_log.jsonl"
-    records = [make_record(0), make_record(1, train_loss=None)]
+    records = [build_epoch_record(0), build_epoch_record(1, train_loss=None)]
     for record in records:
         append_to_training_log(path, record)
     assert [EpochRecord.model_validate_json(line) for line in path.read_text().splitlines()] == records
@@ -39,9 +24,9 @@ def test_the_log_has_one_line_per_epoch(tmp_path):
 def test_a_log_written_anew_forgets_what_will_be_repeated(tmp_path):
     path = tmp_path / "training_log.jsonl"
     for epoch in range(3):
-        append_to_training_log(path, make_record(epoch))
-    write_training_log(path, [make_record(0)])
-    append_to_training_log(path, make_record(1))
+        append_to_training_log(path, build_epoch_record(epoch))
+    write_training_log(path, [build_epoch_record(0)])
+    append_to_training_log(path, build_epoch_record(1))
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1]
 
 
@@ -50,7 +35,7 @@ def test_a_full_disk_is_reported_with_what_to_do(tmp_path):
     path = tmp_path / "training_log.jsonl"
     path.symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"cannot write .*training_log\.jsonl: No space left.*same command"):
-        append_to_training_log(path, make_record(0))
+        append_to_training_log(path, build_epoch_record(0))
 
 
 WRITE_WITHOUT_ROOM = """
@@ -71,7 +56,13 @@ except RunError as error:
 
 
 def test_event_files_that_cannot_grow_are_reported_with_what_to_do(tmp_path):
-    command = [sys.executable, "-c", WRITE_WITHOUT_ROOM, str(tmp_path / "events"), make_record(0).model_dump_json()]
+    command = [
+        sys.executable,
+        "-c",
+        WRITE_WITHOUT_ROOM,
+        str(tmp_path / "events"),
+        build_epoch_record(0).model_dump_json(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(r"told: cannot write event files to .*events: File too large; .*same command", done.stderr)
@@ -86,16 +77,16 @@ def read_scalars(folder, tag):
 def test_event_files_hold_every_epoch_once_even_after_an_interruption(tmp_path):
     with open_event_files(tmp_path, first_epoch=0) as writer:
         for epoch in range(4):
-            write_events(writer, make_record(epoch, train_loss=1.0), ("a", "b"))
+            write_events(writer, build_epoch_record(epoch, train_loss=1.0), ("a", "b"))
     with open_event_files(tmp_path, first_epoch=2) as writer:
         for epoch in range(2, 4):
-            write_events(writer, make_record(epoch, train_loss=2.0), ("a", "b"))
+            write_events(writer, build_epoch_record(epoch, train_loss=2.0), ("a", "b"))
     assert read_scalars(tmp_path, "loss/training") == {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0}
 
 
 def test_event_files_leave_out_what_has_no_value(tmp_path):
     with open_event_files(tmp_path, first_epoch=0) as writer:
-        write_events(writer, make_record(0), ("a", "b"))
+        write_events(writer, build_epoch_record(0), ("a", "b"))
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     tags = events.Tags()["scalars"]

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders.clocks import Clock
+from builders.progress import Notes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoseg.errors import DeviceError, TrainingError
@@ -21,6 +23,7 @@ from autoseg.training.pace import Budget, Forecast, StepTimes
 from autoseg.training.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.schedule import Schedule
 from autoseg.training.start import Length
+from autoseg.training.step import run_training_step
 from autoseg.training.trainer import train
 
 ALWAYS, NEVER = 0.0, 1e9
@@ -460,23 +463,15 @@ def test_fewer_epochs_than_a_finished_training_had_are_refused(start, tmp_path):
         next(start(tmp_path / "fold", epochs=1))
 
 
-class Clock:
+def make_slow_clock(monkeypatch, seconds_per_step):
     """Goes on by a fixed time whenever a step is done."""
-
-    def __init__(self, monkeypatch, seconds_per_step):
-        self.now = 0.0
-        self.seconds_per_step = seconds_per_step
-        step = loop.run_training_step
-
-        def run(learner, batch):
-            self.now += self.seconds_per_step
-            return step(learner, batch)
-
-        monkeypatch.setattr(loop, "run_training_step", run)
+    clock = Clock()
+    monkeypatch.setattr(loop, "run_training_step", clock.after(run_training_step, seconds_per_step))
+    return clock
 
 
 def make_budget(clock, seconds):
-    return Budget(seconds=seconds, reserved_seconds=0.0, start=0.0, clock=lambda: clock.now)
+    return Budget(seconds=seconds, reserved_seconds=0.0, start=0.0, clock=clock)
 
 
 def test_a_budget_lays_out_the_training_and_is_kept_on_a_machine_that_turns_out_slower(start, tmp_path, monkeypatch):
@@ -490,7 +485,7 @@ def test_a_budget_lays_out_the_training_and_is_kept_on_a_machine_that_turns_out_
     assert isinstance(forecast, Forecast)
     assert forecast.training_seconds == pytest.approx(1.5, rel=0.35)  # whole epochs fit only roughly into so little
     laid_out = forecast.schedule.end_epoch
-    clock = Clock(monkeypatch, seconds_per_step=1.0)
+    clock = make_slow_clock(monkeypatch, seconds_per_step=1.0)
     budget = make_budget(clock, seconds=30.0)
     events = list(start(tmp_path / "slow", epochs=1000, options={"budget": budget}))
     assert laid_out > 0
@@ -503,41 +498,33 @@ def test_a_budget_lays_out_the_training_and_is_kept_on_a_machine_that_turns_out_
     assert rates == sorted(rates, reverse=True)
 
 
-class Listener:
-    def __init__(self):
-        self.lines = []
-
-    def tell(self, text):
-        self.lines.append(text)
-
-
 def train_slowly(start, folder, clock, *, seconds, needed, **length):
     """On a machine that takes a second for a step, which nobody expects, as it was measured in another place."""
-    listener = Listener()
-    options = {"budget": make_budget(clock, seconds=seconds), "announce": listener.tell}
+    notes = Notes()
+    options = {"budget": make_budget(clock, seconds=seconds), "announce": notes.note}
     events = start(folder, sufficient_iterations=needed, options=options, **length)
-    return events, listener
+    return events, notes
 
 
 def test_a_training_that_gets_next_to_nothing_warns_at_once_and_ends_as_a_failure_that_can_go_on(
     start, tmp_path, monkeypatch
 ):
     folder = FoldFolder(tmp_path / "fold")
-    clock = Clock(monkeypatch, seconds_per_step=1.0)
+    clock = make_slow_clock(monkeypatch, seconds_per_step=1.0)
     times = StepTimes(
         data_seconds=0.0, forward_seconds=0.0, backward_seconds=0.0, iteration_seconds=0.01, validation_seconds=0.01
     )
     monkeypatch.setattr(trainer, "measure_step_times", lambda *arguments, **named: times)
-    events, listener = train_slowly(start, folder.root, clock, seconds=60.0, needed=3000, epochs=1000)
+    events, notes = train_slowly(start, folder.root, clock, seconds=60.0, needed=3000, epochs=1000)
     told_after = []
 
     def watch():
-        told_after.extend(clock.now for _ in events if listener.lines)
+        told_after.extend(clock.now for _ in events if notes.lines)
 
     with pytest.raises(TrainingError, match=r"the time is over.* 60 are trained.*with a --budget that leaves 49:00"):
         watch()
     assert told_after[0] <= 18
-    (warning,) = listener.lines
+    (warning,) = notes.lines
     assert warning.startswith("warning: at this pace the budget does not hold a tenth of the 3,000 iterations")
     assert clock.now == 60
     assert not folder.final_checkpoint.exists()
@@ -545,26 +532,26 @@ def test_a_training_that_gets_next_to_nothing_warns_at_once_and_ends_as_a_failur
     assert (len(kept.history), kept.schedule.end_epoch) == (20, 1000)
     assert kept.history[-1].learning_rate > 0.009
 
-    clock.seconds_per_step = 0.0
-    events, listener = train_slowly(start, folder.root, clock, seconds=clock.now + 1e6, needed=3000)
+    monkeypatch.setattr(loop, "run_training_step", run_training_step)
+    events, notes = train_slowly(start, folder.root, clock, seconds=clock.now + 1e6, needed=3000)
     forecast = next(events)
     assert forecast.schedule.end_epoch == kept.schedule.end_epoch
     assert first_iteration(events).epoch == 20
     events.close()
-    assert listener.lines == []
+    assert notes.lines == []
 
 
 def test_a_training_that_gets_more_than_a_tenth_ends_as_one(start, tmp_path, monkeypatch):
-    clock = Clock(monkeypatch, seconds_per_step=1.0)
-    events, listener = train_slowly(start, tmp_path / "fold", clock, seconds=30.0, needed=250, epochs=1000)
+    clock = make_slow_clock(monkeypatch, seconds_per_step=1.0)
+    events, notes = train_slowly(start, tmp_path / "fold", clock, seconds=30.0, needed=250, epochs=1000)
     list(events)
     assert 27 <= clock.now <= 33
-    assert listener.lines == []
+    assert notes.lines == []
     assert (tmp_path / "fold" / "checkpoint_final.safetensors").is_file()
 
 
 def test_a_plan_of_few_iterations_is_trained_to_its_end(start, tmp_path, monkeypatch):
-    clock = Clock(monkeypatch, seconds_per_step=1.0)
+    clock = make_slow_clock(monkeypatch, seconds_per_step=1.0)
     options = {"budget": make_budget(clock, seconds=1000.0)}
     list(start(tmp_path / "fold", epochs=4, sufficient_iterations=3000, options=options))
     assert (tmp_path / "fold" / "checkpoint_final.safetensors").is_file()

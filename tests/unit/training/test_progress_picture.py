@@ -2,30 +2,17 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+from builders.folds import build_epoch_record
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from autoseg.training.history import EpochRecord
 from autoseg.training.progress_picture import draw_progress, write_progress_picture
 from autoseg.training.schedule import Schedule
 
-
-def make_record(epoch, **changes):
-    values = {
-        "epoch": epoch,
-        "learning_rate": 0.01,
-        "train_loss": 0.5,
-        "validation_loss": 0.6,
-        "pseudo_dice": (0.7, None),
-        "mean_pseudo_dice": 0.7,
-        "moving_average": 0.6,
-        "seconds": 120.0,
-        "seconds_per_iteration": 0.1,
-        "data_wait_seconds": 0.2,
-    }
-    return EpochRecord.model_validate(values | changes)
+make_record = partial(build_epoch_record, seconds=120.0)
 
 
 def make_content(records, *, iterations=250, title="Dataset004_Hippocampus: 2d, fold 0 (planner lite)", dice=None):

@@ -1,7 +1,7 @@
 import pytest
 import torch
+from builders.labels import build_labels
 
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.training.pseudo_dice import (
     compute_mean_dice,
     compute_pseudo_dice,
@@ -9,18 +9,8 @@ from autoseg.training.pseudo_dice import (
     update_moving_average,
 )
 
-PLAIN = LabelScheme(
-    classes=(LabelClass(name="a", values=(1,)), LabelClass(name="b", values=(2,)), LabelClass(name="c", values=(3,))),
-    ignore_value=4,
-    region_write_values=None,
-    declared_count=5,
-)
-REGIONS = LabelScheme(
-    classes=(LabelClass(name="whole", values=(1, 2)), LabelClass(name="core", values=(2,))),
-    ignore_value=None,
-    region_write_values=(1, 2),
-    declared_count=3,
-)
+PLAIN = build_labels({"a": (1,), "b": (2,), "c": (3,)}, ignore_value=4)
+REGIONS = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
 
 
 def test_plain_labels_are_counted_without_ignored_voxels():

@@ -4,10 +4,10 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from builders.folds import build_epoch_record
 
 from autoseg.errors import TrainingError
 from autoseg.training.events import EpochDone
-from autoseg.training.history import EpochRecord
 from autoseg.training.schedule import Schedule
 from autoseg.training.trackers import TrackedRun, check_trackers, open_trackers
 
@@ -71,19 +71,7 @@ def run(tmp_path):
 
 
 def make_done(epoch):
-    record = EpochRecord(
-        epoch=epoch,
-        learning_rate=0.01,
-        train_loss=0.5,
-        validation_loss=None,
-        pseudo_dice=(0.7, None),
-        mean_pseudo_dice=0.7,
-        moving_average=0.6,
-        seconds=2.0,
-        seconds_per_iteration=0.1,
-        data_wait_seconds=0.2,
-    )
-    return EpochDone(record=record, schedule=SCHEDULE)
+    return EpochDone(record=build_epoch_record(epoch, validation_loss=None), schedule=SCHEDULE)
 
 
 def follow(names, tmp_path, run, *events):

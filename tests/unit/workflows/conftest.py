@@ -1,29 +1,18 @@
 """Tiny datasets, to be spoilt by the tests, and a run that is planned."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from builders.datasets import write_dataset
+from builders.folds import SPLITS
 
 from autoseg.document import write_document
-from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
-from autoseg.run_folder import RunFolder, write_text
-from autoseg.training.folds import Fold, Splits
-from autoseg.validation_conditions import ValidationConditions
+from autoseg.run_folder import RunFolder
 
-AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 SHAPE = (9, 8, 7)  # x, y, z
-Writer = Callable[..., Path]
-
-
-def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, affine), path)
 
 
 def make_image(seed: int) -> np.ndarray:
@@ -38,27 +27,11 @@ def make_label_map() -> np.ndarray:
 
 
 @pytest.fixture
-def write_case() -> Writer:
-    """Saves an array as image or label map of a case."""
-
-    def write(folder: Path, part: str, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
-        save(folder / part, array, affine)
-        return folder / part
-
-    return write
-
-
-@pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """Six good cases p1_a, p1_b, p2_a, ... of three patients."""
-    folder = tmp_path / "Dataset001_X"
-    for index in range(6):
-        name = f"p{1 + index // 2}_{'ab'[index % 2]}"
-        save(folder / "imagesTr" / f"{name}_0000.nii.gz", make_image(index))
-        save(folder / "labelsTr" / f"{name}.nii.gz", make_label_map())
-    description = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "big": 2, "small": 5}}
-    (folder / "dataset.json").write_text(json.dumps(description | {"file_ending": ".nii.gz"}))
-    return folder
+    names = (f"p{1 + index // 2}_{'ab'[index % 2]}" for index in range(6))
+    cases = ((name, (make_image(index), make_label_map())) for index, name in enumerate(names))
+    return write_dataset(tmp_path / "Dataset001_X", cases, labels={"big": 2, "small": 5})
 
 
 def make_plan() -> Plan:
@@ -147,50 +120,5 @@ def run(tmp_path: Path) -> RunFolder:
     """Planned, not trained: two folds of four cases."""
     run = RunFolder(tmp_path / "x.autoseg")
     write_document(run.plan, make_plan())
-    folds = (
-        Fold(training=("c", "d"), validation=("a", "b")),
-        Fold(training=("a", "b"), validation=("c", "d")),
-    )
-    write_document(run.splits, Splits(folds=folds))
+    write_document(run.splits, SPLITS)
     return run
-
-
-@pytest.fixture
-def finish_fold() -> Callable[..., None]:
-    """Writes what a finished training leaves, in as far as others look for it."""
-
-    def finish(
-        run: RunFolder,
-        configuration: str,
-        fold: str,
-        *,
-        dice: float = 0.8,
-        cases: tuple[str, ...] | None = None,
-        validation: ValidationConditions | None = None,
-    ) -> None:
-        folder = run.fold(configuration, fold)
-        write_text(folder.final_checkpoint, "weights")
-        write_text(folder.plan, run.plan.read_text())
-        summary = summarize_dice(cases or VALIDATION[fold], dice)
-        write_document(folder.summary, summary.model_copy(update={"validation": validation}))
-
-    return finish
-
-
-VALIDATION = {"0": ("a", "b"), "1": ("c", "d")}
-
-
-def summarize_dice(cases: tuple[str, ...], dice: float) -> EvaluationSummary:
-    values = MetricValues(**dict.fromkeys(METRICS) | {"Dice": dice})
-    return EvaluationSummary(
-        tolerance_mm=1.0,
-        definitions={},
-        class_names={"2": "big"},
-        foreground_mean=values,
-        mean={"2": values},
-        std={"2": values},
-        count={"2": values},
-        metric_per_case=tuple(
-            CaseSummary(case=case, prediction_file="", reference_file="", metrics={"2": values}) for case in cases
-        ),
-    )

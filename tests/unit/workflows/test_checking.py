@@ -5,13 +5,13 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from builders.datasets import describe_dataset
+from builders.volumes import AFFINE, save_nifti
 from PIL import Image
 
 from autoseg.progress import Silent
 from autoseg.workflows.checking import CheckRequest, check_dataset
 from autoseg.workflows.splitting import SplitRequest
-
-AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 
 
 @pytest.fixture
@@ -50,11 +50,6 @@ def test_a_good_dataset_has_no_problems_and_a_count_of_every_class(check):
     ]
 
 
-def change_description(dataset, **changes):
-    path = dataset / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_labels_with_gaps_keep_models_from_nnunet_which_is_no_problem(check_whole, dataset):
     report = check_whole()
     assert report.problems == ()
@@ -64,7 +59,7 @@ def test_labels_with_gaps_keep_models_from_nnunet_which_is_no_problem(check_whol
 
 
 def test_images_that_nnunet_cannot_read_keep_models_from_it_which_is_no_problem(check_whole, dataset):
-    change_description(dataset, file_ending=".jpg", labels={"background": 0, "big": 1})
+    describe_dataset(dataset, file_ending=".jpg", labels={"background": 0, "big": 1})
     for part, ending, value in (("imagesTr", ".jpg", 90), ("labelsTr", ".png", 1)):
         shutil.rmtree(dataset / part)
         (dataset / part).mkdir()
@@ -80,10 +75,10 @@ def test_images_that_nnunet_cannot_read_keep_models_from_it_which_is_no_problem(
     ]
 
 
-def test_all_problems_of_all_cases_are_listed_with_their_case(check, dataset, write_case):
+def test_all_problems_of_all_cases_are_listed_with_their_case(check, dataset):
     label_map = load(dataset / "labelsTr" / "p1_a.nii.gz")
     label_map[0, 0, :3] = 77
-    write_case(dataset, "labelsTr/p1_a.nii.gz", label_map)
+    save_nifti(dataset / "labelsTr/p1_a.nii.gz", label_map)
     (dataset / "imagesTr" / "p2_b_0000.nii.gz").write_bytes(b"no image")
     (dataset / "splits_final.json").write_text("[]")
     problems = {problem.cases: problem.text for problem in check().problems}
@@ -101,11 +96,11 @@ def test_what_is_wrong_with_the_description_is_reported_too(check, dataset):
     assert report.diagnosis.problems == report.problems
 
 
-def test_rare_classes_are_warned_of(check, dataset, write_case):
+def test_rare_classes_are_warned_of(check, dataset):
     for name in ("p1_a", "p2_b"):
         label_map = load(dataset / "labelsTr" / f"{name}.nii.gz")
         label_map[label_map == 5] = 0
-        write_case(dataset, f"labelsTr/{name}.nii.gz", label_map)
+        save_nifti(dataset / f"labelsTr/{name}.nii.gz", label_map)
     report = check()
     assert [count.cases for count in report.classes] == [6, 4]
     (note,) = report.notes
@@ -155,10 +150,10 @@ def test_mixed_orientations_are_counted(check, dataset):
     assert "2 orientations: LPS (5), RAS (1)" in note
 
 
-def test_rounding_of_headers_is_noted_and_nothing_else(check, dataset, write_case):
+def test_rounding_of_headers_is_noted_and_nothing_else(check, dataset):
     rounded = AFFINE.copy()
     rounded[0, 3] = 0.0005
-    write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), rounded)
+    save_nifti(dataset / "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), rounded)
     report = check()
     assert report.problems == ()
     (note,) = report.notes
@@ -166,10 +161,10 @@ def test_rounding_of_headers_is_noted_and_nothing_else(check, dataset, write_cas
     assert "p2_a" in note
 
 
-def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed(check, dataset, write_case):
+def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed(check, dataset):
     moved = AFFINE.copy()
     moved[0, 3] = 1.0
-    write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
+    save_nifti(dataset / "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
     (problem,) = check().problems
     assert problem.cases == ("p2_a",)
     assert problem.text.count("voxels (z, y, x)") == 2
@@ -197,14 +192,14 @@ def test_contradicting_headers_are_noted_once_with_their_number(check, dataset, 
     assert "p1_a_0000.nii.gz: sform and qform differ by up to 5; the sform is used (and so in 3 other files)" in note
 
 
-def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset, write_case):
+def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset):
     description = json.loads((dataset / "dataset.json").read_text())
     (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "T1", "1": "T2"}}))
     for path in sorted(dataset.glob("imagesTr/*_0000.nii.gz")):
         shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
     moved = AFFINE.copy()
     moved[0, 3] = 1.0
-    write_case(dataset, "imagesTr/p2_a_0001.nii.gz", load(dataset / "imagesTr" / "p2_a_0001.nii.gz"), moved)
+    save_nifti(dataset / "imagesTr/p2_a_0001.nii.gz", load(dataset / "imagesTr" / "p2_a_0001.nii.gz"), moved)
     (problem,) = check().problems
     assert problem.cases == ("p2_a",)
     assert "p2_a_0001.nii.gz (found)" in problem.text
@@ -231,9 +226,9 @@ def test_pictures_of_another_size_stay_a_problem(check, dataset):
     assert "--fix-geometry" not in check().problems[0].text
 
 
-def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset, write_case):
+def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset):
     moved = AFFINE.copy()
     moved[0, 3] = 1000.0
-    write_case(dataset, "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
+    save_nifti(dataset / "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
     (problem,) = check(fix_geometry=True).problems
     assert "do not overlap" in problem.text

@@ -1,38 +1,21 @@
-from autoseg.fingerprint import CaseFingerprint
-from autoseg.labels import LabelClass, LabelScheme
+from builders.fingerprints import build_case
+from builders.labels import build_labels
+
 from autoseg.workflows.class_counts import count_class_occurrences, find_duplicates, warn_of_rare_classes
 
 
 def make_case(name, *voxel_counts, digest=""):
-    return CaseFingerprint(
-        name=name,
-        spacing_mm=(1.0, 1.0, 1.0),
-        shape_voxels=(4, 4, 4),
-        cropped_shape_voxels=(4, 4, 4),
-        relative_size_after_cropping=1.0,
-        voxel_counts=voxel_counts,
-        image_digest=digest,
-    )
+    return build_case(name=name, voxel_counts=voxel_counts, image_digest=digest)
 
 
 def test_regions_are_counted_with_all_their_values():
-    labels = LabelScheme(
-        classes=(LabelClass(name="whole", values=(1, 7)), LabelClass(name="core", values=(7,))),
-        ignore_value=None,
-        region_write_values=(1, 7),
-        declared_count=3,
-    )
+    labels = build_labels({"whole": (1, 7), "core": (7,)}, region_write_values=(1, 7))
     counts = count_class_occurrences(labels, [make_case("a", 10, 3), make_case("b", 5, 0)])
     assert [(c.name, c.values, c.cases, c.voxels) for c in counts] == [("whole", (1, 7), 2, 15), ("core", (7,), 1, 3)]
 
 
 def test_a_class_in_no_case_is_named_as_such():
-    labels = LabelScheme(
-        classes=(LabelClass(name="x", values=(1,)), LabelClass(name="y", values=(2,))),
-        ignore_value=None,
-        region_write_values=None,
-        declared_count=3,
-    )
+    labels = build_labels({"x": (1,), "y": (2,)})
     cases = [make_case(str(index), 1, 0) for index in range(5)]
     (warning,) = warn_of_rare_classes(count_class_occurrences(labels, cases), counted=5)
     assert "class 'y' occurs in none of 5 cases" in warning

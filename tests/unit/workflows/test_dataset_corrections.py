@@ -5,6 +5,8 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from builders.datasets import describe_dataset
+from builders.volumes import save_nifti
 from PIL import Image
 
 from autoseg.dataset import read_dataset
@@ -28,13 +30,6 @@ def measure(folder, run):
     return measure_dataset(dataset, RunFolder(run), grids=grids, workers=1, progress=Silent())
 
 
-def describe(folder, **changes):
-    """Changes dataset.json, or writes a new one."""
-    path = folder / "dataset.json"
-    content = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(content | changes))
-
-
 def write_pictures(folder, label_maps, *, labels, channels=("grey",), shape=(8, 9, 3)):
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
@@ -43,7 +38,7 @@ def write_pictures(folder, label_maps, *, labels, channels=("grey",), shape=(8, 
         Image.fromarray(random.integers(0, 255, shape).astype(np.uint8)).save(folder / "imagesTr" / f"p{index}.png")
         Image.fromarray(np.asarray(label_map, np.uint8)).save(folder / "labelsTr" / f"p{index}.png")
     names = {str(index): name for index, name in enumerate(channels)}
-    describe(folder, channel_names=names, labels=labels, file_ending=".png")
+    describe_dataset(folder, channel_names=names, labels=labels, file_ending=".png")
     return folder
 
 
@@ -70,7 +65,7 @@ def test_colour_pictures_declared_with_one_channel_are_one_problem_with_the_righ
     )
     assert len(report.problems) == 6
     assert list_lines(report) == ['"channel_names": {"0": "R", "1": "G", "2": "B"},']
-    describe(folder, **parse(list_lines(report)[0]))
+    describe_dataset(folder, **parse(list_lines(report)[0]))
     assert check(folder).problems == ()
 
 
@@ -100,7 +95,7 @@ def test_undeclared_values_are_one_problem_of_all_cases_with_counts_and_the_righ
         "dataset.json does not name: it names 0, 1; correct the label maps or 'labels'"
     )
     assert list_lines(report) == ['"labels": {"background": 0, "x": 1, "label_3": 3, "label_7": 7, "label_255": 255},']
-    describe(folder, **parse(list_lines(report)[0]))
+    describe_dataset(folder, **parse(list_lines(report)[0]))
     assert check(folder).problems == ()
     assert report.problems[2].text.startswith("label values 3 (1 voxels), 7 (1 voxels) are not in dataset.json")
 
@@ -126,12 +121,12 @@ def test_a_class_is_not_renumbered_where_a_good_case_has_it_or_a_case_could_not_
 def test_regions_and_the_ignore_label_keep_their_form(tmp_path):
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 9}
     folder = write_pictures(tmp_path / "d", [make_map(1, 2, 4, 9)] * 5, labels=labels, channels="RGB")
-    describe(folder, regions_class_order=[1, 2])
+    describe_dataset(folder, regions_class_order=[1, 2])
     lines = list_lines(check(folder))
     assert parse(lines[0])["labels"] == {"background": 0, "whole": [1, 2], "core": 2, "label_4": 4, "ignore": 9}
     assert parse(lines[1]) == {"regions_class_order": [1, 2, 4]}
     for line in lines:
-        describe(folder, **parse(line))
+        describe_dataset(folder, **parse(line))
     assert check(folder).problems == ()
 
 
@@ -147,7 +142,7 @@ def test_numbers_of_objects_are_not_proposed_as_classes(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["cut off", "empty", "other grid", "not finite"])
-def test_other_problems_of_many_cases_are_one_line_too(dataset, write_case, kind):
+def test_other_problems_of_many_cases_are_one_line_too(dataset, kind):
     for path in sorted((dataset / "imagesTr").iterdir())[:5]:
         if kind == "cut off":
             path.write_bytes(path.read_bytes()[:200])
@@ -157,7 +152,7 @@ def test_other_problems_of_many_cases_are_one_line_too(dataset, write_case, kind
             image = np.asarray(nib.load(path).dataobj).copy()
             if kind == "not finite":
                 image[0, 0, : 1 + int(path.name[1])] = np.nan
-            write_case(dataset, f"imagesTr/{path.name}", image[:-1] if kind == "other grid" else image)
+            save_nifti(dataset / f"imagesTr/{path.name}", image[:-1] if kind == "other grid" else image)
     report = check(dataset)
     assert len(report.problems) == 5
     (problem,) = report.diagnosis.problems

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import tifffile
+from builders.labels import build_labels
 from PIL import Image
 from rich.console import Console as RichConsole
 
@@ -15,15 +16,12 @@ from autoseg.cli.console import Console
 from autoseg.cli.reports import print_cases, print_crossvalidation, print_summary
 from autoseg.evaluation.crossvalidation import CrossValidation, score_configuration, write_crossvalidation
 from autoseg.geometry import Grid, find_distance_unit
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.postprocessing.rules import demand_size, find_size_unit
 from autoseg.progress import Silent
 from autoseg.volume_io import read_grid
 from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
 
-LABELS = LabelScheme(
-    classes=(LabelClass(name="cell", values=(1,)),), ignore_value=None, region_write_values=None, declared_count=2
-)
+LABELS = build_labels({"cell": (1,)})
 
 
 def draw(*shape, shift):

@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders.folds import build_checkpoint_description, build_epoch_record
 
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.plan import Plan
-from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.folds import Fold
-from autoseg.training.history import EpochRecord
-from autoseg.training.loop_state import TrainingIdentity
 from autoseg.training.pace import Budget, Forecast, StepTimes
 from autoseg.training.schedule import Schedule
 from autoseg.workflows.fold_time import FoldTime, check_forecast, format_budget
@@ -95,25 +93,9 @@ def test_a_plan_by_time_is_to_be_made_again_rather_than_made_smaller(make_job):
 
 
 def test_what_is_trained_already_counts(make_job):
-    record = EpochRecord(
-        epoch=0,
-        learning_rate=0.01,
-        train_loss=None,
-        validation_loss=None,
-        pseudo_dice=(),
-        mean_pseudo_dice=None,
-        moving_average=None,
-        seconds=27.0,
-        seconds_per_iteration=1.0,
-        data_wait_seconds=0.0,
-    )
-    begun = CheckpointDescription(
-        autoseg_version="0",
-        identity=TrainingIdentity(plan_digest="", fold_digest="", seed=0),
+    begun = build_checkpoint_description(
         schedule=forecast_epochs(7, seconds=240.0).schedule,
-        history=(record,) * 40,
-        scaler=None,
-        average_updates=None,
+        history=(build_epoch_record(seconds=27.0, seconds_per_iteration=1.0),) * 40,
     )
     with pytest.raises(TrainingError, match="give --budget 20m"):
         check_forecast(make_job(), forecast_epochs(7, seconds=240.0), make_time(240.0), begun)

@@ -1,9 +1,10 @@
 import os
 
 import pytest
+from builders.fingerprints import build_case, build_fingerprint
 
 from autoseg.document import read_document, write_document
-from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint
+from autoseg.fingerprint import Fingerprint
 from autoseg.network_cost import StepCost, count_checkpoint_bytes
 from autoseg.plan import Plan
 from autoseg.plan.augmentation import MirrorPlan
@@ -18,33 +19,13 @@ COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.
 TRAINING_SECONDS = 10 * (4 * 2.0 + 1 * 0.5)  # epochs and iterations of the plan
 
 
-def make_case(name, shape):
-    return CaseFingerprint(
-        name=name,
-        spacing_mm=(1.0, 1.0, 1.0),
-        shape_voxels=shape,
-        cropped_shape_voxels=shape,
-        relative_size_after_cropping=1.0,
-        voxel_counts=(1,),
-    )
-
-
 @pytest.fixture
 def planned(run):
     """Four cases: three as large as the patch of 8 x 8 x 8, and one of twice its length."""
     plan = read_document(run.plan, Plan)
     shapes = {"a": (8, 8, 8), "b": (8, 8, 8), "c": (8, 8, 8), "d": (16, 8, 8)}
-    fingerprint = Fingerprint(
-        autoseg_version="0",
-        dataset_name=plan.dataset_name,
-        file_ending=plan.file_ending,
-        labels=plan.labels,
-        channels=(ChannelFingerprint(name="MR", foreground=None),),
-        cases=tuple(make_case(name, shape) for name, shape in shapes.items()),
-        orientation="RAS",
-        median_relative_size_after_cropping=1.0,
-    )
-    write_document(run.fingerprint, fingerprint)
+    cases = tuple(build_case(shape=shape, name=name) for name, shape in shapes.items())
+    write_document(run.fingerprint, build_fingerprint((1.0, 1.0, 1.0), (8, 8, 8), labels=plan.labels, cases=cases))
     return run
 
 

@@ -1,15 +1,12 @@
 import logging
 
 import pytest
+from builders.hosts import HOST, build_host
 
-from autoseg.fingerprint import HostThroughput
 from autoseg.workflows import host_speed
 from autoseg.workflows.host_speed import find_host_speed
 
-HOST = HostThroughput(
-    cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
-)
-DISTURBED = HOST.model_copy(update={"received_share": 0.5})
+DISTURBED = build_host(received_share=0.5)
 
 
 class Measurement:

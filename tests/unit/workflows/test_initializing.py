@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from builders.volumes import AFFINE, save_nifti
 from PIL import Image
 
 from autoseg.dataset import read_dataset
@@ -15,17 +16,11 @@ from autoseg.workflows.file_pairing import FilePatterns
 from autoseg.workflows.initializing import InitRequest, init_dataset
 from autoseg.workflows.splitting import SplitRequest, divide_into_folds
 
-AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 SHAPE = (9, 8, 7)  # x, y, z
 
 
-def save(path, array, affine=AFFINE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, affine), path)
-
-
 def save_image(path, seed=0, lowest=100.0):
-    save(path, np.random.default_rng(seed).normal(lowest, 10, SHAPE).astype(np.float32))
+    save_nifti(path, np.random.default_rng(seed).normal(lowest, 10, SHAPE).astype(np.float32))
 
 
 def make_mask(start, stop):
@@ -68,7 +63,7 @@ def patients(tmp_path):
     for index, name in enumerate(("p1", "p2")):
         for frame in "12":
             save_image(folder / name / f"{name}_frame{frame}.nii.gz", seed=2 * index + int(frame))
-            save(folder / name / f"{name}_frame{frame}_gt.nii.gz", make_mask(1, 3) * 2)
+            save_nifti(folder / name / f"{name}_frame{frame}_gt.nii.gz", make_mask(1, 3) * 2)
     return folder
 
 
@@ -83,7 +78,7 @@ def tumours(tmp_path):
         for channel in ("flair", "t1ce"):
             save_image(folder / name / f"{channel}.nii.gz", seed=len(name + channel))
         for structure, (start, stop) in masks.items():
-            save(folder / name / "segmentations" / f"{structure}.nii.gz", make_mask(start, stop))
+            save_nifti(folder / name / "segmentations" / f"{structure}.nii.gz", make_mask(start, stop))
     return folder
 
 
@@ -121,7 +116,7 @@ def test_images_of_a_patient_land_in_one_fold(patients):
 def test_no_groups_are_written_where_every_patient_has_one_case(tmp_path):
     for name in "ab":
         save_image(tmp_path / name / "image.nii.gz")
-        save(tmp_path / name / "mask.nii.gz", make_mask(1, 3))
+        save_nifti(tmp_path / name / "mask.nii.gz", make_mask(1, 3))
     assert init(tmp_path).groups == {}
     assert not (tmp_path / "groups.json").exists()
 
@@ -163,12 +158,12 @@ def test_joined_label_maps_lie_on_the_grid_of_the_masks(tumours):
 def test_masks_that_share_a_few_voxels_are_joined_with_a_warning_that_counts_them(tmp_path):
     for name, sticks_out in (("a", False), ("b", True)):
         image = np.random.default_rng(1).normal(100, 10, (40, 20, 20)).astype(np.float32)
-        save(tmp_path / f"{name}.nii.gz", image)
+        save_nifti(tmp_path / f"{name}.nii.gz", image)
         liver, spleen = np.zeros(image.shape, np.uint8), np.zeros(image.shape, np.uint8)
         liver[:20], spleen[20:35] = 1, 1
         liver[20, 0, :3] = sticks_out
-        save(tmp_path / f"{name}_liver.nii.gz", liver)
-        save(tmp_path / f"{name}_spleen.nii.gz", spleen)
+        save_nifti(tmp_path / f"{name}_liver.nii.gz", liver)
+        save_nifti(tmp_path / f"{name}_spleen.nii.gz", spleen)
     report = init(tmp_path)
     assert "warning: spleen and liver share 3 voxels in 1 case (b: 3), which are written as spleen" in report.notes
     assert report.region_order == ()
@@ -180,8 +175,8 @@ def test_masks_that_share_a_few_voxels_are_joined_with_a_warning_that_counts_the
 def test_masks_that_share_much_without_one_lying_in_the_other_are_refused(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz")
-        save(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 5))
-        save(tmp_path / f"{name}_spleen.nii.gz", make_mask(4, 7))
+        save_nifti(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 5))
+        save_nifti(tmp_path / f"{name}_spleen.nii.gz", make_mask(4, 7))
     message = refuse(tmp_path)
     assert "spleen and liver share 18 voxels in 2 cases (a: 9, b: 9), up to 33% of the smaller one" in message
 
@@ -190,34 +185,34 @@ def test_masks_that_are_the_same_in_every_case_are_refused(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz")
         for structure in ("liver", "copy"):
-            save(tmp_path / f"{name}_{structure}.nii.gz", make_mask(1, 5))
+            save_nifti(tmp_path / f"{name}_{structure}.nii.gz", make_mask(1, 5))
     assert "copy and liver have the same voxels in every case" in refuse(tmp_path)
 
 
 def test_a_structure_whose_masks_are_all_empty_is_refused(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz")
-        save(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 5))
-        save(tmp_path / f"{name}_spleen.nii.gz", make_mask(0, 0))
+        save_nifti(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 5))
+        save_nifti(tmp_path / f"{name}_spleen.nii.gz", make_mask(0, 0))
     assert "spleen: all of its masks are empty" in refuse(tmp_path)
 
 
 def test_a_missing_mask_is_taken_as_absent_and_said_so(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz")
-        save(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 3))
-    save(tmp_path / "a_spleen.nii.gz", make_mask(4, 6))
+        save_nifti(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 3))
+    save_nifti(tmp_path / "a_spleen.nii.gz", make_mask(4, 6))
     report = init(tmp_path)
     assert "warning: 1 of 2 cases have no mask of spleen and are taken to have no spleen: b" in report.notes
 
 
 def test_a_mask_with_several_values_leaves_its_case_out_by_name(tumours):
-    save(tumours / "a" / "segmentations" / "core.nii.gz", make_mask(2, 5) + make_mask(3, 4))
+    save_nifti(tumours / "a" / "segmentations" / "core.nii.gz", make_mask(2, 5) + make_mask(3, 4))
     save_image(tumours / "c" / "flair.nii.gz")
     save_image(tumours / "c" / "t1ce.nii.gz")
-    save(tumours / "c" / "segmentations" / "whole.nii.gz", make_mask(2, 5))
-    save(tumours / "c" / "segmentations" / "core.nii.gz", make_mask(2, 3))
-    save(tumours / "c" / "segmentations" / "enhancing.nii.gz", make_mask(2, 3))
+    save_nifti(tumours / "c" / "segmentations" / "whole.nii.gz", make_mask(2, 5))
+    save_nifti(tumours / "c" / "segmentations" / "core.nii.gz", make_mask(2, 3))
+    save_nifti(tumours / "c" / "segmentations" / "enhancing.nii.gz", make_mask(2, 3))
     report = init(tumours)
     assert [case.name for case in report.cases] == ["b", "c"]
     ((reason, names),) = report.left_out.items()
@@ -230,14 +225,14 @@ def test_masks_on_different_grids_are_not_joined(tumours):
     moved = AFFINE.copy()
     moved[0, 3] = 3
     for name in "ab":
-        save(tumours / name / "segmentations" / "core.nii.gz", make_mask(2, 3), moved)
+        save_nifti(tumours / name / "segmentations" / "core.nii.gz", make_mask(2, 3), moved)
     assert "the grids differ in origin" in refuse(tumours)
 
 
 def test_single_masks_give_their_name_and_stay_where_they_are(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz")
-        save(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 3) * 255)
+        save_nifti(tmp_path / f"{name}_liver.nii.gz", make_mask(1, 3) * 255)
     report = init(tmp_path)
     assert read_description(tmp_path)["labels"] == {"background": 0, "liver": 255}
     assert report.joined is None
@@ -299,7 +294,7 @@ def test_numbered_objects_are_refused(tmp_path):
 def test_label_maps_of_background_alone_are_refused(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz")
-        save(tmp_path / f"{name}_seg.nii.gz", make_mask(0, 0))
+        save_nifti(tmp_path / f"{name}_seg.nii.gz", make_mask(0, 0))
     assert "nothing but background" in refuse(tmp_path)
 
 
@@ -340,9 +335,9 @@ def test_a_pattern_that_matches_nothing_is_refused(patients):
 def test_label_maps_and_masks_are_not_mixed(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz")
-    save(tmp_path / "a_seg.nii.gz", make_mask(1, 3))
-    save(tmp_path / "b_liver.nii.gz", make_mask(1, 3))
-    save(tmp_path / "b_spleen.nii.gz", make_mask(4, 5))
+    save_nifti(tmp_path / "a_seg.nii.gz", make_mask(1, 3))
+    save_nifti(tmp_path / "b_liver.nii.gz", make_mask(1, 3))
+    save_nifti(tmp_path / "b_spleen.nii.gz", make_mask(4, 5))
     assert "a has one label map (a_seg.nii.gz), b has masks (b_liver.nii.gz, b_spleen.nii.gz)" in refuse(tmp_path)
 
 
@@ -368,14 +363,14 @@ def test_joined_label_maps_that_are_there_are_not_replaced_unless_asked(tumours)
 def test_ct_is_recognized_by_its_intensities_and_only_mentioned(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.nii.gz", lowest=-1000.0)
-        save(tmp_path / f"{name}_seg.nii.gz", make_mask(1, 3))
+        save_nifti(tmp_path / f"{name}_seg.nii.gz", make_mask(1, 3))
     report = init(tmp_path)
     assert report.channels == ("image",)
     assert "as in CT" in report.notes[0]
 
 
 def test_label_maps_on_another_grid_are_kept_and_pointed_out(patients):
-    save(patients / "p1" / "p1_frame1_gt.nii.gz", make_mask(1, 3)[:, :, 1:])
+    save_nifti(patients / "p1" / "p1_frame1_gt.nii.gz", make_mask(1, 3)[:, :, 1:])
     report = init(patients)
     assert len(report.cases) == 4
     assert any(

@@ -1,14 +1,12 @@
 import pytest
 import torch
+from builders.folds import build_checkpoint_description, build_epoch_record
 from safetensors.torch import save_file
 
 from autoseg.document import write_document
 from autoseg.errors import Stopped
 from autoseg.run_folder import write_text
-from autoseg.training.checkpoint import CheckpointDescription
-from autoseg.training.history import EpochRecord, PartialEpoch, append_to_training_log
-from autoseg.training.loop_state import TrainingIdentity
-from autoseg.training.schedule import Schedule
+from autoseg.training.history import append_to_training_log
 from autoseg.training.start import Length
 from autoseg.workflows.interruption import (
     describe_interruptions,
@@ -20,38 +18,11 @@ from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_state import TrainingState
 
 
-def make_record(epoch):
-    return EpochRecord(
-        epoch=epoch,
-        learning_rate=0.01,
-        train_loss=0.5,
-        validation_loss=0.6,
-        pseudo_dice=(0.7,),
-        mean_pseudo_dice=0.7,
-        moving_average=0.65,
-        seconds=2.0,
-        seconds_per_iteration=0.1,
-        data_wait_seconds=0.2,
-    )
-
-
-def describe(*, epochs, iterations):
-    partial = PartialEpoch(train_losses=(0.5,) * iterations, seconds=1.0, data_wait_seconds=0.0)
-    return CheckpointDescription(
-        autoseg_version="0",
-        identity=TrainingIdentity(plan_digest="", fold_digest="", seed=0),
-        schedule=Schedule(iterations_per_epoch=250, validation_iterations_per_epoch=50, end_epoch=100),
-        history=tuple(map(make_record, range(epochs))),
-        partial_epoch=partial if iterations else None,
-        scaler=None,
-        average_updates=None,
-    )
-
-
 def save(path, **reached):
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"network.x": torch.zeros(1)}, path, metadata={"autoseg": describe(**reached).model_dump_json()})
-    return describe(**reached)
+    description = build_checkpoint_description(**reached)
+    save_file({"network.x": torch.zeros(1)}, path, metadata={"autoseg": description.model_dump_json()})
+    return description
 
 
 @pytest.fixture
@@ -119,7 +90,7 @@ def test_a_training_says_where_it_goes_on(folder):
 def test_a_training_that_begins_again_although_it_had_begun_says_so(folder):
     assert describe_start(folder, None) is None
     for epoch in range(2):
-        append_to_training_log(folder.training_log, make_record(epoch))
+        append_to_training_log(folder.training_log, build_epoch_record(epoch))
     assert describe_start(folder, None) == (
         "begins again with epoch 1: it was ended in epoch 3, and no state had been saved"
     )

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from builders.hosts import HOST, build_host
 
 from autoseg.document import read_document
 from autoseg.errors import DeviceError
-from autoseg.fingerprint import HostThroughput
 from autoseg.network_cost import StepCost
 from autoseg.plan import Plan
 from autoseg.progress import Silent
@@ -18,9 +18,6 @@ from autoseg.workflows.machine_survey import (
 from autoseg.workflows.planning import find_network_cost
 
 COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.1, memory_bytes=10**9)
-HOST = HostThroughput(
-    cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
-)
 GPU = Gpu(device=torch.device("cpu"), name="a GPU", memory_bytes=8 * 10**9)
 
 
@@ -53,7 +50,7 @@ def test_a_processor_is_measured_and_its_costs_are_estimated(plan):
 
 
 def test_a_measurement_that_others_disturbed_is_no_promise(plan):
-    found = survey(plan, lambda: HOST.model_copy(update={"received_share": 0.25}))
+    found = survey(plan, lambda: build_host(received_share=0.25))
     assert "left 25%" in found.how
     assert "right within" not in found.how
 

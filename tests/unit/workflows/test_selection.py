@@ -5,17 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
+from builders.folds import build_epoch_record
+from builders.labels import build_labels
+from builders.progress import Notes
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError, PredictionError, SelectionError, TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import Grid
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.progress import Silent
 from autoseg.run_folder import write_text
 from autoseg.training.folds import Fold, Splits
-from autoseg.training.history import EpochRecord, append_to_training_log
+from autoseg.training.history import append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import write_label_map
 from autoseg.workflows import held_out, selection
@@ -27,34 +29,9 @@ from autoseg.workflows.selection_document import Selection
 from autoseg.workflows.training_state import TrainingState
 
 GRID = Grid(shape_voxels=(8, 9, 10), spacing_mm=(2.0, 1.0, 1.0))
-LABELS = LabelScheme(
-    classes=(LabelClass(name="big", values=(2,)), LabelClass(name="small", values=(5,))),
-    ignore_value=None,
-    region_write_values=None,
-    declared_count=3,
-)
+LABELS = build_labels({"big": (2,), "small": (5,)})
 FOLDS = (("a", "b"), ("c", "d"))
 CASES = ("a", "b", "c", "d")
-RECORD = EpochRecord(
-    epoch=0,
-    learning_rate=0.01,
-    train_loss=0.5,
-    validation_loss=0.6,
-    pseudo_dice=(0.7,),
-    mean_pseudo_dice=0.7,
-    moving_average=0.65,
-    seconds=2.0,
-    seconds_per_iteration=0.1,
-    data_wait_seconds=0.2,
-)
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
 
 
 def make_reference(*, small=True):
@@ -163,12 +140,7 @@ def test_rules_that_help_are_accepted_with_their_gain_and_the_others_are_listed(
 
 
 def test_a_hole_that_one_region_filled_is_no_gain_for_the_next(tmp_path):
-    labels = LabelScheme(
-        classes=(LabelClass(name="whole", values=(1, 2)), LabelClass(name="core", values=(2,))),
-        ignore_value=None,
-        region_write_values=(1, 2),
-        declared_count=3,
-    )
+    labels = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
     reference = np.zeros(GRID.shape_voxels, np.uint8)
     reference[1:7, 1:7, 1:7], reference[2:6, 2:6, 2:6] = 1, 2
     predicted = reference.copy()
@@ -317,7 +289,7 @@ def keep_state(run, configuration, fold, **values):
 def test_a_fold_that_is_being_trained_or_validated_is_waited_for(run):
     keep_state(run, "2d", "0", phase="validating", cases_done=3, cases=10, remaining_seconds=40)
     keep_state(run, "2d", "1", phase="training", end_epoch=100)
-    append_to_training_log(run.fold("2d", "1").training_log, RECORD)
+    append_to_training_log(run.fold("2d", "1").training_log, build_epoch_record())
     with lock_fold(run.fold("2d", "0"), device="cuda:0"), lock_fold(run.fold("2d", "1"), device="cpu"):
         told = refuse(run, configurations=("2d",))
     assert "2d, fold 0: is being validated, 3 of 10 cases are done, 0:40 left (process" in told
@@ -329,7 +301,7 @@ def test_a_fold_that_is_being_trained_or_validated_is_waited_for(run):
 
 def test_folds_whose_process_is_gone_are_to_be_continued(run):
     keep_state(run, "2d", "0", phase="training", end_epoch=100)
-    append_to_training_log(run.fold("2d", "0").training_log, RECORD)
+    append_to_training_log(run.fold("2d", "0").training_log, build_epoch_record())
     keep_state(run, "2d", "1", phase="failed", reason="the disk is full")
     told = refuse(run, configurations=("2d",))
     assert "2d, fold 0: was interrupted after epoch 1 of 100" in told

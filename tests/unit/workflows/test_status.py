@@ -1,10 +1,11 @@
 import json
 
 import pytest
+from builders.folds import build_epoch_record, finish_fold
 
 from autoseg.errors import RunError
 from autoseg.run_folder import write_text
-from autoseg.training.history import EpochRecord, append_to_training_log
+from autoseg.training.history import append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.crossvalidation import collect_crossvalidation
 from autoseg.workflows.fold_lock import lock_fold
@@ -14,18 +15,7 @@ from autoseg.workflows.training_state import StateWriter, TrainingState, record_
 
 def log_epochs(run, configuration, fold, count):
     for epoch in range(count):
-        record = EpochRecord(
-            epoch=epoch,
-            learning_rate=0.01,
-            train_loss=0.5 - epoch / 100,
-            validation_loss=0.6,
-            pseudo_dice=(0.7,),
-            mean_pseudo_dice=0.7,
-            moving_average=0.65,
-            seconds=2.0,
-            seconds_per_iteration=0.1,
-            data_wait_seconds=0.2,
-        )
+        record = build_epoch_record(epoch, train_loss=0.5 - epoch / 100, moving_average=0.65)
         append_to_training_log(run.fold(configuration, fold).training_log, record)
 
 
@@ -48,7 +38,7 @@ def test_a_run_that_was_never_trained_waits(run):
     assert statuses[0].epochs_done == 0
 
 
-def test_a_finished_fold_has_its_validated_dice(run, finish_fold):
+def test_a_finished_fold_has_its_validated_dice(run):
     finish_fold(run, "2d", "0", dice=0.87)
     log_epochs(run, "2d", "0", 3)
     status = find(run, "2d", "0")
@@ -83,7 +73,7 @@ def test_a_fold_at_which_nobody_is_any_more_was_interrupted(run):
     assert status.remaining_seconds is None
 
 
-def test_a_trained_fold_without_a_whole_validation_was_interrupted(run, finish_fold):
+def test_a_trained_fold_without_a_whole_validation_was_interrupted(run):
     finish_fold(run, "2d", "0")
     content = json.loads(run.fold("2d", "0").summary.read_text())
     content["metric_per_case"].pop()
@@ -91,7 +81,7 @@ def test_a_trained_fold_without_a_whole_validation_was_interrupted(run, finish_f
     assert find(run, "2d", "0").state == "interrupted"
 
 
-def test_a_fold_that_is_being_extended_is_not_finished(run, finish_fold):
+def test_a_fold_that_is_being_extended_is_not_finished(run):
     finish_fold(run, "2d", "0")
     write_text(run.fold("2d", "0").latest_checkpoint, "weights")
     assert find(run, "2d", "0").state == "interrupted"
@@ -125,7 +115,7 @@ LIMITED = ValidationConditions(
 )
 
 
-def test_a_limited_validation_of_a_short_training_is_finished_and_says_so(run, finish_fold):
+def test_a_limited_validation_of_a_short_training_is_finished_and_says_so(run):
     finish_fold(run, "2d", "0", dice=0.13, cases=("b",), validation=LIMITED)
     status = find(run, "2d", "0")
     assert (status.state, status.dice) == ("finished", 0.13)
@@ -142,7 +132,7 @@ def test_a_limited_validation_of_a_short_training_is_finished_and_says_so(run, f
         (("b",), {"held_out_cases": 5}),  # of other folds
     ],
 )
-def test_a_limited_validation_that_does_not_fit_the_fold_counts_as_none(run, finish_fold, cases, changes):
+def test_a_limited_validation_that_does_not_fit_the_fold_counts_as_none(run, cases, changes):
     finish_fold(run, "2d", "0", cases=cases, validation=LIMITED.model_copy(update=changes))
     assert find(run, "2d", "0").state != "finished"
 
@@ -152,7 +142,7 @@ def test_a_short_training_that_nothing_validates_says_so(run):
     assert find(run, "2d", "all").warnings == ("7 iterations are too few",)
 
 
-def test_the_cross_validation_says_which_folds_were_limited_or_short(run, finish_fold):
+def test_the_cross_validation_says_which_folds_were_limited_or_short(run):
     finish_fold(run, "2d", "0", cases=("b",), validation=LIMITED)
     finish_fold(run, "2d", "1")
     result = collect_crossvalidation(run.root)

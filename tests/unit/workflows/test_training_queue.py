@@ -6,6 +6,7 @@ from collections import deque
 
 import psutil
 import pytest
+from builders.folds import finish_fold
 
 from autoseg.signals import StopRequest
 from autoseg.training.start import Length
@@ -249,7 +250,7 @@ def test_the_queue_runs_the_command_that_a_user_would_give(run):
     assert "--parallel" in together.build_command(units[0], "cuda:0")
 
 
-def test_finished_folds_are_not_begun_again(run, finish_fold):
+def test_finished_folds_are_not_begun_again(run):
     finish_fold(run, "2d", "0", dice=0.9)
     units = tuple(
         Unit(configuration="2d", fold=fold, cases=cases) for fold, cases in (("0", ("a", "b")), ("1", ("c", "d")))
@@ -262,7 +263,7 @@ def test_finished_folds_are_not_begun_again(run, finish_fold):
         assert len(build_queue(run.root, units, request, [("cpu",)]).waiting) == 2
 
 
-def test_a_fold_of_an_older_plan_is_not_taken_for_finished(run, finish_fold):
+def test_a_fold_of_an_older_plan_is_not_taken_for_finished(run):
     finish_fold(run, "2d", "0")
     plan = json.loads(run.plan.read_text())
     plan["configurations"]["2d"]["training"]["epochs"] = 11

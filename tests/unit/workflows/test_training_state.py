@@ -1,26 +1,19 @@
 import pytest
+from builders.clocks import Clock
+from builders.folds import build_epoch_record
 
 from autoseg.errors import TrainingError
 from autoseg.progress import Silent
 from autoseg.run_folder import FoldFolder, write_text
 from autoseg.training.events import EpochDone, IterationDone
-from autoseg.training.history import EpochRecord
 from autoseg.training.pace import Forecast, StepTimes
 from autoseg.training.schedule import Schedule
 from autoseg.workflows.training_state import StateWriter, TrainingState, keep_state, read_state, record_failure
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -31,21 +24,6 @@ def folder(tmp_path):
 @pytest.fixture
 def keeper(folder, clock):
     return StateWriter(folder=folder, state=TrainingState(phase="preparing", device="cpu"), clock=clock)
-
-
-def make_record(epoch):
-    return EpochRecord(
-        epoch=epoch,
-        learning_rate=0.01,
-        train_loss=0.5,
-        validation_loss=0.6,
-        pseudo_dice=(0.7,),
-        mean_pseudo_dice=0.7,
-        moving_average=0.6,
-        seconds=2.0,
-        seconds_per_iteration=0.1,
-        data_wait_seconds=0.2,
-    )
 
 
 SCHEDULE = Schedule(iterations_per_epoch=3, validation_iterations_per_epoch=1, end_epoch=5)
@@ -69,7 +47,7 @@ def test_the_state_tells_epochs_and_remaining_time(keeper, folder, clock):
     def run():
         yield SCHEDULE
         yield from iterate(clock, 2)
-        yield EpochDone(record=make_record(2), schedule=SCHEDULE)
+        yield EpochDone(record=build_epoch_record(2), schedule=SCHEDULE)
 
     remaining = [read_state(folder).remaining_seconds for _ in keeper.follow(run())]
     # Epochs 2, 3 and 4 have four iterations of 10 s each.

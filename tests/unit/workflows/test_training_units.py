@@ -4,6 +4,8 @@ import typing
 
 import pytest
 import typer.main
+from builders.folds import finish_fold
+from builders.progress import Notes
 
 from autoseg.cli.app import app
 from autoseg.document import read_document, write_document
@@ -17,22 +19,6 @@ from autoseg.workflows.training_request import TrainingRequest
 from autoseg.workflows.training_units import Unit, is_up_to_date, list_arguments, list_units
 
 CASCADE = "3d_cascade_fullres"
-
-
-class Notes:
-    """Remembers what it is told."""
-
-    def __init__(self):
-        self.texts = []
-
-    def track(self, items, *, label, total, unit):
-        yield from items
-
-    def show_part(self, label, done, total):
-        pass
-
-    def note(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture
@@ -85,7 +71,7 @@ def test_what_is_not_preprocessed_is_left_out_with_a_note_unless_it_was_asked_fo
     make_folder(run.preprocessed("3d_lowres"))
     units = list_units(run.root, TrainingRequest(), progress=notes)
     assert list_names(units) == [("3d_lowres", "0"), ("3d_lowres", "1")]
-    assert any("autoseg preprocess" in text and text.startswith("2d is left out") for text in notes.texts)
+    assert any("autoseg preprocess" in text and text.startswith("2d is left out") for text in notes.lines)
 
 
 def test_what_is_half_preprocessed_is_an_error(run, notes):
@@ -160,7 +146,7 @@ def test_what_was_not_asked_for_is_not_passed_on():
     [(None, None, False), (None, 900.0, False), (216.0, None, True), (216.0, 900.0, False)],
 )
 def test_a_limited_validation_is_made_whole_unless_the_budget_of_the_plan_holds(
-    run, finish_fold, planned_seconds, *, budget_seconds, is_done
+    run, planned_seconds, *, budget_seconds, is_done
 ):
     plan = read_document(run.plan, Plan)
     part = plan.configurations["2d"]

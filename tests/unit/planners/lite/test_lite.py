@@ -1,9 +1,11 @@
 from functools import cache
 
 import pytest
+from builders.fingerprints import build_fingerprint
+from builders.hosts import HOST, build_host
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import HostThroughput, Machine
+from autoseg.fingerprint import Machine
 from autoseg.networks.cost import measure_cost
 from autoseg.workflows.planning import find_network_cost
 from planners import PLANNERS
@@ -20,19 +22,11 @@ from planners.step_time import estimate_step_seconds
 LITE = PLANNERS["lite"]
 HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
 CT = ((5.0, 0.8, 0.8), (100, 512, 512))
-# Two cores with bfloat16 instructions, as measured.
-HOST = HostThroughput(
-    cores=2,
-    memory_gb=24.0,
-    number_type="bfloat16",
-    convolution_flops={16: 403e9, 32: 594e9, 64: 644e9},
-    elementwise_rate=535e6,
-)
 
 
 def slow_down(factor):
     rates = {width: rate / factor for width, rate in HOST.convolution_flops.items()}
-    return HOST.model_copy(update={"convolution_flops": rates, "elementwise_rate": HOST.elementwise_rate / factor})
+    return build_host(convolution_flops=rates, elementwise_rate=HOST.elementwise_rate / factor)
 
 
 def make_plan(fingerprint, *, minutes=30.0, host=HOST):
@@ -53,7 +47,7 @@ def test_the_estimate_agrees_with_steps_that_were_measured_on_that_processor(bui
     assert seconds == pytest.approx(measured, rel=0.2)
 
 
-def test_one_configuration_is_planned_with_the_budget_in_it(build_fingerprint):
+def test_one_configuration_is_planned_with_the_budget_in_it():
     plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=20.0)
     assert list(plan.configurations) == ["3d_fullres"]
     assert plan.budget_seconds == 1200
@@ -62,13 +56,13 @@ def test_one_configuration_is_planned_with_the_budget_in_it(build_fingerprint):
 
 @pytest.mark.parametrize("minutes", [4.0, 8.0, 30.0, 480.0])
 @pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
-def test_enough_patches_fit_into_the_budget(build_fingerprint, data, minutes):
+def test_enough_patches_fit_into_the_budget(data, minutes):
     (configuration,) = make_plan(build_fingerprint(*data, count=50), minutes=minutes).configurations.values()
     assert estimate(configuration, HOST, batch_size=1) * ENOUGH_PATCHES <= configuration.training.budget_seconds
 
 
 @pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
-def test_more_time_and_a_faster_machine_never_give_a_smaller_network(build_fingerprint, data):
+def test_more_time_and_a_faster_machine_never_give_a_smaller_network(data):
     def cost(**changes):
         (configuration,) = make_plan(build_fingerprint(*data, count=50), **changes).configurations.values()
         return estimate(configuration, HOST, batch_size=1)
@@ -82,7 +76,7 @@ def test_more_time_and_a_faster_machine_never_give_a_smaller_network(build_finge
 
 @pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
 @pytest.mark.parametrize("minutes", [2.0, 8.0, 30.0, 120.0, 480.0])
-def test_patches_come_in_pairs_where_that_leaves_many_iterations(build_fingerprint, data, minutes):
+def test_patches_come_in_pairs_where_that_leaves_many_iterations(data, minutes):
     plan = make_plan(build_fingerprint(*data, count=50), minutes=minutes)
     ((name, configuration),) = plan.configurations.items()
     in_pairs = configuration.training.budget_seconds / estimate(configuration, HOST, batch_size=2)
@@ -106,13 +100,13 @@ def test_patches_come_in_pairs_where_that_leaves_many_iterations(build_fingerpri
         ),
     ],
 )
-def test_the_reason_says_what_was_tried_before(build_fingerprint, minutes, words):
+def test_the_reason_says_what_was_tried_before(minutes, words):
     plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=50), minutes=minutes)
     (because,) = [reason.because for reason in plan.reasons if reason.subject == "3d_fullres: network"]
     assert words in because
 
 
-def test_both_batches_are_planned(build_fingerprint):
+def test_both_batches_are_planned():
     sizes = {
         configuration.training.batch_size
         for minutes in (8.0, 480.0)
@@ -121,11 +115,11 @@ def test_both_batches_are_planned(build_fingerprint):
     assert sizes == {1, 2}
 
 
-def test_a_pair_of_patches_that_memory_cannot_hold_is_not_planned(build_fingerprint):
+def test_a_pair_of_patches_that_memory_cannot_hold_is_not_planned():
     fingerprint = build_fingerprint(*HIPPOCAMPUS, count=200)
     roomy = make_plan(fingerprint, minutes=600.0).configurations["3d_fullres"]
     elements = 40 * 56 * 40 * 32  # of one feature map of the first stage; all are several times as many
-    tight = HOST.model_copy(update={"memory_gb": 2 * 12 * elements * 8 / 1e9})
+    tight = build_host(memory_gb=2 * 12 * elements * 8 / 1e9)
     plan = make_plan(fingerprint, minutes=600.0, host=tight)
     assert roomy.training.batch_size == 2
     assert plan.configurations["3d_fullres"].training.batch_size == 1
@@ -134,7 +128,7 @@ def test_a_pair_of_patches_that_memory_cannot_hold_is_not_planned(build_fingerpr
     )
 
 
-def test_large_volumes_are_seen_at_a_coarser_spacing_with_enough_context(build_fingerprint):
+def test_large_volumes_are_seen_at_a_coarser_spacing_with_enough_context():
     plan = make_plan(build_fingerprint(*CT, count=50))
     assert list(plan.configurations) == ["3d_lowres"]
     configuration = plan.configurations["3d_lowres"]
@@ -150,29 +144,29 @@ def test_large_volumes_are_seen_at_a_coarser_spacing_with_enough_context(build_f
     assert covered >= SUFFICIENT_CONTEXT_FRACTION * 0.98
 
 
-def test_pictures_get_a_2d_network_that_is_mirrored(build_fingerprint):
+def test_pictures_get_a_2d_network_that_is_mirrored():
     pictures = build_fingerprint((999.0, 1.0, 1.0), (1, 584, 565), count=20).model_copy(update={"orientation": None})
     plan = make_plan(pictures)
     assert list(plan.configurations) == ["2d"]
     assert plan.configurations["2d"].training.mirror_axes == (0, 1)
 
 
-def test_volumes_of_known_orientation_are_not_mirrored(build_fingerprint):
+def test_volumes_of_known_orientation_are_not_mirrored():
     fingerprint = build_fingerprint(*HIPPOCAMPUS, count=200).model_copy(update={"orientation": "RAS"})
     (configuration,) = make_plan(fingerprint).configurations.values()
     assert configuration.training.mirror_axes == ()
 
 
-def test_little_memory_gives_a_smaller_network(build_fingerprint):
+def test_little_memory_gives_a_smaller_network():
     fingerprint = build_fingerprint(*HIPPOCAMPUS, count=200)
-    small = HOST.model_copy(update={"memory_gb": 0.5})
+    small = build_host(memory_gb=0.5)
     roomy, tight = (
         make_plan(fingerprint, minutes=600.0, host=host).configurations["3d_fullres"] for host in (HOST, small)
     )
     assert estimate(tight, HOST) < estimate(roomy, HOST)
 
 
-def test_every_decision_has_numbers_in_its_reason(build_fingerprint):
+def test_every_decision_has_numbers_in_its_reason():
     reasons = {
         reason.subject: reason.because for reason in make_plan(build_fingerprint(*HIPPOCAMPUS, count=200)).reasons
     }
@@ -182,34 +176,34 @@ def test_every_decision_has_numbers_in_its_reason(build_fingerprint):
 
 
 @pytest.mark.parametrize(("share", "is_told"), [(1.0, False), (0.9, False), (0.31, True)])
-def test_a_measurement_that_was_disturbed_is_told(build_fingerprint, share, is_told):
-    host = HOST.model_copy(update={"received_share": share})
+def test_a_measurement_that_was_disturbed_is_told(share, is_told):
+    host = build_host(received_share=share)
     reasons = {
         reason.subject: reason.because for reason in make_plan(build_fingerprint(*HIPPOCAMPUS), host=host).reasons
     }
     assert ("got only 31 % of the time of these cores" in reasons["budget"]) == is_told
 
 
-def test_an_unmeasured_machine_is_refused(build_fingerprint):
+def test_an_unmeasured_machine_is_refused():
     with pytest.raises(PlanError, match=r"plans for a measured CPU.*Machine\.host"):
         LITE.plan(build_fingerprint(*HIPPOCAMPUS), Machine(accelerator_memory_gb=None))
 
 
-def test_uncounted_networks_are_refused(build_fingerprint):
+def test_uncounted_networks_are_refused():
     with pytest.raises(PlanError, match=r"plans with the cost of networks.*measure_cost"):
         LITE.plan(build_fingerprint(*HIPPOCAMPUS), Machine(accelerator_memory_gb=None, host=HOST))
 
 
 @pytest.mark.parametrize("minutes", [1.0, 60.0])
 @pytest.mark.parametrize("data", [HIPPOCAMPUS, CT], ids=["hippocampus", "ct"])
-def test_networks_that_are_counted_on_the_meta_device_give_the_same_plan(build_fingerprint, data, minutes):
+def test_networks_that_are_counted_on_the_meta_device_give_the_same_plan(data, minutes):
     fingerprint = build_fingerprint(*data, count=50)
     machine = Machine(accelerator_memory_gb=None, host=HOST, budget_seconds=minutes * 60)
     measured = LITE.plan(fingerprint, machine, measure_cost=cache(measure_cost))
     assert measured == make_plan(fingerprint, minutes=minutes)
 
 
-def test_images_without_room_for_a_network_are_refused(build_fingerprint):
+def test_images_without_room_for_a_network_are_refused():
     with pytest.raises(PlanError, match="too small for a network"):
         make_plan(build_fingerprint((1.0, 1.0, 1.0), (5, 5, 5)))
 
@@ -219,7 +213,7 @@ def find_reason(plan, word):
     return reason
 
 
-def test_a_plan_states_what_it_needs_and_how_much_of_it_there_is_time_for(build_fingerprint):
+def test_a_plan_states_what_it_needs_and_how_much_of_it_there_is_time_for():
     plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200))
     (configuration,) = plan.configurations.values()
     assert configuration.training.sufficient_iterations == SUFFICIENT_ITERATIONS == 1500
@@ -229,13 +223,13 @@ def test_a_plan_states_what_it_needs_and_how_much_of_it_there_is_time_for(build_
     assert f"27 minutes hold {certain:,} if validation takes the third" in reason.because
 
 
-def test_a_machine_that_is_too_slow_for_what_the_smallest_network_needs_is_warned_of(build_fingerprint):
+def test_a_machine_that_is_too_slow_for_what_the_smallest_network_needs_is_warned_of():
     plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(50))
     reason = find_reason(plan, "iterations")
     assert reason.subject == "warning: too few iterations"
     assert "so expect a poor model: --budget 1m would do" in reason.because
 
 
-def test_a_machine_that_can_train_next_to_nothing_is_refused_with_the_time_that_it_needs(build_fingerprint):
+def test_a_machine_that_can_train_next_to_nothing_is_refused_with_the_time_that_it_needs():
     with pytest.raises(PlanError, match=r"too slow for the budget.*at least 1,500 iterations.*--budget \d+m would do"):
         make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(1000))

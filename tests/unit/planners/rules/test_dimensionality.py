@@ -1,4 +1,5 @@
 import pytest
+from builders.fingerprints import build_case
 
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import compute_resampled_dataset
@@ -19,7 +20,7 @@ from planners.rules.median_shape import compute_resampled_dataset
         ([((value, 1.0, 1.0), (1, 64, 64)) for value in (1.0, 9.0)], (2,), "and 2 of 2 cases are single slices"),
     ],
 )
-def test_single_slices_are_planned_in_2d_only(build_case, spacings_and_shapes, expected, words) -> None:
+def test_single_slices_are_planned_in_2d_only(spacings_and_shapes, expected, words) -> None:
     cases = tuple(build_case(spacing_mm, shape) for spacing_mm, shape in spacings_and_shapes)
     dataset = compute_resampled_dataset(cases, target_spacing_mm=cases[0].spacing_mm, axis_permutation=(0, 1, 2))
     decision = choose_dimensionality(dataset, cases, (0, 1, 2))

@@ -1,13 +1,10 @@
 import pytest
+from builders.fingerprints import INTENSITIES
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import ChannelFingerprint, ForegroundIntensities
+from autoseg.fingerprint import ChannelFingerprint
 from autoseg.plan import IntensityWindow
 from planners.rules.normalization import choose_normalization
-
-INTENSITIES = ForegroundIntensities(
-    mean=100.0, median=90.0, std=50.0, min=-200.0, max=1500.0, percentile_00_5=-100.0, percentile_99_5=900.0
-)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from builders.labels import build_labels
 
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import CrossEntropyTerm, DiceTerm
 from autoseg.training.losses.weighted_sum import WeightedLoss
 
 
 def make_labels(*, has_regions=False, has_ignore=False):
-    classes = (LabelClass(name="whole", values=(1, 2)), LabelClass(name="core", values=(2,)))
-    plain = (LabelClass(name="one", values=(1,)), LabelClass(name="two", values=(2,)))
-    return LabelScheme(
-        classes=classes if has_regions else plain,
+    return build_labels(
+        {"whole": (1, 2), "core": (2,)} if has_regions else {"one": (1,), "two": (2,)},
         ignore_value=3 if has_ignore else None,
         region_write_values=(1, 2) if has_regions else None,
-        declared_count=4 if has_ignore else 3,
     )
 
 

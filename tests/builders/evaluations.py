@@ -1,0 +1,57 @@
+"""Results of evaluations, not computed from label maps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from autoseg.evaluation.case_metrics import ClassMetrics
+from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
+
+
+def build_class_metrics(**changes: Any) -> ClassMetrics:
+    """Of a class that is found in part; keyword arguments replace fields."""
+    fields = {
+        "dice": 0.5,
+        "iou": 0.25,
+        "true_positives": 2,
+        "false_positives": 1,
+        "false_negatives": 3,
+        "true_negatives": 94,
+        "predicted_voxels": 3,
+        "reference_voxels": 5,
+        "hd95_mm": 4.0,
+        "surface_dice": 0.75,
+        "volume_difference_ml": -0.5,
+        "relative_volume_difference": -0.4,
+    }
+    return ClassMetrics(**fields | changes)
+
+
+def build_summary(
+    cases: Mapping[str, Mapping[str, float | None]], *, class_names: dict[str, str] | None = None
+) -> EvaluationSummary:
+    """A summary of cases, each a mapping of class key to Dice; nothing but Dice is defined, nor any statistic."""
+    keys = next(iter(cases.values()))
+    empty = dict.fromkeys(keys, build_values(None))
+    return EvaluationSummary(
+        tolerance_mm=1.0,
+        definitions={},
+        class_names=class_names or {key: f"organ {key}" for key in keys},
+        foreground_mean=build_values(None),
+        mean=empty,
+        std=empty,
+        count=empty,
+        metric_per_case=tuple(
+            CaseSummary(
+                case=case,
+                prediction_file="",
+                reference_file="",
+                metrics={key: build_values(dice) for key, dice in scores.items()},
+            )
+            for case, scores in cases.items()
+        ),
+    )
+
+
+def build_values(dice: float | None) -> MetricValues:
+    """Metrics of which Dice alone is defined."""
+    return MetricValues(**dict.fromkeys(METRICS) | {"Dice": dice})

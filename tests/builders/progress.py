@@ -1,0 +1,35 @@
+"""Progress that is remembered."""
+
+from collections.abc import Iterable, Iterator
+
+from autoseg.progress import Item, Silent
+
+
+class Notes(Silent):
+    """Remembers what it is told.
+
+    Attributes:
+        lines: The notes.
+        labels: What was tracked: labels of series of items.
+        totals: Of how many items each series was said to be.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.labels: list[str] = []
+        self.totals: list[int] = []
+
+    @property
+    def text(self) -> str:
+        """All notes, one a line."""
+        return "\n".join(self.lines)
+
+    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+        """Yields the items unchanged."""
+        self.labels.append(label)
+        self.totals.append(total)
+        return super().track(items, label=label, total=total, unit=unit)
+
+    def note(self, text: str) -> None:
+        """Keeps the line."""
+        self.lines.append(text)
