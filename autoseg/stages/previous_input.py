@@ -37,8 +37,8 @@ class PreviousStageInput(ABC):
     """Input channels from predictions of the previous stage.
 
     Each prediction becomes a map of integers on the grid of the case's preprocessed image. The maps of training cases
-    are stored; a map is cut, rotated, scaled and mirrored with the image like a label map (-1 outside the image), and
-    is turned into channels at last.
+    are stored; a map is cut, rotated, scaled and mirrored with the image like a label map, and is turned into channels
+    at last. Outside the image a map is 0 or -1, so both must stand for the absence of anything.
 
     Attributes:
         plan: What the plan says of it.

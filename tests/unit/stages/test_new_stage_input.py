@@ -47,7 +47,7 @@ class SidesInput(PreviousStageInput):
         return self.convert_for_training(prediction, case.geometry)
 
     def list_channels(self, stage_map):
-        return [stage_map > self.plan.threshold, (stage_map >= 0) & (stage_map <= self.plan.threshold)]
+        return [stage_map > self.plan.threshold, (stage_map > 0) & (stage_map <= self.plan.threshold)]
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_only_the_callers_thread_predicts():
 def test_a_case_that_fails_is_reported_by_name_and_does_not_stop_the_others(step):
     steps = Steps(**{step: {"b": RunError("it is damaged")}})
     (failure,) = collect(steps.run(["a", "b", "c"], get_name=lambda case: f"case_{case}"))
-    assert (failure.case, failure.describe()) == ("case_b", ("case_b: it is damaged",))
+    assert (failure.case, failure.describe()) == ("case_b", ("case case_b: it is damaged",))
     assert steps.written == ["a read, predicted", "c read, predicted"]
 
 
