@@ -11,15 +11,21 @@ from autoseg.fingerprint import Machine
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
-from autoseg.progress import Progress, Silent
-from autoseg.signals import CTRL_C, StopRequest
-from autoseg.workflows import evaluation, exchange, exporting, planning, prediction, selection, training
-from autoseg.workflows.exchange_request import ExchangedModel, ExportRequest, ImportRequest
-from autoseg.workflows.given_images import OrientationWarning, open_input_image
-from autoseg.workflows.model_source import load_model, open_model
-from autoseg.workflows.selection_document import Selection
-from autoseg.workflows.training_job import TrainedFold
-from autoseg.workflows.training_request import TrainingRequest
+from autoseg.processes.progress import Progress, Silent
+from autoseg.processes.signals import CTRL_C, StopRequest
+from autoseg.workflows.evaluate import evaluation
+from autoseg.workflows.exchange import exporting
+from autoseg.workflows.exchange import importing as exchange
+from autoseg.workflows.exchange.request import ExchangedModel, ExportRequest, ImportRequest
+from autoseg.workflows.plan import planning
+from autoseg.workflows.predict import prediction
+from autoseg.workflows.predict.input_images import OrientationWarning, open_input_image
+from autoseg.workflows.predict.model_source import load_model, open_model
+from autoseg.workflows.select import selection
+from autoseg.workflows.select.selection_document import Selection
+from autoseg.workflows.train import training
+from autoseg.workflows.train.job import TrainedFold
+from autoseg.workflows.train.request import TrainingRequest
 
 __all__ = [
     "OrientationWarning",

@@ -27,13 +27,13 @@ from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan import Plan
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.exchange import import_model
-from autoseg.workflows.exchange_request import ExportRequest
-from autoseg.workflows.exporting import export_model
-from autoseg.workflows.prediction import PredictionRequest, predict_images
+from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange.importing import import_model
+from autoseg.workflows.exchange.request import ExportRequest
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from benchmarks.peer import Peer
 from benchmarks.preprocessing import DEFAULT_PEER
 

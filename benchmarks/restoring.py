@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from autoseg.geometry import Grid
-from autoseg.inference.restore_grid import restore_label_map
+from autoseg.inference.restoring.restore_grid import restore_label_map
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from autoseg.fingerprint import Fingerprint
 from autoseg.network_cost import MeasureCost
 from autoseg.plan import ConfigurationPlan, Decision, NetworkPlan, Reason
-from planners.augmentation import choose_augmentation, describe_rotation
-from planners.batch_dice import choose_batch_dice
 from planners.profile import Profile
 from planners.reasons import format_count, format_extents, record
+from planners.rules.augmentation import choose_augmentation, describe_rotation
+from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.batch_size import choose_batch_size
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import MemoryBudget, compute_budget, estimate_feature_map_elements, explain_measured_memory
 from planners.rules.patch_size import choose_patch_size, compute_initial_patch
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology, TopologyRule
-from planners.training import build_training
+from planners.rules.training import build_training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,16 @@ from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.geometry import IntTriple
 from autoseg.network_cost import MeasureCost
 from autoseg.plan import ConfigurationPlan, Decision, Plan, Reason
-from planners.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.dataset_decisions import choose_common
 from planners.profile import Profile
 from planners.reasons import format_lengths, record
+from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.low_resolution import choose_low_resolution
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import choose_memory_target
-from planners.training import SCHEDULE_REASON, SUFFICIENT_REASON
+from planners.rules.training import SCHEDULE_REASON, SUFFICIENT_REASON
 
 SLICES = "2d"
 Configurations = dict[str, ConfigurationPlan]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from autoseg.workflows.checking import CheckReport
+    from autoseg.workflows.plan.checking import CheckReport
 
 
 def check(
@@ -29,11 +29,11 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Read every case and list everything that is wrong or odd; exit code 1 if something must be put right."""
-    from autoseg.cli.console import UNLIMITED_WIDTH, open_console
-    from autoseg.cli.reports import print_check
-    from autoseg.progress import Silent
-    from autoseg.workflows.checking import CheckRequest, check_dataset
-    from autoseg.workflows.splitting import SplitRequest
+    from autoseg.cli.terminal.console import UNLIMITED_WIDTH, open_console
+    from autoseg.cli.terminal.reports import print_check
+    from autoseg.processes.progress import Silent
+    from autoseg.workflows.plan.checking import CheckRequest, check_dataset
+    from autoseg.workflows.plan.splitting import SplitRequest
 
     console = open_console(plain_width=UNLIMITED_WIDTH)
     request = CheckRequest(

@@ -12,9 +12,9 @@ def evaluate(
     run: Annotated[Path, typer.Option(help="Run folder, which defines the labels.")],
 ) -> None:
     """Print Dice, IoU, HD95 and surface Dice per case and class; write summary.json and summary.csv."""
-    from autoseg.cli.console import open_console
-    from autoseg.cli.reports import print_cases, print_summary
-    from autoseg.workflows.evaluation import evaluate_folder
+    from autoseg.cli.terminal.console import open_console
+    from autoseg.cli.terminal.reports import print_cases, print_summary
+    from autoseg.workflows.evaluate.evaluation import evaluate_folder
 
     console = open_console()
     summary = evaluate_folder(predictions, references, run_root=run, progress=console)

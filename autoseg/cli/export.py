@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from autoseg.cli.completion import complete_configuration, complete_fold
+from autoseg.cli.terminal.completion import complete_configuration, complete_fold
 
 
 def export(
@@ -32,9 +32,9 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write a trained model to one file for autoseg, or in the format of nnU-Net v2."""
-    from autoseg.cli.console import open_console
-    from autoseg.workflows.exchange_request import ExportRequest
-    from autoseg.workflows.exporting import export_model
+    from autoseg.cli.terminal.console import open_console
+    from autoseg.workflows.exchange.exporting import export_model
+    from autoseg.workflows.exchange.request import ExportRequest
 
     console = open_console()
     request = ExportRequest(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from autoseg.cli.completion import complete_configuration, complete_fold
+from autoseg.cli.terminal.completion import complete_configuration, complete_fold
 
 
 def import_model(
@@ -36,9 +36,9 @@ def import_model(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace models that the run holds.")] = False,
 ) -> None:
     """Import models that nnU-Net trained or autoseg exported into a run; nothing in their files is executed."""
-    from autoseg.cli.console import open_console
-    from autoseg.workflows.exchange import import_model as work
-    from autoseg.workflows.exchange_request import ImportRequest
+    from autoseg.cli.terminal.console import open_console
+    from autoseg.workflows.exchange.importing import import_model as work
+    from autoseg.workflows.exchange.request import ImportRequest
 
     console = open_console()
     request = ImportRequest(

@@ -22,10 +22,10 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset.json.")] = False,
 ) -> None:
     """Pair images with label maps, name channels and labels, and write dataset.json; the files stay where they are."""
-    from autoseg.cli.console import UNLIMITED_WIDTH, open_console
-    from autoseg.cli.init_report import print_init
-    from autoseg.workflows.file_pairing import FilePatterns
-    from autoseg.workflows.initializing import InitRequest, init_dataset
+    from autoseg.cli.terminal.console import UNLIMITED_WIDTH, open_console
+    from autoseg.cli.terminal.init_report import print_init
+    from autoseg.workflows.init.file_pairing import FilePatterns
+    from autoseg.workflows.init.initializing import InitRequest, init_dataset
 
     if (images is None) != (labels is None):
         msg = "--images and --labels must be given together, with * for the name of the case; one of them is missing"

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.completion import complete_configuration, complete_planner
-from autoseg.cli.options import parse_duration
 from autoseg.cli.planners import find_planner
+from autoseg.cli.terminal.completion import complete_configuration, complete_planner
+from autoseg.cli.terminal.options import parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from autoseg.cli.console import Console
+    from autoseg.cli.terminal.console import Console
     from autoseg.fingerprint import HostThroughput
-    from autoseg.workflows.planning import PlanRequest
+    from autoseg.workflows.plan.planning import PlanRequest
 
 
 def plan(
@@ -62,11 +62,11 @@ def plan(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing plan and its data.")] = False,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
-    from autoseg.cli.console import open_console
-    from autoseg.cli.reports import print_classes, print_plan
+    from autoseg.cli.terminal.console import open_console
+    from autoseg.cli.terminal.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
-    from autoseg.workflows.planning import PlanRequest, build_plan_rule, measure_cpu, plan_dataset
-    from autoseg.workflows.splitting import SplitRequest
+    from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_cpu, plan_dataset
+    from autoseg.workflows.plan.splitting import SplitRequest
 
     chosen = find_planner(planner)
     request = PlanRequest(
@@ -115,10 +115,10 @@ def show_forecast(
     console: "Console", run: Path, request: "PlanRequest", measure: "Callable[[], HostThroughput]"
 ) -> None:
     """Prints what training will take on this computer, and the next command."""
-    from autoseg.cli.forecast_table import print_forecast, suggest_next
-    from autoseg.workflows.forecasting import forecast_run
-    from autoseg.workflows.machine_survey import survey_machine
-    from autoseg.workflows.planning import find_network_cost
+    from autoseg.cli.terminal.forecast_table import print_forecast, suggest_next
+    from autoseg.workflows.plan.forecasting import forecast_run
+    from autoseg.workflows.plan.machine_survey import survey_machine
+    from autoseg.workflows.plan.planning import find_network_cost
     from planners.step_time import estimate_cost
 
     forecast = forecast_run(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from autoseg.cli.completion import complete_configuration, complete_device, complete_fold
+from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
 
 
 def predict(
@@ -52,10 +52,10 @@ def predict(
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace
 
-    from autoseg.cli.console import open_console
+    from autoseg.cli.terminal.console import open_console
     from autoseg.inference.options import PredictionOptions
-    from autoseg.workflows.model_source import open_model
-    from autoseg.workflows.prediction import PredictionRequest, predict_images
+    from autoseg.workflows.predict.model_source import open_model
+    from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
     console = open_console()
     request = PredictionRequest(

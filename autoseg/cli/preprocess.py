@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.completion import complete_configuration
+from autoseg.cli.terminal.completion import complete_configuration
 
 
 def preprocess(
@@ -20,8 +20,8 @@ def preprocess(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
 ) -> None:
     """Preprocess a planned run again, for a plan that was edited by hand."""
-    from autoseg.cli.console import open_console
-    from autoseg.workflows.planning import preprocess_run
+    from autoseg.cli.terminal.console import open_console
+    from autoseg.workflows.plan.planning import preprocess_run
 
     console = open_console()
     count = preprocess_run(run, configurations=tuple(configuration or ()), workers=workers, progress=console)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.completion import complete_configuration, complete_device, complete_fold
+from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
 
 
 def select(
@@ -33,9 +33,9 @@ def select(
     ] = "auto",
 ) -> None:
     """Select models and postprocessing by their scores on held-out cases; autoseg predict uses them from then on."""
-    from autoseg.cli.console import open_console
-    from autoseg.cli.reports import print_selection
-    from autoseg.workflows.selection import SelectionRequest, select_models
+    from autoseg.cli.terminal.console import open_console
+    from autoseg.cli.terminal.reports import print_selection
+    from autoseg.workflows.select.selection import SelectionRequest, select_models
 
     console = open_console()
     request = SelectionRequest(

@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from autoseg.workflows.status import FoldStatus
+    from autoseg.workflows.folds.status import FoldStatus
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -22,9 +22,9 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array and nothing else.")] = False,
 ) -> None:
     """Show every configuration and fold: state, epoch, remaining time, losses and Dice; from any terminal."""
-    from autoseg.cli.console import UNLIMITED_WIDTH, open_console
-    from autoseg.cli.training_table import print_trainings, show_trainings
-    from autoseg.workflows.status import read_run_status
+    from autoseg.cli.terminal.console import UNLIMITED_WIDTH, open_console
+    from autoseg.cli.terminal.training_table import print_trainings, show_trainings
+    from autoseg.workflows.folds.status import read_run_status
 
     if as_json:
         typer.echo(format_status_json(read_run_status(run)))
@@ -40,7 +40,7 @@ def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
     """Yields the status every two seconds, until every fold is finished."""
     import time
 
-    from autoseg.workflows.status import read_run_status
+    from autoseg.workflows.folds.status import read_run_status
 
     while True:
         statuses = read_run_status(run)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.completion import complete_configuration, complete_device, complete_fold, complete_precision
-from autoseg.cli.options import parse_duration, parse_precision, parse_trackers
+from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold, complete_precision
+from autoseg.cli.terminal.options import parse_duration, parse_precision, parse_trackers
 
 
 def train(
@@ -77,11 +77,11 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier training of these folds.")] = False,
 ) -> None:
     """Train every configuration and fold, each validated on whole volumes; continues where an earlier call stopped."""
-    from autoseg.cli.console import build_stop_request, open_console
-    from autoseg.cli.training_table import print_trained_fold, print_training_outcome, show_queue
+    from autoseg.cli.terminal.console import build_stop_request, open_console
+    from autoseg.cli.terminal.training_table import print_trained_fold, print_training_outcome, show_queue
     from autoseg.training.start import Length
-    from autoseg.workflows.training_dispatch import train_folds
-    from autoseg.workflows.training_request import TrainingRequest
+    from autoseg.workflows.train.dispatch import train_folds
+    from autoseg.workflows.train.request import TrainingRequest
 
     console = open_console()
     request = TrainingRequest(

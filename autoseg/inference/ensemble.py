@@ -16,19 +16,19 @@ from torch import Tensor
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
-from autoseg.inference.execution import ExecutionChoice
-from autoseg.inference.label_rule import compute_probabilities, decode_probabilities
+from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.resample_logits import get_strip_bytes
-from autoseg.inference.restore_grid import Location, iterate_strips
-from autoseg.inference.sliding_window import OnWindow
+from autoseg.inference.restoring.decoding import compute_probabilities, decode_probabilities
+from autoseg.inference.restoring.resample_logits import get_strip_bytes
+from autoseg.inference.restoring.restore_grid import Location, iterate_strips
+from autoseg.inference.sliding_window.prediction import OnWindow
 from autoseg.labels import LabelScheme
-from autoseg.networks.precision import Precision
 from autoseg.nonzero_region import slice_box
 from autoseg.plan import Plan, ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import RunFolder
+from autoseg.runtime.precision import Precision
 from autoseg.stages.staged_case import StagedCase
 
 

@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
-from autoseg.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
-from autoseg.inference.execution import Execution, ExecutionChoice
-from autoseg.inference.execution_choice import Setting, prepare_networks
+from autoseg.inference.execution.choice import Setting, prepare_networks
+from autoseg.inference.execution.preparation import Execution, ExecutionChoice
 from autoseg.inference.folds import find_configuration, find_folds, select_previous_folds
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.restore_grid import (
+from autoseg.inference.restoring.restore_grid import (
     Location,
     iterate_probabilities,
     restore_label_map,
     restore_probabilities,
 )
-from autoseg.inference.sliding_window import OnWindow, compute_patches_per_pass, predict_logits
+from autoseg.inference.sliding_window.prediction import OnWindow, compute_patches_per_pass, predict_logits
 from autoseg.networks import SegmentationNetwork, build_network, read_weights
-from autoseg.networks.cpu_threads import follow_cpu_time
-from autoseg.networks.device import find_device
-from autoseg.networks.precision import NumberType, Precision, find_number_type
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
+from autoseg.runtime.cpu_threads import follow_cpu_time
+from autoseg.runtime.device import find_device
+from autoseg.runtime.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
+from autoseg.runtime.precision import NumberType, Precision, find_number_type
 from autoseg.stages.inputs import append_prediction
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.staged_case import StagedCase, preprocess_for_stages
@@ -206,8 +206,8 @@ def load_model(
     """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
 
     On a CPU, the fastest inference batch size is measured when a network is loaded for the first time, and cached (see
-    `autoseg.inference.pass_size`); for a large workload, so is the fastest execution backend (see
-    `autoseg.inference.execution_choice`).
+    `autoseg.inference.execution.batch_size`); for a large workload, so is the fastest execution backend (see
+    `autoseg.inference.execution.choice`).
 
     Args:
         run: Folder of a run.

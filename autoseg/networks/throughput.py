@@ -10,12 +10,12 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from autoseg.cpu_time import CpuClock, compare_readings
 from autoseg.fingerprint import HostThroughput
-from autoseg.host_memory import keep_freed_memory
 from autoseg.networks.blocks import InstanceNormalization
-from autoseg.networks.cpu_threads import adapt_threads, follow_cpu_time
-from autoseg.networks.precision import autocast, find_number_type
+from autoseg.runtime.cpu_threads import adapt_threads, follow_cpu_time
+from autoseg.runtime.cpu_time import CpuClock, compare_readings
+from autoseg.runtime.host_memory import keep_freed_memory
+from autoseg.runtime.precision import autocast, find_number_type
 
 CPU: Final = torch.device("cpu")
 WIDTHS: Final = (16, 32, 64)

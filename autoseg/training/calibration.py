@@ -9,12 +9,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from autoseg.training.batch import Batch
-from autoseg.training.batch_making import make_batches
-from autoseg.training.batches import BatchSource, list_batch_keys
-from autoseg.training.device.batches import DeviceBatchSource
-from autoseg.training.pace import StepTimes
-from autoseg.training.randomness import BatchKey
+from autoseg.training.budget.pace import StepTimes
+from autoseg.training.data.batch import Batch
+from autoseg.training.data.batch_making import make_batches
+from autoseg.training.data.batches import BatchSource, list_batch_keys
+from autoseg.training.data.device_batches import DeviceBatchSource
+from autoseg.training.data.randomness import BatchKey
 from autoseg.training.step import Learner, run_training_step, run_validation_step
 
 WARMING_ITERATIONS: Final = 2  # the first ones reserve memory and look for kernels

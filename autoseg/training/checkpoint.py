@@ -27,11 +27,11 @@ from autoseg.labels import LabelScheme
 from autoseg.networks import NETWORK_PREFIX
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.run_folder import write_atomically
-from autoseg.training.history import EpochRecord, PartialEpoch
+from autoseg.training.data.training_data import TrainingData
 from autoseg.training.loop_state import LoopState, TrainingIdentity
-from autoseg.training.schedule import Schedule
+from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import Learner
-from autoseg.training.training_data import TrainingData
 
 DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."

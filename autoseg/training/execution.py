@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from autoseg.networks.blocks import CHANNELS_LAST
-from autoseg.networks.precision import NumberType
+from autoseg.runtime.precision import NumberType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

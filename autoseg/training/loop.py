@@ -12,7 +12,14 @@ from torch.utils.tensorboard import SummaryWriter
 from autoseg.errors import TrainingError
 from autoseg.plan import TrainingPlan
 from autoseg.run_folder import FoldFolder
-from autoseg.training.batch import Batch
+from autoseg.training.budget.pace import (
+    adapt_to_pace,
+    count_iterations,
+    count_planned_epochs,
+    describe_hopeless_pace,
+    judge_pace,
+)
+from autoseg.training.budget.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
 from autoseg.training.checkpoint import (
     read_checkpoint,
     restore_learner,
@@ -20,25 +27,18 @@ from autoseg.training.checkpoint import (
     write_network_checkpoint,
     write_resumable_checkpoint,
 )
-from autoseg.training.event_files import open_event_files, write_events
-from autoseg.training.events import EpochDone, Event, IterationDone
-from autoseg.training.history import EpochRecord, PartialEpoch, append_to_training_log, write_training_log
+from autoseg.training.data.batch import Batch
 from autoseg.training.loop_state import LoopState
+from autoseg.training.monitoring.event_files import open_event_files, write_events
+from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
+from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, append_to_training_log, write_training_log
+from autoseg.training.monitoring.progress_picture import write_progress_picture
+from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
+from autoseg.training.monitoring.timer import Timer
+from autoseg.training.optimization.schedule import compute_learning_rate
 from autoseg.training.options import TrainingOptions
-from autoseg.training.pace import (
-    adapt_to_pace,
-    count_iterations,
-    count_planned_epochs,
-    describe_hopeless_pace,
-    judge_pace,
-)
-from autoseg.training.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
-from autoseg.training.progress_picture import write_progress_picture
-from autoseg.training.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
-from autoseg.training.schedule import compute_learning_rate
 from autoseg.training.start import Start
 from autoseg.training.step import ValidationOutcome, run_training_step, run_validation_step
-from autoseg.training.timer import Timer
 from autoseg.validation_conditions import is_hopeless
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from autoseg.document import Part
-from autoseg.training.history import EpochRecord, PartialEpoch
-from autoseg.training.schedule import Schedule
+from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import Learner
 
 

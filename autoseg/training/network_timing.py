@@ -10,10 +10,10 @@ import torch
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import StepCost, estimate_host_training_bytes
 from autoseg.networks.cost import measure_cost
-from autoseg.networks.device import select_kernels
-from autoseg.networks.precision import NumberType
 from autoseg.plan import ConfigurationPlan
-from autoseg.training.batch import Batch
+from autoseg.runtime.device import select_kernels
+from autoseg.runtime.precision import NumberType
+from autoseg.training.data.batch import Batch
 from autoseg.training.step import Learner, build_learner, run_training_step, run_validation_step
 
 WARMING_STEPS: Final = 2  # kernels are chosen, memory is reserved

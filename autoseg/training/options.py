@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from autoseg.networks.precision import NumberType
-from autoseg.signals import StopRequest
-from autoseg.training.distributed import ALONE, Team
-from autoseg.training.pace import Budget
+from autoseg.processes.signals import StopRequest
+from autoseg.runtime.distributed import ALONE, Team
+from autoseg.runtime.precision import NumberType
+from autoseg.training.budget.pace import Budget
 from autoseg.training.start import Length
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from autoseg.plan import Plan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import CheckpointDescription, check_identity, digest_plan, read_description
 from autoseg.training.loop_state import TrainingIdentity
-from autoseg.training.schedule import Schedule
+from autoseg.training.optimization.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

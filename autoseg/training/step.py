@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork, build_network
-from autoseg.networks.cpu_threads import adapt_threads
-from autoseg.networks.precision import NumberType, autocast
 from autoseg.plan import ConfigurationPlan
-from autoseg.training.batch import Batch, BatchPart
-from autoseg.training.distributed import ALONE, Team, build_batch_part, replicate
+from autoseg.runtime.cpu_threads import adapt_threads
+from autoseg.runtime.distributed import ALONE, Team, build_batch_part, replicate
+from autoseg.runtime.precision import NumberType, autocast
+from autoseg.training.data.batch import Batch, BatchPart
 from autoseg.training.execution import TrainingExecution, find_execution
+from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.objectives import build_objective
 from autoseg.training.objectives.objective import Objective
-from autoseg.training.optimizer import build_optimizer, list_trainable_parameters
-from autoseg.training.pseudo_dice import OverlapCounts, count_overlaps
-from autoseg.training.weight_average import WeightAverage
+from autoseg.training.optimization.optimizer import build_optimizer, list_trainable_parameters
+from autoseg.training.optimization.weight_average import WeightAverage
 
 # Else torch.compile keeps as many processes as there are cores, beside a training that needs none.
 ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")

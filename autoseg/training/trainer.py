@@ -11,21 +11,11 @@ import torch
 
 from autoseg.errors import DeviceError
 from autoseg.labels import LabelScheme
-from autoseg.networks.device import select_kernels
 from autoseg.plan import ConfigurationPlan, TrainingPlan
 from autoseg.run_folder import FoldFolder
-from autoseg.training.batch_making import build_source, make_batches
-from autoseg.training.batches import list_batch_keys, translate_worker_crashes
-from autoseg.training.calibration import measure_step_times
-from autoseg.training.checkpoint import identify_training
-from autoseg.training.distributed import ALONE
-from autoseg.training.events import Event
-from autoseg.training.execution import TrainingExecution
-from autoseg.training.execution_choice import decide_execution
-from autoseg.training.loop import TrainingLoop
-from autoseg.training.loop_state import LoopState
-from autoseg.training.options import TrainingOptions
-from autoseg.training.pace import (
+from autoseg.runtime.device import select_kernels
+from autoseg.runtime.distributed import ALONE
+from autoseg.training.budget.pace import (
     Budget,
     Forecast,
     StepTimes,
@@ -33,10 +23,20 @@ from autoseg.training.pace import (
     lay_out_budget,
     lay_out_rest,
 )
-from autoseg.training.schedule import Schedule, build_schedule
+from autoseg.training.calibration import measure_step_times
+from autoseg.training.checkpoint import identify_training
+from autoseg.training.data.batch_making import build_source, make_batches
+from autoseg.training.data.batches import list_batch_keys, translate_worker_crashes
+from autoseg.training.data.training_data import TrainingData
+from autoseg.training.execution import TrainingExecution
+from autoseg.training.execution_choice import decide_execution
+from autoseg.training.loop import TrainingLoop
+from autoseg.training.loop_state import LoopState
+from autoseg.training.monitoring.events import Event
+from autoseg.training.optimization.schedule import Schedule, build_schedule
+from autoseg.training.options import TrainingOptions
 from autoseg.training.start import Length, Start, find_start
 from autoseg.training.step import Learner, build_learner
-from autoseg.training.training_data import TrainingData
 
 ITERATIONS_WORTH_A_FORECAST: Final = 1000
 

@@ -7,9 +7,15 @@ import numpy as np
 from jaxtyping import Integer
 
 from autoseg.geometry import Grid
-from autoseg.volume_io import itk, nifti
+from autoseg.volume_io.formats import itk, nifti
+from autoseg.volume_io.formats.volumes import (
+    ImageLibrary,
+    Volume,
+    check_finite_grid,
+    check_same_grid,
+    translate_decoder_errors,
+)
 from autoseg.volume_io.reading import convert_to_float32
-from autoseg.volume_io.volumes import ImageLibrary, Volume, check_finite_grid, check_same_grid, translate_decoder_errors
 
 LIBRARIES: Final[dict[str, ImageLibrary]] = {"nibabel": nifti, "SimpleITK": itk}
 

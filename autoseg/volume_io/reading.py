@@ -12,8 +12,7 @@ from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
 from autoseg.volume_io.formats import READERS
-from autoseg.volume_io.regrid import resample_image_onto_grid
-from autoseg.volume_io.volumes import (
+from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     StoredVolume,
     Volume,
@@ -22,6 +21,7 @@ from autoseg.volume_io.volumes import (
     list_grid_differences,
     translate_decoder_errors,
 )
+from autoseg.volume_io.regrid import resample_image_onto_grid
 
 # Scaled integers (scl_slope) are read with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4

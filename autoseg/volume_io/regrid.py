@@ -10,8 +10,8 @@ from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
-from autoseg.volume_io.itk import build_image
-from autoseg.volume_io.volumes import LabelVolume, Volume
+from autoseg.volume_io.formats.itk import build_image
+from autoseg.volume_io.formats.volumes import LabelVolume, Volume
 
 
 def resample_image_onto_grid(volume: Volume, grid: Grid, *, what: str) -> Volume:

@@ -6,20 +6,20 @@ from typing import Final
 
 import numpy as np
 
+from autoseg.dataset.folds import Splits
 from autoseg.errors import TrainingError
 from autoseg.inference.model import check_stages_agree, load_model, read_common_plan
 from autoseg.plan import Plan
-from autoseg.progress import Progress
+from autoseg.processes.case_pool import Failure
+from autoseg.processes.fold_lock import waiting_lock
+from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.out_of_fold import StageLink, digest_sources, find_holders
 from autoseg.stages.stored_maps import PredictionSource
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.checkpoint import read_description
-from autoseg.training.folds import Splits
-from autoseg.workflows.case_loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
-from autoseg.workflows.case_pool import Failure
-from autoseg.workflows.fold_lock import waiting_lock
-from autoseg.workflows.preprocessing import check_preprocessed
+from autoseg.workflows.cases.loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.plan.preprocessing import check_preprocessed
 
 LOCK_NAME: Final = ".predicting.lock"
 LOG_NAME: Final = "prediction.log"

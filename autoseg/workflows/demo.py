@@ -12,14 +12,14 @@ from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.fingerprint import Machine
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan import Plan, Reason
-from autoseg.progress import Progress
+from autoseg.processes.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder
-from autoseg.workflows.evaluation import evaluate_folder
-from autoseg.workflows.planning import PlanRequest, PlanRule, plan_dataset
-from autoseg.workflows.prediction import PredictionRequest, predict_images
+from autoseg.workflows.evaluate.evaluation import evaluate_folder
+from autoseg.workflows.plan.planning import PlanRequest, PlanRule, plan_dataset
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.synthetic import write_synthetic_dataset
-from autoseg.workflows.training import train_run
-from autoseg.workflows.training_request import TrainingRequest
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.training import train_run
 
 CONFIGURATION: Final = "3d_fullres"
 FOLD: Final = "0"

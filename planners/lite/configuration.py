@@ -12,11 +12,11 @@ from autoseg.plan import (
     TrainingPlan,
     TransformPlan,
 )
-from planners.augmentation import choose_augmentation, describe_rotation
-from planners.batch_dice import choose_batch_dice
 from planners.lite.budget import SUFFICIENT_ITERATIONS
 from planners.lite.candidates import Candidate, Situation
 from planners.reasons import format_extents, record
+from planners.rules.augmentation import choose_augmentation, describe_rotation
+from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import Topology, choose_deep_supervision, explain_topology
 

@@ -6,13 +6,13 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.network_cost import MeasureCost
 from autoseg.plan import Decision, Plan
-from planners.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
 from planners.lite.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
 from planners.lite.candidates import Situation, choose_candidate
 from planners.lite.configuration import build_configuration
 from planners.planner import SLICES
+from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
 

@@ -1,6 +1,6 @@
 """Readings of a computer's CPU time."""
 
-from autoseg.cpu_time import CpuReading
+from autoseg.runtime.cpu_time import CpuReading
 
 
 def build_cpu_reading(

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import read_document, write_document
 from autoseg.run_folder import RunFolder, write_text
 from autoseg.training.checkpoint import CheckpointDescription, TrainingIdentity
-from autoseg.training.folds import Fold, Splits
-from autoseg.training.history import EpochRecord, PartialEpoch
-from autoseg.training.schedule import Schedule
+from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.validation_conditions import ValidationConditions
 from builders.evaluations import build_summary, build_values
 

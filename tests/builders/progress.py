@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from autoseg.progress import Item, Silent
+from autoseg.processes.progress import Item, Silent
 
 
 class Notes(Silent):

@@ -2,7 +2,7 @@
 
 from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.postprocessing.rules import Rule
-from autoseg.workflows.selection_document import Member, Postprocessing, Selection
+from autoseg.workflows.select.selection_document import Member, Postprocessing, Selection
 
 
 def build_selection(members: tuple[Member, ...], rules: tuple[Rule, ...]) -> Selection:

@@ -8,14 +8,14 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from autoseg.cli.reports import COLUMNS
-from autoseg.cli.training_table import HEADINGS
+from autoseg.cli.terminal.reports import COLUMNS
+from autoseg.cli.terminal.training_table import HEADINGS
 from autoseg.document import OneOf
 from autoseg.evaluation.crossvalidation import CrossValidation
 from autoseg.evaluation.summary import MetricValues, name_column
 from autoseg.plan import Plan
-from autoseg.training.history import EpochRecord
-from autoseg.workflows.status import FoldState
+from autoseg.training.monitoring.history import EpochRecord
+from autoseg.workflows.folds.status import FoldState
 
 ROOT = Path(__file__).resolve().parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"

@@ -23,7 +23,7 @@ def test_training_and_inference_need_no_image_library(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["planners", "autoseg.workflows.planning", "autoseg.measurement", "autoseg.workflows.status"]
+    "package", ["planners", "autoseg.workflows.plan.planning", "autoseg.measurement", "autoseg.workflows.folds.status"]
 )
 def test_planning_and_status_need_no_torch(package: str) -> None:
     done = import_without(["torch"], package)

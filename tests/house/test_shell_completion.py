@@ -13,7 +13,7 @@ from typing import get_args
 
 import pytest
 
-from autoseg.cli import completion
+from autoseg.cli.terminal import completion
 from autoseg.plan import PREFERRED_CONFIGURATIONS
 from planners import PLANNERS
 
@@ -107,7 +107,7 @@ def test_zsh_and_fish_are_answered_in_their_own_words() -> None:
 
 
 def test_the_names_offered_are_those_that_exist() -> None:
-    from autoseg.networks.precision import Precision
+    from autoseg.runtime.precision import Precision
 
     assert list(completion.PLANNERS) == list(PLANNERS)
     assert sorted(completion.CONFIGURATIONS) == sorted(PREFERRED_CONFIGURATIONS)

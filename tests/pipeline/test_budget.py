@@ -11,23 +11,23 @@ from builders.balls import make_case, save
 from builders.command_line import run_autoseg
 from builders.progress import Notes
 
+from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import open_run
-from autoseg.training.folds import Splits, select_fold
 from autoseg.training.start import Length
-from autoseg.workflows import validation_cost
-from autoseg.workflows.evaluation import count_evaluation_workers
-from autoseg.workflows.fold_options import find_newest_checkpoint
-from autoseg.workflows.fold_time import find_fold_time
-from autoseg.workflows.status import ValidationChoice
-from autoseg.workflows.training_job import FoldJob
-from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.validation import validate_fold
-from autoseg.workflows.validation_cost import ESTIMATE_MARGIN, measure_validation_cost
+from autoseg.workflows.evaluate import validation_cost
+from autoseg.workflows.evaluate.evaluation import count_evaluation_workers
+from autoseg.workflows.evaluate.validation import validate_fold
+from autoseg.workflows.evaluate.validation_cost import ESTIMATE_MARGIN, measure_validation_cost
+from autoseg.workflows.folds.status import ValidationChoice
+from autoseg.workflows.train.fold_options import find_newest_checkpoint
+from autoseg.workflows.train.fold_time import find_fold_time
+from autoseg.workflows.train.job import FoldJob
+from autoseg.workflows.train.request import TrainingRequest
 
 pytestmark = pytest.mark.slow
 

@@ -184,7 +184,7 @@ def read_all(terminal: int, log: Path) -> None:
 PROGRAM = """
 import sys
 import autoseg
-from autoseg.workflows.training_request import TrainingRequest
+from autoseg.workflows.train.request import TrainingRequest
 request = TrainingRequest(configuration="2d", folds=("0",), device="cpu", workers=0, precision="float32")
 try:
     autoseg.train_run(sys.argv[1], request)

@@ -11,8 +11,8 @@ from builders.plans import shorten
 from builders.progress import Notes
 
 import autoseg
-from autoseg.networks import cpu_threads
-from autoseg.workflows.training_request import TrainingRequest
+from autoseg.runtime import cpu_threads
+from autoseg.workflows.train.request import TrainingRequest
 
 
 class Recorder:

@@ -8,8 +8,8 @@ from builders.balls import write_balls
 from builders.command_line import run_autoseg
 
 from autoseg.fingerprint import HostThroughput
-from autoseg.remembered import find_memory_folder
-from autoseg.workflows.host_speed import find_host_speed
+from autoseg.runtime.measurement_cache import find_memory_folder
+from autoseg.workflows.plan.host_speed import find_host_speed
 
 SLOW = HostThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e10}, elementwise_rate=1e8

@@ -20,7 +20,7 @@ from autoseg.postprocessing.application import finish_label_map
 from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map
-from autoseg.workflows.selection_document import Selection
+from autoseg.workflows.select.selection_document import Selection
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # four trainings, each with the start of its processes
 

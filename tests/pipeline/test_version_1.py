@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from balls import run_autoseg
+from builders.command_line import run_autoseg
 from PIL import Image
 from safetensors.torch import load_file
 
+from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.plan import Plan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import digest_plan, identify_training, read_description
-from autoseg.training.folds import Splits, select_fold
+from autoseg.training.data.training_data import TrainingData
 from autoseg.training.start import Length, find_start
-from autoseg.training.training_data import TrainingData
 
 KEPT = Path(__file__).with_name("version_1")
 ON_CPU = ("--device", "cpu", "--precision", "float32")

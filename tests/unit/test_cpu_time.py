@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from builders.cpu_readings import build_cpu_reading
 
-from autoseg import cpu_time
-from autoseg.cpu_time import CpuClock, compare_readings, count_usable_cores, list_cores, read_quota
+from autoseg.runtime import cpu_time
+from autoseg.runtime.cpu_time import CpuClock, compare_readings, count_usable_cores, list_cores, read_quota
 
 START = build_cpu_reading(waiting={1: 5.0, 2: 7.0})
 

@@ -6,7 +6,7 @@ from autoseg.dataset import find_images, read_dataset
 from autoseg.dicom_files import explain_dicom, is_dicom
 from autoseg.errors import AutosegError
 from autoseg.volume_io import read_image
-from autoseg.workflows.evaluation import pair_label_maps
+from autoseg.workflows.evaluate.evaluation import pair_label_maps
 
 DICOM = b"\0" * 128 + b"DICM" + b"the rest"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.fork_server import START_METHOD, interruptions_held
+from autoseg.processes.fork_server import START_METHOD, interruptions_held
 
 SCRIPT = """
 import signal
-from autoseg.fork_server import prepare_workers
+from autoseg.processes.fork_server import prepare_workers
 
 def show(connection):
     connection.send(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
@@ -35,7 +35,7 @@ AS_USUAL = (
 # Interrupted while the fork server still loads, when workers are asked for and none can be there.
 INTERRUPTED = """
 import os, signal, threading
-from autoseg.fork_server import prepare_workers
+from autoseg.processes.fork_server import prepare_workers
 
 {use}
 
@@ -50,14 +50,14 @@ if __name__ == "__main__":
 """
 LOADER = """
 import torch
-from autoseg.training.batches import stream_batches
+from autoseg.training.data.batches import stream_batches
 
 def use():
     next(stream_batches([1, 2, 3], [0, 1, 2], workers=1, device=torch.device("cpu")))
 """
 POOL = """
-from autoseg.progress import Silent
-from autoseg.workflows.case_pool import run_over_cases
+from autoseg.processes.progress import Silent
+from autoseg.processes.case_pool import run_over_cases
 
 def use():
     run_over_cases(str, [("a", 1), ("b", 2)], workers=2, label="", progress=Silent())

@@ -7,7 +7,7 @@ import pytest
 PROBE = """
 import ctypes, sys
 import numpy as np
-from autoseg.host_memory import keep_freed_memory
+from autoseg.runtime.host_memory import keep_freed_memory
 
 FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from autoseg.signals import OTHER_REQUESTS_TO_END, StopRequest, list_heeded
+from autoseg.processes.signals import OTHER_REQUESTS_TO_END, StopRequest, list_heeded
 
 REQUESTS = [signal.SIGINT, *([] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGHUP])]
 

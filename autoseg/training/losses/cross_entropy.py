@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.plan import CrossEntropyTerm
-from autoseg.training.batch import BatchPart
+from autoseg.training.data.batch import BatchPart
 from autoseg.training.losses.targets import Target
 
 NO_LABEL: Final = -100  # torch's name for no voxel at all

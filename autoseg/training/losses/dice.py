@@ -7,7 +7,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from autoseg.plan import DiceTerm
-from autoseg.training.batch import BatchPart
+from autoseg.training.data.batch import BatchPart
 from autoseg.training.losses.targets import Target
 
 SMOOTHING: Final = 1e-5

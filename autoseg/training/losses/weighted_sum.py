@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.plan import LossTerm
-from autoseg.training.batch import WHOLE_BATCH, BatchPart
+from autoseg.training.data.batch import WHOLE_BATCH, BatchPart
 from autoseg.training.losses import LOSSES
 from autoseg.training.losses.targets import build_target, reduce_label_map
 

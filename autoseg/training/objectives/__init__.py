@@ -5,7 +5,7 @@ from typing import Final, Protocol
 from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork
 from autoseg.plan import TrainingPlan
-from autoseg.training.batch import BatchPart
+from autoseg.training.data.batch import BatchPart
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.objectives.segmentation import Segmentation
 

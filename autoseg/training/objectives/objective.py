@@ -6,7 +6,7 @@ from collections.abc import Callable
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from autoseg.training.batch import Batch
+from autoseg.training.data.batch import Batch
 
 NetworkCall = Callable[[Tensor], tuple[Tensor, ...]]
 """The network as it is executed in this training (its dtype, order in memory, compiled, gradients summed over

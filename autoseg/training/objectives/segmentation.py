@@ -5,7 +5,7 @@ from torch import Tensor
 from autoseg.labels import LabelScheme
 from autoseg.networks import SegmentationNetwork
 from autoseg.plan import TrainingPlan
-from autoseg.training.batch import Batch, BatchPart
+from autoseg.training.data.batch import Batch, BatchPart
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.objectives.objective import NetworkCall, Objective
 

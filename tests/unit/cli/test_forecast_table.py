@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console as RichConsole
 
-from autoseg.cli.console import Console
-from autoseg.cli.forecast_table import format_about, format_bytes, print_forecast, suggest_next
+from autoseg.cli.terminal.console import Console
+from autoseg.cli.terminal.forecast_table import format_about, format_bytes, print_forecast, suggest_next
 from autoseg.network_cost import StepCost
-from autoseg.workflows.forecasting import ConfigurationForecast, RunForecast
-from autoseg.workflows.machine_survey import Survey
+from autoseg.workflows.plan.forecasting import ConfigurationForecast, RunForecast
+from autoseg.workflows.plan.machine_survey import Survey
 
 DAY = 86_400.0
 RUN = Path("x.autoseg")

@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.cli.options import parse_duration, parse_precision
+from autoseg.cli.terminal.options import parse_duration, parse_precision
 from autoseg.errors import OptionError
 
 

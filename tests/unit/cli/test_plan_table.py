@@ -6,8 +6,8 @@ from typing import Literal
 import pytest
 from rich.console import Console as RichConsole
 
-from autoseg.cli.console import Console
-from autoseg.cli.reports import print_plan
+from autoseg.cli.terminal.console import Console
+from autoseg.cli.terminal.reports import print_plan
 from autoseg.plan import NetworkPlan, PlainUNetPlan
 
 COMMON = {"dimensions": 2, "input_channels": 1, "output_channels": 2}

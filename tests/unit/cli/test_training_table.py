@@ -3,10 +3,10 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from autoseg.cli import training_table
-from autoseg.cli.console import Console
-from autoseg.cli.training_table import describe_status, format_epoch, print_trainings, show_trainings
-from autoseg.workflows.status import FoldStatus
+from autoseg.cli.terminal import training_table
+from autoseg.cli.terminal.console import Console
+from autoseg.cli.terminal.training_table import describe_status, format_epoch, print_trainings, show_trainings
+from autoseg.workflows.folds.status import FoldStatus
 
 
 def make_status(**values):

@@ -1,8 +1,8 @@
 import pytest
 
-from autoseg.dataset.draft import draft_cases, name_channels, suggest_group_pattern
-from autoseg.dataset.name_parts import take_apart
-from autoseg.dataset.pairing import pair_by_name
+from autoseg.dataset.drafting.draft import draft_cases, name_channels, suggest_group_pattern
+from autoseg.dataset.drafting.name_parts import take_apart
+from autoseg.dataset.drafting.pairing import pair_by_name
 
 
 def draft(*paths, is_explicit=False):

@@ -1,5 +1,5 @@
-from autoseg.dataset.glob_roles import assign_roles
-from autoseg.dataset.pairing import pair_by_name
+from autoseg.dataset.drafting.glob_roles import assign_roles
+from autoseg.dataset.drafting.pairing import pair_by_name
 
 
 def pair(paths, **patterns):

@@ -1,4 +1,4 @@
-from autoseg.dataset.image_tree import find_reading_problem, list_image_tree
+from autoseg.dataset.drafting.image_tree import find_reading_problem, list_image_tree
 
 
 def touch(root, *names):

@@ -1,7 +1,7 @@
 from autoseg.dataset.cases import Findings
+from autoseg.dataset.drafting.label_proposal import propose_labels, propose_structures
+from autoseg.dataset.drafting.mask_joining import find_nesting
 from autoseg.dataset.label_entries import parse_labels
-from autoseg.dataset.label_proposal import propose_labels, propose_structures
-from autoseg.dataset.mask_joining import find_nesting
 
 
 def test_values_are_kept_as_they_are_and_named_by_number():

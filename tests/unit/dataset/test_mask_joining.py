@@ -3,8 +3,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from autoseg.dataset.label_proposal import propose_structures
-from autoseg.dataset.mask_joining import choose_values, combine_masks, find_nesting, list_region_values
+from autoseg.dataset.drafting.label_proposal import propose_structures
+from autoseg.dataset.drafting.mask_joining import choose_values, combine_masks, find_nesting, list_region_values
 
 
 def make_masks(*masks):

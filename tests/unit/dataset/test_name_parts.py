@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.dataset.name_parts import take_apart
+from autoseg.dataset.drafting.name_parts import take_apart
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from autoseg.dataset.name_parts import take_apart
-from autoseg.dataset.pairing import describe_pattern, pair_by_name
+from autoseg.dataset.drafting.name_parts import take_apart
+from autoseg.dataset.drafting.pairing import describe_pattern, pair_by_name
 
 
 def pair(*paths):

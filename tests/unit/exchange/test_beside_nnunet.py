@@ -17,16 +17,16 @@ from builders.nnunet_models import (
 )
 
 from autoseg.cli.plan import plan
+from autoseg.dataset.folds import Splits
 from autoseg.document import read_document
 from autoseg.geometry import Grid
 from autoseg.inference.options import PredictionOptions
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
-from autoseg.training.folds import Splits
 from autoseg.volume_io import read_label_map, write_image, write_label_map
-from autoseg.workflows.exchange import import_model
-from autoseg.workflows.exporting import export_model
-from autoseg.workflows.prediction import PredictionRequest, predict_images
+from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange.importing import import_model
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "parity_models.py"
 GRID = Grid(shape_voxels=(20, 30, 34), spacing_mm=(2.0, 1.1, 1.0))

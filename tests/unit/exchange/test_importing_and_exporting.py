@@ -36,18 +36,17 @@ from autoseg.inference.model import load_model
 from autoseg.networks import read_weights
 from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
-from autoseg.workflows import exporting
-from autoseg.workflows.exchange import import_model
-from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
-from autoseg.workflows.exporting import export_model
-from autoseg.workflows.model_source import find_kind, open_model
-from autoseg.workflows.planning import preprocess_run
-from autoseg.workflows.selection_document import Member
-from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.training_units import list_units
+from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange import exporting, import_model
+from autoseg.workflows.exchange.request import ExportRequest, ImportRequest
+from autoseg.workflows.folds.status import read_run_status
+from autoseg.workflows.plan.planning import preprocess_run
+from autoseg.workflows.predict.model_source import find_kind, open_model
+from autoseg.workflows.select.selection_document import Member
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.units import list_units
 
 TELLER = Silent()
 

@@ -26,6 +26,7 @@ import autoseg
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model as import_command
 from autoseg.cli.predict import predict
+from autoseg.dataset.folds import Fold, Splits
 from autoseg.dataset.record import DatasetRecord
 from autoseg.document import read_document, write_document
 from autoseg.errors import ExchangeError, PredictionError, RunError, SelectionError
@@ -35,19 +36,18 @@ from autoseg.exchange.model_file import ModelRecord
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan, Reason
 from autoseg.postprocessing.rules import LargestComponent, MinimumSize
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
-from autoseg.training.folds import Fold, Splits
+from autoseg.runtime.provenance import TrainingRecord, measure_versions
 from autoseg.validation_conditions import ValidationConditions
-from autoseg.workflows.exchange import import_model
-from autoseg.workflows.exchange_request import ExportRequest, ImportRequest
-from autoseg.workflows.exporting import export_model
-from autoseg.workflows.model_choice import list_weights
-from autoseg.workflows.model_source import find_kind, open_model
-from autoseg.workflows.planning import preprocess_run
-from autoseg.workflows.selection_document import CandidateScores, Member, Selection
-from autoseg.workflows.status import read_run_status
-from autoseg.workflows.versions import TrainingRecord, measure_versions
+from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange.importing import import_model
+from autoseg.workflows.exchange.request import ExportRequest, ImportRequest
+from autoseg.workflows.folds.status import read_run_status
+from autoseg.workflows.plan.planning import preprocess_run
+from autoseg.workflows.predict.model_source import find_kind, open_model
+from autoseg.workflows.select.model_choice import list_weights
+from autoseg.workflows.select.selection_document import CandidateScores, Member, Selection
 
 Builder = Callable[..., Any]
 TELLER = Silent()

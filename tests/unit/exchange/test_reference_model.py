@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from autoseg.inference.options import PredictionOptions
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.exchange import import_model
-from autoseg.workflows.exchange_request import ExportRequest
-from autoseg.workflows.exporting import export_model
-from autoseg.workflows.model_source import open_model
-from autoseg.workflows.prediction import PredictionRequest, predict_images
+from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange.importing import import_model
+from autoseg.workflows.exchange.request import ExportRequest
+from autoseg.workflows.predict.model_source import open_model
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 DATASET = "Dataset004_Hippocampus"
 CASE = "hippocampus_001"

@@ -8,7 +8,7 @@ from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
-from autoseg.inference.restore_grid import restore_label_map
+from autoseg.inference.restoring.restore_grid import restore_label_map
 from autoseg.plan import MasksOfPreviousStage
 from autoseg.plan.augmentation import MirrorPlan
 from autoseg.preprocessing.pipeline import preprocess_image

@@ -12,12 +12,12 @@ from autoseg.geometry import Grid
 from autoseg.inference.ensemble import MemberChoice, load_ensemble, restore_mean_label_map
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
-from autoseg.inference.restore_grid import restore_label_map, restore_probabilities
+from autoseg.inference.restoring.restore_grid import restore_label_map, restore_probabilities
 from autoseg.plan import MasksOfPreviousStage, ResamplingPlan
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.volume_io import read_image, read_label_map, write_image
-from autoseg.workflows.prediction import PredictionRequest, predict_images
-from autoseg.workflows.prediction_folder import PredictionRecord
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+from autoseg.workflows.predict.prediction_folder import PredictionRecord
 
 CASCADE = "3d_cascade_fullres"
 OPTIONS = PredictionOptions(mirroring=False)

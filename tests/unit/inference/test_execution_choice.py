@@ -5,9 +5,8 @@ import torch
 from builders.clocks import Clock
 
 from autoseg.errors import DeviceError
-from autoseg.inference import execution_choice, pass_size
-from autoseg.inference.compiled_network import CompiledNetwork, compile_networks, find_compiler
-from autoseg.inference.execution_choice import (
+from autoseg.inference.execution.batch_size import find_inference_conditions
+from autoseg.inference.execution.choice import (
     ExecutionRecord,
     Setting,
     count_patches,
@@ -15,11 +14,13 @@ from autoseg.inference.execution_choice import (
     is_large,
     prepare_networks,
 )
-from autoseg.inference.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
+from autoseg.inference.execution.compiled_network import CompiledNetwork, compile_networks, find_compiler
+from autoseg.inference.execution.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
+from autoseg.inference.execution import batch_size as pass_size
+from autoseg.inference.execution import choice as execution_choice
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.pass_size import find_inference_conditions
 from autoseg.networks import build_network
-from autoseg.remembered import find_memory_folder
+from autoseg.runtime.measurement_cache import find_memory_folder
 
 CPU = torch.device("cpu")
 needs_openvino = pytest.mark.skipif(

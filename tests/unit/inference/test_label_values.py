@@ -6,9 +6,9 @@ from builders.labels import build_labels
 from PIL import Image
 
 from autoseg.inference.options import PredictionOptions
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.prediction import PredictionRequest, predict_images
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 REQUEST = PredictionRequest(options=PredictionOptions(mirroring=False), device="cpu")
 

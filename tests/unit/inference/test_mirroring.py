@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.inference.mirroring import list_mirrored_axes, predict_mirrored
+from autoseg.inference.sliding_window.mirroring import list_mirrored_axes, predict_mirrored
 
 
 class Pointwise(nn.Module):

@@ -7,7 +7,7 @@ from autoseg.errors import DeviceError, PredictionError, RunError
 from autoseg.geometry import Grid, compute_reorientation
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
-from autoseg.inference.sliding_window import predict_logits
+from autoseg.inference.sliding_window.prediction import predict_logits
 from autoseg.run_folder import RunFolder
 
 PLAIN_WINDOWS = PredictionOptions(mirroring=False)

@@ -5,9 +5,9 @@ import torch
 from builders.clocks import Clock
 from torch import nn
 
-from autoseg.inference import pass_size
-from autoseg.inference.pass_size import find_patches_per_pass, measure_inference_batch_size
-from autoseg.remembered import find_memory_folder
+from autoseg.inference.execution.batch_size import find_patches_per_pass, measure_inference_batch_size
+from autoseg.inference.execution import batch_size as pass_size
+from autoseg.runtime.measurement_cache import find_memory_folder
 
 
 class Slow(nn.Module):

@@ -12,18 +12,18 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference import model
-from autoseg.inference.compiled_network import find_compiler
 from autoseg.inference.ensemble import load_ensemble
+from autoseg.inference.execution.compiled_network import find_compiler
+from autoseg.inference.execution.openvino_network import find_openvino_version
 from autoseg.inference.model import load_model
-from autoseg.inference.openvino_network import find_openvino_version
 from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.networks import read_weights
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
-from autoseg.workflows import prediction
-from autoseg.workflows.prediction import PredictionRequest, predict_images
-from autoseg.workflows.prediction_folder import PredictionRecord
+from autoseg.workflows.predict import prediction
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+from autoseg.workflows.predict.prediction_folder import PredictionRecord
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
 OPTIONS = PredictionOptions(mirroring=False)

@@ -15,10 +15,10 @@ import autoseg
 from autoseg.evaluation import CaseEvaluation, summarize
 from autoseg.postprocessing.rules import LargestComponent
 from autoseg.run_folder import FoldFolder
-from autoseg.workflows.exchange_request import ExchangedModel
-from autoseg.workflows.prediction import PredictionOutcome
-from autoseg.workflows.selection_document import Member
-from autoseg.workflows.training_job import TrainedFold
+from autoseg.workflows.exchange.request import ExchangedModel
+from autoseg.workflows.predict.prediction import PredictionOutcome
+from autoseg.workflows.select.selection_document import Member
+from autoseg.workflows.train.job import TrainedFold
 from planners import PLANNERS
 
 ONE_LINE = 400  # characters: what a notebook shows without scrolling

@@ -2,10 +2,10 @@ import pytest
 import torch
 from builders.labels import build_labels, build_plain_labels
 
-from autoseg.inference import resample_labels
-from autoseg.inference.label_rule import decode_labels
-from autoseg.inference.resample_labels import iterate_label_slabs
-from autoseg.inference.resample_logits import iterate_resampled_strips
+from autoseg.inference.restoring import resample_labels
+from autoseg.inference.restoring.decoding import decode_labels
+from autoseg.inference.restoring.resample_labels import iterate_label_slabs
+from autoseg.inference.restoring.resample_logits import iterate_resampled_strips
 
 OLD = (6, 7, 8)
 NEAREST = [(False, False, False), (True, False, False), (False, True, False), (True, True, True)]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import zoom
 
-from autoseg.inference.resample_logits import iterate_resampled_strips
+from autoseg.inference.restoring.resample_logits import iterate_resampled_strips
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.resample import resample_logits
 

@@ -9,8 +9,8 @@ from builders.labels import build_labels
 from scipy.ndimage import zoom
 
 from autoseg.geometry import Grid, compute_reorientation
-from autoseg.inference.label_rule import decode_labels
-from autoseg.inference.restore_grid import (
+from autoseg.inference.restoring.decoding import decode_labels
+from autoseg.inference.restoring.restore_grid import (
     iterate_probabilities,
     restore_label_map,
     restore_probabilities,
@@ -240,7 +240,7 @@ RESTORING_OF_MANY_CLASSES = """
 import resource
 import torch
 from autoseg.geometry import Grid
-from autoseg.inference.restore_grid import restore_label_map
+from autoseg.inference.restoring.restore_grid import restore_label_map
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry

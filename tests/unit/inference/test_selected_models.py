@@ -15,12 +15,12 @@ from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.postprocessing.application import finish_label_map
 from autoseg.postprocessing.rules import demand_size, keep_largest_foreground
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
-from autoseg.workflows.prediction import PredictionRequest, predict_images
-from autoseg.workflows.prediction_folder import PredictionRecord
-from autoseg.workflows.selection_document import Member, Selection
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+from autoseg.workflows.predict.prediction_folder import PredictionRecord
+from autoseg.workflows.select.selection_document import Member, Selection
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
 OPTIONS = PredictionOptions(mirroring=False)

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from autoseg.errors import DeviceError, PredictionError
-from autoseg.inference.sliding_window import (
+from autoseg.inference.sliding_window.prediction import (
     compute_patches_per_pass,
     predict_logits,
     retry_in_ram,
     select_storage_device,
 )
-from autoseg.inference.windows import compute_gaussian_weights, compute_window_starts
+from autoseg.inference.sliding_window.windows import compute_gaussian_weights, compute_window_starts
 from autoseg.networks import build_network
 
 CPU = torch.device("cpu")

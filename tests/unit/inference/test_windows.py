@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from autoseg.inference.windows import (
+from autoseg.inference.sliding_window.windows import (
     compute_blending_weights,
     compute_gaussian_weights,
     compute_window_plan,

@@ -11,9 +11,8 @@ import torch
 from builders.cpu_readings import build_cpu_reading
 from threadpoolctl import ThreadpoolController
 
-from autoseg.cpu_time import CpuUsage
-from autoseg.networks import cpu_threads
-from autoseg.networks.cpu_threads import (
+from autoseg.runtime import cpu_threads
+from autoseg.runtime.cpu_threads import (
     CpuThreads,
     LibraryThreads,
     adapt_threads,
@@ -21,6 +20,7 @@ from autoseg.networks.cpu_threads import (
     compute_initial_thread_count,
     follow_cpu_time,
 )
+from autoseg.runtime.cpu_time import CpuUsage
 
 CPU = torch.device("cpu")
 
@@ -282,7 +282,7 @@ def test_adapting_outside_changes_nothing():
 
 BESIDE_BUSY_PROCESSES = """
     import time, torch
-    from autoseg.networks.cpu_threads import adapt_threads, follow_cpu_time
+    from autoseg.runtime.cpu_threads import adapt_threads, follow_cpu_time
     matrix, end = torch.ones(600, 600), time.monotonic() + 30
     with follow_cpu_time(torch.device("cpu"), announce=print):
         while torch.get_num_threads() == MOST and time.monotonic() < end:

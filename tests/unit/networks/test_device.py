@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from autoseg.errors import DeviceError
-from autoseg.networks.device import find_device
+from autoseg.runtime.device import find_device
 
 
 def test_the_processor_can_be_asked_for():

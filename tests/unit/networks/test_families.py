@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoseg.inference.execution import prepare_network
-from autoseg.inference.openvino_network import convert_network, find_openvino_version
+from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
+from autoseg.inference.execution.preparation import prepare_network
 from autoseg.networks import FAMILIES, SegmentationNetwork, build_network, read_weights, write_weights
 from autoseg.plan import NETWORK_PLANS, NetworkPlan
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from autoseg.errors import DeviceError
-from autoseg.networks.precision import autocast, find_number_type
+from autoseg.runtime.precision import autocast, find_number_type
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 

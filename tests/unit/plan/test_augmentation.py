@@ -4,8 +4,8 @@ from autoseg.document import parse_part
 from autoseg.errors import DocumentError
 from autoseg.plan import TRANSFORM_PLANS, TrainingPlan
 from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
-from planners.augmentation import choose_augmentation
-from planners.training import build_training
+from planners.rules.augmentation import choose_augmentation
+from planners.rules.training import build_training
 
 TRANSFORMS = [
     part.model_dump(mode="json") for part in (*choose_augmentation((32, 32, 32)).value, *REFERENCE_MASK_TRANSFORMS)

@@ -1,6 +1,6 @@
 import pytest
 
-from planners.augmentation import choose_augmentation, describe_rotation
+from planners.rules.augmentation import choose_augmentation, describe_rotation
 
 
 @pytest.mark.parametrize(

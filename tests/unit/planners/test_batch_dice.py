@@ -1,6 +1,6 @@
 import pytest
 
-from planners.batch_dice import choose_batch_dice
+from planners.rules.batch_dice import choose_batch_dice
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from builders.fingerprints import build_fingerprint
 from builders.hosts import HOST
 
 from autoseg.fingerprint import Machine
-from autoseg.workflows.planning import find_network_cost
+from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS
 
 PICTURE = ((999.0, 1.0, 1.0), (1, 512, 640))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.plan import ConfigurationPlan, Plan
-from autoseg.workflows.planning import find_network_cost
+from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS, Planner
 from planners.rules.memory import compute_budget, estimate_feature_map_elements
 from planners.rules.topology import Topology

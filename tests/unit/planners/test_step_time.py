@@ -11,7 +11,7 @@ from builders.hosts import build_host
 from autoseg.document import write_document
 from autoseg.fingerprint import Machine
 from autoseg.network_cost import count_checkpoint_bytes, estimate_host_training_bytes
-from autoseg.workflows.planning import find_network_cost
+from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS, step_time
 from planners.step_time import SECONDS_PER_PATCH
 
@@ -122,7 +122,7 @@ STEPS = """
 import sys, torch
 from pathlib import Path
 from autoseg.document import read_document
-from autoseg.host_memory import keep_freed_memory
+from autoseg.runtime.host_memory import keep_freed_memory
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import Plan
 from autoseg.training.network_timing import time_network

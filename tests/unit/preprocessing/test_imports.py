@@ -15,7 +15,7 @@ def test_measuring_and_preprocessing_load_neither_torch_nor_a_file_reader() -> N
 
 def test_a_finished_run_is_looked_at_without_the_libraries_of_the_workers() -> None:
     code = (
-        "import sys, autoseg.workflows.planning\n"
+        "import sys, autoseg.workflows.plan.planning\n"
         "heavy = ('blosc2', 'scipy', 'cc3d', 'torch', 'SimpleITK', 'nibabel', 'skimage')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import write_document
 from autoseg.geometry import Grid
 from autoseg.networks import NETWORK_PREFIX, build_network
@@ -14,9 +15,8 @@ from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.case import preprocess_training_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.run_folder import RunFolder, make_folder
-from autoseg.training.folds import Fold, Splits
 from autoseg.volume_io import write_label_map
-from autoseg.workflows.preprocessing import extract_recipe
+from autoseg.workflows.plan.preprocessing import extract_recipe
 
 FIRST, SECOND, THIRD = "3d_lowres", "3d_cascade_fullres", "third"
 CASES = ("a", "b", "c")

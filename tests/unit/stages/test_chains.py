@@ -8,14 +8,14 @@ from autoseg.document import parse_part
 from autoseg.errors import DocumentError, TrainingError
 from autoseg.inference.model import load_model
 from autoseg.plan import MasksOfPreviousStage, Plan
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.stages.staged_case import preprocess_for_stages
 from autoseg.stages.stored_maps import read_source
 from autoseg.training.loop import Length
-from autoseg.workflows.preprocessing import select_data_configurations
-from autoseg.workflows.training import train_run
-from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.training_units import list_units
+from autoseg.workflows.plan.preprocessing import select_data_configurations
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.training import train_run
+from autoseg.workflows.train.units import list_units
 
 FIRST, SECOND, THIRD = "3d_lowres", "3d_cascade_fullres", "third"
 

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.dataset.folds import Fold
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_export import write_model_description
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan, PreviousStagePlan
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.stages.inputs import PREVIOUS_STAGE_INPUTS
 from autoseg.stages.previous_input import PreviousStageInput
 from autoseg.stages.training_cases import open_training_case, read_network_input
-from autoseg.training.batches import build_batch_source
-from autoseg.training.device.batches import build_device_batch_source
-from autoseg.training.device.data_placement import DataPlacement
-from autoseg.training.folds import Fold
-from autoseg.training.randomness import BatchKey
+from autoseg.training.data.batches import build_batch_source
+from autoseg.training.data.data_placement import DataPlacement
+from autoseg.training.data.device_batches import build_device_batch_source
+from autoseg.training.data.randomness import BatchKey
 from autoseg.workflows.cascade import find_link, prepare_stage_input
 
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"

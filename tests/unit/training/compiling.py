@@ -14,7 +14,7 @@ from torch._dynamo import register_backend
 from autoseg.document import parse_part, read_json
 from autoseg.labels import LabelScheme
 from autoseg.plan import ConfigurationPlan
-from autoseg.training.batch import Batch
+from autoseg.training.data.batch import Batch
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.execution_choice import choose_execution
 from autoseg.training.step import Learner, build_learner, run_training_step, run_validation_step

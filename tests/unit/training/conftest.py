@@ -4,6 +4,7 @@ import torch
 from builders.geometries import build_geometry
 from builders.threads import use_one_thread
 
+from autoseg.dataset.folds import Fold
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import (
     TRANSFORM_PLANS,
@@ -20,9 +21,8 @@ from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.stored_maps import PredictionSource, write_stage_map
 from autoseg.stages.training_cases import StoredStageInput
-from autoseg.training.folds import Fold
-from autoseg.training.randomness import BatchKey, derive_seeds
-from autoseg.training.training_data import TrainingData
+from autoseg.training.data.randomness import BatchKey, derive_seeds
+from autoseg.training.data.training_data import TrainingData
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
 

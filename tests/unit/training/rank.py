@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
+from autoseg.dataset.folds import Fold
 from autoseg.document import parse_part, read_json
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import FoldFolder
-from autoseg.signals import StopRequest
-from autoseg.training.distributed import joined_team
-from autoseg.training.events import Event, IterationDone
-from autoseg.training.folds import Fold
+from autoseg.runtime.distributed import joined_team
+from autoseg.training.data.training_data import TrainingData
+from autoseg.training.monitoring.events import Event, IterationDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
-from autoseg.training.training_data import TrainingData
 
 
 def pass_on(events: Iterator[Event], asked: list[int] | None, *, rank: int) -> Iterator[IterationDone]:

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from autoseg.training import batch_making
-from autoseg.training.batch_making import build_source, make_batches
-from autoseg.training.batches import BatchSource, build_batch_source
-from autoseg.training.device.batches import DeviceBatchSource, build_device_batch_source
-from autoseg.training.device.data_placement import DataPlacement
-from autoseg.training.randomness import BatchKey
+from autoseg.training.data import batch_making
+from autoseg.training.data.batch_making import build_source, make_batches
+from autoseg.training.data.batches import BatchSource, build_batch_source
+from autoseg.training.data.data_placement import DataPlacement
+from autoseg.training.data.device_batches import DeviceBatchSource, build_device_batch_source
+from autoseg.training.data.randomness import BatchKey
 
 CPU = torch.device("cpu")
 KEYS = [BatchKey(stream="training", epoch=0, iteration=number) for number in range(3)]

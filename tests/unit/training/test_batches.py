@@ -10,13 +10,13 @@ from torch.utils.data import Dataset
 
 from autoseg.errors import RunError, TrainingError
 from autoseg.preprocessing.cache import open_case
-from autoseg.training.batches import (
+from autoseg.training.data.batches import (
     build_batch_source,
     list_batch_keys,
     stream_batches,
     translate_worker_crashes,
 )
-from autoseg.training.randomness import BatchKey
+from autoseg.training.data.randomness import BatchKey
 
 CPU = torch.device("cpu")
 

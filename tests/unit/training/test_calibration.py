@@ -5,12 +5,12 @@ import torch
 from builders.clocks import Clock
 
 from autoseg.training import calibration
-from autoseg.training.batches import BatchSource, build_batch_source
+from autoseg.training.budget.pace import Forecast
 from autoseg.training.calibration import measure_step_times
-from autoseg.training.pace import Forecast
-from autoseg.training.schedule import Schedule
+from autoseg.training.data.batches import BatchSource, build_batch_source
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import build_learner
-from autoseg.workflows.training_report import describe_forecast
+from autoseg.workflows.train.report import describe_forecast
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ from builders.folds import build_epoch_record
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from autoseg.dataset.folds import Fold
 from autoseg.errors import TrainingError
 from autoseg.networks import read_weights
-from autoseg.training.batch import Batch
 from autoseg.training.checkpoint import (
     ScalerState,
     check_identity,
@@ -20,9 +20,9 @@ from autoseg.training.checkpoint import (
     write_network_checkpoint,
     write_resumable_checkpoint,
 )
-from autoseg.training.folds import Fold
+from autoseg.training.data.batch import Batch
 from autoseg.training.loop_state import LoopState
-from autoseg.training.schedule import Schedule
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")

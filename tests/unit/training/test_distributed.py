@@ -17,13 +17,13 @@ from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.run_folder import FoldFolder
+from autoseg.runtime.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.checkpoint import read_checkpoint
-from autoseg.training.distributed import ALONE, Team, joined_team, read_team
-from autoseg.training.events import IterationDone
+from autoseg.training.data.training_data import TrainingData
+from autoseg.training.monitoring.events import IterationDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.start import Length
 from autoseg.training.trainer import train
-from autoseg.training.training_data import TrainingData
 
 RANK_SCRIPT = Path(__file__).with_name("rank.py")
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from builders.clocks import Clock
 
+from autoseg.runtime.distributed import Team
 from autoseg.training import execution_choice
-from autoseg.training.batch import Batch
-from autoseg.training.distributed import Team
+from autoseg.training.budget.pace import Budget
+from autoseg.training.data.batch import Batch
 from autoseg.training.execution import TrainingExecution, find_execution
 from autoseg.training.execution_choice import choose_execution, decide_execution
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
-from autoseg.training.pace import Budget
-from autoseg.training.schedule import Schedule
 from autoseg.training.step import build_learner
 
 CPU = torch.device("cpu")

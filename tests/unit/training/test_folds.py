@@ -2,9 +2,7 @@ import json
 
 import pytest
 
-from autoseg.document import read_document, write_document
-from autoseg.errors import DocumentError, TrainingError
-from autoseg.training.folds import (
+from autoseg.dataset.folds import (
     Fold,
     Splits,
     find_torn_apart,
@@ -14,6 +12,8 @@ from autoseg.training.folds import (
     read_foreign_splits,
     select_fold,
 )
+from autoseg.document import read_document, write_document
+from autoseg.errors import DocumentError, TrainingError
 
 
 def name_cases(count):

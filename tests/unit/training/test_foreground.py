@@ -6,7 +6,7 @@ import pytest
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.class_locations import ClassLocations
-from autoseg.training.foreground import (
+from autoseg.training.data.foreground import (
     MOST_VOXELS_PER_COMPONENT,
     ForegroundIndex,
     find_classes,

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from autoseg.dataset.groups import group_by_pattern, read_groups
 from autoseg.errors import DocumentError, TrainingError
-from autoseg.training.groups import group_by_pattern, read_groups
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from builders.folds import build_epoch_record
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoseg.errors import RunError
-from autoseg.training.event_files import open_event_files, write_events
-from autoseg.training.history import EpochRecord, append_to_training_log, write_training_log
+from autoseg.training.monitoring.event_files import open_event_files, write_events
+from autoseg.training.monitoring.history import EpochRecord, append_to_training_log, write_training_log
 
 
 def test_the_log_has_one_line_per_epoch(tmp_path):
@@ -42,8 +42,8 @@ WRITE_WITHOUT_ROOM = """
 import resource, sys
 from pathlib import Path
 from autoseg.errors import RunError
-from autoseg.training.event_files import open_event_files, write_events
-from autoseg.training.history import EpochRecord
+from autoseg.training.monitoring.event_files import open_event_files, write_events
+from autoseg.training.monitoring.history import EpochRecord
 record = EpochRecord.model_validate_json(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:

@@ -12,16 +12,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoseg.errors import DeviceError, TrainingError
 from autoseg.preprocessing.cache import open_case
+from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import FoldFolder
-from autoseg.signals import StopRequest
 from autoseg.stages.stored_maps import PredictionSource, write_stage_map
 from autoseg.training import loop, trainer
+from autoseg.training.budget.pace import Budget, Forecast, StepTimes
+from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.checkpoint import read_checkpoint
-from autoseg.training.events import EpochDone, IterationDone
+from autoseg.training.monitoring.events import EpochDone, IterationDone
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
-from autoseg.training.pace import Budget, Forecast, StepTimes
-from autoseg.training.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
-from autoseg.training.schedule import Schedule
 from autoseg.training.start import Length
 from autoseg.training.step import run_training_step
 from autoseg.training.trainer import train

@@ -10,7 +10,7 @@ from torch import nn
 from autoseg.errors import ExchangeError, PlanError
 from autoseg.exchange.nnunet_networks import describe_network
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
-from autoseg.inference.execution import prepare_network
+from autoseg.inference.execution.preparation import prepare_network
 from autoseg.network_cost import count_parameters
 from autoseg.networks import FAMILIES, SegmentationNetwork
 from autoseg.plan import NETWORK_PLANS, ConfigurationPlan, NetworkPlan
@@ -22,7 +22,7 @@ from autoseg.training.checkpoint import (
     write_weights,
 )
 from autoseg.training.execution import Execution
-from autoseg.training.schedule import Schedule
+from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import Batch, build_learner, run_training_step, run_validation_step
 
 CPU = torch.device("cpu")

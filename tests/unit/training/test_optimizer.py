@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoseg.plan import ConfigurationPlan, CrossEntropyTerm, DiceTerm
-from autoseg.training.batch import Batch
+from autoseg.training.data.batch import Batch
 from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from autoseg.training.pace import (
+from autoseg.training.budget.pace import (
     FEWEST_ITERATIONS_PER_EPOCH,
     FEWEST_VALIDATION_ITERATIONS,
     Budget,
@@ -15,7 +15,7 @@ from autoseg.training.pace import (
     lay_out_budget,
     lay_out_rest,
 )
-from autoseg.training.schedule import Schedule
+from autoseg.training.optimization.schedule import Schedule
 
 TIMES = StepTimes(
     data_seconds=0.1, forward_seconds=0.3, backward_seconds=0.6, iteration_seconds=1.0, validation_seconds=0.5

@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.training.plateau import (
+from autoseg.training.budget.plateau import (
     PATIENCE,
     SMALLEST_IMPROVEMENT,
     compute_annealing_epochs,

@@ -9,8 +9,8 @@ import pytest
 from builders.folds import build_epoch_record
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from autoseg.training.progress_picture import draw_progress, write_progress_picture
-from autoseg.training.schedule import Schedule
+from autoseg.training.monitoring.progress_picture import draw_progress, write_progress_picture
+from autoseg.training.optimization.schedule import Schedule
 
 make_record = partial(build_epoch_record, seconds=120.0)
 
@@ -96,9 +96,9 @@ def test_the_picture_is_a_png_also_with_gaps_one_epoch_or_a_strange_name(tmp_pat
 SCRIPT = """
 import sys
 from pathlib import Path
-from autoseg.training.history import EpochRecord
-from autoseg.training.progress_picture import write_progress_picture
-from autoseg.training.schedule import Schedule
+from autoseg.training.monitoring.history import EpochRecord
+from autoseg.training.monitoring.progress_picture import write_progress_picture
+from autoseg.training.optimization.schedule import Schedule
 record = EpochRecord.model_validate_json(sys.argv[2])
 schedule = Schedule(iterations_per_epoch=1, validation_iterations_per_epoch=1, end_epoch=1)
 write_progress_picture(Path(sys.argv[1]), [record], schedule, title="Dataset001_海馬")

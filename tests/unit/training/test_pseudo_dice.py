@@ -2,7 +2,7 @@ import pytest
 import torch
 from builders.labels import build_labels
 
-from autoseg.training.pseudo_dice import (
+from autoseg.training.monitoring.pseudo_dice import (
     compute_mean_dice,
     compute_pseudo_dice,
     count_overlaps,

@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 
-from autoseg.training.randomness import BatchKey, derive_seeds, seeded_global_generators
+from autoseg.training.data.randomness import BatchKey, derive_seeds, seeded_global_generators
 
 KEY = BatchKey(stream="training", epoch=3, iteration=7)
 

@@ -7,7 +7,7 @@ import pytest
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.class_locations import ClassLocations
-from autoseg.training.sampling import (
+from autoseg.training.data.sampling import (
     PatchSampler,
     compute_start_bounds,
     cut_out,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from autoseg.training.schedule import Schedule, build_schedule, compute_learning_rate
+from autoseg.training.optimization.schedule import Schedule, build_schedule, compute_learning_rate
 
 THREE_A_EPOCH = {"iterations_per_epoch": 3, "validation_iterations_per_epoch": 1}
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoseg.training.batch import Batch
+from autoseg.training.data.batch import Batch
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import pytest
 from builders.folds import build_epoch_record
 
 from autoseg.errors import TrainingError
-from autoseg.training.events import EpochDone
-from autoseg.training.schedule import Schedule
-from autoseg.training.trackers import TrackedRun, check_trackers, open_trackers
+from autoseg.training.monitoring.events import EpochDone
+from autoseg.training.monitoring.trackers import TrackedRun, check_trackers, open_trackers
+from autoseg.training.optimization.schedule import Schedule
 
 SCHEDULE = Schedule(iterations_per_epoch=3, validation_iterations_per_epoch=1, end_epoch=5)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.training.weight_average import WeightAverage
+from autoseg.training.optimization.weight_average import WeightAverage
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import write_document
 from autoseg.errors import PredictionError, RunError, TrainingError
 from autoseg.geometry import Grid
@@ -28,16 +29,16 @@ from autoseg.plan import (
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import preprocess_training_case
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.out_of_fold import StageLink, find_holders
 from autoseg.stages.training_cases import open_training_case, read_network_input
-from autoseg.training.folds import Fold, Splits
-from autoseg.workflows import cascade, validation
+from autoseg.workflows import cascade
 from autoseg.workflows.cascade import find_link, prepare_stage_input
-from autoseg.workflows.preprocessing import extract_recipe
-from autoseg.workflows.validation import validate_fold
+from autoseg.workflows.evaluate import validation
+from autoseg.workflows.evaluate.validation import validate_fold
+from autoseg.workflows.plan.preprocessing import extract_recipe
 
 CASCADE = "3d_cascade_fullres"
 CASES = ("a", "b", "c")

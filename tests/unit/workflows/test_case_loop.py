@@ -3,8 +3,8 @@ import threading
 import pytest
 
 from autoseg.errors import CasesFailedError, RunError
-from autoseg.progress import Silent
-from autoseg.workflows.case_loop import check_failures, collect_failures, predict_each
+from autoseg.processes.progress import Silent
+from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
 
 
 class Steps:

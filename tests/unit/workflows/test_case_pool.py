@@ -9,8 +9,7 @@ import pytest
 
 from autoseg.errors import DatasetError
 from autoseg.problems import Problem
-from autoseg.progress import Silent
-from autoseg.workflows.case_pool import (
+from autoseg.processes.case_pool import (
     CaseSize,
     Failure,
     PoolOutcome,
@@ -20,6 +19,7 @@ from autoseg.workflows.case_pool import (
     run_over_cases,
     write_failure_log,
 )
+from autoseg.processes.progress import Silent
 
 SIZES = {name: CaseSize(voxels=25_000_000, estimated_bytes=3 * 2**30) for name in ("a", "b", "c")}
 
@@ -88,8 +88,8 @@ def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_other
 
 UNGUARDED = """
 from autoseg.problems import Problem
-from autoseg.progress import Silent
-from autoseg.workflows.case_pool import run_over_cases
+from autoseg.processes.progress import Silent
+from autoseg.processes.case_pool import run_over_cases
 
 jobs = [(name, name) for name in "abc"]
 run_over_cases(str.upper, jobs, workers=2, label="Working", progress=Silent())
@@ -109,7 +109,7 @@ def test_a_script_without_a_guard_is_told_so_and_not_that_memory_is_short(tmp_pa
 def test_workers_are_as_many_as_cores_cases_and_the_memory_for_the_largest_case_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("autoseg.workflows.case_pool.count_usable_cores", lambda: 16)
+    monkeypatch.setattr("autoseg.processes.case_pool.count_usable_cores", lambda: 16)
     largest = find_largest([CaseSize(voxels=1, estimated_bytes=2**10), CaseSize(voxels=2, estimated_bytes=2**50)])
 
     assert largest == 2**50

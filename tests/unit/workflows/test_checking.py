@@ -9,9 +9,9 @@ from builders.datasets import describe_dataset
 from builders.volumes import AFFINE, save_nifti
 from PIL import Image
 
-from autoseg.progress import Silent
-from autoseg.workflows.checking import CheckRequest, check_dataset
-from autoseg.workflows.splitting import SplitRequest
+from autoseg.processes.progress import Silent
+from autoseg.workflows.plan.checking import CheckRequest, check_dataset
+from autoseg.workflows.plan.splitting import SplitRequest
 
 
 @pytest.fixture

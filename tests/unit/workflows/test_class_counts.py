@@ -1,7 +1,7 @@
 from builders.fingerprints import build_case
 from builders.labels import build_labels
 
-from autoseg.workflows.class_counts import count_class_occurrences, find_duplicates, warn_of_rare_classes
+from autoseg.workflows.plan.class_counts import count_class_occurrences, find_duplicates, warn_of_rare_classes
 
 
 def make_case(name, *voxel_counts, digest=""):

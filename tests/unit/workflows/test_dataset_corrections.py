@@ -11,12 +11,12 @@ from PIL import Image
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.checking import CheckRequest, check_dataset
-from autoseg.workflows.header_survey import survey_headers
-from autoseg.workflows.measuring import measure_dataset
-from autoseg.workflows.splitting import SplitRequest
+from autoseg.workflows.plan.checking import CheckRequest, check_dataset
+from autoseg.workflows.plan.header_survey import survey_headers
+from autoseg.workflows.plan.measuring import measure_dataset
+from autoseg.workflows.plan.splitting import SplitRequest
 
 
 def check(folder):

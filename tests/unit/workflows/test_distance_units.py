@@ -12,14 +12,14 @@ from builders.labels import build_labels
 from PIL import Image
 from rich.console import Console as RichConsole
 
-from autoseg.cli.console import Console
-from autoseg.cli.reports import print_cases, print_crossvalidation, print_summary
+from autoseg.cli.terminal.console import Console
+from autoseg.cli.terminal.reports import print_cases, print_crossvalidation, print_summary
 from autoseg.evaluation.crossvalidation import CrossValidation, score_configuration, write_crossvalidation
 from autoseg.geometry import Grid, find_distance_unit
 from autoseg.postprocessing.rules import demand_size, find_size_unit
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.volume_io import read_grid
-from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 
 LABELS = build_labels({"cell": (1,)})
 

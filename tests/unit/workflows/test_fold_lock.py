@@ -4,15 +4,15 @@ import sys
 import pytest
 
 from autoseg.errors import TrainingError
+from autoseg.processes import fold_lock
+from autoseg.processes.fold_lock import find_holder, lock_fold
 from autoseg.run_folder import FoldFolder
-from autoseg.workflows import fold_lock
-from autoseg.workflows.fold_lock import find_holder, lock_fold
 
 HOLD = """
 import sys
 from pathlib import Path
 from autoseg.run_folder import FoldFolder
-from autoseg.workflows.fold_lock import lock_fold
+from autoseg.processes.fold_lock import lock_fold
 with lock_fold(FoldFolder(Path(sys.argv[1])), device="cuda:3"):
     print("held", flush=True)
     sys.stdin.read()

@@ -6,15 +6,15 @@ import pytest
 import torch
 from builders.folds import build_checkpoint_description, build_epoch_record
 
+from autoseg.dataset.folds import Fold
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.plan import Plan
-from autoseg.training.folds import Fold
-from autoseg.training.pace import Budget, Forecast, StepTimes
-from autoseg.training.schedule import Schedule
-from autoseg.workflows.fold_time import FoldTime, check_forecast, format_budget
-from autoseg.workflows.status import ValidationChoice
-from autoseg.workflows.training_job import FoldJob
+from autoseg.training.budget.pace import Budget, Forecast, StepTimes
+from autoseg.training.optimization.schedule import Schedule
+from autoseg.workflows.folds.status import ValidationChoice
+from autoseg.workflows.train.fold_time import FoldTime, check_forecast, format_budget
+from autoseg.workflows.train.job import FoldJob
 
 TIMES = StepTimes(
     data_seconds=0.1, forward_seconds=0.3, backward_seconds=0.6, iteration_seconds=1.0, validation_seconds=0.5

@@ -3,17 +3,17 @@ import os
 import pytest
 from builders.fingerprints import build_case, build_fingerprint
 
+from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
 from autoseg.fingerprint import Fingerprint
 from autoseg.network_cost import StepCost, count_checkpoint_bytes
 from autoseg.plan import Plan
 from autoseg.plan.augmentation import MirrorPlan
 from autoseg.run_folder import write_text
-from autoseg.training.folds import Splits
-from autoseg.workflows.forecasting import count_windows, forecast_run, list_trained, measure_folder
-from autoseg.workflows.machine_survey import Survey
-from autoseg.workflows.planning import find_network_cost
-from autoseg.workflows.preprocessing import extract_recipe
+from autoseg.workflows.plan.forecasting import count_windows, forecast_run, list_trained, measure_folder
+from autoseg.workflows.plan.machine_survey import Survey
+from autoseg.workflows.plan.planning import find_network_cost
+from autoseg.workflows.plan.preprocessing import extract_recipe
 
 COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.1, memory_bytes=10**9)
 TRAINING_SECONDS = 10 * (4 * 2.0 + 1 * 0.5)  # epochs and iterations of the plan

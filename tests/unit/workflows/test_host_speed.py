@@ -3,8 +3,8 @@ import logging
 import pytest
 from builders.hosts import HOST, build_host
 
-from autoseg.workflows import host_speed
-from autoseg.workflows.host_speed import find_host_speed
+from autoseg.workflows.plan import host_speed
+from autoseg.workflows.plan.host_speed import find_host_speed
 
 DISTURBED = build_host(received_share=0.5)
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError, RunError
-from autoseg.progress import Silent
-from autoseg.workflows.checking import CheckRequest, check_dataset
-from autoseg.workflows.file_pairing import FilePatterns
-from autoseg.workflows.initializing import InitRequest, init_dataset
-from autoseg.workflows.splitting import SplitRequest, divide_into_folds
+from autoseg.processes.progress import Silent
+from autoseg.workflows.init.file_pairing import FilePatterns
+from autoseg.workflows.init.initializing import InitRequest, init_dataset
+from autoseg.workflows.plan.checking import CheckRequest, check_dataset
+from autoseg.workflows.plan.splitting import SplitRequest, divide_into_folds
 
 SHAPE = (9, 8, 7)  # x, y, z
 

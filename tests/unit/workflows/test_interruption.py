@@ -6,16 +6,16 @@ from safetensors.torch import save_file
 from autoseg.document import write_document
 from autoseg.errors import Stopped
 from autoseg.run_folder import write_text
-from autoseg.training.history import append_to_training_log
+from autoseg.training.monitoring.history import append_to_training_log
 from autoseg.training.start import Length
-from autoseg.workflows.interruption import (
+from autoseg.workflows.folds.state import TrainingState
+from autoseg.workflows.train.interruption import (
     describe_interruptions,
     describe_kept,
     describe_queue_continuation,
     describe_start,
 )
-from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.training_state import TrainingState
+from autoseg.workflows.train.request import TrainingRequest
 
 
 def save(path, **reached):

@@ -6,8 +6,8 @@ from autoseg.document import read_document
 from autoseg.errors import DeviceError
 from autoseg.network_cost import StepCost
 from autoseg.plan import Plan
-from autoseg.progress import Silent
-from autoseg.workflows.machine_survey import (
+from autoseg.processes.progress import Silent
+from autoseg.workflows.plan.machine_survey import (
     Gpu,
     find_available_ram,
     may_have_gpu,
@@ -15,7 +15,7 @@ from autoseg.workflows.machine_survey import (
     survey_gpu,
     time_on_gpu,
 )
-from autoseg.workflows.planning import find_network_cost
+from autoseg.workflows.plan.planning import find_network_cost
 
 COST = StepCost(iteration_seconds=2.0, validation_seconds=0.5, window_seconds=0.1, memory_bytes=10**9)
 GPU = Gpu(device=torch.device("cpu"), name="a GPU", memory_bytes=8 * 10**9)

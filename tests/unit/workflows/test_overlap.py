@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from autoseg.workflows.overlap import overlap_stages
+from autoseg.processes.overlap import overlap_stages
 
 
 class Stages:

@@ -13,7 +13,7 @@ from autoseg.networks.cost import measure_cost
 from autoseg.networks.families import ARCHITECTURES
 from autoseg.plan import Plan
 from autoseg.unet_cost import count_plain_unet
-from autoseg.workflows.planning import find_network_cost, make_rule
+from autoseg.workflows.plan.planning import find_network_cost, make_rule
 
 HOST = HostThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
@@ -66,5 +66,5 @@ def test_networks_with_a_closed_form_are_counted_without_torch(configuration):
     assert find_network_cost(configuration.network, (8, 8, 8), 2) == count_plain_unet(
         configuration.network, (8, 8, 8), 2
     )
-    code = "import sys; sys.modules['torch'] = None; import autoseg.unet_cost, autoseg.workflows.planning"
+    code = "import sys; sys.modules['torch'] = None; import autoseg.unet_cost, autoseg.workflows.plan.planning"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

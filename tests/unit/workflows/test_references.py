@@ -9,7 +9,7 @@ from autoseg.errors import RunError
 from autoseg.geometry import Grid
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_grid, read_label_map, write_label_map
-from autoseg.workflows.references import copy_reference, find_reference
+from autoseg.workflows.cases.references import copy_reference, find_reference
 
 LABEL_MAP = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
 GRID = Grid(shape_voxels=(2, 3, 4), spacing_mm=(3.0, 1.5, 1.25), origin_mm=(4.0, 5.0, 6.0))

@@ -9,24 +9,24 @@ from builders.folds import build_epoch_record
 from builders.labels import build_labels
 from builders.progress import Notes
 
+from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError, PredictionError, SelectionError, TrainingError
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import Grid
 from autoseg.plan import MasksOfPreviousStage, Plan
-from autoseg.progress import Silent
+from autoseg.processes.fold_lock import lock_fold
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import write_text
-from autoseg.training.folds import Fold, Splits
-from autoseg.training.history import append_to_training_log
+from autoseg.training.monitoring.history import append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import write_label_map
-from autoseg.workflows import held_out, selection
-from autoseg.workflows.evaluation import EvaluationJob, evaluate_jobs
-from autoseg.workflows.fold_lock import lock_fold
-from autoseg.workflows.postprocessing import learn_postprocessing
-from autoseg.workflows.selection import SelectionRequest, select_models
-from autoseg.workflows.selection_document import Selection
-from autoseg.workflows.training_state import TrainingState
+from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.folds.state import TrainingState
+from autoseg.workflows.select import held_out, selection
+from autoseg.workflows.select.postprocessing import learn_postprocessing
+from autoseg.workflows.select.selection import SelectionRequest, select_models
+from autoseg.workflows.select.selection_document import Selection
 
 GRID = Grid(shape_voxels=(8, 9, 10), spacing_mm=(2.0, 1.0, 1.0))
 LABELS = build_labels({"big": (2,), "small": (5,)})

@@ -5,7 +5,7 @@ import pytest
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import TrainingError
-from autoseg.workflows.splitting import SplitRequest, describe_duplicates, divide_into_folds
+from autoseg.workflows.plan.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import pytest
 from builders.folds import build_epoch_record, finish_fold
 
 from autoseg.errors import RunError
+from autoseg.processes.fold_lock import lock_fold
 from autoseg.run_folder import write_text
-from autoseg.training.history import append_to_training_log
+from autoseg.training.monitoring.history import append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
-from autoseg.workflows.crossvalidation import collect_crossvalidation
-from autoseg.workflows.fold_lock import lock_fold
-from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training_state import StateWriter, TrainingState, record_failure
+from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
+from autoseg.workflows.folds.state import StateWriter, TrainingState, record_failure
+from autoseg.workflows.folds.status import read_run_status
 
 
 def log_epochs(run, configuration, fold, count):

@@ -1,10 +1,10 @@
 import pytest
 
 from autoseg.errors import OptionError
-from autoseg.signals import StopRequest
-from autoseg.workflows import training_units
-from autoseg.workflows.training_dispatch import train_folds
-from autoseg.workflows.training_request import TrainingRequest
+from autoseg.processes.signals import StopRequest
+from autoseg.workflows.train import units as training_units
+from autoseg.workflows.train.dispatch import train_folds
+from autoseg.workflows.train.request import TrainingRequest
 
 
 class Notes:
@@ -60,7 +60,7 @@ def test_finished_folds_are_shown_and_not_trained_again(trained, notes):
 
 
 def test_the_time_of_all_rounds_is_announced_where_each_fold_has_a_budget(trained, notes, monkeypatch):
-    monkeypatch.setattr("autoseg.workflows.training_queue.TrainingQueue.run_all", lambda queue: (x for x in ()))
+    monkeypatch.setattr("autoseg.workflows.train.queue.TrainingQueue.run_all", lambda queue: (x for x in ()))
     dispatch(trained, notes, devices="cpu,cpu", restart=True, budget_seconds=60.0)
     assert notes.texts[0].startswith("2 of 2 folds to train")
     assert notes.texts[1] == "each of them gets 1:00, so all take up to 1:00"

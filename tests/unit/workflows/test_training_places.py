@@ -1,8 +1,8 @@
 import pytest
 
 from autoseg.errors import DeviceError, OptionError, TrainingError
-from autoseg.workflows.training_places import find_device_groups, is_leader, is_one_process, parse_devices
-from autoseg.workflows.training_units import Unit
+from autoseg.workflows.train.device_groups import find_device_groups, is_leader, is_one_process, parse_devices
+from autoseg.workflows.train.units import Unit
 
 UNITS = [Unit(configuration="2d", fold=fold, cases=("a",)) for fold in ("0", "1")]
 

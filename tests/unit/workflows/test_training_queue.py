@@ -8,14 +8,14 @@ import psutil
 import pytest
 from builders.folds import finish_fold
 
-from autoseg.signals import StopRequest
+from autoseg.processes.signals import StopRequest
 from autoseg.training.start import Length
-from autoseg.workflows import training_queue
-from autoseg.workflows.status import read_run_status
-from autoseg.workflows.training_queue import TrainingQueue, build_queue
-from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.training_state import read_state
-from autoseg.workflows.training_units import Unit
+from autoseg.workflows.folds.state import read_state
+from autoseg.workflows.folds.status import read_run_status
+from autoseg.workflows.train import queue as training_queue
+from autoseg.workflows.train.queue import TrainingQueue, build_queue
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.units import Unit
 
 # What a unit does in place of training, by its fold: writes down who it is, then ends in its own way.
 SCRIPT = """

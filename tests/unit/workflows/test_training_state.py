@@ -3,12 +3,12 @@ from builders.clocks import Clock
 from builders.folds import build_epoch_record
 
 from autoseg.errors import TrainingError
-from autoseg.progress import Silent
+from autoseg.processes.progress import Silent
 from autoseg.run_folder import FoldFolder, write_text
-from autoseg.training.events import EpochDone, IterationDone
-from autoseg.training.pace import Forecast, StepTimes
-from autoseg.training.schedule import Schedule
-from autoseg.workflows.training_state import StateWriter, TrainingState, keep_state, read_state, record_failure
+from autoseg.training.budget.pace import Forecast, StepTimes
+from autoseg.training.monitoring.events import EpochDone, IterationDone
+from autoseg.training.optimization.schedule import Schedule
+from autoseg.workflows.folds.state import StateWriter, TrainingState, keep_state, read_state, record_failure
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from autoseg.plan import Plan
 from autoseg.run_folder import make_folder
 from autoseg.training.start import Length
 from autoseg.validation_conditions import ValidationConditions
-from autoseg.workflows import training_units
-from autoseg.workflows.training_request import TrainingRequest
-from autoseg.workflows.training_units import Unit, is_up_to_date, list_arguments, list_units
+from autoseg.workflows.train import units as training_units
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.units import Unit, is_up_to_date, list_arguments, list_units
 
 CASCADE = "3d_cascade_fullres"
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from autoseg.inference.options import PredictionOptions
-from autoseg.workflows.validation_cost import (
+from autoseg.workflows.evaluate.validation_cost import (
     ESTIMATE_MARGIN,
     WORKER_START_SECONDS,
     ValidationCost,

@@ -7,7 +7,7 @@ from builders.hosts import HOST, build_host
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.networks.cost import measure_cost
-from autoseg.workflows.planning import find_network_cost
+from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS
 from planners.lite.budget import SUFFICIENT_ITERATIONS
 from planners.lite.candidates import (

@@ -11,13 +11,13 @@ from autoseg.document import parse_part
 from autoseg.errors import DocumentError
 from autoseg.plan import TRANSFORM_PLANS, ConfigurationPlan, TransformPlan
 from autoseg.plan.values import Fraction
-from autoseg.training import batch_making
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws, Transform
 from autoseg.training.augmentation.transforms import TRANSFORMS
-from autoseg.training.batches import BatchSource, build_batch_source
-from autoseg.training.device.batches import build_device_batch_source
-from autoseg.training.device.data_placement import DataPlacement
-from autoseg.training.randomness import BatchKey
+from autoseg.training.data import batch_making
+from autoseg.training.data.batches import BatchSource, build_batch_source
+from autoseg.training.data.data_placement import DataPlacement
+from autoseg.training.data.device_batches import build_device_batch_source
+from autoseg.training.data.randomness import BatchKey
 
 CPU = torch.device("cpu")
 KEYS = [BatchKey(stream="training", epoch=0, iteration=number) for number in range(6)]

@@ -12,12 +12,12 @@ from autoseg.errors import RunError
 from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import FoldFolder
 from autoseg.training.augmentation.spatial import crop_centre
-from autoseg.training.batches import build_batch_source, list_batch_keys
-from autoseg.training.device.batches import build_device_batch_source, stream_device_batches
-from autoseg.training.device.data_placement import DataPlacement
-from autoseg.training.events import EpochDone
+from autoseg.training.data.batches import build_batch_source, list_batch_keys
+from autoseg.training.data.data_placement import DataPlacement
+from autoseg.training.data.device_batches import build_device_batch_source, stream_device_batches
+from autoseg.training.data.randomness import BatchKey, derive_seeds
+from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.options import TrainingOptions
-from autoseg.training.randomness import BatchKey, derive_seeds
 from autoseg.training.trainer import train
 
 PLACES = ["device", "host", "disk"]

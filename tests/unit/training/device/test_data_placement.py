@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoseg.networks.cost import measure_cost
-from autoseg.training.device.data_placement import (
+from autoseg.training.data.data_placement import (
     BYTES_PER_OUTPUT,
     FreeMemory,
     estimate_training_bytes,
@@ -12,7 +12,7 @@ from autoseg.training.device.data_placement import (
     measure_host_memory,
     place_data,
 )
-from autoseg.training.device.held_cases import DataSize
+from autoseg.training.data.held_cases import DataSize
 
 GIB = 2**30
 SIZE = DataSize(arrays_bytes=10 * GIB, locations_bytes=GIB)

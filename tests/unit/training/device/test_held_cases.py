@@ -6,7 +6,7 @@ import torch
 
 from autoseg.errors import RunError
 from autoseg.preprocessing.cache import LazyArray, open_case
-from autoseg.training.device.held_cases import DeviceArray, hold_cases, measure_size
+from autoseg.training.data.held_cases import DeviceArray, hold_cases, measure_size
 
 NAMES = ("case_0", "case_1")
 

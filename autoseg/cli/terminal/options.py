@@ -1,0 +1,63 @@
+"""Parses the text of options."""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from autoseg.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoseg.runtime.precision import Precision
+    from autoseg.training.monitoring.trackers import TrackerName
+
+UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+
+
+def parse_duration(text: str) -> float:
+    """Parses a time like 30m, 8h, 1h30m, 1.5h or 2d into seconds.
+
+    Raises:
+        OptionError: It does not have this form, or is 0.
+    """
+    compact = text.replace(" ", "").lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", compact)
+    seconds = sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
+    if not DURATION.fullmatch(compact) or seconds == 0:
+        msg = f"expected a time like 30m, 8h, 1h30m or 2d (days, hours, minutes, seconds), found {text!r}"
+        raise OptionError(msg)
+    return seconds
+
+
+def parse_precision(text: str) -> "Precision":
+    """Checks the name of a precision.
+
+    Raises:
+        OptionError: There is no such precision.
+    """
+    from typing import cast, get_args
+
+    from autoseg.runtime.precision import Precision
+
+    if text not in get_args(Precision):
+        msg = f"no precision is called {text!r}; choose one of: {', '.join(get_args(Precision))}"
+        raise OptionError(msg)
+    return cast("Precision", text)
+
+
+def parse_trackers(names: "Sequence[str]") -> "tuple[TrackerName, ...]":
+    """Checks names of trackers.
+
+    Raises:
+        OptionError: There is no such tracker.
+    """
+    from typing import cast, get_args
+
+    from autoseg.training.monitoring.trackers import TrackerName
+
+    unknown = [name for name in names if name not in get_args(TrackerName)]
+    if unknown:
+        msg = f"--log-to takes {' or '.join(get_args(TrackerName))}, found {unknown[0]!r}"
+        raise OptionError(msg)
+    return cast("tuple[TrackerName, ...]", tuple(dict.fromkeys(names)))

@@ -1,0 +1,209 @@
+"""Prints results of commands as tables: checks of a dataset, a plan with its reasons, scores."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoseg.cli.terminal.console import Console
+    from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
+    from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+    from autoseg.geometry import DistanceUnit
+    from autoseg.plan import Plan
+    from autoseg.workflows.plan.checking import CheckReport
+    from autoseg.workflows.plan.class_counts import ClassCount
+    from autoseg.workflows.select.selection_document import Selection
+
+COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
+
+CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
+
+
+def print_plan(console: "Console", plan: "Plan") -> None:
+    """Prints every decision with its reason, then the configurations side by side."""
+    from rich.table import Table
+
+    console.note(f"\nPlan for {plan.dataset_name} (planner {plan.planner})")
+    for reason in plan.reasons:
+        console.note(f"\n{reason.subject}: {reason.value}\n    {reason.because}")
+    table = Table(title="Configurations", title_justify="left")
+    for heading in ("", *plan.configurations):
+        table.add_column(heading)
+    for row in _list_plan_rows(plan):
+        table.add_row(*row)
+    console.note("")
+    console.show_table(table)
+    for reason in plan.reasons:
+        if reason.subject.startswith("warning"):
+            console.note(f"{reason.subject} ({reason.value}): {reason.because}")
+
+
+def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
+    configurations = plan.configurations.values()
+    networks = [c.network.describe() for c in configurations]
+    headings = dict.fromkeys(heading for about in networks for heading in about)
+    return [
+        (
+            "spacing (mm)" if plan.distance_unit == "mm" else "spacing (pixels)",
+            *(" x ".join(f"{v:.4g}" for v in c.spacing_mm) for c in configurations),
+        ),
+        ("median shape", *(" x ".join(f"{v:.6g}" for v in c.median_shape_voxels) for c in configurations)),
+        ("patch", *(" x ".join(map(str, c.patch_voxels)) for c in configurations)),
+        ("batch", *(str(c.training.batch_size) for c in configurations)),
+        ("network", *(c.network.family for c in configurations)),
+        *((heading, *(about.get(heading, "") for about in networks)) for heading in headings),
+    ]
+
+
+def print_check(console: "Console", report: "CheckReport", *, every_case: bool = False) -> None:
+    """Prints problems and notes in one table, then proposed corrections of dataset.json, then the classes.
+
+    Args:
+        console: Console to print to.
+        report: Result of the check.
+        every_case: Print one row for each problem of each case instead of one for each kind.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from autoseg.problems import describe_cases, has_unnamed_cases
+
+    if report.problems or report.notes:
+        table = Table(title="Problems and notes", title_justify="left")
+        for heading in ("", "cases", "what"):
+            table.add_column(heading)
+        for entry in report.problems if every_case else report.diagnosis.problems:
+            table.add_row("problem", Text(describe_cases(entry.cases) if entry.cases else "-"), Text(entry.text))
+        for note in report.notes:
+            is_warning, text = note.startswith("warning: "), note.removeprefix("warning: ")
+            table.add_row("warning" if is_warning else "note", "-", Text(text))
+        console.show_table(table)
+    for correction in report.diagnosis.corrections:
+        console.note(f"{correction.describe()}\n")
+    if has_unnamed_cases(report.diagnosis.problems) and not every_case:
+        console.note(f"every case with its problems: autoseg check {report.dataset} --all\n")
+    if report.classes:
+        failed = len({name for entry in report.problems for name in entry.cases})
+        print_classes(console, report.classes, title=f"Classes in the {report.cases - failed} cases without problems")
+
+
+def print_classes(console: "Console", classes: "Sequence[ClassCount]", *, title: str = "Classes") -> None:
+    """Prints a table with one row per class."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for heading in ("values", "cases", "voxels"):
+        table.add_column(heading, justify="right")
+    for count in classes:
+        values = ", ".join(map(str, count.values))
+        table.add_row(Text(count.name), values, str(count.cases), str(count.voxels))
+    console.show_table(table)
+
+
+def print_cases(console: "Console", summary: "EvaluationSummary") -> None:
+    """Prints a table with one row per case and class."""
+    table = _open_table("Cases", "case", "class", unit=summary.distance_unit)
+    for case in summary.metric_per_case:
+        for key, values in case.metrics.items():
+            table.add_row(case.case, summary.class_names[key], *_format_row(values))
+    console.show_table(table)
+
+
+def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
+    """Prints mean scores per class and over classes; with the number of cases where a score is not always defined."""
+    total = len(summary.metric_per_case)
+    table = _open_table(
+        f"Mean over {total} cases (in brackets: cases in which the metric is defined, if fewer)",
+        "class",
+        unit=summary.distance_unit,
+    )
+    for key, values in summary.mean.items():
+        counts = summary.count[key]
+        cells = [
+            cell if getattr(counts, name) == total else f"{cell} ({int(getattr(counts, name))})"
+            for name, cell in zip(COLUMNS, _format_row(values), strict=True)
+        ]
+        table.add_row(summary.class_names[key], *cells)
+    table.add_section()
+    table.add_row("foreground", *_format_row(summary.foreground_mean))
+    console.show_table(table)
+
+
+def print_crossvalidation(console: "Console", result: "CrossValidation") -> None:
+    """Prints scores per class over the held-out cases of all folds, one table for each configuration."""
+    from rich.table import Table
+
+    from autoseg.evaluation.summary import name_column
+
+    for name, scores in result.configurations.items():
+        title = f"Cross-validation of {name}: {scores.cases} cases, {len(scores.folds)} folds"
+        table = Table(title=f"{title} (mean, standard deviation, 95 % interval of the mean)", title_justify="left")
+        for heading in ("class", *(name_column(score, result.distance_unit) for score in CROSSVALIDATED)):
+            table.add_column(heading)
+        for key, values in scores.classes.items():
+            table.add_row(result.class_names[key], *(_format_statistic(values[score]) for score in CROSSVALIDATED))
+        table.add_section()
+        table.add_row("foreground", *(_format_statistic(scores.foreground[score]) for score in CROSSVALIDATED))
+        console.show_table(table)
+        for warning in scores.warnings:
+            console.note(f"warning: {name}, {warning}")
+
+
+def print_selection(console: "Console", selection: "Selection") -> None:
+    """Prints the candidates, the best one first, and the postprocessing steps that change something."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"Dice over {len(selection.cases)} held-out cases (mean, standard deviation, 95 % interval of the mean)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("class", *(candidate.name for candidate in selection.candidates)):
+        table.add_column(heading)
+    for key in selection.candidates[0].classes:
+        cells = (_format_statistic(candidate.classes[key]) for candidate in selection.candidates)
+        table.add_row(Text(selection.class_names[key]), *cells)
+    table.add_section()
+    table.add_row("foreground", *(_format_statistic(candidate.foreground) for candidate in selection.candidates))
+    console.show_table(table)
+    console.note(f"{selection.because}\n")
+    table = Table(title="Postprocessing", title_justify="left")
+    for heading in ("step", "", "because"):
+        table.add_column(heading)
+    steps = selection.postprocessing.steps
+    shown = [step for step in steps if step.gain is not None and step.gain.mean != 0]
+    for step in shown:
+        table.add_row(Text(step.what), "accepted" if step.accepted else "left out", Text(step.because))
+    if shown:
+        console.show_table(table)
+    console.note(f"postprocessing: {len(steps)} steps tried, {len(steps) - len(shown)} of them change nothing\n")
+
+
+def _format_statistic(values: "Statistic") -> str:
+    if values.mean is None:
+        return "-"
+    spread = "" if values.std is None else f" ± {values.std:.3f}"
+    return f"{values.mean:.3f}{spread} [{format_metric(values.lower)}, {format_metric(values.upper)}]"
+
+
+def _open_table(title: str, *names: str, unit: "DistanceUnit") -> "Table":
+    from rich.table import Table
+
+    from autoseg.evaluation.summary import name_column
+
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name)
+    for metric in COLUMNS:
+        table.add_column(name_column(metric, unit), justify="right")
+    return table
+
+
+def _format_row(values: "MetricValues") -> list[str]:
+    return [format_metric(getattr(values, name)) for name in COLUMNS]
+
+
+def format_metric(value: float | None) -> str:
+    """Formats a score with three decimals; a dash if it is undefined."""
+    return "-" if value is None else f"{value:.3f}"

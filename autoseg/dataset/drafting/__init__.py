@@ -1,0 +1,1 @@
+"""Makes a dataset.json from files that lie in folders."""

@@ -1,0 +1,1 @@
+"""How a trained network is executed: reduced precision, compilers, batch size."""

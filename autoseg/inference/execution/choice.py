@@ -1,0 +1,327 @@
+"""Choice of the fastest way to run a network on a CPU: eager PyTorch, compiled PyTorch, or OpenVINO.
+
+Compiling and converting take seconds before the first patch, which small jobs never make up for. A large job times
+every way that is installed on a few patches, stores the figures, and takes the one with the shortest total time. A way
+whose logits differ by more than `TOLERANCES` from those of eager PyTorch is not taken, however fast it is.
+"""
+
+import copy
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from torch import nn
+
+from autoseg.document import Document, read_document, write_document
+from autoseg.errors import DeviceError, DocumentError, RunError
+from autoseg.inference.execution.batch_size import InferenceConditions, find_inference_conditions, find_patches_per_pass
+from autoseg.inference.execution.compiled_network import compile_networks, find_compiler
+from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
+from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
+from autoseg.inference.options import Workload
+from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.networks import SegmentationNetwork
+from autoseg.plan import ConfigurationPlan
+from autoseg.runtime.measurement_cache import find_memory_folder
+from autoseg.runtime.precision import NumberType
+
+SMALLEST_WORK_VOXELS: Final = 2**29
+"""Voxels of all patches together below which only eager PyTorch is considered: eight minutes of a U-Net of 32 to 256
+features in bfloat16 on two cores (measured)."""
+TRIAL_SECONDS: Final[Mapping[Execution, float]] = {"compiled": 20.0, "openvino": 5.0}
+"""Approximate duration of a trial (measured on two cores: 9 to 16 and 3 to 5 seconds to start, then a few patches)."""
+TRIAL_SHARE: Final = 0.05
+"""A trial may cost this part of the time that the job is expected to take."""
+REPETITIONS: Final = 2
+TOLERANCES: Final[Mapping[NumberType, float]] = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
+"""Mean difference from the logits of eager PyTorch, in their standard deviations. Rounding makes 1e-6 in single
+precision; in bfloat16 two ways of rounding differ by 0.01 to 0.02, like either from single precision (measured)."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The configuration, device and dtype that networks are prepared for."""
+
+    configuration: ConfigurationPlan
+    device: torch.device
+    number_type: NumberType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedNetworks:
+    """Networks that are ready to predict.
+
+    Attributes:
+        patches_per_pass: None for the rule of `compute_patches_per_pass`.
+    """
+
+    networks: tuple[nn.Module, ...]
+    execution: Execution
+    patches_per_pass: int | None
+
+
+class ExecutionRecord(Document):
+    """The stored result of a trial.
+
+    Attributes:
+        made_by: Version of the library that runs the network.
+        start_seconds: Preparation and first call.
+        difference: Mean difference from the logits of eager PyTorch, in their standard deviations.
+    """
+
+    schema_version: Literal[1] = 1
+    circumstances: InferenceConditions
+    execution: Execution
+    made_by: str
+    patches_per_pass: int
+    start_seconds: float
+    seconds_per_patch: float
+    difference: float
+
+    @property
+    def is_exact_enough(self) -> bool:
+        """Whether it may be taken."""
+        return self.difference <= TOLERANCES[self.circumstances.number_type]
+
+    def estimate_seconds(self, patches: int) -> float:
+        """Estimates the duration of a whole job."""
+        return self.start_seconds + patches * self.seconds_per_patch
+
+
+def prepare_networks(
+    networks: Sequence[SegmentationNetwork], setting: Setting, *, choice: ExecutionChoice, workload: Workload
+) -> PreparedNetworks:
+    """Prepares networks for prediction on a device; the given ones must not be used afterwards.
+
+    Args:
+        networks: As `build_network` builds them; the folds of one configuration.
+        setting: What they are prepared for.
+        choice: "auto" takes the fastest for the workload.
+        workload: Images to predict and how.
+
+    Raises:
+        DeviceError: The chosen way is not installed, or does not compute the network's logits.
+    """
+    if setting.device.type != "cpu":
+        if choice not in ("auto", "eager"):
+            msg = f"the execution {choice} is for CPUs, but the device is {setting.device}; use --execution eager"
+            raise DeviceError(msg)
+        prepared = _build("eager", networks, setting, patches_per_pass=1)
+        return PreparedNetworks(networks=prepared, execution="eager", patches_per_pass=None)
+    if choice == "eager" or (choice == "auto" and not is_large(workload, setting.configuration, len(networks))):
+        prepared = _build("eager", networks, setting, patches_per_pass=1)
+        return PreparedNetworks(
+            networks=prepared, execution="eager", patches_per_pass=_find_patches_per_pass(prepared[0], setting)
+        )
+    if choice != "auto":
+        check_available(choice)
+    probe = prepare_network(copy.deepcopy(networks[0]), device=setting.device, number_type=setting.number_type)
+    count = _find_patches_per_pass(probe, setting)
+    trials = _Trials(original=networks[0], probe=probe, setting=setting, patches_per_pass=count)
+    patches = count_patches(workload, setting.configuration, len(networks))
+    execution = trials.choose(patches) if choice == "auto" else choice
+    if choice == "auto":
+        prepared = _build(execution, networks, setting, patches_per_pass=count)
+    else:
+        prepared = trials.build_checked(execution, networks)
+    return PreparedNetworks(networks=prepared, execution=execution, patches_per_pass=count)
+
+
+def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: int) -> int:
+    """Counts the patches that networks compute in a job, if every image has the median shape of the plan.
+
+    A 2D configuration does not know how many slices an image has; one is counted.
+    """
+    median = [round(extent) for extent in configuration.median_shape_voxels]
+    shape = [1, *median] if len(median) == 2 else median
+    plan = compute_window_plan(shape, configuration.patch_voxels, workload.options.step_fraction)
+    mirrored = configuration.training.mirror_axes if workload.options.mirroring else ()
+    return int(workload.images * len(plan.windows) * 2 ** len(mirrored) * folds)
+
+
+def is_large(workload: Workload, configuration: ConfigurationPlan, folds: int) -> bool:
+    """Whether a job is so long that trials come into question."""
+    voxels = count_patches(workload, configuration, folds) * math.prod(configuration.patch_voxels)
+    return voxels >= SMALLEST_WORK_VOXELS
+
+
+def list_available() -> dict[Execution, str]:
+    """Lists the ways to run a network on this CPU beside eager PyTorch, with versions."""
+    found = {"compiled": find_compiler() and torch.__version__, "openvino": find_openvino_version()}
+    return {name: made_by for name, made_by in found.items() if made_by}  # type: ignore[misc]
+
+
+def check_available(execution: Execution) -> None:
+    """Checks that an execution exists here.
+
+    Raises:
+        DeviceError: It does not; the message says how to install it.
+    """
+    missing = {
+        "compiled": "PyTorch needs a C++ compiler to compile networks, found none (g++, clang++, or what CXX names); "
+        "install one, or use --execution eager",
+        "openvino": "OpenVINO is not installed; install it with: pip install autoseg[openvino], or use "
+        "--execution eager",
+    }
+    if execution not in list_available():
+        raise DeviceError(missing[execution])
+
+
+def find_fastest(records: Sequence[ExecutionRecord], patches: int) -> ExecutionRecord:
+    """Returns the one with the shortest total time for a number of patches, among those that are exact enough."""
+    return min((record for record in records if record.is_exact_enough), key=lambda r: r.estimate_seconds(patches))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trials:
+    """Tries executions on one fold.
+
+    Attributes:
+        original: In single precision.
+        probe: The same, prepared for eager PyTorch: the reference.
+    """
+
+    original: SegmentationNetwork
+    probe: nn.Module
+    setting: Setting
+    patches_per_pass: int
+
+    def choose(self, patches: int) -> Execution:
+        """Chooses the shortest total time for a number of patches, and logs the choice where there was one."""
+        eager = self._find("eager", torch.__version__)
+        assert eager is not None, "eager PyTorch needs nothing else"
+        expected_seconds = eager.estimate_seconds(patches)
+        records = [eager]
+        for execution, made_by in list_available().items():
+            record = self._recall(execution, made_by)
+            if record is None and TRIAL_SECONDS[execution] <= TRIAL_SHARE * expected_seconds:
+                record = self._try_and_remember(execution, made_by)
+            records += [] if record is None else [record]
+        chosen = find_fastest(records, patches)
+        if len(records) > 1:
+            figures = ", ".join(f"{r.execution} {r.start_seconds:.3g} s and {r.seconds_per_patch:.3g}" for r in records)
+            logger.info("networks run %s here (to begin, and per patch: %s)", chosen.execution, figures)
+        return chosen.execution
+
+    @torch.inference_mode()
+    def build_checked(self, execution: Execution, networks: Sequence[SegmentationNetwork]) -> tuple[nn.Module, ...]:
+        """Prepares networks for the way that the user chose, and checks the logits of the first.
+
+        Raises:
+            DeviceError: They do not run, or do not compute the network's logits.
+        """
+        try:
+            prepared = _build(execution, networks, self.setting, patches_per_pass=self.patches_per_pass)
+            difference = self._compare(prepared[0])
+        except RuntimeError as error:  # of which the errors of compilers and OpenVINO are kinds
+            msg = f"{execution} does not work here: {_get_first_line(error)}; use --execution eager"
+            raise DeviceError(msg) from error
+        tolerance = TOLERANCES[self.setting.number_type]
+        if difference > tolerance:
+            msg = (
+                f"{execution} must give the network's logits within {tolerance} standard deviations, found a mean "
+                f"difference of {difference:.3g}; use --execution eager"
+            )
+            raise DeviceError(msg)
+        return prepared
+
+    def _find(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
+        return self._recall(execution, made_by) or self._try_and_remember(execution, made_by)
+
+    def _recall(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
+        circumstances = find_inference_conditions(self.setting.configuration, self.setting.number_type)
+        path = _get_path(circumstances, execution)
+        try:
+            record = read_document(path, ExecutionRecord)
+        except DocumentError:
+            return None  # not there, or of another version
+        known = (record.circumstances, record.made_by, record.patches_per_pass)
+        return record if known == (circumstances, made_by, self.patches_per_pass) else None
+
+    def _try_and_remember(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
+        try:
+            record = self._try(execution, made_by)
+        except RuntimeError as error:  # as above
+            logger.warning("%s does not work here and is not used: %s", execution, _get_first_line(error))
+            return None
+        if not record.is_exact_enough:
+            logger.warning("%s differs by %.3g standard deviations and is not used", execution, record.difference)
+        try:
+            write_document(_get_path(record.circumstances, execution), record)
+        except RunError as error:
+            logger.warning("what %s takes is measured in every call: %s", execution, error)
+        return record
+
+    @torch.inference_mode()
+    def _try(self, execution: Execution, made_by: str) -> ExecutionRecord:
+        started = time.perf_counter()
+        if execution == "eager":
+            network = self.probe
+        else:
+            source = copy.deepcopy(self.original)
+            (network,) = _build(execution, [source], self.setting, patches_per_pass=self.patches_per_pass)
+        patches = self._draw_patches()
+        network(patches)
+        start_seconds = 0.0 if execution == "eager" else time.perf_counter() - started
+        return ExecutionRecord(
+            circumstances=find_inference_conditions(self.setting.configuration, self.setting.number_type),
+            execution=execution,
+            made_by=made_by,
+            patches_per_pass=self.patches_per_pass,
+            start_seconds=round(start_seconds, 3),
+            seconds_per_patch=min(_time_pass(network, patches) for _ in range(REPETITIONS)) / len(patches),
+            difference=0.0 if execution == "eager" else self._compare(network),
+        )
+
+    def _compare(self, network: nn.Module) -> float:
+        patches = self._draw_patches()
+        expected, found = self.probe(patches)[0], network(patches)[0]
+        return float((found - expected).abs().mean() / expected.std())
+
+    def _draw_patches(self) -> torch.Tensor:
+        channels, patch = self.setting.configuration.network.input_channels, self.setting.configuration.patch_voxels
+        return torch.randn((self.patches_per_pass, channels, *patch), generator=torch.Generator().manual_seed(0))
+
+
+def _build(
+    execution: Execution, networks: Sequence[SegmentationNetwork], setting: Setting, *, patches_per_pass: int
+) -> tuple[nn.Module, ...]:
+    if execution == "openvino":
+        channels = setting.configuration.network.input_channels
+        patch, number_type = setting.configuration.patch_voxels, setting.number_type
+        return tuple(
+            convert_network(network, channels=channels, patch_voxels=patch, number_type=number_type)
+            for network in networks
+        )
+    prepared = tuple(
+        prepare_network(network, device=setting.device, number_type=setting.number_type) for network in networks
+    )
+    return prepared if execution == "eager" else compile_networks(prepared, patches_per_pass=patches_per_pass)
+
+
+def _find_patches_per_pass(network: nn.Module, setting: Setting) -> int:
+    memory = find_memory_folder("patches_per_pass")
+    return find_patches_per_pass(network, setting.configuration, number_type=setting.number_type, memory=memory)
+
+
+def _get_path(circumstances: InferenceConditions, execution: Execution) -> Path:
+    digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
+    return find_memory_folder("executions") / f"{digest}.{execution}.json"
+
+
+def _get_first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _time_pass(network: nn.Module, patches: torch.Tensor) -> float:
+    started = time.perf_counter()
+    network(patches)
+    return time.perf_counter() - started

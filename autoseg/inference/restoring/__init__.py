@@ -1,0 +1,1 @@
+"""From logits back to label maps and probabilities on the grid of the image."""

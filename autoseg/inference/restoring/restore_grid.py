@@ -1,0 +1,152 @@
+"""Restores label maps and probabilities on the grid of the image file from logits on the network's grid.
+
+This inverts preprocessing: resample, undo the crop, undo the change of axes. Only the first step interpolates. Logits
+are interpolated and decoded strip by strip, so that a label map needs little more memory than itself.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int16
+from torch import Tensor
+
+from autoseg.inference.restoring.decoding import compute_probabilities
+from autoseg.inference.restoring.resample_labels import iterate_label_slabs
+from autoseg.inference.restoring.resample_logits import Strip, iterate_resampled_strips
+from autoseg.labels import LabelScheme
+from autoseg.nonzero_region import slice_box
+from autoseg.plan import ResamplingPlan
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.preprocessing.resample import find_separate_axis
+
+Location = tuple[slice, slice, slice]
+
+
+@torch.inference_mode()
+def restore_label_map(
+    logits: Float[Tensor, "class z y x"],
+    geometry: CaseGeometry,
+    *,
+    labels: LabelScheme,
+    resampling: ResamplingPlan,
+    chunk_bytes: int | None = None,
+) -> Int16[np.ndarray, "file_z file_y file_x"]:
+    """Restores internal labels on the grid of the image file; background outside of the crop.
+
+    Args:
+        logits: Logits on the resampled grid, in plan axes; on any device, in any precision.
+        geometry: The geometry of the preprocessed case.
+        labels: The label scheme, see `decode_labels`.
+        resampling: The resampling of the plan.
+        chunk_bytes: Size of the logits that are interpolated at a time, see `iterate_label_slabs`.
+    """
+    volume = np.zeros(geometry.grid.shape_voxels, np.int16)
+    cropped = geometry.reorientation.apply(volume)[slice_box(geometry.crop_box)]
+    is_nearest = _find_nearest_axes(logits, geometry, resampling)
+    slabs = iterate_label_slabs(
+        logits, geometry.cropped_shape_voxels, labels, is_nearest=is_nearest, chunk_bytes=chunk_bytes
+    )
+    for slices, slab in slabs:
+        cropped[slices] = slab.cpu().numpy()
+    return volume
+
+
+def restore_probabilities(
+    logits: Float[Tensor, "class z y x"],
+    geometry: CaseGeometry,
+    *,
+    labels: LabelScheme,
+    resampling: ResamplingPlan,
+    strip_bytes: int | None = None,
+) -> Float32[np.ndarray, "class file_z file_y file_x"]:
+    """Restores probabilities on the grid of the image file: softmax over the labels, or one sigmoid per region.
+
+    Outside of the crop, the background has probability 1, regions have 0. The result is large, one float
+    per class and voxel: see `iterate_probabilities`. Arguments as in `restore_label_map` and `iterate_strips`.
+    """
+    volume = np.empty((len(logits), *geometry.grid.shape_voxels), np.float32)
+    slices = iterate_probabilities(logits, geometry, labels=labels, resampling=resampling, strip_bytes=strip_bytes)
+    for location, probabilities in slices:
+        volume[:, *location] = probabilities
+    return volume
+
+
+@torch.inference_mode()
+def iterate_probabilities(
+    logits: Float[Tensor, "class z y x"],
+    geometry: CaseGeometry,
+    *,
+    labels: LabelScheme,
+    resampling: ResamplingPlan,
+    strip_bytes: int | None = None,
+) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
+    """Yields the probabilities of `restore_probabilities` slice by slice with their location on the grid of the file.
+
+    A slice is one voxel thick along the axis of the file that is the first of the plan. Together they cover the file.
+    """
+    first, last = geometry.crop_box[0]
+    depth, height, width = geometry.uncropped_shape_voxels
+    for z in (*range(first), *range(last, depth)):
+        yield _locate(z, _make_background(len(logits), height, width, labels), geometry)
+    strips = iterate_strips(logits, geometry, resampling, strip_bytes=strip_bytes)
+    inside = slice_box(geometry.crop_box)[1:]
+    for z, parts in groupby(strips, key=lambda strip: strip.z):
+        plane = _make_background(len(logits), height, width, labels)
+        cropped = plane[:, *inside]
+        for strip in parts:
+            cropped[:, strip.rows] = compute_probabilities(strip.logits, labels).movedim(-1, 0).cpu().numpy()
+        yield _locate(first + z, plane, geometry)
+
+
+def _make_background(classes: int, height: int, width: int, labels: LabelScheme) -> Float32[np.ndarray, "class y x"]:
+    plane = np.zeros((classes, height, width), np.float32)
+    if not labels.has_regions:
+        plane[0] = 1
+    return plane
+
+
+def _locate(
+    z: int, plane: Float32[np.ndarray, "class y x"], geometry: CaseGeometry
+) -> tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]:
+    """Reorients a slice from plan axes to the axes of the file, and returns its location there."""
+    reorientation = geometry.reorientation
+    axis, is_flipped = reorientation.permutation[0], reorientation.is_flipped[0]
+    index = geometry.grid.shape_voxels[axis] - 1 - z if is_flipped else z
+    place = [slice(None)] * 3
+    place[axis] = slice(index, index + 1)
+    return (place[0], place[1], place[2]), reorientation.inverse.apply(plane[:, None])
+
+
+def iterate_strips(
+    logits: Tensor,
+    geometry: CaseGeometry,
+    resampling: ResamplingPlan,
+    *,
+    strip_bytes: int | None,
+) -> Iterator[Strip]:
+    """Yields the logits on the cropped grid of the file, in plan axes, strip by strip.
+
+    Args:
+        logits: Logits on the resampled grid.
+        geometry: The geometry of the case.
+        resampling: The resampling of the configuration.
+        strip_bytes: Upper limit for the interpolated logits that exist at a time (at least one row); None for the
+            default of the device.
+    """
+    return iterate_resampled_strips(
+        logits,
+        geometry.cropped_shape_voxels,
+        is_nearest=_find_nearest_axes(logits, geometry, resampling),
+        strip_bytes=strip_bytes,
+    )
+
+
+def _find_nearest_axes(logits: Tensor, geometry: CaseGeometry, resampling: ResamplingPlan) -> tuple[bool, bool, bool]:
+    assert logits.shape[1:] == geometry.resampled_shape_voxels, "these logits belong to another case"
+    separate = find_separate_axis(
+        geometry.target_spacing_mm, geometry.cropped_spacing_mm, resampling.anisotropy_threshold
+    )
+    z, y, x = (resampling.logits_order == 0 or axis == separate for axis in range(3))
+    return z, y, x

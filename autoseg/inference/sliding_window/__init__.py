@@ -1,0 +1,1 @@
+"""Prediction of a volume window by window, with mirrored views."""

@@ -1,0 +1,58 @@
+"""Starts worker processes from a fork server."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+from types import FrameType
+from typing import Final
+
+from autoseg.processes.signals import CTRL_C, OTHER_REQUESTS_TO_END, signal_handlers
+
+# Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
+# share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
+START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
+    """Starts the fork server, if the platform has one, and returns the context that starts workers without waiting.
+
+    Workers ignore Ctrl-C and other termination signals from their start on: a terminal, a cluster's scheduler and
+    systemd send them to all processes, and only the main process handles them. It needs its workers until it has saved
+    its state, and a worker that is just loading modules would print a traceback.
+
+    Args:
+        modules: Modules that the fork server preloads for all workers. Without effect once it runs.
+    """
+    context = multiprocessing.get_context(START_METHOD)
+    if START_METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        if modules:
+            context.set_forkserver_preload([*modules])
+        # Programs that are started within the block inherit the ignored signals.
+        with signal_handlers(signal.SIG_IGN, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+            forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def interruptions_held() -> Iterator[None]:
+    """Defers termination signals to the end of the block; the first of them is raised then.
+
+    To be used while workers are started. A signal would end the main process while the fork server, which may still be
+    loading modules, has a worker to start: it would find its resources released, and print a traceback.
+    """
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        del frame
+        held.append(number)
+
+    try:
+        with signal_handlers(hold, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+            yield
+    finally:
+        if held:
+            signal.raise_signal(held[0])

@@ -1,0 +1,1 @@
+"""How this machine computes: devices, number formats, threads, memory, teams of processes."""

@@ -1,0 +1,1 @@
+"""Training within a time, and until scores stop rising."""

@@ -1,0 +1,236 @@
+"""Batches for the network, made by worker processes while it computes.
+
+One stream of batch keys runs through the whole training: the training batches of an epoch, its validation batches,
+the next epoch. So the workers live as long as the training and prepare the next phase while the current one ends.
+
+Workers come from a fork server, or are spawned where there is none: a plain fork copies a process in which torch's and
+TensorBoard's threads, and possibly CUDA, already run, and may wait forever for a lock that no thread of the copy
+holds. The price is one start of Python and torch per worker (seconds, once per training), and that a script must
+start its training under `if __name__ == "__main__":`.
+"""
+
+import itertools
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader, Dataset
+
+from autoseg.dataset.folds import Fold
+from autoseg.errors import AutosegError, TrainingError
+from autoseg.geometry import IntTriple
+from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.preprocessing.cache import CachedCase, open_case
+from autoseg.processes.fork_server import interruptions_held, prepare_workers
+from autoseg.processes.signals import CTRL_C, OTHER_REQUESTS_TO_END
+from autoseg.stages.training_cases import StoredStageInput
+from autoseg.training.augmentation.enlarged_patch import compute_enlarged_patch
+from autoseg.training.augmentation.pipeline import SampleAugmentation
+from autoseg.training.augmentation.transforms import build_transforms
+from autoseg.training.data.batch import Batch
+from autoseg.training.data.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
+from autoseg.training.data.sampling import PatchSampler
+
+BATCHES_AHEAD_PER_WORKER: Final = 3
+Patch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchSource:
+    """Makes finished patches of one stream.
+
+    Attributes:
+        augmentation: From a cut (image, label map, in a cascade the previous stage's) to a patch.
+        is_2d: Cuts are one slice thick, patches have no such axis.
+    """
+
+    sampler: PatchSampler
+    augmentation: SampleAugmentation
+    is_2d: bool
+
+    def make_patch(self, seeds: np.random.SeedSequence, index: int) -> Patch:
+        """Draws sample `index` of a batch and finishes it."""
+        image, *label_maps = self.sampler.draw(index, np.random.default_rng(seeds))
+        with seeded_global_generators(seeds):
+            if self.is_2d:
+                return self.augmentation(image[:, 0], *(label_map[0] for label_map in label_maps))
+            return self.augmentation(image, *label_maps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSource(Dataset[Batch | AutosegError]):
+    """Makes any batch of a training from its key alone."""
+
+    training: PatchSource
+    validation: PatchSource
+    seed: int
+
+    def __getitem__(self, key: BatchKey) -> Batch | AutosegError:
+        """Makes a batch; returns the user's mistakes, which would lose their type on the way out of a worker."""
+        try:
+            return self.make_batch(key)
+        except AutosegError as error:
+            return error
+
+    def make_batch(self, key: BatchKey) -> Batch:
+        """Draws and stacks the samples of a batch."""
+        source = self.training if key.stream == "training" else self.validation
+        patches = [source.make_patch(derive_seeds(self.seed, key, index), index) for index in source.sampler.indices]
+        return Batch(
+            image=torch.from_numpy(np.stack([image for image, _ in patches])),
+            label_map=torch.from_numpy(np.stack([label_map for _, label_map in patches])),
+        )
+
+
+def build_batch_source(
+    plan: ConfigurationPlan,
+    channels: Sequence[ChannelPlan],
+    *,
+    data_folder: Path,
+    fold: Fold,
+    seed: int,
+    previous: StoredStageInput | None = None,
+    part: range | None = None,
+) -> BatchSource:
+    """Prepares the random patches of a configuration and fold; validation patches are not augmented.
+
+    Args:
+        part: Samples of every batch that are made here; None: all.
+    """
+    transforms, patch = plan.training.transforms, plan.patch_voxels
+    masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
+    samplers = [
+        PatchSampler(
+            case_names=cases,
+            open_case=_choose_opening(data_folder, previous),
+            cut_voxels=_add_slice_axis(cut),
+            patch_voxels=_add_slice_axis(patch),
+            batch_size=plan.training.batch_size,
+            foreground_fraction=plan.training.foreground_fraction,
+            foreground_placement=plan.training.foreground_placement,
+            foreground_choice=plan.training.foreground_choice,
+            part=part,
+        )
+        for cases, cut in ((fold.training, compute_enlarged_patch(patch, transforms)), (fold.validation, patch))
+    ]
+    is_2d = plan.dimensions == 2
+    stage_input = None if previous is None else previous.input
+    labels = () if stage_input is None else stage_input.labels.foreground_labels
+    augmentations = (
+        SampleAugmentation(
+            transforms=build_transforms(transforms, patch, labels), masked_channels=masked, stage_input=stage_input
+        ),
+        # Not masked, as in prediction and in the reference implementation.
+        SampleAugmentation(transforms=(), masked_channels=(), stage_input=stage_input),
+    )
+    training, validation = (
+        PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d)
+        for sampler, augmentation in zip(samplers, augmentations, strict=True)
+    )
+    return BatchSource(training=training, validation=validation, seed=seed)
+
+
+def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Callable[[str], CachedCase]:
+    return partial(open_case if previous is None else previous.open_case, data_folder)
+
+
+def list_batch_keys(
+    iterations_per_epoch: int, validation_iterations_per_epoch: int, *, first_epoch: int, first_iteration: int = 0
+) -> Iterator[BatchKey]:
+    """The batches of all epochs from the first one on, without end, in the order in which training uses them.
+
+    Args:
+        first_iteration: Of training in the first epoch.
+    """
+    counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
+    for epoch in itertools.count(first_epoch):
+        keys = (
+            BatchKey(stream=stream, epoch=epoch, iteration=iteration)
+            for stream, count in counts.items()
+            for iteration in range(count)
+        )
+        yield from itertools.islice(keys, first_iteration if epoch == first_epoch else 0, None)
+
+
+def stream_batches(
+    source: Dataset[Batch | AutosegError], keys: Iterable[BatchKey], *, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yields the batches of the keys, in order, made in `workers` processes (0: in this one).
+
+    Raises:
+        AutosegError: A case could not be read.
+    """
+    loader = _build_loader(source, keys, workers=workers, device=device)
+    with interruptions_held():
+        outcomes = iter(loader)
+    for outcome in outcomes:
+        if isinstance(outcome, AutosegError):
+            raise outcome
+        yield outcome
+
+
+@contextmanager
+def translate_worker_crashes() -> Iterator[None]:
+    """Translates torch's report of a dead worker, which may interrupt any line of the main process.
+
+    Raises:
+        TrainingError: A worker has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        msg = (
+            f"a process that prepares patches has died ({reason}); this is mostly a lack of RAM or, in a "
+            f"container, of shared memory (/dev/shm); close other programs or allow more memory "
+            f"(docker run --shm-size=8g), then give the same command to continue from the last checkpoint"
+        )
+        raise TrainingError(msg) from error
+
+
+def _build_loader(
+    source: Dataset[Batch | AutosegError], keys: Iterable[BatchKey], *, workers: int, device: torch.device
+) -> DataLoader[Batch | AutosegError]:
+    return DataLoader(
+        source,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_keep,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=BATCHES_AHEAD_PER_WORKER if workers else None,
+        worker_init_fn=_prepare_worker,
+        multiprocessing_context=prepare_workers([__name__]) if workers else None,
+    )
+
+
+def _prepare_worker(worker: int) -> None:
+    """Sets a worker up: one thread, as workers compute side by side; the main process alone answers signals.
+
+    Torch lets SIGTERM end a worker, unseen by Python. Schedulers send it to all processes, and the main one, which
+    still finishes its iteration and saves, must not miss what a worker holds. It tells workers to end without signals.
+    """
+    del worker
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    for name in (CTRL_C, *OTHER_REQUESTS_TO_END):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _keep(outcome: Any) -> Any:
+    return outcome
+
+
+def _add_slice_axis(extent_voxels: tuple[int, ...]) -> IntTriple:
+    z, y, x = extent_voxels if len(extent_voxels) == 3 else (1, *extent_voxels)
+    return z, y, x

@@ -1,0 +1,174 @@
+"""Random choice of the case and the place of each training patch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autoseg.geometry import IntTriple
+from autoseg.plan import ForegroundChoice, ForegroundPlacement
+from autoseg.preprocessing.cache import CachedCase, LazyArray
+from autoseg.preprocessing.case import OUTSIDE_LABEL
+from autoseg.preprocessing.class_locations import ClassLocations
+from autoseg.training.data.foreground import ClassOfFold, Coordinates, ForegroundIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Where a patch is cut out: the first voxel (z, y, x), possibly before the case begins."""
+
+    case: CachedCase
+    start: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchSampler:
+    """Draws patches.
+
+    Attributes:
+        case_names: Cases, all equally likely, drawn with replacement.
+        open_case: Opens one of them.
+        cut_voxels: Extent that is cut out (z, y, x); 1 along z for a 2D configuration.
+        patch_voxels: Extent that the network will see after augmentation.
+        batch_size: Samples per batch.
+        foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel. Where it is
+            less than one of a batch, each shows one with that probability.
+        foreground_placement: Where in the patch a chosen voxel lies. "centred": in the middle, but for voxels near the
+            first border of an axis (nnU-Net's rule). "uniform": anywhere with equal probability, but that the patch
+            hangs over the case no further than other patches do.
+        foreground_choice: How the voxel is chosen. "class": one of the classes of a random case, then one of its
+            voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
+            "component": a class of a random case, then one of its connected components, then one of its voxels.
+        part: Samples that are made here, where several processes share a batch; None: all.
+        foreground: Filled while drawing.
+    """
+
+    case_names: tuple[str, ...]
+    open_case: Callable[[str], CachedCase]
+    cut_voxels: IntTriple
+    patch_voxels: IntTriple
+    batch_size: int
+    foreground_fraction: float
+    foreground_placement: ForegroundPlacement = "centred"
+    foreground_choice: ForegroundChoice = "class"
+    part: range | None = None
+    foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
+
+    @property
+    def indices(self) -> range:
+        """The samples of a batch that are made here."""
+        return range(self.batch_size) if self.part is None else self.part
+
+    def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Draws sample `index` of a batch: its image (float32) and label map (int16), zero and -1 where it hangs over
+        the volume; after it, the further maps of the case."""
+        cut = self.place(index, generator)
+        return (
+            cut_out(cut.case.image, cut.start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
+            *(
+                cut_out(part, cut.start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False)
+                for part in cut.case.maps
+            ),
+        )
+
+    def place(self, index: int, generator: np.random.Generator) -> Cut:
+        """Draws which case sample `index` of a batch comes from, and from where in it."""
+        is_forced = self._draw_whether_forced(index, generator)
+        wanted = self._draw_class_of_fold(generator) if is_forced else None
+        case_names = self.case_names if wanted is None else wanted.case_names
+        case = self.open_case(case_names[int(generator.integers(len(case_names)))])
+        if wanted is None:
+            candidates = self._list_candidates(case, generator, is_forced=is_forced)
+        else:
+            candidates = [case.locations.of_class(wanted.index)]
+        return Cut(case=case, start=self._draw_start(case.label_map.shape, candidates, generator))
+
+    def _draw_whether_forced(self, index: int, generator: np.random.Generator) -> bool:
+        if is_forced_foreground(self.batch_size - 1, self.batch_size, self.foreground_fraction):
+            return is_forced_foreground(index, self.batch_size, self.foreground_fraction)
+        return self.foreground_fraction > 0 and bool(generator.random() < self.foreground_fraction)
+
+    def _draw_class_of_fold(self, generator: np.random.Generator) -> ClassOfFold | None:
+        """None where the case is drawn before the class, and where no case holds any class."""
+        if self.foreground_choice != "class_balanced":
+            return None
+        classes = self.foreground.list_classes(self.case_names, self.open_case)
+        return classes[int(generator.integers(len(classes)))] if classes else None
+
+    def _list_candidates(
+        self, case: CachedCase, generator: np.random.Generator, *, is_forced: bool
+    ) -> Sequence[Coordinates]:
+        classes = list_present_classes(case.locations)
+        if is_forced and classes and self.foreground_choice == "component":
+            return self.foreground.list_components(case, classes[int(generator.integers(len(classes)))])
+        return list_centre_candidates(case.locations, is_forced=is_forced)
+
+    def _draw_start(
+        self, shape_voxels: tuple[int, ...], candidates: Sequence[Coordinates], generator: np.random.Generator
+    ) -> tuple[int, ...]:
+        lower, upper = compute_start_bounds(shape_voxels, self.cut_voxels, self.patch_voxels)
+        if not candidates:
+            return tuple(generator.integers(lower, upper, endpoint=True).tolist())
+        of_class = candidates[int(generator.integers(len(candidates)))]
+        voxel = of_class[generator.integers(len(of_class))]
+        cut, patch = np.asarray(self.cut_voxels), np.asarray(self.patch_voxels)
+        if self.foreground_placement == "centred":
+            return tuple(np.maximum(lower, voxel - cut // 2).tolist())
+        position = generator.integers(patch) + cut // 2 - patch // 2
+        return tuple(np.clip(voxel - position, lower, upper).tolist())
+
+
+def is_forced_foreground(index: int, batch_size: int, foreground_fraction: float) -> bool:
+    """Whether sample `index` of a batch shows foreground: the last round(batch * fraction), with the
+    reference's rounding (half to even, of the complement)."""
+    return index >= round(batch_size * (1 - foreground_fraction))
+
+
+def list_centre_candidates(locations: ClassLocations, *, is_forced: bool) -> list[Coordinates]:
+    """The sets of voxels of which one is chosen, then one of its voxels as centre; empty: anywhere.
+
+    Forced: every class that occurs in the case, else the annotated voxels. Not forced: anywhere, but with an ignore
+    label the annotated voxels, because a patch without any annotation teaches nothing.
+    """
+    annotated = [places for places in (locations.of_annotated,) if places is not None and len(places)]
+    if not is_forced:
+        return annotated
+    return [locations.of_class(index) for index in list_present_classes(locations)] or annotated
+
+
+def list_present_classes(locations: ClassLocations) -> list[int]:
+    """The classes that occur in a case."""
+    return [index for index, (first, end) in enumerate(locations.class_ranges) if first < end]
+
+
+def compute_start_bounds(
+    shape_voxels: tuple[int, ...], cut_voxels: tuple[int, ...], patch_voxels: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last (inclusive) start of a cut per axis.
+
+    The cut may hang over the volume by what augmentation needs around the patch, or by what the volume lacks. A cut
+    that is centred on a voxel keeps the first bound only, as in the reference.
+    """
+    shape, cut = np.asarray(shape_voxels), np.asarray(cut_voxels)
+    overhang = np.maximum(cut - np.asarray(patch_voxels), cut - shape)
+    return -(overhang // 2) - overhang % 2, shape + overhang // 2 + overhang % 2 - cut
+
+
+def cut_out(array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int) -> np.ndarray:
+    """Reads a box of the last three axes; what lies beyond the array is filled."""
+    covered, inside = find_overlap(array.shape[-3:], start, extent)
+    leading = (slice(None),) * (len(array.shape) - 3)
+    part = np.asarray(array[(*leading, *covered)])
+    box = np.full((*array.shape[:-3], *extent), fill, dtype=part.dtype)
+    box[(*leading, *inside)] = part
+    return box
+
+
+def find_overlap(
+    shape_voxels: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...]
+) -> tuple[list[slice], list[slice]]:
+    """What a box that begins at `start` shares with an array: slices of the array, and of the box."""
+    first = [max(0, begin) for begin in start]
+    last = [min(size, begin + length) for size, begin, length in zip(shape_voxels, start, extent, strict=True)]
+    inside = [slice(a - begin, b - begin) for a, b, begin in zip(first, last, start, strict=True)]
+    return list(map(slice, first, last)), inside

@@ -1,0 +1,33 @@
+"""The data of one training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.dataset.folds import Fold
+from autoseg.labels import LabelScheme
+from autoseg.plan import ChannelPlan
+from autoseg.stages.training_cases import StoredStageInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """Preprocessed cases of a configuration, and which of them train.
+
+    Attributes:
+        labels: What the numbers in label maps mean.
+        channels: Of the images, without those that come from a previous stage.
+        folder: Preprocessed cases of the configuration `ConfigurationPlan.data_of`.
+        fold: Training and held-out cases.
+        previous: Input from `ConfigurationPlan.previous_stage` for these cases; None without one.
+    """
+
+    labels: LabelScheme
+    channels: tuple[ChannelPlan, ...]
+    folder: Path
+    fold: Fold
+    previous: StoredStageInput | None = None
+
+    @property
+    def previous_digest(self) -> str | None:
+        """Of the weights that made the predictions of the previous stage."""
+        return None if self.previous is None else self.previous.digest

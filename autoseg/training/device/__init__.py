@@ -1,1 +1,0 @@
-"""Batches made on the device that trains, without worker processes."""

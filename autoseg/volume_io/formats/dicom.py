@@ -1,0 +1,119 @@
+"""Reads single DICOM files that hold one slice or one volume (enhanced multi-frame), through SimpleITK.
+
+The positions of the frames are read from the file itself: ITK reports a spacing of the frames, but neither whether
+their order follows or opposes the normal of the plane nor whether one is missing.
+"""
+
+import mmap
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from autoseg.errors import VolumeError
+from autoseg.geometry import Grid
+from autoseg.volume_io.formats.itk import build_grid, convert_lps_ras
+from autoseg.volume_io.formats.library_messages import redirect_library_messages
+from autoseg.volume_io.formats.volumes import StoredVolume
+
+MODALITY: Final = "0008|0060"
+MODALITIES_WITHOUT_IMAGE: Final = ("SEG", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
+ADVICE: Final = "convert it with dcm2niix"
+
+# Positions are decimal text, of which some scanners write two digits after the point.
+POSITION_TOLERANCE_MM: Final = 0.01
+ORIENTATION_TOLERANCE: Final = 1e-4
+
+# A sequence of one item, whose first element is wanted: tag, (SQ), length, item tag, length, tag, (DS), length, value.
+# DICOM PS3.3 C.7.6.16.2.3 (Plane Position) and C.7.6.16.2.4 (Plane Orientation); PS3.5 7.1 (explicit, implicit VR).
+FRAME_GEOMETRY: Final = re.compile(
+    rb"\x20\x00(?:(?P<position>\x13)|\x16)\x91(?:SQ\x00\x00)?.{4}\xfe\xff\x00\xe0.{4}"
+    rb"\x20\x00(?(position)\x32|\x37)\x00(?:DS(?P<explicit>..)|(?P<implicit>..)\x00\x00)",
+    re.DOTALL,
+)
+
+
+def read(path: Path, *, as_labels: bool) -> StoredVolume:
+    """Reads all voxels, rescaled as in the header; the samples of a colour image are channels."""
+    import SimpleITK
+
+    del as_labels
+    with redirect_library_messages():
+        reader = _open_reader(path)
+        grid = _build_grid(path, reader)
+        array = SimpleITK.GetArrayFromImage(reader.Execute())
+    channels = np.moveaxis(array, -1, 0) if reader.GetNumberOfComponents() > 1 else array[None]
+    return StoredVolume(array=channels, grid=grid)
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header."""
+    with redirect_library_messages():
+        return _build_grid(path, _open_reader(path))
+
+
+def _open_reader(path: Path) -> Any:
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    modality = reader.GetMetaData(MODALITY).strip() if reader.HasMetaDataKey(MODALITY) else ""
+    if modality in MODALITIES_WITHOUT_IMAGE:
+        msg = f"{path}: expected a DICOM image, found an object of modality {modality}; save it as .nii.gz"
+        raise VolumeError(msg)
+    return reader
+
+
+def _build_grid(path: Path, reader: Any) -> Grid:
+    grid = build_grid(reader)
+    if grid.shape_voxels[0] == 1:
+        return grid
+    positions_mm, orientations = _read_frames(path, grid.shape_voxels[0])
+    step = _measure_step(path, positions_mm)
+    if np.ptp(orientations, axis=0).max() > ORIENTATION_TOLERANCE:
+        msg = f"{path}: its frames are tilted against each other, so they are no volume; {ADVICE}"
+        raise VolumeError(msg)
+    distance = float(np.linalg.norm(step))
+    along_x, along_y = orientations[0, :3], orientations[0, 3:]
+    return Grid(
+        shape_voxels=grid.shape_voxels,
+        spacing_mm=(distance, *grid.spacing_mm[1:]),
+        origin_mm=convert_lps_ras(positions_mm[0]),
+        direction=(convert_lps_ras(step / distance), convert_lps_ras(along_y), convert_lps_ras(along_x)),
+    )
+
+
+def _measure_step(path: Path, positions_mm: Float64[np.ndarray, "frame 3"]) -> Float64[np.ndarray, "3"]:
+    """Returns the vector between neighbouring frames, checked to be the same for all of them."""
+    count = len(positions_mm)
+    step = np.asarray((positions_mm[-1] - positions_mm[0]) / (count - 1), dtype=np.float64)
+    expected = positions_mm[0] + np.arange(count)[:, None] * step
+    off_mm = float(np.abs(positions_mm - expected).max())
+    if off_mm > POSITION_TOLERANCE_MM or np.linalg.norm(step) <= POSITION_TOLERANCE_MM:
+        msg = (
+            f"{path}: expected frames in equal steps along one line, found them up to {off_mm:.3g} mm off it (several "
+            f"volumes, missing frames, or another order); {ADVICE}"
+        )
+        raise VolumeError(msg)
+    return step
+
+
+def _read_frames(path: Path, count: int) -> tuple[Float64[np.ndarray, "frame 3"], Float64[np.ndarray, "orientation 6"]]:
+    """Returns the positions (mm) of the frames in their order, and their orientations, in DICOM's world (L, P, S)."""
+    positions: list[list[float]] = []
+    orientations: list[list[float]] = []
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for match in FRAME_GEOMETRY.finditer(content):
+            length = int.from_bytes(match["explicit"] or match["implicit"], "little")
+            values = [float(text) for text in content[match.end() : match.end() + length].split(b"\\")]
+            (orientations if match["position"] is None else positions).append(values)
+            if len(positions) == count and orientations:
+                break  # before the voxels begin
+    if len(positions) != count or not orientations:
+        msg = f"{path}: the header does not tell where its {count} frames lie; {ADVICE}"
+        raise VolumeError(msg)
+    return np.array(positions), np.array(orientations)

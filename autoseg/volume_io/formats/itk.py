@@ -1,0 +1,170 @@
+"""Reads and writes MetaImage, NRRD, GIPL, VTK structured points, ITK's HDF5, and MRC through SimpleITK.
+
+ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from autoseg.errors import VolumeError
+from autoseg.geometry import Direction, FloatTriple, Grid
+from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats.itk_headers import check_complete, check_stored_header
+from autoseg.volume_io.formats.library_messages import preserve_locale, redirect_library_messages
+from autoseg.volume_io.formats.volumes import (
+    HEADER_ENDINGS,
+    StoredVolume,
+    check_same_grid,
+    is_planar,
+    make_planar_spacing,
+    write_pair_atomically,
+)
+
+LPS_TO_RAS: Final = np.array([-1.0, -1.0, 1.0])
+HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)
+GIPL_ENDINGS: Final = (".gipl", ".gipl.gz")
+TALKATIVE_ENDINGS: Final = (".h5", ".hdf5", ".vtk", ".mrc")  # ITK probes junk of any ending with its HDF5 library
+
+
+def read(path: Path, *, as_labels: bool) -> StoredVolume:
+    """Reads all voxels; channels are the components of a vector image or the last axis of a 4D image."""
+    import SimpleITK
+
+    del as_labels
+    check_stored_header(path)
+    with preserve_locale(), _divert_messages(path):
+        image = SimpleITK.ReadImage(str(path))
+    check_complete(path, SimpleITK.GetArrayViewFromImage(image))
+    return convert(image, path)
+
+
+def is_image(image: object) -> bool:
+    """Returns whether an object of SimpleITK is an image."""
+    import SimpleITK
+
+    return isinstance(image, SimpleITK.Image)
+
+
+def convert(image: Any, what: Path | str) -> StoredVolume:
+    """Converts an image in memory."""
+    import SimpleITK
+
+    array = SimpleITK.GetArrayFromImage(image)
+    dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    _check_dimensions(what, dimensions, components)
+    if components > 1:
+        array = np.moveaxis(array, -1, 0)
+    elif dimensions < 4:
+        array = array[None]
+    return StoredVolume(array=array[:, None] if dimensions == 2 else array, grid=build_grid(image))
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header."""
+    import SimpleITK
+
+    check_stored_header(path)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    with preserve_locale(), _divert_messages(path):
+        reader.ReadImageInformation()
+    _check_dimensions(path, reader.GetDimension(), reader.GetNumberOfComponents())
+    return build_grid(reader)
+
+
+def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
+    """Writes a compressed file; two-dimensional images become two-dimensional files again."""
+    del like  # the grid holds the whole geometry of these headers, bit for bit
+    image = build(path, array, grid=grid, like=None)
+    writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
+    with writing(path) as temporary:
+        _write_image(image, temporary, path)
+        check_same_grid(grid, read_grid(temporary), what=f"cannot write {path}: its format cannot hold the grid")
+
+
+def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """Builds the SimpleITK image that `write` writes."""
+    del like
+    return build_image(array, grid, is_flat=_is_flat_file(path, grid))
+
+
+def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
+    """Builds a label map of two dimensions if the image has two, else of three."""
+    return build_image(array, grid, is_flat=image.GetDimension() == 2)
+
+
+def _write_image(image: Any, temporary: Path, path: Path) -> None:
+    import SimpleITK
+
+    try:
+        with preserve_locale():
+            SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        msg = f"cannot write {path} with {image.GetPixelIDTypeAsString()} values: {reason}; use .nii.gz or .nrrd"
+        raise VolumeError(msg) from error
+
+
+def _divert_messages(path: Path) -> AbstractContextManager[None]:
+    return redirect_library_messages() if path.name.lower().endswith(TALKATIVE_ENDINGS) else nullcontext()
+
+
+def _check_dimensions(path: Path | str, dimensions: int, components: int) -> None:
+    if dimensions not in (2, 3, 4) or (dimensions == 4 and components > 1):
+        msg = (
+            f"{path}: expected two or three dimensions, and channels as a fourth or as vector components, found "
+            f"{dimensions} dimensions with {components} components; split the file"
+        )
+        raise VolumeError(msg)
+
+
+def build_grid(header: Any) -> Grid:
+    """Builds the grid from an image or reader of SimpleITK."""
+    dimensions = header.GetDimension()
+    matrix = np.array(header.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
+    size = (*header.GetSize(), 1)[:3]
+    spacing, origin = header.GetSpacing(), (*header.GetOrigin(), 0.0)[:3]
+    is_flat = dimensions == 2
+    return Grid(
+        shape_voxels=(size[2], size[1], size[0]),
+        spacing_mm=make_planar_spacing(spacing[1], spacing[0]) if is_flat else (spacing[2], spacing[1], spacing[0]),
+        origin_mm=convert_lps_ras(np.array(origin)),
+        direction=_build_direction(matrix),
+    )
+
+
+def _build_direction(matrix: Float64[np.ndarray, "n n"]) -> Direction:
+    full = np.eye(3)
+    extent = min(len(matrix), 3)
+    full[:extent, :extent] = matrix[:extent, :extent]
+    return (convert_lps_ras(full[:, 2]), convert_lps_ras(full[:, 1]), convert_lps_ras(full[:, 0]))
+
+
+def convert_lps_ras(vector: Float64[np.ndarray, "3"]) -> FloatTriple:
+    """Converts (L, P, S) to (R, A, S), and back."""
+    x, y, z = (vector * LPS_TO_RAS + 0.0).tolist()  # adding 0 turns -0 into 0
+    return (x, y, z)
+
+
+def _is_flat_file(path: Path, grid: Grid) -> bool:
+    """Whether to write two dimensions: the plane must be axial, as a 2D file cannot be tilted."""
+    lies_across = grid.direction[0] == HEAD and grid.direction[1][2] == grid.direction[2][2] == grid.origin_mm[2] == 0
+    return is_planar(grid) and lies_across and not path.name.lower().endswith(GIPL_ENDINGS)
+
+
+def build_image(array: Shaped[np.ndarray, "z y x"], grid: Grid, *, is_flat: bool) -> Any:
+    """Builds a SimpleITK image of one component, with two dimensions if `is_flat`."""
+    import SimpleITK
+
+    dimensions = 2 if is_flat else 3
+    image = SimpleITK.GetImageFromArray(array[0] if is_flat else array)
+    columns = [convert_lps_ras(np.array(grid.direction[axis])) for axis in (2, 1, 0)]
+    matrix = np.array(columns).T[:dimensions, :dimensions]
+    image.SetSpacing(grid.spacing_mm[::-1][:dimensions])
+    image.SetOrigin(convert_lps_ras(np.array(grid.origin_mm))[:dimensions])
+    image.SetDirection(matrix.ravel().tolist())
+    return image

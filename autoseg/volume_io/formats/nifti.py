@@ -1,0 +1,299 @@
+"""Reads and writes NIfTI (one file or a pair) and MGH through nibabel.
+
+nibabel's arrays are (x, y, z, ...) in Fortran order, so their transpose is (..., z, y, x) in C order without a copy.
+Compressed files go through isal: reading takes half of zlib's time, writing a quarter.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from autoseg.errors import VolumeError
+from autoseg.geometry import Grid, build_grid_from_affine
+from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats.volumes import (
+    StoredVolume,
+    check_same_grid,
+    is_planar,
+    make_planar_spacing,
+    translate_decoder_errors,
+    write_pair_atomically,
+)
+
+LOGGER = logging.getLogger(__name__)
+
+COMPRESSED_ENDINGS: Final = (".nii.gz", ".mgz")
+MGH_ENDINGS: Final = (".mgz", ".mgh")
+PAIR_ENDINGS: Final = (".hdr", ".img")
+MGH_TYPES: Final = ("uint8", "int16", "int32", "float32")
+
+LARGEST_HEADER_BYTES: Final = 540  # NIfTI-2; NIfTI-1 and Analyze have 348
+END_BYTES: Final = 2**20
+LARGEST_NIFTI1_EXTENT: Final = 32767  # dim is a 16-bit integer
+MILLIMETRES_PER_UNIT: Final = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; all else is taken as millimetre
+ZOOM_TOLERANCE_FRACTION: Final = 1e-3
+FORM_TOLERANCE: Final = 1e-3
+SCANNER_CODE: Final = 1
+
+
+def read(path: Path, *, as_labels: bool) -> StoredVolume:
+    """Reads all voxels, scaled with scl_slope and scl_inter."""
+    del as_labels
+    with _open_image(path) as image:
+        array = np.asarray(image.dataobj).T
+        _read_to_end(image)
+        return StoredVolume(array=split_channels(array, path), grid=_build_grid(image, path))
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header."""
+    with _open_image(path) as image:
+        return _build_grid(image, path)
+
+
+def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
+    """Writes one channel; the header of `like` is copied where both are NIfTI or both are MGH."""
+    image = build(path, array, grid=grid, like=like)
+    name = path.name.lower()
+    if name.endswith(PAIR_ENDINGS):
+        with write_pair_atomically(path) as temporary:
+            image.to_filename(temporary)
+        return
+    with write_atomically(path) as temporary, temporary.open("wb") as stream:
+        if not name.endswith(COMPRESSED_ENDINGS):
+            image.to_stream(stream)
+            return
+        from isal import igzip
+
+        # No name and no time in the gzip header: equal label maps become equal files.
+        with igzip.IGzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as compressed:
+            image.to_stream(compressed)
+
+
+def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """Builds the nibabel image that `write` writes."""
+    template = _find_template(like, is_mgh=path.name.lower().endswith(MGH_ENDINGS), grid=grid)
+    if path.name.lower().endswith(MGH_ENDINGS):
+        return _build_mgh(_fit_mgh(array), grid, template)
+    return _build_nifti(array, grid, template, is_pair=path.name.lower().endswith(PAIR_ENDINGS))
+
+
+def is_image(image: object) -> bool:
+    """Returns whether an object of nibabel is an image: voxels with an affine."""
+    from nibabel.spatialimages import SpatialImage
+
+    return isinstance(image, SpatialImage) and image.affine is not None
+
+
+def convert(image: Any, what: str) -> StoredVolume:
+    """Converts an image in memory, like `read` for a file."""
+    import nibabel
+
+    array = split_channels(np.asarray(image.dataobj).T, what)
+    if isinstance(image, nibabel.AnalyzeImage | nibabel.MGHImage):  # NIfTI is a kind of Analyze in nibabel
+        return StoredVolume(array=array, grid=_build_grid(image, what))
+    return StoredVolume(array=array, grid=build_grid_from_affine(np.array(image.affine), array.shape[1:]))
+
+
+def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
+    """Builds a label map as NIfTI or MGH with the header of the image, else as NIfTI."""
+    import nibabel
+
+    if isinstance(image, nibabel.MGHImage):
+        return _build_mgh(_fit_mgh(array), grid, image)
+    template = image if isinstance(image, nibabel.Nifti1Pair) else None
+    is_pair = template is not None and not isinstance(image, nibabel.Nifti1Image)
+    return _build_nifti(array, grid, template, is_pair=is_pair)
+
+
+@contextmanager
+def _open_image(path: Path) -> Iterator[Any]:
+    import nibabel
+
+    name = path.name.lower()
+    kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _check_raw_header(path)
+    if name.endswith(PAIR_ENDINGS):
+        yield nibabel.load(path, mmap=False)
+        return
+    with _open_stream(path) as stream:
+        yield kind.from_stream(stream)
+
+
+def _open_stream(path: Path) -> Any:
+    if not path.name.lower().endswith(COMPRESSED_ENDINGS):
+        return path.open("rb")
+    from isal import igzip
+
+    return igzip.open(path, "rb")
+
+
+def _read_to_end(image: Any) -> None:
+    """Reads to the end of the file, where the checksum of compressed files is verified."""
+    stream = image.file_map["image"].fileobj
+    while stream is not None and stream.read(END_BYTES):
+        pass
+
+
+def _check_raw_header(path: Path) -> Any:
+    """Checks the header as stored, as nibabel silently repairs a zero spacing, and returns the image class."""
+    import nibabel
+
+    name = path.name.lower()
+    header_path = path.with_suffix(".hdr") if name.endswith(".img") and path.with_suffix(".hdr").exists() else path
+    with _open_stream(header_path) as stream:
+        block = stream.read(LARGEST_HEADER_BYTES)
+    for kind in (nibabel.Nifti2Image, nibabel.Nifti1Image, nibabel.AnalyzeImage):
+        header_class = kind.header_class
+        if header_class.may_contain_header(block):
+            _check_raw_spacing(header_class(block[: header_class.sizeof_hdr], check=False), path)
+            return kind
+    msg = f"{path} does not start with a NIfTI header; convert it again"
+    raise VolumeError(msg)
+
+
+def _check_raw_spacing(header: Any, path: Path) -> None:
+    if "sform_code" in header and header["sform_code"] > 0:
+        return  # the sform defines the spacing, whatever pixdim is
+    dimensions = min(int(header["dim"][0]), 3)
+    spacing = [float(value) for value in header["pixdim"][1 : 1 + dimensions]]
+    if not all(np.isfinite(value) and value != 0 for value in spacing):
+        msg = f"{path}: the header has no spacing (pixdim is {spacing}); set pixdim, or write an sform"
+        raise VolumeError(msg)
+
+
+def split_channels(array: Shaped[np.ndarray, "..."], path: Path | str) -> Shaped[np.ndarray, "channel z y x"]:
+    """Reshapes (..., z, y, x) to (channel, z, y, x); at most one of the leading axes may be longer than 1."""
+    if array.ndim < 3:
+        return array.reshape((1,) * (4 - array.ndim) + array.shape)
+    leading = array.shape[:-3]
+    if sum(extent > 1 for extent in leading) > 1:
+        msg = f"{path}: expected channels along one axis besides x, y, z, found shape {array.shape[::-1]}; split it"
+        raise VolumeError(msg)
+    return array.reshape((-1, *array.shape[-3:]))
+
+
+def _build_grid(image: Any, path: Path | str) -> Grid:
+    extents = tuple(int(extent) for extent in image.shape)
+    if len(extents) < 2:
+        msg = f"{path}: expected an image of two or three dimensions, found shape {extents}"
+        raise VolumeError(msg)
+    x, y, z = (*extents, 1)[:3]
+    scale = _millimetres_per_unit(image.header)
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= scale
+    if len(extents) == 2 and not affine[:3, 2].any():
+        affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1])
+    _warn_of_conflicting_forms(image.header, path)
+    try:
+        grid = build_grid_from_affine(affine, (z, y, x))
+    except VolumeError as error:
+        msg = f"{path}: {error}"
+        raise VolumeError(msg) from error
+    grid = _prefer_zooms(grid, [float(zoom) * scale for zoom in image.header.get_zooms()[:3]])
+    if len(extents) == 2:
+        return replace(grid, spacing_mm=make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2]))
+    return grid
+
+
+def _prefer_zooms(grid: Grid, zooms_mm: list[float]) -> Grid:
+    """Replaces the spacing of the affine by that of the header where they differ only by rounding."""
+    spacing = list(grid.spacing_mm)
+    for axis, zoom in zip((2, 1, 0), zooms_mm, strict=False):
+        if abs(zoom - spacing[axis]) <= ZOOM_TOLERANCE_FRACTION * spacing[axis]:
+            spacing[axis] = zoom
+    return replace(grid, spacing_mm=(spacing[0], spacing[1], spacing[2]))
+
+
+def _millimetres_per_unit(header: Any) -> float:
+    if "xyzt_units" not in header:
+        return 1.0
+    return MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _warn_of_conflicting_forms(header: Any, path: Path | str) -> None:
+    if "sform_code" not in header or header["sform_code"] <= 0 or header["qform_code"] <= 0:
+        return
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        difference = float(np.abs(header.get_sform() - header.get_qform()).max())
+    except (HeaderDataError, ValueError) as error:
+        LOGGER.warning("%s: the qform is invalid (%s); the sform is used", path, error)
+        return
+    if not difference <= FORM_TOLERANCE:
+        LOGGER.warning("%s: sform and qform differ by up to %.4g; the sform is used", path, difference)
+
+
+def _build_nifti(array: Shaped[np.ndarray, "z y x"], grid: Grid, template: Any, *, is_pair: bool) -> Any:
+    is_flat = is_planar(grid)
+    stored = (array[0] if is_flat else array).T
+    kind = _select_nifti_class(stored, template, is_pair=is_pair)
+    if template is None:
+        return _place_nifti(kind(stored, None, dtype=array.dtype), grid, is_flat=is_flat)
+    image = kind(stored, template.affine, kind.header_class.from_header(template.header), dtype=array.dtype)
+    image.header.set_slope_inter(1, 0)
+    image.header.set_intent("none")
+    image.header["cal_min"] = image.header["cal_max"] = 0  # the window of the image would hide the labels
+    return image
+
+
+def _build_mgh(array: Shaped[np.ndarray, "z y x"], grid: Grid, template: Any) -> Any:
+    import nibabel
+
+    if template is None:
+        return nibabel.MGHImage(array.T, grid.affine)
+    header = template.header.copy()
+    header.set_data_dtype(array.dtype)
+    return nibabel.MGHImage(array.T, template.affine, header)
+
+
+def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
+    """Opens `like` if it is of the family to be written; it must lie on the grid to be written."""
+    import nibabel
+
+    family = nibabel.MGHImage if is_mgh else nibabel.Nifti1Pair
+    if like is None or not like.name.lower().endswith((".nii", ".nii.gz", *PAIR_ENDINGS, *MGH_ENDINGS)):
+        return None
+    with translate_decoder_errors(like), _open_image(like) as image:
+        if not isinstance(image, family):
+            return None
+        check_same_grid(grid, _build_grid(image, like), what=f"{like} (found) and what is to be written like it")
+        return image
+
+
+def _select_nifti_class(array: Shaped[np.ndarray, "..."], template: Any, *, is_pair: bool) -> Any:
+    import nibabel
+
+    is_nifti2 = template is not None and isinstance(template.header, nibabel.Nifti2Header)
+    is_large = is_nifti2 or max(array.shape) > LARGEST_NIFTI1_EXTENT
+    if is_pair:
+        return nibabel.Nifti2Pair if is_large else nibabel.Nifti1Pair
+    return nibabel.Nifti2Image if is_large else nibabel.Nifti1Image
+
+
+def _place_nifti(image: Any, grid: Grid, *, is_flat: bool) -> Any:
+    """Writes the grid into a fresh header: sform, and qform where there is no shear."""
+    affine = grid.affine
+    if is_flat:
+        affine[:3, 2] = grid.direction[0]
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=SCANNER_CODE)
+    image.set_qform(affine if _is_orthogonal(affine) else None, code=SCANNER_CODE if _is_orthogonal(affine) else 0)
+    image.header.set_zooms(grid.spacing_mm[:0:-1] if is_flat else grid.spacing_mm[::-1])
+    return image
+
+
+def _is_orthogonal(affine: Float64[np.ndarray, "4 4"]) -> bool:
+    units = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.allclose(units.T @ units, np.eye(3), atol=1e-5))
+
+
+def _fit_mgh(array: Shaped[np.ndarray, "z y x"]) -> Shaped[np.ndarray, "z y x"]:
+    """Converts to a dtype that MGH supports: uint8, int16, int32, float32; other integers become int32."""
+    return array if array.dtype.name in MGH_TYPES else array.astype(np.int32)

@@ -1,0 +1,109 @@
+"""Reads and writes PNG, BMP and JPEG through Pillow."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Shaped
+
+from autoseg.errors import VolumeError
+from autoseg.geometry import Grid
+from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
+
+# Pillow scales greys of 2 and 4 bits to 0..255 and truncates colours of 16 bits to 8; the decoder's mode shows it.
+STRETCHED_GREYS: Final = {"L;2": 85, "L;4": 17}
+CUT_COLOURS: Final = ("RGB;16B", "RGBA;16B")
+CUT_GREY: Final = "LA;16B"
+GREY_MODES: Final = ("L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+WRITABLE_TYPES: Final[dict[str, tuple[str, ...]]] = {".png": ("uint8", "uint16"), ".bmp": ("uint8",)}
+
+
+def read(path: Path, *, as_labels: bool) -> StoredVolume:
+    """Reads grey, colour (3 channels, alpha dropped) or palette pictures."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        decoder = _find_decoder_mode(image)
+        if decoder == CUT_GREY:
+            msg = f"{path}: greys of 16 bits with transparency would lose 8 bits; save the picture without transparency"
+            raise VolumeError(msg)
+        if decoder in CUT_COLOURS:
+            array = _read_precise_colours(path)
+        else:
+            array = decode(image, as_labels=as_labels)
+            if as_labels:
+                array = array // STRETCHED_GREYS.get(decoder, 1)
+    if as_labels:
+        array = _merge_equal_channels(array)
+    return StoredVolume(array=array[:, None], grid=_build_grid(array.shape[1:]))
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return _build_grid((image.height, image.width))
+
+
+def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
+    """Writes a grey picture."""
+    from PIL import Image
+
+    del like, grid  # a picture has no header for its position
+    ending = path.suffix.lower()
+    kinds = WRITABLE_TYPES.get(ending, ())
+    if array.shape[0] != 1 or array.dtype.name not in kinds:
+        msg = (
+            f"cannot write {path}: {ending} holds label maps of one slice and the types {' '.join(kinds) or '(none)'}, "
+            f"found {array.shape[0]} slices of {array.dtype}; write .png (values 0 to 65535), .tif or .nii.gz"
+        )
+        raise VolumeError(msg)
+    with write_atomically(path) as temporary:
+        Image.fromarray(array[0]).save(temporary, format=ending[1:].upper())
+
+
+def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
+    """Returns the picture as an array (y, x)."""
+    del path, grid, like
+    return array[0]
+
+
+def decode(image: Any, *, as_labels: bool) -> Shaped[np.ndarray, "channel y x"]:
+    """Decodes a Pillow image into channels; palette indices are kept for labels and become colours for images."""
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8)[None]
+    if image.mode in GREY_MODES:
+        return np.asarray(image)[None]
+    if image.mode == "LA":
+        return np.asarray(image.getchannel("L"))[None]
+    if image.mode == "P" and as_labels:
+        return np.asarray(image)[None]
+    colours: Shaped[np.ndarray, "channel y x"] = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+    return colours
+
+
+def _find_decoder_mode(image: Any) -> str:
+    arguments = image.tile[0][3] if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _read_precise_colours(path: Path) -> Shaped[np.ndarray, "channel y x"]:
+    import SimpleITK
+
+    array: Shaped[np.ndarray, "channel y x"]
+    array = np.moveaxis(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))), -1, 0)
+    return array[:3]
+
+
+def _merge_equal_channels(array: Shaped[np.ndarray, "channel y x"]) -> Shaped[np.ndarray, "merged y x"]:
+    """Merges the equal channels of greys that were saved as colours."""
+    return array[:1] if (array == array[:1]).all() else array
+
+
+def _build_grid(shape: tuple[int, ...]) -> Grid:
+    return Grid(
+        shape_voxels=(1, shape[0], shape[1]), spacing_mm=PICTURE_SPACING_MM, is_oriented=False, tells_spacing=False
+    )

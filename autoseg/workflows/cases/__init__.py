@@ -1,0 +1,1 @@
+"""Reading of cases, and the loop over cases that are predicted."""

@@ -1,0 +1,129 @@
+"""The loop over cases of every prediction: one is predicted while the next is read and the last is written.
+
+A case that fails does not stop the others; failures are collected and reported by name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float32
+from torch import Tensor
+
+from autoseg.errors import CasesFailedError
+from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.processes.case_pool import Failure, build_failure, list_problems, write_failure_log
+from autoseg.processes.overlap import overlap_stages
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder
+from autoseg.stages.training_cases import open_training_case, read_network_input
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+Predicted = TypeVar("Predicted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CaseOutput:
+    """What one model predicts for a preprocessed case."""
+
+    model: SegmentationModel
+    logits: Float32[Tensor, "class z y x"]
+    geometry: CaseGeometry
+
+
+def predict_each(
+    cases: Sequence[Item],
+    *,
+    get_name: Callable[[Item], str],
+    read: Callable[[Item], Read],
+    predict: Callable[[Item, Read], Predicted],
+    write: Callable[[Item, Predicted], None],
+) -> Iterator[Failure | None]:
+    """Takes every case through three steps; yields None for a case that is written, else why it is not.
+
+    Args:
+        cases: In the order of prediction.
+        get_name: Of a case, for reports.
+        read: Runs in a thread of its own.
+        predict: Runs in the caller's thread; alone may use the device.
+        write: Runs in a thread of its own.
+    """
+    for case, error in overlap_stages(cases, read=read, work=predict, write=write):
+        failure = None if error is None else build_failure(get_name(case), error)
+        del error  # its frames hold arrays, which may lie on a GPU
+        yield failure
+
+
+def predict_preprocessed_cases(
+    run: RunFolder,
+    models: Sequence[SegmentationModel],
+    cases: Sequence[str],
+    *,
+    finish: Callable[[str, Sequence[CaseOutput]], Predicted],
+    write: Callable[[str, Predicted], None],
+    progress: Progress,
+    options: PredictionOptions = DEFAULT_OPTIONS,
+) -> Iterator[Failure | None]:
+    """Predicts preprocessed cases of a run with one or more models; see `predict_each`.
+
+    Args:
+        run: With the cases, preprocessed for all models.
+        models: Each predicts every case.
+        cases: Names.
+        finish: From the outputs of the models, in their order, to what is written; runs in the caller's thread.
+        write: Runs in a thread of its own.
+        progress: Is shown the windows.
+        options: Of all models.
+    """
+
+    def read(case: str) -> list[tuple[CaseGeometry, np.ndarray]]:
+        return [_read(run, model, case) for model in models]
+
+    def predict(case: str, inputs: list[tuple[CaseGeometry, np.ndarray]]) -> Predicted:
+        outputs = []
+        for model, (geometry, image) in zip(models, inputs, strict=True):
+            label = case if len(models) == 1 else f"{case}, {model.configuration}"
+            show = partial(progress.show_part, label)
+            logits = model.predict_preprocessed(image, options=options, on_window=show)
+            outputs.append(CaseOutput(model=model, logits=logits, geometry=geometry))
+        return finish(case, outputs)
+
+    return predict_each(cases, get_name=str, read=read, predict=predict, write=write)
+
+
+def _read(run: RunFolder, model: SegmentationModel, case: str) -> tuple[CaseGeometry, np.ndarray]:
+    opened = open_training_case(run, model.plan, model.configuration, case)
+    return opened.geometry, read_network_input(opened, model.plan, model.configuration)
+
+
+def collect_failures(
+    events: Iterator[Failure | None], *, progress: Progress, label: str, total: int, unit: str = "case"
+) -> list[Failure]:
+    """Runs a loop to its end, with progress; returns the failures."""
+    return [failure for failure in progress.track(events, label=label, total=total, unit=unit) if failure is not None]
+
+
+def check_failures(failures: Sequence[Failure], *, total: int, log: Path, unit: str = "case") -> None:
+    """Reports what failed, if anything did.
+
+    Args:
+        failures: Of a loop.
+        total: How many cases there were.
+        log: Gets the tracebacks of unexpected errors.
+        unit: What a case is called.
+
+    Raises:
+        CasesFailedError: There are failures.
+    """
+    if not failures:
+        return
+    lines = [*list_problems(failures), *write_failure_log(log, failures)]
+    rest = "; the others are written:" if len(failures) < total else ":"
+    heading = f"{len(failures)} of {total} {unit}s failed{rest}"
+    raise CasesFailedError(heading, lines)

@@ -1,0 +1,62 @@
+"""Copies reference label maps into a run, where validation finds them."""
+
+import shutil
+from pathlib import Path
+
+from autoseg.dataset import Case
+from autoseg.errors import RunError
+from autoseg.file_endings import HEADER_OF_VOXELS
+from autoseg.run_folder import RunFolder, write_atomically
+from autoseg.volume_io import READABLE_ENDINGS, list_grid_differences, read_grid, strip_ending, write_label_map
+from autoseg.workflows.cases.reading import read_fitted_label_map
+
+# These formats keep the voxels in a second file, so that a copy of the header alone would be worthless.
+DETACHED_ENDINGS = (".mhd", ".nhdr", *HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values())
+
+
+def copy_reference(case: Case, folder: Path) -> None:
+    """Copies the label map of a case into a folder, under the name of the case, unless it exists there.
+
+    Formats of two files are rewritten as .nii.gz. A label map on another grid than its image is written as it is read
+    for training: resampled onto the grid of the image.
+    """
+    label_path = case.label_path
+    assert label_path is not None, "every training case has a label map"
+    ending = label_path.name[len(strip_ending(label_path.name)) :]
+    is_detached = ending.lower() in DETACHED_ENDINGS
+    target = folder / f"{case.name}{'.nii.gz' if is_detached else ending.lower()}"
+    if target.exists() and target.stat().st_size > 0:  # a file left empty by a power failure is copied again
+        return
+    if is_detached or _must_be_resampled(case, label_path):
+        volume = read_fitted_label_map(case, read_grid(case.image_paths[0]))
+        write_label_map(target, volume.array, grid=volume.grid, like=None)
+        return
+    sidecar = label_path.with_name(strip_ending(label_path.name) + ".json")
+    if sidecar.is_file():  # the spacing of a TIFF stack
+        _copy(sidecar, folder / f"{case.name}.json")
+    _copy(label_path, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with write_atomically(target, is_lasting=False) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _must_be_resampled(case: Case, label_path: Path) -> bool:
+    if not case.fix_geometry:
+        return False
+    return bool(list_grid_differences(read_grid(case.image_paths[0]), read_grid(label_path)))
+
+
+def find_reference(run: RunFolder, case_name: str) -> Path:
+    """Finds the reference label map of a case.
+
+    Raises:
+        RunError: It is missing.
+    """
+    for ending in READABLE_ENDINGS:
+        path = run.references / f"{case_name}{ending}"
+        if path.is_file():
+            return path
+    msg = f"{run.references} holds no label map of case {case_name!r}; repeat: autoseg plan DATASET --run {run.root}"
+    raise RunError(msg)

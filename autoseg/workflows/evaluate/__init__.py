@@ -1,0 +1,1 @@
+"""`autoseg evaluate`, validation of folds and cross-validation."""

@@ -1,0 +1,176 @@
+"""Evaluates predicted label maps against their references."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.dicom_files import explain_dicom
+from autoseg.document import read_document
+from autoseg.errors import CasesFailedError, EvaluationError
+from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
+from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summarize, write_summary
+from autoseg.geometry import Grid, find_distance_unit
+from autoseg.labels import LabelScheme
+from autoseg.plan import Plan
+from autoseg.processes.case_pool import compute_worker_count, list_problems, run_over_cases, write_failure_log
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder, open_run
+from autoseg.validation_conditions import ValidationConditions
+from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, strip_ending
+
+SURFACE_TOLERANCE_MM = 1.0
+BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationJob:
+    """A predicted label map and its reference on disk."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    labels: LabelScheme
+
+
+def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, progress: Progress) -> EvaluationSummary:
+    """Evaluates every predicted label map and writes summary.json and summary.csv beside them.
+
+    Raises:
+        EvaluationError: There are no predictions, references are missing, or the arguments are swapped.
+        CasesFailedError: Some cases cannot be compared; the summary of the others is written.
+    """
+    run = open_run(run_root)
+    _check_order(predictions, run)
+    labels = read_document(run.plan, Plan).labels
+    pairs = pair_label_maps(predictions, references)
+    unpaired = list_unpaired(predictions, references)
+    if unpaired:
+        progress.note(f"warning: {len(unpaired)} references have no prediction and count nowhere: {unpaired[0]}, ...")
+    jobs = [
+        EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
+        for case, prediction, reference in pairs
+    ]
+    return evaluate_jobs(jobs, folder=predictions if predictions.is_dir() else predictions.parent, progress=progress)
+
+
+def _check_order(predictions: Path, run: RunFolder) -> None:
+    if predictions.resolve() == run.references.resolve():
+        msg = f"{predictions} holds the references of the run; name the predictions first, then their references"
+        raise EvaluationError(msg)
+
+
+def evaluate_jobs(
+    jobs: list[EvaluationJob], *, folder: Path, progress: Progress, validation: ValidationConditions | None = None
+) -> EvaluationSummary:
+    """Evaluates pairs of files and writes the summary into `folder`, with the conditions of a validation, if it is one.
+
+    Raises:
+        CasesFailedError: Some cases cannot be compared; the summary of the others is written.
+    """
+    outcome = run_over_cases(
+        evaluate_job,
+        [(job.case, job) for job in jobs],
+        workers=count_evaluation_workers(len(jobs)),
+        label="Evaluating",
+        progress=progress,
+    )
+    summary = None
+    if outcome.results:
+        summary = summarize(
+            outcome.results, labels=jobs[0].labels, tolerance_mm=SURFACE_TOLERANCE_MM, validation=validation
+        )
+        write_summary(folder, summary)
+    if outcome.failures or summary is None:
+        lines = [*list_problems(outcome.failures)]
+        lines += write_failure_log(folder / "evaluation.log", outcome.failures)
+        rest = "; the others are in the summary:" if summary is not None else ":"
+        heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated{rest}"
+        raise CasesFailedError(heading, lines)
+    return summary
+
+
+def count_evaluation_workers(case_count: int) -> int:
+    """Returns the number of processes that evaluate so many cases."""
+    return compute_worker_count(requested=None, case_count=case_count, bytes_per_case=BYTES_PER_CASE)
+
+
+def evaluate_job(job: EvaluationJob) -> CaseEvaluation:
+    """Does the work of one case in a worker process."""
+    pair, grid = read_pair(job)
+    metrics = evaluate_case(
+        pair.prediction,
+        pair.reference,
+        spacing_mm=grid.spacing_mm,
+        labels=job.labels,
+        tolerance_mm=SURFACE_TOLERANCE_MM,
+    )
+    return CaseEvaluation(
+        case=job.case,
+        prediction_file=str(job.prediction),
+        reference_file=str(job.reference),
+        distance_unit=find_distance_unit([grid]),
+        metrics=metrics,
+    )
+
+
+def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
+    """Reads both files; returns their internal labels and the grid of the reference.
+
+    Raises:
+        VolumeError: A file cannot be read, or they lie on different grids.
+        EvaluationError: A value is not among those of the run.
+    """
+    prediction, reference = read_label_map(job.prediction), read_label_map(job.reference)
+    check_same_grid(reference.grid, prediction.grid, what=f"prediction {job.prediction} of {job.reference}")
+    _check_values(prediction, job.labels, job.prediction)
+    _check_values(reference, job.labels, job.reference)
+    pair = LabelMapPair(prediction=job.labels.encode(prediction.array), reference=job.labels.encode(reference.array))
+    return pair, reference.grid
+
+
+def pair_label_maps(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:
+    """Pairs predictions and references by case name (file name without ending).
+
+    Raises:
+        EvaluationError: There is nothing to evaluate, or references are missing.
+    """
+    predicted = _list_label_maps(predictions)
+    if not predicted:
+        msg = f"no label maps in {predictions}; expected files ending in {', '.join(READABLE_ENDINGS[:4])} ..."
+        msg += explain_dicom(predictions)
+        raise EvaluationError(msg)
+    available = _list_label_maps(references)
+    missing = [case for case in predicted if case not in available]
+    if missing:
+        names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        msg = f"{len(missing)} of {len(predicted)} predictions have no reference of their name in {references}: {names}"
+        msg += explain_dicom(references)
+        raise EvaluationError(msg)
+    return [(case, predicted[case], available[case]) for case in sorted(predicted)]
+
+
+def list_unpaired(predictions: Path, references: Path) -> list[str]:
+    """Lists the cases whose reference has no prediction."""
+    predicted = _list_label_maps(predictions)
+    return [case for case in _list_label_maps(references) if case not in predicted]
+
+
+def _list_label_maps(place: Path) -> dict[str, Path]:
+    if place.is_file():
+        return {strip_ending(place.name): place}
+    if not place.is_dir():
+        msg = f"no folder or file at {place}"
+        raise EvaluationError(msg)
+    return {
+        strip_ending(path.name): path
+        for path in sorted(place.iterdir())
+        if path.name.lower().endswith(READABLE_ENDINGS) and not path.name.startswith(".")
+    }
+
+
+def _check_values(volume: LabelVolume, labels: LabelScheme, path: Path) -> None:
+    unknown = labels.find_unknown_values(volume.array)
+    if unknown:
+        known = ", ".join(str(value) for value in sorted(labels.file_values))
+        found = ", ".join(str(value) for value in unknown)
+        msg = f"{path}: expected the run's label values {known}, found {found}"
+        raise EvaluationError(msg)

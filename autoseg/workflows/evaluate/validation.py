@@ -1,0 +1,189 @@
+"""Whole-volume validation of one training: predicts its held-out cases and scores them on their own grids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg.document import Document, read_document, write_document
+from autoseg.errors import DocumentError
+from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
+from autoseg.geometry import Grid
+from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.networks import SegmentationNetwork
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import CachedCase
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
+from autoseg.runtime.precision import NumberType
+from autoseg.stages.training_cases import open_training_case, read_network_input
+from autoseg.training.checkpoint import read_description
+from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
+from autoseg.validation_conditions import ValidationConditions
+from autoseg.volume_io import label_map_ending, write_label_map
+from autoseg.workflows.cases.loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.cases.references import find_reference
+from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.folds.status import ValidationChoice
+from autoseg.workflows.plan.preprocessing import check_preprocessed
+
+LOG_NAME: Final = "validation.log"
+
+
+class LabelMapOptions(Document):
+    """How the label maps of a validation that has no mirrored views or less overlap were predicted; beside them."""
+
+    schema_version: Literal[1] = 1
+    mirroring: bool
+    step_fraction: float
+
+
+def validate_fold(
+    run: RunFolder,
+    configuration: str,
+    fold: str,
+    *,
+    cases: Sequence[str],
+    device: str,
+    progress: Progress,
+    choice: ValidationChoice | None = None,
+) -> EvaluationSummary:
+    """Predicts the cases that are not yet predicted, and evaluates all of them.
+
+    Args:
+        cases: All that the fold holds out.
+        choice: What of the validation there is time for; None for all of it. Label maps that were predicted in another
+            way are discarded.
+
+    Raises:
+        RunError: A preprocessed case or reference is missing.
+    """
+    chosen = choice or ValidationChoice(cases=tuple(cases), held_out_cases=len(cases))
+    folder = run.fold(configuration, fold)
+    finished = read_finished_summary(folder.validation, chosen)
+    if finished is not None:
+        return finished
+    _discard_unlike(folder, chosen.options)
+    # What previous stages predict for these cases is stored.
+    model = load_model(
+        run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous=False
+    )
+    check_preprocessed(run, model.plan, model.configuration_plan.data_of, chosen.cases)
+    ending = label_map_ending(model.plan.file_ending)
+    outputs = {case: folder.validation / f"{case}{ending}" for case in chosen.cases}
+    waiting = [case for case in chosen.cases if not outputs[case].is_file()]
+    _predict_cases(run, model, waiting, outputs=outputs, options=chosen.options, progress=progress)
+    jobs = [
+        EvaluationJob(
+            case=case, prediction=outputs[case], reference=find_reference(run, case), labels=model.plan.labels
+        )
+        for case in chosen.cases
+    ]
+    conditions = _describe_conditions(folder, model, chosen)
+    return evaluate_jobs(jobs, folder=folder.validation, progress=progress, validation=conditions)
+
+
+def _discard_unlike(folder: FoldFolder, options: PredictionOptions) -> None:
+    """Removes label maps that were predicted in another way, and notes in which way those to come are."""
+    record = folder.validation_options
+    wanted = LabelMapOptions(mirroring=options.mirroring, step_fraction=options.step_fraction)
+    found = read_document(record, LabelMapOptions) if record.is_file() else USUAL_OPTIONS
+    if found != wanted:
+        remove_folder(folder.validation)
+    make_folder(folder.validation)
+    if wanted != USUAL_OPTIONS:
+        write_document(record, wanted)
+
+
+USUAL_OPTIONS: Final = LabelMapOptions(mirroring=DEFAULT_OPTIONS.mirroring, step_fraction=DEFAULT_OPTIONS.step_fraction)
+
+
+def _describe_conditions(
+    folder: FoldFolder, model: SegmentationModel, choice: ValidationChoice
+) -> ValidationConditions:
+    return ValidationConditions(
+        mirroring=choice.options.mirroring,
+        step_fraction=choice.options.step_fraction,
+        validated_cases=len(choice.cases),
+        held_out_cases=choice.held_out_cases,
+        trained_iterations=read_description(folder.final_checkpoint).trained_iterations,
+        sufficient_iterations=model.configuration_plan.training.sufficient_iterations,
+    )
+
+
+def measure_volume_dice(
+    network: SegmentationNetwork, *, run: RunFolder, plan: Plan, configuration: str, cases: Sequence[str]
+) -> float:
+    """Mean Dice over classes and whole preprocessed cases, without mirroring; for following a training.
+
+    Classes that a case neither has nor is predicted to have do not count.
+    """
+    device = next(network.parameters()).device
+    with network.single_output():
+        model = wrap_network(plan, configuration, network, device)
+        means = [_measure_case_dice(model, open_training_case(run, plan, configuration, case)) for case in cases]
+    known = [mean for mean in means if mean is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | None:
+    image = read_network_input(case, model.plan, model.configuration)
+    logits = model.predict_preprocessed(image, options=PredictionOptions(mirroring=False))
+    label_map = torch.from_numpy(np.maximum(case.label_map[:], 0).astype(np.int16))
+    counts = count_overlaps(logits[None].cpu(), label_map[None], model.plan.labels)
+    return compute_mean_dice(compute_pseudo_dice([counts]))
+
+
+def wrap_network(
+    plan: Plan, configuration: str, network: nn.Module, device: torch.device, *, number_type: NumberType = "float32"
+) -> SegmentationModel:
+    """A model of a network that is not, or not yet, one of the run's."""
+    return SegmentationModel(
+        plan=plan,
+        configuration=configuration,
+        folds=("",),
+        networks=(network.eval(),),
+        device=device,
+        number_type=number_type,
+    )
+
+
+def read_finished_summary(folder: Path, choice: ValidationChoice) -> EvaluationSummary | None:
+    """The summary of an earlier validation, if it is complete and was made in the chosen way."""
+    try:
+        summary = read_document(folder / SUMMARY_JSON, EvaluationSummary)
+    except DocumentError:
+        return None
+    found, options = summary.validation, DEFAULT_OPTIONS
+    if found is not None:
+        options = PredictionOptions(mirroring=found.mirroring, step_fraction=found.step_fraction)
+    is_same = [entry.case for entry in summary.metric_per_case] == list(choice.cases) and options == choice.options
+    return summary if is_same else None
+
+
+def _predict_cases(
+    run: RunFolder,
+    model: SegmentationModel,
+    cases: Sequence[str],
+    *,
+    outputs: dict[str, Path],
+    options: PredictionOptions,
+    progress: Progress,
+) -> None:
+    def restore(case: str, predicted: Sequence[CaseOutput]) -> tuple[np.ndarray, Grid]:
+        (output,) = predicted
+        return model.restore_label_map(output.logits, output.geometry), output.geometry.grid
+
+    def write(case: str, restored: tuple[np.ndarray, Grid]) -> None:
+        label_map, grid = restored
+        write_label_map(outputs[case], label_map, grid=grid, like=find_reference(run, case))
+
+    events = predict_preprocessed_cases(
+        run, [model], cases, finish=restore, write=write, options=options, progress=progress
+    )
+    failures = collect_failures(events, progress=progress, label="Validating", total=len(cases))
+    check_failures(failures, total=len(cases), log=run.logs / LOG_NAME)

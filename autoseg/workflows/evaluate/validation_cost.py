@@ -1,0 +1,209 @@
+"""Estimates the duration of a validation from one of its cases, and fits a validation into a time.
+
+Mirroring is dropped first, then overlap of windows, then cases.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from autoseg.inference.execution.preparation import prepare_network
+from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.inference.sliding_window.prediction import compute_patches_per_pass
+from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.networks import build_network
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import CachedCase
+from autoseg.run_folder import RunFolder
+from autoseg.runtime.precision import find_number_type
+from autoseg.stages.training_cases import open_training_case, read_network_input
+from autoseg.volume_io import label_map_ending, write_label_map
+from autoseg.workflows.cases.references import find_reference
+from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
+from autoseg.workflows.evaluate.validation import wrap_network
+from autoseg.workflows.folds.status import ValidationChoice
+
+LARGER_STEP_FRACTION: Final = 0.75
+"""Neighbouring windows still overlap by a quarter of the patch, so that no voxel is at the border of all windows."""
+ESTIMATE_MARGIN: Final = 1.1  # cases differ in more than their number of voxels
+WORKER_START_SECONDS: Final = 2.0  # approximately, once: evaluating processes import their modules
+LARGEST_SHARE_FOR_MEASURING: Final = 0.05  # of the available time, if one case can be predicted in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationCost:
+    """Measured costs of predicting and evaluating on this machine.
+
+    Attributes:
+        shapes_voxels: Shapes of the preprocessed cases by name.
+        patch_voxels: Shape of a window.
+        mirrored_views: Number of mirrored views that prediction averages.
+        window_seconds: Time for one view of one window.
+        finishing_seconds_per_voxel: Time for resampling to the grid of the file and writing.
+        evaluation_seconds_per_voxel: Time for evaluating in one process.
+    """
+
+    shapes_voxels: Mapping[str, tuple[int, ...]]
+    patch_voxels: tuple[int, ...]
+    mirrored_views: int
+    window_seconds: float
+    finishing_seconds_per_voxel: float
+    evaluation_seconds_per_voxel: float
+
+    def estimate_seconds(self, cases: Sequence[str], options: PredictionOptions) -> float:
+        """Estimates the time for predicting and evaluating cases."""
+        views = self.mirrored_views if options.mirroring else 1
+        windows = sum(self.count_windows(case, options.step_fraction) for case in cases)
+        per_voxel = self.finishing_seconds_per_voxel
+        per_voxel += self.evaluation_seconds_per_voxel / count_evaluation_workers(len(cases))
+        voxels = sum(math.prod(self.shapes_voxels[case]) for case in cases)
+        seconds = windows * views * self.window_seconds + voxels * per_voxel
+        return seconds * ESTIMATE_MARGIN + WORKER_START_SECONDS
+
+    def count_windows(self, case: str, step_fraction: float) -> int:
+        """Counts the windows of one case."""
+        plan = compute_window_plan(self.shapes_voxels[case], self.patch_voxels, step_fraction)
+        return math.prod(len(starts) for starts in plan.starts)
+
+
+def fit_validation(cost: ValidationCost, cases: Sequence[str], *, limit_seconds: float) -> ValidationChoice:
+    """Returns the least reduced validation that fits into the limit; one of a single case if none fits."""
+    whole = cost.estimate_seconds(cases, DEFAULT_OPTIONS)
+    ways = [DEFAULT_OPTIONS]
+    if cost.mirrored_views > 1:
+        ways.append(PredictionOptions(mirroring=False))
+    ways.append(PredictionOptions(mirroring=cost.mirrored_views == 1, step_fraction=LARGER_STEP_FRACTION))
+    fewer = ((sample_cases(cases, count), ways[-1]) for count in range(len(cases) - 1, 0, -1))
+    choices = [
+        ValidationChoice(
+            cases=chosen,
+            held_out_cases=len(cases),
+            options=options,
+            seconds=cost.estimate_seconds(chosen, options),
+            whole_seconds=whole,
+        )
+        for chosen, options in [*((tuple(cases), way) for way in ways), *fewer]
+    ]
+    return next((choice for choice in choices if choice.seconds <= limit_seconds), choices[-1])
+
+
+def sample_cases(cases: Sequence[str], count: int) -> tuple[str, ...]:
+    """Samples `count` cases, evenly spaced in their order; always the same ones."""
+    return tuple(cases[index * len(cases) // count] for index in range(count))
+
+
+def measure_validation_cost(
+    run: RunFolder, plan: Plan, configuration: str, *, cases: Sequence[str], device: torch.device, limit_seconds: float
+) -> ValidationCost:
+    """Predicts and evaluates the case of median size, without mirroring if that would take too long.
+
+    An untrained network predicts it. As an untrained network finds classes everywhere, the reference is evaluated in
+    place of the prediction: the time for surface distances grows with the size of the classes.
+
+    Args:
+        run: Run folder.
+        plan: Plan of the run.
+        configuration: Name of the configuration.
+        cases: Names of one or more cases.
+        device: Device that predicts.
+        limit_seconds: Available time, of which measuring takes a small share if one case can be predicted in it.
+
+    Raises:
+        RunError: A preprocessed case or reference is missing.
+    """
+    model = _build_untrained_model(plan, configuration, device)
+    opened = {case: open_training_case(run, plan, configuration, case) for case in cases}
+    rough = ValidationCost(
+        shapes_voxels={name: case.label_map.shape for name, case in opened.items()},
+        patch_voxels=model.configuration_plan.patch_voxels,
+        mirrored_views=2 ** len(model.configuration_plan.training.mirror_axes),
+        window_seconds=_time_window(model),
+        finishing_seconds_per_voxel=0.0,
+        evaluation_seconds_per_voxel=0.0,
+    )
+    name, options = _select_measured_case(rough, limit_seconds)
+    return _measure(model, opened[name], name, options, run=run, rough=rough)
+
+
+def _build_untrained_model(plan: Plan, configuration: str, device: torch.device) -> SegmentationModel:
+    number_type = find_number_type(device, "auto")
+    network = build_network(plan.configurations[configuration].network)
+    network.set_deep_supervision(enabled=False)
+    prepared = prepare_network(network.eval(), device=device, number_type=number_type)
+    return wrap_network(plan, configuration, prepared, device, number_type=number_type)
+
+
+def _time_window(model: SegmentationModel) -> float:
+    """Measures the seconds for a patch in a second call; the first call selects kernels."""
+    configuration = model.configuration_plan
+    patches = compute_patches_per_pass(configuration, model.device)
+    shape = (patches, configuration.network.input_channels, *configuration.patch_voxels)
+    seconds = 0.0
+    with torch.inference_mode():
+        for _ in range(2):
+            start = time.perf_counter()
+            model.networks[0](torch.zeros(shape, device=model.device))[0].sum().item()
+            seconds = time.perf_counter() - start
+    return seconds / patches
+
+
+def _select_measured_case(rough: ValidationCost, limit_seconds: float) -> tuple[str, PredictionOptions]:
+    """Chooses case and options to measure: the smallest case only if the median one would take too long."""
+    sizes = sorted(rough.shapes_voxels, key=lambda case: math.prod(rough.shapes_voxels[case]))
+    median, smallest = sizes[len(sizes) // 2], sizes[0]
+    plain = PredictionOptions(mirroring=False)
+    for case, options in ((median, PredictionOptions()), (median, plain)):
+        views = rough.mirrored_views if options.mirroring else 1
+        seconds = rough.count_windows(case, options.step_fraction) * views * rough.window_seconds
+        if seconds <= LARGEST_SHARE_FOR_MEASURING * limit_seconds:
+            return case, options
+    return smallest, plain
+
+
+def _measure(
+    model: SegmentationModel,
+    case: CachedCase,
+    name: str,
+    options: PredictionOptions,
+    *,
+    run: RunFolder,
+    rough: ValidationCost,
+) -> ValidationCost:
+    predicted, finished, evaluated = _time_steps(model, case, name, options, run=run)
+    views = rough.mirrored_views if options.mirroring else 1
+    voxels = math.prod(rough.shapes_voxels[name])
+    return replace(
+        rough,
+        window_seconds=predicted / (rough.count_windows(name, options.step_fraction) * views),
+        finishing_seconds_per_voxel=finished / voxels,
+        evaluation_seconds_per_voxel=evaluated / voxels,
+    )
+
+
+def _time_steps(
+    model: SegmentationModel, case: CachedCase, name: str, options: PredictionOptions, *, run: RunFolder
+) -> Iterator[float]:
+    """Yields the seconds for the logits, for writing the label map, and for evaluating it."""
+    reference, labels = find_reference(run, name), model.plan.labels
+    start = time.perf_counter()
+    image = read_network_input(case, model.plan, model.configuration)
+    logits = model.predict_preprocessed(image, options=options)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    yield time.perf_counter() - start
+    start = time.perf_counter()
+    label_map = model.restore_label_map(logits, case.geometry)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"{name}{label_map_ending(model.plan.file_ending)}"
+        write_label_map(target, label_map, grid=case.geometry.grid, like=reference)
+    yield time.perf_counter() - start
+    start = time.perf_counter()
+    evaluate_job(EvaluationJob(case=name, prediction=reference, reference=reference, labels=labels))
+    yield time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""`autoseg import` and `autoseg export`."""

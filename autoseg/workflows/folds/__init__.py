@@ -1,0 +1,1 @@
+"""State, lock and status of the folds of a run."""

@@ -1,0 +1,1 @@
+"""`autoseg init`: a dataset.json for files in folders."""

@@ -1,0 +1,161 @@
+"""Checks a dataset: reports everything that planning would refuse or mention, without writing anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from autoseg.dataset import Case, Dataset, allow_geometry_fixes, read_dataset
+from autoseg.dataset.folds import Splits
+from autoseg.errors import AutosegError, DatasetError
+from autoseg.exchange.nnunet_limits import describe_export_limits
+from autoseg.fingerprint import CaseFingerprint
+from autoseg.labels import LabelScheme
+from autoseg.problems import Problem, group_problems
+from autoseg.processes.case_pool import (
+    CaseSize,
+    PoolOutcome,
+    compute_worker_count,
+    find_largest,
+    list_problems,
+    run_over_cases,
+)
+from autoseg.processes.progress import Progress
+from autoseg.workflows.plan.class_counts import (
+    ClassCount,
+    count_class_occurrences,
+    find_duplicates,
+    warn_of_rare_classes,
+)
+from autoseg.workflows.plan.dataset_corrections import Diagnosis, diagnose
+from autoseg.workflows.plan.header_survey import survey_headers
+from autoseg.workflows.plan.measuring import estimate_measuring_size, read_and_measure
+from autoseg.workflows.plan.splitting import SplitRequest, describe_duplicates, divide_into_folds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """Options of a check.
+
+    Attributes:
+        split: Source of the folds.
+        fix_geometry: Report files on another grid as files that planning with the same option would resample.
+        workers: Number of processes; None chooses it from cores and free memory.
+    """
+
+    split: SplitRequest
+    fix_geometry: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """Result of a check.
+
+    Attributes:
+        dataset: Folder of the dataset.
+        cases: Number of cases.
+        problems: All problems, case by case.
+        diagnosis: The same problems, grouped by kind.
+        notes: Remarks that prevent nothing, one sentence each.
+        classes: Occurrence of each class in the cases without problems.
+        orientations: Axis codes with their number of cases, the most frequent first.
+        duplicates: Names of cases with the same image.
+    """
+
+    dataset: Path
+    cases: int
+    problems: tuple[Problem, ...]
+    diagnosis: Diagnosis
+    notes: tuple[str, ...]
+    classes: tuple[ClassCount, ...]
+    orientations: tuple[tuple[str, int], ...]
+    duplicates: tuple[tuple[str, ...], ...]
+
+
+def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) -> CheckReport:
+    """Reads every case and reports all problems of the dataset; problems in the data are reported, not raised."""
+    try:
+        dataset = read_dataset(folder)
+    except DatasetError as error:
+        return _report_unread(folder, error.problems)
+    if request.fix_geometry:
+        dataset = allow_geometry_fixes(dataset)
+    problems, notes, splits = _check_folds(dataset, request.split)
+    headers = survey_headers(dataset.cases)
+    orientation = headers.orientations[0][0] if headers.orientations else None
+    sizes = {
+        name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()
+    }
+    outcome = _measure(dataset, orientation, sizes, workers=request.workers, progress=progress)
+    fingerprints = outcome.results
+    classes = count_class_occurrences(dataset.labels, fingerprints)
+    duplicates = find_duplicates(fingerprints)
+    of_cases = list_problems(outcome.failures)
+    diagnosis = diagnose(dataset, of_cases, fingerprints)
+    return CheckReport(
+        dataset=dataset.root,
+        cases=len(dataset.cases),
+        problems=(*problems, *of_cases),
+        diagnosis=replace(diagnosis, problems=(*problems, *diagnosis.problems)),
+        notes=(
+            *dataset.notes,
+            *notes,
+            *headers.notes,
+            *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
+            *describe_duplicates(duplicates, splits),
+            *describe_export_limits(dataset.labels, dataset.file_ending),
+        ),
+        classes=classes,
+        orientations=headers.orientations,
+        duplicates=duplicates,
+    )
+
+
+def read_and_fingerprint(
+    case: Case, *, labels: LabelScheme, channel_names: Sequence[str], orientation: str | None
+) -> CaseFingerprint:
+    """Reads, checks and measures one case in a worker process; the intensities are not sent back.
+
+    Raises:
+        DatasetError: Everything that is wrong with the case.
+    """
+    return read_and_measure(case, labels=labels, channel_names=channel_names, orientation=orientation).fingerprint
+
+
+def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem, ...], tuple[str, ...], Splits | None]:
+    try:
+        division = divide_into_folds(dataset, request)
+    except AutosegError as error:
+        return (Problem(text=str(error)),), (), None
+    return (), division.notes, division.splits
+
+
+def _measure(
+    dataset: Dataset,
+    orientation: str | None,
+    sizes: Mapping[str, CaseSize],
+    *,
+    workers: int | None,
+    progress: Progress,
+) -> PoolOutcome[CaseFingerprint]:
+    check = partial(
+        read_and_fingerprint, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
+    )
+    jobs = [(case.name, case) for case in dataset.cases]
+    largest = find_largest(sizes.values())
+    count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)
+    return run_over_cases(check, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
+
+
+def _report_unread(folder: Path, problems: tuple[Problem, ...]) -> CheckReport:
+    return CheckReport(
+        dataset=folder,
+        cases=0,
+        problems=problems,
+        diagnosis=Diagnosis(problems=group_problems(problems), corrections=()),
+        notes=(),
+        classes=(),
+        orientations=(),
+        duplicates=(),
+    )

@@ -1,0 +1,238 @@
+"""A forecast of training a plan on this computer: time, memory and disk space, by configuration and fold."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from autoseg.dataset.folds import Splits
+from autoseg.document import read_document
+from autoseg.fingerprint import Fingerprint
+from autoseg.inference.options import DEFAULT_OPTIONS
+from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes
+from autoseg.plan import Plan, TrainingPlan
+from autoseg.preprocessing.cache import is_case_written
+from autoseg.run_folder import RunFolder
+from autoseg.validation_conditions import FEWEST_SHARE, LARGEST_VALIDATION_SHARE
+from autoseg.workflows.plan.machine_survey import Survey
+from autoseg.workflows.plan.preprocessing import (
+    compute_preprocessed_shape,
+    is_recipe_followed,
+    select_data_configurations,
+)
+
+BYTES_PER_INTENSITY: Final = 4
+BYTES_PER_LABEL: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationForecast:
+    """Of one configuration; seconds are None where they are not known.
+
+    Attributes:
+        cost: Of its steps.
+        is_budgeted: Whether the plan has a budget, which then is the time of a fold, validation included.
+        training_seconds: Of a fold.
+        validation_seconds: Of a fold: prediction of its held-out cases.
+        preparation_seconds: Before the first fold: what the previous stage predicts.
+        models_bytes: Checkpoints that a fold leaves.
+        passing_bytes: What a fold needs beside them while it is trained.
+        prediction_bytes: Predicted label maps of a fold.
+        least_budget_seconds: A shorter budget for a fold is refused, as far as that is known.
+    """
+
+    name: str
+    cost: StepCost | None
+    is_budgeted: bool
+    training_seconds: float | None
+    validation_seconds: float | None
+    preparation_seconds: float
+    models_bytes: int
+    passing_bytes: int
+    prediction_bytes: int
+    least_budget_seconds: float = 0.0
+
+    @property
+    def fold_seconds(self) -> float | None:
+        """Training and validation of one fold."""
+        if self.training_seconds is None or self.validation_seconds is None:
+            return None
+        return self.training_seconds + self.validation_seconds
+
+    @property
+    def fold_bytes(self) -> int:
+        """What a fold leaves on disk."""
+        return self.models_bytes + self.prediction_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunForecast:
+    """Of a run.
+
+    Attributes:
+        folds: How many there are.
+        written_bytes: Preprocessed data that exists.
+        missing_bytes: At most, of the preprocessed data that does not exist yet.
+    """
+
+    survey: Survey
+    configurations: tuple[ConfigurationForecast, ...]
+    folds: int
+    written_bytes: int
+    missing_bytes: int
+
+    @property
+    def fold_seconds(self) -> float | None:
+        """One fold of every configuration."""
+        return _add_up([forecast.fold_seconds for forecast in self.configurations])
+
+    @property
+    def total_seconds(self) -> float | None:
+        """All folds of all configurations, one after the other."""
+        return _add_up([self.compute_total(forecast) for forecast in self.configurations])
+
+    @property
+    def passing_bytes(self) -> int:
+        """What is needed on disk while a fold is trained, beside what stays."""
+        return max(forecast.passing_bytes for forecast in self.configurations)
+
+    def compute_total(self, forecast: ConfigurationForecast) -> float | None:
+        """All folds of a configuration."""
+        seconds = forecast.fold_seconds
+        return None if seconds is None else self.folds * seconds + forecast.preparation_seconds
+
+
+def forecast_run(
+    run_root: Path,
+    *,
+    configurations: Sequence[str],
+    survey: Callable[[Plan, Sequence[str]], Survey],
+    measure_cost: MeasureCost,
+) -> RunForecast:
+    """Forecasts the training of the named configurations, or of all, and of those that they need.
+
+    Args:
+        run_root: A planned run.
+        configurations: Empty for all.
+        survey: Finds out what configurations cost here.
+        measure_cost: Counts what a network costs.
+    """
+    run = RunFolder(run_root)
+    plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
+    fingerprint = read_document(run.fingerprint, Fingerprint)
+    names = list_trained(plan, configurations)
+    found = survey(plan, names)
+    outlook = _Outlook(plan=plan, splits=splits, fingerprint=fingerprint, costs=found.costs, measure_cost=measure_cost)
+    prediction_bytes = measure_folder(run.references) // len(splits.folds)
+    written, missing = _measure_preprocessed(run, plan, fingerprint, configurations)
+    return RunForecast(
+        survey=found,
+        configurations=tuple(outlook.forecast(name, prediction_bytes) for name in names),
+        folds=len(splits.folds),
+        written_bytes=written,
+        missing_bytes=missing,
+    )
+
+
+def list_trained(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
+    """The requested configurations, or all, with the previous stages that they need, in the order of the plan."""
+    chosen = set(requested or plan.configurations)
+    needed = {stage for name in chosen for stage in plan.list_stages(name)}
+    return tuple(name for name in plan.configurations if name in needed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outlook:
+    """What forecasts are made from."""
+
+    plan: Plan
+    splits: Splits
+    fingerprint: Fingerprint
+    costs: Mapping[str, StepCost]
+    measure_cost: MeasureCost
+
+    def forecast(self, name: str, prediction_bytes: int) -> ConfigurationForecast:
+        configuration = self.plan.configurations[name]
+        budget, previous = configuration.training.budget_seconds, configuration.previous_configuration
+        cost = self.costs.get(name)
+        training, validation = budget, 0.0 if budget is not None else self._estimate_prediction(name)
+        if budget is None and cost is not None:
+            training = estimate_training_seconds(configuration.training, cost)
+        network = self.measure_cost(
+            configuration.network, configuration.patch_voxels, configuration.training.batch_size
+        )
+        models, passing = count_checkpoint_bytes(configuration, network.parameter_count)
+        return ConfigurationForecast(
+            name=name,
+            cost=cost,
+            is_budgeted=budget is not None,
+            training_seconds=training,
+            validation_seconds=None if validation is None else validation / len(self.splits.folds),
+            preparation_seconds=0.0 if previous is None else self._estimate_prediction(previous) or 0.0,
+            models_bytes=models,
+            passing_bytes=passing,
+            prediction_bytes=prediction_bytes,
+            least_budget_seconds=0.0 if cost is None else estimate_least_budget(configuration.training, cost),
+        )
+
+    def _estimate_prediction(self, name: str) -> float | None:
+        """Of the held-out cases of all folds."""
+        cost = self.costs.get(name)
+        if cost is None:
+            return None
+        return cost.window_seconds * count_windows(self.plan, name, self.fingerprint, self.splits)
+
+
+def estimate_training_seconds(training: TrainingPlan, cost: StepCost) -> float:
+    """All epochs of a fold."""
+    epoch = training.iterations_per_epoch * cost.iteration_seconds
+    return training.epochs * (epoch + training.validation_iterations_per_epoch * cost.validation_seconds)
+
+
+def estimate_least_budget(training: TrainingPlan, cost: StepCost) -> float:
+    """Seconds for a fold that hold as many iterations as `autoseg train --budget` demands, beside its validation."""
+    iterations = FEWEST_SHARE * (training.sufficient_iterations or 0)
+    return iterations * cost.iteration_seconds / (1 - LARGEST_VALIDATION_SHARE)
+
+
+def count_windows(plan: Plan, name: str, fingerprint: Fingerprint, splits: Splits) -> int:
+    """Windows, with their mirrored views, of the held-out cases of all folds."""
+    configuration = plan.configurations[name]
+    cases = {case.name: case for case in fingerprint.cases}
+    shapes = [
+        compute_preprocessed_shape(cases[case], plan, configuration.data_of)
+        for fold in splits.folds
+        for case in fold.validation
+    ]
+    step = DEFAULT_OPTIONS.step_fraction
+    layouts = [compute_window_plan(shape, configuration.patch_voxels, step) for shape in shapes]
+    views: int = 2 ** len(configuration.training.mirror_axes)
+    return views * sum(math.prod(map(len, layout.starts)) for layout in layouts)
+
+
+def _measure_preprocessed(
+    run: RunFolder, plan: Plan, fingerprint: Fingerprint, configurations: Sequence[str]
+) -> tuple[int, int]:
+    """Bytes that are there, and at most those that are not: what the missing arrays take before they are compressed."""
+    written = missing = 0
+    for name in select_data_configurations(plan, configurations):
+        folder = run.preprocessed(name)
+        is_current = is_recipe_followed(run, plan, name)
+        written += measure_folder(folder) if is_current else 0
+        bytes_per_voxel = BYTES_PER_INTENSITY * len(plan.channels) + BYTES_PER_LABEL
+        waiting = [case for case in fingerprint.cases if not (is_current and is_case_written(folder, case.name))]
+        missing += bytes_per_voxel * sum(math.prod(compute_preprocessed_shape(case, plan, name)) for case in waiting)
+    return written, missing
+
+
+def measure_folder(folder: Path) -> int:
+    """Bytes of its files; one that has several names counts in the share that these are of all."""
+    entries = [path.stat() for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    return sum(entry.st_size // max(1, entry.st_nlink) for entry in entries)
+
+
+def _add_up(seconds: Sequence[float | None]) -> float | None:
+    known = [value for value in seconds if value is not None]
+    return sum(known) if len(known) == len(seconds) else None

@@ -1,0 +1,250 @@
+"""Surveys what training the configurations of a plan costs on this computer: time and memory."""
+
+import ctypes
+import hashlib
+import logging
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import psutil
+
+import autoseg
+from autoseg.document import Document, Part, read_document, write_document
+from autoseg.errors import AutosegError, DocumentError, RunError
+from autoseg.fingerprint import HostThroughput
+from autoseg.labels import LabelScheme
+from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
+from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.processes.progress import Progress
+from autoseg.runtime.cpu_time import count_usable_cores
+from autoseg.runtime.measurement_cache import find_memory_folder, find_processor
+from autoseg.workflows.plan.host_speed import UNDISTURBED_SHARE, find_host_speed
+
+if TYPE_CHECKING:
+    import torch
+
+CostEstimate = Callable[[ConfigurationPlan, HostThroughput, NetworkCost], StepCost]
+CUDA_LIBRARIES: Final = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
+CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Costs of configurations on this computer.
+
+    Attributes:
+        device: Device that would train, in words.
+        has_gpu: Whether the device is a GPU.
+        memory_bytes: Memory of the device.
+        costs: Costs by configuration.
+        problems: Reasons of missing costs by configuration.
+        how: How the time was determined, in words.
+    """
+
+    device: str
+    has_gpu: bool
+    memory_bytes: int
+    costs: Mapping[str, StepCost]
+    problems: Mapping[str, str] = field(default_factory=dict)
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A GPU that would train."""
+
+    device: "torch.device"
+    name: str
+    memory_bytes: int
+
+
+class TimingCircumstances(Part):
+    """Everything that the costs of a configuration on a GPU depend on."""
+
+    device: str
+    torch: str
+    autoseg: str
+    number_type: str
+    labels: LabelScheme
+    configuration: ConfigurationPlan
+
+
+class TimingRecord(Document):
+    """A cached measurement on a GPU."""
+
+    schema_version: Literal[1] = 1
+    circumstances: TimingCircumstances
+    cost: StepCost
+
+
+def survey_machine(
+    plan: Plan,
+    names: Sequence[str],
+    *,
+    estimate: CostEstimate,
+    measure: Callable[[], HostThroughput],
+    measure_cost: MeasureCost,
+    progress: Progress,
+) -> Survey:
+    """Times real steps on a GPU if there is one; otherwise estimates them from the speed of the CPU.
+
+    Args:
+        plan: Plan with the configurations.
+        names: Names of the configurations.
+        estimate: Estimates the costs of a configuration on the CPU.
+        measure: Measures the speed of the CPU; called if no measurement of this computer is cached.
+        measure_cost: Counts what a network costs.
+        progress: Receives notes.
+    """
+    if may_have_gpu():
+        gpu = _find_gpu()
+        if gpu is not None:
+            return survey_gpu(names, gpu, time=partial(time_on_gpu, plan, gpu), progress=progress)
+    return survey_cpu(plan, names, estimate=estimate, measure=measure, measure_cost=measure_cost)
+
+
+def survey_cpu(
+    plan: Plan,
+    names: Sequence[str],
+    *,
+    estimate: CostEstimate,
+    measure: Callable[[], HostThroughput],
+    measure_cost: MeasureCost,
+) -> Survey:
+    """Estimates the costs on the CPU; if its speed cannot be measured, reports why."""
+    cores = count_usable_cores()
+    device, memory = f"{find_processor()}, {cores} core{'s' if cores > 1 else ''}", find_available_ram()
+    try:
+        host = find_host_speed(find_memory_folder("host_speed"), measure=measure)
+    except (AutosegError, ImportError, OSError, RuntimeError) as error:
+        reason = f"the speed of the CPU could not be measured ({_get_first_line(error)})"
+        problems = dict.fromkeys(names, reason)
+        return Survey(device=device, has_gpu=False, memory_bytes=memory, costs={}, problems=problems, how=reason)
+    how = "estimated from the measured speed of this CPU, right within about a third"
+    if host.received_share < UNDISTURBED_SHARE:
+        how = (
+            f"estimated from the speed of this CPU, of whose time other programs left {host.received_share:.0%} "
+            f"while it was measured: training alone may be several times as fast; plan again when they have ended"
+        )
+    chosen = {name: plan.configurations[name] for name in names}
+    costs = {
+        name: estimate(each, host, measure_cost(each.network, each.patch_voxels, each.training.batch_size))
+        for name, each in chosen.items()
+    }
+    return Survey(device=device, has_gpu=False, memory_bytes=memory, costs=costs, how=how)
+
+
+def find_available_ram(limit: Path = CGROUP_MEMORY) -> int:
+    """Returns the RAM that this process may use, which a container or job may limit."""
+    total = int(psutil.virtual_memory().total)
+    with suppress(OSError, ValueError):  # no Linux, an older kernel, no limit ("max")
+        return min(total, int(limit.read_text()))
+    return total
+
+
+def may_have_gpu(torch_version: str | None = None) -> bool:
+    """Whether it is worth importing torch to look for a GPU; asking the driver takes milliseconds."""
+    build = version("torch") if torch_version is None else torch_version
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if build.endswith("+cpu"):
+        return False
+    return "+rocm" in build or _count_cuda_devices(CUDA_LIBRARIES.get(sys.platform)) > 0
+
+
+def _count_cuda_devices(library: str | None) -> int:
+    if library is None:
+        return 0
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def _get_first_line(error: Exception) -> str:
+    """Returns the first line of an error message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def survey_gpu(names: Sequence[str], gpu: Gpu, *, time: Callable[[str], StepCost], progress: Progress) -> Survey:
+    """Times every configuration; one that does not fit into the GPU's memory does not prevent the others."""
+    costs: dict[str, StepCost] = {}
+    problems: dict[str, str] = {}
+    for name in names:
+        progress.note(f"timing a few steps of {name} on {gpu.name}")
+        try:
+            costs[name] = time(name)
+        except RuntimeError as error:  # too little memory, or a failing driver: training would fail likewise
+            problems[name] = (
+                f"{name} could not be timed on {gpu.name}, and may not be trained there ({_get_first_line(error)}); "
+                f"autoseg plan --memory-gb plans for less memory"
+            )
+    return Survey(
+        device=gpu.name,
+        has_gpu=True,
+        memory_bytes=gpu.memory_bytes,
+        costs=costs,
+        problems=problems,
+        how="measured on this GPU, with patches of random numbers",
+    )
+
+
+def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
+    """Returns the cached costs of a configuration; measures and caches them if there are none.
+
+    Raises:
+        RuntimeError: The network and a batch do not fit into the GPU's memory, or the GPU fails.
+    """
+    from autoseg.runtime.precision import find_number_type
+    from autoseg.training.network_timing import time_network
+
+    configuration, number_type = plan.configurations[name], find_number_type(gpu.device, "auto")
+    circumstances = TimingCircumstances(
+        device=gpu.name,
+        torch=version("torch"),
+        autoseg=autoseg.__version__,
+        number_type=number_type,
+        labels=plan.labels,
+        configuration=configuration,
+    )
+    digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
+    path = find_memory_folder("gpu_steps") / f"{digest}.json"
+    with suppress(DocumentError):  # missing, or of another version
+        record = read_document(path, TimingRecord)
+        if record.circumstances == circumstances:
+            return record.cost
+    cost = time_network(configuration, plan.labels, device=gpu.device, number_type=number_type)
+    try:
+        write_document(path, TimingRecord(circumstances=circumstances, cost=cost))
+    except RunError as error:
+        logger.warning("steps on the GPU are timed again in every call: %s", error)
+    return cost
+
+
+def _find_gpu() -> Gpu | None:
+    """Finds the GPU that would train; None if torch finds none that it can use."""
+    import torch
+
+    from autoseg.runtime.device import find_device
+
+    device = find_device("auto")
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return Gpu(device=device, name=f"{find_processor()} ({device.type})", memory_bytes=find_available_ram())
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(device=device, name=properties.name, memory_bytes=int(properties.total_memory))

@@ -1,0 +1,126 @@
+"""Measures every case of a dataset and collects everything that is wrong with it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+from autoseg.dataset import Case, Dataset
+from autoseg.errors import DatasetError
+from autoseg.fingerprint import Fingerprint
+from autoseg.geometry import IDENTITY, Grid, compute_reorientation, find_distance_unit
+from autoseg.labels import LabelScheme
+from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
+from autoseg.problems import Problem, has_unnamed_cases
+from autoseg.processes.case_pool import (
+    CaseSize,
+    PoolOutcome,
+    compute_worker_count,
+    find_largest,
+    list_problems,
+    run_over_cases,
+    write_failure_log,
+)
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder
+from autoseg.workflows.cases.reading import read_labelled_case
+from autoseg.workflows.plan.dataset_corrections import diagnose
+
+# Measured: 11 bytes per voxel for one channel of CT (512 x 512 x 160), 16 for two channels of MR; plus a third.
+BYTES_PER_IMAGE_VOXEL = 7
+BYTES_PER_LABEL_VOXEL = 8
+
+
+def measure_dataset(
+    dataset: Dataset, run: RunFolder, *, grids: Mapping[str, Grid], workers: int | None, progress: Progress
+) -> Fingerprint:
+    """Reads, checks and measures all cases.
+
+    Args:
+        dataset: Dataset to measure.
+        run: Run folder whose logs receive the tracebacks of unexpected errors.
+        grids: Grid of the first channel by case name; cases whose header cannot be read are missing.
+        workers: Number of processes; None chooses it from cores and free memory.
+        progress: Receives notes and progress.
+
+    Raises:
+        DatasetError: All problems of all cases in one report.
+    """
+    sizes = {name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in grids.items()}
+    orientation = find_common_orientation(grids.values())
+    measure = partial(
+        read_and_measure, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
+    )
+    outcome = run_over_cases(
+        measure,
+        [(case.name, case) for case in dataset.cases],
+        workers=compute_worker_count(
+            requested=workers, case_count=len(dataset.cases), bytes_per_case=find_largest(sizes.values())
+        ),
+        label="Measuring",
+        progress=progress,
+        sizes=sizes,
+    )
+    if outcome.failures:
+        _report(dataset, outcome, run)
+    return build_fingerprint(
+        outcome.results,
+        dataset_name=dataset.name,
+        file_ending=dataset.file_ending,
+        labels=dataset.labels,
+        channel_names=dataset.channel_names,
+        orientation=orientation,
+        distance_unit=find_distance_unit(grids.values()),
+    )
+
+
+def read_and_measure(
+    case: Case, *, labels: LabelScheme, channel_names: Sequence[str], orientation: str | None
+) -> CaseMeasurement:
+    """Reads, checks and measures one case, in a worker process.
+
+    Args:
+        case: Image and label map on disk.
+        labels: Labels of the dataset.
+        channel_names: Names of the channels that the image must have.
+        orientation: Axis code that images are brought to; None for pictures.
+
+    Raises:
+        DatasetError: Everything that is wrong with the case.
+    """
+    read = read_labelled_case(case, labels=labels, channel_names=channel_names)
+    reorientation = (
+        compute_reorientation(read.grid.orientation_code, orientation)
+        if orientation is not None and read.grid.is_oriented
+        else IDENTITY
+    )
+    return measure_case(
+        read.name,
+        reorientation.apply(read.image),
+        reorientation.apply(read.label_map),
+        spacing_mm=reorientation.apply_to_grid(read.grid).spacing_mm,
+        labels=labels,
+    )
+
+
+def find_common_orientation(grids: Iterable[Grid]) -> str | None:
+    """Finds the most frequent axis code (the alphabetically first on ties); None for pictures, which have none."""
+    codes = Counter(grid.orientation_code for grid in grids if grid.is_oriented)
+    return min(codes, key=lambda code: (-codes[code], code)) if codes else None
+
+
+def estimate_measuring_size(grid: Grid, *, channels: int) -> CaseSize:
+    """Estimates the memory that measuring a case needs."""
+    depth, height, width = grid.shape_voxels
+    voxels = depth * height * width
+    return CaseSize(voxels=voxels, estimated_bytes=voxels * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL))
+
+
+def _report(dataset: Dataset, outcome: PoolOutcome[CaseMeasurement], run: RunFolder) -> None:
+    failures = outcome.failures
+    diagnosis = diagnose(dataset, list_problems(failures), [entry.fingerprint for entry in outcome.results])
+    problems = [*diagnosis.problems, *(Problem(text=entry.describe()) for entry in diagnosis.corrections)]
+    if has_unnamed_cases(diagnosis.problems):
+        problems.append(Problem(text=f"every case with its problems: autoseg check {dataset.root} --all"))
+    problems += write_failure_log(run.logs / "measuring.log", failures, lists_cases=False)
+    heading = f"{dataset.name}: {len(failures)} of {len(dataset.cases)} cases cannot be used; nothing was written:"
+    raise DatasetError(heading, problems)

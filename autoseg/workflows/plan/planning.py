@@ -1,0 +1,335 @@
+"""Plans a dataset: checks, measures, plans and preprocesses a folder of labelled images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from autoseg.dataset import (
+    Dataset,
+    DatasetRecord,
+    allow_geometry_fixes,
+    read_dataset,
+    record_dataset,
+    restore_dataset,
+)
+from autoseg.dataset.folds import Splits
+from autoseg.document import read_document, write_document
+from autoseg.errors import RunError
+from autoseg.exchange.nnunet_limits import describe_export_limits
+from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
+from autoseg.network_cost import MeasureCost, NetworkCost
+from autoseg.plan import NetworkPlan, Plan
+from autoseg.processes.fork_server import prepare_workers
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
+from autoseg.unet_cost import COUNTED_FAMILIES
+from autoseg.workflows.cases.references import copy_reference
+from autoseg.workflows.plan.class_counts import (
+    ClassCount,
+    count_class_occurrences,
+    find_duplicates,
+    warn_of_rare_classes,
+)
+from autoseg.workflows.plan.header_survey import survey_headers
+from autoseg.workflows.plan.measuring import measure_dataset
+from autoseg.workflows.plan.preprocessing import (
+    WORKER_MODULES,
+    check_has_data,
+    preprocess_dataset,
+    select_data_configurations,
+)
+from autoseg.workflows.plan.splitting import SplitRequest, describe_duplicates, divide_into_folds
+
+PlanRule = Callable[[Fingerprint, Machine], Plan]
+
+
+@runtime_checkable
+class PlannerLike(Protocol):
+    """Protocol of planners such as `planners.PLANNERS["default"]`."""
+
+    @property
+    def name(self) -> str:
+        """Name that plans record."""
+        ...
+
+    @property
+    def measures_host(self) -> bool:
+        """Whether it needs the measured throughput of the CPU."""
+        ...
+
+    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
+        """Decides everything about a dataset."""
+        ...
+
+
+def measure_cpu() -> HostThroughput:
+    """Measures the throughput of the CPU, for which torch is imported."""
+    from autoseg.networks.throughput import measure_host
+
+    return measure_host()
+
+
+def find_network_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
+    """Counts what a network costs: in closed form where its family has one, else on the network itself with torch."""
+    count = COUNTED_FAMILIES.get(network.family)
+    if count is None:
+        from autoseg.networks.cost import measure_cost
+
+        return measure_cost(network, patch_voxels, batch_size)
+    return count(network, patch_voxels, batch_size)
+
+
+def build_plan_rule(
+    planner: PlannerLike,
+    *,
+    measure: Callable[[], HostThroughput] = measure_cpu,
+    measure_cost: MeasureCost = find_network_cost,
+) -> PlanRule:
+    """Builds a planning function that measures the CPU first if the planner needs it.
+
+    Args:
+        planner: Decides.
+        measure: Measures the speed of the CPU.
+        measure_cost: Counts what a network costs.
+    """
+
+    def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
+        if planner.measures_host:
+            machine = machine.model_copy(update={"host": measure()})
+        return planner.plan(fingerprint, machine, measure_cost=measure_cost)
+
+    return rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """Options that the user chose.
+
+    Attributes:
+        planner: Name of the planner, as the plan records it.
+        machine: Properties of the computer to plan for.
+        configurations: Configurations to preprocess; empty for all planned ones.
+        preprocess: Whether to preprocess after planning.
+        workers: Number of processes; None chooses it from cores and free memory.
+        overwrite: Replace an existing plan and its preprocessed data.
+        split: Source of the folds.
+        fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
+    """
+
+    planner: str
+    machine: Machine
+    configurations: tuple[str, ...] = ()
+    preprocess: bool = True
+    workers: int | None = None
+    overwrite: bool = False
+    split: SplitRequest = field(default_factory=SplitRequest)
+    fix_geometry: bool = False
+
+
+def _ignore_classes(classes: Sequence[ClassCount]) -> None:
+    """Ignores the classes, for callers that do not show them."""
+    del classes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanningOutcome:
+    """Result of planning.
+
+    Attributes:
+        run: Run folder.
+        plan: Plan of the run.
+        is_new: False if the run had been planned before and was continued.
+        written_cases: Number of cases that were preprocessed in this call.
+    """
+
+    run: RunFolder
+    plan: Plan
+    is_new: bool
+    written_cases: int
+
+    def describe(self) -> str:
+        """Describes it in one line."""
+        state = "planned" if self.is_new else "had been planned before; continued"
+        return f"{self.run.root}: {state}, {self.written_cases} cases preprocessed"
+
+
+def plan_dataset(
+    dataset_folder: Path,
+    run_root: Path | None,
+    rule: PlanRule,
+    *,
+    request: PlanRequest,
+    report: Callable[[Plan], None],
+    report_classes: Callable[[Sequence[ClassCount]], None] = _ignore_classes,
+    progress: Progress,
+) -> PlanningOutcome:
+    """Plans a dataset and preprocesses it; continues a run that was interrupted.
+
+    Nothing is written before the whole dataset has passed its checks. `report_classes` and `report` receive the
+    measured classes and the plan before preprocessing begins.
+
+    Raises:
+        DatasetError: Everything that is wrong with the dataset.
+        PlanError: No plan exists, or it lacks a requested configuration.
+        TrainingError: Folds or groups do not fit the cases.
+        RunError: The run exists and was planned differently.
+        CasesFailedError: Some cases could not be preprocessed.
+    """
+    if run_root is not None and not RunFolder(run_root).plan.is_file():
+        prepare_workers(WORKER_MODULES)
+    dataset = read_dataset(dataset_folder)
+    if request.fix_geometry:
+        dataset = allow_geometry_fixes(dataset)
+    run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
+    if run.root.resolve() == dataset.root.resolve():
+        msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
+        raise RunError(msg)
+    division = divide_into_folds(dataset, request.split)
+    for note in (*dataset.notes, *division.notes, *describe_export_limits(dataset.labels, dataset.file_ending)):
+        progress.note(note)
+    is_new = not _can_continue(run, dataset, request)
+    if is_new:
+        _plan_anew(dataset, run, rule, splits=division.splits, request=request, progress=progress)
+    elif request.split != SplitRequest():
+        _check_same_folds(run, division.splits)
+    plan = read_document(run.plan, Plan)
+    _report_measurements(run, report_classes, progress)
+    report(plan)
+    names = select_data_configurations(plan, request.configurations)
+    _copy_references(dataset, run)
+    written = 0
+    if request.preprocess:
+        written = preprocess_dataset(
+            dataset, run, plan, configurations=names, workers=request.workers, progress=progress
+        )
+    return PlanningOutcome(run=run, plan=plan, is_new=is_new, written_cases=written)
+
+
+def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: int | None, progress: Progress) -> int:
+    """Preprocesses missing and outdated arrays of a run; returns the number of cases written.
+
+    Raises:
+        DocumentError: The edited plan breaks the schema.
+        RunError: There is no run, or its models were imported.
+        DatasetError: The dataset is no longer at its place.
+        CasesFailedError: Some cases failed.
+    """
+    run = open_run(run_root)
+    plan = read_document(run.plan, Plan)
+    check_has_data(run, plan)
+    dataset = restore_dataset(read_document(run.dataset, DatasetRecord))
+    names = select_data_configurations(plan, configurations)
+    return preprocess_dataset(dataset, run, plan, configurations=names, workers=workers, progress=progress)
+
+
+def _report_measurements(
+    run: RunFolder, report_classes: Callable[[Sequence[ClassCount]], None], progress: Progress
+) -> None:
+    fingerprint = read_document(run.fingerprint, Fingerprint)
+    classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
+    report_classes(classes)
+    splits = read_document(run.splits, Splits)
+    for warning in (
+        *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
+        *describe_duplicates(find_duplicates(fingerprint.cases), splits),
+    ):
+        progress.note(warning)
+
+
+def _check_same_folds(run: RunFolder, wanted: Splits) -> None:
+    if read_document(run.splits, Splits) != wanted:
+        msg = (
+            f"{run.root} was planned with other folds than --group-by or --splits would make now; "
+            f"choose another folder with --run, or replace its plan and preprocessed data with --overwrite"
+        )
+        raise RunError(msg)
+
+
+def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> bool:
+    """Whether the run holds the plan that would be made now, and can be continued."""
+    check_writable(run.root)
+    if not run.root.exists() or not any(run.root.iterdir()):
+        return False
+    if not run.plan.is_file():
+        return _refuse_foreign_folder(run)
+    if request.overwrite:
+        _refuse_to_lose_models(run)
+        return False
+    same_dataset = read_document(run.dataset, DatasetRecord) == record_dataset(dataset)
+    plan = read_document(run.plan, Plan)
+    if same_dataset and _follows_same_rules(plan, request):
+        return True
+    rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
+    reason = (
+        rules
+        if same_dataset
+        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry"
+    )
+    msg = (
+        f"{run.root} was planned {reason}; choose another folder with --run, "
+        f"or replace its plan and preprocessed data with --overwrite"
+    )
+    raise RunError(msg)
+
+
+def _follows_same_rules(plan: Plan, request: PlanRequest) -> bool:
+    machine = request.machine
+    return (
+        plan.planner == request.planner
+        and machine.accelerator_memory_gb in (None, plan.accelerator_memory_gb)
+        and machine.budget_seconds in (None, plan.budget_seconds)
+    )
+
+
+def _refuse_foreign_folder(run: RunFolder) -> bool:
+    known = {run.dataset.name, run.fingerprint.name, run.logs.name, run.references.name, run.splits.name}
+    names = {path.name for path in run.root.iterdir() if not path.name.startswith(".")}
+    foreign = sorted(names - known)
+    if foreign:
+        msg = f"{run.root} is no run folder but holds {foreign[0]!r}; choose an empty or new folder with --run"
+        raise RunError(msg)
+    return False
+
+
+def _refuse_to_lose_models(run: RunFolder) -> None:
+    models = run.root / "models"
+    if models.is_dir() and any(models.iterdir()):
+        msg = (
+            f"{models} holds trained models, which a new plan would orphan; "
+            f"choose another folder with --run, or remove that folder yourself"
+        )
+        raise RunError(msg)
+
+
+def _plan_anew(
+    dataset: Dataset,
+    run: RunFolder,
+    rule: PlanRule,
+    *,
+    splits: Splits,
+    request: PlanRequest,
+    progress: Progress,
+) -> None:
+    prepare_workers(WORKER_MODULES)
+    headers = survey_headers(dataset.cases)
+    for note in headers.notes:
+        progress.note(note)
+    fingerprint = measure_dataset(dataset, run, grids=headers.grids, workers=request.workers, progress=progress)
+    plan = rule(fingerprint, request.machine)
+    select_data_configurations(plan, request.configurations)
+    make_folder(run.root)
+    if request.overwrite:
+        run.plan.unlink(missing_ok=True)
+        remove_folder(run.root / "preprocessed")
+        remove_folder(run.references)
+    write_document(run.dataset, record_dataset(dataset))
+    write_document(run.fingerprint, fingerprint)
+    write_document(run.splits, splits)
+    write_document(run.plan, plan)
+
+
+def _copy_references(dataset: Dataset, run: RunFolder) -> None:
+    """Copies the reference label maps into the run, so that validation works wherever the run is moved."""
+    for case in dataset.cases:
+        copy_reference(case, run.references)

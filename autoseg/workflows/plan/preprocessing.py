@@ -1,0 +1,240 @@
+"""Preprocesses the cases of a run for the requested configurations; finished cases are kept."""
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod
+from typing import Literal
+
+from autoseg.dataset import Case, Dataset
+from autoseg.document import Document, read_document, write_document
+from autoseg.errors import CasesFailedError, DocumentError, RunError
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
+from autoseg.geometry import IntTriple
+from autoseg.inference.folds import is_import
+from autoseg.labels import LabelScheme
+from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
+from autoseg.preprocessing.cache import is_case_written, write_case
+from autoseg.preprocessing.case import PreparedCase
+from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.preprocessing.pipeline import (
+    ResamplingTask,
+    compute_resampling_task,
+    compute_target_spacing,
+    prepare_case,
+    preprocess_prepared_case,
+)
+from autoseg.preprocessing.resample import compute_resampled_shape
+from autoseg.processes.case_pool import (
+    CaseSize,
+    compute_worker_count,
+    find_largest,
+    list_problems,
+    run_over_cases,
+    write_failure_log,
+)
+from autoseg.processes.fork_server import prepare_workers
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.workflows.cases.reading import read_labelled_case
+
+# Modules that workers import in advance: it takes half a second, during which the dataset is inspected.
+WORKER_MODULES = (
+    "autoseg.workflows.plan.preprocessing",
+    "blosc2",
+    "cc3d",
+    "isal.igzip",
+    "nibabel",
+    "scipy.ndimage",
+)
+# Per voxel of a case and of its largest resampled array together. Measured: 8 bytes for one channel of CT
+# (512 x 512 x 160), 14 for two channels of MR; a quarter or more is added.
+BYTES_PER_IMAGE_VOXEL = 6
+BYTES_PER_LABEL_VOXEL = 5
+
+
+class PreprocessingRecipe(Document):
+    """The part of a plan that preprocessed arrays depend on."""
+
+    schema_version: Literal[1] = 1
+    orientation: str | None
+    axis_permutation: tuple[int, int, int]
+    labels: LabelScheme
+    channels: tuple[ChannelPlan, ...]
+    spacing_mm: tuple[float, ...]
+    resampling: ResamplingPlan
+
+
+def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
+    """Returns the configurations whose arrays must exist; all planned ones if none is requested.
+
+    Raises:
+        PlanError: A requested configuration is not in the plan.
+    """
+    for name in requested:
+        plan.get_configuration(name)
+    stages = {stage for name in requested or plan.configurations for stage in plan.list_stages(name)}
+    names = {plan.configurations[stage].data_of for stage in stages}
+    return tuple(name for name in plan.configurations if name in names)
+
+
+def preprocess_dataset(
+    dataset: Dataset,
+    run: RunFolder,
+    plan: Plan,
+    *,
+    configurations: Sequence[str],
+    workers: int | None,
+    progress: Progress,
+) -> int:
+    """Preprocesses the missing cases and returns how many were written.
+
+    Arrays that follow another plan are removed first.
+
+    Raises:
+        CasesFailedError: Some cases failed; the others are written.
+    """
+    for name in configurations:
+        if not is_recipe_followed(run, plan, name):
+            remove_folder(run.preprocessed(name))
+            write_document(run.recipe(name), extract_recipe(plan, name))
+    jobs = [(case.name, case) for case in dataset.cases if _list_missing(case, run, configurations)]
+    if not jobs:
+        return 0
+    prepare_workers(WORKER_MODULES)
+    measured = read_document(run.fingerprint, Fingerprint).cases
+    sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
+    outcome = run_over_cases(
+        partial(preprocess_case, plan=plan, run=run, configurations=configurations),
+        jobs,
+        workers=compute_worker_count(
+            requested=workers, case_count=len(jobs), bytes_per_case=find_largest(sizes.values())
+        ),
+        label="Preprocessing",
+        progress=progress,
+        sizes=sizes,
+    )
+    if outcome.failures:
+        problems = [*list_problems(outcome.failures)]
+        problems += write_failure_log(run.logs / "preprocessing.log", outcome.failures)
+        heading = f"{len(outcome.failures)} of {len(jobs)} cases failed; the others are finished:"
+        raise CasesFailedError(heading, problems)
+    return len(outcome.results)
+
+
+def estimate_preprocessing_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:
+    """Estimates the memory that preprocessing a case needs: the case itself and its largest resampled array."""
+    resampled = max(prod(compute_preprocessed_shape(case, plan, name)) for name in configurations)
+    voxels = prod(case.shape_voxels)
+    channels = len(plan.channels)
+    return CaseSize(
+        voxels=voxels,
+        estimated_bytes=(voxels + resampled) * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL),
+    )
+
+
+def compute_preprocessed_shape(case: CaseFingerprint, plan: Plan, configuration: str) -> IntTriple:
+    """Computes the shape of a case's arrays for a configuration, in plan axes."""
+    z, y, x = plan.axis_permutation
+    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
+    shape = case.cropped_shape_voxels
+    target = compute_target_spacing(spacing_mm, plan.configurations[configuration])
+    return compute_resampled_shape((shape[z], shape[y], shape[x]), spacing_mm, target)
+
+
+def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
+    """Extracts the part of the plan that the arrays of a configuration depend on."""
+    chosen = plan.configurations[configuration]
+    return PreprocessingRecipe(
+        orientation=plan.orientation,
+        axis_permutation=plan.axis_permutation,
+        labels=plan.labels,
+        channels=plan.channels,
+        spacing_mm=chosen.spacing_mm,
+        resampling=chosen.resampling,
+    )
+
+
+def is_recipe_followed(run: RunFolder, plan: Plan, configuration: str) -> bool:
+    """Whether the arrays of a configuration follow this plan, rather than the plan before it was edited."""
+    try:
+        return read_document(run.recipe(configuration), PreprocessingRecipe) == extract_recipe(plan, configuration)
+    except DocumentError:
+        return False
+
+
+def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_names: Sequence[str]) -> None:
+    """Checks that the arrays of these cases exist and follow this plan.
+
+    Raises:
+        RunError: Arrays are missing or outdated; the message names the command that writes them.
+    """
+    remedy = f"run: autoseg preprocess {run.root} --configuration {configuration}"
+    folder = run.preprocessed(configuration)
+    missing = [name for name in case_names if not is_case_written(folder, name)]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        msg = f"{len(missing)} of {len(case_names)} cases are not preprocessed for {configuration} ({shown}); {remedy}"
+        raise RunError(msg)
+    if not is_recipe_followed(run, plan, configuration):
+        msg = f"plan.json was changed after {folder} was made (spacing, normalization, labels or axes); {remedy}"
+        raise RunError(msg)
+
+
+def check_has_data(run: RunFolder, plan: Plan) -> None:
+    """Checks that a run was planned from a dataset and can be preprocessed and trained.
+
+    Raises:
+        RunError: Its models were imported.
+    """
+    if is_import(run, plan):
+        msg = (
+            f"{run.root} holds imported models ({plan.planner}) and no training data: it predicts, but nothing can be "
+            f"preprocessed or trained in it; to train, make another run: autoseg plan DATASET --run OTHER"
+        )
+        raise RunError(msg)
+
+
+def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: Sequence[str]) -> None:
+    """Reads a case once and writes its missing arrays, in a worker process.
+
+    Args:
+        case: Image and label map on disk.
+        plan: Plan of the run.
+        run: Run folder to write into.
+        configurations: Configurations whose arrays are needed.
+
+    Raises:
+        DatasetError: The case cannot be read.
+        RunError: The arrays cannot be written.
+    """
+    names = [channel.name for channel in plan.channels]
+    labelled = read_labelled_case(case, labels=plan.labels, channel_names=names)
+    prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, plan)
+    tasks: dict[ResamplingTask, list[str]] = {}
+    for name in _list_missing(case, run, configurations):
+        tasks.setdefault(compute_resampling_task(prepared, plan, name), []).append(name)
+    for same in tasks.values():
+        _write_configurations(case, prepared, same, plan=plan, run=run)
+
+
+def _write_configurations(
+    case: Case, prepared: PreparedCase, names: Sequence[str], *, plan: Plan, run: RunFolder
+) -> None:
+    """Resamples once for all configurations that need the same arrays."""
+    first = preprocess_prepared_case(prepared, plan, names[0])
+    assert first.label_map is not None, "a training case keeps its labels"
+    locations = find_class_locations(first.label_map, plan.labels)
+    for name in names:
+        is_first = name == names[0]
+        write_case(
+            run.preprocessed(name),
+            case.name,
+            first if is_first else preprocess_prepared_case(prepared, plan, name, like=first),
+            locations=locations,
+            patch_voxels=plan.configurations[name].patch_voxels,
+            twin=None if is_first else run.preprocessed(names[0]),
+        )
+
+
+def _list_missing(case: Case, run: RunFolder, configurations: Sequence[str]) -> list[str]:
+    return [name for name in configurations if not is_case_written(run.preprocessed(name), case.name)]

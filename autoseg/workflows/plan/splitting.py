@@ -1,0 +1,108 @@
+"""Divides the cases of a dataset into folds: by a file, by groups, or at random."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.dataset import Dataset
+from autoseg.dataset.folds import FOLD_COUNT, Splits, find_torn_apart, make_splits
+from autoseg.dataset.groups import group_by_pattern, read_groups
+from autoseg.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRequest:
+    """Source of the folds; with neither option, the files beside dataset.json are used, if there are any.
+
+    Attributes:
+        group_by: Regular expression that finds the group in a case's name.
+        splits_file: Folds in the form of nnU-Net's splits_final.json.
+    """
+
+    group_by: str | None = None
+    splits_file: Path | None = None
+
+
+DEFAULT_SPLITS = SplitRequest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivisionIntoFolds:
+    """Folds, and remarks on them for the user, one sentence each."""
+
+    splits: Splits
+    notes: tuple[str, ...]
+
+
+def divide_into_folds(dataset: Dataset, request: SplitRequest) -> DivisionIntoFolds:
+    """Divides a dataset into folds: by a file of folds if there is one, else by groups, else at random.
+
+    Raises:
+        DocumentError: A file of folds or groups cannot be read or has another form.
+        TrainingError: Folds or groups do not fit the cases, or two sources contradict.
+    """
+    names = [case.name for case in dataset.cases]
+    foreign = request.splits_file or dataset.splits_file
+    if foreign is not None and request.group_by is not None:
+        msg = f"folds come from {foreign} or from --group-by, found both; leave one of them out"
+        raise TrainingError(msg)
+    groups = _find_groups(dataset, names, request)
+    splits = make_splits(names, foreign=foreign, groups=groups)
+    notes = [] if foreign is None else [f"the {len(splits.folds)} folds are those of {foreign}"]
+    notes += _describe_counts(len(names), groups if foreign is None else None, len(splits.folds), foreign)
+    if foreign is not None and groups is not None:
+        notes += _warn_of_torn_groups(splits, groups)
+    return DivisionIntoFolds(splits=splits, notes=tuple(notes))
+
+
+def describe_duplicates(duplicates: Iterable[Sequence[str]], splits: Splits | None) -> list[str]:
+    """Writes one warning for each set of cases with the same image."""
+    return [_describe_duplicate(cases, splits) for cases in duplicates]
+
+
+def _describe_duplicate(cases: Sequence[str], splits: Splits | None) -> str:
+    text = f"warning: {' and '.join(cases)} have the same image"
+    folds = () if splits is None else find_torn_apart(splits, cases)
+    if not folds:
+        return f"{text}; remove all but one, unless they are meant to count more"
+    shown = ", ".join(str(fold) for fold in folds)
+    return (
+        f"{text} and lie in different folds: fold {shown} would validate on an image that it trains on; remove all but "
+        f"one, or keep them in one fold with --group-by or groups.json"
+    )
+
+
+def _find_groups(dataset: Dataset, names: Sequence[str], request: SplitRequest) -> Mapping[str, str] | None:
+    if request.group_by is not None:
+        return group_by_pattern(names, request.group_by)
+    return None if dataset.groups_file is None else read_groups(dataset.groups_file, names)
+
+
+def _describe_counts(
+    case_count: int, groups: Mapping[str, str] | None, fold_count: int, foreign: Path | None
+) -> list[str]:
+    if groups is not None:
+        group_count = len(set(groups.values()))
+        if group_count < FOLD_COUNT:
+            return [f"warning: only {group_count} groups of cases: cross-validation uses {fold_count} folds"]
+        return [f"the images of each of {group_count} groups are kept together in one of {fold_count} folds"]
+    if case_count < FOLD_COUNT and foreign is None:
+        return [
+            f"warning: only {case_count} cases: cross-validation uses {fold_count} folds of one case each; "
+            f"scores will be very uncertain"
+        ]
+    return []
+
+
+def _warn_of_torn_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]:
+    sizes = Counter(groups.values())
+    warnings = []
+    for group in sorted(group for group, size in sizes.items() if size > 1):
+        folds = find_torn_apart(splits, [case for case, name in groups.items() if name == group])
+        if folds:
+            shown = ", ".join(str(fold) for fold in folds)
+            warnings.append(
+                f"warning: the group {group!r} of groups.json is in training and validation of fold {shown}"
+            )
+    return warnings

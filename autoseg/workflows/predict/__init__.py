@@ -1,0 +1,1 @@
+"""`autoseg predict` and prediction from Python."""

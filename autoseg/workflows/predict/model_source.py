@@ -1,0 +1,158 @@
+"""Opens a model for prediction: a run, a model file of autoseg, or a model of nnU-Net."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autoseg.document import read_document
+from autoseg.errors import RunError
+from autoseg.exchange.model_file import is_model_file, unpack_model_file
+from autoseg.exchange.nnunet_folders import find_enclosing_model, find_model_roots, list_lacking
+from autoseg.inference import model as inference
+from autoseg.inference.execution.preparation import ExecutionChoice
+from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import ONE_IMAGE, Workload
+from autoseg.plan import Plan
+from autoseg.processes.progress import Progress, Silent
+from autoseg.run_folder import RunFolder
+from autoseg.runtime.precision import Precision
+from autoseg.workflows.exchange.importing import ARCHIVE_ENDING, advise_enclosing_model, import_model
+from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest
+
+SourceKind = Literal["run", "model_file", "nnunet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A run to predict with.
+
+    Attributes:
+        run: Run folder, temporary if the model had to be imported.
+        configuration: Configuration to predict with; None leaves the choice to prediction.
+    """
+
+    run: Path
+    configuration: str | None
+
+
+def find_kind(path: Path) -> SourceKind | None:
+    """Finds the kind of model at a path; None if there is no model."""
+    if path.is_file():
+        if path.suffix.lower() != ARCHIVE_ENDING:
+            return None
+        return "model_file" if is_model_file(path) else "nnunet"
+    if RunFolder(path).plan.is_file():
+        return "run"
+    return "nnunet" if path.is_dir() and find_model_roots(path) else None
+
+
+@contextmanager
+def open_model(
+    path: Path,
+    *,
+    configuration: str | None = None,
+    folds: tuple[str, ...] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[OpenedModel]:
+    """Yields a run: the path itself if it is a run, else a temporary run with the imported model.
+
+    Raises:
+        RunError: There is no model.
+        ExchangeError: This version of autoseg cannot import the model.
+    """
+    kind, listener = find_kind(path), progress or Silent()
+    if kind is None:
+        raise RunError(_describe_unknown(path))
+    if kind == "run":
+        yield OpenedModel(run=path, configuration=configuration)
+        return
+    with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
+        run_root = Path(temporary) / path.resolve().stem
+        if kind == "model_file":
+            listener.note(f"unpacking {path} for this call (`autoseg import` does so permanently)")
+            unpack_model_file(path, run_root)
+            yield OpenedModel(run=run_root, configuration=configuration)
+            return
+        listener.note(
+            f"{path} is a model of nnU-Net, not a run: importing it for this call (`autoseg import` does so "
+            f"permanently)"
+        )
+        request = ImportRequest(configuration=configuration, folds=folds or None)
+        models = import_model(path, run_root, request, progress=listener)
+        yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))
+
+
+def load_model(
+    run: str | Path | RunFolder,
+    *,
+    configuration: str | None = None,
+    folds: Sequence[str] | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    execution: ExecutionChoice = "auto",
+    workload: Workload = ONE_IMAGE,
+    with_previous: bool = True,
+) -> SegmentationModel:
+    """Loads the trained networks of one configuration, ready to predict, as `autoseg.inference.model.load_model`.
+
+    A model outside a run is unpacked into a temporary folder while it is loaded.
+
+    Args:
+        run: Folder of a run, a model that `autoseg export` wrote to one file, or a model of nnU-Net.
+        configuration: Configuration; None takes the trained one; if several are trained, the first of 3d_fullres,
+            3d_cascade_fullres, 3d_lowres, 2d.
+        folds: Folds; None takes every trained one ("all" only if no numbered fold is trained).
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        precision: Precision in which the networks compute.
+        execution: What runs the networks on the CPU; "auto" takes what finishes the workload first.
+        workload: Expected amount of work.
+        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
+
+    Raises:
+        PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
+        RunError: There is no model, or a checkpoint is damaged.
+        ExchangeError: This version of autoseg cannot import the model.
+        DeviceError: The device does not exist or does not support the precision or execution.
+    """
+    path = run.root if isinstance(run, RunFolder) else Path(run)
+    wanted = None if folds is None else tuple(folds)
+    with open_model(path, configuration=configuration, folds=wanted) as opened:
+        return inference.load_model(
+            opened.run,
+            configuration=opened.configuration,
+            folds=wanted,
+            device=device,
+            precision=precision,
+            execution=execution,
+            workload=workload,
+            with_previous=with_previous,
+        )
+
+
+def _describe_unknown(path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist; expected a run, a model file or a model folder of nnU-Net: check the path"
+    enclosing = find_enclosing_model(path)
+    if enclosing is not None:
+        return advise_enclosing_model(enclosing, path)
+    if path.is_file():
+        return (
+            f"{path} is a file; expected a run, or a model of autoseg or nnU-Net as a folder or {ARCHIVE_ENDING} file: "
+            f"check the path"
+        )
+    return (
+        f"{path} is neither a run (it has no {RunFolder(path).plan.name}) nor a model folder of nnU-Net (it has no "
+        f"{', no '.join(list_lacking(path))}): check the path"
+    )
+
+
+def _find_last_stage(run_root: Path, models: Sequence[ExchangedModel]) -> str | None:
+    """Finds the only configuration that is not a previous stage of another; None if there are several."""
+    plan = read_document(RunFolder(run_root).plan, Plan)
+    names = [model.configuration for model in models]
+    previous_stages = {stage for name in names for stage in plan.list_stages(name)[:-1]}
+    last_stages = [name for name in names if name not in previous_stages]
+    return last_stages[0] if len(last_stages) == 1 else None

@@ -1,0 +1,255 @@
+"""Segments a folder of images with a trained model; one failing image does not stop the others."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg import __version__
+from autoseg.dataset import Case, find_images
+from autoseg.dataset.files import list_files
+from autoseg.document import read_document, write_document
+from autoseg.errors import PredictionError
+from autoseg.geometry import Grid
+from autoseg.inference.ensemble import Ensemble, load_ensemble
+from autoseg.inference.execution.preparation import ExecutionChoice
+from autoseg.inference.options import PredictionOptions, Workload
+from autoseg.plan import Plan
+from autoseg.postprocessing.application import finish_label_map
+from autoseg.postprocessing.rules import Rule
+from autoseg.problems import Problem
+from autoseg.processes.case_pool import Failure
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder, open_run
+from autoseg.runtime.cpu_threads import follow_cpu_time
+from autoseg.runtime.device import find_device
+from autoseg.runtime.precision import Precision
+from autoseg.runtime.provenance import measure_versions
+from autoseg.stages.staged_case import StagedCase
+from autoseg.volume_io import (
+    PROBABILITIES_ENDING,
+    label_map_ending,
+    read_image,
+    write_label_map,
+    write_probabilities,
+)
+from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
+from autoseg.workflows.predict.prediction_folder import (
+    PLAN_NAME,
+    RECORD_NAME,
+    EnsembleMember,
+    PredictionRecord,
+    prepare_folder,
+)
+from autoseg.workflows.select.model_choice import check_weights, choose_models, hash_ensemble
+from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRequest:
+    """What the user asked for.
+
+    Attributes:
+        configuration: None takes what was selected (selection.json), else the one that is trained. One that is named,
+            like a fold, leaves the selection aside.
+        folds: None takes those that were selected, else every trained one.
+        postprocessing: Whether the postprocessing that was selected is applied.
+    """
+
+    configuration: str | None = None
+    folds: tuple[str, ...] | None = None
+    options: PredictionOptions
+    postprocessing: bool = True
+    save_probabilities: bool = False
+    device: str = "auto"
+    precision: Precision = "auto"
+    execution: ExecutionChoice = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionOutcome:
+    """How many label maps were written now and how many had been there."""
+
+    written: int
+    kept: int
+
+    def describe(self) -> str:
+        """One line for the user."""
+        kept = f", {self.kept} finished earlier and kept (--overwrite replaces them)" if self.kept else ""
+        return f"{self.written} label maps written{kept}"
+
+
+def predict_images(
+    run_root: Path, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+) -> PredictionOutcome:
+    """Writes one label map per image, on the image's own grid, with the ending of the dataset.
+
+    A repeated call keeps what is finished, provided that the same model and options made it.
+
+    Raises:
+        RunError: The run does not exist, or `out` holds results of another model or other options.
+        PredictionError: There is no trained model, or there are no images for it, or `out` is their folder.
+        SelectionError: What was selected was trained again since.
+        CasesFailedError: Some images failed, or lack channels; the others are written.
+    """
+    run = open_run(run_root)
+    _check_other_folder(images, out)
+    with follow_cpu_time(find_device(request.device), announce=progress.note):
+        return _predict_images(run, images, out, request=request, progress=progress)
+
+
+def _predict_images(
+    run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+) -> PredictionOutcome:
+    choice = choose_models(
+        run,
+        configuration=request.configuration,
+        folds=request.folds,
+        postprocessing=request.postprocessing,
+        progress=progress,
+    )
+    model = load_ensemble(
+        run.root,
+        choice.members,
+        device=request.device,
+        precision=request.precision,
+        execution=request.execution,
+        workload=_estimate_workload(run, images, request),
+    )
+    weights = hash_ensemble(run, model)
+    check_weights(run, choice, weights)
+    progress.note(model.describe())
+    cases, problems = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
+    outputs = {path: case.image_paths[0] for case in cases for path in _find_outputs(case, out, model, request)}
+    check_inputs_are_kept(cases, tuple(outputs))
+    record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
+    record = record.model_copy(update={"outputs": {path.name: image.name for path, image in outputs.items()}})
+    record = prepare_folder(out, record, overwrite=request.overwrite)
+    write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
+    write_document(out / PLAN_NAME, model.plan)
+    waiting = [case for case in cases if not _is_finished(case, out, model, request)]
+    failures = _list_incomplete(problems)
+    total = len(cases) + len(failures)
+    events = _predict_images_of(waiting, out, model, request=request, rules=choice.rules, progress=progress)
+    failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
+    check_failures(failures, total=total, log=out / "prediction.log", unit="image")
+    return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
+
+
+def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
+    names = dict.fromkeys(name for problem in problems for name in problem.cases)
+    return [Failure(case=name, problems=tuple(one for one in problems if name in one.cases)) for name in names]
+
+
+def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
+    """By the number of files, before anything is known of the model; it only decides what preparation pays."""
+    files = len(list_files(images)) if images.is_dir() else 1
+    channels = len(read_document(run.plan, Plan).channels)
+    return Workload(images=max(1, files // channels), options=request.options)
+
+
+def _describe_model(
+    model: Ensemble,
+    run: RunFolder,
+    images: Path,
+    request: PredictionRequest,
+    *,
+    weights: Sequence[tuple[str, ...]],
+    rules: tuple[Rule, ...],
+) -> PredictionRecord:
+    members = tuple(EnsembleMember(configuration=part.configuration, folds=part.folds) for part in model.members)
+    return PredictionRecord(
+        autoseg_version=__version__,
+        model=run.root.name,
+        images=str((images if images.is_dir() else images.parent).resolve()),
+        configuration=NAMES_JOINED_BY.join(member.configuration for member in members),
+        folds=tuple(dict.fromkeys(fold for member in members for fold in member.folds)),
+        weights_sha256=tuple(digest for of_member in weights for digest in of_member),
+        mirroring=request.options.mirroring,
+        step_fraction=request.options.step_fraction,
+        number_type=model.members[0].number_type,
+        execution=tuple(stage.execution for member in model.members for stage in member.stages),
+        probabilities=request.save_probabilities,
+        ensemble=members if len(members) > 1 else (),
+        postprocessing=rules,
+        versions=measure_versions(),
+    )
+
+
+def _check_other_folder(images: Path, out: Path) -> None:
+    """Label maps among the images would be taken for images by the next call."""
+    folder = images if images.is_dir() else images.parent
+    if folder.resolve() == out.resolve():
+        msg = f"{out} is the folder of the images; choose another folder for the label maps"
+        raise PredictionError(msg)
+
+
+def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
+    """Refuses to write a label map over an image.
+
+    Raises:
+        PredictionError: An output is an input.
+    """
+    images = {path.resolve() for case in cases for path in case.image_paths}
+    clash = next((path for path in outputs if path.resolve() in images), None)
+    if clash is not None:
+        msg = f"the label map of {clash.name} would replace the image {clash}; write to another folder"
+        raise PredictionError(msg)
+
+
+def _find_outputs(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> tuple[Path, ...]:
+    label_map = out / f"{case.name}{label_map_ending(model.plan.file_ending)}"
+    return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
+
+
+def _is_finished(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> bool:
+    return all(path.is_file() for path in _find_outputs(case, out, model, request))
+
+
+def _predict_images_of(
+    cases: Sequence[Case],
+    out: Path,
+    model: Ensemble,
+    *,
+    request: PredictionRequest,
+    rules: Sequence[Rule],
+    progress: Progress,
+) -> Iterator[Failure | None]:
+    def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
+        show = partial(progress.show_part, case.name)
+        logits = model.predict_case(read, options=request.options, on_window=show)
+        geometries, grid = [member.geometry for member in read], read[0].geometry.grid
+        if request.save_probabilities:
+            path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)
+            write_probabilities(path, shape, model.iterate_probabilities(logits, geometries))
+        return model.restore_label_map(logits, geometries), grid
+
+    def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
+        label_map, grid = segmented
+        finished = finish_label_map(label_map, rules, labels=model.plan.labels, spacing_mm=grid.spacing_mm)
+        write_label_map(_find_outputs(case, out, model, request)[0], finished, grid=grid, like=case.image_paths[0])
+
+    read = partial(_read, model)
+    return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
+
+
+def _read(model: Ensemble, case: Case) -> tuple[StagedCase, ...]:
+    volume = read_image(case.image_paths)
+    try:
+        return model.preprocess(volume.array, volume.grid)
+    except PredictionError as error:
+        files = ", ".join(str(path) for path in _find_culprits(case, volume.array))
+        msg = f"{files}: {error}"
+        raise PredictionError(msg) from error
+
+
+def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
+    """The files with values that are not finite; all files where there is none, or one file holds all channels."""
+    if len(case.image_paths) != len(array):
+        return case.image_paths
+    pairs = zip(case.image_paths, array, strict=True)
+    return [path for path, channel in pairs if not np.isfinite(channel).all()] or case.image_paths

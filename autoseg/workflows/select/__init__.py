@@ -1,0 +1,1 @@
+"""`autoseg select`: the best configuration or pair, and its postprocessing."""

@@ -1,0 +1,1 @@
+"""`autoseg train`: single folds and the queue over all of them."""

@@ -1,0 +1,100 @@
+"""Builds the options of one training from the request, an existing checkpoint and the machine."""
+
+from functools import partial
+from typing import Final
+
+from autoseg.document import read_document
+from autoseg.errors import TrainingError
+from autoseg.plan import Plan
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import ALL_CASES, FoldFolder
+from autoseg.runtime.cpu_time import count_usable_cores
+from autoseg.runtime.distributed import ALONE, Team
+from autoseg.runtime.precision import NumberType
+from autoseg.training.budget.pace import Budget
+from autoseg.training.checkpoint import CheckpointDescription, read_description
+from autoseg.training.options import TrainingOptions
+from autoseg.workflows.evaluate.validation import measure_volume_dice
+from autoseg.workflows.plan.preprocessing import extract_recipe
+from autoseg.workflows.train.job import FoldJob
+from autoseg.workflows.train.request import TrainingRequest
+
+# Preparing patches for a GPU takes many processes; on a CPU the network needs the cores, and one process suffices.
+MOST_WORKERS: Final = 12
+
+
+def build_training_options(
+    job: FoldJob,
+    request: TrainingRequest,
+    number_type: NumberType,
+    *,
+    checkpoint: CheckpointDescription | None,
+    budget: Budget | None = None,
+    progress: Progress,
+    team: Team = ALONE,
+) -> TrainingOptions:
+    """Builds the options of a training; a seed that is not requested is that of the existing training.
+
+    Raises:
+        TrainingError: A plateau is requested for the fold "all", which has no validation.
+    """
+    if request.length.until_plateau and job.fold == ALL_CASES:
+        msg = 'the fold "all" holds no case out on which a plateau could show; choose a fold, or give --epochs'
+        raise TrainingError(msg)
+    seed = request.seed
+    if seed is None:
+        seed = 0 if checkpoint is None else checkpoint.identity.seed
+    return TrainingOptions(
+        device=job.device,
+        seed=seed,
+        workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
+        length=request.length,
+        budget=budget,
+        number_type=number_type,
+        measure_dice=partial(
+            measure_volume_dice,
+            run=job.run,
+            plan=job.plan,
+            configuration=job.configuration,
+            cases=job.cases.validation,
+        )
+        if team.is_leader
+        else None,
+        team=team,
+        announce=progress.note,
+        deterministic=request.deterministic,
+    )
+
+
+def find_newest_checkpoint(folder: FoldFolder) -> CheckpointDescription | None:
+    """Finds the newest checkpoint from which a training can be resumed.
+
+    Raises:
+        TrainingError: A checkpoint is damaged.
+    """
+    paths = (folder.final_checkpoint, folder.latest_checkpoint)
+    descriptions = [read_description(path) for path in paths if path.exists()]
+    return max(descriptions, key=lambda description: description.reached, default=None)
+
+
+def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:
+    """Checks that an existing training used arrays like those of the plan.
+
+    Raises:
+        TrainingError: Axes, normalization, spacing or labels have changed since.
+    """
+    if not (folder.final_checkpoint.exists() or folder.latest_checkpoint.exists()):
+        return
+    if extract_recipe(read_document(folder.plan, Plan), name) != extract_recipe(plan, name):
+        msg = (
+            f"{folder.root} was trained by another plan ({folder.plan}): orientation, axes, normalization, labels or "
+            f"spacing differ; put plan.json back, or begin again with --restart"
+        )
+        raise TrainingError(msg)
+
+
+def compute_loader_count(device_type: str) -> int:
+    """Returns the number of processes that prepare patches."""
+    if device_type == "cpu":
+        return 1
+    return max(1, min(MOST_WORKERS, count_usable_cores() - 1))

@@ -1,0 +1,99 @@
+"""Describes, from its files, what is kept of an interrupted training and how to continue it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from autoseg.errors import Stopped, TrainingError
+from autoseg.run_folder import FoldFolder
+from autoseg.training.checkpoint import CheckpointDescription, read_description
+from autoseg.training.monitoring.history import read_last_record
+from autoseg.workflows.folds.state import read_state
+from autoseg.workflows.train.request import TrainingRequest
+
+
+@contextmanager
+def describe_interruptions(folder: FoldFolder, request: TrainingRequest, *, name: str) -> Iterator[None]:
+    """Context manager around the training of a fold that explains interruptions.
+
+    Raises:
+        Stopped: Instead of a plain KeyboardInterrupt; says what is kept and how to continue.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        msg = f"{name}: {describe_kept(folder)}; {describe_continuation(folder, request)}"
+        raise Stopped(msg) from interruption
+
+
+def describe_kept(folder: FoldFolder) -> str:
+    """Describes how far a training is that no process continues now."""
+    state = read_state(folder)
+    if folder.latest_checkpoint.exists():
+        return _describe_latest(folder.latest_checkpoint)
+    if not folder.final_checkpoint.exists():
+        return "nothing is saved, as no iteration was finished"
+    if state is not None and state.phase == "validating":
+        return f"the model is trained and saved, its validation was at case {state.cases_done} of {state.cases}"
+    return "the trained model is kept"
+
+
+def describe_continuation(folder: FoldFolder, request: TrainingRequest) -> str:
+    """Names the command that continues: the same one, without options that would discard or extend again."""
+    state = read_state(folder)
+    is_validated = state is not None and state.phase == "validating"
+    if request.restart and (folder.latest_checkpoint.exists() or folder.final_checkpoint.exists()):
+        return "the same command without --restart continues (with it, it begins anew)"
+    if request.length.more_epochs is not None and is_validated and not folder.latest_checkpoint.exists():
+        return "the same command without --extend continues (with it, it trains still more epochs)"
+    return "the same command continues"
+
+
+def describe_queue_continuation(request: TrainingRequest, waiting: Sequence[str]) -> str:
+    """Names the command that continues many trainings.
+
+    Args:
+        request: Options of all trainings.
+        waiting: Names of the trainings that were not started.
+    """
+    flag = "--restart" if request.restart else "--extend" if request.length.more_epochs is not None else None
+    if flag is None:
+        return "the same command continues"
+    advice = f"the same command without {flag} continues"
+    if waiting:
+        advice += f"; {flag} has not reached {'; '.join(waiting)}: name them with --configuration and --fold for that"
+    return advice
+
+
+def describe_reached(description: CheckpointDescription) -> str:
+    """Describes the epoch and iteration of a checkpoint."""
+    schedule = description.schedule
+    epochs_done, iterations_done = description.reached
+    end = "" if schedule.end_epoch is None else f" of {schedule.end_epoch}"
+    if iterations_done == 0:
+        return f"after epoch {epochs_done}{end}"
+    return f"in epoch {epochs_done + 1}{end}, after iteration {iterations_done} of {schedule.iterations_per_epoch}"
+
+
+def describe_start(folder: FoldFolder, checkpoint: CheckpointDescription | None) -> str | None:
+    """Describes where a training continues; None for a training that is new or finished.
+
+    Args:
+        folder: Folder of the training.
+        checkpoint: Its newest checkpoint.
+    """
+    if checkpoint is not None:
+        final = folder.final_checkpoint
+        is_finished = final.exists() and read_description(final).reached == checkpoint.reached
+        return None if is_finished else f"continues, {describe_reached(checkpoint)}"
+    record = read_last_record(folder.training_log)
+    if record is None:
+        return None
+    return f"begins again with epoch 1: it was ended in epoch {record.epoch + 2}, and no state had been saved"
+
+
+def _describe_latest(path: Path) -> str:
+    try:
+        return f"saved {describe_reached(read_description(path))}"
+    except TrainingError as error:
+        return str(error)

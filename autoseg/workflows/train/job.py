@@ -1,0 +1,106 @@
+"""Describes the training of a fold (plan, cases, device) and its result."""
+
+from dataclasses import dataclass
+
+import torch
+
+from autoseg.dataset.folds import Fold
+from autoseg.evaluation.crossvalidation import CrossValidation
+from autoseg.evaluation.summary import EvaluationSummary
+from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.run_folder import FoldFolder, RunFolder
+from autoseg.stages.training_cases import StoredStageInput
+from autoseg.training.monitoring.trackers import TrackedRun
+from autoseg.workflows.train.report import list_parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldJob:
+    """One training of a run.
+
+    Attributes:
+        run: Run folder.
+        plan: Plan of the run.
+        configuration: Name of the configuration.
+        fold: Name of the fold.
+        cases: Training and validation cases.
+        device: Device that trains.
+        previous: Input from the previous stage; None without one.
+    """
+
+    run: RunFolder
+    plan: Plan
+    configuration: str
+    fold: str
+    cases: Fold
+    device: torch.device
+    previous: StoredStageInput | None = None
+
+    @property
+    def name(self) -> str:
+        """Returns the name for messages."""
+        return f"{self.configuration}, fold {self.fold}"
+
+    @property
+    def title(self) -> str:
+        """Returns the title of pictures, which are viewed away from the run."""
+        return f"{self.plan.dataset_name}: {self.name} (planner {self.plan.planner})"
+
+    @property
+    def folder(self) -> FoldFolder:
+        """Returns the folder that the training writes."""
+        return self.run.fold(self.configuration, self.fold)
+
+    @property
+    def configuration_plan(self) -> ConfigurationPlan:
+        """Returns the plan of the configuration."""
+        return self.plan.configurations[self.configuration]
+
+    def describe(self) -> TrackedRun:
+        """Describes the training for trackers."""
+        parameters = list_parameters(self.plan, self.configuration) | {"fold": self.fold, "device": str(self.device)}
+        return TrackedRun(
+            experiment=self.plan.dataset_name,
+            name=self.name,
+            parameters=parameters,
+            folder=self.folder.root,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedFold:
+    """A finished training, also of a cascade's first stage.
+
+    Attributes:
+        fold: Name of the fold.
+        folder: Folder of the training.
+        summary: Scores of the validation; None for the fold "all", which has no held-out cases.
+        shortage: Warning about a training of few iterations.
+    """
+
+    fold: str
+    folder: FoldFolder
+    summary: EvaluationSummary | None
+    shortage: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lists remarks on the scores, or on the model if there are none."""
+        if self.summary is not None:
+            return self.summary.warnings
+        return () if self.shortage is None else (self.shortage,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOutcome:
+    """Outcome of training several folds.
+
+    Attributes:
+        is_leader: False for a process that only helps another one to train, and that writes nothing.
+        failures: Reasons of the folds that failed.
+        crossvalidation: Scores of the configurations of which every fold is validated; None if there are none.
+    """
+
+    is_leader: bool
+    failures: tuple[str, ...] = ()
+    crossvalidation: CrossValidation | None = None

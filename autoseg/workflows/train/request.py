@@ -1,0 +1,68 @@
+"""Options that a user chooses for a training."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from autoseg.errors import OptionError
+from autoseg.runtime.precision import Precision
+from autoseg.training.monitoring.trackers import TrackerName
+from autoseg.training.start import Length
+
+CONTRADICTIONS: Final = (
+    ("--budget", "--epochs"),
+    ("--budget", "--until-plateau"),
+    ("--extend", "--epochs"),
+    ("--extend", "--until-plateau"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRequest:
+    """Options that the user chose.
+
+    Attributes:
+        configuration: Configuration to train; None takes 3d_fullres if it is planned, else 2d.
+        folds: Folds to train; None trains every fold, one after the other. Missing folds of the previous stage are
+            trained first, with the same length, budget, device, precision and seed.
+        length: Length of each training.
+        budget_seconds: Time for each fold, including its validation; None takes the plan's budget, if it has one and no
+            number of epochs is given.
+        device: Device that trains; "auto", "cpu", "cuda", "cuda:1" or "mps".
+        precision: Precision in which networks compute.
+        seed: Seed of everything random; None takes that of the training that is continued, else 0.
+        restart: Discard earlier trainings of these folds.
+        workers: Number of processes that prepare patches; None chooses it from the cores.
+        deterministic: Compute the same result every time, also on a GPU and beside other programs.
+        log_to: Trackers that receive the history beside the log and TensorBoard.
+        parallel: This process is one of several that train one fold together, each on a device of its own.
+    """
+
+    configuration: str | None = None
+    folds: tuple[str, ...] | None = None
+    length: Length = field(default_factory=Length)
+    budget_seconds: float | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
+    seed: int | None = None
+    restart: bool = False
+    workers: int | None = None
+    deterministic: bool = False
+    log_to: tuple[TrackerName, ...] = ()
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks that the options do not contradict each other.
+
+        Raises:
+            OptionError: A budget is combined with a number of epochs or a plateau, or two numbers of epochs are given.
+        """
+        given = {
+            "--budget": self.budget_seconds is not None,
+            "--epochs": self.length.epochs is not None,
+            "--until-plateau": self.length.until_plateau,
+            "--extend": self.length.more_epochs is not None,
+        }
+        for pair in CONTRADICTIONS:
+            if all(given[name] for name in pair):
+                msg = f"{' and '.join(pair)} both say how long to train; give one of them"
+                raise OptionError(msg)

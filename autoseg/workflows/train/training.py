@@ -1,0 +1,341 @@
+"""Trains the folds of one configuration in this process and validates each on whole volumes."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from autoseg.dataset.folds import Splits, select_fold
+from autoseg.document import read_document, write_document
+from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.processes.fold_lock import lock_fold
+from autoseg.processes.progress import Progress, Silent
+from autoseg.processes.signals import StopRequest
+from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder, remove_leftovers
+from autoseg.runtime.cpu_threads import follow_cpu_time
+from autoseg.runtime.device import find_device, prepare_determinism
+from autoseg.runtime.distributed import ALONE, Team, joined_team, read_team
+from autoseg.runtime.host_memory import keep_freed_memory
+from autoseg.runtime.precision import NumberType, find_number_type
+from autoseg.runtime.provenance import TrainingRecord, measure_versions
+from autoseg.stages.out_of_fold import StageLink
+from autoseg.training.budget.pace import Forecast, count_iterations
+from autoseg.training.checkpoint import CheckpointDescription, read_description
+from autoseg.training.data.training_data import TrainingData
+from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
+from autoseg.training.monitoring.history import read_last_record
+from autoseg.training.monitoring.progress_picture import write_progress_picture
+from autoseg.training.monitoring.trackers import Trackers, check_trackers, open_trackers
+from autoseg.training.optimization.schedule import Schedule
+from autoseg.training.options import TrainingOptions
+from autoseg.training.trainer import train
+from autoseg.validation_conditions import describe_shortage
+from autoseg.workflows.cascade import find_link, prepare_stage_input
+from autoseg.workflows.evaluate.validation import validate_fold
+from autoseg.workflows.folds.state import StateWriter, keep_state
+from autoseg.workflows.folds.status import ValidationChoice
+from autoseg.workflows.plan.preprocessing import check_preprocessed
+from autoseg.workflows.train.fold_options import build_training_options, check_same_recipe, find_newest_checkpoint
+from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fold_time
+from autoseg.workflows.train.interruption import describe_interruptions, describe_start
+from autoseg.workflows.train.job import FoldJob, TrainedFold
+from autoseg.workflows.train.report import describe_epoch, describe_forecast, describe_schedule
+from autoseg.workflows.train.request import TrainingRequest
+
+
+def train_run(
+    run_root: Path, request: TrainingRequest, *, progress: Progress, stop: StopRequest | None = None
+) -> Iterator[TrainedFold]:
+    """Trains and validates the requested folds; yields each finished fold, and continues interrupted ones.
+
+    Args:
+        run_root: Run folder.
+        request: Options of the training.
+        progress: Receives notes and progress.
+        stop: Receives requests to end; the state of the training is saved first.
+
+    Raises:
+        RunError: There is no run, or its preprocessed data is incomplete.
+        PlanError: The configuration is not planned.
+        PredictionError: A previous stage was trained by another plan.
+        TrainingError: The fold does not exist, no fold of the previous stage holds a case out, or training failed.
+        DeviceError: The device does not exist or is too small.
+    """
+    stop = stop or StopRequest()
+    if request.deterministic:
+        prepare_determinism()
+    device = find_device(request.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # otherwise this process would also allocate memory on other GPUs
+    with follow_cpu_time(device, announce=progress.note, is_fixed=request.deterministic):
+        yield from _train_on_device(open_run(run_root), request, device, progress=progress, stop=stop)
+
+
+def _train_on_device(
+    run: RunFolder, request: TrainingRequest, device: torch.device, *, progress: Progress, stop: StopRequest
+) -> Iterator[TrainedFold]:
+    plan = read_document(run.plan, Plan)
+    name = find_configuration_name(plan, request.configuration)
+    configuration = plan.configurations[name]
+    splits = read_document(run.splits, Splits)
+    folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
+    chosen = {fold: select_fold(splits, fold) for fold in folds}
+    for cases in chosen.values():
+        check_preprocessed(run, plan, configuration.data_of, sorted({*cases.training, *cases.validation}))
+    previous = None
+    link = find_link(run, plan, name, splits)
+    if link is not None:
+        yield from train_previous_stage(link, request, progress=progress, stop=stop)
+        previous = prepare_stage_input(link, device=request.device, progress=progress)
+    number_type = find_number_type(device, request.precision)
+    if number_type != "float32":
+        where = "CPU" if device.type == "cpu" else "GPU"
+        progress.note(f"networks compute in {number_type}, which is faster on this {where} (else: --precision float32)")
+    check_trackers(request.log_to)
+    for fold, cases in chosen.items():
+        job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
+        if request.parallel and not read_team().is_leader:
+            follow_training(job, request, number_type, stop=stop)
+        else:
+            with describe_interruptions(job.folder, request, name=job.name):
+                trained = lead_training(job, request, number_type, progress=progress, stop=stop)
+            yield trained
+
+
+def train_previous_stage(
+    link: StageLink, request: TrainingRequest, *, progress: Progress, stop: StopRequest
+) -> Iterator[TrainedFold]:
+    """Trains and validates the unfinished folds of the previous stage.
+
+    Raises:
+        AutosegError: As `train_run`.
+    """
+    name, waiting = link.previous, link.list_untrained_folds()
+    for folder in link.folds.values():
+        check_same_recipe(folder, link.plan, name)
+    if not waiting:
+        return
+    progress.note(
+        f"{link.configuration} is trained on what {name} predicts for cases that it never saw, so {name} is "
+        f"trained first (fold {', '.join(waiting)})"
+    )
+    length = replace(request.length, more_epochs=None)
+    previous = replace(request, configuration=name, folds=waiting, length=length, restart=False)
+    yield from train_run(link.run.root, previous, progress=progress, stop=stop)
+
+
+def find_configuration_name(plan: Plan, wanted: str | None) -> str:
+    """Returns the wanted configuration, or the preferred one of the planned ones.
+
+    Raises:
+        PlanError: The wanted configuration is not planned.
+    """
+    if wanted is None:
+        return next(name for name in (*PREFERRED_CONFIGURATIONS, *plan.configurations) if name in plan.configurations)
+    plan.get_configuration(wanted)
+    return wanted
+
+
+def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
+    """Starts or resumes a training and yields its events.
+
+    Raises:
+        TrainingError: The training cannot be continued, or failed.
+    """
+    check_same_recipe(job.folder, job.plan, job.configuration)
+    data = TrainingData(
+        labels=job.plan.labels,
+        channels=job.plan.channels,
+        folder=job.run.preprocessed(job.configuration_plan.data_of),
+        fold=job.cases,
+        previous=job.previous,
+    )
+    return train(job.configuration_plan, data, output=job.folder, options=options)
+
+
+def train_fold(
+    job: FoldJob,
+    options: TrainingOptions,
+    *,
+    state_writer: StateWriter,
+    trackers: Trackers,
+    progress: Progress,
+    fold_time: FoldTime,
+    checkpoint: CheckpointDescription | None,
+) -> None:
+    """Trains one fold and reports its events; a validation of an earlier state of the model is discarded.
+
+    Raises:
+        TrainingError: The training cannot be continued, would be too short, or failed.
+    """
+    start = describe_start(job.folder, checkpoint)
+    if start is not None:
+        progress.note(f"{job.name}: {start}")
+    tracked = trackers.follow(start_training(job, options), job.plan.labels.class_names)
+    events = state_writer.follow(tracked)
+    first = next(events, None)
+    if first is None:
+        progress.note(f"{job.name}: already trained (--restart trains anew)")
+        return
+    if isinstance(first, Forecast):
+        progress.note(describe_forecast(first))
+        check_forecast(job, first, fold_time, checkpoint)
+    remove_folder(job.folder.validation)
+    _record_training(job, options)
+    schedule = first.schedule if isinstance(first, Forecast) else first
+    total = _count_iterations(job, schedule, checkpoint) if isinstance(schedule, Schedule) else 0
+    iterations = _note_events(itertools.chain([schedule], events), job, state_writer=state_writer, progress=progress)
+    for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
+        pass
+
+
+def lead_training(
+    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress, stop: StopRequest
+) -> TrainedFold:
+    """Trains and validates one fold while holding its lock.
+
+    Raises:
+        TrainingError: Another process trains the fold, or training failed.
+    """
+    label = f"{read_team().size} x {job.device.type}" if request.parallel else str(job.device)
+    with lock_fold(job.folder, device=label):
+        if request.restart:
+            remove_folder(job.folder.root)
+        remove_leftovers(job.folder.root)
+        with (
+            keep_state(job.folder, device=label) as state_writer,
+            open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,
+        ):
+            with join_if_parallel(job, request) as team:
+                with team.leader_first():
+                    checkpoint = find_newest_checkpoint(job.folder)
+                    fold_time = find_fold_time(job, request, checkpoint, progress)
+                    options = build_training_options(
+                        job,
+                        request,
+                        number_type,
+                        checkpoint=checkpoint,
+                        budget=fold_time.budget,
+                        progress=progress,
+                        team=team,
+                    )
+                options = replace(options, stop=stop, title=job.title)
+                train_fold(
+                    job,
+                    options,
+                    state_writer=state_writer,
+                    trackers=trackers,
+                    progress=progress,
+                    fold_time=fold_time,
+                    checkpoint=checkpoint,
+                )
+            return _validate(job, fold_time.validation, state_writer=state_writer, trackers=trackers, progress=progress)
+
+
+def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType, *, stop: StopRequest) -> None:
+    """Trains on a part of every batch for the leading process, and writes nothing.
+
+    Raises:
+        TrainingError: The training cannot be continued.
+    """
+    with join_if_parallel(job, request) as team:
+        with team.leader_first():
+            checkpoint = find_newest_checkpoint(job.folder)
+            options = build_training_options(
+                job, request, number_type, checkpoint=checkpoint, progress=Silent(), team=team
+            )
+        for _ in start_training(job, replace(options, stop=stop)):
+            pass
+
+
+def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextManager[Team]:
+    """Joins the processes that train one fold together; a training in one process is its own team."""
+    return joined_team(job.device) if request.parallel else nullcontext(ALONE)
+
+
+def _validate(
+    job: FoldJob,
+    choice: ValidationChoice | None,
+    *,
+    state_writer: StateWriter,
+    trackers: Trackers,
+    progress: Progress,
+) -> TrainedFold:
+    trained = read_description(job.folder.final_checkpoint).trained_iterations
+    shortage = describe_shortage(trained, job.configuration_plan.training.sufficient_iterations)
+    state_writer.change(warning=shortage)
+    summary = None
+    if job.fold != ALL_CASES:
+        summary = validate_fold(
+            job.run,
+            job.configuration,
+            job.fold,
+            cases=job.cases.validation,
+            device=str(job.device),
+            progress=state_writer.record_validation(progress),
+            choice=choice,
+        )
+        _draw_validated(job, summary.foreground_mean.Dice)
+        if summary.foreground_mean.Dice is not None:
+            record = read_last_record(job.folder.training_log)
+            epochs = 0 if record is None else record.epoch + 1
+            trackers.log({"validation/dice": summary.foreground_mean.Dice}, epoch=epochs)
+    return TrainedFold(fold=job.fold, folder=job.folder, summary=summary, shortage=shortage)
+
+
+def _draw_validated(job: FoldJob, dice: float | None) -> None:
+    """Draws the progress picture again, with the result of the validation."""
+    trained = read_description(job.folder.final_checkpoint)
+    write_progress_picture(
+        job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
+    )
+
+
+def _count_iterations(job: FoldJob, schedule: Schedule, checkpoint: CheckpointDescription | None) -> int:
+    """Counts the remaining iterations, as far as known."""
+    epochs_done, iterations_done = (0, 0) if checkpoint is None else checkpoint.reached
+    end = schedule.end_epoch or job.configuration_plan.training.epochs
+    per_epoch = schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch
+    return max(0, (end - epochs_done) * per_epoch - iterations_done)
+
+
+def _note_events(
+    events: Iterator[Event], job: FoldJob, *, state_writer: StateWriter, progress: Progress
+) -> Iterator[IterationDone]:
+    for event in events:
+        if isinstance(event, IterationDone):
+            yield event
+        elif isinstance(event, EpochDone):
+            progress.note(describe_epoch(event.record, event.schedule.end_epoch))
+        elif isinstance(event, Schedule):
+            progress.note(f"{job.name}: {describe_schedule(event)} on {job.device}")
+            _warn_of_shortage(event, job, state_writer=state_writer, progress=progress)
+
+
+def _warn_of_shortage(schedule: Schedule, job: FoldJob, *, state_writer: StateWriter, progress: Progress) -> None:
+    iterations = count_iterations(schedule)
+    needed = job.configuration_plan.training.sufficient_iterations
+    shortage = None if iterations is None else describe_shortage(iterations, needed)
+    state_writer.change(warning=shortage)
+    if shortage is not None:
+        progress.note(f"warning: {shortage}")
+
+
+def _record_training(job: FoldJob, options: TrainingOptions) -> None:
+    write_document(job.folder.plan, job.plan)
+    record = TrainingRecord(
+        configuration=job.configuration,
+        fold=job.fold,
+        seed=options.seed,
+        device=str(options.device),
+        number_type=options.number_type,
+        plan_sha256=hashlib.sha256(job.folder.plan.read_bytes()).hexdigest(),
+        versions=measure_versions(),
+    )
+    write_document(job.folder.training_record, record)
