@@ -10,7 +10,7 @@ from autoseg.evaluation import EvaluationSummary
 from autoseg.fingerprint import Machine
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress, Silent
 from autoseg.processes.signals import CTRL_C, StopRequest
 from autoseg.workflows.evaluate import evaluation

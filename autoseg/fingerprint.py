@@ -8,15 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autoseg.document import Document, Part
-from autoseg.geometry import DistanceUnit
+from autoseg.geometry import DistanceUnit, PositiveTriple, ShapeTriple
 from autoseg.labels import LabelScheme
-
-PositiveTriple = tuple[
-    Annotated[float, Field(gt=0, allow_inf_nan=False)],
-    Annotated[float, Field(gt=0, allow_inf_nan=False)],
-    Annotated[float, Field(gt=0, allow_inf_nan=False)],
-]
-ShapeTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 
 class ForegroundIntensities(Part):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from autoseg.document import Part
-from autoseg.plan import ConfigurationPlan, NetworkPlan
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.network import NetworkPlan
 
 # Of training on a CPU, fitted to the measured peaks of eleven trainings that keep 25 MB to 8 GB: what autograd keeps,
 # in the dtype that is computed in, gradients, and what lies idle between kept blocks of memory.

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Final
 
 from autoseg.network_cost import Convolution, MeasureCost, NetworkCost
-from autoseg.plan import NetworkPlan, UNetPlan
+from autoseg.plan.network import NetworkPlan, UNetPlan
 
 BYTES_PER_NUMBER: Final = 4
 NORMALIZATION_PARAMETERS: Final = 2  # a factor and a summand for each channel

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from autoseg.fingerprint import Fingerprint
 from autoseg.network_cost import MeasureCost
-from autoseg.plan import ConfigurationPlan, Decision, NetworkPlan, Reason
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.network import NetworkPlan
 from planners.profile import Profile
 from planners.reasons import format_count, format_extents, record
 from planners.rules.augmentation import choose_augmentation, describe_rotation

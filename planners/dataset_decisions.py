@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from autoseg import __version__
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import FloatTriple, IntTriple
-from autoseg.plan import ChannelPlan, ConfigurationPlan, Decision, Plan, Reason
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.preprocessing import ChannelPlan
 from planners.reasons import AXIS_NAMES, record
 from planners.rules.axes import choose_axis_permutation
 from planners.rules.median_shape import ResampledDataset, compute_resampled_dataset

@@ -7,7 +7,8 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.geometry import IntTriple
 from autoseg.network_cost import MeasureCost
-from autoseg.plan import ConfigurationPlan, Decision, Plan, Reason
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan, Plan
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.dataset_decisions import choose_common
 from planners.profile import Profile

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from autoseg.plan import NetworkPlan, Reason
+from autoseg.plan.decisions import Reason
+from autoseg.plan.network import NetworkPlan
 from planners.rules.memory import MemoryCalibration, PatchMustFit
 from planners.rules.topology import UNET_TOPOLOGY, Topology, TopologyRule
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from autoseg.geometry import DistanceUnit
-from autoseg.plan import Decision, Reason, Value
+from autoseg.plan.decisions import Decision, Reason, Value
 
 AXIS_NAMES = ("z", "y", "x")
 UNIT_NAMES: dict[DistanceUnit, str] = {"mm": "mm", "pixel": "pixels"}

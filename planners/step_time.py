@@ -5,7 +5,7 @@ from typing import Final
 
 from autoseg.fingerprint import HostThroughput
 from autoseg.network_cost import Convolution, NetworkCost, StepCost, estimate_host_training_bytes
-from autoseg.plan import ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
 
 PASSES: Final = 3  # forward, gradient of the input, gradient of the weights
 OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition

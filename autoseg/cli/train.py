@@ -79,7 +79,7 @@ def train(
     """Train every configuration and fold, each validated on whole volumes; continues where an earlier call stopped."""
     from autoseg.cli.terminal.console import build_stop_request, open_console
     from autoseg.cli.terminal.training_table import print_trained_fold, print_training_outcome, show_queue
-    from autoseg.training.start import Length
+    from autoseg.training.options import Length
     from autoseg.workflows.train.dispatch import train_folds
     from autoseg.workflows.train.request import TrainingRequest
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from autoseg.errors import Problem, group_problems
 from autoseg.labels import LabelScheme
-from autoseg.problems import Problem, group_problems
 
 DESCRIPTION_NAME: Final = "dataset.json"
 SPLITS_NAME: Final = "splits_final.json"

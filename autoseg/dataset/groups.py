@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autoseg.document import read_json
-from autoseg.errors import DocumentError, TrainingError
-from autoseg.problems import shorten_names
+from autoseg.errors import DocumentError, TrainingError, shorten_names
 
 
 def group_by_pattern(case_names: Sequence[str], pattern: str) -> Mapping[str, str]:

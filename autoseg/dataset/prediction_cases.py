@@ -15,9 +15,8 @@ from autoseg.dataset.files import (
     select_ending,
 )
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, Problem, group_problems
 from autoseg.file_endings import READABLE_ENDINGS, find_ending
-from autoseg.problems import Problem, group_problems
 
 
 def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:

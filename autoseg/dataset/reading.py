@@ -8,8 +8,7 @@ from autoseg.dataset.description import Description, read_dataset_json
 from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
 from autoseg.dataset.listed_cases import find_listed_cases
-from autoseg.errors import DatasetError
-from autoseg.problems import group_problems, has_unnamed_cases
+from autoseg.errors import DatasetError, group_problems, has_unnamed_cases
 
 LEAST_CASES: Final = 2
 

@@ -5,9 +5,8 @@ from typing import Literal
 
 from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
 from autoseg.document import Document, Part
-from autoseg.errors import DatasetError
+from autoseg.errors import DatasetError, Problem
 from autoseg.labels import LabelScheme
-from autoseg.problems import Problem
 
 
 class RecordedCase(Part):

@@ -12,8 +12,8 @@ from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
 from autoseg.exchange.nnunet_weights import convert_from_nnunet
 from autoseg.inference.folds import find_trained_folds
-from autoseg.networks import write_weights
-from autoseg.plan import Plan
+from autoseg.networks.weights import write_weights
+from autoseg.plan.document import Plan
 from autoseg.run_folder import FoldFolder, RunFolder, check_writable, make_folder, remove_folder
 
 COMMON_FIELDS: Final = ("dataset_name", "file_ending", "orientation", "axis_permutation", "labels", "channels")

@@ -8,7 +8,8 @@ from autoseg.evaluation.summary import name_column
 from autoseg.exchange.model_file import ModelRecord
 from autoseg.file_endings import PICTURE_ENDINGS, TIFF_ENDINGS
 from autoseg.geometry import DistanceUnit
-from autoseg.plan import ChannelPlan, ConfigurationPlan, NormalizationScheme, Plan
+from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.preprocessing import ChannelPlan, NormalizationScheme
 from autoseg.postprocessing.rules import Rule
 
 AXES: Final = ("z", "y", "x")

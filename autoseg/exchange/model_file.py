@@ -25,7 +25,7 @@ from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import unpack_archive
 from autoseg.inference.folds import find_trained_folds
-from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
 
 FORM_VERSION: Final = 1

@@ -16,7 +16,10 @@ from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, 
 from autoseg.exchange.nnunet_trainers import BASE
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import ChannelPlan, ConfigurationPlan, DiceTerm, MasksOfPreviousStage, Plan
+from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.losses import DiceTerm
+from autoseg.plan.preprocessing import ChannelPlan
+from autoseg.plan.stages import MasksOfPreviousStage
 from autoseg.run_folder import write_atomically, write_text
 
 PLANS_TITLE: Final = "autosegPlans"

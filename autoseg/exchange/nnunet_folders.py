@@ -7,9 +7,8 @@ from typing import Final, Literal
 
 from autoseg.dataset.cases import Findings
 from autoseg.dataset.description import read_dataset_json
-from autoseg.errors import DatasetError, ExchangeError
+from autoseg.errors import DatasetError, ExchangeError, Problem
 from autoseg.labels import LabelScheme
-from autoseg.problems import Problem
 
 PLANS_NAME: Final = "plans.json"
 DATASET_NAME: Final = "dataset.json"

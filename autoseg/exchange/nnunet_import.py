@@ -21,7 +21,10 @@ from autoseg.exchange.nnunet_preprocessing import (
 from autoseg.exchange.nnunet_schema import NnunetConfiguration, NnunetPlans, read_nnunet_plans, select_configuration
 from autoseg.exchange.nnunet_trainers import build_trainer_plan
 from autoseg.labels import LabelScheme
-from autoseg.plan import IMPORTED_PLANNER, ChannelPlan, ConfigurationPlan, MasksOfPreviousStage, Plan, Reason
+from autoseg.plan.decisions import Reason
+from autoseg.plan.document import IMPORTED_PLANNER, ConfigurationPlan, Plan
+from autoseg.plan.preprocessing import ChannelPlan
+from autoseg.plan.stages import MasksOfPreviousStage
 
 PLANNED_MEMORY_GB: Final = {"nnUNetPlannerResEncL": 24.0, "nnUNetPlannerResEncXL": 40.0}
 USUAL_MEMORY_GB: Final = 8.0

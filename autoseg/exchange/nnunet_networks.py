@@ -11,7 +11,7 @@ from autoseg.exchange.nnunet_schema import (
     PerStage,
     PerStageAndAxis,
 )
-from autoseg.plan import NETWORK_PLANS, NetworkPlan, PlainUNetPlan, ResidualEncoderUNetPlan, UNetPlan
+from autoseg.plan.network import NETWORK_PLANS, NetworkPlan, PlainUNetPlan, ResidualEncoderUNetPlan, UNetPlan
 
 NETWORKS: Final[dict[str, type[PlainUNetPlan] | type[ResidualEncoderUNetPlan]]] = {
     "PlainConvUNet": PlainUNetPlan,

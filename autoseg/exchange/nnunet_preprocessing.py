@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_schema import NnunetConfiguration, NnunetPlans, parse_intensities
-from autoseg.plan import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
+from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 
 NORMALIZATIONS: Final[dict[str, NormalizationScheme]] = {
     "CTNormalization": "ct",

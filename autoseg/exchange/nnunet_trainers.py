@@ -9,8 +9,9 @@ import re
 from typing import Final
 
 from autoseg.errors import ExchangeError
-from autoseg.plan import TrainingPlan, build_reference_training
+from autoseg.plan.reference_training import build_reference_training
 from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS, build_reference_transforms
+from autoseg.plan.training import TrainingPlan
 
 BASE: Final = "nnUNetTrainer"
 HARMLESS_PARTS: Final = (

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_networks import check_family
-from autoseg.networks import build_network
-from autoseg.plan import NetworkPlan, UNetPlan
+from autoseg.networks.families import build_network
+from autoseg.plan.network import NetworkPlan, UNetPlan
 
 # Here, and there. Decoders count from the full resolution here (level), from the lowest there (step).
 RULES: Final = (

@@ -25,7 +25,8 @@ from autoseg.inference.restoring.restore_grid import Location, iterate_strips
 from autoseg.inference.sliding_window.prediction import OnWindow
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
-from autoseg.plan import Plan, ResamplingPlan
+from autoseg.plan.document import Plan
+from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import Precision

@@ -5,7 +5,7 @@ from typing import Final
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
-from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 
 FOLD_PREFIX: Final = "fold_"

@@ -24,8 +24,10 @@ from autoseg.inference.restoring.restore_grid import (
     restore_probabilities,
 )
 from autoseg.inference.sliding_window.prediction import OnWindow, compute_patches_per_pass, predict_logits
-from autoseg.networks import SegmentationNetwork, build_network, read_weights
-from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.networks.families import build_network
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.weights import read_weights
+from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
 from autoseg.runtime.cpu_threads import follow_cpu_time
@@ -33,8 +35,9 @@ from autoseg.runtime.device import find_device
 from autoseg.runtime.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
 from autoseg.runtime.precision import NumberType, Precision, find_number_type
 from autoseg.stages.inputs import append_prediction
+from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.previous_input import StagePrediction
-from autoseg.stages.staged_case import StagedCase, preprocess_for_stages
+from autoseg.stages.staged_case import StagedCase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

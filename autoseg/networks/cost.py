@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from autoseg.network_cost import Convolution, NetworkCost
 from autoseg.networks.families import build_network
-from autoseg.plan import NetworkPlan
+from autoseg.plan.network import NetworkPlan
 
 META: Final = torch.device("meta")
 FLOPS_PER_MULTIPLY_ADD: Final = 2

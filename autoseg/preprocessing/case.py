@@ -7,8 +7,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int16
 
 from autoseg.document import Document
-from autoseg.fingerprint import PositiveTriple, ShapeTriple
-from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation
+from autoseg.geometry import (
+    IDENTITY,
+    FloatTriple,
+    Grid,
+    PositiveTriple,
+    Reorientation,
+    ShapeTriple,
+    compute_reorientation,
+)
 from autoseg.nonzero_region import Box, slice_box
 
 OUTSIDE_LABEL = -1  # background outside the nonzero region, in preprocessed label maps

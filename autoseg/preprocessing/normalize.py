@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from autoseg.errors import PlanError
-from autoseg.plan import ChannelPlan, NormalizationScheme
+from autoseg.plan.preprocessing import ChannelPlan, NormalizationScheme
 
 SMALLEST_DIVISOR: Final = 1e-8  # a constant image is divided by this, not by zero
 RGB_MAXIMUM: Final = 255.0

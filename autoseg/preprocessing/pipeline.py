@@ -7,7 +7,8 @@ from jaxtyping import Float32, Int16
 
 from autoseg.geometry import FloatTriple, Grid, IntTriple, Reorientation
 from autoseg.nonzero_region import compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
-from autoseg.plan import ConfigurationPlan, Plan, ResamplingPlan
+from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry, PreparedCase, PreprocessedCase, compute_plan_axes, mark_outside
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int16, Shaped
 
 from autoseg.geometry import FloatTriple, IntTriple
-from autoseg.plan import ResamplingPlan
+from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.interpolation import compute_nearest_indices, resample_axes
 from autoseg.preprocessing.label_interpolation import interpolate_labels
 

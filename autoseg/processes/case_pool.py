@@ -15,8 +15,15 @@ from typing import Generic, TypeVar
 import psutil
 from threadpoolctl import threadpool_limits
 
-from autoseg.errors import AutosegError, ProblemsError, RunError, WorkerError
-from autoseg.problems import Problem, group_problems, has_unnamed_cases
+from autoseg.errors import (
+    AutosegError,
+    Problem,
+    ProblemsError,
+    RunError,
+    WorkerError,
+    group_problems,
+    has_unnamed_cases,
+)
 from autoseg.processes.fork_server import interruptions_held, prepare_workers
 from autoseg.processes.progress import Progress
 from autoseg.processes.signals import OTHER_REQUESTS_TO_END, list_heeded

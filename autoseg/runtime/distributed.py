@@ -7,7 +7,7 @@ or by torchrun, and use the environment variables of torchrun (RANK, WORLD_SIZE,
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,12 +20,32 @@ from torch.nn.parallel import DistributedDataParallel
 
 from autoseg.document import AnyPart
 from autoseg.errors import DeviceError, TrainingError
-from autoseg.training.data.batch import BatchPart
 
 VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Longer than the main process works while the others wait, for a calibration or a validation on whole volumes of a
 # large dataset. When a process dies, the queue and torchrun end the others; otherwise they end after this time.
 TIMEOUT: Final = timedelta(hours=6)
+
+
+def keep(value: Tensor) -> Tensor:
+    """The sum over one process."""
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPart:
+    """The part of every batch that this process sees; by default all of it.
+
+    Attributes:
+        share: Of the samples.
+        add_up: Sums over all parts; the gradient is that of the own summand. Every process must call it alike.
+    """
+
+    share: float = 1.0
+    add_up: Callable[[Tensor], Tensor] = keep
+
+
+WHOLE_BATCH: Final = BatchPart()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

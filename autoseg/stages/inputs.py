@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.previous_input import PreviousStageInput, StagePrediction
 from autoseg.stages.staged_case import StagedCase

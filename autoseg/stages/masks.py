@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from autoseg.geometry import Grid
-from autoseg.plan import ResamplingPlan
+from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry, mark_outside
 from autoseg.preprocessing.resample import resample_label_map
 from autoseg.stages.previous_input import Array, PreviousStageInput, StagePrediction

@@ -14,7 +14,7 @@ from jaxtyping import Int16
 
 from autoseg.errors import TrainingError
 from autoseg.networks.weights import hash_weights
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import open_case
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Int16, Shaped
 
 from autoseg.labels import LabelScheme
-from autoseg.plan import PreviousStagePlan, ResamplingPlan
+from autoseg.plan.preprocessing import ResamplingPlan
+from autoseg.plan.stages import PreviousStagePlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.stages.staged_case import StagedCase
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.run_folder import RunFolder
 from autoseg.stages.inputs import build_previous_input

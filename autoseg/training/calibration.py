@@ -15,7 +15,8 @@ from autoseg.training.data.batch_making import make_batches
 from autoseg.training.data.batches import BatchSource, list_batch_keys
 from autoseg.training.data.device_batches import DeviceBatchSource
 from autoseg.training.data.randomness import BatchKey
-from autoseg.training.step import Learner, run_training_step, run_validation_step
+from autoseg.training.learner import Learner
+from autoseg.training.step import run_training_step, run_validation_step
 
 WARMING_ITERATIONS: Final = 2  # the first ones reserve memory and look for kernels
 FEWEST_ITERATIONS: Final = 3

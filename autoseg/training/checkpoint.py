@@ -24,14 +24,15 @@ import autoseg
 from autoseg.document import Document, Part, Upgrade, upgrade_content
 from autoseg.errors import RunError, TrainingError
 from autoseg.labels import LabelScheme
-from autoseg.networks import NETWORK_PREFIX
-from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.networks.weights import NETWORK_PREFIX
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.run_folder import write_atomically
 from autoseg.training.data.training_data import TrainingData
+from autoseg.training.learner import Learner
 from autoseg.training.loop_state import LoopState, TrainingIdentity
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
 from autoseg.training.optimization.schedule import Schedule
-from autoseg.training.step import Learner
 
 DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."

@@ -11,13 +11,14 @@ from typing import Final
 import torch
 
 from autoseg.networks.blocks import CHANNELS_LAST
-from autoseg.plan import ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution, find_execution
+from autoseg.training.learner import Learner
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
-from autoseg.training.step import Learner, run_training_step
+from autoseg.training.step import run_training_step
 
 WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled
 MEASURED_STEPS: Final = 5

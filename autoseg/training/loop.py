@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from torch.utils.tensorboard import SummaryWriter
 
 from autoseg.errors import TrainingError
-from autoseg.plan import TrainingPlan
+from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.budget.pace import (
     adapt_to_pace,
@@ -28,7 +28,7 @@ from autoseg.training.checkpoint import (
     write_resumable_checkpoint,
 )
 from autoseg.training.data.batch import Batch
-from autoseg.training.loop_state import LoopState
+from autoseg.training.loop_state import LoopState, Start
 from autoseg.training.monitoring.event_files import open_event_files, write_events
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, append_to_training_log, write_training_log
@@ -37,7 +37,6 @@ from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_p
 from autoseg.training.monitoring.timer import Timer
 from autoseg.training.optimization.schedule import compute_learning_rate
 from autoseg.training.options import TrainingOptions
-from autoseg.training.start import Start
 from autoseg.training.step import ValidationOutcome, run_training_step, run_validation_step
 from autoseg.validation_conditions import is_hopeless
 

@@ -1,11 +1,12 @@
 """The state of a training: what a checkpoint keeps of it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from autoseg.document import Part
+from autoseg.training.learner import Learner
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
 from autoseg.training.optimization.schedule import Schedule
-from autoseg.training.step import Learner
 
 
 class TrainingIdentity(Part):
@@ -39,3 +40,22 @@ class LoopState:
     schedule: Schedule
     history: list[EpochRecord] = field(default_factory=list)
     partial_epoch: PartialEpoch | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a training begins in this call.
+
+    Attributes:
+        checkpoint: To continue from; None: from the beginning.
+        is_extension: The checkpoint is that of a finished training, of which only the weights are restored.
+        schedule: To follow; None: the plan decides, or a budget.
+        epochs_done: Before.
+        iterations_done: Of training, in the epoch after them.
+    """
+
+    checkpoint: Path | None = None
+    is_extension: bool = False
+    schedule: Schedule | None = None
+    epochs_done: int = 0
+    iterations_done: int = 0

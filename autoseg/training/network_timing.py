@@ -10,11 +10,12 @@ import torch
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import StepCost, estimate_host_training_bytes
 from autoseg.networks.cost import measure_cost
-from autoseg.plan import ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.device import select_kernels
 from autoseg.runtime.precision import NumberType
 from autoseg.training.data.batch import Batch
-from autoseg.training.step import Learner, build_learner, run_training_step, run_validation_step
+from autoseg.training.learner import Learner
+from autoseg.training.step import build_learner, run_training_step, run_validation_step
 
 WARMING_STEPS: Final = 2  # kernels are chosen, memory is reserved
 MOST_STEPS: Final = 5

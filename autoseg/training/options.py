@@ -11,9 +11,23 @@ from autoseg.processes.signals import StopRequest
 from autoseg.runtime.distributed import ALONE, Team
 from autoseg.runtime.precision import NumberType
 from autoseg.training.budget.pace import Budget
-from autoseg.training.start import Length
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """How long to train; nothing given: as planned, or as the training was begun.
+
+    Attributes:
+        epochs: In place of the plan's number. More than a finished training has had extend it to that number.
+        more_epochs: Extend a finished training by so many.
+        until_plateau: Until the validation on whole volumes no longer improves; then the learning rate falls.
+    """
+
+    epochs: int | None = None
+    more_epochs: int | None = None
+    until_plateau: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,49 +1,16 @@
 """The start of a training: its beginning, a checkpoint of an interrupted one, or the end of a finished one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import CheckpointDescription, check_identity, digest_plan, read_description
-from autoseg.training.loop_state import TrainingIdentity
+from autoseg.training.loop_state import Start, TrainingIdentity
 from autoseg.training.optimization.schedule import Schedule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Length:
-    """How long to train; nothing given: as planned, or as the training was begun.
-
-    Attributes:
-        epochs: In place of the plan's number. More than a finished training has had extend it to that number.
-        more_epochs: Extend a finished training by so many.
-        until_plateau: Until the validation on whole volumes no longer improves; then the learning rate falls.
-    """
-
-    epochs: int | None = None
-    more_epochs: int | None = None
-    until_plateau: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Where a training begins in this call.
-
-    Attributes:
-        checkpoint: To continue from; None: from the beginning.
-        is_extension: The checkpoint is that of a finished training, of which only the weights are restored.
-        schedule: To follow; None: the plan decides, or a budget.
-        epochs_done: Before.
-        iterations_done: Of training, in the epoch after them.
-    """
-
-    checkpoint: Path | None = None
-    is_extension: bool = False
-    schedule: Schedule | None = None
-    epochs_done: int = 0
-    iterations_done: int = 0
+from autoseg.training.options import Length
 
 
 def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -> Start | None:

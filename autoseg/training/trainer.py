@@ -11,7 +11,8 @@ import torch
 
 from autoseg.errors import DeviceError
 from autoseg.labels import LabelScheme
-from autoseg.plan import ConfigurationPlan, TrainingPlan
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.runtime.device import select_kernels
 from autoseg.runtime.distributed import ALONE
@@ -30,13 +31,14 @@ from autoseg.training.data.batches import list_batch_keys, translate_worker_cras
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.execution_choice import decide_execution
+from autoseg.training.learner import Learner
 from autoseg.training.loop import TrainingLoop
-from autoseg.training.loop_state import LoopState
+from autoseg.training.loop_state import LoopState, Start
 from autoseg.training.monitoring.events import Event
 from autoseg.training.optimization.schedule import Schedule, build_schedule
-from autoseg.training.options import TrainingOptions
-from autoseg.training.start import Length, Start, find_start
-from autoseg.training.step import Learner, build_learner
+from autoseg.training.options import Length, TrainingOptions
+from autoseg.training.start import find_start
+from autoseg.training.step import build_learner
 
 ITERATIONS_WORTH_A_FORECAST: Final = 1000
 

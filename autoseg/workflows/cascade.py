@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.dataset.folds import Splits
 from autoseg.errors import TrainingError
 from autoseg.inference.model import check_stages_agree, load_model, read_common_plan
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.fold_lock import waiting_lock
 from autoseg.processes.progress import Progress

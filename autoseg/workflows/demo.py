@@ -11,7 +11,8 @@ from autoseg.errors import RunError
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.fingerprint import Machine
 from autoseg.inference.options import PredictionOptions
-from autoseg.plan import Plan, Reason
+from autoseg.plan.decisions import Reason
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.workflows.evaluate.evaluation import evaluate_folder

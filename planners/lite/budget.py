@@ -5,7 +5,7 @@ from typing import Final
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import HostThroughput, Machine
-from autoseg.plan import Reason
+from autoseg.plan.decisions import Reason
 from autoseg.validation_conditions import FEWEST_SHARE
 from planners.reasons import format_amount, format_count, format_share
 

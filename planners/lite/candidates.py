@@ -9,7 +9,8 @@ import numpy as np
 
 from autoseg.fingerprint import Fingerprint, HostThroughput
 from autoseg.network_cost import MeasureCost
-from autoseg.plan import Decision, PlainUNetPlan
+from autoseg.plan.decisions import Decision
+from autoseg.plan.network import PlainUNetPlan
 from planners.reasons import format_amount, format_count, format_lengths, format_share
 from planners.rules.low_resolution import coarsen
 from planners.rules.median_shape import ResampledDataset

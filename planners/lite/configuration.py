@@ -2,16 +2,11 @@
 
 from typing import Final
 
-from autoseg.plan import (
-    ConfigurationPlan,
-    CrossEntropyTerm,
-    Decision,
-    DiceTerm,
-    Reason,
-    SegmentationObjective,
-    TrainingPlan,
-    TransformPlan,
-)
+from autoseg.plan.augmentation import TransformPlan
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.losses import CrossEntropyTerm, DiceTerm, SegmentationObjective
+from autoseg.plan.training import TrainingPlan
 from planners.lite.budget import SUFFICIENT_ITERATIONS
 from planners.lite.candidates import Candidate, Situation
 from planners.reasons import format_extents, record

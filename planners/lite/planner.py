@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.network_cost import MeasureCost
-from autoseg.plan import Decision, Plan
+from autoseg.plan.decisions import Decision
+from autoseg.plan.document import Plan
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
 from planners.lite.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from autoseg.plan import Decision, TransformPlan
-from autoseg.plan.augmentation import SpatialPlan, find_mirror_axes
+from autoseg.plan.augmentation import SpatialPlan, TransformPlan, find_mirror_axes
+from autoseg.plan.decisions import Decision
 from autoseg.plan.reference_transforms import build_reference_transforms
 from planners.reasons import format_extents
 

@@ -2,7 +2,7 @@
 
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import DistanceUnit, FloatTriple, IntTriple
-from autoseg.plan import Decision
+from autoseg.plan.decisions import Decision
 from planners.reasons import AXIS_NAMES
 from planners.rules.spacing import format_spacing
 

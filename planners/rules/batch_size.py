@@ -2,7 +2,7 @@
 
 import math
 
-from autoseg.plan import Decision
+from autoseg.plan.decisions import Decision
 from planners.reasons import format_count
 from planners.rules.memory import SMALLEST_BATCH_SIZE, MemoryBudget
 

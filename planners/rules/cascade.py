@@ -1,8 +1,10 @@
 """The second network of a cascade: full resolution, with the low-resolution result as further input."""
 
 from autoseg.labels import LabelScheme
-from autoseg.plan import ConfigurationPlan, Decision, MasksOfPreviousStage, Reason
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.stages import MasksOfPreviousStage
 from planners.reasons import format_amount, record
 
 LOW_RESOLUTION = "3d_lowres"

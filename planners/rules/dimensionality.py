@@ -2,7 +2,7 @@
 
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import IntTriple
-from autoseg.plan import Decision
+from autoseg.plan.decisions import Decision
 from planners.rules.median_shape import ResampledDataset
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from autoseg.plan import Decision
+from autoseg.plan.decisions import Decision
 from planners.reasons import format_count, format_extents, format_lengths, format_share
 from planners.rules.median_shape import ResampledDataset
 

@@ -13,7 +13,8 @@ from typing import Final, Literal
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.network_cost import MeasureCost
-from autoseg.plan import Decision, NetworkPlan, UNetPlan
+from autoseg.plan.decisions import Decision
+from autoseg.plan.network import NetworkPlan, UNetPlan
 from planners.reasons import format_count
 from planners.rules.topology import Topology
 from planners.rules.unet import PLAIN_UNET

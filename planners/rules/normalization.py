@@ -4,7 +4,8 @@ from typing import Final
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import ChannelFingerprint
-from autoseg.plan import ChannelPlan, Decision, IntensityWindow, NormalizationScheme
+from autoseg.plan.decisions import Decision
+from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme
 
 SCHEME_OF_CHANNEL_NAME: Final[dict[str, NormalizationScheme]] = {
     "ct": "ct",

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from autoseg.errors import PlanError
-from autoseg.plan import Decision
+from autoseg.plan.decisions import Decision
 from planners.reasons import UNIT_NAMES, format_amount, format_extents, format_lengths
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import MemoryBudget, describe_budget

@@ -3,7 +3,8 @@
 from typing import Final
 
 from autoseg.geometry import DistanceUnit
-from autoseg.plan import Decision, ResamplingPlan
+from autoseg.plan.decisions import Decision
+from autoseg.plan.preprocessing import ResamplingPlan
 from planners.reasons import format_lengths
 
 # nnU-Net paper: cubic splines for images, linear for one-hot labels (and, in the implementation, for logits); an axis

@@ -6,7 +6,7 @@ import numpy as np
 
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import PLANAR_SPACING_FACTOR, DistanceUnit, FloatTriple
-from autoseg.plan import Decision
+from autoseg.plan.decisions import Decision
 from planners.reasons import AXIS_NAMES, format_extents, format_lengths
 
 # nnU-Net paper (Isensee et al. 2021, supplement): spacing and shape must both differ by this factor.

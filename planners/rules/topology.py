@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autoseg.geometry import DistanceUnit
-from autoseg.plan import Decision
+from autoseg.plan.decisions import Decision
 from planners.reasons import format_amount, format_extents, format_lengths
 
 # nnU-Net paper: no edge of the bottleneck gets shorter than 4 voxels, so an axis is halved from 8 voxels on ...

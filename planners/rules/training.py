@@ -2,7 +2,10 @@
 
 from typing import Final
 
-from autoseg.plan import Reason, TrainingPlan, TransformPlan, build_reference_training
+from autoseg.plan.augmentation import TransformPlan
+from autoseg.plan.decisions import Reason
+from autoseg.plan.reference_training import build_reference_training
+from autoseg.plan.training import TrainingPlan
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from autoseg.plan import Decision, PlainUNetPlan, Reason, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.network import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 from planners.reasons import format_amount, record
 from planners.rules.topology import Topology, choose_deep_supervision
 

@@ -18,7 +18,7 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.processes.progress import Silent
 from autoseg.run_folder import open_run
-from autoseg.training.start import Length
+from autoseg.training.options import Length
 from autoseg.workflows.evaluate import validation_cost
 from autoseg.workflows.evaluate.evaluation import count_evaluation_workers
 from autoseg.workflows.evaluate.validation import validate_fold

@@ -18,7 +18,8 @@ from autoseg.plan import Plan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import digest_plan, identify_training, read_description
 from autoseg.training.data.training_data import TrainingData
-from autoseg.training.start import Length, find_start
+from autoseg.training.options import Length
+from autoseg.training.start import find_start
 
 KEPT = Path(__file__).with_name("version_1")
 ON_CPU = ("--device", "cpu", "--precision", "float32")

@@ -4,8 +4,15 @@ import pickle
 import pytest
 
 from autoseg import errors
-from autoseg.errors import AutosegError, CasesFailedError, DatasetError, ProblemsError
-from autoseg.problems import ChannelCount, Problem, UndeclaredValues
+from autoseg.errors import (
+    AutosegError,
+    CasesFailedError,
+    ChannelCount,
+    DatasetError,
+    Problem,
+    ProblemsError,
+    UndeclaredValues,
+)
 
 PROBLEMS = (
     Problem(text="a", cases=("x",), finding=UndeclaredValues(voxels={0: 5, 7: 2}, undeclared=(7,))),

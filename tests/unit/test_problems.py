@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.problems import Problem, describe_cases, group_problems, has_unnamed_cases
+from autoseg.errors import Problem, describe_cases, group_problems, has_unnamed_cases
 
 
 def group(*texts: str, start: int = 1) -> list[str]:

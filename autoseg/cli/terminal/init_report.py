@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autoseg.problems import shorten_names
+from autoseg.errors import shorten_names
 
 if TYPE_CHECKING:
     from rich.table import Table

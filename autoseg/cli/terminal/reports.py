@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
     from autoseg.evaluation.summary import EvaluationSummary, MetricValues
     from autoseg.geometry import DistanceUnit
-    from autoseg.plan import Plan
+    from autoseg.plan.document import Plan
     from autoseg.workflows.plan.checking import CheckReport
     from autoseg.workflows.plan.class_counts import ClassCount
     from autoseg.workflows.select.selection_document import Selection
@@ -67,7 +67,7 @@ def print_check(console: "Console", report: "CheckReport", *, every_case: bool =
     from rich.table import Table
     from rich.text import Text
 
-    from autoseg.problems import describe_cases, has_unnamed_cases
+    from autoseg.errors import describe_cases, has_unnamed_cases
 
     if report.problems or report.notes:
         table = Table(title="Problems and notes", title_justify="left")

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from autoseg.document import Document, OneOf, Part
-from autoseg.plan import NETWORK_PLANS, ConfigurationPlan, NetworkPlan
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
 from autoseg.runtime.measurement_cache import find_measurement, find_processor, read_measurement, write_measurement
 from autoseg.runtime.precision import NumberType
 

@@ -26,8 +26,8 @@ from autoseg.inference.execution.openvino_network import convert_network, find_o
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
 from autoseg.inference.options import Workload
 from autoseg.inference.sliding_window.windows import compute_window_plan
-from autoseg.networks import SegmentationNetwork
-from autoseg.plan import ConfigurationPlan
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.measurement_cache import find_memory_folder
 from autoseg.runtime.precision import NumberType
 

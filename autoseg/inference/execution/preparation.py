@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from autoseg.networks import SegmentationNetwork
 from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormalization
+from autoseg.networks.network import SegmentationNetwork
 from autoseg.runtime.precision import NUMBER_TYPES, NumberType
 
 Execution = Literal["eager", "compiled", "openvino"]

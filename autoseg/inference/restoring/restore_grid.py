@@ -17,7 +17,7 @@ from autoseg.inference.restoring.resample_labels import iterate_label_slabs
 from autoseg.inference.restoring.resample_logits import Strip, iterate_resampled_strips
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
-from autoseg.plan import ResamplingPlan
+from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.resample import find_separate_axis
 

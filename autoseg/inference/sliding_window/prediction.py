@@ -20,7 +20,7 @@ from torch.nn import functional
 from autoseg.errors import DeviceError, PredictionError
 from autoseg.inference.sliding_window.mirroring import flip, list_mirrored_axes, predict_mirrored
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
-from autoseg.plan import ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import follow_cpu_time
 
 OnWindow = Callable[[int, int], None]

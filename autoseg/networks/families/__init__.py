@@ -7,7 +7,7 @@ import torch
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.plan import NetworkPlan
+from autoseg.plan.network import NetworkPlan
 
 FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_unet": PlainUNet,

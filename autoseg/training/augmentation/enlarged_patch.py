@@ -3,8 +3,7 @@
 from math import cos, radians, sin
 from typing import Final
 
-from autoseg.plan import TransformPlan
-from autoseg.plan.augmentation import SpatialPlan
+from autoseg.plan.augmentation import SpatialPlan, TransformPlan
 
 SCALE_RESERVE: Final = 0.85  # fixed in the reference implementation, whatever the scaling range; so patches agree
 ROTATION_CAP_DEGREES: Final = 90.0

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int16
 from torch import Tensor
 
-from autoseg.plan import TransformPlan
+from autoseg.plan.augmentation import TransformPlan
 
 Parameters = TypeVar("Parameters")
 SPAWN_KEY: Final = (1,)  # distinguishes these draws from those of the place of the patch, which has the same seeds

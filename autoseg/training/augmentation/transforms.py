@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from autoseg.plan import TransformPlan
+from autoseg.plan.augmentation import TransformPlan
 from autoseg.training.augmentation.blur import Blur
 from autoseg.training.augmentation.brightness import Brightness
 from autoseg.training.augmentation.contrast import Contrast

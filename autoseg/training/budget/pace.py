@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from autoseg.plan import TrainingPlan
+from autoseg.plan.training import TrainingPlan
 from autoseg.processes.progress import format_duration
 from autoseg.training.optimization.schedule import Schedule, build_schedule
 

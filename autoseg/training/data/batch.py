@@ -1,8 +1,6 @@
-"""A batch, and the part of it that one process sees where several train one network together."""
+"""A batch of patches."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from jaxtyping import Float32, Int16
@@ -25,24 +23,3 @@ class Batch:
         return Batch(
             image=self.image.to(device, non_blocking=True), label_map=self.label_map.to(device, non_blocking=True)
         )
-
-
-def keep(value: Tensor) -> Tensor:
-    """The sum over one process."""
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPart:
-    """The part of every batch that this process sees; by default all of it.
-
-    Attributes:
-        share: Of the samples.
-        add_up: Sums over all parts; the gradient is that of the own summand. Every process must call it alike.
-    """
-
-    share: float = 1.0
-    add_up: Callable[[Tensor], Tensor] = keep
-
-
-WHOLE_BATCH: Final = BatchPart()

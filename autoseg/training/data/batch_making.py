@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from autoseg.dataset.folds import Fold
-from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.augmentation.transforms import list_without_device_form
 from autoseg.training.data.batch import Batch

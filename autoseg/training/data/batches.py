@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from autoseg.dataset.folds import Fold
 from autoseg.errors import AutosegError, TrainingError
 from autoseg.geometry import IntTriple
-from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.processes.fork_server import interruptions_held, prepare_workers
 from autoseg.processes.signals import CTRL_C, OTHER_REQUESTS_TO_END

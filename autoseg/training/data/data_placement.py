@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from autoseg.networks.cost import measure_cost
-from autoseg.plan import ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.training.data.held_cases import DataSize
 
 DataLocation = Literal["device", "host", "disk"]

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from autoseg.geometry import IntTriple
-from autoseg.plan import ChannelPlan, ConfigurationPlan
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.training.augmentation.pipeline import BatchParameters, DeviceAugmentation, build_device_augmentation

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autoseg.geometry import IntTriple
-from autoseg.plan import ForegroundChoice, ForegroundPlacement
+from autoseg.plan.training import ForegroundChoice, ForegroundPlacement
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.class_locations import ClassLocations

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoseg.dataset.folds import Fold
 from autoseg.labels import LabelScheme
-from autoseg.plan import ChannelPlan
+from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.stages.training_cases import StoredStageInput
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from autoseg.training.data.batch import BatchPart
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.losses.cross_entropy import compute_cross_entropy
 from autoseg.training.losses.dice import compute_dice
 from autoseg.training.losses.targets import Target

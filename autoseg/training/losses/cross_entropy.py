@@ -7,8 +7,8 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.nn import functional
 
-from autoseg.plan import CrossEntropyTerm
-from autoseg.training.data.batch import BatchPart
+from autoseg.plan.losses import CrossEntropyTerm
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.losses.targets import Target
 
 NO_LABEL: Final = -100  # torch's name for no voxel at all

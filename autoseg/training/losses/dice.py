@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from autoseg.plan import DiceTerm
-from autoseg.training.data.batch import BatchPart
+from autoseg.plan.losses import DiceTerm
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.losses.targets import Target
 
 SMOOTHING: Final = 1e-5

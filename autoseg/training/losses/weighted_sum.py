@@ -8,8 +8,8 @@ from jaxtyping import Float, Float32, Int16
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
-from autoseg.plan import LossTerm
-from autoseg.training.data.batch import WHOLE_BATCH, BatchPart
+from autoseg.plan.losses import LossTerm
+from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
 from autoseg.training.losses import LOSSES
 from autoseg.training.losses.targets import build_target, reduce_label_map
 

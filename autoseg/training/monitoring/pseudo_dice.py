@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
-from autoseg.training.data.batch import BatchPart
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.losses.targets import build_class_masks, find_valid_voxels
 
 OLD_WEIGHT: Final = 0.9  # of the moving average, as in the reference implementation

@@ -3,9 +3,9 @@
 from typing import Final, Protocol
 
 from autoseg.labels import LabelScheme
-from autoseg.networks import SegmentationNetwork
-from autoseg.plan import TrainingPlan
-from autoseg.training.data.batch import BatchPart
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan.training import TrainingPlan
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.objectives.segmentation import Segmentation
 

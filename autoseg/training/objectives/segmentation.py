@@ -3,9 +3,10 @@
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
-from autoseg.networks import SegmentationNetwork
-from autoseg.plan import TrainingPlan
-from autoseg.training.data.batch import Batch, BatchPart
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan.training import TrainingPlan
+from autoseg.runtime.distributed import BatchPart
+from autoseg.training.data.batch import Batch
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.objectives.objective import NetworkCall, Objective
 

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from autoseg.plan import TrainingPlan
+from autoseg.plan.training import TrainingPlan
 
 Weights = Sequence[nn.Parameter]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from pydantic import Field, model_validator
 
 from autoseg.document import Part
-from autoseg.plan import TrainingPlan
+from autoseg.plan.training import TrainingPlan
 
 EXTENSION_PEAK: Final = 0.5
 """Fraction of the initial learning rate to which an extension warms up: enough to leave the minimum that was reached,

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from autoseg.dataset import Case
-from autoseg.errors import DatasetError, GridError, VolumeError
+from autoseg.errors import ChannelCount, DatasetError, GridError, Problem, UndeclaredValues, VolumeError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.measurement import check_case
-from autoseg.problems import ChannelCount, Problem, UndeclaredValues
 from autoseg.volume_io import (
     LabelVolume,
     Volume,

@@ -10,7 +10,7 @@ from autoseg.evaluation.crossvalidation import (
     write_crossvalidation,
 )
 from autoseg.evaluation.summary import EvaluationSummary, join_distance_units, name_class_keys
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.workflows.folds.status import has_final_model, read_validation
 

@@ -10,7 +10,7 @@ from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summarize, write_summary
 from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import compute_worker_count, list_problems, run_over_cases, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, open_run

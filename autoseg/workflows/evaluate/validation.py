@@ -14,8 +14,8 @@ from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
 from autoseg.geometry import Grid
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
-from autoseg.networks import SegmentationNetwork
-from autoseg.plan import Plan
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder

@@ -18,8 +18,8 @@ from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.inference.sliding_window.prediction import compute_patches_per_pass
 from autoseg.inference.sliding_window.windows import compute_window_plan
-from autoseg.networks import build_network
-from autoseg.plan import Plan
+from autoseg.networks.families import build_network
+from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import find_number_type

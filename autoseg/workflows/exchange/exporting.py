@@ -16,7 +16,7 @@ from autoseg.exchange.nnunet_folders import FOLD_PREFIX, get_checkpoint_name
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.folds import find_folds
 from autoseg.inference.model import load_network, read_common_plan
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, open_run, write_folder_atomically
 from autoseg.workflows.exchange.model_file import export_model_file, list_exported

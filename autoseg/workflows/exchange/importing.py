@@ -31,7 +31,7 @@ from autoseg.exchange.nnunet_folders import (
 from autoseg.exchange.nnunet_import import import_plan
 from autoseg.exchange.nnunet_trainers import check_trainer
 from autoseg.inference.folds import find_trained_folds
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, write_folder_atomically
 from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest

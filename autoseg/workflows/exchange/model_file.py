@@ -25,8 +25,8 @@ from autoseg.exchange.model_file import (
 from autoseg.inference.ensemble import describe_meaning
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds, select_previous_folds
 from autoseg.inference.model import check_stages_agree, load_network, read_common_plan
-from autoseg.networks import serialize_weights
-from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.networks.weights import serialize_weights
+from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.runtime.provenance import TrainingRecord

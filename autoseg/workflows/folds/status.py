@@ -10,7 +10,7 @@ from autoseg.document import parse_part, read_document, read_json
 from autoseg.errors import DocumentError
 from autoseg.inference.folds import find_trained_folds, is_import
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import LockHolder, find_holder
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.monitoring.history import read_last_record

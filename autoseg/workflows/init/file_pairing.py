@@ -10,8 +10,7 @@ from autoseg.dataset.drafting.glob_roles import assign_roles
 from autoseg.dataset.drafting.image_tree import list_image_tree
 from autoseg.dataset.drafting.name_parts import NameParts, take_apart
 from autoseg.dataset.drafting.pairing import Pairing, describe_pattern, pair_by_name
-from autoseg.errors import DatasetError
-from autoseg.problems import Problem
+from autoseg.errors import DatasetError, Problem
 
 MOST_PATTERNS: Final = 6
 

@@ -11,9 +11,8 @@ from autoseg.dataset.cases import DESCRIPTION_NAME, GROUPS_NAME, SPLITS_NAME
 from autoseg.dataset.drafting.draft import Draft, DraftCase, draft_cases, name_channels, suggest_group_pattern
 from autoseg.dataset.drafting.image_tree import JOINED_FOLDER, find_reading_problem
 from autoseg.dataset.files import find_endings
-from autoseg.errors import RunError, VolumeError
+from autoseg.errors import RunError, VolumeError, shorten_names
 from autoseg.file_endings import PICTURE_ENDINGS, TIFF_ENDINGS, find_ending
-from autoseg.problems import shorten_names
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import check_writable, write_text
 from autoseg.volume_io import read_image

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from autoseg.dataset import Case, Dataset, allow_geometry_fixes, read_dataset
 from autoseg.dataset.folds import Splits
-from autoseg.errors import AutosegError, DatasetError
+from autoseg.errors import AutosegError, DatasetError, Problem, group_problems
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.labels import LabelScheme
-from autoseg.problems import Problem, group_problems
 from autoseg.processes.case_pool import (
     CaseSize,
     PoolOutcome,

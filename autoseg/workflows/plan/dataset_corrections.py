@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from autoseg.dataset import Dataset
 from autoseg.dataset.label_entries import BACKGROUND, IGNORE
+from autoseg.errors import ChannelCount, Problem, UndeclaredValues, group_problems
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.labels import LabelScheme
-from autoseg.problems import ChannelCount, Problem, UndeclaredValues, group_problems
 
 MOST_CLASSES: Final = 20  # limit of proposals: more values than this are hardly classes
 MOST_VALUES: Final = 5  # shown where the values are no classes

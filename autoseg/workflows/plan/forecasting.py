@@ -12,7 +12,8 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS
 from autoseg.inference.sliding_window.windows import compute_window_plan
 from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes
-from autoseg.plan import Plan, TrainingPlan
+from autoseg.plan.document import Plan
+from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.cache import is_case_written
 from autoseg.run_folder import RunFolder
 from autoseg.validation_conditions import FEWEST_SHARE, LARGEST_VALIDATION_SHARE

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg.dataset import Case
+from autoseg.errors import Problem, describe_cases, group_problems
 from autoseg.geometry import Grid
-from autoseg.problems import Problem, describe_cases, group_problems
 from autoseg.volume_io import list_grid_differences
 from autoseg.workflows.cases.reading import try_reading_grid
 

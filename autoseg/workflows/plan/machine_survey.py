@@ -21,7 +21,7 @@ from autoseg.errors import AutosegError, DocumentError, RunError
 from autoseg.fingerprint import HostThroughput
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
-from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
 from autoseg.runtime.cpu_time import count_usable_cores
 from autoseg.runtime.measurement_cache import find_memory_folder, find_processor

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from autoseg.dataset import Case, Dataset
-from autoseg.errors import DatasetError
+from autoseg.errors import DatasetError, Problem, has_unnamed_cases
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import IDENTITY, Grid, compute_reorientation, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
-from autoseg.problems import Problem, has_unnamed_cases
 from autoseg.processes.case_pool import (
     CaseSize,
     PoolOutcome,

@@ -19,7 +19,8 @@ from autoseg.errors import RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.network_cost import MeasureCost, NetworkCost
-from autoseg.plan import NetworkPlan, Plan
+from autoseg.plan.document import Plan
+from autoseg.plan.network import NetworkPlan
 from autoseg.processes.fork_server import prepare_workers
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder

@@ -12,7 +12,8 @@ from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import IntTriple
 from autoseg.inference.folds import is_import
 from autoseg.labels import LabelScheme
-from autoseg.plan import ChannelPlan, Plan, ResamplingPlan
+from autoseg.plan.document import Plan
+from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
 from autoseg.preprocessing.case import PreparedCase
 from autoseg.preprocessing.class_locations import find_class_locations

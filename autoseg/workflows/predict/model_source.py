@@ -15,7 +15,7 @@ from autoseg.inference import model as inference
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import ONE_IMAGE, Workload
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress, Silent
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import Precision

@@ -12,15 +12,14 @@ from autoseg import __version__
 from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import list_files
 from autoseg.document import read_document, write_document
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, Problem
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.postprocessing.application import finish_label_map
 from autoseg.postprocessing.rules import Rule
-from autoseg.problems import Problem
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, open_run

@@ -14,7 +14,7 @@ from autoseg.evaluation.summary import EvaluationSummary, MetricValues
 from autoseg.file_endings import label_map_ending
 from autoseg.inference.folds import find_folds
 from autoseg.inference.model import read_common_plan
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder

@@ -8,7 +8,7 @@ from autoseg.inference.ensemble import Ensemble, MemberChoice
 from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import SegmentationModel
 from autoseg.networks.weights import hash_weights
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder

@@ -5,7 +5,7 @@ from typing import Final
 
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder
 from autoseg.runtime.cpu_time import count_usable_cores

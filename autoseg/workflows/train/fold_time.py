@@ -10,7 +10,7 @@ from autoseg.processes.progress import Progress, format_duration
 from autoseg.run_folder import ALL_CASES
 from autoseg.training.budget.pace import Budget, Forecast, count_iterations, estimate_epoch_seconds
 from autoseg.training.checkpoint import CheckpointDescription
-from autoseg.training.start import Length
+from autoseg.training.options import Length
 from autoseg.validation_conditions import LARGEST_VALIDATION_SHARE as LARGEST_SHARE
 from autoseg.validation_conditions import is_hopeless
 from autoseg.workflows.evaluate.validation_cost import fit_validation, measure_validation_cost

@@ -7,7 +7,7 @@ import torch
 from autoseg.dataset.folds import Fold
 from autoseg.evaluation.crossvalidation import CrossValidation
 from autoseg.evaluation.summary import EvaluationSummary
-from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.monitoring.trackers import TrackedRun

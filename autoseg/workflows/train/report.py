@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import format_duration
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.monitoring.history import EpochRecord

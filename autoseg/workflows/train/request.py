@@ -6,7 +6,7 @@ from typing import Final
 from autoseg.errors import OptionError
 from autoseg.runtime.precision import Precision
 from autoseg.training.monitoring.trackers import TrackerName
-from autoseg.training.start import Length
+from autoseg.training.options import Length
 
 CONTRADICTIONS: Final = (
     ("--budget", "--epochs"),

@@ -11,7 +11,7 @@ import torch
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
-from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import Progress, Silent
 from autoseg.processes.signals import StopRequest

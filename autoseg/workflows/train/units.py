@@ -7,10 +7,10 @@ from pathlib import Path
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
 from autoseg.errors import DocumentError, PlanError, TrainingError
-from autoseg.plan import Plan
+from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
-from autoseg.training.start import Length
+from autoseg.training.options import Length
 from autoseg.workflows.cascade import list_stale_folds
 from autoseg.workflows.folds.status import FoldStatus, has_final_model, read_fold_status, read_validation
 from autoseg.workflows.plan.preprocessing import check_has_data, check_preprocessed

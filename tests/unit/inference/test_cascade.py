@@ -14,8 +14,8 @@ from autoseg.plan.augmentation import MirrorPlan
 from autoseg.preprocessing.pipeline import preprocess_image
 from autoseg.preprocessing.resample import resample_label_map
 from autoseg.stages.inputs import build_previous_input
+from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.previous_input import StagePrediction
-from autoseg.stages.staged_case import preprocess_for_stages
 
 CASCADE = "3d_cascade_fullres"
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoseg.inference.execution.preparation import ChannelsLastNorm, SingleHead, prepare_network
 from autoseg.inference.execution import preparation as execution
+from autoseg.inference.execution.preparation import ChannelsLastNorm, SingleHead, prepare_network
 from autoseg.networks import build_network
 from autoseg.networks.blocks import InstanceNormalization, build_head
 from autoseg.plan import NETWORK_PLANS

@@ -5,6 +5,8 @@ import torch
 from builders.clocks import Clock
 
 from autoseg.errors import DeviceError
+from autoseg.inference.execution import batch_size as pass_size
+from autoseg.inference.execution import choice as execution_choice
 from autoseg.inference.execution.batch_size import find_inference_conditions
 from autoseg.inference.execution.choice import (
     ExecutionRecord,
@@ -16,8 +18,6 @@ from autoseg.inference.execution.choice import (
 )
 from autoseg.inference.execution.compiled_network import CompiledNetwork, compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
-from autoseg.inference.execution import batch_size as pass_size
-from autoseg.inference.execution import choice as execution_choice
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
 from autoseg.networks import build_network
 from autoseg.runtime.measurement_cache import find_memory_folder

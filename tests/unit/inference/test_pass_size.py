@@ -5,8 +5,8 @@ import torch
 from builders.clocks import Clock
 from torch import nn
 
-from autoseg.inference.execution.batch_size import find_patches_per_pass, measure_inference_batch_size
 from autoseg.inference.execution import batch_size as pass_size
+from autoseg.inference.execution.batch_size import find_patches_per_pass, measure_inference_batch_size
 from autoseg.runtime.measurement_cache import find_memory_folder
 
 

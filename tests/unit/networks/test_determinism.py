@@ -7,7 +7,7 @@ from torch.nn import functional
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import CrossEntropyTerm
 from autoseg.runtime.device import CUBLAS_VARIABLE, select_kernels
-from autoseg.training.data.batch import WHOLE_BATCH
+from autoseg.runtime.distributed import WHOLE_BATCH
 from autoseg.training.losses.cross_entropy import compute_cross_entropy
 from autoseg.training.losses.targets import build_target
 

@@ -9,9 +9,9 @@ from autoseg.errors import DocumentError, TrainingError
 from autoseg.inference.model import load_model
 from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.processes.progress import Silent
-from autoseg.stages.staged_case import preprocess_for_stages
+from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.stored_maps import read_source
-from autoseg.training.loop import Length
+from autoseg.training.options import Length
 from autoseg.workflows.plan.preprocessing import select_data_configurations
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.training import train_run

@@ -17,7 +17,8 @@ from autoseg.plan import ConfigurationPlan
 from autoseg.training.data.batch import Batch
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.execution_choice import choose_execution
-from autoseg.training.step import Learner, build_learner, run_training_step, run_validation_step
+from autoseg.training.learner import Learner
+from autoseg.training.step import build_learner, run_training_step, run_validation_step
 
 COMPILER = "aot_eager"  # traces and differentiates as every compiler does, and needs no C++ compiler
 WAYS = {

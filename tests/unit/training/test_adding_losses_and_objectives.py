@@ -11,9 +11,10 @@ from autoseg.document import parse_part
 from autoseg.errors import TrainingError
 from autoseg.plan import LOSS_TERMS, OBJECTIVE_PLANS, ConfigurationPlan, LossTerm, ObjectivePlan
 from autoseg.run_folder import FoldFolder
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.calibration import _time_network
 from autoseg.training.checkpoint import read_checkpoint, restore_learner
-from autoseg.training.data.batch import Batch, BatchPart
+from autoseg.training.data.batch import Batch
 from autoseg.training.losses import LOSSES
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.monitoring.events import IterationDone

@@ -21,8 +21,7 @@ from autoseg.runtime.distributed import ALONE, Team, joined_team, read_team
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.monitoring.events import IterationDone
-from autoseg.training.options import TrainingOptions
-from autoseg.training.start import Length
+from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.trainer import train
 
 RANK_SCRIPT = Path(__file__).with_name("rank.py")

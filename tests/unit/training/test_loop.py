@@ -21,8 +21,7 @@ from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENC
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.monitoring.events import EpochDone, IterationDone
 from autoseg.training.optimization.schedule import Schedule
-from autoseg.training.options import TrainingOptions
-from autoseg.training.start import Length
+from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.step import run_training_step
 from autoseg.training.trainer import train
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import DatasetError
-from autoseg.problems import Problem
+from autoseg.errors import DatasetError, Problem
 from autoseg.processes.case_pool import (
     CaseSize,
     Failure,
@@ -87,7 +86,7 @@ def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_other
 
 
 UNGUARDED = """
-from autoseg.problems import Problem
+from autoseg.errors import Problem
 from autoseg.processes.progress import Silent
 from autoseg.processes.case_pool import run_over_cases
 

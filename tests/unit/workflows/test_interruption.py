@@ -7,7 +7,7 @@ from autoseg.document import write_document
 from autoseg.errors import Stopped
 from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import append_to_training_log
-from autoseg.training.start import Length
+from autoseg.training.options import Length
 from autoseg.workflows.folds.state import TrainingState
 from autoseg.workflows.train.interruption import (
     describe_interruptions,

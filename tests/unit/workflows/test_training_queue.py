@@ -9,7 +9,7 @@ import pytest
 from builders.folds import finish_fold
 
 from autoseg.processes.signals import StopRequest
-from autoseg.training.start import Length
+from autoseg.training.options import Length
 from autoseg.workflows.folds.state import read_state
 from autoseg.workflows.folds.status import read_run_status
 from autoseg.workflows.train import queue as training_queue

@@ -12,7 +12,7 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PlanError, RunError, TrainingError
 from autoseg.plan import Plan
 from autoseg.run_folder import make_folder
-from autoseg.training.start import Length
+from autoseg.training.options import Length
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.train import units as training_units
 from autoseg.workflows.train.request import TrainingRequest

@@ -1,0 +1,83 @@
+"""Everything that changes in training: network, objective, optimizer, and the moving average of the weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.labels import LabelScheme
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.runtime.cpu_threads import adapt_threads
+from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.precision import NumberType, autocast
+from autoseg.training.data.batch import Batch
+from autoseg.training.objectives.objective import Objective
+from autoseg.training.optimization.weight_average import WeightAverage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """Everything that changes in training.
+
+    Attributes:
+        replica: What is called in training: the network, compiled, or a wrapper that sums gradients over processes.
+        objective: What is minimized; may have parameters and a state of its own.
+        part: Of every batch, that this process sees.
+        scaler: Keeps gradients in float16 in range; does nothing in other dtypes.
+        average: Of the network's weights, where one is planned.
+        number_type: The dtype in which the network computes.
+        memory_format: Of the network's inputs and weights.
+        gradient_norm_limit: Longer gradients are shortened to this norm.
+    """
+
+    network: SegmentationNetwork
+    replica: nn.Module
+    objective: Objective
+    part: BatchPart
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: WeightAverage | None
+    labels: LabelScheme
+    device: torch.device
+    number_type: NumberType
+    memory_format: torch.memory_format
+    gradient_norm_limit: float
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is optimized, in the optimizer's order: the network's weights, then the objective's."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets it for all weights."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within it, the network has the weights that are to be validated and kept."""
+        if self.average is None:
+            yield
+            return
+        with self.average.in_place():
+            yield
+
+    def train(self, *, is_training: bool = True) -> None:
+        """Network and objective go into training mode, or into evaluation mode."""
+        self.network.train(is_training)
+        self.objective.train(is_training)
+
+    def call_network(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The network's logits of images on the device, as it is executed in training or in evaluation mode."""
+        adapt_threads()
+        network = self.replica if self.network.training else self.network
+        with autocast(self.device, self.number_type):
+            outputs: tuple[Tensor, ...] = network(image.contiguous(memory_format=self.memory_format))
+        return outputs
+
+    def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a batch on the device, and its logits."""
+        loss, logits = self.objective(self.call_network, batch)
+        return loss, logits
