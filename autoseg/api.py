@@ -11,7 +11,7 @@ from autoseg.fingerprint import Machine
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan.document import Plan
-from autoseg.processes.progress import Progress, Silent
+from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import CTRL_C, StopRequest
 from autoseg.workflows.evaluate import evaluation
 from autoseg.workflows.exchange import exporting
@@ -82,7 +82,7 @@ def plan_dataset(
             workers=workers,
         ),
         report=lambda plan: None,
-        progress=progress or Silent(),
+        progress=progress or SilentProgress(),
     )
     return outcome.plan
 
@@ -106,8 +106,8 @@ def train_run(
         KeyboardInterrupt: After Ctrl-C (or the stop button of a notebook); the state of the training is saved.
     """
     stop, chosen = StopRequest(), request or TrainingRequest()
-    with stop.heard((CTRL_C,)):
-        return tuple(training.train_run(Path(run), chosen, progress=progress or Silent(), stop=stop))
+    with stop.handle_signals((CTRL_C,)):
+        return tuple(training.train_run(Path(run), chosen, progress=progress or SilentProgress(), stop=stop))
 
 
 def select_models(
@@ -126,7 +126,7 @@ def select_models(
         AutosegError: As the command reports it.
     """
     chosen = request or selection.SelectionRequest()
-    return selection.select_models(Path(run), chosen, progress=progress or Silent())
+    return selection.select_models(Path(run), chosen, progress=progress or SilentProgress())
 
 
 def predict_images(
@@ -142,7 +142,7 @@ def predict_images(
     Raises:
         AutosegError: As the command reports it.
     """
-    chosen, listener = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or Silent()
+    chosen, listener = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or SilentProgress()
     with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=listener) as model:
         chosen = replace(chosen, configuration=model.configuration)
         return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=listener)
@@ -160,7 +160,7 @@ def import_model(
     Raises:
         AutosegError: As the command reports it.
     """
-    return exchange.import_model(Path(source), Path(run), request, progress=progress or Silent())
+    return exchange.import_model(Path(source), Path(run), request, progress=progress or SilentProgress())
 
 
 def export_model(
@@ -175,7 +175,7 @@ def export_model(
     Raises:
         AutosegError: As the command reports it.
     """
-    return exporting.export_model(Path(run), Path(output), request, progress=progress or Silent())
+    return exporting.export_model(Path(run), Path(output), request, progress=progress or SilentProgress())
 
 
 def evaluate_folder(
@@ -187,7 +187,7 @@ def evaluate_folder(
         AutosegError: As the command reports it.
     """
     return evaluation.evaluate_folder(
-        Path(predictions), Path(references), run_root=Path(run), progress=progress or Silent()
+        Path(predictions), Path(references), run_root=Path(run), progress=progress or SilentProgress()
     )
 
 

@@ -84,9 +84,9 @@ class Document(Part):
     schema_version: int
 
 
-def write_document(path: Path, document: Document, *, is_lasting: bool = True) -> None:
+def write_document(path: Path, document: Document, *, is_durable: bool = True) -> None:
     """Writes a document as indented JSON, atomically; see `autoseg.run_folder.write_atomically`."""
-    write_text(path, document.model_dump_json(indent=2) + "\n", is_lasting=is_lasting)
+    write_text(path, document.model_dump_json(indent=2) + "\n", is_durable=is_durable)
 
 
 def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:

@@ -83,7 +83,7 @@ class Fingerprint(Document):
 
 
 class HostThroughput(Part):
-    """How fast the computer's processor trains, measured.
+    """How fast the computer's CPU trains, measured.
 
     Attributes:
         number_type: What networks compute in on it.
@@ -108,7 +108,7 @@ class Machine(Part):
 
     Attributes:
         accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.
-        host: Present for planners that plan for the processor.
+        host: Present for planners that plan for the CPU.
         budget_seconds: Time from raw images to predictions of one fold; None for the default of the planner.
     """
 

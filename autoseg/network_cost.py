@@ -88,17 +88,17 @@ class MeasureCost(Protocol):
         ...
 
 
-def estimate_host_training_bytes(configuration: ConfigurationPlan, number_type: str, cost: NetworkCost) -> int:
+def estimate_host_training_bytes(configuration: ConfigurationPlan, dtype: str, cost: NetworkCost) -> int:
     """RAM that training on a CPU takes at most, right within about a fifth (measured).
 
     Args:
         configuration: Its patch and batch are those that were counted.
-        number_type: In which the network computes.
+        dtype: In which the network computes.
         cost: Of its network.
     """
     voxels = configuration.training.batch_size * math.prod(configuration.patch_voxels)
     # Any other dtype counts as the widest.
-    per_kept_byte = BYTES_PER_KEPT_BYTE.get(number_type, BYTES_PER_KEPT_BYTE["float32"])
+    per_kept_byte = BYTES_PER_KEPT_BYTE.get(dtype, BYTES_PER_KEPT_BYTE["float32"])
     return round(
         PROCESS_BYTES
         + PATCH_MAKER_BYTES

@@ -262,14 +262,14 @@ def remove_folder(path: Path) -> None:
 
 
 @contextmanager
-def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
+def write_atomically(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same ending) and renames it to `path` when the block succeeds.
 
     A reader, a crash or a second process sees the old file or the whole new one, never a part.
 
     Args:
         path: The file to be written.
-        is_lasting: Whether to flush the file to the disk, so that it survives a power failure; takes milliseconds.
+        is_durable: Whether to flush the file to the disk, so that it survives a power failure; takes milliseconds.
             Not needed for files that can be made again and whose reader detects damage.
 
     Raises:
@@ -284,7 +284,7 @@ def write_atomically(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
             mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
             temporary.chmod(mode)  # some writers replace it by a file that only the owner may read
-            if is_lasting:
+            if is_durable:
                 _flush_to_disk(temporary)
             temporary.replace(path)
     finally:
@@ -364,9 +364,9 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def write_text(path: Path, text: str, *, is_lasting: bool = True) -> None:
+def write_text(path: Path, text: str, *, is_durable: bool = True) -> None:
     """Writes a text file atomically (UTF-8); see `write_atomically`."""
-    with write_atomically(path, is_lasting=is_lasting) as temporary:
+    with write_atomically(path, is_durable=is_durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy curve --minutes 8 30    lite and default plans by `--budget`; nnU-Net where installed
     python -m benchmarks.accuracy tools --iterations 800  the lite plan with one thing changed at a time
 
-All train fold 0 on the processor and are scored on its held-out cases: whole volumes, with the plan's mirroring. The
+All train fold 0 on the CPU and are scored on its held-out cases: whole volumes, with the plan's mirroring. The
 minutes of autoseg hold everything from the raw files to the validated model. nnU-Net has no budget: it gets as many
 iterations as fill the minutes less its validation, by the pace of its own trainer (`--peer-seconds`), and a schedule of
 that length. Results depend on iterations, not on the clock; so with `--jobs 2` trainings of a fixed number of
@@ -132,7 +132,7 @@ def train_ours(options: argparse.Namespace, work: Path, *, planner: str, minutes
     else:
         train += ["--budget", budget]
     for arguments in (plan, train):
-        run_checked([sys.executable, "-m", "autoseg", *arguments], log, choose_threads(options))
+        run_checked([sys.executable, "-m", "autoseg", *arguments], log, adapt_thread_count(options))
     return read_scores(run, options.configuration, seconds=time.perf_counter() - began)
 
 
@@ -169,7 +169,7 @@ def train_peer(options: argparse.Namespace, peer: Peer, work: Path, *, minutes: 
     arguments = [folder, options.configuration, iterations, PEER_EPOCHS, result]
     command = [str(peer.installed / "bin" / "python"), str(PEER_SCRIPT), *map(str, arguments)]
     environment = (
-        peer.make_environment() | choose_threads(options) | {"nnUNet_results": str(work / f"peer_{minutes:g}")}
+        peer.make_environment() | adapt_thread_count(options) | {"nnUNet_results": str(work / f"peer_{minutes:g}")}
     )
     run_checked(command, work / f"peer_{minutes:g}.log", environment | {"nnUNet_compile": "f", "nnUNet_n_proc_DA": "1"})
     found = json.loads(result.read_text())
@@ -181,7 +181,7 @@ def train_peer(options: argparse.Namespace, peer: Peer, work: Path, *, minutes: 
     )
 
 
-def choose_threads(options: argparse.Namespace) -> dict[str, str]:
+def adapt_thread_count(options: argparse.Namespace) -> dict[str, str]:
     """One for each training, if there are several at once."""
     return {**os.environ, "OMP_NUM_THREADS": "1"} if options.jobs > 1 else dict(os.environ)
 
@@ -217,7 +217,7 @@ def train_changed(options: argparse.Namespace, work: Path, *, label: str, change
     run.plan.write_text(json.dumps(plan))
     began = time.perf_counter()
     command = ["train", str(run.root), "--configuration", options.configuration, "--fold", FOLD, "--device", "cpu"]
-    run_checked([sys.executable, "-m", "autoseg", *command], work / f"{name}.log", choose_threads(options))
+    run_checked([sys.executable, "-m", "autoseg", *command], work / f"{name}.log", adapt_thread_count(options))
     return read_scores(run, options.configuration, seconds=time.perf_counter() - began)
 
 

@@ -9,15 +9,15 @@ import psutil
 
 
 def describe_machine() -> str:
-    """Processor, cores, memory, date and load: one line."""
+    """CPU, cores, memory, date and load: one line."""
     memory = psutil.virtual_memory().total / 2**30
     load = os.getloadavg()[0]
     date = f"{datetime.now(UTC):%Y-%m-%d}"
-    return f"{find_processor()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, {date}, load before {load:.1f}"
+    return f"{find_cpu_name()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, {date}, load before {load:.1f}"
 
 
-def find_processor() -> str:
-    """The name of the processor where the system tells it."""
+def find_cpu_name() -> str:
+    """The name of the CPU where the system tells it."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text().splitlines():

@@ -27,7 +27,7 @@ from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan import Plan
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
 from autoseg.workflows.exchange.exporting import export_model
@@ -111,7 +111,7 @@ def predict_here(run: Path, images: Path, out: Path, configuration: str | None) 
         precision="float32",
         overwrite=True,
     )
-    predict_images(run, images, out, request=request, progress=Silent())
+    predict_images(run, images, out, request=request, progress=SilentProgress())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,14 +141,16 @@ class Source:
 
     def compare(self) -> list[bool]:
         """Prints a row for each configuration; the result is whether each agrees."""
-        models = import_model(self.models, self.run, progress=Silent())
+        models = import_model(self.models, self.run, progress=SilentProgress())
         return [self._compare_one(model.configuration) for model in models]
 
     def list_export_jobs(self) -> list[dict[str, Any]]:
         """Exports every configuration; what nnU-Net is to predict with them."""
         jobs: list[dict[str, Any]] = []
         plan = read_document(RunFolder(self.run).plan, Plan)
-        for model in export_model(self.run, self.folder / "exported", ExportRequest(overwrite=True), progress=Silent()):
+        for model in export_model(
+            self.run, self.folder / "exported", ExportRequest(overwrite=True), progress=SilentProgress()
+        ):
             previous = plan.configurations[model.configuration].previous_configuration
             job = {
                 "model": str(model.folder),

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def build_trainer(folder: Path, configuration: str) -> Any:
-    """The default trainer with the default plan, on the processor."""
+    """The default trainer with the default plan, on the CPU."""
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["continue_training"] = False  # the constructor takes it out of the plan
     dataset = json.loads((folder / "dataset.json").read_text())

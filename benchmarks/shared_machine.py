@@ -180,7 +180,7 @@ def container(*, granted: bool) -> Iterator[Callable[[], None] | None]:
 
 
 def plan(dataset: Path, run: Path) -> None:
-    """Plans and preprocesses for a processor."""
+    """Plans and preprocesses for a CPU."""
     call(["plan", str(dataset), "--run", str(run), "--planner", "lite", "--budget", PLANNED_FOR])
 
 

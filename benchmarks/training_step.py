@@ -47,7 +47,7 @@ class Effort:
     iterations: int
 
 
-# A step takes seconds on a processor and a fraction of one on a GPU, whose clock, in turn, is steadier.
+# A step takes seconds on a CPU and a fraction of one on a GPU, whose clock, in turn, is steadier.
 EFFORTS: Final = {
     "cpu": Effort(rounds=3, epochs=2, iterations=20),
     "cuda": Effort(rounds=1, epochs=3, iterations=250),

@@ -31,7 +31,7 @@ def check(
     """Read every case and list everything that is wrong or odd; exit code 1 if something must be put right."""
     from autoseg.cli.terminal.console import UNLIMITED_WIDTH, open_console
     from autoseg.cli.terminal.reports import print_check
-    from autoseg.processes.progress import Silent
+    from autoseg.processes.progress import SilentProgress
     from autoseg.workflows.plan.checking import CheckRequest, check_dataset
     from autoseg.workflows.plan.splitting import SplitRequest
 
@@ -39,7 +39,7 @@ def check(
     request = CheckRequest(
         split=SplitRequest(group_by=group_by, splits_file=splits), fix_geometry=fix_geometry, workers=workers
     )
-    report = check_dataset(dataset, request, progress=Silent() if as_json else console)
+    report = check_dataset(dataset, request, progress=SilentProgress() if as_json else console)
     if as_json:
         typer.echo(format_check_json(report))
     else:

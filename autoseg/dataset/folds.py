@@ -102,7 +102,7 @@ def make_splits(
     return Splits(folds=make_folds(case_names) if groups is None else make_group_folds(groups))
 
 
-def find_torn_apart(splits: Splits, cases: Iterable[str]) -> tuple[int, ...]:
+def find_folds_that_split(splits: Splits, cases: Iterable[str]) -> tuple[int, ...]:
     """Returns the indices of folds with some of these cases in training and others in validation."""
     wanted = set(cases)
     return tuple(

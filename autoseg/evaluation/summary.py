@@ -158,13 +158,13 @@ def summarize(
     if not cases:
         msg = "there is no case to summarize; expected at least one prediction that has a reference"
         raise EvaluationError(msg)
-    keys = name_class_keys(labels)
+    keys = list_class_keys(labels)
     per_case = tuple(_summarize_case(case, keys) for case in cases)
     by_class = {key: [case.metrics[key] for case in per_case] for key in keys}
     mean = {key: _reduce(values, _mean) for key, values in by_class.items()}
     return EvaluationSummary(
         tolerance_mm=tolerance_mm,
-        distance_unit=join_distance_units(case.distance_unit for case in cases),
+        distance_unit=combine_distance_units(case.distance_unit for case in cases),
         definitions=DEFINITIONS,
         class_names=dict(zip(keys, labels.class_names, strict=True)),
         foreground_mean=_reduce(list(mean.values()), _mean),
@@ -176,17 +176,17 @@ def summarize(
     )
 
 
-def join_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
+def combine_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
     """Returns pixels if all units are pixels, else millimetres, like `find_distance_unit`."""
     return "mm" if "mm" in set(units) else "pixel"
 
 
-def name_column(metric: str, unit: DistanceUnit) -> str:
+def format_metric_name(metric: str, unit: DistanceUnit) -> str:
     """Returns the name of a metric with its unit: millimetres, or pixels where the files have no spacing."""
     return COLUMN_NAMES[unit].get(metric, metric)
 
 
-def name_class_keys(labels: LabelScheme) -> tuple[str, ...]:
+def list_class_keys(labels: LabelScheme) -> tuple[str, ...]:
     """Returns the class keys of nnU-Net: the file value of a label, the tuple of a region's values."""
     values = [tuple(labels.file_values[label] for label in members) for members in labels.class_labels]
     return tuple(str(members[0]) if len(members) == 1 else str(members) for members in values)

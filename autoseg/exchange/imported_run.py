@@ -35,7 +35,7 @@ class ImportRecord(Document):
     epochs: int
 
 
-def prepare_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bool) -> None:
+def prepare_imported_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bool) -> None:
     """Writes the plan of a model into a run, beside those of models that were imported before.
 
     Args:
@@ -73,7 +73,9 @@ def convert_weights(plan: Plan, checkpoint: NnunetCheckpoint) -> dict[str, Tenso
     return convert_from_nnunet(checkpoint.weights, network, where=str(checkpoint.path))
 
 
-def add_fold(training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, origin: str, overwrite: bool) -> bool:
+def import_fold(
+    training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, origin: str, overwrite: bool
+) -> bool:
     """Writes the weights of a fold; returns False if they are there already.
 
     Args:

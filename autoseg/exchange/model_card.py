@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Score, Statistic
-from autoseg.evaluation.summary import name_column
+from autoseg.evaluation.summary import format_metric_name
 from autoseg.exchange.model_file import ModelRecord
 from autoseg.file_endings import PICTURE_ENDINGS, TIFF_ENDINGS
 from autoseg.geometry import DistanceUnit
@@ -39,7 +39,7 @@ Every call unpacks the file; `autoseg import MODEL.zip RUN` does so once and for
 """
 
 
-def write_card(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> str:
+def format_model_card(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> str:
     """Returns the text of the model card in Markdown.
 
     Args:
@@ -167,7 +167,7 @@ def _describe_scores(record: ModelRecord, unit: DistanceUnit) -> Iterator[str]:
 
 def _tabulate(name: str, scores: ConfigurationScores, class_names: dict[str, str], unit: DistanceUnit) -> Iterator[str]:
     yield f"\n{name}, {scores.cases} cases, folds {', '.join(scores.folds)}:\n"
-    yield f"| class | {' | '.join(name_column(score, unit) for score in SCORES)} |"
+    yield f"| class | {' | '.join(format_metric_name(score, unit) for score in SCORES)} |"
     yield f"|---|{'---|' * len(SCORES)}"
     rows = {_escape(class_names[key]): values for key, values in scores.classes.items()}
     for row, values in {**rows, "mean of the classes": scores.foreground}.items():

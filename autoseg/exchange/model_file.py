@@ -125,7 +125,7 @@ class ModelFileWriter:
 
 
 @contextmanager
-def model_file_written(path: Path) -> Iterator[ModelFileWriter]:
+def write_model_file(path: Path) -> Iterator[ModelFileWriter]:
     """Yields the writer of a new model file, which is written atomically when the block succeeds.
 
     Raises:
@@ -139,7 +139,7 @@ def model_file_written(path: Path) -> Iterator[ModelFileWriter]:
         yield ModelFileWriter(archive=archive)
 
 
-def share_plan(plan: Plan, configurations: Mapping[str, ConfigurationPlan]) -> Plan:
+def extract_shared_plan(plan: Plan, configurations: Mapping[str, ConfigurationPlan]) -> Plan:
     """Returns the part of a plan that prediction needs, for some configurations."""
     fields = {name: getattr(plan, name) for name in SHARED_PLAN_FIELDS}
     return Plan(**fields, budget_seconds=None, configurations=dict(configurations), reasons=())

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_folders import DATASET_NAME, PLANS_NAME, SEPARATOR
-from autoseg.exchange.nnunet_limits import check_values, find_next_value
+from autoseg.exchange.nnunet_limits import check_label_values, compute_ignore_value
 from autoseg.exchange.nnunet_networks import describe_network
-from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, find_reader, find_scheme
+from autoseg.exchange.nnunet_preprocessing import SPLINES, describe_resampling, find_normalization_name, find_reader
 from autoseg.exchange.nnunet_trainers import BASE
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.fingerprint import Fingerprint
@@ -40,9 +40,9 @@ def describe_losses(plan: Plan) -> tuple[str, ...]:
             f"nnU-Net takes images as they are stored, this model needs {plan.orientation}: reorient images to "
             f"{plan.orientation} before nnU-Net predicts them (autoseg does so by itself)"
         )
-    if plan.labels.ignore_value not in (None, find_next_value(plan.labels)):
+    if plan.labels.ignore_value not in (None, compute_ignore_value(plan.labels)):
         notes.append(
-            f"the ignore label {plan.labels.ignore_value} is left out: nnU-Net wants {find_next_value(plan.labels)} "
+            f"the ignore label {plan.labels.ignore_value} is left out: nnU-Net wants {compute_ignore_value(plan.labels)} "
             f"for it, and prediction does not need it"
         )
     return tuple(notes)
@@ -122,7 +122,7 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         "patch_size": list(part.patch_voxels),
         "median_image_size_in_voxels": list(part.median_shape_voxels),
         "spacing": list(part.spacing_mm),
-        "normalization_schemes": [find_scheme(channel) for channel in plan.channels],
+        "normalization_schemes": [find_normalization_name(channel) for channel in plan.channels],
         "use_mask_for_norm": [channel.inside_nonzero_only for channel in plan.channels],
         **_describe_functions(part),
         "architecture": _describe_architecture(part),
@@ -180,11 +180,11 @@ def _describe_intensities(index: int, channel: ChannelPlan, fingerprint: Fingerp
 
 def _describe_dataset(plan: Plan, fingerprint: Fingerprint | None) -> dict[str, Any]:
     labels = plan.labels
-    check_values(labels)
+    check_label_values(labels)
     entries: dict[str, int | list[int]] = {"background": 0}
     for entry in labels.classes:
         entries[entry.name] = entry.values[0] if len(entry.values) == 1 else list(entry.values)
-    if labels.ignore_value is not None and labels.ignore_value == find_next_value(labels):
+    if labels.ignore_value is not None and labels.ignore_value == compute_ignore_value(labels):
         entries["ignore"] = labels.ignore_value
     content = {
         "channel_names": {str(index): channel.name for index, channel in enumerate(plan.channels)},

@@ -73,7 +73,7 @@ def find_model_roots(folder: Path) -> tuple[Path, ...]:
     return ()
 
 
-def list_lacking(folder: Path) -> tuple[str, ...]:
+def list_missing_parts(folder: Path) -> tuple[str, ...]:
     """Lists the parts of a model folder that a folder lacks."""
     files = tuple(name for name in (PLANS_NAME, DATASET_NAME) if not (folder / name).is_file())
     return files if _has_folds(folder) else (*files, f"{FOLD_PREFIX}0 or the like")

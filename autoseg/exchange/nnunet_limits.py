@@ -15,7 +15,7 @@ def describe_export_limits(labels: LabelScheme, file_ending: str) -> tuple[str, 
     return (f"models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): {reasons}",)
 
 
-def check_values(labels: LabelScheme) -> None:
+def check_label_values(labels: LabelScheme) -> None:
     """Checks that the values of the labels are the output indices, which nnU-Net writes as values.
 
     Raises:
@@ -26,7 +26,7 @@ def check_values(labels: LabelScheme) -> None:
         raise ExchangeError(msg)
 
 
-def find_next_value(labels: LabelScheme) -> int:
+def compute_ignore_value(labels: LabelScheme) -> int:
     """Returns the value that nnU-Net requires for the ignore label."""
     return max(_list_predicted_values(labels)) + 1
 

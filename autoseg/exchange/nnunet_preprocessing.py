@@ -124,7 +124,7 @@ def build_channels(
     )
 
 
-def find_scheme(channel: ChannelPlan) -> str:
+def find_normalization_name(channel: ChannelPlan) -> str:
     """Returns nnU-Net's name of the normalization of a channel."""
     return next(name for name, scheme in NORMALIZATIONS.items() if scheme == channel.normalization)
 

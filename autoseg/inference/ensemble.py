@@ -151,11 +151,11 @@ def load_ensemble(
         )
         for choice in choices
     )
-    check_members_agree(members)
+    check_members_compatible(members)
     return Ensemble(members=members)
 
 
-def check_members_agree(members: Sequence[SegmentationModel]) -> None:
+def check_members_compatible(members: Sequence[SegmentationModel]) -> None:
     """Checks that the outputs of models have the same meaning.
 
     Raises:
@@ -163,7 +163,7 @@ def check_members_agree(members: Sequence[SegmentationModel]) -> None:
     """
     first = members[0]
     for member in members[1:]:
-        if describe_meaning(member.plan) != describe_meaning(first.plan):
+        if get_output_signature(member.plan) != get_output_signature(first.plan):
             msg = (
                 f"the members of an ensemble must have the same labels, channels and axes, but the plans that "
                 f"{first.configuration} and {member.configuration} were trained by differ in them; train one of them "
@@ -210,7 +210,7 @@ def restore_mean_label_map(
     return volume
 
 
-def describe_meaning(plan: Plan) -> tuple[object, ...]:
+def get_output_signature(plan: Plan) -> tuple[object, ...]:
     """Returns the parts of a plan that must be equal for outputs to have the same meaning."""
     channels = tuple(channel.name for channel in plan.channels)
     return plan.labels, channels, plan.orientation, plan.axis_permutation, plan.file_ending

@@ -66,7 +66,7 @@ def find_trained_folds(run: RunFolder, configuration: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if run.fold(configuration, name).final_checkpoint.is_file()))
 
 
-def is_import(run: RunFolder, plan: Plan) -> bool:
+def is_imported_run(run: RunFolder, plan: Plan) -> bool:
     """Returns whether a run has only models that were imported, and neither folds nor training data."""
     return (plan.is_imported or run.model_record.exists()) and not run.splits.exists()
 
@@ -105,7 +105,7 @@ def _describe_files(fold: FoldFolder) -> str:
 def _advise(run: RunFolder, configuration: str, fold: str) -> str:
     if run.model_record.exists() and not run.splits.exists():
         return "this model came in one file, which holds no more: ask for a file that does"
-    if run.plan.exists() and is_import(run, read_document(run.plan, Plan)):
+    if run.plan.exists() and is_imported_run(run, read_document(run.plan, Plan)):
         return (
             f"import it from nnU-Net's folder: autoseg import SOURCE {run.root} --configuration {configuration} "
             f"--fold {fold}"

@@ -23,17 +23,17 @@ from autoseg.inference.restoring.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
-from autoseg.inference.sliding_window.prediction import OnWindow, compute_patches_per_pass, predict_logits
+from autoseg.inference.sliding_window.prediction import OnWindow, compute_inference_batch_size, predict_logits
 from autoseg.networks.families import build_network
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.weights import read_weights
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
-from autoseg.runtime.cpu_threads import follow_cpu_time
+from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device
 from autoseg.runtime.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
-from autoseg.runtime.precision import NumberType, Precision, find_number_type
+from autoseg.runtime.precision import DtypeName, Precision, find_dtype
 from autoseg.stages.inputs import append_prediction
 from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.previous_input import StagePrediction
@@ -52,9 +52,9 @@ class SegmentationModel:
         configuration: Name of the configuration.
         folds: Names of the folds, in the order of `networks`.
         networks: Prepared by `prepare_networks`.
-        number_type: The dtype in which they compute.
+        dtype: The dtype in which they compute.
         execution: The backend that runs them.
-        patches_per_pass: Inference batch size; None for that of `compute_patches_per_pass`.
+        inference_batch_size: Inference batch size; None for that of `compute_inference_batch_size`.
         previous: The stage whose predictions this one gets; None without one.
     """
 
@@ -63,9 +63,9 @@ class SegmentationModel:
     folds: tuple[str, ...]
     networks: tuple[nn.Module, ...]
     device: torch.device
-    number_type: NumberType = "float32"
+    dtype: DtypeName = "float32"
     execution: Execution = "eager"
-    patches_per_pass: int | None = None
+    inference_batch_size: int | None = None
     previous: "SegmentationModel | None" = None
 
     def __repr__(self) -> str:
@@ -73,7 +73,7 @@ class SegmentationModel:
         previous = "" if self.previous is None else f", previous={self.previous.configuration!r}"
         return (
             f"SegmentationModel(dataset={self.plan.dataset_name!r}, configuration={self.configuration!r}{previous}, "
-            f"folds={self.folds!r}, device={str(self.device)!r}, precision={self.number_type!r})"
+            f"folds={self.folds!r}, device={str(self.device)!r}, precision={self.dtype!r})"
         )
 
     @property
@@ -140,7 +140,7 @@ class SegmentationModel:
             mirror_axes=mirror_axes if options.mirroring else (),
             device=self.device,
             step_fraction=options.step_fraction,
-            patches_per_pass=self.patches_per_pass,
+            inference_batch_size=self.inference_batch_size,
             on_window=on_window,
         )
 
@@ -167,9 +167,9 @@ class SegmentationModel:
 
     def describe(self) -> str:
         """Describes the model in one line."""
-        count = self.patches_per_pass or compute_patches_per_pass(self.configuration_plan, self.device)
+        count = self.inference_batch_size or compute_inference_batch_size(self.configuration_plan, self.device)
         patches = f"{count} patch{'' if count == 1 else 'es'} at once"
-        numbers = f"{self.number_type} on {self.device}, {self.execution}"
+        numbers = f"{self.dtype} on {self.device}, {self.execution}"
         return f"{self.configuration}, folds {', '.join(self.folds)}: {numbers}, {patches}"
 
     def predict_volume(
@@ -204,7 +204,7 @@ def load_model(
     precision: Precision = "auto",
     execution: ExecutionChoice = "auto",
     workload: Workload = ONE_IMAGE,
-    with_previous: bool = True,
+    with_previous_stages: bool = True,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
 
@@ -220,10 +220,10 @@ def load_model(
             stage predicts with the same folds, or with every trained one for "all".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: Precision of the networks; "float32" is the reference, "auto" the fastest that preserves the labels
-            (see `find_number_type`).
+            (see `find_dtype`).
         execution: Backend that runs the networks on a CPU; "auto" selects the one that finishes first.
         workload: Expected use of the model.
-        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
+        with_previous_stages: Whether to load previous stages; without them, only `predict_preprocessed` works.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -232,17 +232,17 @@ def load_model(
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
     processor = find_device(device)
-    number_type = find_number_type(processor, precision)
+    dtype = find_dtype(processor, precision)
     if processor.type == "cpu":
         keep_freed_memory(LARGEST_KEPT_IN_PREDICTION_BYTES)
     name = find_configuration(folder, read_document(folder.plan, Plan), configuration)
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    with follow_cpu_time(processor):
+    with adaptive_cpu_threads(processor):
         prepared = prepare_networks(
             [load_network(training, plan.configurations[name]) for training in trainings],
-            Setting(configuration=plan.configurations[name], device=processor, number_type=number_type),
+            Setting(configuration=plan.configurations[name], device=processor, dtype=dtype),
             choice=execution,
             workload=workload,
         )
@@ -252,12 +252,12 @@ def load_model(
         folds=names,
         networks=prepared.networks,
         device=processor,
-        number_type=number_type,
+        dtype=dtype,
         execution=prepared.execution,
-        patches_per_pass=prepared.patches_per_pass,
+        inference_batch_size=prepared.inference_batch_size,
     )
     previous_stage = plan.configurations[name].previous_configuration
-    if previous_stage is None or not with_previous:
+    if previous_stage is None or not with_previous_stages:
         return model
     previous = load_model(
         folder,
@@ -268,11 +268,11 @@ def load_model(
         execution=execution,
         workload=workload,
     )
-    check_stages_agree(previous.plan, plan, name)
+    check_stages_compatible(previous.plan, plan, name)
     return replace(model, previous=previous)
 
 
-def check_stages_agree(first: Plan, second: Plan, configuration: str) -> None:
+def check_stages_compatible(first: Plan, second: Plan, configuration: str) -> None:
     """Checks that the previous stage was trained as the configuration that gets its predictions expects.
 
     The mirrored views of the first stage do not matter: its masks mean the same.

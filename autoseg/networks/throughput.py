@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from autoseg.fingerprint import HostThroughput
 from autoseg.networks.blocks import InstanceNormalization
-from autoseg.runtime.cpu_threads import adapt_threads, follow_cpu_time
+from autoseg.runtime.cpu_threads import adapt_threads, adaptive_cpu_threads
 from autoseg.runtime.cpu_time import CpuClock, compare_readings
 from autoseg.runtime.host_memory import keep_freed_memory
-from autoseg.runtime.precision import autocast, find_number_type
+from autoseg.runtime.precision import autocast, find_dtype
 
 CPU: Final = torch.device("cpu")
 WIDTHS: Final = (16, 32, 64)
@@ -47,7 +47,7 @@ def measure_host() -> HostThroughput:
     clock = CpuClock()
     granted = clock.read().granted
     cores = min(torch.get_num_threads(), math.ceil(granted))
-    with follow_cpu_time(CPU):
+    with adaptive_cpu_threads(CPU):
         began = clock.read()
         convolution_flops = {width: _measure_convolution(width) for width in WIDTHS}
         elementwise_rate = _measure_elementwise()
@@ -56,7 +56,7 @@ def measure_host() -> HostThroughput:
     host = HostThroughput(
         cores=cores,
         memory_gb=psutil.virtual_memory().total / 1e9,
-        number_type=find_number_type(CPU, "auto"),
+        number_type=find_dtype(CPU, "auto"),
         convolution_flops={width: share * rate for width, rate in convolution_flops.items()},
         elementwise_rate=share * elementwise_rate,
         received_share=min(1.0, use.received / min(cores, granted)),
@@ -104,7 +104,7 @@ def _make_features(width: int) -> Tensor:
 
 
 def _find_dtype() -> torch.dtype:
-    return torch.bfloat16 if find_number_type(CPU, "auto") == "bfloat16" else torch.float32
+    return torch.bfloat16 if find_dtype(CPU, "auto") == "bfloat16" else torch.float32
 
 
 def _time(compute: Callable[[], Tensor]) -> float:

@@ -14,7 +14,7 @@ from autoseg.postprocessing.components import Components, find_components
 from autoseg.postprocessing.rules import ComponentRule, FillHoles, LargestComponent, MinimumSize, Rule
 
 
-def finish_label_map(
+def postprocess_label_map(
     file_label_map: Integer[np.ndarray, "z y x"], rules: Sequence[Rule], *, labels: LabelScheme, spacing_mm: FloatTriple
 ) -> Integer[np.ndarray, "z y x"]:
     """Applies rules to a label map with the values of the dataset's files; returns a copy if there are rules."""

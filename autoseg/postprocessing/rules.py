@@ -105,7 +105,7 @@ def find_size_unit(grids: Iterable[Grid]) -> SizeUnit:
     return "mm2" if all(grid.shape_voxels[0] == 1 for grid in present) else "mm3"
 
 
-def demand_size(labels: LabelScheme, index: int, minimum_mm3: float, unit: SizeUnit = "mm3") -> MinimumSize:
+def require_minimum_size(labels: LabelScheme, index: int, minimum_mm3: float, unit: SizeUnit = "mm3") -> MinimumSize:
     """Builds the rule that removes small components of a class."""
     values = list_file_values(labels, labels.class_labels[index])
     return MinimumSize(name=labels.class_names[index], values=values, minimum_mm3=minimum_mm3, unit=unit)

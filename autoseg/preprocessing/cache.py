@@ -126,7 +126,7 @@ def write_case(
     if not is_linked:
         write_array(paths.image, case.image, patch_voxels)
         write_array(paths.labels, case.label_map, patch_voxels)
-        with write_atomically(paths.locations, is_lasting=False) as temporary:
+        with write_atomically(paths.locations, is_durable=False) as temporary:
             np.save(temporary, locations.coordinates, allow_pickle=False)
     record = CachedCaseRecord(
         geometry=case.geometry,
@@ -134,7 +134,7 @@ def write_case(
         annotated_range=locations.annotated_range,
         files=paths.measure_sizes(),
     )
-    write_document(paths.record, record, is_lasting=False)
+    write_document(paths.record, record, is_durable=False)
 
 
 def is_case_written(folder: Path, name: str) -> bool:
@@ -244,7 +244,7 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    with write_atomically(path, is_lasting=False) as temporary, translate_blosc2_errors():
+    with write_atomically(path, is_durable=False) as temporary, translate_blosc2_errors():
         blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),

@@ -24,11 +24,11 @@ from autoseg.errors import (
     group_problems,
     has_unnamed_cases,
 )
-from autoseg.processes.fork_server import interruptions_held, prepare_workers
+from autoseg.processes.fork_server import defer_interruptions, prepare_worker_context
 from autoseg.processes.progress import Progress
-from autoseg.processes.signals import OTHER_REQUESTS_TO_END, list_heeded
+from autoseg.processes.signals import TERMINATION_SIGNALS, list_unignored_signals
 from autoseg.run_folder import make_folder
-from autoseg.runtime.cpu_time import count_usable_cores
+from autoseg.runtime.cpu_time import count_usable_cpus
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -92,7 +92,7 @@ def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_ca
         return max(1, min(requested, case_count))
     free = psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY
     by_memory = int(free // (bytes_per_case + WORKER_BASE_BYTES))
-    return max(1, min(count_usable_cores(), case_count, by_memory))
+    return max(1, min(count_usable_cpus(), case_count, by_memory))
 
 
 def run_over_cases(
@@ -189,7 +189,7 @@ def _run_in_pool(
 ) -> Iterator[_Event[Result]]:
     interrupted: list[int] = []
     with _open_pool(workers) as pool, _cancel_on_interruption(pool):
-        with interruptions_held():
+        with defer_interruptions():
             futures = {pool.submit(work, job): index for index, (_, job) in enumerate(jobs)}
         for future in as_completed(futures):
             index = futures[future]
@@ -233,8 +233,10 @@ def _run_alone(
 
 
 def _open_pool(workers: int) -> ProcessPoolExecutor:
-    heeded = list_heeded(OTHER_REQUESTS_TO_END)
-    return ProcessPoolExecutor(workers, mp_context=prepare_workers(), initializer=_prepare_worker, initargs=(heeded,))
+    heeded = list_unignored_signals(TERMINATION_SIGNALS)
+    return ProcessPoolExecutor(
+        workers, mp_context=prepare_worker_context(), initializer=_prepare_worker, initargs=(heeded,)
+    )
 
 
 @contextmanager

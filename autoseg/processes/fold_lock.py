@@ -75,7 +75,7 @@ def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
 
 
 @contextmanager
-def waiting_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
+def wait_for_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
     """Context manager that waits until no other process holds the lock of the same file.
 
     Args:

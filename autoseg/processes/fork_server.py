@@ -8,14 +8,14 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Final
 
-from autoseg.processes.signals import CTRL_C, OTHER_REQUESTS_TO_END, signal_handlers
+from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS, signal_handlers
 
 # Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
 START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
+def prepare_worker_context(modules: Sequence[str] = ()) -> BaseContext:
     """Starts the fork server, if the platform has one, and returns the context that starts workers without waiting.
 
     Workers ignore Ctrl-C and other termination signals from their start on: a terminal, a cluster's scheduler and
@@ -32,13 +32,13 @@ def prepare_workers(modules: Sequence[str] = ()) -> BaseContext:
         if modules:
             context.set_forkserver_preload([*modules])
         # Programs that are started within the block inherit the ignored signals.
-        with signal_handlers(signal.SIG_IGN, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+        with signal_handlers(signal.SIG_IGN, (CTRL_C, *TERMINATION_SIGNALS)):
             forkserver.ensure_running()
     return context
 
 
 @contextmanager
-def interruptions_held() -> Iterator[None]:
+def defer_interruptions() -> Iterator[None]:
     """Defers termination signals to the end of the block; the first of them is raised then.
 
     To be used while workers are started. A signal would end the main process while the fork server, which may still be
@@ -51,7 +51,7 @@ def interruptions_held() -> Iterator[None]:
         held.append(number)
 
     try:
-        with signal_handlers(hold, (CTRL_C, *OTHER_REQUESTS_TO_END)):
+        with signal_handlers(hold, (CTRL_C, *TERMINATION_SIGNALS)):
             yield
     finally:
         if held:

@@ -9,7 +9,7 @@ Read = TypeVar("Read")
 Made = TypeVar("Made")
 
 
-def overlap_stages(
+def overlap_steps(
     items: Sequence[Item],
     *,
     read: Callable[[Item], Read],

@@ -10,7 +10,7 @@ from typing import Final
 
 CTRL_C: Final = "SIGINT"
 HANGUP: Final = "SIGHUP"
-OTHER_REQUESTS_TO_END: Final = ("SIGTERM", HANGUP, "SIGBREAK")  # kill; closed terminal; queue on Windows
+TERMINATION_SIGNALS: Final = ("SIGTERM", HANGUP, "SIGBREAK")  # kill; closed terminal; queue on Windows
 REQUESTS_UNTIL_FORCED_STOP: Final = 3  # pressing Ctrl-C twice in a row may be an accident
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
@@ -26,7 +26,7 @@ def signal_handlers(handler: Handler, names: Sequence[str]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = list_heeded(names)
+    numbers = list_unignored_signals(names)
     before = [signal.signal(number, handler) for number in numbers]
     try:
         yield
@@ -35,7 +35,7 @@ def signal_handlers(handler: Handler, names: Sequence[str]) -> Iterator[None]:
             signal.signal(number, former)
 
 
-def list_heeded(names: Sequence[str]) -> list[signal.Signals]:
+def list_unignored_signals(names: Sequence[str]) -> list[signal.Signals]:
     """Lists the signals that exist on the system and are not ignored by this process."""
     known = [signal.Signals[name] for name in names if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
@@ -53,33 +53,33 @@ def _do_nothing() -> None:
 class StopRequest:
     """Requests to stop: Ctrl-C, SIGTERM, or a closed terminal.
 
-    A request raises KeyboardInterrupt at once, except within `postponed`, where the work checks `is_made` between its
+    A request raises KeyboardInterrupt at once, except within `postponed`, where the work checks `is_requested` between its
     steps and stops at a point where it can be resumed.
 
     Attributes:
         tell: Called by the signal handler with a message about the work that a postponed request waits for.
-        leave_terminal: Called by the signal handler when the terminal was closed; writing to it fails from then on.
+        on_hangup: Called by the signal handler when the terminal was closed; writing to it fails from then on.
     """
 
     tell: Callable[[str], None] = _say_nothing
-    leave_terminal: Callable[[], None] = _do_nothing
+    on_hangup: Callable[[], None] = _do_nothing
     _waits_for: str | None = field(default=None, init=False)
     _is_urgent: bool = field(default=False, init=False)
     _count: int = field(default=0, init=False)
 
     @property
-    def is_made(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether a request was made since the start of `postponed`."""
         return self._count > 0
 
     @contextmanager
-    def heard(self, names: Sequence[str] = (CTRL_C, *OTHER_REQUESTS_TO_END)) -> Iterator[None]:
+    def handle_signals(self, names: Sequence[str] = (CTRL_C, *TERMINATION_SIGNALS)) -> Iterator[None]:
         """Handles these signals as requests to stop within the block."""
         with signal_handlers(self._answer, names):
             yield
 
     @contextmanager
-    def postponed(self, pending_work: str) -> Iterator[None]:
+    def postpone_stop(self, pending_work: str) -> Iterator[None]:
         """Postpones requests within the block, up to the third one.
 
         Args:
@@ -93,11 +93,11 @@ class StopRequest:
             yield
         finally:
             self._waits_for = None
-        if self.is_made:
+        if self.is_requested:
             raise KeyboardInterrupt
 
     @contextmanager
-    def answered_at_once(self) -> Iterator[None]:
+    def allow_immediate_stop(self) -> Iterator[None]:
         """Lets one request raise KeyboardInterrupt at once, even within `postponed`; further ones are postponed."""
         self._is_urgent = True
         try:
@@ -109,7 +109,7 @@ class StopRequest:
         del frame
         self._count += 1
         if number == getattr(signal, HANGUP, None):
-            self.leave_terminal()
+            self.on_hangup()
         if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_UNTIL_FORCED_STOP:
             self._is_urgent = False
             raise KeyboardInterrupt

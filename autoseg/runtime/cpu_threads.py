@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from autoseg.runtime.cpu_time import CpuClock, CpuReading, CpuUsage, compare_readings, count_usable_cores
+from autoseg.runtime.cpu_time import CpuClock, CpuReading, CpuUsage, compare_readings, count_usable_cpus
 
 SECONDS_BETWEEN_LOOKS: Final = 0.5
 TOLERATED_LOSS_CORES: Final = 0.25
@@ -36,7 +36,7 @@ SETTINGS_OF_THE_USER: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 logger = logging.getLogger(__name__)
 
 
-def choose_threads(use: CpuUsage, *, threads: int, most: int) -> int:
+def adapt_thread_count(use: CpuUsage, *, threads: int, most: int) -> int:
     """Computes the next number of threads from the CPU usage with the present number."""
     if use.missed > TOLERATED_LOSS_CORES:
         return max(1, min(threads, math.floor(use.received + TOLERATED_LOSS_CORES)))
@@ -91,7 +91,7 @@ class CpuThreads:
         if self._now() - self._last.wall_seconds < SECONDS_BETWEEN_LOOKS:
             return None
         use = self._take_use()
-        chosen = choose_threads(use, threads=self.threads, most=self.most)
+        chosen = adapt_thread_count(use, threads=self.threads, most=self.most)
         if chosen == self.threads or not self._may_change(chosen, self._last.wall_seconds):
             return None
         self.threads = chosen
@@ -118,7 +118,7 @@ class CpuThreads:
 
 @dataclass(slots=True, kw_only=True)
 class ComputingThread:
-    """A thread that computes within `follow_cpu_time`.
+    """A thread that computes within `adaptive_cpu_threads`.
 
     Attributes:
         announce: Called with the first decision only, as later ones vary with the other programs.
@@ -158,7 +158,7 @@ class LibraryThreads:
 
     @contextmanager
     def hold(self, announce: Callable[[str], None], *, is_fixed: bool) -> Iterator[None]:
-        """See `follow_cpu_time`."""
+        """See `adaptive_cpu_threads`."""
         if threading.get_ident() in self._holders:  # an enclosing block has decided already
             yield
             return
@@ -184,7 +184,7 @@ class LibraryThreads:
         with self._lock:
             # A thread that never computed before inherits the present number of another one.
             before = next((other.before for other in self._holders.values() if other.threads == own), own)
-        most = before if _find_setting() else min(before, count_usable_cores())
+        most = before if _find_setting() else min(before, count_usable_cpus())
         return ComputingThread(announce=announce, before=before, most=most, threads=own)
 
     def _begin(self, holder: ComputingThread, *, is_fixed: bool) -> None:
@@ -240,7 +240,7 @@ class OtherLibraries:
         self._blas.restore_original_limits()
         simpleitk = sys.modules.get("SimpleITK")
         if simpleitk is not None:
-            simpleitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self._simpleitk or count_usable_cores())
+            simpleitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self._simpleitk or count_usable_cpus())
 
 
 def _set_threads_of(holder: ComputingThread, count: int) -> None:
@@ -261,7 +261,7 @@ _LIBRARY_THREADS: Final = LibraryThreads()
 
 
 @contextmanager
-def follow_cpu_time(
+def adaptive_cpu_threads(
     device: torch.device, *, announce: Callable[[str], None] = logger.info, is_fixed: bool = False
 ) -> Iterator[None]:
     """Adapts the number of threads of networks on the CPU to the CPU time of this process within the block.

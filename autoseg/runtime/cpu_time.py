@@ -120,7 +120,7 @@ def compare_readings(earlier: CpuReading, later: CpuReading) -> CpuUsage:
     )
 
 
-def count_usable_cores() -> int:
+def count_usable_cpus() -> int:
     """Counts the cores that this process may use, which a container or job may limit."""
     quota = read_quota()
     return len(list_cores()) if quota is None else max(1, min(len(list_cores()), math.ceil(quota)))

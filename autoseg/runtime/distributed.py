@@ -49,7 +49,7 @@ WHOLE_BATCH: Final = BatchPart()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """The group of processes that train one network together; by default only this one.
 
     Attributes:
@@ -61,7 +61,7 @@ class Team:
     size: int = 1
 
     @property
-    def is_leader(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the main process, which writes."""
         return self.rank == 0
 
@@ -88,7 +88,7 @@ class Team:
         length = torch.tensor(len(text))
         dist.broadcast(length, src=0)
         content = torch.zeros(int(length), dtype=torch.uint8)
-        if self.is_leader:
+        if self.is_main_process:
             content = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         dist.broadcast(content, src=0)
         return type(part).model_validate_json(bytes(content.tolist()))
@@ -102,12 +102,12 @@ class Team:
         return bool(count > 0)
 
     @contextmanager
-    def leader_first(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """Runs the block in the main process first, then in the others; all leave it together."""
-        if not self.is_leader:
+        if not self.is_main_process:
             self._wait_for_all()
         yield
-        if self.is_leader:
+        if self.is_main_process:
             self._wait_for_all()
         self._wait_for_all()
 
@@ -117,18 +117,18 @@ class Team:
             dist.all_reduce(torch.zeros(1))
 
 
-ALONE: Final = Team()
+SINGLE_PROCESS: Final = ProcessGroup()
 
 
 @contextmanager
-def joined_team(device: torch.device) -> Iterator[Team]:
+def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """Joins the process group within the block; waits for the other processes.
 
     Raises:
         TrainingError: The process was not started by torchrun or the queue.
         DeviceError: This PyTorch cannot train on several such devices.
     """
-    team = read_team()
+    team = read_process_group()
     if device.type not in {"cpu", "cuda"} or not dist.is_available():
         msg = f"several devices can train together on Linux with CUDA or on CPUs, not on {device}"
         raise DeviceError(msg)
@@ -145,7 +145,7 @@ def joined_team(device: torch.device) -> Iterator[Team]:
         dist.destroy_process_group()
 
 
-def read_team() -> Team:
+def read_process_group() -> ProcessGroup:
     """Reads rank and size of the process group from the environment variables of torchrun.
 
     Raises:
@@ -155,10 +155,10 @@ def read_team() -> Team:
     if missing:
         msg = f"{', '.join(missing)} must be set, as torchrun does; start this process with torchrun"
         raise TrainingError(msg)
-    return Team(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
+    return ProcessGroup(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
 
 
-def build_batch_part(team: Team, batch_size: int) -> BatchPart:
+def build_batch_part(team: ProcessGroup, batch_size: int) -> BatchPart:
     """Builds the part of every batch for this process.
 
     Raises:
@@ -177,7 +177,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return value + (total - value.detach()) if value.requires_grad else total
 
 
-def replicate(network: nn.Module, team: Team, device: torch.device) -> nn.Module:
+def replicate(network: nn.Module, team: ProcessGroup, device: torch.device) -> nn.Module:
     """Wraps a network so that `backward` sums the gradients over all processes."""
     if team.size == 1:
         return network

@@ -14,7 +14,7 @@ DIGEST_LETTERS = 32
 logger = logging.getLogger(__name__)
 
 
-def find_memory_folder(subject: str) -> Path:
+def find_measurement_cache(subject: str) -> Path:
     """Returns the folder for cached measurements of a subject, below the user's cache folder."""
     if os.name == "nt":
         root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
@@ -51,7 +51,7 @@ def write_measurement(path: Path, document: Document, *, what: str) -> None:
         logger.warning("%s is measured in every call: %s", what, error)
 
 
-def find_processor() -> str:
+def find_cpu_name() -> str:
     """Returns the model name of the CPU, as far as the operating system tells it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

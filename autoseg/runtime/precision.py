@@ -10,10 +10,10 @@ from autoseg.errors import DeviceError
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """Precision as requested by the user."""
 
-NumberType = Literal["float32", "bfloat16", "float16"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
 """Name of the dtype that a network computes in."""
 
-NUMBER_TYPES: Final[dict[NumberType, torch.dtype]] = {
+DTYPES: Final[dict[DtypeName, torch.dtype]] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -22,7 +22,7 @@ NATIVE_BFLOAT16: Final = ("avx512_bf16", "amx_bf16")
 """PyTorch's names of x86 instructions that multiply bfloat16, which is emulated and slower without them."""
 
 
-def find_number_type(device: torch.device, precision: Precision) -> NumberType:
+def find_dtype(device: torch.device, precision: Precision) -> DtypeName:
     """Returns the dtype for a device; "auto" is the fastest one that is known to preserve training and labels.
 
     CUDA: bfloat16 if the GPU supports it (Ampere and later), else float16. CPU: bfloat16 if it has instructions for it
@@ -41,17 +41,17 @@ def find_number_type(device: torch.device, precision: Precision) -> NumberType:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Enables mixed precision for networks on a device within the block; see `find_number_type`.
+    """Enables mixed precision for networks on a device within the block; see `find_dtype`.
 
     Raises:
         DeviceError: The device does not support the precision efficiently.
     """
-    number_type = find_number_type(device, precision)
-    is_reduced = number_type != "float32"
-    return torch.autocast(device.type, dtype=NUMBER_TYPES[number_type] if is_reduced else None, enabled=is_reduced)
+    dtype = find_dtype(device, precision)
+    is_reduced = dtype != "float32"
+    return torch.autocast(device.type, dtype=DTYPES[dtype] if is_reduced else None, enabled=is_reduced)
 
 
-def _find_fastest(device: torch.device) -> NumberType:
+def _find_fastest(device: torch.device) -> DtypeName:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"

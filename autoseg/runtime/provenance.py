@@ -31,7 +31,7 @@ class TrainingRecord(Document):
     versions: LibraryVersions
 
 
-def measure_versions() -> LibraryVersions:
+def read_versions() -> LibraryVersions:
     """Reads the installed versions."""
     return LibraryVersions(
         autoseg=version("autoseg"),

@@ -72,7 +72,7 @@ def write_stage_map(
     record.unlink(missing_ok=True)
     write_array(array, stage_map, patch_voxels)
     content = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
-    write_document(record, content, is_lasting=False)
+    write_document(record, content, is_durable=False)
 
 
 def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, geometry: CaseGeometry) -> bool:

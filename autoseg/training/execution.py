@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from autoseg.networks.blocks import CHANNELS_LAST
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.precision import DtypeName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class TrainingExecution:
         return f"{order}, compiled" if self.compiler else order
 
 
-def find_execution(dimensions: int, device: torch.device, number_type: NumberType) -> TrainingExecution:
+def find_execution(dimensions: int, device: torch.device, dtype: DtypeName) -> TrainingExecution:
     """The usual way, without measuring: channels last on a GPU in reduced precision, whose matrix units need it; else
     channels first.
 
@@ -34,6 +34,6 @@ def find_execution(dimensions: int, device: torch.device, number_type: NumberTyp
     (a step of the default Hippocampus plan in bfloat16: 1.84 s with channels last, 1.43 s without), and a compiled
     network is not faster.
     """
-    if device.type == "cuda" and number_type != "float32":
+    if device.type == "cuda" and dtype != "float32":
         return TrainingExecution(memory_format=CHANNELS_LAST[dimensions])
     return TrainingExecution(memory_format=torch.contiguous_format)

@@ -48,7 +48,7 @@ def decide_execution(
     options: TrainingOptions,
 ) -> TrainingExecution:
     """Measured on a GPU, unless measuring would get in the way, which is announced; the usual way elsewhere."""
-    usual = find_execution(plan.dimensions, options.device, options.number_type)
+    usual = find_execution(plan.dimensions, options.device, options.dtype)
     if options.device.type != "cuda":
         return usual
     if options.deterministic or options.team.size > 1:

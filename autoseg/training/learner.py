@@ -11,7 +11,7 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.runtime.cpu_threads import adapt_threads
 from autoseg.runtime.distributed import BatchPart
-from autoseg.runtime.precision import NumberType, autocast
+from autoseg.runtime.precision import DtypeName, autocast
 from autoseg.training.data.batch import Batch
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.optimization.weight_average import WeightAverage
@@ -27,7 +27,7 @@ class Learner:
         part: Of every batch, that this process sees.
         scaler: Keeps gradients in float16 in range; does nothing in other dtypes.
         average: Of the network's weights, where one is planned.
-        number_type: The dtype in which the network computes.
+        dtype: The dtype in which the network computes.
         memory_format: Of the network's inputs and weights.
         gradient_norm_limit: Longer gradients are shortened to this norm.
     """
@@ -41,7 +41,7 @@ class Learner:
     average: WeightAverage | None
     labels: LabelScheme
     device: torch.device
-    number_type: NumberType
+    dtype: DtypeName
     memory_format: torch.memory_format
     gradient_norm_limit: float
 
@@ -73,7 +73,7 @@ class Learner:
         """The network's logits of images on the device, as it is executed in training or in evaluation mode."""
         adapt_threads()
         network = self.replica if self.network.training else self.network
-        with autocast(self.device, self.number_type):
+        with autocast(self.device, self.dtype):
             outputs: tuple[Tensor, ...] = network(image.contiguous(memory_format=self.memory_format))
         return outputs
 

@@ -16,10 +16,10 @@ from autoseg.training.budget.pace import (
     adapt_to_pace,
     count_iterations,
     count_planned_epochs,
-    describe_hopeless_pace,
-    judge_pace,
+    describe_insufficient_budget,
+    estimate_pace,
 )
-from autoseg.training.budget.plateau import compute_annealing_epochs, has_stopped_rising, is_measurement_due
+from autoseg.training.budget.plateau import compute_annealing_epochs, has_reached_plateau, is_measurement_due
 from autoseg.training.checkpoint import (
     read_checkpoint,
     restore_learner,
@@ -38,7 +38,7 @@ from autoseg.training.monitoring.timer import Timer
 from autoseg.training.optimization.schedule import compute_learning_rate
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import ValidationOutcome, run_training_step, run_validation_step
-from autoseg.validation_conditions import is_hopeless
+from autoseg.validation_conditions import is_undertrained
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
@@ -74,7 +74,7 @@ class TrainingLoop:
             (restore_weights if start.is_extension else restore_learner)(checkpoint, self.state.learner)
             self.state.history = list(checkpoint.description.history)
             self.state.partial_epoch = checkpoint.description.partial_epoch
-        if self.options.team.is_leader:
+        if self.options.team.is_main_process:
             write_training_log(self.output.training_log, self.state.history)
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
@@ -85,7 +85,7 @@ class TrainingLoop:
         """
         self.saved, begin = Timer(), self._read_clock()
         paces: list[float] = []
-        with self._open_event_files() as events, self.options.stop.postponed(WHAT_A_STOP_WAITS_FOR):
+        with self._open_event_files() as events, self.options.stop.postpone_stop(WHAT_A_STOP_WAITS_FOR):
             while not self._is_over():
                 is_whole = self.state.partial_epoch is None
                 record = yield from self._run_epoch(len(self.state.history), batches)
@@ -110,7 +110,7 @@ class TrainingLoop:
         return time.monotonic() if self.options.budget is None else self.options.budget.clock()
 
     def _open_event_files(self) -> AbstractContextManager[SummaryWriter | None]:
-        if not self.options.team.is_leader:
+        if not self.options.team.is_main_process:
             return nullcontext()
         return open_event_files(self.output.tensorboard, first_epoch=len(self.state.history))
 
@@ -124,7 +124,7 @@ class TrainingLoop:
         )
 
     def _is_partial_saving_due(self) -> bool:
-        return self.options.team.is_leader and self._has_passed(self.options.seconds_between_partial_checkpoints)
+        return self.options.team.is_main_process and self._has_passed(self.options.seconds_between_partial_checkpoints)
 
     def _has_passed(self, seconds: float) -> bool:
         """Since the state was saved; longer where saving would take too large a share of the time."""
@@ -138,7 +138,7 @@ class TrainingLoop:
         if self.state.schedule.end_epoch is None and (self._has_plateaued or done >= longest):
             self.state.schedule = self.state.schedule.end_at(done + compute_annealing_epochs(done), from_epoch=done)
         if self.options.budget is not None and paces:
-            self._follow_clock(judge_pace(paces, expected_seconds=self.expected_epoch_seconds))
+            self._follow_clock(estimate_pace(paces, expected_seconds=self.expected_epoch_seconds))
         self.state.schedule = self.options.team.share(self.state.schedule)
         return self.state.schedule != before
 
@@ -162,10 +162,10 @@ class TrainingLoop:
         if iterations is None or longest is None or needed is None:
             self.state.schedule = adapted
             return
-        if iterations >= longest or not is_hopeless(iterations, needed):
+        if iterations >= longest or not is_undertrained(iterations, needed):
             self.state.schedule = adapted
             return
-        told = describe_hopeless_pace(
+        told = describe_insufficient_budget(
             self.state.schedule,
             epochs_done=done,
             needed=needed,
@@ -182,12 +182,12 @@ class TrainingLoop:
 
     @property
     def _has_plateaued(self) -> bool:
-        return has_stopped_rising(
+        return has_reached_plateau(
             [record.volume_dice for record in self.state.history if record.volume_dice is not None]
         )
 
     def _save_latest(self, partial_epoch: PartialEpoch | None = None) -> None:
-        if not self.options.team.is_leader:
+        if not self.options.team.is_main_process:
             return
         timer = Timer()
         self.state.partial_epoch = partial_epoch
@@ -202,7 +202,7 @@ class TrainingLoop:
         )
 
     def _finish(self) -> None:
-        if not self.options.team.is_leader:
+        if not self.options.team.is_main_process:
             return
         self._draw_progress()
         write_network_checkpoint(self.output.final_checkpoint, self.state)
@@ -239,20 +239,20 @@ class TrainingLoop:
         """Of the averaged weights; only while nothing else says when to end, and nobody asks to stop."""
         measure, stop = self.options.measure_dice, self.options.stop
         has_end = self.state.schedule.end_epoch is not None
-        if measure is None or has_end or not is_measurement_due(epoch) or stop.is_made:
+        if measure is None or has_end or not is_measurement_due(epoch) or stop.is_requested:
             return None
         self.state.learner.train(is_training=False)
         try:
-            with self.state.learner.averaged_weights(), stop.answered_at_once():
+            with self.state.learner.averaged_weights(), stop.allow_immediate_stop():
                 return measure(self.state.learner.network)
         except KeyboardInterrupt:
-            if not self.options.stop.is_made:  # one that was not heard there
+            if not self.options.stop.is_requested:  # one that was not heard there
                 raise
             return None
 
     def _is_asked_to_stop(self) -> bool:
         """The same for all processes of a team, which so stop in the same iteration."""
-        return self.options.team.is_any(own=self.options.stop.is_made)
+        return self.options.team.is_any(own=self.options.stop.is_requested)
 
     def _stop(self, reached: PartialEpoch) -> NoReturn:
         self._save_latest(reached)
@@ -307,7 +307,7 @@ class TrainingLoop:
         averages = [old.moving_average for old in self.state.history if old.moving_average is not None]
         self.state.history.append(record)
         self.state.partial_epoch = None
-        if not self.options.team.is_leader:
+        if not self.options.team.is_main_process:
             return
         append_to_training_log(self.output.training_log, record)
         if record.moving_average is not None and record.moving_average > max(averages, default=-1.0):

@@ -12,7 +12,7 @@ from autoseg.network_cost import StepCost, estimate_host_training_bytes
 from autoseg.networks.cost import measure_cost
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.device import select_kernels
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.precision import DtypeName
 from autoseg.training.data.batch import Batch
 from autoseg.training.learner import Learner
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
@@ -22,9 +22,7 @@ MOST_STEPS: Final = 5
 LONGEST_SECONDS: Final = 20.0
 
 
-def time_network(
-    plan: ConfigurationPlan, labels: LabelScheme, *, device: torch.device, number_type: NumberType
-) -> StepCost:
+def time_network(plan: ConfigurationPlan, labels: LabelScheme, *, device: torch.device, dtype: DtypeName) -> StepCost:
     """Trains a few steps and validates one, with weights that are thrown away; frees what that took.
 
     Patches are not made: a GPU makes the next ones while the network trains.
@@ -36,19 +34,19 @@ def time_network(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        return _time(plan, labels, device, number_type)
+        return _time(plan, labels, device, dtype)
     finally:
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _time(plan: ConfigurationPlan, labels: LabelScheme, device: torch.device, number_type: NumberType) -> StepCost:
-    learner = build_learner(plan, labels, device=device, seed=0, number_type=number_type)
+def _time(plan: ConfigurationPlan, labels: LabelScheme, device: torch.device, dtype: DtypeName) -> StepCost:
+    learner = build_learner(plan, labels, device=device, seed=0, dtype=dtype)
     batch = _draw_batch(plan, labels)
     learner.network.train()
     step = _time_steps(learner, batch)
-    peak_bytes = _read_peak(plan, device, number_type)
+    peak_bytes = _read_peak(plan, device, dtype)
     learner.network.eval()
     run_validation_step(learner, batch)  # looks for kernels
     begin = time.perf_counter()
@@ -82,9 +80,9 @@ def _time_steps(learner: Learner, batch: Batch) -> float:
     return median(times[WARMING_STEPS:])
 
 
-def _read_peak(plan: ConfigurationPlan, device: torch.device, number_type: NumberType) -> int:
+def _read_peak(plan: ConfigurationPlan, device: torch.device, dtype: DtypeName) -> int:
     """What PyTorch had reserved at most; estimated for devices that share the computer's RAM."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
-    return estimate_host_training_bytes(plan, number_type, cost)
+    return estimate_host_training_bytes(plan, dtype, cost)

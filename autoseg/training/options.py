@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from autoseg.processes.signals import StopRequest
-from autoseg.runtime.distributed import ALONE, Team
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from autoseg.runtime.precision import DtypeName
 from autoseg.training.budget.pace import Budget
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class TrainingOptions:
         seed: 0 or more; with the plan and the fold it decides about everything random.
         workers: Processes that prepare patches; 0 prepares them between the steps.
         budget: Time within which epochs are laid out; None: without a limit.
-        number_type: The dtype in which the network computes.
+        dtype: The dtype in which the network computes.
         measure_dice: Mean Dice of held-out cases as whole volumes, predicted by the network as it is; needed to train
             until a plateau.
         seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an
@@ -57,12 +57,12 @@ class TrainingOptions:
     workers: int
     length: Length = field(default_factory=Length)
     budget: Budget | None = None
-    number_type: NumberType = "float32"
+    dtype: DtypeName = "float32"
     measure_dice: Callable[[nn.Module], float] | None = None
     seconds_between_checkpoints: float = 10.0
     seconds_between_partial_checkpoints: float = 60.0
     largest_saving_share: float = 0.03
-    team: Team = ALONE
+    team: ProcessGroup = SINGLE_PROCESS
     announce: Callable[[str], None] = logger.info
     deterministic: bool = False
     title: str = ""

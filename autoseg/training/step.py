@@ -11,8 +11,8 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.families import build_network
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import adapt_threads
-from autoseg.runtime.distributed import ALONE, Team, build_batch_part, replicate
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, build_batch_part, replicate
+from autoseg.runtime.precision import DtypeName
 from autoseg.training.data.batch import Batch
 from autoseg.training.execution import TrainingExecution, find_execution
 from autoseg.training.learner import Learner
@@ -39,8 +39,8 @@ def build_learner(
     *,
     device: torch.device,
     seed: int,
-    number_type: NumberType = "float32",
-    team: Team = ALONE,
+    dtype: DtypeName = "float32",
+    team: ProcessGroup = SINGLE_PROCESS,
     execution: TrainingExecution | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
@@ -51,7 +51,7 @@ def build_learner(
     Raises:
         TrainingError: The batch cannot be divided among the team.
     """
-    execution = execution or find_execution(plan.dimensions, device, number_type)
+    execution = execution or find_execution(plan.dimensions, device, dtype)
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator).to(device)
     arrange_weights(network, execution.memory_format)
@@ -64,17 +64,17 @@ def build_learner(
         objective=objective,
         part=part,
         optimizer=build_optimizer([network, objective], training),
-        scaler=torch.amp.GradScaler(device.type, enabled=number_type == "float16"),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == "float16"),
         average=WeightAverage(parameters=list_trainable_parameters(network), decay=decay) if decay else None,
         labels=labels,
         device=device,
-        number_type=number_type,
+        dtype=dtype,
         memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
     )
 
 
-def wrap(network: nn.Module, execution: TrainingExecution, *, team: Team, device: torch.device) -> nn.Module:
+def wrap(network: nn.Module, execution: TrainingExecution, *, team: ProcessGroup, device: torch.device) -> nn.Module:
     """The module that is called in training: compiled, or summing gradients over a team, or the network itself."""
     if execution.compiler is None:
         return replicate(network, team, device)

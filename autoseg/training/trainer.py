@@ -15,14 +15,14 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.runtime.device import select_kernels
-from autoseg.runtime.distributed import ALONE
+from autoseg.runtime.distributed import SINGLE_PROCESS
 from autoseg.training.budget.pace import (
     Budget,
     Forecast,
     StepTimes,
     estimate_epoch_seconds,
-    lay_out_budget,
-    lay_out_rest,
+    reschedule_remaining,
+    schedule_within_budget,
 )
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.checkpoint import identify_training
@@ -58,7 +58,7 @@ def train(
     """
     assert (data.previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
     identity = identify_training(plan, data, seed=options.seed)
-    with options.team.leader_first():
+    with options.team.main_process_first():
         start = find_start(output, identity, options.length)
     if start is None:
         return
@@ -81,8 +81,8 @@ def train(
         execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
         first: Event = schedule
         expected_epoch_seconds = 0.0
-        if options.team.is_leader and (options.budget is not None or is_worth_a_forecast(schedule, start)):
-            alone = replace(options, team=ALONE)  # nobody waits for anybody else's clock
+        if options.team.is_main_process and (options.budget is not None or is_worth_a_forecast(schedule, start)):
+            alone = replace(options, team=SINGLE_PROCESS)  # nobody waits for anybody else's clock
             times = measure_step_times(
                 _build_learner(plan, data.labels, alone, execution),
                 source,
@@ -119,7 +119,7 @@ def _build_learner(
         labels,
         device=options.device,
         seed=options.seed,
-        number_type=options.number_type,
+        dtype=options.dtype,
         team=options.team,
         execution=execution,
     )
@@ -144,9 +144,9 @@ def make_forecast(
     if budget is not None and schedule.end_epoch is not None:
         seconds = max(0.0, budget.remaining_seconds)
         if start.schedule is None:
-            schedule = lay_out_budget(plan, times, seconds)
+            schedule = schedule_within_budget(plan, times, seconds)
         else:
-            schedule = lay_out_rest(plan, schedule, times, seconds, epochs_done=start.epochs_done)
+            schedule = reschedule_remaining(plan, schedule, times, seconds, epochs_done=start.epochs_done)
     epochs_left = (schedule.end_epoch or plan.epochs) - start.epochs_done
     return Forecast(
         times=times,

@@ -20,7 +20,7 @@ from autoseg.volume_io.reading import convert_to_float32
 LIBRARIES: Final[dict[str, ImageLibrary]] = {"nibabel": nifti, "SimpleITK": itk}
 
 
-def find_library(image: object) -> str | None:
+def find_image_library(image: object) -> str | None:
     """Returns the library of an image object; None for any other object."""
     packages = {base.__module__.partition(".")[0] for base in type(image).__mro__}
     name = next((name for name in LIBRARIES if name in packages), None)

@@ -8,10 +8,10 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits
 from autoseg.errors import TrainingError
-from autoseg.inference.model import check_stages_agree, load_model, read_common_plan
+from autoseg.inference.model import check_stages_compatible, load_model, read_common_plan
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure
-from autoseg.processes.fold_lock import waiting_lock
+from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.out_of_fold import StageLink, digest_sources, find_holders
@@ -50,12 +50,12 @@ def prepare_stage_input(link: StageLink, *, device: str, progress: Progress) -> 
         CasesFailedError: Some cases could not be predicted.
     """
     trainings = list(link.folds.values())
-    check_stages_agree(read_common_plan(trainings, link.previous), link.plan, link.configuration)
+    check_stages_compatible(read_common_plan(trainings, link.previous), link.plan, link.configuration)
     if link.plan.configurations[link.previous].previous_stage is not None:
         _prepare_previous(replace(link, configuration=link.previous), link.folds, device=device, progress=progress)
     sources = link.find_sources()
     note = f"waiting for another process, which predicts cases with {link.previous}"
-    with waiting_lock(link.folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
+    with wait_for_lock(link.folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
         outdated = link.list_outdated_cases(sources)
         check_preprocessed(link.run, link.plan, link.plan.configurations[link.previous].data_of, outdated)
         events = _predict_outdated(link, sources, outdated, device=device, progress=progress)
@@ -129,7 +129,7 @@ def _predict_outdated(
                 folds=(fold,),
                 device=device,
                 execution="eager",
-                with_previous=False,  # what it gets itself is stored
+                with_previous_stages=False,  # what it gets itself is stored
             )
             yield from predict_preprocessed_cases(
                 link.run, [model], cases, finish=convert, write=write, progress=progress

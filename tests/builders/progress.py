@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from autoseg.processes.progress import Item, Silent
+from autoseg.processes.progress import Item, SilentProgress
 
 
-class Notes(Silent):
+class Notes(SilentProgress):
     """Remembers what it is told.
 
     Attributes:

@@ -12,7 +12,7 @@ from autoseg.cli.terminal.reports import COLUMNS
 from autoseg.cli.terminal.training_table import HEADINGS
 from autoseg.document import OneOf
 from autoseg.evaluation.crossvalidation import CrossValidation
-from autoseg.evaluation.summary import MetricValues, name_column
+from autoseg.evaluation.summary import MetricValues, format_metric_name
 from autoseg.plan import Plan
 from autoseg.training.monitoring.history import EpochRecord
 from autoseg.workflows.folds.status import FoldState
@@ -102,7 +102,7 @@ def test_every_term_is_used_somewhere(heading: str) -> None:
 def test_every_heading_and_row_of_the_tables_is_explained_and_no_other() -> None:
     rows = list_plan_rows()
     assert "batch" in rows
-    columns = {name_column(metric, "mm") for metric in COLUMNS}
+    columns = {format_metric_name(metric, "mm") for metric in COLUMNS}
     printed = {*HEADINGS, *columns, *get_args(FoldState), *rows}
     assert set(list_terms("Headings and rows of tables")) == printed
 

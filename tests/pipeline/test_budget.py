@@ -1,4 +1,4 @@
-"""From raw images to predictions within a time, on the processor alone."""
+"""From raw images to predictions within a time, on the CPU alone."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import open_run
 from autoseg.training.options import Length
 from autoseg.workflows.evaluate import validation_cost
@@ -178,7 +178,9 @@ def limit(run, **choice):
     cases = json.loads((run / "splits.json").read_text())["folds"][0]["validation"]
     chosen = ValidationChoice(cases=tuple(cases[:1]), held_out_cases=len(cases), **choice)
     opened = open_run(run)
-    return validate_fold(opened, "3d_fullres", "0", cases=cases, device="cpu", progress=Silent(), choice=chosen), cases
+    return validate_fold(
+        opened, "3d_fullres", "0", cases=cases, device="cpu", progress=SilentProgress(), choice=chosen
+    ), cases
 
 
 def test_a_limited_validation_is_recorded_and_made_whole_when_there_is_time(trained_run, tmp_path):
@@ -211,7 +213,7 @@ def test_label_maps_of_a_sample_are_kept_for_the_whole_validation(trained_run, t
     _, cases = limit(run)
     kept = run / f"models/3d_fullres/fold_0/validation/{cases[0]}.nii.gz"
     before = kept.stat().st_mtime_ns
-    validate_fold(open_run(run), "3d_fullres", "0", cases=cases, device="cpu", progress=Silent())
+    validate_fold(open_run(run), "3d_fullres", "0", cases=cases, device="cpu", progress=SilentProgress())
     assert kept.stat().st_mtime_ns == before
     assert read_summary(run)["foreground_mean"] == whole["foreground_mean"]
 

@@ -31,7 +31,7 @@ class Recorder:
         self.depth -= 1
 
     def adapt(self):
-        assert self.depth > 0, "whatever computes must be within follow_cpu_time"
+        assert self.depth > 0, "whatever computes must be within adaptive_cpu_threads"
         self.adapted += 1
 
 

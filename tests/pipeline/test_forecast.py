@@ -8,7 +8,7 @@ from builders.balls import write_balls
 from builders.command_line import run_autoseg
 
 from autoseg.fingerprint import HostThroughput
-from autoseg.runtime.measurement_cache import find_memory_folder
+from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.workflows.plan.host_speed import find_host_speed
 
 SLOW = HostThroughput(
@@ -37,7 +37,7 @@ def run_without_torch(*arguments):
 def slow_computer(tmp_path, monkeypatch):
     """Its speed was measured earlier."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    find_host_speed(find_memory_folder("host_speed"), measure=lambda: SLOW)
+    find_host_speed(find_measurement_cache("host_speed"), measure=lambda: SLOW)
 
 
 @pytest.mark.usefixtures("slow_computer")

@@ -16,7 +16,7 @@ import autoseg
 from autoseg.document import read_document
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan
-from autoseg.postprocessing.application import finish_label_map
+from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map
@@ -148,7 +148,7 @@ def test_prediction_with_a_pair_and_postprocessing_equals_a_direct_computation(
     raw = plan.labels.decode(mean.argmax(axis=0).astype(np.int16))
     rules = read_selection(run).postprocessing.rules
     volume = read_image([tmp_path / "images" / "new_0000.nii.gz"])
-    expected = finish_label_map(raw, rules, labels=plan.labels, spacing_mm=volume.grid.spacing_mm)
+    expected = postprocess_label_map(raw, rules, labels=plan.labels, spacing_mm=volume.grid.spacing_mm)
     np.testing.assert_array_equal(read_label_map(tmp_path / "out" / "new.nii.gz").array, expected)
     record = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert record["configuration"] == "2d + 3d_fullres"

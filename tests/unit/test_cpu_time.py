@@ -9,7 +9,7 @@ import pytest
 from builders.cpu_readings import build_cpu_reading
 
 from autoseg.runtime import cpu_time
-from autoseg.runtime.cpu_time import CpuClock, compare_readings, count_usable_cores, list_cores, read_quota
+from autoseg.runtime.cpu_time import CpuClock, compare_readings, count_usable_cpus, list_cores, read_quota
 
 START = build_cpu_reading(waiting={1: 5.0, 2: 7.0})
 
@@ -87,10 +87,10 @@ def test_the_smallest_quota_of_the_groups_around_a_process_holds(tmp_path, files
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(1.0, 1), (0.5, 1), (1.5, 2), (None, 8), (12.0, 8)])
-def test_a_container_s_share_of_the_processor_limits_the_cores(monkeypatch, quota, cores):
+def test_a_container_s_share_of_the_cpu_limits_the_cores(monkeypatch, quota, cores):
     monkeypatch.setattr(cpu_time, "list_cores", lambda: list(range(8)))
     monkeypatch.setattr(cpu_time, "read_quota", lambda: quota)
-    assert count_usable_cores() == cores
+    assert count_usable_cpus() == cores
 
 
 def test_the_clock_counts_what_this_process_computes():

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.processes.fork_server import START_METHOD, interruptions_held
+from autoseg.processes.fork_server import START_METHOD, defer_interruptions
 
 SCRIPT = """
 import signal
-from autoseg.processes.fork_server import prepare_workers
+from autoseg.processes.fork_server import prepare_worker_context
 
 def show(connection):
     connection.send(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
 
 if __name__ == "__main__":
     before = signal.getsignal(signal.SIGINT)
-    context = prepare_workers(["json"])
+    context = prepare_worker_context(["json"])
     assert signal.getsignal(signal.SIGINT) == before
     mine, its = context.Pipe()
     context.Process(target=show, args=(its,)).start()
@@ -35,12 +35,12 @@ AS_USUAL = (
 # Interrupted while the fork server still loads, when workers are asked for and none can be there.
 INTERRUPTED = """
 import os, signal, threading
-from autoseg.processes.fork_server import prepare_workers
+from autoseg.processes.fork_server import prepare_worker_context
 
 {use}
 
 if __name__ == "__main__":
-    prepare_workers(["loads_slowly"])
+    prepare_worker_context(["loads_slowly"])
     timer = threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     try:
@@ -56,11 +56,11 @@ def use():
     next(stream_batches([1, 2, 3], [0, 1, 2], workers=1, device=torch.device("cpu")))
 """
 POOL = """
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.processes.case_pool import run_over_cases
 
 def use():
-    run_over_cases(str, [("a", 1), ("b", 2)], workers=2, label="", progress=Silent())
+    run_over_cases(str, [("a", 1), ("b", 2)], workers=2, label="", progress=SilentProgress())
 """
 
 
@@ -97,7 +97,7 @@ def test_requests_to_end_wait_until_workers_have_started():
     passed = []
 
     def start_workers() -> None:
-        with interruptions_held():
+        with defer_interruptions():
             signal.raise_signal(signal.SIGINT)
             passed.append("held")
         passed.append("went on")
@@ -112,7 +112,7 @@ def test_outside_the_main_thread_nothing_is_held():
     handlers = []
 
     def hold() -> None:
-        with interruptions_held():
+        with defer_interruptions():
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=hold)

@@ -79,11 +79,11 @@ def test_text_is_written_whole(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
-@pytest.mark.parametrize(("is_lasting", "flushes"), [(True, 1), (False, 0)])
-def test_only_what_must_last_is_flushed_to_the_disk(tmp_path, monkeypatch, is_lasting, flushes):
+@pytest.mark.parametrize(("is_durable", "flushes"), [(True, 1), (False, 0)])
+def test_only_what_must_last_is_flushed_to_the_disk(tmp_path, monkeypatch, is_durable, flushes):
     flushed = []
     monkeypatch.setattr(os, "fsync", flushed.append)
-    write_text(tmp_path / "a.txt", "x", is_lasting=is_lasting)
+    write_text(tmp_path / "a.txt", "x", is_durable=is_durable)
     assert len(flushed) == flushes
     assert (tmp_path / "a.txt").read_text() == "x"
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from autoseg.processes.signals import OTHER_REQUESTS_TO_END, StopRequest, list_heeded
+from autoseg.processes.signals import TERMINATION_SIGNALS, StopRequest, list_unignored_signals
 
 REQUESTS = [signal.SIGINT, *([] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGHUP])]
 
@@ -36,7 +36,7 @@ def test_a_request_ends_work_at_once(stop, number):
     done = []
 
     def work():
-        with stop.heard():
+        with stop.handle_signals():
             signal.raise_signal(number)
             done.append("went on")
 
@@ -50,10 +50,10 @@ def test_a_postponed_request_is_told_and_answered_at_the_end_of_the_work(stop, t
     done = []
 
     def work():
-        with stop.heard(), stop.postponed("the cake is baked"):
-            done.append(stop.is_made)
+        with stop.handle_signals(), stop.postpone_stop("the cake is baked"):
+            done.append(stop.is_requested)
             signal.raise_signal(number)
-            done.append(stop.is_made)
+            done.append(stop.is_requested)
 
     with pytest.raises(KeyboardInterrupt):
         work()
@@ -67,9 +67,9 @@ def test_of_three_requests_the_last_one_does_not_wait(stop, told):
     def work():
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
-            done.append(stop.is_made)
+            done.append(stop.is_requested)
 
-    with pytest.raises(KeyboardInterrupt), stop.heard(), stop.postponed("the cake is baked"):
+    with pytest.raises(KeyboardInterrupt), stop.handle_signals(), stop.postpone_stop("the cake is baked"):
         work()
     assert done == [True, True]
     assert "once more" in told[1]
@@ -79,7 +79,7 @@ def test_within_postponed_work_a_part_may_be_interrupted_once(stop):
     done = []
 
     def interrupt():
-        with stop.answered_at_once():
+        with stop.allow_immediate_stop():
             try:
                 signal.raise_signal(signal.SIGINT)
             finally:
@@ -87,7 +87,7 @@ def test_within_postponed_work_a_part_may_be_interrupted_once(stop):
                 done.append("tidied up")
 
     def work():
-        with stop.heard(), stop.postponed("the cake is baked"):
+        with stop.handle_signals(), stop.postpone_stop("the cake is baked"):
             with pytest.raises(KeyboardInterrupt):
                 interrupt()
             done.append("saved")
@@ -98,15 +98,15 @@ def test_within_postponed_work_a_part_may_be_interrupted_once(stop):
 
 
 def test_an_earlier_request_is_not_answered_twice(stop):
-    with stop.heard():
+    with stop.handle_signals():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        with stop.postponed("all is saved"):
-            assert not stop.is_made
+        with stop.postpone_stop("all is saved"):
+            assert not stop.is_requested
 
 
 def test_without_requests_nothing_happens(stop, told):
-    with stop.heard(), stop.postponed("the cake is baked"):
+    with stop.handle_signals(), stop.postpone_stop("the cake is baked"):
         pass
     assert told == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -116,7 +116,7 @@ def test_outside_the_main_thread_nothing_is_heard(stop):
     handlers = []
 
     def listen():
-        with stop.heard():
+        with stop.handle_signals():
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=listen)
@@ -128,6 +128,6 @@ def test_outside_the_main_thread_nothing_is_heard(stop):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no hang-up")
 def test_what_is_ignored_stays_so():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert list_heeded(OTHER_REQUESTS_TO_END) == [signal.SIGTERM]
-    with StopRequest().heard():
+    assert list_unignored_signals(TERMINATION_SIGNALS) == [signal.SIGTERM]
+    with StopRequest().handle_signals():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -50,7 +50,7 @@ class Console:
         """Shows a table."""
         self._rich.print(table)
 
-    def show_part(self, label: str, done: int, total: int) -> None:
+    def show_partial(self, label: str, done: int, total: int) -> None:
         """Shows the progress of the current item: a second bar, or a line now and then; nothing for a single step."""
         if total <= 1:
             return
@@ -123,7 +123,7 @@ def open_console(*, plain_width: int = PLAIN_WIDTH) -> Console:
 def build_stop_request() -> StopRequest:
     """Builds a receiver of requests to end, which writes to standard error what it waits for."""
     terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
-    return StopRequest(tell=_write_immediately, leave_terminal=partial(_discard_output, terminals))
+    return StopRequest(tell=_write_immediately, on_hangup=partial(_discard_output, terminals))
 
 
 def _write_immediately(text: str) -> None:

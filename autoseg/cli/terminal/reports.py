@@ -136,12 +136,12 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
     """Prints scores per class over the held-out cases of all folds, one table for each configuration."""
     from rich.table import Table
 
-    from autoseg.evaluation.summary import name_column
+    from autoseg.evaluation.summary import format_metric_name
 
     for name, scores in result.configurations.items():
         title = f"Cross-validation of {name}: {scores.cases} cases, {len(scores.folds)} folds"
         table = Table(title=f"{title} (mean, standard deviation, 95 % interval of the mean)", title_justify="left")
-        for heading in ("class", *(name_column(score, result.distance_unit) for score in CROSSVALIDATED)):
+        for heading in ("class", *(format_metric_name(score, result.distance_unit) for score in CROSSVALIDATED)):
             table.add_column(heading)
         for key, values in scores.classes.items():
             table.add_row(result.class_names[key], *(_format_statistic(values[score]) for score in CROSSVALIDATED))
@@ -190,13 +190,13 @@ def _format_statistic(values: "Statistic") -> str:
 def _open_table(title: str, *names: str, unit: "DistanceUnit") -> "Table":
     from rich.table import Table
 
-    from autoseg.evaluation.summary import name_column
+    from autoseg.evaluation.summary import format_metric_name
 
     table = Table(title=title, title_justify="left")
     for name in names:
         table.add_column(name)
     for metric in COLUMNS:
-        table.add_column(name_column(metric, unit), justify="right")
+        table.add_column(format_metric_name(metric, unit), justify="right")
     return table
 
 

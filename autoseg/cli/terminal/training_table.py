@@ -49,7 +49,7 @@ def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: 
     """Prints the cross-validation, if there is one, and the next command, if no fold failed."""
     from autoseg.cli.terminal.reports import print_crossvalidation
 
-    if not outcome.is_leader:
+    if not outcome.is_main_process:
         return
     if outcome.crossvalidation is not None:
         print_crossvalidation(console, outcome.crossvalidation)

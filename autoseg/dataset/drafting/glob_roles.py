@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from autoseg.dataset.drafting.name_parts import NameParts, strip_any_ending, take_apart
+from autoseg.dataset.drafting.name_parts import NameParts, parse_path, strip_any_ending
 
 TRANSLATIONS: Final = (("**/", "(?:(.*)/)?"), ("**", "(.*)"), ("*", "([^/]*)"), ("?", "([^/])"))
 UNGROUPED_TRANSLATIONS: Final = (("**/", "(?:.*/)?"), ("**", ".*"), *TRANSLATIONS[2:])
@@ -21,7 +21,7 @@ def assign_roles(paths: Iterable[str], *, images: str, labels: str) -> list[Name
         if match is not None:
             role = "label" if label_match else "image"
             files.append(
-                take_apart(path, matched_path=_join_groups(match, path), role="label" if role == "label" else "image")
+                parse_path(path, matched_path=_join_groups(match, path), role="label" if role == "label" else "image")
             )
     return files
 

@@ -139,7 +139,7 @@ def _find_overlaps(
     lost: dict[tuple[int, int], dict[str, int]] = {}
     for name, voxels in cases.items():
         for members, count in voxels.items():
-            keeper = choose_values([members], nesting)[0] - 1
+            keeper = assign_values([members], nesting)[0] - 1
             for loser in set(members) - {keeper, *nesting.parents[keeper]}:
                 counts = lost.setdefault((keeper, loser), {})
                 counts[name] = counts.get(name, 0) + count
@@ -156,7 +156,7 @@ def _find_overlaps(
     )
 
 
-def choose_values(mixed: Sequence[Combination], nesting: Nesting) -> list[int]:
+def assign_values(mixed: Sequence[Combination], nesting: Nesting) -> list[int]:
     """Returns the value that is written for each combination: that of the last structure in `Nesting.order`."""
     rank = {structure: place for place, structure in enumerate(nesting.order)}
     return [1 + max(members, key=rank.__getitem__) for members in mixed]

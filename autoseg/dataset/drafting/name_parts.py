@@ -87,7 +87,7 @@ class NameParts:
         return self.folders, self.stem
 
 
-def take_apart(path: str, *, matched_path: str | None = None, role: Role | None = None) -> NameParts:
+def parse_path(path: str, *, matched_path: str | None = None, role: Role | None = None) -> NameParts:
     """Parses a path below the dataset's folder.
 
     Args:

@@ -16,8 +16,8 @@ from torch import nn
 from autoseg.document import Document, OneOf, Part
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
-from autoseg.runtime.measurement_cache import find_measurement, find_processor, read_measurement, write_measurement
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.measurement_cache import find_cpu_name, find_measurement, read_measurement, write_measurement
+from autoseg.runtime.precision import DtypeName
 
 SMALL_PATCH_VOXELS: Final = 2**18
 """Larger patches get the batch size 1 without a measurement: a forward pass takes seconds, batches only cost RAM."""
@@ -41,7 +41,7 @@ class InferenceConditions(Part):
     processor: str
     threads: int
     torch: str
-    number_type: NumberType
+    dtype: DtypeName
     network: Annotated[NetworkPlan, OneOf(NETWORK_PLANS, "family")]
     patch_voxels: tuple[int, ...]
 
@@ -51,12 +51,12 @@ class BatchSizeMeasurement(Document):
 
     schema_version: Literal[1] = 1
     circumstances: InferenceConditions
-    patches_per_pass: int
+    inference_batch_size: int
     seconds_per_patch: tuple[float, ...]
 
 
-def find_patches_per_pass(
-    network: nn.Module, configuration: ConfigurationPlan, *, number_type: NumberType, memory: Path
+def find_inference_batch_size(
+    network: nn.Module, configuration: ConfigurationPlan, *, dtype: DtypeName, memory: Path
 ) -> int:
     """Returns the fastest inference batch size on the CPU: a cached or a new measurement.
 
@@ -65,7 +65,7 @@ def find_patches_per_pass(
     Args:
         network: A network on the CPU, ready to predict.
         configuration: The configuration that the network was built from.
-        number_type: The dtype in which it computes.
+        dtype: The dtype in which it computes.
         memory: Folder of cached measurements. If it cannot be written, every call measures, which the log reports.
     """
     voxels = math.prod(configuration.patch_voxels)
@@ -73,21 +73,21 @@ def find_patches_per_pass(
         return 1
     if voxels > VOXELS_PER_THREAD * torch.get_num_threads():
         return 1 << (VOXELS_PER_BATCH // voxels).bit_length() - 1  # the largest power of two
-    conditions = find_inference_conditions(configuration, number_type)
+    conditions = find_inference_conditions(configuration, dtype)
     path = find_measurement(memory, conditions)
     known = read_measurement(path, BatchSizeMeasurement)
     if known is not None and known.circumstances == conditions:
-        return known.patches_per_pass
+        return known.inference_batch_size
     return _measure_and_cache(network, conditions, path)
 
 
-def find_inference_conditions(configuration: ConfigurationPlan, number_type: NumberType) -> InferenceConditions:
+def find_inference_conditions(configuration: ConfigurationPlan, dtype: DtypeName) -> InferenceConditions:
     """Returns the conditions in this process."""
     return InferenceConditions(
-        processor=find_processor(),
+        processor=find_cpu_name(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        number_type=number_type,
+        dtype=dtype,
         network=configuration.network,
         patch_voxels=configuration.patch_voxels,
     )
@@ -112,7 +112,7 @@ def _measure_and_cache(network: nn.Module, conditions: InferenceConditions, path
     fastest = 1 << seconds.index(min(seconds))
     logger.info("the fastest batch size here is %d (%.3g s per patch); cached in %s", fastest, min(seconds), path)
     record = BatchSizeMeasurement(
-        circumstances=conditions, patches_per_pass=fastest, seconds_per_patch=tuple(round(s, 5) for s in seconds)
+        circumstances=conditions, inference_batch_size=fastest, seconds_per_patch=tuple(round(s, 5) for s in seconds)
     )
     write_measurement(path, record, what="the fastest batch size")
     return fastest

@@ -20,7 +20,11 @@ from torch import nn
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DeviceError, DocumentError, RunError
-from autoseg.inference.execution.batch_size import InferenceConditions, find_inference_conditions, find_patches_per_pass
+from autoseg.inference.execution.batch_size import (
+    InferenceConditions,
+    find_inference_batch_size,
+    find_inference_conditions,
+)
 from autoseg.inference.execution.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
@@ -28,8 +32,8 @@ from autoseg.inference.options import Workload
 from autoseg.inference.sliding_window.windows import compute_window_plan
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.runtime.measurement_cache import find_memory_folder
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.measurement_cache import find_measurement_cache
+from autoseg.runtime.precision import DtypeName
 
 SMALLEST_WORK_VOXELS: Final = 2**29
 """Voxels of all patches together below which only eager PyTorch is considered: eight minutes of a U-Net of 32 to 256
@@ -39,7 +43,7 @@ TRIAL_SECONDS: Final[Mapping[Execution, float]] = {"compiled": 20.0, "openvino":
 TRIAL_SHARE: Final = 0.05
 """A trial may cost this part of the time that the job is expected to take."""
 REPETITIONS: Final = 2
-TOLERANCES: Final[Mapping[NumberType, float]] = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
+TOLERANCES: Final[Mapping[DtypeName, float]] = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
 """Mean difference from the logits of eager PyTorch, in their standard deviations. Rounding makes 1e-6 in single
 precision; in bfloat16 two ways of rounding differ by 0.01 to 0.02, like either from single precision (measured)."""
 
@@ -52,7 +56,7 @@ class Setting:
 
     configuration: ConfigurationPlan
     device: torch.device
-    number_type: NumberType
+    dtype: DtypeName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +64,12 @@ class PreparedNetworks:
     """Networks that are ready to predict.
 
     Attributes:
-        patches_per_pass: None for the rule of `compute_patches_per_pass`.
+        inference_batch_size: None for the rule of `compute_inference_batch_size`.
     """
 
     networks: tuple[nn.Module, ...]
     execution: Execution
-    patches_per_pass: int | None
+    inference_batch_size: int | None
 
 
 class ExecutionRecord(Document):
@@ -81,7 +85,7 @@ class ExecutionRecord(Document):
     circumstances: InferenceConditions
     execution: Execution
     made_by: str
-    patches_per_pass: int
+    inference_batch_size: int
     start_seconds: float
     seconds_per_patch: float
     difference: float
@@ -89,7 +93,7 @@ class ExecutionRecord(Document):
     @property
     def is_exact_enough(self) -> bool:
         """Whether it may be taken."""
-        return self.difference <= TOLERANCES[self.circumstances.number_type]
+        return self.difference <= TOLERANCES[self.circumstances.dtype]
 
     def estimate_seconds(self, patches: int) -> float:
         """Estimates the duration of a whole job."""
@@ -114,25 +118,25 @@ def prepare_networks(
         if choice not in ("auto", "eager"):
             msg = f"the execution {choice} is for CPUs, but the device is {setting.device}; use --execution eager"
             raise DeviceError(msg)
-        prepared = _build("eager", networks, setting, patches_per_pass=1)
-        return PreparedNetworks(networks=prepared, execution="eager", patches_per_pass=None)
+        prepared = _build("eager", networks, setting, inference_batch_size=1)
+        return PreparedNetworks(networks=prepared, execution="eager", inference_batch_size=None)
     if choice == "eager" or (choice == "auto" and not is_large(workload, setting.configuration, len(networks))):
-        prepared = _build("eager", networks, setting, patches_per_pass=1)
+        prepared = _build("eager", networks, setting, inference_batch_size=1)
         return PreparedNetworks(
-            networks=prepared, execution="eager", patches_per_pass=_find_patches_per_pass(prepared[0], setting)
+            networks=prepared, execution="eager", inference_batch_size=_find_patches_per_pass(prepared[0], setting)
         )
     if choice != "auto":
         check_available(choice)
-    probe = prepare_network(copy.deepcopy(networks[0]), device=setting.device, number_type=setting.number_type)
+    probe = prepare_network(copy.deepcopy(networks[0]), device=setting.device, dtype=setting.dtype)
     count = _find_patches_per_pass(probe, setting)
-    trials = _Trials(original=networks[0], probe=probe, setting=setting, patches_per_pass=count)
+    trials = _Trials(original=networks[0], probe=probe, setting=setting, inference_batch_size=count)
     patches = count_patches(workload, setting.configuration, len(networks))
     execution = trials.choose(patches) if choice == "auto" else choice
     if choice == "auto":
-        prepared = _build(execution, networks, setting, patches_per_pass=count)
+        prepared = _build(execution, networks, setting, inference_batch_size=count)
     else:
         prepared = trials.build_checked(execution, networks)
-    return PreparedNetworks(networks=prepared, execution=execution, patches_per_pass=count)
+    return PreparedNetworks(networks=prepared, execution=execution, inference_batch_size=count)
 
 
 def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: int) -> int:
@@ -192,7 +196,7 @@ class _Trials:
     original: SegmentationNetwork
     probe: nn.Module
     setting: Setting
-    patches_per_pass: int
+    inference_batch_size: int
 
     def choose(self, patches: int) -> Execution:
         """Chooses the shortest total time for a number of patches, and logs the choice where there was one."""
@@ -219,12 +223,12 @@ class _Trials:
             DeviceError: They do not run, or do not compute the network's logits.
         """
         try:
-            prepared = _build(execution, networks, self.setting, patches_per_pass=self.patches_per_pass)
+            prepared = _build(execution, networks, self.setting, inference_batch_size=self.inference_batch_size)
             difference = self._compare(prepared[0])
         except RuntimeError as error:  # of which the errors of compilers and OpenVINO are kinds
             msg = f"{execution} does not work here: {_get_first_line(error)}; use --execution eager"
             raise DeviceError(msg) from error
-        tolerance = TOLERANCES[self.setting.number_type]
+        tolerance = TOLERANCES[self.setting.dtype]
         if difference > tolerance:
             msg = (
                 f"{execution} must give the network's logits within {tolerance} standard deviations, found a mean "
@@ -237,14 +241,14 @@ class _Trials:
         return self._recall(execution, made_by) or self._try_and_remember(execution, made_by)
 
     def _recall(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
-        circumstances = find_inference_conditions(self.setting.configuration, self.setting.number_type)
+        circumstances = find_inference_conditions(self.setting.configuration, self.setting.dtype)
         path = _get_path(circumstances, execution)
         try:
             record = read_document(path, ExecutionRecord)
         except DocumentError:
             return None  # not there, or of another version
-        known = (record.circumstances, record.made_by, record.patches_per_pass)
-        return record if known == (circumstances, made_by, self.patches_per_pass) else None
+        known = (record.circumstances, record.made_by, record.inference_batch_size)
+        return record if known == (circumstances, made_by, self.inference_batch_size) else None
 
     def _try_and_remember(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
         try:
@@ -267,15 +271,15 @@ class _Trials:
             network = self.probe
         else:
             source = copy.deepcopy(self.original)
-            (network,) = _build(execution, [source], self.setting, patches_per_pass=self.patches_per_pass)
+            (network,) = _build(execution, [source], self.setting, inference_batch_size=self.inference_batch_size)
         patches = self._draw_patches()
         network(patches)
         start_seconds = 0.0 if execution == "eager" else time.perf_counter() - started
         return ExecutionRecord(
-            circumstances=find_inference_conditions(self.setting.configuration, self.setting.number_type),
+            circumstances=find_inference_conditions(self.setting.configuration, self.setting.dtype),
             execution=execution,
             made_by=made_by,
-            patches_per_pass=self.patches_per_pass,
+            inference_batch_size=self.inference_batch_size,
             start_seconds=round(start_seconds, 3),
             seconds_per_patch=min(_time_pass(network, patches) for _ in range(REPETITIONS)) / len(patches),
             difference=0.0 if execution == "eager" else self._compare(network),
@@ -288,33 +292,30 @@ class _Trials:
 
     def _draw_patches(self) -> torch.Tensor:
         channels, patch = self.setting.configuration.network.input_channels, self.setting.configuration.patch_voxels
-        return torch.randn((self.patches_per_pass, channels, *patch), generator=torch.Generator().manual_seed(0))
+        return torch.randn((self.inference_batch_size, channels, *patch), generator=torch.Generator().manual_seed(0))
 
 
 def _build(
-    execution: Execution, networks: Sequence[SegmentationNetwork], setting: Setting, *, patches_per_pass: int
+    execution: Execution, networks: Sequence[SegmentationNetwork], setting: Setting, *, inference_batch_size: int
 ) -> tuple[nn.Module, ...]:
     if execution == "openvino":
         channels = setting.configuration.network.input_channels
-        patch, number_type = setting.configuration.patch_voxels, setting.number_type
+        patch, dtype = setting.configuration.patch_voxels, setting.dtype
         return tuple(
-            convert_network(network, channels=channels, patch_voxels=patch, number_type=number_type)
-            for network in networks
+            convert_network(network, channels=channels, patch_voxels=patch, dtype=dtype) for network in networks
         )
-    prepared = tuple(
-        prepare_network(network, device=setting.device, number_type=setting.number_type) for network in networks
-    )
-    return prepared if execution == "eager" else compile_networks(prepared, patches_per_pass=patches_per_pass)
+    prepared = tuple(prepare_network(network, device=setting.device, dtype=setting.dtype) for network in networks)
+    return prepared if execution == "eager" else compile_networks(prepared, inference_batch_size=inference_batch_size)
 
 
 def _find_patches_per_pass(network: nn.Module, setting: Setting) -> int:
-    memory = find_memory_folder("patches_per_pass")
-    return find_patches_per_pass(network, setting.configuration, number_type=setting.number_type, memory=memory)
+    memory = find_measurement_cache("inference_batch_size")
+    return find_inference_batch_size(network, setting.configuration, dtype=setting.dtype, memory=memory)
 
 
 def _get_path(circumstances: InferenceConditions, execution: Execution) -> Path:
     digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
-    return find_memory_folder("executions") / f"{digest}.{execution}.json"
+    return find_measurement_cache("executions") / f"{digest}.{execution}.json"
 
 
 def _get_first_line(error: Exception) -> str:

@@ -19,15 +19,15 @@ Call = Callable[[dict[str, Tensor], Tensor], tuple[Tensor]]
 class CompiledNetwork(nn.Module):
     """A network that is compiled for one batch size; other sizes, which are rare, run in eager PyTorch."""
 
-    def __init__(self, network: nn.Module, call: Call, patches_per_pass: int) -> None:
+    def __init__(self, network: nn.Module, call: Call, inference_batch_size: int) -> None:
         super().__init__()
         self.network = network
         self.call = call
-        self.patches_per_pass = patches_per_pass
+        self.inference_batch_size = inference_batch_size
 
     def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
         """Returns logits of the full resolution, and nothing else."""
-        if len(image) != self.patches_per_pass:
+        if len(image) != self.inference_batch_size:
             logits: Tensor = self.network(image)[0]
             return (logits,)
         return (self.call(dict(self.network.state_dict()), image)[0],)
@@ -40,12 +40,12 @@ def find_compiler() -> str | None:
     return next((path for path in found if path), None)
 
 
-def compile_networks(networks: Sequence[nn.Module], *, patches_per_pass: int) -> tuple[nn.Module, ...]:
+def compile_networks(networks: Sequence[nn.Module], *, inference_batch_size: int) -> tuple[nn.Module, ...]:
     """Compiles networks of one plan, which share one compilation; it takes place in the first call.
 
     Args:
         networks: Returned by `prepare_network`, on the CPU.
-        patches_per_pass: The batch size to compile for.
+        inference_batch_size: The batch size to compile for.
     """
     # Weights are arguments, so that the compiled code serves every fold and is found in PyTorch's cache.
     skeleton = networks[0]
@@ -62,7 +62,7 @@ def compile_networks(networks: Sequence[nn.Module], *, patches_per_pass: int) ->
         "guard_filter_fn": _allow_other_threads,
     }
     compiled = torch.compile(call, dynamic=False, fullgraph=True, options=options)
-    return tuple(CompiledNetwork(network, compiled, patches_per_pass) for network in networks)
+    return tuple(CompiledNetwork(network, compiled, inference_batch_size) for network in networks)
 
 
 def _allow_other_threads(guards: Sequence[Any]) -> list[bool]:

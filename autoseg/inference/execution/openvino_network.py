@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.precision import DtypeName
 
-PRECISION_HINTS: Final[dict[NumberType, str]] = {"float32": "f32", "bfloat16": "bf16"}
+PRECISION_HINTS: Final[dict[DtypeName, str]] = {"float32": "f32", "bfloat16": "bf16"}
 """Always set: by default OpenVINO computes in bfloat16 wherever the CPU can."""
 KEPT_COMPILATIONS: Final = 2
 
@@ -44,7 +44,7 @@ def find_openvino_version() -> str | None:
 
 
 def convert_network(
-    network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...], number_type: NumberType
+    network: nn.Module, *, channels: int, patch_voxels: tuple[int, ...], dtype: DtypeName
 ) -> OpenvinoNetwork:
     """Converts a network in single precision, as `build_network` builds it; the network itself is not changed.
 
@@ -52,7 +52,7 @@ def convert_network(
         network: On the CPU, in evaluation mode, with a single output.
         channels: Channels of the input.
         patch_voxels: Extents of the input.
-        number_type: The dtype in which OpenVINO computes.
+        dtype: The dtype in which OpenVINO computes.
 
     Raises:
         RuntimeError: OpenVINO does not know an operation.
@@ -65,7 +65,7 @@ def convert_network(
         exported = torch.export.export(_FirstOutput(network), (example,), dynamic_shapes=(batch,), strict=False)
         converted = _convert(exported)
     settings = {
-        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[number_type],
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
         "ENABLE_CPU_PINNING": False,  # pinned threads wait for each other on a busy machine: 3 times as slow (measured)
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormalization
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.runtime.precision import NUMBER_TYPES, NumberType
+from autoseg.runtime.precision import DTYPES, DtypeName
 
 Execution = Literal["eager", "compiled", "openvino"]
 """Ways to run a network: eager PyTorch, PyTorch compiled for the CPU, or OpenVINO."""
@@ -38,15 +38,15 @@ class ReducedNetwork(nn.Module):
     would otherwise be rounded to steps of 0.4 %.
     """
 
-    def __init__(self, network: nn.Module, number_type: NumberType, layout: torch.memory_format) -> None:
+    def __init__(self, network: nn.Module, dtype: DtypeName, layout: torch.memory_format) -> None:
         super().__init__()
         self.network = network
-        self.number_type = NUMBER_TYPES[number_type]
+        self.dtype = DTYPES[dtype]
         self.layout = layout
 
     def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
         """Returns logits of the full resolution, and nothing else."""
-        logits: Tensor = self.network(image.to(self.number_type, memory_format=self.layout))[0]
+        logits: Tensor = self.network(image.to(self.dtype, memory_format=self.layout))[0]
         return (logits,)
 
 
@@ -139,41 +139,41 @@ class SinglePrecision(nn.Module):
 class AutocastNetwork(nn.Module):
     """A network that computes under autocast, as in training; it takes and returns single precision."""
 
-    def __init__(self, network: nn.Module, device: torch.device, number_type: NumberType) -> None:
+    def __init__(self, network: nn.Module, device: torch.device, dtype: DtypeName) -> None:
         super().__init__()
         self.network = network
         self.device_type = device.type
-        self.number_type = NUMBER_TYPES[number_type]
+        self.dtype = DTYPES[dtype]
 
     def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
         """Returns logits of the full resolution, and nothing else."""
-        with torch.autocast(self.device_type, dtype=self.number_type):
+        with torch.autocast(self.device_type, dtype=self.dtype):
             logits: Tensor = self.network(image)[0]
         return (logits.float(),)
 
 
-def prepare_network(network: SegmentationNetwork, *, device: torch.device, number_type: NumberType) -> nn.Module:
+def prepare_network(network: SegmentationNetwork, *, device: torch.device, dtype: DtypeName) -> nn.Module:
     """Moves a network to a device and converts it to predict in a dtype; the given network must not be used afterwards.
 
     Args:
         network: As `build_network` builds it.
         device: On a CPU a reduced dtype also means channels last, for which its convolutions and `ChannelsLastNorm`
             are made. A GPU's normalization is not, so there the layout stays (not measured).
-        number_type: The dtype of convolutions. For float32 on a GPU, convolutions of this process no longer round
+        dtype: The dtype of convolutions. For float32 on a GPU, convolutions of this process no longer round
             their input to the 10 bits of TF32, which PyTorch has them do.
     """
     network = network.to(device).eval().requires_grad_(requires_grad=False)
-    if number_type == "float32":
+    if dtype == "float32":
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False
         return network
     layout = CHANNELS_LAST[network.plan.dimensions] if device.type == "cpu" else torch.contiguous_format
     kept = network.single_precision_modules
     if kept is None:
-        return AutocastNetwork(network, device, number_type)
+        return AutocastNetwork(network, device, dtype)
     replaced = {id(network.get_submodule(name)): _keep_single(network.get_submodule(name)) for name in kept}
-    _convert(network, NUMBER_TYPES[number_type], layout, replaced)
-    return ReducedNetwork(network, number_type, layout)
+    _convert(network, DTYPES[dtype], layout, replaced)
+    return ReducedNetwork(network, dtype, layout)
 
 
 def _keep_single(module: nn.Module) -> nn.Module:
@@ -187,21 +187,21 @@ def _keep_single(module: nn.Module) -> nn.Module:
 
 
 def _convert(
-    parent: nn.Module, number_type: torch.dtype, layout: torch.memory_format, replaced: Mapping[int, nn.Module]
+    parent: nn.Module, dtype: torch.dtype, layout: torch.memory_format, replaced: Mapping[int, nn.Module]
 ) -> None:
     """Replaces or converts all modules below one, but for those that were replaced before."""
     for name, module in list(parent.named_children()):
         if id(module) in replaced:
             setattr(parent, name, replaced[id(module)])
         elif isinstance(module, CONVOLUTIONS):
-            module.to(dtype=number_type, memory_format=layout)  # type: ignore[call-overload]
+            module.to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
         elif isinstance(module, InstanceNormalization):
             if layout != torch.contiguous_format:
                 setattr(parent, name, ChannelsLastNorm(module, layout))
         elif isinstance(module, POOLINGS) or _has_own_tensors(module):
             setattr(parent, name, SinglePrecision(module))
         else:
-            _convert(module, number_type, layout, replaced)
+            _convert(module, dtype, layout, replaced)
 
 
 def _has_own_tensors(module: nn.Module) -> bool:

@@ -24,7 +24,7 @@ def predict_mirrored(
     patches: Float[Tensor, "batch channel *patch"],
     mirror_axes: Sequence[int],
     *,
-    patches_per_pass: int,
+    inference_batch_size: int,
 ) -> Float32[Tensor, "batch class *patch"]:
     """Averages the logits over all mirrored views (2 ** number of axes), each mirrored back.
 
@@ -32,14 +32,14 @@ def predict_mirrored(
         network: A network that returns a tuple, the first element of which has the resolution of the input.
         patches: Patches on the network's device.
         mirror_axes: Axes of the patch, 0 is the first one after batch and channel.
-        patches_per_pass: Inference batch size, counting every view of a patch.
+        inference_batch_size: Inference batch size, counting every view of a patch.
     """
     views = list(list_mirrored_axes(mirror_axes))
     passes = list(product(views, range(len(patches))))
     total: Tensor | None = None
-    for first in range(0, len(passes), patches_per_pass):
+    for first in range(0, len(passes), inference_batch_size):
         adapt_threads()
-        batch = passes[first : first + patches_per_pass]
+        batch = passes[first : first + inference_batch_size]
         outputs = network(torch.stack([flip(patches[index], axes) for axes, index in batch]))[0]
         if total is None:
             total = torch.zeros((len(patches), *outputs.shape[1:]), device=outputs.device)

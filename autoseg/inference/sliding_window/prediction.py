@@ -21,7 +21,7 @@ from autoseg.errors import DeviceError, PredictionError
 from autoseg.inference.sliding_window.mirroring import flip, list_mirrored_axes, predict_mirrored
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.runtime.cpu_threads import follow_cpu_time
+from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 
 OnWindow = Callable[[int, int], None]
 
@@ -44,7 +44,7 @@ class _Job:
     configuration: ConfigurationPlan
     window_plan: WindowPlan
     mirror_axes: tuple[int, ...]
-    patches_per_pass: int
+    inference_batch_size: int
     device: torch.device
     on_window: OnWindow | None
 
@@ -57,7 +57,7 @@ def predict_logits(
     mirror_axes: Sequence[int],
     device: torch.device,
     step_fraction: float = 0.5,
-    patches_per_pass: int | None = None,
+    inference_batch_size: int | None = None,
     on_window: OnWindow | None = None,
 ) -> Float32[Tensor, "class z y x"]:
     """Averages the logits of all networks, windows and mirrored views.
@@ -75,8 +75,8 @@ def predict_logits(
         mirror_axes: Axes of the patch for test-time mirroring; empty for none.
         device: The device of the networks.
         step_fraction: Distance of neighbouring windows as a fraction of the patch.
-        patches_per_pass: Inference batch size, counting every mirrored view; None for that of
-            `compute_patches_per_pass`.
+        inference_batch_size: Inference batch size, counting every mirrored view; None for that of
+            `compute_inference_batch_size`.
         on_window: Called after each batch with the number of finished windows and of all windows.
 
     Raises:
@@ -90,17 +90,17 @@ def predict_logits(
         configuration=configuration,
         window_plan=compute_window_plan(image.shape[1:], configuration.patch_voxels, step_fraction),
         mirror_axes=tuple(mirror_axes),
-        patches_per_pass=patches_per_pass or compute_patches_per_pass(configuration, device),
+        inference_batch_size=inference_batch_size or compute_inference_batch_size(configuration, device),
         device=device,
         on_window=on_window,
     )
-    with torch.inference_mode(), _switch_to_evaluation(members), follow_cpu_time(device):
+    with torch.inference_mode(), _switch_to_evaluation(members), adaptive_cpu_threads(device):
         padded = _blend_in_memory(job)
         check_finite(padded)
     return _remove_padding(padded, job.window_plan)
 
 
-def compute_patches_per_pass(configuration: ConfigurationPlan, device: torch.device) -> int:
+def compute_inference_batch_size(configuration: ConfigurationPlan, device: torch.device) -> int:
     """Computes the inference batch size where nothing was measured.
 
     On a GPU it is that of training, which fits, as prediction keeps nothing for a backward pass. On a CPU only small
@@ -122,10 +122,10 @@ def _blend_in_memory(job: _Job) -> Tensor:
             storage = select_storage_device(job.device, _count_stored_bytes(job))
             return retry_in_ram(partial(_blend_windows, job), storage)
         except DeviceError:
-            if job.patches_per_pass == 1:
+            if job.inference_batch_size == 1:
                 raise
-        job = replace(job, patches_per_pass=job.patches_per_pass // 2)
-        logger.warning("predicting this volume again with the batch size %d", job.patches_per_pass)
+        job = replace(job, inference_batch_size=job.inference_batch_size // 2)
+        logger.warning("predicting this volume again with the batch size %d", job.inference_batch_size)
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -195,7 +195,7 @@ def _predict_windows(job: _Job, image: Tensor, *, seen: Tensor) -> Iterator[tupl
         seen: The image on its original device. Reading one on the GPU would synchronize with all its computations.
     """
     views = len(list(list_mirrored_axes(job.mirror_axes)))
-    group_size = max(1, job.patches_per_pass // views)
+    group_size = max(1, job.inference_batch_size // views)
     waiting: list[Window] = []
     last: tuple[tuple[float, ...], Tensor] | None = None
     for window in job.window_plan.windows:
@@ -232,7 +232,7 @@ def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
     is_slice = job.configuration.dimensions == 2
     inputs = patches.squeeze(2) if is_slice else patches
     logits = _average(
-        predict_mirrored(network, inputs, job.mirror_axes, patches_per_pass=job.patches_per_pass)
+        predict_mirrored(network, inputs, job.mirror_axes, inference_batch_size=job.inference_batch_size)
         for network in job.networks
     )
     return logits.unsqueeze(2) if is_slice else logits

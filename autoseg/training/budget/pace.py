@@ -88,7 +88,7 @@ class Budget:
         return self.seconds - self.reserved_seconds - (self.clock() - self.start)
 
 
-def lay_out_budget(plan: TrainingPlan, times: StepTimes, seconds: float) -> Schedule:
+def schedule_within_budget(plan: TrainingPlan, times: StepTimes, seconds: float) -> Schedule:
     """Returns the schedule of the longest training within a budget, which is never longer than planned.
 
     Short trainings get short epochs, about a hundred of them, or fewer of `FEWEST_ITERATIONS_PER_EPOCH`.
@@ -108,7 +108,7 @@ def lay_out_budget(plan: TrainingPlan, times: StepTimes, seconds: float) -> Sche
     return schedule.model_copy(update={"end_epoch": epochs, "warmup_iterations": warmup})
 
 
-def lay_out_rest(
+def reschedule_remaining(
     plan: TrainingPlan, schedule: Schedule, times: StepTimes, seconds: float, *, epochs_done: int
 ) -> Schedule:
     """Returns the schedule of the rest of a training, at least one epoch, that ends in time or as planned.
@@ -154,7 +154,7 @@ def estimate_epoch_seconds(schedule: Schedule, times: StepTimes) -> float:
     )
 
 
-def judge_pace(epoch_seconds: Sequence[float], *, expected_seconds: float) -> float:
+def estimate_pace(epoch_seconds: Sequence[float], *, expected_seconds: float) -> float:
     """Estimates the duration of an epoch by the median of the last ones, starting from the forecast."""
     known = [*[expected_seconds] * EXPECTED_EPOCHS, *epoch_seconds]
     return median(known[-EPOCHS_THAT_TELL_THE_PACE:])
@@ -192,7 +192,7 @@ def find_end(epoch_seconds: float, *, next_epoch: int, last_epoch: int, remainin
     return min(last_epoch, next_epoch + max(0, int(remaining_seconds / epoch_seconds)))
 
 
-def describe_hopeless_pace(
+def describe_insufficient_budget(
     schedule: Schedule, *, epochs_done: int, needed: int, epoch_seconds: float, expected_seconds: float
 ) -> str:
     """Explains that a budget does not suffice at the present pace, and what to do."""

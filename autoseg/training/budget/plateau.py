@@ -17,7 +17,7 @@ def is_measurement_due(epoch: int) -> bool:
     return (epoch + 1) % EPOCHS_BETWEEN_MEASUREMENTS == 0
 
 
-def has_stopped_rising(measurements: Sequence[float]) -> bool:
+def has_reached_plateau(measurements: Sequence[float]) -> bool:
     """Returns whether the moving average of the mean Dice has not improved for `PATIENCE` measurements."""
     averages = smooth(measurements)
     best, best_at = -1.0, 0

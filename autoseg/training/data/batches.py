@@ -29,8 +29,8 @@ from autoseg.geometry import IntTriple
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
-from autoseg.processes.fork_server import interruptions_held, prepare_workers
-from autoseg.processes.signals import CTRL_C, OTHER_REQUESTS_TO_END
+from autoseg.processes.fork_server import defer_interruptions, prepare_worker_context
+from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.augmentation.enlarged_patch import compute_enlarged_patch
 from autoseg.training.augmentation.pipeline import SampleAugmentation
@@ -169,7 +169,7 @@ def stream_batches(
         AutosegError: A case could not be read.
     """
     loader = _build_loader(source, keys, workers=workers, device=device)
-    with interruptions_held():
+    with defer_interruptions():
         outcomes = iter(loader)
     for outcome in outcomes:
         if isinstance(outcome, AutosegError):
@@ -210,7 +210,7 @@ def _build_loader(
         pin_memory=device.type == "cuda",
         prefetch_factor=BATCHES_AHEAD_PER_WORKER if workers else None,
         worker_init_fn=_prepare_worker,
-        multiprocessing_context=prepare_workers([__name__]) if workers else None,
+        multiprocessing_context=prepare_worker_context([__name__]) if workers else None,
     )
 
 
@@ -223,7 +223,7 @@ def _prepare_worker(worker: int) -> None:
     del worker
     torch.set_num_threads(1)
     threadpool_limits(1)
-    for name in (CTRL_C, *OTHER_REQUESTS_TO_END):
+    for name in (CTRL_C, *TERMINATION_SIGNALS):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 

@@ -21,7 +21,7 @@ MOST_VOXELS_PER_COMPONENT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassOfFold:
+class FoldClass:
     """A class and the cases in which it occurs, at least one."""
 
     index: int
@@ -32,12 +32,10 @@ class ClassOfFold:
 class ForegroundIndex:
     """Cache of the classes and components of some cases."""
 
-    _classes: tuple[ClassOfFold, ...] | None = None
+    _classes: tuple[FoldClass, ...] | None = None
     _components: dict[tuple[str, int], tuple[Coordinates, ...]] = field(default_factory=dict)
 
-    def list_classes(
-        self, case_names: Sequence[str], open_case: Callable[[str], CachedCase]
-    ) -> tuple[ClassOfFold, ...]:
+    def list_classes(self, case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> tuple[FoldClass, ...]:
         """Lists the classes that occur in any of the cases, which must always be the same: those of a fold."""
         if self._classes is None:
             self._classes = find_classes(case_names, open_case)
@@ -51,12 +49,12 @@ class ForegroundIndex:
         return self._components[key]
 
 
-def find_classes(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> tuple[ClassOfFold, ...]:
+def find_classes(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> tuple[FoldClass, ...]:
     """Finds the classes that occur in the cases, with their cases."""
     ranges = {name: open_case(name).locations.class_ranges for name in case_names}
     class_count = max(map(len, ranges.values()))
     found = (
-        ClassOfFold(
+        FoldClass(
             index=index,
             case_names=tuple(name for name in case_names if ranges[name][index][0] < ranges[name][index][1]),
         )

@@ -10,7 +10,7 @@ from autoseg.plan.training import ForegroundChoice, ForegroundPlacement
 from autoseg.preprocessing.cache import CachedCase, LazyArray
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.class_locations import ClassLocations
-from autoseg.training.data.foreground import ClassOfFold, Coordinates, ForegroundIndex
+from autoseg.training.data.foreground import Coordinates, FoldClass, ForegroundIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class PatchSampler:
             return is_forced_foreground(index, self.batch_size, self.foreground_fraction)
         return self.foreground_fraction > 0 and bool(generator.random() < self.foreground_fraction)
 
-    def _draw_class_of_fold(self, generator: np.random.Generator) -> ClassOfFold | None:
+    def _draw_class_of_fold(self, generator: np.random.Generator) -> FoldClass | None:
         """None where the case is drawn before the class, and where no case holds any class."""
         if self.foreground_choice != "class_balanced":
             return None

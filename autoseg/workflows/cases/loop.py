@@ -18,7 +18,7 @@ from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.processes.case_pool import Failure, build_failure, list_problems, write_failure_log
-from autoseg.processes.overlap import overlap_stages
+from autoseg.processes.overlap import overlap_steps
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.training_cases import open_training_case, read_network_input
@@ -54,7 +54,7 @@ def predict_each(
         predict: Runs in the caller's thread; alone may use the device.
         write: Runs in a thread of its own.
     """
-    for case, error in overlap_stages(cases, read=read, work=predict, write=write):
+    for case, error in overlap_steps(cases, read=read, work=predict, write=write):
         failure = None if error is None else build_failure(get_name(case), error)
         del error  # its frames hold arrays, which may lie on a GPU
         yield failure
@@ -89,7 +89,7 @@ def predict_preprocessed_cases(
         outputs = []
         for model, (geometry, image) in zip(models, inputs, strict=True):
             label = case if len(models) == 1 else f"{case}, {model.configuration}"
-            show = partial(progress.show_part, label)
+            show = partial(progress.show_partial, label)
             logits = model.predict_preprocessed(image, options=options, on_window=show)
             outputs.append(CaseOutput(model=model, logits=logits, geometry=geometry))
         return finish(case, outputs)

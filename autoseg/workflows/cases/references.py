@@ -38,7 +38,7 @@ def copy_reference(case: Case, folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with write_atomically(target, is_lasting=False) as temporary:
+    with write_atomically(target, is_durable=False) as temporary:
         shutil.copyfile(source, temporary)
 
 

@@ -9,7 +9,7 @@ from autoseg.evaluation.crossvalidation import (
     score_configuration,
     write_crossvalidation,
 )
-from autoseg.evaluation.summary import EvaluationSummary, join_distance_units, name_class_keys
+from autoseg.evaluation.summary import EvaluationSummary, combine_distance_units, list_class_keys
 from autoseg.plan.document import Plan
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.workflows.folds.status import has_final_model, read_validation
@@ -31,10 +31,10 @@ def collect_crossvalidation(run_root: Path) -> CrossValidation | None:
         return None
     summaries = {name: _read_summaries(run, name, splits) for name in complete}
     units = (summary.distance_unit for folds in summaries.values() for summary in folds.values())
-    names = dict(zip(name_class_keys(plan.labels), plan.labels.class_names, strict=True))
+    names = dict(zip(list_class_keys(plan.labels), plan.labels.class_names, strict=True))
     result = CrossValidation(
         class_names=names,
-        distance_unit=join_distance_units(units),
+        distance_unit=combine_distance_units(units),
         configurations={name: score_configuration(folds) for name, folds in summaries.items()},
     )
     write_crossvalidation(run.crossvalidation_json, run.crossvalidation_csv, result)

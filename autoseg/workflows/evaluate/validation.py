@@ -19,7 +19,7 @@ from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.precision import DtypeName
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
@@ -70,7 +70,7 @@ def validate_fold(
     _discard_unlike(folder, chosen.options)
     # What previous stages predict for these cases is stored.
     model = load_model(
-        run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous=False
+        run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous_stages=False
     )
     check_preprocessed(run, model.plan, model.configuration_plan.data_of, chosen.cases)
     ending = label_map_ending(model.plan.file_ending)
@@ -139,7 +139,7 @@ def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | No
 
 
 def wrap_network(
-    plan: Plan, configuration: str, network: nn.Module, device: torch.device, *, number_type: NumberType = "float32"
+    plan: Plan, configuration: str, network: nn.Module, device: torch.device, *, dtype: DtypeName = "float32"
 ) -> SegmentationModel:
     """A model of a network that is not, or not yet, one of the run's."""
     return SegmentationModel(
@@ -148,7 +148,7 @@ def wrap_network(
         folds=("",),
         networks=(network.eval(),),
         device=device,
-        number_type=number_type,
+        dtype=dtype,
     )
 
 

@@ -16,13 +16,13 @@ import torch
 from autoseg.inference.execution.preparation import prepare_network
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
-from autoseg.inference.sliding_window.prediction import compute_patches_per_pass
+from autoseg.inference.sliding_window.prediction import compute_inference_batch_size
 from autoseg.inference.sliding_window.windows import compute_window_plan
 from autoseg.networks.families import build_network
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
-from autoseg.runtime.precision import find_number_type
+from autoseg.runtime.precision import find_dtype
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cases.references import find_reference
@@ -133,17 +133,17 @@ def measure_validation_cost(
 
 
 def _build_untrained_model(plan: Plan, configuration: str, device: torch.device) -> SegmentationModel:
-    number_type = find_number_type(device, "auto")
+    dtype = find_dtype(device, "auto")
     network = build_network(plan.configurations[configuration].network)
     network.set_deep_supervision(enabled=False)
-    prepared = prepare_network(network.eval(), device=device, number_type=number_type)
-    return wrap_network(plan, configuration, prepared, device, number_type=number_type)
+    prepared = prepare_network(network.eval(), device=device, dtype=dtype)
+    return wrap_network(plan, configuration, prepared, device, dtype=dtype)
 
 
 def _time_window(model: SegmentationModel) -> float:
     """Measures the seconds for a patch in a second call; the first call selects kernels."""
     configuration = model.configuration_plan
-    patches = compute_patches_per_pass(configuration, model.device)
+    patches = compute_inference_batch_size(configuration, model.device)
     shape = (patches, configuration.network.input_channels, *configuration.patch_voxels)
     seconds = 0.0
     with torch.inference_mode():

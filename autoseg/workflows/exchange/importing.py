@@ -10,7 +10,7 @@ from typing import Final
 from autoseg.document import read_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.archives import unpack_archive
-from autoseg.exchange.imported_run import add_fold, convert_weights, prepare_run
+from autoseg.exchange.imported_run import convert_weights, import_fold, prepare_imported_run
 from autoseg.exchange.model_file import ModelRecord, is_model_file, read_model_record, unpack_model_file
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint, read_nnunet_checkpoint
 from autoseg.exchange.nnunet_folders import (
@@ -24,7 +24,7 @@ from autoseg.exchange.nnunet_folders import (
     find_sibling,
     get_checkpoint_name,
     guess_configuration,
-    list_lacking,
+    list_missing_parts,
     open_nnunet_model,
     select_folds,
 )
@@ -138,7 +138,7 @@ def _find_roots(source: _ImportSource, configuration: str | None) -> list[Path]:
         msg = (
             f"{source.named} holds no model of nnU-Net v2: expected a folder with {PLANS_NAME}, {DATASET_NAME} and "
             f"{FOLD_PREFIX}0 or the like, such as results/Dataset001_X/nnUNetTrainer__nnUNetPlans__3d_fullres; it has "
-            f"no {', no '.join(list_lacking(source.folder))}"
+            f"no {', no '.join(list_missing_parts(source.folder))}"
         )
         raise ExchangeError(msg)
     if len(found) == 1:
@@ -167,8 +167,8 @@ def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedM
     convert_weights(plan, first)  # refuses weights that do not fit before anything is written
     previous = plan.configurations[first.configuration].previous_configuration
     if previous is not None:
-        yield from _import_first_stage(job, root, previous)
-    prepare_run(job.run, plan, first.configuration, overwrite=request.overwrite)
+        yield from _import_previous_stage(job, root, previous)
+    prepare_imported_run(job.run, plan, first.configuration, overwrite=request.overwrite)
     written = _add_folds(job, model, folds, first=first, plan=plan)
     folder = job.run.configuration_models(first.configuration)
     yield ExchangedModel(configuration=first.configuration, folds=folds, written=written, folder=folder)
@@ -185,14 +185,14 @@ def _add_folds(
         _check_belongs(checkpoint, first)
         training = job.run.fold(first.configuration, fold)
         origin = job.source.describe(path)
-        if add_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
+        if import_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
             written.append(fold)
         else:
             job.progress.note(f"{training.root}: imported before, kept")
     return tuple(written)
 
 
-def _import_first_stage(job: _ImportJob, root: Path, configuration: str) -> Iterator[ExchangedModel]:
+def _import_previous_stage(job: _ImportJob, root: Path, configuration: str) -> Iterator[ExchangedModel]:
     sibling = find_sibling(root, configuration)
     if sibling is not None:
         asked = replace(job.request, configuration=configuration, folds=None)

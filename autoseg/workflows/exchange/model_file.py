@@ -12,26 +12,26 @@ from autoseg.dataset.record import DatasetRecord
 from autoseg.document import read_document, read_json
 from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, score_configuration
-from autoseg.evaluation.summary import EvaluationSummary, name_class_keys
-from autoseg.exchange.model_card import write_card
+from autoseg.evaluation.summary import EvaluationSummary, list_class_keys
+from autoseg.exchange.model_card import format_model_card
 from autoseg.exchange.model_file import (
     ModelFileWriter,
     ModelRecord,
     SelectedScores,
     SharedConfiguration,
-    model_file_written,
-    share_plan,
+    extract_shared_plan,
+    write_model_file,
 )
-from autoseg.inference.ensemble import describe_meaning
+from autoseg.inference.ensemble import get_output_signature
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds, select_previous_folds
-from autoseg.inference.model import check_stages_agree, load_network, read_common_plan
+from autoseg.inference.model import check_stages_compatible, load_network, read_common_plan
 from autoseg.networks.weights import serialize_weights
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.runtime.provenance import TrainingRecord
 from autoseg.workflows.exchange.request import ExchangedModel, ExportRequest
-from autoseg.workflows.select.model_choice import check_weights, choose_models, list_weights
+from autoseg.workflows.select.model_choice import check_weights, list_weights, resolve_models
 from autoseg.workflows.select.selection_document import Member, Postprocessing, Selection
 
 MODEL_ENDING: Final = ".zip"
@@ -62,7 +62,7 @@ class ModelFileContent:
         first = next(iter(self.plans.values()))
         parts = [_collect_needed(plan, name) for name, plan in self.plans.items()]
         own = {name: plan.configurations[name] for name, plan in self.plans.items()}
-        return share_plan(first, {name: part for closed in parts for name, part in closed.items()} | own)
+        return extract_shared_plan(first, {name: part for closed in parts for name, part in closed.items()} | own)
 
 
 def export_model_file(
@@ -80,7 +80,7 @@ def export_model_file(
     _check_output(output, overwrite=request.overwrite)
     shared = _collect(run, request, progress)
     licence = _find_licence(run, progress)
-    with model_file_written(output) as writer:
+    with write_model_file(output) as writer:
         digests = _write_models(writer, shared, progress)
         selection = None if shared.selection is None else _share_selection(shared, shared.selection, digests)
         record = _describe(shared, digests, licence)
@@ -90,7 +90,7 @@ def export_model_file(
             writer.add_document(inside.selection, selection)
         writer.add_document(inside.model_record, record)
         rules = () if selection is None else selection.postprocessing.rules
-        writer.add(inside.model_card, write_card(record, shared.plan, rules).encode())
+        writer.add(inside.model_card, format_model_card(record, shared.plan, rules).encode())
     return tuple(
         ExchangedModel(configuration=name, folds=folds, written=folds, folder=output)
         for name, folds in shared.folds.items()
@@ -127,7 +127,7 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
 def _collect(run: RunFolder, request: ExportRequest, progress: Progress) -> ModelFileContent:
     """Collects the selected models, or those named in the request, or all trained ones."""
     plan = read_document(run.plan, Plan)
-    choice = choose_models(
+    choice = resolve_models(
         run, configuration=request.configuration, folds=request.folds, postprocessing=True, progress=progress
     )
     wanted: dict[str, tuple[str, ...] | None] = dict.fromkeys(list_exported(run, plan, request), request.folds)
@@ -160,7 +160,7 @@ def _add(
     previous = plans[name].configurations[name].previous_configuration
     if previous is not None:
         _add(run, previous, select_previous_folds(asked), folds=folds, plans=plans)
-        check_stages_agree(plans[previous], plans[name], name)
+        check_stages_compatible(plans[previous], plans[name], name)
 
 
 def _note_left_out(names: Sequence[str], progress: Progress) -> None:
@@ -173,7 +173,7 @@ def _note_left_out(names: Sequence[str], progress: Progress) -> None:
 def _check_agreement(plans: Mapping[str, Plan]) -> None:
     first, *others = plans
     for other in others:
-        if describe_meaning(plans[other]) != describe_meaning(plans[first]):
+        if get_output_signature(plans[other]) != get_output_signature(plans[first]):
             msg = (
                 f"the models of one file must have the same labels, channels and axes, but the plans that {first} and "
                 f"{other} were trained by differ in them; name one of them with --configuration"
@@ -200,7 +200,7 @@ def _write_models(writer: ModelFileWriter, shared: ModelFileContent, progress: P
         network = load_network(shared.run.fold(name, fold), plan.configurations[name])
         weights = serialize_weights(network.state_dict())
         writer.add(inside.final_checkpoint, weights)
-        writer.add_document(inside.plan, share_plan(plan, _collect_needed(plan, name)))
+        writer.add_document(inside.plan, extract_shared_plan(plan, _collect_needed(plan, name)))
         digests[name, fold] = hashlib.sha256(weights).hexdigest()
     return digests
 
@@ -259,7 +259,7 @@ def _describe(shared: ModelFileContent, digests: Digests, licence: str | None) -
 
 
 def _name_classes(plan: Plan) -> dict[str, str]:
-    return dict(zip(name_class_keys(plan.labels), plan.labels.class_names, strict=True))
+    return dict(zip(list_class_keys(plan.labels), plan.labels.class_names, strict=True))
 
 
 def _list_versions(shared: ModelFileContent) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class StateWriter:
         """Changes fields and writes the file immediately."""
         self.state = self.state.model_copy(update=changes)
         self.written_seconds = self.clock()
-        write_document(self.folder.state, self.state, is_lasting=False)
+        write_document(self.folder.state, self.state, is_durable=False)
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
         """Yields the events of a training unchanged and records them."""
@@ -144,8 +144,8 @@ class _CaseListener:
             self.state_writer.change(cases_done=done, remaining_seconds=left)
             yield item
 
-    def show_part(self, label: str, done: int, total: int) -> None:
-        self.listener.show_part(label, done, total)
+    def show_partial(self, label: str, done: int, total: int) -> None:
+        self.listener.show_partial(label, done, total)
 
     def note(self, text: str) -> None:
         self.listener.note(text)
@@ -169,7 +169,7 @@ def record_failure(folder: FoldFolder, *, device: str, reason: str) -> None:
     """Records the failure of a training that could not record it itself."""
     state = read_state(folder) or TrainingState(phase="failed", device=device)
     changes = {"phase": "failed", "reason": reason, "remaining_seconds": None}
-    write_document(folder.state, state.model_copy(update=changes), is_lasting=False)
+    write_document(folder.state, state.model_copy(update=changes), is_durable=False)
 
 
 def describe_failure(error: Exception) -> str:

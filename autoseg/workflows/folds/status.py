@@ -8,7 +8,7 @@ from typing import Final, Literal
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import parse_part, read_document, read_json
 from autoseg.errors import DocumentError
-from autoseg.inference.folds import find_trained_folds, is_import
+from autoseg.inference.folds import find_trained_folds, is_imported_run
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import LockHolder, find_holder
@@ -132,7 +132,7 @@ def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
     """
     run = open_run(run_root)
     plan = read_document(run.plan, Plan)
-    if is_import(run, plan):
+    if is_imported_run(run, plan):
         return tuple(
             FoldStatus(configuration=name, fold=fold, state="finished")
             for name in plan.configurations

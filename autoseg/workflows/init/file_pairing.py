@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 
 from autoseg.dataset.drafting.glob_roles import assign_roles
 from autoseg.dataset.drafting.image_tree import list_image_tree
-from autoseg.dataset.drafting.name_parts import NameParts, take_apart
+from autoseg.dataset.drafting.name_parts import NameParts, parse_path
 from autoseg.dataset.drafting.pairing import Pairing, describe_pattern, pair_by_name
 from autoseg.errors import DatasetError, Problem
 
@@ -31,7 +31,7 @@ def pair_tree(root: Path, patterns: FilePatterns | None) -> tuple[Pairing, list[
     """
     paths = list_image_tree(root)
     if patterns is None:
-        files = [take_apart(path) for path in paths]
+        files = [parse_path(path) for path in paths]
     else:
         files = assign_roles(paths, images=patterns.images, labels=patterns.labels)
         _check_patterns(root, patterns, files, paths)

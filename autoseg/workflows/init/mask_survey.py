@@ -16,7 +16,7 @@ from autoseg.dataset.drafting.mask_joining import (
     LARGEST_STRAY_FRACTION,
     Nesting,
     Overlap,
-    choose_values,
+    assign_values,
     combine_masks,
     find_nesting,
 )
@@ -134,7 +134,7 @@ def _name_joined(case: DraftCase, structures: Sequence[str]) -> str:
 
 def _list_new_values(survey: LabelSurvey, nesting: Nesting, structure_count: int) -> dict[int, int]:
     """Values by the numbers that combinations have in a joined label map."""
-    return dict(enumerate(choose_values(survey.mixed, nesting), start=1 + structure_count))
+    return dict(enumerate(assign_values(survey.mixed, nesting), start=1 + structure_count))
 
 
 def _read_mask(path: Path) -> LabelVolume:

@@ -17,7 +17,7 @@ from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.cache import is_case_written
 from autoseg.run_folder import RunFolder
 from autoseg.validation_conditions import FEWEST_SHARE, LARGEST_VALIDATION_SHARE
-from autoseg.workflows.plan.machine_survey import Survey
+from autoseg.workflows.plan.machine_survey import MachineSurvey
 from autoseg.workflows.plan.preprocessing import (
     compute_preprocessed_shape,
     is_recipe_followed,
@@ -78,7 +78,7 @@ class RunForecast:
         missing_bytes: At most, of the preprocessed data that does not exist yet.
     """
 
-    survey: Survey
+    survey: MachineSurvey
     configurations: tuple[ConfigurationForecast, ...]
     folds: int
     written_bytes: int
@@ -109,7 +109,7 @@ def forecast_run(
     run_root: Path,
     *,
     configurations: Sequence[str],
-    survey: Callable[[Plan, Sequence[str]], Survey],
+    survey: Callable[[Plan, Sequence[str]], MachineSurvey],
     measure_cost: MeasureCost,
 ) -> RunForecast:
     """Forecasts the training of the named configurations, or of all, and of those that they need.

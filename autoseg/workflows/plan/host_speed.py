@@ -12,8 +12,8 @@ import autoseg
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.fingerprint import HostThroughput
-from autoseg.runtime.cpu_time import count_usable_cores
-from autoseg.runtime.measurement_cache import find_processor
+from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.measurement_cache import find_cpu_name
 
 UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; a measurement that got less is not remembered
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
@@ -60,8 +60,8 @@ def find_host_speed(memory: Path, *, measure: Callable[[], HostThroughput]) -> H
 def find_circumstances() -> HostCircumstances:
     """Those of this process."""
     return HostCircumstances(
-        processor=find_processor(),
-        cores=count_usable_cores(),
+        processor=find_cpu_name(),
+        cores=count_usable_cpus(),
         threads_variable=os.environ.get(THREADS_VARIABLE, ""),
         torch=version("torch"),
         autoseg=autoseg.__version__,

@@ -23,8 +23,8 @@ from autoseg.labels import LabelScheme
 from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
-from autoseg.runtime.cpu_time import count_usable_cores
-from autoseg.runtime.measurement_cache import find_memory_folder, find_processor
+from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.measurement_cache import find_cpu_name, find_measurement_cache
 from autoseg.workflows.plan.host_speed import UNDISTURBED_SHARE, find_host_speed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
+class MachineSurvey:
     """Costs of configurations on this computer.
 
     Attributes:
@@ -73,7 +73,7 @@ class TimingCircumstances(Part):
     device: str
     torch: str
     autoseg: str
-    number_type: str
+    dtype: str
     labels: LabelScheme
     configuration: ConfigurationPlan
 
@@ -94,7 +94,7 @@ def survey_machine(
     measure: Callable[[], HostThroughput],
     measure_cost: MeasureCost,
     progress: Progress,
-) -> Survey:
+) -> MachineSurvey:
     """Times real steps on a GPU if there is one; otherwise estimates them from the speed of the CPU.
 
     Args:
@@ -119,16 +119,16 @@ def survey_cpu(
     estimate: CostEstimate,
     measure: Callable[[], HostThroughput],
     measure_cost: MeasureCost,
-) -> Survey:
+) -> MachineSurvey:
     """Estimates the costs on the CPU; if its speed cannot be measured, reports why."""
-    cores = count_usable_cores()
-    device, memory = f"{find_processor()}, {cores} core{'s' if cores > 1 else ''}", find_available_ram()
+    cores = count_usable_cpus()
+    device, memory = f"{find_cpu_name()}, {cores} core{'s' if cores > 1 else ''}", find_available_ram()
     try:
-        host = find_host_speed(find_memory_folder("host_speed"), measure=measure)
+        host = find_host_speed(find_measurement_cache("host_speed"), measure=measure)
     except (AutosegError, ImportError, OSError, RuntimeError) as error:
         reason = f"the speed of the CPU could not be measured ({_get_first_line(error)})"
         problems = dict.fromkeys(names, reason)
-        return Survey(device=device, has_gpu=False, memory_bytes=memory, costs={}, problems=problems, how=reason)
+        return MachineSurvey(device=device, has_gpu=False, memory_bytes=memory, costs={}, problems=problems, how=reason)
     how = "estimated from the measured speed of this CPU, right within about a third"
     if host.received_share < UNDISTURBED_SHARE:
         how = (
@@ -140,7 +140,7 @@ def survey_cpu(
         name: estimate(each, host, measure_cost(each.network, each.patch_voxels, each.training.batch_size))
         for name, each in chosen.items()
     }
-    return Survey(device=device, has_gpu=False, memory_bytes=memory, costs=costs, how=how)
+    return MachineSurvey(device=device, has_gpu=False, memory_bytes=memory, costs=costs, how=how)
 
 
 def find_available_ram(limit: Path = CGROUP_MEMORY) -> int:
@@ -180,7 +180,7 @@ def _get_first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def survey_gpu(names: Sequence[str], gpu: Gpu, *, time: Callable[[str], StepCost], progress: Progress) -> Survey:
+def survey_gpu(names: Sequence[str], gpu: Gpu, *, time: Callable[[str], StepCost], progress: Progress) -> MachineSurvey:
     """Times every configuration; one that does not fit into the GPU's memory does not prevent the others."""
     costs: dict[str, StepCost] = {}
     problems: dict[str, str] = {}
@@ -193,7 +193,7 @@ def survey_gpu(names: Sequence[str], gpu: Gpu, *, time: Callable[[str], StepCost
                 f"{name} could not be timed on {gpu.name}, and may not be trained there ({_get_first_line(error)}); "
                 f"autoseg plan --memory-gb plans for less memory"
             )
-    return Survey(
+    return MachineSurvey(
         device=gpu.name,
         has_gpu=True,
         memory_bytes=gpu.memory_bytes,
@@ -209,25 +209,25 @@ def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
     Raises:
         RuntimeError: The network and a batch do not fit into the GPU's memory, or the GPU fails.
     """
-    from autoseg.runtime.precision import find_number_type
+    from autoseg.runtime.precision import find_dtype
     from autoseg.training.network_timing import time_network
 
-    configuration, number_type = plan.configurations[name], find_number_type(gpu.device, "auto")
+    configuration, dtype = plan.configurations[name], find_dtype(gpu.device, "auto")
     circumstances = TimingCircumstances(
         device=gpu.name,
         torch=version("torch"),
         autoseg=autoseg.__version__,
-        number_type=number_type,
+        dtype=dtype,
         labels=plan.labels,
         configuration=configuration,
     )
     digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
-    path = find_memory_folder("gpu_steps") / f"{digest}.json"
+    path = find_measurement_cache("gpu_steps") / f"{digest}.json"
     with suppress(DocumentError):  # missing, or of another version
         record = read_document(path, TimingRecord)
         if record.circumstances == circumstances:
             return record.cost
-    cost = time_network(configuration, plan.labels, device=gpu.device, number_type=number_type)
+    cost = time_network(configuration, plan.labels, device=gpu.device, dtype=dtype)
     try:
         write_document(path, TimingRecord(circumstances=circumstances, cost=cost))
     except RunError as error:
@@ -245,6 +245,6 @@ def _find_gpu() -> Gpu | None:
     if device.type == "cpu":
         return None
     if device.type != "cuda":
-        return Gpu(device=device, name=f"{find_processor()} ({device.type})", memory_bytes=find_available_ram())
+        return Gpu(device=device, name=f"{find_cpu_name()} ({device.type})", memory_bytes=find_available_ram())
     properties = torch.cuda.get_device_properties(device)
     return Gpu(device=device, name=properties.name, memory_bytes=int(properties.total_memory))

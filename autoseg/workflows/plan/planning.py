@@ -21,7 +21,7 @@ from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.network_cost import MeasureCost, NetworkCost
 from autoseg.plan.document import Plan
 from autoseg.plan.network import NetworkPlan
-from autoseg.processes.fork_server import prepare_workers
+from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.unet_cost import COUNTED_FAMILIES
@@ -178,7 +178,7 @@ def plan_dataset(
         CasesFailedError: Some cases could not be preprocessed.
     """
     if run_root is not None and not RunFolder(run_root).plan.is_file():
-        prepare_workers(WORKER_MODULES)
+        prepare_worker_context(WORKER_MODULES)
     dataset = read_dataset(dataset_folder)
     if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
@@ -312,7 +312,7 @@ def _plan_anew(
     request: PlanRequest,
     progress: Progress,
 ) -> None:
-    prepare_workers(WORKER_MODULES)
+    prepare_worker_context(WORKER_MODULES)
     headers = survey_headers(dataset.cases)
     for note in headers.notes:
         progress.note(note)

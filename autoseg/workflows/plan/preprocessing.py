@@ -10,7 +10,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import IntTriple
-from autoseg.inference.folds import is_import
+from autoseg.inference.folds import is_imported_run
 from autoseg.labels import LabelScheme
 from autoseg.plan.document import Plan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
@@ -33,7 +33,7 @@ from autoseg.processes.case_pool import (
     run_over_cases,
     write_failure_log,
 )
-from autoseg.processes.fork_server import prepare_workers
+from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, remove_folder
 from autoseg.workflows.cases.reading import read_labelled_case
@@ -101,7 +101,7 @@ def preprocess_dataset(
     jobs = [(case.name, case) for case in dataset.cases if _list_missing(case, run, configurations)]
     if not jobs:
         return 0
-    prepare_workers(WORKER_MODULES)
+    prepare_worker_context(WORKER_MODULES)
     measured = read_document(run.fingerprint, Fingerprint).cases
     sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
     outcome = run_over_cases(
@@ -187,7 +187,7 @@ def check_has_data(run: RunFolder, plan: Plan) -> None:
     Raises:
         RunError: Its models were imported.
     """
-    if is_import(run, plan):
+    if is_imported_run(run, plan):
         msg = (
             f"{run.root} holds imported models ({plan.planner}) and no training data: it predicts, but nothing can be "
             f"preprocessed or trained in it; to train, make another run: autoseg plan DATASET --run OTHER"

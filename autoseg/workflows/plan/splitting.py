@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.dataset import Dataset
-from autoseg.dataset.folds import FOLD_COUNT, Splits, find_torn_apart, make_splits
+from autoseg.dataset.folds import FOLD_COUNT, Splits, find_folds_that_split, make_splits
 from autoseg.dataset.groups import group_by_pattern, read_groups
 from autoseg.errors import TrainingError
 
@@ -63,7 +63,7 @@ def describe_duplicates(duplicates: Iterable[Sequence[str]], splits: Splits | No
 
 def _describe_duplicate(cases: Sequence[str], splits: Splits | None) -> str:
     text = f"warning: {' and '.join(cases)} have the same image"
-    folds = () if splits is None else find_torn_apart(splits, cases)
+    folds = () if splits is None else find_folds_that_split(splits, cases)
     if not folds:
         return f"{text}; remove all but one, unless they are meant to count more"
     shown = ", ".join(str(fold) for fold in folds)
@@ -99,7 +99,7 @@ def _warn_of_torn_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]
     sizes = Counter(groups.values())
     warnings = []
     for group in sorted(group for group, size in sizes.items() if size > 1):
-        folds = find_torn_apart(splits, [case for case, name in groups.items() if name == group])
+        folds = find_folds_that_split(splits, [case for case, name in groups.items() if name == group])
         if folds:
             shown = ", ".join(str(fold) for fold in folds)
             warnings.append(

@@ -16,7 +16,7 @@ from autoseg.errors import PredictionError
 from autoseg.file_endings import find_ending, label_map_ending
 from autoseg.geometry import WORLD_LETTERS, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
-from autoseg.volume_io import build_label_map, build_label_map_like, convert_images, find_library, read_image
+from autoseg.volume_io import build_label_map, build_label_map_like, convert_images, find_image_library, read_image
 from autoseg.volume_io.formats.volumes import Volume, is_planar
 
 DEFAULT_GRID_CODE: Final = "RAS"
@@ -99,7 +99,7 @@ def _name_kind(part: object) -> str:
         return "array"
     if isinstance(part, str | os.PathLike):
         return "path"
-    library = find_library(part)
+    library = find_image_library(part)
     if library is not None:
         return library
     package = type(part).__module__.partition(".")[0]

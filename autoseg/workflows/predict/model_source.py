@@ -10,13 +10,13 @@ from typing import Literal
 from autoseg.document import read_document
 from autoseg.errors import RunError
 from autoseg.exchange.model_file import is_model_file, unpack_model_file
-from autoseg.exchange.nnunet_folders import find_enclosing_model, find_model_roots, list_lacking
+from autoseg.exchange.nnunet_folders import find_enclosing_model, find_model_roots, list_missing_parts
 from autoseg.inference import model as inference
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import ONE_IMAGE, Workload
 from autoseg.plan.document import Plan
-from autoseg.processes.progress import Progress, Silent
+from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import Precision
 from autoseg.workflows.exchange.importing import ARCHIVE_ENDING, advise_enclosing_model, import_model
@@ -63,7 +63,7 @@ def open_model(
         RunError: There is no model.
         ExchangeError: This version of autoseg cannot import the model.
     """
-    kind, listener = find_kind(path), progress or Silent()
+    kind, listener = find_kind(path), progress or SilentProgress()
     if kind is None:
         raise RunError(_describe_unknown(path))
     if kind == "run":
@@ -94,7 +94,7 @@ def load_model(
     precision: Precision = "auto",
     execution: ExecutionChoice = "auto",
     workload: Workload = ONE_IMAGE,
-    with_previous: bool = True,
+    with_previous_stages: bool = True,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict, as `autoseg.inference.model.load_model`.
 
@@ -109,7 +109,7 @@ def load_model(
         precision: Precision in which the networks compute.
         execution: What runs the networks on the CPU; "auto" takes what finishes the workload first.
         workload: Expected amount of work.
-        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
+        with_previous_stages: Whether to load previous stages; without them, only `predict_preprocessed` works.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -128,7 +128,7 @@ def load_model(
             precision=precision,
             execution=execution,
             workload=workload,
-            with_previous=with_previous,
+            with_previous_stages=with_previous_stages,
         )
 
 
@@ -145,7 +145,7 @@ def _describe_unknown(path: Path) -> str:
         )
     return (
         f"{path} is neither a run (it has no {RunFolder(path).plan.name}) nor a model folder of nnU-Net (it has no "
-        f"{', no '.join(list_lacking(path))}): check the path"
+        f"{', no '.join(list_missing_parts(path))}): check the path"
     )
 
 

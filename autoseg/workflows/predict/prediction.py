@@ -18,15 +18,15 @@ from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.plan.document import Plan
-from autoseg.postprocessing.application import finish_label_map
+from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
-from autoseg.runtime.cpu_threads import follow_cpu_time
+from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device
 from autoseg.runtime.precision import Precision
-from autoseg.runtime.provenance import measure_versions
+from autoseg.runtime.provenance import read_versions
 from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import (
     PROBABILITIES_ENDING,
@@ -43,7 +43,7 @@ from autoseg.workflows.predict.prediction_folder import (
     PredictionRecord,
     prepare_folder,
 )
-from autoseg.workflows.select.model_choice import check_weights, choose_models, hash_ensemble
+from autoseg.workflows.select.model_choice import check_weights, hash_ensemble, resolve_models
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
 
 
@@ -97,14 +97,14 @@ def predict_images(
     """
     run = open_run(run_root)
     _check_other_folder(images, out)
-    with follow_cpu_time(find_device(request.device), announce=progress.note):
+    with adaptive_cpu_threads(find_device(request.device), announce=progress.note):
         return _predict_images(run, images, out, request=request, progress=progress)
 
 
 def _predict_images(
     run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
 ) -> PredictionOutcome:
-    choice = choose_models(
+    choice = resolve_models(
         run,
         configuration=request.configuration,
         folds=request.folds,
@@ -170,12 +170,12 @@ def _describe_model(
         weights_sha256=tuple(digest for of_member in weights for digest in of_member),
         mirroring=request.options.mirroring,
         step_fraction=request.options.step_fraction,
-        number_type=model.members[0].number_type,
+        dtype=model.members[0].dtype,
         execution=tuple(stage.execution for member in model.members for stage in member.stages),
         probabilities=request.save_probabilities,
         ensemble=members if len(members) > 1 else (),
         postprocessing=rules,
-        versions=measure_versions(),
+        versions=read_versions(),
     )
 
 
@@ -219,7 +219,7 @@ def _predict_images_of(
     progress: Progress,
 ) -> Iterator[Failure | None]:
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
-        show = partial(progress.show_part, case.name)
+        show = partial(progress.show_partial, case.name)
         logits = model.predict_case(read, options=request.options, on_window=show)
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:
@@ -229,7 +229,7 @@ def _predict_images_of(
 
     def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
         label_map, grid = segmented
-        finished = finish_label_map(label_map, rules, labels=model.plan.labels, spacing_mm=grid.spacing_mm)
+        finished = postprocess_label_map(label_map, rules, labels=model.plan.labels, spacing_mm=grid.spacing_mm)
         write_label_map(_find_outputs(case, out, model, request)[0], finished, grid=grid, like=case.image_paths[0])
 
     read = partial(_read, model)

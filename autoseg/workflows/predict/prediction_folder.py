@@ -11,7 +11,7 @@ from autoseg.errors import RunError
 from autoseg.inference.execution.preparation import Execution
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.run_folder import make_folder
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
 
 RECORD_NAME: Final = "prediction.json"
@@ -52,7 +52,7 @@ class PredictionRecord(Document):
     weights_sha256: tuple[str, ...]
     mirroring: bool
     step_fraction: float
-    number_type: NumberType
+    number_type: DtypeName
     execution: tuple[Execution, ...] = ()
     probabilities: bool
     ensemble: tuple[EnsembleMember, ...] = ()

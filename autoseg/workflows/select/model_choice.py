@@ -30,7 +30,7 @@ class ModelChoice:
     selection: Selection | None
 
 
-def choose_models(
+def resolve_models(
     run: RunFolder,
     *,
     configuration: str | None,

@@ -17,7 +17,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.file_endings import label_map_ending
 from autoseg.geometry import Grid
-from autoseg.inference.ensemble import Ensemble, check_members_agree
+from autoseg.inference.ensemble import Ensemble, check_members_compatible
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.networks.weights import hash_weights
 from autoseg.processes.case_pool import Failure
@@ -156,7 +156,7 @@ def _predict_waiting(
             record.unlink(missing_ok=True)
             write_label_map(path, label_map, grid=grid, like=find_reference(job.run, case))
             sources = records.find_sources(pair, case)
-            write_document(record, PairPrediction(sources=sources), is_lasting=False)
+            write_document(record, PairPrediction(sources=sources), is_durable=False)
 
     models: dict[str, SegmentationModel] = {}
     ordered = sorted(waiting, key=lambda case: [entry.holders[case] for entry in job.held_out])
@@ -183,11 +183,13 @@ def _load_models(
 
 def _load(job: PairJob, configuration: str, fold: str) -> SegmentationModel:
     """Without previous stages, whose predictions for these cases are stored."""
-    return load_model(job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous=False)
+    return load_model(
+        job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous_stages=False
+    )
 
 
 def _restore_mean(outputs: Sequence[CaseOutput]) -> np.ndarray:
     members = tuple(output.model for output in outputs)
-    check_members_agree(members)
+    check_members_compatible(members)
     logits, geometries = [output.logits for output in outputs], [output.geometry for output in outputs]
     return Ensemble(members=members).restore_label_map(logits, geometries)

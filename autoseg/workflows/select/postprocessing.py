@@ -25,7 +25,7 @@ from autoseg.postprocessing.learning import (
     Cases,
     Step,
     decide,
-    keep_largest_of,
+    keep_largest_components,
     learn_minimum_size,
     stack_changes,
     stack_counts,
@@ -34,11 +34,11 @@ from autoseg.postprocessing.rules import (
     MinimumSize,
     Rule,
     SizeUnit,
-    demand_size,
     fill_holes,
     find_size_unit,
     keep_largest,
     keep_largest_foreground,
+    require_minimum_size,
 )
 from autoseg.processes.case_pool import compute_worker_count, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
@@ -169,7 +169,7 @@ class _Learner:
         """Tries to keep the largest component of all foreground; returns the counts before any rule."""
         measured = self._measure("foreground", groups=(self.labels.foreground_labels,))
         cases = self._open_cases(measured)
-        after, _ = keep_largest_of([entry.components[0] for entry in measured], cases)
+        after, _ = keep_largest_components([entry.components[0] for entry in measured], cases)
         self._judge(keep_largest_foreground(self.labels), cases, after)
         return cases.counts
 
@@ -183,7 +183,7 @@ class _Learner:
         for place, index in enumerate(group):
             if set(masks[place]) == set(self.labels.foreground_labels):
                 continue  # already tried as the foreground
-            after, kept = keep_largest_of(effects[place], cases)
+            after, kept = keep_largest_components(effects[place], cases)
             if self._judge(keep_largest(self.labels, index), cases, after):
                 cases, effects[place] = cases.change(after), kept
         for place, index in enumerate(group):
@@ -192,10 +192,10 @@ class _Learner:
     def _try_minimum(
         self, index: int, effects: Sequence[ComponentEffects], cases: Cases, *, size_unit: SizeUnit
     ) -> Cases:
-        def make_rule(minimum_mm3: float) -> MinimumSize:
-            return demand_size(self.labels, index, minimum_mm3, size_unit)
+        def build_plan_rule(minimum_mm3: float) -> MinimumSize:
+            return require_minimum_size(self.labels, index, minimum_mm3, size_unit)
 
-        step, counts = learn_minimum_size(make_rule, effects, cases)
+        step, counts = learn_minimum_size(build_plan_rule, effects, cases)
         self._record(step)
         return cases.change(counts)
 

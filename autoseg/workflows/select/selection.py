@@ -16,7 +16,7 @@ from autoseg.document import write_document
 from autoseg.errors import SelectionError
 from autoseg.evaluation.crossvalidation import Statistic, Table, compute_statistics
 from autoseg.evaluation.gain import compute_column_means, compute_gain, find_scored_classes
-from autoseg.evaluation.summary import MetricValues, name_class_keys
+from autoseg.evaluation.summary import MetricValues, list_class_keys
 from autoseg.labels import LabelScheme
 from autoseg.postprocessing.effects import Counts
 from autoseg.processes.progress import Progress
@@ -117,7 +117,7 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     selection = Selection(
         autoseg_version=__version__,
         cases=cases,
-        class_names=dict(zip(name_class_keys(labels), labels.class_names, strict=True)),
+        class_names=dict(zip(list_class_keys(labels), labels.class_names, strict=True)),
         classes_without_reference=unscored,
         candidates=tuple(_describe_candidate(entry, labels, is_scored) for entry in ranked),
         members=tuple(_describe_member(run, member) for member in ranked[0].members),
@@ -131,7 +131,7 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
 def _open_single(run: RunFolder, held_out: HeldOut, cases: Sequence[str]) -> _Entry:
     labels = held_out.plan.labels
     jobs = _list_jobs(run, labels, {case: held_out.find_label_map(run, case) for case in cases})
-    dice = tabulate_dice(held_out.read_metrics(run, cases), name_class_keys(labels))
+    dice = tabulate_dice(held_out.read_metrics(run, cases), list_class_keys(labels))
     return _Entry(members=(held_out,), jobs=jobs, dice=dice)
 
 
@@ -142,7 +142,7 @@ def _evaluate_pair(job: PairJob, pair: Pair, progress: Progress) -> _Entry:
     folder = job.run.ensemble([member.configuration for member in pair])
     summary = evaluate_jobs(list(jobs), folder=folder, progress=progress)
     metrics = [entry.metrics for entry in summary.metric_per_case]
-    return _Entry(members=pair, jobs=jobs, dice=tabulate_dice(metrics, name_class_keys(labels)))
+    return _Entry(members=pair, jobs=jobs, dice=tabulate_dice(metrics, list_class_keys(labels)))
 
 
 def _list_jobs(run: RunFolder, labels: LabelScheme, predictions: Mapping[str, Path]) -> tuple[EvaluationJob, ...]:
@@ -161,7 +161,7 @@ def _find_scored(
         SelectionError: No reference has any class.
     """
     metrics: Sequence[Mapping[str, MetricValues]] = held_out.read_metrics(run, cases)
-    voxels = [[int(entry[key].n_ref or 0) for key in name_class_keys(labels)] for entry in metrics]
+    voxels = [[int(entry[key].n_ref or 0) for key in list_class_keys(labels)] for entry in metrics]
     is_scored = find_scored_classes(np.array(voxels, np.int64))
     if not is_scored.any():
         msg = f"none of the {len(cases)} references has any class, so there is nothing to score; use other folds"
@@ -191,7 +191,7 @@ def _make_blocks(held_out: HeldOut, cases: Sequence[str]) -> Int64[np.ndarray, "
 
 
 def _describe_candidate(entry: _Entry, labels: LabelScheme, is_scored: Bool[np.ndarray, " class"]) -> CandidateScores:
-    keys = [key for key, scored in zip(name_class_keys(labels), is_scored, strict=True) if scored]
+    keys = [key for key, scored in zip(list_class_keys(labels), is_scored, strict=True) if scored]
     classes, foreground = compute_statistics(entry.dice[:, is_scored])
     return CandidateScores(
         configurations=entry.configurations, foreground=foreground, classes=dict(zip(keys, classes, strict=True))

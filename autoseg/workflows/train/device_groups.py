@@ -43,7 +43,7 @@ def find_device_groups(device: str, devices: str | None, *, parallel: bool) -> t
     return (found,) if parallel else tuple((name,) for name in found)
 
 
-def is_leader(*, parallel: bool) -> bool:
+def is_main_process(*, parallel: bool) -> bool:
     """Whether this process writes results, rather than helping another process that does."""
     return not parallel or os.environ.get(RANK, "0") == "0"
 

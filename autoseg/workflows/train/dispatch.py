@@ -11,7 +11,7 @@ from autoseg.processes.signals import StopRequest
 from autoseg.training.monitoring.trackers import check_trackers
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.folds.status import FoldStatus
-from autoseg.workflows.train.device_groups import find_device_groups, is_leader, is_one_process
+from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process
 from autoseg.workflows.train.job import TrainedFold, TrainingOutcome
 from autoseg.workflows.train.queue import TrainingQueue, build_queue
 from autoseg.workflows.train.request import TrainingRequest
@@ -53,16 +53,16 @@ def train_folds(
     failures: tuple[str, ...] = ()
     if is_one_process(units, groups, parallel=request.parallel):
         single = replace(request, configuration=units[0].configuration, folds=(units[0].fold,), device=groups[0][0])
-        with stop.heard():
+        with stop.handle_signals():
             for trained in train_run(run_root, single, progress=progress, stop=stop):
                 report_fold(trained)
     else:
         check_trackers(request.log_to)
         queue = build_queue(run_root, units, request, groups, stop=stop)
         failures = _run_queue(queue, request, show_statuses, progress=progress)
-    if not is_leader(parallel=request.parallel):
-        return TrainingOutcome(is_leader=False)
-    return TrainingOutcome(is_leader=True, failures=failures, crossvalidation=collect_crossvalidation(run_root))
+    if not is_main_process(parallel=request.parallel):
+        return TrainingOutcome(is_main_process=False)
+    return TrainingOutcome(is_main_process=True, failures=failures, crossvalidation=collect_crossvalidation(run_root))
 
 
 def _run_queue(
@@ -71,7 +71,7 @@ def _run_queue(
     for line in _describe_queue(queue, request.budget_seconds):
         progress.note(line)
     try:
-        with queue.stop.heard(), closing(queue.run_all()) as snapshots:
+        with queue.stop.handle_signals(), closing(queue.run_all()) as snapshots:
             show_statuses(snapshots)
     except KeyboardInterrupt:
         raise Stopped(queue.describe_interruption(request)) from None

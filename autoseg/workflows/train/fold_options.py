@@ -8,9 +8,9 @@ from autoseg.errors import TrainingError
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder
-from autoseg.runtime.cpu_time import count_usable_cores
-from autoseg.runtime.distributed import ALONE, Team
-from autoseg.runtime.precision import NumberType
+from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from autoseg.runtime.precision import DtypeName
 from autoseg.training.budget.pace import Budget
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.options import TrainingOptions
@@ -26,12 +26,12 @@ MOST_WORKERS: Final = 12
 def build_training_options(
     job: FoldJob,
     request: TrainingRequest,
-    number_type: NumberType,
+    dtype: DtypeName,
     *,
     checkpoint: CheckpointDescription | None,
     budget: Budget | None = None,
     progress: Progress,
-    team: Team = ALONE,
+    team: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingOptions:
     """Builds the options of a training; a seed that is not requested is that of the existing training.
 
@@ -50,7 +50,7 @@ def build_training_options(
         workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
         length=request.length,
         budget=budget,
-        number_type=number_type,
+        dtype=dtype,
         measure_dice=partial(
             measure_volume_dice,
             run=job.run,
@@ -58,7 +58,7 @@ def build_training_options(
             configuration=job.configuration,
             cases=job.cases.validation,
         )
-        if team.is_leader
+        if team.is_main_process
         else None,
         team=team,
         announce=progress.note,
@@ -97,4 +97,4 @@ def compute_loader_count(device_type: str) -> int:
     """Returns the number of processes that prepare patches."""
     if device_type == "cpu":
         return 1
-    return max(1, min(MOST_WORKERS, count_usable_cores() - 1))
+    return max(1, min(MOST_WORKERS, count_usable_cpus() - 1))

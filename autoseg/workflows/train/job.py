@@ -96,11 +96,11 @@ class TrainingOutcome:
     """Outcome of training several folds.
 
     Attributes:
-        is_leader: False for a process that only helps another one to train, and that writes nothing.
+        is_main_process: False for a process that only helps another one to train, and that writes nothing.
         failures: Reasons of the folds that failed.
         crossvalidation: Scores of the configurations of which every fold is validated; None if there are none.
     """
 
-    is_leader: bool
+    is_main_process: bool
     failures: tuple[str, ...] = ()
     crossvalidation: CrossValidation | None = None

@@ -13,10 +13,10 @@ from typing import Final
 from autoseg.errors import RunError
 from autoseg.processes.child_process import SECONDS_TO_SAVE, SECONDS_TO_STOP, Child, start_child, stop_children
 from autoseg.processes.fold_lock import find_holder
-from autoseg.processes.fork_server import interruptions_held
+from autoseg.processes.fork_server import defer_interruptions
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import RunFolder
-from autoseg.runtime.cpu_time import count_usable_cores
+from autoseg.runtime.cpu_time import count_usable_cpus
 from autoseg.workflows.folds.state import read_state, record_failure
 from autoseg.workflows.folds.status import FoldStatus
 from autoseg.workflows.train.device_groups import Devices
@@ -85,7 +85,7 @@ class TrainingQueue:
         try:
             while self.waiting or self.running:
                 self._collect()
-                with interruptions_held():  # otherwise a started process might not be registered
+                with defer_interruptions():  # otherwise a started process might not be registered
                     self._start()
                 yield self.read_statuses()
                 if self.running:
@@ -115,7 +115,7 @@ class TrainingQueue:
         if not self.running:
             return
         self.stop.tell(f"stopping as soon as this is saved: {'; '.join(unit.name for unit in self._running_units)}")
-        with self.stop.postponed("all is saved"):
+        with self.stop.postpone_stop("all is saved"):
             stop_children([child for work in self.running for child in work.children], seconds=SECONDS_TO_SAVE)
 
     def _read_status(self, unit: Unit, device: str | None) -> FoldStatus:
@@ -229,7 +229,7 @@ def _list_environments(devices: Devices, device_groups: Sequence[Devices]) -> li
 def _share_threads(devices: Sequence[str]) -> dict[str, str]:
     """Divides the cores among several processes that compute on the CPU; a single one uses its own default."""
     count = devices.count("cpu")
-    return {"OMP_NUM_THREADS": str(max(1, count_usable_cores() // count))} if count > 1 else {}
+    return {"OMP_NUM_THREADS": str(max(1, count_usable_cpus() // count))} if count > 1 else {}
 
 
 def _find_free_port() -> int:

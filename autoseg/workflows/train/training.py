@@ -13,15 +13,15 @@ from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
-from autoseg.processes.progress import Progress, Silent
+from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder, remove_leftovers
-from autoseg.runtime.cpu_threads import follow_cpu_time
+from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device, prepare_determinism
-from autoseg.runtime.distributed import ALONE, Team, joined_team, read_team
+from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, read_process_group
 from autoseg.runtime.host_memory import keep_freed_memory
-from autoseg.runtime.precision import NumberType, find_number_type
-from autoseg.runtime.provenance import TrainingRecord, measure_versions
+from autoseg.runtime.precision import DtypeName, find_dtype
+from autoseg.runtime.provenance import TrainingRecord, read_versions
 from autoseg.stages.out_of_fold import StageLink
 from autoseg.training.budget.pace import Forecast, count_iterations
 from autoseg.training.checkpoint import CheckpointDescription, read_description
@@ -33,7 +33,7 @@ from autoseg.training.monitoring.trackers import Trackers, check_trackers, open_
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
-from autoseg.validation_conditions import describe_shortage
+from autoseg.validation_conditions import describe_undertraining
 from autoseg.workflows.cascade import find_link, prepare_stage_input
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.folds.state import StateWriter, keep_state
@@ -73,7 +73,7 @@ def train_run(
         keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # otherwise this process would also allocate memory on other GPUs
-    with follow_cpu_time(device, announce=progress.note, is_fixed=request.deterministic):
+    with adaptive_cpu_threads(device, announce=progress.note, is_fixed=request.deterministic):
         yield from _train_on_device(open_run(run_root), request, device, progress=progress, stop=stop)
 
 
@@ -93,18 +93,18 @@ def _train_on_device(
     if link is not None:
         yield from train_previous_stage(link, request, progress=progress, stop=stop)
         previous = prepare_stage_input(link, device=request.device, progress=progress)
-    number_type = find_number_type(device, request.precision)
-    if number_type != "float32":
+    dtype = find_dtype(device, request.precision)
+    if dtype != "float32":
         where = "CPU" if device.type == "cpu" else "GPU"
-        progress.note(f"networks compute in {number_type}, which is faster on this {where} (else: --precision float32)")
+        progress.note(f"networks compute in {dtype}, which is faster on this {where} (else: --precision float32)")
     check_trackers(request.log_to)
     for fold, cases in chosen.items():
         job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
-        if request.parallel and not read_team().is_leader:
-            follow_training(job, request, number_type, stop=stop)
+        if request.parallel and not read_process_group().is_main_process:
+            follow_training(job, request, dtype, stop=stop)
         else:
             with describe_interruptions(job.folder, request, name=job.name):
-                trained = lead_training(job, request, number_type, progress=progress, stop=stop)
+                trained = lead_training(job, request, dtype, progress=progress, stop=stop)
             yield trained
 
 
@@ -196,14 +196,14 @@ def train_fold(
 
 
 def lead_training(
-    job: FoldJob, request: TrainingRequest, number_type: NumberType, *, progress: Progress, stop: StopRequest
+    job: FoldJob, request: TrainingRequest, dtype: DtypeName, *, progress: Progress, stop: StopRequest
 ) -> TrainedFold:
     """Trains and validates one fold while holding its lock.
 
     Raises:
         TrainingError: Another process trains the fold, or training failed.
     """
-    label = f"{read_team().size} x {job.device.type}" if request.parallel else str(job.device)
+    label = f"{read_process_group().size} x {job.device.type}" if request.parallel else str(job.device)
     with lock_fold(job.folder, device=label):
         if request.restart:
             remove_folder(job.folder.root)
@@ -213,13 +213,13 @@ def lead_training(
             open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,
         ):
             with join_if_parallel(job, request) as team:
-                with team.leader_first():
+                with team.main_process_first():
                     checkpoint = find_newest_checkpoint(job.folder)
                     fold_time = find_fold_time(job, request, checkpoint, progress)
                     options = build_training_options(
                         job,
                         request,
-                        number_type,
+                        dtype,
                         checkpoint=checkpoint,
                         budget=fold_time.budget,
                         progress=progress,
@@ -238,25 +238,25 @@ def lead_training(
             return _validate(job, fold_time.validation, state_writer=state_writer, trackers=trackers, progress=progress)
 
 
-def follow_training(job: FoldJob, request: TrainingRequest, number_type: NumberType, *, stop: StopRequest) -> None:
+def follow_training(job: FoldJob, request: TrainingRequest, dtype: DtypeName, *, stop: StopRequest) -> None:
     """Trains on a part of every batch for the leading process, and writes nothing.
 
     Raises:
         TrainingError: The training cannot be continued.
     """
     with join_if_parallel(job, request) as team:
-        with team.leader_first():
+        with team.main_process_first():
             checkpoint = find_newest_checkpoint(job.folder)
             options = build_training_options(
-                job, request, number_type, checkpoint=checkpoint, progress=Silent(), team=team
+                job, request, dtype, checkpoint=checkpoint, progress=SilentProgress(), team=team
             )
         for _ in start_training(job, replace(options, stop=stop)):
             pass
 
 
-def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextManager[Team]:
+def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextManager[ProcessGroup]:
     """Joins the processes that train one fold together; a training in one process is its own team."""
-    return joined_team(job.device) if request.parallel else nullcontext(ALONE)
+    return join_process_group(job.device) if request.parallel else nullcontext(SINGLE_PROCESS)
 
 
 def _validate(
@@ -268,7 +268,7 @@ def _validate(
     progress: Progress,
 ) -> TrainedFold:
     trained = read_description(job.folder.final_checkpoint).trained_iterations
-    shortage = describe_shortage(trained, job.configuration_plan.training.sufficient_iterations)
+    shortage = describe_undertraining(trained, job.configuration_plan.training.sufficient_iterations)
     state_writer.change(warning=shortage)
     summary = None
     if job.fold != ALL_CASES:
@@ -321,7 +321,7 @@ def _note_events(
 def _warn_of_shortage(schedule: Schedule, job: FoldJob, *, state_writer: StateWriter, progress: Progress) -> None:
     iterations = count_iterations(schedule)
     needed = job.configuration_plan.training.sufficient_iterations
-    shortage = None if iterations is None else describe_shortage(iterations, needed)
+    shortage = None if iterations is None else describe_undertraining(iterations, needed)
     state_writer.change(warning=shortage)
     if shortage is not None:
         progress.note(f"warning: {shortage}")
@@ -334,8 +334,8 @@ def _record_training(job: FoldJob, options: TrainingOptions) -> None:
         fold=job.fold,
         seed=options.seed,
         device=str(options.device),
-        number_type=options.number_type,
+        number_type=options.dtype,
         plan_sha256=hashlib.sha256(job.folder.plan.read_bytes()).hexdigest(),
-        versions=measure_versions(),
+        versions=read_versions(),
     )
     write_document(job.folder.training_record, record)

@@ -9,7 +9,7 @@ from autoseg.cli.terminal.console import Console
 from autoseg.cli.terminal.forecast_table import format_about, format_bytes, print_forecast, suggest_next
 from autoseg.network_cost import StepCost
 from autoseg.workflows.plan.forecasting import ConfigurationForecast, RunForecast
-from autoseg.workflows.plan.machine_survey import Survey
+from autoseg.workflows.plan.machine_survey import MachineSurvey
 
 DAY = 86_400.0
 RUN = Path("x.autoseg")
@@ -27,7 +27,7 @@ MONTHS = ConfigurationForecast(
 )
 MINUTES = replace(MONTHS, name="2d", training_seconds=600.0)
 LITE = replace(MINUTES, is_budgeted=True)
-PROCESSOR = Survey(
+PROCESSOR = MachineSurvey(
     device="AMD EPYC, 2 cores", has_gpu=False, memory_bytes=25 * 10**9, costs={"2d": COST}, how="measured"
 )
 GPU = replace(PROCESSOR, device="NVIDIA H100", has_gpu=True)
@@ -45,7 +45,7 @@ def show(forecast):
     return output.getvalue()
 
 
-def test_months_on_a_processor_are_told_with_what_helps():
+def test_months_on_a_cpu_are_told_with_what_helps():
     text = show(make(MONTHS))
     assert "3.3 months" in text
     assert "16 months" in text
@@ -89,7 +89,7 @@ def test_a_plan_with_a_budget_is_not_one_for_a_gpu():
     assert "What helps" not in text
 
 
-def test_on_a_gpu_nothing_is_said_of_processors():
+def test_on_a_gpu_nothing_is_said_of_cpus():
     text = show(make(MONTHS, survey=GPU))
     assert "NVIDIA H100" in text
     assert "no GPU" not in text

@@ -1,12 +1,12 @@
 import pytest
 
 from autoseg.dataset.drafting.draft import draft_cases, name_channels, suggest_group_pattern
-from autoseg.dataset.drafting.name_parts import take_apart
+from autoseg.dataset.drafting.name_parts import parse_path
 from autoseg.dataset.drafting.pairing import pair_by_name
 
 
 def draft(*paths, is_explicit=False):
-    return draft_cases(pair_by_name([take_apart(path) for path in paths]).cases, is_explicit=is_explicit)
+    return draft_cases(pair_by_name([parse_path(path) for path in paths]).cases, is_explicit=is_explicit)
 
 
 def list_groups(*paths):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autoseg.dataset.drafting.label_proposal import propose_structures
-from autoseg.dataset.drafting.mask_joining import choose_values, combine_masks, find_nesting, list_region_values
+from autoseg.dataset.drafting.mask_joining import assign_values, combine_masks, find_nesting, list_region_values
 
 
 def make_masks(*masks):
@@ -15,7 +15,7 @@ def join(masks, count):
     """Values that are written for the masks of one case alone."""
     combined = combine_masks(masks, structure_count=count)
     nesting = find_nesting({"a": combined.voxels}, structure_count=count)
-    table = np.array([*range(count + 1), *choose_values(combined.mixed, nesting)])
+    table = np.array([*range(count + 1), *assign_values(combined.mixed, nesting)])
     return table[combined.numbers].ravel().tolist(), nesting
 
 
@@ -57,7 +57,7 @@ def test_nested_masks_of_one_size_in_a_case_are_written_as_the_inner_one():
     }
     nesting = find_nesting({name: case.voxels for name, case in cases.items()}, structure_count=2)
     assert nesting.parents == ((), (0,))
-    assert choose_values(cases["a"].mixed, nesting) == [2]
+    assert assign_values(cases["a"].mixed, nesting) == [2]
 
 
 def test_one_case_that_sticks_out_makes_an_overlap_with_its_voxels():
@@ -85,7 +85,7 @@ def test_regions_of_the_joined_label_map_are_the_masks(seed):
     masks = list(enumerate([second, inner, outer, first]))
     combined = combine_masks(masks, structure_count=4)
     nesting = find_nesting({"a": combined.voxels}, structure_count=4)
-    label_map = np.array([*range(5), *choose_values(combined.mixed, nesting)])[combined.numbers]
+    label_map = np.array([*range(5), *assign_values(combined.mixed, nesting)])[combined.numbers]
     regions = list_region_values(nesting)
     for index, mask in masks:
         np.testing.assert_array_equal(np.isin(label_map, regions[index]), mask)
@@ -100,7 +100,7 @@ def test_writing_predicted_regions_in_their_order_gives_the_label_map_back(seed)
     names, masks = ["enhancing", "core", "whole"], [enhancing, core, whole]
     combined = combine_masks(list(enumerate(masks)), structure_count=3)
     nesting = find_nesting({"a": combined.voxels}, structure_count=3)
-    label_map = np.array([*range(4), *choose_values(combined.mixed, nesting)])[combined.numbers]
+    label_map = np.array([*range(4), *assign_values(combined.mixed, nesting)])[combined.numbers]
     proposal = propose_structures(names, nesting)
     written = np.zeros_like(label_map)
     for name, value in zip(list(proposal.labels)[1:], proposal.region_order, strict=True):

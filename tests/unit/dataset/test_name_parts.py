@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.dataset.drafting.name_parts import take_apart
+from autoseg.dataset.drafting.name_parts import parse_path
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from autoseg.dataset.drafting.name_parts import take_apart
 )  # fmt: skip
 def test_folders_and_words_tell_role_case_and_channel(path, expected):
     """Expected are role, folders, stem, base and channel."""
-    parts = take_apart(path)
+    parts = parse_path(path)
     assert (parts.role, parts.folders, parts.stem, parts.base, parts.channel) == expected
 
 
@@ -41,4 +41,4 @@ def test_folders_and_words_tell_role_case_and_channel(path, expected):
     [("Image_01L.jpg", "Image_01L"), ("volume-0.nii", "volume-0"), ("a_image.png", "a"), ("c/image.png", "")],
 )
 def test_a_case_is_called_as_its_image_but_for_the_words_at_the_end(path, name):
-    assert take_apart(path).name == name
+    assert parse_path(path).name == name

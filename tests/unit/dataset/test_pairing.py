@@ -1,11 +1,11 @@
 import pytest
 
-from autoseg.dataset.drafting.name_parts import take_apart
+from autoseg.dataset.drafting.name_parts import parse_path
 from autoseg.dataset.drafting.pairing import describe_pattern, pair_by_name
 
 
 def pair(*paths):
-    return pair_by_name([take_apart(path) for path in paths])
+    return pair_by_name([parse_path(path) for path in paths])
 
 
 def list_cases(*paths):
@@ -164,4 +164,4 @@ def test_different_structures_of_different_cases_stay_different():
     ],
 )
 def test_the_pattern_of_a_file_has_a_star_for_what_differs(path, pattern):
-    assert describe_pattern(take_apart(path)) == pattern
+    assert describe_pattern(parse_path(path)) == pattern

@@ -21,7 +21,7 @@ from autoseg.dataset.folds import Splits
 from autoseg.document import read_document
 from autoseg.geometry import Grid
 from autoseg.inference.options import PredictionOptions
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map, write_image, write_label_map
 from autoseg.workflows.exchange.exporting import export_model
@@ -86,7 +86,7 @@ def compare(first: Path, second: Path) -> float:
 
 def predict_here(model: Path, images: Path, out: Path) -> None:
     request = PredictionRequest(options=PredictionOptions(), device="cpu", precision="float32")
-    predict_images(model, images, out, request=request, progress=Silent())
+    predict_images(model, images, out, request=request, progress=SilentProgress())
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_nnunet_predicts_the_same_labels_and_from_an_export_exactly_its_own(
         folds=folds,
     )
     run = tmp_path / "x.autoseg"
-    import_model(source, run, progress=Silent())
-    (exported,) = export_model(run, tmp_path / "exported", progress=Silent())
+    import_model(source, run, progress=SilentProgress())
+    (exported,) = export_model(run, tmp_path / "exported", progress=SilentProgress())
     jobs = ((source, "theirs", False), (source, "single", True), (exported.folder, "again", False))
     predict_there(*jobs, folds=folds)
     assert compare(tmp_path / "theirs", tmp_path / "again") == 1
@@ -133,7 +133,7 @@ def test_nnunet_predicts_the_same_labels_with_a_cascade_in_two_steps(
         for name in ("3d_lowres", "3d_cascade_fullres")
     )
     run = tmp_path / "x.autoseg"
-    import_model(second, run, progress=Silent())
+    import_model(second, run, progress=SilentProgress())
     predict_there((first, "first", True), folds=("0",))
     predict_there((second, "single", True), folds=("0",), previous=tmp_path / "first")
     predict_here(run, images, tmp_path / "ours")

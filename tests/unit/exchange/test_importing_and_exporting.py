@@ -36,7 +36,7 @@ from autoseg.inference.model import load_model
 from autoseg.networks import read_weights
 from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.exchange import exporting, import_model
 from autoseg.workflows.exchange.exporting import export_model
@@ -48,7 +48,7 @@ from autoseg.workflows.select.selection_document import Member
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import list_units
 
-TELLER = Silent()
+TELLER = SilentProgress()
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ from autoseg.exchange.model_file import ModelRecord
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan, Reason
 from autoseg.postprocessing.rules import LargestComponent, MinimumSize
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
-from autoseg.runtime.provenance import TrainingRecord, measure_versions
+from autoseg.runtime.provenance import TrainingRecord, read_versions
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.importing import import_model
@@ -50,7 +50,7 @@ from autoseg.workflows.select.model_choice import list_weights
 from autoseg.workflows.select.selection_document import CandidateScores, Member, Selection
 
 Builder = Callable[..., Any]
-TELLER = Silent()
+TELLER = SilentProgress()
 SECRET = "MuellerAnna1967"
 PAIR = ("2d", "3d_fullres")
 RULES = (
@@ -307,7 +307,7 @@ def _spoil_fold(run: Path, configuration: str, name: str) -> None:
     fold = RunFolder(run).fold(configuration, name)
     tensors = load_file(fold.final_checkpoint)
     save_file(tensors | {f"optimizer.0.{SECRET}": torch.zeros(1)}, fold.final_checkpoint, metadata={"autoseg": SECRET})
-    versions = measure_versions().model_copy(update={"platform": SECRET})
+    versions = read_versions().model_copy(update={"platform": SECRET})
     told = {"configuration": configuration, "fold": name, "seed": 0, "device": SECRET, "number_type": "float32"}
     write_document(fold.training_record, TrainingRecord(**told, plan_sha256=SECRET, versions=versions))
     values = MetricValues(**dict.fromkeys(METRICS, 0.75))

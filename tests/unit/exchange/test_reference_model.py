@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoseg.inference.options import PredictionOptions
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_label_map
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.importing import import_model
@@ -31,7 +31,7 @@ def images(data_folder: Path, tmp_path: Path) -> Path:
 
 def predict(run: Path, images: Path, out: Path) -> np.ndarray:
     request = PredictionRequest(options=PredictionOptions(), device="cpu", precision="float32")
-    predict_images(run, images, out, request=request, progress=Silent())
+    predict_images(run, images, out, request=request, progress=SilentProgress())
     return read_label_map(out / f"{CASE}.nii.gz").array
 
 
@@ -44,7 +44,9 @@ def test_a_result_folder_is_predicted_with_as_it_is_and_survives_import_and_expo
     expected = read_label_map(model_folder / DATASET / "predictions_3d_fullres_fold0" / f"{CASE}.nii.gz").array
     assert set(np.unique(expected)) == {0, 1, 2}
     assert np.mean(direct == expected) >= 0.9999
-    import_model(source, tmp_path / "x.autoseg", progress=Silent())
-    (exported,) = export_model(tmp_path / "x.autoseg", tmp_path / "exported", ExportRequest(), progress=Silent())
-    import_model(exported.folder, tmp_path / "again.autoseg", progress=Silent())
+    import_model(source, tmp_path / "x.autoseg", progress=SilentProgress())
+    (exported,) = export_model(
+        tmp_path / "x.autoseg", tmp_path / "exported", ExportRequest(), progress=SilentProgress()
+    )
+    import_model(exported.folder, tmp_path / "again.autoseg", progress=SilentProgress())
     np.testing.assert_array_equal(predict(tmp_path / "again.autoseg", images, tmp_path / "again"), direct)

@@ -14,7 +14,7 @@ from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restoring.restore_grid import restore_label_map, restore_probabilities
 from autoseg.plan import MasksOfPreviousStage, ResamplingPlan
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.predict.prediction_folder import PredictionRecord
@@ -158,7 +158,7 @@ def test_members_of_other_labels_or_axes_are_refused(run, plan, write_fold):
 
 def test_the_record_of_a_single_model_names_no_ensemble(run, image, tmp_path):
     request = PredictionRequest(configuration=CASCADE, options=OPTIONS, device="cpu")
-    predict_images(run, image, tmp_path / "out", request=request, progress=Silent())
+    predict_images(run, image, tmp_path / "out", request=request, progress=SilentProgress())
     record = read_document(tmp_path / "out" / "prediction.json", PredictionRecord)
     assert (record.configuration, record.ensemble, len(record.weights_sha256)) == (CASCADE, (), 2)
     assert read_label_map(tmp_path / "out" / "case.nii.gz").array.shape == (12, 16, 14)

@@ -31,7 +31,7 @@ def build(build_configuration):
 @torch.inference_mode()
 def test_a_reduced_network_agrees_with_the_reference_up_to_its_precision(build, dimensions, family):
     network = build(dimensions, family, features_per_stage=(8, 12))
-    reduced = prepare_network(copy.deepcopy(network), device=CPU, number_type="bfloat16")
+    reduced = prepare_network(copy.deepcopy(network), device=CPU, dtype="bfloat16")
     image = torch.randn(2, 1, *(16,) * dimensions)
     expected, found = network(image)[0], reduced(image)[0]
     assert found.dtype == torch.float32
@@ -43,13 +43,13 @@ def test_a_reduced_network_agrees_with_the_reference_up_to_its_precision(build, 
 def test_single_precision_leaves_the_network_as_it_is(build):
     network = build()
     expected = network(torch.ones(1, 1, 8, 8, 8))[0]
-    prepared = prepare_network(network, device=CPU, number_type="float32")
+    prepared = prepare_network(network, device=CPU, dtype="float32")
     assert torch.equal(prepared(torch.ones(1, 1, 8, 8, 8))[0], expected)
     assert not any(parameter.requires_grad for parameter in prepared.parameters())
 
 
 def test_only_convolutions_but_the_last_are_reduced(build):
-    reduced = prepare_network(build(), device=CPU, number_type="bfloat16")
+    reduced = prepare_network(build(), device=CPU, dtype="bfloat16")
     types = {name.removeprefix("network."): tensor.dtype for name, tensor in reduced.state_dict().items()}
     convolutions = {name for name in types if "convolution" in name or "upsampling" in name}
     assert len(convolutions) > 4
@@ -59,7 +59,7 @@ def test_only_convolutions_but_the_last_are_reduced(build):
 def test_the_weights_of_the_last_convolution_are_not_rounded(build):
     network = build()
     before = network.heads[0].weight.clone()
-    reduced = prepare_network(network, device=CPU, number_type="bfloat16")
+    reduced = prepare_network(network, device=CPU, dtype="bfloat16")
     assert torch.equal(reduced.network.heads[0].weight, before.flatten(1))
 
 
@@ -102,7 +102,7 @@ def test_the_last_convolution_is_that_of_pytorch(dimensions, is_last):
 
 @torch.inference_mode()
 def test_the_features_of_a_reduced_network_stay_channels_last(build):
-    reduced = prepare_network(build(features_per_stage=(8, 12)), device=CPU, number_type="bfloat16")
+    reduced = prepare_network(build(features_per_stage=(8, 12)), device=CPU, dtype="bfloat16")
     layouts = []
     for module in reduced.modules():
         if isinstance(module, ChannelsLastNorm):

@@ -20,7 +20,7 @@ from autoseg.inference.execution.compiled_network import CompiledNetwork, compil
 from autoseg.inference.execution.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
 from autoseg.networks import build_network
-from autoseg.runtime.measurement_cache import find_memory_folder
+from autoseg.runtime.measurement_cache import find_measurement_cache
 
 CPU = torch.device("cpu")
 needs_openvino = pytest.mark.skipif(
@@ -45,12 +45,12 @@ def build(configuration):
 
 @pytest.fixture
 def record(configuration):
-    def record(execution, *, start=0.0, per_patch=1.0, difference=0.0, number_type="float32"):
+    def record(execution, *, start=0.0, per_patch=1.0, difference=0.0, dtype="float32"):
         return ExecutionRecord(
-            circumstances=find_inference_conditions(configuration, number_type),
+            circumstances=find_inference_conditions(configuration, dtype),
             execution=execution,
             made_by="1",
-            patches_per_pass=1,
+            inference_batch_size=1,
             start_seconds=start,
             seconds_per_patch=per_patch,
             difference=difference,
@@ -64,8 +64,8 @@ def prepare(configuration, tmp_path, monkeypatch):
     """Prepares with a cache folder of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def prepare(networks, choice, *, number_type="float32", images=1):
-        setting = Setting(configuration=configuration, device=CPU, number_type=number_type)
+    def prepare(networks, choice, *, dtype="float32", images=1):
+        setting = Setting(configuration=configuration, device=CPU, dtype=dtype)
         return prepare_networks(networks, setting, choice=choice, workload=Workload(images=images))
 
     return prepare
@@ -77,15 +77,15 @@ def test_what_takes_long_to_begin_is_taken_only_if_it_pays(record, patches, expe
     assert find_fastest(records, patches).execution == expected
 
 
-@pytest.mark.parametrize(("number_type", "difference", "expected"), [
+@pytest.mark.parametrize(("dtype", "difference", "expected"), [
     ("float32", 9e-4, "openvino"),
     ("float32", 2e-3, "eager"),
     ("bfloat16", 0.04, "openvino"),
     ("bfloat16", 0.06, "eager"),
 ])  # fmt: skip
-def test_what_differs_too_much_is_never_taken(record, number_type, difference, expected):
-    eager = record("eager", number_type=number_type)
-    other = record("openvino", per_patch=0.1, difference=difference, number_type=number_type)
+def test_what_differs_too_much_is_never_taken(record, dtype, difference, expected):
+    eager = record("eager", dtype=dtype)
+    other = record("openvino", per_patch=0.1, difference=difference, dtype=dtype)
     assert find_fastest([eager, other], 10**6).execution == expected
 
 
@@ -109,7 +109,7 @@ def test_only_long_jobs_try_anything(configuration):
 def test_a_short_job_takes_pytorch_as_it_is_and_remembers_no_trial(prepare, build):
     prepared = prepare([build()], "auto", images=20)
     assert prepared.execution == "eager"
-    assert not find_memory_folder("executions").exists()
+    assert not find_measurement_cache("executions").exists()
 
 
 @pytest.fixture
@@ -125,9 +125,9 @@ def install(monkeypatch):
     usual = execution_choice._build
 
     def install(available, build=None):
-        def build_any(execution, networks, setting, *, patches_per_pass):
+        def build_any(execution, networks, setting, *, inference_batch_size):
             if execution == "eager":
-                return usual(execution, networks, setting, patches_per_pass=patches_per_pass)
+                return usual(execution, networks, setting, inference_batch_size=inference_batch_size)
             return tuple(build(execution, network) for network in networks)
 
         monkeypatch.setattr(execution_choice, "list_available", lambda: available)
@@ -203,10 +203,10 @@ def test_what_is_not_installed_is_refused_with_the_way_to_install_it(prepare, in
 
 
 def test_other_devices_have_no_other_execution(configuration, build):
-    setting = Setting(configuration=configuration, device=torch.device("meta"), number_type="float32")
+    setting = Setting(configuration=configuration, device=torch.device("meta"), dtype="float32")
     with pytest.raises(DeviceError, match="is for CPUs"):
         prepare_networks([build()], setting, choice="compiled", workload=ONE_IMAGE)
-    assert prepare_networks([build()], setting, choice="auto", workload=ONE_IMAGE).patches_per_pass is None
+    assert prepare_networks([build()], setting, choice="auto", workload=ONE_IMAGE).inference_batch_size is None
 
 
 def test_the_compiler_is_the_one_that_cxx_names_or_a_usual_one(tmp_path, monkeypatch):
@@ -240,11 +240,11 @@ def test_only_passes_of_the_compiled_size_take_the_compiled_way(build):
 
 
 @needs_openvino
-@pytest.mark.parametrize(("number_type", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 @torch.inference_mode()
-def test_openvino_computes_the_network_in_the_wanted_numbers_for_passes_of_any_size(build, number_type, tolerance):
+def test_openvino_computes_the_network_in_the_wanted_numbers_for_passes_of_any_size(build, dtype, tolerance):
     network = build()
-    converted = convert_network(network, channels=1, patch_voxels=(16, 16, 16), number_type=number_type)
+    converted = convert_network(network, channels=1, patch_voxels=(16, 16, 16), dtype=dtype)
     for count in (1, 3):
         image = torch.randn(count, 1, 16, 16, 16)
         expected, found = network(image)[0], converted(image)[0]
@@ -269,7 +269,7 @@ def test_what_openvino_cannot_convert_is_reported_as_such():
             return (torch.linalg.eigvals(image),)
 
     with pytest.raises(RuntimeError, match="OpenVINO cannot convert the network"):
-        convert_network(Unknown(), channels=1, patch_voxels=(4, 4), number_type="float32")
+        convert_network(Unknown(), channels=1, patch_voxels=(4, 4), dtype="float32")
 
 
 def test_openvino_compiles_for_the_number_of_threads_of_the_moment_and_keeps_the_last_two():
@@ -317,7 +317,7 @@ def test_what_is_compiled_serves_any_number_of_threads(monkeypatch):
         return compile_function(call, **settings, backend=keep_as_it_is, options=chosen)
 
     monkeypatch.setattr(torch, "compile", compile_without_compiler)
-    (network,) = compile_networks([Rectified(1, 1, 1)], patches_per_pass=1)
+    (network,) = compile_networks([Rectified(1, 1, 1)], inference_batch_size=1)
     before, image = torch.get_num_threads(), torch.zeros(1, 1, 4, 4, 4)
     try:
         with torch.inference_mode():
@@ -332,5 +332,5 @@ def test_what_is_compiled_serves_any_number_of_threads(monkeypatch):
 def test_what_is_compiled_does_not_fix_the_number_of_threads(build, monkeypatch):
     options = {}
     monkeypatch.setattr(torch, "compile", lambda call, **settings: options.update(settings["options"]) or call)
-    compile_networks([build()], patches_per_pass=1)
+    compile_networks([build()], inference_batch_size=1)
     assert options["cpp.dynamic_threads"] is True

@@ -6,7 +6,7 @@ from builders.labels import build_labels
 from PIL import Image
 
 from autoseg.inference.options import PredictionOptions
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_label_map
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
@@ -26,7 +26,7 @@ def test_pictures_with_gaps_in_their_labels(tmp_path, build_plan, build_configur
     (tmp_path / "images").mkdir()
     picture = np.random.default_rng(0).integers(0, 255, (20, 24)).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "images" / "new.png")
-    predict_images(tmp_path / "run", tmp_path / "images", tmp_path / "out", request=REQUEST, progress=Silent())
+    predict_images(tmp_path / "run", tmp_path / "images", tmp_path / "out", request=REQUEST, progress=SilentProgress())
     stored = np.asarray(Image.open(tmp_path / "out" / "new.png"))
     assert stored.dtype == kind
     assert set(np.unique(stored)) == {0, *values}

@@ -85,7 +85,7 @@ def test_mirroring_uses_the_axes_of_the_plan(plan, train, load, volume):
 def test_reduced_precision_is_taken_over_by_the_model_and_keeps_its_logits(train, load, volume):
     train()
     reference, reduced = load(), load(precision="bfloat16")
-    assert (reference.number_type, reduced.number_type) == ("float32", "bfloat16")
+    assert (reference.dtype, reduced.dtype) == ("float32", "bfloat16")
     assert "float32 on cpu" in reference.describe()
     image = reference.preprocess(*volume).image
     expected, found = (model.predict_preprocessed(image, options=PLAIN_WINDOWS) for model in (reference, reduced))
@@ -95,11 +95,11 @@ def test_reduced_precision_is_taken_over_by_the_model_and_keeps_its_logits(train
 def test_patches_per_pass_are_measured_on_loading_and_used(train, load, volume):
     train()
     model = load()
-    assert model.patches_per_pass is not None
+    assert model.inference_batch_size is not None
     sizes = []
     model.networks[0].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     model.predict_preprocessed(model.preprocess(*volume).image)
-    whole_windows = min(model.patches_per_pass, 4 * max(1, model.patches_per_pass // 4))
+    whole_windows = min(model.inference_batch_size, 4 * max(1, model.inference_batch_size // 4))
     assert max(sizes) == min(whole_windows, sum(sizes))
 
 

@@ -6,8 +6,8 @@ from builders.clocks import Clock
 from torch import nn
 
 from autoseg.inference.execution import batch_size as pass_size
-from autoseg.inference.execution.batch_size import find_patches_per_pass, measure_inference_batch_size
-from autoseg.runtime.measurement_cache import find_memory_folder
+from autoseg.inference.execution.batch_size import find_inference_batch_size, measure_inference_batch_size
+from autoseg.runtime.measurement_cache import find_measurement_cache
 
 
 class Slow(nn.Module):
@@ -57,8 +57,8 @@ def test_the_faster_of_two_passes_counts(start):
 
 @pytest.fixture
 def find(tmp_path, build_configuration):
-    def find(network, *, patch=(8, 8), memory=tmp_path, number_type="float32"):
-        return find_patches_per_pass(network, build_configuration(patch), number_type=number_type, memory=memory)
+    def find(network, *, patch=(8, 8), memory=tmp_path, dtype="float32"):
+        return find_inference_batch_size(network, build_configuration(patch), dtype=dtype, memory=memory)
 
     return find
 
@@ -76,7 +76,7 @@ def test_a_size_is_measured_once_announced_and_remembered(start, find, caplog):
 def test_other_circumstances_are_measured_anew(start, find):
     slow = start(lambda count: 1.0)
     find(slow)
-    for changes in ({"patch": (16, 8)}, {"number_type": "bfloat16"}):
+    for changes in ({"patch": (16, 8)}, {"dtype": "bfloat16"}):
         slow.sizes.clear()
         find(slow, **changes)
         assert slow.sizes
@@ -123,4 +123,4 @@ def test_a_memory_that_cannot_be_written_is_announced(start, find, tmp_path, cap
 
 def test_sizes_are_remembered_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert find_memory_folder("sizes") == tmp_path / "autoseg" / "sizes"
+    assert find_measurement_cache("sizes") == tmp_path / "autoseg" / "sizes"

@@ -18,7 +18,7 @@ from autoseg.inference.execution.openvino_network import find_openvino_version
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.networks import read_weights
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.predict import prediction
@@ -47,7 +47,7 @@ def images(tmp_path):
 def predict(run, images, **choices):
     out = run.parent / "out"
     request = PredictionRequest(options=OPTIONS, device="cpu", **choices)
-    return out, predict_images(run, images, out, request=request, progress=Silent())
+    return out, predict_images(run, images, out, request=request, progress=SilentProgress())
 
 
 def test_overlapping_stages_write_what_one_image_after_the_other_gives(run, images):
@@ -94,7 +94,7 @@ def test_the_folder_of_the_images_takes_no_label_maps(run, images, named, overwr
     before = sorted(images.iterdir())
     request = PredictionRequest(options=OPTIONS, device="cpu", overwrite=overwrite)
     with pytest.raises(PredictionError, match="is the folder of the images; choose another folder"):
-        predict_images(run, images / named, images / ".." / "images", request=request, progress=Silent())
+        predict_images(run, images / named, images / ".." / "images", request=request, progress=SilentProgress())
     assert sorted(images.iterdir()) == before
 
 
@@ -178,7 +178,7 @@ def test_probabilities_are_stored_in_half_precision_on_the_grid_of_the_image(run
 
 def test_the_precision_is_recorded_and_another_one_needs_permission(run, images):
     out, _ = predict(run, images, precision="bfloat16")
-    assert read_document(out / "prediction.json", PredictionRecord).number_type == "bfloat16"
+    assert read_document(out / "prediction.json", PredictionRecord).dtype == "bfloat16"
     with pytest.raises(RunError, match="number_type: bfloat16 there, float32 now"):
         predict(run, images, precision="float32")
 

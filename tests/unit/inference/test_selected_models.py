@@ -13,9 +13,9 @@ from autoseg.geometry import Grid
 from autoseg.inference.ensemble import MemberChoice, load_ensemble
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
-from autoseg.postprocessing.application import finish_label_map
-from autoseg.postprocessing.rules import demand_size, keep_largest_foreground
-from autoseg.processes.progress import Silent
+from autoseg.postprocessing.application import postprocess_label_map
+from autoseg.postprocessing.rules import keep_largest_foreground, require_minimum_size
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
@@ -56,7 +56,7 @@ def write_selection():
     """Selects folds of configurations, and rules that change the noise which these networks predict."""
 
     def write(run, plan, members):
-        rules = (keep_largest_foreground(plan.labels), demand_size(plan.labels, 1, 20.0))
+        rules = (keep_largest_foreground(plan.labels), require_minimum_size(plan.labels, 1, 20.0))
         chosen = tuple(
             Member(
                 configuration=configuration,
@@ -77,7 +77,7 @@ def write_selection():
 def predict(run, images, out="out", progress=None, **choices):
     folder = run.root.parent / out
     request = PredictionRequest(options=OPTIONS, device="cpu", precision="float32", **choices)
-    predict_images(run.root, images, folder, request=request, progress=progress or Silent())
+    predict_images(run.root, images, folder, request=request, progress=progress or SilentProgress())
     return folder
 
 
@@ -98,7 +98,7 @@ def test_selected_models_and_postprocessing_are_used_and_recorded(run, plan, ima
     is_changed = False
     for index in range(2):
         raw = compute(run, images, index, configuration="3d_lowres")
-        expected = finish_label_map(raw, rules, labels=plan.labels, spacing_mm=GRID.spacing_mm)
+        expected = postprocess_label_map(raw, rules, labels=plan.labels, spacing_mm=GRID.spacing_mm)
         np.testing.assert_array_equal(read(out, index), expected)
         is_changed |= bool((raw != expected).any())
     assert is_changed
@@ -119,7 +119,7 @@ def test_a_selected_pair_is_averaged_without_files_of_probabilities(run, plan, i
     ensemble = load_ensemble(run, choices, device="cpu", precision="float32")
     volume = read_image([images / "case1_0000.nii.gz"])
     averaged = ensemble.predict_volume(volume.array, volume.grid, options=OPTIONS)
-    expected = finish_label_map(averaged, rules, labels=plan.labels, spacing_mm=GRID.spacing_mm)
+    expected = postprocess_label_map(averaged, rules, labels=plan.labels, spacing_mm=GRID.spacing_mm)
     np.testing.assert_array_equal(read(out, 1), expected)
     assert {path.name for path in out.iterdir()} == {"case0.nii.gz", "case1.nii.gz", "plan.json", "prediction.json"}
 

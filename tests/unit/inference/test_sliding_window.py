@@ -7,7 +7,7 @@ from torch import nn
 
 from autoseg.errors import DeviceError, PredictionError
 from autoseg.inference.sliding_window.prediction import (
-    compute_patches_per_pass,
+    compute_inference_batch_size,
     predict_logits,
     retry_in_ram,
     select_storage_device,
@@ -88,7 +88,7 @@ def test_batches_of_windows_give_what_single_windows_give(build_configuration, p
     image = torch.randn(1, 9, 13, 8)
     single, batched = (
         predict_logits(
-            network, image, configuration=configuration, mirror_axes=(0, 1), device=CPU, patches_per_pass=count
+            network, image, configuration=configuration, mirror_axes=(0, 1), device=CPU, inference_batch_size=count
         )
         for count in (1, 10)
     )
@@ -97,9 +97,9 @@ def test_batches_of_windows_give_what_single_windows_give(build_configuration, p
 
 def test_a_pass_on_a_gpu_is_a_training_batch_and_on_the_cpu_small_patches_share_one(build_configuration):
     volume, plane = build_configuration((40, 56, 40), batch_size=7), build_configuration((56, 40), batch_size=7)
-    assert compute_patches_per_pass(volume, torch.device("cuda")) == 7
-    assert compute_patches_per_pass(volume, CPU) == 1
-    assert compute_patches_per_pass(plane, CPU) == 14
+    assert compute_inference_batch_size(volume, torch.device("cuda")) == 7
+    assert compute_inference_batch_size(volume, CPU) == 1
+    assert compute_inference_batch_size(plane, CPU) == 14
 
 
 class Recording(nn.Module):
@@ -122,7 +122,7 @@ def test_constant_windows_in_a_row_are_predicted_once_and_change_nothing(build_c
     image[..., 30:] = torch.randn(1, 9, 8, 10)
     options = {"configuration": build_configuration(patch), "mirror_axes": (0, 1), "device": CPU}
     network, plain = Recording(), Recording()
-    logits = predict_logits(network, image, patches_per_pass=3, **options)
+    logits = predict_logits(network, image, inference_batch_size=3, **options)
     # A hair of noise makes no window constant, so that each one is predicted in all its views.
     expected = predict_logits(plain, image + 1e-7 * torch.randn(image.shape), **options)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
@@ -189,7 +189,7 @@ def test_every_batch_of_windows_is_reported(build_configuration):
         configuration=build_configuration((8, 8, 8)),
         mirror_axes=(),
         device=CPU,
-        patches_per_pass=3,
+        inference_batch_size=3,
         on_window=lambda done, total: calls.append((done, total)),
     )
     assert calls == [(3, 4), (4, 4)]
@@ -272,7 +272,7 @@ def predict_crowded(network, build_configuration):
         configuration=configuration.model_copy(update={"network": network_plan}),
         mirror_axes=(),
         device=CPU,
-        patches_per_pass=5,
+        inference_batch_size=5,
     )
     return image, logits
 

@@ -15,10 +15,10 @@ from autoseg.runtime import cpu_threads
 from autoseg.runtime.cpu_threads import (
     CpuThreads,
     LibraryThreads,
+    adapt_thread_count,
     adapt_threads,
-    choose_threads,
+    adaptive_cpu_threads,
     compute_initial_thread_count,
-    follow_cpu_time,
 )
 from autoseg.runtime.cpu_time import CpuUsage
 
@@ -47,7 +47,7 @@ def make_use(cores, *, received=0.0, missed=0.0, unused=0.0, foreign=0.0):
     ],
 )
 def test_threads_are_as_many_as_there_are_cores_for(use, threads, chosen):
-    assert choose_threads(use, threads=threads, most=use.cores) == chosen
+    assert adapt_thread_count(use, threads=threads, most=use.cores) == chosen
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def free_to_choose(monkeypatch):
 
 
 def build_library_threads(monkeypatch, machine):
-    monkeypatch.setattr(cpu_threads, "count_usable_cores", lambda: 2)
+    monkeypatch.setattr(cpu_threads, "count_usable_cpus", lambda: 2)
     library = LibraryThreads()
     library._chosen = machine.threads
     return library
@@ -203,7 +203,7 @@ def test_what_the_user_set_in_the_environment_is_respected_and_said(monkeypatch)
 @pytest.mark.usefixtures("free_to_choose")
 def test_a_number_that_was_set_in_python_is_not_exceeded(monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(cpu_threads, "count_usable_cores", lambda: 8)
+    monkeypatch.setattr(cpu_threads, "count_usable_cpus", lambda: 8)
     library = LibraryThreads()
     with library.hold(lambda text: None, is_fixed=False):
         assert library._chosen.most == 1
@@ -270,7 +270,7 @@ def test_blas_and_simpleitk_get_back_what_they_had(monkeypatch):
 
 def test_other_devices_are_left_alone(monkeypatch):
     monkeypatch.setattr(cpu_threads, "_LIBRARY_THREADS", None)
-    with follow_cpu_time(torch.device("cuda")):
+    with adaptive_cpu_threads(torch.device("cuda")):
         pass
 
 
@@ -282,9 +282,9 @@ def test_adapting_outside_changes_nothing():
 
 BESIDE_BUSY_PROCESSES = """
     import time, torch
-    from autoseg.runtime.cpu_threads import adapt_threads, follow_cpu_time
+    from autoseg.runtime.cpu_threads import adapt_threads, adaptive_cpu_threads
     matrix, end = torch.ones(600, 600), time.monotonic() + 30
-    with follow_cpu_time(torch.device("cpu"), announce=print):
+    with adaptive_cpu_threads(torch.device("cpu"), announce=print):
         while torch.get_num_threads() == MOST and time.monotonic() < end:
             matrix @ matrix
             adapt_threads()

@@ -5,7 +5,7 @@ from autoseg.errors import DeviceError
 from autoseg.runtime.device import find_device
 
 
-def test_the_processor_can_be_asked_for():
+def test_the_cpu_can_be_asked_for():
     assert find_device("cpu") == torch.device("cpu")
 
 
@@ -14,7 +14,7 @@ def test_auto_takes_the_first_cuda_device_where_there_is_one(monkeypatch):
     assert find_device("auto") == torch.device("cuda", 0)
 
 
-def test_auto_takes_the_processor_where_there_is_nothing_else(monkeypatch):
+def test_auto_takes_the_cpu_where_there_is_nothing_else(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert find_device("auto") == torch.device("cpu")

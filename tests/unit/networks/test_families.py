@@ -153,7 +153,7 @@ def test_prediction_in_bfloat16_agrees_up_to_its_precision_and_decides_in_single
     plan = make_plan(family, dimensions)
     network, image = build_random_network(plan).eval(), draw_image(plan)
     expected = network(image)[0]
-    (found,) = prepare_network(network, device=CPU, number_type="bfloat16")(image)
+    (found,) = prepare_network(network, device=CPU, dtype="bfloat16")(image)
     assert found.dtype == torch.float32
     assert not torch.equal(found, expected)
     assert equals_up_to_rounding(found, expected, 0.03)
@@ -165,7 +165,7 @@ def test_prediction_in_bfloat16_agrees_up_to_its_precision_and_decides_in_single
 @torch.no_grad()
 def test_a_prepared_network_is_one_graph_for_compilers(make_plan, family: str) -> None:
     plan = make_plan(family)
-    network, image = prepare_network(build_random_network(plan), device=CPU, number_type="bfloat16"), draw_image(plan)
+    network, image = prepare_network(build_random_network(plan), device=CPU, dtype="bfloat16"), draw_image(plan)
     graph = torch.export.export(network, (image,), strict=False).module()
     torch.testing.assert_close(graph(image)[0], network(image)[0])
 
@@ -178,7 +178,5 @@ def test_openvino_computes_the_network(make_plan, family: str) -> None:
     network, image = build_random_network(plan).eval(), draw_image(plan)
     network.set_deep_supervision(enabled=False)
     patch = tuple(image.shape[2:])
-    converted: nn.Module = convert_network(
-        network, channels=plan.input_channels, patch_voxels=patch, number_type="float32"
-    )
+    converted: nn.Module = convert_network(network, channels=plan.input_channels, patch_voxels=patch, dtype="float32")
     torch.testing.assert_close(converted(image)[0], network(image)[0], rtol=1e-3, atol=1e-3)

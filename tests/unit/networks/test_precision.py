@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from autoseg.errors import DeviceError
-from autoseg.runtime.precision import autocast, find_number_type
+from autoseg.runtime.precision import autocast, find_dtype
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """A processor or GPU with or without bfloat16."""
+    """A CPU or GPU with or without bfloat16."""
 
     def pretend(**capabilities):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
@@ -26,9 +26,9 @@ def pretend(monkeypatch):
         ({}, "float32"),
     ],
 )
-def test_auto_on_a_processor_is_bfloat16_where_it_has_instructions_for_it(pretend, capabilities, expected):
+def test_auto_on_a_cpu_is_bfloat16_where_it_has_instructions_for_it(pretend, capabilities, expected):
     pretend(**capabilities)
-    assert find_number_type(CPU, "auto") == expected
+    assert find_dtype(CPU, "auto") == expected
 
 
 @pytest.mark.parametrize(("is_amx", "expected"), [(True, "bfloat16"), (False, "float32")])
@@ -36,7 +36,7 @@ def test_earlier_versions_of_pytorch_are_asked_in_their_way(monkeypatch, is_amx,
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: is_amx)
-    assert find_number_type(CPU, "auto") == expected
+    assert find_dtype(CPU, "auto") == expected
 
 
 @pytest.mark.parametrize(("is_native", "expected"), [(True, "bfloat16"), (False, "float16")])
@@ -49,24 +49,24 @@ def test_auto_on_a_gpu_is_bfloat16_where_it_computes_in_it(monkeypatch, is_nativ
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.inference_mode())
-    assert find_number_type(CUDA, "auto") == expected
+    assert find_dtype(CUDA, "auto") == expected
     assert asked == [False]
 
 
 def test_auto_elsewhere_is_single_precision():
-    assert find_number_type(MPS, "auto") == "float32"
+    assert find_dtype(MPS, "auto") == "float32"
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
 def test_a_wanted_number_type_is_taken(pretend, wanted):
     pretend()
-    assert find_number_type(CPU, wanted) == wanted
-    assert find_number_type(CUDA, "float16") == "float16"
+    assert find_dtype(CPU, wanted) == wanted
+    assert find_dtype(CUDA, "float16") == "float16"
 
 
-def test_float16_on_a_processor_is_refused():
+def test_float16_on_a_cpu_is_refused():
     with pytest.raises(DeviceError, match=r"float16 needs a GPU.*use --precision bfloat16 or float32"):
-        find_number_type(CPU, "float16")
+        find_dtype(CPU, "float16")
     with pytest.raises(DeviceError, match="float16 needs a GPU"):
         autocast(CPU, "float16")
 

@@ -15,11 +15,11 @@ from autoseg.networks.throughput import (
 )
 
 
-def test_the_processor_is_measured_at_every_width():
+def test_the_cpu_is_measured_at_every_width():
     host = measure_host()
     assert set(host.convolution_flops) == set(WIDTHS)
     assert host.number_type in {"float32", "bfloat16"}
-    # Any processor that runs these tests manages a billion operations and a million elements, none a thousand times
+    # Any CPU that runs these tests manages a billion operations and a million elements, none a thousand times
     # the fastest of today: a mistake in units would show.
     assert all(1e8 < rate < 1e15 for rate in host.convolution_flops.values())
     assert 1e5 < host.elementwise_rate < 1e12
@@ -104,7 +104,7 @@ def test_repetitions_with_another_number_of_threads_do_not_count(monkeypatch):
     assert seconds == pytest.approx(0.02)
 
 
-def test_rates_that_no_processor_has_are_said(caplog):
+def test_rates_that_no_cpu_has_are_said(caplog):
     host = measure_host()
     plausible = host.model_copy(
         update={"cores": 2, "convolution_flops": dict.fromkeys(WIDTHS, 1e11), "elementwise_rate": 1e9}

@@ -1,4 +1,4 @@
-"""What a planned configuration costs on a processor, beside what was measured."""
+"""What a planned configuration costs on a CPU, beside what was measured."""
 
 import subprocess
 import sys
@@ -39,8 +39,8 @@ def estimate_cost(configuration, host):
     return step_time.estimate_cost(configuration, host, count(configuration))
 
 
-def estimate_memory(configuration, number_type):
-    return estimate_host_training_bytes(configuration, number_type, count(configuration))
+def estimate_memory(configuration, dtype):
+    return estimate_host_training_bytes(configuration, dtype, count(configuration))
 
 
 @pytest.fixture
@@ -112,9 +112,9 @@ def test_a_window_takes_a_third_of_a_step_of_one_patch(retina):
 def test_memory_is_about_what_was_measured_of_the_training_process(name, bfloat16_gb, float32_gb, request):
     configuration = request.getfixturevalue(name)
     patch_maker_gb = 0.36
-    for number_type, measured in (("bfloat16", bfloat16_gb), ("float32", float32_gb)):
+    for dtype, measured in (("bfloat16", bfloat16_gb), ("float32", float32_gb)):
         if measured is not None:
-            estimate = estimate_memory(configuration, number_type) / 1e9
+            estimate = estimate_memory(configuration, dtype) / 1e9
             assert estimate == pytest.approx(measured + patch_maker_gb, rel=0.25)
 
 
@@ -128,7 +128,7 @@ from autoseg.plan import Plan
 from autoseg.training.network_timing import time_network
 plan = read_document(Path(sys.argv[1]), Plan)
 keep_freed_memory()
-time_network(plan.configurations["3d_fullres"], plan.labels, device=torch.device("cpu"), number_type="float32")
+time_network(plan.configurations["3d_fullres"], plan.labels, device=torch.device("cpu"), dtype="float32")
 print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

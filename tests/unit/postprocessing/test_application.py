@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from autoseg.postprocessing.application import apply_rules, finish_label_map
+from autoseg.postprocessing.application import apply_rules, postprocess_label_map
 from autoseg.postprocessing.rules import (
-    demand_size,
     fill_holes,
     keep_largest,
     keep_largest_foreground,
+    require_minimum_size,
 )
 
 SPACING_MM = (3.0, 1.0, 0.5)
@@ -53,7 +53,7 @@ def test_a_rule_of_one_class_leaves_the_others_and_an_empty_class_is_no_problem(
     every_rule = [
         keep_largest_foreground(plain),
         keep_largest(plain, 1),
-        demand_size(plain, 1, 3.0),
+        require_minimum_size(plain, 1, 3.0),
         fill_holes(plain, 1),
     ]
     np.testing.assert_array_equal(finish(nothing, every_rule, plain), nothing)
@@ -68,9 +68,9 @@ def test_the_ignore_label_is_no_foreground_and_stays(plain):
 def test_the_minimum_is_a_volume_in_millimetres_and_its_own_size_is_kept(plain):
     label_map = make_map((1, (0, 2), (0, 1), (0, 1)), (1, (5, 6), (5, 6), (5, 6)))  # 3 mm3 and 1.5 mm3
     kept = make_map((1, (0, 2), (0, 1), (0, 1)))
-    np.testing.assert_array_equal(finish(label_map, [demand_size(plain, 0, 3.0)], plain), kept)
-    np.testing.assert_array_equal(finish(label_map, [demand_size(plain, 0, 1.5)], plain), label_map)
-    half = finish(label_map, [demand_size(plain, 0, 3.0)], plain, spacing_mm=(6.0, 1.0, 0.5))
+    np.testing.assert_array_equal(finish(label_map, [require_minimum_size(plain, 0, 3.0)], plain), kept)
+    np.testing.assert_array_equal(finish(label_map, [require_minimum_size(plain, 0, 1.5)], plain), label_map)
+    half = finish(label_map, [require_minimum_size(plain, 0, 3.0)], plain, spacing_mm=(6.0, 1.0, 0.5))
     np.testing.assert_array_equal(half, label_map)
 
 
@@ -84,8 +84,8 @@ def test_a_single_slice_has_areas_neighbours_and_holes_in_the_plane(plain):
     largest = finish(label_map, [keep_largest(plain, 0)], plain, spacing_mm)
     assert largest[0, 3, 3] == 1
     assert largest[0, 6, 6] == 0
-    assert finish(label_map, [demand_size(plain, 0, 0.5)], plain, spacing_mm)[0, 6, 6] == 1
-    assert finish(label_map, [demand_size(plain, 0, 0.6)], plain, spacing_mm)[0, 6, 6] == 0
+    assert finish(label_map, [require_minimum_size(plain, 0, 0.5)], plain, spacing_mm)[0, 6, 6] == 1
+    assert finish(label_map, [require_minimum_size(plain, 0, 0.6)], plain, spacing_mm)[0, 6, 6] == 0
     filled = finish(label_map, [fill_holes(plain, 0)], plain, spacing_mm)
     assert filled[0, 1, 1] == 1
     assert (filled != label_map).sum() == 1
@@ -133,7 +133,7 @@ def test_rules_that_share_a_pass_do_what_one_pass_for_each_does(plain, regions, 
         label_map = np.where(noise.max(axis=0) > 0.1, 1 + noise.argmax(axis=0), 0).astype(np.int16)
         label_map[label_map > len(labels.foreground_labels)] = 0
         count = len(labels.class_labels)
-        rules = [rule for i in range(count) for rule in (keep_largest(labels, i), demand_size(labels, i, 6.0))]
+        rules = [rule for i in range(count) for rule in (keep_largest(labels, i), require_minimum_size(labels, i, 6.0))]
         expected = label_map.copy()
         for index, members in enumerate(labels.class_labels):
             numbers, found = ndimage.label(np.isin(expected, members), EVERY_NEIGHBOUR)
@@ -149,7 +149,7 @@ def test_rules_that_share_a_pass_do_what_one_pass_for_each_does(plain, regions, 
 def test_the_values_of_files_go_in_and_come_out(plain):
     label_map = np.zeros((4, 4, 4), np.uint8)
     label_map[:2, :2, :2], label_map[3, 3, 3] = 9, 5
-    result = finish_label_map(label_map, [keep_largest_foreground(plain)], labels=plain, spacing_mm=SPACING_MM)
+    result = postprocess_label_map(label_map, [keep_largest_foreground(plain)], labels=plain, spacing_mm=SPACING_MM)
     assert result.dtype == np.uint8
     assert set(np.unique(result)) == {0, 9}
-    assert finish_label_map(label_map, [], labels=plain, spacing_mm=SPACING_MM) is label_map
+    assert postprocess_label_map(label_map, [], labels=plain, spacing_mm=SPACING_MM) is label_map

@@ -5,7 +5,7 @@ from scipy import ndimage
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.postprocessing.application import apply_rules
 from autoseg.postprocessing.effects import Counts, count_class_voxels, measure_components, measure_holes
-from autoseg.postprocessing.rules import demand_size, fill_holes, keep_largest, keep_largest_foreground
+from autoseg.postprocessing.rules import fill_holes, keep_largest, keep_largest_foreground, require_minimum_size
 
 SPACING_MM = (2.0, 1.0, 0.75)
 
@@ -59,7 +59,7 @@ def test_a_measured_change_is_what_the_rule_does(labels, seed):
         assert_equal(after, count_after(pair, keep_largest(labels, index), labels))
         minimum_mm3 = float(np.median(effects.volumes_mm3)) + 0.1
         after = counts.change(effects.remove(effects.volumes_mm3 < minimum_mm3, classes))
-        assert_equal(after, count_after(pair, demand_size(labels, index, minimum_mm3), labels))
+        assert_equal(after, count_after(pair, require_minimum_size(labels, index, minimum_mm3), labels))
         after = counts.change(measure_holes(pair, index, labels=labels))
         assert_equal(after, count_after(pair, fill_holes(labels, index), labels))
 

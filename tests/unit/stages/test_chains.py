@@ -8,7 +8,7 @@ from autoseg.document import parse_part
 from autoseg.errors import DocumentError, TrainingError
 from autoseg.inference.model import load_model
 from autoseg.plan import MasksOfPreviousStage, Plan
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.stored_maps import read_source
 from autoseg.training.options import Length
@@ -69,7 +69,7 @@ def test_a_case_is_preprocessed_for_every_stage(plan, grid):
 
 def start(run, configuration, **options):
     request = TrainingRequest(configuration=configuration, device="cpu", precision="float32", workers=0, **options)
-    trained = train_run(run.root, request, progress=Silent())
+    trained = train_run(run.root, request, progress=SilentProgress())
     return [(done.folder.root.parent.name, done.fold) for done in trained]
 
 
@@ -109,7 +109,7 @@ def test_a_stage_is_not_trained_on_one_that_learnt_from_an_earlier_stage(chain):
 
 
 def test_several_units_bring_all_stages_before_them(run):
-    units = list_units(run.root, TrainingRequest(configuration=THIRD), progress=Silent())
+    units = list_units(run.root, TrainingRequest(configuration=THIRD), progress=SilentProgress())
     assert [unit.configuration for unit in units] == [name for name in (FIRST, SECOND, THIRD) for _ in range(3)]
     assert [unit.needs for unit in units[::3]] == [None, FIRST, SECOND]
     assert [unit.is_only_needed for unit in units[::3]] == [True, True, False]

@@ -13,7 +13,7 @@ from autoseg.exchange.nnunet_export import write_model_description
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan, PreviousStagePlan
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.stages.inputs import PREVIOUS_STAGE_INPUTS
 from autoseg.stages.previous_input import PreviousStageInput
 from autoseg.stages.training_cases import open_training_case, read_network_input
@@ -67,7 +67,7 @@ def stored(plan, run, splits, train):
     """Of the cases a, b and c the previous stage predicts 3, 1 and 2 everywhere."""
     for fold in range(3):
         train(plan, FIRST, str(fold), label=fold + 1)
-    return prepare_stage_input(find_link(run, plan, SECOND, splits), device="cpu", progress=Silent())
+    return prepare_stage_input(find_link(run, plan, SECOND, splits), device="cpu", progress=SilentProgress())
 
 
 def test_it_survives_reading_and_writing(plan):

@@ -54,7 +54,7 @@ TRANSFORMS = {
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])])
 def device(request):
-    """Every test that asks for it runs on the processor and, where there is one, on a GPU."""
+    """Every test that asks for it runs on the CPU and, where there is one, on a GPU."""
     return torch.device(request.param)
 
 

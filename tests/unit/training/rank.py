@@ -14,7 +14,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import FoldFolder
-from autoseg.runtime.distributed import joined_team
+from autoseg.runtime.distributed import join_process_group
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.monitoring.events import Event, IterationDone
 from autoseg.training.options import TrainingOptions
@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     content = read_json(folder / "trainings.json")
     device = torch.device("cpu")
     stop = StopRequest()
-    with joined_team(device) as team, stop.heard():
+    with join_process_group(device) as team, stop.handle_signals():
         losses = {}
         for name, (plan, labels) in content["trainings"].items():
             events = train(

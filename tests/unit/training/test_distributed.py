@@ -17,7 +17,7 @@ from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.run_folder import FoldFolder
-from autoseg.runtime.distributed import ALONE, Team, joined_team, read_team
+from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, read_process_group
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.monitoring.events import IterationDone
@@ -142,31 +142,31 @@ def test_when_one_of_two_processes_is_asked_to_end_both_end_in_the_same_iteratio
     ("batch", "size", "expected"), [(4, 2, [2, 2]), (5, 2, [2, 3]), (7, 3, [2, 2, 3]), (2, 1, [2])]
 )
 def test_every_sample_of_a_batch_belongs_to_exactly_one_process(batch, size, expected):
-    parts = [Team(rank=rank, size=size).select_samples(batch) for rank in range(size)]
+    parts = [ProcessGroup(rank=rank, size=size).select_samples(batch) for rank in range(size)]
     assert [len(part) for part in parts] == expected
     assert [index for part in parts for index in part] == list(range(batch))
 
 
 def test_more_processes_than_samples_are_refused():
     with pytest.raises(TrainingError, match=r"batch of 2 cannot be divided among 3.*at most 2 devices"):
-        Team(rank=0, size=3).select_samples(2)
+        ProcessGroup(rank=0, size=3).select_samples(2)
 
 
 def test_a_process_alone_needs_nobody(plan_configuration):
     plan = plan_configuration().training
-    with ALONE.leader_first():
-        assert ALONE.share(plan) is plan
-    assert ALONE.is_leader
+    with SINGLE_PROCESS.main_process_first():
+        assert SINGLE_PROCESS.share(plan) is plan
+    assert SINGLE_PROCESS.is_main_process
 
 
 def test_a_process_that_nobody_started_as_one_of_several_says_how(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(TrainingError, match=r"RANK.*torchrun"):
-        read_team()
+        read_process_group()
 
 
 def test_devices_that_cannot_train_together_are_refused(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(DeviceError, match="not on mps"), joined_team(torch.device("mps")):
+    with pytest.raises(DeviceError, match="not on mps"), join_process_group(torch.device("mps")):
         pass

@@ -9,7 +9,7 @@ import pytest
 import torch
 from builders.clocks import Clock
 
-from autoseg.runtime.distributed import Team
+from autoseg.runtime.distributed import ProcessGroup
 from autoseg.training import execution_choice
 from autoseg.training.budget.pace import Budget
 from autoseg.training.data.batch import Batch
@@ -165,11 +165,11 @@ def test_volumes_have_an_order_of_their_own(build, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "number_type", "memory_format"),
+    ("device", "dtype", "memory_format"),
     [("cpu", "bfloat16", PLAIN), ("cuda", "bfloat16", torch.channels_last_3d), ("cuda", "float32", PLAIN)],
 )
-def test_without_measuring_the_order_follows_from_device_and_numbers(device, number_type, memory_format):
-    usual = find_execution(3, torch.device(device), number_type)
+def test_without_measuring_the_order_follows_from_device_and_numbers(device, dtype, memory_format):
+    usual = find_execution(3, torch.device(device), dtype)
     assert usual == TrainingExecution(memory_format=memory_format, compiler=None)
 
 
@@ -185,7 +185,7 @@ def decide(build, plan_configuration):
             plan=plan_configuration(),
             schedule=Schedule(iterations_per_epoch=250, validation_iterations_per_epoch=1, end_epoch=end_epoch),
             options=TrainingOptions(
-                device=torch.device(device), seed=0, workers=0, announce=told.append, **options, number_type="bfloat16"
+                device=torch.device(device), seed=0, workers=0, announce=told.append, **options, dtype="bfloat16"
             ),
         )
         return execution, told
@@ -200,7 +200,7 @@ def test_other_devices_than_gpus_measure_nothing(decide, device):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"deterministic": True}, "repeat themselves"), ({"team": Team(rank=0, size=2)}, "several devices")],
+    [({"deterministic": True}, "repeat themselves"), ({"team": ProcessGroup(rank=0, size=2)}, "several devices")],
 )
 def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announced(decide, options, reason):
     execution, told = decide("cuda", **options)

@@ -5,7 +5,7 @@ import pytest
 from autoseg.dataset.folds import (
     Fold,
     Splits,
-    find_torn_apart,
+    find_folds_that_split,
     make_folds,
     make_group_folds,
     make_splits,
@@ -151,5 +151,5 @@ def test_one_group_cannot_be_split():
 def test_folds_that_tear_cases_apart_are_found():
     splits = Splits(folds=make_folds(name_cases(10)))
     first, second = splits.folds[0].validation[0], splits.folds[3].validation[0]
-    assert find_torn_apart(splits, [first, second]) == (0, 3)
-    assert find_torn_apart(splits, splits.folds[0].validation) == ()
+    assert find_folds_that_split(splits, [first, second]) == (0, 3)
+    assert find_folds_that_split(splits, splits.folds[0].validation) == ()

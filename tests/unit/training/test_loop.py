@@ -170,7 +170,7 @@ def stop():
     """Hears the signals that a test raises; as in a terminal, Ctrl-C is not ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request = StopRequest()
-    with request.heard():
+    with request.handle_signals():
         yield request
     signal.signal(signal.SIGINT, before)
 
@@ -308,7 +308,7 @@ def test_an_epoch_of_which_only_a_part_is_trained_now_does_not_tell_the_pace(sta
         told.append(len(epoch_seconds))
         return expected_seconds
 
-    monkeypatch.setattr(loop, "judge_pace", watch)
+    monkeypatch.setattr(loop, "estimate_pace", watch)
     budget = Budget(seconds=1e6, reserved_seconds=0.0, start=time.monotonic())
     list(start(folder, options={"budget": budget}))
     assert told == [1, 2, 3]
@@ -632,7 +632,7 @@ def test_the_kept_weights_are_the_average_and_resuming_keeps_it(start, tmp_path)
 
 def test_a_training_in_bfloat16_learns_and_differs(start, tmp_path):
     folder, other = tmp_path / "fold", tmp_path / "other"
-    list(start(folder, epochs=2, iterations_per_epoch=15, options={"number_type": "bfloat16"}))
+    list(start(folder, epochs=2, iterations_per_epoch=15, options={"dtype": "bfloat16"}))
     list(start(other, epochs=2, iterations_per_epoch=15))
     reduced, exact = ([record["train_loss"] for record in read_log(place)] for place in (folder, other))
     assert reduced[1] < reduced[0]

@@ -7,7 +7,7 @@ from autoseg.training.network_timing import time_network
 
 def test_training_and_prediction_are_timed(plan_configuration, labels):
     plan = plan_configuration()
-    cost = time_network(plan, labels, device=torch.device("cpu"), number_type="float32")
+    cost = time_network(plan, labels, device=torch.device("cpu"), dtype="float32")
     assert cost.iteration_seconds > cost.window_seconds > 0
     assert cost.window_seconds * plan.training.batch_size == cost.validation_seconds
     counted = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)

@@ -167,7 +167,7 @@ def test_it_predicts_with_fewer_bits(make_learner, monkeypatch, family):
     network, image = learner.network.eval(), make_batch().image
     with torch.inference_mode():
         expected = network(image)[0]
-        (found,) = prepare_network(network, device=CPU, number_type="bfloat16")(image)
+        (found,) = prepare_network(network, device=CPU, dtype="bfloat16")(image)
     assert found.dtype == torch.float32
     assert not torch.equal(found, expected)
     assert (found - expected).abs().mean() < 0.02 * expected.std()
@@ -176,7 +176,7 @@ def test_it_predicts_with_fewer_bits(make_learner, monkeypatch, family):
 
 @torch.inference_mode()
 def test_weights_are_converted_once_but_for_what_needs_single_precision(make_learner):
-    prepared = prepare_network(make_learner().network, device=CPU, number_type="bfloat16")
+    prepared = prepare_network(make_learner().network, device=CPU, dtype="bfloat16")
     reduced = {name for name, value in prepared.state_dict().items() if value.dtype == torch.bfloat16}
     kernels = {f"network.{name}.{part}" for name in ("first", "lower.1") for part in ("weight", "bias")}
     assert reduced == kernels

@@ -11,9 +11,9 @@ from autoseg.training.budget.pace import (
     adapt_to_pace,
     count_planned_epochs,
     estimate_epoch_seconds,
-    judge_pace,
-    lay_out_budget,
-    lay_out_rest,
+    estimate_pace,
+    reschedule_remaining,
+    schedule_within_budget,
 )
 from autoseg.training.optimization.schedule import Schedule
 
@@ -34,25 +34,25 @@ def plan(plan_configuration):
 
 @pytest.mark.parametrize("seconds", [30, 600, 3600, 36_000, 200_000])
 def test_a_budget_is_filled_but_not_exceeded(plan, seconds):
-    schedule = lay_out_budget(plan(), TIMES, float(seconds))
+    schedule = schedule_within_budget(plan(), TIMES, float(seconds))
     taken = schedule.end_epoch * estimate_epoch_seconds(schedule, TIMES)
     assert 0.9 * seconds <= taken <= seconds
 
 
 def test_a_short_budget_gets_about_a_hundred_short_epochs(plan):
-    schedule = lay_out_budget(plan(), TIMES, 3600.0)
+    schedule = schedule_within_budget(plan(), TIMES, 3600.0)
     assert (schedule.iterations_per_epoch, schedule.validation_iterations_per_epoch) == (32, 6)
     assert 95 <= schedule.end_epoch <= 105
 
 
 def test_a_long_budget_trains_what_is_planned_and_no_more(plan):
-    schedule = lay_out_budget(plan(), TIMES, 10_000_000.0)
+    schedule = schedule_within_budget(plan(), TIMES, 10_000_000.0)
     assert (schedule.end_epoch, schedule.iterations_per_epoch) == (1000, 250)
 
 
 def test_the_rise_takes_at_most_a_tenth_of_the_training(plan):
-    assert lay_out_budget(plan(warmup_iterations=500), TIMES, 1200.0).warmup_iterations < 110
-    assert lay_out_budget(plan(warmup_iterations=500), TIMES, 1_000_000.0).warmup_iterations == 500
+    assert schedule_within_budget(plan(warmup_iterations=500), TIMES, 1200.0).warmup_iterations < 110
+    assert schedule_within_budget(plan(warmup_iterations=500), TIMES, 1_000_000.0).warmup_iterations == 500
 
 
 def adapt(*, pace, remaining, done=40, last=1000):
@@ -76,8 +76,8 @@ def test_a_forecast_that_is_off_by_more_than_a_tenth_is_laid_out_anew(pace, end)
 def test_a_single_slow_epoch_tells_no_pace_and_five_in_a_row_do(before):
     slow, usual = 30.0, 10.0
     for after in range(3):
-        assert judge_pace([usual] * before + [slow] + [usual] * after, expected_seconds=usual) == usual
-    assert judge_pace([usual] * before + [slow] * 5, expected_seconds=usual) == slow
+        assert estimate_pace([usual] * before + [slow] + [usual] * after, expected_seconds=usual) == usual
+    assert estimate_pace([usual] * before + [slow] * 5, expected_seconds=usual) == slow
 
 
 def test_a_schedule_that_was_just_laid_out_is_left_alone_unless_it_would_not_end_in_time():
@@ -122,7 +122,7 @@ class Machine:
         self.now, self.done, self.epoch_seconds, self.layouts = 0.0, 0, [], 0
         self.budget = Budget(seconds=budget_seconds, reserved_seconds=60.0, start=0.0, clock=lambda: self.now)
         self.now = 25.0  # measuring takes time, too
-        self.schedule = lay_out_budget(plan, TIMES, self.budget.remaining_seconds)
+        self.schedule = schedule_within_budget(plan, TIMES, self.budget.remaining_seconds)
         self.expected_seconds = estimate_epoch_seconds(self.schedule, TIMES)
         self.last_epoch = count_planned_epochs(plan, self.schedule)
         self.pace = pace
@@ -138,7 +138,7 @@ class Machine:
                 self.schedule,
                 next_epoch=self.done,
                 last_epoch=self.last_epoch,
-                epoch_seconds=judge_pace(self.epoch_seconds, expected_seconds=self.expected_seconds),
+                epoch_seconds=estimate_pace(self.epoch_seconds, expected_seconds=self.expected_seconds),
                 remaining_seconds=self.budget.remaining_seconds,
             )
             self.layouts += self.schedule != before
@@ -177,18 +177,18 @@ def test_a_training_is_laid_out_anew_a_few_times_only(plan, budget_seconds, name
 
 def test_epochs_of_a_short_budget_have_enough_iterations_to_tell_something(plan):
     for seconds in (30.0, 60.0, 240.0, 900.0):
-        schedule = lay_out_budget(plan(), TIMES, seconds)
+        schedule = schedule_within_budget(plan(), TIMES, seconds)
         assert schedule.iterations_per_epoch >= FEWEST_ITERATIONS_PER_EPOCH
         assert schedule.validation_iterations_per_epoch >= FEWEST_VALIDATION_ITERATIONS
-    assert lay_out_budget(plan(), TIMES, 240.0).end_epoch == 8
+    assert schedule_within_budget(plan(), TIMES, 240.0).end_epoch == 8
 
 
 def test_a_plan_of_short_epochs_keeps_them(plan):
-    schedule = lay_out_budget(plan(iterations_per_epoch=3, validation_iterations_per_epoch=2), TIMES, 240.0)
+    schedule = schedule_within_budget(plan(iterations_per_epoch=3, validation_iterations_per_epoch=2), TIMES, 240.0)
     assert (schedule.iterations_per_epoch, schedule.validation_iterations_per_epoch) == (3, 2)
 
 
 def test_the_rest_of_a_training_fills_the_time_exactly(plan):
-    rest = lay_out_rest(plan(), SCHEDULE, TIMES, 600.0, epochs_done=40)
+    rest = reschedule_remaining(plan(), SCHEDULE, TIMES, 600.0, epochs_done=40)
     assert (rest.first_epoch, rest.end_epoch, rest.first_progress) == (40, 40 + int(600 / 11), pytest.approx(0.4))
-    assert lay_out_rest(plan(), SCHEDULE, TIMES, 0.0, epochs_done=40).end_epoch == 41
+    assert reschedule_remaining(plan(), SCHEDULE, TIMES, 0.0, epochs_done=40).end_epoch == 41

@@ -78,9 +78,9 @@ def scale_loss(learner, scale):
     return replace(learner, scaler=torch.amp.GradScaler("cpu", init_scale=scale))
 
 
-@pytest.mark.parametrize(("number_type", "is_scaled"), [("float32", False), ("bfloat16", False), ("float16", True)])
-def test_only_float16_needs_scaled_gradients(plan_configuration, labels, number_type, is_scaled):
-    learner = build_learner(plan_configuration(), labels, device=CPU, seed=0, number_type=number_type)
+@pytest.mark.parametrize(("dtype", "is_scaled"), [("float32", False), ("bfloat16", False), ("float16", True)])
+def test_only_float16_needs_scaled_gradients(plan_configuration, labels, dtype, is_scaled):
+    learner = build_learner(plan_configuration(), labels, device=CPU, seed=0, dtype=dtype)
     assert learner.scaler.is_enabled() is is_scaled
 
 

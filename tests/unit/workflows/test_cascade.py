@@ -29,7 +29,7 @@ from autoseg.plan import (
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import preprocess_training_case
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.out_of_fold import StageLink, find_holders
@@ -161,7 +161,7 @@ def train_first_stage(run, plan, fold, *, label):
 
 
 @dataclass
-class Listener(Silent):
+class Listener(SilentProgress):
     """Remembers which cases are worked on."""
 
     labels: list[str] = field(default_factory=list)
@@ -222,7 +222,7 @@ def test_held_out_cases_are_no_occasion_to_try_executions(run, plan, monkeypatch
     assert chosen == ["eager"] * 3
     chosen.clear()
     with pytest.raises(RunError):  # nothing is preprocessed
-        validate_fold(run, "3d_lowres", "0", cases=["z"], device="cpu", progress=Silent())
+        validate_fold(run, "3d_lowres", "0", cases=["z"], device="cpu", progress=SilentProgress())
     assert chosen == ["eager"]
 
 

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from autoseg.errors import CasesFailedError, RunError
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
 
 
@@ -36,7 +36,7 @@ class Steps:
 
 
 def collect(events, total=3):
-    return collect_failures(events, progress=Silent(), label="Predicting", total=total)
+    return collect_failures(events, progress=SilentProgress(), label="Predicting", total=total)
 
 
 def test_every_case_is_read_predicted_and_written():

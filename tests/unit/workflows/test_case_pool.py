@@ -18,7 +18,7 @@ from autoseg.processes.case_pool import (
     run_over_cases,
     write_failure_log,
 )
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 
 SIZES = {name: CaseSize(voxels=25_000_000, estimated_bytes=3 * 2**30) for name in ("a", "b", "c")}
 
@@ -38,7 +38,7 @@ def work(job: tuple[str, Path]) -> str:
 
 def run(names: str, folder: Path, *, workers: int = 2) -> PoolOutcome[str]:
     jobs = [(name, (name, folder)) for name in names.split()]
-    return run_over_cases(work, jobs, workers=workers, label="Working", progress=Silent(), sizes=SIZES)
+    return run_over_cases(work, jobs, workers=workers, label="Working", progress=SilentProgress(), sizes=SIZES)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -87,11 +87,11 @@ def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_other
 
 UNGUARDED = """
 from autoseg.errors import Problem
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.processes.case_pool import run_over_cases
 
 jobs = [(name, name) for name in "abc"]
-run_over_cases(str.upper, jobs, workers=2, label="Working", progress=Silent())
+run_over_cases(str.upper, jobs, workers=2, label="Working", progress=SilentProgress())
 """
 
 
@@ -108,7 +108,7 @@ def test_a_script_without_a_guard_is_told_so_and_not_that_memory_is_short(tmp_pa
 def test_workers_are_as_many_as_cores_cases_and_the_memory_for_the_largest_case_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("autoseg.processes.case_pool.count_usable_cores", lambda: 16)
+    monkeypatch.setattr("autoseg.processes.case_pool.count_usable_cpus", lambda: 16)
     largest = find_largest([CaseSize(voxels=1, estimated_bytes=2**10), CaseSize(voxels=2, estimated_bytes=2**50)])
 
     assert largest == 2**50
@@ -125,7 +125,7 @@ def take_a_while(job: Path) -> None:
 
 
 def test_a_pool_that_is_interrupted_starts_no_further_case(tmp_path: Path) -> None:
-    class Impatient(Silent):
+    class Impatient(SilentProgress):
         def track(self, items, *, label, total, unit):
             yield next(iter(items))
             raise KeyboardInterrupt
@@ -160,5 +160,5 @@ def tell_who_ends_it(job: int) -> bool:
 
 
 def test_a_worker_of_a_pool_can_be_ended() -> None:
-    outcome = run_over_cases(tell_who_ends_it, [("a", 1), ("b", 2)], workers=2, label="", progress=Silent())
+    outcome = run_over_cases(tell_who_ends_it, [("a", 1), ("b", 2)], workers=2, label="", progress=SilentProgress())
     assert outcome.results == (True, True)

@@ -9,7 +9,7 @@ from builders.datasets import describe_dataset
 from builders.volumes import AFFINE, save_nifti
 from PIL import Image
 
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
 from autoseg.workflows.plan.splitting import SplitRequest
 
@@ -18,7 +18,7 @@ from autoseg.workflows.plan.splitting import SplitRequest
 def check_whole(dataset):
     def run(*, fix_geometry=False, **split):
         request = CheckRequest(split=SplitRequest(**split), fix_geometry=fix_geometry, workers=1)
-        return check_dataset(dataset, request, progress=Silent())
+        return check_dataset(dataset, request, progress=SilentProgress())
 
     return run
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
 from autoseg.workflows.plan.header_survey import survey_headers
@@ -21,13 +21,13 @@ from autoseg.workflows.plan.splitting import SplitRequest
 
 def check(folder):
     request = CheckRequest(split=SplitRequest(), workers=1)
-    return check_dataset(folder, request, progress=Silent())
+    return check_dataset(folder, request, progress=SilentProgress())
 
 
 def measure(folder, run):
     dataset = read_dataset(folder)
     grids = survey_headers(dataset.cases).grids
-    return measure_dataset(dataset, RunFolder(run), grids=grids, workers=1, progress=Silent())
+    return measure_dataset(dataset, RunFolder(run), grids=grids, workers=1, progress=SilentProgress())
 
 
 def write_pictures(folder, label_maps, *, labels, channels=("grey",), shape=(8, 9, 3)):

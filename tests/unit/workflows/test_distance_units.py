@@ -16,8 +16,8 @@ from autoseg.cli.terminal.console import Console
 from autoseg.cli.terminal.reports import print_cases, print_crossvalidation, print_summary
 from autoseg.evaluation.crossvalidation import CrossValidation, score_configuration, write_crossvalidation
 from autoseg.geometry import Grid, find_distance_unit
-from autoseg.postprocessing.rules import demand_size, find_size_unit
-from autoseg.processes.progress import Silent
+from autoseg.postprocessing.rules import find_size_unit, require_minimum_size
+from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_grid
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 
@@ -67,7 +67,7 @@ def evaluate(tmp_path):
             for path, shift in zip(paths, (0, 2), strict=True):
                 write(path, draw(16, 16, shift=shift))
             jobs.append(EvaluationJob(case=case, prediction=paths[0], reference=paths[1], labels=LABELS))
-        return evaluate_jobs(jobs, folder=tmp_path, progress=Silent())
+        return evaluate_jobs(jobs, folder=tmp_path, progress=SilentProgress())
 
     return run
 
@@ -111,14 +111,14 @@ def test_sizes_of_components_are_counted_in_the_unit_of_the_images(tmp_path, sto
     write(path, draw(16, 16, shift=0))
     found = find_size_unit([read_grid(path)])
     assert found == ("pixel" if unit == "pixel" else "mm3")
-    rule = demand_size(LABELS, 0, 20.0, found)
+    rule = require_minimum_size(LABELS, 0, 20.0, found)
     assert rule.describe() == f"remove components of cell below 20 {'pixels' if unit == 'pixel' else 'mm3'}"
 
 
 def test_single_slices_with_spacing_have_areas():
     grid = Grid(shape_voxels=(1, 8, 8), spacing_mm=(999.0, 1.0, 1.0))
     assert find_size_unit([grid, grid]) == "mm2"
-    assert demand_size(LABELS, 0, 20.0, "mm2").describe() == "remove components of cell below 20 mm2"
+    assert require_minimum_size(LABELS, 0, 20.0, "mm2").describe() == "remove components of cell below 20 mm2"
     assert find_size_unit([grid, Grid(shape_voxels=(2, 8, 8), spacing_mm=(1.0, 1.0, 1.0))]) == "mm3"
 
 

@@ -11,7 +11,7 @@ from autoseg.plan import Plan
 from autoseg.plan.augmentation import MirrorPlan
 from autoseg.run_folder import write_text
 from autoseg.workflows.plan.forecasting import count_windows, forecast_run, list_trained, measure_folder
-from autoseg.workflows.plan.machine_survey import Survey
+from autoseg.workflows.plan.machine_survey import MachineSurvey
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.plan.preprocessing import extract_recipe
 
@@ -39,7 +39,7 @@ def edit(run, name, **training):
 def survey(costs=None):
     def find(plan, names):
         known = dict.fromkeys(names, COST) if costs is None else costs
-        return Survey(device="a processor", has_gpu=False, memory_bytes=2 * 10**9, costs=known, how="said")
+        return MachineSurvey(device="a CPU", has_gpu=False, memory_bytes=2 * 10**9, costs=known, how="said")
 
     return find
 

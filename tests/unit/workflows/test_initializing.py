@@ -10,7 +10,7 @@ from PIL import Image
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError, RunError
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.workflows.init.file_pairing import FilePatterns
 from autoseg.workflows.init.initializing import InitRequest, init_dataset
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
@@ -36,12 +36,14 @@ def save_picture(path, array):
 
 def init(folder, *, overwrite=False, images=None, labels=None):
     patterns = None if images is None else FilePatterns(images=images, labels=labels)
-    return init_dataset(folder, InitRequest(patterns=patterns, overwrite=overwrite, workers=1), progress=Silent())
+    return init_dataset(
+        folder, InitRequest(patterns=patterns, overwrite=overwrite, workers=1), progress=SilentProgress()
+    )
 
 
 def check(folder):
     request = CheckRequest(split=SplitRequest(), workers=1)
-    return [problem.text for problem in check_dataset(folder, request, progress=Silent()).problems]
+    return [problem.text for problem in check_dataset(folder, request, progress=SilentProgress()).problems]
 
 
 def read_description(folder):

@@ -6,7 +6,7 @@ from autoseg.document import read_document
 from autoseg.errors import DeviceError
 from autoseg.network_cost import StepCost
 from autoseg.plan import Plan
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.workflows.plan.machine_survey import (
     Gpu,
     find_available_ram,
@@ -41,7 +41,7 @@ def survey(plan, measure):
     )
 
 
-def test_a_processor_is_measured_and_its_costs_are_estimated(plan):
+def test_a_cpu_is_measured_and_its_costs_are_estimated(plan):
     found = survey(plan, lambda: HOST)
     assert found.costs == {"2d": COST, "3d_lowres": COST}
     assert not found.has_gpu
@@ -85,7 +85,7 @@ def test_a_configuration_too_large_for_the_gpu_leaves_the_others_their_times():
             raise torch.OutOfMemoryError(msg)
         return COST
 
-    found = survey_gpu(["2d", "3d_lowres"], GPU, time=time, progress=Silent())
+    found = survey_gpu(["2d", "3d_lowres"], GPU, time=time, progress=SilentProgress())
     assert found.has_gpu
     assert found.costs == {"3d_lowres": COST}
     assert "Tried to allocate 3 GiB)" in found.problems["2d"]

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from autoseg.processes.overlap import overlap_stages
+from autoseg.processes.overlap import overlap_steps
 
 
 class Stages:
@@ -32,7 +32,7 @@ class Stages:
         self.note("write", item)
 
     def run(self, items):
-        return overlap_stages(items, read=self.read, work=self.work, write=self.write)
+        return overlap_steps(items, read=self.read, work=self.work, write=self.write)
 
 
 def test_every_item_goes_through_all_stages_in_order():

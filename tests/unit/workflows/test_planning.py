@@ -13,7 +13,7 @@ from autoseg.networks.cost import measure_cost
 from autoseg.networks.families import ARCHITECTURES
 from autoseg.plan import Plan
 from autoseg.unet_cost import count_plain_unet
-from autoseg.workflows.plan.planning import find_network_cost, make_rule
+from autoseg.workflows.plan.planning import build_plan_rule, find_network_cost
 
 HOST = HostThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
@@ -34,10 +34,10 @@ class NotingPlanner:
 
 
 @pytest.mark.parametrize("measures_host", [False, True])
-def test_a_planner_gets_what_networks_cost_and_if_it_wants_the_speed_of_the_processor(run, *, measures_host):
+def test_a_planner_gets_what_networks_cost_and_if_it_wants_the_speed_of_the_cpu(run, *, measures_host):
     plan, fingerprint = read_document(run.plan, Plan), Fingerprint.model_construct(dataset_name="a")
     planner = NotingPlanner(answer=plan, measures_host=measures_host)
-    assert make_rule(planner, measure=lambda: HOST)(fingerprint, MACHINE) is plan
+    assert build_plan_rule(planner, measure=lambda: HOST)(fingerprint, MACHINE) is plan
     machine = MACHINE.model_copy(update={"host": HOST}) if measures_host else MACHINE
     ((_, given_machine, measure),) = planner.given
     assert (given_machine, measure) == (machine, find_network_cost)

@@ -16,7 +16,7 @@ from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import Grid
 from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.processes.fold_lock import lock_fold
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
@@ -84,12 +84,12 @@ def write_predictions(run, configuration, fold, **prediction):
         write_label_map(path, make_prediction(**prediction), grid=GRID, like=None)
         reference = run.references / f"{case}.nii.gz"
         jobs.append(EvaluationJob(case=case, prediction=path, reference=reference, labels=LABELS))
-    evaluate_jobs(jobs, folder=validation, progress=Silent())
+    evaluate_jobs(jobs, folder=validation, progress=SilentProgress())
 
 
 def select(run, *, progress=None, **choices):
     request = SelectionRequest(ensembles=False, **choices)  # these models are no networks
-    selection = select_models(run.root, request, progress=progress or Silent())
+    selection = select_models(run.root, request, progress=progress or SilentProgress())
     assert selection == read_document(run.selection, Selection)
     return selection
 
@@ -151,7 +151,7 @@ def test_a_hole_that_one_region_filled_is_no_gain_for_the_next(tmp_path):
             write_label_map(tmp_path / name / f"{case}.nii.gz", label_map, grid=GRID, like=None)
         paths = {name: tmp_path / name / f"{case}.nii.gz" for name in ("prediction", "reference")}
         jobs.append(EvaluationJob(case=case, labels=labels, **paths))
-    learned = learn_postprocessing(jobs, blocks=np.array([0, 0, 1, 1]), progress=Silent())
+    learned = learn_postprocessing(jobs, blocks=np.array([0, 0, 1, 1]), progress=SilentProgress())
     steps = {step.what: step for step in learned.steps}
     assert steps["fill holes of whole"].accepted
     assert not steps["fill holes of core"].accepted
@@ -215,7 +215,7 @@ def test_classes_without_reference_are_left_out_of_the_ranking_and_named(run):
             )
             for case in cases
         ]
-        evaluate_jobs(jobs, folder=folder, progress=Silent())
+        evaluate_jobs(jobs, folder=folder, progress=SilentProgress())
     notes = Notes()
     selection = select(run, progress=notes)
     assert selection.classes_without_reference == ("small",)

@@ -16,7 +16,7 @@ class Notes:
     def track(self, items, *, label, total, unit):
         yield from items
 
-    def show_part(self, label, done, total):
+    def show_partial(self, label, done, total):
         pass
 
     def note(self, text):
@@ -55,7 +55,7 @@ def test_finished_folds_are_shown_and_not_trained_again(trained, notes):
     outcome, shown = dispatch(trained, notes)
     assert [(status.fold, status.state) for status in shown[-1]] == [("0", "finished"), ("1", "finished")]
     assert notes.texts == [f"0 of 2 folds to train; their output goes to {trained.logs}"]
-    assert outcome.is_leader
+    assert outcome.is_main_process
     assert outcome.failures == ()
 
 

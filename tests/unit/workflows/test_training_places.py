@@ -1,7 +1,7 @@
 import pytest
 
 from autoseg.errors import DeviceError, OptionError, TrainingError
-from autoseg.workflows.train.device_groups import find_device_groups, is_leader, is_one_process, parse_devices
+from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process, parse_devices
 from autoseg.workflows.train.units import Unit
 
 UNITS = [Unit(configuration="2d", fold=fold, cases=("a",)) for fold in ("0", "1")]
@@ -57,12 +57,12 @@ def test_one_of_several_processes_has_one_device(monkeypatch):
 
 
 def test_of_several_processes_the_first_one_writes(monkeypatch):
-    assert is_leader(parallel=True)
+    assert is_main_process(parallel=True)
     monkeypatch.setenv("RANK", "1")
-    assert not is_leader(parallel=True)
-    assert is_leader(parallel=False)
+    assert not is_main_process(parallel=True)
+    assert is_main_process(parallel=False)
     monkeypatch.setenv("RANK", "0")
-    assert is_leader(parallel=True)
+    assert is_main_process(parallel=True)
 
 
 def test_one_fold_on_one_device_needs_no_other_process():

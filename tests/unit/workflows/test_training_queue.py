@@ -272,8 +272,8 @@ def test_a_fold_of_an_older_plan_is_not_taken_for_finished(run):
     assert build_queue(run.root, (unit,), TrainingRequest(), [("cpu",)]).waiting
 
 
-def test_processes_that_compute_on_the_processor_share_its_cores(run, monkeypatch):
-    monkeypatch.setattr(training_queue, "count_usable_cores", lambda: 9)
+def test_processes_that_compute_on_the_cpu_share_its_cores(run, monkeypatch):
+    monkeypatch.setattr(training_queue, "count_usable_cpus", lambda: 9)
     assert training_queue._share_threads(["cpu", "cpu"]) == {"OMP_NUM_THREADS": "4"}
     assert training_queue._share_threads(["cpu"]) == {}
     assert training_queue._share_threads(["cuda:0", "cuda:1"]) == {}

@@ -3,7 +3,7 @@ from builders.clocks import Clock
 from builders.folds import build_epoch_record
 
 from autoseg.errors import TrainingError
-from autoseg.processes.progress import Silent
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import FoldFolder, write_text
 from autoseg.training.budget.pace import Forecast, StepTimes
 from autoseg.training.monitoring.events import EpochDone, IterationDone
@@ -75,7 +75,7 @@ def test_short_iterations_are_not_spent_on_writing(keeper, folder, clock):
 
 
 def test_validated_cases_are_counted(keeper, folder, clock):
-    progress = keeper.record_validation(Silent())
+    progress = keeper.record_validation(SilentProgress())
     done = []
     for case in progress.track(["a", "b", "c"], label="Validating", total=3, unit="case"):
         clock.now += 5

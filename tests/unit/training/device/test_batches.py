@@ -45,7 +45,7 @@ def are_equal(first, second):
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_without_augmentation_batches_are_those_of_the_processor(build, device, where, dimensions):
+def test_without_augmentation_batches_are_those_of_the_cpu(build, device, where, dimensions):
     ours, theirs = build(where, dimensions=dimensions, transforms=(), batch_size=5)
     for stream in ("training", "validation"):
         for iteration in range(4):
@@ -57,7 +57,7 @@ def test_without_augmentation_batches_are_those_of_the_processor(build, device, 
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_without_augmentation_a_cascade_has_the_masks_of_the_processor(build, previous, where, dimensions):
+def test_without_augmentation_a_cascade_has_the_masks_of_the_cpu(build, previous, where, dimensions):
     ours, theirs = build(where, previous=previous, dimensions=dimensions, transforms=(), batch_size=5)
     for stream in ("training", "validation"):
         key = BatchKey(stream=stream, epoch=1, iteration=0)
@@ -93,7 +93,7 @@ def test_masks_have_mistakes_in_training_patches_alone(build, plan_transforms, p
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_unwarped_patches_show_the_same_place_as_on_the_processor(build, plan_transforms, where):
+def test_unwarped_patches_show_the_same_place_as_on_the_cpu(build, plan_transforms, where):
     plan = plan_transforms(spatial={"rotation_probability": 0.5})
     ours, theirs = build(where, transforms=plan, batch_size=8, dimensions=3)
     assert ours.training.sampler.cut_voxels != ours.training.sampler.patch_voxels
@@ -106,7 +106,7 @@ def test_unwarped_patches_show_the_same_place_as_on_the_processor(build, plan_tr
 
 
 def build_with_whole_cuts(source):
-    """The middle of the whole cut that the processor would make."""
+    """The middle of the whole cut that the CPU would make."""
 
     def cut(key, index):
         seeds = derive_seeds(source.seed, key, index)

@@ -50,7 +50,7 @@ def list_reference_positions(parameters, patch, cut):
 
 
 @pytest.mark.parametrize(("cut", "patch"), CASES)
-def test_positions_are_those_of_the_processor(draw, device, cut, patch):
+def test_positions_are_those_of_the_cpu(draw, device, cut, patch):
     parameters = draw(len(cut), rotation_limit_degrees=180)
     found = compute_positions(compute_matrices(parameters.angles_radians, parameters.scale), patch, cut, device)
     expected = list_reference_positions(parameters, patch, cut)
@@ -60,7 +60,7 @@ def test_positions_are_those_of_the_processor(draw, device, cut, patch):
 
 
 @pytest.mark.parametrize(("cut", "patch"), CASES)
-def test_images_are_those_of_the_processor(draw, device, cut, patch):
+def test_images_are_those_of_the_cpu(draw, device, cut, patch):
     parameters, (image, label_map) = draw(len(cut)), draw_cuts(cut)
     moved, _ = resample_cuts(
         torch.from_numpy(image).to(device),
@@ -76,7 +76,7 @@ def test_images_are_those_of_the_processor(draw, device, cut, patch):
 
 @pytest.mark.parametrize(("cut", "patch"), CASES)
 @pytest.mark.parametrize("block", [1, 3])
-def test_label_maps_are_those_of_the_processor(draw, device, *, cut, patch, block):
+def test_label_maps_are_those_of_the_cpu(draw, device, *, cut, patch, block):
     parameters, (image, label_map) = draw(len(cut)), draw_cuts(cut, block=block)
     _, moved = resample_cuts(
         torch.from_numpy(image).to(device),
