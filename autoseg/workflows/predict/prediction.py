@@ -170,7 +170,7 @@ def _describe_model(
         weights_sha256=tuple(digest for of_member in weights for digest in of_member),
         mirroring=request.options.mirroring,
         step_fraction=request.options.step_fraction,
-        dtype=model.members[0].dtype,
+        number_type=model.members[0].dtype,
         execution=tuple(stage.execution for member in model.members for stage in member.stages),
         probabilities=request.save_probabilities,
         ensemble=members if len(members) > 1 else (),

@@ -18,6 +18,8 @@ from autoseg.workflows.plan.planning import build_plan_rule, find_network_cost
 HOST = HostThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
 )
+    cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
+)
 MACHINE = Machine(accelerator_memory_gb=8)
 
 
