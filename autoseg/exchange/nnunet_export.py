@@ -42,8 +42,8 @@ def describe_losses(plan: Plan) -> tuple[str, ...]:
         )
     if plan.labels.ignore_value not in (None, compute_ignore_value(plan.labels)):
         notes.append(
-            f"the ignore label {plan.labels.ignore_value} is left out: nnU-Net wants {compute_ignore_value(plan.labels)} "
-            f"for it, and prediction does not need it"
+            f"the ignore label {plan.labels.ignore_value} is left out: nnU-Net wants "
+            f"{compute_ignore_value(plan.labels)} for it, and prediction does not need it"
         )
     return tuple(notes)
 

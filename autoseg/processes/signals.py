@@ -53,8 +53,8 @@ def _do_nothing() -> None:
 class StopRequest:
     """Requests to stop: Ctrl-C, SIGTERM, or a closed terminal.
 
-    A request raises KeyboardInterrupt at once, except within `postponed`, where the work checks `is_requested` between its
-    steps and stops at a point where it can be resumed.
+    A request raises KeyboardInterrupt at once, except within `postpone_stop`, where the work checks `is_requested`
+    between its steps and stops at a point where it can be resumed.
 
     Attributes:
         tell: Called by the signal handler with a message about the work that a postponed request waits for.

@@ -56,7 +56,7 @@ def list_subjects() -> set[str]:
 
 
 def list_plan_rows() -> set[str]:
-    text = (ROOT / "autoseg" / "cli" / "reports.py").read_text(encoding="utf-8")
+    text = (ROOT / "autoseg" / "cli" / "terminal" / "reports.py").read_text(encoding="utf-8")
     _, _, body = text.partition("def _list_plan_rows")
     rows = set(re.findall(r'^        \(\s*"([^"]+)"[^\n]*?,\s*\*', body, flags=re.MULTILINE))
     networks = (ROOT / "autoseg" / "plan" / "network.py").read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ def test_planning_and_status_need_no_torch(package: str) -> None:
 
 def test_every_folder_is_named_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = {line.split()[0].rstrip("/") for line in readme.splitlines() if line.strip()}
+    named = {name.rstrip("/") for line in readme.splitlines() for name in line.split() if name.endswith("/")}
     folders = {path.parent.name for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")}
     assert len(folders) > 10
     assert sorted(folders - named) == []

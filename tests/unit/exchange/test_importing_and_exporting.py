@@ -38,8 +38,9 @@ from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.exchange import exporting, import_model
+from autoseg.workflows.exchange import exporting
 from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange.importing import import_model
 from autoseg.workflows.exchange.request import ExportRequest, ImportRequest
 from autoseg.workflows.folds.status import read_run_status
 from autoseg.workflows.plan.planning import preprocess_run

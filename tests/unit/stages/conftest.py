@@ -12,8 +12,8 @@ from autoseg.networks import NETWORK_PREFIX, build_network
 from autoseg.plan import Plan
 from autoseg.plan.upgrades import upgrade_version_1
 from autoseg.preprocessing.cache import write_case
-from autoseg.preprocessing.case import preprocess_training_case
 from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.run_folder import RunFolder, make_folder
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.plan.preprocessing import extract_recipe

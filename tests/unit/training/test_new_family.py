@@ -7,21 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.errors import ExchangeError, PlanError
+from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_networks import describe_network
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.inference.execution.preparation import prepare_network
-from autoseg.network_cost import count_parameters
 from autoseg.networks import FAMILIES, SegmentationNetwork
+from autoseg.networks.cost import measure_cost
 from autoseg.plan import NETWORK_PLANS, ConfigurationPlan, NetworkPlan
 from autoseg.training.checkpoint import (
     identify_training,
     read_checkpoint,
     restore_learner,
+    write_network_checkpoint,
     write_resumable_checkpoint,
-    write_weights,
 )
-from autoseg.training.execution import Execution
+from autoseg.training.execution import TrainingExecution
+from autoseg.training.loop_state import LoopState
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import Batch, build_learner, run_training_step, run_validation_step
 
@@ -109,8 +110,8 @@ def make_learner(plan, labels):
 
 
 @pytest.fixture
-def identity(plan, labels, channels, fold):
-    return identify_training(plan, labels, channels, fold=fold, seed=0)
+def identity(plan, training_data):
+    return identify_training(plan, training_data, seed=0)
 
 
 def make_batch(seed=0):
@@ -149,12 +150,12 @@ def test_it_learns(make_learner):
     learner.network.eval()
     batch = make_batch()
     outputs = learner.network(batch.image)
-    parts = [learner.loss([output], batch.label_map, (1.0,)).item() for output in outputs]
+    parts = [learner.objective.loss([output], batch.label_map, (1.0,)).item() for output in outputs]
     assert run_validation_step(learner, batch).loss == pytest.approx(sum(parts) / 2)
 
 
 def test_it_trains_with_channels_last(make_learner):
-    learner = make_learner(execution=Execution(memory_format=torch.channels_last))
+    learner = make_learner(execution=TrainingExecution(memory_format=torch.channels_last))
     assert learner.network.first.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(train(learner, range(3)), train(make_learner(), range(3)))
 
@@ -199,7 +200,7 @@ def test_a_checkpoint_of_the_average_holds_the_statistics(make_learner, identity
     learner = make_learner()
     train(learner, range(3))
     path = tmp_path / "checkpoint_final.safetensors"
-    write_weights(path, learner, identity=identity, schedule=SCHEDULE, history=[])
+    write_network_checkpoint(path, LoopState(learner=learner, identity=identity, schedule=SCHEDULE))
     stored = read_checkpoint(path).tensors
     with learner.averaged_weights():
         expected = copy_state(learner.network)
@@ -210,7 +211,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(make_learner, identity, 
     learner = make_learner()
     train(learner, range(3))
     path = tmp_path / "checkpoint_latest.safetensors"
-    write_resumable_checkpoint(path, learner, identity=identity, schedule=SCHEDULE, history=[])
+    write_resumable_checkpoint(path, LoopState(learner=learner, identity=identity, schedule=SCHEDULE))
     resumed = make_learner()
     restore_learner(read_checkpoint(path), resumed)
     assert train(resumed, range(3, 6)) == train(learner, range(3, 6))
@@ -222,8 +223,12 @@ def test_what_holds_for_unets_alone_refuses_it_by_name(plan):
     for refuse in (describe_network, lambda network: convert_to_nnunet({}, network)):
         with pytest.raises(ExchangeError, match="nnU-Net has no network of the family 'pyramid'"):
             refuse(plan.network)
-    with pytest.raises(PlanError, match="'pyramid'"):
-        count_parameters(plan.network)
+
+
+def test_its_cost_is_counted_on_the_network_itself(plan, make_learner):
+    cost = measure_cost(plan.network, plan.patch_voxels, 2)
+    assert cost.parameter_count == sum(parameter.numel() for parameter in make_learner().network.parameters())
+    assert cost.kept_bytes > 0
 
 
 def test_its_first_weights_come_from_the_seed_alone(make_learner):

@@ -5,19 +5,17 @@ import sys
 from dataclasses import dataclass, field
 
 import pytest
-from autoseg.networks.plain_unet import PlainEncoder
 
 from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.networks.cost import measure_cost
-from autoseg.networks.families import ARCHITECTURES
+from autoseg.networks.families import FAMILIES
+from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.plan import Plan
 from autoseg.unet_cost import count_plain_unet
 from autoseg.workflows.plan.planning import build_plan_rule, find_network_cost
 
 HOST = HostThroughput(
-    cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
-)
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
 )
 MACHINE = Machine(accelerator_memory_gb=8)
@@ -51,20 +49,20 @@ def configuration(run):
 
 
 def test_an_unknown_family_is_measured_on_its_network(configuration, monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "dummy", PlainEncoder)
-    network = configuration.network.model_copy(update={"architecture": "dummy", "features_per_stage": (4, 8)})
-    plain = network.model_copy(update={"architecture": "plain_unet"})
+    monkeypatch.setitem(FAMILIES, "dummy", PlainUNet)
+    network = configuration.network.model_copy(update={"family": "dummy", "features_per_stage": (4, 8)})
+    plain = network.model_copy(update={"family": "plain_unet"})
     assert find_network_cost(network, (8, 8, 8), 2) == measure_cost(plain, (8, 8, 8), 2)
 
 
 def test_a_family_that_nobody_builds_never_counts_as_another_one(configuration):
-    network = configuration.network.model_copy(update={"architecture": "dummy"})
+    network = configuration.network.model_copy(update={"family": "dummy"})
     with pytest.raises(KeyError, match="dummy"):
         find_network_cost(network, (8, 8, 8), 2)
 
 
 def test_networks_with_a_closed_form_are_counted_without_torch(configuration):
-    assert configuration.network.architecture == "plain_unet"
+    assert configuration.network.family == "plain_unet"
     assert find_network_cost(configuration.network, (8, 8, 8), 2) == count_plain_unet(
         configuration.network, (8, 8, 8), 2
     )

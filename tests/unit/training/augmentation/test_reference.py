@@ -7,7 +7,6 @@ from math import radians
 
 import numpy as np
 import pytest
-from autoseg.preprocessing.previous_stage import encode_masks
 from batchgenerators.transforms.color_transforms import ContrastAugmentationTransform, GammaTransform
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
@@ -16,6 +15,7 @@ from batchgenerators.transforms.spatial_transforms import MirrorTransform
 from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS, build_reference_transforms
 from autoseg.training.augmentation.mask_component_removal import remove_components
 from autoseg.training.augmentation.mask_morphology import change_masks
+from autoseg.training.augmentation.masks import encode_masks
 from autoseg.training.augmentation.spatial import (
     compute_source_positions,
     crop_centre,
