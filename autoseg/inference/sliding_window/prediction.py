@@ -239,7 +239,7 @@ def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
 
 
 def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
-    """What `_predict_patches` returns for a patch that is its own flip image: one pass per network is enough."""
+    """What `_predict_patches` returns for a patch that is its own mirror image: one pass per network is enough."""
     is_slice = job.configuration.dimensions == 2
     inputs = patch.squeeze(2) if is_slice else patch
     views = list(list_mirrored_axes(job.mirror_axes))
