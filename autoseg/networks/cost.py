@@ -27,7 +27,9 @@ NORMALIZATIONS: Final = frozenset(
 
 
 def measure_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
-    """Counts what a training step of a planned network costs, whatever its family; takes about 0.1 s, no memory.
+    """Counts what a training step of a planned network costs, whatever its family.
+
+    Takes about 0.1 s and no memory; the first network of a process takes some seconds more, to load parts of torch.
 
     Fused attention counts like attention that is written out, with its map of all pairs of positions: on the safe side.
     """

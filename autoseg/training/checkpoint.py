@@ -2,9 +2,9 @@
 
 Tensors: `network.<name>` for every entry of the network's state; in a checkpoint to continue from also
 `optimizer.<index>.<name>` for what the optimizer keeps of each weight, `average.<index>` for the moving average of the
-network's weights, both in the optimizer's order, and `objective.<name>` for every entry of the objective's state, where
-it has one. A checkpoint to predict with holds the average as its network. No random
-state is needed: see `randomness.py`.
+network's weights, both in the optimizer's order, and `objective.<name>` for every entry of the objective's state, if it
+has one. A checkpoint to predict with holds the average as its network. No random state is needed: see
+`autoseg.training.data.randomness`.
 """
 
 import hashlib
@@ -329,7 +329,7 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
         msg = f"{path} was not written by autoseg's training; {_advise(path)}"
         raise TrainingError(msg)
     try:
-        content = upgrade_content(json.loads(text), CheckpointDescription)
+        content = upgrade_content(_parse_header(path, text), CheckpointDescription)
         return CheckpointDescription.model_validate_json(json.dumps(content))
     except ValidationError as error:
         problem = error.errors()[0]
@@ -339,6 +339,18 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
             f"continue with the version that wrote it, or begin again with --restart"
         )
         raise TrainingError(msg) from error
+
+
+def _parse_header(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        msg = f"the header of {path} is damaged ({error}); {_advise(path)}"
+        raise TrainingError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"the header of {path} must hold a JSON object, found {type(content).__name__}; {_advise(path)}"
+        raise TrainingError(msg)
+    return content
 
 
 def _advise(path: Path) -> str:

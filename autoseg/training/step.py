@@ -111,8 +111,8 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
 def _sum_own_gradients(learner: Learner) -> None:
     """Those of the objective, over the team; the network's replica does so by itself."""
     for parameter in list_trainable_parameters(learner.objective):
-        if parameter.grad is not None:
-            parameter.grad = learner.part.add_up(parameter.grad)
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = learner.part.add_up(own)  # called alike by every process, whether it has a gradient or not
 
 
 @torch.inference_mode()

@@ -3,8 +3,7 @@
 In both, what a network gets is finished the same way: channels that are zero outside the nonzero region are zeroed
 there again, the label -1 becomes background, and the previous stage's prediction becomes channels. What is drawn comes
 from other generators, so the patches of the two are alike and not equal. Worker processes have one random stream per
-sample;
-nnU-Net's share one, so that they repeat each other's.
+sample; nnU-Net's share one, so that they repeat each other's.
 """
 
 from collections.abc import Sequence

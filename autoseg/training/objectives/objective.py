@@ -21,8 +21,10 @@ class Objective(nn.Module, ABC):
     - call the network several times, on images that it has changed: noise added or taken away (diffusion), a cropped or
       refined part, which it puts together to logits of the whole patch (point-wise refinement);
     - own modules. What of their parameters wants a gradient is optimized beside the network and written to checkpoints,
-      for example an auxiliary head. A frozen teacher (distillation) is no state of the training: it is loaded when the
-      objective is built, and left out of `state_dict`, or every checkpoint would repeat it;
+      for example an auxiliary head. Where a batch is divided among processes, such a parameter must act on values of
+      single samples, before `BatchPart.add_up` sums over all: after that its gradient would count once a process. A
+      frozen teacher (distillation) is no state of the training: it is loaded when the objective is built, and left out
+      of `state_dict`, or every checkpoint would repeat it;
     - keep a state from step to step in buffers, which checkpoints hold, too. In evaluation mode (`self.training` is
       false) no buffer may change: an interrupted validation is repeated. Random numbers come from a generator of its
       own that is seeded by the training's seed and a count of the steps that is such a buffer, so that a resumed
