@@ -71,7 +71,7 @@ def test_upper_limits_are_checked_too(name, limits):
     ("transforms", "message"),
     [
         ([{"name": "contrst"}], r"transforms\.0: 'name' must be one of spatial, .* \(did you mean 'contrast'\?\)"),
-        ([{"probability": 1}], r"transforms\.0: 'name' must be one of spatial, .*\(got None\)"),
+        ([{"probability": 1}], r"transforms\.0: 'name' is missing; it must be one of spatial, "),
         ([{"name": "noise", "std_range": [0, 1]}], r"transforms\.0\.probability: is missing"),
         ([TRANSFORMS[1] | {"sigma": 1}], r"transforms\.0\.sigma: unknown key"),
         ([TRANSFORMS[1], TRANSFORMS[0]], r"transforms: 'spatial' must be the first .* \(found at 1\): it crops"),
