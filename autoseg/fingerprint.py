@@ -31,7 +31,7 @@ class ChannelFingerprint(Part):
     """One image channel.
 
     Attributes:
-        name: As in dataset.json; decides the normalization.
+        name: Name of the channel in dataset.json; decides the normalization.
         foreground: None if no case has any foreground voxel.
     """
 
@@ -86,7 +86,7 @@ class HostThroughput(Part):
     """How fast the computer's CPU trains, measured.
 
     Attributes:
-        number_type: What networks compute in on it.
+        number_type: Dtype in which networks compute on this computer.
         convolution_flops: Floating-point operations per second of 3 x 3 x 3 convolutions, forward and backward
             together, with 16, 32 and 64 channels.
         elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward

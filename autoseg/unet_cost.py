@@ -23,7 +23,7 @@ class _Layer:
 
     Attributes:
         kernel_voxels: Multiply-adds for each pair of channels and voxel of the output.
-        weight_voxels: Of the kernel as it is stored.
+        weight_voxels: Number of weights of the kernel as it is stored.
         kept_elements: Feature maps that autograd keeps because of this layer.
     """
 

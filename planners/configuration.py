@@ -26,7 +26,7 @@ class Circumstances:
 
     Attributes:
         memory_gb: Accelerator memory to plan for.
-        measure_cost: What networks cost; None where nothing measures it.
+        measure_cost: Measures the cost of a network; None where nothing measures it.
     """
 
     profile: Profile
@@ -105,9 +105,9 @@ def choose_configuration(
     """Decides everything about a configuration that works with its own preprocessed data.
 
     Args:
-        name: As in the plan; opens the subject of every reason.
+        name: Name in the plan; opens the subject of every reason.
         dataset: The data at the spacing of this configuration.
-        shared: What all configurations have in common.
+        shared: The circumstances that all configurations have in common.
         has_coarser_configuration: Whether the same data are also planned at a coarser spacing.
 
     Raises:

@@ -20,7 +20,7 @@ class CommonDecisions:
     """Decisions that no planner takes differently.
 
     Attributes:
-        spacing: Along z, y, x, in mm.
+        spacing: Spacing along z, y, x, in mm.
         channels: Normalization of every channel.
     """
 

@@ -31,7 +31,7 @@ class Planner:
     Attributes:
         name: Key of the table `planners.PLANNERS`.
         description: One sentence for the command line.
-        profile: What distinguishes it from the other planners.
+        profile: The values in which it differs from the other planners.
         measures_host: Whether it needs the measured throughput of the CPU.
     """
 
@@ -44,9 +44,9 @@ class Planner:
         """Decides everything about a dataset.
 
         Args:
-            fingerprint: Of the dataset.
-            machine: What to plan for.
-            measure_cost: What networks cost; needed for families without a closed form.
+            fingerprint: Fingerprint of the dataset.
+            machine: The computer to plan for.
+            measure_cost: Measures the cost of a network; needed for families without a closed form.
 
         Raises:
             PlanError: No plan exists: images too small, memory too small, or a CT channel without foreground. Or

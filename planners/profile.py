@@ -25,9 +25,9 @@ class Profile:
 
     Attributes:
         choose_network: The network for a topology.
-        topology: How the patch is divided; another rule than that of the U-Nets for networks that need another one.
+        topology: Rule for dividing the patch; networks that do not divide it as the U-Nets do need a rule of their own.
         memory_gb: Accelerator memory to plan for where none is stated.
-        calibration: What networks may keep in memory; `planners.rules.memory.PLAIN_CALIBRATION` for every family that
+        calibration: Memory that networks may keep; `planners.rules.memory.PLAIN_CALIBRATION` for every family that
             was not calibrated itself.
         patch_must_fit: The batch with which a patch has to fit into the memory: the smallest allowed one, so that
             the patch grows at the expense of the batch, or the reference batch.

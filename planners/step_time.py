@@ -41,8 +41,8 @@ def estimate_cost(configuration: ConfigurationPlan, host: HostThroughput, cost: 
 
     Args:
         configuration: Its patch and batch are those that were counted.
-        host: What was measured of the CPU.
-        cost: Of its network.
+        host: Measured throughput of the CPU.
+        cost: Cost of the configuration's network.
     """
     network, batch = configuration.network, configuration.training.batch_size
     passes = SHARE_OF_ESTIMATE[configuration.dimensions] * estimate_step_seconds(cost, host)

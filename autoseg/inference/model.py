@@ -280,7 +280,7 @@ def check_stages_compatible(first: Plan, second: Plan, configuration: str) -> No
     Args:
         first: Plan of the previous stage's trainings.
         second: Plan of the configuration.
-        configuration: That has the previous stage.
+        configuration: The configuration that has the previous stage.
 
     Raises:
         PredictionError: The plans differ.

@@ -1,4 +1,4 @@
-"""What a network costs, counted from the network itself: its forward pass on torch's meta device computes nothing."""
+"""Cost of a network, counted from the network itself; its forward pass on the meta device computes nothing."""
 
 import math
 from collections.abc import Iterable
@@ -41,8 +41,8 @@ def measure_module_cost(network: nn.Module, image: Float[Tensor, "batch channel 
     """Counts what a forward pass computes and what autograd keeps of it.
 
     Args:
-        network: In training mode; returns a tuple of outputs.
-        image: On the device of the network. On any other than the meta device, the pass is computed.
+        network: Network in training mode that returns a tuple of outputs.
+        image: Image on the device of the network. On any other than the meta device, the pass is computed.
     """
     kept = _Storages()
     counter = _Counter()

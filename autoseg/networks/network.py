@@ -23,7 +23,7 @@ class SegmentationNetwork(nn.Module, ABC):
     its `state_dict` are those in checkpoints and must not change once a family is released.
 
     Attributes:
-        plan: From which the network was built.
+        plan: The plan from which the network was built.
         deep_supervision: Whether `forward` returns all outputs that are trained, or the first alone. Families read it,
             everybody else calls `set_deep_supervision` or `single_output`.
     """

@@ -22,7 +22,7 @@ class UNet(SegmentationNetwork):
     | `heads.{level}` | `decoder.seg_layers.{j}` |
 
     Attributes:
-        trained_output_count: Under deep supervision all levels but the lowest (whose weight in the loss would be 0),
+        trained_output_count: All levels but the lowest (whose weight in the loss would be 0) under deep supervision,
             and at least one.
     """
 
@@ -50,7 +50,7 @@ class UNet(SegmentationNetwork):
         """Computes logits, highest resolution first; exactly one entry without deep supervision.
 
         Args:
-            image: Each extent is a multiple of the product of the strides of its axis.
+            image: Input image; each extent is a multiple of the product of the strides of its axis.
         """
         skips: list[Tensor] = self.encoder(image)
         features = skips.pop()

@@ -67,8 +67,8 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     Equal weights become equal files.
 
     Args:
-        path: To be written.
-        weights: Under the names of the network's `state_dict`.
+        path: File to write.
+        weights: Tensors under the names of the network's `state_dict`.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.

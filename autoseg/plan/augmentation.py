@@ -34,7 +34,7 @@ class SpatialPlan(TransformPlan):
     """Rotation and scaling about the centre, then cropping to the patch: one interpolation for both.
 
     Attributes:
-        rotation_limit_degrees: Each angle is uniform in [-limit, limit].
+        rotation_limit_degrees: Bound of the rotation; each angle is uniform in [-limit, limit].
         in_plane_only: Plan axis 0 of a 3D patch is left alone ("dummy 2D").
         scaling_range: One factor for all axes; above 1 objects become smaller.
     """
@@ -51,7 +51,7 @@ class NoisePlan(TransformPlan):
     """Additive Gaussian noise.
 
     Attributes:
-        std_range: Of its standard deviation.
+        std_range: Range of the standard deviation of the noise.
     """
 
     name: Literal["noise"] = "noise"
@@ -146,7 +146,7 @@ class MaskMorphologyPlan(TransformPlan):
     """Masks of the previous stage of a cascade are dilated, eroded, opened or closed.
 
     Attributes:
-        label_probability: Of each label, if masks change.
+        label_probability: Probability for each label, if masks change.
         radius_range_voxels: Drawn per label; of the ball.
     """
 
@@ -162,7 +162,7 @@ class MaskComponentRemovalPlan(TransformPlan):
     """Masks of the previous stage of a cascade lose a connected component each.
 
     Attributes:
-        label_probability: Of each label, if masks lose components.
+        label_probability: Probability for each label, if masks lose components.
         limit_fraction: Components of this share of the patch or more stay.
     """
 

@@ -20,7 +20,7 @@ class Reason(Part):
     """A decision as it is stored and printed.
 
     Attributes:
-        subject: What was decided, for example "3d_fullres: patch size".
+        subject: The thing that was decided, for example "3d_fullres: patch size".
         value: The decision in words or numbers.
         because: One sentence with the numbers in it.
     """

@@ -35,7 +35,7 @@ class ConfigurationPlan(Part):
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input.
-        previous_stage: What the network gets from a configuration that was trained before; None if nothing.
+        previous_stage: Input of the network from a configuration that was trained before; None without one.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
 
@@ -82,7 +82,7 @@ class Plan(Document):
         budget_seconds: Time that was planned for, from raw images to predictions; None: without a limit.
         orientation: Axis code (x, y, z) to which images are brought before anything else; None for pictures.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
-        distance_unit: Of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
+        distance_unit: Unit of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
         file_ending: Ending of predicted label maps, as in the dataset.
     """
 

@@ -26,9 +26,9 @@ def append_prediction(
 
     Args:
         case: Preprocessed for the configuration.
-        prediction: Of its previous stage.
-        plan: Of both.
-        configuration: That has the previous stage.
+        prediction: Prediction of the previous stage for this case.
+        plan: The plan of both configurations.
+        configuration: The configuration that has the previous stage.
     """
     previous = build_previous_input(plan, configuration)
     assert previous is not None, "there is no previous stage"

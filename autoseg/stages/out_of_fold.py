@@ -29,8 +29,8 @@ class StageLink:
     """A configuration of a run and the previous stage from which it gets input.
 
     Attributes:
-        configuration: That gets the input.
-        holders: For each case, the fold of the previous stage that held it out.
+        configuration: The configuration that gets the input.
+        holders: Fold of the previous stage that held out each case, by case.
     """
 
     run: RunFolder

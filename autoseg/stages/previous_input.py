@@ -25,7 +25,7 @@ class StagePrediction:
     """What the previous stage predicts for a case.
 
     Attributes:
-        geometry: Of the case, preprocessed for the previous stage.
+        geometry: Geometry of the case, preprocessed for the previous stage.
         restore_label_map: Interpolates the logits back along a geometry; returns internal labels on its grid.
     """
 
@@ -42,8 +42,8 @@ class PreviousStageInput(ABC):
     at last. Outside the image a map is 0 or -1, so both must stand for the absence of anything.
 
     Attributes:
-        plan: What the plan says of it.
-        labels: Of the plan.
+        plan: The plan of this input.
+        labels: Labels of the plan.
     """
 
     plan: PreviousStagePlan
@@ -57,7 +57,7 @@ class PreviousStageInput(ABC):
 
         Args:
             prediction: Out of fold.
-            target: Of the case, preprocessed for the configuration that gets the map.
+            target: Geometry of the case, preprocessed for the configuration that gets the map.
         """
 
     @abstractmethod
@@ -67,9 +67,9 @@ class PreviousStageInput(ABC):
         """Returns the map of a case that is to be segmented.
 
         Args:
-            prediction: Of the previous stage.
+            prediction: Prediction of the previous stage.
             case: Preprocessed for the configuration that gets the map.
-            resampling: Of that configuration.
+            resampling: Resampling of that configuration.
         """
 
     @abstractmethod

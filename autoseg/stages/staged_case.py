@@ -13,7 +13,7 @@ class StagedCase:
     """An image preprocessed for one configuration, and for those that predict before it.
 
     Attributes:
-        preprocessed: For the network of this stage, without what it gets from the previous one.
+        preprocessed: Input of this stage's network, without the channels from the previous stage.
         previous: The same image for the previous stage; None for the first one.
         nonzero_mask: The nonzero region of the crop, before resampling; None for the first stage.
     """

@@ -19,9 +19,9 @@ class StoredStageInput:
     """What a training gets from the previous stage, stored for all its cases.
 
     Attributes:
-        folder: Of the stored maps.
-        input: How maps become channels.
-        digest: Of the weights that predicted: another digest means other input.
+        folder: Folder of the stored maps.
+        input: Conversion of maps to channels.
+        digest: Digest of the weights that predicted: another digest means other input.
     """
 
     folder: Path

@@ -66,11 +66,11 @@ class CheckpointDescription(Document):
     """The JSON in the header of the file.
 
     Attributes:
-        schedule: What was left, or is over.
-        history: Of all finished epochs, whose number is where training continues.
-        partial_epoch: What is done of the epoch after them; None between two epochs.
+        schedule: The schedule when the file was written.
+        history: Records of all finished epochs, whose number is where training continues.
+        partial_epoch: The finished part of the epoch after them; None between two epochs.
         scaler: Only for training in float16.
-        average_updates: How often the moving average was updated; None without one.
+        average_updates: Number of updates of the moving average; None without one.
     """
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = {1: _upgrade_version_1}
@@ -106,7 +106,7 @@ class Checkpoint:
     """What was read from a file.
 
     Attributes:
-        tensors: By their names in the file, on the CPU.
+        tensors: Tensors by their names in the file, on the CPU.
     """
 
     path: Path

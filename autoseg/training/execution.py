@@ -13,7 +13,7 @@ class TrainingExecution:
     """One way to execute a network; all ways compute the same up to rounding.
 
     Attributes:
-        memory_format: Of inputs and weights.
+        memory_format: Memory format of inputs and weights.
         compiler: Backend of torch.compile; None: PyTorch executes one operation after the other.
     """
 

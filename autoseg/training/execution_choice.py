@@ -80,10 +80,10 @@ def choose_execution(
 
     Args:
         build: Makes learners that are thrown away.
-        batch: To train on.
-        iterations: That are left to train.
-        announce: Told what was measured and chosen.
-        seconds: That are left to train.
+        batch: Batch for the timed steps.
+        iterations: Iterations left to train.
+        announce: Called with the measurements and the choice, in words.
+        seconds: Seconds left to train.
         compiler: Backend of torch.compile.
     """
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)

@@ -22,13 +22,13 @@ class Learner:
     """Everything that changes in training.
 
     Attributes:
-        replica: What is called in training: the network, compiled, or a wrapper that sums gradients over processes.
-        objective: What is minimized; may have parameters and a state of its own.
-        part: Of every batch, that this process sees.
+        replica: Module called in training: the network, compiled, or a wrapper that sums gradients over processes.
+        objective: The objective to minimize; may have parameters and a state of its own.
+        part: The part of every batch that this process sees.
         scaler: Keeps gradients in float16 in range; does nothing in other dtypes.
-        average: Of the network's weights, where one is planned.
+        average: Moving average of the network's weights, where one is planned.
         dtype: The dtype in which the network computes.
-        memory_format: Of the network's inputs and weights.
+        memory_format: Memory format of the network's inputs and weights.
         gradient_norm_limit: Longer gradients are shortened to this norm.
     """
 

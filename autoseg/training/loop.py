@@ -52,9 +52,9 @@ class TrainingLoop:
     """A training that runs.
 
     Attributes:
-        expected_epoch_seconds: By the forecast; needed for a budget alone.
-        saved: Runs since the state was saved.
-        saving_seconds: What saving took the last time.
+        expected_epoch_seconds: Forecast duration of an epoch; needed for a budget alone.
+        saved: Timer that runs since the state was last saved.
+        saving_seconds: Duration of the last saving.
     """
 
     plan: TrainingPlan

@@ -50,9 +50,9 @@ def explain_needed_iterations(iterations: int, step_seconds: float, training_sec
     """How many iterations the plan needs at least, and how many of them there is time for.
 
     Args:
-        iterations: That fit into the whole time of training and validation.
-        step_seconds: Of each.
-        training_seconds: That time.
+        iterations: Iterations that fit into the whole time of training and validation.
+        step_seconds: Duration of a step.
+        training_seconds: Time for training and validation.
 
     Raises:
         PlanError: The time holds next to none, even of the smallest network.

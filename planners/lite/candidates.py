@@ -37,8 +37,8 @@ class Situation:
     """What a network is chosen for.
 
     Attributes:
-        training_seconds: For one fold.
-        measure_cost: What networks cost.
+        training_seconds: Time to train one fold.
+        measure_cost: Measures the cost of a network.
     """
 
     fingerprint: Fingerprint
@@ -57,8 +57,8 @@ class Candidate:
     """A network, and what it would cost.
 
     Attributes:
-        dataset: At the spacing that goes with the patch.
-        iterations: That fit into the time.
+        dataset: The dataset at the spacing that goes with the patch.
+        iterations: Iterations that fit into the time.
     """
 
     dataset: ResampledDataset
@@ -150,7 +150,7 @@ def choose_batch(patch_seconds: float, patch_bytes: float, situation: Situation)
     """One patch in little time, because many small steps teach more than few large ones; two in more time.
 
     Args:
-        patch_seconds: What one patch takes in a step.
+        patch_seconds: Time for one patch in a step.
         patch_bytes: Its feature maps.
     """
     iterations = int(situation.training_seconds / (LARGER_BATCH * patch_seconds))

@@ -14,9 +14,9 @@ class ResampledDataset:
 
     Attributes:
         spacing_mm: Two or three values.
-        median_shape_voxels: As many values; a median of an even number of cases may be fractional.
+        median_shape_voxels: Median shape, one value per axis; a median of an even number of cases may be fractional.
         voxel_count: Voxels of a median case (always in 3D) times the number of cases.
-        distance_unit: Of the spacing, for words alone.
+        distance_unit: Unit of the spacing, for messages alone.
     """
 
     spacing_mm: tuple[float, ...]
@@ -46,9 +46,9 @@ def compute_resampled_dataset(
 
     Args:
         cases: All training cases.
-        target_spacing_mm: Along z, y, x.
+        target_spacing_mm: Target spacing along z, y, x.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
-        distance_unit: Of the spacings.
+        distance_unit: Unit of the spacings.
     """
     spacings_mm = np.array([case.spacing_mm for case in cases])
     shapes = np.array([case.cropped_shape_voxels for case in cases])

@@ -30,7 +30,7 @@ class MemoryCalibration:
     """What networks may cost on a real accelerator.
 
     Attributes:
-        memory_gb: Of the accelerator.
+        memory_gb: Memory of the accelerator.
         elements_3d: Feature map elements per sample that a 3D network may have when it is trained with the reference
             batch size.
         elements_2d: The same for 2D networks.
@@ -106,10 +106,10 @@ def estimate_feature_map_elements(
     labels v0. The same numbers as the reference planner, which obtains them from an instantiated network.
 
     Args:
-        network: For the topology.
+        network: Network plan for the topology.
         topology: Patch and strides.
         declared_label_count: Entries of `labels` in dataset.json.
-        measure_cost: For families without a closed form.
+        measure_cost: Measures the cost of a network, for families without a closed form.
 
     Raises:
         PlanError: The family has no closed form, and nothing measures it.

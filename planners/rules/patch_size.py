@@ -50,8 +50,8 @@ def choose_patch_size(
     Args:
         dataset: The data at the spacing of the network.
         budget: Memory limit.
-        estimate: What a network costs.
-        compute_topology: From spacing and wanted extents.
+        estimate: Estimates the feature map elements of a network.
+        compute_topology: Computes the topology from spacing and wanted extents.
 
     Raises:
         PlanError: Not even a network of two resolutions fits.

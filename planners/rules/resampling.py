@@ -19,8 +19,8 @@ def choose_resampling(spacing_mm: tuple[float, ...], distance_unit: DistanceUnit
     `autoseg.preprocessing`), so the reason can speak only of cases that are not anisotropic themselves.
 
     Args:
-        spacing_mm: Of the configuration; two values in 2D.
-        distance_unit: Of the spacing.
+        spacing_mm: Spacing of the configuration; two values in 2D.
+        distance_unit: Unit of the spacing.
     """
     lengths = format_lengths(spacing_mm, distance_unit)
     threshold = RESAMPLING.anisotropy_threshold

@@ -106,8 +106,8 @@ def prepare_networks(
     """Prepares networks for prediction on a device; the given ones must not be used afterwards.
 
     Args:
-        networks: As `build_network` builds them; the folds of one configuration.
-        setting: What they are prepared for.
+        networks: Networks from `build_network`; the folds of one configuration.
+        setting: The configuration, device and dtype to prepare for.
         choice: "auto" takes the fastest for the workload.
         workload: Images to predict and how.
 
@@ -189,7 +189,7 @@ class _Trials:
     """Tries executions on one fold.
 
     Attributes:
-        original: In single precision.
+        original: The network in single precision.
         probe: The same, prepared for eager PyTorch: the reference.
     """
 

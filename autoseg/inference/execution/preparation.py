@@ -156,8 +156,8 @@ def prepare_network(network: SegmentationNetwork, *, device: torch.device, dtype
     """Moves a network to a device and converts it to predict in a dtype; the given network must not be used afterwards.
 
     Args:
-        network: As `build_network` builds it.
-        device: On a CPU a reduced dtype also means channels last, for which its convolutions and `ChannelsLastNorm`
+        network: Network from `build_network`.
+        device: A reduced dtype on a CPU also means channels last, for which its convolutions and `ChannelsLastNorm`
             are made. A GPU's normalization is not, so there the layout stays (not measured).
         dtype: The dtype of convolutions. For float32 on a GPU, convolutions of this process no longer round
             their input to the 10 bits of TF32, which PyTorch has them do.

@@ -28,7 +28,7 @@ class RemovalParameters:
 
     Attributes:
         is_reduced: Whether the mask of a label loses a component.
-        choice: Which of its small components, as a share of their number; 0 to below 1.
+        choice: Index of the removed component among the small ones, as a share of their number; 0 to below 1.
     """
 
     is_reduced: Bool[np.ndarray, "batch label"]

@@ -32,10 +32,10 @@ class MorphologyParameters:
     """How the masks of a batch grow or shrink.
 
     Attributes:
-        order: In which the labels are changed.
+        order: Order in which the labels are changed.
         is_changed: Whether the mask of a label is changed.
         operation: DILATE, ERODE, CLOSE or OPEN.
-        radius_voxels: By how much.
+        radius_voxels: Radius of the operation.
     """
 
     order: Int64[np.ndarray, "batch label"]

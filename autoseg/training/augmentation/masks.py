@@ -35,7 +35,7 @@ class MaskDraws:
         operation: 0 to 3.
         radius: Position in the range of the radius.
         label_removal: Decides for each label.
-        choice: Which component.
+        choice: Choice of the component that is removed.
     """
 
     morphology: Float64[np.ndarray, "batch 1"]

@@ -35,9 +35,9 @@ class SampleAugmentation:
     """Turns a cut into what the network gets, in a worker process.
 
     Attributes:
-        transforms: In the order of application; draw from the global generators of numpy and `random`.
+        transforms: Transforms in the order of application; draw from the global generators of numpy and `random`.
         masked_channels: Channels that are zero outside the nonzero region.
-        stage_input: In a cascade, how the previous stage's prediction becomes channels behind the image.
+        stage_input: Conversion of the previous stage's prediction to channels behind the image; None without a cascade.
     """
 
     transforms: tuple[Transform, ...]
@@ -80,8 +80,8 @@ class BatchParameters:
 
     Attributes:
         is_warped: Whether a sample is rotated or scaled, and so must be cut out with surroundings.
-        spatial: Of the spatial transform; None where there is none.
-        others: Of the other transforms, in their order.
+        spatial: Parameters of the spatial transform; None without one.
+        others: Parameters of the other transforms, in their order.
     """
 
     is_warped: Bool[np.ndarray, " batch"]
@@ -97,7 +97,7 @@ class DeviceAugmentation:
         spatial: The first transform of the plan, if it is that.
         transforms: The others, in the order of application.
         masked_channels: Channels that are zero outside the nonzero region.
-        stage_input: In a cascade, how the previous stage's prediction becomes channels behind the image.
+        stage_input: Conversion of the previous stage's prediction to channels behind the image; None without a cascade.
     """
 
     spatial: Spatial | None
@@ -123,7 +123,7 @@ class DeviceAugmentation:
         Args:
             unwarped: The samples that are neither rotated nor scaled, already as large as the patch.
             warped: The enlarged cuts of the others.
-            parameters: Of all samples.
+            parameters: Parameters of all samples.
         """
         if self.spatial is not None and parameters.spatial is not None:
             warped = self.spatial.warp(warped, parameters.spatial)

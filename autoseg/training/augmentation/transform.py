@@ -1,4 +1,4 @@
-"""What every transform of a training patch offers.
+"""The contract of a transform of training patches.
 
 A transform has one form for worker processes, which changes one sample in numpy arrays and draws from the global
 generators of numpy and `random` (as batchgenerators does), and mostly one for a device, which changes a whole batch in
@@ -28,7 +28,7 @@ class Sample:
     Attributes:
         image: Without masks.
         label_map: The reference; -1 is outside the nonzero region.
-        previous_label_map: In a cascade, the previous stage's prediction, whose labels become masks at the end.
+        previous_label_map: Prediction of the previous stage of a cascade, whose labels become masks at the end.
     """
 
     image: Float32[np.ndarray, " channel *space"]
@@ -54,9 +54,9 @@ class SampleDraws:
     """Randomness of the samples of a batch.
 
     Attributes:
-        seeds: Of each sample.
+        seeds: Seed of each sample.
         generators: One for each sample; transforms draw from it one after the other.
-        channels: Of an image, without masks.
+        channels: Channels of an image, without masks.
     """
 
     seeds: Sequence[np.random.SeedSequence]
@@ -71,8 +71,8 @@ class Transform(ABC):
     Attributes:
         plan: Its probabilities and ranges.
         patch_voxels: Extent of a finished patch, two or three axes.
-        foreground_labels: Of the previous stage; empty where there is none.
-        occurrence: How many entries of the same name stand before it.
+        foreground_labels: Foreground labels of the previous stage; empty where there is none.
+        occurrence: Number of earlier entries of the same name in the plan.
     """
 
     plan: TransformPlan

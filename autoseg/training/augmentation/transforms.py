@@ -38,7 +38,7 @@ def build_transforms(
     Args:
         plans: The entries.
         patch_voxels: Extent of a finished patch.
-        foreground_labels: Of the previous stage of a cascade.
+        foreground_labels: Foreground labels of the previous stage of a cascade.
     """
     names = [plan.name for plan in plans]
     return tuple(

@@ -48,7 +48,7 @@ class PatchSource:
     """Makes finished patches of one stream.
 
     Attributes:
-        augmentation: From a cut (image, label map, in a cascade the previous stage's) to a patch.
+        augmentation: Turns a cut (image, label map, in a cascade the previous stage's) into a patch.
         is_2d: Cuts are one slice thick, patches have no such axis.
     """
 
@@ -148,7 +148,7 @@ def list_batch_keys(
     """The batches of all epochs from the first one on, without end, in the order in which training uses them.
 
     Args:
-        first_iteration: Of training in the first epoch.
+        first_iteration: Training iteration at which the first epoch begins.
     """
     counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
     for epoch in itertools.count(first_epoch):

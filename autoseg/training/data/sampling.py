@@ -33,10 +33,10 @@ class PatchSampler:
         batch_size: Samples per batch.
         foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel. Where it is
             less than one of a batch, each shows one with that probability.
-        foreground_placement: Where in the patch a chosen voxel lies. "centred": in the middle, but for voxels near the
+        foreground_placement: Position of a chosen voxel in its patch. "centred": in the middle, but for voxels near the
             first border of an axis (nnU-Net's rule). "uniform": anywhere with equal probability, but that the patch
             hangs over the case no further than other patches do.
-        foreground_choice: How the voxel is chosen. "class": one of the classes of a random case, then one of its
+        foreground_choice: Rule for choosing the voxel. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
         part: Samples that are made here, where several processes share a batch; None: all.

@@ -1,4 +1,4 @@
-"""What logits are compared with: class masks and valid voxels, at the resolution of an output."""
+"""Targets that logits are compared with: class masks and valid voxels, at the resolution of an output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -19,9 +19,9 @@ class WeightedLoss:
     """Loss terms of several outputs, each with a weight.
 
     Attributes:
-        terms: With their weights.
+        terms: Loss terms with their weights.
         labels: Tells classes from the ignore label.
-        part: Of the batch, that this process sees; the loss is that of the whole batch.
+        part: The part of the batch that this process sees; the loss is that of the whole batch.
     """
 
     terms: tuple[LossTerm, ...]

@@ -30,10 +30,10 @@ def build_objective(
     """The planned objective.
 
     Args:
-        plan: With its losses.
-        labels: Of the data.
-        network: That is trained.
-        part: Of every batch, that this process sees.
-        seed: Of the training.
+        plan: Training plan with the losses.
+        labels: Labels of the data.
+        network: Network to train.
+        part: The part of every batch that this process sees.
+        seed: Seed of the training.
     """
     return OBJECTIVES[plan.objective.name](plan, labels, network, part=part, seed=seed)

@@ -18,7 +18,7 @@ class WeightAverage:
     Attributes:
         parameters: The weights that are averaged.
         decay: Share of the old average in the new one, once there have been enough updates; 0 to below 1.
-        updates: How often the average was updated.
+        updates: Number of updates so far.
         values: The average of each parameter.
     """
 

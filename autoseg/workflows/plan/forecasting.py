@@ -33,13 +33,13 @@ class ConfigurationForecast:
     """Of one configuration; seconds are None where they are not known.
 
     Attributes:
-        cost: Of its steps.
+        cost: Cost of its training steps.
         is_budgeted: Whether the plan has a budget, which then is the time of a fold, validation included.
-        training_seconds: Of a fold.
-        validation_seconds: Of a fold: prediction of its held-out cases.
-        preparation_seconds: Before the first fold: what the previous stage predicts.
+        training_seconds: Training time of a fold.
+        validation_seconds: Time of a fold's validation: prediction of its held-out cases.
+        preparation_seconds: Time before the first fold, for predictions of the previous stage.
         models_bytes: Checkpoints that a fold leaves.
-        passing_bytes: What a fold needs beside them while it is trained.
+        passing_bytes: Temporary disk space of a fold beside them while it is trained.
         prediction_bytes: Predicted label maps of a fold.
         least_budget_seconds: A shorter budget for a fold is refused, as far as that is known.
     """
@@ -73,9 +73,9 @@ class RunForecast:
     """Of a run.
 
     Attributes:
-        folds: How many there are.
+        folds: Number of folds.
         written_bytes: Preprocessed data that exists.
-        missing_bytes: At most, of the preprocessed data that does not exist yet.
+        missing_bytes: Upper bound of the preprocessed data that does not exist yet.
     """
 
     survey: MachineSurvey

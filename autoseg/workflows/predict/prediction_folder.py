@@ -33,12 +33,12 @@ class PredictionRecord(Document):
     """How the label maps of a folder were made.
 
     Attributes:
-        configuration: Of an ensemble, all names.
-        folds: Of an ensemble, those of all members, each once.
-        weights_sha256: Of every checkpoint: for each member, of every stage the folds.
-        execution: What ran the networks, one for each stage of each member; empty in records of earlier versions.
+        configuration: Name of the configuration; for an ensemble, all names.
+        folds: Folds; for an ensemble, those of all members, each once.
+        weights_sha256: Digests of every checkpoint: for each member, of every stage the folds.
+        execution: Execution of the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
-        postprocessing: What was applied to the label maps, in this order. Probabilities are as the networks say.
+        postprocessing: Rules that were applied to the label maps, in this order. Probabilities are as the networks say.
         outputs: Names of all files that are made in this way, also by earlier calls, each with that of the image (its
             first channel); nothing else in the folder is ever removed.
     """

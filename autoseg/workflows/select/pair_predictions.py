@@ -1,4 +1,4 @@
-"""What pairs of configurations predict for held-out cases: the mean of the probabilities of both.
+"""Predictions of pairs of configurations for held-out cases: the mean of the probabilities of both.
 
 Probabilities are not kept anywhere, so logits are computed again, of each case by the networks that held it out, and
 each configuration once for all pairs. Label maps are kept below the run, each with a note of the weights that made it:
@@ -51,7 +51,7 @@ class PairJob:
 
     Attributes:
         held_out: The configurations of which every two are a pair.
-        cases: That all of them hold out.
+        cases: Cases that all of them hold out.
     """
 
     run: RunFolder

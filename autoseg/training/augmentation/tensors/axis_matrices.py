@@ -35,7 +35,7 @@ def compute_blur_matrices(
 
     Args:
         sigmas_voxels: Standard deviations above 0.
-        extent: Of the axis.
+        extent: Extent of the axis.
         largest_sigma_voxels: No sigma is larger.
     """
     reach = int(BLUR_REACH * largest_sigma_voxels + 0.5)

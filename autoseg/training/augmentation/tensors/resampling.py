@@ -27,8 +27,8 @@ def resample_cuts(
 
     Args:
         image: Cuts; with matrices of two axes already as thick as the patch.
-        label_map: Of the same cuts; several of each cut may lie along a second axis.
-        matrices: From offsets to the centre of the patch to offsets to the centre of the cut.
+        label_map: Label maps of the same cuts; several of each cut may lie along a second axis.
+        matrices: Maps from offsets to the centre of the patch to offsets to the centre of the cut.
         patch_voxels: Extent of the result.
     """
     warped = matrices.shape[-1]
