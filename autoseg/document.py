@@ -69,7 +69,7 @@ class OneOf:
 
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-"""From the JSON object of one schema version to that of the next, `schema_version` included."""
+"""Turns the JSON object of one schema version into that of the next, `schema_version` included."""
 
 
 class Document(Part):

@@ -1,4 +1,4 @@
-"""The planner: applies the rules to the measurements, in the order in which one would explain them."""
+"""The planner, which applies the rules to the measurements in the order in which one would explain them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,7 @@ Configurations = dict[str, ConfigurationPlan]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:
-    """A pure function from what was measured to what is done.
+    """A pure function from measurements to a plan.
 
     Attributes:
         name: Key of the table `planners.PLANNERS`.

@@ -1,4 +1,4 @@
-"""The dials in which one planner differs from another; everything else is common to all of them."""
+"""The values in which one planner differs from another; everything else is common to all of them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +10,7 @@ from planners.rules.topology import UNET_TOPOLOGY, Topology, TopologyRule
 
 
 class ChooseNetwork(Protocol):
-    """How the network of a preset, of whatever family, follows from a topology."""
+    """Chooses the network of a preset, of any family, for a topology."""
 
     def __call__(
         self, topology: Topology, *, input_channels: int, output_channels: int
@@ -21,7 +21,7 @@ class ChooseNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The dials of a planner.
+    """The values in which a planner differs from others.
 
     Attributes:
         choose_network: The network for a topology.

@@ -66,7 +66,7 @@ def measure_module_cost(network: nn.Module, image: Float[Tensor, "batch channel 
 
 @dataclass(frozen=True, slots=True)
 class _Storages:
-    """The memory behind tensors, each block once; held, so that no other block gets its identity."""
+    """Distinct storages of tensors; references are kept, so that no other storage gets the same identity."""
 
     by_identity: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ def _refuse_backward(_: None) -> Tensor:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without annotations
-    """Sees every operation below autograd."""
+    """Counts every operation below autograd."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
@@ -97,7 +97,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return sum(convolution.multiply_adds for _, convolution in self._convolutions)
 
     def list_convolutions(self, *, besides: Iterable[Tensor]) -> tuple[Convolution, ...]:
-        """Those that did not write one of the tensors."""
+        """Lists the convolutions that did not write one of the tensors."""
         excluded = {id(tensor.untyped_storage()) for tensor in besides}
         return tuple(
             convolution for written, convolution in self._convolutions if id(written.untyped_storage()) not in excluded

@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def hash_weights(path: Path) -> str:
-    """SHA-256 of a checkpoint, which identifies its weights.
+    """Computes the SHA-256 of a checkpoint, which identifies its weights.
 
     Raises:
         RunError: It is missing or cannot be read.

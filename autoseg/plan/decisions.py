@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[Value]):
-    """What a rule decided, and one sentence with the numbers that led to it."""
+    """The value that a rule chose, and one sentence with the numbers that led to it."""
 
     value: Value
     because: str

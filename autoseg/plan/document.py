@@ -23,9 +23,9 @@ from autoseg.plan.upgrades import PLAN_UPGRADES
 from autoseg.plan.values import AxisCounts, ConfigurationName, Positive
 
 PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
-"""Where the user names none, the first of these that there is."""
+"""Configurations in the order of preference where the user names none."""
 IMPORTED_PLANNER: Final = "nnU-Net"
-"""How the planner's name begins in a plan that was imported."""
+"""Beginning of the planner's name in a plan that was imported."""
 
 
 class ConfigurationPlan(Part):
@@ -105,7 +105,7 @@ class Plan(Document):
 
     @property
     def is_imported(self) -> bool:
-        """Whether another tool made the decisions, so that the run holds its models and no training data."""
+        """Returns whether another tool made the decisions, so that the run holds its models and no training data."""
         return self.planner.startswith(IMPORTED_PLANNER)
 
     @model_validator(mode="after")
@@ -120,7 +120,7 @@ class Plan(Document):
         return self
 
     def list_stages(self, configuration: str) -> tuple[str, ...]:
-        """The configurations that predict one after the other, in the order of training; the given one is the last."""
+        """Lists the configurations that predict one after the other, in training order; the given one is last."""
         stages = [configuration]
         while (previous := self.configurations[stages[0]].previous_configuration) is not None:
             if previous in stages:  # in a plan that is still being checked
@@ -152,7 +152,7 @@ class Plan(Document):
                 raise ValueError(msg)
 
     def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:
-        """One configuration.
+        """Returns the configuration of that name.
 
         Raises:
             PlanError: It is not planned.

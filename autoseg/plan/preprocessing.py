@@ -20,7 +20,7 @@ class IntensityWindow(Part):
 
 
 class ChannelPlan(Part):
-    """How one image channel is normalized.
+    """Normalization of one image channel.
 
     Attributes:
         inside_nonzero_only: Statistics are taken, and voxels changed, inside the nonzero region only.
@@ -41,7 +41,7 @@ class ChannelPlan(Part):
 
 
 class ResamplingPlan(Part):
-    """How arrays change their grid.
+    """Resampling of arrays.
 
     Attributes:
         image_order: Spline order in plane (3: cubic) for images.

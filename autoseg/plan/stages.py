@@ -30,7 +30,7 @@ class MasksOfPreviousStage(PreviousStagePlan):
     input: Literal["masks"] = "masks"
 
     def count_channels(self, labels: LabelScheme) -> int:
-        """One for each foreground label."""
+        """Returns one channel for each foreground label."""
         return len(labels.foreground_labels)
 
 

@@ -14,7 +14,7 @@ ForegroundChoice = Literal["class", "class_balanced", "component"]
 
 
 class TrainingPlan(Part):
-    """How a network is trained.
+    """Training of a network.
 
     Attributes:
         epochs: Length of the schedule where no budget is given.

@@ -1,4 +1,4 @@
-"""An image that is to be segmented, preprocessed for every stage that takes part."""
+"""An image that is to be segmented, preprocessed for every stage that predicts."""
 
 from dataclasses import dataclass
 
@@ -24,10 +24,10 @@ class StagedCase:
 
     @property
     def image(self) -> Float32[np.ndarray, "channel z y x"]:
-        """Cropped, normalized and resampled."""
+        """The cropped, normalized and resampled image."""
         return self.preprocessed.image
 
     @property
     def geometry(self) -> CaseGeometry:
-        """The way back to the grid of the file."""
+        """Geometry for restoring the grid of the file."""
         return self.preprocessed.geometry

@@ -32,7 +32,7 @@ class PredictionSource(Part):
 
 
 class StageMapRecord(Document):
-    """What the JSON file beside a stored map holds.
+    """Content of the JSON file beside a stored map.
 
     Attributes:
         source: The training that made the prediction.
@@ -76,7 +76,7 @@ def write_stage_map(
 
 
 def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, geometry: CaseGeometry) -> bool:
-    """Whether the map of a case exists, is whole, and was made by these weights for this grid."""
+    """Returns whether the map of a case exists, is complete, and was made by these weights for this grid."""
     array, record = _find_paths(folder, name)
     try:
         found = read_document(record, StageMapRecord)
@@ -86,7 +86,7 @@ def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, g
 
 
 def read_source(folder: Path, name: str) -> PredictionSource:
-    """The training that predicted the stored map of a case.
+    """Reads which training predicted the stored map of a case.
 
     Raises:
         DocumentError: There is none.

@@ -21,7 +21,7 @@ class TrainingExecution:
     compiler: str | None = None
 
     def describe(self) -> str:
-        """For messages."""
+        """Describes the execution in messages."""
         order = "channels first" if self.memory_format == torch.contiguous_format else "channels last"
         return f"{order}, compiled" if self.compiler else order
 

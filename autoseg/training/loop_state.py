@@ -1,4 +1,4 @@
-"""The state of a training: what a checkpoint keeps of it."""
+"""The state of a training, of which a checkpoint is made."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from autoseg.training.optimization.schedule import Schedule
 
 
 class TrainingIdentity(Part):
-    """What must not change between the parts of an interrupted training.
+    """Values that must not change between the parts of an interrupted training.
 
     Attributes:
         plan_digest: Digest of the configuration's plan, labels and channels; None in a checkpoint whose digest was of
@@ -44,7 +44,7 @@ class LoopState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Where a training begins in this call.
+    """The start of a training in this call.
 
     Attributes:
         checkpoint: Checkpoint to continue from; None: training starts from the beginning.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """How long to train; nothing given: as planned, or as the training was begun.
+    """Requested length of a training; by default the planned one, or that with which the training was begun.
 
     Attributes:
         epochs: Number of epochs in place of the plan's. More than a finished training has had extend it to that number.
@@ -32,7 +32,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """Where and how long to train.
+    """Options that say where and how long to train.
 
     Attributes:
         seed: 0 or more; with the plan and the fold it decides about everything random.

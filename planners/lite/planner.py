@@ -1,4 +1,4 @@
-"""A planner for computers without a GPU: as much network as learns enough within a given time."""
+"""A planner for computers without a GPU: the largest network that learns enough within a given time."""
 
 from dataclasses import dataclass
 

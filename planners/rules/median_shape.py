@@ -42,7 +42,7 @@ def compute_resampled_dataset(
     axis_permutation: IntTriple,
     distance_unit: DistanceUnit = "mm",
 ) -> ResampledDataset:
-    """Resamples every case on paper, rounds its shape half to even (at least one voxel), and takes the median.
+    """Computes every case's shape after resampling, rounded half to even (at least one voxel), and the median.
 
     Args:
         cases: All training cases.

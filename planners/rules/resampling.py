@@ -13,7 +13,7 @@ RESAMPLING: Final = ResamplingPlan(image_order=3, label_order=1, logits_order=1,
 
 
 def choose_resampling(spacing_mm: tuple[float, ...], distance_unit: DistanceUnit = "mm") -> Decision[ResamplingPlan]:
-    """Always the same orders; the reason says what the threshold means at a target spacing.
+    """Chooses always the same orders; the reason explains the threshold at a target spacing.
 
     The first criterion is the spacing of the case itself, the target spacing is the second (see
     `autoseg.preprocessing`), so the reason can speak only of cases that are not anisotropic themselves.

@@ -32,7 +32,7 @@ from autoseg.training.augmentation.transform import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleAugmentation:
-    """Turns a cut into what the network gets, in a worker process.
+    """Turns a cut into an input of the network and its reference, in a worker process.
 
     Attributes:
         transforms: Transforms in the order of application; draw from the global generators of numpy and `random`.
@@ -76,7 +76,7 @@ def finish_patch(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchParameters:
-    """What was drawn for the samples of a batch.
+    """Random parameters of the samples of a batch.
 
     Attributes:
         is_warped: Whether a sample is rotated or scaled, and so must be cut out with surroundings.
@@ -91,7 +91,7 @@ class BatchParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceAugmentation:
-    """Turns the cuts of a batch into what the network gets, on a device.
+    """Turns the cuts of a batch into inputs of the network and their references, on a device.
 
     Attributes:
         spatial: The first transform of the plan, if it is that.
@@ -144,7 +144,7 @@ class DeviceAugmentation:
 
 
 def build_device_augmentation(augmentation: SampleAugmentation) -> DeviceAugmentation:
-    """Builds the form for a device; every transform must have one."""
+    """Builds the pipeline for a device, for which every transform must have a form."""
     spatial = [transform for transform in augmentation.transforms if isinstance(transform, Spatial)]
     others = tuple(transform for transform in augmentation.transforms if isinstance(transform, DeviceTransform))
     assert len(spatial) + len(others) == len(augmentation.transforms), "a transform has no form for devices"

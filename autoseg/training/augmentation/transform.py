@@ -51,7 +51,7 @@ class Patches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleDraws:
-    """Randomness of the samples of a batch.
+    """Random generators of the samples of a batch.
 
     Attributes:
         seeds: Seed of each sample.
@@ -110,10 +110,10 @@ def build_sample_draws(seeds: Sequence[np.random.SeedSequence], *, channels: int
 
 
 def build_generator(seeds: np.random.SeedSequence, spawn_key: tuple[int, ...]) -> np.random.Generator:
-    """A generator of one sample's own; each kind of draws has a key, so that they are independent."""
+    """Builds a generator for one sample; each kind of draw has a key of its own, so that they are independent."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds.entropy, spawn_key=spawn_key)))
 
 
 def is_slice_wise(*, in_plane_only: bool, patch_voxels: tuple[int, ...]) -> bool:
-    """Whether the first axis of the patch is left alone; a 2D patch has none to leave alone."""
+    """Returns whether a 3D patch is changed slice by slice along its first axis; always False for a 2D patch."""
     return in_plane_only and len(patch_voxels) == 3

@@ -77,7 +77,7 @@ class DevicePatchSource:
         return unwarped, warped
 
     def finish(self, unwarped: Patches, warped: Patches, parameters: BatchParameters) -> Batch:
-        """Brings cuts to the device and turns them into what the network gets."""
+        """Copies cuts to the device and turns them into the input of the network."""
         image, label_map = self.augmentation(
             unwarped=self._bring(unwarped), warped=self._bring(warped), parameters=parameters
         )
@@ -110,7 +110,7 @@ class PreparedBatch:
     is_done: torch.cuda.Event | None
 
     def take(self) -> Batch:
-        """The batch, for use on the current stream, which waits for it; the CPU does not."""
+        """Returns the batch for use on the current stream, which waits for it; the CPU does not."""
         if self.is_done is not None:
             current = torch.cuda.current_stream(self.batch.image.device)
             current.wait_event(self.is_done)

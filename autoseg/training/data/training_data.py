@@ -29,5 +29,5 @@ class TrainingData:
 
     @property
     def previous_digest(self) -> str | None:
-        """Of the weights that made the predictions of the previous stage."""
+        """Digest of the weights that made the predictions of the previous stage."""
         return None if self.previous is None else self.previous.digest

@@ -34,7 +34,7 @@ class WeightedLoss:
         label_map: Int16[Tensor, " batch ..."],
         output_weights: Sequence[float],
     ) -> Float32[Tensor, ""]:
-        """The sum over all outputs, each compared with the label map at its resolution."""
+        """Computes the weighted sum over all outputs, each compared with the label map at its resolution."""
         losses = [
             weight * self._compute_at_one_resolution(logits.float(), reduce_label_map(label_map, logits.shape[2:]))
             for weight, logits in zip(output_weights, outputs, strict=True)

@@ -16,7 +16,7 @@ class ObjectiveBuilder(Protocol):
     def __call__(
         self, plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> Objective:
-        """The network is there to be asked (for its output weights, say), not to be called or kept."""
+        """Builds the objective; it may read properties of the network (such as output weights), not call or keep it."""
         ...
 
 
@@ -27,7 +27,7 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {"segmentation": Segmentation}
 def build_objective(
     plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
 ) -> Objective:
-    """The planned objective.
+    """Builds the planned objective.
 
     Args:
         plan: Training plan with the losses.

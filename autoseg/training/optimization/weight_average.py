@@ -43,7 +43,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it, the network computes with the average; afterwards with its own weights again."""
+        """Gives the network the averaged weights within the context, and its own weights again afterwards."""
         self._exchange()
         try:
             yield
