@@ -78,7 +78,7 @@ def wrap(network: nn.Module, execution: TrainingExecution, *, team: ProcessGroup
     """Returns the module to call in training: compiled, or summing gradients over processes, or the network itself."""
     if execution.compiler is None:
         return replicate(network, team, device)
-    assert team.size == 1, "networks of a team are not compiled"
+    assert team.size == 1, "networks of a process group are not compiled"
     os.environ.setdefault(*ONE_COMPILING_PROCESS)
     return cast(nn.Module, torch.compile(network, backend=execution.compiler, dynamic=False))
 

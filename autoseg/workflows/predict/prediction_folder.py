@@ -65,7 +65,7 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
     """Keeps what the same model and options made; what anything else made needs permission to be replaced.
 
     One folder never holds the label maps of two models: those that another one made are all removed. An interruption
-    leaves either the earlier record or the new one, and with it a folder that the same call goes on with.
+    leaves either the earlier record or the new one, and with it a folder that the same call continues.
 
     Returns:
         The record with everything that the folder is to hold.
