@@ -27,7 +27,7 @@ REFERENCE_MASK_TRANSFORMS: Final[tuple[TransformPlan, ...]] = (
 def build_reference_transforms(
     rotation_limit_degrees: float, *, in_plane_only: bool, mirror_axes: tuple[int, ...]
 ) -> tuple[TransformPlan, ...]:
-    """Builds the list for one configuration."""
+    """Builds the list for one configuration; what it depends on is given."""
     mirror = (MirrorPlan(axes=mirror_axes),) if mirror_axes else ()
     return (
         SpatialPlan(
