@@ -38,7 +38,7 @@ from autoseg.training.monitoring.timer import Timer
 from autoseg.training.optimization.schedule import compute_learning_rate
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import ValidationOutcome, run_training_step, run_validation_step
-from autoseg.validation_conditions import is_undertrained
+from autoseg.validation_conditions import is_hopeless
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
@@ -162,7 +162,7 @@ class TrainingLoop:
         if iterations is None or longest is None or needed is None:
             self.state.schedule = adapted
             return
-        if iterations >= longest or not is_undertrained(iterations, needed):
+        if iterations >= longest or not is_hopeless(iterations, needed):
             self.state.schedule = adapted
             return
         told = describe_insufficient_budget(

@@ -100,19 +100,19 @@ def list_candidates(dataset: ResampledDataset, situation: Situation) -> Iterator
     topology: Topology | None = compute_topology(dataset.spacing_mm, compute_initial_patch(dataset))
     while topology is not None:
         for width in WIDTHS:
-            candidate = evaluate(dataset, topology, width, situation)
+            candidate = evaluate_candidate(dataset, topology, width, situation)
             if candidate.context < SUFFICIENT_CONTEXT_FRACTION and candidate.patches >= ENOUGH_PATCHES:
                 coarse = coarsen_for_context(dataset, topology)
-                candidate = evaluate(
+                candidate = evaluate_candidate(
                     coarse, compute_topology(coarse.spacing_mm, topology.patch_voxels), width, situation
                 )
             yield candidate
         topology = shorten(topology, dataset)
 
 
-def evaluate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
+def evaluate_candidate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
     """Estimates the cost of a network on the machine, with the largest batch that leaves enough iterations."""
-    network = build_network_plan(topology, width, situation.fingerprint)
+    network = build_lite_network(topology, width, situation.fingerprint)
     cost = situation.measure_cost(network, topology.patch_voxels, 1)
     patch_seconds = estimate_step_seconds(cost, situation.host)
     elements = sum(convolution.output_elements for convolution in cost.convolutions)
@@ -130,7 +130,7 @@ def evaluate(dataset: ResampledDataset, topology: Topology, width: int, situatio
     )
 
 
-def build_network_plan(topology: Topology, width: int, fingerprint: Fingerprint) -> PlainUNetPlan:
+def build_lite_network(topology: Topology, width: int, fingerprint: Fingerprint) -> PlainUNetPlan:
     """Builds a plain U-Net with `width` features in its first stage, doubled with every stage up to a limit."""
     stages = topology.stage_count
     return PlainUNetPlan(

@@ -32,7 +32,9 @@ def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[Config
         }
     )
     exists = Decision(
-        CASCADE, f"{LOW_RESOLUTION} sees what {FULL_RESOLUTION} cannot; all else is as in {FULL_RESOLUTION}"
+        CASCADE,
+        f"{LOW_RESOLUTION} sees what {FULL_RESOLUTION} cannot; all else, but for random changes of masks, is as in "
+        f"{FULL_RESOLUTION}",
     )
     reasons = (record(CASCADE, exists, "planned"), record(f"{CASCADE}: input channels", channels, str(channels.value)))
     return cascade, reasons

@@ -123,12 +123,12 @@ def prepare_networks(
     if choice == "eager" or (choice == "auto" and not is_large(workload, setting.configuration, len(networks))):
         prepared = _build("eager", networks, setting, inference_batch_size=1)
         return PreparedNetworks(
-            networks=prepared, execution="eager", inference_batch_size=_find_patches_per_pass(prepared[0], setting)
+            networks=prepared, execution="eager", inference_batch_size=_find_batch_size(prepared[0], setting)
         )
     if choice != "auto":
         check_available(choice)
     probe = prepare_network(copy.deepcopy(networks[0]), device=setting.device, dtype=setting.dtype)
-    count = _find_patches_per_pass(probe, setting)
+    count = _find_batch_size(probe, setting)
     trials = _Trials(original=networks[0], probe=probe, setting=setting, inference_batch_size=count)
     patches = count_patches(workload, setting.configuration, len(networks))
     execution = trials.choose(patches) if choice == "auto" else choice
@@ -308,7 +308,7 @@ def _build(
     return prepared if execution == "eager" else compile_networks(prepared, inference_batch_size=inference_batch_size)
 
 
-def _find_patches_per_pass(network: nn.Module, setting: Setting) -> int:
+def _find_batch_size(network: nn.Module, setting: Setting) -> int:
     memory = find_measurement_cache("inference_batch_size")
     return find_inference_batch_size(network, setting.configuration, dtype=setting.dtype, memory=memory)
 

@@ -190,7 +190,9 @@ def _convert(
     parent: nn.Module, dtype: torch.dtype, layout: torch.memory_format, replaced: Mapping[int, nn.Module]
 ) -> None:
     """Replaces or converts all submodules except those that were replaced before."""
-    for name, module in list(parent.named_children()):
+    for name, module in list(parent._modules.items()):  # named_children leaves out a module's second name
+        if module is None:
+            continue
         if id(module) in replaced:
             setattr(parent, name, replaced[id(module)])
         elif isinstance(module, CONVOLUTIONS):

@@ -13,7 +13,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_unet": PlainUNet,
     "residual_encoder_unet": ResidualEncoderUNet,
 }
-"""Built from the plans of the same names in `autoseg.plan.NETWORK_PLANS`."""
+"""Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 
 
 def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -> SegmentationNetwork:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -22,6 +22,8 @@ from autoseg.processes.overlap import overlap_steps
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.training_cases import open_training_case, read_network_input
+
+FAILURES_THAT_END_A_LOOP: Final = 3
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -89,7 +91,7 @@ def predict_preprocessed_cases(
         outputs = []
         for model, (geometry, image) in zip(models, inputs, strict=True):
             label = case if len(models) == 1 else f"{case}, {model.configuration}"
-            show = partial(progress.show_partial, label)
+            show = partial(progress.show_part, label)
             logits = model.predict_preprocessed(image, options=options, on_window=show)
             outputs.append(CaseOutput(model=model, logits=logits, geometry=geometry))
         return finish(case, outputs)
@@ -107,6 +109,25 @@ def collect_failures(
 ) -> list[Failure]:
     """Runs a loop to its end, with progress; returns the failures."""
     return [failure for failure in progress.track(events, label=label, total=total, unit=unit) if failure is not None]
+
+
+def complete_cases(events: Iterator[Failure | None], *, progress: Progress, label: str, total: int, log: Path) -> None:
+    """Runs a loop over cases of a run to its end, with progress, and reports failures; ends it where every case fails.
+
+    Cases of a run have been read before. Where the first ones fail, something else is wrong, such as a full disk or
+    too little memory, and predicting the others would take hours for nothing.
+
+    Raises:
+        CasesFailedError: Some cases failed, or the first `FAILURES_THAT_END_A_LOOP`, and the others were not tried.
+    """
+    failures = []
+    for done, failure in enumerate(progress.track(events, label=label, total=total, unit="case"), start=1):
+        if failure is not None:
+            failures.append(failure)
+        if len(failures) == done == FAILURES_THAT_END_A_LOOP < total:
+            heading = f"the first {done} of {total} cases failed, the others were not tried:"
+            raise CasesFailedError(heading, [*list_problems(failures), *write_failure_log(log, failures)])
+    check_failures(failures, total=total, log=log)
 
 
 def check_failures(failures: Sequence[Failure], *, total: int, log: Path, unit: str = "case") -> None:

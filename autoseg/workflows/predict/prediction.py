@@ -219,7 +219,7 @@ def _predict_images_of(
     progress: Progress,
 ) -> Iterator[Failure | None]:
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
-        show = partial(progress.show_partial, case.name)
+        show = partial(progress.show_part, case.name)
         logits = model.predict_case(read, options=request.options, on_window=show)
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:

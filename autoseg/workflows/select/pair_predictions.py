@@ -25,7 +25,10 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.stored_maps import PredictionSource, read_source
 from autoseg.volume_io import write_label_map
-from autoseg.workflows.cases.loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.cases.loop import (
+    CaseOutput,
+    predict_preprocessed_cases,
+)
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.select.held_out import HeldOut
@@ -93,8 +96,9 @@ def predict_pairs(job: PairJob, *, progress: Progress) -> None:
         if used:
             check_preprocessed(job.run, entry.plan, entry.plan.configurations[entry.configuration].data_of, used)
     events = _predict_waiting(job, records, {case: waiting[case] for case in unfinished}, progress=progress)
-    failures = collect_failures(events, progress=progress, label="Predicting pairs", total=len(unfinished))
-    check_failures(failures, total=len(unfinished), log=job.run.logs / LOG_NAME)
+    complete_cases(
+        events, progress=progress, label="Predicting pairs", total=len(unfinished), log=job.run.logs / LOG_NAME
+    )
 
 
 def _announce(job: PairJob, unfinished: Sequence[str]) -> str:
@@ -183,9 +187,7 @@ def _load_models(
 
 def _load(job: PairJob, configuration: str, fold: str) -> SegmentationModel:
     """Without previous stages, whose predictions for these cases are stored."""
-    return load_model(
-        job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous_stages=False
-    )
+    return load_model(job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous=False)
 
 
 def _restore_mean(outputs: Sequence[CaseOutput]) -> np.ndarray:

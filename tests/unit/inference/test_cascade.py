@@ -165,7 +165,7 @@ def test_a_cascade_without_its_first_stage_is_refused(train, load):
     train(CASCADE)
     with pytest.raises(PredictionError, match=r"no training of 3d_lowres is finished.*--configuration 3d_lowres"):
         load(configuration=CASCADE)
-    assert load(configuration=CASCADE, with_previous_stages=False).stages[0].configuration == CASCADE
+    assert load(configuration=CASCADE, with_previous=False).stages[0].configuration == CASCADE
 
 
 def test_a_first_stage_may_be_mirrored_over_other_axes(plan, train, load):
