@@ -20,6 +20,7 @@ from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.checkpoint import read_description
 from autoseg.workflows.cases.loop import (
     CaseOutput,
+    complete_cases,
     predict_preprocessed_cases,
 )
 from autoseg.workflows.plan.preprocessing import check_preprocessed

@@ -27,6 +27,7 @@ from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cases.loop import (
     CaseOutput,
+    complete_cases,
     predict_preprocessed_cases,
 )
 from autoseg.workflows.cases.references import find_reference

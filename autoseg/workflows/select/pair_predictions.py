@@ -27,6 +27,7 @@ from autoseg.stages.stored_maps import PredictionSource, read_source
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.cases.loop import (
     CaseOutput,
+    complete_cases,
     predict_preprocessed_cases,
 )
 from autoseg.workflows.cases.references import find_reference

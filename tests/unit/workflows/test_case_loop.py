@@ -4,14 +4,14 @@ import pytest
 
 from autoseg.errors import CasesFailedError, RunError
 from autoseg.processes.progress import SilentProgress
-from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
+from autoseg.workflows.cases.loop import check_failures, collect_failures, complete_cases, predict_each
 
 
 class Steps:
     """Three steps, of which one fails for some cases."""
 
     def __init__(self, **failing):
-        self.failing, self.written, self.threads = failing, [], {}
+        self.failing, self.written, self.predicted, self.threads = failing, [], [], {}
 
     def take(self, step, case):
         self.threads[step] = threading.current_thread()
@@ -25,6 +25,7 @@ class Steps:
 
     def predict(self, case, read):
         self.take("predict", case)
+        self.predicted.append(case)
         return f"{read}, predicted"
 
     def write(self, case, predicted):
@@ -74,3 +75,30 @@ def test_failures_are_raised_together_and_unexpected_ones_leave_their_traceback(
 def test_where_nothing_failed_nothing_is_raised_and_no_log_is_written(tmp_path):
     check_failures([], total=3, log=tmp_path / "x.log")
     assert list(tmp_path.iterdir()) == []
+
+
+def complete(events, log, total):
+    complete_cases(events, progress=SilentProgress(), label="Predicting", total=total, log=log)
+
+
+def test_cases_of_a_run_are_all_tried_where_some_can_be_predicted(tmp_path):
+    broken = dict.fromkeys("bcde", RunError("it is damaged"))
+    steps = Steps(read=broken)
+    with pytest.raises(CasesFailedError, match=r"4 of 6 cases failed; the others are written:"):
+        complete(steps.run(list("abcdef")), tmp_path / "x.log", 6)
+    assert steps.written == ["a read, predicted", "f read, predicted"]
+
+
+def test_where_the_first_cases_of_a_run_all_fail_the_others_are_not_tried(tmp_path):
+    cases = [str(index) for index in range(8)]
+    steps = Steps(write=dict.fromkeys(cases, RunError("the disk is full")))
+    with pytest.raises(CasesFailedError, match=r"the first 3 of 8 cases failed, the others were not tried:") as caught:
+        complete(steps.run(cases), tmp_path / "x.log", 8)
+    assert "the disk is full" in str(caught.value)
+    assert "7" not in steps.predicted
+
+
+def test_where_all_of_a_few_cases_fail_the_message_counts_them(tmp_path):
+    steps = Steps(read=dict.fromkeys("abc", RunError("it is damaged")))
+    with pytest.raises(CasesFailedError, match=r"3 of 3 cases failed:"):
+        complete(steps.run(list("abc")), tmp_path / "x.log", 3)
