@@ -15,7 +15,7 @@ FLAT_PATCH_RATIO: Final = 3.0  # nnU-Net paper: the anisotropy factor of the spa
 
 
 def choose_augmentation(patch_voxels: tuple[int, ...]) -> Decision[tuple[TransformPlan, ...]]:
-    """Chooses the transforms of the nnU-Net paper (Isensee et al. 2021); rotation and mirroring depend on the patch."""
+    """The transforms of the nnU-Net paper (Isensee et al. 2021); only rotation and mirroring depend on the patch."""
     if len(patch_voxels) == 2:
         limit, in_plane, because = _choose_rotation_2d(patch_voxels)
     else:
@@ -26,7 +26,7 @@ def choose_augmentation(patch_voxels: tuple[int, ...]) -> Decision[tuple[Transfo
 
 
 def describe_rotation(transforms: tuple[TransformPlan, ...]) -> str:
-    """Describes the rotation, which depends on the patch, in a few words."""
+    """What depends on the patch, in a few words."""
     (spatial,) = (transform for transform in transforms if isinstance(transform, SpatialPlan))
     plane = ", in plane only (dummy 2D)" if spatial.in_plane_only else ""
     axes = ", ".join(str(axis) for axis in find_mirror_axes(transforms))
