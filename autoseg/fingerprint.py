@@ -83,7 +83,7 @@ class Fingerprint(Document):
 
 
 class HostThroughput(Part):
-    """How fast the computer's CPU trains, measured.
+    """Measured training throughput of the computer's CPU.
 
     Attributes:
         number_type: Dtype in which networks compute on this computer.
@@ -104,7 +104,7 @@ class HostThroughput(Part):
 
 
 class Machine(Part):
-    """What is known of the computer, and of the time there is on it.
+    """The known properties of the computer, and the available time.
 
     Attributes:
         accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.

@@ -22,7 +22,7 @@ BYTES_PER_STORED_PARAMETER: Final = 4
 
 
 class StepCost(Part):
-    """What the training of a configuration costs on a device.
+    """Cost of training a configuration on a device.
 
     Attributes:
         iteration_seconds: One iteration of training, patches included.
@@ -56,7 +56,7 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkCost:
-    """What a network costs in the training step of a batch.
+    """Cost of a network in the training step of a batch.
 
     Attributes:
         kept_bytes: Bytes that autograd keeps from the forward to the backward pass in float32, parameters not included.

@@ -141,7 +141,7 @@ def _list_residual_encoder(network: UNetPlan, voxels: Sequence[int]) -> Iterator
 
 
 def _list_decoder(network: UNetPlan, voxels: Sequence[int]) -> Iterator[_Layer]:
-    """From the lowest resolution up, as in the plan."""
+    """Lists the layers from the lowest resolution up, as in the plan."""
     for stage in reversed(range(len(voxels) - 1)):
         width = network.features_per_stage[stage]
         yield _Layer(

@@ -26,7 +26,7 @@ class ResampledDataset:
 
     @property
     def in_plane(self) -> "ResampledDataset":
-        """The same dataset for a 2D configuration: without plan axis 0, with all its voxels."""
+        """Returns the dataset of a 2D configuration: without plan axis 0, with all its voxels."""
         return ResampledDataset(
             spacing_mm=self.spacing_mm[1:],
             median_shape_voxels=self.median_shape_voxels[1:],

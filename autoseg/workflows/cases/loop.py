@@ -32,7 +32,7 @@ Predicted = TypeVar("Predicted")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseOutput:
-    """What one model predicts for a preprocessed case."""
+    """Output of one model for a preprocessed case."""
 
     model: SegmentationModel
     logits: Float32[Tensor, "class z y x"]

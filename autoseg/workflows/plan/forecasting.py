@@ -30,7 +30,7 @@ BYTES_PER_LABEL: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationForecast:
-    """Of one configuration; seconds are None where they are not known.
+    """Forecast of one configuration; seconds are None where they are not known.
 
     Attributes:
         cost: Cost of its training steps.
@@ -64,13 +64,13 @@ class ConfigurationForecast:
 
     @property
     def fold_bytes(self) -> int:
-        """What a fold leaves on disk."""
+        """Disk space that a trained fold occupies."""
         return self.models_bytes + self.prediction_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """Of a run.
+    """Forecast of a run.
 
     Attributes:
         folds: Number of folds.
@@ -96,7 +96,7 @@ class RunForecast:
 
     @property
     def passing_bytes(self) -> int:
-        """What is needed on disk while a fold is trained, beside what stays."""
+        """Temporary disk space while a fold is trained."""
         return max(forecast.passing_bytes for forecast in self.configurations)
 
     def compute_total(self, forecast: ConfigurationForecast) -> float | None:
@@ -146,7 +146,7 @@ def list_trained(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outlook:
-    """What forecasts are made from."""
+    """Inputs of the forecasts."""
 
     plan: Plan
     splits: Splits
@@ -179,7 +179,7 @@ class _Outlook:
         )
 
     def _estimate_prediction(self, name: str) -> float | None:
-        """Of the held-out cases of all folds."""
+        """Estimates the prediction of the held-out cases of all folds."""
         cost = self.costs.get(name)
         if cost is None:
             return None

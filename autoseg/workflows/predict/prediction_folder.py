@@ -30,7 +30,7 @@ class EnsembleMember(Part):
 
 
 class PredictionRecord(Document):
-    """How the label maps of a folder were made.
+    """Record of the models and options that made the label maps of a folder.
 
     Attributes:
         configuration: Name of the configuration; for an ensemble, all names.

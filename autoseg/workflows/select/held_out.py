@@ -42,7 +42,7 @@ class HeldOut:
     warnings: tuple[str, ...] = ()
 
     def find_label_map(self, run: RunFolder, case: str) -> Path:
-        """Where the prediction of a case lies."""
+        """Returns the path of the prediction of a case."""
         folder = run.fold(self.configuration, self.holders[case]).validation
         return folder / f"{case}{label_map_ending(self.plan.file_ending)}"
 
