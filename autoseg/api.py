@@ -216,9 +216,9 @@ def predict_volume(
         spacing_mm: Distance of neighbouring voxels along z, y, x; required for arrays, only allowed for them.
         orientation: Directions into which the axes x, y, z of an array point, for example "LPS" for arrays of SimpleITK
             from upright images; None assumes the orientation of the training images, with a warning.
-        configuration: As in `load_model`; only with a folder.
-        folds: As in `load_model`; only with a folder.
-        device: As in `load_model`; only with a folder.
+        configuration: Configuration, as for `load_model`; only with a folder.
+        folds: Names of folds, as for `load_model`; only with a folder.
+        device: Device, as for `load_model`; only with a folder.
         options: Step of the sliding window, mirroring.
 
     Raises:

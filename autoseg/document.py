@@ -84,14 +84,14 @@ class UpgradeError(ValueError):
 
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-"""From the JSON object of one schema version to that of the next, `schema_version` included."""
+"""Turns the JSON object of one schema version into that of the next, `schema_version` included."""
 
 
 class Document(Part):
     """A file of its own. Subclasses narrow `schema_version` to the one version that they describe.
 
     Attributes:
-        upgrades: How files of earlier versions become the next version, by the version that they have.
+        upgrades: Functions that turn files of an earlier version into the next one, by the earlier version.
     """
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = {}

@@ -33,8 +33,8 @@ def check_trainer(name: str, *, where: str, accepts_any: bool) -> None:
     """Refuses trainers that may build a network of their own.
 
     Args:
-        name: Of the class.
-        where: What to call the model in a message.
+        name: Name of the trainer class.
+        where: Name of the model in a message.
         accepts_any: The user vouches for it.
 
     Raises:

@@ -109,7 +109,7 @@ class SegmentationModel:
     def _append_previous(
         self, case: StagedCase, *, options: PredictionOptions, on_window: OnWindow | None
     ) -> Float32[np.ndarray, "channel z y x"]:
-        """The image with what the previous stage gives, whose logits are dropped before this stage predicts."""
+        """Appends the channels from the previous stage, whose logits are freed before this stage predicts."""
         if self.previous is None:
             return case.image
         assert case.previous is not None, "this case was not preprocessed for the previous stage"
@@ -118,7 +118,7 @@ class SegmentationModel:
         return append_prediction(case, prediction, self.plan, self.configuration)
 
     def build_stage_prediction(self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry) -> StagePrediction:
-        """What the next stage takes from logits of this one."""
+        """Builds the input of the next stage from logits of this one."""
         labels, resampling = self.plan.labels, self.configuration_plan.resampling
         restore = partial(restore_label_map, logits, labels=labels, resampling=resampling)
         return StagePrediction(geometry=geometry, restore_label_map=restore)
@@ -280,7 +280,7 @@ def check_stages_compatible(first: Plan, second: Plan, configuration: str) -> No
     Args:
         first: Plan of the previous stage's trainings.
         second: Plan of the configuration.
-        configuration: That has the previous stage.
+        configuration: The configuration that has the previous stage.
 
     Raises:
         PredictionError: The plans differ.

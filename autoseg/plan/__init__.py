@@ -1,4 +1,4 @@
-"""Schema of what was decided. A plan is complete: nothing is left to be chosen later, every choice has its reason."""
+"""Schema of a plan. A plan is complete: nothing is left to be chosen later, every choice has its reason."""
 
 from autoseg.plan.augmentation import TRANSFORM_PLANS, TransformPlan
 from autoseg.plan.decisions import Decision, Reason, Value

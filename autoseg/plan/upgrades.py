@@ -1,4 +1,4 @@
-"""Plans of earlier schema versions: one function leads from each version to the next.
+"""Upgrades of plans of earlier schema versions, by one function for each version.
 
 They work on the JSON object as it was written, before any schema has seen it. Keys are checked first, under the names
 that the file uses; values are left to the schema of today.
@@ -159,7 +159,7 @@ def _find_choice_problems(content: Json, where: str, key: str, choices: tuple[st
 
 
 def upgrade_version_1(plan: Json) -> Json:
-    """Version 2 leaves nothing out, and networks, losses and transforms are lists of parts that say what they are."""
+    """Fills in what version 1 left out; networks, losses and transforms become parts that name their kind."""
     configurations = plan.get("configurations")
     if isinstance(configurations, dict):
         upgraded = {name: _upgrade_configuration(content) for name, content in configurations.items()}
@@ -180,7 +180,7 @@ def _upgrade_configuration(content: Any) -> Any:
 
 
 def _upgrade_previous_stage(content: Json) -> Json:
-    """In version 1 a configuration had the name of the one whose masks it gets."""
+    """Replaces the name of the configuration whose masks it gets, as in version 1, by a part."""
     previous = content.get("previous_stage")
     return {"previous_stage": {"input": "masks", "configuration": previous}} if isinstance(previous, str) else {}
 
@@ -198,7 +198,7 @@ def _upgrade_training(training: Json, *, is_cascade: bool) -> Json:
 
 
 def _upgrade_losses(training: Json) -> Json:
-    """The one loss of version 1 becomes its two terms."""
+    """Splits the one loss of version 1 into its two terms."""
     if training.get("loss") != _VERSION_1_LOSS:
         return training
     replaced = {"loss", "batch_dice", "dice_weight", "cross_entropy_weight"}

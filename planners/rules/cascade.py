@@ -13,7 +13,7 @@ CASCADE = "3d_cascade_fullres"
 
 
 def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
-    """As the full-resolution configuration, with one more input channel for every foreground label.
+    """Chooses the full-resolution configuration, with one more input channel for every foreground label.
 
     Source: nnU-Net paper (Isensee et al. 2021), "3D U-Net cascade". The estimate of the memory ignores input channels,
     so patch and batch stay the same.

@@ -21,7 +21,7 @@ ComputeTopology = Callable[[Sequence[float], Sequence[float]], Topology]
 
 
 def compute_initial_patch(dataset: ResampledDataset) -> tuple[float, ...]:
-    """A patch that is isotropic in millimetres, has 256^3 (2048^2) voxels, and is cut to the median case.
+    """Computes a patch isotropic in millimetres, of 256^3 (2048^2) voxels, cropped to the median case.
 
     Returns:
         Extents in voxels; fractional where the median case is.
@@ -50,8 +50,8 @@ def choose_patch_size(
     Args:
         dataset: The data at the spacing of the network.
         budget: Memory limit.
-        estimate: What a network costs.
-        compute_topology: From spacing and wanted extents.
+        estimate: Estimates the feature map elements of a network.
+        compute_topology: Computes the topology from spacing and wanted extents.
 
     Raises:
         PlanError: Not even a network of two resolutions fits.
@@ -69,7 +69,7 @@ def choose_patch_size(
 
 
 def _shorten(topology: Topology, dataset: ResampledDataset, compute_topology: ComputeTopology) -> Topology:
-    """One step: of the axis with the largest share of the median case (of equals the last) that can be shortened.
+    """Shortens by one step the axis with the largest share of the median case (the last of equals), if possible.
 
     An axis of a single voxel is left alone; the reference planner would shorten it to nothing.
 

@@ -31,7 +31,7 @@ SUFFICIENT_REASON: Final = Reason(
 
 
 def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]) -> TrainingPlan:
-    """The reference's training, with the number of iterations that was measured to suffice."""
+    """Builds the reference's training, with the number of iterations that was measured to suffice."""
     return build_reference_training(
         batch_size=batch_size,
         batch_dice=batch_dice,

@@ -92,7 +92,7 @@ class ExecutionRecord(Document):
 
     @property
     def is_exact_enough(self) -> bool:
-        """Whether it may be taken."""
+        """Returns whether the execution is exact enough to be chosen."""
         return self.difference <= TOLERANCES[self.circumstances.dtype]
 
     def estimate_seconds(self, patches: int) -> float:
@@ -106,8 +106,8 @@ def prepare_networks(
     """Prepares networks for prediction on a device; the given ones must not be used afterwards.
 
     Args:
-        networks: As `build_network` builds them; the folds of one configuration.
-        setting: What they are prepared for.
+        networks: Networks from `build_network`; the folds of one configuration.
+        setting: The configuration, device and dtype to prepare for.
         choice: "auto" takes the fastest for the workload.
         workload: Images to predict and how.
 
@@ -152,7 +152,7 @@ def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: i
 
 
 def is_large(workload: Workload, configuration: ConfigurationPlan, folds: int) -> bool:
-    """Whether a job is so long that trials come into question."""
+    """Returns whether a job is long enough for trials."""
     voxels = count_patches(workload, configuration, folds) * math.prod(configuration.patch_voxels)
     return voxels >= SMALLEST_WORK_VOXELS
 
@@ -180,7 +180,7 @@ def check_available(execution: Execution) -> None:
 
 
 def find_fastest(records: Sequence[ExecutionRecord], patches: int) -> ExecutionRecord:
-    """Returns the one with the shortest total time for a number of patches, among those that are exact enough."""
+    """Returns the fastest of the exact ones, by the total time for a number of patches."""
     return min((record for record in records if record.is_exact_enough), key=lambda r: r.estimate_seconds(patches))
 
 
@@ -189,7 +189,7 @@ class _Trials:
     """Tries executions on one fold.
 
     Attributes:
-        original: In single precision.
+        original: The network in single precision.
         probe: The same, prepared for eager PyTorch: the reference.
     """
 

@@ -1,4 +1,4 @@
-"""What training minimizes: from the network and a batch to a loss."""
+"""The contract of an objective, which computes the loss of a network for a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,7 +14,7 @@ processes): from images to logits, most important output first. Calling it is al
 
 
 class Objective(nn.Module, ABC):
-    """What training minimizes; the same for training, validation, and whatever measures a step.
+    """The function that training minimizes; the same for training, validation, and whatever measures a step.
 
     One that is more than a loss of logits and labels may
 
@@ -38,9 +38,9 @@ class Objective(nn.Module, ABC):
     def forward(
         self, network: NetworkCall, batch: Batch
     ) -> tuple[Float32[Tensor, ""], Float[Tensor, "batch output *space"]]:
-        """The loss of the whole batch (see `BatchPart`), and logits of the patches, which validation scores.
+        """Computes the loss of the whole batch (see `BatchPart`), and logits of the patches, which validation scores.
 
         Args:
             network: Called on images of the batch's extent, or of another that its plan allows.
-            batch: On the device.
+            batch: Batch on the device.
         """

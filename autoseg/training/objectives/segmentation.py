@@ -1,4 +1,4 @@
-"""Segmentation as usual: the planned loss terms compare logits and labels at every supervised resolution."""
+"""Supervised segmentation: the planned loss terms compare logits and labels at every supervised resolution."""
 
 from torch import Tensor
 

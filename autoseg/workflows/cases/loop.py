@@ -30,7 +30,7 @@ Predicted = TypeVar("Predicted")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseOutput:
-    """What one model predicts for a preprocessed case."""
+    """Output of one model for a preprocessed case."""
 
     model: SegmentationModel
     logits: Float32[Tensor, "class z y x"]
@@ -48,8 +48,8 @@ def predict_each(
     """Takes every case through three steps; yields None for a case that is written, else why it is not.
 
     Args:
-        cases: In the order of prediction.
-        get_name: Of a case, for reports.
+        cases: Cases in the order of prediction.
+        get_name: Returns the name of a case, for reports.
         read: Runs in a thread of its own.
         predict: Runs in the caller's thread; alone may use the device.
         write: Runs in a thread of its own.
@@ -73,13 +73,13 @@ def predict_preprocessed_cases(
     """Predicts preprocessed cases of a run with one or more models; see `predict_each`.
 
     Args:
-        run: With the cases, preprocessed for all models.
+        run: Run with the cases, preprocessed for all models.
         models: Each predicts every case.
         cases: Names.
-        finish: From the outputs of the models, in their order, to what is written; runs in the caller's thread.
+        finish: Turns the outputs of the models, in their order, into what is written; runs in the caller's thread.
         write: Runs in a thread of its own.
-        progress: Is shown the windows.
-        options: Of all models.
+        progress: Shows the windows.
+        options: Prediction options of all models.
     """
 
     def read(case: str) -> list[tuple[CaseGeometry, np.ndarray]]:
@@ -122,10 +122,10 @@ def check_failures(failures: Sequence[Failure], *, total: int, log: Path, unit: 
     """Reports what failed, if anything did.
 
     Args:
-        failures: Of a loop.
-        total: How many cases there were.
-        log: Gets the tracebacks of unexpected errors.
-        unit: What a case is called.
+        failures: Failures of a loop.
+        total: Total number of cases.
+        log: File for the tracebacks of unexpected errors.
+        unit: Word for a case in messages.
 
     Raises:
         CasesFailedError: There are failures.

@@ -60,7 +60,7 @@ def validate_fold(
 
     Args:
         cases: All that the fold holds out.
-        choice: What of the validation there is time for; None for all of it. Label maps that were predicted in another
+        choice: Part of the validation that time allows; None for all of it. Label maps that were predicted in another
             way are discarded.
 
     Raises:

@@ -107,7 +107,7 @@ def load_model(
         folds: Folds; None takes every trained one ("all" only if no numbered fold is trained).
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: Precision in which the networks compute.
-        execution: What runs the networks on the CPU; "auto" takes what finishes the workload first.
+        execution: Execution on the CPU; "auto" takes what finishes the workload first.
         workload: Expected amount of work.
         with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
 

@@ -1,4 +1,4 @@
-"""What pairs of configurations predict for held-out cases: the mean of the probabilities of both.
+"""Predictions of pairs of configurations for held-out cases: the mean of the probabilities of both.
 
 Probabilities are not kept anywhere, so logits are computed again, of each case by the networks that held it out, and
 each configuration once for all pairs. Label maps are kept below the run, each with a note of the weights that made it:
@@ -39,7 +39,7 @@ LOG_NAME: Final = "pair_predictions.log"
 
 
 class PairPrediction(Document):
-    """What stands beside a label map.
+    """Content of the JSON file beside a label map.
 
     Attributes:
         sources: The trainings that predicted; that of a stored input from a previous stage comes before.
@@ -51,11 +51,11 @@ class PairPrediction(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairJob:
-    """What is to be predicted.
+    """Predictions to make.
 
     Attributes:
         held_out: The configurations of which every two are a pair.
-        cases: That all of them hold out.
+        cases: Cases that all of them hold out.
     """
 
     run: RunFolder
@@ -65,11 +65,11 @@ class PairJob:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """In the order of the configurations."""
+        """Pairs in the order of the configurations."""
         return tuple(combinations(self.held_out, 2))
 
     def find_label_map(self, pair: Pair, case: str) -> Path:
-        """Where the prediction of a pair lies."""
+        """Returns the path of the prediction of a pair."""
         folder = self.run.ensemble([member.configuration for member in pair])
         return folder / f"{case}{label_map_ending(pair[0].plan.file_ending)}"
 
@@ -117,7 +117,7 @@ def _announce(job: PairJob, unfinished: Sequence[str]) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Records:
-    """Which trainings make a prediction, and whether those made what is there."""
+    """Finds the trainings that make a prediction, and whether they made the existing one."""
 
     job: PairJob
     _digests: dict[Path, str] = field(default_factory=dict)
@@ -187,7 +187,7 @@ def _load_models(
 
 
 def _load(job: PairJob, configuration: str, fold: str) -> SegmentationModel:
-    """Without previous stages, whose predictions for these cases are stored."""
+    """Loads a model without previous stages, whose predictions for these cases are stored."""
     return load_model(job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous=False)
 
 

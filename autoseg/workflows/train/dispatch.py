@@ -36,7 +36,7 @@ def train_folds(
 
     Args:
         run_root: Run folder.
-        request: What to train. Its device counts where `devices` is None.
+        request: The requested training. Its device counts where `devices` is None.
         devices: List of devices, such as "0,1" (CUDA) or "cpu"; each trains one fold at a time.
         report_fold: Called with each fold that is trained in this process.
         show_statuses: Called once with the states of folds that are trained in processes of their own.

@@ -255,7 +255,7 @@ def follow_training(job: FoldJob, request: TrainingRequest, dtype: DtypeName, *,
 
 
 def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextManager[ProcessGroup]:
-    """Joins the processes that train one fold together; a training in one process is its own team."""
+    """Joins the processes that train one fold together; a training in one process is a group of its own."""
     return join_process_group(job.device) if request.parallel else nullcontext(SINGLE_PROCESS)
 
 
