@@ -1,12 +1,12 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 from builders.labels import build_plain_labels
 from builders.plans import build_configuration, build_plan
+from builders.progress import Notes
 from builders.threads import use_one_thread
 from safetensors.torch import save_file
 
@@ -88,24 +88,11 @@ def train_first_stage(run, plan, fold, *, label):
     save_file(weights, folder.final_checkpoint)
 
 
-@dataclass
-class Listener(SilentProgress):
-    """Remembers which cases are worked on."""
-
-    labels: list[str] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-
-    def track(self, events, *, label, total, unit):
-        self.labels.append(label)
-        self.counts.append(total)
-        return super().track(events, label=label, total=total, unit=unit)
-
-
 def predict(run, plan, splits=SPLITS):
-    listener = Listener()
+    notes = Notes()
     link = find_link(run, plan, CASCADE, splits)
-    stored = prepare_stage_input(link, device="cpu", progress=listener)
-    return stored, listener.counts
+    stored = prepare_stage_input(link, device="cpu", progress=notes)
+    return stored, notes.totals
 
 
 def read_labels(run, plan, case):
