@@ -63,7 +63,7 @@ def choose_unknown(
 ) -> tuple[NetworkPlan, tuple[Reason, ...]]:
     network, _ = PLAIN_UNET(topology, input_channels=input_channels, output_channels=output_channels)
     reason = Reason(subject="width", value="16", because="as wide as this test wants it")
-    return network.model_copy(update={"architecture": "unknown"}), (reason,)
+    return network.model_copy(update={"family": "unknown"}), (reason,)
 
 
 UNKNOWN = Planner(
@@ -92,7 +92,7 @@ def measure_with(build) -> MeasureCost:
 
     @cache
     def measure(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
-        if network.architecture == "plain_unet":
+        if network.family == "plain_unet":
             return count_plain_unet(network, patch_voxels, batch_size)
         with torch.device("meta"):
             image = torch.empty((batch_size, network.input_channels, *patch_voxels))
@@ -117,7 +117,7 @@ def test_a_family_that_keeps_what_the_plain_unet_keeps_gets_its_patches_and_batc
     assert list(twin.configurations) == list(plain.configurations)
     for name, configuration in twin.configurations.items():
         expected = plain.configurations[name]
-        assert configuration.network.architecture == "unknown"
+        assert configuration.network.family == "unknown"
         assert configuration.patch_voxels == expected.patch_voxels
         assert configuration.spacing_mm == expected.spacing_mm
         assert configuration.training == expected.training
@@ -129,7 +129,7 @@ def test_its_own_memory_bounds_patch_and_batch(build_fingerprint, depth):
     fingerprint = build_fingerprint(*CT, count=100, declared_labels=3)
     dataset_3d = UNKNOWN.plan(fingerprint, MACHINE, measure_cost=only_volumes(measure)).configurations["3d_fullres"]
     network, patch = dataset_3d.network, dataset_3d.patch_voxels
-    plain = network.model_copy(update={"architecture": "plain_unet"})
+    plain = network.model_copy(update={"family": "plain_unet"})
     kept, plain_kept = (measure(each, patch, 2).kept_bytes / 2 for each in (network, plain))
     bytes_per_element = plain_kept / count_elements(plain, patch)
     limit = PLAIN_CALIBRATION.elements_3d * 2 * bytes_per_element
