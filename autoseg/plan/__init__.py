@@ -21,7 +21,7 @@ from autoseg.plan.network import (
     UNetPlan,
 )
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
-from autoseg.plan.reference_training import build_reference_training
+from autoseg.plan.reference import build_reference_training
 from autoseg.plan.stages import MasksOfPreviousStage, PreviousStagePlan
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
 from autoseg.plan.values import ConfigurationName

@@ -3,7 +3,7 @@
 from autoseg.labels import LabelScheme
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from autoseg.plan.stages import MasksOfPreviousStage
 from planners.reasons import format_amount, record
 

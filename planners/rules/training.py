@@ -4,7 +4,7 @@ from typing import Final
 
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Reason
-from autoseg.plan.reference_training import build_reference_training
+from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 
 SCHEDULE_REASON: Final = Reason(

@@ -3,7 +3,7 @@ import pytest
 from autoseg.document import parse_part
 from autoseg.errors import DocumentError
 from autoseg.plan import TRANSFORM_PLANS, TrainingPlan
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from planners.rules.augmentation import choose_augmentation
 from planners.rules.training import build_training
 

@@ -1,4 +1,4 @@
-"""Transforms of plans of version 1, field by field."""
+"""Transforms and previous stages of plans of version 1, field by field."""
 
 import pytest
 
@@ -59,10 +59,19 @@ MASK_TRANSFORMS = [
 ]
 
 
-def upgrade(augmentation, *, previous_stage=None):
+def upgrade_configuration(augmentation, *, previous_stage=None):
     configuration = {"previous_stage": previous_stage, "training": {"augmentation": augmentation}}
-    plan = upgrade_version_1({"schema_version": 1, "configurations": {"a": configuration}})
-    return plan["configurations"]["a"]["training"]
+    return upgrade_version_1({"schema_version": 1, "configurations": {"a": configuration}})["configurations"]["a"]
+
+
+def upgrade(augmentation, **options):
+    return upgrade_configuration(augmentation, **options)["training"]
+
+
+def test_what_version_1_gets_from_a_previous_stage_are_masks():
+    second = upgrade_configuration(AUGMENTATION, previous_stage="b")
+    assert second["previous_stage"] == {"input": "masks", "configuration": "b"}
+    assert upgrade_configuration(AUGMENTATION)["previous_stage"] is None
 
 
 def test_the_fields_of_version_1_become_transforms_in_the_order_in_which_they_were_applied():
