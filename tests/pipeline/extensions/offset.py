@@ -30,9 +30,7 @@ class Offset(DeviceTransform[Float64[np.ndarray, " batch"]]):
         return np.array([self._draw_sample(generator) for generator in draws.generators])
 
     def change_patches(self, patches: Patches, parameters: Float64[np.ndarray, " batch"]) -> Patches:
-        change_some(
-            patches.image, parameters != 0, lambda some, changed: some + to_column(parameters[changed], some)
-        )
+        change_some(patches.image, parameters != 0, lambda some, changed: some + to_column(parameters[changed], some))
         return patches
 
     def _draw_sample(self, generator: np.random.Generator) -> float:

@@ -1,4 +1,4 @@
-"""An objective: patches and noisy patches, weighed against each other by learnt uncertainties (Kendall et al. 2018)."""
+"""An objective: the loss of patches and of noisy patches, in shares that are learnt."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ class Perturbed(Objective):
         self.noise_std, self.seed = plan.objective.noise_std, seed
         self.loss = WeightedLoss(terms=plan.losses, labels=labels, part=part)
         self.output_weights = network.output_weights
-        self.log_variances = nn.Parameter(torch.zeros(2))
+        self.share_logits = nn.Parameter(torch.zeros(2))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -43,8 +43,7 @@ class Perturbed(Objective):
         if not self.training:
             return clean, outputs[0]
         noisy = self.loss(network(batch.image + self._draw_noise(batch.image)), batch.label_map, self.output_weights)
-        weighted = torch.stack([clean, noisy]) * (-self.log_variances).exp() + self.log_variances
-        return weighted.sum(), outputs[0]
+        return (torch.stack([clean, noisy]) * self.share_logits.softmax(0)).sum(), outputs[0]
 
     def _draw_noise(self, image: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + SEED_STEP * int(self.steps))

@@ -33,9 +33,7 @@ class ExtendedPlanner:
         second = add_stage(first, ForegroundOfPreviousStage(configuration=FULL_RESOLUTION), plan)
         configurations = {FULL_RESOLUTION: first, CASCADE: second}
         reasons = (*plan.reasons, REASON)
-        return plan.model_copy(
-            update={"planner": self.name, "configurations": configurations, "reasons": reasons}
-        )
+        return plan.model_copy(update={"planner": self.name, "configurations": configurations, "reasons": reasons})
 
 
 def replace_parts(configuration: ConfigurationPlan) -> ConfigurationPlan:
@@ -54,7 +52,7 @@ def replace_training(training: TrainingPlan) -> TrainingPlan:
     return training.model_copy(
         update={
             "epochs": 2,
-            "iterations_per_epoch": 15,
+            "iterations_per_epoch": 50,
             "validation_iterations_per_epoch": 2,
             "batch_size": 2,
             "losses": (DiceTerm(weight=1.0, batch_dice=True), PowerErrorTerm(weight=0.5, exponent=2.0)),
