@@ -100,16 +100,8 @@ def train(
         parallel=parallel,
     )
     report, show, stop = partial(print_trained_fold, console), partial(show_queue, console), build_stop_request()
-    outcome = train_folds(
-        run,
-        request,
-        devices=devices,
-        autoseg=context.obj,
-        report_fold=report,
-        show_statuses=show,
-        progress=console,
-        stop=stop,
-    )
+    work = partial(train_folds, run, request, devices=devices, autoseg=context.obj)
+    outcome = work(report_fold=report, show_statuses=show, progress=console, stop=stop)
     print_training_outcome(console, outcome, run)
     if outcome.failures:
         raise typer.Exit(1)
