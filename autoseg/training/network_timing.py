@@ -44,10 +44,10 @@ def time_network(plan: ConfigurationPlan, labels: LabelScheme, *, device: torch.
 def _time(plan: ConfigurationPlan, labels: LabelScheme, device: torch.device, dtype: DtypeName) -> StepCost:
     learner = build_learner(plan, labels, device=device, seed=0, dtype=dtype)
     batch = _draw_batch(plan, labels)
-    learner.network.train()
+    learner.train()
     step = _time_steps(learner, batch)
     peak_bytes = _read_peak(plan, device, dtype)
-    learner.network.eval()
+    learner.train(is_training=False)
     run_validation_step(learner, batch)  # looks for kernels
     begin = time.perf_counter()
     run_validation_step(learner, batch)
