@@ -1,7 +1,5 @@
 """Policy: the decisions for a given fingerprint. Planners are pure functions from measurements to a plan."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from planners.default import DEFAULT
@@ -11,6 +9,6 @@ from planners.residual import RESIDUAL_L, RESIDUAL_M, RESIDUAL_XL
 
 __all__ = ["PLANNERS", "LitePlanner", "Planner"]
 
-PLANNERS: Final[Mapping[str, Planner | LitePlanner]] = MappingProxyType(
-    {planner.name: planner for planner in (DEFAULT, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL, LitePlanner())}
-)
+PLANNERS: Final[dict[str, Planner | LitePlanner]] = {
+    planner.name: planner for planner in (DEFAULT, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL, LitePlanner())
+}

@@ -79,10 +79,23 @@ for command in (init, check, plan, preprocess, train, status, select, predict, e
 app.command("import")(explain_interruption(import_model))  # a function cannot have this name
 
 
+def find_own_command() -> tuple[str, ...]:
+    """Finds how this process was started, without the arguments, so that it can start further ones alike.
+
+    A program that adds its own networks or losses to autoseg's tables and then calls `main` needs them there, too. For
+    one that sets `sys.argv` itself, it is `python -m autoseg`.
+    """
+    end = len(sys.orig_argv) - len(sys.argv) + 1
+    if end < 2 or sys.orig_argv[end:] != sys.argv[1:]:
+        return (sys.executable, "-m", "autoseg")
+    return (sys.executable, *sys.orig_argv[1:end])
+
+
 def main() -> None:
     """Runs the command line; errors of the user end it with a message and exit code 1, without a traceback."""
     try:
-        app(prog_name="autoseg")  # the name for shell completion, also with `python -m autoseg`
+        # The name is for shell completion, also with `python -m autoseg`.
+        app(prog_name="autoseg", obj=find_own_command())
     except AutosegError as error:
         sys.stderr.write(f"autoseg: error: {error}\n")
         sys.exit(EXIT_USER_ERROR)

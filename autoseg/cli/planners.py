@@ -7,7 +7,7 @@ import typer
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
-    from planners import LitePlanner, Planner
+    from autoseg.workflows.plan.planning import PlannerLike
 
 
 def planners() -> None:
@@ -19,7 +19,7 @@ def planners() -> None:
         typer.echo(f"{name:<{width}}  {planner.description}")
 
 
-def find_planner(name: str) -> "Planner | LitePlanner":
+def find_planner(name: str) -> "PlannerLike":
     """Finds a planner by its name.
 
     Raises:

@@ -13,6 +13,7 @@ from autoseg.cli.terminal.options import parse_duration, parse_precision, parse_
 def train(
     run: Annotated[Path, typer.Argument(help="Run folder made by autoseg plan.")],
     *,
+    context: typer.Context,
     configuration: Annotated[
         str | None,
         typer.Option(autocompletion=complete_configuration, help="Configuration to train.  [default: all planned]"),
@@ -99,9 +100,8 @@ def train(
         parallel=parallel,
     )
     report, show, stop = partial(print_trained_fold, console), partial(show_queue, console), build_stop_request()
-    outcome = train_folds(
-        run, request, devices=devices, report_fold=report, show_statuses=show, progress=console, stop=stop
-    )
+    work = partial(train_folds, run, request, devices=devices, autoseg=context.obj)
+    outcome = work(report_fold=report, show_statuses=show, progress=console, stop=stop)
     print_training_outcome(console, outcome, run)
     if outcome.failures:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,11 @@ class Done:
     err: str
 
 
-def run_autoseg(*arguments: object, cwd: Path | None = None) -> Done:
-    """Runs `autoseg` with these arguments to its end."""
-    command = [sys.executable, "-m", "autoseg", *map(str, arguments)]
+AUTOSEG = (sys.executable, "-m", "autoseg")
+
+
+def run_autoseg(*arguments: object, cwd: Path | None = None, autoseg: Sequence[str] = AUTOSEG) -> Done:
+    """Runs `autoseg`, or a command like it, with these arguments to its end."""
+    command = [*autoseg, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     return Done(code=done.returncode, out=done.stdout, err=done.stderr)

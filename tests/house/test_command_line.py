@@ -10,7 +10,7 @@ import pytest
 import typer
 import typer.main
 
-from autoseg.cli.app import app, explain_interruption
+from autoseg.cli.app import app, explain_interruption, find_own_command
 from autoseg.cli.check import check
 from autoseg.cli.demo import demo
 from autoseg.cli.plan import plan
@@ -79,6 +79,24 @@ def test_help_imports_neither_torch_nor_numpy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("started", "arguments", "command"),
+    [
+        (["python", "-u", "-m", "autoseg", "train", "run"], ["train", "run"], ["-u", "-m", "autoseg"]),
+        (["python", "/bin/autoseg", "train", "run"], ["train", "run"], ["/bin/autoseg"]),
+        (["python", "more_networks.py", "train", "run"], ["train", "run"], ["more_networks.py"]),
+        (["python", "script.py", "7"], ["train", "run"], ["-m", "autoseg"]),
+        (["python"], ["train", "run"], ["-m", "autoseg"]),
+    ],
+)
+def test_further_processes_are_started_as_this_one_was(
+    monkeypatch: pytest.MonkeyPatch, started: list[str], arguments: list[str], command: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", started)
+    monkeypatch.setattr(sys, "argv", ["autoseg", *arguments])
+    assert find_own_command() == (sys.executable, *command)
 
 
 def interrupt(command: Callable[..., None], error: KeyboardInterrupt, **options: object) -> None:

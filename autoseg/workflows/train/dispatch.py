@@ -1,6 +1,6 @@
 """Trains the requested folds: a single one in this process, several in a process each."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ def train_folds(
     request: TrainingRequest,
     *,
     devices: str | None,
+    autoseg: Sequence[str] | None = None,
     report_fold: Callable[[TrainedFold], None],
     show_statuses: ShowStatuses,
     progress: Progress,
@@ -38,6 +39,7 @@ def train_folds(
         run_root: Run folder.
         request: The requested training. Its device counts where `devices` is None.
         devices: List of devices, such as "0,1" (CUDA) or "cpu"; each trains one fold at a time.
+        autoseg: The command that is `autoseg`, for processes that train one fold each; None: `python -m autoseg`.
         report_fold: Called with each fold that is trained in this process.
         show_statuses: Called once with the states of folds that are trained in processes of their own.
         progress: Receives notes and progress.
@@ -58,7 +60,7 @@ def train_folds(
                 report_fold(trained)
     else:
         check_trackers(request.log_to)
-        queue = build_queue(run_root, units, request, groups, stop=stop)
+        queue = build_queue(run_root, units, request, groups, autoseg=autoseg, stop=stop)
         failures = _run_queue(queue, request, show_statuses, progress=progress)
     if not is_main_process(parallel=request.parallel):
         return TrainingOutcome(is_main_process=False)

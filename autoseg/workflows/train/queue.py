@@ -188,9 +188,14 @@ def build_queue(
     request: TrainingRequest,
     device_groups: Sequence[Devices],
     *,
+    autoseg: Sequence[str] | None = None,
     stop: StopRequest | None = None,
 ) -> TrainingQueue:
-    """Builds a queue of commands `autoseg train --configuration --fold --device`; finished units are skipped."""
+    """Builds a queue of commands `autoseg train --configuration --fold --device`; finished units are skipped.
+
+    Args:
+        autoseg: The command that is `autoseg`; None: `python -m autoseg`.
+    """
     run = RunFolder(run_root)
     workers = request.workers
     device_count = sum(len(devices) for devices in device_groups)
@@ -203,7 +208,7 @@ def build_queue(
     ]
 
     def build_command(unit: Unit, device: str) -> list[str]:
-        command = [sys.executable, "-m", "autoseg", "train", str(run_root)]
+        command = [*(autoseg or (sys.executable, "-m", "autoseg")), "train", str(run_root)]
         command += ["--configuration", unit.configuration, "--fold", unit.fold, "--device", device]
         return [*command, *list_arguments(limit_request(request, unit)), *common]
 
