@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from autoseg.errors import DocumentError
@@ -15,6 +15,13 @@ from autoseg.run_folder import write_text
 
 AnyPart = TypeVar("AnyPart", bound="Part")
 AnyDocument = TypeVar("AnyDocument", bound="Document")
+
+PositiveTriple = tuple[
+    Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    Annotated[float, Field(gt=0, allow_inf_nan=False)],
+]
+ShapeTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 LONGEST_SHOWN_VALUE: Final = 80  # characters
 

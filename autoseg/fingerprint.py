@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from autoseg.document import Document, Part
-from autoseg.geometry import DistanceUnit, PositiveTriple, ShapeTriple
+from autoseg.document import Document, Part, PositiveTriple, ShapeTriple
+from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
 
 

@@ -7,22 +7,15 @@ ITK-SNAP print it: "LPS" means that x grows to the left, y to the back and z to 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from autoseg.errors import VolumeError
 
 IntTriple = tuple[int, int, int]
 FloatTriple = tuple[float, float, float]
-PositiveTriple = tuple[
-    Annotated[float, Field(gt=0, allow_inf_nan=False)],
-    Annotated[float, Field(gt=0, allow_inf_nan=False)],
-    Annotated[float, Field(gt=0, allow_inf_nan=False)],
-]
-ShapeTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Scalar = TypeVar("Scalar", bound=np.generic)
 Direction = tuple[FloatTriple, FloatTriple, FloatTriple]
 DistanceUnit = Literal["mm", "pixel"]

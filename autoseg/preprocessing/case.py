@@ -6,14 +6,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int16
 
-from autoseg.document import Document
+from autoseg.document import Document, PositiveTriple, ShapeTriple
 from autoseg.geometry import (
     IDENTITY,
     FloatTriple,
     Grid,
-    PositiveTriple,
     Reorientation,
-    ShapeTriple,
     compute_reorientation,
 )
 from autoseg.nonzero_region import Box, slice_box
