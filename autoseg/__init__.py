@@ -47,5 +47,5 @@ if not TYPE_CHECKING:
         return getattr(api, name)
 
     def __dir__() -> list[str]:
-        """What Tab offers at a prompt, without importing it."""
+        """Names that Tab completes at a prompt, without importing them."""
         return list(__all__)

@@ -14,8 +14,7 @@ from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import CTRL_C, StopRequest
 from autoseg.workflows.evaluate import evaluation
-from autoseg.workflows.exchange import exporting
-from autoseg.workflows.exchange import importing as exchange
+from autoseg.workflows.exchange import exporting, importing
 from autoseg.workflows.exchange.request import ExchangedModel, ExportRequest, ImportRequest
 from autoseg.workflows.plan import planning
 from autoseg.workflows.predict import prediction
@@ -160,7 +159,7 @@ def import_model(
     Raises:
         AutosegError: As the command reports it.
     """
-    return exchange.import_model(Path(source), Path(run), request, progress=progress or SilentProgress())
+    return importing.import_model(Path(source), Path(run), request, progress=progress or SilentProgress())
 
 
 def export_model(
@@ -217,9 +216,9 @@ def predict_volume(
         spacing_mm: Distance of neighbouring voxels along z, y, x; required for arrays, only allowed for them.
         orientation: Directions into which the axes x, y, z of an array point, for example "LPS" for arrays of SimpleITK
             from upright images; None assumes the orientation of the training images, with a warning.
-        configuration: As in `load_model`; only with a folder.
-        folds: As in `load_model`; only with a folder.
-        device: As in `load_model`; only with a folder.
+        configuration: Configuration, as for `load_model`; only with a folder.
+        folds: Names of folds, as for `load_model`; only with a folder.
+        device: Device, as for `load_model`; only with a folder.
         options: Step of the sliding window, mirroring.
 
     Raises:

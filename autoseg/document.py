@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
@@ -60,7 +60,10 @@ class OneOf:
         if not isinstance(content, dict):
             msg = f"must be an object with the key {self.key!r} (got {content!r:.{LONGEST_SHOWN_VALUE}})"
             raise ValueError(msg)  # pydantic reports a ValueError with its place
-        name = content.get(self.key)
+        if self.key not in content:
+            msg = f"{self.key!r} is missing; it must be one of {', '.join(self.kinds)}"
+            raise ValueError(msg)
+        name = content[self.key]
         if not isinstance(name, str) or name not in self.kinds:
             hint = suggest_key(str(name), list(self.kinds))
             msg = f"{self.key!r} must be one of {', '.join(self.kinds)} (got {name!r}){hint}"
@@ -68,15 +71,27 @@ class OneOf:
         return self.kinds[name].model_validate(content)
 
 
+class UpgradeError(ValueError):
+    """A file of an earlier version cannot be upgraded.
+
+    Attributes:
+        problems: One line each, beginning with the place of the field in the file.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-"""From the JSON object of one schema version to that of the next, `schema_version` included."""
+"""Turns the JSON object of one schema version into that of the next, `schema_version` included."""
 
 
 class Document(Part):
     """A file of its own. Subclasses narrow `schema_version` to the one version that they describe.
 
     Attributes:
-        upgrades: How files of earlier versions become the next version, by the version that they have.
+        upgrades: Functions that turn files of an earlier version into the next one, by the earlier version.
     """
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = {}
@@ -96,8 +111,16 @@ def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:
         DocumentError: The file is missing, no JSON, of an unknown version, or breaks the schema; each problem is named
             by file and field.
     """
-    content = _upgrade(path, read_json(path), kind)
-    return parse_part(content, kind, where=path.name)
+    written = read_json(path)
+    content = _upgrade(path, written, kind)
+    try:
+        return parse_part(content, kind, where=path.name)
+    except DocumentError as error:
+        if content is written:
+            raise
+        version = written["schema_version"]
+        msg = f"{error}\n({path.name} has schema version {version}; fields are named as in the present one)"
+        raise DocumentError(msg) from error
 
 
 def read_json(path: Path) -> Any:
@@ -187,7 +210,10 @@ def _upgrade(path: Path, content: Any, kind: type[Document]) -> Any:
         msg = f"{path} must hold a JSON object, found {type(content).__name__}"
         raise DocumentError(msg)
     found = content.get("schema_version")
-    content = upgrade_content(content, kind)
+    try:
+        content = upgrade_content(content, kind)
+    except UpgradeError as error:
+        raise DocumentError("\n".join(f"{path.name}: {problem}" for problem in error.problems)) from error
     (expected,) = getattr(kind.model_fields["schema_version"].annotation, "__args__", (None,))
     if content.get("schema_version") != expected:
         msg = (

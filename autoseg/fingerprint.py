@@ -31,7 +31,7 @@ class ChannelFingerprint(Part):
     """One image channel.
 
     Attributes:
-        name: As in dataset.json; decides the normalization.
+        name: Name of the channel in dataset.json; decides the normalization.
         foreground: None if no case has any foreground voxel.
     """
 
@@ -83,10 +83,10 @@ class Fingerprint(Document):
 
 
 class HostThroughput(Part):
-    """How fast the computer's CPU trains, measured.
+    """Measured training throughput of the computer's CPU.
 
     Attributes:
-        number_type: What networks compute in on it.
+        number_type: Dtype in which networks compute on this computer.
         convolution_flops: Floating-point operations per second of 3 x 3 x 3 convolutions, forward and backward
             together, with 16, 32 and 64 channels.
         elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward
@@ -104,7 +104,7 @@ class HostThroughput(Part):
 
 
 class Machine(Part):
-    """What is known of the computer, and of the time there is on it.
+    """The known properties of the computer, and the available time.
 
     Attributes:
         accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.

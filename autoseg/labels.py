@@ -22,7 +22,7 @@ class LabelClass(Part):
     """A named label or region.
 
     Attributes:
-        name: As in dataset.json.
+        name: Name in dataset.json.
         values: The values in the user's label files that belong to it; a class with several values is a region.
     """
 

@@ -22,7 +22,7 @@ BYTES_PER_STORED_PARAMETER: Final = 4
 
 
 class StepCost(Part):
-    """What the training of a configuration costs on a device.
+    """Cost of training a configuration on a device.
 
     Attributes:
         iteration_seconds: One iteration of training, patches included.
@@ -42,10 +42,10 @@ class Convolution:
     """One convolution, transposed or not, applied to a batch.
 
     Attributes:
-        channels_in: Of one group.
-        channels_out: Of one group.
+        channels_in: Input channels of one group.
+        channels_out: Output channels of one group.
         output_elements: Numbers in the feature map.
-        multiply_adds: In the forward pass.
+        multiply_adds: Multiply-adds of the forward pass.
     """
 
     channels_in: int
@@ -56,15 +56,15 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkCost:
-    """What a network costs in the training step of a batch.
+    """Cost of a network in the training step of a batch.
 
     Attributes:
-        kept_bytes: What autograd keeps from the forward to the backward pass in float32, parameters not included.
+        kept_bytes: Bytes that autograd keeps from the forward to the backward pass in float32, parameters not included.
         parameter_count: Trained or not.
-        parameter_bytes: Of these, in float32.
-        multiply_adds: Of convolutions and matrix products, in the forward pass.
-        matrix_multiply_adds: Of matrix products alone, such as attention and linear layers.
-        convolutions: In the order in which they are computed, without those that write an output of the network.
+        parameter_bytes: Bytes of the parameters in float32.
+        multiply_adds: Multiply-adds of convolutions and matrix products in the forward pass.
+        matrix_multiply_adds: Multiply-adds of matrix products alone, such as attention and linear layers.
+        convolutions: Convolutions in the order of computation, without those that write an output of the network.
         normalized_elements: Numbers that normalizations write.
         output_elements: Numbers in all outputs of the network.
     """
@@ -93,8 +93,8 @@ def estimate_host_training_bytes(configuration: ConfigurationPlan, dtype: str, c
 
     Args:
         configuration: Its patch and batch are those that were counted.
-        dtype: In which the network computes.
-        cost: Of its network.
+        dtype: Dtype in which the network computes.
+        cost: Cost of the configuration's network.
     """
     voxels = configuration.training.batch_size * math.prod(configuration.patch_voxels)
     # Any other dtype counts as the widest.

@@ -23,7 +23,7 @@ class _Layer:
 
     Attributes:
         kernel_voxels: Multiply-adds for each pair of channels and voxel of the output.
-        weight_voxels: Of the kernel as it is stored.
+        weight_voxels: Number of weights of the kernel as it is stored.
         kept_elements: Feature maps that autograd keeps because of this layer.
     """
 
@@ -141,7 +141,7 @@ def _list_residual_encoder(network: UNetPlan, voxels: Sequence[int]) -> Iterator
 
 
 def _list_decoder(network: UNetPlan, voxels: Sequence[int]) -> Iterator[_Layer]:
-    """From the lowest resolution up, as in the plan."""
+    """Lists the layers from the lowest resolution up, as in the plan."""
     for stage in reversed(range(len(voxels) - 1)):
         width = network.features_per_stage[stage]
         yield _Layer(

@@ -57,7 +57,7 @@ class ValidationConditions(Part):
         """Lists warnings to be shown beside the scores."""
         limits = self.list_limits()
         limited = f"a limited validation ({'; '.join(limits)}): compare its scores with none of a whole one"
-        shortage = describe_undertraining(self.trained_iterations, self.sufficient_iterations)
+        shortage = describe_shortage(self.trained_iterations, self.sufficient_iterations)
         return (*([limited] if limits else []), *([] if shortage is None else [shortage]))
 
 
@@ -73,12 +73,12 @@ def list_limits(*, mirroring: bool, step_fraction: float, cases: int, held_out_c
     return tuple(text for text, is_true in limits.items() if is_true)
 
 
-def is_undertrained(iterations: int, sufficient: int | None) -> bool:
+def is_hopeless(iterations: int, sufficient: int | None) -> bool:
     """Returns whether a training has too few iterations to be of any use."""
     return sufficient is not None and iterations < FEWEST_SHARE * sufficient
 
 
-def describe_undertraining(iterations: int, sufficient: int | None) -> str | None:
+def describe_shortage(iterations: int, sufficient: int | None) -> str | None:
     """Returns a warning about a training of too few iterations; None if they suffice."""
     if sufficient is None or iterations >= WARNED_SHARE * sufficient:
         return None

@@ -1,4 +1,4 @@
-"""Policy: what to do for a given fingerprint. Planners are pure functions from measurements to a plan."""
+"""Policy: the decisions for a given fingerprint. Planners are pure functions from measurements to a plan."""
 
 from typing import Final
 

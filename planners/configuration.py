@@ -22,11 +22,11 @@ from planners.rules.training import build_training
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What all configurations of a plan share.
+    """Values that all configurations of a plan share.
 
     Attributes:
         memory_gb: Accelerator memory to plan for.
-        measure_cost: What networks cost; None where nothing measures it.
+        measure_cost: Measures the cost of a network; None where nothing measures it.
     """
 
     profile: Profile
@@ -35,7 +35,7 @@ class Circumstances:
     measure_cost: MeasureCost | None
 
     def get_budget(self, dimensions: int) -> MemoryBudget:
-        """What a 2D or 3D network may cost."""
+        """Returns the memory budget of 2D or 3D networks."""
         return compute_budget(
             self.profile.calibration,
             memory_gb=self.memory_gb,
@@ -44,7 +44,7 @@ class Circumstances:
         )
 
     def choose_network(self, topology: Topology) -> tuple[NetworkPlan, tuple[Reason, ...]]:
-        """The network for a topology."""
+        """Chooses the network for a topology."""
         return self.profile.choose_network(
             topology,
             input_channels=len(self.fingerprint.channels),
@@ -52,7 +52,7 @@ class Circumstances:
         )
 
     def estimate(self, topology: Topology) -> int:
-        """Feature map elements of the network for a topology."""
+        """Estimates the feature map elements of the network for a topology."""
         network, _ = self.choose_network(topology)
         return estimate_feature_map_elements(
             network,
@@ -62,7 +62,7 @@ class Circumstances:
         )
 
     def explain_memory(self, network: NetworkPlan, topology: Topology) -> Decision[int] | None:
-        """What the network keeps, where that was measured."""
+        """Explains what the network keeps in memory, where that was measured."""
         if self.measure_cost is None:
             return None
         return explain_measured_memory(
@@ -70,14 +70,14 @@ class Circumstances:
         )
 
     def choose_patch(self, dataset: ResampledDataset) -> Decision[Topology]:
-        """The largest patch that fits, with its network."""
+        """Chooses the largest patch that fits, with its network."""
         budget = self.get_budget(len(dataset.spacing_mm))
         return choose_patch_size(
             dataset, budget=budget, estimate=self.estimate, compute_topology=self.profile.topology.compute
         )
 
     def choose_batch_size(self, topology: Topology, dataset: ResampledDataset) -> Decision[int]:
-        """How many such patches are trained at once."""
+        """Chooses the batch size for such patches."""
         return choose_batch_size(
             topology.patch_voxels,
             elements=self.estimate(topology),
@@ -88,7 +88,7 @@ class Circumstances:
 
 
 def explain_missing_pooling(dataset: ResampledDataset, rule: TopologyRule = UNET_TOPOLOGY) -> str | None:
-    """Why no network of two resolutions exists at a spacing, however large the memory; None where one exists."""
+    """Explains why no network of two resolutions exists at a spacing, however large the memory; None if one exists."""
     topology = rule.compute(dataset.spacing_mm, compute_initial_patch(dataset))
     if topology.stage_count >= FEWEST_STAGES:
         return None
@@ -105,9 +105,9 @@ def choose_configuration(
     """Decides everything about a configuration that works with its own preprocessed data.
 
     Args:
-        name: As in the plan; opens the subject of every reason.
+        name: Name in the plan; opens the subject of every reason.
         dataset: The data at the spacing of this configuration.
-        shared: What all configurations have in common.
+        shared: The circumstances that all configurations have in common.
         has_coarser_configuration: Whether the same data are also planned at a coarser spacing.
 
     Raises:

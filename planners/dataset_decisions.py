@@ -17,10 +17,10 @@ from planners.rules.spacing import choose_target_spacing, format_spacing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonDecisions:
-    """Decisions that no planner takes differently.
+    """Decisions that are the same in all planners.
 
     Attributes:
-        spacing: Along z, y, x, in mm.
+        spacing: Spacing along z, y, x, in mm.
         channels: Normalization of every channel.
     """
 
@@ -48,7 +48,7 @@ class CommonDecisions:
         reasons: tuple[Reason, ...],
         budget_seconds: float | None = None,
     ) -> Plan:
-        """The plan, with the reasons for what is common before those of the planner."""
+        """Builds the plan, with the reasons of the common decisions before those of the planner."""
         fingerprint = self.fingerprint
         return Plan(
             autoseg_version=__version__,
@@ -82,7 +82,7 @@ class CommonDecisions:
 
 
 def choose_common(fingerprint: Fingerprint) -> CommonDecisions:
-    """Takes the decisions that depend on the data alone.
+    """Makes the decisions that depend on the data alone.
 
     Raises:
         PlanError: A CT channel without foreground.

@@ -1,4 +1,4 @@
-"""The planner: applies the rules to the measurements, in the order in which one would explain them."""
+"""The planner, which applies the rules to the measurements in the order in which one would explain them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -26,12 +26,12 @@ Configurations = dict[str, ConfigurationPlan]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:
-    """A pure function from what was measured to what is done.
+    """A pure function from measurements to a plan.
 
     Attributes:
         name: Key of the table `planners.PLANNERS`.
         description: One sentence for the command line.
-        profile: What distinguishes it from the other planners.
+        profile: The values in which it differs from the other planners.
         measures_host: Whether it needs the measured throughput of the CPU.
     """
 
@@ -44,9 +44,9 @@ class Planner:
         """Decides everything about a dataset.
 
         Args:
-            fingerprint: Of the dataset.
-            machine: What to plan for.
-            measure_cost: What networks cost; needed for families without a closed form.
+            fingerprint: Fingerprint of the dataset.
+            machine: The computer to plan for.
+            measure_cost: Measures the cost of a network; needed for families without a closed form.
 
         Raises:
             PlanError: No plan exists: images too small, memory too small, or a CT channel without foreground. Or

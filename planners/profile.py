@@ -1,4 +1,4 @@
-"""The dials in which one planner differs from another; everything else is common to all of them."""
+"""The values in which one planner differs from another; everything else is common to all of them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +10,7 @@ from planners.rules.topology import UNET_TOPOLOGY, Topology, TopologyRule
 
 
 class ChooseNetwork(Protocol):
-    """How the network of a preset, of whatever family, follows from a topology."""
+    """Chooses the network of a preset, of any family, for a topology."""
 
     def __call__(
         self, topology: Topology, *, input_channels: int, output_channels: int
@@ -21,13 +21,13 @@ class ChooseNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The dials of a planner.
+    """The values in which a planner differs from others.
 
     Attributes:
         choose_network: The network for a topology.
-        topology: How the patch is divided; another rule than that of the U-Nets for networks that need another one.
+        topology: Rule for dividing the patch; networks that do not divide it as the U-Nets do need a rule of their own.
         memory_gb: Accelerator memory to plan for where none is stated.
-        calibration: What networks may keep in memory; `planners.rules.memory.PLAIN_CALIBRATION` for every family that
+        calibration: Memory that networks may keep; `planners.rules.memory.PLAIN_CALIBRATION` for every family that
             was not calibrated itself.
         patch_must_fit: The batch with which a patch has to fit into the memory: the smallest allowed one, so that
             the patch grows at the expense of the batch, or the reference batch.

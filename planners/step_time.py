@@ -11,7 +11,7 @@ PASSES: Final = 3  # forward, gradient of the input, gradient of the weights
 OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 # Measured on a CPU of 2022, and taken for any: they matter for small networks and patches alone.
 SHARE_OF_ESTIMATE: Final = {2: 1.2, 3: 0.9}
-"""What networks took of what their convolutions and normalizations should, by dimensions: the rates are those of 3D."""
+"""Measured time as a share of the estimate (convolutions and normalizations), by dimensions: rates are those of 3D."""
 DELAY_BY_PATCHES: Final = 1.5  # threads of the network wait for the one whose core makes patches
 SECONDS_PER_LAYER: Final = 0.0015  # calls, whatever the size of its feature map
 SECONDS_PER_PARAMETER: Final = 5e-9  # changing the weights
@@ -20,7 +20,7 @@ SECONDS_PER_PATCH_ELEMENT: Final = 1.1e-7
 
 
 def estimate_step_seconds(cost: NetworkCost, host: HostThroughput) -> float:
-    """Forward and backward pass of a batch: convolutions, matrix products, normalizations with their activations.
+    """Estimates the seconds of convolutions, matrix products, normalizations and activations, forward and backward.
 
     Convolutions count with the measured rate of the widest layer that was measured and is not wider than they are;
     narrower ones than any in proportion. Loss, optimizer and patches are left out: together less than 5 %. On
@@ -34,15 +34,15 @@ def estimate_step_seconds(cost: NetworkCost, host: HostThroughput) -> float:
 
 
 def estimate_cost(configuration: ConfigurationPlan, host: HostThroughput, cost: NetworkCost) -> StepCost:
-    """What a planned configuration costs on a CPU: network, weights and, beside it, patches.
+    """Estimates the cost of a planned configuration on a CPU: network, weights and, beside it, patches.
 
     On two cores the estimates for five networks (3D and 2D, plain and residual, 16 and 32 features) were between 0.97
     and 1.06 of the measured steps, and those for iterations with patches between 0.8 and 1.0.
 
     Args:
         configuration: Its patch and batch are those that were counted.
-        host: What was measured of the CPU.
-        cost: Of its network.
+        host: Measured throughput of the CPU.
+        cost: Cost of the configuration's network.
     """
     network, batch = configuration.network, configuration.training.batch_size
     passes = SHARE_OF_ESTIMATE[configuration.dimensions] * estimate_step_seconds(cost, host)

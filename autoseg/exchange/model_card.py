@@ -134,7 +134,7 @@ def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> 
     for name in record.configurations:
         previous = plan.configurations[name].previous_configuration
         if previous is not None:
-            yield f"{name} is the second stage of a cascade and refines what {previous} predicts."
+            yield f"{name} refines what {previous} predicts."
     if record.selected is not None:
         names = " and ".join(record.selected.configurations)
         mean = ", whose probabilities are averaged" if len(record.selected.configurations) > 1 else ""

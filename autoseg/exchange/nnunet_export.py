@@ -32,7 +32,7 @@ def name_model_folder(configuration: str) -> str:
     return SEPARATOR.join((BASE, PLANS_TITLE, configuration))
 
 
-def describe_losses(plan: Plan) -> tuple[str, ...]:
+def describe_export_differences(plan: Plan) -> tuple[str, ...]:
     """Describes what nnU-Net does in another way with a model of this plan, one sentence each."""
     notes = []
     if plan.orientation not in (None, REORIENTED):

@@ -9,8 +9,7 @@ import re
 from typing import Final
 
 from autoseg.errors import ExchangeError
-from autoseg.plan.reference_training import build_reference_training
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS, build_reference_transforms
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS, build_reference_training, build_reference_transforms
 from autoseg.plan.training import TrainingPlan
 
 BASE: Final = "nnUNetTrainer"
@@ -25,16 +24,13 @@ HARMLESS_PARTS: Final = (
 """Length, augmentation, loss, schedule, optimizer, sampling: nothing that a trained network shows."""
 HARMLESS_NAME: Final = re.compile(rf"{BASE}(?:_?(?:{'|'.join(HARMLESS_PARTS)}))*")
 
-FLAT_PATCH_RATIO: Final = 3
-ELONGATED_RATIO: Final = 1.5
-
 
 def check_trainer(name: str, *, where: str, accepts_any: bool) -> None:
     """Refuses trainers that may build a network of their own.
 
     Args:
-        name: Of the class.
-        where: What to call the model in a message.
+        name: Name of the trainer class.
+        where: Name of the model in a message.
         accepts_any: The user vouches for it.
 
     Raises:
@@ -62,18 +58,9 @@ def build_trainer_plan(
 
     Prediction uses the batch size and the mirrored axes of it; the rest would count if the run were trained further.
     """
-    limit_degrees, in_plane_only = _find_rotation(patch_voxels)
-    transforms = build_reference_transforms(limit_degrees, in_plane_only=in_plane_only, mirror_axes=mirror_axes)
+    transforms = build_reference_transforms(patch_voxels, mirror_axes=mirror_axes)
     return build_reference_training(
         batch_size=batch_size,
         batch_dice=batch_dice,
         transforms=(*transforms, *REFERENCE_MASK_TRANSFORMS) if is_cascade else transforms,
     )
-
-
-def _find_rotation(patch_voxels: tuple[int, ...]) -> tuple[float, bool]:
-    """Largest angle, and whether slices are turned in plane only."""
-    if len(patch_voxels) == 2:
-        return (15.0 if max(patch_voxels) / min(patch_voxels) > ELONGATED_RATIO else 180.0), False
-    is_flat = max(patch_voxels) / patch_voxels[0] > FLAT_PATCH_RATIO
-    return (180.0, True) if is_flat else (30.0, False)

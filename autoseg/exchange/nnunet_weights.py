@@ -41,7 +41,7 @@ def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, whe
     """Renames nnU-Net's weights to those of a network of the plan; each tensor of either has exactly one counterpart.
 
     Args:
-        weights: By nnU-Net's names.
+        weights: Tensors by nnU-Net's names.
         plan: Describes the network.
         where: The name of the file in a message.
 

@@ -33,7 +33,7 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
 
 
 def select_previous_folds(folds: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Folds of the previous stage that go with those that are named for a configuration; None for every trained one."""
+    """Selects the folds of the previous stage for the requested ones of a configuration; None for every trained one."""
     return tuple(fold for fold in folds or () if fold != ALL_CASES) or None
 
 

@@ -109,7 +109,7 @@ class SegmentationModel:
     def _append_previous(
         self, case: StagedCase, *, options: PredictionOptions, on_window: OnWindow | None
     ) -> Float32[np.ndarray, "channel z y x"]:
-        """The image with what the previous stage gives, whose logits are dropped before this stage predicts."""
+        """Appends the channels from the previous stage, whose logits are freed before this stage predicts."""
         if self.previous is None:
             return case.image
         assert case.previous is not None, "this case was not preprocessed for the previous stage"
@@ -118,7 +118,7 @@ class SegmentationModel:
         return append_prediction(case, prediction, self.plan, self.configuration)
 
     def build_stage_prediction(self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry) -> StagePrediction:
-        """What the next stage takes from logits of this one."""
+        """Builds the input of the next stage from logits of this one."""
         labels, resampling = self.plan.labels, self.configuration_plan.resampling
         restore = partial(restore_label_map, logits, labels=labels, resampling=resampling)
         return StagePrediction(geometry=geometry, restore_label_map=restore)
@@ -204,7 +204,7 @@ def load_model(
     precision: Precision = "auto",
     execution: ExecutionChoice = "auto",
     workload: Workload = ONE_IMAGE,
-    with_previous_stages: bool = True,
+    with_previous: bool = True,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
 
@@ -223,7 +223,7 @@ def load_model(
             (see `find_dtype`).
         execution: Backend that runs the networks on a CPU; "auto" selects the one that finishes first.
         workload: Expected use of the model.
-        with_previous_stages: Whether to load previous stages; without them, only `predict_preprocessed` works.
+        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -231,18 +231,18 @@ def load_model(
         DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution.
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
-    processor = find_device(device)
-    dtype = find_dtype(processor, precision)
-    if processor.type == "cpu":
+    used_device = find_device(device)
+    dtype = find_dtype(used_device, precision)
+    if used_device.type == "cpu":
         keep_freed_memory(LARGEST_KEPT_IN_PREDICTION_BYTES)
     name = find_configuration(folder, read_document(folder.plan, Plan), configuration)
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    with adaptive_cpu_threads(processor):
+    with adaptive_cpu_threads(used_device):
         prepared = prepare_networks(
             [load_network(training, plan.configurations[name]) for training in trainings],
-            Setting(configuration=plan.configurations[name], device=processor, dtype=dtype),
+            Setting(configuration=plan.configurations[name], device=used_device, dtype=dtype),
             choice=execution,
             workload=workload,
         )
@@ -251,13 +251,13 @@ def load_model(
         configuration=name,
         folds=names,
         networks=prepared.networks,
-        device=processor,
+        device=used_device,
         dtype=dtype,
         execution=prepared.execution,
         inference_batch_size=prepared.inference_batch_size,
     )
     previous_stage = plan.configurations[name].previous_configuration
-    if previous_stage is None or not with_previous_stages:
+    if previous_stage is None or not with_previous:
         return model
     previous = load_model(
         folder,
@@ -280,7 +280,7 @@ def check_stages_compatible(first: Plan, second: Plan, configuration: str) -> No
     Args:
         first: Plan of the previous stage's trainings.
         second: Plan of the configuration.
-        configuration: That has the previous stage.
+        configuration: The configuration that has the previous stage.
 
     Raises:
         PredictionError: The plans differ.

@@ -27,14 +27,14 @@ CHANNELS_LAST: Final = {2: torch.channels_last, 3: torch.channels_last_3d}
 def build_convolution(
     channels_in: int, channels_out: int, kernel: Sequence[int], *, stride: Sequence[int], bias: bool = True
 ) -> nn.Module:
-    """A convolution that keeps the extent for stride 1: each side is padded by (kernel - 1) // 2 zeros."""
+    """Builds a convolution that keeps the extent for stride 1: each side is padded by (kernel - 1) // 2 zeros."""
     padding = tuple((extent - 1) // 2 for extent in kernel)
     kind = CONVOLUTIONS[len(kernel)]
     return kind(channels_in, channels_out, tuple(kernel), stride=tuple(stride), padding=padding, bias=bias)
 
 
 def build_head(channels_in: int, channels_out: int, dimensions: int) -> nn.Module:
-    """The 1x1 convolution that turns features into logits."""
+    """Builds the 1x1 convolution that turns features into logits."""
     return CONVOLUTIONS[dimensions](channels_in, channels_out, 1)
 
 
@@ -94,7 +94,7 @@ class ConvolutionUnit(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around which the input is led (basic block of He et al. 2016, arXiv:1512.03385).
+    """Two convolutions with a shortcut (basic block of He et al. 2016, arXiv:1512.03385).
 
     The shortcut follows ResNet-D (He et al. 2019, arXiv:1812.01187): average pooling where the resolution falls, then
     a 1x1 convolution without bias and a normalization where the number of channels changes.
@@ -136,7 +136,7 @@ class AveragePool3d(nn.AvgPool3d):
 def average_blocks(
     features: Float[Tensor, "batch channel z y x"], kernel: Sequence[int]
 ) -> Float[Tensor, "batch channel ..."]:
-    """Mean of every block of `kernel` voxels, by sums along axes."""
+    """Averages every block of `kernel` voxels, by sums along axes."""
     blocks = [(extent // step, step) for extent, step in zip(features.shape[2:], kernel, strict=True)]
     return features.reshape(*features.shape[:2], *chain.from_iterable(blocks)).mean(dim=(3, 5, 7))
 
@@ -145,7 +145,7 @@ POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.AvgPool2d, 3: Aver
 
 
 class Shortcut(nn.Module):
-    """The way around a residual block's convolutions: the identity wherever shapes allow."""
+    """The shortcut of a residual block: the identity wherever shapes allow."""
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: Sequence[int]) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Shortcut(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """One step up: enlarges the features from below, joins the encoder's features of this level, convolves.
+    """One decoder level: upsamples the features from below, concatenates those of the encoder, convolves.
 
     The transposed convolution's kernel equals its stride, so that its patches do not overlap.
     """
@@ -187,7 +187,7 @@ class DecoderLevel(nn.Module):
     def forward(
         self, below: Float[Tensor, "batch channels_below *space_below"], skips: list[Tensor]
     ) -> Float[Tensor, "batch channels ..."]:
-        """Enlarges `below` and takes the last of `skips` off the list, so that its memory is free after joining.
+        """Upsamples `below` and pops the last of `skips`, so that its memory is free after concatenation.
 
         The joined features, the largest of all, have no name here: they are free after the convolution.
         """

@@ -1,4 +1,4 @@
-"""What a network costs, counted from the network itself: its forward pass on torch's meta device computes nothing."""
+"""Cost of a network, counted from the network itself; its forward pass on the meta device computes nothing."""
 
 import math
 from collections.abc import Iterable
@@ -27,7 +27,9 @@ NORMALIZATIONS: Final = frozenset(
 
 
 def measure_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
-    """Counts what a training step of a planned network costs, whatever its family; takes about 0.1 s, no memory.
+    """Counts what a training step of a planned network costs, whatever its family.
+
+    Takes about 0.1 s and no memory; the first network of a process takes some seconds more, to load parts of torch.
 
     Fused attention counts like attention that is written out, with its map of all pairs of positions: on the safe side.
     """
@@ -41,8 +43,8 @@ def measure_module_cost(network: nn.Module, image: Float[Tensor, "batch channel 
     """Counts what a forward pass computes and what autograd keeps of it.
 
     Args:
-        network: In training mode; returns a tuple of outputs.
-        image: On the device of the network. On any other than the meta device, the pass is computed.
+        network: Network in training mode that returns a tuple of outputs.
+        image: Image on the device of the network. On any other than the meta device, the pass is computed.
     """
     kept = _Storages()
     counter = _Counter()
@@ -66,7 +68,7 @@ def measure_module_cost(network: nn.Module, image: Float[Tensor, "batch channel 
 
 @dataclass(frozen=True, slots=True)
 class _Storages:
-    """The memory behind tensors, each block once; held, so that no other block gets its identity."""
+    """Distinct storages of tensors; references are kept, so that no other storage gets the same identity."""
 
     by_identity: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
@@ -84,7 +86,7 @@ def _refuse_backward(_: None) -> Tensor:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without annotations
-    """Sees every operation below autograd."""
+    """Counts every operation below autograd."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
@@ -97,7 +99,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return sum(convolution.multiply_adds for _, convolution in self._convolutions)
 
     def list_convolutions(self, *, besides: Iterable[Tensor]) -> tuple[Convolution, ...]:
-        """Those that did not write one of the tensors."""
+        """Lists the convolutions that did not write one of the tensors."""
         excluded = {id(tensor.untyped_storage()) for tensor in besides}
         return tuple(
             convolution for written, convolution in self._convolutions if id(written.untyped_storage()) not in excluded

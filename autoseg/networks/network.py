@@ -1,4 +1,4 @@
-"""The contract of a network: all that the rest of the program knows of one, whatever its family."""
+"""The contract of a network: all that other modules know of one, whatever its family."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from autoseg.networks.initialization import initialize_weights
 from autoseg.plan.network import NetworkPlan
 
 TargetKind = Literal["labels"]
-"""What an output is compared with in training: the label map, at the resolution of the output."""
+"""Kind of target that an output is compared with in training: the label map, at the resolution of the output."""
 
 
 class SegmentationNetwork(nn.Module, ABC):
-    """Image in, logits out.
+    """A network that computes logits of an image.
 
     A family implements `forward` and `output_weights`, and overrides what else differs from the defaults. Names in
     its `state_dict` are those in checkpoints and must not change once a family is released.
 
     Attributes:
-        plan: From which the network was built.
+        plan: The plan from which the network was built.
         deep_supervision: Whether `forward` returns all outputs that are trained, or the first alone. Families read it,
             everybody else calls `set_deep_supervision` or `single_output`.
     """
@@ -49,13 +49,13 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @property
     def output_targets(self) -> tuple[TargetKind, ...]:
-        """What every output that `forward` returns now is compared with."""
+        """The kind of target of every output that `forward` returns now."""
         target: TargetKind = "labels"
         return (target,) * len(self.output_weights)
 
     @property
     def margin_voxels(self) -> tuple[int, ...]:
-        """For every axis, by how much the first output is smaller than the image at either end."""
+        """The number of voxels per axis by which the first output is smaller than the image at either end."""
         return (0,) * self.plan.dimensions
 
     @property
@@ -82,7 +82,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @contextmanager
     def single_output(self) -> Iterator[None]:
-        """Within it, `forward` returns the first output alone."""
+        """Makes `forward` return the first output alone within the context."""
         before = self.deep_supervision
         self.set_deep_supervision(enabled=False)
         try:

@@ -31,7 +31,7 @@ PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as
 OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 PLAUSIBLE_FLOPS_PER_CORE: Final = (2e9, 1e12)
 PLAUSIBLE_ELEMENTS_PER_CORE: Final = (3e7, 1e10)
-"""From a slow laptop in single precision to a server with matrix units (guess, wide on purpose): rates outside were
+"""Rates of a slow laptop in single precision and of a server with matrix units (guess, wide on purpose): others were
 disturbed, or the machine is of an unknown kind."""
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The decoder and the outputs that U-Nets share, whatever their encoder."""
+"""The decoder and the outputs that all U-Nets share."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from autoseg.plan.network import UNetPlan
 
 
 class UNet(SegmentationNetwork):
-    """A U-Net around an encoder; a family gives the encoder.
+    """A U-Net with the encoder of its family.
 
     Decoder levels and heads are numbered like the encoder's stages: level 0 has the full resolution. Every level has
     a head; without deep supervision only head 0 is computed. Names of the weights beside nnU-Net's, whose decoder
@@ -22,7 +22,7 @@ class UNet(SegmentationNetwork):
     | `heads.{level}` | `decoder.seg_layers.{j}` |
 
     Attributes:
-        trained_output_count: Under deep supervision all levels but the lowest (whose weight in the loss would be 0),
+        trained_output_count: All levels but the lowest (whose weight in the loss would be 0) under deep supervision,
             and at least one.
     """
 
@@ -50,7 +50,7 @@ class UNet(SegmentationNetwork):
         """Computes logits, highest resolution first; exactly one entry without deep supervision.
 
         Args:
-            image: Each extent is a multiple of the product of the strides of its axis.
+            image: Input image; each extent is a multiple of the product of the strides of its axis.
         """
         skips: list[Tensor] = self.encoder(image)
         features = skips.pop()
@@ -64,7 +64,7 @@ class UNet(SegmentationNetwork):
 
     @property
     def output_weights(self) -> tuple[float, ...]:
-        """1, 1/2, 1/4, ... normalized to a sum of 1.
+        """The weights 1, 1/2, 1/4, ... normalized to a sum of 1.
 
         The reference has one output more, of the lowest decoder resolution, and gives it weight 0; our networks do not
         compute it. (With two stages that rule leaves the reference only a zero to normalize: its loss is NaN.)

@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def hash_weights(path: Path) -> str:
-    """SHA-256 of a checkpoint, which identifies its weights.
+    """Computes the SHA-256 of a checkpoint, which identifies its weights.
 
     Raises:
         RunError: It is missing or cannot be read.
@@ -67,8 +67,8 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     Equal weights become equal files.
 
     Args:
-        path: To be written.
-        weights: Under the names of the network's `state_dict`.
+        path: File to write.
+        weights: Tensors under the names of the network's `state_dict`.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.

@@ -1,4 +1,4 @@
-"""Schema of what was decided. A plan is complete: nothing is left to be chosen later, every choice has its reason."""
+"""Schema of a plan. A plan is complete: nothing is left to be chosen later, every choice has its reason."""
 
 from autoseg.plan.augmentation import TRANSFORM_PLANS, TransformPlan
 from autoseg.plan.decisions import Decision, Reason, Value
@@ -21,7 +21,7 @@ from autoseg.plan.network import (
     UNetPlan,
 )
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
-from autoseg.plan.reference_training import build_reference_training
+from autoseg.plan.reference import build_reference_training
 from autoseg.plan.stages import MasksOfPreviousStage, PreviousStagePlan
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
 from autoseg.plan.values import ConfigurationName

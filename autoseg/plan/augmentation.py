@@ -25,7 +25,7 @@ class TransformPlan(Part):
     name: str
 
     def find_problem(self, dimensions: int) -> str | None:
-        """What makes the transform impossible for patches of two or three axes; None if nothing does."""
+        """Says why the transform is impossible for patches of two or three axes; None if it is possible."""
         del dimensions
         return None
 
@@ -34,7 +34,7 @@ class SpatialPlan(TransformPlan):
     """Rotation and scaling about the centre, then cropping to the patch: one interpolation for both.
 
     Attributes:
-        rotation_limit_degrees: Each angle is uniform in [-limit, limit].
+        rotation_limit_degrees: Bound of the rotation; each angle is uniform in [-limit, limit].
         in_plane_only: Plan axis 0 of a 3D patch is left alone ("dummy 2D").
         scaling_range: One factor for all axes; above 1 objects become smaller.
     """
@@ -51,7 +51,7 @@ class NoisePlan(TransformPlan):
     """Additive Gaussian noise.
 
     Attributes:
-        std_range: Of its standard deviation.
+        std_range: Range of the standard deviation of the noise.
     """
 
     name: Literal["noise"] = "noise"
@@ -112,7 +112,7 @@ class LowResolutionPlan(TransformPlan):
 
 
 class GammaPlan(TransformPlan):
-    """Intensities, brought to 0 to 1, raised to a power; mean and standard deviation are restored.
+    """Gamma correction: intensities scaled to 0 to 1 are raised to a power; mean and standard deviation are restored.
 
     Attributes:
         inverted: The negative image is changed.
@@ -136,7 +136,7 @@ class MirrorPlan(TransformPlan):
     axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)]
 
     def find_problem(self, dimensions: int) -> str | None:
-        """Axes that stand twice, or that the patch does not have."""
+        """Reports axes that are listed twice, or that the patch does not have."""
         if len(set(self.axes)) == len(self.axes) and max(self.axes) < dimensions:
             return None
         return f"axes must be different axes below {dimensions} (got {self.axes})"
@@ -146,7 +146,7 @@ class MaskMorphologyPlan(TransformPlan):
     """Masks of the previous stage of a cascade are dilated, eroded, opened or closed.
 
     Attributes:
-        label_probability: Of each label, if masks change.
+        label_probability: Probability for each label, if masks change.
         radius_range_voxels: Drawn per label; of the ball.
     """
 
@@ -162,7 +162,7 @@ class MaskComponentRemovalPlan(TransformPlan):
     """Masks of the previous stage of a cascade lose a connected component each.
 
     Attributes:
-        label_probability: Of each label, if masks lose components.
+        label_probability: Probability for each label, if masks lose components.
         limit_fraction: Components of this share of the patch or more stay.
     """
 
@@ -216,12 +216,12 @@ Transforms = Annotated[
 
 
 def find_mirror_axes(transforms: tuple[TransformPlan, ...]) -> tuple[int, ...]:
-    """The axes over whose mirrored views prediction averages; empty without the transform "mirror"."""
+    """Returns the axes over whose mirrored views prediction averages; empty without the transform "mirror"."""
     return next((transform.axes for transform in transforms if isinstance(transform, MirrorPlan)), ())
 
 
 def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has_previous_stage: bool) -> list[str]:
-    """What makes transforms impossible in a configuration of two or three axes, each with its place in the list."""
+    """Says why transforms are impossible in a configuration of two or three axes, each with its place in the list."""
     problems = []
     for position, transform in enumerate(transforms):
         problem = transform.find_problem(dimensions)

@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[Value]):
-    """What a rule decided, and one sentence with the numbers that led to it."""
+    """The value that a rule chose, and one sentence with the numbers that led to it."""
 
     value: Value
     because: str
@@ -20,7 +20,7 @@ class Reason(Part):
     """A decision as it is stored and printed.
 
     Attributes:
-        subject: What was decided, for example "3d_fullres: patch size".
+        subject: The thing that was decided, for example "3d_fullres: patch size".
         value: The decision in words or numbers.
         because: One sentence with the numbers in it.
     """

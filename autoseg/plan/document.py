@@ -23,9 +23,9 @@ from autoseg.plan.upgrades import PLAN_UPGRADES
 from autoseg.plan.values import AxisCounts, ConfigurationName, Positive
 
 PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
-"""Where the user names none, the first of these that there is."""
+"""Configurations in the order of preference where the user names none."""
 IMPORTED_PLANNER: Final = "nnU-Net"
-"""How the planner's name begins in a plan that was imported."""
+"""Beginning of the planner's name in a plan that was imported."""
 
 
 class ConfigurationPlan(Part):
@@ -35,7 +35,7 @@ class ConfigurationPlan(Part):
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input.
-        previous_stage: What the network gets from a configuration that was trained before; None if nothing.
+        previous_stage: Input of the network from a configuration that was trained before; None without one.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
 
@@ -82,7 +82,7 @@ class Plan(Document):
         budget_seconds: Time that was planned for, from raw images to predictions; None: without a limit.
         orientation: Axis code (x, y, z) to which images are brought before anything else; None for pictures.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
-        distance_unit: Of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
+        distance_unit: Unit of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
         file_ending: Ending of predicted label maps, as in the dataset.
     """
 
@@ -105,7 +105,7 @@ class Plan(Document):
 
     @property
     def is_imported(self) -> bool:
-        """Whether another tool made the decisions, so that the run holds its models and no training data."""
+        """Returns whether another tool made the decisions, so that the run holds its models and no training data."""
         return self.planner.startswith(IMPORTED_PLANNER)
 
     @model_validator(mode="after")
@@ -120,7 +120,7 @@ class Plan(Document):
         return self
 
     def list_stages(self, configuration: str) -> tuple[str, ...]:
-        """The configurations that predict one after the other, in the order of training; the given one is the last."""
+        """Lists the configurations that predict one after the other, in training order; the given one is last."""
         stages = [configuration]
         while (previous := self.configurations[stages[0]].previous_configuration) is not None:
             if previous in stages:  # in a plan that is still being checked
@@ -152,7 +152,7 @@ class Plan(Document):
                 raise ValueError(msg)
 
     def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:
-        """One configuration.
+        """Returns the configuration of that name.
 
         Raises:
             PlanError: It is not planned.

@@ -13,7 +13,7 @@ from autoseg.plan.values import NonNegative
 
 
 class LossTerm(Part):
-    """One term of the loss: a factor, and whatever else the kind of term needs to know.
+    """One term of the loss: its weight, and the parameters of its kind.
 
     Attributes:
         name: Tells the kinds apart.
@@ -45,7 +45,7 @@ LOSS_TERMS: Final[dict[str, type[LossTerm]]] = {"dice": DiceTerm, "cross_entropy
 
 
 class ObjectivePlan(Part):
-    """How a batch becomes the number that training minimizes.
+    """The function that training minimizes.
 
     Attributes:
         name: Tells the kinds apart.

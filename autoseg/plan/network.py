@@ -32,15 +32,15 @@ class NetworkPlan(Part):
     @property
     @abstractmethod
     def patch_divisors(self) -> tuple[int, ...]:
-        """For every axis, a number of voxels of which the extent of every input must be a multiple."""
+        """The number of voxels per axis of which the extent of every input must be a multiple."""
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """Rows of a table about the plan: what the family is given, by short headings, in a few words each."""
+        """Describes the parameters of the family in a few words each, by short headings, for a table about the plan."""
 
 
 class UNetPlan(NetworkPlan):
-    """What all families of U-Nets are given. Stage 0 has the full resolution, the last stage is the bottleneck.
+    """Parameters of all families of U-Nets. Stage 0 has the full resolution, the last stage is the bottleneck.
 
     Attributes:
         features_per_stage: Channels of each stage.
@@ -64,7 +64,7 @@ class UNetPlan(NetworkPlan):
         return tuple(prod(steps) for steps in zip(*self.strides, strict=True))
 
     def describe(self) -> Mapping[str, str]:
-        """Features, strides and kernels of all stages."""
+        """Describes features, strides and kernels of all stages."""
         return {
             "features": " ".join(map(str, self.features_per_stage)),
             "strides": _format_per_axis(self.strides),

@@ -1,4 +1,4 @@
-"""How images are normalized and resampled."""
+"""Normalization and resampling of images."""
 
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ class IntensityWindow(Part):
 
 
 class ChannelPlan(Part):
-    """How one image channel is normalized.
+    """Normalization of one image channel.
 
     Attributes:
         inside_nonzero_only: Statistics are taken, and voxels changed, inside the nonzero region only.
@@ -41,13 +41,13 @@ class ChannelPlan(Part):
 
 
 class ResamplingPlan(Part):
-    """How arrays change their grid.
+    """Resampling of arrays.
 
     Attributes:
         image_order: Spline order in plane (3: cubic) for images.
         label_order: Spline order for the one-hot labels.
         logits_order: Spline order for the network's output on the way back.
-        anisotropy_threshold: Where the coarsest spacing is more than this many times the finest, the coarsest axis is
+        anisotropy_threshold: If the coarsest spacing is more than this many times the finest, the coarsest axis is
             resampled separately, by nearest neighbour.
     """
 

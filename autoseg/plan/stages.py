@@ -1,4 +1,4 @@
-"""What a configuration gets from another one, which is trained before it."""
+"""Input that a configuration gets from another one, which is trained before it."""
 
 from abc import abstractmethod
 from typing import Final, Literal
@@ -21,7 +21,7 @@ class PreviousStagePlan(Part):
 
     @abstractmethod
     def count_channels(self, labels: LabelScheme) -> int:
-        """How many input channels the network has beside those of the image."""
+        """Returns the number of input channels that the network has beside those of the image."""
 
 
 class MasksOfPreviousStage(PreviousStagePlan):
@@ -30,7 +30,7 @@ class MasksOfPreviousStage(PreviousStagePlan):
     input: Literal["masks"] = "masks"
 
     def count_channels(self, labels: LabelScheme) -> int:
-        """One for each foreground label."""
+        """Returns one channel for each foreground label."""
         return len(labels.foreground_labels)
 
 

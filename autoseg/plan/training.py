@@ -14,7 +14,7 @@ ForegroundChoice = Literal["class", "class_balanced", "component"]
 
 
 class TrainingPlan(Part):
-    """How a network is trained.
+    """Training of a network.
 
     Attributes:
         epochs: Length of the schedule where no budget is given.
@@ -22,19 +22,19 @@ class TrainingPlan(Part):
             machine that trains; None: they are as planned.
         sufficient_iterations: Needed at least to be of use; warnings and refusals go by it. None: not known.
         foreground_fraction: Share of the patches of a batch that are chosen by a foreground voxel.
-        foreground_placement: Where in its patch that voxel lies: in the centre, or anywhere with equal probability.
-        foreground_choice: How that voxel is drawn. "class": of a random class of a random case. "class_balanced": the
-            class first, of all that the fold has, then a case that shows it. "component": of a random connected
+        foreground_placement: Position of that voxel in its patch: at the centre, or anywhere with equal probability.
+        foreground_choice: Rule that draws that voxel. "class": of a random class of a random case. "class_balanced": a
+            class of all that the fold has first, then a case that shows it. "component": of a random connected
             component of a random class of a random case, so that small lesions count as much as large ones.
         losses: Terms of the loss, whose weighted sum is minimized.
-        objective: How a batch becomes the number that is minimized.
-        momentum: Of stochastic gradient descent; for AdamW the decay of the mean gradient (beta 1).
-        second_moment_decay: For AdamW the decay of the mean squared gradient (beta 2).
-        schedule: How the learning rate falls from its initial value to zero with the share p of the training that is
+        objective: The objective, which computes the loss of a batch.
+        momentum: Momentum of stochastic gradient descent; for AdamW the decay of the mean gradient (beta 1).
+        second_moment_decay: Decay of the mean squared gradient of AdamW (beta 2).
+        schedule: Decay of the learning rate from its initial value to zero with the share p of the training that is
             done. "polynomial": (1 - p) ** exponent, constant within an epoch. "cosine": (1 + cos(pi p)) / 2 in every
             iteration (Loshchilov and Hutter 2017, arXiv:1608.03983). "constant": not at all.
         warmup_iterations: The learning rate rises linearly from zero over the first of them.
-        weight_average_decay: Of the exponential moving average of the weights that is validated and kept (Polyak and
+        weight_average_decay: Decay of the exponential moving average of the weights that is kept (Polyak and
             Juditsky 1992); 0: the weights themselves are.
         transforms: Random changes of training patches, in the order in which they are applied.
     """

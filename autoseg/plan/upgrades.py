@@ -1,13 +1,13 @@
-"""Plans of earlier schema versions: one function leads from each version to the next.
+"""Upgrades of plans of earlier schema versions, by one function for each version.
 
-They work on the JSON object as it was written, before any schema has seen it. A missing key is left for the schema to
-report, so that a damaged file of an earlier version gets the same message as one of today.
+They work on the JSON object as it was written, before any schema has seen it. Keys are checked first, under the names
+that the file uses; values are left to the schema of today.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from autoseg.document import Upgrade
+from autoseg.document import Upgrade, UpgradeError, suggest_key
 
 Json = dict[str, Any]
 
@@ -90,8 +90,76 @@ _VERSION_1_MASK_TRANSFORMS: Final[tuple[tuple[Json, Mapping[str, str]], ...]] = 
 )
 
 
+_VERSION_1_ARCHITECTURES: Final = ("plain_unet", "residual_encoder_unet")
+_VERSION_1_NETWORK_KEYS: Final = (
+    *("architecture", "dimensions", "input_channels", "output_channels", "features_per_stage", "kernel_sizes"),
+    *("strides", "blocks_per_stage", "convolutions_per_decoder_stage", "deep_supervision"),
+)
+_VERSION_1_LOSS: Final = "dice_cross_entropy"
+_VERSION_1_TRAINING_KEYS: Final = (
+    *("epochs", "iterations_per_epoch", "validation_iterations_per_epoch", "batch_size", "foreground_fraction"),
+    *("loss", "batch_dice", "optimizer", "initial_learning_rate", "momentum", "weight_decay", "schedule"),
+    *("schedule_exponent", "gradient_norm_limit", "augmentation"),
+)
+_VERSION_1_WEIGHT_KEYS: Final = ("dice_weight", "cross_entropy_weight")
+_VERSION_1_AUGMENTATION_KEYS: Final = tuple(
+    dict.fromkeys(key for _, fields in _VERSION_1_TRANSFORMS for key in fields.values())
+)
+
+
+def check_and_upgrade_version_1(plan: Json) -> Json:
+    """Upgrades a plan of version 1.
+
+    Raises:
+        UpgradeError: A key of a network, a training or its augmentation is missing or unknown.
+    """
+    problems = tuple(_find_version_1_problems(plan))
+    if problems:
+        raise UpgradeError(problems)
+    return upgrade_version_1(plan)
+
+
+def _find_version_1_problems(plan: Json) -> Iterator[str]:
+    configurations = plan.get("configurations")
+    for name, content in configurations.items() if isinstance(configurations, dict) else ():
+        where = f"configurations.{name}"
+        network, training = (content.get(key) if isinstance(content, dict) else None for key in ("network", "training"))
+        if isinstance(network, dict):
+            yield from _find_key_problems(network, f"{where}.network", required=_VERSION_1_NETWORK_KEYS)
+            yield from _find_choice_problems(network, f"{where}.network", "architecture", _VERSION_1_ARCHITECTURES)
+        if isinstance(training, dict):
+            yield from _find_training_problems(training, f"{where}.training")
+
+
+def _find_training_problems(training: Json, where: str) -> Iterator[str]:
+    optional = (*_VERSION_1_TRAINING, *_VERSION_1_WEIGHT_KEYS)
+    yield from _find_key_problems(training, where, required=_VERSION_1_TRAINING_KEYS, optional=optional)
+    yield from _find_choice_problems(training, where, "loss", (_VERSION_1_LOSS,))
+    augmentation = training.get("augmentation")
+    if isinstance(augmentation, dict):
+        yield from _find_key_problems(
+            augmentation,
+            f"{where}.augmentation",
+            required=_VERSION_1_AUGMENTATION_KEYS,
+            optional=tuple(_VERSION_1_MASK_CHANGES),
+        )
+
+
+def _find_key_problems(
+    content: Json, where: str, *, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[str]:
+    known = [*required, *optional]
+    yield from (f"{where}.{key}: unknown key{suggest_key(key, known)}" for key in content if key not in known)
+    yield from (f"{where}.{key}: is missing" for key in required if key not in content)
+
+
+def _find_choice_problems(content: Json, where: str, key: str, choices: tuple[str, ...]) -> Iterator[str]:
+    if key in content and content[key] not in choices:
+        yield f"{where}.{key}: must be {' or '.join(choices)} (got {content[key]!r:.80})"
+
+
 def upgrade_version_1(plan: Json) -> Json:
-    """Version 2 leaves nothing out, and networks, losses and transforms are lists of parts that say what they are."""
+    """Fills in what version 1 left out; networks, losses and transforms become parts that name their kind."""
     configurations = plan.get("configurations")
     if isinstance(configurations, dict):
         upgraded = {name: _upgrade_configuration(content) for name, content in configurations.items()}
@@ -112,7 +180,7 @@ def _upgrade_configuration(content: Any) -> Any:
 
 
 def _upgrade_previous_stage(content: Json) -> Json:
-    """In version 1 a configuration had the name of the one whose masks it gets."""
+    """Replaces the name of the configuration whose masks it gets, as in version 1, by a part."""
     previous = content.get("previous_stage")
     return {"previous_stage": {"input": "masks", "configuration": previous}} if isinstance(previous, str) else {}
 
@@ -126,15 +194,12 @@ def _upgrade_training(training: Json, *, is_cascade: bool) -> Json:
     if isinstance(training.get("augmentation"), dict):
         augmentation = _VERSION_1_MASK_CHANGES | training.pop("augmentation")
         training["transforms"] = _list_transforms(augmentation, is_cascade=is_cascade)
-        known = {key for _, fields in (*_VERSION_1_TRANSFORMS, *_VERSION_1_MASK_TRANSFORMS) for key in fields.values()}
-        if unknown := augmentation.keys() - known:
-            training["augmentation"] = {key: augmentation[key] for key in sorted(unknown)}  # for the schema to report
     return training
 
 
 def _upgrade_losses(training: Json) -> Json:
-    """The one loss of version 1 becomes its two terms."""
-    if training.get("loss") != "dice_cross_entropy":
+    """Splits the one loss of version 1 into its two terms."""
+    if training.get("loss") != _VERSION_1_LOSS:
         return training
     replaced = {"loss", "batch_dice", "dice_weight", "cross_entropy_weight"}
     kept = {key: value for key, value in training.items() if key not in replaced}
@@ -154,4 +219,4 @@ def _list_transforms(augmentation: Json, *, is_cascade: bool) -> list[Json]:
     return [transform for transform in transforms if transform["name"] != "mirror" or not mirrors_nothing]
 
 
-PLAN_UPGRADES: Final[Mapping[int | None, Upgrade]] = {1: upgrade_version_1}
+PLAN_UPGRADES: Final[Mapping[int | None, Upgrade]] = {1: check_and_upgrade_version_1}

@@ -1,4 +1,4 @@
-"""Numbers of a plan with the limits that they must keep."""
+"""Types of the numbers in a plan, with their limits."""
 
 from typing import Annotated
 

@@ -116,12 +116,12 @@ def keep_largest_components(
 
 
 def learn_minimum_size(
-    build_plan_rule: Callable[[float], MinimumSize], effects: Sequence[ComponentEffects], cases: Cases
+    build_rule: Callable[[float], MinimumSize], effects: Sequence[ComponentEffects], cases: Cases
 ) -> tuple[Step, Counts]:
     """Learns a minimum size from all cases, and estimates its gain from held-out blocks.
 
     Args:
-        build_plan_rule: Builds the rule for a minimum in cubic millimetres.
+        build_rule: Builds the rule for a minimum in cubic millimetres.
         effects: The components of each case.
         cases: The cases without the rule.
 
@@ -129,7 +129,7 @@ def learn_minimum_size(
         The step, and the counts after it: with the rule if it was accepted, else unchanged.
     """
     candidates = list_minimum_sizes(effects)
-    what = build_plan_rule(1.0).describe().split(" below ")[0]
+    what = build_rule(1.0).describe().split(" below ")[0]
     if not candidates or len(np.unique(cases.blocks)) < 2:
         because = "there are no components of different sizes" if not candidates else "it needs two blocks of cases"
         return _reject(what, because), cases.counts
@@ -138,10 +138,10 @@ def learn_minimum_size(
     chosen = _select_best(tried, cases.counts, everything)
     if chosen is None:
         lowest, highest = candidates[0], candidates[-1]
-        sizes = f"{lowest:g} and {highest:g} {UNIT_NAMES[build_plan_rule(lowest).unit]}"
+        sizes = f"{lowest:g} and {highest:g} {UNIT_NAMES[build_rule(lowest).unit]}"
         because = f"no minimum between {sizes} raises the mean without a loss of some class"
         return _reject(what, because), cases.counts
-    step = decide(build_plan_rule(candidates[chosen]), cases, _hold_out_blocks(tried, cases))
+    step = decide(build_rule(candidates[chosen]), cases, _hold_out_blocks(tried, cases))
     return step, tried[chosen] if step.accepted else cases.counts
 
 

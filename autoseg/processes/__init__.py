@@ -1,1 +1,1 @@
-"""How work is spread over processes, and how it is interrupted."""
+"""Worker processes, and their interruption by signals."""

@@ -43,7 +43,7 @@ class Failure:
 
     Attributes:
         case: Name of the case.
-        problems: What is wrong, each with the name of the case.
+        problems: The problems of the case, each with its name.
         traceback: Traceback of an unexpected error; None for errors that the user can correct.
     """
 

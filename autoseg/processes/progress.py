@@ -14,7 +14,7 @@ class Progress(Protocol):
         """Yields the items unchanged and shows count, rate and remaining time."""
         ...
 
-    def show_partial(self, label: str, done: int, total: int) -> None:
+    def show_part(self, label: str, done: int, total: int) -> None:
         """Shows how far the current item is, for items that take long."""
         ...
 
@@ -31,7 +31,7 @@ class SilentProgress:
         del label, total, unit
         yield from items
 
-    def show_partial(self, label: str, done: int, total: int) -> None:
+    def show_part(self, label: str, done: int, total: int) -> None:
         """Does nothing."""
         del label, done, total
 

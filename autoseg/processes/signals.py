@@ -69,7 +69,7 @@ class StopRequest:
 
     @property
     def is_requested(self) -> bool:
-        """Whether a request was made since the start of `postponed`."""
+        """Whether a request was made since the start of `postpone_stop`."""
         return self._count > 0
 
     @contextmanager
@@ -98,7 +98,7 @@ class StopRequest:
 
     @contextmanager
     def allow_immediate_stop(self) -> Iterator[None]:
-        """Lets one request raise KeyboardInterrupt at once, even within `postponed`; further ones are postponed."""
+        """Lets one request raise KeyboardInterrupt at once, even within `postpone_stop`; further ones are postponed."""
         self._is_urgent = True
         try:
             yield

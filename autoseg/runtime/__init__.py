@@ -1,1 +1,1 @@
-"""How this machine computes: devices, number formats, threads, memory, teams of processes."""
+"""The computing environment: devices, dtypes, threads, memory, process groups."""

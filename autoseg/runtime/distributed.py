@@ -37,7 +37,7 @@ class BatchPart:
     """The part of every batch that this process sees; by default all of it.
 
     Attributes:
-        share: Of the samples.
+        share: Share of the batch's samples.
         add_up: Sums over all parts; the gradient is that of the own summand. Every process must call it alike.
     """
 

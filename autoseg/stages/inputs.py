@@ -1,4 +1,4 @@
-"""The kinds of input from a previous stage, by the name that a plan gives them."""
+"""The table of inputs from a previous stage, by their names in a plan."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ PREVIOUS_STAGE_INPUTS: Final[dict[str, type[PreviousStageInput]]] = {"masks": Ma
 
 
 def build_previous_input(plan: Plan, configuration: str) -> PreviousStageInput | None:
-    """What a configuration gets from its previous stage; None if it has none."""
+    """Builds the input from the previous stage of a configuration; None if it has none."""
     part = plan.configurations[configuration].previous_stage
     return None if part is None else PREVIOUS_STAGE_INPUTS[part.input](part, plan.labels)
 
@@ -22,13 +22,13 @@ def build_previous_input(plan: Plan, configuration: str) -> PreviousStageInput |
 def append_prediction(
     case: StagedCase, prediction: StagePrediction, plan: Plan, configuration: str
 ) -> Float32[np.ndarray, "channel z y x"]:
-    """The image of a case that is to be segmented, with the channels from its previous stage.
+    """Appends the channels from the previous stage to the image of a case that is to be segmented.
 
     Args:
         case: Preprocessed for the configuration.
-        prediction: Of its previous stage.
-        plan: Of both.
-        configuration: That has the previous stage.
+        prediction: Prediction of the previous stage for this case.
+        plan: The plan of both configurations.
+        configuration: The configuration that has the previous stage.
     """
     previous = build_previous_input(plan, configuration)
     assert previous is not None, "there is no previous stage"

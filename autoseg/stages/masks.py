@@ -53,5 +53,5 @@ class MaskInput(PreviousStageInput):
         )
 
     def list_channels(self, stage_map: Array) -> Sequence[Array]:
-        """One mask for each foreground label, in the order of the labels."""
+        """Lists one mask for each foreground label, in the order of the labels."""
         return [stage_map == label for label in self.labels.foreground_labels]

@@ -29,8 +29,8 @@ class StageLink:
     """A configuration of a run and the previous stage from which it gets input.
 
     Attributes:
-        configuration: That gets the input.
-        holders: For each case, the fold of the previous stage that held it out.
+        configuration: The configuration that gets the input.
+        holders: Fold of the previous stage that held out each case, by case.
     """
 
     run: RunFolder
@@ -47,7 +47,7 @@ class StageLink:
 
     @property
     def input(self) -> PreviousStageInput:
-        """What becomes of its predictions."""
+        """The conversion of its predictions to input channels."""
         found = build_previous_input(self.plan, self.configuration)
         assert found is not None, "there is no previous stage"
         return found
@@ -60,15 +60,15 @@ class StageLink:
 
     @property
     def folder(self) -> Path:
-        """Of the stored maps."""
+        """Folder of the stored maps."""
         return self.run.preprocessed(self.configuration)
 
     def list_untrained_folds(self) -> tuple[str, ...]:
-        """Folds of the previous stage that are not trained to the end."""
+        """Lists folds of the previous stage whose training is not finished."""
         return tuple(name for name, fold in self.folds.items() if not fold.final_checkpoint.exists())
 
     def find_sources(self) -> dict[str, PredictionSource]:
-        """Which weights predict which case, sorted by case.
+        """Finds the weights that predict each case, sorted by case.
 
         Raises:
             RunError: A checkpoint cannot be read.
@@ -80,7 +80,7 @@ class StageLink:
         }
 
     def list_outdated_cases(self, sources: Mapping[str, PredictionSource]) -> list[str]:
-        """Cases whose map is missing, damaged, or was made by other weights or for another grid.
+        """Lists cases whose map is missing, damaged, or was made by other weights or for another grid.
 
         Raises:
             RunError: A preprocessed case is missing or damaged.
@@ -92,7 +92,7 @@ class StageLink:
         ]
 
     def read_geometry(self, case: str) -> CaseGeometry:
-        """The geometry of a preprocessed case of the configuration that gets the map.
+        """Reads the geometry of a preprocessed case of the configuration that gets the map.
 
         Raises:
             RunError: It is missing or damaged.
@@ -115,18 +115,18 @@ class StageLink:
         )
 
     def build_stored_input(self, sources: Mapping[str, PredictionSource]) -> StoredStageInput:
-        """What a training gets once the maps of all cases are stored."""
+        """Builds the input of a training; the maps of all cases must be stored."""
         return StoredStageInput(folder=self.folder, input=self.input, digest=digest_sources(sources))
 
 
 def digest_sources(sources: Mapping[str, PredictionSource]) -> str:
-    """Digest of the weights that predict the cases; it is part of a training's identity."""
+    """Computes the digest of the weights that predict the cases; it is part of a training's identity."""
     text = "\n".join(f"{case} {source.model_dump_json()}" for case, source in sources.items())
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def find_holders(held_out: Sequence[Collection[str]], cases: Iterable[str]) -> dict[str, str]:
-    """For each case the fold that holds it out; the first one, if there are several.
+    """Finds the fold that holds out each case; the first one, if there are several.
 
     Args:
         held_out: The held-out cases of fold "0", "1", ...

@@ -22,10 +22,10 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePrediction:
-    """What the previous stage predicts for a case.
+    """Prediction of the previous stage for a case.
 
     Attributes:
-        geometry: Of the case, preprocessed for the previous stage.
+        geometry: Geometry of the case, preprocessed for the previous stage.
         restore_label_map: Interpolates the logits back along a geometry; returns internal labels on its grid.
     """
 
@@ -42,8 +42,8 @@ class PreviousStageInput(ABC):
     at last. Outside the image a map is 0 or -1, so both must stand for the absence of anything.
 
     Attributes:
-        plan: What the plan says of it.
-        labels: Of the plan.
+        plan: The plan of this input.
+        labels: Labels of the plan.
     """
 
     plan: PreviousStagePlan
@@ -57,7 +57,7 @@ class PreviousStageInput(ABC):
 
         Args:
             prediction: Out of fold.
-            target: Of the case, preprocessed for the configuration that gets the map.
+            target: Geometry of the case, preprocessed for the configuration that gets the map.
         """
 
     @abstractmethod
@@ -67,9 +67,9 @@ class PreviousStageInput(ABC):
         """Returns the map of a case that is to be segmented.
 
         Args:
-            prediction: Of the previous stage.
+            prediction: Prediction of the previous stage.
             case: Preprocessed for the configuration that gets the map.
-            resampling: Of that configuration.
+            resampling: Resampling of that configuration.
         """
 
     @abstractmethod
@@ -77,18 +77,18 @@ class PreviousStageInput(ABC):
         """Splits a map, or a batch of maps, into channels: numpy arrays or tensors, like the map, and of its shape."""
 
     def encode(self, stage_map: Int16[np.ndarray, "*space"]) -> Shaped[np.ndarray, " extra *space"]:
-        """The channels as one array."""
+        """Encodes a map as one array of channels."""
         return np.stack(self.list_channels(stage_map))
 
     def append_to(
         self, image: Float32[np.ndarray, " channel *space"], stage_map: Int16[np.ndarray, "*space"]
     ) -> Float32[np.ndarray, " channel_and_extra *space"]:
-        """The image with the channels behind its own."""
+        """Appends the channels of a map to those of the image."""
         return append_channels(image, self.encode(stage_map))
 
 
 def append_channels(
     image: Float32[np.ndarray, " channel *space"], channels: Shaped[np.ndarray, " extra *space"]
 ) -> Float32[np.ndarray, " channel_and_extra *space"]:
-    """The image with further channels; those of masks become 0 and 1."""
+    """Appends channels to the image; those of masks become 0 and 1."""
     return np.concatenate([image, channels], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""An image that is to be segmented, preprocessed for every stage that takes part."""
+"""An image that is to be segmented, preprocessed for every stage that predicts."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class StagedCase:
     """An image preprocessed for one configuration, and for those that predict before it.
 
     Attributes:
-        preprocessed: For the network of this stage, without what it gets from the previous one.
+        preprocessed: Input of this stage's network, without the channels from the previous stage.
         previous: The same image for the previous stage; None for the first one.
         nonzero_mask: The nonzero region of the crop, before resampling; None for the first stage.
     """
@@ -24,10 +24,10 @@ class StagedCase:
 
     @property
     def image(self) -> Float32[np.ndarray, "channel z y x"]:
-        """Cropped, normalized and resampled."""
+        """The cropped, normalized and resampled image."""
         return self.preprocessed.image
 
     @property
     def geometry(self) -> CaseGeometry:
-        """The way back to the grid of the file."""
+        """Geometry for restoring the grid of the file."""
         return self.preprocessed.geometry

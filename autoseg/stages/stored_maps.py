@@ -21,9 +21,9 @@ class PredictionSource(Part):
     """The training that predicted a case.
 
     Attributes:
-        configuration: That was trained.
-        fold: Which held the case out.
-        weights_sha256: Of the checkpoint's file.
+        configuration: The trained configuration.
+        fold: The fold that held the case out.
+        weights_sha256: Digest of the checkpoint file.
     """
 
     configuration: str
@@ -32,11 +32,11 @@ class PredictionSource(Part):
 
 
 class StageMapRecord(Document):
-    """What the JSON file beside a stored map holds.
+    """Content of the JSON file beside a stored map.
 
     Attributes:
         source: The training that made the prediction.
-        geometry: Of the preprocessed case on whose grid the map lies.
+        geometry: Geometry of the preprocessed case on whose grid the map lies.
         array_bytes: Size of the array's file, by which a damaged copy is recognized.
     """
 
@@ -58,11 +58,11 @@ def write_stage_map(
     """Stores the map of a case, in place of an older one.
 
     Args:
-        folder: Of the configuration that gets the map.
-        name: Of the case.
-        stage_map: On the grid of the preprocessed case.
+        folder: Folder of the configuration that gets the map.
+        name: Name of the case.
+        stage_map: Map on the grid of the preprocessed case.
         source: The training that made the prediction.
-        geometry: Of the preprocessed case.
+        geometry: Geometry of the preprocessed case.
         patch_voxels: The extents in which it will be read.
 
     Raises:
@@ -76,7 +76,7 @@ def write_stage_map(
 
 
 def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, geometry: CaseGeometry) -> bool:
-    """Whether the map of a case exists, is whole, and was made by these weights for this grid."""
+    """Returns whether the map of a case exists, is complete, and was made by these weights for this grid."""
     array, record = _find_paths(folder, name)
     try:
         found = read_document(record, StageMapRecord)
@@ -86,7 +86,7 @@ def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, g
 
 
 def read_source(folder: Path, name: str) -> PredictionSource:
-    """The training that predicted the stored map of a case.
+    """Reads which training predicted the stored map of a case.
 
     Raises:
         DocumentError: There is none.
@@ -98,9 +98,9 @@ def open_stage_map(folder: Path, name: str, geometry: CaseGeometry) -> LazyArray
     """Opens the map of a case; it is read when it is sliced.
 
     Args:
-        folder: Of the configuration that gets the map.
-        name: Of the case.
-        geometry: Of the preprocessed case.
+        folder: Folder of the configuration that gets the map.
+        name: Name of the case.
+        geometry: Geometry of the preprocessed case.
 
     Raises:
         RunError: A file is missing or damaged, or the map lies on another grid.

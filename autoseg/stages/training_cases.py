@@ -1,4 +1,4 @@
-"""Preprocessed training cases together with what the previous stage predicts for them."""
+"""Preprocessed training cases together with the maps of the previous stage."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from autoseg.stages.stored_maps import open_stage_map
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStageInput:
-    """What a training gets from the previous stage, stored for all its cases.
+    """Input of a training from the previous stage, stored for all its cases.
 
     Attributes:
-        folder: Of the stored maps.
-        input: How maps become channels.
-        digest: Of the weights that predicted: another digest means other input.
+        folder: Folder of the stored maps.
+        input: Conversion of maps to channels.
+        digest: Digest of the weights that predicted: another digest means other input.
     """
 
     folder: Path

@@ -1,1 +1,1 @@
-"""How a network is trained: folds, patches, augmentation, loss, one epoch after the other, checkpoints."""
+"""Training of a network: patches, augmentation, losses, optimization, the loop over the epochs, checkpoints."""

@@ -73,7 +73,7 @@ def _time_parts(learner: Learner, batch: Batch) -> tuple[float, float]:
 
 
 def _time_network(learner: Learner, batch: Batch) -> float:
-    """What the objective's calls of the network take; with gradients, as a compiled network knows it."""
+    """Times the objective's calls of the network; with gradients, for which a network is compiled."""
     seconds = 0.0
 
     def call(image: Tensor) -> tuple[Tensor, ...]:
@@ -97,7 +97,7 @@ def _time_validation(learner: Learner, batch: Batch) -> float:
 
 
 def _read_clock(device: torch.device) -> float:
-    """The time when the device has finished its work."""
+    """Reads the clock when the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -2,9 +2,9 @@
 
 Tensors: `network.<name>` for every entry of the network's state; in a checkpoint to continue from also
 `optimizer.<index>.<name>` for what the optimizer keeps of each weight, `average.<index>` for the moving average of the
-network's weights, both in the optimizer's order, and `objective.<name>` for every entry of the objective's state, where
-it has one. A checkpoint to predict with holds the average as its network. No random
-state is needed: see `randomness.py`.
+network's weights, both in the optimizer's order, and `objective.<name>` for every entry of the objective's state, if it
+has one. A checkpoint to predict with holds the average as its network. No random state is needed: see
+`autoseg.training.data.randomness`.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations"}}
 
 
 class ScalerState(Part):
-    """Of the gradient scaler that half precision needs.
+    """State of the gradient scaler that half precision needs.
 
     Attributes:
         scale: Factor on the loss.
@@ -55,7 +55,7 @@ class ScalerState(Part):
 
 
 def _upgrade_version_1(description: dict[str, Any]) -> dict[str, Any]:
-    """The digest was of the plan's text in version 1, and tells nothing about a plan of version 2."""
+    """Drops the digest, which in version 1 was of the plan's text and so cannot be compared with version 2."""
     identity = description.get("identity")
     if isinstance(identity, dict):
         identity = identity | {"plan_digest": None}
@@ -66,11 +66,11 @@ class CheckpointDescription(Document):
     """The JSON in the header of the file.
 
     Attributes:
-        schedule: What was left, or is over.
-        history: Of all finished epochs, whose number is where training continues.
-        partial_epoch: What is done of the epoch after them; None between two epochs.
+        schedule: The schedule when the file was written.
+        history: Records of all finished epochs, whose number is where training continues.
+        partial_epoch: The finished part of the epoch after them; None between two epochs.
         scaler: Only for training in float16.
-        average_updates: How often the moving average was updated; None without one.
+        average_updates: Number of updates of the moving average; None without one.
     """
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = {1: _upgrade_version_1}
@@ -91,22 +91,22 @@ class CheckpointDescription(Document):
 
     @property
     def trained_iterations(self) -> int:
-        """Of all finished epochs."""
+        """Training iterations of all finished epochs."""
         return len(self.history) * self.schedule.iterations_per_epoch
 
     @property
     def spent_seconds(self) -> float:
-        """What training has taken so far, without saving."""
+        """Seconds spent on training so far, without saving."""
         begun = 0.0 if self.partial_epoch is None else self.partial_epoch.seconds
         return sum(record.seconds for record in self.history) + begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What was read from a file.
+    """A checkpoint that was read from a file.
 
     Attributes:
-        tensors: By their names in the file, on the CPU.
+        tensors: Tensors by their names in the file, on the CPU.
     """
 
     path: Path
@@ -115,7 +115,7 @@ class Checkpoint:
 
 
 def identify_training(plan: ConfigurationPlan, data: TrainingData, *, seed: int) -> TrainingIdentity:
-    """Digests what decides about the course of a training."""
+    """Computes the digests of everything that affects the course of a training."""
     return TrainingIdentity(
         plan_digest=digest_plan(plan, data.labels, data.channels),
         fold_digest=_digest(data.fold),
@@ -125,7 +125,7 @@ def identify_training(plan: ConfigurationPlan, data: TrainingData, *, seed: int)
 
 
 def digest_plan(plan: ConfigurationPlan, labels: LabelScheme, channels: Sequence[ChannelPlan]) -> str:
-    """Digests what a plan says about the course of a training."""
+    """Computes the digest of everything in a plan that affects the course of a training."""
     return _digest(plan, labels, *channels, exclude=WITHOUT_INFLUENCE)
 
 
@@ -170,7 +170,7 @@ def _write(path: Path, state: LoopState, tensors: dict[str, Tensor]) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint whole.
+    """Reads a whole checkpoint.
 
     Raises:
         TrainingError: It is damaged, not of autoseg, or of another version.
@@ -201,7 +201,7 @@ def read_description(path: Path) -> CheckpointDescription:
 
 
 def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
-    """Puts weights, their average, the optimizer's state and the gradient scale back.
+    """Restores weights, their average, the optimizer's state and the gradient scale.
 
     Raises:
         TrainingError: The file does not hold the state of such a network and optimizer.
@@ -232,7 +232,7 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
 
 
 def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:
-    """Puts the weights back, and begins their average with them.
+    """Restores the weights, and starts their average with them.
 
     Raises:
         TrainingError: They belong to another network.
@@ -253,7 +253,7 @@ def _load_state(checkpoint: Checkpoint, module: nn.Module, prefix: str, *, subje
 
 
 def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdentity) -> None:
-    """Checks that what is asked for is the training that a checkpoint belongs to.
+    """Checks that a checkpoint belongs to the requested training.
 
     Raises:
         TrainingError: Names everything that differs.
@@ -285,7 +285,7 @@ def _collect_objective(learner: Learner) -> dict[str, Tensor]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU; safetensors stores neither strides nor shared memory."""
+    """Returns a contiguous copy on the CPU; safetensors stores neither strides nor shared memory."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
@@ -308,7 +308,7 @@ def _collect_average(learner: Learner) -> dict[str, Tensor]:
 
 
 def _place_like(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """On the parameter's device and in its order in memory; a count of steps, which has another shape, stays."""
+    """Copies a value to the device and memory format of its parameter; a step count, of another shape, stays."""
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
@@ -329,7 +329,7 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
         msg = f"{path} was not written by autoseg's training; {_advise(path)}"
         raise TrainingError(msg)
     try:
-        content = upgrade_content(json.loads(text), CheckpointDescription)
+        content = upgrade_content(_parse_header(path, text), CheckpointDescription)
         return CheckpointDescription.model_validate_json(json.dumps(content))
     except ValidationError as error:
         problem = error.errors()[0]
@@ -339,6 +339,18 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
             f"continue with the version that wrote it, or begin again with --restart"
         )
         raise TrainingError(msg) from error
+
+
+def _parse_header(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        msg = f"the header of {path} is damaged ({error}); {_advise(path)}"
+        raise TrainingError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"the header of {path} must hold a JSON object, found {type(content).__name__}; {_advise(path)}"
+        raise TrainingError(msg)
+    return content
 
 
 def _advise(path: Path) -> str:

@@ -13,7 +13,7 @@ class TrainingExecution:
     """One way to execute a network; all ways compute the same up to rounding.
 
     Attributes:
-        memory_format: Of inputs and weights.
+        memory_format: Memory format of inputs and weights.
         compiler: Backend of torch.compile; None: PyTorch executes one operation after the other.
     """
 
@@ -21,7 +21,7 @@ class TrainingExecution:
     compiler: str | None = None
 
     def describe(self) -> str:
-        """For messages."""
+        """Describes the execution in messages."""
         order = "channels first" if self.memory_format == torch.contiguous_format else "channels last"
         return f"{order}, compiled" if self.compiler else order
 

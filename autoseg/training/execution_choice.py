@@ -24,7 +24,7 @@ WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is
 MEASURED_STEPS: Final = 5
 COMPILER: Final = "inductor"
 COMPILING_PAYS_SECONDS: Final = 1200.0
-"""Of a training. A guess: a U-Net takes one to two minutes to compile, and gains a few percent to a quarter."""
+"""Training time from which compiling pays. A guess: a U-Net compiles for 1 to 2 minutes and gains 3 % to a quarter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Trial:
     step_seconds: float
 
     def describe(self) -> str:
-        """For messages."""
+        """Describes the execution and its time in messages."""
         return f"{self.execution.describe()} {self.step_seconds:.3g} s"
 
 
@@ -47,7 +47,7 @@ def decide_execution(
     schedule: Schedule,
     options: TrainingOptions,
 ) -> TrainingExecution:
-    """Measured on a GPU, unless measuring would get in the way, which is announced; the usual way elsewhere."""
+    """Measures the fastest execution on a GPU, unless measuring would interfere (announced); else the default."""
     usual = find_execution(plan.dimensions, options.device, options.dtype)
     if options.device.type != "cuda":
         return usual
@@ -80,10 +80,10 @@ def choose_execution(
 
     Args:
         build: Makes learners that are thrown away.
-        batch: To train on.
-        iterations: That are left to train.
-        announce: Told what was measured and chosen.
-        seconds: That are left to train.
+        batch: Batch for the timed steps.
+        iterations: Iterations left to train.
+        announce: Called with the measurements and the choice, in words.
+        seconds: Seconds left to train.
         compiler: Backend of torch.compile.
     """
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
@@ -113,7 +113,7 @@ def _try_formats(
     batch: Batch,
     announce: Callable[[str], None],
 ) -> list[Trial]:
-    """A format for which memory is short, or the device has no kernel, is left out, unless no other is left."""
+    """Times each format; skips one that needs too much memory or has no kernel, unless no other is left."""
     trials: list[Trial] = []
     for execution in (TrainingExecution(memory_format=memory_format) for memory_format in formats):
         try:

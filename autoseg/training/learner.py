@@ -22,13 +22,13 @@ class Learner:
     """Everything that changes in training.
 
     Attributes:
-        replica: What is called in training: the network, compiled, or a wrapper that sums gradients over processes.
-        objective: What is minimized; may have parameters and a state of its own.
-        part: Of every batch, that this process sees.
+        replica: Module called in training: the network, compiled, or a wrapper that sums gradients over processes.
+        objective: The objective to minimize; may have parameters and a state of its own.
+        part: The part of every batch that this process sees.
         scaler: Keeps gradients in float16 in range; does nothing in other dtypes.
-        average: Of the network's weights, where one is planned.
+        average: Moving average of the network's weights, where one is planned.
         dtype: The dtype in which the network computes.
-        memory_format: Of the network's inputs and weights.
+        memory_format: Memory format of the network's inputs and weights.
         gradient_norm_limit: Longer gradients are shortened to this norm.
     """
 
@@ -47,17 +47,17 @@ class Learner:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is optimized, in the optimizer's order: the network's weights, then the objective's."""
+        """The optimized parameters, in the optimizer's order: the network's weights, then the objective's."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Sets it for all weights."""
+        """Sets the learning rate of all weights."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Within it, the network has the weights that are to be validated and kept."""
+        """Gives the network, within the context, the weights that are validated and kept."""
         if self.average is None:
             yield
             return
@@ -65,12 +65,12 @@ class Learner:
             yield
 
     def train(self, *, is_training: bool = True) -> None:
-        """Network and objective go into training mode, or into evaluation mode."""
+        """Sets network and objective to training or evaluation mode."""
         self.network.train(is_training)
         self.objective.train(is_training)
 
     def call_network(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The network's logits of images on the device, as it is executed in training or in evaluation mode."""
+        """Computes the network's logits of images on the device, as it is executed in training or evaluation mode."""
         adapt_threads()
         network = self.replica if self.network.training else self.network
         with autocast(self.device, self.dtype):
@@ -78,6 +78,6 @@ class Learner:
         return outputs
 
     def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a batch on the device, and its logits."""
+        """Computes the loss of a batch on the device, and its logits."""
         loss, logits = self.objective(self.call_network, batch)
         return loss, logits

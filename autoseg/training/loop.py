@@ -38,7 +38,7 @@ from autoseg.training.monitoring.timer import Timer
 from autoseg.training.optimization.schedule import compute_learning_rate
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import ValidationOutcome, run_training_step, run_validation_step
-from autoseg.validation_conditions import is_undertrained
+from autoseg.validation_conditions import is_hopeless
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
@@ -49,12 +49,12 @@ WHAT_A_STOP_WAITS_FOR: Final = "this iteration is over and the state of the trai
 
 @dataclass(slots=True, kw_only=True)
 class TrainingLoop:
-    """A training that runs.
+    """A running training.
 
     Attributes:
-        expected_epoch_seconds: By the forecast; needed for a budget alone.
-        saved: Runs since the state was saved.
-        saving_seconds: What saving took the last time.
+        expected_epoch_seconds: Forecast duration of an epoch; needed for a budget alone.
+        saved: Timer that runs since the state was last saved.
+        saving_seconds: Duration of the last saving.
     """
 
     plan: TrainingPlan
@@ -106,7 +106,7 @@ class TrainingLoop:
                     yield self.state.schedule
 
     def _read_clock(self) -> float:
-        """Seconds, as the budget counts them."""
+        """Returns the seconds that count for the budget."""
         return time.monotonic() if self.options.budget is None else self.options.budget.clock()
 
     def _open_event_files(self) -> AbstractContextManager[SummaryWriter | None]:
@@ -127,12 +127,12 @@ class TrainingLoop:
         return self.options.team.is_main_process and self._has_passed(self.options.seconds_between_partial_checkpoints)
 
     def _has_passed(self, seconds: float) -> bool:
-        """Since the state was saved; longer where saving would take too large a share of the time."""
+        """Returns whether so much time has passed since the state was saved, or more if saving is slow."""
         longest = self.saving_seconds * (1 / self.options.largest_saving_share - 1)
         return self.saved.seconds >= max(seconds, longest)
 
     def _adapt_schedule(self, paces: Sequence[float]) -> bool:
-        """Replaces the schedule where time or validation demand it; tells whether they did."""
+        """Replaces the schedule where time or validation require it; returns whether it changed."""
         before, done = self.state.schedule, len(self.state.history)
         longest = count_planned_epochs(self.plan, self.state.schedule)
         if self.state.schedule.end_epoch is None and (self._has_plateaued or done >= longest):
@@ -143,7 +143,7 @@ class TrainingLoop:
         return self.state.schedule != before
 
     def _follow_clock(self, epoch_seconds: float) -> None:
-        """Lets the training end in time, unless it would be too short to be of use: then its state is kept.
+        """Adapts the schedule to end in time; if that is too short to be of use, stops and keeps the state.
 
         Raises:
             TrainingError: The time is over, and has sufficed for next to nothing.
@@ -162,7 +162,7 @@ class TrainingLoop:
         if iterations is None or longest is None or needed is None:
             self.state.schedule = adapted
             return
-        if iterations >= longest or not is_undertrained(iterations, needed):
+        if iterations >= longest or not is_hopeless(iterations, needed):
             self.state.schedule = adapted
             return
         told = describe_insufficient_budget(
@@ -236,7 +236,7 @@ class TrainingLoop:
         )
 
     def _measure_volume_dice(self, epoch: int) -> float | None:
-        """Of the averaged weights; only while nothing else says when to end, and nobody asks to stop."""
+        """Measures the Dice of the averaged weights, only while the end is open and no stop is requested."""
         measure, stop = self.options.measure_dice, self.options.stop
         has_end = self.state.schedule.end_epoch is not None
         if measure is None or has_end or not is_measurement_due(epoch) or stop.is_requested:
@@ -251,7 +251,7 @@ class TrainingLoop:
             return None
 
     def _is_asked_to_stop(self) -> bool:
-        """The same for all processes of a team, which so stop in the same iteration."""
+        """Returns the same for all processes of the group, so that they stop in the same iteration."""
         return self.options.team.is_any(own=self.options.stop.is_requested)
 
     def _stop(self, reached: PartialEpoch) -> NoReturn:
@@ -261,7 +261,7 @@ class TrainingLoop:
     def _run_training(
         self, epoch: int, batches: Iterator[Batch], timer: Timer, earlier: Sequence[float | None]
     ) -> Generator[IterationDone, None, list[float]]:
-        """The iterations of an epoch that are left after earlier ones, of which the losses are given; all losses."""
+        """Runs the rest of an epoch after the iterations of the given losses; returns the losses of all iterations."""
         self.state.learner.train()
         losses = [math.nan if loss is None else loss for loss in earlier]
         for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
@@ -280,7 +280,7 @@ class TrainingLoop:
     def _run_validation(
         self, epoch: int, batches: Iterator[Batch], timer: Timer
     ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
-        """The outcomes of an epoch; fewer where training is asked to end, which then repeats all of them."""
+        """Runs the validation of an epoch; returns fewer outcomes on a stop, after which all are repeated."""
         self.state.learner.train(is_training=False)
         outcomes = []
         with self.state.learner.averaged_weights():
@@ -303,7 +303,7 @@ class TrainingLoop:
         raise TrainingError(msg)
 
     def _keep_record(self, record: EpochRecord) -> None:
-        """Adds the epoch to the history and the log; a new best moving average is worth a checkpoint of its own."""
+        """Adds the epoch to the history and the log; a new best moving average is saved in a checkpoint of its own."""
         averages = [old.moving_average for old in self.state.history if old.moving_average is not None]
         self.state.history.append(record)
         self.state.partial_epoch = None

@@ -1,4 +1,4 @@
-"""The state of a training: what a checkpoint keeps of it."""
+"""The state of a training, of which a checkpoint is made."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +10,13 @@ from autoseg.training.optimization.schedule import Schedule
 
 
 class TrainingIdentity(Part):
-    """What must not change between the parts of an interrupted training.
+    """Values that must not change between the parts of an interrupted training.
 
     Attributes:
-        plan_digest: Of the configuration's plan, the labels and the channels; None in a checkpoint whose digest was of
+        plan_digest: Digest of the configuration's plan, labels and channels; None in a checkpoint whose digest was of
             the plan as an earlier version wrote it, so that the plan in the folder of the fold tells.
-        fold_digest: Of the names of the training and validation cases.
-        previous_digest: Of the weights of the previous stage of a cascade; None without one.
+        fold_digest: Digest of the names of the training and validation cases.
+        previous_digest: Digest of the weights of the previous stage of a cascade; None without one.
     """
 
     plan_digest: str | None
@@ -30,9 +30,9 @@ class LoopState:
     """A training between two iterations.
 
     Attributes:
-        schedule: What is left, or is over.
-        history: Of all finished epochs.
-        partial_epoch: What is done of the epoch after them; None between two epochs.
+        schedule: The schedule, with what is left of it.
+        history: Records of all finished epochs.
+        partial_epoch: The finished part of the epoch after them; None between two epochs.
     """
 
     learner: Learner
@@ -44,14 +44,14 @@ class LoopState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Where a training begins in this call.
+    """The start of a training in this call.
 
     Attributes:
-        checkpoint: To continue from; None: from the beginning.
+        checkpoint: Checkpoint to continue from; None: training starts from the beginning.
         is_extension: The checkpoint is that of a finished training, of which only the weights are restored.
-        schedule: To follow; None: the plan decides, or a budget.
-        epochs_done: Before.
-        iterations_done: Of training, in the epoch after them.
+        schedule: Schedule to follow; None: the plan decides, or a budget.
+        epochs_done: Number of epochs finished before this call.
+        iterations_done: Training iterations finished in the epoch after them.
     """
 
     checkpoint: Path | None = None

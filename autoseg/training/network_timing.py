@@ -71,7 +71,7 @@ def _draw_batch(plan: ConfigurationPlan, labels: LabelScheme) -> Batch:
 
 
 def _time_steps(learner: Learner, batch: Batch) -> float:
-    """Median of the steps after the first ones; every step returns its loss, and so waits for the device."""
+    """Returns the median time of the steps after the first ones; every step returns its loss and so synchronizes."""
     times: list[float] = []
     while len(times) <= WARMING_STEPS or (len(times) < WARMING_STEPS + MOST_STEPS and sum(times) < LONGEST_SECONDS):
         begin = time.perf_counter()
@@ -81,7 +81,7 @@ def _time_steps(learner: Learner, batch: Batch) -> float:
 
 
 def _read_peak(plan: ConfigurationPlan, device: torch.device, dtype: DtypeName) -> int:
-    """What PyTorch had reserved at most; estimated for devices that share the computer's RAM."""
+    """Returns the peak memory that PyTorch reserved; estimated for devices that share the computer's RAM."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)

@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """How long to train; nothing given: as planned, or as the training was begun.
+    """Requested length of a training; by default the planned one, or that with which the training was begun.
 
     Attributes:
-        epochs: In place of the plan's number. More than a finished training has had extend it to that number.
+        epochs: Number of epochs in place of the plan's. More than a finished training has had extend it to that number.
         more_epochs: Extend a finished training by so many.
-        until_plateau: Until the validation on whole volumes no longer improves; then the learning rate falls.
+        until_plateau: Train until the validation on whole volumes no longer improves; then the learning rate falls.
     """
 
     epochs: int | None = None
@@ -32,7 +32,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """Where and how long to train.
+    """Options that say where and how long to train.
 
     Attributes:
         seed: 0 or more; with the plan and the fold it decides about everything random.
@@ -41,14 +41,14 @@ class TrainingOptions:
         dtype: The dtype in which the network computes.
         measure_dice: Mean Dice of held-out cases as whole volumes, predicted by the network as it is; needed to train
             until a plateau.
-        seconds_between_checkpoints: After an epoch, the state is saved if the last time is longer ago, so that an
+        seconds_between_checkpoints: The state is saved after an epoch if the last time is longer ago, so that an
             interruption costs little, and short epochs are not spent on saving.
         seconds_between_partial_checkpoints: The same within an epoch.
-        largest_saving_share: Of the time, for saving; where the disk is slow, the state is saved less often.
+        largest_saving_share: Largest share of the time for saving; if the disk is slow, the state is saved less often.
         team: The processes that train together.
-        announce: Told, in words, what was decided on the way.
+        announce: Called with each decision made on the way, in words.
         deterministic: The same result every time: on a GPU, too, at some cost, and beside other programs.
-        title: Of the picture of the progress: which training it is.
+        title: Title of the progress picture: which training it is.
         stop: Whether the training is asked to end; it then saves its state before.
     """
 

@@ -14,7 +14,7 @@ from autoseg.training.options import Length
 
 
 def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -> Start | None:
-    """Finds what is there already; None if the training is finished and is not to be extended.
+    """Finds where the training starts; None if it is finished and is not to be extended.
 
     Raises:
         TrainingError: What is there belongs to another training, or is shorter or longer than asked for.
@@ -43,7 +43,7 @@ def _continue_from(path: Path, description: CheckpointDescription, schedule: Sch
 def _read_own_description(
     output: FoldFolder, path: Path, identity: TrainingIdentity, *, accepts_other_predictions: bool = False
 ) -> CheckpointDescription | None:
-    """Accepts a second stage that learnt from other predictions of the first where only its weights are taken up."""
+    """Reads the description; other predictions of the first stage are accepted where only the weights are restored."""
     if not path.exists():
         return None
     description = read_description(path)
@@ -57,7 +57,7 @@ def _read_own_description(
 
 
 def _has_followed(path: Path, identity: TrainingIdentity) -> bool:
-    """Whether a fold's copy of the plan has the configuration that is to be trained, equal in all that decides."""
+    """Returns whether a fold's copy of the plan equals the present plan in all that affects the training."""
     plan = read_document(path, Plan)
     digests = {digest_plan(part, plan.labels, plan.channels) for part in plan.configurations.values()}
     return identity.plan_digest in digests

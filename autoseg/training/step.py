@@ -49,7 +49,7 @@ def build_learner(
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
 
     Raises:
-        TrainingError: The batch cannot be divided among the team.
+        TrainingError: The batch cannot be divided among the processes.
     """
     execution = execution or find_execution(plan.dimensions, device, dtype)
     generator = torch.Generator().manual_seed(seed)
@@ -75,10 +75,10 @@ def build_learner(
 
 
 def wrap(network: nn.Module, execution: TrainingExecution, *, team: ProcessGroup, device: torch.device) -> nn.Module:
-    """The module that is called in training: compiled, or summing gradients over a team, or the network itself."""
+    """Returns the module to call in training: compiled, or summing gradients over processes, or the network itself."""
     if execution.compiler is None:
         return replicate(network, team, device)
-    assert team.size == 1, "networks of a team are not compiled"
+    assert team.size == 1, "networks of a process group are not compiled"
     os.environ.setdefault(*ONE_COMPILING_PROCESS)
     return cast(nn.Module, torch.compile(network, backend=execution.compiler, dynamic=False))
 
@@ -109,15 +109,15 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
 
 
 def _sum_own_gradients(learner: Learner) -> None:
-    """Those of the objective, over the team; the network's replica does so by itself."""
+    """Sums the gradients of the objective over the process group; the network's replica does so by itself."""
     for parameter in list_trainable_parameters(learner.objective):
-        if parameter.grad is not None:
-            parameter.grad = learner.part.add_up(parameter.grad)
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = learner.part.add_up(own)  # called alike by every process, whether it has a gradient or not
 
 
 @torch.inference_mode()
 def run_validation_step(learner: Learner, batch: Batch) -> ValidationOutcome:
-    """Loss and overlap of a batch. The learner must be in evaluation mode."""
+    """Computes loss and overlap of a batch. The learner must be in evaluation mode."""
     on_device = batch.move_to(learner.device)
     loss, logits = learner.compute_loss(on_device)
     counts = count_overlaps(logits, on_device.label_map, learner.labels)

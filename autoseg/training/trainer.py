@@ -130,7 +130,7 @@ def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:
 
 
 def is_worth_a_forecast(schedule: Schedule, start: Start) -> bool:
-    """Whether so much is left that measuring the pace, which takes twenty iterations at most, does not count."""
+    """Returns whether so much is left that measuring the pace, up to twenty iterations, costs little."""
     if schedule.end_epoch is None:
         return False
     iterations = (schedule.end_epoch - start.epochs_done) * schedule.iterations_per_epoch
@@ -140,7 +140,7 @@ def is_worth_a_forecast(schedule: Schedule, start: Start) -> bool:
 def make_forecast(
     plan: TrainingPlan, times: StepTimes, schedule: Schedule, *, start: Start, budget: Budget | None
 ) -> Forecast:
-    """Lays out a training, or what is left of it, so that it ends in time; says what is to be expected of it."""
+    """Schedules a training, or the rest of it, so that it ends in time; returns the forecast."""
     if budget is not None and schedule.end_epoch is not None:
         seconds = max(0.0, budget.remaining_seconds)
         if start.schedule is None:

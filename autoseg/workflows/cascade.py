@@ -18,11 +18,15 @@ from autoseg.stages.out_of_fold import StageLink, digest_sources, find_holders
 from autoseg.stages.stored_maps import PredictionSource
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.checkpoint import read_description
-from autoseg.workflows.cases.loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.cases.loop import (
+    CaseOutput,
+    complete_cases,
+    predict_preprocessed_cases,
+)
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 
 LOCK_NAME: Final = ".predicting.lock"
-LOG_NAME: Final = "prediction.log"
+LOG_NAME: Final = "stage_predictions.log"
 
 
 def find_link(run: RunFolder, plan: Plan, configuration: str, splits: Splits) -> StageLink | None:
@@ -60,15 +64,14 @@ def prepare_stage_input(link: StageLink, *, device: str, progress: Progress) -> 
         check_preprocessed(link.run, link.plan, link.plan.configurations[link.previous].data_of, outdated)
         events = _predict_outdated(link, sources, outdated, device=device, progress=progress)
         label, total = f"Predicting with {link.previous}", len(outdated)
-        failures = collect_failures(events, progress=progress, label=label, total=total)
-    check_failures(failures, total=total, log=link.run.logs / LOG_NAME)
+        complete_cases(events, progress=progress, label=label, total=total, log=link.run.logs / LOG_NAME)
     return link.build_stored_input(sources)
 
 
 def list_stale_folds(
     run: RunFolder, plan: Plan, splits: Splits, *, configuration: str, folds: Sequence[str]
 ) -> tuple[str, ...]:
-    """Those of the finished folds whose previous stage was trained again since they were trained on its predictions.
+    """Lists the finished folds of which a stage before them was trained again since they were trained.
 
     None where folds of the previous stage are missing, because nothing can be said then.
 
@@ -76,7 +79,10 @@ def list_stale_folds(
         TrainingError: A checkpoint is damaged, or a case is held out by no fold.
     """
     link = find_link(run, plan, configuration, splits)
-    return () if link is None else _list_stale(link, folds)
+    if link is None:
+        return ()
+    earlier = list_stale_folds(run, plan, splits, configuration=link.previous, folds=tuple(link.folds))
+    return tuple(folds) if earlier else _list_stale(link, folds)
 
 
 def _list_stale(link: StageLink, folds: Collection[str]) -> tuple[str, ...]:
@@ -129,7 +135,7 @@ def _predict_outdated(
                 folds=(fold,),
                 device=device,
                 execution="eager",
-                with_previous_stages=False,  # what it gets itself is stored
+                with_previous=False,  # what it gets itself is stored
             )
             yield from predict_preprocessed_cases(
                 link.run, [model], cases, finish=convert, write=write, progress=progress

@@ -1,4 +1,4 @@
-"""The time of a lite plan, and whether its network can be trained in it."""
+"""The time budget of a lite plan, and a check that its network can be trained within it."""
 
 import math
 from typing import Final
@@ -23,12 +23,12 @@ CERTAIN_SHARE: Final = 2 / 3  # of the time for training and validation; validat
 
 
 def find_budget(machine: Machine) -> float:
-    """Seconds from raw images to predictions."""
+    """Returns the seconds that are planned for, from raw images to predictions."""
     return machine.budget_seconds or DEFAULT_BUDGET_SECONDS
 
 
 def explain_budget(machine: Machine, host: HostThroughput) -> Reason:
-    """How much of the time is for training, and on what."""
+    """Explains how much of the time is for training, and on which computer."""
     stated = "no budget was stated, so 30 minutes are taken" if machine.budget_seconds is None else "as stated"
     rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s at {width}" for width, rate in sorted(host.convolution_flops.items()))
     because = (
@@ -47,12 +47,12 @@ def explain_budget(machine: Machine, host: HostThroughput) -> Reason:
 
 
 def explain_needed_iterations(iterations: int, step_seconds: float, training_seconds: float) -> Reason:
-    """How many iterations the plan needs at least, and how many of them there is time for.
+    """Explains how many iterations the plan needs at least, and for how many there is time.
 
     Args:
-        iterations: That fit into the whole time of training and validation.
-        step_seconds: Of each.
-        training_seconds: That time.
+        iterations: Iterations that fit into the whole time of training and validation.
+        step_seconds: Duration of a step.
+        training_seconds: Time for training and validation.
 
     Raises:
         PlanError: The time holds next to none, even of the smallest network.

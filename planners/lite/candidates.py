@@ -34,11 +34,11 @@ BYTES_PER_ELEMENT: Final = 8  # of a feature map: itself, its normalization and 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What a network is chosen for.
+    """Conditions for which a network is chosen.
 
     Attributes:
-        training_seconds: For one fold.
-        measure_cost: What networks cost.
+        training_seconds: Time to train one fold.
+        measure_cost: Measures the cost of a network.
     """
 
     fingerprint: Fingerprint
@@ -48,17 +48,17 @@ class Situation:
 
     @property
     def memory_limit_bytes(self) -> float:
-        """For feature maps."""
+        """Memory limit of feature maps."""
         return self.host.memory_gb * 1e9 * MEMORY_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A network, and what it would cost.
+    """A network and its cost.
 
     Attributes:
-        dataset: At the spacing that goes with the patch.
-        iterations: That fit into the time.
+        dataset: The dataset at the spacing that goes with the patch.
+        iterations: Iterations that fit into the time.
     """
 
     dataset: ResampledDataset
@@ -71,7 +71,7 @@ class Candidate:
 
     @property
     def patches(self) -> int:
-        """That are seen within the time."""
+        """Number of patches that are seen within the time."""
         return self.iterations * self.batch.value
 
     @property
@@ -81,7 +81,7 @@ class Candidate:
 
 
 def choose_candidate(dataset: ResampledDataset, situation: Situation) -> Decision[Candidate]:
-    """The first of the candidates that learns enough within the time; the last one if none does.
+    """Chooses the first of the candidates that learns enough within the time; the last one if none does.
 
     Candidates come with the widest network and the largest patch first: the width shrinks before the patch does, and
     where the patch is too small for its context, the spacing becomes coarser.
@@ -96,23 +96,23 @@ def choose_candidate(dataset: ResampledDataset, situation: Situation) -> Decisio
 
 
 def list_candidates(dataset: ResampledDataset, situation: Situation) -> Iterator[Candidate]:
-    """From the largest to the smallest network."""
+    """Lists candidates from the largest to the smallest network."""
     topology: Topology | None = compute_topology(dataset.spacing_mm, compute_initial_patch(dataset))
     while topology is not None:
         for width in WIDTHS:
-            candidate = evaluate(dataset, topology, width, situation)
+            candidate = evaluate_candidate(dataset, topology, width, situation)
             if candidate.context < SUFFICIENT_CONTEXT_FRACTION and candidate.patches >= ENOUGH_PATCHES:
                 coarse = coarsen_for_context(dataset, topology)
-                candidate = evaluate(
+                candidate = evaluate_candidate(
                     coarse, compute_topology(coarse.spacing_mm, topology.patch_voxels), width, situation
                 )
             yield candidate
         topology = shorten(topology, dataset)
 
 
-def evaluate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
-    """What a network costs on the machine, with the largest batch that leaves enough iterations."""
-    network = build_network_plan(topology, width, situation.fingerprint)
+def evaluate_candidate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
+    """Estimates the cost of a network on the machine, with the largest batch that leaves enough iterations."""
+    network = build_lite_network(topology, width, situation.fingerprint)
     cost = situation.measure_cost(network, topology.patch_voxels, 1)
     patch_seconds = estimate_step_seconds(cost, situation.host)
     elements = sum(convolution.output_elements for convolution in cost.convolutions)
@@ -130,8 +130,8 @@ def evaluate(dataset: ResampledDataset, topology: Topology, width: int, situatio
     )
 
 
-def build_network_plan(topology: Topology, width: int, fingerprint: Fingerprint) -> PlainUNetPlan:
-    """A plain U-Net with `width` features in its first stage, doubled with every stage up to a limit."""
+def build_lite_network(topology: Topology, width: int, fingerprint: Fingerprint) -> PlainUNetPlan:
+    """Builds a plain U-Net with `width` features in its first stage, doubled with every stage up to a limit."""
     stages = topology.stage_count
     return PlainUNetPlan(
         dimensions=2 if len(topology.patch_voxels) == 2 else 3,
@@ -147,10 +147,10 @@ def build_network_plan(topology: Topology, width: int, fingerprint: Fingerprint)
 
 
 def choose_batch(patch_seconds: float, patch_bytes: float, situation: Situation) -> Decision[int]:
-    """One patch in little time, because many small steps teach more than few large ones; two in more time.
+    """Chooses one patch in little time, because many small steps teach more than few large ones; two in more time.
 
     Args:
-        patch_seconds: What one patch takes in a step.
+        patch_seconds: Time for one patch in a step.
         patch_bytes: Its feature maps.
     """
     iterations = int(situation.training_seconds / (LARGER_BATCH * patch_seconds))
@@ -173,7 +173,7 @@ def choose_batch(patch_seconds: float, patch_bytes: float, situation: Situation)
 
 
 def shorten(topology: Topology, dataset: ResampledDataset) -> Topology | None:
-    """The topology with one step less along the axis that covers most of the median case; None at the smallest."""
+    """Shortens the topology by one step along the axis that covers most of the median case; None at the smallest."""
     shares = [
         extent / median if extent > divisor else 0.0
         for extent, median, divisor in zip(
@@ -191,7 +191,7 @@ def shorten(topology: Topology, dataset: ResampledDataset) -> Topology | None:
 
 
 def coarsen_for_context(dataset: ResampledDataset, topology: Topology) -> ResampledDataset:
-    """The dataset at the finest spacing, in steps of 3 %, at which a patch covers enough of the median case."""
+    """Coarsens the spacing in steps of 3 % until a patch covers enough of the median case."""
     fine_mm, fine_shape = np.array(dataset.spacing_mm), np.array(dataset.median_shape_voxels)
     spacing_mm = fine_mm.copy()
     wanted = math.prod(topology.patch_voxels) / SUFFICIENT_CONTEXT_FRACTION

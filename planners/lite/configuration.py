@@ -1,4 +1,4 @@
-"""The rest of a lite plan, which follows from the chosen network: augmentation, training, their reasons."""
+"""Decisions of a lite plan that follow from the chosen network: augmentation, training, and their reasons."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ VALIDATION_ITERATIONS_PER_EPOCH: Final = 10
 def build_configuration(
     name: str, decision: Decision[Candidate], situation: Situation
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
-    """The chosen network with everything that follows from it."""
+    """Builds the configuration of the chosen network with everything that follows from it."""
     chosen, fingerprint = decision.value, situation.fingerprint
     topology = chosen.topology
     supervision = choose_deep_supervision(topology)
@@ -61,7 +61,7 @@ def build_configuration(
 
 
 def choose_lite_augmentation(topology: Topology, *, orientation: str | None) -> Decision[tuple[TransformPlan, ...]]:
-    """The usual augmentation, but without mirroring where every image has the same orientation."""
+    """Chooses the default augmentation, but without mirroring where every image has the same orientation."""
     usual = choose_augmentation(topology.patch_voxels)
     if orientation is None:
         return usual
@@ -87,7 +87,7 @@ TRAINING_REASON: Final = Reason(
 def build_lite_training(
     situation: Situation, *, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]
 ) -> TrainingPlan:
-    """What was measured best on a CPU in 8 to 30 minutes."""
+    """Builds the training that was measured to be best on a CPU in 8 to 30 minutes."""
     return TrainingPlan(
         epochs=EPOCHS,
         iterations_per_epoch=ITERATIONS_PER_EPOCH,

@@ -1,4 +1,4 @@
-"""A planner for computers without a GPU: as much network as learns enough within a given time."""
+"""A planner for computers without a GPU: the largest network that learns enough within a given time."""
 
 from dataclasses import dataclass
 
@@ -32,9 +32,9 @@ class LitePlanner:
         """Decides everything about a dataset.
 
         Args:
-            fingerprint: Of the dataset.
-            machine: What to plan for.
-            measure_cost: What networks cost.
+            fingerprint: Fingerprint of the dataset.
+            machine: The computer to plan for.
+            measure_cost: Measures the cost of a network.
 
         Raises:
             PlanError: Machine or networks were not measured, the machine is too slow for the time, or the images are

@@ -1,1 +1,1 @@
-"""Planning rules, one a file: pure functions from measurements to a decision and its reason."""
+"""Planning rules, one per file: pure functions from measurements to a decision and its reason."""

@@ -9,7 +9,7 @@ from planners.reasons import format_share
 def choose_batch_dice(
     patch_voxels: tuple[int, ...], median_shape_voxels: tuple[float, ...], *, has_coarser_configuration: bool
 ) -> Decision[bool]:
-    """Batch Dice for 2D, and for 3D where the context is so small that a coarser configuration exists as well.
+    """Chooses batch Dice for 2D, and for 3D where the context is so small that a coarser configuration exists as well.
 
     Patches with little or no foreground make the Dice of single samples unstable. Source: the rule of the reference
     planner.

@@ -15,7 +15,7 @@ def choose_batch_size(
     dataset_voxel_count: float,
     dataset_fraction_limit: float,
 ) -> Decision[int]:
-    """Fills the memory, but shows no more than a share of the dataset in one batch; never fewer than two samples.
+    """Chooses the batch that fills the memory, within a share of the dataset; never fewer than two samples.
 
     Source: nnU-Net paper (Isensee et al. 2021), "batch size".
 

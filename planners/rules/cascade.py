@@ -3,7 +3,7 @@
 from autoseg.labels import LabelScheme
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from autoseg.plan.stages import MasksOfPreviousStage
 from planners.reasons import format_amount, record
 
@@ -13,7 +13,7 @@ CASCADE = "3d_cascade_fullres"
 
 
 def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
-    """As the full-resolution configuration, with one more input channel for every foreground label.
+    """Chooses the full-resolution configuration, with one more input channel for every foreground label.
 
     Source: nnU-Net paper (Isensee et al. 2021), "3D U-Net cascade". The estimate of the memory ignores input channels,
     so patch and batch stay the same.
@@ -32,7 +32,9 @@ def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[Config
         }
     )
     exists = Decision(
-        CASCADE, f"{LOW_RESOLUTION} sees what {FULL_RESOLUTION} cannot; all else is as in {FULL_RESOLUTION}"
+        CASCADE,
+        f"{LOW_RESOLUTION} sees what {FULL_RESOLUTION} cannot; all else, but for random changes of masks, is as in "
+        f"{FULL_RESOLUTION}",
     )
     reasons = (record(CASCADE, exists, "planned"), record(f"{CASCADE}: input channels", channels, str(channels.value)))
     return cascade, reasons

@@ -9,7 +9,7 @@ from planners.rules.median_shape import ResampledDataset
 def choose_dimensionality(
     dataset: ResampledDataset, cases: tuple[CaseFingerprint, ...], axis_permutation: IntTriple
 ) -> Decision[tuple[int, ...]]:
-    """2D networks always, 3D ones unless the median case is a single slice.
+    """Chooses 2D networks always, 3D ones unless the median case is a single slice.
 
     Returns:
         (2,) or (2, 3).

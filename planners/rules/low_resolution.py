@@ -70,7 +70,7 @@ def _search(full: ResampledDataset, *, case_count: int, choose_patch: ChoosePatc
 
 
 def coarsen(spacing_mm: np.ndarray) -> np.ndarray:
-    """One step of 3 %: of the axes that are more than twice as fine as the coarsest, or of all if there are none."""
+    """Coarsens by one step of 3 % the axes more than twice as fine as the coarsest, or all if there are none."""
     is_fine = max(spacing_mm) / spacing_mm > ISOTROPY_FACTOR
     factor = np.where(is_fine, COARSENING_FACTOR, 1.0) if is_fine.any() else COARSENING_FACTOR
     coarser: np.ndarray = spacing_mm * factor

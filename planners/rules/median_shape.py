@@ -14,9 +14,9 @@ class ResampledDataset:
 
     Attributes:
         spacing_mm: Two or three values.
-        median_shape_voxels: As many values; a median of an even number of cases may be fractional.
+        median_shape_voxels: Median shape, one value per axis; a median of an even number of cases may be fractional.
         voxel_count: Voxels of a median case (always in 3D) times the number of cases.
-        distance_unit: Of the spacing, for words alone.
+        distance_unit: Unit of the spacing, for messages alone.
     """
 
     spacing_mm: tuple[float, ...]
@@ -26,7 +26,7 @@ class ResampledDataset:
 
     @property
     def in_plane(self) -> "ResampledDataset":
-        """The same dataset for a 2D configuration: without plan axis 0, with all its voxels."""
+        """Returns the dataset of a 2D configuration: without plan axis 0, with all its voxels."""
         return ResampledDataset(
             spacing_mm=self.spacing_mm[1:],
             median_shape_voxels=self.median_shape_voxels[1:],
@@ -42,13 +42,13 @@ def compute_resampled_dataset(
     axis_permutation: IntTriple,
     distance_unit: DistanceUnit = "mm",
 ) -> ResampledDataset:
-    """Resamples every case on paper, rounds its shape half to even (at least one voxel), and takes the median.
+    """Computes every case's shape after resampling, rounded half to even (at least one voxel), and the median.
 
     Args:
         cases: All training cases.
-        target_spacing_mm: Along z, y, x.
+        target_spacing_mm: Target spacing along z, y, x.
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
-        distance_unit: Of the spacings.
+        distance_unit: Unit of the spacings.
     """
     spacings_mm = np.array([case.spacing_mm for case in cases])
     shapes = np.array([case.cropped_shape_voxels for case in cases])

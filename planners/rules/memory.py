@@ -1,4 +1,4 @@
-"""The memory that a network needs, and that there is: both counted in elements of feature maps.
+"""The memory that a network needs, and the available memory, both counted in elements of feature maps.
 
 Nothing else of the memory is modelled (weights, gradients, framework, input channels, deep supervision heads): the
 limits of a calibration were found with this count on real accelerators, so it must stay exactly as it is for the
@@ -27,10 +27,10 @@ PatchMustFit = Literal["smallest_batch", "reference_batch"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryCalibration:
-    """What networks may cost on a real accelerator.
+    """Limits of networks on an accelerator of known memory.
 
     Attributes:
-        memory_gb: Of the accelerator.
+        memory_gb: Memory of the accelerator.
         elements_3d: Feature map elements per sample that a 3D network may have when it is trained with the reference
             batch size.
         elements_2d: The same for 2D networks.
@@ -47,7 +47,7 @@ PLAIN_CALIBRATION: Final = MemoryCalibration(memory_gb=8, elements_3d=560_000_00
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryBudget:
-    """What a network may cost.
+    """Limits of a network for the available memory.
 
     Attributes:
         elements_per_sample: Feature map elements of one sample of a batch of `reference_batch_size`.
@@ -64,12 +64,12 @@ class MemoryBudget:
         return self.elements_per_sample * self.reference_batch_size / self.fitted_batch_size
 
     def is_exceeded_by(self, elements: int) -> bool:
-        """Whether the smallest allowed batch of patches with so many feature map elements is too large."""
+        """Returns whether the smallest allowed batch of patches with so many feature map elements is too large."""
         return elements * self.fitted_batch_size > self.elements_per_sample * self.reference_batch_size
 
 
 def choose_memory_target(reference_gb: float, calibration: MemoryCalibration, machine: Machine) -> Decision[float]:
-    """The memory to plan for, in GB: what the machine states, else what the planner is meant for."""
+    """Chooses the memory to plan for, in GB: that of the machine if it is stated, else the planner's default."""
     if machine.accelerator_memory_gb is None:
         return Decision(
             reference_gb, f"no memory was stated, so the planner's own reference of {reference_gb:g} GB holds"
@@ -98,7 +98,7 @@ def compute_budget(
 def estimate_feature_map_elements(
     network: NetworkPlan, topology: Topology, *, declared_label_count: int, measure_cost: MeasureCost | None = None
 ) -> int:
-    """Elements that the convolutions of a network write for one patch.
+    """Estimates the elements that the convolutions of a network write for one patch.
 
     For the calibrated families in closed form, as exact integers; no network is built. With f channels and v voxels of
     stage s, b encoder blocks and d decoder convolutions: plain: sum(b f v); residual: stem f0 v0 + sum(2 b f v) + f v
@@ -106,10 +106,10 @@ def estimate_feature_map_elements(
     labels v0. The same numbers as the reference planner, which obtains them from an instantiated network.
 
     Args:
-        network: For the topology.
+        network: Network plan for the topology.
         topology: Patch and strides.
         declared_label_count: Entries of `labels` in dataset.json.
-        measure_cost: For families without a closed form.
+        measure_cost: Measures the cost of a network, for families without a closed form.
 
     Raises:
         PlanError: The family has no closed form, and nothing measures it.
@@ -128,7 +128,7 @@ def estimate_feature_map_elements(
 
 
 def describe_budget(budget: MemoryBudget, elements: int) -> str:
-    """The numbers of a comparison, for reasons and errors."""
+    """Describes the numbers of a comparison, for reasons and errors."""
     return (
         f"an estimated {format_count(elements)} feature map elements per sample; the limit is "
         f"{format_count(budget.patch_limit_elements)} at batch size {budget.fitted_batch_size}"
@@ -138,7 +138,7 @@ def describe_budget(budget: MemoryBudget, elements: int) -> str:
 def explain_measured_memory(
     network: NetworkPlan, topology: Topology, *, elements: int, measure_cost: MeasureCost
 ) -> Decision[int] | None:
-    """What a network keeps in memory, for a family that is measured; None for those with a closed form."""
+    """Explains what a network keeps in memory, for a family that is measured; None for those with a closed form."""
     if network.family in CLOSED_FORMS:
         return None
     kept = measure_cost(network, topology.patch_voxels, SMALLEST_BATCH_SIZE).kept_bytes // SMALLEST_BATCH_SIZE
@@ -152,7 +152,7 @@ def explain_measured_memory(
 def _convert_kept_bytes(
     network: NetworkPlan, topology: Topology, *, declared_label_count: int, measure_cost: MeasureCost
 ) -> int:
-    """Elements of the plain U-Net of the topology, times what the network keeps beside what the plain U-Net keeps.
+    """Converts to elements: those of the plain U-Net of the topology, times the ratio of the kept bytes.
 
     Counted with two samples, the fewest that are trained, because some normalizations need more than one.
     """

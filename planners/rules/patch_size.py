@@ -21,7 +21,7 @@ ComputeTopology = Callable[[Sequence[float], Sequence[float]], Topology]
 
 
 def compute_initial_patch(dataset: ResampledDataset) -> tuple[float, ...]:
-    """A patch that is isotropic in millimetres, has 256^3 (2048^2) voxels, and is cut to the median case.
+    """Computes a patch isotropic in millimetres, of 256^3 (2048^2) voxels, cropped to the median case.
 
     Returns:
         Extents in voxels; fractional where the median case is.
@@ -50,8 +50,8 @@ def choose_patch_size(
     Args:
         dataset: The data at the spacing of the network.
         budget: Memory limit.
-        estimate: What a network costs.
-        compute_topology: From spacing and wanted extents.
+        estimate: Estimates the feature map elements of a network.
+        compute_topology: Computes the topology from spacing and wanted extents.
 
     Raises:
         PlanError: Not even a network of two resolutions fits.
@@ -59,8 +59,9 @@ def choose_patch_size(
     initial = compute_initial_patch(dataset)
     topology = compute_topology(dataset.spacing_mm, initial)
     first, steps = topology.patch_voxels, 0
-    while budget.is_exceeded_by(elements := estimate(topology)) or topology.stage_count < FEWEST_STAGES:
-        shorter = _shorten(topology, dataset, compute_topology) if topology.stage_count >= FEWEST_STAGES else topology
+    _check_stages(topology)
+    while budget.is_exceeded_by(elements := estimate(topology)):
+        shorter = _shorten(topology, dataset, compute_topology)
         _check_shorter(shorter, topology, describe_budget(budget, elements))
         topology = shorter
         steps += 1
@@ -68,7 +69,7 @@ def choose_patch_size(
 
 
 def _shorten(topology: Topology, dataset: ResampledDataset, compute_topology: ComputeTopology) -> Topology:
-    """One step: of the axis with the largest share of the median case (of equals the last) that can be shortened.
+    """Shortens by one step the axis with the largest share of the median case (the last of equals), if possible.
 
     An axis of a single voxel is left alone; the reference planner would shorten it to nothing.
 
@@ -87,12 +88,21 @@ def _shorten(topology: Topology, dataset: ResampledDataset, compute_topology: Co
     return topology
 
 
+def _check_stages(topology: Topology) -> None:
+    if topology.stage_count < FEWEST_STAGES:
+        msg = (
+            f"no network with two resolutions fits into the memory: a patch of "
+            f"{format_extents(topology.patch_voxels)} voxels has only one; state more accelerator memory"
+        )
+        raise PlanError(msg)
+
+
 def _subtract(patch: tuple[int, ...], axis: int, step: int) -> tuple[int, ...]:
     return (*patch[:axis], max(1, patch[axis] - step), *patch[axis + 1 :])
 
 
 def _check_shorter(shorter: Topology, topology: Topology, numbers: str) -> None:
-    if shorter.patch_voxels == topology.patch_voxels:
+    if shorter.patch_voxels == topology.patch_voxels or shorter.stage_count < FEWEST_STAGES:
         msg = (
             f"no network with two resolutions fits into the memory: a patch of "
             f"{format_extents(topology.patch_voxels)} voxels has {numbers}; state more accelerator memory"

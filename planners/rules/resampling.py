@@ -13,14 +13,14 @@ RESAMPLING: Final = ResamplingPlan(image_order=3, label_order=1, logits_order=1,
 
 
 def choose_resampling(spacing_mm: tuple[float, ...], distance_unit: DistanceUnit = "mm") -> Decision[ResamplingPlan]:
-    """Always the same orders; the reason says what the threshold means at a target spacing.
+    """Chooses always the same orders; the reason explains the threshold at a target spacing.
 
     The first criterion is the spacing of the case itself, the target spacing is the second (see
     `autoseg.preprocessing`), so the reason can speak only of cases that are not anisotropic themselves.
 
     Args:
-        spacing_mm: Of the configuration; two values in 2D.
-        distance_unit: Of the spacing.
+        spacing_mm: Spacing of the configuration; two values in 2D.
+        distance_unit: Unit of the spacing.
     """
     lengths = format_lengths(spacing_mm, distance_unit)
     threshold = RESAMPLING.anisotropy_threshold

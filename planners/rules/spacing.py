@@ -19,7 +19,7 @@ TIE_BREAKER_MM: Final = 1e-5
 def choose_target_spacing(
     cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit = "mm"
 ) -> Decision[FloatTriple]:
-    """The median spacing of every axis, except that a very coarse axis gets a finer one.
+    """Chooses the median spacing of every axis, except that a very coarse axis gets a finer one.
 
     An axis is very coarse if its median spacing is more than three times that of each other axis and its median
     extent is less than a third of each other extent. Then the 10th percentile of its spacings is taken, but never less
@@ -52,7 +52,7 @@ def choose_target_spacing(
 
 
 def find_missing_axis(cases: tuple[CaseFingerprint, ...]) -> int | None:
-    """The axis that two-dimensional images do not have; None if any case has three axes."""
+    """Finds the axis that two-dimensional images do not have; None if any case has three axes."""
     for axis in range(3):
         if all(_lacks(case, axis) for case in cases):
             return axis
@@ -60,7 +60,7 @@ def find_missing_axis(cases: tuple[CaseFingerprint, ...]) -> int | None:
 
 
 def format_spacing(spacing_mm: FloatTriple, cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit) -> str:
-    """The spacing along the axes that the images have, as in "1 x 1 pixels (y, x)"."""
+    """Formats the spacing along the axes that the images have, as in "1 x 1 pixels (y, x)"."""
     missing = find_missing_axis(cases)
     axes = [axis for axis in range(3) if axis != missing]
     lengths = format_lengths([spacing_mm[axis] for axis in axes], distance_unit)
@@ -68,14 +68,14 @@ def format_spacing(spacing_mm: FloatTriple, cases: tuple[CaseFingerprint, ...], 
 
 
 def _lacks(case: CaseFingerprint, axis: int) -> bool:
-    """Whether an axis has one voxel and the spacing that stands for none; in single precision, as headers store it."""
+    """Returns whether an axis has one voxel and the spacing that means none; in single precision, as in headers."""
     others = [length for other, length in enumerate(case.spacing_mm) if other != axis]
     is_placeholder = case.spacing_mm[axis] >= PLANAR_SPACING_FACTOR * max(others) * (1 - 1e-6)
     return case.shape_voxels[axis] == 1 and is_placeholder
 
 
 def _explain_plane(cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit) -> str | None:
-    """For two-dimensional images; None for others, where the rule needs explaining."""
+    """Explains the spacing of two-dimensional images; None for others, for which the rule is explained."""
     if find_missing_axis(cases) is None:
         return None
     if distance_unit == "pixel":

@@ -109,7 +109,7 @@ def explain_topology(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopologyRule:
-    """How a family of networks divides a patch.
+    """A rule for the strides and kernels of a family of networks.
 
     Attributes:
         compute: The topology for a spacing and the wanted extents, which it rounds up to what the network takes.
@@ -121,11 +121,11 @@ class TopologyRule:
 
 
 UNET_TOPOLOGY: Final = TopologyRule(compute=compute_topology, explain=explain_topology)
-"""Of all networks that halve the axes of finest spacing."""
+"""Topology rule of all networks that halve the axes of finest spacing."""
 
 
 def choose_deep_supervision(topology: Topology) -> Decision[bool]:
-    """Whether lower decoder outputs are trained as well: from three stages on.
+    """Trains lower decoder outputs as well if there are three stages or more.
 
     The loss gives the lowest output no weight; with two stages that is the only one, and normalizing the weights would
     divide zero by zero (the reference implementation trains to NaN there).

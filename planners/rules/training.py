@@ -4,7 +4,7 @@ from typing import Final
 
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Reason
-from autoseg.plan.reference_training import build_reference_training
+from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 
 SCHEDULE_REASON: Final = Reason(
@@ -31,7 +31,7 @@ SUFFICIENT_REASON: Final = Reason(
 
 
 def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[TransformPlan, ...]) -> TrainingPlan:
-    """The reference's training, with the number of iterations that was measured to suffice."""
+    """Builds the reference's training, with the number of iterations that was measured to suffice."""
     return build_reference_training(
         batch_size=batch_size,
         batch_dice=batch_dice,

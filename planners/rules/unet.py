@@ -15,7 +15,7 @@ BLOCKS: Final[Mapping[UNetFamily, str]] = {
     "plain_unet": "convolutions",
     "residual_encoder_unet": "residual blocks",
 }
-"""What an encoder stage consists of."""
+"""The parts of an encoder stage, in words."""
 UNETS: Final[Mapping[UNetFamily, type[PlainUNetPlan] | type[ResidualEncoderUNetPlan]]] = {
     "plain_unet": PlainUNetPlan,
     "residual_encoder_unet": ResidualEncoderUNetPlan,
@@ -38,7 +38,7 @@ class UNetRule:
     def __call__(
         self, topology: Topology, *, input_channels: int, output_channels: int
     ) -> tuple[UNetPlan, tuple[Reason, ...]]:
-        """The network, and why it is as it is."""
+        """Returns the network with a reason for each of its parameters."""
         features = choose_features(topology.stage_count, dimensions=len(topology.patch_voxels))
         depth = self.choose_depth(topology.stage_count)
         deep_supervision = choose_deep_supervision(topology)
@@ -61,7 +61,7 @@ class UNetRule:
         )
 
     def choose_depth(self, stage_count: int) -> Decision[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Blocks of every encoder stage and convolutions of every decoder stage (one fewer)."""
+        """Chooses the blocks of every encoder stage and the convolutions of every decoder stage (one fewer)."""
         last = len(self.encoder_blocks) - 1
         encoder = tuple(self.encoder_blocks[min(stage, last)] for stage in range(stage_count))
         decoder = (self.decoder_convolutions,) * (stage_count - 1)

@@ -1,9 +1,15 @@
 """Folds of four cases, and what their trainings leave: epochs, checkpoints, finished folds."""
 
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import read_document, write_document
+from autoseg.networks import NETWORK_PREFIX, SegmentationNetwork, build_network
+from autoseg.plan import Plan
 from autoseg.run_folder import RunFolder, write_text
 from autoseg.training.checkpoint import CheckpointDescription, TrainingIdentity
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
@@ -69,3 +75,15 @@ def finish_fold(
     values = build_values(dice)
     told = {"foreground_mean": values, "mean": {"2": values}, "validation": validation}
     write_document(folder.summary, summary.model_copy(update=told))
+
+
+def write_trained_fold(root: Path, plan: Plan, configuration: str, *, fold: str, seed: int = 0) -> SegmentationNetwork:
+    """Writes a run with one trained fold, whose network is returned."""
+    run = RunFolder(root)
+    write_document(run.plan, plan)
+    training = run.fold(configuration, fold)
+    write_document(training.plan, plan)
+    network = build_network(plan.configurations[configuration].network, torch.Generator().manual_seed(seed))
+    weights = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}
+    save_file(weights, training.final_checkpoint)
+    return network

@@ -17,6 +17,16 @@ import grimp
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("autoseg", "planners")
 SMALL_FUNCTION_LINES: Final = 20
+TABLES: Final = (
+    "autoseg/cli",
+    "autoseg/networks/families",
+    "autoseg/training/augmentation",
+    "autoseg/training/losses",
+    "autoseg/volume_io/formats",
+    "planners",
+    "planners/rules",
+)
+"""Folders of like things, one file each: they may hold many files, and a small one is a row."""
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -80,6 +90,14 @@ def find_mutual_imports() -> list[tuple[str, str]]:
     return [(a, b) for a, b in apart if _imports(graph, a, b) and _imports(graph, b, a)]
 
 
+def find_repeated_classes() -> dict[str, list[str]]:
+    """The classes among `find_repeated_names`."""
+    classes = {
+        node.name for path in list_sources() for node in list_definitions(path) if isinstance(node, ast.ClassDef)
+    }
+    return {name: modules for name, modules in find_repeated_names().items() if name in classes}
+
+
 def _imports(graph: grimp.ImportGraph, importer: str, imported: str) -> bool:
     return graph.direct_import_exists(importer=importer, imported=imported, as_packages=True)
 
@@ -90,20 +108,25 @@ def list_definitions(path: Path) -> list[Definition]:
 
 
 def find_small_modules() -> list[str]:
-    """Modules that hold a single small function, public or not."""
-    found = []
-    for path in list_sources():
-        definitions = list_definitions(path)
-        if path.name.startswith("__") or len(definitions) != 1 or not isinstance(definitions[0], ast.FunctionDef):
-            continue
-        (only,) = definitions
-        if (only.end_lineno or 0) - only.lineno < SMALL_FUNCTION_LINES:
-            found.append(name_module(path))
-    return found
+    """Modules outside tables that hold a single small function, public or not, and little else."""
+    return [name_module(path) for path in list_sources() if not _is_row(path) and _is_small(path)]
+
+
+def _is_row(path: Path) -> bool:
+    return path.name.startswith("__") or str(path.parent.relative_to(ROOT)) in TABLES
+
+
+def _is_small(path: Path) -> bool:
+    definitions = list_definitions(path)
+    if len(definitions) != 1 or not isinstance(definitions[0], ast.FunctionDef):
+        return False
+    (only,) = definitions
+    others = [node for node in parse(path).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    return (only.end_lineno or 0) - only.lineno < SMALL_FUNCTION_LINES and len(others) < 3
 
 
 def find_repeated_names() -> dict[str, list[str]]:
-    """Public classes and functions whose name stands in several modules."""
+    """Public classes and functions whose name stands in several modules, with these modules."""
     places = defaultdict(list)
     for path in list_sources():
         for node in list_definitions(path):
@@ -113,7 +136,7 @@ def find_repeated_names() -> dict[str, list[str]]:
 
 
 def list_dataclasses() -> dict[str, bool]:
-    """Every dataclass, and whether it only carries parameters: it has no method, and one place builds it."""
+    """Every dataclass, and whether it may be a mere bundle: it has no method, and one place builds it."""
     calls = Counter(_list_calls())
     found = {}
     for path in list_sources():
@@ -141,7 +164,8 @@ def main() -> None:
     print(f"longest chain of imports         {len(chain)} modules: {' > '.join(chain)}")
     print(f"packages that import each other  {len(find_mutual_imports())}: {find_mutual_imports()}")
     print(f"modules of one small function    {len(small)}: {', '.join(small)}")
-    print(f"dataclasses                      {len(dataclasses)}, {sum(dataclasses.values())} only carry parameters")
+    bundles = sum(dataclasses.values())
+    print(f"dataclasses                      {len(dataclasses)}, {bundles} without methods, built in one place")
     print(f"names in several modules         {len(repeated)}: {', '.join(repeated)}")
 
 

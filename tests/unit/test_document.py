@@ -182,7 +182,8 @@ def test_a_new_kind_is_one_more_row(tmp_path, monkeypatch):
         ({"name": "circle"}, "drawing.json: shapes.0.radius: is missing"),
         ({"name": "circle", "radius": 1, "side": 2}, "drawing.json: shapes.0.side: unknown key"),
         ({"name": "circel"}, "'name' must be one of circle (got 'circel') (did you mean 'circle'?)"),
-        ({"radius": 1}, "'name' must be one of circle (got None)"),
+        ({"radius": 1}, "'name' is missing; it must be one of circle"),
+        ({"name": 3}, "'name' must be one of circle (got 3)"),
         ("circle", "must be an object with the key 'name' (got 'circle')"),
     ],
 )

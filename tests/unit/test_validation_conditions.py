@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.validation_conditions import ValidationConditions, describe_undertraining, is_undertrained
+from autoseg.validation_conditions import ValidationConditions, describe_shortage, is_hopeless
 
 WHOLE = ValidationConditions(validated_cases=16, held_out_cases=16, trained_iterations=1500, sufficient_iterations=1500)
 
@@ -35,12 +35,12 @@ def test_fewer_than_half_of_the_iterations_are_said_beside_the_scores(iterations
 
 
 def test_half_of_the_iterations_need_no_words_and_an_unknown_need_none_at_all():
-    assert describe_undertraining(750, 1500) is None
-    assert describe_undertraining(1, None) is None
-    assert "1 iteration is 0 %" in describe_undertraining(1, 1500)
+    assert describe_shortage(750, 1500) is None
+    assert describe_shortage(1, None) is None
+    assert "1 iteration is 0 %" in describe_shortage(1, 1500)
 
 
 def test_less_than_a_tenth_is_hopeless():
-    assert is_undertrained(149, 1500)
-    assert not is_undertrained(150, 1500)
-    assert not is_undertrained(0, None)
+    assert is_hopeless(149, 1500)
+    assert not is_hopeless(150, 1500)
+    assert not is_hopeless(0, None)

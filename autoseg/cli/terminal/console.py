@@ -50,7 +50,7 @@ class Console:
         """Shows a table."""
         self._rich.print(table)
 
-    def show_partial(self, label: str, done: int, total: int) -> None:
+    def show_part(self, label: str, done: int, total: int) -> None:
         """Shows the progress of the current item: a second bar, or a line now and then; nothing for a single step."""
         if total <= 1:
             return

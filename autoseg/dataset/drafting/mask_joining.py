@@ -54,7 +54,7 @@ class Nesting:
     """Nesting of the structures of a dataset.
 
     Attributes:
-        parents: For each structure, the structures that enclose it in every case, ascending.
+        parents: The structures that enclose each structure in every case, ascending.
         equal: Pairs of structures with the same voxels in every case.
         overlaps: Overlaps of pairs that are not nested.
         order: Structures from the outermost to the innermost; where several overlap, the last one is written.

@@ -1,1 +1,1 @@
-"""How a trained network is executed: reduced precision, compilers, batch size."""
+"""Execution of a trained network: reduced precision, compilers, batch size."""

@@ -92,7 +92,7 @@ class ExecutionRecord(Document):
 
     @property
     def is_exact_enough(self) -> bool:
-        """Whether it may be taken."""
+        """Returns whether the execution is exact enough to be chosen."""
         return self.difference <= TOLERANCES[self.circumstances.dtype]
 
     def estimate_seconds(self, patches: int) -> float:
@@ -106,8 +106,8 @@ def prepare_networks(
     """Prepares networks for prediction on a device; the given ones must not be used afterwards.
 
     Args:
-        networks: As `build_network` builds them; the folds of one configuration.
-        setting: What they are prepared for.
+        networks: Networks from `build_network`; the folds of one configuration.
+        setting: The configuration, device and dtype to prepare for.
         choice: "auto" takes the fastest for the workload.
         workload: Images to predict and how.
 
@@ -123,12 +123,12 @@ def prepare_networks(
     if choice == "eager" or (choice == "auto" and not is_large(workload, setting.configuration, len(networks))):
         prepared = _build("eager", networks, setting, inference_batch_size=1)
         return PreparedNetworks(
-            networks=prepared, execution="eager", inference_batch_size=_find_patches_per_pass(prepared[0], setting)
+            networks=prepared, execution="eager", inference_batch_size=_find_batch_size(prepared[0], setting)
         )
     if choice != "auto":
         check_available(choice)
     probe = prepare_network(copy.deepcopy(networks[0]), device=setting.device, dtype=setting.dtype)
-    count = _find_patches_per_pass(probe, setting)
+    count = _find_batch_size(probe, setting)
     trials = _Trials(original=networks[0], probe=probe, setting=setting, inference_batch_size=count)
     patches = count_patches(workload, setting.configuration, len(networks))
     execution = trials.choose(patches) if choice == "auto" else choice
@@ -152,7 +152,7 @@ def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: i
 
 
 def is_large(workload: Workload, configuration: ConfigurationPlan, folds: int) -> bool:
-    """Whether a job is so long that trials come into question."""
+    """Returns whether a job is long enough for trials."""
     voxels = count_patches(workload, configuration, folds) * math.prod(configuration.patch_voxels)
     return voxels >= SMALLEST_WORK_VOXELS
 
@@ -180,7 +180,7 @@ def check_available(execution: Execution) -> None:
 
 
 def find_fastest(records: Sequence[ExecutionRecord], patches: int) -> ExecutionRecord:
-    """Returns the one with the shortest total time for a number of patches, among those that are exact enough."""
+    """Returns the fastest of the exact ones, by the total time for a number of patches."""
     return min((record for record in records if record.is_exact_enough), key=lambda r: r.estimate_seconds(patches))
 
 
@@ -189,7 +189,7 @@ class _Trials:
     """Tries executions on one fold.
 
     Attributes:
-        original: In single precision.
+        original: The network in single precision.
         probe: The same, prepared for eager PyTorch: the reference.
     """
 
@@ -308,7 +308,7 @@ def _build(
     return prepared if execution == "eager" else compile_networks(prepared, inference_batch_size=inference_batch_size)
 
 
-def _find_patches_per_pass(network: nn.Module, setting: Setting) -> int:
+def _find_batch_size(network: nn.Module, setting: Setting) -> int:
     memory = find_measurement_cache("inference_batch_size")
     return find_inference_batch_size(network, setting.configuration, dtype=setting.dtype, memory=memory)
 

@@ -34,7 +34,7 @@ class CompiledNetwork(nn.Module):
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler that PyTorch would take: the one that CXX names, else the first usual one."""
+    """Finds the C++ compiler that PyTorch would use: that of CXX, else the first usual one."""
     named = os.environ.get("CXX")
     found = (shutil.which(name) for name in ((named,) if named else COMPILERS))
     return next((path for path in found if path), None)

@@ -49,7 +49,7 @@ def convert_network(
     """Converts a network in single precision, as `build_network` builds it; the network itself is not changed.
 
     Args:
-        network: On the CPU, in evaluation mode, with a single output.
+        network: Network on the CPU, in evaluation mode, with a single output.
         channels: Channels of the input.
         patch_voxels: Extents of the input.
         dtype: The dtype in which OpenVINO computes.

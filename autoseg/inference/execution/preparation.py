@@ -31,7 +31,7 @@ PART_VOXELS: Final = 2**14
 
 
 class ReducedNetwork(nn.Module):
-    """A network that computes in half the bits; it takes and returns single precision.
+    """A network that computes in 16 bits; its input and output are in single precision.
 
     Convolutions hold their weights in the reduced type, so that they are converted once and not in every call. The
     weights and statistics of normalizations stay in single precision, as do the modules that compute logits, which
@@ -92,7 +92,7 @@ def _normalize_in_place(features: Float[Tensor, "voxel channel"], norm: Instance
 
 
 class SingleHead(nn.Module):
-    """The last convolution, 1 x 1, in single precision whatever it is given.
+    """The last convolution, 1 x 1, in single precision whatever the dtype of its input.
 
     It is a matrix product over the channels, which needs no copy in either layout. With channels last it is several
     times as fast as PyTorch's convolution on a CPU (measured).
@@ -117,7 +117,7 @@ class SingleHead(nn.Module):
 
 
 class SinglePrecision(nn.Module):
-    """A module from tensors to one tensor that computes in single precision whatever it is given."""
+    """A module that computes one tensor from tensors in single precision, whatever the dtype of its input."""
 
     def __init__(self, module: nn.Module, result: torch.dtype | None = None) -> None:
         """Wraps a module.
@@ -156,8 +156,8 @@ def prepare_network(network: SegmentationNetwork, *, device: torch.device, dtype
     """Moves a network to a device and converts it to predict in a dtype; the given network must not be used afterwards.
 
     Args:
-        network: As `build_network` builds it.
-        device: On a CPU a reduced dtype also means channels last, for which its convolutions and `ChannelsLastNorm`
+        network: Network from `build_network`.
+        device: A reduced dtype on a CPU also means channels last, for which its convolutions and `ChannelsLastNorm`
             are made. A GPU's normalization is not, so there the layout stays (not measured).
         dtype: The dtype of convolutions. For float32 on a GPU, convolutions of this process no longer round
             their input to the 10 bits of TF32, which PyTorch has them do.
@@ -189,8 +189,10 @@ def _keep_single(module: nn.Module) -> nn.Module:
 def _convert(
     parent: nn.Module, dtype: torch.dtype, layout: torch.memory_format, replaced: Mapping[int, nn.Module]
 ) -> None:
-    """Replaces or converts all modules below one, but for those that were replaced before."""
-    for name, module in list(parent.named_children()):
+    """Replaces or converts all submodules except those that were replaced before."""
+    for name, module in list(parent._modules.items()):  # named_children leaves out a module's second name
+        if module is None:
+            continue
         if id(module) in replaced:
             setattr(parent, name, replaced[id(module)])
         elif isinstance(module, CONVOLUTIONS):
@@ -205,6 +207,6 @@ def _convert(
 
 
 def _has_own_tensors(module: nn.Module) -> bool:
-    """Such as batch normalization, linear maps or attention, which do not all accept weights of another type."""
+    """Returns whether a module has tensors of its own, as attention has, whose dtype it may not allow to change."""
     own = chain(module.parameters(recurse=False), module.buffers(recurse=False))
     return next(own, None) is not None

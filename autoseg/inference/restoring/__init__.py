@@ -1,1 +1,1 @@
-"""From logits back to label maps and probabilities on the grid of the image."""
+"""Conversion of logits to label maps and probabilities on the grid of the image."""

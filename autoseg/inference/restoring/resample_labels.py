@@ -141,7 +141,7 @@ class _Slab:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cells:
-    """Undecided cells of a slab. They are the last axis of arrays, along which CPUs are vectorized."""
+    """Undecided cells of a slab. They are the last axis of arrays, along which operations are vectorized."""
 
     slab: _Slab
     y: Int64[Tensor, " cell"]

@@ -131,7 +131,7 @@ def _blend_in_memory(job: _Job) -> Tensor:
 
 
 def retry_in_ram(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:
-    """Does the work with its sums on `storage`, and again with them in RAM if the device is out of memory.
+    """Computes with the sums on `storage`, and again with them in RAM if the device is out of memory.
 
     Raises:
         DeviceError: The device is too small nevertheless.
@@ -239,7 +239,7 @@ def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
 
 
 def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
-    """What `_predict_patches` returns for a patch that is its own flip image: one pass per network is enough."""
+    """Does as `_predict_patches` for a patch that equals its mirrored views: one pass per network is enough."""
     is_slice = job.configuration.dimensions == 2
     inputs = patch.squeeze(2) if is_slice else patch
     views = list(list_mirrored_axes(job.mirror_axes))

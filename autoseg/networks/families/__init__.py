@@ -13,7 +13,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_unet": PlainUNet,
     "residual_encoder_unet": ResidualEncoderUNet,
 }
-"""Built from the plans of the same names in `autoseg.plan.NETWORK_PLANS`."""
+"""Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 
 
 def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -> SegmentationNetwork:
@@ -30,7 +30,7 @@ def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -
 
 
 def _construct(plan: NetworkPlan, generator: torch.Generator | None) -> SegmentationNetwork:
-    """Constructs the network under a global source that is seeded from the given one.
+    """Constructs the network with the global generator seeded from the given one.
 
     Modules of PyTorch draw their first weights from the global source, and a family need not replace all of them.
     """

@@ -1,1 +1,1 @@
-"""Random transforms of training patches: one a file, each with its forms for worker processes and for a device."""
+"""Random transforms of training patches, one per file, each with a form for worker processes and one for a device."""

@@ -1,4 +1,4 @@
-"""Gaussian blur, of a standard deviation per channel and axis.
+"""Gaussian blur with a standard deviation per channel and axis.
 
 batchgenerators' kernel reaches 4 standard deviations and mirrors the border about its edge; the torch transforms that
 nnU-Net uses today reach about 3 and mirror about the centre of the outermost voxel.
@@ -56,7 +56,7 @@ class Blur(DeviceTransform[Sigmas]):
 
 
 def blur(rows: Float32[Tensor, " row *space"], sigmas_voxels: Float64[np.ndarray, "row axis"]) -> None:
-    """Gaussian blur with a standard deviation per row and axis, in place."""
+    """Blurs with a Gaussian of a standard deviation per row and axis, in place."""
 
     def change(some: Tensor, changed: np.ndarray) -> Tensor:
         largest = float(sigmas_voxels[changed].max())

@@ -43,5 +43,5 @@ class Brightness(DeviceTransform[Factors]):
 
 
 def adjust_brightness(rows: Float32[Tensor, " row *space"], factors: Float64[np.ndarray, " row"]) -> None:
-    """Multiplies, in place."""
+    """Multiplies each row by its factor, in place."""
     change_some(rows, factors != 1, lambda some, changed: some * to_column(factors[changed], some))

@@ -1,4 +1,4 @@
-"""Random factors and exponents about 1, one a channel."""
+"""Random factors and exponents around 1, one per channel."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -18,7 +18,7 @@ def draw_around_one(limits: tuple[float, float]) -> float:
 def draw_factors(
     draws: SampleDraws, probability: float, limits: tuple[float, float]
 ) -> Float64[np.ndarray, "batch channel"]:
-    """The same distribution for the samples of a batch; 1 where a sample is not changed."""
+    """Draws from the distribution of `draw_around_one` for the samples of a batch; 1: the sample is unchanged."""
     drawn = [_draw_sample(generator, probability, limits, channels=draws.channels) for generator in draws.generators]
     return np.stack(drawn)
 

@@ -1,4 +1,4 @@
-"""Values, brought to 0 to 1, raised to a power; mean and standard deviation (of the population) are restored."""
+"""Gamma correction: values scaled to 0 to 1 are raised to a power; mean and standard deviation are restored."""
 
 from dataclasses import dataclass
 

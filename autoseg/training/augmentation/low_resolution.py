@@ -1,4 +1,4 @@
-"""Simulated low resolution: down to the nearest voxel, up again linearly."""
+"""Simulated low resolution: downsampling by the nearest voxel, linear upsampling."""
 
 from dataclasses import dataclass
 from typing import Final

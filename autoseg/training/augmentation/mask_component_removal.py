@@ -24,11 +24,11 @@ FULL_CONNECTIVITY: Final = {2: 8, 3: 26}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovalParameters:
-    """Which masks of a batch lose which component.
+    """Random choice of the masks of a batch that lose a component, and of the component.
 
     Attributes:
         is_reduced: Whether the mask of a label loses a component.
-        choice: Which of its small components, as a share of their number; 0 to below 1.
+        choice: Index of the removed component among the small ones, as a share of their number; 0 to below 1.
     """
 
     is_reduced: Bool[np.ndarray, "batch label"]
@@ -77,7 +77,7 @@ def remove_components(masks: Bool[np.ndarray, " label *space"], plan: MaskCompon
 
 
 def find_small_components(mask: Mask, limit_fraction: float) -> tuple[Integer[np.ndarray, "*space"], np.ndarray]:
-    """The number of the connected component of each voxel, and the numbers of those below a share of the patch."""
+    """Numbers the connected components, and lists those that are smaller than a share of the patch."""
     components = cc3d.connected_components(mask, connectivity=FULL_CONNECTIVITY[mask.ndim])
     counts = np.bincount(components.ravel())
     counts[0] = mask.size  # background is no component

@@ -29,13 +29,13 @@ FAR: Final = 1 << 29  # above any squared distance within a patch; a squared dis
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MorphologyParameters:
-    """How the masks of a batch grow or shrink.
+    """Random morphological operations on the masks of a batch.
 
     Attributes:
-        order: In which the labels are changed.
+        order: Order in which the labels are changed.
         is_changed: Whether the mask of a label is changed.
         operation: DILATE, ERODE, CLOSE or OPEN.
-        radius_voxels: By how much.
+        radius_voxels: Radius of the operation.
     """
 
     order: Int64[np.ndarray, "batch label"]
@@ -96,24 +96,24 @@ def change_masks(masks: Bool[np.ndarray, " label *space"], plan: MaskMorphologyP
 
 
 def dilate(mask: Mask, radius_voxels: float) -> Mask:
-    """What is at most the radius away from the mask."""
+    """Returns the voxels at most the radius away from the mask."""
     grown: Mask = edt.edtsq(~mask) <= radius_voxels**2
     return grown
 
 
 def erode(mask: Mask, radius_voxels: float) -> Mask:
-    """What is further than the radius inside the mask; beyond the patch the mask is taken to go on."""
+    """Returns the voxels further than the radius inside the mask, which is assumed to continue beyond the patch."""
     shrunk: Mask = edt.edtsq(mask) > radius_voxels**2
     return shrunk
 
 
 def open_mask(mask: Mask, radius_voxels: float) -> Mask:
-    """Without what is thinner than a ball of the radius."""
+    """Removes parts thinner than a ball of the radius."""
     return dilate(erode(mask, radius_voxels), radius_voxels)
 
 
 def close_mask(mask: Mask, radius_voxels: float) -> Mask:
-    """With gaps filled that are thinner than a ball of the radius."""
+    """Fills gaps thinner than a ball of the radius."""
     return erode(dilate(mask, radius_voxels), radius_voxels)
 
 
@@ -121,7 +121,7 @@ OPERATIONS: Final[tuple[Callable[[Mask, float], Mask], ...]] = (dilate, erode, c
 
 
 def change_masks_of_batch(masks: Bool[Tensor, "batch label *space"], parameters: MorphologyParameters) -> None:
-    """The same on a device for all samples, in place: by exact squared distances, found along one axis after the
+    """Does as `change_masks` on a device for all samples, in place, by exact squared distances along one axis after the
     other."""
     batch, label_count = masks.shape[:2]
     rows = masks.view(batch * label_count, *masks.shape[2:])
@@ -143,7 +143,7 @@ def change_masks_of_batch(masks: Bool[Tensor, "batch label *space"], parameters:
 def apply_operations(
     masks: Masks, operations: Int64[np.ndarray, " row"], radii_voxels: Float64[np.ndarray, " row"]
 ) -> Masks:
-    """Dilates, erodes, closes or opens each mask with a ball; beyond the patch every mask is taken to go on."""
+    """Dilates, erodes, closes or opens each mask with a ball; masks are assumed to continue beyond the patch."""
     changed = _grow_or_shrink(masks, np.isin(operations, (ERODE, OPEN)), radii_voxels)
     again = np.flatnonzero(np.isin(operations, (CLOSE, OPEN)))
     if len(again) == 0:
@@ -154,13 +154,13 @@ def apply_operations(
 
 
 def _grow_or_shrink(masks: Masks, is_shrunk: Bool[np.ndarray, " row"], radii_voxels: np.ndarray) -> Masks:
-    """To shrink a mask is to grow what is not in it."""
+    """Grows masks, or shrinks them by growing their complement."""
     flags = to_column(is_shrunk, masks)
     return grow(masks ^ flags, radii_voxels) ^ flags
 
 
 def grow(masks: Masks, radii_voxels: Float64[np.ndarray, " row"]) -> Masks:
-    """What is at most the radius away from each mask, within the patch."""
+    """Returns the voxels of the patch at most the radius away from each mask."""
     squared = torch.where(masks, 0, FAR).to(torch.int32)
     for axis in range(1, masks.ndim):
         squared = _spread(squared, axis, reach=int(radii_voxels.max()))
@@ -169,7 +169,7 @@ def grow(masks: Masks, radii_voxels: Float64[np.ndarray, " row"]) -> Masks:
 
 
 def _spread(squared: Tensor, axis: int, *, reach: int) -> Tensor:
-    """The smallest sum of a value along an axis and the squared distance to its place."""
+    """Computes the smallest sum of a value along an axis and the squared distance to its position."""
     extent = squared.shape[axis]
     nearest = squared.clone()
     for step in range(1, min(reach, extent - 1) + 1):

@@ -1,4 +1,4 @@
-"""Masks of a previous stage in a training patch, as transforms see and draw for them.
+"""Masks of a previous stage in a training patch: conversions, and random numbers for their transforms.
 
 The previous stage's prediction goes through augmentation as a label map; a transform of masks takes it apart into one
 mask per foreground label and puts them together again, so that it may stand anywhere in the list.
@@ -22,7 +22,7 @@ OPERATION_COUNT: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskDraws:
-    """Numbers from which the transforms of masks follow: uniform in 0 to 1 but for two.
+    """Random numbers of the transforms of masks, uniform in 0 to 1 but for two.
 
     All transforms of masks read their own columns of the same table, so that no number depends on which of them a plan
     lists.
@@ -35,7 +35,7 @@ class MaskDraws:
         operation: 0 to 3.
         radius: Position in the range of the radius.
         label_removal: Decides for each label.
-        choice: Which component.
+        choice: Choice of the component that is removed.
     """
 
     morphology: Float64[np.ndarray, "batch 1"]
@@ -72,14 +72,14 @@ def _draw_sample(generator: np.random.Generator, labels: int) -> dict[str, np.nd
 def encode_masks(
     label_map: Int16[np.ndarray, "*space"], foreground_labels: Sequence[int]
 ) -> Bool[np.ndarray, " label *space"]:
-    """One mask for each label; other values of the map are in none."""
+    """Encodes one mask for each label; other values of the map are in none."""
     return np.stack([label_map == label for label in foreground_labels])
 
 
 def write_masks(
     label_map: Int16[np.ndarray, "*space"], masks: Bool[np.ndarray, " label *space"], foreground_labels: Sequence[int]
 ) -> None:
-    """Puts changed masks, which share no voxel, back into their label map; what has lost its mask is background."""
+    """Writes changed masks, which share no voxel, to their label map; voxels in no mask any more are background."""
     label_map[np.isin(label_map, foreground_labels)] = 0
     for label, mask in zip(foreground_labels, masks, strict=True):
         label_map[mask] = label
@@ -88,7 +88,7 @@ def write_masks(
 def split_masks(
     label_maps: Int16[Tensor, " batch *space"], foreground_labels: Sequence[int]
 ) -> Bool[Tensor, "batch label *space"]:
-    """One mask for each label."""
+    """Splits a label map into one mask for each label."""
     return torch.stack([label_maps == label for label in foreground_labels], dim=1)
 
 
@@ -97,7 +97,7 @@ def join_masks(
     masks: Bool[Tensor, "batch label *space"],
     foreground_labels: Sequence[int],
 ) -> Int16[Tensor, " batch *space"]:
-    """The label maps with changed masks, which share no voxel; what has lost its mask is background."""
+    """Joins changed masks, which share no voxel, to label maps; voxels in no mask any more are background."""
     joined = label_maps
     for label in foreground_labels:
         joined = joined.masked_fill(label_maps == label, 0)

@@ -16,7 +16,7 @@ from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseParameters:
-    """What was drawn for a batch.
+    """Random parameters of a batch.
 
     Attributes:
         std: 0: no noise.

@@ -3,8 +3,7 @@
 In both, what a network gets is finished the same way: channels that are zero outside the nonzero region are zeroed
 there again, the label -1 becomes background, and the previous stage's prediction becomes channels. What is drawn comes
 from other generators, so the patches of the two are alike and not equal. Worker processes have one random stream per
-sample;
-nnU-Net's share one, so that they repeat each other's.
+sample; nnU-Net's share one, so that they repeat each other's.
 """
 
 from collections.abc import Sequence
@@ -32,12 +31,12 @@ from autoseg.training.augmentation.transform import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleAugmentation:
-    """Turns a cut into what the network gets, in a worker process.
+    """Turns a cut into an input of the network and its reference, in a worker process.
 
     Attributes:
-        transforms: In the order of application; draw from the global generators of numpy and `random`.
+        transforms: Transforms in the order of application; draw from the global generators of numpy and `random`.
         masked_channels: Channels that are zero outside the nonzero region.
-        stage_input: In a cascade, how the previous stage's prediction becomes channels behind the image.
+        stage_input: Conversion of the previous stage's prediction to channels behind the image; None without a cascade.
     """
 
     transforms: tuple[Transform, ...]
@@ -76,12 +75,12 @@ def finish_patch(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchParameters:
-    """What was drawn for the samples of a batch.
+    """Random parameters of the samples of a batch.
 
     Attributes:
         is_warped: Whether a sample is rotated or scaled, and so must be cut out with surroundings.
-        spatial: Of the spatial transform; None where there is none.
-        others: Of the other transforms, in their order.
+        spatial: Parameters of the spatial transform; None without one.
+        others: Parameters of the other transforms, in their order.
     """
 
     is_warped: Bool[np.ndarray, " batch"]
@@ -91,13 +90,13 @@ class BatchParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceAugmentation:
-    """Turns the cuts of a batch into what the network gets, on a device.
+    """Turns the cuts of a batch into inputs of the network and their references, on a device.
 
     Attributes:
         spatial: The first transform of the plan, if it is that.
         transforms: The others, in the order of application.
         masked_channels: Channels that are zero outside the nonzero region.
-        stage_input: In a cascade, how the previous stage's prediction becomes channels behind the image.
+        stage_input: Conversion of the previous stage's prediction to channels behind the image; None without a cascade.
     """
 
     spatial: Spatial | None
@@ -123,7 +122,7 @@ class DeviceAugmentation:
         Args:
             unwarped: The samples that are neither rotated nor scaled, already as large as the patch.
             warped: The enlarged cuts of the others.
-            parameters: Of all samples.
+            parameters: Parameters of all samples.
         """
         if self.spatial is not None and parameters.spatial is not None:
             warped = self.spatial.warp(warped, parameters.spatial)
@@ -144,7 +143,7 @@ class DeviceAugmentation:
 
 
 def build_device_augmentation(augmentation: SampleAugmentation) -> DeviceAugmentation:
-    """Builds the form for a device; every transform must have one."""
+    """Builds the pipeline for a device, for which every transform must have a form."""
     spatial = [transform for transform in augmentation.transforms if isinstance(transform, Spatial)]
     others = tuple(transform for transform in augmentation.transforms if isinstance(transform, DeviceTransform))
     assert len(spatial) + len(others) == len(augmentation.transforms), "a transform has no form for devices"

@@ -27,7 +27,7 @@ from autoseg.training.augmentation.transform import Patches, Sample, SampleDraws
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpatialParameters:
-    """What was drawn for one patch.
+    """Random parameters of one patch.
 
     Attributes:
         angles_radians: One angle in 2D, one about each axis in 3D; None: no rotation.
@@ -40,7 +40,7 @@ class SpatialParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpatialParameters:
-    """What was drawn for the patches of a batch.
+    """Random parameters of the patches of a batch.
 
     Attributes:
         angles_radians: About each axis; one angle in a plane. All zero: no rotation.
@@ -73,7 +73,7 @@ class Spatial(Transform):
             sample.previous_label_map = changed[2]
 
     def draw(self, draws: SampleDraws) -> BatchSpatialParameters:
-        """Draws for the samples of a batch, also the values that are not used."""
+        """Draws the parameters of the samples of a batch, including values that are not used."""
         drawn = [self._draw_sample(generator) for generator in draws.generators]
         angles, scales, flags = (np.stack(values) for values in zip(*drawn, strict=True))
         return BatchSpatialParameters(angles_radians=angles, scale=scales, is_warped=flags)
@@ -138,7 +138,7 @@ def draw_spatial_parameters(plan: SpatialPlan, dimensions: int) -> SpatialParame
 def compute_source_positions(
     parameters: SpatialParameters, patch_voxels: tuple[int, ...], cut_voxels: tuple[int, ...]
 ) -> Float64[np.ndarray, " axis *patch"]:
-    """Where in the cut each voxel of the patch comes from: rotated and scaled about the common centre."""
+    """Computes the position in the cut of each voxel of the patch, rotated and scaled about the common centre."""
     columns = np.eye(len(patch_voxels))
     if parameters.angles_radians is not None:
         rotate = rotate_coords_2d if len(patch_voxels) == 2 else rotate_coords_3d
@@ -156,7 +156,7 @@ def compute_source_positions(
 def interpolate_image(
     image: Float32[np.ndarray, "*space"], positions: Float64[np.ndarray, " axis *patch"]
 ) -> Float32[np.ndarray, "*patch"]:
-    """Linear interpolation; zeros surround the cut."""
+    """Interpolates linearly, with zeros around the cut."""
     interpolated: np.ndarray = interpolate_img(image, positions, order=1, mode="grid-constant", cval=0)
     return interpolated
 
@@ -164,7 +164,7 @@ def interpolate_image(
 def interpolate_label_map(
     label_map: Int16[np.ndarray, "*space"], positions: Float64[np.ndarray, " axis *patch"]
 ) -> Int16[np.ndarray, "*patch"]:
-    """The label whose linearly interpolated indicator is largest; -1 beyond the cut.
+    """Returns the label whose linearly interpolated indicator is largest; -1 beyond the cut.
 
     Between equal labels there is nothing to interpolate: only positions among different ones go through
     batchgenerators' interpolation, whose time grows with the number of labels (20 labels: a fifth of the time).
@@ -179,7 +179,7 @@ def interpolate_label_map(
 
 
 def find_uniform_cells(label_map: Int16[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
-    """Whether a voxel and its following neighbours along all axes (4 or 8 corners) carry one label; False at the far
+    """Finds voxels that carry the label of their next neighbours along all axes (4 or 8 corners); False at the far
     border, where there are none."""
     is_uniform = np.ones(label_map.shape, dtype=bool)
     for axis in range(label_map.ndim):
@@ -192,7 +192,7 @@ def find_uniform_cells(label_map: Int16[np.ndarray, "*space"]) -> Bool[np.ndarra
 
 
 def _find_cells(positions: np.ndarray, extents: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The flat index of the voxel before each position, and whether the position is beyond the outermost voxels."""
+    """Finds the flat index of the voxel before each position, and whether it is beyond the outermost voxels."""
     cells = np.zeros(positions.shape[1:], dtype=np.intp)
     is_beyond = np.zeros(positions.shape[1:], dtype=bool)
     for along, extent in zip(positions, extents, strict=True):
@@ -203,7 +203,7 @@ def _find_cells(positions: np.ndarray, extents: tuple[int, ...]) -> tuple[np.nda
 
 
 def crop_centre(array: np.ndarray, patch_voxels: tuple[int, ...]) -> np.ndarray:
-    """A copy of the middle of the last axes; start = extent // 2 - patch // 2."""
+    """Returns a copy of the middle of the last axes; start = extent // 2 - patch // 2."""
     extents = array.shape[-len(patch_voxels) :]
     starts = [extent // 2 - patch // 2 for extent, patch in zip(extents, patch_voxels, strict=True)]
     leading = (slice(None),) * (array.ndim - len(patch_voxels))

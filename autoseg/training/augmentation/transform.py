@@ -1,4 +1,4 @@
-"""What every transform of a training patch offers.
+"""The contract of a transform of training patches.
 
 A transform has one form for worker processes, which changes one sample in numpy arrays and draws from the global
 generators of numpy and `random` (as batchgenerators does), and mostly one for a device, which changes a whole batch in
@@ -28,7 +28,7 @@ class Sample:
     Attributes:
         image: Without masks.
         label_map: The reference; -1 is outside the nonzero region.
-        previous_label_map: In a cascade, the previous stage's prediction, whose labels become masks at the end.
+        previous_label_map: Prediction of the previous stage of a cascade, whose labels become masks at the end.
     """
 
     image: Float32[np.ndarray, " channel *space"]
@@ -51,12 +51,12 @@ class Patches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleDraws:
-    """Randomness of the samples of a batch.
+    """Random generators of the samples of a batch.
 
     Attributes:
-        seeds: Of each sample.
+        seeds: Seed of each sample.
         generators: One for each sample; transforms draw from it one after the other.
-        channels: Of an image, without masks.
+        channels: Channels of an image, without masks.
     """
 
     seeds: Sequence[np.random.SeedSequence]
@@ -71,8 +71,8 @@ class Transform(ABC):
     Attributes:
         plan: Its probabilities and ranges.
         patch_voxels: Extent of a finished patch, two or three axes.
-        foreground_labels: Of the previous stage; empty where there is none.
-        occurrence: How many entries of the same name stand before it.
+        foreground_labels: Foreground labels of the previous stage; empty where there is none.
+        occurrence: Number of earlier entries of the same name in the plan.
     """
 
     plan: TransformPlan
@@ -110,10 +110,10 @@ def build_sample_draws(seeds: Sequence[np.random.SeedSequence], *, channels: int
 
 
 def build_generator(seeds: np.random.SeedSequence, spawn_key: tuple[int, ...]) -> np.random.Generator:
-    """A generator of one sample's own; each kind of draws has a key, so that they are independent."""
+    """Builds a generator for one sample; each kind of draw has a key of its own, so that they are independent."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds.entropy, spawn_key=spawn_key)))
 
 
 def is_slice_wise(*, in_plane_only: bool, patch_voxels: tuple[int, ...]) -> bool:
-    """Whether the first axis of the patch is left alone; a 2D patch has none to leave alone."""
+    """Returns whether a 3D patch is changed slice by slice along its first axis; always False for a 2D patch."""
     return in_plane_only and len(patch_voxels) == 3

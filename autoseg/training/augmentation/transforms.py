@@ -1,4 +1,4 @@
-"""The table of transforms: who carries out which entry of a plan."""
+"""The table of transforms, by their names in a plan."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -33,12 +33,12 @@ TRANSFORMS: Final[dict[str, type[Transform]]] = {
 def build_transforms(
     plans: Sequence[TransformPlan], patch_voxels: tuple[int, ...], foreground_labels: tuple[int, ...] = ()
 ) -> tuple[Transform, ...]:
-    """Builds what carries out the entries of a plan, in their order.
+    """Builds the transforms of a plan, in their order.
 
     Args:
         plans: The entries.
         patch_voxels: Extent of a finished patch.
-        foreground_labels: Of the previous stage of a cascade.
+        foreground_labels: Foreground labels of the previous stage of a cascade.
     """
     names = [plan.name for plan in plans]
     return tuple(
@@ -53,5 +53,5 @@ def build_transforms(
 
 
 def list_without_device_form(transforms: Sequence[Transform]) -> list[str]:
-    """The names of transforms that worker processes alone can carry out."""
+    """Lists the names of transforms that only worker processes can apply."""
     return [transform.plan.name for transform in transforms if not isinstance(transform, DeviceTransform | Spatial)]

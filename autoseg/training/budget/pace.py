@@ -201,6 +201,6 @@ def describe_insufficient_budget(
     return (
         f"the budget does not hold a tenth of the {needed:,} iterations that the plan needs at least: {done:,} are "
         f"trained, an epoch takes {epoch_seconds:.3g} s and was expected to take {expected_seconds:.3g} s (does "
-        f"something else use this machine?); what is trained is kept, and goes on with a --budget that leaves "
+        f"something else use this machine?); what is trained is kept, and continues with a --budget that leaves "
         f"{format_duration(more_seconds)} for training"
     )

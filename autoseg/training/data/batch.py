@@ -15,11 +15,11 @@ class Batch:
     label_map: Int16[Tensor, " batch *space"]
 
     def pin_memory(self) -> "Batch":
-        """A copy from which a CUDA device can read while the CPU goes on (called by torch's loader)."""
+        """Returns a page-locked copy, which a CUDA device reads asynchronously (called by torch's loader)."""
         return Batch(image=self.image.pin_memory(), label_map=self.label_map.pin_memory())
 
     def move_to(self, device: torch.device) -> "Batch":
-        """A copy on the device."""
+        """Returns a copy on the device."""
         return Batch(
             image=self.image.to(device, non_blocking=True), label_map=self.label_map.to(device, non_blocking=True)
         )

@@ -60,7 +60,7 @@ def make_batches(
         source: Makes them.
         keys: May be endless.
         workers: Processes that make batches, or threads that cut patches for the device.
-        device: For which the batches are meant.
+        device: Device that will use the batches.
 
     Raises:
         AutosegError: A case could not be read.

@@ -48,7 +48,7 @@ class PatchSource:
     """Makes finished patches of one stream.
 
     Attributes:
-        augmentation: From a cut (image, label map, in a cascade the previous stage's) to a patch.
+        augmentation: Turns a cut (image, label map, in a cascade the previous stage's) into a patch.
         is_2d: Cuts are one slice thick, patches have no such axis.
     """
 
@@ -74,7 +74,7 @@ class BatchSource(Dataset[Batch | AutosegError]):
     seed: int
 
     def __getitem__(self, key: BatchKey) -> Batch | AutosegError:
-        """Makes a batch; returns the user's mistakes, which would lose their type on the way out of a worker."""
+        """Makes a batch; returns user errors, which would lose their type if a worker process raised them."""
         try:
             return self.make_batch(key)
         except AutosegError as error:
@@ -145,10 +145,10 @@ def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Cal
 def list_batch_keys(
     iterations_per_epoch: int, validation_iterations_per_epoch: int, *, first_epoch: int, first_iteration: int = 0
 ) -> Iterator[BatchKey]:
-    """The batches of all epochs from the first one on, without end, in the order in which training uses them.
+    """Yields the keys of all batches from the first epoch on, without end, in the order of training.
 
     Args:
-        first_iteration: Of training in the first epoch.
+        first_iteration: Training iteration at which the first epoch begins.
     """
     counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
     for epoch in itertools.count(first_epoch):
@@ -215,7 +215,7 @@ def _build_loader(
 
 
 def _prepare_worker(worker: int) -> None:
-    """Sets a worker up: one thread, as workers compute side by side; the main process alone answers signals.
+    """Sets up a worker: one thread, as workers compute in parallel; only the main process handles signals.
 
     Torch lets SIGTERM end a worker, unseen by Python. Schedulers send it to all processes, and the main one, which
     still finishes its iteration and saves, must not miss what a worker holds. It tells workers to end without signals.

@@ -37,17 +37,17 @@ class FreeMemory:
     reserve_bytes: int
 
     def has_room(self, needed_bytes: int) -> bool:
-        """Whether the reserve stays free."""
+        """Returns whether the reserve stays free."""
         return needed_bytes <= self.free_bytes - self.reserve_bytes
 
     def describe(self) -> str:
-        """In words."""
+        """Describes the free memory in words."""
         return f"{_gib(self.free_bytes)} free, of which {_gib(self.reserve_bytes)} are kept free"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlacement:
-    """Where the cases of a fold are kept.
+    """The place where the cases of a fold are kept.
 
     Attributes:
         where: "device": in its memory, cut there; "host": in RAM, cut by threads; "disk": compressed in the
@@ -64,7 +64,7 @@ class DataPlacement:
 
 
 def place_data(size: DataSize, *, device: FreeMemory | None, host: FreeMemory) -> DataPlacement:
-    """The fastest place with room for all cases; `device` is None where it has no memory of its own."""
+    """Chooses the fastest place with room for all cases; `device` is None if it has no memory of its own."""
     need = f"the cases take {_gib(size.arrays_bytes)}"
     with_locations = size.arrays_bytes + size.locations_bytes
     if device is not None and device.has_room(size.arrays_bytes) and host.has_room(size.locations_bytes):
@@ -75,7 +75,7 @@ def place_data(size: DataSize, *, device: FreeMemory | None, host: FreeMemory) -
 
 
 def measure_device_memory(device: torch.device, plan: ConfigurationPlan) -> FreeMemory | None:
-    """Free memory of a CUDA device, with room for the training of the plan kept; None for other devices."""
+    """Measures the free memory of a CUDA device, with the training of the plan reserved; None for other devices."""
     if device.type != "cuda":
         return None
     free_bytes, _ = torch.cuda.mem_get_info(device)
@@ -84,13 +84,13 @@ def measure_device_memory(device: torch.device, plan: ConfigurationPlan) -> Free
 
 
 def measure_host_memory() -> FreeMemory:
-    """Free RAM, of which a share may be used."""
+    """Measures the free RAM, of which a share may be used."""
     free_bytes = int(psutil.virtual_memory().available)
     return FreeMemory(free_bytes=free_bytes, reserve_bytes=int(free_bytes * (1 - HOST_SHARE)))
 
 
 def estimate_training_bytes(plan: ConfigurationPlan) -> int:
-    """What training takes on the device beside the cases: kept feature maps, outputs with their loss, weights,
+    """Estimates the device memory of training beside the cases: kept feature maps, outputs with their loss, weights,
     libraries."""
     cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
     in_network = cost.kept_bytes * BYTES_PER_KEPT_BYTE + cost.parameter_count * BYTES_PER_PARAMETER

@@ -50,8 +50,8 @@ class DevicePatchSource:
 
     Attributes:
         augmentation: Turns cuts into what the network gets.
-        channels: Of an image, without masks.
-        buffer_device: Where cuts are put together: beside the cases.
+        channels: Channels of an image, without masks.
+        buffer_device: Device on which cuts are assembled: that of the cases.
     """
 
     sampler: PatchSampler
@@ -77,7 +77,7 @@ class DevicePatchSource:
         return unwarped, warped
 
     def finish(self, unwarped: Patches, warped: Patches, parameters: BatchParameters) -> Batch:
-        """Brings cuts to the device and turns them into what the network gets."""
+        """Copies cuts to the device and turns them into the input of the network."""
         image, label_map = self.augmentation(
             unwarped=self._bring(unwarped), warped=self._bring(warped), parameters=parameters
         )
@@ -110,7 +110,7 @@ class PreparedBatch:
     is_done: torch.cuda.Event | None
 
     def take(self) -> Batch:
-        """The batch, for use on the current stream, which waits for it; the CPU does not."""
+        """Returns the batch for use on the current stream, which waits for it; the CPU does not."""
         if self.is_done is not None:
             current = torch.cuda.current_stream(self.batch.image.device)
             current.wait_event(self.is_done)
@@ -124,8 +124,8 @@ class DeviceBatchSource:
     """Makes any batch of a training on the device from its key alone; several threads may ask at once.
 
     Attributes:
-        placement: Where the cases lie, and why there.
-        stream: On which the device makes batches; None where there are no streams.
+        placement: Place of the cases, and the reason for it.
+        stream: CUDA stream on which the batches are made; None on devices without streams.
     """
 
     training: DevicePatchSource
@@ -172,12 +172,12 @@ def build_device_batch_source(
     """Makes the batches of `source` on the device; reads the cases into memory if there is room.
 
     Args:
-        source: Whose samplers and transforms decide which patches are cut and how they are changed; all transforms must
+        source: Its samplers and transforms decide which patches are cut and how they are changed; all transforms must
             have a form for devices.
         plan: The configuration of `source`.
-        channels: Of its images.
-        device: That computes.
-        placement: Where to keep the cases; None: the fastest place with room.
+        channels: Channels of the images of `source`.
+        device: Device that makes the batches.
+        placement: Place of the cases; None: the fastest place with room.
 
     Raises:
         RunError: A case is missing or damaged.
@@ -230,7 +230,7 @@ def stream_device_batches(source: DeviceBatchSource, keys: Iterable[BatchKey], *
     Args:
         source: Makes them.
         keys: May be endless.
-        threads: That cut patches (at least one); where the device cuts, one thread tells it to.
+        threads: Number of threads that cut patches (at least one); where the device cuts, one thread tells it to.
 
     Raises:
         RunError: A case cannot be read.

@@ -1,4 +1,4 @@
-"""Cases in memory, which are read once."""
+"""Cases that are read once and kept in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ class DeviceArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents."""
+        """Shape of the array."""
         return tuple(self.tensor.shape)
 
     @property
@@ -39,7 +39,7 @@ class DeviceArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSize:
-    """What the cases of a fold take in memory.
+    """Memory that the cases of a fold need.
 
     Attributes:
         arrays_bytes: Images, label maps and further maps, uncompressed.
@@ -51,7 +51,7 @@ class DataSize:
 
 
 def measure_size(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> DataSize:
-    """Adds up the cases, without reading their arrays."""
+    """Adds up the sizes of the cases, without reading their arrays."""
     cases = [open_case(name) for name in case_names]
     arrays = [part for case in cases for part in (case.image, *case.maps)]
     return DataSize(

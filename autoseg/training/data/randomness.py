@@ -1,4 +1,4 @@
-"""Random numbers that depend on where in a training they are used and on nothing else.
+"""Random numbers that depend only on the position in the training at which they are used.
 
 A sample is a function of (seed, stream, epoch, iteration, index in the batch). So it does not matter how many workers
 there are or whether the training was interrupted, no two samples share their decisions, and no random state has to be
@@ -27,7 +27,7 @@ class BatchKey:
 
 
 def derive_seeds(seed: int, key: BatchKey, index: int) -> np.random.SeedSequence:
-    """The source of all randomness of sample `index` of a batch."""
+    """Derives the seeds of all randomness of sample `index` of a batch."""
     return np.random.SeedSequence((seed, STREAM_NUMBERS[key.stream], key.epoch, key.iteration, index))
 
 

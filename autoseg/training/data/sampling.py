@@ -15,7 +15,7 @@ from autoseg.training.data.foreground import Coordinates, FoldClass, ForegroundI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """Where a patch is cut out: the first voxel (z, y, x), possibly before the case begins."""
+    """The place where a patch is cut out: its first voxel (z, y, x), possibly before the case begins."""
 
     case: CachedCase
     start: tuple[int, ...]
@@ -33,10 +33,10 @@ class PatchSampler:
         batch_size: Samples per batch.
         foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel. Where it is
             less than one of a batch, each shows one with that probability.
-        foreground_placement: Where in the patch a chosen voxel lies. "centred": in the middle, but for voxels near the
+        foreground_placement: Position of a chosen voxel in its patch. "centred": in the middle, but for voxels near the
             first border of an axis (nnU-Net's rule). "uniform": anywhere with equal probability, but that the patch
             hangs over the case no further than other patches do.
-        foreground_choice: How the voxel is chosen. "class": one of the classes of a random case, then one of its
+        foreground_choice: Rule for choosing the voxel. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
         part: Samples that are made here, where several processes share a batch; None: all.
@@ -89,7 +89,7 @@ class PatchSampler:
         return self.foreground_fraction > 0 and bool(generator.random() < self.foreground_fraction)
 
     def _draw_class_of_fold(self, generator: np.random.Generator) -> FoldClass | None:
-        """None where the case is drawn before the class, and where no case holds any class."""
+        """Draws a class of the fold; None if the case is drawn before the class, or no case holds any class."""
         if self.foreground_choice != "class_balanced":
             return None
         classes = self.foreground.list_classes(self.case_names, self.open_case)
@@ -119,13 +119,13 @@ class PatchSampler:
 
 
 def is_forced_foreground(index: int, batch_size: int, foreground_fraction: float) -> bool:
-    """Whether sample `index` of a batch shows foreground: the last round(batch * fraction), with the
+    """Returns whether sample `index` of a batch shows foreground: the last round(batch * fraction), with the
     reference's rounding (half to even, of the complement)."""
     return index >= round(batch_size * (1 - foreground_fraction))
 
 
 def list_centre_candidates(locations: ClassLocations, *, is_forced: bool) -> list[Coordinates]:
-    """The sets of voxels of which one is chosen, then one of its voxels as centre; empty: anywhere.
+    """Lists sets of voxels: one of them is chosen, then one of its voxels as centre; empty: anywhere.
 
     Forced: every class that occurs in the case, else the annotated voxels. Not forced: anywhere, but with an ignore
     label the annotated voxels, because a patch without any annotation teaches nothing.
@@ -137,14 +137,14 @@ def list_centre_candidates(locations: ClassLocations, *, is_forced: bool) -> lis
 
 
 def list_present_classes(locations: ClassLocations) -> list[int]:
-    """The classes that occur in a case."""
+    """Lists the classes that occur in a case."""
     return [index for index, (first, end) in enumerate(locations.class_ranges) if first < end]
 
 
 def compute_start_bounds(
     shape_voxels: tuple[int, ...], cut_voxels: tuple[int, ...], patch_voxels: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last (inclusive) start of a cut per axis.
+    """Computes the first and the last (inclusive) start of a cut per axis.
 
     The cut may hang over the volume by what augmentation needs around the patch, or by what the volume lacks. A cut
     that is centred on a voxel keeps the first bound only, as in the reference.
@@ -155,7 +155,7 @@ def compute_start_bounds(
 
 
 def cut_out(array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int) -> np.ndarray:
-    """Reads a box of the last three axes; what lies beyond the array is filled."""
+    """Reads a box of the last three axes; voxels beyond the array are filled."""
     covered, inside = find_overlap(array.shape[-3:], start, extent)
     leading = (slice(None),) * (len(array.shape) - 3)
     part = np.asarray(array[(*leading, *covered)])
@@ -167,7 +167,7 @@ def cut_out(array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill
 def find_overlap(
     shape_voxels: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...]
 ) -> tuple[list[slice], list[slice]]:
-    """What a box that begins at `start` shares with an array: slices of the array, and of the box."""
+    """Finds the overlap of an array and a box that begins at `start`: slices of the array, and of the box."""
     first = [max(0, begin) for begin in start]
     last = [min(size, begin + length) for size, begin, length in zip(shape_voxels, start, extent, strict=True)]
     inside = [slice(a - begin, b - begin) for a, b, begin in zip(first, last, start, strict=True)]

@@ -14,8 +14,8 @@ class TrainingData:
     """Preprocessed cases of a configuration, and which of them train.
 
     Attributes:
-        labels: What the numbers in label maps mean.
-        channels: Of the images, without those that come from a previous stage.
+        labels: Meaning of the numbers in label maps.
+        channels: Channels of the images, without those that come from a previous stage.
         folder: Preprocessed cases of the configuration `ConfigurationPlan.data_of`.
         fold: Training and held-out cases.
         previous: Input from `ConfigurationPlan.previous_stage` for these cases; None without one.
@@ -29,5 +29,5 @@ class TrainingData:
 
     @property
     def previous_digest(self) -> str | None:
-        """Of the weights that made the predictions of the previous stage."""
+        """Digest of the weights that made the predictions of the previous stage."""
         return None if self.previous is None else self.previous.digest

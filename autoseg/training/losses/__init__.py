@@ -11,8 +11,8 @@ from autoseg.training.losses.dice import compute_dice
 from autoseg.training.losses.targets import Target
 
 LossFunction = Callable[[Any, Tensor, Target, BatchPart], Tensor]
-"""From the planned term, the float32 logits of one resolution, what they are compared with, and the part of the batch
-that this process sees, to the loss of the whole batch: every sum over samples goes through `BatchPart.add_up`."""
+"""Computes, from the planned term, the float32 logits of one resolution, their target, and the part of the batch
+that this process sees, the loss of the whole batch: every sum over samples goes through `BatchPart.add_up`."""
 
 LOSSES: Final[dict[str, LossFunction]] = {"dice": compute_dice, "cross_entropy": compute_cross_entropy}
 """By the names of `autoseg.plan.LOSS_TERMS`."""

@@ -17,7 +17,7 @@ NO_LABEL: Final = -100  # torch's name for no voxel at all
 def compute_cross_entropy(
     term: CrossEntropyTerm, logits: Float32[Tensor, "batch output *space"], target: Target, part: BatchPart
 ) -> Float32[Tensor, ""]:
-    """Mean over the voxels that are not ignored (and over regions, where there are some); 0 if there is none."""
+    """Computes the mean over the voxels that are not ignored (and over regions, if any); 0 without such voxels."""
     del term
     return (_compute_binary if target.labels.has_regions else _compute_categorical)(logits, target, part)
 

@@ -17,7 +17,7 @@ SMALLEST_DENOMINATOR: Final = 1e-8
 def compute_dice(
     term: DiceTerm, logits: Float32[Tensor, "batch output *space"], target: Target, part: BatchPart
 ) -> Float32[Tensor, ""]:
-    """-mean of (2I + s) / max(G + P + s, 1e-8) over classes (and samples, unless batch_dice).
+    """Computes -mean of (2I + s) / max(G + P + s, 1e-8) over classes (and samples, unless batch_dice).
 
     I, P, G: sums of probability in the mask, of probability, and of the mask; s = 1e-5. Background is no class.
     """

@@ -1,4 +1,4 @@
-"""What logits are compared with: class masks and valid voxels, at the resolution of an output."""
+"""Targets that logits are compared with: class masks and valid voxels, at the resolution of an output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Target:
 
 
 def build_target(label_map: Int16[Tensor, " batch *space"], labels: LabelScheme) -> Target:
-    """The target of logits that have the extent of the label map."""
+    """Builds the target of logits that have the extent of the label map."""
     return Target(
         labels=labels,
         label_map=label_map,
@@ -41,7 +41,7 @@ def build_target(label_map: Int16[Tensor, " batch *space"], labels: LabelScheme)
 def reduce_label_map(
     label_map: Int16[Tensor, " batch ..."], extent_voxels: Sequence[int]
 ) -> Int16[Tensor, " batch ..."]:
-    """The nearest voxel of the label map for every voxel of a coarser grid."""
+    """Resamples the label map to a coarser grid by the nearest voxel."""
     if label_map.shape[1:] == tuple(extent_voxels):
         return label_map
     with_channel = label_map[:, None].float()
@@ -51,7 +51,7 @@ def reduce_label_map(
 def build_class_masks(
     label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
 ) -> Bool[Tensor, "batch class *space"]:
-    """One mask per class of `LabelScheme.class_labels`: foreground labels, or regions."""
+    """Builds one mask per class of `LabelScheme.class_labels`: foreground labels, or regions."""
     masks = [reduce(torch.logical_or, [label_map == label for label in members]) for members in labels.class_labels]
     return torch.stack(masks, dim=1)
 
@@ -59,5 +59,5 @@ def build_class_masks(
 def find_valid_voxels(
     label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
 ) -> Bool[Tensor, "batch 1 *space"] | None:
-    """Voxels that do not carry the ignore label; None where the data has no such label."""
+    """Finds the voxels that do not carry the ignore label; None if the data has no such label."""
     return None if labels.ignore_label is None else (label_map != labels.ignore_label)[:, None]

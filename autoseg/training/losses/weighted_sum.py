@@ -19,9 +19,9 @@ class WeightedLoss:
     """Loss terms of several outputs, each with a weight.
 
     Attributes:
-        terms: With their weights.
+        terms: Loss terms with their weights.
         labels: Tells classes from the ignore label.
-        part: Of the batch, that this process sees; the loss is that of the whole batch.
+        part: The part of the batch that this process sees; the loss is that of the whole batch.
     """
 
     terms: tuple[LossTerm, ...]
@@ -34,7 +34,7 @@ class WeightedLoss:
         label_map: Int16[Tensor, " batch ..."],
         output_weights: Sequence[float],
     ) -> Float32[Tensor, ""]:
-        """The sum over all outputs, each compared with the label map at its resolution."""
+        """Computes the weighted sum over all outputs, each compared with the label map at its resolution."""
         losses = [
             weight * self._compute_at_one_resolution(logits.float(), reduce_label_map(label_map, logits.shape[2:]))
             for weight, logits in zip(output_weights, outputs, strict=True)

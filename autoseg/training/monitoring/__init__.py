@@ -1,1 +1,1 @@
-"""What is recorded and shown of a training."""
+"""Monitoring of a training: log, metrics, TensorBoard files, experiment trackers, progress picture."""

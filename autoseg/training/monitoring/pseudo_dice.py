@@ -24,7 +24,7 @@ class OverlapCounts:
     false_negative: Int64[Tensor, " class"]
 
     def add_up(self, part: BatchPart) -> "OverlapCounts":
-        """Over all parts of the batch."""
+        """Sums the counts over all parts of the batch."""
         return OverlapCounts(
             true_positive=part.add_up(self.true_positive),
             false_positive=part.add_up(self.false_positive),
@@ -35,7 +35,7 @@ class OverlapCounts:
 def count_overlaps(
     logits: Float[Tensor, "batch output *space"], label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
 ) -> OverlapCounts:
-    """Counts over the whole batch, without ignored voxels."""
+    """Counts the voxels of the whole batch, without ignored ones."""
     truth, predicted = build_class_masks(label_map, labels), predict_class_masks(logits, labels)
     valid = find_valid_voxels(label_map, labels)
     if valid is not None:
@@ -51,7 +51,7 @@ def count_overlaps(
 def predict_class_masks(
     logits: Float[Tensor, "batch output *space"], labels: LabelScheme
 ) -> Bool[Tensor, "batch class *space"]:
-    """Regions with a probability above one half, or the most probable label."""
+    """Predicts the regions with a probability above one half, or the most probable label."""
     if labels.has_regions:
         return logits > 0
     winners = logits.argmax(1)
@@ -59,7 +59,7 @@ def predict_class_masks(
 
 
 def compute_pseudo_dice(batches: Sequence[OverlapCounts]) -> tuple[float | None, ...]:
-    """Per class 2TP / (2TP + FP + FN) of the summed counts; None for a class that nobody saw or predicted."""
+    """Computes 2TP / (2TP + FP + FN) per class from the summed counts; None for a class without any voxel."""
     twice = 2 * torch.stack([counts.true_positive for counts in batches]).sum(0)
     wrong = torch.stack([counts.false_positive + counts.false_negative for counts in batches]).sum(0)
     pairs = zip(twice.tolist(), (twice + wrong).tolist(), strict=True)
@@ -67,13 +67,13 @@ def compute_pseudo_dice(batches: Sequence[OverlapCounts]) -> tuple[float | None,
 
 
 def compute_mean_dice(dice: Sequence[float | None]) -> float | None:
-    """Mean over the classes that have a value."""
+    """Computes the mean over the classes that have a value."""
     values = [value for value in dice if value is not None]
     return sum(values) / len(values) if values else None
 
 
 def update_moving_average(old: float | None, new: float | None) -> float | None:
-    """0.9 old + 0.1 new; the first value as it is; unchanged without a new one."""
+    """Computes 0.9 old + 0.1 new; the first value as it is; unchanged without a new one."""
     if old is None or new is None:
         return new if old is None else old
     return OLD_WEIGHT * old + (1 - OLD_WEIGHT) * new

@@ -16,7 +16,7 @@ class ObjectiveBuilder(Protocol):
     def __call__(
         self, plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> Objective:
-        """The network is there to be asked (for its output weights, say), not to be called or kept."""
+        """Builds the objective; it may read properties of the network (such as output weights), not call or keep it."""
         ...
 
 
@@ -27,13 +27,13 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {"segmentation": Segmentation}
 def build_objective(
     plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
 ) -> Objective:
-    """The planned objective.
+    """Builds the planned objective.
 
     Args:
-        plan: With its losses.
-        labels: Of the data.
-        network: That is trained.
-        part: Of every batch, that this process sees.
-        seed: Of the training.
+        plan: Training plan with the losses.
+        labels: Labels of the data.
+        network: Network to train.
+        part: The part of every batch that this process sees.
+        seed: Seed of the training.
     """
     return OBJECTIVES[plan.objective.name](plan, labels, network, part=part, seed=seed)

@@ -1,4 +1,4 @@
-"""What training minimizes: from the network and a batch to a loss."""
+"""The contract of an objective, which computes the loss of a network for a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,15 +14,17 @@ processes): from images to logits, most important output first. Calling it is al
 
 
 class Objective(nn.Module, ABC):
-    """What training minimizes; the same for training, validation, and whatever measures a step.
+    """The function that training minimizes; the same for training, validation, and whatever measures a step.
 
     One that is more than a loss of logits and labels may
 
     - call the network several times, on images that it has changed: noise added or taken away (diffusion), a cropped or
       refined part, which it puts together to logits of the whole patch (point-wise refinement);
     - own modules. What of their parameters wants a gradient is optimized beside the network and written to checkpoints,
-      for example an auxiliary head. A frozen teacher (distillation) is no state of the training: it is loaded when the
-      objective is built, and left out of `state_dict`, or every checkpoint would repeat it;
+      for example an auxiliary head. Where a batch is divided among processes, such a parameter must act on values of
+      single samples, before `BatchPart.add_up` sums over all: after that its gradient would count once a process. A
+      frozen teacher (distillation) is no state of the training: it is loaded when the objective is built, and left out
+      of `state_dict`, or every checkpoint would repeat it;
     - keep a state from step to step in buffers, which checkpoints hold, too. In evaluation mode (`self.training` is
       false) no buffer may change: an interrupted validation is repeated. Random numbers come from a generator of its
       own that is seeded by the training's seed and a count of the steps that is such a buffer, so that a resumed
@@ -36,9 +38,9 @@ class Objective(nn.Module, ABC):
     def forward(
         self, network: NetworkCall, batch: Batch
     ) -> tuple[Float32[Tensor, ""], Float[Tensor, "batch output *space"]]:
-        """The loss of the whole batch (see `BatchPart`), and logits of the patches, which validation scores.
+        """Computes the loss of the whole batch (see `BatchPart`), and logits of the patches, which validation scores.
 
         Args:
             network: Called on images of the batch's extent, or of another that its plan allows.
-            batch: On the device.
+            batch: Batch on the device.
         """

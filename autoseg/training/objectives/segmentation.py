@@ -1,4 +1,4 @@
-"""Segmentation as usual: the planned loss terms compare logits and labels at every supervised resolution."""
+"""Supervised segmentation: the planned loss terms compare logits and labels at every supervised resolution."""
 
 from torch import Tensor
 
@@ -20,6 +20,9 @@ class Segmentation(Objective):
         super().__init__()
         del seed
         self.loss = WeightedLoss(terms=plan.losses, labels=labels, part=part)
+        assert set(network.output_targets) == {"labels"}, (
+            f"{network.plan.family}: outputs for other targets than labels"
+        )
         self.output_weights = network.output_weights
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:

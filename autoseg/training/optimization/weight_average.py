@@ -18,7 +18,7 @@ class WeightAverage:
     Attributes:
         parameters: The weights that are averaged.
         decay: Share of the old average in the new one, once there have been enough updates; 0 to below 1.
-        updates: How often the average was updated.
+        updates: Number of updates so far.
         values: The average of each parameter.
     """
 
@@ -43,7 +43,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it, the network computes with the average; afterwards with its own weights again."""
+        """Gives the network the averaged weights within the context, and its own weights again afterwards."""
         self._exchange()
         try:
             yield

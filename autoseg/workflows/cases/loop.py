@@ -30,7 +30,7 @@ Predicted = TypeVar("Predicted")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseOutput:
-    """What one model predicts for a preprocessed case."""
+    """Output of one model for a preprocessed case."""
 
     model: SegmentationModel
     logits: Float32[Tensor, "class z y x"]
@@ -48,8 +48,8 @@ def predict_each(
     """Takes every case through three steps; yields None for a case that is written, else why it is not.
 
     Args:
-        cases: In the order of prediction.
-        get_name: Of a case, for reports.
+        cases: Cases in the order of prediction.
+        get_name: Returns the name of a case, for reports.
         read: Runs in a thread of its own.
         predict: Runs in the caller's thread; alone may use the device.
         write: Runs in a thread of its own.
@@ -73,13 +73,13 @@ def predict_preprocessed_cases(
     """Predicts preprocessed cases of a run with one or more models; see `predict_each`.
 
     Args:
-        run: With the cases, preprocessed for all models.
+        run: Run with the cases, preprocessed for all models.
         models: Each predicts every case.
         cases: Names.
-        finish: From the outputs of the models, in their order, to what is written; runs in the caller's thread.
+        finish: Turns the outputs of the models, in their order, into what is written; runs in the caller's thread.
         write: Runs in a thread of its own.
-        progress: Is shown the windows.
-        options: Of all models.
+        progress: Shows the windows.
+        options: Prediction options of all models.
     """
 
     def read(case: str) -> list[tuple[CaseGeometry, np.ndarray]]:
@@ -89,7 +89,7 @@ def predict_preprocessed_cases(
         outputs = []
         for model, (geometry, image) in zip(models, inputs, strict=True):
             label = case if len(models) == 1 else f"{case}, {model.configuration}"
-            show = partial(progress.show_partial, label)
+            show = partial(progress.show_part, label)
             logits = model.predict_preprocessed(image, options=options, on_window=show)
             outputs.append(CaseOutput(model=model, logits=logits, geometry=geometry))
         return finish(case, outputs)
@@ -109,14 +109,23 @@ def collect_failures(
     return [failure for failure in progress.track(events, label=label, total=total, unit=unit) if failure is not None]
 
 
+def complete_cases(events: Iterator[Failure | None], *, progress: Progress, label: str, total: int, log: Path) -> None:
+    """Runs a loop over cases of a run to its end, with progress, and reports what failed.
+
+    Raises:
+        CasesFailedError: Cases failed.
+    """
+    check_failures(collect_failures(events, progress=progress, label=label, total=total), total=total, log=log)
+
+
 def check_failures(failures: Sequence[Failure], *, total: int, log: Path, unit: str = "case") -> None:
     """Reports what failed, if anything did.
 
     Args:
-        failures: Of a loop.
-        total: How many cases there were.
-        log: Gets the tracebacks of unexpected errors.
-        unit: What a case is called.
+        failures: Failures of a loop.
+        total: Total number of cases.
+        log: File for the tracebacks of unexpected errors.
+        unit: Word for a case in messages.
 
     Raises:
         CasesFailedError: There are failures.

@@ -25,7 +25,11 @@ from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import label_map_ending, write_label_map
-from autoseg.workflows.cases.loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.cases.loop import (
+    CaseOutput,
+    complete_cases,
+    predict_preprocessed_cases,
+)
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.folds.status import ValidationChoice
@@ -56,7 +60,7 @@ def validate_fold(
 
     Args:
         cases: All that the fold holds out.
-        choice: What of the validation there is time for; None for all of it. Label maps that were predicted in another
+        choice: Part of the validation that time allows; None for all of it. Label maps that were predicted in another
             way are discarded.
 
     Raises:
@@ -70,7 +74,7 @@ def validate_fold(
     _discard_unlike(folder, chosen.options)
     # What previous stages predict for these cases is stored.
     model = load_model(
-        run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous_stages=False
+        run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous=False
     )
     check_preprocessed(run, model.plan, model.configuration_plan.data_of, chosen.cases)
     ending = label_map_ending(model.plan.file_ending)
@@ -185,5 +189,4 @@ def _predict_cases(
     events = predict_preprocessed_cases(
         run, [model], cases, finish=restore, write=write, options=options, progress=progress
     )
-    failures = collect_failures(events, progress=progress, label="Validating", total=len(cases))
-    check_failures(failures, total=len(cases), log=run.logs / LOG_NAME)
+    complete_cases(events, progress=progress, label="Validating", total=len(cases), log=run.logs / LOG_NAME)

@@ -7,7 +7,7 @@ from pathlib import Path
 from autoseg.document import read_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_export import (
-    describe_losses,
+    describe_export_differences,
     name_model_folder,
     write_model_description,
     write_nnunet_checkpoint,
@@ -45,7 +45,7 @@ def export_model(
     plan = read_document(run.plan, Plan)
     models = [_describe_export(run, name, output, chosen) for name in list_exported(run, plan, chosen)]
     plans = [_read_trained_plan(run, model) for model in models]
-    for note in (note for trained in plans for note in describe_losses(trained)):
+    for note in (note for trained in plans for note in describe_export_differences(trained)):
         progress.note(f"warning: {note}")
     fingerprint = read_document(run.fingerprint, Fingerprint) if run.fingerprint.exists() else None
     with ExitStack() as stack:  # all folders appear at the end, or none

@@ -69,7 +69,7 @@ def import_model(
         for root in _find_roots(opened, chosen.configuration):
             if guess_configuration(root) in models:  # the first stage of a cascade, imported with it
                 continue
-            models |= {model.configuration: model for model in _import_with_first_stage(job, root)}
+            models |= {model.configuration: model for model in _import_with_previous_stages(job, root)}
     return tuple(models.values())
 
 
@@ -154,7 +154,7 @@ def _find_roots(source: _ImportSource, configuration: str | None) -> list[Path]:
     return roots
 
 
-def _import_with_first_stage(job: _ImportJob, root: Path) -> Iterator[ExchangedModel]:
+def _import_with_previous_stages(job: _ImportJob, root: Path) -> Iterator[ExchangedModel]:
     request = job.request
     model = open_nnunet_model(root, request.checkpoint)
     folds = select_folds(model, request.folds)
@@ -196,7 +196,7 @@ def _import_previous_stage(job: _ImportJob, root: Path, configuration: str) -> I
     sibling = find_sibling(root, configuration)
     if sibling is not None:
         asked = replace(job.request, configuration=configuration, folds=None)
-        yield from _import_with_first_stage(replace(job, request=asked), sibling)
+        yield from _import_with_previous_stages(replace(job, request=asked), sibling)
     elif not find_trained_folds(job.run, configuration):
         job.progress.note(
             f"{root.name} refines the predictions of {configuration}, which does not lie beside it: import that "

@@ -16,7 +16,7 @@ class ImportRequest:
     Attributes:
         configuration: Configuration to import; None imports every model of the source.
         folds: Folds to import; None imports every fold.
-        checkpoint: Which of nnU-Net's checkpoints to import; nnU-Net itself predicts with "final" by default.
+        checkpoint: The checkpoint of nnU-Net to import; nnU-Net itself predicts with "final" by default.
         accepts_any_trainer: Accept trainers that nnU-Net does not ship.
         overwrite: Replace models that the run already holds.
     """

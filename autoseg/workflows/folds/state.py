@@ -144,8 +144,8 @@ class _CaseListener:
             self.state_writer.change(cases_done=done, remaining_seconds=left)
             yield item
 
-    def show_partial(self, label: str, done: int, total: int) -> None:
-        self.listener.show_partial(label, done, total)
+    def show_part(self, label: str, done: int, total: int) -> None:
+        self.listener.show_part(label, done, total)
 
     def note(self, text: str) -> None:
         self.listener.note(text)

@@ -112,7 +112,7 @@ class Validation:
 
     Attributes:
         dice: Mean Dice over classes; None if it is undefined for all of them.
-        choice: How the validation was reduced, if it was.
+        choice: The reduction of the validation, if it was reduced.
         warnings: Remarks on the result.
     """
 

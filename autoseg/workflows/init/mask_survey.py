@@ -53,7 +53,7 @@ def survey_masks(
     """
     with write_folder_atomically(root / JOINED_FOLDER) as folder:
         targets = {case.name: folder / _name_joined(case, structures) for case in cases}
-        join = partial(join_masks, root=root, structures=structures, folder=folder)
+        join = partial(join_case_masks, root=root, structures=structures, folder=folder)
         count = count_workers(root, cases, bytes_per_voxel=BYTES_PER_VOXEL, requested=workers)
         jobs = [(case.name, case) for case in cases]
         outcome = run_over_cases(join, jobs, workers=count, label="Joining", progress=progress)
@@ -81,7 +81,7 @@ def survey_masks(
     )
 
 
-def join_masks(case: DraftCase, *, root: Path, structures: Sequence[str], folder: Path) -> LabelSurvey:
+def join_case_masks(case: DraftCase, *, root: Path, structures: Sequence[str], folder: Path) -> LabelSurvey:
     """Joins the masks of one case into a label map, in a worker process; its numbers are those of `CombinedMasks`.
 
     Raises:

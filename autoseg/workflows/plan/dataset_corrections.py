@@ -28,7 +28,7 @@ class Correction:
     """Lines of dataset.json that would correct problems.
 
     Attributes:
-        condition: When these lines are right, in words.
+        condition: The condition under which these lines are right, in words.
         lines: Lines to paste.
     """
 

@@ -30,16 +30,16 @@ BYTES_PER_LABEL: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationForecast:
-    """Of one configuration; seconds are None where they are not known.
+    """Forecast of one configuration; seconds are None where they are not known.
 
     Attributes:
-        cost: Of its steps.
+        cost: Cost of its training steps.
         is_budgeted: Whether the plan has a budget, which then is the time of a fold, validation included.
-        training_seconds: Of a fold.
-        validation_seconds: Of a fold: prediction of its held-out cases.
-        preparation_seconds: Before the first fold: what the previous stage predicts.
+        training_seconds: Training time of a fold.
+        validation_seconds: Time of a fold's validation: prediction of its held-out cases.
+        preparation_seconds: Time before the first fold, for predictions of the previous stage.
         models_bytes: Checkpoints that a fold leaves.
-        passing_bytes: What a fold needs beside them while it is trained.
+        passing_bytes: Temporary disk space of a fold beside them while it is trained.
         prediction_bytes: Predicted label maps of a fold.
         least_budget_seconds: A shorter budget for a fold is refused, as far as that is known.
     """
@@ -64,18 +64,18 @@ class ConfigurationForecast:
 
     @property
     def fold_bytes(self) -> int:
-        """What a fold leaves on disk."""
+        """Disk space that a trained fold occupies."""
         return self.models_bytes + self.prediction_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """Of a run.
+    """Forecast of a run.
 
     Attributes:
-        folds: How many there are.
+        folds: Number of folds.
         written_bytes: Preprocessed data that exists.
-        missing_bytes: At most, of the preprocessed data that does not exist yet.
+        missing_bytes: Upper bound of the preprocessed data that does not exist yet.
     """
 
     survey: MachineSurvey
@@ -96,7 +96,7 @@ class RunForecast:
 
     @property
     def passing_bytes(self) -> int:
-        """What is needed on disk while a fold is trained, beside what stays."""
+        """Temporary disk space while a fold is trained."""
         return max(forecast.passing_bytes for forecast in self.configurations)
 
     def compute_total(self, forecast: ConfigurationForecast) -> float | None:
@@ -146,7 +146,7 @@ def list_trained(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outlook:
-    """What forecasts are made from."""
+    """Inputs of the forecasts."""
 
     plan: Plan
     splits: Splits
@@ -179,7 +179,7 @@ class _Outlook:
         )
 
     def _estimate_prediction(self, name: str) -> float | None:
-        """Of the held-out cases of all folds."""
+        """Estimates the prediction of the held-out cases of all folds."""
         cost = self.costs.get(name)
         if cost is None:
             return None

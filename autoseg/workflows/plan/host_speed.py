@@ -58,7 +58,7 @@ def find_host_speed(memory: Path, *, measure: Callable[[], HostThroughput]) -> H
 
 
 def find_circumstances() -> HostCircumstances:
-    """Those of this process."""
+    """Returns the circumstances of this process."""
     return HostCircumstances(
         processor=find_cpu_name(),
         cores=count_usable_cpus(),

@@ -47,7 +47,7 @@ class MachineSurvey:
         memory_bytes: Memory of the device.
         costs: Costs by configuration.
         problems: Reasons of missing costs by configuration.
-        how: How the time was determined, in words.
+        how: The way the time was determined, in words.
     """
 
     device: str

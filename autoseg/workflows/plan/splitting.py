@@ -24,9 +24,6 @@ class SplitRequest:
     splits_file: Path | None = None
 
 
-DEFAULT_SPLITS = SplitRequest()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivisionIntoFolds:
     """Folds, and remarks on them for the user, one sentence each."""

@@ -94,7 +94,7 @@ def load_model(
     precision: Precision = "auto",
     execution: ExecutionChoice = "auto",
     workload: Workload = ONE_IMAGE,
-    with_previous_stages: bool = True,
+    with_previous: bool = True,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict, as `autoseg.inference.model.load_model`.
 
@@ -107,9 +107,9 @@ def load_model(
         folds: Folds; None takes every trained one ("all" only if no numbered fold is trained).
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: Precision in which the networks compute.
-        execution: What runs the networks on the CPU; "auto" takes what finishes the workload first.
+        execution: Execution on the CPU; "auto" takes what finishes the workload first.
         workload: Expected amount of work.
-        with_previous_stages: Whether to load previous stages; without them, only `predict_preprocessed` works.
+        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -128,7 +128,7 @@ def load_model(
             precision=precision,
             execution=execution,
             workload=workload,
-            with_previous_stages=with_previous_stages,
+            with_previous=with_previous,
         )
 
 

@@ -49,7 +49,7 @@ from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionRequest:
-    """What the user asked for.
+    """The request of the user.
 
     Attributes:
         configuration: None takes what was selected (selection.json), else the one that is trained. One that is named,
@@ -71,7 +71,7 @@ class PredictionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionOutcome:
-    """How many label maps were written now and how many had been there."""
+    """Numbers of label maps that were written now and that had been there."""
 
     written: int
     kept: int
@@ -145,7 +145,7 @@ def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
 
 
 def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
-    """By the number of files, before anything is known of the model; it only decides what preparation pays."""
+    """Estimates the workload by the number of files, as the model is not known yet; decides which preparation pays."""
     files = len(list_files(images)) if images.is_dir() else 1
     channels = len(read_document(run.plan, Plan).channels)
     return Workload(images=max(1, files // channels), options=request.options)
@@ -219,7 +219,7 @@ def _predict_images_of(
     progress: Progress,
 ) -> Iterator[Failure | None]:
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
-        show = partial(progress.show_partial, case.name)
+        show = partial(progress.show_part, case.name)
         logits = model.predict_case(read, options=request.options, on_window=show)
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:

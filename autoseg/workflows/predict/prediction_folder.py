@@ -30,15 +30,15 @@ class EnsembleMember(Part):
 
 
 class PredictionRecord(Document):
-    """How the label maps of a folder were made.
+    """Record of the models and options that made the label maps of a folder.
 
     Attributes:
-        configuration: Of an ensemble, all names.
-        folds: Of an ensemble, those of all members, each once.
-        weights_sha256: Of every checkpoint: for each member, of every stage the folds.
-        execution: What ran the networks, one for each stage of each member; empty in records of earlier versions.
+        configuration: Name of the configuration; for an ensemble, all names.
+        folds: Folds; for an ensemble, those of all members, each once.
+        weights_sha256: Digests of every checkpoint: for each member, of every stage the folds.
+        execution: Execution of the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
-        postprocessing: What was applied to the label maps, in this order. Probabilities are as the networks say.
+        postprocessing: Rules that were applied to the label maps, in this order. Probabilities are as the networks say.
         outputs: Names of all files that are made in this way, also by earlier calls, each with that of the image (its
             first channel); nothing else in the folder is ever removed.
     """
@@ -65,7 +65,7 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
     """Keeps what the same model and options made; what anything else made needs permission to be replaced.
 
     One folder never holds the label maps of two models: those that another one made are all removed. An interruption
-    leaves either the earlier record or the new one, and with it a folder that the same call goes on with.
+    leaves either the earlier record or the new one, and with it a folder that the same call continues.
 
     Returns:
         The record with everything that the folder is to hold.

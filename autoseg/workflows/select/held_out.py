@@ -1,4 +1,4 @@
-"""What the finished folds of a run predicted for the cases that they held out."""
+"""Predictions of the finished folds of a run for the cases that they held out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class HeldOut:
     """The held-out predictions of one configuration.
 
     Attributes:
-        plan: Of its trainings.
-        folds: That are trained and validated.
-        holders: For every case the fold that held it out; the first one, if there are several.
-        warnings: What must be said of the folds, for example that one was trained briefly.
+        plan: Plan of its trainings.
+        folds: Folds that are trained and validated.
+        holders: Fold that held out each case, by case; the first one, if there are several.
+        warnings: Remarks on the folds, for example that one was trained briefly.
     """
 
     configuration: str
@@ -42,7 +42,7 @@ class HeldOut:
     warnings: tuple[str, ...] = ()
 
     def find_label_map(self, run: RunFolder, case: str) -> Path:
-        """Where the prediction of a case lies."""
+        """Returns the path of the prediction of a case."""
         folder = run.fold(self.configuration, self.holders[case]).validation
         return folder / f"{case}{label_map_ending(self.plan.file_ending)}"
 
@@ -63,9 +63,9 @@ def find_held_out(
     """Every configuration that has finished folds, in the order of the plan.
 
     Args:
-        run: With splits.
-        configurations: Those that are wanted, each of which must have one; None for all.
-        folds: Those that may be used; None for all.
+        run: Run with splits.
+        configurations: Wanted configurations, each of which must have finished folds; None for all.
+        folds: Folds that may be used; None for all.
 
     Raises:
         PlanError: The plan does not have a wanted configuration.
@@ -111,8 +111,8 @@ def complete_validations(
         run: A run.
         configurations: None for all that are planned.
         folds: None for all.
-        device: That predicts.
-        progress: Who is told.
+        device: Device that predicts.
+        progress: Progress display.
 
     Raises:
         TrainingError: There is no such fold, or somebody trains it.

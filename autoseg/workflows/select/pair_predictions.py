@@ -1,4 +1,4 @@
-"""What pairs of configurations predict for held-out cases: the mean of the probabilities of both.
+"""Predictions of pairs of configurations for held-out cases: the mean of the probabilities of both.
 
 Probabilities are not kept anywhere, so logits are computed again, of each case by the networks that held it out, and
 each configuration once for all pairs. Label maps are kept below the run, each with a note of the weights that made it:
@@ -25,7 +25,11 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.stored_maps import PredictionSource, read_source
 from autoseg.volume_io import write_label_map
-from autoseg.workflows.cases.loop import CaseOutput, check_failures, collect_failures, predict_preprocessed_cases
+from autoseg.workflows.cases.loop import (
+    CaseOutput,
+    complete_cases,
+    predict_preprocessed_cases,
+)
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.select.held_out import HeldOut
@@ -35,7 +39,7 @@ LOG_NAME: Final = "pair_predictions.log"
 
 
 class PairPrediction(Document):
-    """What stands beside a label map.
+    """Content of the JSON file beside a label map.
 
     Attributes:
         sources: The trainings that predicted; that of a stored input from a previous stage comes before.
@@ -47,11 +51,11 @@ class PairPrediction(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairJob:
-    """What is to be predicted.
+    """Predictions to make.
 
     Attributes:
         held_out: The configurations of which every two are a pair.
-        cases: That all of them hold out.
+        cases: Cases that all of them hold out.
     """
 
     run: RunFolder
@@ -61,11 +65,11 @@ class PairJob:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """In the order of the configurations."""
+        """Pairs in the order of the configurations."""
         return tuple(combinations(self.held_out, 2))
 
     def find_label_map(self, pair: Pair, case: str) -> Path:
-        """Where the prediction of a pair lies."""
+        """Returns the path of the prediction of a pair."""
         folder = self.run.ensemble([member.configuration for member in pair])
         return folder / f"{case}{label_map_ending(pair[0].plan.file_ending)}"
 
@@ -93,8 +97,9 @@ def predict_pairs(job: PairJob, *, progress: Progress) -> None:
         if used:
             check_preprocessed(job.run, entry.plan, entry.plan.configurations[entry.configuration].data_of, used)
     events = _predict_waiting(job, records, {case: waiting[case] for case in unfinished}, progress=progress)
-    failures = collect_failures(events, progress=progress, label="Predicting pairs", total=len(unfinished))
-    check_failures(failures, total=len(unfinished), log=job.run.logs / LOG_NAME)
+    complete_cases(
+        events, progress=progress, label="Predicting pairs", total=len(unfinished), log=job.run.logs / LOG_NAME
+    )
 
 
 def _announce(job: PairJob, unfinished: Sequence[str]) -> str:
@@ -112,7 +117,7 @@ def _announce(job: PairJob, unfinished: Sequence[str]) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Records:
-    """Which trainings make a prediction, and whether those made what is there."""
+    """Finds the trainings that make a prediction, and whether they made the existing one."""
 
     job: PairJob
     _digests: dict[Path, str] = field(default_factory=dict)
@@ -182,10 +187,8 @@ def _load_models(
 
 
 def _load(job: PairJob, configuration: str, fold: str) -> SegmentationModel:
-    """Without previous stages, whose predictions for these cases are stored."""
-    return load_model(
-        job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous_stages=False
-    )
+    """Loads a model without previous stages, whose predictions for these cases are stored."""
+    return load_model(job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous=False)
 
 
 def _restore_mean(outputs: Sequence[CaseOutput]) -> np.ndarray:

@@ -192,10 +192,10 @@ class _Learner:
     def _try_minimum(
         self, index: int, effects: Sequence[ComponentEffects], cases: Cases, *, size_unit: SizeUnit
     ) -> Cases:
-        def build_plan_rule(minimum_mm3: float) -> MinimumSize:
+        def build_rule(minimum_mm3: float) -> MinimumSize:
             return require_minimum_size(self.labels, index, minimum_mm3, size_unit)
 
-        step, counts = learn_minimum_size(build_plan_rule, effects, cases)
+        step, counts = learn_minimum_size(build_rule, effects, cases)
         self._record(step)
         return cases.change(counts)
 

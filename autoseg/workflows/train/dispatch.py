@@ -37,7 +37,7 @@ def train_folds(
 
     Args:
         run_root: Run folder.
-        request: What to train. Its device counts where `devices` is None.
+        request: The requested training. Its device counts where `devices` is None.
         devices: List of devices, such as "0,1" (CUDA) or "cpu"; each trains one fold at a time.
         autoseg: The command that is `autoseg`, for processes that train one fold each; None: `python -m autoseg`.
         report_fold: Called with each fold that is trained in this process.

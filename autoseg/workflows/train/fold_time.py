@@ -12,7 +12,7 @@ from autoseg.training.budget.pace import Budget, Forecast, count_iterations, est
 from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.options import Length
 from autoseg.validation_conditions import LARGEST_VALIDATION_SHARE as LARGEST_SHARE
-from autoseg.validation_conditions import is_undertrained
+from autoseg.validation_conditions import is_hopeless
 from autoseg.workflows.evaluate.validation_cost import fit_validation, measure_validation_cost
 from autoseg.workflows.folds.status import ValidationChoice, has_final_model, read_validation
 from autoseg.workflows.train.job import FoldJob
@@ -133,7 +133,7 @@ def check_forecast(
     """
     budget, plan = fold_time.budget, job.configuration_plan.training
     iterations, needed = count_iterations(forecast.schedule), plan.sufficient_iterations
-    if budget is None or needed is None or iterations is None or not is_undertrained(iterations, needed):
+    if budget is None or needed is None or iterations is None or not is_hopeless(iterations, needed):
         return
     if iterations >= plan.epochs * plan.iterations_per_epoch:
         return  # the plan itself has no more iterations, so time is not the reason

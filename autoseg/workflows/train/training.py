@@ -33,7 +33,7 @@ from autoseg.training.monitoring.trackers import Trackers, check_trackers, open_
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
-from autoseg.validation_conditions import describe_undertraining
+from autoseg.validation_conditions import describe_shortage
 from autoseg.workflows.cascade import find_link, prepare_stage_input
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.folds.state import StateWriter, keep_state
@@ -255,7 +255,7 @@ def follow_training(job: FoldJob, request: TrainingRequest, dtype: DtypeName, *,
 
 
 def join_if_parallel(job: FoldJob, request: TrainingRequest) -> AbstractContextManager[ProcessGroup]:
-    """Joins the processes that train one fold together; a training in one process is its own team."""
+    """Joins the processes that train one fold together; a training in one process is a group of its own."""
     return join_process_group(job.device) if request.parallel else nullcontext(SINGLE_PROCESS)
 
 
@@ -268,7 +268,7 @@ def _validate(
     progress: Progress,
 ) -> TrainedFold:
     trained = read_description(job.folder.final_checkpoint).trained_iterations
-    shortage = describe_undertraining(trained, job.configuration_plan.training.sufficient_iterations)
+    shortage = describe_shortage(trained, job.configuration_plan.training.sufficient_iterations)
     state_writer.change(warning=shortage)
     summary = None
     if job.fold != ALL_CASES:
@@ -321,7 +321,7 @@ def _note_events(
 def _warn_of_shortage(schedule: Schedule, job: FoldJob, *, state_writer: StateWriter, progress: Progress) -> None:
     iterations = count_iterations(schedule)
     needed = job.configuration_plan.training.sufficient_iterations
-    shortage = None if iterations is None else describe_undertraining(iterations, needed)
+    shortage = None if iterations is None else describe_shortage(iterations, needed)
     state_writer.change(warning=shortage)
     if shortage is not None:
         progress.note(f"warning: {shortage}")

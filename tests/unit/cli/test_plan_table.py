@@ -4,13 +4,12 @@ from types import SimpleNamespace
 from typing import Literal
 
 import pytest
+from builders.plans import build_network_plan
 from rich.console import Console as RichConsole
 
 from autoseg.cli.terminal.console import Console
 from autoseg.cli.terminal.reports import print_plan
-from autoseg.plan import NetworkPlan, PlainUNetPlan
-
-COMMON = {"dimensions": 2, "input_channels": 1, "output_channels": 2}
+from autoseg.plan import NetworkPlan
 
 
 class DeepPlan(NetworkPlan):
@@ -26,15 +25,7 @@ class DeepPlan(NetworkPlan):
 
 @pytest.fixture
 def plan():
-    unet = PlainUNetPlan(
-        **COMMON,
-        features_per_stage=(4, 8),
-        kernel_sizes=((3, 3), (3, 1)),
-        strides=((1, 1), (2, 1)),
-        blocks_per_stage=(1, 1),
-        convolutions_per_decoder_stage=(1,),
-        deep_supervision=False,
-    )
+    unet = build_network_plan(2, features_per_stage=(4, 8), kernel_sizes=((3, 3), (3, 1)), strides=((1, 1), (2, 1)))
     configurations = {
         name: SimpleNamespace(
             spacing_mm=(1.0, 1.0),
@@ -43,7 +34,7 @@ def plan():
             training=SimpleNamespace(batch_size=2),
             network=network,
         )
-        for name, network in (("a", unet), ("b", DeepPlan(**COMMON)))
+        for name, network in (("a", unet), ("b", DeepPlan(dimensions=2, input_channels=1, output_channels=2)))
     }
     return SimpleNamespace(dataset_name="x", planner="y", reasons=(), distance_unit="mm", configurations=configurations)
 

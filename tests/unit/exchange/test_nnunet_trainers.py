@@ -3,7 +3,7 @@ import pytest
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_trainers import build_trainer_plan, check_trainer
 from autoseg.plan.augmentation import SpatialPlan
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 
 SHIPPED = """
 nnUNetTrainer nnUNetTrainerBenchmark_5epochs nnUNetTrainerBenchmark_5epochs_noDataLoading nnUNetTrainerDA5

@@ -3,6 +3,8 @@ import sys
 
 import numpy as np
 import pytest
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
 
 import autoseg
 from autoseg.errors import PredictionError
@@ -12,8 +14,8 @@ SPACING_MM = (2.0, 1.5, 1.0)
 
 
 @pytest.fixture
-def run(tmp_path, build_plan, build_configuration, write_fold):
-    write_fold(tmp_path, build_plan({"3d_fullres": build_configuration((8, 8, 8))}), "3d_fullres", fold="0")
+def run(tmp_path):
+    write_trained_fold(tmp_path, build_plan({"3d_fullres": build_configuration((8, 8, 8))}), "3d_fullres", fold="0")
     return tmp_path
 
 

@@ -3,6 +3,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
@@ -21,9 +23,9 @@ CASCADE = "3d_cascade_fullres"
 
 
 @pytest.fixture
-def plan(build_plan, build_configuration):
+def plan():
     """A cascade whose first stage has half the resolution."""
-    second = build_configuration((8, 8, 8), spacing_mm=(1.0, 1.0, 1.0), channels=3)
+    second = build_configuration((8, 8, 8), spacing_mm=(1.0, 1.0, 1.0), network={"input_channels": 3})
     return build_plan(
         {
             "3d_fullres": build_configuration((8, 8, 8), spacing_mm=(1.0, 1.0, 1.0)),
@@ -36,9 +38,9 @@ def plan(build_plan, build_configuration):
 
 
 @pytest.fixture
-def train(tmp_path, plan, write_fold):
+def train(tmp_path, plan):
     def write(configuration, fold="0", *, by=plan, seed=0):
-        return write_fold(tmp_path, by, configuration, fold=fold, seed=seed)
+        return write_trained_fold(tmp_path, by, configuration, fold=fold, seed=seed)
 
     return write
 
@@ -165,7 +167,7 @@ def test_a_cascade_without_its_first_stage_is_refused(train, load):
     train(CASCADE)
     with pytest.raises(PredictionError, match=r"no training of 3d_lowres is finished.*--configuration 3d_lowres"):
         load(configuration=CASCADE)
-    assert load(configuration=CASCADE, with_previous_stages=False).stages[0].configuration == CASCADE
+    assert load(configuration=CASCADE, with_previous=False).stages[0].configuration == CASCADE
 
 
 def test_a_first_stage_may_be_mirrored_over_other_axes(plan, train, load):

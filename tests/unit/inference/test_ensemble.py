@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from builders.folds import write_trained_fold
 from builders.geometries import build_geometry
 from builders.labels import build_labels
+from builders.plans import RESAMPLING, build_configuration, build_plan
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
@@ -13,7 +15,7 @@ from autoseg.inference.ensemble import MemberChoice, load_ensemble, restore_mean
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restoring.restore_grid import restore_label_map, restore_probabilities
-from autoseg.plan import MasksOfPreviousStage, ResamplingPlan
+from autoseg.plan import MasksOfPreviousStage
 from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
@@ -21,7 +23,6 @@ from autoseg.workflows.predict.prediction_folder import PredictionRecord
 
 CASCADE = "3d_cascade_fullres"
 OPTIONS = PredictionOptions(mirroring=False)
-RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
 REGIONS = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
 PLAIN = build_labels({"a": (4,), "b": (300,)})
 
@@ -86,8 +87,8 @@ def test_a_tie_goes_to_the_lowest_label_and_one_half_is_outside(members):
 
 
 @pytest.fixture
-def plan(build_plan, build_configuration):
-    second = build_configuration((8, 8, 8), channels=3)
+def plan():
+    second = build_configuration((8, 8, 8), network={"input_channels": 3})
     configurations = {
         "2d": build_configuration((8, 8)),
         "3d_fullres": build_configuration((8, 8, 8)),
@@ -98,10 +99,10 @@ def plan(build_plan, build_configuration):
 
 
 @pytest.fixture
-def run(tmp_path, plan, write_fold):
+def run(tmp_path, plan):
     root = tmp_path / "run"
     for seed, name in enumerate(("2d", "3d_lowres", CASCADE)):
-        write_fold(root, plan, name, fold="0", seed=seed)
+        write_trained_fold(root, plan, name, fold="0", seed=seed)
     return root
 
 
@@ -149,8 +150,8 @@ def test_one_member_predicts_as_it_does_alone(run, image):
     assert ensemble.describe() == alone.describe()
 
 
-def test_members_of_other_labels_or_axes_are_refused(run, plan, write_fold):
-    write_fold(run, plan.model_copy(update={"axis_permutation": (0, 1, 2)}), "3d_fullres", fold="0")
+def test_members_of_other_labels_or_axes_are_refused(run, plan):
+    write_trained_fold(run, plan.model_copy(update={"axis_permutation": (0, 1, 2)}), "3d_fullres", fold="0")
     choices = [MemberChoice(configuration=name, folds=None) for name in ("2d", "3d_fullres")]
     with pytest.raises(PredictionError, match="the same labels, channels and axes, but the plans that 2d and 3d_full"):
         load_ensemble(run, choices, device="cpu")

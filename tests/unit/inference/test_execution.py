@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from builders.plans import build_configuration
 from torch import nn
 from torch.nn import functional
 
@@ -15,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def build(build_configuration):
+def build():
     def build(dimensions=3, family="plain_unet", **changes):
         values = build_configuration((16,) * dimensions).network.model_dump() | {"family": family} | changes
         plan = NETWORK_PLANS[family].model_validate(values)

@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.plans import build_configuration
 
 from autoseg.errors import DeviceError
 from autoseg.inference.execution import batch_size as pass_size
@@ -29,7 +30,7 @@ needs_openvino = pytest.mark.skipif(
 
 
 @pytest.fixture
-def configuration(build_configuration):
+def configuration():
     return build_configuration((16, 16, 16), mirror_axes=(0, 1, 2))
 
 
@@ -89,7 +90,7 @@ def test_what_differs_too_much_is_never_taken(record, dtype, difference, expecte
     assert find_fastest([eager, other], 10**6).execution == expected
 
 
-def test_patches_of_a_job_are_images_times_windows_times_views_times_folds(build_configuration):
+def test_patches_of_a_job_are_images_times_windows_times_views_times_folds():
     plan = build_configuration((16, 16, 16), mirror_axes=(0, 2)).model_copy(
         update={"median_shape_voxels": (16, 24, 40)}
     )

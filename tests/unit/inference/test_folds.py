@@ -1,4 +1,5 @@
 import pytest
+from builders.plans import build_configuration, build_plan
 
 from autoseg.errors import PlanError, PredictionError
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds
@@ -11,7 +12,7 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def plan(build_plan, build_configuration):
+def plan():
     plane, volume = build_configuration((8, 8)), build_configuration((8, 8, 8))
     return build_plan({"2d": plane, "custom": volume, "3d_lowres": volume, "3d_fullres": volume})
 

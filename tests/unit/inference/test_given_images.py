@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
 from PIL import Image
 
 import autoseg
@@ -35,22 +37,15 @@ def name_channels(count: int) -> tuple[ChannelPlan, ...]:
 
 
 @pytest.fixture
-def make_run(tmp_path, build_plan, build_configuration, write_fold):
+def make_run(tmp_path):
     """A run with random weights, and the model that it holds."""
 
     def make(*, channels=1, ending=".nii.gz", orientation="LPS", patch=(8, 8, 8)):
         name = "2d" if len(patch) == 2 else "3d_fullres"
-        plan = build_plan(
-            {name: build_configuration(patch).model_copy(update={"data_of": name})}, orientation=orientation
-        )
-        configuration = build_configuration(patch, channels=channels).model_copy(update={"data_of": name})
-        update = {
-            "configurations": {name: configuration},
-            "channels": name_channels(channels),
-            "file_ending": ending,
-        }
+        configuration = build_configuration(patch, data_of=name, network={"input_channels": channels})
+        described = {"orientation": orientation, "channels": name_channels(channels), "file_ending": ending}
         run = tmp_path / "run"
-        write_fold(run, plan.model_copy(update=update), name, fold="0")
+        write_trained_fold(run, build_plan({name: configuration}, **described), name, fold="0")
         return run, autoseg.load_model(run, device="cpu")
 
     return make

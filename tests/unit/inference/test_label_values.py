@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from builders.folds import write_trained_fold
 from builders.labels import build_labels
+from builders.plans import build_configuration, build_plan
 from PIL import Image
 
 from autoseg.inference.options import PredictionOptions
@@ -18,11 +20,11 @@ def make_scheme(*values):
 
 
 @pytest.mark.parametrize(("values", "kind"), [((255,), np.uint8), ((2, 255), np.uint8), ((5, 1000), np.uint16)])
-def test_pictures_with_gaps_in_their_labels(tmp_path, build_plan, build_configuration, write_fold, *, values, kind):
-    configuration = build_configuration((16, 16), spacing_mm=(1.0, 1.0), outputs=1 + len(values))
+def test_pictures_with_gaps_in_their_labels(tmp_path, *, values, kind):
+    configuration = build_configuration((16, 16), spacing_mm=(1.0, 1.0), network={"output_channels": 1 + len(values)})
     configuration = configuration.model_copy(update={"data_of": "2d"})
     plan = build_plan({"2d": configuration}, labels=make_scheme(*values), orientation=None)
-    write_fold(tmp_path / "run", plan.model_copy(update={"file_ending": ".png"}), "2d", fold="0")
+    write_trained_fold(tmp_path / "run", plan.model_copy(update={"file_ending": ".png"}), "2d", fold="0")
     (tmp_path / "images").mkdir()
     picture = np.random.default_rng(0).integers(0, 255, (20, 24)).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "images" / "new.png")

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
 
 from autoseg.document import write_document
 from autoseg.errors import DeviceError, PredictionError, RunError
@@ -14,7 +16,7 @@ PLAIN_WINDOWS = PredictionOptions(mirroring=False)
 
 
 @pytest.fixture
-def plan(build_plan, build_configuration):
+def plan():
     return build_plan(
         {
             "2d": build_configuration((8, 8), spacing_mm=(1.5, 1.5)),
@@ -24,9 +26,9 @@ def plan(build_plan, build_configuration):
 
 
 @pytest.fixture
-def train(tmp_path, plan, write_fold):
+def train(tmp_path, plan):
     def write(configuration="3d_fullres", *, by=plan, fold="0", seed=0):
-        return write_fold(tmp_path, by, configuration, fold=fold, seed=seed)
+        return write_trained_fold(tmp_path, by, configuration, fold=fold, seed=seed)
 
     return write
 
@@ -149,7 +151,7 @@ def test_the_plan_of_the_training_counts_and_not_a_newer_one_of_the_run(tmp_path
     assert load().plan.orientation == "RAS"
 
 
-def test_folds_of_different_plans_are_not_mixed(train, load, build_plan, build_configuration):
+def test_folds_of_different_plans_are_not_mixed(train, load):
     train()
     other = build_plan({"3d_fullres": build_configuration((16, 8, 8), spacing_mm=(2.0, 1.5, 1.5))})
     train(by=other, fold="1")
@@ -166,7 +168,7 @@ def test_a_changed_number_of_epochs_does_not_separate_folds(plan, train, load):
 
 
 @pytest.fixture
-def other_plan(build_plan, build_configuration):
+def other_plan():
     part = build_configuration((8, 8, 8))
     wider = part.network.model_copy(update={"features_per_stage": (8, 8)})
     return build_plan({"3d_fullres": part.model_copy(update={"network": wider})})

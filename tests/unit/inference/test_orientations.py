@@ -4,10 +4,11 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+from builders.folds import write_trained_fold
+from builders.plans import build_channels, build_configuration, build_plan
 
 from autoseg.geometry import Grid, compute_reorientation
 from autoseg.inference.model import load_model
-from autoseg.plan import ChannelPlan
 
 ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
 GRID = Grid(shape_voxels=(9, 12, 11), spacing_mm=(2.5, 1.1, 0.7), origin_mm=(-7.5, 30.25, 4.0))  # axes RAS
@@ -21,11 +22,11 @@ def make_image():
 
 
 @pytest.fixture
-def model(tmp_path, build_plan, build_configuration, write_fold):
+def model(tmp_path):
     configuration = build_configuration((8, 8, 8), spacing_mm=(2.0, 1.0, 1.0), mirror_axes=(0, 1, 2))
     plan = build_plan({"3d_fullres": configuration}, orientation="LPS", axis_permutation=(1, 0, 2))
-    channels = (ChannelPlan(name="MR", normalization="zscore", inside_nonzero_only=True, window=None),)
-    write_fold(tmp_path, plan.model_copy(update={"channels": channels}), "3d_fullres", fold="0")
+    channels = build_channels("zscore", name="MR", inside_nonzero_only=True)
+    write_trained_fold(tmp_path, plan.model_copy(update={"channels": channels}), "3d_fullres", fold="0")
     return load_model(tmp_path, device="cpu")
 
 

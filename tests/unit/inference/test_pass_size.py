@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.plans import build_configuration
 from torch import nn
 
 from autoseg.inference.execution import batch_size as pass_size
@@ -56,7 +57,7 @@ def test_the_faster_of_two_passes_counts(start):
 
 
 @pytest.fixture
-def find(tmp_path, build_configuration):
+def find(tmp_path):
     def find(network, *, patch=(8, 8), memory=tmp_path, dtype="float32"):
         return find_inference_batch_size(network, build_configuration(patch), dtype=dtype, memory=memory)
 

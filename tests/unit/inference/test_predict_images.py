@@ -7,6 +7,8 @@ import sys
 import blosc2
 import numpy as np
 import pytest
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
@@ -30,8 +32,9 @@ OPTIONS = PredictionOptions(mirroring=False)
 
 
 @pytest.fixture
-def run(tmp_path, build_plan, build_configuration, write_fold):
-    write_fold(tmp_path / "run", build_plan({"3d_fullres": build_configuration((8, 8, 8))}), "3d_fullres", fold="0")
+def run(tmp_path):
+    plan = build_plan({"3d_fullres": build_configuration((8, 8, 8))})
+    write_trained_fold(tmp_path / "run", plan, "3d_fullres", fold="0")
     return tmp_path / "run"
 
 

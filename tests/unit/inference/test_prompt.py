@@ -8,7 +8,9 @@ from rlcompleter import Completer
 
 import pytest
 from builders.evaluations import build_class_metrics
+from builders.folds import write_trained_fold
 from builders.labels import build_labels
+from builders.plans import build_configuration, build_plan
 from builders.selections import build_selection
 
 import autoseg
@@ -26,10 +28,10 @@ MANY = 118  # classes of a large dataset
 
 
 @pytest.fixture
-def run(tmp_path, build_plan, build_configuration, write_fold):
+def run(tmp_path):
     for fold in ("0", "1"):
         plan = build_plan({"3d_fullres": build_configuration((8, 8, 8)), "2d": build_configuration((8, 8))})
-        write_fold(tmp_path, plan, "3d_fullres", fold=fold)
+        write_trained_fold(tmp_path, plan, "3d_fullres", fold=fold)
     return tmp_path
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from builders.plans import RESAMPLING
 from scipy.ndimage import zoom
 
 from autoseg.inference.restoring.resample_logits import iterate_resampled_strips
-from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.resample import resample_logits
 
 LINEAR = (False, False, False)
@@ -35,9 +35,8 @@ def test_linear_interpolation_is_that_of_scipy(shape):
 def test_a_separate_axis_is_resampled_as_preprocessing_resamples_it(shape, axis):
     logits = torch.randn(2, 9, 7, 8)
     spacing = tuple(5.0 if index == axis else 1.0 for index in range(3))
-    plan = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
     expected = resample_logits(
-        logits.numpy(), shape=shape, spacing_mm=spacing, target_spacing_mm=(1.0, 1.0, 1.0), plan=plan
+        logits.numpy(), shape=shape, spacing_mm=spacing, target_spacing_mm=(1.0, 1.0, 1.0), plan=RESAMPLING
     )
     is_nearest = tuple(index == axis for index in range(3))
     np.testing.assert_allclose(collect(logits, shape, is_nearest).numpy(), expected, atol=5e-6)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from builders.geometries import build_geometry
 from builders.labels import build_labels
+from builders.plans import RESAMPLING, build_configuration, build_plan
 from scipy.ndimage import zoom
 
 from autoseg.geometry import Grid, compute_reorientation
@@ -16,18 +17,16 @@ from autoseg.inference.restoring.restore_grid import (
     restore_probabilities,
 )
 from autoseg.labels import LabelScheme
-from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.preprocessing.resample import find_separate_axis, resample_logits
 
-RESAMPLING = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
 REGIONS = build_labels({"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}, region_write_values=(1, 2, 3))
 PLAIN = build_labels({"a": (1,), "b": (2,)})
 
 
 @pytest.fixture
-def build_small_plan(build_plan, build_configuration):
+def build_small_plan():
     configurations = {"3d_fullres": build_configuration((8, 8, 8))}
     return lambda **options: build_plan(configurations, **options)
 

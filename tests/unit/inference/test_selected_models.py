@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 import pytest
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 from builders.selections import build_selection
 
@@ -27,7 +29,7 @@ OPTIONS = PredictionOptions(mirroring=False)
 
 
 @pytest.fixture
-def plan(build_plan, build_configuration):
+def plan():
     configurations = {
         "3d_fullres": build_configuration((8, 8, 8)),
         "3d_lowres": build_configuration((8, 8, 8), spacing_mm=(2.0, 2.0, 2.0)),
@@ -36,9 +38,9 @@ def plan(build_plan, build_configuration):
 
 
 @pytest.fixture
-def run(tmp_path, plan, write_fold):
+def run(tmp_path, plan):
     for configuration, fold, seed in (("3d_fullres", "0", 0), ("3d_fullres", "1", 1), ("3d_lowres", "0", 2)):
-        write_fold(tmp_path / "run", plan, configuration, fold=fold, seed=seed)
+        write_trained_fold(tmp_path / "run", plan, configuration, fold=fold, seed=seed)
     return RunFolder(tmp_path / "run")
 
 
@@ -146,9 +148,9 @@ def test_a_named_configuration_or_fold_leaves_the_selection_aside_and_says_so(
     assert "selection.json is not used, as a configuration or fold is named" in notes.text
 
 
-def test_models_that_were_trained_again_are_noticed(run, plan, images, write_fold, *, write_selection):
+def test_models_that_were_trained_again_are_noticed(run, plan, images, *, write_selection):
     write_selection(run, plan, {"3d_fullres": ("0", "1")})
-    write_fold(run.root, plan, "3d_fullres", fold="1", seed=7)
+    write_trained_fold(run.root, plan, "3d_fullres", fold="1", seed=7)
     with pytest.raises(SelectionError, match=r"chose 3d_fullres .*was trained again since; .*autoseg select"):
         predict(run, images)
     assert not (run.root.parent / "out").exists()

@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from builders.plans import build_configuration
 from torch import nn
 
 from autoseg.errors import DeviceError, PredictionError
@@ -59,9 +60,7 @@ def predict_plainly(network, image, patch, step):
 @pytest.mark.parametrize("shape", [(20, 33, 27), (5, 20, 30), (3, 4, 5)])
 @pytest.mark.parametrize("patch", [(8, 16, 12), (16, 12)])
 @pytest.mark.parametrize("step", [0.3, 0.5, 1.0])
-def test_cutting_and_blending_a_local_network_is_that_network_on_the_whole_volume(
-    build_configuration, shape, patch, step
-):
+def test_cutting_and_blending_a_local_network_is_that_network_on_the_whole_volume(shape, patch, step):
     image = torch.randn(1, *shape)
     logits = predict_logits(
         Local(), image, configuration=build_configuration(patch), mirror_axes=(0, 1), device=CPU, step_fraction=step
@@ -71,7 +70,7 @@ def test_cutting_and_blending_a_local_network_is_that_network_on_the_whole_volum
 
 @pytest.mark.parametrize("shape", [(20, 18, 27), (7, 20, 11)])
 @pytest.mark.parametrize("patch", [(8, 16, 12), (16, 12)])
-def test_a_real_network_agrees_with_a_plain_implementation(build_configuration, shape, patch):
+def test_a_real_network_agrees_with_a_plain_implementation(shape, patch):
     torch.manual_seed(0)
     configuration = build_configuration(patch)
     network = build_network(configuration.network).eval()
@@ -81,7 +80,7 @@ def test_a_real_network_agrees_with_a_plain_implementation(build_configuration, 
 
 
 @pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
-def test_batches_of_windows_give_what_single_windows_give(build_configuration, patch):
+def test_batches_of_windows_give_what_single_windows_give(patch):
     torch.manual_seed(0)
     configuration = build_configuration(patch)
     network = build_network(configuration.network).eval()
@@ -95,8 +94,8 @@ def test_batches_of_windows_give_what_single_windows_give(build_configuration, p
     torch.testing.assert_close(single, batched, atol=1e-5, rtol=1e-5)
 
 
-def test_a_pass_on_a_gpu_is_a_training_batch_and_on_the_cpu_small_patches_share_one(build_configuration):
-    volume, plane = build_configuration((40, 56, 40), batch_size=7), build_configuration((56, 40), batch_size=7)
+def test_a_pass_on_a_gpu_is_a_training_batch_and_on_the_cpu_small_patches_share_one():
+    volume, plane = (build_configuration(patch, training={"batch_size": 7}) for patch in ((40, 56, 40), (56, 40)))
     assert compute_inference_batch_size(volume, torch.device("cuda")) == 7
     assert compute_inference_batch_size(volume, CPU) == 1
     assert compute_inference_batch_size(plane, CPU) == 14
@@ -116,7 +115,7 @@ class Recording(nn.Module):
 
 
 @pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
-def test_constant_windows_in_a_row_are_predicted_once_and_change_nothing(build_configuration, patch):
+def test_constant_windows_in_a_row_are_predicted_once_and_change_nothing(patch):
     torch.manual_seed(0)
     image = torch.full((1, 9, 8, 40), -0.7)
     image[..., 30:] = torch.randn(1, 9, 8, 10)
@@ -130,7 +129,7 @@ def test_constant_windows_in_a_row_are_predicted_once_and_change_nothing(build_c
     assert len(network.given) < len(plain.given) / 2
 
 
-def test_air_on_both_sides_of_a_body_is_predicted_once(build_configuration):
+def test_air_on_both_sides_of_a_body_is_predicted_once():
     image = torch.zeros(1, 8, 8, 48)
     image[..., 20:28] = torch.randn(1, 8, 8, 8)
     network = Recording()
@@ -140,7 +139,7 @@ def test_air_on_both_sides_of_a_body_is_predicted_once(build_configuration):
     assert len(network.given) == 8 * body_windows + 1
 
 
-def test_windows_of_different_constants_are_not_taken_for_each_other(build_configuration):
+def test_windows_of_different_constants_are_not_taken_for_each_other():
     image = torch.zeros(1, 8, 8, 24)
     image[..., 8:16], image[..., 16:] = 1.0, 2.0
     options = {"configuration": build_configuration((8, 8, 8)), "mirror_axes": (), "device": CPU}
@@ -148,14 +147,14 @@ def test_windows_of_different_constants_are_not_taken_for_each_other(build_confi
     assert torch.equal(logits, Local()(image[None])[0][0])
 
 
-def test_a_window_with_equal_corners_is_not_taken_for_constant(build_configuration):
+def test_a_window_with_equal_corners_is_not_taken_for_constant():
     image = torch.zeros(1, 8, 8, 8)
     image[0, 4, 4, 4] = 5.0
     logits = predict_logits(Local(), image, configuration=build_configuration((8, 8, 8)), mirror_axes=(), device=CPU)
     torch.testing.assert_close(logits, Local()(image[None])[0][0])
 
 
-def test_folds_are_averaged_as_logits(build_configuration):
+def test_folds_are_averaged_as_logits():
     image = torch.randn(1, 9, 9, 9)
     configuration = build_configuration((8, 8, 8))
     logits = predict_logits(
@@ -164,7 +163,7 @@ def test_folds_are_averaged_as_logits(build_configuration):
     torch.testing.assert_close(logits, (3 * image).expand(3, -1, -1, -1), atol=1e-5, rtol=1e-5)
 
 
-def test_dropout_is_off_while_predicting_and_on_again_afterwards(build_configuration):
+def test_dropout_is_off_while_predicting_and_on_again_afterwards():
     class WithDropout(nn.Module):
         def __init__(self):
             super().__init__()
@@ -181,7 +180,7 @@ def test_dropout_is_off_while_predicting_and_on_again_afterwards(build_configura
     assert network.dropout.training
 
 
-def test_every_batch_of_windows_is_reported(build_configuration):
+def test_every_batch_of_windows_is_reported():
     calls = []
     predict_logits(
         Local(),
@@ -196,7 +195,7 @@ def test_every_batch_of_windows_is_reported(build_configuration):
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_an_output_that_is_not_finite_is_refused(build_configuration, value):
+def test_an_output_that_is_not_finite_is_refused(value):
     class Broken(nn.Module):
         def forward(self, image):
             return (torch.cat([image, image + value, image], dim=1),)
@@ -262,7 +261,7 @@ class Crowded(nn.Module):
         return (2 * patches,)
 
 
-def predict_crowded(network, build_configuration):
+def predict_crowded(network):
     image = torch.randn(1, 8, 8, 24)
     configuration = build_configuration((8, 8, 8)).model_copy()
     network_plan = configuration.network.model_copy(update={"output_channels": 1})
@@ -277,17 +276,17 @@ def predict_crowded(network, build_configuration):
     return image, logits
 
 
-def test_where_fewer_patches_fit_than_planned_fewer_are_given_at_once(build_configuration, caplog):
+def test_where_fewer_patches_fit_than_planned_fewer_are_given_at_once(caplog):
     network = Crowded(room=1)
-    image, logits = predict_crowded(network, build_configuration)
+    image, logits = predict_crowded(network)
     torch.testing.assert_close(logits, 2 * image)
     assert network.batches == [5, 2, 1, 1, 1, 1, 1]
     assert "again with the batch size 1" in caplog.text
 
 
-def test_where_not_even_one_patch_fits_the_device_is_too_small(build_configuration):
+def test_where_not_even_one_patch_fits_the_device_is_too_small():
     with pytest.raises(DeviceError, match="too little memory for the network"):
-        predict_crowded(Crowded(room=0), build_configuration)
+        predict_crowded(Crowded(room=0))
 
 
 def test_other_errors_are_not_taken_for_a_full_device():

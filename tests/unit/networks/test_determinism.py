@@ -2,9 +2,9 @@ import os
 
 import pytest
 import torch
+from builders.labels import build_labels
 from torch.nn import functional
 
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import CrossEntropyTerm
 from autoseg.runtime.device import CUBLAS_VARIABLE, select_kernels
 from autoseg.runtime.distributed import WHOLE_BATCH
@@ -39,10 +39,7 @@ def test_the_cross_entropy_is_the_same_with_both_kinds_of_kernels(ignore_label):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((2, 2, 5, 6), generator=generator)
     label_map = torch.randint(0, 2 if ignore_label is None else 3, (2, 5, 6), generator=generator).to(torch.int16)
-    lesion = LabelClass(name="lesion", values=(1,))
-    labels = LabelScheme(
-        classes=(lesion,), ignore_value=ignore_label, region_write_values=None, declared_count=ignore_label or 2
-    )
+    labels = build_labels({"lesion": (1,)}, ignore_value=ignore_label)
     arguments = (CrossEntropyTerm(weight=1.0), logits, build_target(label_map, labels), WHOLE_BATCH)
     fast = compute_cross_entropy(*arguments)
     torch.use_deterministic_algorithms(True)

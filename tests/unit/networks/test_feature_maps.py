@@ -7,36 +7,31 @@ outputs of the transposed and the other convolutions, and the logits of the full
 
 import pytest
 import torch
+from builders.plans import build_network_plan
 from torch import nn
 
 from autoseg.networks import build_network
 from autoseg.networks.blocks import Shortcut
-from autoseg.plan import PlainUNetPlan, ResidualEncoderUNetPlan, UNetPlan
+from autoseg.plan import NetworkPlan
 
 COUNTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 FEATURES_3D = (32, 64, 128, 256, 320, 320)
 FEATURES_2D = (32, 64, 128, 256, 512, 512, 512)
 
 
-def build_isotropic_plan(features: tuple[int, ...], *, dimensions: int, residual: bool, deep: bool) -> UNetPlan:
+def build_isotropic_plan(features: tuple[int, ...], *, dimensions: int, residual: bool, deep: bool) -> NetworkPlan:
     stages = len(features)
-    kind = ResidualEncoderUNetPlan if residual else PlainUNetPlan
-    return kind.model_validate(
-        {
-            "dimensions": dimensions,
-            "input_channels": 1,
-            "output_channels": 3,
-            "features_per_stage": features,
-            "kernel_sizes": ((3,) * dimensions,) * stages,
-            "strides": ((1,) * dimensions, *(((2,) * dimensions,) * (stages - 1))),
-            "blocks_per_stage": (1, 3, 4, 6, 6, 6, 6)[:stages] if residual else (2,) * stages,
-            "convolutions_per_decoder_stage": ((1 if residual else 2),) * (stages - 1),
-            "deep_supervision": deep,
-        }
+    return build_network_plan(
+        dimensions,
+        family="residual_encoder_unet" if residual else "plain_unet",
+        features_per_stage=features,
+        blocks_per_stage=(1, 3, 4, 6, 6, 6, 6)[:stages] if residual else (2,) * stages,
+        convolutions_per_decoder_stage=((1 if residual else 2),) * (stages - 1),
+        deep_supervision=deep,
     )
 
 
-def count_feature_map_elements(plan: UNetPlan, edge_voxels: int) -> int:
+def count_feature_map_elements(plan: NetworkPlan, edge_voxels: int) -> int:
     counts: list[int] = []
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

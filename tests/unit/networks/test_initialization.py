@@ -11,10 +11,10 @@ from autoseg.networks.initialization import CONVOLUTION_KINDS
 WIDE = {"features_per_stage": (48, 64, 64)}
 
 
-@pytest.mark.parametrize("architecture", ["plain_unet", "residual_encoder_unet"])
+@pytest.mark.parametrize("family", ["plain_unet", "residual_encoder_unet"])
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_convolution_weights_have_kaimings_variance(make_plan, architecture: str, dimensions: int) -> None:
-    network = build_network(make_plan(architecture, dimensions, **WIDE), torch.Generator().manual_seed(0))
+def test_convolution_weights_have_kaimings_variance(make_plan, family: str, dimensions: int) -> None:
+    network = build_network(make_plan(family, dimensions, **WIDE), torch.Generator().manual_seed(0))
     convolutions = [module for module in network.modules() if isinstance(module, CONVOLUTION_KINDS)]
     assert any(isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d) for module in convolutions)
     for module in convolutions:
@@ -25,12 +25,12 @@ def test_convolution_weights_have_kaimings_variance(make_plan, architecture: str
         assert module.bias is None or not module.bias.any()
 
 
-@pytest.mark.parametrize("architecture", ["plain_unet", "residual_encoder_unet"])
-def test_normalizations_start_at_one_but_the_last_of_a_residual_block_at_zero(make_plan, architecture: str) -> None:
-    network = build_network(make_plan(architecture))
+@pytest.mark.parametrize("family", ["plain_unet", "residual_encoder_unet"])
+def test_normalizations_start_at_one_but_the_last_of_a_residual_block_at_zero(make_plan, family: str) -> None:
+    network = build_network(make_plan(family))
     last = {id(block.second.norm) for block in network.modules() if isinstance(block, ResidualBlock)}
     norms = [module for module in network.modules() if isinstance(module, InstanceNormalization)]
-    assert len(last) == (6 if architecture == "residual_encoder_unet" else 0)
+    assert len(last) == (6 if family == "residual_encoder_unet" else 0)
     for norm in norms:
         assert torch.equal(norm.weight, torch.full_like(norm.weight, 0.0 if id(norm) in last else 1.0))
         assert not norm.bias.any()

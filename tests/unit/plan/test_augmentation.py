@@ -3,7 +3,7 @@ import pytest
 from autoseg.document import parse_part
 from autoseg.errors import DocumentError
 from autoseg.plan import TRANSFORM_PLANS, TrainingPlan
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from planners.rules.augmentation import choose_augmentation
 from planners.rules.training import build_training
 
@@ -71,7 +71,7 @@ def test_upper_limits_are_checked_too(name, limits):
     ("transforms", "message"),
     [
         ([{"name": "contrst"}], r"transforms\.0: 'name' must be one of spatial, .* \(did you mean 'contrast'\?\)"),
-        ([{"probability": 1}], r"transforms\.0: 'name' must be one of spatial, .*\(got None\)"),
+        ([{"probability": 1}], r"transforms\.0: 'name' is missing; it must be one of spatial, "),
         ([{"name": "noise", "std_range": [0, 1]}], r"transforms\.0\.probability: is missing"),
         ([TRANSFORMS[1] | {"sigma": 1}], r"transforms\.0\.sigma: unknown key"),
         ([TRANSFORMS[1], TRANSFORMS[0]], r"transforms: 'spatial' must be the first .* \(found at 1\): it crops"),

@@ -50,7 +50,3 @@ def test_the_loss_of_version_1_becomes_two_terms():
     assert upgraded["losses"] == [DICE, {"name": "cross_entropy", "weight": 0.5}]
     assert upgraded["objective"] == {"name": "segmentation"}
     assert not {"loss", "batch_dice", "dice_weight", "cross_entropy_weight"} & upgraded.keys()
-
-
-def test_a_loss_that_version_1_did_not_know_is_left_for_the_schema_to_report():
-    assert upgrade({"loss": "focal", "batch_dice": True})["loss"] == "focal"

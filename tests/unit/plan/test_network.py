@@ -1,20 +1,16 @@
 import pytest
+from builders.plans import build_network_plan
 from pydantic import TypeAdapter, ValidationError
 
-from autoseg.plan import NETWORK_PLANS, ConfigurationPlan, NetworkPlan, PlainUNetPlan
+from autoseg.plan import NETWORK_PLANS, ConfigurationPlan, NetworkPlan
 from autoseg.plan.upgrades import upgrade_version_1
 
-FIELDS = {
-    "dimensions": 3,
-    "input_channels": 1,
-    "output_channels": 2,
-    "features_per_stage": [4, 8, 8],
-    "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-    "blocks_per_stage": [1, 1, 1],
-    "convolutions_per_decoder_stage": [1, 1],
-    "deep_supervision": True,
-}
+UNET = build_network_plan(
+    features_per_stage=(4, 8, 8),
+    kernel_sizes=((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+    strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+)
+FIELDS = UNET.model_dump(mode="json", exclude={"family"})
 
 
 @pytest.fixture
@@ -43,11 +39,11 @@ def test_there_is_no_network_without_a_family():
 
 
 def test_patches_of_a_unet_are_divided_by_all_strides():
-    assert PlainUNetPlan(**FIELDS).patch_divisors == (2, 4, 4)
+    assert UNET.patch_divisors == (2, 4, 4)
 
 
 def test_a_unet_is_described_stage_by_stage():
-    assert PlainUNetPlan(**FIELDS).describe() == {
+    assert UNET.describe() == {
         "features": "4 8 8",
         "strides": "1x1x1 1x2x2 2x2x2",
         "kernels": "1x3x3 3x3x3 3x3x3",

@@ -1,9 +1,10 @@
-"""Transforms of plans of version 1, field by field."""
+"""Transforms and previous stages of plans of version 1, field by field."""
 
 import pytest
 
+from autoseg.document import UpgradeError
 from autoseg.plan.augmentation import find_mirror_axes
-from autoseg.plan.upgrades import upgrade_version_1
+from autoseg.plan.upgrades import check_and_upgrade_version_1, upgrade_version_1
 
 AUGMENTATION = {
     "rotation_probability": 0.01,
@@ -58,10 +59,19 @@ MASK_TRANSFORMS = [
 ]
 
 
-def upgrade(augmentation, *, previous_stage=None):
+def upgrade_configuration(augmentation, *, previous_stage=None):
     configuration = {"previous_stage": previous_stage, "training": {"augmentation": augmentation}}
-    plan = upgrade_version_1({"schema_version": 1, "configurations": {"a": configuration}})
-    return plan["configurations"]["a"]["training"]
+    return upgrade_version_1({"schema_version": 1, "configurations": {"a": configuration}})["configurations"]["a"]
+
+
+def upgrade(augmentation, **options):
+    return upgrade_configuration(augmentation, **options)["training"]
+
+
+def test_what_version_1_gets_from_a_previous_stage_are_masks():
+    second = upgrade_configuration(AUGMENTATION, previous_stage="b")
+    assert second["previous_stage"] == {"input": "masks", "configuration": "b"}
+    assert upgrade_configuration(AUGMENTATION)["previous_stage"] is None
 
 
 def test_the_fields_of_version_1_become_transforms_in_the_order_in_which_they_were_applied():
@@ -81,12 +91,93 @@ def test_where_nothing_is_mirrored_the_transform_is_left_out():
     assert find_mirror_axes(()) == ()
 
 
-@pytest.mark.parametrize("missing", AUGMENTATION)
-def test_a_missing_field_is_left_for_the_schema_to_report(missing):
-    transforms = upgrade({key: value for key, value in AUGMENTATION.items() if key != missing})["transforms"]
-    assert [part["name"] for part in transforms] == [part["name"] for part in TRANSFORMS]
-    assert transforms != TRANSFORMS
+VERSION_1_NETWORK = {
+    "architecture": "plain_unet",
+    "dimensions": 2,
+    "input_channels": 1,
+    "output_channels": 2,
+    "features_per_stage": [4, 8],
+    "kernel_sizes": [[3, 3], [3, 3]],
+    "strides": [[1, 1], [2, 2]],
+    "blocks_per_stage": [1, 1],
+    "convolutions_per_decoder_stage": [1],
+    "deep_supervision": False,
+}
+VERSION_1_TRAINING = {
+    "epochs": 2,
+    "iterations_per_epoch": 3,
+    "validation_iterations_per_epoch": 1,
+    "batch_size": 2,
+    "foreground_fraction": 0.33,
+    "loss": "dice_cross_entropy",
+    "batch_dice": True,
+    "optimizer": "adamw",
+    "initial_learning_rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "schedule": "polynomial",
+    "schedule_exponent": 0.9,
+    "gradient_norm_limit": 12.0,
+    "augmentation": AUGMENTATION,
+}
 
 
-def test_an_unknown_field_is_left_for_the_schema_to_report():
-    assert upgrade(AUGMENTATION | {"nois": 1})["augmentation"] == {"nois": 1}
+def list_problems(**parts):
+    content = {"network": VERSION_1_NETWORK, "training": VERSION_1_TRAINING} | parts
+    with pytest.raises(UpgradeError) as caught:
+        check_and_upgrade_version_1({"schema_version": 1, "configurations": {"2d": content}})
+    return list(caught.value.problems)
+
+
+def without(content, key):
+    return {other: value for other, value in content.items() if other != key}
+
+
+def test_a_complete_plan_of_version_1_has_no_problems():
+    content = {"network": VERSION_1_NETWORK, "training": VERSION_1_TRAINING}
+    plan = {"schema_version": 1, "configurations": {"2d": content}}
+    assert check_and_upgrade_version_1(plan) == upgrade_version_1(plan)
+
+
+@pytest.mark.parametrize("key", VERSION_1_NETWORK)
+def test_a_missing_key_of_a_network_is_named_as_in_the_file(key):
+    assert list_problems(network=without(VERSION_1_NETWORK, key)) == [f"configurations.2d.network.{key}: is missing"]
+
+
+@pytest.mark.parametrize("key", VERSION_1_TRAINING)
+def test_a_missing_key_of_a_training_is_named_as_in_the_file(key):
+    assert list_problems(training=without(VERSION_1_TRAINING, key)) == [f"configurations.2d.training.{key}: is missing"]
+
+
+@pytest.mark.parametrize("key", AUGMENTATION)
+def test_a_missing_key_of_the_augmentation_is_named_as_in_the_file(key):
+    training = VERSION_1_TRAINING | {"augmentation": without(AUGMENTATION, key)}
+    assert list_problems(training=training) == [f"configurations.2d.training.augmentation.{key}: is missing"]
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant():
+    training = VERSION_1_TRAINING | {"augmentation": AUGMENTATION | {"mask_change_probabilty": 1}}
+    (problem,) = list_problems(training=training)
+    assert problem.startswith(
+        "configurations.2d.training.augmentation.mask_change_probabilty: unknown key (did you mean"
+    )
+
+
+@pytest.mark.parametrize("key", ["losses", "objective", "transforms"])
+def test_a_key_of_version_2_is_refused_in_a_training_of_version_1(key):
+    (problem,) = list_problems(training=VERSION_1_TRAINING | {key: []})
+    assert problem.startswith(f"configurations.2d.training.{key}: unknown key")
+
+
+def test_a_network_of_version_1_has_no_family():
+    (problem,) = list_problems(network=VERSION_1_NETWORK | {"family": "plain_unet"})
+    assert problem.startswith("configurations.2d.network.family: unknown key")
+
+
+def test_other_losses_and_architectures_than_those_of_version_1_are_refused():
+    assert list_problems(training=VERSION_1_TRAINING | {"loss": "focal"}) == [
+        "configurations.2d.training.loss: must be dice_cross_entropy (got 'focal')"
+    ]
+    assert list_problems(network=VERSION_1_NETWORK | {"architecture": "unext"}) == [
+        "configurations.2d.network.architecture: must be plain_unet or residual_encoder_unet (got 'unext')"
+    ]

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from builders.fingerprints import build_fingerprint
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,7 +64,7 @@ def choose_unknown(
 ) -> tuple[NetworkPlan, tuple[Reason, ...]]:
     network, _ = PLAIN_UNET(topology, input_channels=input_channels, output_channels=output_channels)
     reason = Reason(subject="width", value="16", because="as wide as this test wants it")
-    return network.model_copy(update={"architecture": "unknown"}), (reason,)
+    return network.model_copy(update={"family": "unknown"}), (reason,)
 
 
 UNKNOWN = Planner(
@@ -92,7 +93,7 @@ def measure_with(build) -> MeasureCost:
 
     @cache
     def measure(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
-        if network.architecture == "plain_unet":
+        if network.family == "plain_unet":
             return count_plain_unet(network, patch_voxels, batch_size)
         with torch.device("meta"):
             image = torch.empty((batch_size, network.input_channels, *patch_voxels))
@@ -105,31 +106,31 @@ def count_as_plain(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_si
     return count_plain_unet(network, patch_voxels, batch_size)
 
 
-def plan_volumes(build_fingerprint, measure_cost, machine=MACHINE):
+def plan_volumes(measure_cost, machine=MACHINE):
     fingerprint = build_fingerprint(*CT, count=100, declared_labels=3)
     return UNKNOWN.plan(fingerprint, machine, measure_cost=measure_cost)
 
 
-def test_a_family_that_keeps_what_the_plain_unet_keeps_gets_its_patches_and_batches(build_fingerprint):
+def test_a_family_that_keeps_what_the_plain_unet_keeps_gets_its_patches_and_batches():
     fingerprint = build_fingerprint(*CT, count=100, declared_labels=3)
     plain = PLANNERS["default"].plan(fingerprint, MACHINE)
     twin = UNKNOWN.plan(fingerprint, MACHINE, measure_cost=count_as_plain)
     assert list(twin.configurations) == list(plain.configurations)
     for name, configuration in twin.configurations.items():
         expected = plain.configurations[name]
-        assert configuration.network.architecture == "unknown"
+        assert configuration.network.family == "unknown"
         assert configuration.patch_voxels == expected.patch_voxels
         assert configuration.spacing_mm == expected.spacing_mm
         assert configuration.training == expected.training
 
 
 @pytest.mark.parametrize("depth", [20, 60])
-def test_its_own_memory_bounds_patch_and_batch(build_fingerprint, depth):
+def test_its_own_memory_bounds_patch_and_batch(depth):
     measure = measure_with(lambda network: Tower(network, depth))
     fingerprint = build_fingerprint(*CT, count=100, declared_labels=3)
     dataset_3d = UNKNOWN.plan(fingerprint, MACHINE, measure_cost=only_volumes(measure)).configurations["3d_fullres"]
     network, patch = dataset_3d.network, dataset_3d.patch_voxels
-    plain = network.model_copy(update={"architecture": "plain_unet"})
+    plain = network.model_copy(update={"family": "plain_unet"})
     kept, plain_kept = (measure(each, patch, 2).kept_bytes / 2 for each in (network, plain))
     bytes_per_element = plain_kept / count_elements(plain, patch)
     limit = PLAIN_CALIBRATION.elements_3d * 2 * bytes_per_element
@@ -154,9 +155,9 @@ def only_volumes(measure: MeasureCost) -> MeasureCost:
     return choose
 
 
-def test_a_deeper_network_gets_a_smaller_patch(build_fingerprint):
+def test_a_deeper_network_gets_a_smaller_patch():
     shallow, deep = (
-        plan_volumes(build_fingerprint, only_volumes(measure_with(lambda network, depth=depth: Tower(network, depth))))
+        plan_volumes(only_volumes(measure_with(lambda network, depth=depth: Tower(network, depth))))
         for depth in (20, 60)
     )
     patches = [plan.configurations["3d_fullres"].patch_voxels for plan in (shallow, deep)]
@@ -164,18 +165,16 @@ def test_a_deeper_network_gets_a_smaller_patch(build_fingerprint):
     assert voxels[1] < voxels[0]
 
 
-def test_more_memory_gives_it_a_larger_patch(build_fingerprint):
+def test_more_memory_gives_it_a_larger_patch():
     measure = only_volumes(measure_with(lambda network: Tower(network, 60)))
-    small, large = (
-        plan_volumes(build_fingerprint, measure, Machine(accelerator_memory_gb=memory)) for memory in (8, 24)
-    )
+    small, large = (plan_volumes(measure, Machine(accelerator_memory_gb=memory)) for memory in (8, 24))
     voxels = [torch.Size(plan.configurations["3d_fullres"].patch_voxels).numel() for plan in (small, large)]
     assert voxels[1] > 2 * voxels[0]
 
 
-def test_the_map_of_attention_bounds_the_patch(build_fingerprint):
+def test_the_map_of_attention_bounds_the_patch():
     measure = measure_with(PatchAttention)
-    plan = plan_volumes(build_fingerprint, only_volumes(measure))
+    plan = plan_volumes(only_volumes(measure))
     configuration = plan.configurations["3d_fullres"]
     kept = measure(configuration.network, configuration.patch_voxels, 1).kept_bytes
     tokens = torch.Size(configuration.patch_voxels).numel() / 8**3
@@ -183,7 +182,7 @@ def test_the_map_of_attention_bounds_the_patch(build_fingerprint):
     assert kept <= 1.1 * PLAIN_CALIBRATION.elements_3d * 7.91  # bytes that the plain U-Net keeps for each element
 
 
-def test_a_family_may_divide_its_patch_by_a_rule_of_its_own(build_fingerprint):
+def test_a_family_may_divide_its_patch_by_a_rule_of_its_own():
     planner = replace(UNKNOWN, profile=replace(UNKNOWN.profile, topology=WINDOWS))
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (20, 170, 138), count=100, declared_labels=3)
     plan = planner.plan(fingerprint, MACHINE, measure_cost=count_as_plain)
@@ -198,8 +197,8 @@ def test_a_family_may_divide_its_patch_by_a_rule_of_its_own(build_fingerprint):
         planner.plan(fingerprint, Machine(accelerator_memory_gb=0.01), measure_cost=count_as_plain)
 
 
-def test_the_plan_says_what_was_measured(build_fingerprint):
-    reasons = {reason.subject: reason for reason in plan_volumes(build_fingerprint, count_as_plain).reasons}
+def test_the_plan_says_what_was_measured():
+    reasons = {reason.subject: reason for reason in plan_volumes(count_as_plain).reasons}
     memory = reasons["3d_fullres: memory"]
     assert memory.value == "452,796,416 elements"
     assert "autograd keeps 3.58 GB of a sample" in memory.because
@@ -209,6 +208,6 @@ def test_the_plan_says_what_was_measured(build_fingerprint):
     }
 
 
-def test_without_a_measurement_there_is_no_plan(build_fingerprint):
+def test_without_a_measurement_there_is_no_plan():
     with pytest.raises(PlanError, match=r"the family 'unknown' is measured; give the planner a function.*measure_cost"):
         UNKNOWN.plan(build_fingerprint(*CT), MACHINE)

@@ -11,7 +11,7 @@ from builders.labels import build_labels
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.plan import Plan
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from planners import PLANNERS
 
 UNSTATED = Machine(accelerator_memory_gb=None)

@@ -27,7 +27,7 @@ def make_cases(counts, blocks=None):
     return Cases(counts=counts, blocks=chosen.astype(np.int64), class_names=names)
 
 
-def build_plan_rule(minimum_mm3):
+def build_rule(minimum_mm3):
     return MinimumSize(name="a", values=(1,), minimum_mm3=minimum_mm3)
 
 
@@ -119,7 +119,7 @@ def test_keeping_the_largest_component_removes_the_rest():
 
 def test_a_minimum_that_helps_everywhere_is_learned_and_its_gain_is_that_of_held_out_blocks():
     counts, effects = make_scene(*[(100, [(100, 100), (3, 0)]), (100, [(100, 100), (2, 0)])] * 3)
-    step, after = learn_minimum_size(build_plan_rule, effects, make_cases(counts))
+    step, after = learn_minimum_size(build_rule, effects, make_cases(counts))
     assert step.accepted
     assert isinstance(step.rule, MinimumSize)
     assert step.rule.minimum_mm3 == 5.0
@@ -133,7 +133,7 @@ def test_a_minimum_that_fits_the_cases_that_chose_it_but_not_others_is_left_out(
     helped = (100, [(100, 100), (4, 0), (15, 0)])
     hurt = (100, [(85, 85), (15, 15)])
     counts, effects = make_scene(helped, hurt)
-    step, after = learn_minimum_size(build_plan_rule, effects, make_cases(counts))
+    step, after = learn_minimum_size(build_rule, effects, make_cases(counts))
     assert not step.accepted  # what case 1 alone would choose is nothing, what case 0 alone would choose is 20
     assert step.gain is not None
     assert step.gain.mean < 0
@@ -142,14 +142,14 @@ def test_a_minimum_that_fits_the_cases_that_chose_it_but_not_others_is_left_out(
 
 def test_a_minimum_needs_components_of_different_sizes_and_two_blocks():
     counts, effects = make_scene((10, [(10, 10)]), (10, [(10, 10)]))
-    step, _ = learn_minimum_size(build_plan_rule, effects, make_cases(counts))
+    step, _ = learn_minimum_size(build_rule, effects, make_cases(counts))
     assert (step.rule, step.accepted) == (None, False)
     assert "no components of different sizes" in step.because
     counts, effects = make_scene((10, [(10, 10), (1, 0)]), (10, [(10, 10), (1, 0)]))
-    step, _ = learn_minimum_size(build_plan_rule, effects, make_cases(counts, blocks=[0, 0]))
+    step, _ = learn_minimum_size(build_rule, effects, make_cases(counts, blocks=[0, 0]))
     assert "two blocks" in step.because
     counts, effects = make_scene((10, []), (10, []))
-    assert not learn_minimum_size(build_plan_rule, effects, make_cases(counts))[0].accepted
+    assert not learn_minimum_size(build_rule, effects, make_cases(counts))[0].accepted
 
 
 def test_candidates_are_round_volumes_between_the_smallest_and_the_largest_component():

@@ -1,31 +1,28 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders.labels import build_plain_labels
+from builders.plans import build_preprocessing_plan
 
 from autoseg.errors import RunError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
-from autoseg.plan import Plan
 from autoseg.preprocessing.cache import is_case_written, list_cases, open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import preprocess_training_case
-
-PlanBuilder = Callable[..., Plan]
 
 SHAPE = (20, 24, 30)
 FILES = ["brain.json", "brain.image.b2nd", "brain.labels.b2nd", "brain.locations.npy"]
 
 
 @pytest.fixture
-def case(plan_builder: PlanBuilder) -> PreprocessedCase:
+def case() -> PreprocessedCase:
     generator = np.random.default_rng(0)
     image = generator.normal(100, 20, (2, *SHAPE)).astype(np.float32)
     label_map = generator.integers(0, 3, SHAPE).astype(np.int16)
-    plan = plan_builder(spacings_mm={"3d_fullres": (1.0, 1.0, 1.0)}, schemes=("zscore", "none"))
+    plan = build_preprocessing_plan(spacings_mm={"3d_fullres": (1.0, 1.0, 1.0)}, schemes=("zscore", "none"))
     grid = Grid(shape_voxels=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
     return preprocess_training_case(image, label_map, grid, plan, configuration="3d_fullres")
 

@@ -1,13 +1,12 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.plans import build_preprocessing_plan
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError
 from autoseg.geometry import Grid
-from autoseg.plan import Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.pipeline import (
     compute_resampling_task,
@@ -18,7 +17,6 @@ from autoseg.preprocessing.pipeline import (
 )
 from autoseg.preprocessing.resample import resample_image, resample_label_map
 
-PlanBuilder = Callable[..., Plan]
 SHAPE = (8, 10, 12)
 GRID = Grid(shape_voxels=SHAPE, spacing_mm=(2.0, 1.0, 0.5))  # axes RAS
 UNCHANGED = {"3d_fullres": (2.0, 1.0, 0.5)}
@@ -38,10 +36,10 @@ def make_labels() -> np.ndarray:
     return label_map
 
 
-def test_the_image_is_cropped_and_normalized(plan_builder: PlanBuilder) -> None:
+def test_the_image_is_cropped_and_normalized() -> None:
     image = make_image()
 
-    case = preprocess_image(image, GRID, plan_builder(spacings_mm=UNCHANGED), "3d_fullres")
+    case = preprocess_image(image, GRID, build_preprocessing_plan(spacings_mm=UNCHANGED), "3d_fullres")
 
     cropped = image[:, 1:7, 2:9, 3:11]
     np.testing.assert_allclose(case.image, (cropped - cropped.mean()) / cropped.std(), rtol=1e-5, atol=1e-5)
@@ -51,9 +49,9 @@ def test_the_image_is_cropped_and_normalized(plan_builder: PlanBuilder) -> None:
     assert case.image.flags.c_contiguous
 
 
-def test_axes_are_oriented_then_permuted_then_cropped(plan_builder: PlanBuilder) -> None:
+def test_axes_are_oriented_then_permuted_then_cropped() -> None:
     image, label_map = make_image(), make_labels()
-    plan = plan_builder(
+    plan = build_preprocessing_plan(
         spacings_mm={"3d_fullres": (0.5, 2.0, 1.0)}, orientation="LAS", axis_permutation=(2, 0, 1), schemes=("none",)
     )
 
@@ -68,11 +66,11 @@ def test_axes_are_oriented_then_permuted_then_cropped(plan_builder: PlanBuilder)
     assert case.geometry.uncropped_shape_voxels == (12, 8, 10)
 
 
-def test_the_geometry_leads_back_to_the_file(plan_builder: PlanBuilder) -> None:
+def test_the_geometry_leads_back_to_the_file() -> None:
     image = make_image()
     axes = {"orientation": "PIL", "axis_permutation": (0, 2, 1), "schemes": ("none",)}
-    spacing_mm = prepare_case(image, None, GRID, plan_builder(spacings_mm=UNCHANGED, **axes)).spacing_mm
-    plan = plan_builder(spacings_mm={"3d_fullres": spacing_mm}, **axes)
+    spacing_mm = prepare_case(image, None, GRID, build_preprocessing_plan(spacings_mm=UNCHANGED, **axes)).spacing_mm
+    plan = build_preprocessing_plan(spacings_mm={"3d_fullres": spacing_mm}, **axes)
 
     case = preprocess_image(image, GRID, plan, "3d_fullres")
 
@@ -83,17 +81,17 @@ def test_the_geometry_leads_back_to_the_file(plan_builder: PlanBuilder) -> None:
     np.testing.assert_array_equal(geometry.reorientation.inverse.apply(volume), image[0])
 
 
-def test_pictures_without_a_world_are_not_reoriented(plan_builder: PlanBuilder) -> None:
+def test_pictures_without_a_world_are_not_reoriented() -> None:
     grid = Grid(shape_voxels=SHAPE, spacing_mm=(1.0, 1.0, 1.0), is_oriented=False)
-    plan = plan_builder(spacings_mm={"3d_fullres": (1.0, 1.0, 1.0)}, orientation="LPI", schemes=("none",))
+    plan = build_preprocessing_plan(spacings_mm={"3d_fullres": (1.0, 1.0, 1.0)}, orientation="LPI", schemes=("none",))
 
     case = preprocess_image(make_image(), grid, plan, "3d_fullres")
 
     np.testing.assert_array_equal(case.image, make_image()[:, 1:7, 2:9, 3:11])
 
 
-def test_image_and_labels_are_brought_to_the_planned_spacing(plan_builder: PlanBuilder) -> None:
-    plan = plan_builder(spacings_mm={"3d_fullres": (1.5, 1.5, 1.5)}, schemes=("none",))
+def test_image_and_labels_are_brought_to_the_planned_spacing() -> None:
+    plan = build_preprocessing_plan(spacings_mm={"3d_fullres": (1.5, 1.5, 1.5)}, schemes=("none",))
     resampling = plan.configurations["3d_fullres"].resampling
     spacings = {"spacing_mm": (2.0, 1.0, 0.5), "target_spacing_mm": (1.5, 1.5, 1.5), "plan": resampling}
 
@@ -108,8 +106,8 @@ def test_image_and_labels_are_brought_to_the_planned_spacing(plan_builder: PlanB
     np.testing.assert_array_equal(case.label_map, labels)
 
 
-def test_a_2d_configuration_keeps_the_slices_of_the_case(plan_builder: PlanBuilder) -> None:
-    plan = plan_builder(spacings_mm={"2d": (2.0, 1.0)})
+def test_a_2d_configuration_keeps_the_slices_of_the_case() -> None:
+    plan = build_preprocessing_plan(spacings_mm={"2d": (2.0, 1.0)})
 
     case = preprocess_image(make_image(), GRID, plan, "2d")
 
@@ -117,13 +115,13 @@ def test_a_2d_configuration_keeps_the_slices_of_the_case(plan_builder: PlanBuild
     assert case.image.shape == (1, 6, 4, 4)
 
 
-def test_background_outside_the_nonzero_region_is_marked_and_foreground_is_kept(plan_builder: PlanBuilder) -> None:
+def test_background_outside_the_nonzero_region_is_marked_and_foreground_is_kept() -> None:
     image, label_map = make_image(), make_labels()
     image[0, 1:3, 2:4] = 0  # a notch in the box
     label_map[1, 2, 4] = 2  # annotated although the image is zero there
 
     case = preprocess_training_case(
-        image, label_map, GRID, plan_builder(spacings_mm=UNCHANGED), configuration="3d_fullres"
+        image, label_map, GRID, build_preprocessing_plan(spacings_mm=UNCHANGED), configuration="3d_fullres"
     )
 
     expected = label_map.copy()
@@ -132,11 +130,11 @@ def test_background_outside_the_nonzero_region_is_marked_and_foreground_is_kept(
     np.testing.assert_array_equal(case.label_map, expected[1:7, 2:9, 3:11])
 
 
-def test_masked_statistics_include_annotated_voxels_in_training_only(plan_builder: PlanBuilder) -> None:
+def test_masked_statistics_include_annotated_voxels_in_training_only() -> None:
     image, label_map = make_image(), make_labels()
     image[0, 1:3, 2:4] = 0
     label_map[1, 2, 4] = 2
-    plan = plan_builder(spacings_mm=UNCHANGED, inside_nonzero_only=True)
+    plan = build_preprocessing_plan(spacings_mm=UNCHANGED, inside_nonzero_only=True)
     nonzero = image[0] != 0
 
     trained = preprocess_training_case(image, label_map, GRID, plan, configuration="3d_fullres")
@@ -152,9 +150,9 @@ def test_masked_statistics_include_annotated_voxels_in_training_only(plan_builde
     assert trained.image[0, 0, 0, 1] == pytest.approx(-annotated.mean() / annotated.std(), rel=1e-4)
 
 
-def test_an_image_of_zeros_is_kept_whole(plan_builder: PlanBuilder) -> None:
+def test_an_image_of_zeros_is_kept_whole() -> None:
     image = np.zeros((1, *SHAPE), dtype=np.float32)
-    plan = plan_builder(spacings_mm=UNCHANGED, inside_nonzero_only=True)
+    plan = build_preprocessing_plan(spacings_mm=UNCHANGED, inside_nonzero_only=True)
 
     case = preprocess_training_case(image, np.zeros(SHAPE, dtype=np.int16), GRID, plan, configuration="3d_fullres")
 
@@ -164,8 +162,8 @@ def test_an_image_of_zeros_is_kept_whole(plan_builder: PlanBuilder) -> None:
     assert (case.label_map == -1).all()
 
 
-def test_configurations_share_one_prepared_case(plan_builder: PlanBuilder) -> None:
-    plan = plan_builder(spacings_mm={"3d_fullres": (1.5, 1.5, 1.5), "2d": (2.0, 1.0)})
+def test_configurations_share_one_prepared_case() -> None:
+    plan = build_preprocessing_plan(spacings_mm={"3d_fullres": (1.5, 1.5, 1.5), "2d": (2.0, 1.0)})
     prepared = prepare_case(make_image(), make_labels(), GRID, plan)
 
     for name in ("3d_fullres", "2d"):
@@ -176,8 +174,10 @@ def test_configurations_share_one_prepared_case(plan_builder: PlanBuilder) -> No
         assert shared.geometry == alone.geometry
 
 
-def test_configurations_with_equal_tasks_have_equal_arrays_and_others_have_not(plan_builder: PlanBuilder) -> None:
-    plan = plan_builder(spacings_mm={"2d": (0.8, 0.8), "3d_fullres": (2.1, 0.8, 0.8), "3d_lowres": (3.0, 0.8, 0.8)})
+def test_configurations_with_equal_tasks_have_equal_arrays_and_others_have_not() -> None:
+    plan = build_preprocessing_plan(
+        spacings_mm={"2d": (0.8, 0.8), "3d_fullres": (2.1, 0.8, 0.8), "3d_lowres": (3.0, 0.8, 0.8)}
+    )
     prepared = prepare_case(make_image(), make_labels(), GRID, plan)
     tasks = {name: compute_resampling_task(prepared, plan, name) for name in plan.configurations}
 
@@ -192,12 +192,12 @@ def test_configurations_with_equal_tasks_have_equal_arrays_and_others_have_not(p
     assert taken_over.geometry == deep.geometry != flat.geometry
 
 
-def test_arrays_of_the_file_are_not_written_to(plan_builder: PlanBuilder) -> None:
+def test_arrays_of_the_file_are_not_written_to() -> None:
     image, label_map = make_image(), make_labels()
     image[0, 1:3, 2:4] = 0
     image.setflags(write=False)
     label_map.setflags(write=False)
-    plan = plan_builder(spacings_mm=UNCHANGED, inside_nonzero_only=True)
+    plan = build_preprocessing_plan(spacings_mm=UNCHANGED, inside_nonzero_only=True)
 
     case = preprocess_training_case(image, label_map, GRID, plan, configuration="3d_fullres")
 
@@ -205,13 +205,15 @@ def test_arrays_of_the_file_are_not_written_to(plan_builder: PlanBuilder) -> Non
     assert not np.shares_memory(case.label_map, label_map)
 
 
-def test_a_wrong_number_of_channels_is_an_error(plan_builder: PlanBuilder) -> None:
+def test_a_wrong_number_of_channels_is_an_error() -> None:
     with pytest.raises(PlanError, match="expected 1 image channels"):
-        preprocess_image(make_image(2), GRID, plan_builder(spacings_mm=UNCHANGED), "3d_fullres")
+        preprocess_image(make_image(2), GRID, build_preprocessing_plan(spacings_mm=UNCHANGED), "3d_fullres")
 
 
-def test_the_geometry_survives_being_written(tmp_path: Path, plan_builder: PlanBuilder) -> None:
-    plan = plan_builder(spacings_mm={"3d_fullres": (0.5, 2.0, 1.0)}, orientation="LAS", axis_permutation=(2, 0, 1))
+def test_the_geometry_survives_being_written(tmp_path: Path) -> None:
+    plan = build_preprocessing_plan(
+        spacings_mm={"3d_fullres": (0.5, 2.0, 1.0)}, orientation="LAS", axis_permutation=(2, 0, 1)
+    )
     geometry = preprocess_image(make_image(), GRID, plan, "3d_fullres").geometry
     path = tmp_path / "geometry.json"
 

@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from builders.plans import RESAMPLING
 from skimage.transform import resize
 
-from autoseg.plan import ResamplingPlan
 from autoseg.preprocessing.resample import (
     compute_resampled_shape,
     find_separate_axis,
@@ -90,12 +90,10 @@ def test_the_separate_axis_is_the_one_coarsest_axis_of_an_anisotropic_grid(
 
 
 @pytest.mark.parametrize(("old", "new"), SHAPES)
-def test_images_are_cubic_splines_clipped_to_their_own_range(
-    old: Triple, new: Triple, resampling: ResamplingPlan
-) -> None:
+def test_images_are_cubic_splines_clipped_to_their_own_range(old: Triple, new: Triple) -> None:
     image = make_image(old)
 
-    resampled = resample_image(image, shape=new, **ISOTROPIC, plan=resampling)
+    resampled = resample_image(image, shape=new, **ISOTROPIC, plan=RESAMPLING)
 
     for channel, source in zip(resampled, image, strict=True):
         np.testing.assert_allclose(channel, resize_by_skimage(source, new, 3), atol=1e-5)
@@ -106,14 +104,12 @@ def test_images_are_cubic_splines_clipped_to_their_own_range(
 @pytest.mark.parametrize(
     ("old", "new"), [((9, 14, 11), (5, 8, 19)), ((9, 14, 11), (13, 22, 7)), ((9, 9, 9), (9, 12, 9))]
 )
-def test_a_coarse_axis_of_an_image_is_resampled_by_nearest_neighbour(
-    axis: int, old: Triple, new: Triple, resampling: ResamplingPlan
-) -> None:
+def test_a_coarse_axis_of_an_image_is_resampled_by_nearest_neighbour(axis: int, old: Triple, new: Triple) -> None:
     image = make_image(old)
     image += np.arange(old[axis]).reshape([-1 if index == axis else 1 for index in range(3)]) * 3  # unlike ranges
     spacing = (5.0 if axis == 0 else 1.0, 5.0 if axis == 1 else 1.0, 5.0 if axis == 2 else 1.0)
 
-    resampled = resample_image(image, shape=new, spacing_mm=spacing, target_spacing_mm=(1.0, 1.0, 1.0), plan=resampling)
+    resampled = resample_image(image, shape=new, spacing_mm=spacing, target_spacing_mm=(1.0, 1.0, 1.0), plan=RESAMPLING)
 
     for channel, source in zip(resampled, image, strict=True):
         expected = resize_slices(source, new, axis, lambda plane, shape: resize_by_skimage(plane, shape, 3))
@@ -121,10 +117,10 @@ def test_a_coarse_axis_of_an_image_is_resampled_by_nearest_neighbour(
 
 
 @pytest.mark.parametrize(("old", "new"), SHAPES)
-def test_logits_are_interpolated_linearly(old: Triple, new: Triple, resampling: ResamplingPlan) -> None:
+def test_logits_are_interpolated_linearly(old: Triple, new: Triple) -> None:
     logits = make_image(old, channels=3)
 
-    resampled = resample_logits(logits, shape=new, **ISOTROPIC, plan=resampling)
+    resampled = resample_logits(logits, shape=new, **ISOTROPIC, plan=RESAMPLING)
 
     for channel, source in zip(resampled, logits, strict=True):
         np.testing.assert_allclose(channel, resize_by_skimage(source, new, 1), atol=2e-6)
@@ -133,23 +129,23 @@ def test_logits_are_interpolated_linearly(old: Triple, new: Triple, resampling: 
 @pytest.mark.parametrize("count", [1, 2, 4, 40])
 @pytest.mark.parametrize(("old", "new"), SHAPES)
 def test_labels_go_to_the_largest_share_with_exact_ties_as_in_the_slow_form(
-    old: Triple, new: Triple, count: int, resampling: ResamplingPlan
+    old: Triple, new: Triple, count: int
 ) -> None:
     label_map = make_labels(old, count)
 
-    resampled = resample_label_map(label_map, shape=new, **ISOTROPIC, plan=resampling)
+    resampled = resample_label_map(label_map, shape=new, **ISOTROPIC, plan=RESAMPLING)
 
     np.testing.assert_array_equal(resampled, resize_labels_one_by_one(label_map, new))
     assert resampled.dtype == np.int16
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_coarse_axis_of_labels_is_resampled_by_nearest_neighbour(axis: int, resampling: ResamplingPlan) -> None:
+def test_a_coarse_axis_of_labels_is_resampled_by_nearest_neighbour(axis: int) -> None:
     label_map = make_labels((9, 14, 11), 5)
     spacing = (5.0 if axis == 0 else 1.0, 5.0 if axis == 1 else 1.0, 5.0 if axis == 2 else 1.0)
 
     resampled = resample_label_map(
-        label_map, shape=(13, 8, 19), spacing_mm=spacing, target_spacing_mm=(1.0, 1.0, 1.0), plan=resampling
+        label_map, shape=(13, 8, 19), spacing_mm=spacing, target_spacing_mm=(1.0, 1.0, 1.0), plan=RESAMPLING
     )
 
     np.testing.assert_array_equal(resampled, resize_slices(label_map, (13, 8, 19), axis, resize_labels_one_by_one))
@@ -157,9 +153,7 @@ def test_a_coarse_axis_of_labels_is_resampled_by_nearest_neighbour(axis: int, re
 
 def test_a_label_that_ties_with_the_nearest_one_loses() -> None:
     label_map = np.array([[[0, 0, 0, 0, 7, 7, 7, 7]]], dtype=np.int16)
-    plan = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3)
-
-    resampled = resample_label_map(label_map, shape=(1, 1, 5), **ISOTROPIC, plan=plan)
+    resampled = resample_label_map(label_map, shape=(1, 1, 5), **ISOTROPIC, plan=RESAMPLING)
 
     # The middle output lies at 3.5, half way between labels 0 and 7; the nearest voxel there is the upper one.
     assert resampled.tolist() == [[[0, 0, 7, 7, 7]]]
@@ -167,33 +161,33 @@ def test_a_label_that_ties_with_the_nearest_one_loses() -> None:
 
 def test_labels_of_order_zero_are_those_of_the_nearest_voxel() -> None:
     label_map = make_labels((6, 7, 8), 30)
-    plan = ResamplingPlan(image_order=3, label_order=0, logits_order=1, anisotropy_threshold=3)
+    plan = RESAMPLING.model_copy(update={"label_order": 0})
 
     resampled = resample_label_map(label_map, shape=(9, 4, 8), **ISOTROPIC, plan=plan)
 
     np.testing.assert_array_equal(resampled, resize_by_skimage(label_map, (9, 4, 8), 0))
 
 
-def test_arrays_whose_shape_stays_are_returned_as_they_are(resampling: ResamplingPlan) -> None:
+def test_arrays_whose_shape_stays_are_returned_as_they_are() -> None:
     image, label_map = make_image((4, 5, 6)), make_labels((4, 5, 6), 3)
 
-    assert resample_image(image, shape=(4, 5, 6), **ISOTROPIC, plan=resampling) is image
-    assert resample_logits(image, shape=(4, 5, 6), **ISOTROPIC, plan=resampling) is image
-    assert resample_label_map(label_map, shape=(4, 5, 6), **ISOTROPIC, plan=resampling) is label_map
+    assert resample_image(image, shape=(4, 5, 6), **ISOTROPIC, plan=RESAMPLING) is image
+    assert resample_logits(image, shape=(4, 5, 6), **ISOTROPIC, plan=RESAMPLING) is image
+    assert resample_label_map(label_map, shape=(4, 5, 6), **ISOTROPIC, plan=RESAMPLING) is label_map
 
 
-def test_arguments_are_not_written_to(resampling: ResamplingPlan) -> None:
+def test_arguments_are_not_written_to() -> None:
     image, label_map = make_image((4, 5, 6)), make_labels((4, 5, 6), 3)
     image.setflags(write=False)
     label_map.setflags(write=False)
 
-    resample_image(image, shape=(6, 5, 4), **ISOTROPIC, plan=resampling)
-    resample_label_map(label_map, shape=(6, 5, 4), **ISOTROPIC, plan=resampling)
+    resample_image(image, shape=(6, 5, 4), **ISOTROPIC, plan=RESAMPLING)
+    resample_label_map(label_map, shape=(6, 5, 4), **ISOTROPIC, plan=RESAMPLING)
 
 
-def test_many_contested_voxels_are_decided_in_chunks(resampling: ResamplingPlan) -> None:
+def test_many_contested_voxels_are_decided_in_chunks() -> None:
     label_map = make_labels((24, 30, 26), 3)
 
-    resampled = resample_label_map(label_map, shape=(30, 36, 31), **ISOTROPIC, plan=resampling)
+    resampled = resample_label_map(label_map, shape=(30, 36, 31), **ISOTROPIC, plan=RESAMPLING)
 
     np.testing.assert_array_equal(resampled, resize_labels_one_by_one(label_map, (30, 36, 31)))

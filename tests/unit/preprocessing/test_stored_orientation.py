@@ -1,13 +1,12 @@
 """Preprocessed arrays do not depend on how the file stores the image, to the last bit."""
 
-from collections.abc import Callable
 from itertools import permutations, product
 
 import numpy as np
 import pytest
+from builders.plans import build_preprocessing_plan
 
 from autoseg.geometry import Grid, compute_reorientation
-from autoseg.plan import Plan
 from autoseg.preprocessing.pipeline import preprocess_training_case
 
 ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
@@ -15,10 +14,8 @@ GRID = Grid(shape_voxels=(37, 41, 43), spacing_mm=(3.1, 0.7, 0.9))  # axes RAS
 
 
 @pytest.mark.parametrize("inside_nonzero_only", [False, True])
-def test_statistics_do_not_depend_on_the_memory_order(
-    plan_builder: Callable[..., Plan], inside_nonzero_only: bool
-) -> None:
-    plan = plan_builder(
+def test_statistics_do_not_depend_on_the_memory_order(inside_nonzero_only: bool) -> None:
+    plan = build_preprocessing_plan(
         spacings_mm={"3d_fullres": (0.9, 3.1, 0.7)},
         orientation="LAS",
         axis_permutation=(2, 0, 1),

@@ -1,16 +1,17 @@
-"""A run whose configurations are stages of each other; its plan is written as version 1, which never changes."""
+"""A run whose configurations are stages of each other."""
 
 import numpy as np
 import pytest
 import torch
+from builders.labels import build_plain_labels
+from builders.plans import build_configuration, build_plan
+from builders.threads import use_one_thread
 from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import write_document
 from autoseg.geometry import Grid
 from autoseg.networks import NETWORK_PREFIX, build_network
-from autoseg.plan import Plan
-from autoseg.plan.upgrades import upgrade_version_1
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import preprocess_training_case
@@ -24,109 +25,40 @@ GRID = Grid(shape_voxels=(10, 12, 8), spacing_mm=(1.0, 1.0, 1.0))
 LABEL_COUNT = 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads cost more than they bring for networks this small."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 
-def describe_configuration(spacing, *, channels, previous, data):
-    ranges = ("scaling_range", "noise_std_range", "blur_sigma_range_voxels", "brightness_range", "contrast_range")
-    changes = ("rotation", "scaling", "noise", "blur", "blur_channel", "brightness", "contrast", "low_resolution")
-    changes += ("low_resolution_channel", "inverted_gamma", "gamma", "mask_change", "component_removal")
-    return {
-        "dimensions": 3,
-        "spacing_mm": [spacing] * 3,
-        "median_shape_voxels": [8] * 3,
-        "patch_voxels": [8] * 3,
-        "previous_stage": previous,
-        "data_of": data,
-        "resampling": {"image_order": 3, "label_order": 1, "logits_order": 1, "anisotropy_threshold": 3},
-        "network": {
-            "architecture": "plain_unet",
-            "dimensions": 3,
-            "input_channels": channels,
-            "output_channels": LABEL_COUNT,
-            "features_per_stage": [2, 2],
-            "kernel_sizes": [[3] * 3] * 2,
-            "strides": [[1] * 3, [2] * 3],
-            "blocks_per_stage": [1, 1],
-            "convolutions_per_decoder_stage": [1],
-            "deep_supervision": True,
-        },
-        "training": {
-            "epochs": 1,
-            "iterations_per_epoch": 1,
-            "validation_iterations_per_epoch": 1,
-            "batch_size": 2,
-            "foreground_fraction": 0.33,
-            "loss": "dice_cross_entropy",
-            "batch_dice": False,
-            "optimizer": "sgd_nesterov",
-            "initial_learning_rate": 0.01,
-            "momentum": 0.99,
-            "weight_decay": 0,
-            "schedule": "polynomial",
-            "schedule_exponent": 0.9,
-            "gradient_norm_limit": 12,
-            "augmentation": {f"{name}_probability": 0 for name in changes}
-            | dict.fromkeys((*ranges, "low_resolution_range", "gamma_range"), (1, 1))
-            | {"rotation_limit_degrees": 0, "in_plane_only": False, "mirror_axes": []},
-        },
+def make_configuration(spacing, *, channels=1, **changes):
+    network = {"input_channels": channels, "output_channels": LABEL_COUNT, "features_per_stage": (2, 2)}
+    return build_configuration((8, 8, 8), spacing_mm=(spacing,) * 3, network=network, **changes)
+
+
+def build_chain():
+    """Plans three stages, one before the other."""
+    configurations = {
+        THIRD: make_configuration(1.0, channels=LABEL_COUNT, previous=SECOND),
+        SECOND: make_configuration(1.0, channels=LABEL_COUNT, previous=FIRST),
+        "3d_fullres": make_configuration(1.0),
+        FIRST: make_configuration(2.0, data_of=FIRST),
     }
+    return build_plan(configurations, orientation=None, labels=build_plain_labels(LABEL_COUNT - 1))
 
 
 @pytest.fixture
 def describe_plan():
-    """The JSON of a plan of today with three stages, one before the other."""
+    """The JSON of a plan with three stages, to be changed."""
+    return lambda: build_chain().model_dump(mode="json")
 
-    def describe():
-        classes = [{"name": f"class{value}", "values": [value]} for value in range(1, LABEL_COUNT)]
-        channels = 1 + len(classes)
-        return upgrade_version_1(
-            {
-                "schema_version": 1,
-                "autoseg_version": "0",
-                "planner": "test",
-                "accelerator_memory_gb": 8.0,
-                "dataset_name": "test",
-                "file_ending": ".nii.gz",
-                "orientation": None,
-                "axis_permutation": [0, 1, 2],
-                "labels": {
-                    "classes": classes,
-                    "ignore_value": None,
-                    "region_write_values": None,
-                    "declared_count": LABEL_COUNT,
-                },
-                "channels": [
-                    {"name": "CT", "normalization": "none", "inside_nonzero_only": False, "window": None},
-                ],
-                "configurations": {
-                    THIRD: describe_configuration(1.0, channels=channels, previous=SECOND, data="3d_fullres"),
-                    SECOND: describe_configuration(1.0, channels=channels, previous=FIRST, data="3d_fullres"),
-                    "3d_fullres": describe_configuration(1.0, channels=1, previous=None, data="3d_fullres"),
-                    FIRST: describe_configuration(2.0, channels=1, previous=None, data=FIRST),
-                },
-                "reasons": [],
-            }
-        )
 
-    return describe
+@pytest.fixture
+def plan():
+    return build_chain()
 
 
 @pytest.fixture
 def grid():
     """Of every case."""
     return GRID
-
-
-@pytest.fixture
-def plan(describe_plan):
-    return Plan.model_validate(describe_plan())
 
 
 @pytest.fixture

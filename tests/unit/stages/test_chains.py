@@ -20,7 +20,7 @@ from autoseg.workflows.train.units import list_units
 FIRST, SECOND, THIRD = "3d_lowres", "3d_cascade_fullres", "third"
 
 
-def test_a_plan_of_version_1_gets_masks(plan):
+def test_a_stage_gets_a_mask_for_each_foreground_label_of_the_one_before_it(plan):
     second = plan.configurations[SECOND]
     assert second.previous_stage == MasksOfPreviousStage(configuration=FIRST)
     assert second.previous_stage.count_channels(plan.labels) == 3

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from builders.geometries import build_geometry
+from builders.labels import build_plain_labels
 
 from autoseg.errors import RunError
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import MasksOfPreviousStage
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
@@ -47,9 +47,7 @@ def is_current(folder, *, source=SOURCE, geometry=None):
 @pytest.fixture
 def open_with_map(stored):
     """Opens the case with what the previous stage predicts for it."""
-    classes = tuple(LabelClass(name=str(value), values=(value,)) for value in (1, 2, 3))
-    labels = LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=4)
-    masks = MaskInput(MasksOfPreviousStage(configuration="3d_lowres"), labels)
+    masks = MaskInput(MasksOfPreviousStage(configuration="3d_lowres"), build_plain_labels(3))
     previous = StoredStageInput(folder=stored / "previous", input=masks, digest="")
     return lambda: previous.open_case(stored / "data", "a")
 

@@ -2,19 +2,12 @@ import numpy as np
 import pytest
 import torch
 from builders.geometries import build_geometry
+from builders.labels import build_labels, build_plain_labels
+from builders.plans import build_channels, build_configuration, build_transforms
 from builders.threads import use_one_thread
 
 from autoseg.dataset.folds import Fold
-from autoseg.labels import LabelClass, LabelScheme
-from autoseg.plan import (
-    TRANSFORM_PLANS,
-    ChannelPlan,
-    ConfigurationPlan,
-    MasksOfPreviousStage,
-    PlainUNetPlan,
-    ResamplingPlan,
-    TrainingPlan,
-)
+from autoseg.plan import MasksOfPreviousStage
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
@@ -25,31 +18,6 @@ from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.data.training_data import TrainingData
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
-
-# With these values a transform always happens, but for rotation and scaling.
-TRANSFORMS = {
-    "spatial": {
-        "rotation_probability": 0.0,
-        "rotation_limit_degrees": 30.0,
-        "in_plane_only": False,
-        "scaling_probability": 0.0,
-        "scaling_range": (0.7, 1.4),
-    },
-    "noise": {"probability": 1.0, "std_range": (0.0, 0.1)},
-    "blur": {"probability": 1.0, "channel_probability": 0.5, "sigma_range_voxels": (0.5, 1.0)},
-    "brightness": {"probability": 1.0, "factor_range": (0.75, 1.25)},
-    "contrast": {"probability": 1.0, "factor_range": (0.75, 1.25)},
-    "low_resolution": {
-        "probability": 1.0,
-        "channel_probability": 0.5,
-        "zoom_range": (0.5, 1.0),
-        "in_plane_only": False,
-    },
-    "gamma": {"probability": 1.0, "inverted": False, "exponent_range": (0.7, 1.5)},
-    "mirror": {"axes": (0, 1)},
-    "mask_morphology": {"probability": 1.0, "label_probability": 0.5, "radius_range_voxels": (1.0, 8.0)},
-    "mask_component_removal": {"probability": 1.0, "label_probability": 0.5, "limit_fraction": 0.15},
-}
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])])
@@ -87,35 +55,23 @@ _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 @pytest.fixture
 def plan_transforms():
-    """Lists transforms in the order of the arguments: names with what differs from the values above, or whole parts."""
-
-    def make(*parts, **named):
-        contents = [*parts, *({"name": name} | values for name, values in named.items())]
-        return tuple(
-            TRANSFORM_PLANS[content["name"]].model_validate(TRANSFORMS[content["name"]] | content)
-            for content in contents
-        )
-
-    return make
+    """Lists transforms in the order of the arguments."""
+    return build_transforms
 
 
 @pytest.fixture
-def plan_configuration(plan_transforms):
+def plan_configuration():
     """Makes the plan of a tiny configuration, two axes by default."""
 
     def make(*, dimensions=2, stages=3, transforms=None, network=(), **training):
-        patch = (16,) * dimensions
-        transforms = plan_transforms(**LIVELY) if transforms is None else transforms
-        return ConfigurationPlan(
-            dimensions=dimensions,
-            spacing_mm=(1.0,) * dimensions,
+        transforms = build_transforms(**LIVELY) if transforms is None else transforms
+        return build_configuration(
+            (16,) * dimensions,
             median_shape_voxels=(24.0,) * dimensions,
-            patch_voxels=patch,
-            previous_stage="3d_lowres" if any(part.needs_previous_stage for part in transforms) else None,
+            previous="3d_lowres" if any(part.needs_previous_stage for part in transforms) else None,
             data_of="tiny",
-            resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3.0),
-            network=make_network_plan(dimensions, stages, dict(network)),
-            training=TrainingPlan.model_validate(TRAINING | {"transforms": transforms} | training),
+            network={"output_channels": 2, "features_per_stage": (4, 6, 8, 8)[:stages]} | dict(network),
+            training=TRAINING | {"transforms": transforms} | training,
         )
 
     return make
@@ -130,61 +86,19 @@ LIVELY = {
     "mirror": {"axes": (0, 1)},
 }
 
-TRAINING = {
-    "epochs": 4,
-    "iterations_per_epoch": 3,
-    "validation_iterations_per_epoch": 2,
-    "budget_seconds": None,
-    "sufficient_iterations": None,
-    "batch_size": 2,
-    "foreground_fraction": 0.33,
-    "foreground_placement": "centred",
-    "foreground_choice": "class",
-    "losses": (
-        {"name": "dice", "weight": 1.0, "batch_dice": True},
-        {"name": "cross_entropy", "weight": 1.0},
-    ),
-    "objective": {"name": "segmentation"},
-    "optimizer": "sgd_nesterov",
-    "initial_learning_rate": 0.01,
-    "momentum": 0.99,
-    "second_moment_decay": 0.999,
-    "weight_decay": 3e-5,
-    "schedule": "polynomial",
-    "schedule_exponent": 0.9,
-    "warmup_iterations": 0,
-    "weight_average_decay": 0.0,
-    "gradient_norm_limit": 12.0,
-}
-
-
-def make_network_plan(dimensions, stages, changes):
-    values = {
-        "family": "plain_unet",
-        "dimensions": dimensions,
-        "input_channels": 1,
-        "output_channels": 2,
-        "features_per_stage": (4, 6, 8, 8)[:stages],
-        "kernel_sizes": ((3,) * dimensions,) * stages,
-        "strides": ((1,) * dimensions, *((2,) * dimensions,) * (stages - 1)),
-        "blocks_per_stage": (1,) * stages,
-        "convolutions_per_decoder_stage": (1,) * (stages - 1),
-        "deep_supervision": True,
-    }
-    return PlainUNetPlan.model_validate(values | changes)
+TRAINING = {"epochs": 4, "iterations_per_epoch": 3, "validation_iterations_per_epoch": 2, "batch_dice": True}
 
 
 @pytest.fixture
 def labels():
     """Background and one lesion."""
-    lesion = LabelClass(name="lesion", values=(1,))
-    return LabelScheme(classes=(lesion,), ignore_value=None, region_write_values=None, declared_count=2)
+    return build_labels({"lesion": (1,)})
 
 
 @pytest.fixture
 def channels():
     """One channel that is normalized everywhere."""
-    return (ChannelPlan(name="ct", normalization="zscore", inside_nonzero_only=False, window=None),)
+    return build_channels("zscore", name="ct")
 
 
 @pytest.fixture
@@ -214,9 +128,7 @@ def mask_input():
     """Masks of the labels 1 to a number."""
 
     def build(count):
-        classes = tuple(LabelClass(name=str(value), values=(value,)) for value in range(1, count + 1))
-        labels = LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=count + 1)
-        return MaskInput(MasksOfPreviousStage(configuration="3d_lowres"), labels)
+        return MaskInput(MasksOfPreviousStage(configuration="3d_lowres"), build_plain_labels(count))
 
     return build
 

@@ -58,9 +58,8 @@ class Refinement(Objective):
         noise = self.noise_std * torch.randn(batch.image.shape, generator=generator)
         first = network(batch.image + noise)[0]
         second = network(batch.image * (1 + first[:, 1:].sigmoid()))[0]
-        losses = [self.loss([logits], batch.label_map, [1.0]) for logits in (first, second)]
         share = self.balance.sigmoid()
-        return share * losses[0] + (1 - share) * losses[1], second
+        return self.loss([share * first + (1 - share) * second], batch.label_map, [1.0]), second
 
 
 @pytest.fixture

@@ -1,15 +1,17 @@
 """Tiny datasets, to be spoilt by the tests, and a run that is planned."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from builders.datasets import write_dataset
 from builders.folds import SPLITS
+from builders.labels import build_labels
+from builders.plans import build_channels, build_configuration, build_plan
 
 from autoseg.document import write_document
-from autoseg.labels import LabelClass, LabelScheme
-from autoseg.plan import ChannelPlan, ConfigurationPlan, Plan
+from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.run_folder import RunFolder
 
 SHAPE = (9, 8, 7)  # x, y, z
@@ -36,82 +38,21 @@ def dataset(tmp_path: Path) -> Path:
 
 def make_plan() -> Plan:
     """Of a cascade and a 2d configuration."""
-    return Plan(
-        autoseg_version="0",
-        planner="test",
-        accelerator_memory_gb=8.0,
-        budget_seconds=None,
-        distance_unit="mm",
-        dataset_name="Dataset001_X",
-        file_ending=".nii.gz",
-        orientation="RAS",
-        axis_permutation=(0, 1, 2),
-        labels=LabelScheme(
-            classes=(LabelClass(name="big", values=(2,)),),
-            ignore_value=None,
-            region_write_values=None,
-            declared_count=2,
-        ),
-        channels=(ChannelPlan(name="MR", normalization="zscore", inside_nonzero_only=False, window=None),),
-        configurations={
-            "3d_cascade_fullres": make_configuration(3, previous_stage="3d_lowres", data_of="2d"),
-            "2d": make_configuration(2, previous_stage=None, data_of="2d"),
-            "3d_lowres": make_configuration(3, previous_stage=None, data_of="3d_lowres"),
-        },
-        reasons=(),
-    )
+    configurations = {
+        "3d_cascade_fullres": make_configuration(3, channels=2, previous="3d_lowres", data_of="2d"),
+        "2d": make_configuration(2, data_of="2d"),
+        "3d_lowres": make_configuration(3, data_of="3d_lowres"),
+    }
+    labels, channels = build_labels({"big": (2,)}), build_channels("zscore", name="MR")
+    return build_plan(configurations, dataset_name="Dataset001_X", labels=labels, channels=channels)
 
 
-def make_configuration(dimensions: int, *, previous_stage: str | None, data_of: str) -> ConfigurationPlan:
-    return ConfigurationPlan.model_validate(
-        {
-            "dimensions": dimensions,
-            "spacing_mm": (1.0,) * dimensions,
-            "median_shape_voxels": (8.0,) * dimensions,
-            "patch_voxels": (8,) * dimensions,
-            "previous_stage": previous_stage and {"input": "masks", "configuration": previous_stage},
-            "data_of": data_of,
-            "resampling": {"image_order": 3, "label_order": 1, "logits_order": 1, "anisotropy_threshold": 3},
-            "network": {
-                "family": "plain_unet",
-                "dimensions": dimensions,
-                "input_channels": 1 if previous_stage is None else 2,
-                "output_channels": 2,
-                "features_per_stage": (4, 4),
-                "kernel_sizes": ((3,) * dimensions,) * 2,
-                "strides": ((1,) * dimensions, (2,) * dimensions),
-                "blocks_per_stage": (1, 1),
-                "convolutions_per_decoder_stage": (1,),
-                "deep_supervision": True,
-            },
-            "training": {
-                "epochs": 10,
-                "iterations_per_epoch": 4,
-                "validation_iterations_per_epoch": 1,
-                "budget_seconds": None,
-                "sufficient_iterations": None,
-                "batch_size": 2,
-                "foreground_fraction": 0.33,
-                "foreground_placement": "centred",
-                "foreground_choice": "class",
-                "losses": (
-                    {"name": "dice", "weight": 1.0, "batch_dice": False},
-                    {"name": "cross_entropy", "weight": 1.0},
-                ),
-                "objective": {"name": "segmentation"},
-                "optimizer": "sgd_nesterov",
-                "initial_learning_rate": 0.01,
-                "momentum": 0.99,
-                "second_moment_decay": 0.999,
-                "weight_decay": 0,
-                "schedule": "polynomial",
-                "schedule_exponent": 0.9,
-                "warmup_iterations": 0,
-                "weight_average_decay": 0.0,
-                "gradient_norm_limit": 12,
-                "transforms": (),
-            },
-        }
+def make_configuration(dimensions: int, *, channels: int = 1, **changes: Any) -> ConfigurationPlan:
+    return build_configuration(
+        (8,) * dimensions,
+        network={"input_channels": channels, "output_channels": 2},
+        training={"epochs": 10, "iterations_per_epoch": 4},
+        **changes,
     )
 
 

@@ -1,10 +1,13 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
+from builders.labels import build_plain_labels
+from builders.plans import build_configuration, build_plan
+from builders.progress import Notes
+from builders.threads import use_one_thread
 from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold, Splits
@@ -12,20 +15,7 @@ from autoseg.document import write_document
 from autoseg.errors import PredictionError, RunError, TrainingError
 from autoseg.geometry import Grid
 from autoseg.inference.model import load_model
-from autoseg.labels import LabelClass, LabelScheme
 from autoseg.networks import NETWORK_PREFIX, build_network
-from autoseg.plan import (
-    ChannelPlan,
-    ConfigurationPlan,
-    CrossEntropyTerm,
-    DiceTerm,
-    MasksOfPreviousStage,
-    PlainUNetPlan,
-    Plan,
-    ResamplingPlan,
-    SegmentationObjective,
-    TrainingPlan,
-)
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import preprocess_training_case
@@ -47,84 +37,22 @@ SPLITS = Splits(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads cost more than they bring for networks this small."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 
-def make_configuration(spacing, *, channels=1, previous=None, data="3d_fullres"):
-    return ConfigurationPlan(
-        dimensions=3,
-        spacing_mm=(spacing,) * 3,
-        median_shape_voxels=(8.0,) * 3,
-        patch_voxels=(8,) * 3,
-        previous_stage=None if previous is None else MasksOfPreviousStage(configuration=previous),
-        data_of=data,
-        resampling=ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3),
-        network=PlainUNetPlan(
-            dimensions=3,
-            input_channels=channels,
-            output_channels=4,
-            features_per_stage=(2, 2),
-            kernel_sizes=((3,) * 3,) * 2,
-            strides=((1,) * 3, (2,) * 3),
-            blocks_per_stage=(1, 1),
-            convolutions_per_decoder_stage=(1,),
-            deep_supervision=True,
-        ),
-        training=TrainingPlan(
-            epochs=1,
-            iterations_per_epoch=1,
-            validation_iterations_per_epoch=1,
-            budget_seconds=None,
-            sufficient_iterations=None,
-            batch_size=2,
-            foreground_fraction=0.33,
-            foreground_placement="centred",
-            foreground_choice="class",
-            losses=(DiceTerm(weight=1.0, batch_dice=False), CrossEntropyTerm(weight=1.0)),
-            objective=SegmentationObjective(),
-            optimizer="sgd_nesterov",
-            initial_learning_rate=0.01,
-            momentum=0.99,
-            second_moment_decay=0.999,
-            weight_decay=0,
-            schedule="polynomial",
-            schedule_exponent=0.9,
-            warmup_iterations=0,
-            weight_average_decay=0.0,
-            gradient_norm_limit=12,
-            transforms=(),
-        ),
-    )
+def make_configuration(spacing, *, channels=1, **changes):
+    network = {"input_channels": channels, "output_channels": 4, "features_per_stage": (2, 2)}
+    return build_configuration((8, 8, 8), spacing_mm=(spacing,) * 3, network=network, **changes)
 
 
 @pytest.fixture
 def plan():
-    classes = tuple(LabelClass(name=f"class{value}", values=(value,)) for value in (1, 2, 3))
-    return Plan(
-        autoseg_version="0",
-        planner="test",
-        accelerator_memory_gb=8.0,
-        budget_seconds=None,
-        distance_unit="mm",
-        dataset_name="test",
-        file_ending=".nii.gz",
-        orientation=None,
-        axis_permutation=(0, 1, 2),
-        labels=LabelScheme(classes=classes, ignore_value=None, region_write_values=None, declared_count=4),
-        channels=(ChannelPlan(name="CT", normalization="none", inside_nonzero_only=False, window=None),),
-        configurations={
-            "3d_lowres": make_configuration(2.0, data="3d_lowres"),
-            "3d_fullres": make_configuration(1.0),
-            CASCADE: make_configuration(1.0, channels=4, previous="3d_lowres"),
-        },
-        reasons=(),
-    )
+    configurations = {
+        "3d_lowres": make_configuration(2.0, data_of="3d_lowres"),
+        "3d_fullres": make_configuration(1.0),
+        CASCADE: make_configuration(1.0, channels=4, previous="3d_lowres"),
+    }
+    return build_plan(configurations, orientation=None, labels=build_plain_labels(3))
 
 
 @pytest.fixture
@@ -160,24 +88,11 @@ def train_first_stage(run, plan, fold, *, label):
     save_file(weights, folder.final_checkpoint)
 
 
-@dataclass
-class Listener(SilentProgress):
-    """Remembers which cases are worked on."""
-
-    labels: list[str] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-
-    def track(self, events, *, label, total, unit):
-        self.labels.append(label)
-        self.counts.append(total)
-        return super().track(events, label=label, total=total, unit=unit)
-
-
 def predict(run, plan, splits=SPLITS):
-    listener = Listener()
+    notes = Notes()
     link = find_link(run, plan, CASCADE, splits)
-    stored = prepare_stage_input(link, device="cpu", progress=listener)
-    return stored, listener.counts
+    stored = prepare_stage_input(link, device="cpu", progress=notes)
+    return stored, notes.totals
 
 
 def read_labels(run, plan, case):

@@ -4,7 +4,7 @@ import pytest
 
 from autoseg.errors import CasesFailedError, RunError
 from autoseg.processes.progress import SilentProgress
-from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
+from autoseg.workflows.cases.loop import check_failures, collect_failures, complete_cases, predict_each
 
 
 class Steps:
@@ -74,3 +74,10 @@ def test_failures_are_raised_together_and_unexpected_ones_leave_their_traceback(
 def test_where_nothing_failed_nothing_is_raised_and_no_log_is_written(tmp_path):
     check_failures([], total=3, log=tmp_path / "x.log")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cases_of_a_run_are_all_tried_and_what_failed_is_raised_at_the_end(tmp_path):
+    steps = Steps(read=dict.fromkeys("bcde", RunError("it is damaged")))
+    with pytest.raises(CasesFailedError, match=r"4 of 6 cases failed; the others are written:"):
+        complete_cases(steps.run(list("abcdef")), progress=SilentProgress(), label="", total=6, log=tmp_path / "x.log")
+    assert steps.written == ["a read, predicted", "f read, predicted"]

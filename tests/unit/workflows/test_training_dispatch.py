@@ -16,7 +16,7 @@ class Notes:
     def track(self, items, *, label, total, unit):
         yield from items
 
-    def show_partial(self, label, done, total):
+    def show_part(self, label, done, total):
         pass
 
     def note(self, text):

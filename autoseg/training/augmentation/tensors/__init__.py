@@ -1,1 +1,1 @@
-"""Tensor operations of which transforms on a device are made."""
+"""Tensor operations that transforms on a device use."""

@@ -31,11 +31,11 @@ def apply_along_axis(
 def compute_blur_matrices(
     sigmas_voxels: Float32[Tensor, " row"], extent: int, *, largest_sigma_voxels: float
 ) -> Float32[Tensor, "row extent extent"]:
-    """Gaussian kernels, cut off and normalized as SciPy's, with the axis mirrored about its edges.
+    """Computes Gaussian kernels, truncated and normalized as SciPy's, with the axis mirrored about its edges.
 
     Args:
         sigmas_voxels: Standard deviations above 0.
-        extent: Of the axis.
+        extent: Extent of the axis.
         largest_sigma_voxels: No sigma is larger.
     """
     reach = int(BLUR_REACH * largest_sigma_voxels + 0.5)
@@ -51,7 +51,7 @@ def compute_blur_matrices(
 
 
 def _compute_kernels(sigmas_voxels: Tensor, reach: int) -> Float32[Tensor, "row distance"]:
-    """Weights at the distances 0, 1, ... reach, and one zero for everything further."""
+    """Computes the weights at the distances 0, 1, ... reach, and one zero for everything further."""
     distances = torch.arange(reach + 2, device=sigmas_voxels.device)
     weights = torch.exp(-0.5 * (distances / sigmas_voxels[:, None]) ** 2)
     weights = weights * (distances <= torch.floor(BLUR_REACH * sigmas_voxels + 0.5)[:, None]) * (distances <= reach)
@@ -61,7 +61,7 @@ def _compute_kernels(sigmas_voxels: Tensor, reach: int) -> Float32[Tensor, "row 
 def compute_low_resolution_matrices(
     zooms: np.ndarray, extent: int, device: torch.device
 ) -> Float32[Tensor, "row extent extent"]:
-    """Down to round(extent * zoom) voxels (at least one) by the nearest voxel, then up linearly."""
+    """Downsamples to round(extent * zoom) voxels (at least one) by the nearest voxel, then upsamples linearly."""
     coarse = np.maximum(np.round(zooms * extent), 1).astype(np.int64)[:, None]
     positions = np.clip((np.arange(extent) + 0.5) * coarse / extent - 0.5, 0, coarse - 1)
     before = np.floor(positions).astype(np.int64)
@@ -74,6 +74,6 @@ def compute_low_resolution_matrices(
 
 
 def _find_nearest(places: np.ndarray, coarse: np.ndarray, extent: int) -> Int64[np.ndarray, "row extent"]:
-    """The voxel of the fine axis under the centre of each voxel of the coarse one."""
+    """Finds the voxel of the fine axis at the centre of each voxel of the coarse one."""
     nearest: Int64[np.ndarray, "row extent"] = (2 * places + 1) * extent // (2 * coarse)
     return nearest

@@ -24,7 +24,7 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def draw_normal(keys: Int64[Tensor, "sample 4"], count: int) -> Float32[Tensor, "sample number"]:
-    """Independent numbers of the standard normal distribution, `count` for each key of four 32-bit words."""
+    """Draws independent numbers of the standard normal distribution, `count` for each key of four 32-bit words."""
     blocks = torch.arange(-(-count // WORDS_PER_BLOCK), dtype=torch.int64, device=keys.device)[None]
     key_0, key_1, high_0, high_1 = (keys[:, word : word + 1] for word in range(KEY_WORDS))
     words = compute_philox((blocks & WORD, blocks >> WORD_BITS, high_0, high_1), (key_0, key_1))
@@ -33,7 +33,7 @@ def draw_normal(keys: Int64[Tensor, "sample 4"], count: int) -> Float32[Tensor, 
 
 
 def compute_philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
-    """Four random 32-bit words for each counter of four words; all are int64 tensors that broadcast."""
+    """Computes four random 32-bit words for each counter of four words; all are int64 tensors that broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for number in range(ROUNDS):
@@ -50,7 +50,7 @@ def _high(product: Tensor) -> Tensor:
 
 
 def _to_unit_interval(words: Tensor) -> Tensor:
-    """Above 0, at most 1: every word stands for the middle of its share of the interval."""
+    """Maps words to numbers above 0, at most 1: each to the middle of its share of the interval."""
     return (words.to(torch.float32) + 0.5) * 2.0**-WORD_BITS
 
 

@@ -27,8 +27,8 @@ def resample_cuts(
 
     Args:
         image: Cuts; with matrices of two axes already as thick as the patch.
-        label_map: Of the same cuts; several of each cut may lie along a second axis.
-        matrices: From offsets to the centre of the patch to offsets to the centre of the cut.
+        label_map: Label maps of the same cuts; several of each cut may lie along a second axis.
+        matrices: Maps from offsets to the centre of the patch to offsets to the centre of the cut.
         patch_voxels: Extent of the result.
     """
     warped = matrices.shape[-1]
@@ -45,7 +45,7 @@ def resample_cuts(
 def compute_matrices(
     angles_radians: Float64[np.ndarray, "batch angle"], scale: Float64[np.ndarray, " batch"]
 ) -> Float64[np.ndarray, "batch axis axis"]:
-    """Rotation about one axis after the other (by one angle: in a plane), times the scale."""
+    """Computes rotations about one axis after the other (by one angle: in a plane), times the scale."""
     angles = angles_radians
     rotation = _turn_in_plane(angles[:, 0]) if angles.shape[1] == 1 else _turn_about_axes(angles)
     matrices: Float64[np.ndarray, "batch axis axis"] = rotation * scale[:, None, None]
@@ -58,7 +58,7 @@ def _turn_in_plane(angles: Float64[np.ndarray, " batch"]) -> Float64[np.ndarray,
 
 
 def _turn_about_axes(angles: Float64[np.ndarray, "batch 3"]) -> Float64[np.ndarray, "batch 3 3"]:
-    """In each plane, the sense of rotation is batchgenerators'."""
+    """Computes rotation matrices with the sense of rotation of batchgenerators in each plane."""
     first, second, third = (np.tile(np.eye(3), (len(angles), 1, 1)) for _ in range(3))
     first[:, 1:, 1:] = _turn_in_plane(angles[:, 0])
     second[:, ::2, ::2] = _turn_in_plane(-angles[:, 1])
@@ -72,7 +72,7 @@ def compute_positions(
     cut_voxels: tuple[int, ...],
     device: torch.device,
 ) -> list[Float32[Tensor, " batch *patch"]]:
-    """For each axis of the cut, where on it the voxels of the patch lie (in voxels, 0 is the centre of the first)."""
+    """Computes the positions of the patch's voxels on each axis of the cut (in voxels; 0: centre of the first)."""
     on_device = copy_to_device(matrices.astype(np.float32), device)
     dimensions = len(patch_voxels)
     offsets = [
@@ -91,7 +91,7 @@ def compute_positions(
 def interpolate_images(
     images: Float32[Tensor, "batch channel *cut"], positions: list[Float32[Tensor, " batch *patch"]]
 ) -> Float32[Tensor, "batch channel *patch"]:
-    """Linear interpolation; zeros surround the cut."""
+    """Interpolates linearly, with zeros around the cut."""
     extents = images.shape[2:]
     # grid_sample lists x first, and its coordinates run from -1 to 1 between the outer edges of the border voxels.
     steps = [(2 * along + 1) / extent - 1 for along, extent in zip(positions, extents, strict=True)]
@@ -102,7 +102,7 @@ def interpolate_images(
 def interpolate_label_maps(
     label_maps: Int16[Tensor, "batch layer *cut"], positions: list[Float32[Tensor, " batch *patch"]]
 ) -> Int16[Tensor, "batch layer *patch"]:
-    """The label whose linearly interpolated indicator is largest (of equal ones the nearest voxel's, else the
+    """Finds the label whose linearly interpolated indicator is largest (of equal ones the nearest voxel's, else the
     smallest); -1 beyond the cut."""
     labels, weights = _gather_corners(label_maps, positions)
     nearest = torch.stack(weights).argmax(0)  # halfway the later voxel, as SciPy
@@ -118,7 +118,7 @@ def interpolate_label_maps(
 def _gather_corners(
     label_maps: Tensor, positions: list[Tensor]
 ) -> tuple[list[Int16[Tensor, "batch layer *patch"]], list[Float32[Tensor, "batch 1 *patch"]]]:
-    """The labels of the 4 or 8 voxels around each position, the last corner first, and their weights."""
+    """Gathers the labels of the 4 or 8 voxels around each position, the last corner first, and their weights."""
     extents = label_maps.shape[2:]
     batch, layers = label_maps.shape[:2]
     flat = label_maps.reshape(batch, layers, -1)
@@ -138,7 +138,7 @@ def _gather_corners(
 
 
 def _sum_weights(labels: list[Tensor], weights: list[Tensor], wanted: Tensor) -> Tensor:
-    """The interpolated indicator of one label per voxel; always added in the same order, so that equals stay equal."""
+    """Computes the interpolated indicator of one label per voxel, always added in the same order, so that ties stay."""
     score = torch.zeros(wanted.shape, dtype=weights[0].dtype, device=wanted.device)
     for label, weight in zip(labels, weights, strict=True):
         score += torch.where(label == wanted, weight, 0)

@@ -16,14 +16,14 @@ SPREAD_EPSILON: Final = 1e-8
 
 
 def view_rows(image: Float32[Tensor, "batch channel *space"]) -> Float32[Tensor, " row *space"]:
-    """The channels of all samples one after the other, in the same memory; the image must be contiguous."""
+    """Views the channels of all samples one after the other, in the same memory; the image must be contiguous."""
     return image.view(-1, *image.shape[2:])
 
 
 def change_some(
     rows: Float32[Tensor, " row *rest"], is_changed: np.ndarray, change: Callable[[Tensor, np.ndarray], Tensor]
 ) -> None:
-    """Replaces some rows, named to `change` by their numbers; the decision never waits for the device."""
+    """Replaces some rows, whose numbers `change` gets; the decision never synchronizes with the device."""
     changed = np.flatnonzero(is_changed)
     if len(changed) == 0:
         return
@@ -32,18 +32,18 @@ def change_some(
 
 
 def to_column(values: np.ndarray, rows: Tensor) -> Tensor:
-    """One value for each row (floats in single precision), to be broadcast over it."""
+    """Returns one value for each row (floats in single precision), to be broadcast over it."""
     values = values.astype(np.float32) if values.dtype.kind == "f" else values
     return copy_to_device(values, rows.device).view(-1, *(1,) * (rows.ndim - 1))
 
 
 def measure_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (of the population) of each row."""
+    """Measures mean and standard deviation (of the population) of each row."""
     spread, mean = torch.std_mean(rows, dim=tuple(range(1, rows.ndim)), correction=0, keepdim=True)
     return mean, spread
 
 
 def find_limits(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest value of each row."""
+    """Finds the lowest and the highest value of each row."""
     axes = tuple(range(1, rows.ndim))
     return rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)

@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 def choose_device(device: torch.device) -> None:
-    """For threads, at their start: each begins with the first device, and would take some of its memory even if it
+    """Sets the device of a new thread, which would otherwise take some of the first device's memory even if it
     works on another one."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def copy_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """A copy on the device; the calling thread does not wait for it, nor for anything that the device still does."""
+    """Copies to the device asynchronously: the calling thread does not wait for the device."""
     return move_to_device(torch.from_numpy(np.array(array)), device)
 
 
 def move_to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor itself if it is there already. CUDA copies without a stop from page-locked memory alone."""
+    """Returns the tensor itself if it is there already. CUDA copies asynchronously only from page-locked memory."""
     if device.type != "cuda" or tensor.is_cuda or tensor.numel() == 0:
         return tensor.to(device)
     pinned = tensor if tensor.is_pinned() else tensor.pin_memory()

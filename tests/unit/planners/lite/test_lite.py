@@ -14,7 +14,7 @@ from planners.lite.candidates import (
     ENOUGH_PATCHES,
     ITERATIONS_FOR_LARGER_BATCH,
     SUFFICIENT_CONTEXT_FRACTION,
-    build_network_plan,
+    build_lite_network,
 )
 from planners.rules.topology import compute_topology
 from planners.step_time import estimate_step_seconds
@@ -40,9 +40,9 @@ def estimate(configuration, host, *, batch_size=None):
 
 
 @pytest.mark.parametrize(("width", "batch", "measured"), [(16, 2, 0.162), (32, 2, 0.473), (32, 7, 1.429)])
-def test_the_estimate_agrees_with_steps_that_were_measured_on_that_cpu(build_fingerprint, width, batch, measured):
+def test_the_estimate_agrees_with_steps_that_were_measured_on_that_cpu(width, batch, measured):
     topology = compute_topology((1.0, 1.0, 1.0), (40, 56, 40))
-    network = build_network_plan(topology, width, build_fingerprint(*HIPPOCAMPUS))
+    network = build_lite_network(topology, width, build_fingerprint(*HIPPOCAMPUS))
     seconds = estimate_step_seconds(find_network_cost(network, topology.patch_voxels, batch), HOST)
     assert seconds == pytest.approx(measured, rel=0.2)
 

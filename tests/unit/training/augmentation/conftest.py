@@ -28,14 +28,14 @@ def draw_patch():
 
 
 @pytest.fixture
-def build():
+def build(mask_input):
     """Builds the pipeline of worker processes; a patch is as large as its cut unless said."""
 
     def make(plans, patch, *, masked=(), foreground_labels=()):
         return SampleAugmentation(
             transforms=build_transforms(plans, patch, foreground_labels),
             masked_channels=masked,
-            foreground_labels=foreground_labels,
+            stage_input=mask_input(len(foreground_labels)) if foreground_labels else None,
         )
 
     return make

@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 from scipy.ndimage import label as label_components
 
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from autoseg.training.augmentation import mask_component_removal
 from autoseg.training.augmentation.mask_component_removal import (
     RemovalParameters,

@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 from skimage import morphology
 
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from autoseg.training.augmentation import mask_morphology
 from autoseg.training.augmentation.mask_morphology import (
     OPERATIONS,

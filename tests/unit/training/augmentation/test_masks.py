@@ -17,9 +17,9 @@ def draw_label_map(shape=(6, 7)):
 def test_without_transforms_masks_are_the_prediction(augment, augment_on_device):
     label_map = draw_label_map()
     image = np.zeros((0, 6, 7), np.float32)
-    expected = np.stack([label_map == 1, label_map == 3])
-    assert np.array_equal(augment((), image, label_map, label_map, foreground_labels=(1, 3))[0], expected)
-    on_device = augment_on_device((), image[None], label_map[None], label_map[None], foreground_labels=(1, 3))
+    expected = np.stack([label_map == 1, label_map == 2])
+    assert np.array_equal(augment((), image, label_map, label_map, foreground_labels=(1, 2))[0], expected)
+    on_device = augment_on_device((), image[None], label_map[None], label_map[None], foreground_labels=(1, 2))
     assert np.array_equal(on_device[0][0], expected)
 
 

@@ -12,7 +12,7 @@ from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, G
 from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
 from batchgenerators.transforms.spatial_transforms import MirrorTransform
 
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS, build_reference_transforms
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS, build_reference_transforms
 from autoseg.training.augmentation.mask_component_removal import remove_components
 from autoseg.training.augmentation.mask_morphology import change_masks
 from autoseg.training.augmentation.masks import encode_masks
@@ -32,9 +32,10 @@ FIXED = {"noise": {"std_range": (0.1, 0.1)}, "blur": {"sigma_range_voxels": (0.7
 
 def list_plans(dimensions, *, in_plane_only):
     """The reference, more often, and without ranges that are drawn from `random`."""
-    axes = tuple(range(dimensions))
-    reference = build_reference_transforms(180.0, in_plane_only=in_plane_only, mirror_axes=axes)
-    changes = {"spatial": {"rotation_probability": 0.5, "scaling_probability": 0.5}, "mirror": {}}
+    patch = (8, 64, 64) if in_plane_only else (64,) * dimensions
+    reference = build_reference_transforms(patch, mirror_axes=tuple(range(dimensions)))
+    often = {"rotation_probability": 0.5, "rotation_limit_degrees": 180.0, "scaling_probability": 0.5}
+    changes = {"spatial": often, "mirror": {}}
     return tuple(
         part.model_copy(update=changes.get(part.name, OFTEN | FIXED.get(part.name, {})))
         for part in (*reference, *REFERENCE_MASK_TRANSFORMS)

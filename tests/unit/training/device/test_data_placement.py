@@ -64,9 +64,9 @@ def test_the_reserve_grows_with_the_classes(plan_configuration):
     assert 116 * voxels * BYTES_PER_OUTPUT <= difference <= 116 * voxels * BYTES_PER_OUTPUT * 8 / 7
 
 
-@pytest.mark.parametrize("architecture", ["plain_unet", "residual_encoder_unet"])
-def test_the_reserve_is_twice_what_the_network_itself_keeps(plan_configuration, architecture):
-    plan = plan_configuration(network={"architecture": architecture})
+@pytest.mark.parametrize("family", ["plain_unet", "residual_encoder_unet"])
+def test_the_reserve_is_twice_what_the_network_itself_keeps(plan_configuration, family):
+    plan = plan_configuration(network={"family": family})
     cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
     rest = 20 * cost.parameter_count + BYTES_PER_OUTPUT * cost.output_elements + 2 * GIB
     assert estimate_training_bytes(plan) == 2 * cost.kept_bytes + rest
