@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from autoseg.plan.reference_transforms import REFERENCE_MASK_TRANSFORMS
 from foreground import ForegroundOfPreviousStage
 from offset import OffsetPlan
 from perturbed import PerturbedObjective
@@ -14,6 +13,7 @@ from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.losses import DiceTerm
+from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from autoseg.plan.training import TrainingPlan
 from planners.default import DEFAULT
 from planners.rules.cascade import CASCADE, FULL_RESOLUTION
