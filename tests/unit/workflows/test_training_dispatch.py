@@ -1,4 +1,5 @@
 import pytest
+from builders.folds import finish_fold
 
 from autoseg.errors import OptionError
 from autoseg.processes.signals import StopRequest
@@ -29,7 +30,7 @@ def notes():
 
 
 @pytest.fixture
-def trained(run, finish_fold, monkeypatch):
+def trained(run, monkeypatch):
     """A run whose configuration 2d is trained and validated."""
     monkeypatch.setattr(training_units, "check_preprocessed", lambda run, plan, configuration, names: None)
     for fold, dice in (("0", 0.8), ("1", 0.9)):
