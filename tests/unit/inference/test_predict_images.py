@@ -181,7 +181,7 @@ def test_probabilities_are_stored_in_half_precision_on_the_grid_of_the_image(run
 
 def test_the_precision_is_recorded_and_another_one_needs_permission(run, images):
     out, _ = predict(run, images, precision="bfloat16")
-    assert read_document(out / "prediction.json", PredictionRecord).dtype == "bfloat16"
+    assert read_document(out / "prediction.json", PredictionRecord).number_type == "bfloat16"
     with pytest.raises(RunError, match="number_type: bfloat16 there, float32 now"):
         predict(run, images, precision="float32")
 

@@ -96,9 +96,7 @@ def test_it_reaches_training_patches(plan, run, stored, *, is_device, stream):
     )
     if is_device:
         placement = DataPlacement(where="disk", because="")
-        source = build_device_batch_source(
-            source, configuration, plan.channels, device=CPU, previous=stored, placement=placement
-        )
+        source = build_device_batch_source(source, configuration, plan.channels, device=CPU, placement=placement)
     image = source.make_batch(BatchKey(stream=stream, epoch=0, iteration=0)).image
     assert image.shape == (2, 3, 8, 8, 8)
     expected, other = (image[:, 1], image[:, 2]) if stream == "training" else (image[:, 2], image[:, 1])

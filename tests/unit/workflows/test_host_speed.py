@@ -35,7 +35,7 @@ def test_a_measurement_that_others_disturbed_counts_once(tmp_path):
     assert find_host_speed(tmp_path, measure=Measurement()) == HOST
 
 
-@pytest.mark.parametrize("changed", ["CPU", "cores", "threads_variable", "torch", "autoseg"])
+@pytest.mark.parametrize("changed", ["processor", "cores", "threads_variable", "torch", "autoseg"])
 def test_another_computer_or_library_is_measured_anew(tmp_path, monkeypatch, changed):
     find_host_speed(tmp_path, measure=Measurement())
     here = host_speed.find_circumstances()
