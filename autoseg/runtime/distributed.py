@@ -128,7 +128,7 @@ def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
         TrainingError: The process was not started by torchrun or the queue.
         DeviceError: This PyTorch cannot train on several such devices.
     """
-    team = read_process_group()
+    process_group = read_process_group()
     if device.type not in {"cpu", "cuda"} or not dist.is_available():
         msg = f"several devices can train together on Linux with CUDA or on CPUs, not on {device}"
         raise DeviceError(msg)
@@ -136,9 +136,9 @@ def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
         torch.cuda.set_device(device)
     # Values that the processes agree on are in RAM; gradients are on the device.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=team.rank, world_size=team.size, timeout=TIMEOUT)
+    dist.init_process_group(backend, rank=process_group.rank, world_size=process_group.size, timeout=TIMEOUT)
     try:
-        yield team
+        yield process_group
         dist.barrier()  # a process may still use resources that others release at their end
     finally:
         gc.collect()  # objects that refer to the group (a network with its hooks) must not outlive it
@@ -158,15 +158,15 @@ def read_process_group() -> ProcessGroup:
     return ProcessGroup(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
 
 
-def build_batch_part(team: ProcessGroup, batch_size: int) -> BatchPart:
+def build_batch_part(process_group: ProcessGroup, batch_size: int) -> BatchPart:
     """Builds the part of every batch for this process.
 
     Raises:
         TrainingError: There are fewer samples than processes.
     """
-    if team.size == 1:
+    if process_group.size == 1:
         return BatchPart()
-    return BatchPart(share=len(team.select_samples(batch_size)) / batch_size, add_up=sum_over_processes)
+    return BatchPart(share=len(process_group.select_samples(batch_size)) / batch_size, add_up=sum_over_processes)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
@@ -177,9 +177,9 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return value + (total - value.detach()) if value.requires_grad else total
 
 
-def replicate(network: nn.Module, team: ProcessGroup, device: torch.device) -> nn.Module:
+def replicate(network: nn.Module, process_group: ProcessGroup, device: torch.device) -> nn.Module:
     """Wraps a network so that `backward` sums the gradients over all processes."""
-    if team.size == 1:
+    if process_group.size == 1:
         return network
     replica = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
     replica.register_comm_hook(None, _add_up_gradients)

@@ -51,7 +51,7 @@ def decide_execution(
     usual = find_execution(plan.dimensions, options.device, options.dtype)
     if options.device.type != "cuda":
         return usual
-    if options.deterministic or options.team.size > 1:
+    if options.deterministic or options.process_group.size > 1:
         reason = "results are to repeat themselves" if options.deterministic else "several devices train together"
         options.announce(f"the network is executed {usual.describe()}, not compiled and not measured: {reason}")
         return usual

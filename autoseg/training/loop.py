@@ -74,7 +74,7 @@ class TrainingLoop:
             (restore_weights if start.is_extension else restore_learner)(checkpoint, self.state.learner)
             self.state.history = list(checkpoint.description.history)
             self.state.partial_epoch = checkpoint.description.partial_epoch
-        if self.options.team.is_main_process:
+        if self.options.process_group.is_main_process:
             write_training_log(self.output.training_log, self.state.history)
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Event]:
@@ -110,7 +110,7 @@ class TrainingLoop:
         return time.monotonic() if self.options.budget is None else self.options.budget.clock()
 
     def _open_event_files(self) -> AbstractContextManager[SummaryWriter | None]:
-        if not self.options.team.is_main_process:
+        if not self.options.process_group.is_main_process:
             return nullcontext()
         return open_event_files(self.output.tensorboard, first_epoch=len(self.state.history))
 
@@ -124,7 +124,9 @@ class TrainingLoop:
         )
 
     def _is_partial_saving_due(self) -> bool:
-        return self.options.team.is_main_process and self._has_passed(self.options.seconds_between_partial_checkpoints)
+        return self.options.process_group.is_main_process and self._has_passed(
+            self.options.seconds_between_partial_checkpoints
+        )
 
     def _has_passed(self, seconds: float) -> bool:
         """Returns whether so much time has passed since the state was saved, or more if saving is slow."""
@@ -139,7 +141,7 @@ class TrainingLoop:
             self.state.schedule = self.state.schedule.end_at(done + compute_annealing_epochs(done), from_epoch=done)
         if self.options.budget is not None and paces:
             self._follow_clock(estimate_pace(paces, expected_seconds=self.expected_epoch_seconds))
-        self.state.schedule = self.options.team.share(self.state.schedule)
+        self.state.schedule = self.options.process_group.share(self.state.schedule)
         return self.state.schedule != before
 
     def _follow_clock(self, epoch_seconds: float) -> None:
@@ -187,7 +189,7 @@ class TrainingLoop:
         )
 
     def _save_latest(self, partial_epoch: PartialEpoch | None = None) -> None:
-        if not self.options.team.is_main_process:
+        if not self.options.process_group.is_main_process:
             return
         timer = Timer()
         self.state.partial_epoch = partial_epoch
@@ -202,7 +204,7 @@ class TrainingLoop:
         )
 
     def _finish(self) -> None:
-        if not self.options.team.is_main_process:
+        if not self.options.process_group.is_main_process:
             return
         self._draw_progress()
         write_network_checkpoint(self.output.final_checkpoint, self.state)
@@ -252,7 +254,7 @@ class TrainingLoop:
 
     def _is_asked_to_stop(self) -> bool:
         """Returns the same for all processes of the group, so that they stop in the same iteration."""
-        return self.options.team.is_any(own=self.options.stop.is_requested)
+        return self.options.process_group.is_any(own=self.options.stop.is_requested)
 
     def _stop(self, reached: PartialEpoch) -> NoReturn:
         self._save_latest(reached)
@@ -307,7 +309,7 @@ class TrainingLoop:
         averages = [old.moving_average for old in self.state.history if old.moving_average is not None]
         self.state.history.append(record)
         self.state.partial_epoch = None
-        if not self.options.team.is_main_process:
+        if not self.options.process_group.is_main_process:
             return
         append_to_training_log(self.output.training_log, record)
         if record.moving_average is not None and record.moving_average > max(averages, default=-1.0):

@@ -45,7 +45,7 @@ class TrainingOptions:
             interruption costs little, and short epochs are not spent on saving.
         seconds_between_partial_checkpoints: The same within an epoch.
         largest_saving_share: Largest share of the time for saving; if the disk is slow, the state is saved less often.
-        team: The processes that train together.
+        process_group: The processes that train together.
         announce: Called with each decision made on the way, in words.
         deterministic: The same result every time: on a GPU, too, at some cost, and beside other programs.
         title: Title of the progress picture: which training it is.
@@ -62,7 +62,7 @@ class TrainingOptions:
     seconds_between_checkpoints: float = 10.0
     seconds_between_partial_checkpoints: float = 60.0
     largest_saving_share: float = 0.03
-    team: ProcessGroup = SINGLE_PROCESS
+    process_group: ProcessGroup = SINGLE_PROCESS
     announce: Callable[[str], None] = logger.info
     deterministic: bool = False
     title: str = ""

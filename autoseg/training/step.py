@@ -40,7 +40,7 @@ def build_learner(
     device: torch.device,
     seed: int,
     dtype: DtypeName = "float32",
-    team: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     execution: TrainingExecution | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
@@ -55,12 +55,12 @@ def build_learner(
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator).to(device)
     arrange_weights(network, execution.memory_format)
-    training, part = plan.training, build_batch_part(team, plan.training.batch_size)
+    training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     objective = build_objective(training, labels, network, part=part, seed=seed).to(device)
     decay = training.weight_average_decay
     return Learner(
         network=network,
-        replica=wrap(network, execution, team=team, device=device),
+        replica=wrap(network, execution, process_group=process_group, device=device),
         objective=objective,
         part=part,
         optimizer=build_optimizer([network, objective], training),
@@ -74,11 +74,13 @@ def build_learner(
     )
 
 
-def wrap(network: nn.Module, execution: TrainingExecution, *, team: ProcessGroup, device: torch.device) -> nn.Module:
+def wrap(
+    network: nn.Module, execution: TrainingExecution, *, process_group: ProcessGroup, device: torch.device
+) -> nn.Module:
     """Returns the module to call in training: compiled, or summing gradients over processes, or the network itself."""
     if execution.compiler is None:
-        return replicate(network, team, device)
-    assert team.size == 1, "networks of a process group are not compiled"
+        return replicate(network, process_group, device)
+    assert process_group.size == 1, "networks of a process group are not compiled"
     os.environ.setdefault(*ONE_COMPILING_PROCESS)
     return cast(nn.Module, torch.compile(network, backend=execution.compiler, dynamic=False))
 

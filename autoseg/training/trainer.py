@@ -58,7 +58,7 @@ def train(
     """
     assert (data.previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
     identity = identify_training(plan, data, seed=options.seed)
-    with options.team.main_process_first():
+    with options.process_group.main_process_first():
         start = find_start(output, identity, options.length)
     if start is None:
         return
@@ -73,7 +73,7 @@ def train(
             device=options.device,
             announce=options.announce,
             previous=data.previous,
-            part=options.team.select_samples(plan.training.batch_size),
+            part=options.process_group.select_samples(plan.training.batch_size),
         )
         training = plan.training.model_copy(update={"epochs": options.length.epochs or plan.training.epochs})
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
@@ -81,8 +81,10 @@ def train(
         execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
         first: Event = schedule
         expected_epoch_seconds = 0.0
-        if options.team.is_main_process and (options.budget is not None or is_worth_a_forecast(schedule, start)):
-            alone = replace(options, team=SINGLE_PROCESS)  # nobody waits for anybody else's clock
+        if options.process_group.is_main_process and (
+            options.budget is not None or is_worth_a_forecast(schedule, start)
+        ):
+            alone = replace(options, process_group=SINGLE_PROCESS)  # nobody waits for anybody else's clock
             times = measure_step_times(
                 _build_learner(plan, data.labels, alone, execution),
                 source,
@@ -92,7 +94,7 @@ def train(
             first = make_forecast(training, times, schedule, start=start, budget=options.budget)
             schedule = first.schedule
             expected_epoch_seconds = estimate_epoch_seconds(schedule, times)
-        schedule = options.team.share(schedule)
+        schedule = options.process_group.share(schedule)
         yield first
         loop = TrainingLoop(
             plan=training,
@@ -120,7 +122,7 @@ def _build_learner(
         device=options.device,
         seed=options.seed,
         dtype=options.dtype,
-        team=options.team,
+        process_group=options.process_group,
         execution=execution,
     )
 

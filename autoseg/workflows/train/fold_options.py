@@ -31,7 +31,7 @@ def build_training_options(
     checkpoint: CheckpointDescription | None,
     budget: Budget | None = None,
     progress: Progress,
-    team: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingOptions:
     """Builds the options of a training; a seed that is not requested is that of the existing training.
 
@@ -58,9 +58,9 @@ def build_training_options(
             configuration=job.configuration,
             cases=job.cases.validation,
         )
-        if team.is_main_process
+        if process_group.is_main_process
         else None,
-        team=team,
+        process_group=process_group,
         announce=progress.note,
         deterministic=request.deterministic,
     )

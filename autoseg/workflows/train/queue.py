@@ -227,8 +227,8 @@ def _list_environments(devices: Devices, device_groups: Sequence[Devices]) -> li
     threads = _share_threads([device for place in device_groups for device in place])
     if len(devices) == 1:
         return [threads]
-    team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_free_port()), "WORLD_SIZE": str(len(devices))}
-    return [threads | team | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(devices))]
+    process_group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_free_port()), "WORLD_SIZE": str(len(devices))}
+    return [threads | process_group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(devices))]
 
 
 def _share_threads(devices: Sequence[str]) -> dict[str, str]:

@@ -212,8 +212,8 @@ def lead_training(
             keep_state(job.folder, device=label) as state_writer,
             open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,
         ):
-            with join_if_parallel(job, request) as team:
-                with team.main_process_first():
+            with join_if_parallel(job, request) as process_group:
+                with process_group.main_process_first():
                     checkpoint = find_newest_checkpoint(job.folder)
                     fold_time = find_fold_time(job, request, checkpoint, progress)
                     options = build_training_options(
@@ -223,7 +223,7 @@ def lead_training(
                         checkpoint=checkpoint,
                         budget=fold_time.budget,
                         progress=progress,
-                        team=team,
+                        process_group=process_group,
                     )
                 options = replace(options, stop=stop, title=job.title)
                 train_fold(
@@ -244,11 +244,11 @@ def follow_training(job: FoldJob, request: TrainingRequest, dtype: DtypeName, *,
     Raises:
         TrainingError: The training cannot be continued.
     """
-    with join_if_parallel(job, request) as team:
-        with team.main_process_first():
+    with join_if_parallel(job, request) as process_group:
+        with process_group.main_process_first():
             checkpoint = find_newest_checkpoint(job.folder)
             options = build_training_options(
-                job, request, dtype, checkpoint=checkpoint, progress=SilentProgress(), team=team
+                job, request, dtype, checkpoint=checkpoint, progress=SilentProgress(), process_group=process_group
             )
         for _ in start_training(job, replace(options, stop=stop)):
             pass

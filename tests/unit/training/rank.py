@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     content = read_json(folder / "trainings.json")
     device = torch.device("cpu")
     stop = StopRequest()
-    with join_process_group(device) as team, stop.handle_signals():
+    with join_process_group(device) as process_group, stop.handle_signals():
         losses = {}
         for name, (plan, labels) in content["trainings"].items():
             events = train(
@@ -52,12 +52,12 @@ def main(folder: Path) -> None:
                     workers=0,
                     seconds_between_checkpoints=0.0,
                     largest_saving_share=1.0,
-                    team=team,
+                    process_group=process_group,
                     stop=stop,
                 ),
             )
-            losses[name] = [event.loss for event in pass_on(events, content.get("asked"), rank=team.rank)]
-        (folder / f"losses_{team.rank}.json").write_text(json.dumps(losses))
+            losses[name] = [event.loss for event in pass_on(events, content.get("asked"), rank=process_group.rank)]
+        (folder / f"losses_{process_group.rank}.json").write_text(json.dumps(losses))
 
 
 if __name__ == "__main__":

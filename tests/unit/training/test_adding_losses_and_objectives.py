@@ -150,10 +150,10 @@ def test_parameters_of_an_objective_are_trained_and_its_state_changes_in_trainin
     assert learner.objective.steps == 1
 
 
-def test_gradients_of_an_objective_are_summed_over_the_processes_of_a_team(learner, batch, monkeypatch):
-    team = replace(learner, part=BatchPart(share=0.5, add_up=lambda value: 3 * value), gradient_norm_limit=1e9)
+def test_gradients_of_an_objective_are_summed_over_the_processes_of_a_process_group(learner, batch, monkeypatch):
+    process_group = replace(learner, part=BatchPart(share=0.5, add_up=lambda value: 3 * value), gradient_norm_limit=1e9)
     gradients = []
-    for each in (replace(learner, gradient_norm_limit=1e9), team):
+    for each in (replace(learner, gradient_norm_limit=1e9), process_group):
         monkeypatch.setattr(each.optimizer, "step", lambda: None)
         each.objective.steps.zero_()
         run_training_step(each, batch)

@@ -34,11 +34,11 @@ def find_free_port():
 
 
 def run_ranks(folder, count, *, code=0):
-    team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": str(count)}
+    process_group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": str(count)}
     ranks = [
         subprocess.Popen(
             [sys.executable, str(RANK_SCRIPT), str(folder)],
-            env={**os.environ, **team, "RANK": str(rank)},
+            env={**os.environ, **process_group, "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )

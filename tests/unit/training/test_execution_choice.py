@@ -200,7 +200,10 @@ def test_other_devices_than_gpus_measure_nothing(decide, device):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"deterministic": True}, "repeat themselves"), ({"team": ProcessGroup(rank=0, size=2)}, "several devices")],
+    [
+        ({"deterministic": True}, "repeat themselves"),
+        ({"process_group": ProcessGroup(rank=0, size=2)}, "several devices"),
+    ],
 )
 def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announced(decide, options, reason):
     execution, told = decide("cuda", **options)
