@@ -1,7 +1,5 @@
-"""The speed of this computer's CPU: measured once, remembered for the next call."""
+"""The speed of this computer's CPU: measured once, then cached."""
 
-import hashlib
-import logging
 import os
 from collections.abc import Callable
 from importlib.metadata import version
@@ -9,16 +7,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 import autoseg
-from autoseg.document import Document, Part, read_document, write_document
-from autoseg.errors import DocumentError, RunError
+from autoseg.document import Document, Part
 from autoseg.fingerprint import HostThroughput
 from autoseg.runtime.cpu_time import count_usable_cpus
-from autoseg.runtime.measurement_cache import find_cpu_name
+from autoseg.runtime.measurement_cache import find_cpu_name, find_measurement, read_measurement, write_measurement
 
-UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; a measurement that got less is not remembered
+UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; a measurement that got less is not cached
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
-
-logger = logging.getLogger(__name__)
 
 
 class HostCircumstances(Part):
@@ -32,7 +27,7 @@ class HostCircumstances(Part):
 
 
 class HostRecord(Document):
-    """A measurement, as it is remembered."""
+    """A cached measurement."""
 
     schema_version: Literal[1] = 1
     circumstances: HostCircumstances
@@ -40,20 +35,20 @@ class HostRecord(Document):
 
 
 def find_host_speed(memory: Path, *, measure: Callable[[], HostThroughput]) -> HostThroughput:
-    """The remembered measurement of this computer, or a new one, which is then remembered if nothing disturbed it.
+    """Returns the cached measurement of this computer, or a new one, which is then cached if nothing disturbed it.
 
     Args:
-        memory: Folder of what is remembered; if it cannot be written, every call measures, which is announced.
+        memory: Folder of the cache; if it cannot be written, every call measures, which is announced.
         measure: Takes seconds.
     """
     circumstances = find_circumstances()
-    path = memory / f"{hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]}.json"
-    remembered = _recall(path, circumstances)
-    if remembered is not None:
-        return remembered
+    path = find_measurement(memory, circumstances)
+    record = read_measurement(path, HostRecord)
+    if record is not None and record.circumstances == circumstances:
+        return record.host
     host = measure()
     if host.received_share >= UNDISTURBED_SHARE:
-        _remember(path, HostRecord(circumstances=circumstances, host=host))
+        write_measurement(path, HostRecord(circumstances=circumstances, host=host), what="the speed of the CPU")
     return host
 
 
@@ -66,18 +61,3 @@ def find_circumstances() -> HostCircumstances:
         torch=version("torch"),
         autoseg=autoseg.__version__,
     )
-
-
-def _recall(path: Path, circumstances: HostCircumstances) -> HostThroughput | None:
-    try:
-        record = read_document(path, HostRecord)
-    except DocumentError:
-        return None  # not there, or of another version
-    return record.host if record.circumstances == circumstances else None
-
-
-def _remember(path: Path, record: HostRecord) -> None:
-    try:
-        write_document(path, record)
-    except RunError as error:
-        logger.warning("the speed of the CPU is measured in every call: %s", error)

@@ -1,8 +1,6 @@
 """Surveys what training the configurations of a plan costs on this computer: time and memory."""
 
 import ctypes
-import hashlib
-import logging
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +14,21 @@ from typing import TYPE_CHECKING, Final, Literal
 import psutil
 
 import autoseg
-from autoseg.document import Document, Part, read_document, write_document
-from autoseg.errors import AutosegError, DocumentError, RunError
+from autoseg.document import Document, Part
+from autoseg.errors import AutosegError
 from autoseg.fingerprint import HostThroughput
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
 from autoseg.runtime.cpu_time import count_usable_cpus
-from autoseg.runtime.measurement_cache import find_cpu_name, find_measurement_cache
+from autoseg.runtime.measurement_cache import (
+    find_cpu_name,
+    find_measurement,
+    find_measurement_cache,
+    read_measurement,
+    write_measurement,
+)
 from autoseg.workflows.plan.host_speed import UNDISTURBED_SHARE, find_host_speed
 
 if TYPE_CHECKING:
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
 CostEstimate = Callable[[ConfigurationPlan, HostThroughput, NetworkCost], StepCost]
 CUDA_LIBRARIES: Final = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
 CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,17 +223,12 @@ def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
         labels=plan.labels,
         configuration=configuration,
     )
-    digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
-    path = find_measurement_cache("gpu_steps") / f"{digest}.json"
-    with suppress(DocumentError):  # missing, or of another version
-        record = read_document(path, TimingRecord)
-        if record.circumstances == circumstances:
-            return record.cost
+    path = find_measurement(find_measurement_cache("gpu_steps"), circumstances)
+    record = read_measurement(path, TimingRecord)
+    if record is not None and record.circumstances == circumstances:
+        return record.cost
     cost = time_network(configuration, plan.labels, device=gpu.device, dtype=dtype)
-    try:
-        write_document(path, TimingRecord(circumstances=circumstances, cost=cost))
-    except RunError as error:
-        logger.warning("steps on the GPU are timed again in every call: %s", error)
+    write_measurement(path, TimingRecord(circumstances=circumstances, cost=cost), what="the time of a step on the GPU")
     return cost
 
 
