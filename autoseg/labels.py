@@ -4,6 +4,7 @@ Inside autoseg a label map holds **consecutive** labels 0, 1, 2, ... (0 is backg
 may be any integers and are mapped on reading and restored on writing.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Final
 
@@ -76,6 +77,10 @@ class LabelScheme(Part):
         foreground = sorted({value for entry in self.classes for value in entry.values} - {0})
         ignore = () if self.ignore_value is None else (self.ignore_value,)
         return (0, *foreground, *ignore)
+
+    def find_regions(self, value: int) -> frozenset[int]:
+        """Returns the indices of the classes that a value of the user's files belongs to."""
+        return frozenset(index for index, entry in enumerate(self.classes) if value in entry.values)
 
     @property
     def ignore_label(self) -> int | None:
@@ -159,3 +164,88 @@ class LabelScheme(Part):
         for index, labels in enumerate(label_map):  # indexing the whole array would take 8 bytes per voxel
             decoded[index] = table[labels]
         return decoded
+
+
+def list_painting_errors(labels: LabelScheme) -> tuple[str, ...]:
+    """Lists what `regions_class_order` makes wrong, by painting the regions of every file value in their order.
+
+    The painted value must belong to exactly the regions of the value that it stands for. Values of the same regions
+    are one and the same to the network and may be painted as one of them.
+    """
+    if labels.region_write_values is None:
+        return ()
+    outside = [
+        f"{value}, the value of {entry.name!r}, is not in it ({', '.join(map(str, entry.values))})"
+        for entry, value in zip(labels.classes, labels.region_write_values, strict=True)
+        if value not in entry.values
+    ]
+    wrong = [
+        f"{value} ({_name_regions(labels, value)}) is written as {found} ({_name_regions(labels, found)})"
+        for found, values in group_painted_values(labels).items()
+        for value in values
+        if labels.find_regions(value) != labels.find_regions(found)
+    ]
+    return (*outside, *wrong)
+
+
+def group_painted_values(labels: LabelScheme) -> dict[int, tuple[int, ...]]:
+    """Returns, for every value that a right prediction of regions holds, the file values that it stands for."""
+    groups: dict[int, tuple[int, ...]] = {}
+    for value in labels.file_values:
+        if value != labels.ignore_value:
+            painted = _paint(labels, value)
+            groups[painted] = (*groups.get(painted, ()), value)
+    return groups
+
+
+def propose_regions(labels: LabelScheme) -> tuple[tuple[LabelClass, int], ...]:
+    """Returns regions and the values to write for them, in an order in which painting gives every file value back.
+
+    It is the declared order, but for regions that have to be moved; those move before the regions inside them. Where
+    no order works, a region is added for values that no region has alone.
+    """
+    waiting = {labels.find_regions(value) for value in labels.file_values if value != labels.ignore_value} - {
+        frozenset()
+    }
+    values_of = {own: [v for v in labels.file_values if labels.find_regions(v) == own] for own in waiting}
+    left, order = list(range(len(labels.classes))), []
+    while left:
+        # Found from the last to the first: a region may be painted over the others left if one set of regions at most
+        # would then end with it. Taking such a region never makes another one impossible.
+        possible = [i for i in left if sum(i in own for own in waiting) <= 1]
+        inner = [i for i in possible if not any(_encloses(labels, i, other) for other in possible)]
+        last = inner[-1] if inner else None
+        if last is None:
+            own = max(waiting, key=lambda regions: (len(regions), -values_of[regions][0]))
+            added = tuple(values_of[own])
+            order.append((LabelClass(name=f"label_{added[0]}", values=added), added[0]))
+            waiting.remove(own)
+            continue
+        ends = next((own for own in waiting if last in own), None)
+        order.append(
+            _choose_write_value(labels, last, labels.classes[last].values if ends is None else values_of[ends])
+        )
+        left.remove(last)
+        waiting.discard(ends or frozenset())
+    return tuple(reversed(order))
+
+
+def _choose_write_value(labels: LabelScheme, index: int, values: Sequence[int]) -> tuple[LabelClass, int]:
+    assert labels.region_write_values is not None, "only regions are painted"
+    declared = labels.region_write_values[index]
+    return labels.classes[index], declared if declared in values else values[0]
+
+
+def _encloses(labels: LabelScheme, outer: int, inner: int) -> bool:
+    return set(labels.classes[outer].values) > set(labels.classes[inner].values)
+
+
+def _paint(labels: LabelScheme, value: int) -> int:
+    """Returns the value that is written where exactly the regions of a value are predicted."""
+    assert labels.region_write_values is not None, "only regions are painted"
+    inside = labels.find_regions(value)
+    return labels.region_write_values[max(inside)] if inside else 0
+
+
+def _name_regions(labels: LabelScheme, value: int) -> str:
+    return ", ".join(labels.classes[index].name for index in sorted(labels.find_regions(value))) or "background"

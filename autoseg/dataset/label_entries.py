@@ -1,9 +1,11 @@
 """Parses the entries `labels` and `regions_class_order` of dataset.json."""
 
+import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
-from autoseg.labels import LabelClass, LabelScheme
+from autoseg.labels import LabelClass, LabelScheme, group_painted_values, list_painting_errors, propose_regions
 
 BACKGROUND: Final = "background"
 IGNORE: Final = "ignore"
@@ -145,6 +147,55 @@ def _parse_order(order: Any, regions: dict[str, Values], findings: Findings) -> 
             f"{DESCRIPTION_NAME}: regions_class_order names {', '.join(map(str, unknown))}, which no label has"
         )
     return tuple(order)
+
+
+def check_region_order(labels: LabelScheme, findings: Findings) -> None:
+    """Adds a problem if a prediction that is right everywhere would be written as other values.
+
+    Values of the same regions are the same to the network; that they are written as one of them is a note.
+    """
+    errors = list_painting_errors(labels)
+    if errors:
+        findings.problems.append(f"{_explain_order(errors)}{_advise_order(labels)}")
+    elif labels.has_regions:
+        findings.notes += [
+            f"{DESCRIPTION_NAME}: {' and '.join(map(str, values))} belong to the same regions, so that "
+            f"predictions hold {painted} for {'both' if len(values) == 2 else 'all of them'}"
+            for painted, values in group_painted_values(labels).items()
+            if len(values) > 1
+        ]
+
+
+def warn_of_region_order(labels: LabelScheme) -> tuple[str, ...]:
+    """Warns of a model whose label maps cannot be right, for models that exist and are to be used all the same."""
+    errors = list_painting_errors(labels)
+    if not errors:
+        return ()
+    advice = "the probabilities are not affected (--save-probabilities); the order belongs to the trained network"
+    return (f"warning: {_explain_order(errors)}; {advice}",)
+
+
+def _explain_order(errors: Sequence[str]) -> str:
+    return (
+        f"{DESCRIPTION_NAME}: regions are written in the order of 'labels', later ones over earlier ones, and with "
+        f"this regions_class_order {'; '.join(errors)}"
+    )
+
+
+def _advise_order(labels: LabelScheme) -> str:
+    """Writes the lines of dataset.json that make every value right."""
+    proposed = propose_regions(labels)
+    entries: dict[str, Any] = {BACKGROUND: 0} | {
+        entry.name: entry.values[0] if len(entry.values) == 1 else list(entry.values) for entry, _ in proposed
+    }
+    if labels.ignore_value is not None:
+        entries[IGNORE] = labels.ignore_value
+    change = "add a region, as no order of these is right" if len(proposed) > len(labels.classes) else "reorder them"
+    return (
+        f"; {change}:\n"
+        f'    "labels": {json.dumps(entries, ensure_ascii=False)},\n'
+        f'    "regions_class_order": {json.dumps([value for _, value in proposed])}'
+    )
 
 
 def _show(values: Values) -> str:

@@ -7,6 +7,7 @@ from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, Findi
 from autoseg.dataset.description import Description, read_dataset_json
 from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
+from autoseg.dataset.label_entries import check_region_order
 from autoseg.dataset.listed_cases import find_listed_cases
 from autoseg.errors import DatasetError, group_problems, has_unnamed_cases
 
@@ -46,6 +47,8 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
     elif ending is not None:
         cases = find_folder_cases(root, description.channel_names, ending=ending, findings=findings)
     _check_case_count(cases, description, findings)
+    if description.labels is not None:
+        check_region_order(description.labels, findings)
     if description.channel_names is None or description.labels is None or ending is None:
         return None
     return Dataset(

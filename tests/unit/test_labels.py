@@ -3,7 +3,7 @@ import pytest
 from builders.labels import build_labels
 from pydantic import ValidationError
 
-from autoseg.labels import LabelScheme
+from autoseg.labels import LabelScheme, group_painted_values, list_painting_errors, propose_regions
 
 PLAIN = build_labels({"b": (7,), "a": (2,)}, ignore_value=5)
 REGIONS = build_labels(
@@ -120,3 +120,106 @@ def test_schemes_are_equal_whatever_was_computed_from_them():
 def test_schemes_without_sense_are_refused(change, message):
     with pytest.raises(ValidationError, match=message):
         LabelScheme.model_validate(REGIONS.model_dump() | change)
+
+
+def propose(labels: LabelScheme) -> dict[str, tuple[tuple[int, ...], int]]:
+    return {entry.name: (entry.values, value) for entry, value in propose_regions(labels)}
+
+
+USUAL = [
+    ({"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}, (1, 2, 3)),
+    ({"whole": (1, 2, 3, 4), "core": (1, 3, 4), "enhancing": (4,)}, (2, 1, 4)),
+    ({"kidney": (1, 2, 3), "masses": (2, 3), "tumour": (2,)}, (1, 3, 2)),
+    ({"soft": (0, 1), "hard": (2,)}, (1, 2)),
+    ({"left": (1, 2), "right": (3,)}, (1, 3)),
+    ({"a": (1, 3), "b": (2, 3), "both": (3,)}, (1, 2, 3)),
+    ({"same": (1, 2), "again": (1, 2)}, (1, 2)),
+]
+
+
+@pytest.mark.parametrize(("classes", "order"), USUAL)
+def test_regions_that_give_every_value_back_are_kept_as_they_are(classes, order):
+    labels = build_labels(classes, region_write_values=order)
+    assert list_painting_errors(labels) == ()
+    assert [value for _, value in propose_regions(labels)] == list(order)
+    assert [entry for entry, _ in propose_regions(labels)] == list(labels.classes)
+
+
+def test_plain_labels_are_not_painted():
+    assert list_painting_errors(PLAIN) == ()
+
+
+@pytest.mark.parametrize(
+    ("classes", "order", "error", "proposed"),
+    [
+        (
+            {"enhancing": (3,), "core": (2, 3), "whole": (1, 2, 3)},
+            (3, 2, 1),
+            "3 (enhancing, core, whole) is written as 1 (whole)",
+            {"whole": ((1, 2, 3), 1), "core": ((2, 3), 2), "enhancing": ((3,), 3)},
+        ),
+        (
+            {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)},
+            (3, 2, 1),
+            "1, the value of 'enhancing', is not in it (3)",
+            {"whole": ((1, 2, 3), 1), "core": ((2, 3), 2), "enhancing": ((3,), 3)},
+        ),
+        (
+            {"whole": (1, 2), "core": (2,)},
+            (1, 1),
+            "2 (whole, core) is written as 1 (whole)",
+            {"whole": ((1, 2), 1), "core": ((2,), 2)},
+        ),
+        (
+            {"a": (1,), "b": (2,), "either": (1, 2)},
+            (1, 2, 1),
+            "2 (b, either) is written as 1 (a, either)",
+            {"either": ((1, 2), 1), "a": ((1,), 1), "b": ((2,), 2)},
+        ),
+        (
+            {"a": (1, 3), "b": (2, 3)},
+            (1, 2),
+            "3 (a, b) is written as 2 (b)",
+            {"a": ((1, 3), 1), "b": ((2, 3), 2), "label_3": ((3,), 3)},
+        ),
+        (
+            {"b": (2, 3), "a": (1, 2), "c": (3,)},
+            (2, 1, 3),
+            "2 (b, a) is written as 1 (a)",
+            {"a": ((1, 2), 1), "b": ((2, 3), 2), "c": ((3,), 3)},
+        ),
+        ({"whole": (1, 2), "core": (2,)}, (0, 2), "0, the value of 'whole', is not in it", None),
+    ],
+)
+def test_an_order_that_changes_values_is_found_with_one_that_does_not(classes, order, error, proposed):
+    labels = build_labels(classes, ignore_value=9, region_write_values=order)
+    assert any(error in found for found in list_painting_errors(labels))
+    found = propose(labels)
+    assert proposed is None or (found == proposed and list(found) == list(proposed))
+    better = build_labels(
+        {name: values for name, (values, _) in found.items()},
+        region_write_values=tuple(value for _, value in found.values()),
+    )
+    assert list_painting_errors(better) == ()
+
+
+def test_every_scheme_of_regions_has_a_proposal_without_errors():
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        count = int(random.integers(2, 6))
+        classes = {
+            f"r{index}": tuple(np.flatnonzero(random.random(5) < 0.5).tolist()) or (1,) for index in range(count)
+        }
+        order = tuple(int(random.choice(values)) for values in classes.values())
+        labels = build_labels(classes, region_write_values=order)
+        found = propose(labels)
+        better = build_labels(
+            {name: values for name, (values, _) in found.items()},
+            region_write_values=tuple(value for _, value in found.values()),
+        )
+        assert list_painting_errors(better) == ()
+
+
+def test_values_of_the_same_regions_are_painted_as_one():
+    labels = build_labels({"whole": (1, 2, 3), "core": (3,)}, ignore_value=4, region_write_values=(2, 3))
+    assert group_painted_values(labels) == {0: (0,), 2: (1, 2), 3: (3,)}

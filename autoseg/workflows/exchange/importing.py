@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.archives import unpack_archive
@@ -169,6 +170,8 @@ def _import_with_previous_stages(job: _ImportJob, root: Path) -> Iterator[Exchan
     if previous is not None:
         yield from _import_previous_stage(job, root, previous)
     prepare_imported_run(job.run, plan, first.configuration, overwrite=request.overwrite)
+    for warning in warn_of_region_order(plan.labels):
+        job.progress.note(warning)
     written = _add_folds(job, model, folds, first=first, plan=plan)
     folder = job.run.configuration_models(first.configuration)
     yield ExchangedModel(configuration=first.configuration, folds=folds, written=written, folder=folder)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from autoseg import __version__
 from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import list_files
+from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document, write_document
 from autoseg.errors import PredictionError, Problem
 from autoseg.geometry import Grid
@@ -122,6 +123,8 @@ def _predict_images(
     weights = hash_ensemble(run, model)
     check_weights(run, choice, weights)
     progress.note(model.describe())
+    for warning in warn_of_region_order(model.plan.labels):
+        progress.note(warning)
     cases, problems = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
     outputs = {path: case.image_paths[0] for case in cases for path in _find_outputs(case, out, model, request)}
     check_inputs_are_kept(cases, tuple(outputs))

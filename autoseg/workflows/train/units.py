@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.dataset.folds import Splits, select_fold
+from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document
 from autoseg.errors import DocumentError, PlanError, TrainingError
 from autoseg.plan.document import Plan
@@ -61,6 +62,8 @@ def list_units(run_root: Path, request: TrainingRequest, *, progress: Progress) 
     run = open_run(run_root)
     plan = read_document(run.plan, Plan)
     check_has_data(run, plan)
+    for warning in warn_of_region_order(plan.labels):
+        progress.note(warning)
     splits = read_document(run.splits, Splits)
     if request.configuration is None:
         names = _find_trainable(run, plan, splits, progress)

@@ -1,9 +1,10 @@
 from typing import Any
 
 import pytest
+from builders.labels import build_labels
 
 from autoseg.dataset.cases import Findings
-from autoseg.dataset.label_entries import parse_labels
+from autoseg.dataset.label_entries import check_region_order, parse_labels, warn_of_region_order
 from autoseg.labels import LabelScheme
 
 
@@ -113,3 +114,34 @@ def test_what_is_wrong_is_named(labels, order, expected):
     scheme, text = parse(labels, order)
     assert scheme is None
     assert expected in text
+
+
+def check_order(classes: dict[str, tuple[int, ...]], order: tuple[int, ...]) -> Findings:
+    findings = Findings()
+    check_region_order(build_labels(classes, ignore_value=9, region_write_values=order), findings)
+    return findings
+
+
+def test_regions_from_inner_to_outer_are_refused_with_the_lines_that_work():
+    classes = {"core": (2,), "whole": (1, 2)}
+    (problem,) = check_order(classes, (2, 1)).problems
+    assert "2 (core, whole) is written as 1 (whole); reorder them:" in problem
+    assert '"labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 9},' in problem
+    assert '"regions_class_order": [1, 2]' in problem
+    (warning,) = warn_of_region_order(build_labels(classes, region_write_values=(2, 1)))
+    assert warning.startswith("warning: ")
+    assert "2 (core, whole) is written as 1 (whole)" in warning
+
+
+def test_regions_that_no_order_tells_apart_need_a_further_one():
+    (problem,) = check_order({"a": (1, 3), "b": (2, 3)}, (1, 2)).problems
+    assert "add a region, as no order of these is right" in problem
+    assert '"label_3": 3, "ignore": 9}' in problem
+
+
+def test_values_that_predictions_merge_are_a_note():
+    findings = check_order({"whole": (1, 2, 3), "core": (3,)}, (1, 3))
+    assert findings.problems == []
+    (note,) = findings.notes
+    assert "1 and 2 belong to the same regions, so that predictions hold 1 for both" in note
+    assert warn_of_region_order(build_labels({"a": (1, 2)}, region_write_values=(1,))) == ()

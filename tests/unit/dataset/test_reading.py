@@ -276,6 +276,10 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
             {"labels": {"background": 0, "r": [1, 2], "s": 2}, "region_class_order": [1, 2]},
             "unknown key 'region_class_order': did you mean 'regions_class_order'?",
         ),
+        (
+            {"labels": {"background": 0, "s": 2, "r": [1, 2]}, "regions_class_order": [2, 1]},
+            "2 (s, r) is written as 1 (r); reorder them",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_keys_is_named(tmp_path, entries, expected):

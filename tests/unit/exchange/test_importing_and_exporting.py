@@ -417,6 +417,20 @@ def test_regions_windows_and_the_ignore_label_survive_the_export(tmp_path: Path)
     assert select_decisions(again) == select_decisions(read_plan(tmp_path / "x.autoseg"))
 
 
+def test_a_foreign_model_with_regions_in_a_wrong_order_is_imported_with_a_warning(tmp_path: Path) -> None:
+    labels = {"background": 0, "core": 2, "whole": [1, 2]}
+    source = write_foreign_model(
+        tmp_path / "results",
+        plans=build_foreign_plans(),
+        dataset=build_foreign_dataset(labels=labels, regions_class_order=[2, 1]),
+    )
+    notes = Notes()
+    import_model(source, tmp_path / "x.autoseg", progress=notes)
+    assert read_plan(tmp_path / "x.autoseg").labels.has_regions
+    assert "warning: " in notes.text
+    assert "2 (core, whole) is written as 1 (whole)" in notes.text
+
+
 def change_plan(run: Path, **changes: Any) -> None:
     """As if the run had been planned in another way."""
     plan = read_plan(run).model_copy(update=changes)

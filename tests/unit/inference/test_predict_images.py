@@ -8,7 +8,9 @@ import blosc2
 import numpy as np
 import pytest
 from builders.folds import write_trained_fold
+from builders.labels import build_labels
 from builders.plans import build_configuration, build_plan
+from builders.progress import Notes
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
@@ -51,6 +53,18 @@ def predict(run, images, **choices):
     out = run.parent / "out"
     request = PredictionRequest(options=OPTIONS, device="cpu", **choices)
     return out, predict_images(run, images, out, request=request, progress=SilentProgress())
+
+
+def test_a_model_whose_regions_hide_each_other_predicts_with_a_warning(tmp_path, images):
+    labels = build_labels({"core": (2,), "whole": (1, 2)}, region_write_values=(2, 1))
+    configuration = build_configuration((8, 8, 8), network={"output_channels": 2})
+    write_trained_fold(
+        tmp_path / "run", build_plan({"3d_fullres": configuration}, labels=labels), "3d_fullres", fold="0"
+    )
+    notes = Notes()
+    request = PredictionRequest(options=OPTIONS, device="cpu")
+    predict_images(tmp_path / "run", images, tmp_path / "out", request=request, progress=notes)
+    assert "2 (core, whole) is written as 1 (whole)" in notes.text
 
 
 def test_overlapping_stages_write_what_one_image_after_the_other_gives(run, images):

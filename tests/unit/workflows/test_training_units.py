@@ -5,6 +5,7 @@ import typing
 import pytest
 import typer.main
 from builders.folds import finish_fold
+from builders.labels import build_labels
 from builders.progress import Notes
 
 from autoseg.cli.app import app
@@ -44,6 +45,15 @@ def test_everything_planned_is_trained_fold_by_fold(preprocessed, notes):
     names = list_names(units)
     assert names[:4] == [("2d", "0"), ("2d", "1"), ("3d_lowres", "0"), ("3d_lowres", "1")]
     assert [unit.cases for unit in units[:2]] == [("a", "b"), ("c", "d")]
+
+
+def test_regions_in_a_wrong_order_are_a_warning_for_a_run_that_exists(preprocessed, notes):
+    plan = read_document(preprocessed.plan, Plan)
+    only = plan.configurations["2d"]
+    labels = build_labels({"core": (2,), "whole": (1, 2)}, region_write_values=(2, 1))
+    write_document(preprocessed.plan, plan.model_copy(update={"labels": labels, "configurations": {"2d": only}}))
+    list_units(preprocessed.root, TrainingRequest(), progress=notes)
+    assert "2 (core, whole) is written as 1 (whole)" in notes.text
 
 
 def test_a_second_stage_comes_after_the_first_and_names_it(preprocessed, notes):
