@@ -21,12 +21,13 @@ RESAMPLES: Final = 10_000
 RESAMPLES_AT_ONCE: Final = 500  # bounds memory: 500 weights for each case
 SEED: Final = 12345
 INTERVAL_PERCENTILES: Final = (2.5, 97.5)
+FEWEST_CASES: Final = 5  # guess: the bootstrap of two cases is the range between them, that of one a single point
 
 DEFINITIONS: Final = {
     "mean": "over the cases in which the score is defined; of 'foreground': mean of the means of the classes",
     "std": "sample standard deviation over the same cases; of 'foreground': of the means of each case over its classes",
     "lower, upper": "95 % interval of the mean by the percentile bootstrap: cases are drawn with replacement, all "
-    "scores of a case together",
+    f"scores of a case together; not defined for fewer than {FEWEST_CASES} cases",
     "count": "cases in which the score is defined; a case that several folds hold out counts once, with its mean",
 }
 
@@ -164,8 +165,10 @@ def _describe(values: Float64[np.ndarray, " _"], means: Float64[np.ndarray, " _"
     known, drawn = values[~np.isnan(values)], means[~np.isnan(means)]
     if not len(known):
         return Statistic(mean=None, std=None, lower=None, upper=None, count=0)
-    lower, upper = np.percentile(drawn, INTERVAL_PERCENTILES)
     std = float(known.std(ddof=1)) if len(known) > 1 else None
+    if len(known) < FEWEST_CASES:
+        return Statistic(mean=mean, std=std, lower=None, upper=None, count=len(known))
+    lower, upper = np.percentile(drawn, INTERVAL_PERCENTILES)
     return Statistic(mean=mean, std=std, lower=float(lower), upper=float(upper), count=len(known))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from autoseg.document import Part
-from autoseg.evaluation.crossvalidation import INTERVAL_PERCENTILES, SEED, Table, draw_class_means
+from autoseg.evaluation.crossvalidation import FEWEST_CASES, INTERVAL_PERCENTILES, SEED, Table, draw_class_means
 
 SMALLEST_SHOWN_PLAINLY: Final = 0.00005
 
@@ -17,18 +17,26 @@ class Gain(Part):
     """Difference of two scores, each a mean over classes of means over cases.
 
     Attributes:
-        lower: Lower end of the 95 % interval by the percentile bootstrap, which draws both scores of a case together.
-        upper: Upper end of the interval.
+        lower: Lower end of the 95 % interval by the percentile bootstrap, which draws both scores of a case together;
+            None with too few cases, of which such an interval would be far too narrow.
+        upper: Upper end of the interval; None with too few cases.
     """
 
     mean: float
-    lower: float
-    upper: float
+    lower: float | None
+    upper: float | None
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are enough cases to tell a gain from chance."""
+        return self.lower is not None
 
     def describe(self) -> str:
         """Describes the gain with its interval."""
-        mean, lower, upper = (_format_difference(value) for value in (self.mean, self.lower, self.upper))
-        return f"{mean} (95 % interval {lower} to {upper})"
+        mean = _format_difference(self.mean)
+        if self.lower is None or self.upper is None:
+            return f"{mean} (too few cases to tell: fewer than {FEWEST_CASES})"
+        return f"{mean} (95 % interval {_format_difference(self.lower)} to {_format_difference(self.upper)})"
 
 
 def compute_gain(before: Table, after: Table) -> Gain:
@@ -42,15 +50,18 @@ def compute_gain(before: Table, after: Table) -> Gain:
         before: Scores; NaN where they are not defined. Every class has one in some case.
         after: Scores of the same cases and classes.
     """
-    changed = (before != after) & ~(np.isnan(before) & np.isnan(after))
-    if not changed.any():
-        return Gain(mean=0.0, lower=0.0, upper=0.0)
+    is_defined = ~np.isnan(before) | ~np.isnan(after)
+    changed = (before != after) & is_defined
     columns = changed.any(axis=0)
+    mean = float(np.mean(compute_column_means(after) - compute_column_means(before))) if columns.any() else 0.0
+    if is_defined[:, columns if columns.any() else slice(None)].any(axis=1).sum() < FEWEST_CASES:
+        return Gain(mean=mean, lower=None, upper=None)
+    if not columns.any():
+        return Gain(mean=0.0, lower=0.0, upper=0.0)
     draws = [draw_class_means(table[:, columns], np.random.default_rng(SEED)) for table in (before, after)]
     share = columns.mean()  # of the classes; the others have no difference in any sample
     differences = compute_column_means((draws[1] - draws[0]).T)
     lower, upper = np.percentile(differences[~np.isnan(differences)], INTERVAL_PERCENTILES) * share
-    mean = float(np.mean(compute_column_means(after) - compute_column_means(before)))
     return Gain(mean=mean, lower=float(lower), upper=float(upper))
 
 

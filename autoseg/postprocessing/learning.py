@@ -2,7 +2,8 @@
 
 A rule that has nothing to learn, such as keeping the largest component, is judged by all held-out cases. A minimum size
 is learned from the cases of all blocks but one and judged by the cases of that one, so that its gain is not measured on
-the cases that selected it. A rule is accepted if the mean over classes rises and the mean of no class falls.
+the cases that selected it. A rule is accepted if the mean over classes rises and the mean of no class falls. Of
+fewer than five cases nothing is accepted: one of them may decide it all.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,14 +91,16 @@ def decide(rule: Rule, cases: Cases, after: Counts) -> Step:
     losses = [
         f"{name} {difference:+.4f}" for name, difference in zip(scored, differences, strict=True) if difference < 0
     ]
-    accepted = gain.mean > 0 and not losses
+    accepted = gain.mean > 0 and not losses and gain.has_interval
     figures = f"mean Dice {_compute_mean(before_dice):.4f} changes by {gain.describe()}"
     return Step(
         what=rule.describe(),
         rule=rule,
         accepted=accepted,
         gain=gain,
-        because=_explain(figures, losses, gain=gain, is_changed=gain != Gain(mean=0, lower=0, upper=0)),
+        because=_explain(
+            figures, losses, gain=gain, is_changed=not np.array_equal(before_dice, after_dice, equal_nan=True)
+        ),
     )
 
 
@@ -195,7 +198,7 @@ def _explain(figures: str, losses: Sequence[str], *, gain: Gain, is_changed: boo
         return f"{figures}, which is no gain"
     if losses:
         return f"{figures}, but {losses[0]}{' and others lose' if len(losses) > 1 else ''}"
-    return f"{figures}, and no class loses"
+    return f"{figures}, and no class loses" if gain.has_interval else f"{figures}, so it is left out"
 
 
 def _reject(what: str, because: str) -> Step:

@@ -184,7 +184,8 @@ def _format_statistic(values: "Statistic") -> str:
     if values.mean is None:
         return "-"
     spread = "" if values.std is None else f" ± {values.std:.3f}"
-    return f"{values.mean:.3f}{spread} [{format_metric(values.lower)}, {format_metric(values.upper)}]"
+    interval = "" if values.lower is None else f" [{format_metric(values.lower)}, {format_metric(values.upper)}]"
+    return f"{values.mean:.3f}{spread}{interval}"
 
 
 def _open_table(title: str, *names: str, unit: "DistanceUnit") -> "Table":

@@ -14,7 +14,7 @@ from autoseg import __version__
 from autoseg.dataset.folds import make_folds
 from autoseg.document import write_document
 from autoseg.errors import SelectionError
-from autoseg.evaluation.crossvalidation import Statistic, Table, compute_statistics
+from autoseg.evaluation.crossvalidation import FEWEST_CASES, Statistic, Table, compute_statistics
 from autoseg.evaluation.gain import compute_column_means, compute_gain, find_scored_classes
 from autoseg.evaluation.summary import MetricValues, list_class_keys
 from autoseg.labels import LabelScheme
@@ -170,8 +170,14 @@ def _find_scored(
 
 
 def _rank(entries: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) -> list[_Entry]:
-    """Sorts by mean Dice, the highest first; ties keep their order, so that one model comes before two."""
-    return sorted(entries, key=lambda entry: -_compute_mean(entry, is_scored))
+    """Sorts by mean Dice, the highest first; ties keep their order, so that one model comes before two.
+
+    With few cases every single model comes before every pair, which would have to earn its double cost.
+    """
+    is_pair_last = len(entries[0].dice) < FEWEST_CASES
+    return sorted(
+        entries, key=lambda entry: (is_pair_last and len(entry.members) > 1, -_compute_mean(entry, is_scored))
+    )
 
 
 def _compute_mean(entry: _Entry, is_scored: Bool[np.ndarray, " class"]) -> float:
@@ -214,9 +220,16 @@ def _explain(ranked: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) ->
     second = ranked[1]
     gain = compute_gain(second.dice[:, is_scored], best.dice[:, is_scored])
     return (
-        f"{best.name} has the highest of {len(ranked)} candidates: {score}; the next, {second.name}, has "
+        f"{best.name} has the highest of {_describe_rivals(ranked)}: {score}; the next, {second.name}, has "
         f"{_compute_mean(second, is_scored):.4f}, a difference of {gain.describe()}"
     )
+
+
+def _describe_rivals(ranked: Sequence[_Entry]) -> str:
+    singles = sum(len(entry.members) == 1 for entry in ranked)
+    if len(ranked[0].dice) >= FEWEST_CASES or singles == len(ranked):
+        return f"{len(ranked)} candidates"
+    return f"{singles} single model{'' if singles == 1 else 's'} (too few cases to tell whether a pair is better)"
 
 
 def _describe_postprocessing(learned: LearnedPostprocessing, is_scored: Bool[np.ndarray, " class"]) -> Postprocessing:

@@ -43,9 +43,19 @@ def test_a_score_that_is_nowhere_defined_has_no_statistics():
     assert hd95.model_dump() == {"mean": None, "std": None, "lower": None, "upper": None, "count": 0}
 
 
-def test_a_single_case_has_no_deviation_and_an_interval_of_one_point():
+def test_a_single_case_has_no_deviation():
     dice = score_configuration({"0": build_summary({"a": {"1": 0.8}})}).classes["1"]["Dice"]
-    assert (dice.mean, dice.std, dice.lower, dice.upper) == (0.8, None, 0.8, 0.8)
+    assert (dice.mean, dice.std) == (0.8, None)
+
+
+@pytest.mark.parametrize(("count", "has_interval"), [(1, False), (4, False), (5, True)])
+def test_an_interval_needs_five_cases_in_which_the_score_is_defined(count, has_interval):
+    table = np.full((8, 1), np.nan)
+    table[:count, 0] = np.linspace(0.7, 0.8, count)
+    (statistic,), foreground = compute_statistics(table)
+    for entry in (statistic, foreground):
+        assert entry.mean == pytest.approx(table[:count].mean())
+        assert (entry.lower is not None, entry.upper is not None) == (has_interval, has_interval)
 
 
 def test_a_case_of_two_folds_counts_once_with_its_mean():
@@ -91,7 +101,8 @@ def test_folds_without_common_classes_are_refused(summaries):
 
 
 def test_both_files_say_the_same(tmp_path):
-    scores = score_configuration({"0": build_summary({"a": {"1": 0.8, "2": 0.6}, "b": {"1": 0.9, "2": 0.5}})})
+    cases = {name: {"1": 0.8, "2": 0.6} for name in "abcde"}
+    scores = score_configuration({"0": build_summary(cases)})
     result = CrossValidation(class_names={"1": "organ 1", "2": "organ 2"}, configurations={"2d": scores})
     write_crossvalidation(tmp_path / "c.json", tmp_path / "c.csv", result)
     assert read_document(tmp_path / "c.json", CrossValidation) == result

@@ -56,14 +56,14 @@ def make_scene(*cases):
 
 
 def test_a_rule_is_accepted_if_the_mean_rises_and_no_class_falls():
-    before = make_counts([[20, 10]] * 3, [[10, 10]] * 3, [[10, 8]] * 3)
-    better = make_counts([[15, 10]] * 3, [[10, 10]] * 3, [[10, 8]] * 3)
+    before = make_counts([[20, 10]] * 5, [[10, 10]] * 5, [[10, 8]] * 5)
+    better = make_counts([[15, 10]] * 5, [[10, 10]] * 5, [[10, 8]] * 5)
     step = decide(RULE, make_cases(before), better)
     assert step.accepted
     assert step.gain is not None
     assert step.gain.mean == pytest.approx((20 / 25 - 20 / 30) / 2)
     assert "no class loses" in step.because
-    mixed = make_counts([[10, 10]] * 3, [[10, 10]] * 3, [[10, 7]] * 3)
+    mixed = make_counts([[10, 10]] * 5, [[10, 10]] * 5, [[10, 7]] * 5)
     step = decide(RULE, make_cases(before), mixed)
     assert not step.accepted
     assert "b -0.1000" in step.because
@@ -75,17 +75,26 @@ def test_a_rule_is_accepted_if_the_mean_rises_and_no_class_falls():
     assert "changes nothing" in same.because
 
 
+def test_nothing_is_accepted_because_of_a_few_cases():
+    before, after = (make_counts([[voxels]] * 4, [[10]] * 4, [[10]] * 4) for voxels in (20, 15))
+    step = decide(RULE, make_cases(before), after)
+    assert not step.accepted
+    assert step.gain is not None
+    assert step.gain.mean > 0
+    assert "too few cases to tell: fewer than 5), so it is left out" in step.because
+
+
 def test_classes_that_no_reference_has_count_neither_for_nor_against():
-    before = make_counts([[20, 5]] * 2, [[10, 0]] * 2, [[10, 0]] * 2)
-    after = make_counts([[20, 0]] * 2, [[10, 0]] * 2, [[10, 0]] * 2)  # false positives of b vanish: 0 to undefined
+    before = make_counts([[20, 5]] * 5, [[10, 0]] * 5, [[10, 0]] * 5)
+    after = make_counts([[20, 0]] * 5, [[10, 0]] * 5, [[10, 0]] * 5)  # false positives of b vanish: 0 to undefined
     step = decide(RULE, make_cases(before), after)
     assert not step.accepted
     assert step.gain == Gain(mean=0, lower=0, upper=0)
 
 
 def test_false_positives_that_vanish_in_a_case_without_the_class_raise_its_mean():
-    before = make_counts([[10], [5]], [[10], [0]], [[10], [0]])
-    after = make_counts([[10], [0]], [[10], [0]], [[10], [0]])
+    before = make_counts([[10], [5]] * 3, [[10], [0]] * 3, [[10], [0]] * 3)
+    after = make_counts([[10], [0]] * 3, [[10], [0]] * 3, [[10], [0]] * 3)
     step = decide(RULE, make_cases(before), after)
     assert step.accepted
     assert step.gain is not None

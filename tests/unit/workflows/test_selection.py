@@ -30,8 +30,8 @@ from autoseg.workflows.select.selection_document import Selection
 
 GRID = Grid(shape_voxels=(8, 9, 10), spacing_mm=(2.0, 1.0, 1.0))
 LABELS = build_labels({"big": (2,), "small": (5,)})
-FOLDS = (("a", "b"), ("c", "d"))
-CASES = ("a", "b", "c", "d")
+FOLDS = (("a", "b", "e"), ("c", "d", "f"))
+CASES = ("a", "b", "c", "d", "e", "f")
 
 
 def make_reference(*, small=True):
@@ -62,6 +62,8 @@ def run(run):
         network = plan.configurations[name].network.model_copy(update={"output_channels": 3})
         configurations[name] = plan.configurations[name].model_copy(update={"network": network})
     write_document(run.plan, plan.model_copy(update={"labels": LABELS, "configurations": configurations}))
+    folds = tuple(Fold(training=FOLDS[1 - index], validation=validation) for index, validation in enumerate(FOLDS))
+    write_document(run.splits, Splits(folds=folds))
     for case in CASES:
         write_label_map(run.references / f"{case}.nii.gz", make_reference(), grid=GRID, like=None)
     return run
@@ -108,7 +110,7 @@ def test_the_configuration_with_the_highest_mean_dice_wins_and_the_numbers_say_s
     (member,) = selection.members
     assert (member.configuration, member.folds) == ("3d_lowres", ("0", "1"))
     assert len(member.weights_sha256) == 2
-    assert f"{dice[0]:.4f} over 4 held-out cases" in selection.because
+    assert f"{dice[0]:.4f} over 6 held-out cases" in selection.because
     assert f"2d, has {dice[1]:.4f}, a difference of {dice[0] - dice[1]:+.4f}" in selection.because
     assert selection.cases == CASES
 
@@ -117,6 +119,20 @@ def test_what_ties_stays_in_the_order_of_the_plan(run):
     finish(run, "3d_lowres", missing=1)
     finish(run, "2d", missing=1)
     assert [candidate.name for candidate in select(run).candidates] == ["2d", "3d_lowres"]
+
+
+@pytest.mark.parametrize(("cases", "first"), [(4, "2d"), (5, "2d + 3d_lowres")])
+def test_a_pair_comes_before_a_single_model_only_with_enough_cases(run, cases, first):
+    for name in ("2d", "3d_lowres"):
+        finish(run, name, folds=("0",))
+    two, low = held_out.find_held_out(run, configurations=None, folds=None)
+    entries = [
+        selection._Entry(members=members, jobs=(), dice=np.full((cases, 1), dice))
+        for members, dice in (((two,), 0.8), ((low,), 0.7), ((two, low), 0.9))
+    ]
+    ranked = selection._rank(entries, np.array([True]))
+    assert ranked[0].name == first
+    assert ("whether a pair is better" in selection._explain(ranked, np.array([True]))) == (cases < 5)
 
 
 def test_rules_that_help_are_accepted_with_their_gain_and_the_others_are_listed(run):
@@ -151,11 +167,11 @@ def test_a_hole_that_one_region_filled_is_no_gain_for_the_next(tmp_path):
             write_label_map(tmp_path / name / f"{case}.nii.gz", label_map, grid=GRID, like=None)
         paths = {name: tmp_path / name / f"{case}.nii.gz" for name in ("prediction", "reference")}
         jobs.append(EvaluationJob(case=case, labels=labels, **paths))
-    learned = learn_postprocessing(jobs, blocks=np.array([0, 0, 1, 1]), progress=SilentProgress())
+    learned = learn_postprocessing(jobs, blocks=np.array([0, 0, 1, 1, 0, 1]), progress=SilentProgress())
     steps = {step.what: step for step in learned.steps}
     assert steps["fill holes of whole"].accepted
     assert not steps["fill holes of core"].accepted
-    np.testing.assert_array_equal(learned.after.predicted, [[6**3, 4**3 - 2**3]] * 4)
+    np.testing.assert_array_equal(learned.after.predicted, [[6**3, 4**3 - 2**3]] * 6)
 
 
 def test_the_largest_component_of_all_foreground_is_kept_where_it_helps(run):
@@ -165,7 +181,7 @@ def test_the_largest_component_of_all_foreground_is_kept_where_it_helps(run):
         joined[5:7, 5:7, 5:7] = 5
         write_label_map(run.references / f"{case}.nii.gz", joined, grid=GRID, like=None)
     finish(run, "2d")
-    for case, fold in (("a", "0"), ("b", "0"), ("c", "1"), ("d", "1")):
+    for case, fold in ((case, str(fold)) for fold, cases in enumerate(FOLDS) for case in cases):
         path = run.fold("2d", fold).validation / f"{case}.nii.gz"
         shutil.copy(run.references / f"{case}.nii.gz", path)
         with_debris = make_reference()
@@ -184,7 +200,7 @@ def test_a_minimum_size_is_learned_where_an_organ_has_several_parts(run):
         two_parts[1:3, 6:8, 6:8] = 2
         write_label_map(run.references / f"{case}.nii.gz", two_parts, grid=GRID, like=None)
     finish(run, "2d")
-    for case, fold in (("a", "0"), ("b", "0"), ("c", "1"), ("d", "1")):
+    for case, fold in ((case, str(fold)) for fold, cases in enumerate(FOLDS) for case in cases):
         predicted = make_reference()
         predicted[1:3, 6:8, 6:8] = 2
         predicted[7, 0, 0:2] = 2  # 4 mm3
@@ -199,7 +215,7 @@ def test_classes_without_reference_are_left_out_of_the_ranking_and_named(run):
         write_label_map(run.references / f"{case}.nii.gz", make_reference(small=False), grid=GRID, like=None)
     finish(run, "2d", missing=1)  # predicts "small", which scores 0 there
     finish(run, "3d_lowres", missing=3)
-    for case, fold in (("a", "0"), ("b", "0"), ("c", "1"), ("d", "1")):
+    for case, fold in ((case, str(fold)) for fold, cases in enumerate(FOLDS) for case in cases):
         path = run.fold("3d_lowres", fold).validation / f"{case}.nii.gz"
         predicted = make_prediction(missing=3)
         predicted[predicted == 5] = 0
@@ -225,15 +241,29 @@ def test_classes_without_reference_are_left_out_of_the_ranking_and_named(run):
     assert not any("small" in step.what for step in selection.postprocessing.steps)
 
 
+def test_of_few_held_out_cases_the_best_model_is_taken_and_nothing_else(run):
+    finish(run, "2d", missing=3)
+    finish(run, "3d_lowres", folds=("1",), missing=1, debris=2, hole=True)
+    chosen = select(run, folds=("1",))
+    assert [candidate.name for candidate in chosen.candidates] == ["3d_lowres", "2d"]
+    assert "too few cases to tell" in chosen.because
+    assert "interval" not in chosen.because
+    assert chosen.candidates[0].foreground.lower is None
+    assert chosen.postprocessing.rules == ()
+    largest = get_steps(chosen)["keep the largest component of big"]
+    assert largest.gain.mean > 0
+    assert "too few cases to tell" in largest.because
+
+
 def test_configurations_with_other_folds_are_compared_on_the_cases_that_all_hold_out(run):
     finish(run, "2d", missing=3)
     finish(run, "3d_lowres", folds=("1",), missing=1)
     notes = Notes()
     selection = select(run, progress=notes)
-    assert selection.cases == ("c", "d")
+    assert selection.cases == ("c", "d", "f")
     assert selection.members[0].folds == ("1",)
-    assert "2d: 4 held-out cases of folds 0, 1" in notes.lines
-    assert any("compared on the 2 cases that all of them hold out" in line and "2d" in line for line in notes.lines)
+    assert "2d: 6 held-out cases of folds 0, 1" in notes.lines
+    assert any("compared on the 3 cases that all of them hold out" in line and "2d" in line for line in notes.lines)
     finish(run, "2d", missing=0)
     again = select(run)
     assert (again.members[0].configuration, again.members[0].folds) == ("2d", ("0", "1"))
@@ -245,7 +275,7 @@ def test_only_wanted_configurations_and_folds_are_used(run):
     selection = select(run, configurations=("2d",), folds=("0",))
     assert [candidate.name for candidate in selection.candidates] == ["2d"]
     assert selection.members[0].folds == ("0",)
-    assert selection.cases == ("a", "b")
+    assert selection.cases == ("a", "b", "e")
     assert "only candidate" in selection.because
 
 
@@ -378,10 +408,10 @@ def test_validations_that_a_budget_limited_are_made_whole_before_they_are_compar
     monkeypatch.setattr(held_out, "validate_fold", validate)
     notes = Notes()
     selection = select(run, progress=notes, folds=("1",), device="cpu")
-    assert made == [("3d_lowres", "1", ("c", "d"), "cpu")]
+    assert made == [("3d_lowres", "1", ("c", "d", "f"), "cpu")]
     assert selection.candidates[0].name == "3d_lowres"
-    assert selection.cases == ("c", "d")
-    assert any("3d_lowres, fold 1: its validation was limited by a budget (1 of 2 held" in line for line in notes.lines)
+    assert selection.cases == ("c", "d", "f")
+    assert any("3d_lowres, fold 1: its validation was limited by a budget (1 of 3 held" in line for line in notes.lines)
     select(run, folds=("1",))
     assert len(made) == 1
 
@@ -391,7 +421,7 @@ def test_short_trainings_are_named_when_models_are_compared(run):
     folder = run.fold("2d", "0")
     summary = read_document(folder.summary, EvaluationSummary)
     short = ValidationConditions(
-        validated_cases=2, held_out_cases=2, trained_iterations=108, sufficient_iterations=1500
+        validated_cases=3, held_out_cases=3, trained_iterations=108, sufficient_iterations=1500
     )
     write_document(folder.summary, summary.model_copy(update={"validation": short}))
     notes = Notes()
