@@ -14,7 +14,7 @@ from planners.dataset_decisions import choose_common
 from planners.profile import Profile
 from planners.reasons import format_lengths, record
 from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
-from planners.rules.dimensionality import choose_dimensionality
+from planners.rules.dimensionality import choose_dimensionality, explain_flat_patch
 from planners.rules.low_resolution import choose_low_resolution
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import choose_memory_target
@@ -78,7 +78,7 @@ def _choose_configurations(
     else:
         reasons.append(record(SLICES, Decision(None, missing), "left out"))
     if 3 in dimensionality.value:
-        volumes, own = _choose_volume_configurations(dataset, shared)
+        volumes, own = _choose_volume_configurations(dataset, shared, has_slices=missing is None)
         configurations |= volumes
         reasons.extend(own)
     if not configurations:
@@ -88,17 +88,24 @@ def _choose_configurations(
 
 
 def _choose_volume_configurations(
-    dataset: ResampledDataset, shared: Circumstances
+    dataset: ResampledDataset, shared: Circumstances, *, has_slices: bool
 ) -> tuple[Configurations, tuple[Reason, ...]]:
     missing = explain_missing_pooling(dataset, shared.profile.topology)
     if missing is not None:
         return {}, (record(FULL_RESOLUTION, Decision(None, missing), "left out"),)
+    patch_voxels = shared.choose_patch(dataset).value.patch_voxels
+    if has_slices and patch_voxels[0] == 1:
+        flat = explain_flat_patch(patch_voxels, dataset)
+        return {}, (record(FULL_RESOLUTION, Decision(None, flat), "left out"),)
     low = choose_low_resolution(
         dataset,
-        full_patch_voxels=shared.choose_patch(dataset).value.patch_voxels,
+        full_patch_voxels=patch_voxels,
         case_count=len(shared.fingerprint.cases),
         choose_patch=lambda coarse: shared.choose_patch(coarse).value.patch_voxels,
     )
+    if low.value is not None and has_slices:
+        patch_voxels = shared.choose_patch(low.value).value.patch_voxels
+        low = low if patch_voxels[0] > 1 else Decision(None, explain_flat_patch(patch_voxels, low.value))
     full, full_reasons = choose_configuration(
         FULL_RESOLUTION, dataset, shared=shared, has_coarser_configuration=low.value is not None
     )

@@ -59,6 +59,9 @@ class LitePlanner:
             msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
             raise PlanError(msg)
         candidate = choose_candidate(dataset, situation)
+        if name == FULL_RESOLUTION and candidate.value.topology.patch_voxels[0] == 1:
+            name, dataset = SLICES, dataset.in_plane  # a patch of one slice sees no more than a 2D network
+            candidate = choose_candidate(dataset, situation)
         if candidate.value.dataset != dataset and name == FULL_RESOLUTION:
             name = LOW_RESOLUTION
         chosen, seconds = candidate.value, situation.training_seconds

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-from builders.fingerprints import build_fingerprint
+from builders.fingerprints import build_case, build_fingerprint
 from builders.labels import build_labels
 
 from autoseg.errors import PlanError
@@ -321,6 +321,35 @@ def test_a_configuration_that_cannot_pool_is_left_out_with_a_reason() -> None:
     plan = _plan(build_fingerprint((1.0, 1.0, 1.0), (64, 7, 7), count=20))
     assert list(plan.configurations) == ["3d_fullres"]
     assert "a patch of 7 x 7 voxels (median case: 7 x 7) cannot be halved even once" in _explain(plan, "2d")
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "shape", "left_out", "planned"),
+    [
+        ((9000.0, 1.0, 1.0), (6, 300, 300), "3d_fullres", ["2d"]),
+        ((1.0, 1.0, 1.0), (2, 2000, 2000), "3d_lowres", ["2d", "3d_fullres"]),
+    ],
+)
+def test_no_3d_patch_holds_a_single_slice(spacing_mm, shape, left_out, planned) -> None:
+    plan = PLANNERS["default"].plan(build_fingerprint(spacing_mm, shape, count=20), UNSTATED)
+    assert list(plan.configurations) == planned
+    (reason,) = (reason for reason in plan.reasons if reason.subject == left_out)
+    assert reason.value == "left out"
+    assert "would hold one slice only, which a 2D network sees as well" in reason.because
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_single_slices_across_any_axis_are_planned_in_their_plane_though_one_case_has_two(axis) -> None:
+    def shape_case(slices, longest):
+        shape, spacing_mm = [longest, 300, 256], [1.2, 1.2, 1.2]
+        shape[axis], spacing_mm[axis] = slices, 2.0
+        return build_case(tuple(spacing_mm), tuple(shape))
+
+    cases = (*(shape_case(1, 250 + 8 * index) for index in range(5)), shape_case(2, 290))
+    plan = PLANNERS["default"].plan(build_fingerprint((1.0, 1.0, 1.0), (1, 1, 1), cases=cases), UNSTATED)
+    assert plan.axis_permutation[0] == axis
+    assert list(plan.configurations) == ["2d"]
+    assert min(plan.configurations["2d"].patch_voxels) >= 256
 
 
 def test_images_too_small_for_any_network_are_an_error() -> None:

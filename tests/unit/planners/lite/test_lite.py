@@ -233,3 +233,8 @@ def test_a_machine_that_is_too_slow_for_what_the_smallest_network_needs_is_warne
 def test_a_machine_that_can_train_next_to_nothing_is_refused_with_the_time_that_it_needs():
     with pytest.raises(PlanError, match=r"too slow for the budget.*at least 1,500 iterations.*--budget \d+m would do"):
         make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(1000))
+
+
+def test_volumes_so_far_apart_that_a_patch_holds_one_slice_are_planned_in_2d():
+    plan = make_plan(build_fingerprint((9000.0, 1.0, 1.0), (6, 300, 300), count=20))
+    assert list(plan.configurations) == ["2d"]

@@ -16,6 +16,12 @@ from planners.rules.median_shape import compute_resampled_dataset
             (2,),
             "is 1 deep along the first plan axis and 2",
         ),
+        # Most cases are single slices, though the median after resampling is not.
+        (
+            [((value, 1.0, 1.0), (depth, 64, 64)) for value, depth in ((1.0, 1), (9.0, 1), (9.0, 1), (1.0, 20))],
+            (2,),
+            "and 3 of 4 cases are single slices",
+        ),
         # Slices of differing thickness: the finest would make volumes of single slices.
         ([((value, 1.0, 1.0), (1, 64, 64)) for value in (1.0, 9.0)], (2,), "and 2 of 2 cases are single slices"),
     ],
