@@ -171,6 +171,10 @@ class GridError(VolumeError):
     """Two files that belong together lie on different grids of the same world."""
 
 
+class PlacementError(GridError):
+    """Two files that belong together have the same shape and spacing, and are placed differently by their headers."""
+
+
 class PlanError(AutosegError):
     """No plan exists for a fingerprint, or a plan does not fit what it is used for."""
 

@@ -4,7 +4,13 @@ Arrays are (channel, z, y, x) in memory order of the files; the `Grid` says wher
 """
 
 from autoseg.file_endings import READABLE_ENDINGS, label_map_ending, strip_ending
-from autoseg.volume_io.formats.volumes import LabelVolume, Volume, check_same_grid, list_grid_differences
+from autoseg.volume_io.formats.volumes import (
+    LabelVolume,
+    Volume,
+    check_same_grid,
+    has_same_voxels,
+    list_grid_differences,
+)
 from autoseg.volume_io.opened import build_label_map_like, convert_images, find_image_library
 from autoseg.volume_io.reading import read_grid, read_image, read_label_map
 from autoseg.volume_io.regrid import resample_label_map_onto_grid
@@ -26,6 +32,7 @@ __all__ = [
     "check_same_grid",
     "convert_images",
     "find_image_library",
+    "has_same_voxels",
     "label_map_ending",
     "list_grid_differences",
     "read_grid",

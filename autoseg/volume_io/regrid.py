@@ -3,15 +3,24 @@
 Used by `--fix-geometry` for files of one case that lie on different grids. Preprocessing has its own resampling.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Float64, Int32, Shaped
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
 from autoseg.volume_io.formats.itk import build_image
 from autoseg.volume_io.formats.volumes import LabelVolume, Volume
+
+# Losses that nearest-neighbour interpolation explains: sampling n voxels at random keeps n with a standard deviation of
+# at most sqrt(n), and a twentieth may lie in the voxels at the borders of the grid.
+INTERPOLATION_DEVIATIONS: Final = 4.0
+BORDER_FRACTION: Final = 0.05
+# Of two images of one patient the smaller mostly lies in the larger; with less in common a header is wrong (guess).
+SMALLEST_OVERLAP: Final = 0.5
+# Intensities above the smallest one, of a voxel in what both images cover against one of the whole image (guess).
+SMALLEST_DENSITY: Final = 0.02
 
 
 def resample_image_onto_grid(volume: Volume, grid: Grid, *, what: str) -> Volume:
@@ -23,11 +32,13 @@ def resample_image_onto_grid(volume: Volume, grid: Grid, *, what: str) -> Volume
         what: Names the file and the grid in messages.
 
     Raises:
-        VolumeError: One of them is a picture without physical coordinates, or they do not overlap.
+        VolumeError: One of them is a picture without physical coordinates, they overlap by less than half of the
+            smaller one, or what they share is empty.
     """
     import SimpleITK
 
     _check_overlap(volume.grid, grid, what)
+    _check_shared(volume, grid, what)
     channels = [
         _resample(channel, volume.grid, grid, interpolator=SimpleITK.sitkLinear, outside=float(channel.min()))
         for channel in volume.array
@@ -39,26 +50,114 @@ def resample_label_map_onto_grid(volume: LabelVolume, grid: Grid, *, what: str) 
     """Resamples by nearest neighbour; the result is background outside of the volume.
 
     Raises:
-        VolumeError: One of them is a picture without physical coordinates, they do not overlap, or no label is left.
+        VolumeError: One of them is a picture without physical coordinates, they do not overlap, or a label loses more
+            of its volume than interpolation explains.
     """
     import SimpleITK
 
     _check_overlap(volume.grid, grid, what)
     array = _resample(volume.array, volume.grid, grid, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0)
-    if volume.array.any() and not array.any():
-        msg = f"{what}: no labelled voxel lies on that grid; the headers tell different places: repair one of them"
-        raise VolumeError(msg)
+    _check_losses(volume, LabelVolume(array=array, grid=grid), what)
     return LabelVolume(array=array, grid=grid)
 
 
-def _check_overlap(source: Grid, target: Grid, what: str) -> None:
+def _check_losses(before: LabelVolume, after: LabelVolume, what: str) -> None:
+    """Compares the volume of every label with what is left of it."""
+    unit_mm3, left_mm3 = (float(np.prod(volume.grid.spacing_mm)) for volume in (before, after))
+    counts, left = _count_values(before.array), _count_values(after.array)
+    outside = _count_values(np.where(_cover(after.grid, before.grid), 0, before.array))
+    losses = []
+    for value, count in counts.items():
+        expected = count * unit_mm3 / left_mm3  # in voxels of the new grid
+        allowed = BORDER_FRACTION * expected + INTERPOLATION_DEVIATIONS * expected**0.5
+        gone = outside.get(value, 0)
+        if left.get(value, 0) < expected - allowed or gone > 1 + BORDER_FRACTION * count:
+            losses.append(
+                f"value {value}: {count} voxels, {count * unit_mm3:.4g} mm3, become {left.get(value, 0)} voxels, "
+                f"{left.get(value, 0) * left_mm3:.4g} mm3 ({gone} of the {count} lie outside of that grid)"
+            )
+    if losses:
+        msg = (
+            f"{what}: labels lose more than interpolation explains, so that a header tells the wrong place (repair "
+            f"it), or the label map goes beyond the image (cut it)\n    {'; '.join(losses)}\n"
+            f"    from {before.grid.describe()}\n"
+            f"    onto {after.grid.describe()}"
+        )
+        raise VolumeError(msg)
+
+
+def _count_values(array: Int32[np.ndarray, "z y x"]) -> dict[int, int]:
+    values, counts = np.unique(array[array != 0], return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _find_inside(source: Grid, target: Grid, voxels: Shaped[np.ndarray, "voxel 3"]) -> Bool[np.ndarray, " voxel"]:
+    """Finds the voxels z, y, x of one grid whose centres lie within the voxels of another."""
+    places = voxels[:, ::-1] @ source.affine[:3, :3].T + source.affine[:3, 3]
+    indices: Float64[np.ndarray, "voxel 3"] = np.linalg.solve(
+        target.affine[:3, :3], (places - target.affine[:3, 3]).T
+    ).T[:, ::-1]
+    inside: Bool[np.ndarray, " voxel"] = ((indices > -0.5) & (indices < np.subtract(target.shape_voxels, 0.5))).all(
+        axis=1
+    )
+    return inside
+
+
+def compute_overlap(first: Grid, second: Grid) -> float:
+    """Computes which part of the smaller of two grids lies in the other one, by up to 32 positions along every axis."""
+
+    def share(source: Grid, target: Grid) -> float:
+        axes = (np.unique(np.linspace(0, extent - 1, 32).round()) for extent in source.shape_voxels)
+        voxels = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        return float(_find_inside(source, target, voxels).mean())
+
+    return max(share(first, second), share(second, first))
+
+
+def _check_shared(volume: Volume, grid: Grid, what: str) -> None:
+    """Checks that an image covers enough of a grid, and shows something there."""
+    overlap = compute_overlap(volume.grid, grid)
+    if overlap < SMALLEST_OVERLAP:
+        problem = f"only {overlap:.0%} of the smaller one lies in the other"
+    else:
+        density = min(_compute_density(channel, volume.grid, grid) for channel in volume.array)
+        if density >= SMALLEST_DENSITY:
+            return
+        problem = f"where both lie, the image is empty (its voxels there have {density:.1%} of its mean intensity)"
+    msg = (
+        f"{what}: {problem}, so that one header tells the wrong place: repair it\n"
+        f"    from {volume.grid.describe()}\n"
+        f"    onto {grid.describe()}"
+    )
+    raise VolumeError(msg)
+
+
+def _compute_density(channel: Shaped[np.ndarray, "z y x"], source: Grid, target: Grid) -> float:
+    """Computes the mean intensity above the smallest one inside another grid, as a share of that of the image."""
+    steps = [max(1, extent // 64) for extent in channel.shape]
+    axes = [np.arange(step // 2, extent, step) for step, extent in zip(steps, channel.shape, strict=True)]
+    voxels = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    heights = channel[np.ix_(*axes)].reshape(-1).astype(np.float64) - float(channel.min())
+    inside = _find_inside(source, target, voxels)
+    return float(heights[inside].mean() / heights.mean()) if inside.any() and heights.any() else 1.0
+
+
+def _cover(source: Grid, target: Grid) -> Bool[np.ndarray, "z y x"]:
+    """Finds the voxels of a grid that another one covers."""
     import SimpleITK
 
+    inside = np.ones(source.shape_voxels, np.uint8)
+    covered: Bool[np.ndarray, "z y x"] = (
+        _resample(inside, source, target, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0) > 0
+    )
+    return covered
+
+
+def _check_overlap(source: Grid, target: Grid, what: str) -> None:
     if not (source.is_oriented and target.is_oriented):
         msg = f"{what}: a picture has no place in the world; bring both to one size with a picture editor"
         raise VolumeError(msg)
-    inside = np.ones(source.shape_voxels, np.uint8)
-    if not _resample(inside, source, target, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0).any():
+    if not _cover(source, target).any():
         msg = (
             f"{what}: they do not overlap, so that one header tells the wrong place: repair it\n"
             f"    from {source.describe()}\n"

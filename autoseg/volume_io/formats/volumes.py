@@ -1,5 +1,6 @@
 """Volumes in memory, the protocols of file formats and image libraries, and what the formats share."""
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
-from autoseg.errors import AutosegError, GridError, VolumeError
+from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
 from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
 from autoseg.run_folder import make_folder, write_atomically
 
@@ -116,7 +117,7 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
         advice = (
             "one is a picture, which has neither spacing nor place: save both in one format"
             if mixed
-            else "resample one onto the other, or repair the header that is wrong"
+            else _advise(reference, other)
         )
         msg = (
             f"{what}: the grids differ in {', '.join(differences)}\n"
@@ -124,7 +125,29 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
             f"    found    {other.describe()}\n"
             f"    {advice}"
         )
-        raise (GridError if reference.is_oriented and other.is_oriented else VolumeError)(msg)
+        if not (reference.is_oriented and other.is_oriented):
+            raise VolumeError(msg)
+        raise (PlacementError if has_same_voxels(reference, other) else GridError)(msg)
+
+
+def has_same_voxels(reference: Grid, other: Grid) -> bool:
+    """Returns whether two grids have the same shape and spacing, and differ in their place at most."""
+    distance = np.abs(np.subtract(reference.spacing_mm, other.spacing_mm)).max()
+    return reference.shape_voxels == other.shape_voxels and bool(distance <= LENGTH_TOLERANCE_MM)
+
+
+def _advise(reference: Grid, other: Grid) -> str:
+    if not has_same_voxels(reference, other):
+        return "resample one onto the other, or repair the header that is wrong"
+    corners = np.array(
+        [(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in reference.shape_voxels[::-1]))]
+    )
+    distance_mm = np.linalg.norm((corners @ (reference.affine - other.affine).T)[:, :3], axis=1).max()
+    return (
+        f"shape and spacing agree, so one header places the same voxels wrongly, by up to {distance_mm:.3g} mm: if the "
+        f"files show the same when their headers are ignored, copy the header of one to the other (for example "
+        f"SimpleITK: second.CopyInformation(first)); if not, save one in the axes of the other"
+    )
 
 
 def check_finite_grid(grid: Grid, path: Path | str) -> Grid:

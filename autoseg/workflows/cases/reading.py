@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from autoseg.dataset import Case
-from autoseg.errors import ChannelCount, DatasetError, GridError, Problem, UndeclaredValues, VolumeError
+from autoseg.errors import ChannelCount, DatasetError, GridError, PlacementError, Problem, UndeclaredValues, VolumeError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.measurement import check_case
@@ -85,6 +85,8 @@ def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
 def _try_reading_image(case: Case, problems: list[Problem]) -> Volume | None:
     try:
         return read_image(case.image_paths, fix_geometry=case.fix_geometry)
+    except PlacementError as error:  # resampling would move what the voxels show
+        problems.append(Problem(text=str(error)))
     except GridError as error:
         problems.append(Problem(text=f"{error}, {FIX_ADVICE}"))
         return None
@@ -136,6 +138,8 @@ def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Pr
 def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[Problem]) -> LabelVolume:
     try:
         return _fit(reference, volume.grid, case)
+    except PlacementError as error:  # resampling would move what the voxels show
+        problems.append(Problem(text=str(error)))
     except GridError as error:
         problems.append(Problem(text=f"{error}, {FIX_ADVICE}"))
     except VolumeError as error:

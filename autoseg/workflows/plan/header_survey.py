@@ -10,7 +10,7 @@ from pathlib import Path
 from autoseg.dataset import Case
 from autoseg.errors import Problem, describe_cases, group_problems
 from autoseg.geometry import Grid
-from autoseg.volume_io import list_grid_differences
+from autoseg.volume_io import has_same_voxels, list_grid_differences
 from autoseg.workflows.cases.reading import try_reading_grid
 
 
@@ -113,11 +113,18 @@ def _compare_files(case: Case, grid: Grid, found: _Found) -> None:
 def _describe_fix(case: Case, path: Path, other: Grid, *, first: Path, grid: Grid) -> Problem:
     method = "nearest neighbour" if path == case.label_path else "linear interpolation"
     text = (
-        f"--fix-geometry resamples {path.name} by {method} onto the grid of {first.name}\n"
+        f"--fix-geometry resamples {path.name} by {method} onto the grid of {first.name}{_warn_of_place(grid, other)}\n"
         f"    from {other.describe()}\n"
         f"    onto {grid.describe()}"
     )
     return Problem(text=text, cases=(case.name,))
+
+
+def _warn_of_place(grid: Grid, other: Grid) -> str:
+    """Warns where headers of the same shape and spacing differ, of which one is probably wrong."""
+    if not has_same_voxels(grid, other):
+        return ""
+    return ", although shape and spacing agree: if one header is wrong, it moves what the voxels show; compare both"
 
 
 def _describe_orientations(orientations: Sequence[tuple[str, int]]) -> list[str]:

@@ -61,6 +61,7 @@ def test_outside_of_an_image_is_its_smallest_intensity():
 def test_labels_keep_their_values_and_outside_is_background():
     source = replace(GRID, origin_mm=(-17.6, 11.0, 4.0))  # 2.4 voxels: the nearest is two away
     array = np.random.default_rng(0).choice([1, 5, 70000, -3], GRID.shape_voxels).astype(np.int32)
+    array[..., -2:] = 0  # they lie beyond the grid
     moved = resample_label_map_onto_grid(LabelVolume(array=array, grid=source), GRID, what="a onto b")
     np.testing.assert_array_equal(moved.array[..., 2:], array[..., :-2])
     assert not moved.array[..., :2].any()
@@ -78,8 +79,62 @@ def test_labels_that_would_all_be_lost_are_refused():
     source = replace(GRID, origin_mm=(-15.0, 11.0, 4.0))
     array = np.zeros(GRID.shape_voxels, np.int32)
     array[..., -1] = 1
-    with pytest.raises(VolumeError, match="no labelled voxel lies on that grid"):
+    lost = r"value 1: 48 voxels, 216 mm3, become 0 voxels, 0 mm3 \(48 of the 48 lie outside of that grid\)"
+    with pytest.raises(VolumeError, match=lost):
         resample_label_map_onto_grid(LabelVolume(array=array, grid=source), GRID, what="a onto b")
+
+
+def make_ball(grid: Grid, radius_mm: float, value: int = 1) -> np.ndarray:
+    positions = compute_positions(grid)
+    centre = positions.reshape(3, -1).mean(axis=1)[:, None, None, None]
+    return (value * (np.linalg.norm(positions - centre, axis=0) <= radius_mm)).astype(np.int32)
+
+
+FINE = Grid(shape_voxels=(40, 40, 40), spacing_mm=(0.7, 0.7, 0.7))
+COARSE = Grid(shape_voxels=(8, 28, 28), spacing_mm=(3.5, 1.0, 1.0), origin_mm=(0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("radius_mm", [0.4, 1.5, 4.0, 12.0])
+@pytest.mark.parametrize(("source", "target"), [(FINE, COARSE), (COARSE, FINE), (tilt(FINE, 10), COARSE)])
+def test_losses_by_interpolation_alone_are_accepted(source, target, radius_mm):
+    array = make_ball(source, radius_mm)
+    moved = resample_label_map_onto_grid(LabelVolume(array=array, grid=source), target, what="a onto b")
+    assert moved.array.shape == target.shape_voxels
+
+
+def test_a_class_that_is_cut_off_is_refused_though_others_are_whole():
+    array = make_ball(FINE, 6.0)
+    array[:4, :5, :5] = 2
+    half = replace(FINE, shape_voxels=(20, 40, 40), origin_mm=(0.0, 0.0, 14.0))
+    with pytest.raises(VolumeError, match=r"(?s)value 1: 2608 voxels.*value 2: 100 voxels, 34.3 mm3, become 0 voxels"):
+        resample_label_map_onto_grid(LabelVolume(array=array, grid=FINE), half, what="a onto b")
+
+
+def test_a_class_whose_slices_all_fall_between_those_of_the_grid_is_refused():
+    array = make_ball(FINE, 9.0)
+    array[13] = 2
+    thick = replace(FINE, shape_voxels=(5, 40, 40), spacing_mm=(5.6, 0.7, 0.7))
+    with pytest.raises(VolumeError, match=r"value 2: 1600 voxels.*become 0 voxels, 0 mm3 \(0 of the 1600 lie outside"):
+        resample_label_map_onto_grid(LabelVolume(array=array, grid=FINE), thick, what="a onto b")
+
+
+def test_a_channel_that_shares_too_little_with_the_first_is_refused():
+    volume = Volume(array=make_ramp(FINE)[None], grid=FINE)
+    apart = replace(FINE, origin_mm=(16.0, 0.0, 0.0))
+    with pytest.raises(VolumeError, match=r"(?s)only 44% of the smaller one lies in the other.*from 40 x 40 x 40"):
+        resample_image_onto_grid(volume, apart, what="a onto b")
+    part = replace(FINE, shape_voxels=(10, 12, 14), spacing_mm=(1.0, 1.0, 1.0), origin_mm=(5.0, 5.0, 5.0))
+    assert resample_image_onto_grid(volume, part, what="a onto b").grid == part
+
+
+def test_a_channel_that_is_empty_where_the_first_lies_is_refused():
+    ball = make_ball(FINE, 5.0)
+    corner = replace(FINE, shape_voxels=(9, 9, 9), spacing_mm=(0.8, 0.8, 0.8))
+    volume = Volume(array=(100.0 * ball[None] - 50).astype(np.float32), grid=FINE)
+    with pytest.raises(VolumeError, match=r"the image is empty \(its voxels there have 0.0% of its mean intensity\)"):
+        resample_image_onto_grid(volume, corner, what="a onto b")
+    flat = Volume(array=np.ones((1, 40, 40, 40), np.float32), grid=FINE)
+    assert (resample_image_onto_grid(flat, corner, what="a onto b").array == 1).all()
 
 
 def test_pictures_are_not_resampled():

@@ -162,9 +162,8 @@ def test_rounding_of_headers_is_noted_and_nothing_else(check, dataset):
 
 
 def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed(check, dataset):
-    moved = AFFINE.copy()
-    moved[0, 3] = 1.0
-    save_nifti(dataset / "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
+    label_map = load(dataset / "labelsTr" / "p2_a.nii.gz")
+    save_nifti(dataset / "labelsTr/p2_a.nii.gz", np.pad(label_map, ((0, 1), (0, 0), (0, 0))), AFFINE)
     (problem,) = check().problems
     assert problem.cases == ("p2_a",)
     assert problem.text.count("voxels (z, y, x)") == 2
@@ -172,10 +171,22 @@ def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed
     report = check(fix_geometry=True)
     assert report.problems == ()
     (note,) = report.notes
+    assert "although" not in note
     assert note.startswith(
         "case p2_a: --fix-geometry resamples p2_a.nii.gz by nearest neighbour onto the grid of p2_a_0000"
     )
     assert [count.cases for count in report.classes] == [6, 6]
+
+
+def test_a_header_that_moves_the_same_voxels_is_to_be_repaired_and_not_resampled(check, dataset):
+    moved = AFFINE.copy()
+    moved[0, 3] = 1.0
+    save_nifti(dataset / "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
+    (problem,) = check().problems
+    assert "--fix-geometry" not in problem.text
+    assert "one header places the same voxels wrongly, by up to 1 mm" in problem.text
+    (note,) = check(fix_geometry=True).notes
+    assert "although shape and spacing agree: if one header is wrong, it moves what the voxels show" in note
 
 
 def test_contradicting_headers_are_noted_once_with_their_number(check, dataset, caplog):
@@ -199,7 +210,10 @@ def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset):
         shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
     moved = AFFINE.copy()
     moved[0, 3] = 1.0
-    save_nifti(dataset / "imagesTr/p2_a_0001.nii.gz", load(dataset / "imagesTr" / "p2_a_0001.nii.gz"), moved)
+    second = dataset / "imagesTr/p2_a_0001.nii.gz"
+    save_nifti(second, load(second), moved)
+    assert "--fix-geometry" not in check().problems[0].text
+    save_nifti(second, load(second)[1:], moved)
     (problem,) = check().problems
     assert problem.cases == ("p2_a",)
     assert "p2_a_0001.nii.gz (found)" in problem.text
