@@ -13,10 +13,12 @@ from autoseg.preprocessing.case import CaseGeometry, PreparedCase, PreprocessedC
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
     compute_resampled_shape,
+    find_nearest_axes,
     find_separate_axis,
     resample_image,
     resample_label_map,
 )
+from autoseg.preprocessing.small_objects import keep_small_objects
 
 
 def preprocess_image(
@@ -129,7 +131,7 @@ def preprocess_prepared_case(
         return PreprocessedCase(image=like.image, label_map=like.label_map, geometry=geometry)
     return PreprocessedCase(
         image=_resample_image(case.image, geometry, resampling),
-        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, resampling),
+        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, plan, resampling),
         geometry=geometry,
     )
 
@@ -181,12 +183,17 @@ def _resample_image(
 
 
 def _resample_label_map(
-    label_map: Int16[np.ndarray, "z y x"], geometry: CaseGeometry, plan: ResamplingPlan
+    label_map: Int16[np.ndarray, "z y x"], geometry: CaseGeometry, plan: Plan, resampling: ResamplingPlan
 ) -> Int16[np.ndarray, "new_z new_y new_x"]:
-    return resample_label_map(
+    """Resamples labels; objects that would vanish keep one voxel each, unlike in the reference implementation."""
+    spacing_mm, target_spacing_mm = geometry.cropped_spacing_mm, geometry.target_spacing_mm
+    resampled = resample_label_map(
         label_map,
         shape=geometry.resampled_shape_voxels,
-        spacing_mm=geometry.cropped_spacing_mm,
-        target_spacing_mm=geometry.target_spacing_mm,
-        plan=plan,
+        spacing_mm=spacing_mm,
+        target_spacing_mm=target_spacing_mm,
+        plan=resampling,
     )
+    nearest_axes = find_nearest_axes(spacing_mm, target_spacing_mm, resampling)
+    keep_small_objects(label_map, resampled, classes=plan.labels.class_labels, nearest_axes=nearest_axes)
+    return resampled

@@ -80,11 +80,17 @@ def resample_label_map(
     """
     if label_map.shape == shape:
         return label_map
-    axis = find_separate_axis(spacing_mm, target_spacing_mm, plan.anisotropy_threshold)
-    nearest_axes = {0, 1, 2} if plan.label_order == 0 else set() if axis is None else {axis}
-    for nearest_axis in nearest_axes:
+    for nearest_axis in find_nearest_axes(spacing_mm, target_spacing_mm, plan):
         label_map = _take_nearest(label_map, nearest_axis, shape[nearest_axis])
     return interpolate_labels(label_map, shape)
+
+
+def find_nearest_axes(spacing_mm: FloatTriple, target_spacing_mm: FloatTriple, plan: ResamplingPlan) -> frozenset[int]:
+    """Finds the axes along which labels are resampled by nearest neighbour."""
+    if plan.label_order == 0:
+        return frozenset((0, 1, 2))
+    axis = find_separate_axis(spacing_mm, target_spacing_mm, plan.anisotropy_threshold)
+    return frozenset() if axis is None else frozenset((axis,))
 
 
 def _resample_channels(
