@@ -8,10 +8,11 @@ from typing import Any, Final
 from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
 from autoseg.dataset.label_entries import parse_labels
 from autoseg.dicom_files import explain_dicom
-from autoseg.document import read_json, suggest_key
+from autoseg.document import suggest_key
 from autoseg.errors import DocumentError
 from autoseg.file_endings import READABLE_ENDINGS, normalize_ending
 from autoseg.labels import LabelScheme
+from autoseg.untrusted.json_reading import read_json
 
 USED_KEYS: Final = (
     "labels",

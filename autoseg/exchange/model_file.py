@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import autoseg
-from autoseg.document import Document, Part, read_document, read_json
+from autoseg.document import Document, Part, read_document
 from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import unpack_archive
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
+from autoseg.untrusted.json_reading import read_json
 
 FORM_VERSION: Final = 1
 ADVICE: Final = f"update autoseg, or ask for a file that autoseg {autoseg.__version__} wrote"

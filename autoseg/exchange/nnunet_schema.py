@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from autoseg.document import Part, parse_part, read_json
+from autoseg.document import Part, parse_part
 from autoseg.errors import ExchangeError
+from autoseg.untrusted.json_reading import read_json
 
 PerStage = int | tuple[int, ...]
 PerStageAndAxis = int | tuple[int | tuple[int, ...], ...]
@@ -112,7 +113,7 @@ def read_nnunet_plans(path: Path) -> NnunetPlans:
     Raises:
         DocumentError: It is missing, no JSON, or lacks something; every such field is named.
     """
-    return parse_part(read_json(path), NnunetPlans, where=str(path))
+    return parse_part(read_json(path, accepts_nan=True), NnunetPlans, where=str(path))
 
 
 def select_configuration(plans: NnunetPlans, name: str, *, where: str) -> NnunetConfiguration:

@@ -1,8 +1,10 @@
 """Types of the numbers in a plan, with their limits."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
+
+from autoseg.untrusted.names import FolderName
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -10,7 +12,22 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
 AxisCounts = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
-ConfigurationName = Annotated[str, Field(pattern=r"^[^./\\:][^/\\:]*$")]  # names a folder
+
+RECIPE_ENDING: Final = ".json"  # of the file beside a configuration's folder of preprocessed data
+
+
+def _check_configuration_name(name: str) -> str:
+    if ":" in name or name.lower().endswith(RECIPE_ENDING):
+        msg = f"must hold no colon and not end with {RECIPE_ENDING} (got {name!r})"
+        raise ValueError(msg)
+    return name
+
+
+ConfigurationName = Annotated[
+    FolderName,
+    Field(max_length=100),  # two of them together name the folder of an ensemble
+    AfterValidator(_check_configuration_name),
+]
 
 
 def _check_order(limits: tuple[float, float]) -> tuple[float, float]:

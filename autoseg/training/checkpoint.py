@@ -8,7 +8,6 @@ has one. A checkpoint to predict with holds the average as its network. No rando
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 import autoseg
 from autoseg.document import Document, Part, Upgrade, upgrade_content
-from autoseg.errors import RunError, TrainingError
+from autoseg.errors import DocumentError, RunError, TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.networks.weights import NETWORK_PREFIX
 from autoseg.plan.document import ConfigurationPlan
@@ -33,6 +32,7 @@ from autoseg.training.learner import Learner
 from autoseg.training.loop_state import LoopState, TrainingIdentity
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
 from autoseg.training.optimization.schedule import Schedule
+from autoseg.untrusted.json_reading import parse_json
 
 DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
@@ -330,7 +330,7 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
         raise TrainingError(msg)
     try:
         content = upgrade_content(_parse_header(path, text), CheckpointDescription)
-        return CheckpointDescription.model_validate_json(json.dumps(content))
+        return CheckpointDescription.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(step) for step in problem["loc"])
@@ -343,9 +343,9 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
 
 def _parse_header(path: Path, text: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        msg = f"the header of {path} is damaged ({error}); {_advise(path)}"
+        content = parse_json(text, where=f"the header of {path}")
+    except DocumentError as error:
+        msg = f"{error}; {_advise(path)}"
         raise TrainingError(msg) from error
     if not isinstance(content, dict):
         msg = f"the header of {path} must hold a JSON object, found {type(content).__name__}; {_advise(path)}"
