@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from autoseg.dataset.cases import Case, Findings
+from autoseg.dataset.cases import Case, Findings, check_case_names
 from autoseg.dataset.description import Description, ListedCase
 from autoseg.dataset.files import CHANNEL_NAME, list_files
 from autoseg.dicom_files import FOLDER_ADVICE
@@ -14,6 +14,7 @@ from autoseg.file_endings import READABLE_ENDINGS, find_ending, strip_ending
 def find_listed_cases(root: Path, description: Description, findings: Findings) -> tuple[Case, ...]:
     """Resolves and checks all paths."""
     cases = tuple(_resolve(root, listed) for listed in description.listed_cases or ())
+    check_case_names(cases, findings, are_files=False)
     for name, count in Counter(case.name for case in cases).items():
         if count > 1:
             findings.add_to_case(name, f"is listed {count} times; give each case its own name")

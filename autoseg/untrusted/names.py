@@ -66,6 +66,16 @@ def _check_folder_name(name: str) -> str:
     return name
 
 
+def _check_file_stem(name: str) -> str:
+    problem = find_name_problem(name)
+    if problem is not None:
+        msg = f"must be able to name a file, but {problem} (got {describe_name(name)})"
+        raise ValueError(msg)
+    return name
+
+
+FileStem = Annotated[str, AfterValidator(_check_file_stem)]
+"""A text in a document that names files, each with an ending."""
 FolderName = Annotated[str, AfterValidator(_check_folder_name)]
 """A text in a document that names a folder."""
 
