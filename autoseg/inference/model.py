@@ -25,6 +25,7 @@ from autoseg.inference.restoring.restore_grid import (
 )
 from autoseg.inference.sliding_window.prediction import OnWindow, compute_inference_batch_size, predict_logits
 from autoseg.networks.families import build_network
+from autoseg.networks.memory_limits import check_prediction_memory
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.weights import read_weights
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -239,6 +240,7 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
+    check_prediction_memory(plan.configurations[name], name, used_device, network_count=len(trainings))
     with adaptive_cpu_threads(used_device):
         prepared = prepare_networks(
             [load_network(training, plan.configurations[name]) for training in trainings],
