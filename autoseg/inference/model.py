@@ -27,7 +27,7 @@ from autoseg.inference.sliding_window.prediction import OnWindow, compute_infere
 from autoseg.networks.families import build_network
 from autoseg.networks.memory_limits import check_prediction_memory
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.weights import read_weights
+from autoseg.networks.weights import find_weight_problem, read_weights
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
@@ -326,6 +326,10 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> Segm
     """
     network = build_network(configuration.network)
     weights = read_weights(training.final_checkpoint)
+    problem = find_weight_problem(weights, network.state_dict())
+    if problem is not None:
+        msg = f"the weights in {training.final_checkpoint} cannot be used: {problem}; copy them again, or train again"
+        raise PredictionError(msg)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
