@@ -1,7 +1,6 @@
 """JSON documents of a run: strict, versioned schemas, atomic writing, and readable errors."""
 
 import difflib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from autoseg.errors import DocumentError
 from autoseg.run_folder import write_text
+from autoseg.untrusted.json_reading import MOST_BYTES, read_json
 
 AnyPart = TypeVar("AnyPart", bound="Part")
 AnyDocument = TypeVar("AnyDocument", bound="Document")
@@ -24,6 +24,7 @@ PositiveTriple = tuple[
 ShapeTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 LONGEST_SHOWN_VALUE: Final = 80  # characters
+MOST_SHOWN_PROBLEMS: Final = 20
 
 
 class Part(BaseModel):
@@ -99,9 +100,11 @@ class Document(Part):
 
     Attributes:
         upgrades: Functions that turn files of an earlier version into the next one, by the earlier version.
+        most_bytes: Larger files are refused; more than usual for a kind of document that grows with the cases.
     """
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = {}
+    most_bytes: ClassVar[int] = MOST_BYTES
 
     schema_version: int
 
@@ -118,7 +121,7 @@ def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:
         DocumentError: The file is missing, no JSON, of an unknown version, or breaks the schema; each problem is named
             by file and field.
     """
-    written = read_json(path)
+    written = read_json(path, most_bytes=kind.most_bytes)
     content = _upgrade(path, written, kind)
     try:
         return parse_part(content, kind, where=path.name)
@@ -127,28 +130,6 @@ def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:
             raise
         version = written["schema_version"]
         msg = f"{error}\n({path.name} has schema version {version}; fields are named as in the present one)"
-        raise DocumentError(msg) from error
-
-
-def read_json(path: Path) -> Any:
-    """Reads any JSON file, with or without a byte order mark.
-
-    Raises:
-        DocumentError: The file is missing, unreadable, no JSON, or an object in it has a key twice.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_build_object)
-    except _RepeatedKeyError as error:
-        msg = f"{path}: the key {error.args[0]!r} stands twice in the same object; rename or remove one"
-        raise DocumentError(msg) from error
-    except FileNotFoundError as error:
-        msg = f"{path} does not exist"
-        raise DocumentError(msg) from error
-    except json.JSONDecodeError as error:
-        msg = f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
-        raise DocumentError(msg) from error
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read: {error}"
         raise DocumentError(msg) from error
 
 
@@ -161,7 +142,10 @@ def parse_part(content: Any, kind: type[AnyPart], *, where: str) -> AnyPart:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        lines = [_reword(problem, kind, where) for problem in error.errors()]
+        problems = error.errors(include_url=False)
+        lines = [_reword(problem, kind, where) for problem in problems[:MOST_SHOWN_PROBLEMS]]
+        if len(problems) > len(lines):
+            lines.append(f"{where}: and {len(problems) - len(lines)} more problems")
         raise DocumentError("\n".join(lines)) from error
 
 
@@ -186,18 +170,6 @@ class _Abbreviated:
         if 0 < len(keys) <= LONGEST_SHOWN_VALUE:
             return f"{{{keys}}}"
         return f"<{len(self.value)} {'entry' if len(self.value) == 1 else 'entries'}>"
-
-
-class _RepeatedKeyError(Exception):
-    """A key occurs twice in an object, of which `json` would silently keep the last value."""
-
-
-def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
-    return content
 
 
 def upgrade_content(content: dict[str, Any], kind: type[Document]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """A dataset that was read, and the findings that are collected while it is being read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from autoseg.errors import Problem, group_problems
 from autoseg.labels import LabelScheme
+from autoseg.untrusted.names import describe_name, find_equal_names, find_name_problem, suggest_name
 
 DESCRIPTION_NAME: Final = "dataset.json"
 SPLITS_NAME: Final = "splits_final.json"
@@ -68,6 +70,9 @@ def find_optional_file(root: Path, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+PREVIOUS_STAGE_SUFFIX: Final = ".previous"  # of the files of a case that hold what its previous stage predicts
+
+
 @dataclass(slots=True)
 class Findings:
     """Collects all problems, so that they are reported at once.
@@ -100,3 +105,31 @@ class Findings:
         """Returns all notes; a note that several cases share appears once."""
         shared = group_problems(self.notes_of_cases)
         return (*self.notes, *(note.text if len(note.cases) == 1 else note.describe() for note in shared))
+
+
+def check_case_names(cases: Sequence[Case], findings: Findings, *, are_files: bool) -> None:
+    """Checks that the names of cases can be names of files in the run.
+
+    Args:
+        cases: Cases of one dataset.
+        findings: Receives a problem for every name that cannot.
+        are_files: Whether the names are those of existing files, so that this system distinguishes their capitals.
+    """
+    names = dict.fromkeys(case.name for case in cases)
+    for name in names:
+        problem = find_name_problem(name)
+        if problem is not None:
+            findings.add_to_case(
+                describe_name(name),
+                f"no file of the run can have this name: {problem}; call the case {suggest_name(name)!r}",
+            )
+        elif name.removesuffix(PREVIOUS_STAGE_SUFFIX) in names and name.endswith(PREVIOUS_STAGE_SUFFIX):
+            findings.add_to_case(
+                name, f"files of {name.removesuffix(PREVIOUS_STAGE_SUFFIX)} in the run have this name; rename the case"
+            )
+    for equal in find_equal_names(names):
+        shown = " and ".join(map(describe_name, equal))
+        if are_files:
+            findings.notes.append(f"{shown} differ in capitals alone: this run cannot be moved to Windows or macOS")
+        else:
+            findings.add_to_case(equal[1], f"{shown} are one name on Windows and macOS; rename one")

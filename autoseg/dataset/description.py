@@ -8,10 +8,11 @@ from typing import Any, Final
 from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
 from autoseg.dataset.label_entries import parse_labels
 from autoseg.dicom_files import explain_dicom
-from autoseg.document import read_json, suggest_key
+from autoseg.document import suggest_key
 from autoseg.errors import DocumentError
 from autoseg.file_endings import READABLE_ENDINGS, normalize_ending
 from autoseg.labels import LabelScheme
+from autoseg.untrusted.json_reading import read_json
 
 USED_KEYS: Final = (
     "labels",
@@ -44,13 +45,14 @@ IGNORED_KEYS: Final = (
     "url",
 )
 CLOSE_MATCH: Final = 0.6
+MOST_UNKNOWN_KEYS: Final = 100  # more are no misspellings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedCase:
-    """A case whose files dataset.json lists."""
+    """A case whose files dataset.json lists; without a name, it has that of its label map."""
 
-    name: str
+    name: str | None
     images: tuple[str, ...]
     label: str
 
@@ -98,7 +100,7 @@ def _suggest_folder(root: Path) -> str:
 def _parse(content: dict[str, Any], findings: Findings) -> Description:
     unknown = [key for key in content if key not in (*USED_KEYS, *IGNORED_KEYS)]
     suspects = {} if not unknown else _match_missing(content, unknown)
-    for key in unknown:
+    for key in unknown[:MOST_UNKNOWN_KEYS]:
         if key in suspects.values():
             continue
         hint = suggest_key(key, list(USED_KEYS))
@@ -218,7 +220,7 @@ def _parse_training_key(listed: Any, findings: Findings) -> tuple[ListedCase, ..
     for entry in listed:
         image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (None, None)
         if isinstance(image, str) and isinstance(label, str):
-            cases.append(ListedCase(name="", images=(image,), label=label))
+            cases.append(ListedCase(name=None, images=(image,), label=label))
         else:
             wrong.append(entry)
     if wrong:

@@ -1,8 +1,8 @@
 """Lists the image files of a folder and groups them into cases.
 
 A channel file is named `<case>_<dddd><ending>`; a file without the four digits is a case by itself. Names such as
-`scan_2021.nii.gz` also end in four digits: where a label map has exactly that name, or where no file of the group could
-be channel 0, the digits belong to the name.
+`scan_2021.nii.gz` also end in four digits: where a label map has exactly that name, or where the digits of a group go
+beyond the channels of the dataset, they belong to the name: with one channel, `img_0000` and `img_0001` are two cases.
 """
 
 import re
@@ -66,7 +66,10 @@ def describe_endings(files: Iterable[Path]) -> str:
 def group_channels(
     files: Iterable[Path], ending: str, *, channel_count: int, label_names: Collection[str], findings: Findings
 ) -> dict[str, ChannelFiles]:
-    """Groups files into cases: files by channel index (0 for a file that is a case by itself), by the case's name."""
+    """Groups files into cases: files by channel index (0 for a file that is a case by itself), by the case's name.
+
+    Training and prediction share it; `label_names` are the names of label maps, which prediction does not have.
+    """
     groups: dict[str, ChannelFiles] = {}
     for path in files:
         stem = get_stem(path, ending)
@@ -106,6 +109,17 @@ def _show_name(name: str) -> str:
     return f" ({name})" if name else ""
 
 
+def _find_wrong_groups(groups: dict[str, ChannelFiles], channel_count: int, label_names: Collection[str]) -> set[str]:
+    """Finds groups whose digits number cases, not channels: one of them is no channel of this dataset.
+
+    Where cases have several files each, a file too many is more likely; see `check_channels`.
+    """
+    numbered = {case for case, files in groups.items() if case not in label_names and max(files) >= channel_count}
+    if channel_count > 1 and any(set(files) != {0} for case, files in groups.items() if case not in numbered):
+        return {case for case in numbered if min(groups[case]) >= channel_count}
+    return numbered
+
+
 def _undo_wrong_groups(
     groups: dict[str, ChannelFiles],
     ending: str,
@@ -115,8 +129,9 @@ def _undo_wrong_groups(
     findings: Findings,
 ) -> dict[str, ChannelFiles]:
     result: dict[str, ChannelFiles] = {}
+    wrong = _find_wrong_groups(groups, channel_count, label_names)
     for case, files in groups.items():
-        is_wrong = case not in label_names and min(files) >= channel_count
+        is_wrong = case in wrong
         parts = {get_stem(path, ending): {0: path} for path in files.values()} if is_wrong else {case: files}
         for name, channels in parts.items():
             first = result.setdefault(name, channels)

@@ -1,20 +1,23 @@
 """Cross-validation folds: training and validation cases."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from autoseg.document import Document, Part, parse_part, read_json
+from autoseg.document import Document, Part, parse_part
 from autoseg.errors import TrainingError
 from autoseg.run_folder import ALL_CASES
+from autoseg.untrusted.json_reading import read_json
+from autoseg.untrusted.names import FileStem
 
 FOLD_COUNT: Final = 5
 SHUFFLE_SEED: Final = 12345  # the reference implementation's, so that its folds and ours hold the same cases
 
-CaseNames = Annotated[tuple[str, ...], Field(min_length=1)]
+CaseNames = Annotated[tuple[FileStem, ...], Field(min_length=1)]
 
 
 class Fold(Part):
@@ -34,6 +37,17 @@ class Splits(Document):
 
     schema_version: Literal[1] = 1
     folds: Annotated[tuple[Fold, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Splits":
+        problems = [
+            problem
+            for index, fold in enumerate(self.folds)
+            for problem in _find_case_problems(index, training=fold.training, validation=fold.validation)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 def make_folds(case_names: Iterable[str]) -> tuple[Fold, ...]:
@@ -167,9 +181,20 @@ def _hold_out(names: Sequence[str], held_out: set[int]) -> Fold:
 
 
 def _find_fold_problems(index: int, fold: _ForeignFold) -> list[str]:
-    both = sorted(set(fold.train) & set(fold.val))
-    problems = [f"fold {index} has {_list_names(both)} in both 'train' and 'val'"] if both else []
+    problems = _find_case_problems(index, train=fold.train, val=fold.val)
     return problems + [f"fold {index}: {part!r} is empty" for part in ("train", "val") if not getattr(fold, part)]
+
+
+def _find_case_problems(index: int, **parts: Sequence[str]) -> list[str]:
+    """Finds cases in both parts of a fold, and cases that a part names twice."""
+    first, second = parts
+    both = sorted(set(parts[first]) & set(parts[second]))
+    problems = [f"fold {index} has {_list_names(both)} in both {first!r} and {second!r}"] if both else []
+    for name, cases in parts.items():
+        twice = sorted(case for case, count in Counter(cases).items() if count > 1)
+        if twice:
+            problems.append(f"fold {index} has {_list_names(twice)} twice in {name!r}")
+    return problems
 
 
 def _list_names(names: Sequence[str]) -> str:

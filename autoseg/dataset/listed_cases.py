@@ -1,19 +1,24 @@
 """Finds cases whose files dataset.json lists: the key `dataset`, or `training` in the Decathlon's layout."""
 
 import os
+import stat
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
-from autoseg.dataset.cases import Case, Findings
+from autoseg.dataset.cases import Case, Findings, check_case_names
 from autoseg.dataset.description import Description, ListedCase
 from autoseg.dataset.files import CHANNEL_NAME, list_files
 from autoseg.dicom_files import FOLDER_ADVICE
 from autoseg.file_endings import READABLE_ENDINGS, find_ending, strip_ending
 
+FOLDER_PROBLEM: Final = f"is a folder; {FOLDER_ADVICE}"
+
 
 def find_listed_cases(root: Path, description: Description, findings: Findings) -> tuple[Case, ...]:
     """Resolves and checks all paths."""
     cases = tuple(_resolve(root, listed) for listed in description.listed_cases or ())
+    check_case_names(cases, findings, are_files=False)
     for name, count in Counter(case.name for case in cases).items():
         if count > 1:
             findings.add_to_case(name, f"is listed {count} times; give each case its own name")
@@ -27,7 +32,7 @@ def find_listed_cases(root: Path, description: Description, findings: Findings) 
 def _resolve(root: Path, listed: ListedCase) -> Case:
     label = _make_absolute(root, listed.label)
     images = tuple(_make_absolute(root, image) for image in listed.images)
-    if listed.name:
+    if listed.name is not None:
         return Case(name=listed.name, image_paths=images, label_path=label)
     return Case(name=strip_ending(label.name), image_paths=_find_channels(images[0]), label_path=label)
 
@@ -38,7 +43,7 @@ def _make_absolute(root: Path, text: str) -> Path:
 
 def _find_channels(image: Path) -> tuple[Path, ...]:
     """Returns the file itself, or the channel files `<case>_<dddd>` if only `<case>` is listed (as by nnU-Net v1)."""
-    if image.exists() or not image.parent.is_dir():
+    if _find_path_problem(image) is None or _find_path_problem(image.parent) != FOLDER_PROBLEM:
         return (image,)
     ending = find_ending(image.name)
     channels = []
@@ -53,14 +58,27 @@ def _check_files(case: Case, findings: Findings) -> None:
     for path in (*case.image_paths, case.label_path):
         if path is None:
             continue
-        if path.is_dir():
-            findings.add_to_case(case.name, f"{path} is a folder; {FOLDER_ADVICE}")
-        elif not path.is_file():
-            findings.add_to_case(case.name, f"{path} does not exist")
+        problem = _find_path_problem(path)
+        if problem is not None:
+            findings.add_to_case(case.name, f"{str(path)!s:.300} {problem}")
         elif find_ending(path.name) is None:
             findings.add_to_case(
                 case.name, f"the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
             )
+
+
+def _find_path_problem(path: Path) -> str | None:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be opened: {error.strerror or error}"
+    except ValueError:
+        return "holds a null character, which no path does"
+    if stat.S_ISREG(mode):
+        return None
+    return FOLDER_PROBLEM if stat.S_ISDIR(mode) else "is a device or pipe, no image file"
 
 
 def _check_channel_counts(cases: tuple[Case, ...], channel_names: tuple[str, ...], findings: Findings) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
-    CHANNEL_NAME,
     ChannelFiles,
     check_channels,
     describe_endings,
@@ -71,19 +70,16 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
 
 
 def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, ChannelFiles], str]:
-    """Returns the case of a file, with the channels in the same folder."""
+    """Returns the case of a file, with the channels in the same folder, by the name that it has in that folder."""
     ending = find_ending(path.name)
     if ending is None:
         msg = f"expected an image, but the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
         msg += explain_dicom(path)
         raise PredictionError(msg)
-    stem = get_stem(path, ending)
-    match = CHANNEL_NAME.fullmatch(stem)
-    if match is None or int(match["channel"]) >= channel_count:
-        return {stem: {0: path}}, ending
-    siblings: ChannelFiles = {}
-    for file in select_ending(list_files(path.parent), ending):
-        other = CHANNEL_NAME.fullmatch(get_stem(file, ending))
-        if other and other["case"] == match["case"] and int(other["channel"]) < channel_count:
-            siblings[int(other["channel"])] = file
-    return {match["case"]: siblings}, ending
+    others = [file for file in select_ending(list_files(path.parent), ending) if file.name != path.name]
+    groups = group_channels([path, *others], ending, channel_count=channel_count, label_names=(), findings=Findings())
+    for name, files in groups.items():
+        channels = {index: file for index, file in files.items() if index < channel_count}
+        if path in channels.values():
+            return {name: channels}, ending
+    return {get_stem(path, ending): {0: path}}, ending

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Final
 
-from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, Findings, find_optional_file
+from autoseg.dataset.cases import (
+    GROUPS_NAME,
+    SPLITS_NAME,
+    Case,
+    Dataset,
+    Findings,
+    check_case_names,
+    find_optional_file,
+)
 from autoseg.dataset.description import Description, read_dataset_json
 from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
@@ -46,6 +54,7 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
         cases = find_listed_cases(root, description, findings)
     elif ending is not None:
         cases = find_folder_cases(root, description.channel_names, ending=ending, findings=findings)
+        check_case_names(cases, findings, are_files=True)
     _check_case_count(cases, description, findings)
     if description.labels is not None:
         check_region_order(description.labels, findings)

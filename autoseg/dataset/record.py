@@ -7,6 +7,7 @@ from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow
 from autoseg.document import Document, Part
 from autoseg.errors import DatasetError, Problem
 from autoseg.labels import LabelScheme
+from autoseg.untrusted.names import FileStem
 
 
 class RecordedCase(Part):
@@ -17,7 +18,7 @@ class RecordedCase(Part):
             corrected files from those that were measured.
     """
 
-    name: str
+    name: FileStem
     images: tuple[str, ...]
     label: str | None
     stamps: tuple[tuple[int, int], ...]

@@ -17,16 +17,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 import autoseg
-from autoseg.document import Document, Part, read_document, read_json
+from autoseg.document import Document, Part, read_document
 from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import unpack_archive
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.values import ConfigurationName
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
+from autoseg.untrusted.json_reading import read_json
+from autoseg.untrusted.names import FolderName
 
 FORM_VERSION: Final = 1
 ADVICE: Final = f"update autoseg, or ask for a file that autoseg {autoseg.__version__} wrote"
@@ -62,7 +67,7 @@ class SharedConfiguration(Part):
         scores: Scores over the cases that the folds held out; None if they are not known.
     """
 
-    folds: tuple[str, ...]
+    folds: Annotated[tuple[FolderName, ...], Field(min_length=1)]
     weights_sha256: tuple[str, ...]
     scores: ConfigurationScores | None
 
@@ -100,7 +105,7 @@ class ModelRecord(Document):
     trained_with: tuple[str, ...]
     licence: str | None
     class_names: dict[str, str]
-    configurations: dict[str, SharedConfiguration]
+    configurations: Annotated[dict[ConfigurationName, SharedConfiguration], Field(min_length=1)]
     selected: SelectedScores | None
 
 

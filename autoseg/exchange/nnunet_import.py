@@ -79,7 +79,8 @@ def import_plan(model: NnunetModel, checkpoint: NnunetCheckpoint) -> Plan:
 
 def _describe(problem: ErrorDetails) -> str:
     place = ".".join(str(step) for step in problem["loc"])
-    return f"{place}: {problem['msg']}" if place else problem["msg"].removeprefix("Value error, ")
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text
 
 
 def _build_plan(source: _Source, file_ending: str) -> Plan:

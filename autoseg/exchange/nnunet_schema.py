@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from autoseg.document import Part, parse_part, read_json
+from autoseg.document import Part, parse_part
 from autoseg.errors import ExchangeError
+from autoseg.plan.values import MOST_STAGES
+from autoseg.untrusted.json_reading import read_json
 
-PerStage = int | tuple[int, ...]
-PerStageAndAxis = int | tuple[int | tuple[int, ...], ...]
+Stages = Annotated[int, Field(ge=1, le=MOST_STAGES)]
+PerStage = int | Annotated[tuple[int, ...], Field(max_length=MOST_STAGES)]
+PerStageAndAxis = int | Annotated[tuple[int | tuple[int, ...], ...], Field(max_length=MOST_STAGES)]
+MOST_HEIRS: Final = 50  # configurations that inherit from each other in a row
 
 
 class ForeignPart(Part):
@@ -24,7 +28,7 @@ class ArchitectureArguments(Part):
 
     model_config = ConfigDict(extra="allow")
 
-    n_stages: Annotated[int, Field(ge=1)]
+    n_stages: Stages
     features_per_stage: PerStage
     conv_op: str
     kernel_sizes: PerStageAndAxis
@@ -73,10 +77,10 @@ class NnunetConfiguration(ForeignPart):
     UNet_class_name: str | None = None
     UNet_base_num_features: int | None = None
     unet_max_num_features: int | None = None
-    n_conv_per_stage_encoder: tuple[int, ...] | None = None
-    n_conv_per_stage_decoder: tuple[int, ...] | None = None
-    pool_op_kernel_sizes: tuple[tuple[int, ...], ...] | None = None
-    conv_kernel_sizes: tuple[tuple[int, ...], ...] | None = None
+    n_conv_per_stage_encoder: Annotated[tuple[int, ...], Field(max_length=MOST_STAGES)] | None = None
+    n_conv_per_stage_decoder: Annotated[tuple[int, ...], Field(max_length=MOST_STAGES)] | None = None
+    pool_op_kernel_sizes: Annotated[tuple[tuple[int, ...], ...], Field(max_length=MOST_STAGES)] | None = None
+    conv_kernel_sizes: Annotated[tuple[tuple[int, ...], ...], Field(max_length=MOST_STAGES)] | None = None
 
 
 class IntensityProperties(ForeignPart):
@@ -112,7 +116,7 @@ def read_nnunet_plans(path: Path) -> NnunetPlans:
     Raises:
         DocumentError: It is missing, no JSON, or lacks something; every such field is named.
     """
-    return parse_part(read_json(path), NnunetPlans, where=str(path))
+    return parse_part(read_json(path, accepts_nan=True), NnunetPlans, where=str(path))
 
 
 def select_configuration(plans: NnunetPlans, name: str, *, where: str) -> NnunetConfiguration:
@@ -143,7 +147,7 @@ def _inherit(
     if name not in configurations:
         msg = f"{where} has no configuration {name!r}; it has: {', '.join(configurations)}"
         raise ExchangeError(msg)
-    if name in heirs:
+    if name in heirs or len(heirs) > MOST_HEIRS:
         msg = f"{where}: configurations inherit from each other in a circle: {' from '.join((*heirs, name))}"
         raise ExchangeError(msg)
     own = configurations[name]

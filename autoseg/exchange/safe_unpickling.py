@@ -8,9 +8,9 @@ numpy scalars in their logs; these become placeholders here, so that numpy is no
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
 from typing import Final
 
@@ -39,6 +39,8 @@ HARMLESS_NAMES: Final = (
 )
 """Names in nnU-Net's checkpoints besides PyTorch's own types; each is read as a `Placeholder`."""
 
+PICKLE_NAME: Final = "data.pkl"
+LARGEST_PICKLE_BYTES: Final = 2**26  # without tensors; nnU-Net's have less than 1 MiB
 ZIP_BEGINNING: Final = b"PK\x03\x04"
 ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OSError)
 
@@ -91,10 +93,29 @@ def _find_zip_problem(path: Path) -> str | None:
         if not zipfile.is_zipfile(path):
             return "it begins as a zip file but is cut short; copy it again"
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            problem = _find_member_problem(archive.infolist(), path.stat().st_size)
+            damaged = archive.testzip() if problem is None else None
     except ZIP_ERRORS:
         return "it is a damaged zip file; copy it again"
+    if problem is not None:
+        return problem
     return None if damaged is None else f"its part {damaged} is damaged (wrong checksum); copy it again"
+
+
+def _find_member_problem(members: Sequence[zipfile.ZipInfo], file_bytes: int) -> str | None:
+    """Compares the sizes of all parts with the file: torch.save compresses nothing."""
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > file_bytes:
+        return (
+            f"its parts unpack to {unpacked / 2**20:.0f} MiB, more than the {file_bytes / 2**20:.1f} MiB of the file, "
+            f"but torch.save compresses nothing; it was not opened and nothing was run"
+        )
+    pickles = [member for member in members if PurePosixPath(member.filename).name == PICKLE_NAME]
+    if any(member.file_size > LARGEST_PICKLE_BYTES for member in pickles):
+        return f"its list of tensors has more than {LARGEST_PICKLE_BYTES / 2**20:.0f} MiB; nothing was run"
+    if len({member.filename for member in members}) < len(members):
+        return "it holds a part twice; nothing was run"
+    return None
 
 
 @contextmanager

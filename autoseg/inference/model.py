@@ -25,8 +25,9 @@ from autoseg.inference.restoring.restore_grid import (
 )
 from autoseg.inference.sliding_window.prediction import OnWindow, compute_inference_batch_size, predict_logits
 from autoseg.networks.families import build_network
+from autoseg.networks.memory_limits import check_prediction_memory
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.weights import read_weights
+from autoseg.networks.weights import find_weight_problem, read_weights
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
@@ -239,6 +240,7 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
+    check_prediction_memory(plan.configurations[name], name, used_device, network_count=len(trainings))
     with adaptive_cpu_threads(used_device):
         prepared = prepare_networks(
             [load_network(training, plan.configurations[name]) for training in trainings],
@@ -324,6 +326,10 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> Segm
     """
     network = build_network(configuration.network)
     weights = read_weights(training.final_checkpoint)
+    problem = find_weight_problem(weights, network.state_dict())
+    if problem is not None:
+        msg = f"the weights in {training.final_checkpoint} cannot be used: {problem}; copy them again, or train again"
+        raise PredictionError(msg)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
@@ -38,6 +39,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         msg = f"{path} holds no network: expected tensors named {NETWORK_PREFIX}..., found none; is it a checkpoint?"
         raise RunError(msg)
     return weights
+
+
+def find_weight_problem(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Returns why weights cannot be those of a network, although their names and shapes may fit; None if they can.
+
+    Args:
+        weights: Tensors that were read.
+        expected: State of the network, which may lie on the meta device.
+    """
+    for name, tensor in weights.items():
+        wanted = expected.get(name)
+        if wanted is not None and wanted.is_floating_point() != tensor.is_floating_point():
+            return f"{name} holds {tensor.dtype}, expected {wanted.dtype}"
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return f"{name} holds NaN or infinite values, as after a training that diverged"
+    return None
 
 
 def hash_weights(path: Path) -> str:

@@ -10,6 +10,9 @@ from pydantic import AfterValidator, Field
 from autoseg.document import OneOf, Part
 from autoseg.plan.values import Fraction, FractionRange, NonNegativeRange, PositiveRange
 
+LARGEST_SCALING: Final = 8.0
+LARGEST_RADIUS_VOXELS: Final = 128.0
+
 
 class TransformPlan(Part):
     """One random transform; every kind has fields of its own.
@@ -30,6 +33,21 @@ class TransformPlan(Part):
         return None
 
 
+def _check_scaling(limits: tuple[float, float]) -> tuple[float, float]:
+    """Checks the factors of scaling: for each patch, so many times its extents are read."""
+    if limits[0] < 1 / LARGEST_SCALING or limits[1] > LARGEST_SCALING:
+        msg = f"must lie between {1 / LARGEST_SCALING:g} and {LARGEST_SCALING:g} (got {limits[0]:g}, {limits[1]:g})"
+        raise ValueError(msg)
+    return limits
+
+
+def _check_radius(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[1] > LARGEST_RADIUS_VOXELS:
+        msg = f"must not exceed {LARGEST_RADIUS_VOXELS:g} voxels (got {limits[0]:g}, {limits[1]:g})"
+        raise ValueError(msg)
+    return limits
+
+
 class SpatialPlan(TransformPlan):
     """Rotation and scaling about the centre, then cropping to the patch: one interpolation for both.
 
@@ -44,7 +62,7 @@ class SpatialPlan(TransformPlan):
     rotation_limit_degrees: Annotated[float, Field(ge=0, le=180)]
     in_plane_only: bool
     scaling_probability: Fraction
-    scaling_range: PositiveRange
+    scaling_range: Annotated[PositiveRange, AfterValidator(_check_scaling)]
 
 
 class NoisePlan(TransformPlan):
@@ -69,7 +87,7 @@ class BlurPlan(TransformPlan):
     name: Literal["blur"] = "blur"
     probability: Fraction
     channel_probability: Fraction
-    sigma_range_voxels: NonNegativeRange
+    sigma_range_voxels: Annotated[NonNegativeRange, AfterValidator(_check_radius)]
 
 
 class BrightnessPlan(TransformPlan):
@@ -155,7 +173,7 @@ class MaskMorphologyPlan(TransformPlan):
     name: Literal["mask_morphology"] = "mask_morphology"
     probability: Fraction
     label_probability: Fraction
-    radius_range_voxels: NonNegativeRange
+    radius_range_voxels: Annotated[NonNegativeRange, AfterValidator(_check_radius)]
 
 
 class MaskComponentRemovalPlan(TransformPlan):

@@ -20,7 +20,7 @@ from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS, PreviousStagePlan
 from autoseg.plan.training import TrainingPlan
 from autoseg.plan.upgrades import PLAN_UPGRADES
-from autoseg.plan.values import AxisCounts, ConfigurationName, Positive
+from autoseg.plan.values import ConfigurationName, Extents, Positive
 
 PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
 """Configurations in the order of preference where the user names none."""
@@ -42,7 +42,7 @@ class ConfigurationPlan(Part):
     dimensions: Literal[2, 3]
     spacing_mm: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
     median_shape_voxels: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
-    patch_voxels: AxisCounts
+    patch_voxels: Extents
     previous_stage: Annotated[PreviousStagePlan, OneOf(PREVIOUS_STAGE_PLANS, "input")] | None
     data_of: ConfigurationName
     resampling: ResamplingPlan

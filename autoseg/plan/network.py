@@ -3,12 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from autoseg.document import Part
-from autoseg.plan.values import AxisCounts, Count, Counts
+from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount, ChannelCounts, KernelExtents
 
 UNetFamily = Literal["plain_unet", "residual_encoder_unet"]
 """Families that are planned by closed formulas."""
@@ -26,8 +26,8 @@ class NetworkPlan(Part):
 
     family: str
     dimensions: Literal[2, 3]
-    input_channels: Count
-    output_channels: Count
+    input_channels: ChannelCount
+    output_channels: ChannelCount
 
     @property
     @abstractmethod
@@ -51,11 +51,11 @@ class UNetPlan(NetworkPlan):
         deep_supervision: Whether training uses the outputs of all but the lowest decoder resolution.
     """
 
-    features_per_stage: Counts
-    kernel_sizes: tuple[AxisCounts, ...]
-    strides: tuple[AxisCounts, ...]
-    blocks_per_stage: Counts
-    convolutions_per_decoder_stage: tuple[Count, ...]
+    features_per_stage: ChannelCounts
+    kernel_sizes: Annotated[tuple[KernelExtents, ...], Field(max_length=MOST_STAGES)]
+    strides: Annotated[tuple[KernelExtents, ...], Field(max_length=MOST_STAGES)]
+    blocks_per_stage: BlockCounts
+    convolutions_per_decoder_stage: BlockCounts
     deep_supervision: bool
 
     @property

@@ -1,11 +1,11 @@
 """Normalization and resampling of images."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from autoseg.document import Part
-from autoseg.plan.values import Positive
+from autoseg.plan.values import Finite, NonNegative, Positive
 
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 
@@ -13,10 +13,10 @@ NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_
 class IntensityWindow(Part):
     """Intensities of the dataset's foreground that a normalization needs."""
 
-    lower: float
-    upper: float
-    mean: float
-    std: Annotated[float, Field(ge=0)]
+    lower: Finite
+    upper: Finite
+    mean: Finite
+    std: NonNegative
 
 
 class ChannelPlan(Part):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from autoseg.document import OneOf, Part
 from autoseg.plan.augmentation import Transforms, find_mirror_axes
 from autoseg.plan.losses import OBJECTIVE_PLANS, Losses, ObjectivePlan
-from autoseg.plan.values import Count, Fraction, NonNegative, Positive
+from autoseg.plan.values import LARGEST_BATCH, LONGEST_TRAINING, Count, Fraction, NonNegative, Positive
 
 ForegroundPlacement = Literal["centred", "uniform"]
 ForegroundChoice = Literal["class", "class_balanced", "component"]
@@ -44,7 +44,7 @@ class TrainingPlan(Part):
     validation_iterations_per_epoch: Count
     budget_seconds: Positive | None
     sufficient_iterations: Count | None
-    batch_size: Count
+    batch_size: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
     foreground_fraction: Fraction
     foreground_placement: ForegroundPlacement
     foreground_choice: ForegroundChoice
@@ -57,7 +57,7 @@ class TrainingPlan(Part):
     weight_decay: NonNegative
     schedule: Literal["polynomial", "cosine", "constant"]
     schedule_exponent: Positive
-    warmup_iterations: Annotated[int, Field(ge=0)]
+    warmup_iterations: Annotated[int, Field(ge=0, le=LONGEST_TRAINING)]
     weight_average_decay: Annotated[float, Field(ge=0, lt=1)]
     gradient_norm_limit: Positive
     transforms: Transforms

@@ -53,7 +53,7 @@ class MinimumSize(Part):
     kind: Literal["minimum_size"] = "minimum_size"
     name: str
     values: Values
-    minimum_mm3: Annotated[float, Field(gt=0)]
+    minimum_mm3: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     unit: SizeUnit = "mm3"
 
     def describe(self) -> str:

@@ -8,7 +8,6 @@ has one. A checkpoint to predict with holds the average as its network. No rando
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 
 import autoseg
 from autoseg.document import Document, Part, Upgrade, upgrade_content
-from autoseg.errors import RunError, TrainingError
+from autoseg.errors import DocumentError, RunError, TrainingError
 from autoseg.labels import LabelScheme
-from autoseg.networks.weights import NETWORK_PREFIX
+from autoseg.networks.weights import NETWORK_PREFIX, find_weight_problem
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.run_folder import write_atomically
@@ -33,6 +32,7 @@ from autoseg.training.learner import Learner
 from autoseg.training.loop_state import LoopState, TrainingIdentity
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
 from autoseg.training.optimization.schedule import Schedule
+from autoseg.untrusted.json_reading import parse_json
 
 DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
@@ -214,6 +214,7 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
         )
         raise TrainingError(msg)
     restore_weights(checkpoint, learner)
+    _check_optimizer_state(checkpoint, learner)
     _load_state(checkpoint, learner.objective, OBJECTIVE_PREFIX, subject="objective")
     for index, parameter in enumerate(learner.parameters):
         prefix = f"{OPTIMIZER_PREFIX}{index}."
@@ -231,6 +232,24 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     _restore_scaler(checkpoint.description.scaler, learner.scaler)
 
 
+def _check_optimizer_state(checkpoint: Checkpoint, learner: Learner) -> None:
+    """Checks the tensors that belong to single weights: moments and averages have their shape, counts one value."""
+    averages = [] if learner.average is None else learner.average.values
+    averaged = {f"{AVERAGE_PREFIX}{index}": value for index, value in enumerate(averages)}
+    problem = find_weight_problem(checkpoint.tensors, averaged)
+    for name, value in averaged.items():
+        if name not in checkpoint.tensors or checkpoint.tensors[name].shape != value.shape:
+            problem = problem or f"{name} is missing or has another shape than {tuple(value.shape)}"
+    for index, parameter in enumerate(learner.parameters):
+        prefix = f"{OPTIMIZER_PREFIX}{index}."
+        for name, value in checkpoint.tensors.items():
+            if name.startswith(prefix) and value.numel() != 1 and value.shape != parameter.shape:
+                problem = problem or f"{name} has the shape {tuple(value.shape)}, its weight {tuple(parameter.shape)}"
+    if problem is not None:
+        msg = f"{checkpoint.path} does not fit the planned optimizer: {problem}; {_advise(checkpoint.path)}"
+        raise TrainingError(msg)
+
+
 def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:
     """Restores the weights, and starts their average with them.
 
@@ -245,6 +264,10 @@ def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:
 
 def _load_state(checkpoint: Checkpoint, module: nn.Module, prefix: str, *, subject: str) -> None:
     state = {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
+    problem = find_weight_problem(state, module.state_dict())
+    if problem is not None:
+        msg = f"{checkpoint.path} cannot be used: {problem}; {_advise(checkpoint.path)}"
+        raise TrainingError(msg)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -330,7 +353,7 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
         raise TrainingError(msg)
     try:
         content = upgrade_content(_parse_header(path, text), CheckpointDescription)
-        return CheckpointDescription.model_validate_json(json.dumps(content))
+        return CheckpointDescription.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(step) for step in problem["loc"])
@@ -343,9 +366,9 @@ def _parse_description(path: Path, text: str | None) -> CheckpointDescription:
 
 def _parse_header(path: Path, text: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        msg = f"the header of {path} is damaged ({error}); {_advise(path)}"
+        content = parse_json(text, where=f"the header of {path}")
+    except DocumentError as error:
+        msg = f"{error}; {_advise(path)}"
         raise TrainingError(msg) from error
     if not isinstance(content, dict):
         msg = f"the header of {path} must hold a JSON object, found {type(content).__name__}; {_advise(path)}"

@@ -76,3 +76,18 @@ def test_nothing_is_pickled_except_for_other_tools() -> None:
 def test_pickles_of_others_are_read_by_the_restricted_reader() -> None:
     text = (ROOT / "autoseg" / "exchange" / "safe_unpickling.py").read_text(encoding="utf-8")
     assert text.count("torch.load(") == text.count("weights_only=True)") == 1
+
+
+PARSERS = ("json.load(", "json.loads(", "model_validate_json(", "literal_eval(", "yaml", "tomllib")
+PARSING = {
+    ("json_reading.py", "json.loads("),  # the one reader, with limits
+    ("distributed.py", "model_validate_json("),  # between the processes of one training
+    ("history.py", "model_validate_json("),  # a line of at most 64 KiB, by a parser with limits of its own
+}
+
+
+def test_json_is_parsed_by_one_reader() -> None:
+    sources = [path for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")]
+    assert sources
+    found = {(path.name, word) for path in sources for word in PARSERS if word in path.read_text(encoding="utf-8")}
+    assert found == PARSING

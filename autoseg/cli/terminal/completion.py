@@ -50,13 +50,14 @@ def _select(names: Iterable[str], incomplete: str) -> list[str]:
 
 def _read_run(ctx: typer.Context, name: str) -> dict[str, Any]:
     """Reads a document of the run; empty if it cannot be read, as completion must not fail."""
-    import json
+    from autoseg.errors import AutosegError
+    from autoseg.untrusted.json_reading import read_json
 
     arguments = [parameter.name for parameter in ctx.command.params if parameter.param_type_name == "argument"]
     if arguments[:1] != ["run"] or not ctx.args:  # while an option is incomplete, arguments are unparsed words
         return {}
     try:
-        content = json.loads((Path(ctx.args[0]).expanduser() / name).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RuntimeError):  # missing, no JSON, or ~user of an unknown user
+        content = read_json(Path(ctx.args[0]).expanduser() / name)
+    except (AutosegError, ValueError, RuntimeError):  # missing, no JSON, or ~user of an unknown user
         return {}
     return content if isinstance(content, dict) else {}

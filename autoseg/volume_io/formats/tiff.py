@@ -6,6 +6,7 @@ the samples of a pixel) tell them apart. The spacing of a stack is in `<case>.js
 
 import json
 import logging
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Shaped
 
-from autoseg.errors import VolumeError
+from autoseg.errors import DocumentError, VolumeError
 from autoseg.file_endings import strip_ending
 from autoseg.geometry import FloatTriple, Grid
 from autoseg.run_folder import write_atomically, write_text
+from autoseg.untrusted.json_reading import read_json
 from autoseg.volume_io.formats.pictures import decode
 from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
 
@@ -165,8 +167,13 @@ def _read_spacing(path: Path) -> FloatTriple | None:
     if sidecar is None:
         return None
     try:
-        z, y, x = (float(value) for value in json.loads(sidecar.read_text(encoding="utf-8"))["spacing"])
+        z, y, x = (float(value) for value in read_json(sidecar)["spacing"])
+    except DocumentError as error:
+        raise VolumeError(str(error)) from error
     except (ValueError, TypeError, KeyError) as error:
         msg = f'{sidecar} must hold {{"spacing": [z, y, x]}} in millimetres'
         raise VolumeError(msg) from error
+    if not all(0 < value < math.inf for value in (z, y, x)):
+        msg = f"{sidecar}: the spacing must be three finite millimetres above 0, found {z:g}, {y:g}, {x:g}"
+        raise VolumeError(msg)
     return (z, y, x)

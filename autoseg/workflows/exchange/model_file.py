@@ -9,7 +9,7 @@ from typing import Any, Final
 import autoseg
 from autoseg.dataset.cases import DESCRIPTION_NAME
 from autoseg.dataset.record import DatasetRecord
-from autoseg.document import read_document, read_json
+from autoseg.document import read_document
 from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, score_configuration
 from autoseg.evaluation.summary import EvaluationSummary, list_class_keys
@@ -30,6 +30,7 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.runtime.provenance import TrainingRecord
+from autoseg.untrusted.json_reading import read_json
 from autoseg.workflows.exchange.request import ExchangedModel, ExportRequest
 from autoseg.workflows.select.model_choice import check_weights, list_weights, resolve_models
 from autoseg.workflows.select.selection_document import Member, Postprocessing, Selection

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from autoseg.dataset.folds import Splits, select_fold
-from autoseg.document import parse_part, read_document, read_json
+from autoseg.document import parse_part, read_document
 from autoseg.errors import DocumentError
 from autoseg.inference.folds import find_trained_folds, is_imported_run
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
@@ -14,6 +14,7 @@ from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import LockHolder, find_holder
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.monitoring.history import read_last_record
+from autoseg.untrusted.json_reading import read_json
 from autoseg.validation_conditions import ValidationConditions, list_limits
 from autoseg.workflows.folds.state import Phase, TrainingState, read_state
 

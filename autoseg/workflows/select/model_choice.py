@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autoseg.document import read_document
 from autoseg.errors import SelectionError
 from autoseg.inference.ensemble import Ensemble, MemberChoice
 from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import SegmentationModel
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
-from autoseg.postprocessing.rules import Rule
+from autoseg.postprocessing.rules import FillHoles, Rule
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
 from autoseg.workflows.select.selection_document import Member, Selection, read_selection
@@ -55,6 +56,7 @@ def resolve_models(
         )
         return ModelChoice(members=(named,), rules=(), selection=None)
     _check_trained(run, selection)
+    _check_rules(run, selection)
     rules = selection.postprocessing.rules if postprocessing else ()
     progress.note(f"as {run.selection.name} says: {describe_selection(selection)}")
     progress.note(_describe_rules(selection, rules))
@@ -117,6 +119,19 @@ def _check_trained(run: RunFolder, selection: Selection) -> None:
         missing = set(member.folds) - set(find_trained_folds(run, member.configuration))
         if missing:
             raise SelectionError(_describe_change(run, member, f"lacks fold {', '.join(sorted(missing))}"))
+
+
+def _check_rules(run: RunFolder, selection: Selection) -> None:
+    """Checks that the rules are about values that the label maps of this run have."""
+    known = set(read_document(run.plan, Plan).labels.file_values)
+    for rule in selection.postprocessing.rules:
+        values = {*rule.values, *((rule.fill_value,) if isinstance(rule, FillHoles) else ())}
+        if not values <= known:
+            msg = (
+                f"{run.selection}: the rule to {rule.describe()} is about the label values {sorted(values - known)}, "
+                f"but {run.plan.name} has {sorted(known)}; choose anew with: autoseg select {run.root}"
+            )
+            raise SelectionError(msg)
 
 
 def _describe_change(run: RunFolder, member: Member, change: str) -> str:

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from autoseg.document import Document, Part, read_document
 from autoseg.evaluation.crossvalidation import Statistic
+from autoseg.plan.values import ConfigurationName
 from autoseg.postprocessing.learning import Step
 from autoseg.postprocessing.rules import Rule
 from autoseg.run_folder import RunFolder
+from autoseg.untrusted.names import FolderName
 
 NAMES_JOINED_BY = " + "
 
@@ -22,9 +26,9 @@ class Member(Part):
         weights_sha256: SHA-256 of their checkpoints; those of previous stages come first.
     """
 
-    configuration: str
-    folds: tuple[str, ...]
-    weights_sha256: tuple[str, ...]
+    configuration: ConfigurationName
+    folds: Annotated[tuple[FolderName, ...], Field(min_length=1)]
+    weights_sha256: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class CandidateScores(Part):
@@ -81,7 +85,7 @@ class Selection(Document):
     class_names: dict[str, str]
     classes_without_reference: tuple[str, ...]
     candidates: tuple[CandidateScores, ...]
-    members: tuple[Member, ...]
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
     because: str
     postprocessing: Postprocessing
 

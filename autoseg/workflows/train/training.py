@@ -11,6 +11,7 @@ import torch
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
+from autoseg.networks.memory_limits import check_training_memory
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import Progress, SilentProgress
@@ -83,6 +84,7 @@ def _train_on_device(
     plan = read_document(run.plan, Plan)
     name = find_configuration_name(plan, request.configuration)
     configuration = plan.configurations[name]
+    check_training_memory(configuration, name, device)
     splits = read_document(run.splits, Splits)
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}

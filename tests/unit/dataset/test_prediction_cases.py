@@ -62,15 +62,24 @@ def test_complete_cases_are_found_beside_incomplete_ones(tmp_path):
     ]
 
 
-def test_two_channels_are_too_many_for_a_model_of_one(tmp_path):
-    make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz")
-    with pytest.raises(PredictionError, match=r"a_0001\.nii\.gz is superfluous: channels are numbered 0 to 0"):
-        find(tmp_path)
+def test_numbers_beyond_the_channels_make_every_file_of_the_group_a_case(tmp_path):
+    make(tmp_path, "img_0000.nii.gz", "img_0001.nii.gz", "img_0002.nii.gz", "a_0000.nii.gz", "b.nii.gz")
+    numbered = {f"img_{index:04d}": [f"img_{index:04d}.nii.gz"] for index in range(3)}
+    assert find(tmp_path) == {"a": ["a_0000.nii.gz"], "b": ["b.nii.gz"]} | numbered
+    for name, files in numbered.items():
+        assert find(tmp_path / files[0]) == {name: files}
+
+
+def test_numbered_files_of_several_channels_are_cases(tmp_path):
+    make(tmp_path, *(f"img_{index:04d}.png" for index in range(5)))
+    numbered = {f"img_{index:04d}": [f"img_{index:04d}.png"] for index in range(5)}
+    assert find(tmp_path, 3, ".png") == numbered
+    assert find(tmp_path / "img_0002.png", 3, ".png") == {"img_0002": ["img_0002.png"]}
 
 
 def test_one_file_is_a_case_whatever_its_neighbours_are(tmp_path):
     make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b.mha", "x.txt")
-    assert find(tmp_path / "a_0000.nii.gz") == {"a": ["a_0000.nii.gz"]}
+    assert find(tmp_path / "a_0000.nii.gz") == {"a_0000": ["a_0000.nii.gz"]}
     assert find(tmp_path / "a_0001.nii.gz") == {"a_0001": ["a_0001.nii.gz"]}
     assert find(tmp_path / "b.mha") == {"b": ["b.mha"]}
 
@@ -105,3 +114,10 @@ def test_two_files_that_could_be_the_same_case_are_named(tmp_path):
     assert [problem.describe() for problem in problems] == [
         "case p_0001: two files could be this case: p_0001.nii.gz and p_0001_0000.nii.gz; rename one"
     ]
+
+
+def test_one_file_is_predicted_though_another_one_could_be_its_case(tmp_path):
+    make(tmp_path, "p_0001.nii.gz", "p_0001_0000.nii.gz", "q_0000.nii.gz", "q.nii.gz")
+    assert find(tmp_path / "p_0001_0000.nii.gz") == {"p_0001": ["p_0001_0000.nii.gz"]}
+    assert find(tmp_path / "q.nii.gz") == {"q": ["q.nii.gz"]}
+    assert find(tmp_path / "q_0000.nii.gz") == {"q": ["q_0000.nii.gz"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from autoseg.dataset.folds import Fold
-from autoseg.document import parse_part, read_json
+from autoseg.document import parse_part
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.processes.signals import StopRequest
@@ -19,6 +19,7 @@ from autoseg.training.data.training_data import TrainingData
 from autoseg.training.monitoring.events import Event, IterationDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
+from autoseg.untrusted.json_reading import read_json
 
 
 def pass_on(events: Iterator[Event], asked: list[int] | None, *, rank: int) -> Iterator[IterationDone]:

@@ -1,0 +1,95 @@
+"""Checks that the memory suffices for a plan, before a network is built or an array is allocated.
+
+A plan may be edited by hand or come from a stranger. The estimates are lower bounds, so that nothing is refused that
+would fit: a training or prediction takes two to four times as much.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from autoseg.errors import DeviceError
+from autoseg.network_cost import BYTES_PER_INTENSITY, BYTES_PER_LABEL, NetworkCost
+from autoseg.networks.cost import measure_cost
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.host_memory import find_available_ram
+from autoseg.unet_cost import COUNTED_FAMILIES
+
+# Weights, gradients and momentum in float32.
+BYTES_PER_TRAINED_PARAMETER: Final = 12
+# Of what autograd keeps in float32: half in bfloat16, of which compilers may compute half again.
+LEAST_KEPT_SHARE: Final = 0.25
+BYTES_PER_PREDICTED_NUMBER: Final = 2  # of a feature map in bfloat16
+GIB: Final = 2**30
+
+
+def check_training_memory(configuration: ConfigurationPlan, name: str, device: torch.device) -> None:
+    """Checks that a training of a configuration can fit into the memory of the device and of the computer.
+
+    Raises:
+        DeviceError: It cannot; the message has the fields of the plan and the numbers.
+    """
+    training = configuration.training
+    cost = _measure(configuration, training.batch_size)
+    batch = training.batch_size * math.prod(configuration.patch_voxels)
+    batch_bytes = batch * (configuration.network.input_channels * BYTES_PER_INTENSITY + BYTES_PER_LABEL)
+    network_bytes = cost.parameter_count * BYTES_PER_TRAINED_PARAMETER + round(cost.kept_bytes * LEAST_KEPT_SHARE)
+    fields = ("patch_voxels", "training.batch_size", "network.features_per_stage", "network.blocks_per_stage")
+    subject = f"training {name}"
+    if device.type == "cpu":
+        _check(subject, batch_bytes + network_bytes, device, configuration, fields=fields)
+    else:
+        _check(subject, batch_bytes, torch.device("cpu"), configuration, fields=fields[:2])
+        _check(subject, network_bytes, device, configuration, fields=fields)
+
+
+def check_prediction_memory(
+    configuration: ConfigurationPlan, name: str, device: torch.device, *, network_count: int
+) -> None:
+    """Checks that the networks of some folds, and the feature maps of one window, can fit into memory.
+
+    Raises:
+        DeviceError: They cannot; the message has the fields of the plan and the numbers.
+    """
+    cost = _measure(configuration, 1)
+    largest = max((convolution.output_elements for convolution in cost.convolutions), default=0)
+    needed = network_count * cost.parameter_bytes + largest * BYTES_PER_PREDICTED_NUMBER
+    fields = ("patch_voxels", "network.features_per_stage", "network.blocks_per_stage")
+    _check(f"prediction with {name}", needed, device, configuration, fields=fields)
+
+
+def _measure(configuration: ConfigurationPlan, batch_size: int) -> NetworkCost:
+    network = configuration.network
+    measure = COUNTED_FAMILIES.get(network.family, measure_cost)
+    return measure(network, configuration.patch_voxels, batch_size)
+
+
+def _check(
+    subject: str, needed_bytes: int, device: torch.device, configuration: ConfigurationPlan, *, fields: Sequence[str]
+) -> None:
+    available = find_memory(device)
+    if needed_bytes <= available:
+        return
+    shown = ", ".join(f"{field} {_get_field(configuration, field)}" for field in fields)
+    where = "this computer" if device.type == "cpu" else str(device)
+    msg = (
+        f"{subject} needs at least {needed_bytes / GIB:.1f} GiB, but {where} has {available / GIB:.1f} GiB: the plan "
+        f"says {shown}; lower these, or plan again for less memory (autoseg plan --memory-gb)"
+    )
+    raise DeviceError(msg)
+
+
+def find_memory(device: torch.device) -> int:
+    """Returns the bytes of memory of a device; for the CPU those that this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return find_available_ram()
+
+
+def _get_field(configuration: ConfigurationPlan, path: str) -> str:
+    value: object = configuration
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,165 @@
+"""The one reader of JSON: files may come from strangers, so size, depth and numbers have limits.
+
+The limits are far above anything that autoseg, nnU-Net or a dataset writes, and low enough that a document which was
+made to exhaust memory or the stack is refused within a second, by name.
+"""
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import Any, Final
+
+from autoseg.errors import DocumentError
+
+MOST_BYTES: Final = 2**26  # 64 MiB; a parsed document takes up to 25 times its size in memory
+MOST_LEVELS: Final = 64  # the deepest document of autoseg has 12
+MOST_DIGITS: Final = 400  # a number in full; the largest double precision number has 309
+SMALLEST_INTEGER: Final = -(2**63)
+LARGEST_INTEGER: Final = 2**64 - 1
+LONGEST_SHOWN_NUMBER: Final = 12  # digits
+
+
+def read_json(path: Path, *, most_bytes: int = MOST_BYTES, accepts_nan: bool = False) -> Any:
+    """Reads any JSON file, with or without a byte order mark.
+
+    Args:
+        path: A regular file.
+        most_bytes: Larger files are refused before they are read.
+        accepts_nan: Whether NaN and Infinity are numbers, as Python writes them and other tools may.
+
+    Raises:
+        DocumentError: The file is missing, unreadable, no JSON in UTF-8, too large or too deep, holds a number that is
+            no finite number of 64 bits, or an object in it has a key twice.
+    """
+    try:
+        content = _read_bytes(path, most_bytes)
+    except FileNotFoundError as error:
+        msg = f"{path} does not exist"
+        raise DocumentError(msg) from error
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror or error}"
+        raise DocumentError(msg) from error
+    return parse_json(content, where=str(path), accepts_nan=accepts_nan)
+
+
+def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False) -> Any:
+    """Parses JSON by the rules of `read_json`; `where` names its place in messages.
+
+    Raises:
+        DocumentError: As `read_json`.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        parsed = json.loads(
+            text,
+            object_pairs_hook=_build_object,
+            parse_int=_parse_integer,
+            parse_float=_parse_float,
+            parse_constant=float if accepts_nan else _refuse_constant,
+        )
+        _check_depth(parsed)
+        _check_surrogates(text, parsed)
+    except UnicodeDecodeError as error:
+        msg = f"{where} cannot be read: it is no text in UTF-8 (byte {error.start}); save it as UTF-8"
+        raise DocumentError(msg) from error
+    except json.JSONDecodeError as error:
+        msg = f"{where}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
+        raise DocumentError(msg) from error
+    except RecursionError as error:
+        raise DocumentError(_describe_depth(where)) from error
+    except _UnusableContentError as error:
+        msg = f"{where}: {error}"
+        raise DocumentError(msg) from error
+    return parsed
+
+
+class _UnusableContentError(Exception):
+    """What the document holds is JSON, but of no use; the text says what and why."""
+
+
+def _read_bytes(path: Path, most_bytes: int) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        msg = f"{path} cannot be read: expected a file, found {_describe_kind(status.st_mode)}"
+        raise DocumentError(msg)
+    with path.open("rb") as handle:
+        content = b"" if status.st_size > most_bytes else handle.read(most_bytes + 1)
+    if max(status.st_size, len(content)) > most_bytes:
+        msg = (
+            f"{path} has {max(status.st_size, len(content)) / 2**20:.0f} MiB; expected a JSON document of at most "
+            f"{most_bytes / 2**20:.0f} MiB: is it the right file?"
+        )
+        raise DocumentError(msg)
+    return content
+
+
+def _describe_kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds an object; of a key that stands twice, `json` would silently keep the last value."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        msg = f"the key {_shorten(twice)!r} stands twice in the same object; rename or remove one"
+        raise _UnusableContentError(msg)
+    return content
+
+
+def _parse_integer(text: str) -> int:
+    if len(text) <= MOST_DIGITS:
+        value = int(text)
+        if SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
+            return value
+    msg = f"the integer {_shorten_number(text)} does not fit into 64 bits"
+    raise _UnusableContentError(msg)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text) if len(text) <= MOST_DIGITS else math.inf
+    if math.isfinite(value):
+        return value
+    msg = f"the number {_shorten_number(text)} does not fit into 64 bits"
+    raise _UnusableContentError(msg)
+
+
+def _refuse_constant(name: str) -> float:
+    msg = f"{name} is no number of JSON; give a finite number, or null where there is none"
+    raise _UnusableContentError(msg)
+
+
+def _shorten_number(text: str) -> str:
+    return text if len(text) <= 2 * LONGEST_SHOWN_NUMBER else f"{text[:LONGEST_SHOWN_NUMBER]}... ({len(text)} digits)"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MOST_LEVELS else f"{text[:MOST_LEVELS]}..."
+
+
+def _check_depth(parsed: Any) -> None:
+    """Checks the depth level by level, as deeper documents exhaust the stack of whatever walks through them."""
+    level = [parsed]
+    for _ in range(MOST_LEVELS + 1):
+        containers = [part for part in level if isinstance(part, dict | list)]
+        if not containers:
+            return
+        level = [child for part in containers for child in (part.values() if isinstance(part, dict) else part)]
+    raise RecursionError
+
+
+def _check_surrogates(text: str, parsed: Any) -> None:
+    """Checks that every text can be written again; an escape such as \\ud800 alone stands for no character."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        msg = "a text holds half of a character (an escape \\ud800 to \\udfff without its other half); remove it"
+        raise _UnusableContentError(msg) from error
+
+
+def _describe_depth(where: str) -> str:
+    return f"{where} is nested in more than {MOST_LEVELS} levels, which no such document is; is it the right file?"
