@@ -28,6 +28,8 @@ RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
 LOCK_NAME: Final = ".prediction.lock"
 LONGEST_LOCK_SECONDS: Final = 300.0  # the record is held for milliseconds; a network drive may stand still for minutes
+OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING)
+LEADS_ELSEWHERE: Final = frozenset("/\\:\0")
 WHAT_MAKES_LABEL_MAPS: Final = (
     *("configuration", "folds", "ensemble", "weights_sha256"),
     *("mirroring", "step_fraction", "number_type", "postprocessing"),
@@ -191,8 +193,7 @@ def _read_record(out: Path) -> PredictionRecord | None:
 
 def _is_output_name(name: str) -> bool:
     """Whether a name is that of a label map or of probabilities, without a way into another folder."""
-    is_plain = Path(name).name == name and not set(name) & set("/\\:\0")
-    return is_plain and name.lower().endswith((*WRITABLE_ENDINGS, PROBABILITIES_ENDING))
+    return LEADS_ELSEWHERE.isdisjoint(name) and name.lower().endswith(OUTPUT_ENDINGS)
 
 
 def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]) -> set[str]:
