@@ -183,6 +183,10 @@ class RunError(AutosegError):
     """A run folder is missing, incomplete, or already holds what a command would write."""
 
 
+class LockError(RunError):
+    """The file system has no locks."""
+
+
 class DeviceError(AutosegError):
     """The requested device does not exist or cannot hold the work."""
 

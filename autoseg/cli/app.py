@@ -4,6 +4,7 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import typer
@@ -20,38 +21,48 @@ from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
 from autoseg.cli.status import status
+from autoseg.cli.terminal.console import build_stop_request
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
 from autoseg.errors import AutosegError
+from autoseg.processes.parent_watch import stop_with_parent
+from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
 
 Command = Callable[..., None]
 HINTS: Final = {
     **dict.fromkeys(
-        ("plan", "preprocess", "train", "select", "predict", "import_model"), "repeat the command to continue"
+        ("plan", "preprocess", "train", "select", "predict", "import_model"),
+        "what is finished is kept; repeat the command to continue",
     ),
-    **dict.fromkeys(("check", "evaluate", "export"), "repeat the command to begin again"),
+    **dict.fromkeys(("init", "check", "evaluate", "export"), "nothing is kept; repeat the command to begin again"),
     "demo": "begin again with --overwrite",
 }
 """Hints for continuing after an interruption by command; commands that only show something have none."""
 FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
 
 EXIT_USER_ERROR = 1
-EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
+EXIT_SIGNAL = 128  # the shell's convention, plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def explain_interruption(command: Command) -> Command:
-    """Wraps a command so that an interruption (Ctrl-C) ends it with one line instead of a traceback."""
+    """Wraps a command so that a request to end (Ctrl-C, SIGTERM, a closed terminal) ends it with one line."""
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
         try:
-            command(*arguments, **options)
+            with build_stop_request().handle_signals(TERMINATION_SIGNALS):
+                command(*arguments, **options)
         except KeyboardInterrupt as interruption:
-            # The command ends in any case; a second Ctrl-C would truncate the line.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # The command ends in any case; a second request would truncate the line.
+            for name in ("SIGINT", *TERMINATION_SIGNALS):
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
+            number = find_signal(interruption)
             hint = str(interruption) or find_hint(command.__name__, options)
-            typer.echo(f"\nautoseg: stopped{': ' if hint else ''}{hint}", err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            by = "" if number == signal.SIGINT else f" by {number.name}"
+            with suppress(OSError):  # the terminal may be closed
+                typer.echo(f"\nautoseg: stopped{by}{': ' if hint else ''}{hint}", err=True)
+            raise typer.Exit(EXIT_SIGNAL + number) from None
 
     return run
 
@@ -93,6 +104,7 @@ def find_own_command() -> tuple[str, ...]:
 
 def main() -> None:
     """Runs the command line; errors of the user end it with a message and exit code 1, without a traceback."""
+    stop_with_parent()
     try:
         # The name is for shell completion, also with `python -m autoseg`.
         app(prog_name="autoseg", obj=find_own_command())

@@ -5,12 +5,14 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Generic, TypeVar
+from types import FrameType
+from typing import Final, Generic, TypeVar
 
 import psutil
 from threadpoolctl import threadpool_limits
@@ -25,8 +27,9 @@ from autoseg.errors import (
     has_unnamed_cases,
 )
 from autoseg.processes.fork_server import defer_interruptions, prepare_worker_context
+from autoseg.processes.parent_watch import exit_with_parent
 from autoseg.processes.progress import Progress
-from autoseg.processes.signals import TERMINATION_SIGNALS, list_unignored_signals
+from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
 from autoseg.run_folder import make_folder
 from autoseg.runtime.cpu_time import count_usable_cpus
 
@@ -35,6 +38,7 @@ Result = TypeVar("Result")
 
 SHARE_OF_FREE_MEMORY = 0.7
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
+SECONDS_BETWEEN_LOOKS: Final = 5.0  # for workers that died without the pool's notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +194,8 @@ def _run_in_pool(
     interrupted: list[int] = []
     with _open_pool(workers) as pool, _cancel_on_interruption(pool):
         with defer_interruptions():
-            futures = {pool.submit(work, job): index for index, (_, job) in enumerate(jobs)}
-        for future in as_completed(futures):
+            futures = {pool.submit(_run_job, work, job): index for index, (_, job) in enumerate(jobs)}
+        for future in _iterate_finished(futures, pool):
             index = futures[future]
             if isinstance(future.exception(), BrokenProcessPool):
                 interrupted.append(index)
@@ -207,7 +211,8 @@ def _run_in_pool(
 def _check_that_workers_start() -> None:
     """Distinguishes workers that cannot start at all from workers that a case kills."""
     with _open_pool(1) as pool:
-        if isinstance(pool.submit(os.getpid).exception(), BrokenProcessPool):
+        (future,) = _iterate_finished([pool.submit(os.getpid)], pool)
+        if isinstance(future.exception(), BrokenProcessPool):
             msg = (
                 "worker processes end as soon as they are started (their own message stands above); a script that "
                 "calls autoseg must do so below `if __name__ == '__main__':`, or with one worker (workers=1)"
@@ -220,8 +225,8 @@ def _run_alone(
 ) -> _Event[Result]:
     described = f"{name} ({size.describe()})" if size is not None else name
     logging.getLogger(__name__).warning("a worker process was killed; %s is tried again alone", described)
-    with _open_pool(1) as pool:
-        future: Future[Result] = pool.submit(work, job)
+    with _open_pool(1) as pool, _cancel_on_interruption(pool):
+        (future,) = _iterate_finished([pool.submit(_run_job, work, job)], pool)
         if isinstance(future.exception(), BrokenProcessPool):
             message = (
                 f"the worker process was killed twice, the second time while it worked on this case alone"
@@ -239,21 +244,72 @@ def _open_pool(workers: int) -> ProcessPoolExecutor:
     )
 
 
+def _iterate_finished(futures: Iterable["Future[Result]"], pool: ProcessPoolExecutor) -> Iterator["Future[Result]"]:
+    """Yields the futures as they finish; if a worker has died and the pool has not noticed, it is told so.
+
+    A worker that is killed while it sends a result leaves a pool waiting for the rest of it.
+    """
+    waiting = set(futures)
+    while waiting:
+        finished, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+        yield from finished
+        if not finished and any(not process.is_alive() for process in _list_processes(pool)):
+            _break_pool(pool)
+
+
+def _list_processes(pool: ProcessPoolExecutor) -> list[BaseProcess]:
+    return list((pool._processes or {}).values())  # None once the pool is shut down
+
+
+def _break_pool(pool: ProcessPoolExecutor) -> None:
+    """Kills all workers and closes this end of their results, so that the pool finds itself broken."""
+    for process in _list_processes(pool):
+        process.kill()
+    pool._result_queue._writer.close()  # type: ignore[attr-defined]  # otherwise the results have no end
+
+
 @contextmanager
 def _cancel_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Cancels the waiting cases when the caller is interrupted (Ctrl-C); running ones are finished."""
+    """Cancels the waiting cases when the caller is interrupted; running ones are finished, unless a signal other than
+    Ctrl-C is why: whoever sent it will not wait for long."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, StopSignal) and error.number != signal.SIGINT:
+            for process in _list_processes(pool):
+                process.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
 
 
+class _Terminated(BaseException):
+    """A worker is asked to end; its work removes its temporary files."""
+
+
+def _run_job(work: Callable[[Job], Result], job: Job) -> Result:
+    """Does the work of one case in a worker, which ends when it was terminated meanwhile."""
+    try:
+        return work(job)
+    except _Terminated:
+        os._exit(128 + signal.SIGTERM)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Ends a worker that waits for work, and interrupts one that works."""
+    while frame is not None:
+        if frame.f_code is _run_job.__code__:
+            signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the tidying up
+            raise _Terminated
+        frame = frame.f_back
+    os._exit(128 + number)
+
+
 def _prepare_worker(fatal_signals: Sequence[int]) -> None:
     """Sets up signals and threads of a worker; a pool sends SIGTERM to the others when one worker was killed."""
+    exit_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the main process handles it
     for number in fatal_signals:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _terminate)
     # Unlike training, no `keep_freed_memory`: it saves 6 % of the time here and costs 40 % more memory (measured).
     threadpool_limits(1)
 

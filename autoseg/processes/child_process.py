@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from autoseg.processes.parent_watch import WATCHES_INPUT
 from autoseg.run_folder import make_folder
 
-SECONDS_TO_SAVE: Final = 600.0  # after Ctrl-C: the running iteration takes minutes on a CPU, and disks may be slow
 SECONDS_TO_STOP: Final = 15.0  # where there is nothing left to save
 SECONDS_BETWEEN_LOOKS: Final = 0.1
+SECONDS_TO_DIE: Final = 60.0  # after SIGKILL; a process that waits for a broken disk or network drive may never end
 NEW_GROUP: Final[int] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; elsewhere a session does it
 ERROR_PREFIX: Final = "autoseg: error: "
 MOST_LOG_BYTES: Final = 1 << 16
@@ -34,7 +35,10 @@ class Child:
 
     def poll(self) -> int | None:
         """Returns the exit code, negative for a signal; None while the command runs."""
-        return self.process.poll()
+        code = self.process.poll()
+        if code is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+        return code
 
     def interrupt(self) -> None:
         """Asks the command and all its processes to stop, like Ctrl-C."""
@@ -49,7 +53,9 @@ class Child:
             self.process.kill()
         else:
             self._signal_group(signal.SIGKILL)
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=SECONDS_TO_DIE)
+        self.poll()
 
     def describe_end(self) -> str:
         """Describes why it failed, from its exit code and the end of its log."""
@@ -73,6 +79,8 @@ class Child:
 def start_child(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> Child:
     """Starts a command in a process group of its own, so that Ctrl-C on the terminal does not reach it.
 
+    Its standard input is empty, and ends when this process does: `stop_with_parent` of the command stops it then.
+
     Raises:
         RunError: The log cannot be written.
     """
@@ -80,10 +88,10 @@ def start_child(command: Sequence[str], *, log: Path, environment: Mapping[str, 
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", WATCHES_INPUT: "1", **environment},
             start_new_session=sys.platform != "win32",
             creationflags=NEW_GROUP,
         )

@@ -1,16 +1,21 @@
-"""Locks a fold while a process trains it; the operating system releases the lock when the process ends."""
+"""Locks a fold while a process trains it, and files that several processes write one after the other.
 
+The operating system releases a lock when its process ends. On NFS, too, locks keep processes of several computers apart
+(since Linux 2.6.12), unless it is mounted with `nolock` or `local_lock`.
+"""
+
+import math
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
 from autoseg.document import Document, read_document
-from autoseg.errors import DocumentError, RunError, TrainingError
+from autoseg.errors import DocumentError, LockError, RunError, TrainingError
 from autoseg.run_folder import FoldFolder, make_folder
 
 ATTEMPTS: Final = 10  # `find_holder` briefly holds the lock, too
@@ -75,25 +80,40 @@ def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
 
 
 @contextmanager
-def wait_for_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
+def wait_for_lock(
+    path: Path, *, on_wait: Callable[[], None], longest_seconds: float = math.inf, is_kept: bool = True
+) -> Iterator[None]:
     """Context manager that waits until no other process holds the lock of the same file.
 
     Args:
-        path: Lock file; it is not removed.
+        path: Lock file.
         on_wait: Called once if another process holds the lock.
+        longest_seconds: Time to wait; a process that is stopped or hangs keeps its lock.
+        is_kept: Whether the lock file is kept, or removed at the end.
 
     Raises:
-        RunError: The folder cannot be written, or its file system has no locks.
+        LockError: The file system has no locks.
+        RunError: The folder cannot be written, or another process keeps the lock.
     """
     make_folder(path.parent)
-    with path.open("a+", encoding="utf-8") as file:
-        if not _acquire(file):
+    begin, is_told = time.monotonic(), False
+    while (file := _open_locked(path)) is None:
+        if not is_told:
             on_wait()
-            while not _acquire(file):
-                pass
+            is_told = True
+        if time.monotonic() - begin > longest_seconds:
+            msg = (
+                f"another process holds the lock {path} for more than {longest_seconds:.0f} s; "
+                f"end it (a process that is stopped or hangs keeps its locks), then repeat the command"
+            )
+            raise RunError(msg)
+    with file:
         try:
             yield
         finally:
+            if not is_kept:
+                with suppress(OSError):  # Windows removes no open file
+                    path.unlink()
             _unlock(file)
 
 
@@ -110,6 +130,25 @@ def find_holder(folder: FoldFolder) -> LockHolder | None:
     return None
 
 
+def _open_locked(path: Path) -> TextIO | None:
+    """Opens and locks a file; None if another process holds the lock, or has just removed the file."""
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+        raise RunError(msg) from error
+    try:
+        if _acquire(file) and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file
+    except FileNotFoundError:
+        pass  # removed meanwhile
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
 def _acquire(file: TextIO) -> bool:
     for attempt in range(ATTEMPTS):
         try:
@@ -119,7 +158,7 @@ def _acquire(file: TextIO) -> bool:
                 time.sleep(SECONDS_BETWEEN_ATTEMPTS)
         except OSError as error:
             msg = f"cannot lock {file.name}: {error.strerror or error}; put the run on a file system that has locks"
-            raise RunError(msg) from error
+            raise LockError(msg) from error
         else:
             return True
     return False

@@ -1,7 +1,11 @@
 """Starts worker processes from a fork server."""
 
 import multiprocessing
+import os
 import signal
+import sys
+import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
@@ -35,6 +39,22 @@ def prepare_worker_context(modules: Sequence[str] = ()) -> BaseContext:
         with signal_handlers(signal.SIG_IGN, (CTRL_C, *TERMINATION_SIGNALS)):
             forkserver.ensure_running()
     return context
+
+
+def exit_on_thread_errors() -> None:
+    """Lets a worker process exit with a traceback if one of its threads fails, such as the one that sends its results.
+
+    Otherwise it would live on, and the main process would wait for a result that never comes.
+    """
+    from multiprocessing.queues import Queue
+
+    def exit_after(error: BaseException | None) -> None:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
+
+    threading.excepthook = lambda failed: exit_after(failed.exc_value)
+    Queue._on_queue_feeder_error = staticmethod(lambda error, thing: exit_after(error))  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -16,6 +16,32 @@ REQUESTS_UNTIL_FORCED_STOP: Final = 3  # pressing Ctrl-C twice in a row may be a
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
+class StopSignal(KeyboardInterrupt):
+    """Work ends because a signal asked for it.
+
+    Attributes:
+        number: Number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def __str__(self) -> str:
+        """Returns no text, like a plain KeyboardInterrupt."""
+        return ""
+
+
+def find_signal(interruption: BaseException) -> signal.Signals:
+    """Finds the signal that an interruption comes from, along its causes; SIGINT for a plain KeyboardInterrupt."""
+    error: BaseException | None = interruption
+    while error is not None:
+        if isinstance(error, StopSignal):
+            return signal.Signals(error.number)
+        error = error.__cause__
+    return signal.SIGINT
+
+
 @contextmanager
 def signal_handlers(handler: Handler, names: Sequence[str]) -> Iterator[None]:
     """Installs a signal handler within the block; names that the system does not have are ignored.
@@ -53,7 +79,7 @@ def _do_nothing() -> None:
 class StopRequest:
     """Requests to stop: Ctrl-C, SIGTERM, or a closed terminal.
 
-    A request raises KeyboardInterrupt at once, except within `postpone_stop`, where the work checks `is_requested`
+    A request raises StopSignal at once, except within `postpone_stop`, where the work checks `is_requested`
     between its steps and stops at a point where it can be resumed.
 
     Attributes:
@@ -66,6 +92,7 @@ class StopRequest:
     _waits_for: str | None = field(default=None, init=False)
     _is_urgent: bool = field(default=False, init=False)
     _count: int = field(default=0, init=False)
+    _number: int = field(default=signal.SIGINT, init=False)
 
     @property
     def is_requested(self) -> bool:
@@ -86,19 +113,23 @@ class StopRequest:
             pending_work: Description of the work that is finished first, for messages.
 
         Raises:
-            KeyboardInterrupt: A request was made within the block; raised at its end.
+            StopSignal: A request was made within the block; raised at its end, or in place of a KeyboardInterrupt.
         """
         self._count, self._waits_for = 0, pending_work
         try:
             yield
+        except KeyboardInterrupt as interruption:
+            if self.is_requested:
+                raise StopSignal(self._number) from interruption
+            raise
         finally:
             self._waits_for = None
         if self.is_requested:
-            raise KeyboardInterrupt
+            raise StopSignal(self._number)
 
     @contextmanager
     def allow_immediate_stop(self) -> Iterator[None]:
-        """Lets one request raise KeyboardInterrupt at once, even within `postpone_stop`; further ones are postponed."""
+        """Lets one request raise StopSignal at once, even within `postpone_stop`; further ones are postponed."""
         self._is_urgent = True
         try:
             yield
@@ -108,11 +139,15 @@ class StopRequest:
     def _answer(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._count += 1
+        if self._count == 1:
+            self._number = number
         if number == getattr(signal, HANGUP, None):
             self.on_hangup()
+        if self._waits_for is None and self._count > 1 and number != signal.SIGINT:
+            return  # schedulers repeat themselves, and what the first request made is still being tidied up
         if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_UNTIL_FORCED_STOP:
             self._is_urgent = False
-            raise KeyboardInterrupt
+            raise StopSignal(number)
         if self._count == 1:
             self.tell(f"stopping as soon as {self._waits_for}")
         else:

@@ -110,7 +110,8 @@ def train(
             first_epoch=start.epochs_done,
             first_iteration=start.iterations_done,
         )
-        yield from loop.run(make_batches(source, keys, workers=options.workers, device=options.device))
+        batches = make_batches(source, keys, workers=options.workers, device=options.device, announce=options.announce)
+        yield from loop.run(batches)
 
 
 def _build_learner(

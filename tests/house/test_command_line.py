@@ -19,6 +19,7 @@ from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.train import train
 from autoseg.errors import Stopped
+from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
 
 EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
@@ -113,17 +114,54 @@ def interrupt(command: Callable[..., None], error: KeyboardInterrupt, **options:
 
 @pytest.fixture
 def _ctrl_c_restored() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+    numbers = list_unignored_signals(("SIGINT", *TERMINATION_SIGNALS))
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("_ctrl_c_restored")
 def test_an_interrupted_command_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
     interrupt(select, KeyboardInterrupt())
-    assert capsys.readouterr().err == "\nautoseg: stopped: repeat the command to continue\n"
+    assert capsys.readouterr().err == "\nautoseg: stopped: what is finished is kept; repeat the command to continue\n"
     interrupt(train, Stopped("saved in epoch 3; the same command continues"))
     assert capsys.readouterr().err == "\nautoseg: stopped: saved in epoch 3; the same command continues\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process instead")
+@pytest.mark.usefixtures("_ctrl_c_restored")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_every_command_answers_requests_to_end_with_a_message_and_a_code_that_tell_which(
+    capsys: pytest.CaptureFixture[str], name: str, code: int
+) -> None:
+    commands = [info.callback for info in app.registered_commands if info.callback is not None]
+    assert len(commands) == len(EXPECTED_FLAGS)
+    number = signal.Signals[name]
+    for command in commands:
+
+        @functools.wraps(command)
+        def work(**given: object) -> None:
+            signal.raise_signal(number)
+
+        signal.signal(number, signal.SIG_DFL)
+        with pytest.raises(typer.Exit) as stop:
+            explain_interruption(work)()
+        assert stop.value.exit_code == code
+        assert capsys.readouterr().err.startswith(f"\nautoseg: stopped by {name}")
+
+
+@pytest.mark.usefixtures("_ctrl_c_restored")
+def test_a_message_about_what_was_kept_keeps_the_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    @functools.wraps(train)
+    def work(**given: object) -> None:
+        msg = "saved in epoch 3"
+        raise Stopped(msg) from StopSignal(signal.SIGTERM)
+
+    with pytest.raises(typer.Exit) as stop:
+        explain_interruption(work)()
+    assert stop.value.exit_code == 143
+    assert capsys.readouterr().err == "\nautoseg: stopped by SIGTERM: saved in epoch 3\n"
 
 
 @pytest.mark.usefixtures("_ctrl_c_restored")

@@ -14,6 +14,15 @@ class Batch:
     image: Float32[Tensor, "batch channel *space"]
     label_map: Int16[Tensor, " batch *space"]
 
+    def share_memory(self) -> None:
+        """Moves the batch to memory that other processes can read.
+
+        Raises:
+            RuntimeError: There is not enough of it.
+        """
+        self.image.share_memory_()
+        self.label_map.share_memory_()
+
     def pin_memory(self) -> "Batch":
         """Returns a page-locked copy, which a CUDA device reads asynchronously (called by torch's loader)."""
         return Batch(image=self.image.pin_memory(), label_map=self.label_map.pin_memory())

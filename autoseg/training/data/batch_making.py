@@ -1,5 +1,6 @@
 """Batches, made by the device that trains where it is a CUDA device, else by worker processes."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from autoseg.training.data.batch import Batch
 from autoseg.training.data.batches import BatchSource, build_batch_source, stream_batches
 from autoseg.training.data.device_batches import DeviceBatchSource, build_device_batch_source, stream_device_batches
 from autoseg.training.data.randomness import BatchKey
+
+logger = logging.getLogger(__name__)
 
 
 def build_source(
@@ -52,7 +55,12 @@ def build_source(
 
 
 def make_batches(
-    source: BatchSource | DeviceBatchSource, keys: Iterable[BatchKey], *, workers: int, device: torch.device
+    source: BatchSource | DeviceBatchSource,
+    keys: Iterable[BatchKey],
+    *,
+    workers: int,
+    device: torch.device,
+    announce: Callable[[str], None] = logger.info,
 ) -> Iterator[Batch]:
     """Yields the batches of the keys, in order.
 
@@ -61,10 +69,13 @@ def make_batches(
         keys: May be endless.
         workers: Processes that make batches, or threads that cut patches for the device.
         device: Device that will use the batches.
+        announce: Called with what is short, in words.
 
     Raises:
-        AutosegError: A case could not be read.
+        AutosegError: A case could not be read, or a worker has died.
     """
     if isinstance(source, DeviceBatchSource):
         return stream_device_batches(source, keys, threads=workers)
-    return stream_batches(source, keys, workers=workers, device=device)
+    return stream_batches(
+        source, keys, workers=workers, device=device, batch_bytes=source.batch_bytes, announce=announce
+    )

@@ -10,11 +10,15 @@ start its training under `if __name__ == "__main__":`.
 """
 
 import itertools
+import logging
+import math
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,18 +33,34 @@ from autoseg.geometry import IntTriple
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
-from autoseg.processes.fork_server import defer_interruptions, prepare_worker_context
+from autoseg.processes.fork_server import defer_interruptions, exit_on_thread_errors, prepare_worker_context
+from autoseg.processes.parent_watch import exit_with_parent
 from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.augmentation.enlarged_patch import compute_enlarged_patch
 from autoseg.training.augmentation.pipeline import SampleAugmentation
 from autoseg.training.augmentation.transforms import build_transforms
 from autoseg.training.data.batch import Batch
+from autoseg.training.data.handover import (
+    BATCHES_AHEAD_PER_WORKER,
+    MEMORY_ADVICE,
+    LeftToCaller,
+    SharedBatches,
+    WorkerLoad,
+    describe_reduction,
+    fit_into_shared_memory,
+    measure_free_shared_memory,
+)
 from autoseg.training.data.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
 from autoseg.training.data.sampling import PatchSampler
 
-BATCHES_AHEAD_PER_WORKER: Final = 3
+BYTES_PER_IMAGE_VOXEL: Final = 4
+BYTES_PER_LABEL_VOXEL: Final = 2
+SECONDS_TO_END: Final = 5.0  # after SIGKILL
 Patch = tuple[np.ndarray, np.ndarray]
+Announce = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +87,16 @@ class PatchSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSource(Dataset[Batch | AutosegError]):
-    """Makes any batch of a training from its key alone."""
+    """Makes any batch of a training from its key alone.
+
+    Attributes:
+        batch_bytes: Memory of a batch.
+    """
 
     training: PatchSource
     validation: PatchSource
     seed: int
+    batch_bytes: int
 
     def __getitem__(self, key: BatchKey) -> Batch | AutosegError:
         """Makes a batch; returns user errors, which would lose their type if a worker process raised them."""
@@ -135,7 +160,9 @@ def build_batch_source(
         PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d)
         for sampler, augmentation in zip(samplers, augmentations, strict=True)
     )
-    return BatchSource(training=training, validation=validation, seed=seed)
+    voxel_bytes = plan.network.input_channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL
+    batch_bytes = len(samplers[0].indices) * math.prod(patch) * voxel_bytes
+    return BatchSource(training=training, validation=validation, seed=seed, batch_bytes=batch_bytes)
 
 
 def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Callable[[str], CachedCase]:
@@ -161,20 +188,49 @@ def list_batch_keys(
 
 
 def stream_batches(
-    source: Dataset[Batch | AutosegError], keys: Iterable[BatchKey], *, workers: int, device: torch.device
+    source: Dataset[Batch | AutosegError],
+    keys: Iterable[BatchKey],
+    *,
+    workers: int,
+    device: torch.device,
+    batch_bytes: int = 0,
+    announce: Announce = logger.info,
 ) -> Iterator[Batch]:
     """Yields the batches of the keys, in order, made in `workers` processes (0: in this one).
 
+    Fewer processes, or fewer batches ahead, are used where shared memory is short. A batch that does not fit when it
+    is made is made again in this process. Both are announced; they change no batch.
+
+    Args:
+        source: Makes them.
+        keys: May be endless.
+        workers: Processes that make batches.
+        device: Device that will use the batches.
+        batch_bytes: Memory of a batch; 0: unknown.
+        announce: Called with what is short, in words.
+
     Raises:
-        AutosegError: A case could not be read.
+        AutosegError: A case could not be read, or a worker has died.
     """
-    loader = _build_loader(source, keys, workers=workers, device=device)
+    load = _choose_load(WorkerLoad(workers, BATCHES_AHEAD_PER_WORKER), batch_bytes, announce)
+    loader = _build_loader(source, keys, load, device=device)
+    others = multiprocessing.active_children()
     with defer_interruptions():
         outcomes = iter(loader)
-    for outcome in outcomes:
-        if isinstance(outcome, AutosegError):
-            raise outcome
-        yield outcome
+    started = [process for process in multiprocessing.active_children() if process not in others]
+    is_told = False
+    try:
+        for outcome in _translate_handover_errors(outcomes, started):
+            if isinstance(outcome, LeftToCaller):
+                if not is_told:
+                    announce(_describe_shortage(outcome.reason))
+                    is_told = True
+                outcome = source[outcome.key]
+            if isinstance(outcome, AutosegError):
+                raise outcome
+            yield outcome
+    finally:
+        _end_workers(outcomes, started)
 
 
 @contextmanager
@@ -189,29 +245,67 @@ def translate_worker_crashes() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        reason = str(error).splitlines()[0]
-        msg = (
-            f"a process that prepares patches has died ({reason}); this is mostly a lack of RAM or, in a "
-            f"container, of shared memory (/dev/shm); close other programs or allow more memory "
-            f"(docker run --shm-size=8g), then give the same command to continue from the last checkpoint"
-        )
-        raise TrainingError(msg) from error
+        raise TrainingError(_describe_crash(str(error).splitlines()[0])) from error
+
+
+def _translate_handover_errors(outcomes: Iterator[Any], workers: Sequence[BaseProcess]) -> Iterator[Any]:
+    """Passes the outcomes on; a worker that dies while it hands one over breaks the connection in some way."""
+    try:
+        yield from outcomes
+    except (EOFError, OSError) as error:
+        if all(worker.is_alive() for worker in workers):
+            raise
+        raise TrainingError(_describe_crash(f"{type(error).__name__}: {error}")) from error
+
+
+def _describe_crash(reason: str) -> str:
+    return (
+        f"a process that prepares patches has died ({reason}); this is mostly a lack of RAM or, in a container, of "
+        f"shared memory (/dev/shm); {MEMORY_ADVICE}"
+    )
+
+
+def _describe_shortage(reason: str) -> str:
+    return (
+        f"warning: shared memory (/dev/shm) is full ({reason}): batches that find no room are made between the steps, "
+        f"which is slower; {MEMORY_ADVICE.partition(',')[0]}; the same command, given again, continues with fewer "
+        f"batches ahead"
+    )
+
+
+def _choose_load(wanted: WorkerLoad, batch_bytes: int, announce: Announce) -> WorkerLoad:
+    free_bytes = measure_free_shared_memory()
+    load = fit_into_shared_memory(wanted, batch_bytes=batch_bytes, free_bytes=free_bytes)
+    if load != wanted:
+        announce(describe_reduction(wanted, load, batch_bytes=batch_bytes, free_bytes=free_bytes or 0))
+    return load
 
 
 def _build_loader(
-    source: Dataset[Batch | AutosegError], keys: Iterable[BatchKey], *, workers: int, device: torch.device
-) -> DataLoader[Batch | AutosegError]:
+    source: Dataset[Batch | AutosegError], keys: Iterable[BatchKey], load: WorkerLoad, *, device: torch.device
+) -> DataLoader[Any]:
     return DataLoader(
-        source,
+        SharedBatches(source) if load.workers else source,
         batch_size=None,
         sampler=keys,
-        num_workers=workers,
+        num_workers=load.workers,
         collate_fn=_keep,
         pin_memory=device.type == "cuda",
-        prefetch_factor=BATCHES_AHEAD_PER_WORKER if workers else None,
+        prefetch_factor=load.batches_ahead if load.workers else None,
         worker_init_fn=_prepare_worker,
-        multiprocessing_context=prepare_worker_context([__name__]) if workers else None,
+        multiprocessing_context=prepare_worker_context([__name__]) if load.workers else None,
     )
+
+
+def _end_workers(outcomes: Any, workers: Sequence[BaseProcess]) -> None:
+    """Ends the workers: torch asks them to and waits a while for each, and sends a signal that ours ignore."""
+    if not workers:
+        return
+    outcomes._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join(SECONDS_TO_END)
 
 
 def _prepare_worker(worker: int) -> None:
@@ -221,6 +315,8 @@ def _prepare_worker(worker: int) -> None:
     still finishes its iteration and saves, must not miss what a worker holds. It tells workers to end without signals.
     """
     del worker
+    exit_with_parent()
+    exit_on_thread_errors()
     torch.set_num_threads(1)
     threadpool_limits(1)
     for name in (CTRL_C, *TERMINATION_SIGNALS):

@@ -42,7 +42,9 @@ from autoseg.workflows.predict.prediction_folder import (
     RECORD_NAME,
     EnsembleMember,
     PredictionRecord,
+    lock_record,
     prepare_folder,
+    write_recorded,
 )
 from autoseg.workflows.select.model_choice import check_weights, hash_ensemble, resolve_models
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
@@ -130,13 +132,14 @@ def _predict_images(
     check_inputs_are_kept(cases, tuple(outputs))
     record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
     record = record.model_copy(update={"outputs": {path.name: image.name for path, image in outputs.items()}})
-    record = prepare_folder(out, record, overwrite=request.overwrite)
-    write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
-    write_document(out / PLAN_NAME, model.plan)
+    with lock_record(out):
+        record = prepare_folder(out, record, overwrite=request.overwrite)
+        write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
+        write_document(out / PLAN_NAME, model.plan)
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
     failures = _list_incomplete(problems)
     total = len(cases) + len(failures)
-    events = _predict_images_of(waiting, out, model, request=request, rules=choice.rules, progress=progress)
+    events = _predict_images_of(waiting, out, model, request=request, record=record, progress=progress)
     failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
     check_failures(failures, total=total, log=out / "prediction.log", unit="image")
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
@@ -218,7 +221,7 @@ def _predict_images_of(
     model: Ensemble,
     *,
     request: PredictionRequest,
-    rules: Sequence[Rule],
+    record: PredictionRecord,
     progress: Progress,
 ) -> Iterator[Failure | None]:
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
@@ -227,13 +230,16 @@ def _predict_images_of(
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:
             path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)
-            write_probabilities(path, shape, model.iterate_probabilities(logits, geometries))
+            with write_recorded(path, record) as temporary:
+                write_probabilities(temporary, shape, model.iterate_probabilities(logits, geometries))
         return model.restore_label_map(logits, geometries), grid
 
     def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
         label_map, grid = segmented
-        finished = postprocess_label_map(label_map, rules, labels=model.plan.labels, spacing_mm=grid.spacing_mm)
-        write_label_map(_find_outputs(case, out, model, request)[0], finished, grid=grid, like=case.image_paths[0])
+        rules, labels = record.postprocessing, model.plan.labels
+        finished = postprocess_label_map(label_map, rules, labels=labels, spacing_mm=grid.spacing_mm)
+        with write_recorded(_find_outputs(case, out, model, request)[0], record) as temporary:
+            write_label_map(temporary, finished, grid=grid, like=case.image_paths[0])
 
     read = partial(_read, model)
     return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)

@@ -1,25 +1,41 @@
-"""The folder into which a prediction writes, and its record of how the label maps were made."""
+"""The folder into which a prediction writes, and its record of how the label maps were made.
 
-from collections.abc import Mapping, Sequence
+Several predictions may write into one folder at the same time, such as the parts of a job array: each changes the
+record under a lock, one file at a time.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from autoseg.document import Document, Part, read_document
-from autoseg.errors import RunError
+from autoseg.document import Document, Part, read_document, write_document
+from autoseg.errors import LockError, RunError, shorten_names
+from autoseg.file_endings import WRITABLE_ENDINGS
 from autoseg.inference.execution.preparation import Execution
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
-from autoseg.run_folder import make_folder
+from autoseg.processes.fold_lock import wait_for_lock
+from autoseg.run_folder import write_atomically
 from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
+from autoseg.volume_io import PROBABILITIES_ENDING
 
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
+LOCK_NAME: Final = ".prediction.lock"
+LONGEST_LOCK_SECONDS: Final = 300.0  # the record is held for milliseconds; a network drive may stand still for minutes
+OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING)
+LEADS_ELSEWHERE: Final = frozenset("/\\:\0")
 WHAT_MAKES_LABEL_MAPS: Final = (
-    *("images", "configuration", "folds", "ensemble", "weights_sha256"),
+    *("configuration", "folds", "ensemble", "weights_sha256"),
     *("mirroring", "step_fraction", "number_type", "postprocessing"),
 )
+
+logger = logging.getLogger(__name__)
 
 
 class EnsembleMember(Part):
@@ -39,8 +55,11 @@ class PredictionRecord(Document):
         execution: Execution of the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
         postprocessing: Rules that were applied to the label maps, in this order. Probabilities are as the networks say.
-        outputs: Names of all files that are made in this way, also by earlier calls, each with that of the image (its
-            first channel); nothing else in the folder is ever removed.
+        images: Folder of the images of the first call.
+        outputs: Names of all files that are made in this way, also by other calls, each with that of the image (its
+            first channel): its name if it lies in `images`, else its path.
+        sha256: Digests of those that are finished, by name. Only a file that still has its digest is ever replaced or
+            removed.
     """
 
     schema_version: Literal[1] = 1
@@ -58,50 +77,156 @@ class PredictionRecord(Document):
     ensemble: tuple[EnsembleMember, ...] = ()
     postprocessing: tuple[Rule, ...] = ()
     outputs: dict[str, str] = Field(default_factory=dict)
+    sha256: dict[str, str] = Field(default_factory=dict)
     versions: LibraryVersions
+
+    @field_validator("outputs", "sha256")
+    @classmethod
+    def _check_names(cls, named: dict[str, str]) -> dict[str, str]:
+        for name in named:
+            if not _is_output_name(name):
+                msg = f"must name label maps in the folder itself (got {name!r:.80})"
+                raise ValueError(msg)
+        return named
+
+
+def describe_image(image: Path, folder: str) -> str:
+    """Describes an image in a record: by its name in the folder of the record's images, elsewhere by its path."""
+    parent = image.parent.resolve()
+    return image.name if str(parent) == folder else str(parent / image.name)
+
+
+@contextmanager
+def lock_record(out: Path) -> Iterator[None]:
+    """Context manager that keeps other predictions from changing the record of the folder meanwhile.
+
+    Where the file system has no locks, this is a warning in the log.
+
+    Raises:
+        RunError: The folder cannot be written, or another process keeps the lock.
+    """
+    with ExitStack() as locks:
+        try:
+            lock = wait_for_lock(
+                out / LOCK_NAME, on_wait=lambda: None, longest_seconds=LONGEST_LOCK_SECONDS, is_kept=False
+            )
+            locks.enter_context(lock)
+        except LockError as error:
+            logger.warning("%s: only one prediction at a time may write into this folder", error)
+        yield
+
+
+@contextmanager
+def write_recorded(path: Path, record: PredictionRecord) -> Iterator[Path]:
+    """Yields a temporary path; its file gets the name `path`, and is entered in the record of its folder.
+
+    Args:
+        path: A label map or probabilities in the folder.
+        record: The record of this prediction.
+
+    Raises:
+        RunError: The folder cannot be written, or holds the results of another model since.
+    """
+    with ExitStack() as locks, write_atomically(path, is_durable=False) as temporary:  # its writer has flushed it
+        yield temporary
+        digest = hash_file(temporary)
+        locks.enter_context(lock_record(path.parent))
+        present = _read_record(path.parent) or record
+        _refuse_changes(path.parent, _list_changes(present, record))
+        outputs = present.outputs | {path.name: record.outputs[path.name]}
+        changed = present.model_copy(update={"outputs": outputs, "sha256": present.sha256 | {path.name: digest}})
+        write_document(path.parent / RECORD_NAME, changed)
+
+
+def hash_file(path: Path) -> str:
+    """Computes the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> PredictionRecord:
     """Keeps what the same model and options made; what anything else made needs permission to be replaced.
 
     One folder never holds the label maps of two models: those that another one made are all removed. An interruption
-    leaves either the earlier record or the new one, and with it a folder that the same call continues.
+    leaves either the earlier record or the new one, and with it a folder that the same call continues. To be called
+    under `lock_record`.
+
+    Args:
+        out: The folder.
+        record: How its label maps are to be made. Its outputs come with the names of images in its own folder, or
+            their paths.
+        overwrite: Permission to replace label maps of this and of other models; files that no prediction wrote, or
+            that were changed since, are never replaced.
 
     Returns:
         The record with everything that the folder is to hold.
     """
-    make_folder(out)
-    path = out / RECORD_NAME
-    if (out / PLAN_NAME).exists() and not path.exists():
+    if (out / PLAN_NAME).exists() and not (out / RECORD_NAME).exists():
         msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
         raise RunError(msg)
-    earlier = read_document(path, PredictionRecord) if path.exists() else None
+    earlier = _read_record(out)
+    made, digests = ({}, {}) if earlier is None else (earlier.outputs, earlier.sha256)
     changes = [] if earlier is None else _list_changes(earlier, record)
-    made = {} if earlier is None else earlier.outputs
+    if earlier is not None and not changes:
+        record = _describe_images_alike(record, earlier)
     if overwrite:
-        for name in (*record.outputs, *(made if changes else ())):
-            (out / Path(name).name).unlink(missing_ok=True)
+        removed = _remove_verified(out, (*record.outputs, *(made if changes else ())), digests)
+        digests = {name: digest for name, digest in digests.items() if name not in removed}
     else:
         _refuse_changes(out, changes)
         _refuse_strangers(out, record.outputs, made)
-    return record if changes else record.model_copy(update={"outputs": made | record.outputs})
+    if changes:
+        return record
+    return record.model_copy(update={"outputs": made | record.outputs, "sha256": digests})
+
+
+def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) -> PredictionRecord:
+    folder = Path(record.images)
+    outputs = {name: describe_image(folder / image, earlier.images) for name, image in record.outputs.items()}
+    return record.model_copy(update={"images": earlier.images, "outputs": outputs})
+
+
+def _read_record(out: Path) -> PredictionRecord | None:
+    path = out / RECORD_NAME
+    return read_document(path, PredictionRecord) if path.exists() else None
+
+
+def _is_output_name(name: str) -> bool:
+    """Whether a name is that of a label map or of probabilities, without a way into another folder."""
+    return LEADS_ELSEWHERE.isdisjoint(name) and name.lower().endswith(OUTPUT_ENDINGS)
+
+
+def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]) -> set[str]:
+    """Removes files that predictions made; refuses, before anything is removed, if others are among them or some were
+    changed since, such as corrected label maps."""
+    existing = [name for name in dict.fromkeys(names) if (out / name).exists()]
+    others = [name for name in existing if digests.get(name) != hash_file(out / name)]
+    if others:
+        msg = (
+            f"{out} holds files that label maps would replace, and --overwrite leaves {shorten_names(others)} as they "
+            f"are not known to be made by a prediction, or were changed since; move them away or remove them, or "
+            f"choose another folder"
+        )
+        raise RunError(msg)
+    for name in existing:
+        (out / name).unlink(missing_ok=True)
+    return set(existing)
 
 
 def _refuse_strangers(out: Path, outputs: Mapping[str, str], made: Mapping[str, str]) -> None:
     """Files that no prediction of this kind made, or made of another image of the same name, such as x.mha of x.nii."""
-    existing = [name for name in outputs if (out / name).exists()]
-    others = [name for name in existing if name in made and made[name] != outputs[name]]
+    others = [name for name in outputs if name in made and made[name] != outputs[name]]
     if others:
         msg = (
             f"{out / others[0]} was made of {made[others[0]]}, not of {outputs[others[0]]} ({len(others)} in all); "
             f"choose another folder, or replace it with --overwrite"
         )
         raise RunError(msg)
-    existing = [name for name in existing if name not in made]
+    existing = [name for name in outputs if name not in made and (out / name).exists()]
     if existing:
         msg = (
             f"{out} holds files that label maps would replace, such as {existing[0]} ({len(existing)} in all); "
-            f"choose another folder, or replace them with --overwrite"
+            f"move them away, or choose another folder"
         )
         raise RunError(msg)
 

@@ -75,8 +75,8 @@ def _run_queue(
     try:
         with queue.stop.handle_signals(), closing(queue.run_all()) as snapshots:
             show_statuses(snapshots)
-    except KeyboardInterrupt:
-        raise Stopped(queue.describe_interruption(request)) from None
+    except KeyboardInterrupt as interruption:
+        raise Stopped(queue.describe_interruption(request)) from interruption
     return tuple(queue.failures.values())
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import RunError
-from autoseg.processes.child_process import SECONDS_TO_SAVE, SECONDS_TO_STOP, Child, start_child, stop_children
+from autoseg.processes.child_process import SECONDS_TO_STOP, Child, start_child, stop_children
 from autoseg.processes.fold_lock import find_holder
 from autoseg.processes.fork_server import defer_interruptions
+from autoseg.processes.parent_watch import SECONDS_TO_SAVE
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.cpu_time import count_usable_cpus

@@ -1,13 +1,17 @@
 import os
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from autoseg.errors import DatasetError, Problem
+from autoseg.processes import case_pool
 from autoseg.processes.case_pool import (
     CaseSize,
     Failure,
@@ -19,6 +23,8 @@ from autoseg.processes.case_pool import (
     write_failure_log,
 )
 from autoseg.processes.progress import SilentProgress
+from autoseg.processes.signals import StopRequest, StopSignal
+from autoseg.run_folder import write_atomically
 
 SIZES = {name: CaseSize(voxels=25_000_000, estimated_bytes=3 * 2**30) for name in ("a", "b", "c")}
 
@@ -154,11 +160,46 @@ def test_cases_that_a_message_does_not_name_are_all_in_the_log(tmp_path: Path) -
     assert "they are: c0, c1, c2, c3, c4" in line.text
 
 
-def tell_who_ends_it(job: int) -> bool:
-    del job
-    return signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def write_until_ended(job: Path) -> None:
+    """Works with a temporary file until a signal comes."""
+    with write_atomically(job):
+        job.with_suffix(".begun").touch()
+        while not job.with_suffix(".over").exists():
+            time.sleep(0.02)
 
 
-def test_a_worker_of_a_pool_can_be_ended() -> None:
-    outcome = run_over_cases(tell_who_ends_it, [("a", 1), ("b", 2)], workers=2, label="", progress=SilentProgress())
-    assert outcome.results == (True, True)
+class Terminated(SilentProgress):
+    """Gets SIGTERM as soon as both workers work."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def track(self, items, *, label, total, unit):
+        thread = threading.Thread(target=self.wait_and_terminate)
+        thread.start()
+        yield from items
+
+    def wait_and_terminate(self) -> None:
+        while len(list(self.folder.glob("*.begun"))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process instead")
+def test_a_pool_that_is_terminated_ends_at_once_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+    jobs = [(name, tmp_path / name) for name in "abc"]
+    with pytest.raises(StopSignal), StopRequest().handle_signals(["SIGTERM"]):
+        run_over_cases(write_until_ended, jobs, workers=2, label="", progress=Terminated(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.begun", "b.begun"]
+
+
+def test_a_worker_that_dies_unnoticed_breaks_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is killed while it sends a result, for the rest of which the pool waits."""
+    monkeypatch.setattr(case_pool, "SECONDS_BETWEEN_LOOKS", 0.1)
+    with case_pool._open_pool(2) as pool:
+        pool.submit(os.getpid).result()
+        pool._result_queue._writer._send(struct.pack("!i", 1000))  # the length of a result that does not come
+        future = pool.submit(time.sleep, 100)
+        os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        (finished,) = case_pool._iterate_finished([future], pool)
+        assert isinstance(finished.exception(), BrokenProcessPool)
