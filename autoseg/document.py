@@ -25,6 +25,7 @@ ShapeTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], An
 
 LONGEST_SHOWN_VALUE: Final = 80  # characters
 MOST_SHOWN_PROBLEMS: Final = 20
+MOST_RESULT_BYTES: Final = 2**29  # of what autoseg itself writes about every case of a large dataset
 
 
 class Part(BaseModel):
