@@ -128,8 +128,8 @@ def _check_values(parsed: Any, *, accepts_infinity: bool) -> None:
                 below.extend(part.values())
             elif kind is list:
                 below.extend(part)
-            elif kind is int:
-                _check_integer(part)
+            elif kind is int and not SMALLEST_INTEGER <= part <= LARGEST_INTEGER:
+                raise _UnusableContentError(_describe_integer(part))
             elif kind is float and not accepts_infinity and math.isinf(part):
                 msg = "a number is larger than 64 bits can hold; correct it"
                 raise _UnusableContentError(msg)
@@ -139,12 +139,10 @@ def _check_values(parsed: Any, *, accepts_infinity: bool) -> None:
     raise RecursionError
 
 
-def _check_integer(value: int) -> None:
-    if not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
-        text = str(value)
-        shown = text if len(text) <= LONGEST_SHOWN_NUMBER else f"{text[:LONGEST_SHOWN_NUMBER]}... ({len(text)} digits)"
-        msg = f"the integer {shown} does not fit into 64 bits; correct the number"
-        raise _UnusableContentError(msg)
+def _describe_integer(value: int) -> str:
+    text = str(value)
+    shown = text if len(text) <= LONGEST_SHOWN_NUMBER else f"{text[:LONGEST_SHOWN_NUMBER]}... ({len(text)} digits)"
+    return f"the integer {shown} does not fit into 64 bits; correct the number"
 
 
 def _check_surrogates(text: str, parsed: Any) -> None:

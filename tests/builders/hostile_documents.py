@@ -263,8 +263,8 @@ ZIP_FILES: Final[Mapping[str, Builder]] = {
     "twice": lambda path: write_zip(path, ("a/plans.json", b"1"), ("a/plans.json", b"2")),
     "capitals": lambda path: write_zip(path, ("a/plans.json", b"1"), ("A/plans.json", b"2")),
     "encrypted": _encrypt,
-    "bomb": lambda path: write_zip(path, ("plans.json", bytes(2**27))),
-    "bomb_of_weights": lambda path: write_zip(path, ("fold_0/checkpoint_final.pth", bytes(2**27))),
+    "bomb": lambda path: write_zip(path, ("plans.json", bytes(2**26 + 1))),
+    "bomb_of_weights": lambda path: write_zip(path, ("fold_0/checkpoint_final.pth", bytes(2**26 + 1))),
     "claims_gigabytes": lambda path: _claim_size(path, 2**32 - 2),
     "claims_nothing": lambda path: _claim_size(path, 1),
     "cut": _cut,
@@ -339,7 +339,7 @@ ENTRIES: Final[Mapping[str, Callable[[], Any]]] = {
 def write_compressed_checkpoint(path: Path) -> None:
     """A checkpoint whose zeros are compressed, which torch.save never does."""
     plain = path.with_name("plain")
-    torch.save({"a": torch.zeros(2**24)}, plain)
+    torch.save({"a": torch.zeros(2**22)}, plain)
     with zipfile.ZipFile(plain) as source:
         write_zip(path, *((name, source.read(name)) for name in source.namelist()))
     plain.unlink()

@@ -70,7 +70,7 @@ from autoseg.workflows.select.selection_document import Member
 
 CPU: Final = torch.device("cpu")
 NAMES: Final = ("a", "b", "c", "d")
-MOST_CHANGES: Final = 200
+MOST_CHANGES: Final = 120
 LONGEST_MESSAGE: Final = 20_000
 MOST_BYTES: Final = 2 * 2**30
 PLAN: Final = build_plan(
@@ -303,11 +303,12 @@ def test_the_right_content_is_read(target: Target) -> None:
     target.read()
 
 
-@pytest.mark.parametrize("text", JSON_TEXTS)
-def test_what_is_no_such_document_is_an_error_with_its_name(target: Target, text: str) -> None:
-    write_json(target.path, JSON_TEXTS[text])
-    with pytest.raises(AutosegError, match=target.pattern):
-        target.read()
+def test_what_is_no_such_document_is_an_error_with_its_name(target: Target) -> None:
+    outcomes = {}
+    for kind, text in JSON_TEXTS.items():
+        write_json(target.path, text)
+        outcomes[kind] = _read(target)
+    assert {kind: text for kind, text in outcomes.items() if not re.search(target.pattern, text)} == {}
 
 
 @pytest.mark.parametrize("kind", JSON_FILES)
@@ -327,18 +328,21 @@ def test_what_is_no_file_is_no_document(target: Target, kind: str) -> None:
 def test_a_field_that_is_missing_or_mistyped_is_an_error_or_harmless(target: Target) -> None:
     changes = list(list_changes(target.content))
     chosen = changes[:: max(1, round(len(changes) / MOST_CHANGES))]
-    outcomes = [_try(target, content) for _, content in chosen]
-    assert set(outcomes) == {"error", "read"}
-    assert outcomes.count("error") > len(outcomes) / 20
+    messages = []
+    for _, content in chosen:
+        write_json(target.path, content)
+        messages.append(_read(target))
+    assert max(map(len, messages)) < LONGEST_MESSAGE
+    assert sum(map(bool, messages)) > len(messages) / 20
 
 
-def _try(target: Target, content: Any) -> str:
-    write_json(target.path, content)
+def _read(target: Target) -> str:
+    """The message of the error; empty if there was none."""
     try:
         target.read()
     except AutosegError as error:
-        return "error" if len(str(error)) < LONGEST_MESSAGE else "long message"
-    return "read"
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("field", PLAN_FIELDS)
@@ -553,7 +557,7 @@ def test_entries_that_no_checkpoint_has_are_refused(copied_model: Path, kind: st
 
 
 def test_names_that_share_memory_a_thousand_times_are_refused(copied_model: Path) -> None:
-    shared = torch.zeros(2**18)
+    shared = torch.zeros(2**14)
     change_checkpoint(
         copied_model, lambda content: content["network_weights"].update({f"x{index}": shared for index in range(1000)})
     )
@@ -576,7 +580,7 @@ def test_a_checkpoint_that_was_compressed_is_refused_unopened(copied_model: Path
     path = copied_model / "fold_0" / "checkpoint_final.pth"
     path.unlink()
     write_compressed_checkpoint(path)
-    with pytest.raises(ExchangeError, match=r"unpack to 64 MiB.*nothing was run"):
+    with pytest.raises(ExchangeError, match=r"unpack to 16 MiB.*nothing was run"):
         read_model(copied_model)
 
 
@@ -604,7 +608,10 @@ HEADERS: Final[Mapping[str, bytes]] = {
     "brackets": (100_000).to_bytes(8, "little") + b"[" * 100_000,
     "shape": b'{"network.a":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,4]}}',
     "offsets": b'{"network.a":{"dtype":"F32","shape":[1],"data_offsets":[0,4000000000000]}}',
-    "overlap": b'{"network.a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"network.b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+    "overlap": (
+        b'{"network.a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        b'"network.b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
     "dtype": b'{"network.a":{"dtype":"PICKLE","shape":[1],"data_offsets":[0,4]}}',
     "negative": b'{"network.a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
     "nothing": b"{}",
