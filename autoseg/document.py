@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from autoseg.errors import DocumentError
 from autoseg.run_folder import write_text
@@ -25,6 +25,7 @@ ShapeTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], An
 
 LONGEST_SHOWN_VALUE: Final = 80  # characters
 MOST_SHOWN_PROBLEMS: Final = 20
+MOST_RESULT_BYTES: Final = 2**29  # of what autoseg itself writes about every case of a large dataset
 
 
 class Part(BaseModel):
@@ -142,11 +143,17 @@ def parse_part(content: Any, kind: type[AnyPart], *, where: str) -> AnyPart:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        problems = _drop_consequences(error.errors(include_url=False))
         lines = [_reword(problem, kind, where) for problem in problems[:MOST_SHOWN_PROBLEMS]]
         if len(problems) > len(lines):
             lines.append(f"{where}: and {len(problems) - len(lines)} more problems")
         raise DocumentError("\n".join(lines)) from error
+
+
+def _drop_consequences(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Leaves out that a list is too short where its entries are wrong, which pydantic then does not count."""
+    above = {tuple(problem["loc"][:depth]) for problem in problems for depth in range(len(problem["loc"]))}
+    return [problem for problem in problems if problem["type"] != "too_short" or tuple(problem["loc"]) not in above]
 
 
 def suggest_key(found: str, known: list[str]) -> str:

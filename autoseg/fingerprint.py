@@ -3,11 +3,11 @@
 Together they are the only input of planners.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from autoseg.document import Document, Part, PositiveTriple, ShapeTriple
+from autoseg.document import MOST_RESULT_BYTES, Document, Part, PositiveTriple, ShapeTriple
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
 
@@ -69,6 +69,8 @@ class Fingerprint(Document):
         orientation: Axis code (x, y, z) to which every image is brought; None for pictures, which have no orientation.
         distance_unit: Unit of all lengths; "pixel" where no file has a spacing, whatever the names of the fields say.
     """
+
+    most_bytes: ClassVar[int] = MOST_RESULT_BYTES
 
     schema_version: Literal[1] = 1
     autoseg_version: str

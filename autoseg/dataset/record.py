@@ -1,10 +1,10 @@
 """The record of the dataset in a run: enough to find the images again, and nothing of their content."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
-from autoseg.document import Document, Part
+from autoseg.document import MOST_RESULT_BYTES, Document, Part
 from autoseg.errors import DatasetError, Problem
 from autoseg.labels import LabelScheme
 from autoseg.untrusted.names import FileStem
@@ -31,6 +31,8 @@ class DatasetRecord(Document):
         source: Absolute path of the dataset's folder.
         fix_geometry: Whether files on another grid than their case's first channel are resampled onto it.
     """
+
+    most_bytes: ClassVar[int] = MOST_RESULT_BYTES
 
     schema_version: Literal[1] = 1
     name: str

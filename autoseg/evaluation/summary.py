@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from autoseg.document import Document, Part, write_document
+from autoseg.document import MOST_RESULT_BYTES, Document, Part, write_document
 from autoseg.errors import EvaluationError
 from autoseg.evaluation.case_metrics import ClassMetrics
 from autoseg.geometry import DistanceUnit
@@ -97,6 +97,8 @@ class EvaluationSummary(Document):
         count: Number of cases in which each metric is defined.
         validation: Conditions of the validation; None if it was no validation, or one by an earlier version.
     """
+
+    most_bytes: ClassVar[int] = MOST_RESULT_BYTES
 
     schema_version: Literal[1] = 1
     tolerance_mm: float

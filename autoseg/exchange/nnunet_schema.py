@@ -8,7 +8,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 
 from autoseg.document import Part, parse_part
 from autoseg.errors import ExchangeError
-from autoseg.plan.values import MOST_STAGES
+from autoseg.plan.values import MOST_STAGES, Extents
 from autoseg.untrusted.json_reading import read_json
 
 Stages = Annotated[int, Field(ge=1, le=MOST_STAGES)]
@@ -59,7 +59,7 @@ class NnunetConfiguration(ForeignPart):
 
     preprocessor_name: str = "DefaultPreprocessor"
     batch_size: int
-    patch_size: tuple[int, ...]
+    patch_size: Extents
     median_image_size_in_voxels: tuple[float, ...]
     spacing: tuple[float, ...]
     normalization_schemes: tuple[str, ...]

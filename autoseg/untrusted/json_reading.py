@@ -14,10 +14,10 @@ from autoseg.errors import DocumentError
 
 MOST_BYTES: Final = 2**26  # 64 MiB; a parsed document takes up to 25 times its size in memory
 MOST_LEVELS: Final = 64  # the deepest document of autoseg has 12
-MOST_DIGITS: Final = 400  # a number in full; the largest double precision number has 309
 SMALLEST_INTEGER: Final = -(2**63)
 LARGEST_INTEGER: Final = 2**64 - 1
-LONGEST_SHOWN_NUMBER: Final = 12  # digits
+LONGEST_SHOWN_NUMBER: Final = 24  # digits
+LONGEST_SHOWN_KEY: Final = 80
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_BYTES, accepts_nan: bool = False) -> Any:
@@ -51,14 +51,9 @@ def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False) -
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        parsed = json.loads(
-            text,
-            object_pairs_hook=_build_object,
-            parse_int=_parse_integer,
-            parse_float=_parse_float,
-            parse_constant=float if accepts_nan else _refuse_constant,
-        )
-        _check_depth(parsed)
+        constant = float if accepts_nan else _refuse_constant
+        parsed = json.loads(text, object_pairs_hook=_build_object, parse_constant=constant)
+        _check_values(parsed, accepts_infinity=accepts_nan)
         _check_surrogates(text, parsed)
     except UnicodeDecodeError as error:
         msg = f"{where} cannot be read: it is no text in UTF-8 (byte {error.start}); save it as UTF-8"
@@ -67,7 +62,11 @@ def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False) -
         msg = f"{where}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
         raise DocumentError(msg) from error
     except RecursionError as error:
-        raise DocumentError(_describe_depth(where)) from error
+        msg = f"{where} is nested in more than {MOST_LEVELS} levels, which no such document is; is it the right file?"
+        raise DocumentError(msg) from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        msg = f"{where}: an integer does not fit into 64 bits; correct the number"
+        raise DocumentError(msg) from error
     except _UnusableContentError as error:
         msg = f"{where}: {error}"
         raise DocumentError(msg) from error
@@ -109,45 +108,41 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _parse_integer(text: str) -> int:
-    if len(text) <= MOST_DIGITS:
-        value = int(text)
-        if SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
-            return value
-    msg = f"the integer {_shorten_number(text)} does not fit into 64 bits"
-    raise _UnusableContentError(msg)
-
-
-def _parse_float(text: str) -> float:
-    value = float(text) if len(text) <= MOST_DIGITS else math.inf
-    if math.isfinite(value):
-        return value
-    msg = f"the number {_shorten_number(text)} does not fit into 64 bits"
-    raise _UnusableContentError(msg)
-
-
 def _refuse_constant(name: str) -> float:
     msg = f"{name} is no number of JSON; give a finite number, or null where there is none"
     raise _UnusableContentError(msg)
 
 
-def _shorten_number(text: str) -> str:
-    return text if len(text) <= 2 * LONGEST_SHOWN_NUMBER else f"{text[:LONGEST_SHOWN_NUMBER]}... ({len(text)} digits)"
-
-
 def _shorten(text: str) -> str:
-    return text if len(text) <= MOST_LEVELS else f"{text[:MOST_LEVELS]}..."
+    return text if len(text) <= LONGEST_SHOWN_KEY else f"{text[:LONGEST_SHOWN_KEY]}..."
 
 
-def _check_depth(parsed: Any) -> None:
-    """Checks the depth level by level, as deeper documents exhaust the stack of whatever walks through them."""
+def _check_values(parsed: Any, *, accepts_infinity: bool) -> None:
+    """Checks depth and numbers level by level, as what is deeper exhausts the stack of whatever walks through it."""
     level = [parsed]
     for _ in range(MOST_LEVELS + 1):
-        containers = [part for part in level if isinstance(part, dict | list)]
-        if not containers:
+        below: list[Any] = []
+        for part in level:
+            kind = type(part)
+            if kind is dict:
+                below.extend(part.values())
+            elif kind is list:
+                below.extend(part)
+            elif kind is int and not SMALLEST_INTEGER <= part <= LARGEST_INTEGER:
+                raise _UnusableContentError(_describe_integer(part))
+            elif kind is float and not accepts_infinity and math.isinf(part):
+                msg = "a number is larger than 64 bits can hold; correct it"
+                raise _UnusableContentError(msg)
+        if not below:
             return
-        level = [child for part in containers for child in (part.values() if isinstance(part, dict) else part)]
+        level = below
     raise RecursionError
+
+
+def _describe_integer(value: int) -> str:
+    text = str(value)
+    shown = text if len(text) <= LONGEST_SHOWN_NUMBER else f"{text[:LONGEST_SHOWN_NUMBER]}... ({len(text)} digits)"
+    return f"the integer {shown} does not fit into 64 bits; correct the number"
 
 
 def _check_surrogates(text: str, parsed: Any) -> None:
@@ -159,7 +154,3 @@ def _check_surrogates(text: str, parsed: Any) -> None:
     except UnicodeEncodeError as error:
         msg = "a text holds half of a character (an escape \\ud800 to \\udfff without its other half); remove it"
         raise _UnusableContentError(msg) from error
-
-
-def _describe_depth(where: str) -> str:
-    return f"{where} is nested in more than {MOST_LEVELS} levels, which no such document is; is it the right file?"

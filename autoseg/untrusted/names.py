@@ -41,7 +41,9 @@ def suggest_name(name: str) -> str:
     parts = [part for part in SEPARATORS.split(name) if part.strip(". ")]
     kept = "".join("_" if _is_forbidden(character) else character for character in "_".join(parts).lstrip("."))
     kept = kept.replace(":", "_").encode("utf-8", "ignore")[:LONGEST_NAME_BYTES].decode("utf-8", "ignore").strip(" .")
-    return f"{kept}_" if not kept or _is_reserved(kept) else kept
+    if not kept:
+        return "case"
+    return f"_{kept}" if _is_reserved(kept) else kept
 
 
 def describe_name(name: str) -> str:

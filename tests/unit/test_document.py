@@ -205,3 +205,21 @@ def test_earlier_versions_are_upgraded_one_after_the_other(tmp_path):
 def test_versions_that_nobody_knows_are_refused(tmp_path, version):
     with pytest.raises(DocumentError, match=f"has schema version {version!r}, this autoseg reads version 3"):
         read_drawing(tmp_path, {"schema_version": version, "shapes": []})
+
+
+class Forest(Part):
+    sizes: Annotated[tuple[Annotated[int, Field(le=9)], ...], Field(min_length=1)]
+
+
+def test_a_list_of_wrong_entries_is_not_called_too_short():
+    with pytest.raises(DocumentError) as caught:
+        parse_part({"sizes": [10]}, Forest, where="x.json")
+    assert str(caught.value) == "x.json: sizes.0: input should be less than or equal to 9 (got 10)"
+    with pytest.raises(DocumentError, match=r"x\.json: sizes: .*at least 1"):
+        parse_part({"sizes": []}, Forest, where="x.json")
+
+
+def test_of_very_many_problems_the_first_are_named_and_the_others_counted():
+    with pytest.raises(DocumentError, match=r"x\.json: and 80 more problems") as caught:
+        parse_part({"sizes": [10] * 100}, Forest, where="x.json")
+    assert len(str(caught.value).splitlines()) == 21

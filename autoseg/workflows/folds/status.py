@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from autoseg.dataset.folds import Splits, select_fold
-from autoseg.document import parse_part, read_document
+from autoseg.document import MOST_RESULT_BYTES, parse_part, read_document
 from autoseg.errors import DocumentError
 from autoseg.inference.folds import find_trained_folds, is_imported_run
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
@@ -184,7 +184,7 @@ def has_final_model(folder: FoldFolder) -> bool:
 def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | None:
     """Reads the result of a validation; None unless it covers all given cases, or those that a budget left."""
     try:
-        content = read_json(folder.summary)
+        content = read_json(folder.summary, most_bytes=MOST_RESULT_BYTES)
         validated = tuple(entry["case"] for entry in content["metric_per_case"])
         dice, made = content["foreground_mean"]["Dice"], content.get("validation")
         conditions = None if made is None else parse_part(made, ValidationConditions, where=folder.summary.name)
