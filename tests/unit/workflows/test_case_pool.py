@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoseg.errors import DatasetError, Problem
 from autoseg.processes import case_pool
@@ -16,6 +17,7 @@ from autoseg.processes.case_pool import (
     CaseSize,
     Failure,
     PoolOutcome,
+    build_failure,
     compute_worker_count,
     find_largest,
     list_problems,
@@ -203,3 +205,11 @@ def test_a_worker_that_dies_unnoticed_breaks_the_pool(tmp_path: Path, monkeypatc
         os.kill(next(iter(pool._processes)), signal.SIGKILL)
         (finished,) = case_pool._iterate_finished([future], pool)
         assert isinstance(finished.exception(), BrokenProcessPool)
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 54 TiB"), torch.OutOfMemoryError("54 TiB")])
+def test_a_case_without_memory_is_named_without_a_traceback(error: Exception) -> None:
+    failure = build_failure("a", error)
+    assert failure.traceback is None
+    assert failure.describe()[0].startswith("case a: too little memory (")
+    assert "54 TiB" in failure.describe()[0]
