@@ -84,7 +84,7 @@ def translate_memory_errors(device: torch.device, *, purpose: str, advice: str) 
     Args:
         device: Device that computes.
         purpose: Purpose of the memory, in words.
-        advice: What to do.
+        advice: Advice for the user.
 
     Raises:
         DeviceError: The memory does not suffice.
