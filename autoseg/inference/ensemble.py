@@ -7,6 +7,7 @@ classes times full resolution nor a file of probabilities ever exists. In memory
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restoring.decoding import compute_probabilities, decode_probabilities
 from autoseg.inference.restoring.resample_logits import get_strip_bytes
-from autoseg.inference.restoring.restore_grid import Location, iterate_strips
+from autoseg.inference.restoring.restore_grid import Location, iterate_strips, retry_with_logits_in_ram
 from autoseg.inference.sliding_window.prediction import OnWindow
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
@@ -82,7 +83,8 @@ class Ensemble:
             return self.members[0].restore_label_map(logits[0], geometries[0])
         resamplings = [member.configuration_plan.resampling for member in self.members]
         labels = self.plan.labels
-        return labels.decode(restore_mean_label_map(logits, geometries, resamplings, labels=labels))
+        restore = partial(restore_mean_label_map, geometries=geometries, resamplings=resamplings, labels=labels)
+        return labels.decode(retry_with_logits_in_ram(restore, logits))
 
     def iterate_probabilities(
         self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]

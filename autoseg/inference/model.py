@@ -23,7 +23,12 @@ from autoseg.inference.restoring.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
-from autoseg.inference.sliding_window.prediction import OnWindow, compute_inference_batch_size, predict_logits
+from autoseg.inference.sliding_window.prediction import (
+    MEMORY_ADVICE,
+    OnWindow,
+    compute_inference_batch_size,
+    predict_logits,
+)
 from autoseg.networks.families import build_network
 from autoseg.networks.memory_limits import check_prediction_memory
 from autoseg.networks.network import SegmentationNetwork
@@ -32,7 +37,7 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
-from autoseg.runtime.device import find_device
+from autoseg.runtime.device import find_device, translate_memory_errors
 from autoseg.runtime.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
 from autoseg.runtime.precision import DtypeName, Precision, find_dtype
 from autoseg.stages.inputs import append_prediction
@@ -229,7 +234,8 @@ def load_model(
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
         RunError: There is no run, or a checkpoint is damaged.
-        DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution.
+        DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution,
+            or not enough memory.
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
     used_device = find_device(device)
@@ -241,7 +247,8 @@ def load_model(
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
     check_prediction_memory(plan.configurations[name], name, used_device, network_count=len(trainings))
-    with adaptive_cpu_threads(used_device):
+    fits = translate_memory_errors(used_device, purpose=f"the networks of {len(names)} fold(s)", advice=MEMORY_ADVICE)
+    with adaptive_cpu_threads(used_device), fits:
         prepared = prepare_networks(
             [load_network(training, plan.configurations[name]) for training in trainings],
             Setting(configuration=plan.configurations[name], device=used_device, dtype=dtype),

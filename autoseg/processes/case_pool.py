@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -38,6 +39,8 @@ Result = TypeVar("Result")
 
 SHARE_OF_FREE_MEMORY = 0.7
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
+OUT_OF_MEMORY: Final = "OutOfMemoryError"  # of torch, which is not imported here
+SECONDS_TO_TIDY_UP: Final = 10.0  # for a worker that is terminated, after its running call of a library
 SECONDS_BETWEEN_LOOKS: Final = 5.0  # for workers that died without the pool's notice
 
 
@@ -140,6 +143,9 @@ def build_failure(case: str, error: Exception) -> Failure:
         return Failure(case=case, problems=tuple(replace(problem, cases=(case,)) for problem in error.problems))
     if isinstance(error, AutosegError):
         return Failure(case=case, problems=(Problem(text=str(error), cases=(case,)),))
+    if isinstance(error, MemoryError) or type(error).__name__ == OUT_OF_MEMORY:
+        text = f"too little memory ({error}); close other programs, use fewer workers, or a machine with more memory"
+        return Failure(case=case, problems=(Problem(text=text, cases=(case,)),))
     text = "".join(traceback.format_exception(error))
     problem = Problem(text=f"unexpected {type(error).__name__}: {error}", cases=(case,))
     return Failure(case=case, problems=(problem,), traceback=text)
@@ -275,10 +281,16 @@ def _cancel_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, StopSignal) and error.number != signal.SIGINT:
-            for process in _list_processes(pool):
-                process.terminate()
+        workers = _list_processes(pool)
+        is_urgent = isinstance(error, StopSignal) and error.number != signal.SIGINT
+        if is_urgent:
+            for worker in workers:
+                worker.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
+        if is_urgent:
+            deadline = time.monotonic() + SECONDS_TO_TIDY_UP
+            for worker in workers:
+                worker.join(max(0.0, deadline - time.monotonic()))
         raise
 
 

@@ -1,6 +1,8 @@
 """Finds the device that runs a network, and selects deterministic or fastest kernels on it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -11,6 +13,14 @@ from autoseg.errors import DeviceError
 # (https://docs.nvidia.com/cuda/cublas, "Results reproducibility").
 CUBLAS_VARIABLE: Final = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_VALUE: Final = ":4096:8"
+MOST_CHARACTERS: Final = 200  # of a message of PyTorch
+# Beside torch.OutOfMemoryError: PyTorch on a CPU, MPS, and libraries of CUDA raise a RuntimeError.
+SIGNS_OF_FULL_MEMORY: Final = (
+    "can't allocate memory",  # DefaultCPUAllocator, on Linux and macOS
+    "not enough memory",  # the same on Windows
+    "out of memory",
+    "_ALLOC_FAILED",  # cuBLAS, cuDNN
+)
 
 
 def find_device(name: str) -> torch.device:
@@ -58,6 +68,38 @@ def _check_cuda(device: torch.device) -> torch.device:
     hint = "use --device cpu, or install a PyTorch built for CUDA and check the driver with nvidia-smi"
     msg = f"no device {device}: {found}; {hint if count == 0 else f'use cuda:0 to cuda:{count - 1}'}"
     raise DeviceError(msg)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that the memory of a device or of the computer does not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_FULL_MEMORY)
+
+
+@contextmanager
+def translate_memory_errors(device: torch.device, *, purpose: str, advice: str) -> Iterator[None]:
+    """Translates errors for lack of memory within the block.
+
+    Args:
+        device: Device that computes.
+        purpose: Purpose of the memory, in words.
+        advice: Advice for the user.
+
+    Raises:
+        DeviceError: The memory does not suffice.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        msg = f"{device} has too little memory for {purpose} ({_find_first_line(error)}); {advice}"
+        raise DeviceError(msg) from error
+
+
+def _find_first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:MOST_CHARACTERS]
 
 
 def prepare_determinism() -> None:

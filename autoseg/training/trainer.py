@@ -2,19 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import torch
-
-from autoseg.errors import DeviceError
 from autoseg.labels import LabelScheme
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
-from autoseg.runtime.device import select_kernels
+from autoseg.runtime.device import select_kernels, translate_memory_errors
 from autoseg.runtime.distributed import SINGLE_PROCESS
 from autoseg.training.budget.pace import (
     Budget,
@@ -41,6 +37,10 @@ from autoseg.training.start import find_start
 from autoseg.training.step import build_learner
 
 ITERATIONS_WORTH_A_FORECAST: Final = 1000
+WHAT_NEEDS_MEMORY: Final = "the planned network and batch"
+ADVICE: Final = (
+    "close what else uses it and give the same command to continue, or plan for less with: autoseg plan --memory-gb"
+)
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
     if start is None:
         return
     select_kernels(options.device, deterministic=options.deterministic)
-    with _translate_memory_errors(options.device), translate_worker_crashes():
+    with translate_memory_errors(options.device, purpose=WHAT_NEEDS_MEMORY, advice=ADVICE), translate_worker_crashes():
         source = build_source(
             plan,
             data.channels,
@@ -158,15 +158,3 @@ def make_forecast(
         training_seconds=epochs_left * estimate_epoch_seconds(schedule, times),
         reserved_seconds=None if budget is None else budget.reserved_seconds,
     )
-
-
-@contextmanager
-def _translate_memory_errors(device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        msg = (
-            f"{device} has too little memory for the planned network and batch; close what else uses it, "
-            f"or plan for less with: autoseg plan --memory-gb"
-        )
-        raise DeviceError(msg) from error

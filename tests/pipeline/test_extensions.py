@@ -112,7 +112,7 @@ def interrupt_after_an_epoch(command: list[str], log: Path) -> None:
             _, err = process.communicate(timeout=100)
         finally:
             process.kill()
-    assert process.returncode == 130, err
+    assert process.returncode == 143, err
 
 
 def test_configurations_of_new_kinds_are_compared_and_paired(selected: Path) -> None:

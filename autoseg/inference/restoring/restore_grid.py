@@ -4,8 +4,10 @@ This inverts preprocessing: resample, undo the crop, undo the change of axes. On
 are interpolated and decoded strip by strip, so that a label map needs little more memory than itself.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +22,23 @@ from autoseg.nonzero_region import slice_box
 from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.resample import find_separate_axis
+from autoseg.runtime.device import is_out_of_memory
 
 Location = tuple[slice, slice, slice]
+Restored = TypeVar("Restored")
+
+logger = logging.getLogger(__name__)
+
+
+def retry_with_logits_in_ram(work: Callable[[Sequence[Tensor]], Restored], logits: Sequence[Tensor]) -> Restored:
+    """Restores something from logits, and again with the logits in RAM if their device is out of memory."""
+    try:
+        return work(logits)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or all(part.device.type == "cpu" for part in logits):
+            raise
+    logger.warning("the device ran out of memory; restoring the grid of the image on the CPU")
+    return work([part.cpu() for part in logits])
 
 
 @torch.inference_mode()
@@ -42,15 +59,19 @@ def restore_label_map(
         resampling: The resampling of the plan.
         chunk_bytes: Size of the logits that are interpolated at a time, see `iterate_label_slabs`.
     """
-    volume = np.zeros(geometry.grid.shape_voxels, np.int16)
-    cropped = geometry.reorientation.apply(volume)[slice_box(geometry.crop_box)]
-    is_nearest = _find_nearest_axes(logits, geometry, resampling)
-    slabs = iterate_label_slabs(
-        logits, geometry.cropped_shape_voxels, labels, is_nearest=is_nearest, chunk_bytes=chunk_bytes
-    )
-    for slices, slab in slabs:
-        cropped[slices] = slab.cpu().numpy()
-    return volume
+
+    def restore(parts: Sequence[Tensor]) -> Int16[np.ndarray, "file_z file_y file_x"]:
+        volume = np.zeros(geometry.grid.shape_voxels, np.int16)
+        cropped = geometry.reorientation.apply(volume)[slice_box(geometry.crop_box)]
+        is_nearest = _find_nearest_axes(parts[0], geometry, resampling)
+        slabs = iterate_label_slabs(
+            parts[0], geometry.cropped_shape_voxels, labels, is_nearest=is_nearest, chunk_bytes=chunk_bytes
+        )
+        for slices, slab in slabs:
+            cropped[slices] = slab.cpu().numpy()
+        return volume
+
+    return retry_with_logits_in_ram(restore, [logits])
 
 
 def restore_probabilities(

@@ -4,6 +4,7 @@
 neighbouring slices.
 """
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,11 +18,12 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoseg.errors import DeviceError, PredictionError
+from autoseg.errors import PredictionError
 from autoseg.inference.sliding_window.mirroring import flip, list_mirrored_axes, predict_mirrored
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
+from autoseg.runtime.device import is_out_of_memory, translate_memory_errors
 
 OnWindow = Callable[[int, int], None]
 
@@ -33,6 +35,9 @@ CPU_BATCH_VOXELS: Final = 2**15
 cores, slices of 56 x 40 voxels take 8.6 ms each alone and 3.7 ms in a batch of 8; 256 x 256 slices and 40 x 56 x 40
 patches are as fast in a batch of 2 and slower in larger ones."""
 CPU: Final = torch.device("cpu")
+MEMORY_ADVICE: Final = (
+    "close what else uses it, predict with fewer folds (--fold), or on another device (--device cpu needs RAM instead)"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,22 +117,26 @@ def compute_inference_batch_size(configuration: ConfigurationPlan, device: torch
 
 
 def _blend_in_memory(job: _Job) -> Tensor:
-    """Blends the windows, with a smaller batch size if the memory of the device does not suffice.
+    """Blends the windows; if the memory of the device does not suffice, with fewer patches at once, then with the sums
+    in RAM. Every step is a warning in the log.
 
     Raises:
         DeviceError: Not even one patch fits.
     """
-    while True:
+    while job.inference_batch_size > 1:
         try:
-            storage = select_storage_device(job.device, _count_stored_bytes(job))
-            return retry_in_ram(partial(_blend_windows, job), storage)
-        except DeviceError:
-            if job.inference_batch_size == 1:
+            return _blend_windows(job, select_storage_device(job.device, _count_stored_bytes(job)))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
         job = replace(job, inference_batch_size=job.inference_batch_size // 2)
-        logger.warning("predicting this volume again with the batch size %d", job.inference_batch_size)
-        if job.device.type == "cuda":
-            torch.cuda.empty_cache()
+        logger.warning(
+            "%s ran out of memory; predicting this volume again with the batch size %d",
+            job.device,
+            job.inference_batch_size,
+        )
+        _release_memory()
+    return retry_in_ram(partial(_blend_windows, job), select_storage_device(job.device, _count_stored_bytes(job)))
 
 
 def retry_in_ram(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:
@@ -136,15 +145,23 @@ def retry_in_ram(work: Callable[[torch.device], Tensor], storage: torch.device) 
     Raises:
         DeviceError: The device is too small nevertheless.
     """
-    try:
-        return work(storage)
-    except torch.OutOfMemoryError as error:
-        if storage.type == "cpu":
-            msg = "the device has too little memory for the network; free it, or predict with the device cpu"
-            raise DeviceError(msg) from error
-        logger.warning("the device ran out of memory; predicting this volume again with the sums in RAM")
-    torch.cuda.empty_cache()
-    return retry_in_ram(work, CPU)
+    if storage.type != "cpu":
+        try:
+            return work(storage)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        logger.warning("%s ran out of memory; predicting this volume again with the sums in RAM", storage)
+        _release_memory()
+    with translate_memory_errors(storage, purpose="the network and one patch", advice=MEMORY_ADVICE):
+        return work(CPU)
+
+
+def _release_memory() -> None:
+    """Returns the memory of failed attempts to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def select_storage_device(device: torch.device, needed_bytes: int) -> torch.device:

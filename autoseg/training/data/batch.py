@@ -20,8 +20,8 @@ class Batch:
         Raises:
             RuntimeError: There is not enough of it.
         """
-        self.image.share_memory_()
-        self.label_map.share_memory_()
+        self.image.share_memory_()  # type: ignore[no-untyped-call]  # torch has no annotation
+        self.label_map.share_memory_()  # type: ignore[no-untyped-call]  # torch has no annotation
 
     def pin_memory(self) -> "Batch":
         """Returns a page-locked copy, which a CUDA device reads asynchronously (called by torch's loader)."""

@@ -223,7 +223,7 @@ def stream_batches(
         for outcome in _translate_handover_errors(outcomes, started):
             if isinstance(outcome, LeftToCaller):
                 if not is_told:
-                    announce(_describe_shortage(outcome.reason))
+                    announce(outcome.describe())
                     is_told = True
                 outcome = source[outcome.key]
             if isinstance(outcome, AutosegError):
@@ -262,14 +262,6 @@ def _describe_crash(reason: str) -> str:
     return (
         f"a process that prepares patches has died ({reason}); this is mostly a lack of RAM or, in a container, of "
         f"shared memory (/dev/shm); {MEMORY_ADVICE}"
-    )
-
-
-def _describe_shortage(reason: str) -> str:
-    return (
-        f"warning: shared memory (/dev/shm) is full ({reason}): batches that find no room are made between the steps, "
-        f"which is slower; {MEMORY_ADVICE.partition(',')[0]}; the same command, given again, continues with fewer "
-        f"batches ahead"
     )
 
 

@@ -32,6 +32,14 @@ class LeftToCaller:
     key: BatchKey
     reason: str
 
+    def describe(self) -> str:
+        """Describes for messages what is short, and what to do."""
+        return (
+            f"warning: shared memory ({SHARED_MEMORY}) is full ({self.reason}): batches that find no room are made "
+            f"between the steps, which is slower; close other programs or allow more memory (docker run "
+            f"--shm-size=8g); the same command, given again, continues with fewer batches ahead"
+        )
+
 
 class SharedBatches(Dataset[Batch | AutosegError | LeftToCaller]):
     """Makes batches in a worker process, and puts them into shared memory."""

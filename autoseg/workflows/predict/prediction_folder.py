@@ -153,7 +153,7 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
 
     Args:
         out: The folder.
-        record: How its label maps are to be made. Its outputs come with the names of images in its own folder, or
+        record: The model and options that are to make its label maps. Its outputs come with the names of images in its own folder, or
             their paths.
         overwrite: Permission to replace label maps of this and of other models; files that no prediction wrote, or
             that were changed since, are never replaced.

@@ -15,6 +15,7 @@ from autoseg.inference.restoring.restore_grid import (
     iterate_probabilities,
     restore_label_map,
     restore_probabilities,
+    retry_with_logits_in_ram,
 )
 from autoseg.labels import LabelScheme
 from autoseg.preprocessing.case import CaseGeometry
@@ -269,3 +270,33 @@ def test_restoring_takes_far_less_memory_than_all_classes_in_full_resolution():
     in_full_mib = 60 * 160 * 256 * 256 * 4 // 2**20
     assert labels == 60
     assert peak_mib < in_full_mib / 20
+
+
+class Distant(torch.Tensor):
+    """A tensor on a device whose memory is full."""
+
+    device = torch.device("cuda")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def restore_somewhere(parts):
+    if any(isinstance(part, Distant) for part in parts):
+        raise torch.OutOfMemoryError
+    return torch.stack(list(parts)).sum().item()
+
+
+def test_a_full_device_is_announced_and_the_grid_is_restored_in_ram(caplog):
+    logits = [torch.ones(3, 2, 2, 2).as_subclass(Distant), torch.ones(3, 2, 2, 2)]
+    assert retry_with_logits_in_ram(restore_somewhere, logits) == 48
+    assert "ran out of memory; restoring the grid of the image on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("shapes do not match")])
+def test_errors_that_more_memory_would_not_help_are_not_hidden(error):
+    def fail(parts):
+        raise error
+
+    with pytest.raises(type(error)):
+        retry_with_logits_in_ram(fail, [torch.ones(3, 2, 2, 2)])

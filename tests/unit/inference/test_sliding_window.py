@@ -7,6 +7,7 @@ from builders.plans import build_configuration
 from torch import nn
 
 from autoseg.errors import DeviceError, PredictionError
+from autoseg.inference.sliding_window import prediction
 from autoseg.inference.sliding_window.prediction import (
     compute_inference_batch_size,
     predict_logits,
@@ -249,15 +250,16 @@ def test_a_device_without_room_for_one_batch_is_an_error_that_says_so():
 class Crowded(nn.Module):
     """Doubles its input, and has no room for more than some patches."""
 
-    def __init__(self, room):
+    def __init__(self, room, error=None):
         super().__init__()
         self.room = room
+        self.error = error or torch.OutOfMemoryError()
         self.batches = []
 
     def forward(self, patches):
         self.batches.append(len(patches))
         if len(patches) > self.room:
-            raise torch.OutOfMemoryError
+            raise self.error
         return (2 * patches,)
 
 
@@ -284,9 +286,49 @@ def test_where_fewer_patches_fit_than_planned_fewer_are_given_at_once(caplog):
     assert "again with the batch size 1" in caplog.text
 
 
+def test_the_sums_go_to_ram_when_not_even_one_patch_fits_beside_them(monkeypatch, caplog):
+    tried = []
+
+    def blend(job, storage):
+        tried.append((job.inference_batch_size, storage.type))
+        if storage.type != "cpu":
+            raise torch.OutOfMemoryError
+        return job.image
+
+    monkeypatch.setattr(prediction, "_blend_windows", blend)
+    monkeypatch.setattr(prediction, "select_storage_device", lambda device, needed_bytes: torch.device("cuda"))
+    predict_crowded(Crowded(room=1))
+    assert tried == [(5, "cuda"), (2, "cuda"), (1, "cuda"), (1, "cpu")]
+    assert [record.message.partition("again with ")[2] for record in caplog.records] == [
+        "the batch size 2",
+        "the batch size 1",
+        "the sums in RAM",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_lack_of_memory_is_known_whatever_reports_it(error):
+    network = Crowded(room=1, error=error)
+    image, logits = predict_crowded(network)
+    torch.testing.assert_close(logits, 2 * image)
+
+
 def test_where_not_even_one_patch_fits_the_device_is_too_small():
     with pytest.raises(DeviceError, match="too little memory for the network"):
         predict_crowded(Crowded(room=0))
+
+
+def test_other_errors_of_the_network_are_not_taken_for_a_full_device():
+    with pytest.raises(RuntimeError, match="shapes"):
+        predict_crowded(Crowded(room=1, error=RuntimeError("shapes do not match")))
 
 
 def test_other_errors_are_not_taken_for_a_full_device():

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import subprocess
@@ -93,3 +94,18 @@ def test_event_files_leave_out_what_has_no_value(tmp_path):
     assert "pseudo_dice_of_class/a" in tags
     assert "pseudo_dice_of_class/b" not in tags
     assert read_scalars(tmp_path, "pseudo_dice/mean")[0] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("jump_seconds", [3.0e8, -3.0e8])
+def test_a_clock_that_is_set_neither_stops_nor_loses_events(tmp_path, monkeypatch, jump_seconds):
+    jumps = itertools.cycle([jump_seconds, 0.0])
+
+    def tell() -> float:
+        return 1.7e9 + next(jumps)
+
+    with open_event_files(tmp_path, first_epoch=0) as writer:
+        monkeypatch.setattr("time.time", tell)
+        for epoch in range(3):
+            write_events(writer, build_epoch_record(epoch, train_loss=1.0), ("a", "b"))
+        monkeypatch.undo()
+    assert read_scalars(tmp_path, "loss/training") == {0: 1.0, 1: 1.0, 2: 1.0}

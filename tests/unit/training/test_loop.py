@@ -393,12 +393,15 @@ def test_a_lost_loss_ends_the_training_and_keeps_the_checkpoint(start, tmp_path,
     assert len(read_checkpoint(FoldFolder(folder).latest_checkpoint).description.history) == 1
 
 
-def test_a_full_device_is_reported(start, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_full_device_is_reported(start, tmp_path, monkeypatch, error):
     def fail(learner, batch):
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(loop, "run_training_step", fail)
-    with pytest.raises(DeviceError, match="too little memory"):
+    with pytest.raises(DeviceError, match=r"cpu has too little memory for the planned network .*plan --memory-gb"):
         list(start(tmp_path / "fold"))
 
 

@@ -16,6 +16,7 @@ from autoseg.processes.case_pool import (
     CaseSize,
     Failure,
     PoolOutcome,
+    build_failure,
     compute_worker_count,
     find_largest,
     list_problems,
@@ -203,3 +204,15 @@ def test_a_worker_that_dies_unnoticed_breaks_the_pool(tmp_path: Path, monkeypatc
         os.kill(next(iter(pool._processes)), signal.SIGKILL)
         (finished,) = case_pool._iterate_finished([future], pool)
         assert isinstance(finished.exception(), BrokenProcessPool)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Has the name of torch's error; workers, which import this module, need not load torch."""
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 54 TiB"), OutOfMemoryError("54 TiB")])
+def test_a_case_without_memory_is_named_without_a_traceback(error: Exception) -> None:
+    failure = build_failure("a", error)
+    assert failure.traceback is None
+    assert failure.describe()[0].startswith("case a: too little memory (")
+    assert "54 TiB" in failure.describe()[0]

@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from autoseg.errors import TrainingError
+from autoseg.errors import RunError, TrainingError
 from autoseg.processes import fold_lock
-from autoseg.processes.fold_lock import find_holder, lock_fold
+from autoseg.processes.fold_lock import find_holder, lock_fold, wait_for_lock
 from autoseg.run_folder import FoldFolder
 
 HOLD = """
@@ -64,3 +65,51 @@ def test_the_lock_lies_beside_the_folder_which_may_be_removed_and_is_no_fold(tmp
 
 def test_nobody_trains_what_was_never_begun(tmp_path):
     assert find_holder(FoldFolder(tmp_path / "nowhere" / "fold_0")) is None
+
+
+def test_a_lock_is_waited_for_until_its_process_ends_whatever_the_clock_says(holder, tmp_path, monkeypatch):
+    told = []
+
+    def end_holder():
+        told.append("waits")
+        holder.kill()
+        holder.wait()
+
+    monkeypatch.setattr("time.time", lambda: -1.0e9)
+    monkeypatch.setattr(fold_lock, "SECONDS_BETWEEN_ATTEMPTS", 0.01)
+    lock = FoldFolder(tmp_path / "fold_0").lock
+    with wait_for_lock(lock, on_wait=end_holder):
+        assert told == ["waits"]
+    assert lock.exists()
+
+
+def test_a_lock_that_is_never_released_is_named(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(fold_lock, "SECONDS_BETWEEN_ATTEMPTS", 0.01)
+    lock = FoldFolder(tmp_path / "fold_0").lock
+    with (
+        pytest.raises(RunError, match=r"another process holds the lock .*for more than 0 s"),
+        wait_for_lock(lock, on_wait=list, longest_seconds=0.1),
+    ):
+        pass
+
+
+def test_a_lock_file_that_is_not_kept_is_removed_while_others_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(fold_lock, "SECONDS_BETWEEN_ATTEMPTS", 0.001)
+    path, inside, most = tmp_path / "lock", [], []
+
+    def work(index):
+        with wait_for_lock(path, on_wait=list, is_kept=False):
+            inside.append(index)
+            most.append(len(inside))
+            inside.remove(index)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    assert most == [1] * 40
+    assert not path.exists()
+
+
+def test_a_lock_that_cannot_be_written_is_an_error_of_the_folder(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(RunError, match=r"cannot write .*lock"), wait_for_lock(tmp_path / "lock", on_wait=list):
+        pass
