@@ -4,7 +4,6 @@ Interpolation gives a voxel to the label with the largest share in it, so that a
 leaves nothing. Here it gets the voxel that holds most of it. No other voxel differs from the interpolated label map.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,8 +14,9 @@ from jaxtyping import Bool, Int16, Int64
 from autoseg.geometry import IntTriple
 from autoseg.preprocessing.interpolation import compute_linear_taps, compute_nearest_indices
 
-OFFSETS: Final = tuple(
-    sorted((o for o in itertools.product((-1, 0, 1), repeat=3) if any(o)), key=lambda o: sum(map(abs, o)))
+STEPS: Final = (-1, 0, 1)
+OFFSETS: Final[tuple[IntTriple, ...]] = tuple(
+    sorted(((z, y, x) for z in STEPS for y in STEPS for x in STEPS if z or y or x), key=lambda o: sum(map(abs, o)))
 )
 """The 26 neighbours of a voxel, those through faces first: most voxels at a surface meet a kept voxel there."""
 
@@ -66,8 +66,8 @@ class _Axis:
 
     Attributes:
         targets: The nearest new index of every old one.
-        first_sources: Of every new index, the first old one that it is interpolated from.
-        last_sources: The last one.
+        first_sources: The first old index from which every new one is interpolated.
+        last_sources: The last such index.
         scale: New extent / old extent.
     """
 
