@@ -40,16 +40,16 @@ class ChannelFingerprint(Part):
 
 
 class ResampledCounts(Part):
-    """Voxels of every class on the grid that a case is probably resampled to, before a planner decides.
+    """Voxels of every class at the spacing that a case is probably resampled to, before a planner decides.
 
     Attributes:
         spacing_mm: The median spacing of the dataset.
-        shape_voxels: Shape of the cropped case at that spacing.
+        scale: Number of voxels at that spacing that have the volume of one in the file.
         voxel_counts: Voxels of every class by interpolation alone, before small objects are kept.
     """
 
     spacing_mm: PositiveTriple
-    shape_voxels: ShapeTriple
+    scale: Annotated[float, Field(gt=0)]
     voxel_counts: tuple[int, ...]
 
 

@@ -13,11 +13,13 @@ from autoseg.fingerprint import CaseFingerprint, ResampledCounts
 from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation
 from autoseg.labels import LabelScheme
 from autoseg.measurement import count_class_voxels
+from autoseg.nonzero_region import Box, compute_bounding_box, slice_box
 from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.resample import compute_resampled_shape, resample_label_map
 
 REPORTED_FRACTION: Final = 0.05
 LEAST_VOXELS: Final = 1.0  # of the new grid: less than that is rounding
+MARGIN_VOXELS: Final = 2
 
 # What every planner of autoseg decides, whatever the data.
 USUAL_RESAMPLING: Final = ResamplingPlan(image_order=3, label_order=1, logits_order=1, anisotropy_threshold=3.0)
@@ -74,23 +76,42 @@ def count_resampled(
 ) -> ResampledCounts | None:
     """Counts voxels after resampling to another spacing; None where it has no fewer voxels in all, which loses little.
 
-    Single slices stay what they are, as in 2D networks.
+    Only the box of the foreground is resampled, as nearly as voxels allow on the grid of the whole. Single slices stay
+    what they are, as in 2D networks.
     """
     z, y, x = (
         current if extent == 1 else wanted
         for extent, current, wanted in zip(label_map.shape, spacing_mm, target_spacing_mm, strict=True)
     )
-    shape = compute_resampled_shape(label_map.shape, spacing_mm, (z, y, x))
-    if prod(shape) >= prod(label_map.shape):
+    if prod(compute_resampled_shape(label_map.shape, spacing_mm, (z, y, x))) >= label_map.size:
         return None
+    ratios = (z / spacing_mm[0], y / spacing_mm[1], x / spacing_mm[2])
+    box = np.ascontiguousarray(label_map[slice_box(_find_foreground_box(label_map, ratios))])
+    shape = compute_resampled_shape(box.shape, spacing_mm, (z, y, x))
     resampled = resample_label_map(
-        np.ascontiguousarray(label_map),
-        shape=shape,
-        spacing_mm=spacing_mm,
-        target_spacing_mm=(z, y, x),
-        plan=USUAL_RESAMPLING,
+        box, shape=shape, spacing_mm=spacing_mm, target_spacing_mm=(z, y, x), plan=USUAL_RESAMPLING
     )
-    return ResampledCounts(spacing_mm=(z, y, x), shape_voxels=shape, voxel_counts=count_class_voxels(resampled, labels))
+    return ResampledCounts(
+        spacing_mm=(z, y, x), scale=prod(shape) / box.size, voxel_counts=count_class_voxels(resampled, labels)
+    )
+
+
+def _find_foreground_box(label_map: Int16[np.ndarray, "z y x"], ratios: FloatTriple) -> Box:
+    """Finds the box of the labelled voxels between borders of new voxels, with two of those around it.
+
+    Args:
+        label_map: Labels.
+        ratios: Voxels per new voxel along every axis.
+    """
+    found = zip(compute_bounding_box(label_map > 0), label_map.shape, ratios, strict=True)
+    z, y, x = (
+        (
+            max(round((start // ratio - MARGIN_VOXELS) * ratio), 0),
+            min(round((stop // ratio + 1 + MARGIN_VOXELS) * ratio), extent),
+        )
+        for (start, stop), extent, ratio in found
+    )
+    return z, y, x
 
 
 def find_crop_losses(labels: LabelScheme, cases: Iterable[CaseFingerprint]) -> Iterator[ClassLoss]:
@@ -106,10 +127,9 @@ def find_resampling_losses(labels: LabelScheme, cases: Iterable[CaseFingerprint]
         resampled, counts = case.resampled, case.cropped_voxel_counts
         if resampled is None or counts is None:
             continue
-        scale = prod(resampled.shape_voxels) / prod(case.cropped_shape_voxels)
         spacing = format_spacing(resampled.spacing_mm)
         rule = f"resampling to {spacing}, the median of the dataset (the plan decides); {KEPT}"
-        yield from compare_counts(case.name, labels, counts, resampled.voxel_counts, rule=rule, scale=scale)
+        yield from compare_counts(case.name, labels, counts, resampled.voxel_counts, rule=rule, scale=resampled.scale)
 
 
 def compare_counts(

@@ -12,6 +12,7 @@ from autoseg.geometry import Grid
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
+from autoseg.workflows.plan import class_losses
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
 from autoseg.workflows.plan.class_losses import (
     compare_counts,
@@ -83,12 +84,26 @@ def test_voxels_are_counted_on_a_coarser_grid_alone_and_single_slices_stay():
     label_map[:4], label_map[5, 5, 5] = 1, 2
     counts = count_resampled(label_map, LABELS, spacing_mm=(1.0, 1.0, 1.0), target_spacing_mm=(2.0, 2.0, 2.0))
     assert counts is not None
-    assert (counts.shape_voxels, counts.voxel_counts) == ((4, 4, 4), (32, 0))
+    assert (counts.spacing_mm, counts.scale, counts.voxel_counts) == ((2.0, 2.0, 2.0), 1 / 8, (32, 0))
     finer = count_resampled(label_map, LABELS, spacing_mm=(1.0, 1.0, 1.0), target_spacing_mm=(0.001, 1.0, 1.0))
     assert finer is None
     flat = count_resampled(label_map[:1], LABELS, spacing_mm=(1.0, 1.0, 1.0), target_spacing_mm=(9.0, 2.0, 2.0))
     assert flat is not None
-    assert (flat.shape_voxels, flat.spacing_mm) == ((1, 4, 4), (1.0, 2.0, 2.0))
+    assert (flat.scale, flat.spacing_mm) == (1 / 4, (1.0, 2.0, 2.0))
+
+
+def test_only_the_box_of_the_foreground_is_resampled(monkeypatch):
+    label_map = np.zeros((60, 50, 40), np.int16)
+    label_map[20:30, 20:28, 12:14] = 1
+    shapes = []
+    resample = class_losses.resample_label_map
+    monkeypatch.setattr(
+        class_losses, "resample_label_map", lambda box, **rest: (shapes.append(box.shape), resample(box, **rest))[1]
+    )
+    counts = count_resampled(label_map, LABELS, spacing_mm=(1.0, 1.0, 1.0), target_spacing_mm=(2.0, 2.0, 2.0))
+    assert shapes == [(20, 18, 12)]
+    assert counts is not None
+    assert counts.voxel_counts == (5 * 4 * 1, 0)
 
 
 @pytest.fixture
