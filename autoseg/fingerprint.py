@@ -39,6 +39,20 @@ class ChannelFingerprint(Part):
     foreground: ForegroundIntensities | None
 
 
+class ResampledCounts(Part):
+    """Voxels of every class at the spacing that a case is probably resampled to, before a planner decides.
+
+    Attributes:
+        spacing_mm: The median spacing of the dataset.
+        scale: Number of voxels at that spacing that have the volume of one in the file.
+        voxel_counts: Voxels of every class by interpolation alone, before small objects are kept.
+    """
+
+    spacing_mm: PositiveTriple
+    scale: Annotated[float, Field(gt=0)]
+    voxel_counts: tuple[int, ...]
+
+
 class CaseFingerprint(Part):
     """One training case, axes z, y, x in the training orientation.
 
@@ -50,6 +64,9 @@ class CaseFingerprint(Part):
         voxel_counts: Voxels of every class of the label scheme, in the order of `LabelScheme.class_names`.
         image_digest: Digest of all intensities, which is equal for equal images, whatever their names, headers and
             stored orientations. Empty if it was not computed.
+        cropped_voxel_counts: The voxels of `voxel_counts` inside the crop; None if they were not counted.
+        resampled: The voxels at the median spacing of the dataset; None if they were not counted, or if that is not
+            coarser.
     """
 
     name: str
@@ -59,6 +76,8 @@ class CaseFingerprint(Part):
     relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
     voxel_counts: tuple[int, ...]
     image_digest: str = ""
+    cropped_voxel_counts: tuple[int, ...] | None = None
+    resampled: ResampledCounts | None = None
 
 
 class Fingerprint(Document):

@@ -106,14 +106,17 @@ def measure_case(
     """
     box = compute_nonzero_box(image)
     cropped_shape = _compute_box_shape(box)
+    counts = count_class_voxels(label_map, labels)
+    is_whole = cropped_shape == label_map.shape
     fingerprint = CaseFingerprint(
         name=name,
         spacing_mm=spacing_mm,
         shape_voxels=label_map.shape,
         cropped_shape_voxels=cropped_shape,
         relative_size_after_cropping=float(np.prod(cropped_shape) / np.prod(label_map.shape)),
-        voxel_counts=_count_class_voxels(label_map, labels),
+        voxel_counts=counts,
         image_digest=compute_image_digest(image),
+        cropped_voxel_counts=counts if is_whole else count_class_voxels(label_map[slice_box(box)], labels),
     )
     inside = slice_box(box)
     # Voxels with the ignore label count as foreground here, as in the reference implementation: leaving them out
@@ -151,6 +154,16 @@ def build_fingerprint(
         distance_unit=distance_unit,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
     )
+
+
+def count_class_voxels(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> tuple[int, ...]:
+    """Counts the voxels of every class, in the order of `LabelScheme.class_names`; negative labels are background."""
+    # bincount widens its input to 64 bit: slice by slice that costs no memory, and background need not be counted.
+    counts: NDArray[np.int64] = np.zeros(len(labels.file_values), dtype=np.int64)
+    for plane in label_map:
+        counts += np.bincount(plane[plane > 0], minlength=counts.size)
+    counts[0] = label_map.size - counts.sum()
+    return tuple(int(sum(counts[label] for label in members)) for members in labels.class_labels)
 
 
 def compute_image_digest(image: Float32[np.ndarray, "channel z y x"]) -> str:
@@ -227,15 +240,6 @@ def _compute_mixture_quantiles(summaries: Sequence[IntensitySummary]) -> Float64
     pair = values[order[np.stack([from_below, from_above])]]
     quantiles: Float64[np.ndarray, " quantile"] = pair.mean(axis=0, dtype=np.float64)
     return quantiles
-
-
-def _count_class_voxels(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> tuple[int, ...]:
-    # bincount widens its input to 64 bit: slice by slice that costs no memory, and background need not be counted.
-    counts: NDArray[np.int64] = np.zeros(len(labels.file_values), dtype=np.int64)
-    for plane in label_map:
-        counts += np.bincount(plane[plane != 0], minlength=counts.size)
-    counts[0] = label_map.size - counts.sum()
-    return tuple(int(sum(counts[label] for label in members)) for members in labels.class_labels)
 
 
 def _compute_box_shape(box: Box) -> tuple[int, int, int]:

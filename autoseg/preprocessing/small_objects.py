@@ -4,7 +4,6 @@ Interpolation gives a voxel to the label with the largest share in it, so that a
 leaves nothing. Here it gets the voxel that holds most of it. No other voxel differs from the interpolated label map.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,8 +14,9 @@ from jaxtyping import Bool, Int16, Int64
 from autoseg.geometry import IntTriple
 from autoseg.preprocessing.interpolation import compute_linear_taps, compute_nearest_indices
 
-OFFSETS: Final = tuple(
-    sorted((o for o in itertools.product((-1, 0, 1), repeat=3) if any(o)), key=lambda o: sum(map(abs, o)))
+STEPS: Final = (-1, 0, 1)
+OFFSETS: Final[tuple[IntTriple, ...]] = tuple(
+    sorted(((z, y, x) for z in STEPS for y in STEPS for x in STEPS if z or y or x), key=lambda o: sum(map(abs, o)))
 )
 """The 26 neighbours of a voxel, those through faces first: most voxels at a surface meet a kept voxel there."""
 
@@ -54,9 +54,9 @@ def keep_small_objects(
     highest = max(max(members) for members in classes)
     for _ in range(MOST_PASSES):
         placed = sum(maps.place_lost(changed, table) for table in _build_tables(classes, highest))
-        if not placed or not maps.overwrites_objects:
+        if not placed or not maps.overwritten:
             break
-        changed, maps.overwrites_objects = maps.find_changed(), False
+        changed = np.union1d(changed, maps.find_overwritten())
     return len(maps.placed)
 
 
@@ -66,8 +66,8 @@ class _Axis:
 
     Attributes:
         targets: The nearest new index of every old one.
-        first_sources: Of every new index, the first old one that it is interpolated from.
-        last_sources: The last one.
+        first_sources: The first old index from which every new one is interpolated.
+        last_sources: The last such index.
         scale: New extent / old extent.
     """
 
@@ -83,14 +83,14 @@ class _Maps:
 
     Attributes:
         placed: Flat indices of the new voxels that objects were given.
-        overwrites_objects: Whether any of them belonged to another label.
+        overwritten: Those of them that belonged to another label.
     """
 
     label_map: Int16[np.ndarray, "z y x"]
     resampled: Int16[np.ndarray, "new_z new_y new_x"]
     axes: tuple[_Axis, _Axis, _Axis]
     placed: set[int] = field(default_factory=set)
-    overwrites_objects: bool = False
+    overwritten: list[int] = field(default_factory=list)
 
     def find_changed(self) -> Flat:
         """Finds foreground voxels whose nearest new voxel has another label, as ascending flat indices."""
@@ -103,6 +103,16 @@ class _Maps:
                 back = self.resampled[z_axis.targets[z]].take(y_axis.targets, axis=0).take(x_axis.targets, axis=1)
                 is_changed &= plane != back
                 found.append(np.flatnonzero(is_changed) + z * plane_voxels)
+        return np.concatenate(found)
+
+    def find_overwritten(self) -> Flat:
+        """Finds the voxels whose nearest new voxel was overwritten since the last call."""
+        found = []
+        for target in self.overwritten:
+            places = np.unravel_index(target, self.resampled.shape)
+            sources = (np.flatnonzero(axis.targets == place) for axis, place in zip(self.axes, places, strict=True))
+            found.append(np.ravel_multi_index(np.ix_(*sources), self.label_map.shape).reshape(-1))
+        self.overwritten.clear()
         return np.concatenate(found)
 
     def place_lost(self, changed: Flat, table: Int16[np.ndarray, " label"]) -> int:
@@ -196,7 +206,8 @@ class _Maps:
             return 0  # an object beside it was given the same voxel
         for target in self._list_places(own[np.argsort(-counts, kind="stable")], members):
             if self._is_free(target):
-                self.overwrites_objects |= bool(flat[target] > 0)
+                if flat[target] > 0:
+                    self.overwritten.append(target)
                 flat[target] = np.bincount(sources[members]).argmax()
                 self.placed.add(target)
                 return 1
@@ -216,11 +227,12 @@ class _Maps:
         """Returns whether a new voxel can be given away: it is background, or not the last one of its object."""
         if target in self.placed:
             return False
-        label = self.resampled.reshape(-1)[target]
+        place = np.unravel_index(target, self.resampled.shape)
+        label = self.resampled[place]
         if label <= 0:
             return True
-        near = (_shift(np.array([target]), offset, self.resampled.shape) for offset in OFFSETS)
-        return any(exists[0] and self.resampled.reshape(-1)[voxel[0]] == label for voxel, exists in near)
+        around = tuple(slice(max(index - 1, 0), index + 2) for index in place)
+        return bool(np.count_nonzero(self.resampled[around] == label) > 1)
 
 
 def _shift(voxels: Flat, offset: IntTriple, shape: tuple[int, ...]) -> tuple[Flat, Bool[np.ndarray, " voxel"]]:

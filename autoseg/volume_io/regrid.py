@@ -17,6 +17,7 @@ from autoseg.volume_io.formats.volumes import LabelVolume, Volume
 # at most sqrt(n), and a twentieth may lie in the voxels at the borders of the grid.
 INTERPOLATION_DEVIATIONS: Final = 4.0
 BORDER_FRACTION: Final = 0.05
+SMALL_VOXELS: Final = INTERPOLATION_DEVIATIONS**2  # a label of fewer voxels may well be missed by all of them
 # Of two images of one patient the smaller mostly lies in the larger; with less in common a header is wrong (guess).
 SMALLEST_OVERLAP: Final = 0.5
 # Intensities above the smallest one, of a voxel in what both images cover against one of the whole image (guess).
@@ -47,7 +48,7 @@ def resample_image_onto_grid(volume: Volume, grid: Grid, *, what: str) -> Volume
 
 
 def resample_label_map_onto_grid(volume: LabelVolume, grid: Grid, *, what: str) -> LabelVolume:
-    """Resamples by nearest neighbour; the result is background outside of the volume.
+    """Resamples by nearest neighbour; the result is background outside of the volume. No small label vanishes.
 
     Raises:
         VolumeError: One of them is a picture without physical coordinates, they do not overlap, or a label loses more
@@ -57,8 +58,23 @@ def resample_label_map_onto_grid(volume: LabelVolume, grid: Grid, *, what: str) 
 
     _check_overlap(volume.grid, grid, what)
     array = _resample(volume.array, volume.grid, grid, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0)
-    _check_losses(volume, LabelVolume(array=array, grid=grid), what)
-    return LabelVolume(array=array, grid=grid)
+    moved = LabelVolume(array=array, grid=grid)
+    _keep_small_labels(volume, moved)
+    _check_losses(volume, moved, what)
+    return moved
+
+
+def _keep_small_labels(before: LabelVolume, after: LabelVolume) -> None:
+    """Gives a label that fell between the voxels of the new grid the background voxel in which it lies, in place."""
+    for value in _count_values(before.array).keys() - _count_values(after.array).keys():
+        voxels = np.argwhere(before.array == value)
+        if len(voxels) * np.prod(before.grid.spacing_mm) > SMALL_VOXELS * np.prod(after.grid.spacing_mm):
+            continue
+        voxels = voxels[_find_inside(before.grid, after.grid, voxels)]
+        for place in np.rint(_compute_indices(before.grid, after.grid, voxels)).astype(np.int64):
+            if after.array[tuple(place)] == 0:
+                after.array[tuple(place)] = value
+                break
 
 
 def _check_losses(before: LabelVolume, after: LabelVolume, what: str) -> None:
@@ -71,7 +87,7 @@ def _check_losses(before: LabelVolume, after: LabelVolume, what: str) -> None:
         expected = count * unit_mm3 / left_mm3  # in voxels of the new grid
         allowed = BORDER_FRACTION * expected + INTERPOLATION_DEVIATIONS * expected**0.5
         gone = outside.get(value, 0)
-        if left.get(value, 0) < expected - allowed or gone > 1 + BORDER_FRACTION * count:
+        if left.get(value, 0) < max(expected - allowed, 1) or gone > 1 + BORDER_FRACTION * count:
             losses.append(
                 f"value {value}: {count} voxels, {count * unit_mm3:.4g} mm3, become {left.get(value, 0)} voxels, "
                 f"{left.get(value, 0) * left_mm3:.4g} mm3 ({gone} of the {count} lie outside of that grid)"
@@ -93,17 +109,21 @@ def _count_values(array: Int32[np.ndarray, "z y x"]) -> dict[int, int]:
 
 def _find_inside(source: Grid, target: Grid, voxels: Shaped[np.ndarray, "voxel 3"]) -> Bool[np.ndarray, " voxel"]:
     """Finds the voxels z, y, x of one grid whose centres lie within the voxels of another."""
+    indices = _compute_indices(source, target, voxels)
+    is_inside = (indices > -0.5) & (indices < np.subtract(target.shape_voxels, 0.5))
+    return np.asarray(is_inside.all(axis=1))
+
+
+def _compute_indices(
+    source: Grid, target: Grid, voxels: Shaped[np.ndarray, "voxel 3"]
+) -> Float64[np.ndarray, "voxel 3"]:
+    """Computes where the voxels z, y, x of one grid lie on another, as fractional indices z, y, x."""
     places = voxels[:, ::-1] @ source.affine[:3, :3].T + source.affine[:3, 3]
-    indices: Float64[np.ndarray, "voxel 3"] = np.linalg.solve(
-        target.affine[:3, :3], (places - target.affine[:3, 3]).T
-    ).T[:, ::-1]
-    inside: Bool[np.ndarray, " voxel"] = ((indices > -0.5) & (indices < np.subtract(target.shape_voxels, 0.5))).all(
-        axis=1
-    )
-    return inside
+    indices = np.linalg.solve(target.affine[:3, :3], (places - target.affine[:3, 3]).T)
+    return np.asarray(indices.T[:, ::-1])
 
 
-def compute_overlap(first: Grid, second: Grid) -> float:
+def _compute_overlap(first: Grid, second: Grid) -> float:
     """Computes which part of the smaller of two grids lies in the other one, by up to 32 positions along every axis."""
 
     def share(source: Grid, target: Grid) -> float:
@@ -116,7 +136,7 @@ def compute_overlap(first: Grid, second: Grid) -> float:
 
 def _check_shared(volume: Volume, grid: Grid, what: str) -> None:
     """Checks that an image covers enough of a grid, and shows something there."""
-    overlap = compute_overlap(volume.grid, grid)
+    overlap = _compute_overlap(volume.grid, grid)
     if overlap < SMALLEST_OVERLAP:
         problem = f"only {overlap:.0%} of the smaller one lies in the other"
     else:
@@ -147,10 +167,8 @@ def _cover(source: Grid, target: Grid) -> Bool[np.ndarray, "z y x"]:
     import SimpleITK
 
     inside = np.ones(source.shape_voxels, np.uint8)
-    covered: Bool[np.ndarray, "z y x"] = (
-        _resample(inside, source, target, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0) > 0
-    )
-    return covered
+    covered = _resample(inside, source, target, interpolator=SimpleITK.sitkNearestNeighbor, outside=0.0)
+    return covered.astype(bool)
 
 
 def _check_overlap(source: Grid, target: Grid, what: str) -> None:

@@ -85,14 +85,11 @@ def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
 def _try_reading_image(case: Case, problems: list[Problem]) -> Volume | None:
     try:
         return read_image(case.image_paths, fix_geometry=case.fix_geometry)
-    except PlacementError as error:  # resampling would move what the voxels show
-        problems.append(Problem(text=str(error)))
     except GridError as error:
-        problems.append(Problem(text=f"{error}, {FIX_ADVICE}"))
-        return None
+        problems.append(_advise(error))
     except VolumeError as error:
         problems.append(Problem(text=str(error)))
-        return None
+    return None
 
 
 def _try_reading_label_map(case: Case, problems: list[Problem]) -> LabelVolume | None:
@@ -138,13 +135,16 @@ def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Pr
 def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[Problem]) -> LabelVolume:
     try:
         return _fit(reference, volume.grid, case)
-    except PlacementError as error:  # resampling would move what the voxels show
-        problems.append(Problem(text=str(error)))
     except GridError as error:
-        problems.append(Problem(text=f"{error}, {FIX_ADVICE}"))
+        problems.append(_advise(error))
     except VolumeError as error:
         problems.append(Problem(text=str(error)))
     return reference
+
+
+def _advise(error: GridError) -> Problem:
+    """Proposes to resample, unless that would move what is drawn."""
+    return Problem(text=str(error) if isinstance(error, PlacementError) else f"{error}, {FIX_ADVICE}")
 
 
 def _fit(reference: LabelVolume, grid: Grid, case: Case) -> LabelVolume:

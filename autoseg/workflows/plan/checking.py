@@ -1,6 +1,6 @@
 """Checks a dataset: reports everything that planning would refuse or mention, without writing anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from autoseg.dataset.folds import Splits
 from autoseg.errors import AutosegError, DatasetError, Problem, group_problems
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
+from autoseg.geometry import FloatTriple
 from autoseg.labels import LabelScheme
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -25,6 +26,12 @@ from autoseg.workflows.plan.class_counts import (
     count_class_occurrences,
     find_duplicates,
     warn_of_rare_classes,
+)
+from autoseg.workflows.plan.class_losses import (
+    find_crop_losses,
+    find_resampling_losses,
+    predict_target_spacing,
+    warn_of_losses,
 )
 from autoseg.workflows.plan.dataset_corrections import Diagnosis, diagnose
 from autoseg.workflows.plan.header_survey import survey_headers
@@ -86,7 +93,14 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
     sizes = {
         name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()
     }
-    outcome = _measure(dataset, orientation, sizes, workers=request.workers, progress=progress)
+    measure = partial(
+        read_and_fingerprint,
+        labels=dataset.labels,
+        channel_names=dataset.channel_names,
+        orientation=orientation,
+        target_spacing_mm=predict_target_spacing(headers.grids.values(), orientation),
+    )
+    outcome = _measure(dataset, measure, sizes, workers=request.workers, progress=progress)
     fingerprints = outcome.results
     classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
@@ -102,6 +116,7 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
             *notes,
             *headers.notes,
             *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
+            *_warn_of_losses(dataset.labels, fingerprints),
             *describe_duplicates(duplicates, splits),
             *describe_export_limits(dataset.labels, dataset.file_ending),
         ),
@@ -112,14 +127,25 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
 
 
 def read_and_fingerprint(
-    case: Case, *, labels: LabelScheme, channel_names: Sequence[str], orientation: str | None
+    case: Case,
+    *,
+    labels: LabelScheme,
+    channel_names: Sequence[str],
+    orientation: str | None,
+    target_spacing_mm: FloatTriple | None,
 ) -> CaseFingerprint:
     """Reads, checks and measures one case in a worker process; the intensities are not sent back.
 
     Raises:
         DatasetError: Everything that is wrong with the case.
     """
-    return read_and_measure(case, labels=labels, channel_names=channel_names, orientation=orientation).fingerprint
+    return read_and_measure(
+        case,
+        labels=labels,
+        channel_names=channel_names,
+        orientation=orientation,
+        target_spacing_mm=target_spacing_mm,
+    ).fingerprint
 
 
 def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem, ...], tuple[str, ...], Splits | None]:
@@ -132,19 +158,21 @@ def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem
 
 def _measure(
     dataset: Dataset,
-    orientation: str | None,
+    measure: Callable[[Case], CaseFingerprint],
     sizes: Mapping[str, CaseSize],
     *,
     workers: int | None,
     progress: Progress,
 ) -> PoolOutcome[CaseFingerprint]:
-    check = partial(
-        read_and_fingerprint, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
-    )
     jobs = [(case.name, case) for case in dataset.cases]
     largest = find_largest(sizes.values())
     count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)
-    return run_over_cases(check, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
+    return run_over_cases(measure, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
+
+
+def _warn_of_losses(labels: LabelScheme, cases: Sequence[CaseFingerprint]) -> list[str]:
+    losses = (*find_crop_losses(labels, cases), *find_resampling_losses(labels, cases))
+    return warn_of_losses(losses, case_count=len(cases))
 
 
 def _report_unread(folder: Path, problems: tuple[Problem, ...]) -> CheckReport:

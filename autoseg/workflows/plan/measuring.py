@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from autoseg.dataset import Case, Dataset
 from autoseg.errors import DatasetError, Problem, has_unnamed_cases
 from autoseg.fingerprint import Fingerprint
-from autoseg.geometry import IDENTITY, Grid, compute_reorientation, find_distance_unit
+from autoseg.geometry import FloatTriple, Grid, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
+from autoseg.nonzero_region import compute_nonzero_box, slice_box
 from autoseg.processes.case_pool import (
     CaseSize,
     PoolOutcome,
@@ -22,6 +24,7 @@ from autoseg.processes.case_pool import (
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.cases.reading import read_labelled_case
+from autoseg.workflows.plan.class_losses import count_resampled, find_reorientation, predict_target_spacing
 from autoseg.workflows.plan.dataset_corrections import diagnose
 
 # Measured: 11 bytes per voxel for one channel of CT (512 x 512 x 160), 16 for two channels of MR; plus a third.
@@ -47,7 +50,11 @@ def measure_dataset(
     sizes = {name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in grids.items()}
     orientation = find_common_orientation(grids.values())
     measure = partial(
-        read_and_measure, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
+        read_and_measure,
+        labels=dataset.labels,
+        channel_names=dataset.channel_names,
+        orientation=orientation,
+        target_spacing_mm=predict_target_spacing(grids.values(), orientation),
     )
     outcome = run_over_cases(
         measure,
@@ -73,7 +80,12 @@ def measure_dataset(
 
 
 def read_and_measure(
-    case: Case, *, labels: LabelScheme, channel_names: Sequence[str], orientation: str | None
+    case: Case,
+    *,
+    labels: LabelScheme,
+    channel_names: Sequence[str],
+    orientation: str | None,
+    target_spacing_mm: FloatTriple | None,
 ) -> CaseMeasurement:
     """Reads, checks and measures one case, in a worker process.
 
@@ -82,23 +94,25 @@ def read_and_measure(
         labels: Labels of the dataset.
         channel_names: Names of the channels that the image must have.
         orientation: Axis code that images are brought to; None for pictures.
+        target_spacing_mm: The spacing at which the voxels of every class are counted; None for none.
 
     Raises:
         DatasetError: Everything that is wrong with the case.
     """
     read = read_labelled_case(case, labels=labels, channel_names=channel_names)
-    reorientation = (
-        compute_reorientation(read.grid.orientation_code, orientation)
-        if orientation is not None and read.grid.is_oriented
-        else IDENTITY
+    reorientation = find_reorientation(read.grid, orientation)
+    image, label_map = reorientation.apply(read.image), reorientation.apply(read.label_map)
+    spacing_mm = reorientation.apply_to_grid(read.grid).spacing_mm
+    measured = measure_case(read.name, image, label_map, spacing_mm=spacing_mm, labels=labels)
+    if target_spacing_mm is None:
+        return measured
+    resampled = count_resampled(
+        label_map[slice_box(compute_nonzero_box(image))],
+        labels,
+        spacing_mm=spacing_mm,
+        target_spacing_mm=target_spacing_mm,
     )
-    return measure_case(
-        read.name,
-        reorientation.apply(read.image),
-        reorientation.apply(read.label_map),
-        spacing_mm=reorientation.apply_to_grid(read.grid).spacing_mm,
-        labels=labels,
-    )
+    return replace(measured, fingerprint=measured.fingerprint.model_copy(update={"resampled": resampled}))
 
 
 def find_common_orientation(grids: Iterable[Grid]) -> str | None:

@@ -32,6 +32,7 @@ from autoseg.workflows.plan.class_counts import (
     find_duplicates,
     warn_of_rare_classes,
 )
+from autoseg.workflows.plan.class_losses import find_crop_losses, find_resampling_losses, warn_of_losses
 from autoseg.workflows.plan.header_survey import survey_headers
 from autoseg.workflows.plan.measuring import measure_dataset
 from autoseg.workflows.plan.preprocessing import (
@@ -195,7 +196,7 @@ def plan_dataset(
     elif request.split != SplitRequest():
         _check_same_folds(run, division.splits)
     plan = read_document(run.plan, Plan)
-    _report_measurements(run, report_classes, progress)
+    _report_measurements(run, report_classes, preprocesses=request.preprocess, progress=progress)
     report(plan)
     names = select_data_configurations(plan, request.configurations)
     _copy_references(dataset, run)
@@ -225,14 +226,25 @@ def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: in
 
 
 def _report_measurements(
-    run: RunFolder, report_classes: Callable[[Sequence[ClassCount]], None], progress: Progress
+    run: RunFolder,
+    report_classes: Callable[[Sequence[ClassCount]], None],
+    *,
+    preprocesses: bool,
+    progress: Progress,
 ) -> None:
+    """Reports the measurements of the cases; preprocessing itself counts what classes lose that do not vanish."""
     fingerprint = read_document(run.fingerprint, Fingerprint)
     classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
     report_classes(classes)
     splits = read_document(run.splits, Splits)
+    resampling = find_resampling_losses(fingerprint.labels, fingerprint.cases)
+    losses = (
+        *find_crop_losses(fingerprint.labels, fingerprint.cases),
+        *(loss for loss in resampling if not (preprocesses and loss.found)),
+    )
     for warning in (
         *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
+        *warn_of_losses(losses, case_count=len(fingerprint.cases)),
         *describe_duplicates(find_duplicates(fingerprint.cases), splits),
     ):
         progress.note(warning)

@@ -1,5 +1,6 @@
 """Preprocesses the cases of a run for the requested configurations; finished cases are kept."""
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -12,10 +13,11 @@ from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import IntTriple
 from autoseg.inference.folds import is_imported_run
 from autoseg.labels import LabelScheme
+from autoseg.measurement import count_class_voxels
 from autoseg.plan.document import Plan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
-from autoseg.preprocessing.case import PreparedCase
+from autoseg.preprocessing.case import PreparedCase, PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import (
     ResamplingTask,
@@ -37,6 +39,7 @@ from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, remove_folder
 from autoseg.workflows.cases.reading import read_labelled_case
+from autoseg.workflows.plan.class_losses import KEPT, ClassLoss, compare_counts, format_spacing, warn_of_losses
 
 # Modules that workers import in advance: it takes half a second, during which the dataset is inspected.
 WORKER_MODULES = (
@@ -114,6 +117,9 @@ def preprocess_dataset(
         progress=progress,
         sizes=sizes,
     )
+    losses = itertools.chain.from_iterable(outcome.results)
+    for warning in warn_of_losses(losses, case_count=len(jobs)):
+        progress.note(warning)
     if outcome.failures:
         problems = [*list_problems(outcome.failures)]
         problems += write_failure_log(run.logs / "preprocessing.log", outcome.failures)
@@ -195,8 +201,8 @@ def check_has_data(run: RunFolder, plan: Plan) -> None:
         raise RunError(msg)
 
 
-def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: Sequence[str]) -> None:
-    """Reads a case once and writes its missing arrays, in a worker process.
+def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: Sequence[str]) -> tuple[ClassLoss, ...]:
+    """Reads a case once and writes its missing arrays, in a worker process; returns what resampling lost.
 
     Args:
         case: Image and label map on disk.
@@ -214,14 +220,16 @@ def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: S
     tasks: dict[ResamplingTask, list[str]] = {}
     for name in _list_missing(case, run, configurations):
         tasks.setdefault(compute_resampling_task(prepared, plan, name), []).append(name)
+    losses: list[ClassLoss] = []
     for same in tasks.values():
-        _write_configurations(case, prepared, same, plan=plan, run=run)
+        losses += _write_configurations(case, prepared, same, plan=plan, run=run)
+    return tuple(losses)
 
 
 def _write_configurations(
     case: Case, prepared: PreparedCase, names: Sequence[str], *, plan: Plan, run: RunFolder
-) -> None:
-    """Resamples once for all configurations that need the same arrays."""
+) -> tuple[ClassLoss, ...]:
+    """Resamples once for all configurations that need the same arrays; returns what that lost."""
     first = preprocess_prepared_case(prepared, plan, names[0])
     assert first.label_map is not None, "a training case keeps its labels"
     locations = find_class_locations(first.label_map, plan.labels)
@@ -235,6 +243,21 @@ def _write_configurations(
             patch_voxels=plan.configurations[name].patch_voxels,
             twin=None if is_first else run.preprocessed(names[0]),
         )
+    return _find_losses(case.name, prepared, first, plan=plan, names=names)
+
+
+def _find_losses(
+    case: str, prepared: PreparedCase, resampled: PreprocessedCase, *, plan: Plan, names: Sequence[str]
+) -> tuple[ClassLoss, ...]:
+    before, after = prepared.label_map, resampled.label_map
+    assert before is not None, "a training case keeps its labels"
+    assert after is not None, "a training case keeps its labels"
+    if after.size >= before.size:
+        return ()
+    counts = (count_class_voxels(label_map, plan.labels) for label_map in (before, after))
+    spacing = format_spacing(plan.configurations[names[0]].spacing_mm)
+    rule = f"resampling to {spacing} for {' and '.join(names)}; {KEPT}"
+    return tuple(compare_counts(case, plan.labels, *counts, rule=rule, scale=after.size / before.size))
 
 
 def _list_missing(case: Case, run: RunFolder, configurations: Sequence[str]) -> list[str]:

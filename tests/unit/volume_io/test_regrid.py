@@ -100,6 +100,17 @@ def test_losses_by_interpolation_alone_are_accepted(source, target, radius_mm):
     array = make_ball(source, radius_mm)
     moved = resample_label_map_onto_grid(LabelVolume(array=array, grid=source), target, what="a onto b")
     assert moved.array.shape == target.shape_voxels
+    assert moved.array.any() == array.any()
+
+
+def test_a_label_that_falls_between_the_voxels_keeps_the_one_in_which_it_lies():
+    array = make_ball(FINE, 6.0)
+    array[3, 3, 3] = 7
+    moved = resample_label_map_onto_grid(LabelVolume(array=array, grid=FINE), COARSE, what="a onto b")
+    assert np.argwhere(moved.array == 7).tolist() == [[1, 2, 2]]
+    array[22, 20, 20] = 8  # inside of another label, which is not overwritten
+    with pytest.raises(VolumeError, match=r"value 8: 1 voxels, 0.343 mm3, become 0 voxels"):
+        resample_label_map_onto_grid(LabelVolume(array=array, grid=FINE), COARSE, what="a onto b")
 
 
 def test_a_class_that_is_cut_off_is_refused_though_others_are_whole():
