@@ -50,6 +50,7 @@ class CaseFingerprint(Part):
         voxel_counts: Voxels of every class of the label scheme, in the order of `LabelScheme.class_names`.
         image_digest: Digest of all intensities, which is equal for equal images, whatever their names, headers and
             stored orientations. Empty if it was not computed.
+        intensity_warnings: Oddities of the intensities, one sentence each.
     """
 
     name: str
@@ -59,6 +60,7 @@ class CaseFingerprint(Part):
     relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
     voxel_counts: tuple[int, ...]
     image_digest: str = ""
+    intensity_warnings: tuple[str, ...] = ()
 
 
 class Fingerprint(Document):

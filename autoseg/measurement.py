@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from autoseg import __version__
 from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import DistanceUnit, FloatTriple
+from autoseg.intensities import Findings, examine_image
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
+from autoseg.plan.preprocessing import CT_NAME
 
 # A summary keeps at most this many intensities. Of a normal distribution the median is then known to 1e-4 and the
 # 0.5th percentile to 2e-4 standard deviations, both finer than the noise of 1e8 draws (5e-4 at the 0.5th percentile).
@@ -69,22 +71,20 @@ class CaseMeasurement:
 def check_case(
     image: Float32[np.ndarray, "channel z y x"],
     label_map: Int16[np.ndarray, "label_z label_y label_x"] | None = None,
-) -> list[str]:
-    """Returns the problems in the content of one case, except for unknown labels, one sentence each."""
-    problems = []
-    if label_map is not None and image.shape[1:] != label_map.shape:
-        problems.append(
-            f"image and label map must have the same shape, found {_show(image.shape[1:])} and "
-            f"{_show(label_map.shape)} voxels (z, y, x); draw the labels on the grid of the image"
-        )
-    for index, channel in enumerate(image):
-        bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
-        if bad:
-            problems.append(
-                f"intensities must be finite numbers, found {bad} voxels with NaN or infinity in channel {index}; "
-                f"replace them"
-            )
-    return problems
+    *,
+    channel_names: Sequence[str],
+) -> Findings:
+    """Examines the content of one case, except for unknown labels."""
+    clipped = [name.casefold() == CT_NAME for name in channel_names]
+    if label_map is None:
+        return examine_image(image, channel_names, clipped=clipped)
+    if image.shape[1:] == label_map.shape:
+        return examine_image(image, channel_names, clipped=clipped, foreground=label_map > 0)
+    text = (
+        f"image and label map must have the same shape, found {_show(image.shape[1:])} and "
+        f"{_show(label_map.shape)} voxels (z, y, x); draw the labels on the grid of the image"
+    )
+    return Findings(problems=(text,)) + examine_image(image, channel_names, clipped=clipped)
 
 
 def measure_case(
@@ -94,6 +94,7 @@ def measure_case(
     *,
     spacing_mm: FloatTriple,
     labels: LabelScheme,
+    intensity_warnings: tuple[str, ...] = (),
 ) -> CaseMeasurement:
     """Measures one case, with axes z, y, x in the training orientation.
 
@@ -103,6 +104,7 @@ def measure_case(
         label_map: Internal labels.
         spacing_mm: Spacing along z, y, x.
         labels: The label scheme of the dataset.
+        intensity_warnings: What `check_case` found.
     """
     box = compute_nonzero_box(image)
     cropped_shape = _compute_box_shape(box)
@@ -114,6 +116,7 @@ def measure_case(
         relative_size_after_cropping=float(np.prod(cropped_shape) / np.prod(label_map.shape)),
         voxel_counts=_count_class_voxels(label_map, labels),
         image_digest=compute_image_digest(image),
+        intensity_warnings=intensity_warnings,
     )
     inside = slice_box(box)
     # Voxels with the ignore label count as foreground here, as in the reference implementation: leaving them out

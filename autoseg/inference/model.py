@@ -1,6 +1,7 @@
 """A trained model in memory, loaded once and applied to any number of volumes."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from autoseg.inference.restoring.restore_grid import (
     restore_probabilities,
 )
 from autoseg.inference.sliding_window.prediction import OnWindow, compute_inference_batch_size, predict_logits
+from autoseg.intensities import examine_image
 from autoseg.networks.families import build_network
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.weights import read_weights
@@ -38,6 +40,8 @@ from autoseg.stages.inputs import append_prediction
 from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.staged_case import StagedCase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +90,21 @@ class SegmentationModel:
         """The plan of the configuration."""
         return self.plan.configurations[self.configuration]
 
-    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> StagedCase:
+    def preprocess(
+        self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, warn: Callable[[str], None] = logger.warning
+    ) -> StagedCase:
         """Checks and preprocesses a volume, for every stage.
 
+        Args:
+            array: Intensities.
+            grid: Grid of the array.
+            warn: Receives each warning about the volume.
+
         Raises:
-            PredictionError: Channels or shape do not fit, or values are not finite.
+            PredictionError: Channels or shape do not fit, or intensities are not finite or cannot be normalized.
         """
-        check_volume(array, grid, self.plan)
+        for warning in check_volume(array, grid, self.plan):
+            warn(warning)
         return preprocess_for_stages(array, grid, self.plan, self.configuration)
 
     def predict_case(
@@ -336,11 +348,11 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> Segm
     return network.eval()
 
 
-def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan) -> None:
-    """Checks that a volume is a valid input of a model.
+def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan) -> tuple[str, ...]:
+    """Checks that a volume is a valid input of a model; returns warnings, one sentence each.
 
     Raises:
-        PredictionError: Channels or shape do not fit, or values are not finite.
+        PredictionError: Channels or shape do not fit, or intensities are not finite or cannot be normalized.
     """
     wanted = [channel.name for channel in plan.channels]
     if len(array) != len(wanted):
@@ -350,12 +362,11 @@ def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: 
     if array.shape[1:] != grid.shape_voxels:
         msg = f"the array must have the shape of its grid, {grid.shape_voxels} (z, y, x), found {array.shape[1:]}"
         raise PredictionError(msg)
-    broken = array.size - int(np.count_nonzero(np.isfinite(array)))
-    if broken:
-        msg = (
-            f"all intensities must be finite, found {broken} of {array.size} that are NaN or infinite; repair the image"
-        )
-        raise PredictionError(msg)
+    clipped = [channel.normalization == "ct" for channel in plan.channels]
+    found = examine_image(array, wanted, clipped=clipped)
+    if found.problems:
+        raise PredictionError("; ".join(found.problems))
+    return found.warnings
 
 
 def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:

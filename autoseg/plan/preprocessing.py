@@ -1,6 +1,6 @@
 """Normalization and resampling of images."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,10 @@ from autoseg.document import Part
 from autoseg.plan.values import Positive
 
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
+
+SMALLEST_STD: Final = 1e-8  # the reference implementation divides by this instead of a smaller one
+CT_NAME: Final = "ct"
+"""Name of the channels, in any case, that are clipped to a window of the dataset's foreground."""
 
 
 class IntensityWindow(Part):
@@ -17,6 +21,20 @@ class IntensityWindow(Part):
     upper: float
     mean: float
     std: Annotated[float, Field(ge=0)]
+
+    def explain_flaw(self) -> str | None:
+        """Explains why normalization by this window would make every image constant; None if it would not."""
+        if self.std < SMALLEST_STD:
+            return (
+                f"the standard deviation of its foreground, by which images are divided, is {self.std:g} (mean "
+                f"{self.mean:g})"
+            )
+        if self.lower >= self.upper:
+            return (
+                f"99 % of its foreground have the intensity {self.upper:g}, so that clipping to [{self.lower:g}, "
+                f"{self.upper:g}] would make every image constant"
+            )
+        return None
 
 
 class ChannelPlan(Part):

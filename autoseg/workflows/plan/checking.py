@@ -20,6 +20,7 @@ from autoseg.processes.case_pool import (
     run_over_cases,
 )
 from autoseg.processes.progress import Progress
+from autoseg.workflows.plan.case_warnings import warn_of_intensities
 from autoseg.workflows.plan.class_counts import (
     ClassCount,
     count_class_occurrences,
@@ -102,6 +103,7 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
             *notes,
             *headers.notes,
             *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
+            *warn_of_intensities(fingerprints),
             *describe_duplicates(duplicates, splits),
             *describe_export_limits(dataset.labels, dataset.file_ending),
         ),

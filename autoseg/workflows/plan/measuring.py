@@ -98,6 +98,7 @@ def read_and_measure(
         reorientation.apply(read.label_map),
         spacing_mm=reorientation.apply_to_grid(read.grid).spacing_mm,
         labels=labels,
+        intensity_warnings=read.warnings,
     )
 
 

@@ -26,6 +26,7 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
+from autoseg.workflows.plan.case_warnings import warn_of_intensities
 from autoseg.workflows.plan.class_counts import (
     ClassCount,
     count_class_occurrences,
@@ -233,6 +234,7 @@ def _report_measurements(
     splits = read_document(run.splits, Splits)
     for warning in (
         *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
+        *warn_of_intensities(fingerprint.cases),
         *describe_duplicates(find_duplicates(fingerprint.cases), splits),
     ):
         progress.note(warning)

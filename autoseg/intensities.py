@@ -1,0 +1,248 @@
+"""Finds intensities that spoil the normalization of an image: NaN, no-data values, diverged voxels, no contrast.
+
+Voxels far from all others (the lowest float as background, one voxel of 1e25 in a map) inflate mean and standard
+deviation, so that the rest of the image is squeezed into a sliver, or into one number of single precision. The extremes
+of a channel are taken over all voxels; everything else from a sample of it, so that a usual image costs two passes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+
+SMALLEST_DIVISOR: Final = 1e-8
+"""Normalization divides by at least this, as the reference implementation does."""
+SMALL_RANGE: Final = 1e-6  # below it, a standard deviation may be smaller than the smallest divisor
+SAMPLE_VOXELS: Final = 2**16
+COMMON_FRACTION: Final = 0.1  # a value that more of the sample has is taken for a background (guess)
+# Voxels count as far away if, on a scale of distances from the centre of the others, none lies in between over such a
+# factor (guess; in PET there is no such gap between background, organs and bladder).
+SMALLEST_GAP: Final = 20.0
+LARGEST_SQUEEZE: Final = 0.1  # standard deviations that 90 % of the others span; usual images have 1 to 4
+# Diverged fits may leave values of every magnitude, without a gap.
+LARGEST_RANGE: Final = 1e6  # as a multiple of the interquartile range
+LARGEST_SQUEEZE_WITHOUT_GAP: Final = 0.01
+# More voxels than this with many values are a body before a background of little noise, unless their numbers are so
+# large as no image has (guesses; PET in Bq/ml reaches 1e8).
+LARGEST_FAR_FRACTION: Final = 0.01
+LARGEST_PLAUSIBLE: Final = 1e9
+OVERFLOWING: Final = 1e15  # from about here on, squares and their sums may overflow single precision
+QUARTILES: Final = (0.25, 0.5, 0.75)
+MIDDLE: Final = (0.05, 0.95)
+REPLACE: Final = "replace such values by one that occurs in the rest of the image, such as 0"
+
+Values = Float32[np.ndarray, "..."]
+Sorted = Float64[np.ndarray, " value"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What is wrong or odd with an image, one sentence each.
+
+    Attributes:
+        problems: Reasons why the image cannot be used.
+        warnings: Oddities with which it can.
+    """
+
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Returns whether anything was found."""
+        return bool(self.problems or self.warnings)
+
+    def __add__(self, other: "Findings") -> "Findings":
+        """Joins the findings of two parts."""
+        return Findings(problems=self.problems + other.problems, warnings=self.warnings + other.warnings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rest:
+    """Sampled values that lie together, where others are far away.
+
+    Attributes:
+        centre: Their median, without backgrounds.
+        limit: Distance from the centre beyond which the others lie.
+        lowest: The smallest of them, like `highest` the largest.
+        lower: 5th percentile without backgrounds, like `upper` the 95th.
+        largest_squeeze: Standard deviations that they must span.
+    """
+
+    centre: float
+    limit: float
+    lowest: float
+    highest: float
+    lower: float
+    upper: float
+    largest_squeeze: float
+
+
+def examine_image(
+    image: Float32[np.ndarray, "channel z y x"],
+    channel_names: Sequence[str],
+    *,
+    clipped: Sequence[bool],
+    foreground: Bool[np.ndarray, "z y x"] | None = None,
+) -> Findings:
+    """Examines the intensities of every channel.
+
+    Args:
+        image: Intensities.
+        channel_names: Names of the channels, for messages.
+        clipped: Whether normalization clips the channel to a window that is measured in the foreground, as it does CT.
+            Then it matters only what the foreground holds.
+        foreground: The voxels over which a window is measured; None if none is.
+    """
+    found = Findings()
+    for index, (channel, name, is_clipped) in enumerate(zip(image, channel_names, clipped, strict=True)):
+        what = f"channel {index} ({name})"
+        own = _examine_extremes(channel, what)
+        found += own
+        if own.problems:
+            continue
+        if not is_clipped:
+            found += find_outliers(channel, what=what)
+        elif foreground is not None and foreground.any():
+            found += find_outliers(channel[foreground], what=what, counted="labelled voxel")
+    return found
+
+
+def find_outliers(values: Values, *, what: str, counted: str = "voxel") -> Findings:
+    """Finds values far from all others, and judges what they do to normalization.
+
+    Args:
+        values: Finite intensities over which mean and standard deviation are computed, at least one.
+        what: Names their channel in messages.
+        counted: What each value is of, in messages.
+    """
+    lowest, highest = float(values.min()), float(values.max())
+    if highest - lowest < SMALLEST_DIVISOR:
+        return Findings()
+    rest = _find_rest(values, lowest, highest)
+    if rest is None:
+        return _check_overflow(values, lowest, highest, text=f"{what} has values from {lowest:g} to {highest:g}")
+    far = values[(values > rest.centre + rest.limit) | ((values < rest.centre - rest.limit) & (values != 0))]
+    if far.size == 0:
+        return Findings()
+    text = (
+        f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)}, while the others lie "
+        f"between {rest.lowest:.4g} and {rest.highest:.4g}"
+    )
+    return _check_overflow(values, lowest, highest, text=text) or _judge(values, far, rest, text=text)
+
+
+def compute_mean_and_std(values: Values) -> tuple[float, float]:
+    """Computes mean and standard deviation by numpy in single precision; infinity or NaN where they overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(values.mean()), float(values.std())
+
+
+def _examine_extremes(channel: Float32[np.ndarray, "z y x"], what: str) -> Findings:
+    lowest, highest = float(channel.min()), float(channel.max())
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
+        text = f"intensities must be finite numbers, found {bad} voxels with NaN or infinity in {what}; replace them"
+        return Findings(problems=(text,))
+    if lowest == highest:
+        text = f"all voxels of {what} are {lowest:g}: it shows nothing, and is normalized to zeros"
+        return Findings(warnings=(text,))
+    if highest - lowest < SMALL_RANGE and (std := compute_mean_and_std(channel)[1]) < SMALLEST_DIVISOR:
+        text = (
+            f"the standard deviation of {what} is {std:.1g}, but normalization divides by at least "
+            f"{SMALLEST_DIVISOR:g}, which leaves little contrast; save the image in a smaller unit, as larger numbers"
+        )
+        return Findings(warnings=(text,))
+    return Findings()
+
+
+def _check_overflow(values: Values, lowest: float, highest: float, *, text: str) -> Findings:
+    if max(-lowest, highest) < OVERFLOWING or np.isfinite(compute_mean_and_std(values)).all():
+        return Findings()
+    reason = "mean and standard deviation overflow single precision, so that the image cannot be normalized"
+    return Findings(problems=(f"{text}: {reason}; {REPLACE}",))
+
+
+def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> Findings:
+    lowest, highest = float(far.min()), float(far.max())
+    is_plausible = max(-lowest, highest) < LARGEST_PLAUSIBLE
+    if is_plausible and lowest < highest and far.size > LARGEST_FAR_FRACTION * values.size:
+        return Findings()
+    mean, std = compute_mean_and_std(values)
+    if _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
+        return Findings(problems=(f"{text}: normalization would make all of these one constant; {REPLACE}",))
+    span = (rest.upper - rest.lower) / std
+    if span >= rest.largest_squeeze:
+        return Findings()
+    effect = f"after normalization 90 % of these span {span:.1g} standard deviations"
+    return Findings(warnings=(f"{text}: {effect}; {REPLACE}",))
+
+
+def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
+    """Separates the values that lie together from those far away; None if none does."""
+    sample = _sort_sample(values)
+    inner = _drop_backgrounds(sample)
+    lower_quartile, centre, upper_quartile = _pick(inner, QUARTILES)
+    distances = np.abs(sample - centre)
+    spread = (upper_quartile - lower_quartile) or float(distances[distances > 0].min(initial=highest - lowest))
+    limit, largest_squeeze = _find_limit(sample, centre, spread, lowest=lowest, highest=highest)
+    if limit is None:
+        return None
+    rest = sample[(distances <= limit) | (sample == 0)]
+    inside = inner[np.abs(inner - centre) <= limit]
+    inside = inside if inside[0] < inside[-1] else rest
+    lower, upper = _pick(inside, MIDDLE)
+    return _Rest(
+        centre=centre,
+        limit=limit,
+        lowest=float(inside[0]),
+        highest=float(inside[-1]),
+        lower=lower,
+        upper=upper,
+        largest_squeeze=largest_squeeze,
+    )
+
+
+def _find_limit(
+    sample: Sorted, centre: float, spread: float, *, lowest: float, highest: float
+) -> tuple[float | None, float]:
+    """Finds the distance beyond which values are far away, and the span that the others must keep."""
+    kept = np.concatenate([sample, [lowest, highest]])
+    distances = np.sort(np.abs(kept[kept != 0] - centre))
+    near = np.maximum(distances[:-1], spread)
+    widest = int(np.argmax(distances[1:] / near))
+    if distances[widest + 1] / near[widest] >= SMALLEST_GAP:
+        return float(np.sqrt(distances[widest + 1] * near[widest])), LARGEST_SQUEEZE
+    if highest - lowest >= LARGEST_RANGE * spread:
+        return float(np.sqrt((highest - lowest) * spread)), LARGEST_SQUEEZE_WITHOUT_GAP
+    return None, 0.0
+
+
+def _sort_sample(values: Values) -> Sorted:
+    step = max(1, values.size // SAMPLE_VOXELS) | 1  # odd, lest it picks the same columns of every row
+    flat = values.reshape(-1)[::step] if values.flags.c_contiguous else values.ravel()[::step]
+    return np.sort(flat).astype(np.float64)
+
+
+def _drop_backgrounds(sample: Sorted) -> Sorted:
+    """Drops zeros, and the most frequent other value if it is common; keeps everything where nothing would be left."""
+    inner = sample[sample != 0]
+    found, counts = np.unique(inner, return_counts=True)
+    if found.size > 1 and counts.max() > COMMON_FRACTION * sample.size:
+        inner = inner[inner != found[counts.argmax()]]
+    return inner if inner.size else sample
+
+
+def _pick(ordered: Sorted, fractions: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(ordered[int(fraction * (ordered.size - 1))]) for fraction in fractions)
+
+
+def _normalize(value: float, mean: float, std: float) -> float:
+    """Normalizes one value in single precision, as arrays are."""
+    return float((np.float32(value) - np.float32(mean)) / np.float32(std))
+
+
+def _describe_range(far: Values) -> str:
+    lowest, highest = float(far.min()), float(far.max())
+    return f"of {lowest:.6g}" if lowest == highest else f"from {lowest:.6g} to {highest:.6g}"
