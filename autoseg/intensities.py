@@ -127,8 +127,8 @@ def find_outliers(values: Values, *, what: str, counted: str = "voxel") -> Findi
     if far.size == 0:
         return Findings()
     text = (
-        f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)}, while the others lie "
-        f"between {rest.lowest:.4g} and {rest.highest:.4g}"
+        f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)} (the smallest of the others "
+        f"is {rest.lowest:.4g}, the largest {rest.highest:.4g})"
     )
     return _check_overflow(values, lowest, highest, text=text) or _judge(values, far, rest, text=text)
 
@@ -171,11 +171,11 @@ def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> Findings:
         return Findings()
     mean, std = compute_mean_and_std(values)
     if _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
-        return Findings(problems=(f"{text}: normalization would make all of these one constant; {REPLACE}",))
+        return Findings(problems=(f"{text}: normalization would make all others one constant; {REPLACE}",))
     span = (rest.upper - rest.lower) / std
     if span >= rest.largest_squeeze:
         return Findings()
-    effect = f"after normalization 90 % of these span {span:.1g} standard deviations"
+    effect = f"after normalization 90 % of the others span {span:.1g} standard deviations"
     return Findings(warnings=(f"{text}: {effect}; {REPLACE}",))
 
 

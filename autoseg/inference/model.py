@@ -17,6 +17,7 @@ from autoseg.geometry import Grid
 from autoseg.inference.execution.choice import Setting, prepare_networks
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice
 from autoseg.inference.folds import find_configuration, find_folds, select_previous_folds
+from autoseg.inference.image_checks import check_grid, check_volume, find_largest_training_grid
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restoring.restore_grid import (
     Location,
@@ -25,7 +26,6 @@ from autoseg.inference.restoring.restore_grid import (
     restore_probabilities,
 )
 from autoseg.inference.sliding_window.prediction import OnWindow, compute_inference_batch_size, predict_logits
-from autoseg.intensities import examine_image
 from autoseg.networks.families import build_network
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.weights import read_weights
@@ -60,6 +60,7 @@ class SegmentationModel:
         execution: The backend that runs them.
         inference_batch_size: Inference batch size; None for that of `compute_inference_batch_size`.
         previous: The stage whose predictions this one gets; None without one.
+        largest_training_grid_voxels: Voxels of the largest preprocessed training image; None if it is not known.
     """
 
     plan: Plan
@@ -71,6 +72,7 @@ class SegmentationModel:
     execution: Execution = "eager"
     inference_batch_size: int | None = None
     previous: "SegmentationModel | None" = None
+    largest_training_grid_voxels: int | None = None
 
     def __repr__(self) -> str:
         """Shows one line at a prompt, without the plan and the networks."""
@@ -101,10 +103,14 @@ class SegmentationModel:
             warn: Receives each warning about the volume.
 
         Raises:
-            PredictionError: Channels or shape do not fit, or intensities are not finite or cannot be normalized.
+            PredictionError: Channels or shape do not fit, intensities are not finite or cannot be normalized, or the
+                spacing makes the image far larger than any in training.
+            PlanError: Resampled, the image would exceed the memory, or be a single voxel.
         """
         for warning in check_volume(array, grid, self.plan):
             warn(warning)
+        for stage in self.stages:
+            check_grid(array, grid, self.plan, stage.configuration, largest_voxels=stage.largest_training_grid_voxels)
         return preprocess_for_stages(array, grid, self.plan, self.configuration)
 
     def predict_case(
@@ -267,6 +273,7 @@ def load_model(
         dtype=dtype,
         execution=prepared.execution,
         inference_batch_size=prepared.inference_batch_size,
+        largest_training_grid_voxels=find_largest_training_grid(folder, plan, name),
     )
     previous_stage = plan.configurations[name].previous_configuration
     if previous_stage is None or not with_previous:
@@ -346,27 +353,6 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> Segm
         raise PredictionError(msg) from error
     network.set_deep_supervision(enabled=False)
     return network.eval()
-
-
-def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan) -> tuple[str, ...]:
-    """Checks that a volume is a valid input of a model; returns warnings, one sentence each.
-
-    Raises:
-        PredictionError: Channels or shape do not fit, or intensities are not finite or cannot be normalized.
-    """
-    wanted = [channel.name for channel in plan.channels]
-    if len(array) != len(wanted):
-        names = ", ".join(wanted)
-        msg = f"the model takes {len(wanted)} channel(s) ({names}), found {len(array)}; give them in this order"
-        raise PredictionError(msg)
-    if array.shape[1:] != grid.shape_voxels:
-        msg = f"the array must have the shape of its grid, {grid.shape_voxels} (z, y, x), found {array.shape[1:]}"
-        raise PredictionError(msg)
-    clipped = [channel.normalization == "ct" for channel in plan.channels]
-    found = examine_image(array, wanted, clipped=clipped)
-    if found.problems:
-        raise PredictionError("; ".join(found.problems))
-    return found.warnings
 
 
 def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:

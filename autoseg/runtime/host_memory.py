@@ -1,9 +1,13 @@
-"""Keeps freed memory in the process, so that large arrays are not requested anew from the operating system."""
+"""The RAM that there is, and freed memory that stays in the process, lest large arrays are requested anew."""
 
 import ctypes
 import logging
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
+
+import psutil
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +22,18 @@ LARGEST_KEPT_BLOCK_BYTES: Final = 2**30
 # time (measured with features of 150 MiB).
 LARGEST_KEPT_IN_PREDICTION_BYTES: Final = 2**27
 TRIM_THRESHOLD_BYTES: Final = 2**31 - 1
+CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 _largest_kept_bytes = 0
+
+
+def find_available_ram(limit: Path = CGROUP_MEMORY) -> int:
+    """Returns the RAM that this process may use, which a container or job may limit."""
+    total = int(psutil.virtual_memory().total)
+    with suppress(OSError, ValueError):  # no Linux, an older kernel, no limit ("max")
+        return min(total, int(limit.read_text()))
+    return total
 
 
 def keep_freed_memory(largest_block_bytes: int = LARGEST_KEPT_BLOCK_BYTES) -> bool:

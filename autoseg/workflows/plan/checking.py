@@ -10,6 +10,7 @@ from autoseg.dataset.folds import Splits
 from autoseg.errors import AutosegError, DatasetError, Problem, group_problems
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
+from autoseg.geometry import find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -20,7 +21,7 @@ from autoseg.processes.case_pool import (
     run_over_cases,
 )
 from autoseg.processes.progress import Progress
-from autoseg.workflows.plan.case_warnings import warn_of_intensities
+from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing
 from autoseg.workflows.plan.class_counts import (
     ClassCount,
     count_class_occurrences,
@@ -104,6 +105,7 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
             *headers.notes,
             *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
             *warn_of_intensities(fingerprints),
+            *warn_of_spacing(fingerprints, find_distance_unit(headers.grids.values())),
             *describe_duplicates(duplicates, splits),
             *describe_export_limits(dataset.labels, dataset.file_ending),
         ),

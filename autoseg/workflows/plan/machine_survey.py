@@ -4,14 +4,10 @@ import ctypes
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
-
-import psutil
 
 import autoseg
 from autoseg.document import Document, Part
@@ -22,6 +18,7 @@ from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
 from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.host_memory import find_available_ram
 from autoseg.runtime.measurement_cache import (
     find_cpu_name,
     find_measurement,
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 
 CostEstimate = Callable[[ConfigurationPlan, HostThroughput, NetworkCost], StepCost]
 CUDA_LIBRARIES: Final = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
-CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +139,6 @@ def survey_cpu(
         for name, each in chosen.items()
     }
     return MachineSurvey(device=device, has_gpu=False, memory_bytes=memory, costs=costs, how=how)
-
-
-def find_available_ram(limit: Path = CGROUP_MEMORY) -> int:
-    """Returns the RAM that this process may use, which a container or job may limit."""
-    total = int(psutil.virtual_memory().total)
-    with suppress(OSError, ValueError):  # no Linux, an older kernel, no limit ("max")
-        return min(total, int(limit.read_text()))
-    return total
 
 
 def may_have_gpu(torch_version: str | None = None) -> bool:

@@ -9,7 +9,6 @@ from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
-from autoseg.geometry import IntTriple
 from autoseg.inference.folds import is_imported_run
 from autoseg.labels import LabelScheme
 from autoseg.plan.document import Plan
@@ -19,12 +18,11 @@ from autoseg.preprocessing.case import PreparedCase
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import (
     ResamplingTask,
+    compute_preprocessed_shape,
     compute_resampling_task,
-    compute_target_spacing,
     prepare_case,
     preprocess_prepared_case,
 )
-from autoseg.preprocessing.resample import compute_resampled_shape
 from autoseg.processes.case_pool import (
     CaseSize,
     compute_worker_count,
@@ -36,6 +34,7 @@ from autoseg.processes.case_pool import (
 from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.runtime.host_memory import find_available_ram
 from autoseg.workflows.cases.reading import read_labelled_case
 
 # Modules that workers import in advance: it takes half a second, during which the dataset is inspected.
@@ -104,11 +103,14 @@ def preprocess_dataset(
     prepare_worker_context(WORKER_MODULES)
     measured = read_document(run.fingerprint, Fingerprint).cases
     sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
+    available = find_available_ram()  # a case beyond it is refused, so that it must not slow down the others
     outcome = run_over_cases(
         partial(preprocess_case, plan=plan, run=run, configurations=configurations),
         jobs,
         workers=compute_worker_count(
-            requested=workers, case_count=len(jobs), bytes_per_case=find_largest(sizes.values())
+            requested=workers,
+            case_count=len(jobs),
+            bytes_per_case=find_largest(size for size in sizes.values() if size.estimated_bytes <= available),
         ),
         label="Preprocessing",
         progress=progress,
@@ -131,15 +133,6 @@ def estimate_preprocessing_size(case: CaseFingerprint, plan: Plan, configuration
         voxels=voxels,
         estimated_bytes=(voxels + resampled) * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL),
     )
-
-
-def compute_preprocessed_shape(case: CaseFingerprint, plan: Plan, configuration: str) -> IntTriple:
-    """Computes the shape of a case's arrays for a configuration, in plan axes."""
-    z, y, x = plan.axis_permutation
-    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
-    shape = case.cropped_shape_voxels
-    target = compute_target_spacing(spacing_mm, plan.configurations[configuration])
-    return compute_resampled_shape((shape[z], shape[y], shape[x]), spacing_mm, target)
 
 
 def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:

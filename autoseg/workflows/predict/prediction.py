@@ -12,7 +12,7 @@ from autoseg import __version__
 from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import list_files
 from autoseg.document import read_document, write_document
-from autoseg.errors import PredictionError, Problem, group_problems
+from autoseg.errors import PlanError, PredictionError, Problem, group_problems
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
@@ -248,7 +248,7 @@ def _read(model: Ensemble, warnings: list[Problem], case: Case) -> tuple[StagedC
             volume.grid,
             warn=lambda text: warnings.append(Problem(text=text, cases=(case.name,))),
         )
-    except PredictionError as error:
+    except (PlanError, PredictionError) as error:
         files = ", ".join(str(path) for path in _find_culprits(case, volume.array))
         msg = f"{files}: {error}"
         raise PredictionError(msg) from error
