@@ -27,6 +27,7 @@ LARGEST_SQUEEZE_WITHOUT_GAP: Final = 0.01
 # More voxels than this with many values are a body before a background of little noise, unless their numbers are so
 # large as no image has (guesses; PET in Bq/ml reaches 1e8).
 LARGEST_FAR_FRACTION: Final = 0.01
+LARGEST_FAR_FRACTION_OF_LARGE_RANGE: Final = 0.05
 LARGEST_PLAUSIBLE: Final = 1e9
 OVERFLOWING: Final = 1e15  # from about here on, squares and their sums may overflow single precision
 QUARTILES: Final = (0.25, 0.5, 0.75)
@@ -34,11 +35,11 @@ MIDDLE: Final = (0.05, 0.95)
 REPLACE: Final = "replace such values by one that occurs in the rest of the image, such as 0"
 
 Values = Float32[np.ndarray, "..."]
-Sorted = Float64[np.ndarray, " value"]
+Sorted = Float64[np.ndarray, "..."]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class IntensityFindings:
     """What is wrong or odd with an image, one sentence each.
 
     Attributes:
@@ -53,9 +54,9 @@ class Findings:
         """Returns whether anything was found."""
         return bool(self.problems or self.warnings)
 
-    def __add__(self, other: "Findings") -> "Findings":
+    def __add__(self, other: "IntensityFindings") -> "IntensityFindings":
         """Joins the findings of two parts."""
-        return Findings(problems=self.problems + other.problems, warnings=self.warnings + other.warnings)
+        return IntensityFindings(problems=self.problems + other.problems, warnings=self.warnings + other.warnings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class _Rest:
         lowest: The smallest of them, like `highest` the largest.
         lower: 5th percentile without backgrounds, like `upper` the 95th.
         largest_squeeze: Standard deviations that they must span.
+        largest_far_fraction: Fraction of all voxels that may be far away if they have many values.
     """
 
     centre: float
@@ -77,6 +79,12 @@ class _Rest:
     lower: float
     upper: float
     largest_squeeze: float
+    largest_far_fraction: float
+
+    def select_far(self, values: Values) -> Values:
+        """Selects the values that lie beyond the limit; 0 is a background, wherever it lies."""
+        is_far = (values > self.centre + self.limit) | ((values < self.centre - self.limit) & (values != 0))
+        return values[is_far]
 
 
 def examine_image(
@@ -85,7 +93,7 @@ def examine_image(
     *,
     clipped: Sequence[bool],
     foreground: Bool[np.ndarray, "z y x"] | None = None,
-) -> Findings:
+) -> IntensityFindings:
     """Examines the intensities of every channel.
 
     Args:
@@ -95,40 +103,42 @@ def examine_image(
             Then it matters only what the foreground holds.
         foreground: The voxels over which a window is measured; None if none is.
     """
-    found = Findings()
+    found = IntensityFindings()
     for index, (channel, name, is_clipped) in enumerate(zip(image, channel_names, clipped, strict=True)):
         what = f"channel {index} ({name})"
-        own = _examine_extremes(channel, what)
-        found += own
-        if own.problems:
-            continue
-        if not is_clipped:
-            found += find_outliers(channel, what=what)
+        lowest, highest = float(channel.min()), float(channel.max())
+        if lowest == highest or not np.isfinite([lowest, highest]).all():
+            found += _describe_unusable(channel, lowest, what)
+        elif not is_clipped:
+            found += find_outliers(channel, (lowest, highest), what=what)
         elif foreground is not None and foreground.any():
-            found += find_outliers(channel[foreground], what=what, counted="labelled voxel")
+            inside = channel[foreground]
+            ends = float(inside.min()), float(inside.max())
+            found += find_outliers(inside, ends, what=what, counted="labelled voxel")
     return found
 
 
-def find_outliers(values: Values, *, what: str, counted: str = "voxel") -> Findings:
+def find_outliers(values: Values, ends: tuple[float, float], *, what: str, counted: str = "voxel") -> IntensityFindings:
     """Finds values far from all others, and judges what they do to normalization.
 
     Args:
         values: Finite intensities over which mean and standard deviation are computed, at least one.
+        ends: The lowest and the highest of them.
         what: Names their channel in messages.
-        counted: What each value is of, in messages.
+        counted: A word for one of them.
     """
-    lowest, highest = float(values.min()), float(values.max())
-    if highest - lowest < SMALLEST_DIVISOR:
-        return Findings()
+    lowest, highest = ends
+    if highest - lowest < SMALL_RANGE:
+        return _describe_small_contrast(values, what)
     rest = _find_rest(values, lowest, highest)
     if rest is None:
         return _check_overflow(values, lowest, highest, text=f"{what} has values from {lowest:g} to {highest:g}")
-    far = values[(values > rest.centre + rest.limit) | ((values < rest.centre - rest.limit) & (values != 0))]
+    far = rest.select_far(values)
     if far.size == 0:
-        return Findings()
+        return IntensityFindings()
     text = (
-        f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)} (the smallest of the others "
-        f"is {rest.lowest:.4g}, the largest {rest.highest:.4g})"
+        f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)} (the smallest of the "
+        f"others is {rest.lowest:.4g}, the largest {rest.highest:.4g})"
     )
     return _check_overflow(values, lowest, highest, text=text) or _judge(values, far, rest, text=text)
 
@@ -139,44 +149,46 @@ def compute_mean_and_std(values: Values) -> tuple[float, float]:
         return float(values.mean()), float(values.std())
 
 
-def _examine_extremes(channel: Float32[np.ndarray, "z y x"], what: str) -> Findings:
-    lowest, highest = float(channel.min()), float(channel.max())
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
+def _describe_unusable(channel: Values, lowest: float, what: str) -> IntensityFindings:
+    bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
+    if bad:
         text = f"intensities must be finite numbers, found {bad} voxels with NaN or infinity in {what}; replace them"
-        return Findings(problems=(text,))
-    if lowest == highest:
-        text = f"all voxels of {what} are {lowest:g}: it shows nothing, and is normalized to zeros"
-        return Findings(warnings=(text,))
-    if highest - lowest < SMALL_RANGE and (std := compute_mean_and_std(channel)[1]) < SMALLEST_DIVISOR:
-        text = (
-            f"the standard deviation of {what} is {std:.1g}, but normalization divides by at least "
-            f"{SMALLEST_DIVISOR:g}, which leaves little contrast; save the image in a smaller unit, as larger numbers"
-        )
-        return Findings(warnings=(text,))
-    return Findings()
+        return IntensityFindings(problems=(text,))
+    text = f"all voxels of {what} are {lowest:g}: it shows nothing, and is normalized to zeros"
+    return IntensityFindings(warnings=(text,))
 
 
-def _check_overflow(values: Values, lowest: float, highest: float, *, text: str) -> Findings:
+def _describe_small_contrast(values: Values, what: str) -> IntensityFindings:
+    std = compute_mean_and_std(values)[1]
+    if std >= SMALLEST_DIVISOR:
+        return IntensityFindings()
+    text = (
+        f"the standard deviation of {what} is {std:.1g}, but normalization divides by at least {SMALLEST_DIVISOR:g}, "
+        f"which leaves little contrast; save the image in a smaller unit, as larger numbers"
+    )
+    return IntensityFindings(warnings=(text,))
+
+
+def _check_overflow(values: Values, lowest: float, highest: float, *, text: str) -> IntensityFindings:
     if max(-lowest, highest) < OVERFLOWING or np.isfinite(compute_mean_and_std(values)).all():
-        return Findings()
+        return IntensityFindings()
     reason = "mean and standard deviation overflow single precision, so that the image cannot be normalized"
-    return Findings(problems=(f"{text}: {reason}; {REPLACE}",))
+    return IntensityFindings(problems=(f"{text}: {reason}; {REPLACE}",))
 
 
-def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> Findings:
+def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> IntensityFindings:
     lowest, highest = float(far.min()), float(far.max())
     is_plausible = max(-lowest, highest) < LARGEST_PLAUSIBLE
-    if is_plausible and lowest < highest and far.size > LARGEST_FAR_FRACTION * values.size:
-        return Findings()
+    if is_plausible and lowest < highest and far.size > rest.largest_far_fraction * values.size:
+        return IntensityFindings()
     mean, std = compute_mean_and_std(values)
     if _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
-        return Findings(problems=(f"{text}: normalization would make all others one constant; {REPLACE}",))
+        return IntensityFindings(problems=(f"{text}: normalization would make all others one constant; {REPLACE}",))
     span = (rest.upper - rest.lower) / std
     if span >= rest.largest_squeeze:
-        return Findings()
+        return IntensityFindings()
     effect = f"after normalization 90 % of the others span {span:.1g} standard deviations"
-    return Findings(warnings=(f"{text}: {effect}; {REPLACE}",))
+    return IntensityFindings(warnings=(f"{text}: {effect}; {REPLACE}",))
 
 
 def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
@@ -193,6 +205,9 @@ def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
     inside = inner[np.abs(inner - centre) <= limit]
     inside = inside if inside[0] < inside[-1] else rest
     lower, upper = _pick(inside, MIDDLE)
+    if lower == upper:
+        lower, upper = float(inside[0]), float(inside[-1])
+    has_large_range = highest - lowest >= LARGEST_RANGE * spread
     return _Rest(
         centre=centre,
         limit=limit,
@@ -201,6 +216,7 @@ def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
         lower=lower,
         upper=upper,
         largest_squeeze=largest_squeeze,
+        largest_far_fraction=LARGEST_FAR_FRACTION_OF_LARGE_RANGE if has_large_range else LARGEST_FAR_FRACTION,
     )
 
 

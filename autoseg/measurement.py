@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int16, Int32, Int64
 from numpy.typing import NDArray
 
 from autoseg import __version__
 from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import DistanceUnit, FloatTriple
-from autoseg.intensities import Findings, examine_image
+from autoseg.intensities import IntensityFindings, examine_image
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
 from autoseg.plan.preprocessing import CT_NAME
@@ -73,18 +73,19 @@ def check_case(
     label_map: Int16[np.ndarray, "label_z label_y label_x"] | None = None,
     *,
     channel_names: Sequence[str],
-) -> Findings:
+    labels: LabelScheme,
+) -> IntensityFindings:
     """Examines the content of one case, except for unknown labels."""
     clipped = [name.casefold() == CT_NAME for name in channel_names]
     if label_map is None:
         return examine_image(image, channel_names, clipped=clipped)
     if image.shape[1:] == label_map.shape:
-        return examine_image(image, channel_names, clipped=clipped, foreground=label_map > 0)
+        return examine_image(image, channel_names, clipped=clipped, foreground=_find_foreground(label_map, labels))
     text = (
         f"image and label map must have the same shape, found {_show(image.shape[1:])} and "
         f"{_show(label_map.shape)} voxels (z, y, x); draw the labels on the grid of the image"
     )
-    return Findings(problems=(text,)) + examine_image(image, channel_names, clipped=clipped)
+    return IntensityFindings(problems=(text,)) + examine_image(image, channel_names, clipped=clipped)
 
 
 def measure_case(
@@ -104,7 +105,7 @@ def measure_case(
         label_map: Internal labels.
         spacing_mm: Spacing along z, y, x.
         labels: The label scheme of the dataset.
-        intensity_warnings: What `check_case` found.
+        intensity_warnings: Warnings of `check_case`.
     """
     box = compute_nonzero_box(image)
     cropped_shape = _compute_box_shape(box)
@@ -119,9 +120,7 @@ def measure_case(
         intensity_warnings=intensity_warnings,
     )
     inside = slice_box(box)
-    # Voxels with the ignore label count as foreground here, as in the reference implementation: leaving them out
-    # would change the intensity window of CT plans that are compared with its plans.
-    is_foreground = label_map[inside] > 0
+    is_foreground = _find_foreground(label_map[inside], labels)
     intensities = tuple(_summarize(channel[inside][is_foreground]) for channel in image) if is_foreground.any() else ()
     return CaseMeasurement(fingerprint=fingerprint, intensities=intensities)
 
@@ -230,6 +229,14 @@ def _compute_mixture_quantiles(summaries: Sequence[IntensitySummary]) -> Float64
     pair = values[order[np.stack([from_below, from_above])]]
     quantiles: Float64[np.ndarray, " quantile"] = pair.mean(axis=0, dtype=np.float64)
     return quantiles
+
+
+def _find_foreground(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> Bool[np.ndarray, "z y x"]:
+    """Finds the voxels of all classes; the ignore label is none, unlike in the reference implementation."""
+    is_foreground: Bool[np.ndarray, "z y x"] = label_map > 0
+    if labels.ignore_label is not None:
+        is_foreground &= label_map != labels.ignore_label
+    return is_foreground
 
 
 def _count_class_voxels(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> tuple[int, ...]:

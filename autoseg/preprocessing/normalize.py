@@ -74,8 +74,8 @@ def _clip(target: Values, window: IntensityWindow, name: str) -> ShiftAndDivisor
     flaw = window.explain_flaw()
     if flaw is not None:
         msg = (
-            f"channel {name!r} cannot be normalized: {flaw}; plan the dataset again with another name of the channel in "
-            f"dataset.json, such as 'zscore', and train again"
+            f"channel {name!r} cannot be normalized: {flaw}; plan the dataset again with another name of the channel "
+            f"in dataset.json, such as 'zscore', and train again"
         )
         raise PlanError(msg)
     np.clip(target, window.lower, window.upper, out=target)
@@ -96,8 +96,8 @@ def _rescale(values: Values, name: str) -> ShiftAndDivisor:
 def _check_divisor(values: Values, shift: float, divisor: float, name: str) -> ShiftAndDivisor:
     if not np.isfinite([shift, divisor]).all():
         msg = (
-            f"channel {name!r} has values from {values.min():g} to {values.max():g}, which overflow single precision in "
-            f"normalization; replace those that are far from the rest of the image"
+            f"channel {name!r} has values from {values.min():g} to {values.max():g}, which overflow single precision "
+            f"in normalization; replace those that are far from the rest of the image"
         )
         raise PlanError(msg)
     if divisor <= max(SMALLEST_DIVISOR, ROUNDING * abs(shift)) and values.min() == values.max():
@@ -120,8 +120,8 @@ def _keep(values: Values, name: str) -> ShiftAndDivisor:
     lowest, highest = values.min(), values.max()
     if max(-lowest, highest) > LARGEST_MAGNITUDE:
         msg = (
-            f"channel {name!r} is not normalized, so that its values from {lowest:g} to {highest:g} would overflow in the "
-            f"network; replace those of more than {LARGEST_MAGNITUDE:g}"
+            f"channel {name!r} is not normalized, so that its values from {lowest:g} to {highest:g} would overflow in "
+            f"the network; replace those of more than {LARGEST_MAGNITUDE:g}"
         )
         raise PlanError(msg)
     return 0.0, 1.0

@@ -166,7 +166,7 @@ def check_resampled_shape(
     needed = prod(shape) * VALUE_BYTES * (channels + RESAMPLED_COPIES)
     available = find_available_ram() if available_bytes is None else available_bytes
     if needed > available:
-        effect = f"takes {needed / 1e9:.3g} GB of memory, and this computer has {available / 1e9:.3g} GB"
+        effect = f"takes {needed / 1e9:,.1f} GB of memory, and this computer has {available / 1e9:,.1f} GB"
         raise PlanError(describe_resampling(geometry, effect))
     changed = slice(3 - configuration.dimensions, None)  # a 2D configuration keeps the slices
     if prod(shape[changed]) == 1 and prod(geometry.cropped_shape_voxels[changed]) >= FEWEST_LOST_VOXELS:

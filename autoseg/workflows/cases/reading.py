@@ -60,7 +60,7 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
         raise DatasetError(case.name, problems)
     label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
     # A label map on another grid has been reported already, so its shape is not compared again.
-    found = check_case(volume.array, None if problems else label_map, channel_names=channel_names)
+    found = check_case(volume.array, None if problems else label_map, channel_names=channel_names, labels=labels)
     problems += [Problem(text=text) for text in found.problems]
     if problems:
         raise DatasetError(case.name, problems)

@@ -36,7 +36,7 @@ def warn_of_spacing(cases: Sequence[CaseFingerprint], unit: DistanceUnit) -> lis
         factor = _find_factor((spacing / median_spacing_mm)[measured], (extent / median_extent_mm)[measured])
         found = _compare_with_anatomy(spacing[measured])
         if factor is not None:
-            found = f"{factor:.3g} times that of the median case, {_format(median_spacing_mm)} mm"
+            found = f"{factor:.4g} times that of the median case, {_format(median_spacing_mm)} mm"
         if found is not None:
             text = f"the spacing of {_format(spacing)} mm (z, y, x) is {found}; {ADVICE}"
             odd.append(Problem(text=text, cases=(case.name,)))
