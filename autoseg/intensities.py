@@ -16,10 +16,12 @@ SMALLEST_DIVISOR: Final = 1e-8
 """Normalization divides by at least this, as the reference implementation does."""
 SMALL_RANGE: Final = 1e-6  # below it, a standard deviation may be smaller than the smallest divisor
 SAMPLE_VOXELS: Final = 2**16
+SCREENED_VOXELS: Final = 2**12
 COMMON_FRACTION: Final = 0.1  # a value that more of the sample has is taken for a background (guess)
 # Voxels count as far away if, on a scale of distances from the centre of the others, none lies in between over such a
 # factor (guess; in PET there is no such gap between background, organs and bladder).
 SMALLEST_GAP: Final = 20.0
+NARROW_RANGE: Final = 15.0  # as a multiple of the interquartile range; less than the gap, as a small sample is coarse
 LARGEST_SQUEEZE: Final = 0.1  # standard deviations that 90 % of the others span; usual images have 1 to 4
 # Diverged fits may leave values of every magnitude, without a gap.
 LARGEST_RANGE: Final = 1e6  # as a multiple of the interquartile range
@@ -193,7 +195,9 @@ def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> IntensityF
 
 def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
     """Separates the values that lie together from those far away; None if none does."""
-    sample = _sort_sample(values)
+    if _is_narrow(values, lowest, highest):
+        return None
+    sample = _sort_sample(values, SAMPLE_VOXELS)
     inner = _drop_backgrounds(sample)
     lower_quartile, centre, upper_quartile = _pick(inner, QUARTILES)
     distances = np.abs(sample - centre)
@@ -220,12 +224,20 @@ def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
     )
 
 
+def _is_narrow(values: Values, lowest: float, highest: float) -> bool:
+    """Returns whether the range is too narrow for a gap, as in most images, by a small sample."""
+    lower, upper = _pick(_drop_backgrounds(_sort_sample(values, SCREENED_VOXELS)), (QUARTILES[0], QUARTILES[-1]))
+    return highest - lowest < NARROW_RANGE * (upper - lower)
+
+
 def _find_limit(
     sample: Sorted, centre: float, spread: float, *, lowest: float, highest: float
 ) -> tuple[float | None, float]:
     """Finds the distance beyond which values are far away, and the span that the others must keep."""
     kept = np.concatenate([sample, [lowest, highest]])
     distances = np.sort(np.abs(kept[kept != 0] - centre))
+    if distances.size < 2:
+        return None, 0.0
     near = np.maximum(distances[:-1], spread)
     widest = int(np.argmax(distances[1:] / near))
     if distances[widest + 1] / near[widest] >= SMALLEST_GAP:
@@ -235,8 +247,8 @@ def _find_limit(
     return None, 0.0
 
 
-def _sort_sample(values: Values) -> Sorted:
-    step = max(1, values.size // SAMPLE_VOXELS) | 1  # odd, lest it picks the same columns of every row
+def _sort_sample(values: Values, size: int) -> Sorted:
+    step = max(1, values.size // size) | 1  # odd, lest it picks the same columns of every row
     flat = values.reshape(-1)[::step] if values.flags.c_contiguous else values.ravel()[::step]
     return np.sort(flat).astype(np.float64)
 
@@ -244,10 +256,13 @@ def _sort_sample(values: Values) -> Sorted:
 def _drop_backgrounds(sample: Sorted) -> Sorted:
     """Drops zeros, and the most frequent other value if it is common; keeps everything where nothing would be left."""
     inner = sample[sample != 0]
-    found, counts = np.unique(inner, return_counts=True)
-    if found.size > 1 and counts.max() > COMMON_FRACTION * sample.size:
-        inner = inner[inner != found[counts.argmax()]]
-    return inner if inner.size else sample
+    if inner.size == 0:
+        return sample
+    ends = np.append(np.flatnonzero(inner[1:] != inner[:-1]), inner.size - 1)  # of the runs of equal values
+    counts = np.diff(ends, prepend=-1)
+    if ends.size > 1 and counts.max() > COMMON_FRACTION * sample.size:
+        inner = inner[inner != inner[ends[counts.argmax()]]]
+    return inner
 
 
 def _pick(ordered: Sorted, fractions: Sequence[float]) -> tuple[float, ...]:
