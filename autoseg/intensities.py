@@ -86,7 +86,8 @@ class _Rest:
     def select_far(self, values: Values) -> Values:
         """Selects the values that lie beyond the limit; 0 is a background, wherever it lies."""
         is_far = (values > self.centre + self.limit) | ((values < self.centre - self.limit) & (values != 0))
-        return values[is_far]
+        far: Values = values[is_far]
+        return far
 
 
 def examine_image(
@@ -111,6 +112,8 @@ def examine_image(
         lowest, highest = float(channel.min()), float(channel.max())
         if lowest == highest or not np.isfinite([lowest, highest]).all():
             found += _describe_unusable(channel, lowest, what)
+        elif not is_clipped and highest - lowest < SMALL_RANGE:
+            found += _describe_small_contrast(channel, what)
         elif not is_clipped:
             found += find_outliers(channel, (lowest, highest), what=what)
         elif foreground is not None and foreground.any():
@@ -131,7 +134,7 @@ def find_outliers(values: Values, ends: tuple[float, float], *, what: str, count
     """
     lowest, highest = ends
     if highest - lowest < SMALL_RANGE:
-        return _describe_small_contrast(values, what)
+        return IntensityFindings()
     rest = _find_rest(values, lowest, highest)
     if rest is None:
         return _check_overflow(values, lowest, highest, text=f"{what} has values from {lowest:g} to {highest:g}")
@@ -250,7 +253,8 @@ def _find_limit(
 def _sort_sample(values: Values, size: int) -> Sorted:
     step = max(1, values.size // size) | 1  # odd, lest it picks the same columns of every row
     flat = values.reshape(-1)[::step] if values.flags.c_contiguous else values.ravel()[::step]
-    return np.sort(flat).astype(np.float64)
+    sample: Sorted = np.sort(flat).astype(np.float64)
+    return sample
 
 
 def _drop_backgrounds(sample: Sorted) -> Sorted:

@@ -136,11 +136,7 @@ def build_fingerprint(
     distance_unit: DistanceUnit = "mm",
 ) -> Fingerprint:
     """Combines the measurements of all cases."""
-    with_foreground = [measurement.intensities for measurement in measurements if measurement.intensities]
-    channels = tuple(
-        ChannelFingerprint(name=name, foreground=_merge([summaries[index] for summaries in with_foreground]))
-        for index, name in enumerate(channel_names)
-    )
+    channels = merge_channels(measurements, channel_names)
     cases = tuple(measurement.fingerprint for measurement in measurements)
     return Fingerprint(
         autoseg_version=__version__,
@@ -152,6 +148,17 @@ def build_fingerprint(
         orientation=orientation,
         distance_unit=distance_unit,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
+    )
+
+
+def merge_channels(
+    measurements: Sequence[CaseMeasurement], channel_names: Sequence[str]
+) -> tuple[ChannelFingerprint, ...]:
+    """Merges the foreground intensities of all cases, channel by channel."""
+    with_foreground = [measurement.intensities for measurement in measurements if measurement.intensities]
+    return tuple(
+        ChannelFingerprint(name=name, foreground=_merge([summaries[index] for summaries in with_foreground]))
+        for index, name in enumerate(channel_names)
     )
 
 

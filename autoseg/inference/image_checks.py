@@ -73,7 +73,8 @@ def check_grid(
     """
     if largest_voxels is None:
         return
-    whole = _compute_geometry(grid, plan, configuration, box=tuple((0, extent) for extent in grid.shape_voxels))
+    depth, height, width = grid.shape_voxels
+    whole = _compute_geometry(grid, plan, configuration, box=((0, depth), (0, height), (0, width)))
     if _count(whole, plan, configuration) <= LARGEST_GROWTH * largest_voxels:
         return
     geometry = _compute_geometry(grid, plan, configuration, box=compute_nonzero_box(array))

@@ -14,6 +14,13 @@ CT_NAME: Final = "ct"
 """Name of the channels, in any case, that are clipped to a window of the dataset's foreground."""
 
 
+WINDOW_ADVICE: Final = (
+    "give the images in Hounsfield units, or give the channel another name in dataset.json, such as 'zscore', to have "
+    "every image normalized by itself"
+)
+"""What to do about a window without contrast."""
+
+
 class IntensityWindow(Part):
     """Intensities of the dataset's foreground that a normalization needs."""
 
@@ -23,7 +30,7 @@ class IntensityWindow(Part):
     std: Annotated[float, Field(ge=0)]
 
     def explain_flaw(self) -> str | None:
-        """Explains why normalization by this window would make every image constant; None if it would not."""
+        """Explains why normalization by this window would leave no contrast; None if it would not."""
         if self.std < SMALLEST_STD:
             return (
                 f"the standard deviation of its foreground, by which images are divided, is {self.std:g} (mean "

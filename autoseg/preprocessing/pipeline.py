@@ -168,8 +168,8 @@ def check_resampled_shape(
     if needed > available:
         effect = f"takes {needed / 1e9:,.1f} GB of memory, and this computer has {available / 1e9:,.1f} GB"
         raise PlanError(describe_resampling(geometry, effect))
-    changed = slice(3 - configuration.dimensions, None)  # a 2D configuration keeps the slices
-    if prod(shape[changed]) == 1 and prod(geometry.cropped_shape_voxels[changed]) >= FEWEST_LOST_VOXELS:
+    changed = configuration.dimensions  # a 2D configuration keeps the slices
+    if prod(shape[-changed:]) == 1 and prod(geometry.cropped_shape_voxels[-changed:]) >= FEWEST_LOST_VOXELS:
         raise PlanError(describe_resampling(geometry, "leaves nothing of it"))
 
 

@@ -5,7 +5,7 @@ from typing import Final
 from autoseg.errors import PlanError
 from autoseg.fingerprint import ChannelFingerprint
 from autoseg.plan.decisions import Decision
-from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme
+from autoseg.plan.preprocessing import WINDOW_ADVICE, ChannelPlan, IntensityWindow, NormalizationScheme
 
 SCHEME_OF_CHANNEL_NAME: Final[dict[str, NormalizationScheme]] = {
     "ct": "ct",
@@ -50,9 +50,8 @@ def _choose_window(channel: ChannelFingerprint) -> IntensityWindow:
     flaw = window.explain_flaw()
     if flaw is not None:
         msg = (
-            f"channel {channel.name!r} is CT and is normalized by the intensities of the foreground, but {flaw}; give "
-            f"the images in Hounsfield units, or give the channel another name in dataset.json, such as 'zscore', to "
-            f"have every image normalized by itself"
+            f"channel {channel.name!r} is CT and is normalized by the intensities of the foreground, but {flaw}; "
+            f"{WINDOW_ADVICE}"
         )
         raise PlanError(msg)
     return window

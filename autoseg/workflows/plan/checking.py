@@ -9,9 +9,10 @@ from autoseg.dataset import Case, Dataset, allow_geometry_fixes, read_dataset
 from autoseg.dataset.folds import Splits
 from autoseg.errors import AutosegError, DatasetError, Problem, group_problems
 from autoseg.exchange.nnunet_limits import describe_export_limits
-from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import find_distance_unit
 from autoseg.labels import LabelScheme
+from autoseg.measurement import CaseMeasurement, merge_channels
+from autoseg.plan.preprocessing import CT_NAME, WINDOW_ADVICE, IntensityWindow
 from autoseg.processes.case_pool import (
     CaseSize,
     PoolOutcome,
@@ -89,7 +90,8 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
         name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()
     }
     outcome = _measure(dataset, orientation, sizes, workers=request.workers, progress=progress)
-    fingerprints = outcome.results
+    fingerprints = [measured.fingerprint for measured in outcome.results]
+    problems += _check_windows(dataset, outcome.results)
     classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
     of_cases = list_problems(outcome.failures)
@@ -115,15 +117,30 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
     )
 
 
-def read_and_fingerprint(
+def read_and_examine(
     case: Case, *, labels: LabelScheme, channel_names: Sequence[str], orientation: str | None
-) -> CaseFingerprint:
-    """Reads, checks and measures one case in a worker process; the intensities are not sent back.
+) -> CaseMeasurement:
+    """Reads, checks and measures one case in a worker process; the intensities are sent back only if one is CT.
 
     Raises:
         DatasetError: Everything that is wrong with the case.
     """
-    return read_and_measure(case, labels=labels, channel_names=channel_names, orientation=orientation).fingerprint
+    measured = read_and_measure(case, labels=labels, channel_names=channel_names, orientation=orientation)
+    return measured if any(name.casefold() == CT_NAME for name in channel_names) else replace(measured, intensities=())
+
+
+def _check_windows(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> tuple[Problem, ...]:
+    """Finds CT channels whose window would leave no contrast, as planning would refuse them."""
+    problems = []
+    for index, channel in enumerate(merge_channels(measurements, dataset.channel_names)):
+        if channel.name.casefold() == CT_NAME and channel.foreground is not None:
+            found = channel.foreground
+            window = IntensityWindow(
+                lower=found.percentile_00_5, upper=found.percentile_99_5, mean=found.mean, std=found.std
+            )
+            if (flaw := window.explain_flaw()) is not None:
+                problems.append(Problem(text=f"channel {index} ({channel.name}): {flaw}; {WINDOW_ADVICE}"))
+    return tuple(problems)
 
 
 def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem, ...], tuple[str, ...], Splits | None]:
@@ -141,9 +158,9 @@ def _measure(
     *,
     workers: int | None,
     progress: Progress,
-) -> PoolOutcome[CaseFingerprint]:
+) -> PoolOutcome[CaseMeasurement]:
     check = partial(
-        read_and_fingerprint, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
+        read_and_examine, labels=dataset.labels, channel_names=dataset.channel_names, orientation=orientation
     )
     jobs = [(case.name, case) for case in dataset.cases]
     largest = find_largest(sizes.values())
