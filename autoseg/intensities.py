@@ -18,6 +18,7 @@ SMALL_RANGE: Final = 1e-6  # below it, a standard deviation may be smaller than 
 SAMPLE_VOXELS: Final = 2**16
 SCREENED_VOXELS: Final = 2**12
 COMMON_FRACTION: Final = 0.1  # a value that more of the sample has is taken for a background (guess)
+FEWEST_VALUES: Final = 8  # fewer are classes of a mask, none of which is a background
 # Voxels count as far away if, on a scale of distances from the centre of the others, none lies in between over such a
 # factor (guess; in PET there is no such gap between background, organs and bladder).
 SMALLEST_GAP: Final = 20.0
@@ -31,6 +32,9 @@ LARGEST_SQUEEZE_WITHOUT_GAP: Final = 0.01
 LARGEST_FAR_FRACTION: Final = 0.01
 LARGEST_FAR_FRACTION_OF_LARGE_RANGE: Final = 0.05
 LARGEST_PLAUSIBLE: Final = 1e9
+QUIETEST: Final = 1e6  # an object may be that many times the noise around 0, as where splines ring around a mask
+OFF_CENTRE: Final = 0.25  # distance of the median of such noise from 0, as a multiple of its interquartile range
+SMALLEST_OBJECT_FRACTION: Final = 1e-3  # of all voxels; diverged voxels are fewer
 OVERFLOWING: Final = 1e15  # from about here on, squares and their sums may overflow single precision
 QUARTILES: Final = (0.25, 0.5, 0.75)
 MIDDLE: Final = (0.05, 0.95)
@@ -67,6 +71,7 @@ class _Rest:
 
     Attributes:
         centre: Their median, without backgrounds.
+        spread: Their interquartile range, without backgrounds.
         limit: Distance from the centre beyond which the others lie.
         lowest: The smallest of them, like `highest` the largest.
         lower: 5th percentile without backgrounds, like `upper` the 95th.
@@ -75,6 +80,7 @@ class _Rest:
     """
 
     centre: float
+    spread: float
     limit: float
     lowest: float
     highest: float
@@ -88,6 +94,14 @@ class _Rest:
         is_far = (values > self.centre + self.limit) | ((values < self.centre - self.limit) & (values != 0))
         far: Values = values[is_far]
         return far
+
+    def is_background_of(self, far: Values, voxel_count: int) -> bool:
+        """Returns whether the rest is but a quiet background, and what lies far away is the object of the image."""
+        lowest, highest = float(far.min()), float(far.max())
+        if lowest < highest and far.size > self.largest_far_fraction * voxel_count:
+            return True
+        is_noise = abs(self.centre) <= OFF_CENTRE * self.spread and self.spread * QUIETEST <= max(-lowest, highest)
+        return is_noise and far.size > SMALLEST_OBJECT_FRACTION * voxel_count
 
 
 def examine_image(
@@ -184,10 +198,10 @@ def _check_overflow(values: Values, lowest: float, highest: float, *, text: str)
 def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> IntensityFindings:
     lowest, highest = float(far.min()), float(far.max())
     is_plausible = max(-lowest, highest) < LARGEST_PLAUSIBLE
-    if is_plausible and lowest < highest and far.size > rest.largest_far_fraction * values.size:
+    if is_plausible and rest.is_background_of(far, values.size):
         return IntensityFindings()
     mean, std = compute_mean_and_std(values)
-    if _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
+    if not is_plausible and _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
         return IntensityFindings(problems=(f"{text}: normalization would make all others one constant; {REPLACE}",))
     span = (rest.upper - rest.lower) / std
     if span >= rest.largest_squeeze:
@@ -217,6 +231,7 @@ def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
     has_large_range = highest - lowest >= LARGEST_RANGE * spread
     return _Rest(
         centre=centre,
+        spread=spread,
         limit=limit,
         lowest=float(inside[0]),
         highest=float(inside[-1]),
@@ -252,19 +267,18 @@ def _find_limit(
 
 def _sort_sample(values: Values, size: int) -> Sorted:
     step = max(1, values.size // size) | 1  # odd, lest it picks the same columns of every row
-    flat = values.reshape(-1)[::step] if values.flags.c_contiguous else values.ravel()[::step]
-    sample: Sorted = np.sort(flat).astype(np.float64)
+    sample: Sorted = np.sort(values.ravel()[::step]).astype(np.float64)
     return sample
 
 
 def _drop_backgrounds(sample: Sorted) -> Sorted:
     """Drops zeros, and the most frequent other value if it is common; keeps everything where nothing would be left."""
-    inner = sample[sample != 0]
+    inner: Sorted = sample[sample != 0]
     if inner.size == 0:
         return sample
     ends = np.append(np.flatnonzero(inner[1:] != inner[:-1]), inner.size - 1)  # of the runs of equal values
     counts = np.diff(ends, prepend=-1)
-    if ends.size > 1 and counts.max() > COMMON_FRACTION * sample.size:
+    if ends.size > FEWEST_VALUES and counts.max() > COMMON_FRACTION * sample.size:
         inner = inner[inner != inner[ends[counts.argmax()]]]
     return inner
 

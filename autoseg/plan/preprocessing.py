@@ -9,6 +9,7 @@ from autoseg.plan.values import Positive
 
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 
+LARGEST_NORMALIZED: Final = 1e15  # a network squares its input, and sums the squares
 SMALLEST_STD: Final = 1e-8  # the reference implementation divides by this instead of a smaller one
 CT_NAME: Final = "ct"
 """Name of the channels, in any case, that are clipped to a window of the dataset's foreground."""
@@ -35,6 +36,12 @@ class IntensityWindow(Part):
             return (
                 f"the standard deviation of its foreground, by which images are divided, is {self.std:g} (mean "
                 f"{self.mean:g})"
+            )
+        largest = max(abs(self.lower - self.mean), abs(self.upper - self.mean)) / self.std
+        if not largest <= LARGEST_NORMALIZED:
+            return (
+                f"clipping to [{self.lower:g}, {self.upper:g}] leaves up to {largest:.3g} standard deviations, which "
+                f"overflow in the network"
             )
         if self.lower >= self.upper:
             return (

@@ -12,11 +12,10 @@ from jaxtyping import Bool, Float32
 
 from autoseg.errors import PlanError
 from autoseg.intensities import SMALLEST_DIVISOR, compute_mean_and_std
-from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme
+from autoseg.plan.preprocessing import LARGEST_NORMALIZED, ChannelPlan, IntensityWindow, NormalizationScheme
 
 RGB_MAXIMUM: Final = 255.0
 ROUNDING: Final = 1e-5  # more than the rounding error of a standard deviation, as a fraction of the mean
-LARGEST_MAGNITUDE: Final = 1e15  # the network squares its input, and sums the squares
 
 Values = Float32[np.ndarray, "..."]
 ShiftAndDivisor = tuple[float, float]
@@ -118,10 +117,10 @@ def _rescale_rgb(values: Values, name: str) -> ShiftAndDivisor:
 
 def _keep(values: Values, name: str) -> ShiftAndDivisor:
     lowest, highest = values.min(), values.max()
-    if max(-lowest, highest) > LARGEST_MAGNITUDE:
+    if max(-lowest, highest) > LARGEST_NORMALIZED:
         msg = (
             f"channel {name!r} is not normalized, so that its values from {lowest:g} to {highest:g} would overflow in "
-            f"the network; replace those of more than {LARGEST_MAGNITUDE:g}"
+            f"the network; replace those of more than {LARGEST_NORMALIZED:g}"
         )
         raise PlanError(msg)
     return 0.0, 1.0
