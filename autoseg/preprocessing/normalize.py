@@ -93,14 +93,16 @@ def _rescale(values: Values, name: str) -> ShiftAndDivisor:
 
 
 def _check_divisor(values: Values, shift: float, divisor: float, name: str) -> ShiftAndDivisor:
-    if not np.isfinite([shift, divisor]).all():
+    is_finite = bool(np.isfinite([shift, divisor]).all())
+    is_small = divisor <= max(SMALLEST_DIVISOR, ROUNDING * abs(shift))
+    if (is_small or not is_finite) and values.min() == values.max():
+        return float(values.flat[0]), 1.0  # zeros: the mean of equal values may differ from them in the last bit
+    if not is_finite:
         msg = (
             f"channel {name!r} has values from {values.min():g} to {values.max():g}, which overflow single precision "
             f"in normalization; replace those that are far from the rest of the image"
         )
         raise PlanError(msg)
-    if divisor <= max(SMALLEST_DIVISOR, ROUNDING * abs(shift)) and values.min() == values.max():
-        return float(values.flat[0]), 1.0  # zeros: the mean of equal values may differ from them in the last bit
     return shift, divisor
 
 
