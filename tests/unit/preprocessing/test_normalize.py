@@ -1,3 +1,7 @@
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -67,6 +71,16 @@ def test_a_small_contrast_on_a_large_offset_is_kept() -> None:
     np.testing.assert_array_equal(normalize(image, [make_channel("rescale_to_0_1")], None).ravel(), [0, 1])
 
 
+@contextmanager
+def suppress_error(match: str) -> Iterator[None]:
+    """Lets only errors of the plan pass that say what is meant."""
+    try:
+        yield
+    except PlanError as error:
+        if not re.search(match, str(error)):
+            raise
+
+
 ODD_VALUES = [1e19, 1e25, 3e38, -1e30, float(np.finfo(np.float32).min), 1e-40, -32768]
 
 
@@ -80,14 +94,12 @@ def test_odd_values_give_finite_arrays_or_an_error_and_no_warning_of_numpy(
     image.reshape(-1)[: max(1, int(share * image.size))] = value
     image.reshape(-1)[-1] = -value * min(share, 0.5)
 
-    try:
+    result = np.zeros(1)
+    with suppress_error(match=r"'T1'.*(found|replace)"):
         result = normalize(image, [make_channel(scheme)], None)
-    except PlanError as error:
-        assert "'T1'" in str(error)
-        assert "found" in str(error) or "replace" in str(error)
-    else:
-        assert np.isfinite(result).all()
-        assert np.abs(result).max() <= 1e15
+
+    assert np.isfinite(result).all()
+    assert np.abs(result).max() <= 1e15
 
 
 def test_masked_zscore_looks_at_and_changes_the_nonzero_region_only() -> None:
