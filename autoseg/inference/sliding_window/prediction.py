@@ -288,7 +288,10 @@ def _check_finite_output(job: _Job, logits: Tensor) -> None:
 
 def _explain_broken_output(job: _Job) -> str:
     if not bool(torch.isfinite(job.image).all()):
-        return "the preprocessed image holds some itself: preprocess it again (autoseg preprocess RUN)"
+        return (
+            "the preprocessed image holds some itself: check the case (autoseg check DATASET), remove its files from "
+            "the folder preprocessed of the run, and write them again (autoseg preprocess RUN)"
+        )
     if not all(bool(torch.isfinite(weight).all()) for network in job.networks for weight in network.parameters()):
         return "the weights of the network hold some, so its training diverged: train again"
     if job.device.type == "cpu":

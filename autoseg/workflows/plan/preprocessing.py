@@ -1,6 +1,6 @@
 """Preprocesses the cases of a run for the requested configurations; finished cases are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import prod
 from typing import Literal
@@ -103,14 +103,13 @@ def preprocess_dataset(
     prepare_worker_context(WORKER_MODULES)
     measured = read_document(run.fingerprint, Fingerprint).cases
     sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
-    available = find_available_ram()  # a case beyond it is refused, so that it must not slow down the others
     outcome = run_over_cases(
         partial(preprocess_case, plan=plan, run=run, configurations=configurations),
         jobs,
         workers=compute_worker_count(
             requested=workers,
             case_count=len(jobs),
-            bytes_per_case=find_largest(size for size in sizes.values() if size.estimated_bytes <= available),
+            bytes_per_case=find_largest_that_fits(sizes.values(), available_bytes=find_available_ram()),
         ),
         label="Preprocessing",
         progress=progress,
@@ -122,6 +121,11 @@ def preprocess_dataset(
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed; the others are finished:"
         raise CasesFailedError(heading, problems)
     return len(outcome.results)
+
+
+def find_largest_that_fits(sizes: Iterable[CaseSize], *, available_bytes: int) -> int:
+    """Returns the memory that a worker needs; a case beyond that of the computer is refused and slows down no other."""
+    return find_largest(size for size in sizes if size.estimated_bytes <= available_bytes)
 
 
 def estimate_preprocessing_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:

@@ -383,20 +383,17 @@ def test_mgz_keeps_all_values(tmp_path, dtype, with_model):
 
 
 @pytest.mark.parametrize(
-    ("unit", "spacing", "warning"),
+    ("written", "warning"),
     [
-        (
-            "meter",
-            1.2,
-            "the header states lengths in metres (xyzt_units), so that the spacing is 1200 x 1200 x 1200 mm",
-        ),
-        ("micron", 1.2, "the header states lengths in micrometres (xyzt_units), so that the spacing is 0.0012 x"),
-        ("meter", 0.0012, None),
-        ("micron", 20.0, None),
-        ("mm", 1200.0, None),
+        (("meter", 1.2), "states lengths in metres (xyzt_units), so that the spacing is 1200 x 1200 x 1200 mm"),
+        (("micron", 1.2), "states lengths in micrometres (xyzt_units), so that the spacing is 0.0012 x"),
+        (("meter", 0.0012), None),
+        (("micron", 20.0), None),
+        (("mm", 1200.0), None),
     ],
 )
-def test_a_unit_that_makes_the_spacing_implausible_is_warned_of(tmp_path, caplog, unit, spacing, warning):
+def test_a_unit_that_makes_the_spacing_implausible_is_warned_of(tmp_path, caplog, written, warning):
+    unit, spacing = written
     image = nib.Nifti1Image(make_array(), np.diag([spacing, spacing, spacing, 1]))
     image.header.set_xyzt_units(unit)
     image.to_filename(tmp_path / "image.nii")
