@@ -83,7 +83,7 @@ def check_grid(
         geometry.cropped_shape_voxels
     )
     if voxels > LARGEST_GROWTH * largest_voxels and is_enlarged:
-        effect = f"is {voxels / largest_voxels:.3g} times the largest image of training ({largest_voxels} voxels)"
+        effect = f"is {voxels / largest_voxels:.3g} times as many as in training (up to {largest_voxels})"
         raise PredictionError(describe_resampling(geometry, effect))
 
 

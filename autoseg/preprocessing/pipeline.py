@@ -167,7 +167,8 @@ def check_resampled_shape(
     available = find_available_ram() if available_bytes is None else available_bytes
     if needed > available:
         effect = f"takes {needed / 1e9:,.1f} GB of memory, and this computer has {available / 1e9:,.1f} GB"
-        raise PlanError(describe_resampling(geometry, effect))
+        msg = f"{describe_resampling(geometry, effect)}, else use a computer with more memory"
+        raise PlanError(msg)
     changed = configuration.dimensions  # a 2D configuration keeps the slices
     if prod(shape[-changed:]) == 1 and prod(geometry.cropped_shape_voxels[-changed:]) >= FEWEST_LOST_VOXELS:
         raise PlanError(describe_resampling(geometry, "leaves nothing of it"))
@@ -179,7 +180,7 @@ def describe_resampling(geometry: CaseGeometry, effect: str) -> str:
         f"the image of {_format_extents(geometry.cropped_shape_voxels)} voxels at "
         f"{_format_extents(geometry.cropped_spacing_mm)} mm would be resampled to "
         f"{_format_extents(geometry.target_spacing_mm)} mm, that is {_format_extents(geometry.resampled_shape_voxels)} "
-        f"voxels, which {effect}; is its spacing in another unit? correct the header"
+        f"voxels, which {effect}; if its spacing is in another unit, correct the header"
     )
 
 
