@@ -46,7 +46,7 @@ Sorted = Float64[np.ndarray, "..."]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntensityFindings:
-    """What is wrong or odd with an image, one sentence each.
+    """Problems and oddities of an image, one sentence each.
 
     Attributes:
         problems: Reasons why the image cannot be used.

@@ -154,7 +154,7 @@ def build_fingerprint(
 def merge_channels(
     measurements: Sequence[CaseMeasurement], channel_names: Sequence[str]
 ) -> tuple[ChannelFingerprint, ...]:
-    """Merges the foreground intensities of all cases, channel by channel."""
+    """Merges the foreground intensities of all cases for each channel."""
     with_foreground = [measurement.intensities for measurement in measurements if measurement.intensities]
     return tuple(
         ChannelFingerprint(name=name, foreground=_merge([summaries[index] for summaries in with_foreground]))

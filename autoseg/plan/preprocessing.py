@@ -19,7 +19,7 @@ WINDOW_ADVICE: Final = (
     "give the images in Hounsfield units, or give the channel another name in dataset.json, such as 'zscore', to have "
     "every image normalized by itself"
 )
-"""What to do about a window without contrast."""
+"""Advice about a window without contrast."""
 
 
 class IntensityWindow(Part):
