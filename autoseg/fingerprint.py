@@ -67,6 +67,7 @@ class CaseFingerprint(Part):
         cropped_voxel_counts: The voxels of `voxel_counts` inside the crop; None if they were not counted.
         resampled: The voxels at the median spacing of the dataset; None if they were not counted, or if that is not
             coarser.
+        intensity_warnings: Oddities of the intensities, one sentence each.
     """
 
     name: str
@@ -78,6 +79,7 @@ class CaseFingerprint(Part):
     image_digest: str = ""
     cropped_voxel_counts: tuple[int, ...] | None = None
     resampled: ResampledCounts | None = None
+    intensity_warnings: tuple[str, ...] = ()
 
 
 class Fingerprint(Document):

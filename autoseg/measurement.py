@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int16, Int32, Int64
 from numpy.typing import NDArray
 
 from autoseg import __version__
 from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import DistanceUnit, FloatTriple
+from autoseg.intensities import IntensityFindings, examine_image
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
+from autoseg.plan.preprocessing import CT_NAME
 
 # A summary keeps at most this many intensities. Of a normal distribution the median is then known to 1e-4 and the
 # 0.5th percentile to 2e-4 standard deviations, both finer than the noise of 1e8 draws (5e-4 at the 0.5th percentile).
@@ -69,22 +71,21 @@ class CaseMeasurement:
 def check_case(
     image: Float32[np.ndarray, "channel z y x"],
     label_map: Int16[np.ndarray, "label_z label_y label_x"] | None = None,
-) -> list[str]:
-    """Returns the problems in the content of one case, except for unknown labels, one sentence each."""
-    problems = []
-    if label_map is not None and image.shape[1:] != label_map.shape:
-        problems.append(
-            f"image and label map must have the same shape, found {_show(image.shape[1:])} and "
-            f"{_show(label_map.shape)} voxels (z, y, x); draw the labels on the grid of the image"
-        )
-    for index, channel in enumerate(image):
-        bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
-        if bad:
-            problems.append(
-                f"intensities must be finite numbers, found {bad} voxels with NaN or infinity in channel {index}; "
-                f"replace them"
-            )
-    return problems
+    *,
+    channel_names: Sequence[str],
+    labels: LabelScheme,
+) -> IntensityFindings:
+    """Examines the content of one case, except for unknown labels."""
+    clipped = [name.casefold() == CT_NAME for name in channel_names]
+    if label_map is None:
+        return examine_image(image, channel_names, clipped=clipped)
+    if image.shape[1:] == label_map.shape:
+        return examine_image(image, channel_names, clipped=clipped, foreground=_find_foreground(label_map, labels))
+    text = (
+        f"image and label map must have the same shape, found {_show(image.shape[1:])} and "
+        f"{_show(label_map.shape)} voxels (z, y, x); draw the labels on the grid of the image"
+    )
+    return IntensityFindings(problems=(text,)) + examine_image(image, channel_names, clipped=clipped)
 
 
 def measure_case(
@@ -94,6 +95,7 @@ def measure_case(
     *,
     spacing_mm: FloatTriple,
     labels: LabelScheme,
+    intensity_warnings: tuple[str, ...] = (),
 ) -> CaseMeasurement:
     """Measures one case, with axes z, y, x in the training orientation.
 
@@ -103,6 +105,7 @@ def measure_case(
         label_map: Internal labels.
         spacing_mm: Spacing along z, y, x.
         labels: The label scheme of the dataset.
+        intensity_warnings: Warnings of `check_case`.
     """
     box = compute_nonzero_box(image)
     cropped_shape = _compute_box_shape(box)
@@ -117,11 +120,10 @@ def measure_case(
         voxel_counts=counts,
         image_digest=compute_image_digest(image),
         cropped_voxel_counts=counts if is_whole else count_class_voxels(label_map[slice_box(box)], labels),
+        intensity_warnings=intensity_warnings,
     )
     inside = slice_box(box)
-    # Voxels with the ignore label count as foreground here, as in the reference implementation: leaving them out
-    # would change the intensity window of CT plans that are compared with its plans.
-    is_foreground = label_map[inside] > 0
+    is_foreground = _find_foreground(label_map[inside], labels)
     intensities = tuple(_summarize(channel[inside][is_foreground]) for channel in image) if is_foreground.any() else ()
     return CaseMeasurement(fingerprint=fingerprint, intensities=intensities)
 
@@ -137,11 +139,7 @@ def build_fingerprint(
     distance_unit: DistanceUnit = "mm",
 ) -> Fingerprint:
     """Combines the measurements of all cases."""
-    with_foreground = [measurement.intensities for measurement in measurements if measurement.intensities]
-    channels = tuple(
-        ChannelFingerprint(name=name, foreground=_merge([summaries[index] for summaries in with_foreground]))
-        for index, name in enumerate(channel_names)
-    )
+    channels = merge_channels(measurements, channel_names)
     cases = tuple(measurement.fingerprint for measurement in measurements)
     return Fingerprint(
         autoseg_version=__version__,
@@ -153,6 +151,17 @@ def build_fingerprint(
         orientation=orientation,
         distance_unit=distance_unit,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
+    )
+
+
+def merge_channels(
+    measurements: Sequence[CaseMeasurement], channel_names: Sequence[str]
+) -> tuple[ChannelFingerprint, ...]:
+    """Merges the foreground intensities of all cases for each channel."""
+    with_foreground = [measurement.intensities for measurement in measurements if measurement.intensities]
+    return tuple(
+        ChannelFingerprint(name=name, foreground=_merge([summaries[index] for summaries in with_foreground]))
+        for index, name in enumerate(channel_names)
     )
 
 
@@ -240,6 +249,14 @@ def _compute_mixture_quantiles(summaries: Sequence[IntensitySummary]) -> Float64
     pair = values[order[np.stack([from_below, from_above])]]
     quantiles: Float64[np.ndarray, " quantile"] = pair.mean(axis=0, dtype=np.float64)
     return quantiles
+
+
+def _find_foreground(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> Bool[np.ndarray, "z y x"]:
+    """Finds the voxels of all classes; the ignore label is none, unlike in the reference implementation."""
+    is_foreground: Bool[np.ndarray, "z y x"] = label_map > 0
+    if labels.ignore_label is not None:
+        is_foreground &= label_map != labels.ignore_label
+    return is_foreground
 
 
 def _compute_box_shape(box: Box) -> tuple[int, int, int]:

@@ -203,7 +203,15 @@ def _parse_threshold(arguments: Mapping[str, Any], where: str) -> float:
 
 def _build_window(plans: NnunetPlans, channel: int, *, where: str) -> IntensityWindow:
     found = parse_intensities(plans, channel, where=where)
-    return IntensityWindow(lower=found.percentile_00_5, upper=found.percentile_99_5, mean=found.mean, std=found.std)
+    window = IntensityWindow(lower=found.percentile_00_5, upper=found.percentile_99_5, mean=found.mean, std=found.std)
+    flaw = window.explain_flaw()
+    if flaw is not None:
+        msg = (
+            f"{where}: channel {channel} is normalized by the intensities of the foreground (CTNormalization), but "
+            f"{flaw}; such a model cannot tell images apart: train another one with ZScoreNormalization"
+        )
+        raise ExchangeError(msg)
+    return window
 
 
 def _list_schemes() -> str:

@@ -5,7 +5,8 @@ is that of probabilities where the image is. They are averaged strip by strip, a
 classes times full resolution nor a file of probabilities ever exists. In memory are the logits of all members.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import Precision
 from autoseg.stages.staged_case import StagedCase
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ensemble:
@@ -54,13 +57,19 @@ class Ensemble:
         """All models of a prediction, those of the first member first."""
         return tuple(stage for member in self.members for stage in member.stages)
 
-    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> tuple[StagedCase, ...]:
-        """Preprocesses a volume for each member.
+    def preprocess(
+        self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, warn: Callable[[str], None] = logger.warning
+    ) -> tuple[StagedCase, ...]:
+        """Preprocesses a volume for each member; `warn` receives each warning about it.
 
         Raises:
             PredictionError: The volume does not fit the models.
         """
-        return tuple(member.preprocess(array, grid) for member in self.members)
+        warnings: dict[str, None] = {}  # every member has the same, once
+        cases = tuple(member.preprocess(array, grid, warn=warnings.setdefault) for member in self.members)
+        for warning in warnings:
+            warn(warning)
+        return cases
 
     def predict_case(
         self,

@@ -1,6 +1,7 @@
 """A trained model in memory, loaded once and applied to any number of volumes."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from autoseg.geometry import Grid
 from autoseg.inference.execution.choice import Setting, prepare_networks
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice
 from autoseg.inference.folds import find_configuration, find_folds, select_previous_folds
+from autoseg.inference.image_checks import check_grid, check_volume, find_largest_training_grid
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restoring.restore_grid import (
     Location,
@@ -45,6 +47,8 @@ from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.staged_case import StagedCase
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationModel:
@@ -62,6 +66,7 @@ class SegmentationModel:
         execution: The backend that runs them.
         inference_batch_size: Inference batch size; None for that of `compute_inference_batch_size`.
         previous: The stage whose predictions this one gets; None without one.
+        largest_training_grid_voxels: Voxels of the largest preprocessed training image; None if it is not known.
     """
 
     plan: Plan
@@ -73,6 +78,7 @@ class SegmentationModel:
     execution: Execution = "eager"
     inference_batch_size: int | None = None
     previous: "SegmentationModel | None" = None
+    largest_training_grid_voxels: int | None = None
 
     def __repr__(self) -> str:
         """Shows one line at a prompt, without the plan and the networks."""
@@ -92,13 +98,25 @@ class SegmentationModel:
         """The plan of the configuration."""
         return self.plan.configurations[self.configuration]
 
-    def preprocess(self, array: Float32[np.ndarray, "channel z y x"], grid: Grid) -> StagedCase:
+    def preprocess(
+        self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, warn: Callable[[str], None] = logger.warning
+    ) -> StagedCase:
         """Checks and preprocesses a volume, for every stage.
 
+        Args:
+            array: Intensities.
+            grid: Grid of the array.
+            warn: Receives each warning about the volume.
+
         Raises:
-            PredictionError: Channels or shape do not fit, or values are not finite.
+            PredictionError: Channels or shape do not fit, intensities are not finite or cannot be normalized, or the
+                spacing makes the image far larger than any in training.
+            PlanError: Resampled, the image would exceed the memory, or be a single voxel.
         """
-        check_volume(array, grid, self.plan)
+        for warning in check_volume(array, grid, self.plan):
+            warn(warning)
+        for stage in self.stages:
+            check_grid(array, grid, self.plan, stage.configuration, largest_voxels=stage.largest_training_grid_voxels)
         return preprocess_for_stages(array, grid, self.plan, self.configuration)
 
     def predict_case(
@@ -264,6 +282,7 @@ def load_model(
         dtype=dtype,
         execution=prepared.execution,
         inference_batch_size=prepared.inference_batch_size,
+        largest_training_grid_voxels=find_largest_training_grid(folder, plan, name),
     )
     previous_stage = plan.configurations[name].previous_configuration
     if previous_stage is None or not with_previous:
@@ -347,28 +366,6 @@ def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> Segm
         raise PredictionError(msg) from error
     network.set_deep_supervision(enabled=False)
     return network.eval()
-
-
-def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan) -> None:
-    """Checks that a volume is a valid input of a model.
-
-    Raises:
-        PredictionError: Channels or shape do not fit, or values are not finite.
-    """
-    wanted = [channel.name for channel in plan.channels]
-    if len(array) != len(wanted):
-        names = ", ".join(wanted)
-        msg = f"the model takes {len(wanted)} channel(s) ({names}), found {len(array)}; give them in this order"
-        raise PredictionError(msg)
-    if array.shape[1:] != grid.shape_voxels:
-        msg = f"the array must have the shape of its grid, {grid.shape_voxels} (z, y, x), found {array.shape[1:]}"
-        raise PredictionError(msg)
-    broken = array.size - int(np.count_nonzero(np.isfinite(array)))
-    if broken:
-        msg = (
-            f"all intensities must be finite, found {broken} of {array.size} that are NaN or infinite; repair the image"
-        )
-        raise PredictionError(msg)
 
 
 def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Normalization and resampling of images."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import model_validator
 
@@ -8,6 +8,18 @@ from autoseg.document import Part
 from autoseg.plan.values import Finite, NonNegative, Positive
 
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
+
+LARGEST_NORMALIZED: Final = 1e15  # a network squares its input, and sums the squares
+SMALLEST_STD: Final = 1e-8  # the reference implementation divides by this instead of a smaller one
+CT_NAME: Final = "ct"
+"""Name of the channels, in any case, that are clipped to a window of the dataset's foreground."""
+
+
+WINDOW_ADVICE: Final = (
+    "give the images in Hounsfield units, or give the channel another name in dataset.json, such as 'zscore', to have "
+    "every image normalized by itself"
+)
+"""Advice about a window without contrast."""
 
 
 class IntensityWindow(Part):
@@ -17,6 +29,26 @@ class IntensityWindow(Part):
     upper: Finite
     mean: Finite
     std: NonNegative
+
+    def explain_flaw(self) -> str | None:
+        """Explains why normalization by this window would leave no contrast; None if it would not."""
+        if self.std < SMALLEST_STD:
+            return (
+                f"the standard deviation of its foreground, by which images are divided, is {self.std:g} (mean "
+                f"{self.mean:g})"
+            )
+        largest = max(abs(self.lower - self.mean), abs(self.upper - self.mean)) / self.std
+        if not largest <= LARGEST_NORMALIZED:
+            return (
+                f"clipping to [{self.lower:g}, {self.upper:g}] leaves up to {largest:.3g} standard deviations, which "
+                f"overflow in the network"
+            )
+        if self.lower >= self.upper:
+            return (
+                f"99 % of its foreground have the intensity {self.upper:g}, so that clipping to [{self.lower:g}, "
+                f"{self.upper:g}] would make every image constant"
+            )
+        return None
 
 
 class ChannelPlan(Part):

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from autoseg.errors import PlanError
-from autoseg.plan.preprocessing import ChannelPlan, NormalizationScheme
+from autoseg.intensities import SMALLEST_DIVISOR, compute_mean_and_std
+from autoseg.plan.preprocessing import LARGEST_NORMALIZED, ChannelPlan, IntensityWindow, NormalizationScheme
 
-SMALLEST_DIVISOR: Final = 1e-8  # a constant image is divided by this, not by zero
 RGB_MAXIMUM: Final = 255.0
+ROUNDING: Final = 1e-5  # more than the rounding error of a standard deviation, as a fraction of the mean
 
 Values = Float32[np.ndarray, "..."]
 ShiftAndDivisor = tuple[float, float]
@@ -59,24 +60,50 @@ def _normalize_in_place(target: Values, source: Values, channel: ChannelPlan) ->
     """Normalizes `target`, a copy of `source`; statistics are taken on `source` because of its memory order."""
     if source.size == 0:
         return
-    if channel.window is not None:
-        np.clip(target, channel.window.lower, channel.window.upper, out=target)
-        shift, divisor = channel.window.mean, max(channel.window.std, SMALLEST_DIVISOR)
-    else:
-        shift, divisor = _SCHEMES[channel.normalization](source, channel.name)
+    shift, divisor = (
+        _SCHEMES[channel.normalization](source, channel.name)
+        if channel.window is None
+        else _clip(target, channel.window, channel.name)
+    )
     target -= shift
     target /= divisor
 
 
+def _clip(target: Values, window: IntensityWindow, name: str) -> ShiftAndDivisor:
+    flaw = window.explain_flaw()
+    if flaw is not None:
+        msg = (
+            f"channel {name!r} cannot be normalized: {flaw}; plan the dataset again with another name of the channel "
+            f"in dataset.json, such as 'zscore', and train again"
+        )
+        raise PlanError(msg)
+    np.clip(target, window.lower, window.upper, out=target)
+    return window.mean, window.std
+
+
 def _standardize(values: Values, name: str) -> ShiftAndDivisor:
-    del name
-    return float(values.mean()), max(float(values.std()), SMALLEST_DIVISOR)
+    mean, std = compute_mean_and_std(values)
+    return _check_divisor(values, mean, max(std, SMALLEST_DIVISOR), name)
 
 
 def _rescale(values: Values, name: str) -> ShiftAndDivisor:
-    del name
-    lowest = values.min()
-    return float(lowest), max(float(values.max() - lowest), SMALLEST_DIVISOR)
+    with np.errstate(over="ignore"):
+        lowest, extent = values.min(), values.max() - values.min()
+    return _check_divisor(values, float(lowest), max(float(extent), SMALLEST_DIVISOR), name)
+
+
+def _check_divisor(values: Values, shift: float, divisor: float, name: str) -> ShiftAndDivisor:
+    is_finite = bool(np.isfinite([shift, divisor]).all())
+    is_small = divisor <= max(SMALLEST_DIVISOR, ROUNDING * abs(shift))
+    if (is_small or not is_finite) and values.min() == values.max():
+        return float(values.flat[0]), 1.0  # zeros: the mean of equal values may differ from them in the last bit
+    if not is_finite:
+        msg = (
+            f"channel {name!r} has values from {values.min():g} to {values.max():g}, which overflow single precision "
+            f"in normalization; replace those that are far from the rest of the image"
+        )
+        raise PlanError(msg)
+    return shift, divisor
 
 
 def _rescale_rgb(values: Values, name: str) -> ShiftAndDivisor:
@@ -91,7 +118,13 @@ def _rescale_rgb(values: Values, name: str) -> ShiftAndDivisor:
 
 
 def _keep(values: Values, name: str) -> ShiftAndDivisor:
-    del values, name
+    lowest, highest = values.min(), values.max()
+    if max(-lowest, highest) > LARGEST_NORMALIZED:
+        msg = (
+            f"channel {name!r} is not normalized, so that its values from {lowest:g} to {highest:g} would overflow in "
+            f"the network; replace those of more than {LARGEST_NORMALIZED:g}"
+        )
+        raise PlanError(msg)
     return 0.0, 1.0
 
 

@@ -1,10 +1,14 @@
 """Preprocesses one case: orient, permute axes, crop, normalize, resample."""
 
 from dataclasses import dataclass
+from math import prod
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int16
 
+from autoseg.errors import PlanError
+from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import FloatTriple, Grid, IntTriple, Reorientation
 from autoseg.nonzero_region import compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -19,6 +23,12 @@ from autoseg.preprocessing.resample import (
     resample_label_map,
 )
 from autoseg.preprocessing.small_objects import keep_small_objects
+from autoseg.runtime.host_memory import find_available_ram
+
+# In single precision: all channels, and the one that is being resampled, along another axis and before it is clipped.
+VALUE_BYTES: Final = 4
+RESAMPLED_COPIES: Final = 2
+FEWEST_LOST_VOXELS: Final = 9  # fewer voxels may become one in honest data: a thumbnail, a corner of an image
 
 
 def preprocess_image(
@@ -27,7 +37,7 @@ def preprocess_image(
     """Preprocesses an image for the network of one configuration, for prediction.
 
     Raises:
-        PlanError: The image does not fit the plan.
+        PlanError: The image does not fit the plan, or its spacing makes it too large or too small.
     """
     return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
 
@@ -43,7 +53,7 @@ def preprocess_training_case(
     """Preprocesses an image and its internal labels for training.
 
     Raises:
-        PlanError: The image does not fit the plan.
+        PlanError: The image does not fit the plan, or its spacing makes it too large or too small.
     """
     return preprocess_prepared_case(prepare_case(image, label_map, grid, plan), plan, configuration)
 
@@ -124,16 +134,65 @@ def preprocess_prepared_case(
         plan: The plan of the run.
         configuration: Name of the configuration.
         like: The same case for a configuration with an equal `ResamplingTask`, whose arrays are reused.
+
+    Raises:
+        PlanError: Resampled, the case would exceed the memory, or be a single voxel.
     """
     resampling = plan.configurations[configuration].resampling
     geometry = _compute_geometry(case, plan, configuration)
     if like is not None:
         return PreprocessedCase(image=like.image, label_map=like.label_map, geometry=geometry)
+    check_resampled_shape(geometry, plan.configurations[configuration], channels=len(case.image))
     return PreprocessedCase(
         image=_resample_image(case.image, geometry, resampling),
         label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, plan, resampling),
         geometry=geometry,
     )
+
+
+def check_resampled_shape(
+    geometry: CaseGeometry, configuration: ConfigurationPlan, *, channels: int, available_bytes: int | None = None
+) -> None:
+    """Compares the shape after resampling with the memory, and with a single voxel.
+
+    Args:
+        geometry: The geometry of the case.
+        configuration: The plan of the configuration.
+        channels: Number of channels of the image.
+        available_bytes: The RAM of the computer; None for that of this one.
+
+    Raises:
+        PlanError: The case would exceed the memory, or be a single voxel; the message has the numbers.
+    """
+    shape = geometry.resampled_shape_voxels
+    needed = prod(shape) * VALUE_BYTES * (channels + RESAMPLED_COPIES)
+    available = find_available_ram() if available_bytes is None else available_bytes
+    if needed > available:
+        effect = f"takes {needed / 1e9:,.1f} GB of memory, and this computer has {available / 1e9:,.1f} GB"
+        msg = f"{describe_resampling(geometry, effect)}, else use a computer with more memory"
+        raise PlanError(msg)
+    changed = configuration.dimensions  # a 2D configuration keeps the slices
+    if prod(shape[-changed:]) == 1 and prod(geometry.cropped_shape_voxels[-changed:]) >= FEWEST_LOST_VOXELS:
+        raise PlanError(describe_resampling(geometry, "leaves nothing of it"))
+
+
+def describe_resampling(geometry: CaseGeometry, effect: str) -> str:
+    """Describes a resampling and its effect, with the advice to look at the spacing."""
+    return (
+        f"the image of {_format_extents(geometry.cropped_shape_voxels)} voxels at "
+        f"{_format_extents(geometry.cropped_spacing_mm)} mm would be resampled to "
+        f"{_format_extents(geometry.target_spacing_mm)} mm, that is {_format_extents(geometry.resampled_shape_voxels)} "
+        f"voxels, which {effect}; if its spacing is in another unit, correct the header"
+    )
+
+
+def compute_preprocessed_shape(case: CaseFingerprint, plan: Plan, configuration: str) -> IntTriple:
+    """Computes the shape of a training case's arrays for a configuration, in plan axes."""
+    z, y, x = plan.axis_permutation
+    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
+    shape = case.cropped_shape_voxels
+    target = compute_target_spacing(spacing_mm, plan.configurations[configuration])
+    return compute_resampled_shape((shape[z], shape[y], shape[x]), spacing_mm, target)
 
 
 def compute_target_spacing(case_spacing_mm: FloatTriple, configuration: ConfigurationPlan) -> FloatTriple:
@@ -153,6 +212,10 @@ def _orient(
     """
     oriented = np.ascontiguousarray(compute_plan_axes(grid, plan.orientation, (0, 1, 2)).apply(image))
     return Reorientation(permutation=plan.axis_permutation, is_flipped=(False, False, False)).apply(oriented)
+
+
+def _format_extents(values: FloatTriple | IntTriple) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)
 
 
 def _compute_geometry(case: PreparedCase, plan: Plan, configuration: str) -> CaseGeometry:

@@ -5,7 +5,7 @@ from typing import Final
 from autoseg.errors import PlanError
 from autoseg.fingerprint import ChannelFingerprint
 from autoseg.plan.decisions import Decision
-from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme
+from autoseg.plan.preprocessing import WINDOW_ADVICE, ChannelPlan, IntensityWindow, NormalizationScheme
 
 SCHEME_OF_CHANNEL_NAME: Final[dict[str, NormalizationScheme]] = {
     "ct": "ct",
@@ -24,7 +24,7 @@ def choose_normalization(
     """Decides by the channel's name (case is ignored); unknown names, such as those of MR sequences, get z-scores.
 
     Raises:
-        PlanError: A CT channel has no foreground intensities from which its window could be taken.
+        PlanError: A CT channel has no foreground intensities from which its window could be taken, or only equal ones.
     """
     scheme = SCHEME_OF_CHANNEL_NAME.get(channel.name.casefold(), "zscore")
     inside = scheme == "zscore" and median_relative_size_after_cropping < MASK_BELOW_RELATIVE_SIZE
@@ -41,12 +41,20 @@ def _choose_window(channel: ChannelFingerprint) -> IntensityWindow:
             f"voxel; check the label files, or rename the channel in dataset.json to have it normalized per image"
         )
         raise PlanError(msg)
-    return IntensityWindow(
+    window = IntensityWindow(
         lower=foreground.percentile_00_5,
         upper=foreground.percentile_99_5,
         mean=foreground.mean,
         std=foreground.std,
     )
+    flaw = window.explain_flaw()
+    if flaw is not None:
+        msg = (
+            f"channel {channel.name!r} is CT and is normalized by the intensities of the foreground, but {flaw}; "
+            f"{WINDOW_ADVICE}"
+        )
+        raise PlanError(msg)
+    return window
 
 
 def _explain(plan: ChannelPlan, relative_size: float) -> str:

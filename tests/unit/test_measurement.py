@@ -5,6 +5,7 @@ import pytest
 from builders.labels import build_labels
 
 from autoseg.fingerprint import ForegroundIntensities
+from autoseg.intensities import IntensityFindings
 from autoseg.labels import LabelScheme
 from autoseg.measurement import SUMMARY_VALUES, CaseMeasurement, build_fingerprint, check_case, measure_case
 
@@ -139,10 +140,10 @@ def test_a_summary_of_many_distinct_intensities_stays_small_and_keeps_the_tails(
     )
 
 
-def test_foreground_includes_the_ignore_label_but_not_what_is_cropped_away() -> None:
+def test_foreground_does_not_include_what_is_cropped_away() -> None:
     image = np.zeros((1, 1, 1, 5), dtype=np.float32)
     image[0, 0, 0, :3] = [10, 20, 30]
-    label_map = np.array([[[0, 1, 3, 0, 1]]], dtype=np.int16)
+    label_map = np.array([[[0, 1, 2, 0, 1]]], dtype=np.int16)
 
     found = merge([measure(image, label_map)])
 
@@ -195,9 +196,14 @@ def test_the_fingerprint_lists_the_cases_and_their_median_crop() -> None:
     assert fingerprint.labels == LABELS
 
 
+def examine(image: np.ndarray, label_map: np.ndarray | None = None, name: str = "MR") -> IntensityFindings:
+    return check_case(image.astype(np.float32), label_map, channel_names=[name] * len(image), labels=LABELS)
+
+
 def test_a_sound_case_has_no_problems() -> None:
-    assert check_case(np.zeros((1, 2, 2, 2), dtype=np.float32), np.zeros((2, 2, 2), dtype=np.int16)) == []
-    assert check_case(np.zeros((1, 2, 2, 2), dtype=np.float32)) == []
+    image = np.arange(8).reshape(1, 2, 2, 2)
+    assert examine(image, np.zeros((2, 2, 2), dtype=np.int16)) == IntensityFindings()
+    assert examine(image) == IntensityFindings()
 
 
 def test_values_that_are_no_numbers_are_counted_per_channel() -> None:
@@ -205,7 +211,7 @@ def test_values_that_are_no_numbers_are_counted_per_channel() -> None:
     image[1, 0, 0, :] = np.nan
     image[2, 1, 1, 1] = np.inf
 
-    problems = check_case(image, np.zeros((2, 2, 2), dtype=np.int16))
+    problems = examine(image, np.zeros((2, 2, 2), dtype=np.int16)).problems
 
     assert len(problems) == 2
     assert "2 voxels" in problems[0]
@@ -215,7 +221,29 @@ def test_values_that_are_no_numbers_are_counted_per_channel() -> None:
 
 
 def test_different_shapes_of_image_and_labels_are_a_problem() -> None:
-    (problem,) = check_case(np.zeros((1, 2, 3, 4), dtype=np.float32), np.zeros((2, 3, 5), dtype=np.int16))
+    (problem,) = examine(np.zeros((1, 2, 3, 4)), np.zeros((2, 3, 5), dtype=np.int16)).problems
 
     assert "2 x 3 x 4" in problem
     assert "2 x 3 x 5" in problem
+
+
+def test_the_ignore_label_is_no_foreground() -> None:
+    image = np.array([[[[60.0, 120.0, -1000.0, 1500.0]]]], dtype=np.float32)
+    label_map = np.array([[[1, 2, 3, 3]]], dtype=np.int16)
+
+    found = merge([measure(image, label_map)])
+
+    assert found is not None
+    assert (found.min, found.max, found.mean) == (60, 120, 90)
+    assert measure(image, np.full_like(label_map, 3)).intensities == ()
+
+
+def test_ct_is_examined_where_it_is_labelled_and_not_ignored() -> None:
+    image = np.random.default_rng(0).normal(50, 10, (1, 8, 8, 8))
+    label_map = np.ones((8, 8, 8), dtype=np.int16)
+    image[0, 0, 0, :2], label_map[0, 0, :2] = 1e25, (3, 0)
+
+    assert examine(image, label_map, "ct") == IntensityFindings()
+    assert len(examine(image, label_map, "CT1").problems) == 1
+    label_map[0, 0, 0] = 2
+    assert len(examine(image, label_map, "ct").problems) == 1

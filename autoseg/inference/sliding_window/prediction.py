@@ -101,7 +101,7 @@ def predict_logits(
     )
     with torch.inference_mode(), _switch_to_evaluation(members), adaptive_cpu_threads(device):
         padded = _blend_in_memory(job)
-        check_finite(padded)
+        _check_finite_output(job, padded)
     return _remove_padding(padded, job.window_plan)
 
 
@@ -288,7 +288,7 @@ def _remove_padding(padded: Tensor, plan: WindowPlan) -> Tensor:
     return padded[(slice(None), *inside)]
 
 
-def check_finite(logits: Tensor) -> None:
+def _check_finite_output(job: _Job, logits: Tensor) -> None:
     """Checks that all logits are finite, by a sum per class, which needs no mask.
 
     Raises:
@@ -297,10 +297,27 @@ def check_finite(logits: Tensor) -> None:
     broken = [index for index, volume in enumerate(logits) if not bool(torch.isfinite(volume.sum()))]
     if broken:
         msg = (
-            f"the network's output must be finite, found infinite values or NaN in channel(s) {broken}; on a GPU half "
-            f"precision may have overflowed: predict with --precision float32, or train again if that does not help"
+            f"the network's output must be finite, found infinite values or NaN in channel(s) {broken}; "
+            f"{_explain_broken_output(job)}"
         )
         raise PredictionError(msg)
+
+
+def _explain_broken_output(job: _Job) -> str:
+    if not bool(torch.isfinite(job.image).all()):
+        return (
+            "the preprocessed image holds some itself: check the case (autoseg check DATASET), remove its files from "
+            "the folder preprocessed of the run, and write them again (autoseg preprocess RUN)"
+        )
+    if not all(bool(torch.isfinite(weight).all()) for network in job.networks for weight in network.parameters()):
+        return "the weights of the network hold some, so its training diverged: train again"
+    if job.device.type == "cpu":
+        largest = float(job.image.abs().max())
+        return (
+            f"image (at most {largest:.3g} after preprocessing) and weights are finite, so numbers overflow inside the "
+            f"network: look for odd intensities in the image, or train again"
+        )
+    return "half precision may have overflowed: predict with --precision float32, or train again if that does not help"
 
 
 @contextmanager

@@ -37,6 +37,7 @@ LARGEST_HEADER_BYTES: Final = 540  # NIfTI-2; NIfTI-1 and Analyze have 348
 END_BYTES: Final = 2**20
 LARGEST_NIFTI1_EXTENT: Final = 32767  # dim is a 16-bit integer
 MILLIMETRES_PER_UNIT: Final = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; all else is taken as millimetre
+PLAUSIBLE_SPACING_MM: Final = (0.01, 50.0)
 ZOOM_TOLERANCE_FRACTION: Final = 1e-3
 FORM_TOLERANCE: Final = 1e-3
 SCANNER_CODE: Final = 1
@@ -196,6 +197,7 @@ def _build_grid(image: Any, path: Path | str) -> Grid:
         msg = f"{path}: {error}"
         raise VolumeError(msg) from error
     grid = _prefer_zooms(grid, [float(zoom) * scale for zoom in image.header.get_zooms()[:3]])
+    _warn_of_unit(grid, scale, path)
     if len(extents) == 2:
         return replace(grid, spacing_mm=make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2]))
     return grid
@@ -214,6 +216,19 @@ def _millimetres_per_unit(header: Any) -> float:
     if "xyzt_units" not in header:
         return 1.0
     return MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _warn_of_unit(grid: Grid, scale: float, path: Path | str) -> None:
+    """Warns where the unit that a header states makes the spacing implausible, as where it is in millimetres."""
+    smallest, largest = PLAUSIBLE_SPACING_MM
+    if scale != 1 and not smallest <= min(grid.spacing_mm) <= max(grid.spacing_mm) <= largest:
+        LOGGER.warning(
+            "%s: the header states lengths in %s (xyzt_units), so that the spacing is %s mm; if it is in millimetres, "
+            "correct xyzt_units",
+            path,
+            "metres" if scale > 1 else "micrometres",
+            " x ".join(f"{length:g}" for length in grid.spacing_mm),
+        )
 
 
 def _warn_of_conflicting_forms(header: Any, path: Path | str) -> None:

@@ -33,12 +33,14 @@ class LabelledCase:
 
     Attributes:
         label_map: Label map with internal labels.
+        warnings: Oddities of the intensities, one sentence each.
     """
 
     name: str
     image: Float32[np.ndarray, "channel z y x"]
     label_map: Int16[np.ndarray, "z y x"]
     grid: Grid
+    warnings: tuple[str, ...] = ()
 
 
 def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
@@ -58,10 +60,13 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
         raise DatasetError(case.name, problems)
     label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
     # A label map on another grid has been reported already, so its shape is not compared again.
-    problems += [Problem(text=text) for text in check_case(volume.array, None if problems else label_map)]
+    found = check_case(volume.array, None if problems else label_map, channel_names=channel_names, labels=labels)
+    problems += [Problem(text=text) for text in found.problems]
     if problems:
         raise DatasetError(case.name, problems)
-    return LabelledCase(name=case.name, image=volume.array, label_map=label_map, grid=volume.grid)
+    return LabelledCase(
+        name=case.name, image=volume.array, label_map=label_map, grid=volume.grid, warnings=found.warnings
+    )
 
 
 def try_reading_grid(path: Path) -> Grid | None:

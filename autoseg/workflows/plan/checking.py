@@ -10,8 +10,10 @@ from autoseg.dataset.folds import Splits
 from autoseg.errors import AutosegError, DatasetError, Problem, group_problems
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
-from autoseg.geometry import FloatTriple
+from autoseg.geometry import FloatTriple, find_distance_unit
 from autoseg.labels import LabelScheme
+from autoseg.measurement import CaseMeasurement, merge_channels
+from autoseg.plan.preprocessing import CT_NAME, WINDOW_ADVICE, IntensityWindow
 from autoseg.processes.case_pool import (
     CaseSize,
     PoolOutcome,
@@ -21,6 +23,7 @@ from autoseg.processes.case_pool import (
     run_over_cases,
 )
 from autoseg.processes.progress import Progress
+from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing
 from autoseg.workflows.plan.class_counts import (
     ClassCount,
     count_class_occurrences,
@@ -93,15 +96,16 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
     sizes = {
         name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()
     }
-    measure = partial(
-        read_and_fingerprint,
+    examine = partial(
+        read_and_examine,
         labels=dataset.labels,
         channel_names=dataset.channel_names,
         orientation=orientation,
         target_spacing_mm=predict_target_spacing(headers.grids.values(), orientation),
     )
-    outcome = _measure(dataset, measure, sizes, workers=request.workers, progress=progress)
-    fingerprints = outcome.results
+    outcome = _measure(dataset, examine, sizes, workers=request.workers, progress=progress)
+    fingerprints = [measured.fingerprint for measured in outcome.results]
+    problems += _check_windows(dataset, outcome.results)
     classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
     of_cases = list_problems(outcome.failures)
@@ -117,6 +121,8 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
             *headers.notes,
             *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
             *_warn_of_losses(dataset.labels, fingerprints),
+            *warn_of_intensities(fingerprints),
+            *warn_of_spacing(fingerprints, find_distance_unit(headers.grids.values())),
             *describe_duplicates(duplicates, splits),
             *describe_export_limits(dataset.labels, dataset.file_ending),
         ),
@@ -126,26 +132,41 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
     )
 
 
-def read_and_fingerprint(
+def read_and_examine(
     case: Case,
     *,
     labels: LabelScheme,
     channel_names: Sequence[str],
     orientation: str | None,
     target_spacing_mm: FloatTriple | None,
-) -> CaseFingerprint:
-    """Reads, checks and measures one case in a worker process; the intensities are not sent back.
+) -> CaseMeasurement:
+    """Reads, checks and measures one case in a worker process; the intensities are sent back only if one is CT.
 
     Raises:
         DatasetError: Everything that is wrong with the case.
     """
-    return read_and_measure(
+    measured = read_and_measure(
         case,
         labels=labels,
         channel_names=channel_names,
         orientation=orientation,
         target_spacing_mm=target_spacing_mm,
-    ).fingerprint
+    )
+    return measured if any(name.casefold() == CT_NAME for name in channel_names) else replace(measured, intensities=())
+
+
+def _check_windows(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> tuple[Problem, ...]:
+    """Finds CT channels whose window would leave no contrast, as planning would refuse them."""
+    problems = []
+    for index, channel in enumerate(merge_channels(measurements, dataset.channel_names)):
+        if channel.name.casefold() == CT_NAME and channel.foreground is not None:
+            found = channel.foreground
+            window = IntensityWindow(
+                lower=found.percentile_00_5, upper=found.percentile_99_5, mean=found.mean, std=found.std
+            )
+            if (flaw := window.explain_flaw()) is not None:
+                problems.append(Problem(text=f"channel {index} ({channel.name}): {flaw}; {WINDOW_ADVICE}"))
+    return tuple(problems)
 
 
 def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem, ...], tuple[str, ...], Splits | None]:
@@ -158,12 +179,12 @@ def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem
 
 def _measure(
     dataset: Dataset,
-    measure: Callable[[Case], CaseFingerprint],
+    measure: Callable[[Case], CaseMeasurement],
     sizes: Mapping[str, CaseSize],
     *,
     workers: int | None,
     progress: Progress,
-) -> PoolOutcome[CaseFingerprint]:
+) -> PoolOutcome[CaseMeasurement]:
     jobs = [(case.name, case) for case in dataset.cases]
     largest = find_largest(sizes.values())
     count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)

@@ -15,14 +15,11 @@ from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes
 from autoseg.plan.document import Plan
 from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.cache import is_case_written
+from autoseg.preprocessing.pipeline import compute_preprocessed_shape
 from autoseg.run_folder import RunFolder
 from autoseg.validation_conditions import FEWEST_SHARE, LARGEST_VALIDATION_SHARE
 from autoseg.workflows.plan.machine_survey import MachineSurvey
-from autoseg.workflows.plan.preprocessing import (
-    compute_preprocessed_shape,
-    is_recipe_followed,
-    select_data_configurations,
-)
+from autoseg.workflows.plan.preprocessing import is_recipe_followed, select_data_configurations
 
 BYTES_PER_INTENSITY: Final = 4
 BYTES_PER_LABEL: Final = 2

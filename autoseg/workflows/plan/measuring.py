@@ -103,7 +103,9 @@ def read_and_measure(
     reorientation = find_reorientation(read.grid, orientation)
     image, label_map = reorientation.apply(read.image), reorientation.apply(read.label_map)
     spacing_mm = reorientation.apply_to_grid(read.grid).spacing_mm
-    measured = measure_case(read.name, image, label_map, spacing_mm=spacing_mm, labels=labels)
+    measured = measure_case(
+        read.name, image, label_map, spacing_mm=spacing_mm, labels=labels, intensity_warnings=read.warnings
+    )
     if target_spacing_mm is None:
         return measured
     resampled = count_resampled(

@@ -26,6 +26,7 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
+from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing
 from autoseg.workflows.plan.class_counts import (
     ClassCount,
     count_class_occurrences,
@@ -245,6 +246,8 @@ def _report_measurements(
     for warning in (
         *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
         *warn_of_losses(losses, case_count=len(fingerprint.cases)),
+        *warn_of_intensities(fingerprint.cases),
+        *warn_of_spacing(fingerprint.cases, fingerprint.distance_unit),
         *describe_duplicates(find_duplicates(fingerprint.cases), splits),
     ):
         progress.note(warning)

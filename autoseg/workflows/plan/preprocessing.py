@@ -1,7 +1,7 @@
 """Preprocesses the cases of a run for the requested configurations; finished cases are kept."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import prod
 from typing import Literal
@@ -10,7 +10,6 @@ from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
-from autoseg.geometry import IntTriple
 from autoseg.inference.folds import is_imported_run
 from autoseg.labels import LabelScheme
 from autoseg.measurement import count_class_voxels
@@ -21,12 +20,11 @@ from autoseg.preprocessing.case import PreparedCase, PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.preprocessing.pipeline import (
     ResamplingTask,
+    compute_preprocessed_shape,
     compute_resampling_task,
-    compute_target_spacing,
     prepare_case,
     preprocess_prepared_case,
 )
-from autoseg.preprocessing.resample import compute_resampled_shape
 from autoseg.processes.case_pool import (
     CaseSize,
     compute_worker_count,
@@ -38,6 +36,7 @@ from autoseg.processes.case_pool import (
 from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.runtime.host_memory import find_available_ram
 from autoseg.workflows.cases.reading import read_labelled_case
 from autoseg.workflows.plan.class_losses import KEPT, ClassLoss, compare_counts, format_spacing, warn_of_losses
 
@@ -111,7 +110,9 @@ def preprocess_dataset(
         partial(preprocess_case, plan=plan, run=run, configurations=configurations),
         jobs,
         workers=compute_worker_count(
-            requested=workers, case_count=len(jobs), bytes_per_case=find_largest(sizes.values())
+            requested=workers,
+            case_count=len(jobs),
+            bytes_per_case=find_largest_that_fits(sizes.values(), available_bytes=find_available_ram()),
         ),
         label="Preprocessing",
         progress=progress,
@@ -128,6 +129,11 @@ def preprocess_dataset(
     return len(outcome.results)
 
 
+def find_largest_that_fits(sizes: Iterable[CaseSize], *, available_bytes: int) -> int:
+    """Returns the memory that a worker needs; a case beyond that of the computer is refused and slows down no other."""
+    return find_largest(size for size in sizes if size.estimated_bytes <= available_bytes)
+
+
 def estimate_preprocessing_size(case: CaseFingerprint, plan: Plan, configurations: Sequence[str]) -> CaseSize:
     """Estimates the memory that preprocessing a case needs: the case itself and its largest resampled array."""
     resampled = max(prod(compute_preprocessed_shape(case, plan, name)) for name in configurations)
@@ -137,15 +143,6 @@ def estimate_preprocessing_size(case: CaseFingerprint, plan: Plan, configuration
         voxels=voxels,
         estimated_bytes=(voxels + resampled) * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL),
     )
-
-
-def compute_preprocessed_shape(case: CaseFingerprint, plan: Plan, configuration: str) -> IntTriple:
-    """Computes the shape of a case's arrays for a configuration, in plan axes."""
-    z, y, x = plan.axis_permutation
-    spacing_mm = (case.spacing_mm[z], case.spacing_mm[y], case.spacing_mm[x])
-    shape = case.cropped_shape_voxels
-    target = compute_target_spacing(spacing_mm, plan.configurations[configuration])
-    return compute_resampled_shape((shape[z], shape[y], shape[x]), spacing_mm, target)
 
 
 def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:

@@ -18,6 +18,7 @@ from autoseg.geometry import WORLD_LETTERS, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
 from autoseg.volume_io import build_label_map, build_label_map_like, convert_images, find_image_library, read_image
 from autoseg.volume_io.formats.volumes import Volume, is_planar
+from autoseg.volume_io.reading import convert_to_float32
 
 DEFAULT_GRID_CODE: Final = "RAS"
 COLOURS: Final = (3, 4)  # channels of a picture, without and with transparency
@@ -175,8 +176,7 @@ def _convert_arrays(
             "the path or the image itself"
         )
         raise PredictionError(msg)
-    volume = np.ascontiguousarray(array, dtype=np.float32)
-    volume = volume if volume.ndim == 4 else volume[None]
+    volume = convert_to_float32("the array", array if array.ndim == 4 else array[None])
     trained = model.plan.orientation
     grid = build_array_grid(volume.shape[1:], spacing_mm, orientation=orientation, trained_orientation=trained)
     if orientation is None and trained is not None:

@@ -1,6 +1,6 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import list_files
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document, write_document
-from autoseg.errors import PredictionError, Problem
+from autoseg.errors import PlanError, PredictionError, Problem, group_problems
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
@@ -139,8 +139,12 @@ def _predict_images(
     waiting = [case for case in cases if not _is_finished(case, out, model, request)]
     failures = _list_incomplete(problems)
     total = len(cases) + len(failures)
-    events = _predict_images_of(waiting, out, model, request=request, record=record, progress=progress)
+    odd: list[Problem] = []
+    read = partial(_read, model, odd)
+    events = _predict_images_of(waiting, out, model, request=request, record=record, progress=progress, read=read)
     failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
+    for problem in group_problems(odd):
+        progress.note(f"warning: {problem.describe()}")
     check_failures(failures, total=total, log=out / "prediction.log", unit="image")
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
@@ -223,6 +227,7 @@ def _predict_images_of(
     request: PredictionRequest,
     record: PredictionRecord,
     progress: Progress,
+    read: Callable[[Case], tuple[StagedCase, ...]],
 ) -> Iterator[Failure | None]:
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
@@ -241,15 +246,18 @@ def _predict_images_of(
         with write_recorded(_find_outputs(case, out, model, request)[0], record) as temporary:
             write_label_map(temporary, finished, grid=grid, like=case.image_paths[0])
 
-    read = partial(_read, model)
     return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
 
 
-def _read(model: Ensemble, case: Case) -> tuple[StagedCase, ...]:
+def _read(model: Ensemble, warnings: list[Problem], case: Case) -> tuple[StagedCase, ...]:
     volume = read_image(case.image_paths)
     try:
-        return model.preprocess(volume.array, volume.grid)
-    except PredictionError as error:
+        return model.preprocess(
+            volume.array,
+            volume.grid,
+            warn=lambda text: warnings.append(Problem(text=text, cases=(case.name,))),
+        )
+    except (PlanError, PredictionError) as error:
         files = ", ".join(str(path) for path in _find_culprits(case, volume.array))
         msg = f"{files}: {error}"
         raise PredictionError(msg) from error

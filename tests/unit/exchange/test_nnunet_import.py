@@ -297,6 +297,14 @@ def test_values_that_make_no_sense_are_the_users_error(changes: dict[str, Any], 
         imported(build_foreign_plans({"3d_fullres": build_foreign_configuration(**changes)}))
 
 
+def test_a_window_of_equal_intensities_is_refused(imported: Import) -> None:
+    ct = build_foreign_configuration(normalization_schemes=["CTNormalization"])
+    intensities = {"0": {"mean": 1.0, "std": 0.0, "percentile_00_5": 1.0, "percentile_99_5": 1.0}}
+    plans = build_foreign_plans({"3d_fullres": ct}, foreground_intensity_properties_per_channel=intensities)
+    with pytest.raises(ExchangeError, match=r"channel 0 is normalized .*standard deviation .* is 0 \(mean 1\)"):
+        imported(plans)
+
+
 def test_circular_and_missing_parents_are_refused(imported: Import) -> None:
     circle = {"3d_fullres": {"inherits_from": "b"}, "b": {"inherits_from": "3d_fullres"}}
     with pytest.raises(ExchangeError, match="circle: 3d_fullres from b from 3d_fullres"):

@@ -101,7 +101,7 @@ def test_an_image_that_fails_does_not_stop_the_others(run, images):
 def test_the_file_with_values_that_are_not_finite_is_named(run, images):
     broken = np.full(GRID.shape_voxels, np.nan, np.float32)
     write_image(images / "case1_0000.nii.gz", broken, grid=GRID)
-    with pytest.raises(CasesFailedError, match=r"case1: .*images/case1_0000\.nii\.gz: all intensities must be finite"):
+    with pytest.raises(CasesFailedError, match=r"case1: .*images/case1_0000\.nii\.gz: intensities must be finite"):
         predict(run, images)
 
 
@@ -237,3 +237,30 @@ def test_whatever_runs_the_network_the_labels_are_the_same(run, images, executio
         label_map = read_label_map(path).array
         assert len(np.unique(label_map)) > 1
         assert (read_label_map(out / path.name).array == label_map).mean() > 0.999
+
+
+def test_a_spacing_in_another_unit_is_refused_by_name_while_others_are_written(run, images):
+    for name, factor in (("case1", 1000.0), ("case2", 0.001)):
+        path = images / f"{name}_0000.nii.gz"
+        grid = Grid(shape_voxels=GRID.shape_voxels, spacing_mm=tuple(factor * length for length in GRID.spacing_mm))
+        write_image(path, read_image([path]).array[0], grid=grid)
+    with pytest.raises(CasesFailedError) as caught:
+        predict(run, images)
+    large, small = caught.value.problems
+    assert f"{images}/case1_0000.nii.gz: the image of 9 x 10 x 11 voxels at 1000 x 1500 x 1000 mm" in large.text
+    assert "times as many as in training (up to 2048)" in large.text
+    assert f"{images}/case2_0000.nii.gz: the image of" in small.text
+    assert "leaves nothing of it" in small.text
+    assert sorted(path.name for path in (run.parent / "out").glob("*.nii.gz")) == ["case0.nii.gz", "case3.nii.gz"]
+
+
+def test_images_that_show_nothing_are_named_and_segmented(run, images):
+    for name, value in (("case1", 0), ("case2", 1000.1)):
+        write_image(images / f"{name}_0000.nii.gz", np.full(GRID.shape_voxels, value, np.float32), grid=GRID)
+    progress = Notes()
+    request = PredictionRequest(options=OPTIONS, device="cpu")
+    assert predict_images(run, images, run.parent / "out", request=request, progress=progress).written == 4
+    assert [note for note in progress.lines if note.startswith("warning")] == [
+        "warning: 2 cases (case1, case2): all voxels of channel 0 (CT) are 0 or 1000.1: it shows nothing, and is "
+        "normalized to zeros"
+    ]

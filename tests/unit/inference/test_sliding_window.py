@@ -202,13 +202,28 @@ def test_an_output_that_is_not_finite_is_refused(value):
             return (torch.cat([image, image + value, image], dim=1),)
 
     with pytest.raises(PredictionError, match=r"must be finite, found .* in channel\(s\) \[1\]"):
-        predict_logits(
-            Broken(),
-            torch.zeros(1, 8, 8, 8),
-            configuration=build_configuration((8, 8, 8)),
-            mirror_axes=(),
-            device=CPU,
-        )
+        predict_small(Broken(), torch.zeros(1, 8, 8, 8))
+
+
+def predict_small(network, image):
+    predict_logits(network, image, configuration=build_configuration((8, 8, 8)), mirror_axes=(), device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("weight", "value", "cause"),
+    [
+        (1.0, float("nan"), "the preprocessed image holds some itself"),
+        (float("nan"), 1.0, "the weights of the network hold some, so its training diverged"),
+        (1e30, 1e30, r"image \(at most 1e\+30 after preprocessing\) and weights are finite, so numbers overflow"),
+    ],
+)
+def test_the_cause_of_an_output_that_is_not_finite_is_named_without_guessing_of_half_precision(weight, value, cause):
+    network = nn.Conv3d(1, 3, 1)
+    nn.init.constant_(network.weight, weight)
+    network.forward = lambda image: (nn.Conv3d.forward(network, image),)
+    with pytest.raises(PredictionError, match=cause) as caught:
+        predict_small(network, torch.full((1, 8, 8, 8), value))
+    assert "half precision" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("needed_bytes", "kind"), [(60, "cuda"), (61, "cpu")])

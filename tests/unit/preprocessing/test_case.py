@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.geometries import build_geometry
 from builders.plans import build_preprocessing_plan
 
 from autoseg.document import read_document, write_document
@@ -9,6 +10,7 @@ from autoseg.errors import PlanError
 from autoseg.geometry import Grid
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.pipeline import (
+    check_resampled_shape,
     compute_resampling_task,
     prepare_case,
     preprocess_image,
@@ -222,3 +224,38 @@ def test_the_geometry_survives_being_written(tmp_path: Path) -> None:
     write_document(path, geometry)
 
     assert read_document(path, CaseGeometry) == geometry
+
+
+METRES = Grid(shape_voxels=SHAPE, spacing_mm=(2000.0, 1000.0, 500.0))
+MICROMETRES = Grid(shape_voxels=SHAPE, spacing_mm=(0.002, 0.001, 0.0005))
+
+
+@pytest.mark.parametrize("grid", [METRES, MICROMETRES])
+def test_a_spacing_in_another_unit_is_an_error_with_the_numbers_before_anything_is_resampled(grid: Grid) -> None:
+    plan = build_preprocessing_plan(spacings_mm=UNCHANGED)
+    effect = {
+        METRES: r"2000 x 1000 x 500 mm .* 6000 x 7000 x 8000 voxels, which takes 4,032\.0 GB of memory, and this",
+        MICROMETRES: r"0\.002 x 0\.001 x 0\.0005 mm .* 1 x 1 x 1 voxels, which leaves nothing of it",
+    }[grid]
+    with pytest.raises(PlanError, match=f"the image of 6 x 7 x 8 voxels at {effect}.*correct the header"):
+        preprocess_training_case(make_image(), make_labels(), grid, plan, configuration="3d_fullres")
+
+
+def test_the_memory_of_all_channels_counts() -> None:
+    plan = build_preprocessing_plan(spacings_mm={"3d_fullres": (1, 1, 1), "2d": (1, 1)})
+    geometry = build_geometry((10, 10, 10))
+    for configuration in plan.configurations.values():
+        check_resampled_shape(geometry, configuration, channels=3, available_bytes=20_000)
+        with pytest.raises(PlanError, match=r"takes 0\.0 GB of memory"):
+            check_resampled_shape(geometry, configuration, channels=3, available_bytes=19_999)
+
+
+def test_one_pixel_in_each_slice_is_nothing_but_small_images_may_stay_small() -> None:
+    plan = build_preprocessing_plan(spacings_mm={"3d_fullres": (1, 1, 1), "2d": (1, 1)})
+    slices = build_geometry((9, 1, 1), cropped_shape_voxels=(9, 24, 24))
+    check_resampled_shape(slices, plan.configurations["3d_fullres"], channels=1)
+    with pytest.raises(PlanError, match="leaves nothing"):
+        check_resampled_shape(slices, plan.configurations["2d"], channels=1)
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        tiny = build_geometry((1, 1, 1), cropped_shape_voxels=shape)
+        check_resampled_shape(tiny, plan.configurations["3d_fullres"], channels=1)

@@ -1,3 +1,7 @@
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -23,11 +27,22 @@ def test_ct_is_clipped_to_the_window_of_the_dataset() -> None:
     np.testing.assert_allclose(result.ravel(), [-2.8, -2.8, 0, 1, 3.2], rtol=1e-6)
 
 
-def test_a_window_without_spread_does_not_divide_by_zero() -> None:
-    window = IntensityWindow(lower=5, upper=5, mean=5, std=0)
-    channel = ChannelPlan(name="CT", normalization="ct", inside_nonzero_only=False, window=window)
+@pytest.mark.parametrize(
+    ("window", "reason"),
+    [
+        ({"lower": 5, "upper": 5, "mean": 5, "std": 0}, r"is 0 \(mean 5\)"),
+        ({"lower": 5, "upper": 5, "mean": 5, "std": 1}, r"99 % of its foreground have the intensity 5"),
+        ({"lower": 0, "upper": 1e20, "mean": 0, "std": 1}, r"up to 1e\+20 standard deviations"),
+        ({"lower": 0, "upper": 1e20, "mean": float("nan"), "std": 1}, "overflow"),
+    ],
+)
+def test_a_window_that_leaves_no_contrast_is_refused(window: dict[str, float], reason: str) -> None:
+    channel = ChannelPlan(
+        name="CT", normalization="ct", inside_nonzero_only=False, window=IntensityWindow.model_construct(**window)
+    )
 
-    assert not normalize(make_image(), [channel], None).any()
+    with pytest.raises(PlanError, match=f"channel 'CT' cannot be normalized: .*{reason}"):
+        normalize(make_image(), [channel], None)
 
 
 def test_zscore_uses_the_statistics_of_the_image_in_float32() -> None:
@@ -38,10 +53,53 @@ def test_zscore_uses_the_statistics_of_the_image_in_float32() -> None:
     np.testing.assert_array_equal(result[0], (image[0] - image[0].mean()) / image[0].std())
 
 
-def test_zscore_of_a_constant_image_is_zero() -> None:
-    result = normalize(np.full((1, 2, 2, 2), 7, dtype=np.float32), [make_channel("zscore")], None)
+@pytest.mark.parametrize("scheme", ["zscore", "rescale_to_0_1"])
+@pytest.mark.parametrize("value", [0, 7, 1e-9, 1000.1, -3e38])
+def test_a_constant_image_becomes_zero_whatever_its_value(scheme: NormalizationScheme, value: float) -> None:
+    image = np.full((1, 24, 26, 24), value, dtype=np.float32)  # the float32 mean of so many differs in the last bit
 
-    np.testing.assert_array_equal(result, np.zeros((1, 2, 2, 2)))
+    mask = np.ones(image.shape[1:], dtype=bool)
+    for inside in (False, scheme == "zscore"):
+        result = normalize(image, [make_channel(scheme, inside_nonzero_only=inside)], mask)
+        np.testing.assert_array_equal(result, np.zeros_like(image))
+
+
+def test_a_small_contrast_on_a_large_offset_is_kept() -> None:
+    image = np.array([1e6, 1e6 + 1], dtype=np.float32).reshape(1, 1, 1, 2)
+
+    np.testing.assert_array_equal(normalize(image, [make_channel("zscore")], None).ravel(), [-1, 1])
+    np.testing.assert_array_equal(normalize(image, [make_channel("rescale_to_0_1")], None).ravel(), [0, 1])
+
+
+@contextmanager
+def suppress_error(match: str) -> Iterator[None]:
+    """Lets only errors of the plan pass that say what is meant."""
+    try:
+        yield
+    except PlanError as error:
+        if not re.search(match, str(error)):
+            raise
+
+
+ODD_VALUES = [1e19, 1e25, 3e38, -1e30, float(np.finfo(np.float32).min), 1e-40, -32768]
+
+
+@pytest.mark.parametrize("scheme", ["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"])
+@pytest.mark.parametrize("value", ODD_VALUES)
+@pytest.mark.parametrize("share", [1e-4, 0.5, 1])
+def test_odd_values_give_finite_arrays_or_an_error_and_no_warning_of_numpy(
+    scheme: NormalizationScheme, value: float, share: float
+) -> None:
+    image = np.random.default_rng(0).normal(100, 10, (1, 10, 40, 30)).astype(np.float32)
+    image.reshape(-1)[: max(1, int(share * image.size))] = value
+    image.reshape(-1)[-1] = -value * min(share, 0.5)
+
+    result = np.zeros(1)
+    with suppress_error(match=r"'T1'.*(found|replace)"):
+        result = normalize(image, [make_channel(scheme)], None)
+
+    assert np.isfinite(result).all()
+    assert np.abs(result).max() <= 1e15
 
 
 def test_masked_zscore_looks_at_and_changes_the_nonzero_region_only() -> None:

@@ -380,3 +380,22 @@ def test_mgz_keeps_all_values(tmp_path, dtype, with_model):
     restored = read_label_map(tmp_path / "label.mgz")
     np.testing.assert_array_equal(restored.array, labels)
     np.testing.assert_allclose(restored.grid.affine, grid.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("written", "warning"),
+    [
+        (("meter", 1.2), "states lengths in metres (xyzt_units), so that the spacing is 1200 x 1200 x 1200 mm"),
+        (("micron", 1.2), "states lengths in micrometres (xyzt_units), so that the spacing is 0.0012 x"),
+        (("meter", 0.0012), None),
+        (("micron", 20.0), None),
+        (("mm", 1200.0), None),
+    ],
+)
+def test_a_unit_that_makes_the_spacing_implausible_is_warned_of(tmp_path, caplog, written, warning):
+    unit, spacing = written
+    image = nib.Nifti1Image(make_array(), np.diag([spacing, spacing, spacing, 1]))
+    image.header.set_xyzt_units(unit)
+    image.to_filename(tmp_path / "image.nii")
+    read_grid(tmp_path / "image.nii")
+    assert [warning in record.getMessage() for record in caplog.records] == ([] if warning is None else [True])

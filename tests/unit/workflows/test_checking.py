@@ -246,3 +246,54 @@ def test_a_label_map_elsewhere_cannot_be_fixed(check, dataset):
     save_nifti(dataset / "labelsTr/p2_a.nii.gz", load(dataset / "labelsTr" / "p2_a.nii.gz"), moved)
     (problem,) = check(fix_geometry=True).problems
     assert "do not overlap" in problem.text
+
+
+def change(dataset, name, change):
+    path = dataset / "imagesTr" / f"{name}_0000.nii.gz"
+    image = load(path).copy()
+    save_nifti(path, change(image).astype(np.float32))
+
+
+def put(value, *, everywhere=False):
+    def run(image):
+        image[1, 1, 1] = value
+        return np.full_like(image, value) if everywhere else image
+
+    return run
+
+
+def test_a_diverged_voxel_is_a_problem_or_a_warning_of_its_case(check, dataset):
+    change(dataset, "p1_a", put(1e25))
+    change(dataset, "p1_b", put(1e9))
+    change(dataset, "p2_a", put(0, everywhere=True))
+    report = check()
+    (problem,) = report.problems
+    assert problem.cases == ("p1_a",)
+    assert problem.text.startswith("channel 0 (MR) has 1 voxel of 1e+25 (")
+    assert [note[:60] for note in report.notes] == [
+        "warning: case p1_b: channel 0 (MR) has 1 voxel of 1e+09 (the",
+        "warning: case p2_a: all voxels of channel 0 (MR) are 0: it s",
+    ]
+
+
+def test_ct_with_equal_intensities_in_the_foreground_is_a_problem(check, dataset):
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "CT"}}))
+    assert check().problems == ()
+    for path in dataset.glob("imagesTr/*"):
+        label_map = load(dataset / "labelsTr" / path.name.replace("_0000", ""))
+        save_nifti(path, (label_map > 0).astype(np.float32))
+    (problem,) = check().problems
+    assert problem.cases == ()
+    assert problem.text.startswith("channel 0 (CT): the standard deviation of its foreground")
+
+
+def test_a_spacing_in_another_unit_is_a_warning(check, dataset):
+    for part in ("imagesTr/p1_a_0000.nii.gz", "labelsTr/p1_a.nii.gz"):
+        larger = np.diag([1000.0, 1000, 1000, 1]) @ AFFINE
+        save_nifti(dataset / part, load(dataset / part).copy(), larger)
+    report = check()
+    assert report.problems == ()
+    (note,) = report.notes
+    assert "case p1_a: the spacing" in note
+    assert "1000 times that of the median case" in note

@@ -4,6 +4,7 @@ from builders.fingerprints import INTENSITIES
 from autoseg.errors import PlanError
 from autoseg.fingerprint import ChannelFingerprint
 from autoseg.plan import IntensityWindow
+from autoseg.plan.preprocessing import CT_NAME
 from planners.rules.normalization import choose_normalization
 
 
@@ -35,6 +36,25 @@ def test_ct_takes_its_window_from_the_foreground() -> None:
 def test_ct_without_any_foreground_has_no_plan() -> None:
     with pytest.raises(PlanError, match=r"channel 'CT' is CT .* no case has a foreground voxel; check the label files"):
         _choose("CT", intensities=None)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"std": 0.0, "percentile_00_5": 1.0, "percentile_99_5": 1.0, "mean": 1.0}, r"divided, is 0 \(mean 1\)"),
+        ({"percentile_00_5": 7.0, "percentile_99_5": 7.0}, "99 % of its foreground have the intensity 7"),
+        ({"std": 1e-20}, "divided, is 1e-20"),
+        ({"percentile_00_5": -3e38, "std": 1.0}, "standard deviations, which overflow"),
+    ],
+)
+def test_ct_whose_foreground_has_no_contrast_has_no_plan(found, words) -> None:
+    with pytest.raises(PlanError, match=f"'CT' is CT and .*{words}.* another name in dataset.json"):
+        _choose("CT", intensities=INTENSITIES.model_copy(update=found))
+    assert _choose("T2", intensities=INTENSITIES.model_copy(update=found)).value.window is None
+
+
+def test_the_name_of_clipped_channels_is_that_which_is_examined_so() -> None:
+    assert _choose(CT_NAME).value.window is not None
 
 
 def test_other_channels_need_no_foreground() -> None:

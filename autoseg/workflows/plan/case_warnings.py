@@ -1,0 +1,70 @@
+"""Warns of cases whose intensities, spacing or extent are implausible; the same for `check` and `plan`."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from autoseg.errors import Problem, group_problems
+from autoseg.fingerprint import CaseFingerprint
+from autoseg.geometry import DistanceUnit
+
+SMALLEST_SPACING_MM: Final = 0.01
+LARGEST_SPACING_MM: Final = 50.0
+# Thin and thick slices of one organ differ by a factor of 20 at most (0.5 and 10 mm).
+LARGEST_FACTOR: Final = 30.0
+# Another unit changes spacing and extent along every axis; another resolution changes the spacing alone (guess).
+LARGEST_COMMON_FACTOR: Final = 5.0
+ADVICE: Final = "if the header is in another unit (metre, centimetre, micrometre), correct it"
+
+
+def warn_of_intensities(cases: Sequence[CaseFingerprint]) -> list[str]:
+    """Writes one warning for each kind of oddity that was found in intensities."""
+    return _write([Problem(text=text, cases=(case.name,)) for case in cases for text in case.intensity_warnings])
+
+
+def warn_of_spacing(cases: Sequence[CaseFingerprint], unit: DistanceUnit) -> list[str]:
+    """Writes one warning for each kind of implausible spacing, compared with the dataset and with anatomy."""
+    if unit != "mm" or not cases:
+        return []
+    spacing_mm = np.array([case.spacing_mm for case in cases])
+    extents_mm = spacing_mm * np.array([case.shape_voxels for case in cases])
+    median_spacing_mm, median_extent_mm = np.median(spacing_mm, axis=0), np.median(extents_mm, axis=0)
+    odd = []
+    for case, spacing, extent in zip(cases, spacing_mm, extents_mm, strict=True):
+        measured = np.array(case.shape_voxels) > 1  # a single slice has no distance to another one
+        factor = _find_factor((spacing / median_spacing_mm)[measured], (extent / median_extent_mm)[measured])
+        found = _compare_with_anatomy(spacing[measured])
+        if factor is not None:
+            found = f"{factor:.4g} times that of the median case, {_format(median_spacing_mm)} mm"
+        if found is not None:
+            text = f"the spacing of {_format(spacing)} mm (z, y, x) is {found}; {ADVICE}"
+            odd.append(Problem(text=text, cases=(case.name,)))
+    return _write(odd)
+
+
+def _find_factor(spacing_factors: np.ndarray, extent_factors: np.ndarray) -> float | None:
+    """Finds by which factor a spacing differs implausibly from the median; None if it does not."""
+    if spacing_factors.size == 0:
+        return None
+    both = np.concatenate([spacing_factors, extent_factors])
+    if both.min() >= LARGEST_COMMON_FACTOR or both.max() <= 1 / LARGEST_COMMON_FACTOR:
+        return float(np.exp(np.log(spacing_factors).mean()))
+    widest = float(max(spacing_factors, key=lambda factor: max(factor, 1 / factor)))
+    return widest if max(widest, 1 / widest) >= LARGEST_FACTOR else None
+
+
+def _compare_with_anatomy(spacing_mm: np.ndarray) -> str | None:
+    if (spacing_mm < SMALLEST_SPACING_MM).any():
+        return f"less than {SMALLEST_SPACING_MM:g} mm, which is that of microscopes"
+    if (spacing_mm > LARGEST_SPACING_MM).any():
+        return f"more than {LARGEST_SPACING_MM:g} mm, which shows no anatomy"
+    return None
+
+
+def _format(lengths_mm: np.ndarray) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths_mm)
+
+
+def _write(problems: Sequence[Problem]) -> list[str]:
+    return [f"warning: {problem.describe()}" for problem in group_problems(problems)]
