@@ -76,14 +76,14 @@ def read_grid(path: Path) -> Grid:
         VolumeError: The file cannot be read or its geometry is invalid.
     """
     ending = _check_file(path)
-    with translate_decoder_errors(path):
+    with translate_decoder_errors(path), np.errstate(all="ignore"):
         grid = READERS[ending].read_grid(path)
     return check_finite_grid(grid, path)
 
 
 def _read(path: Path, *, as_labels: bool) -> StoredVolume:
     ending = _check_file(path)
-    with translate_decoder_errors(path):
+    with translate_decoder_errors(path), np.errstate(all="ignore"):
         stored = READERS[ending].read(path, as_labels=as_labels)
     check_finite_grid(stored.grid, path)
     return stored
@@ -94,7 +94,10 @@ def _check_file(path: Path) -> str:
     if path.is_dir():
         found = f"is a folder; {FOLDER_ADVICE}"
     elif not path.exists():
-        found = "does not exist"
+        is_link = path.is_symlink()
+        found = "is a link to a file that does not exist, or to itself" if is_link else "does not exist"
+    elif not path.is_file():
+        found = "is a pipe or a device; copy the image into a file"
     elif ending is None:
         found = f"has an ending that cannot be read (readable: {' '.join(READABLE_ENDINGS)}); convert it"
         found += explain_dicom(path)
@@ -117,7 +120,17 @@ def convert_to_float32(
     if array.dtype.kind not in "biuf":
         msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"
         raise VolumeError(msg)
-    return np.ascontiguousarray(array, dtype=np.float32)
+    try:
+        with np.errstate(over="raise", invalid="ignore"):
+            return np.ascontiguousarray(array, dtype=np.float32)
+    except FloatingPointError as error:
+        is_lost = np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)
+        msg = (
+            f"{path}: intensities must be below {np.finfo(np.float32).max:.3g}, as single precision holds, found "
+            f"{np.max(np.abs(array[is_lost])):.3g} and the like in {np.count_nonzero(is_lost)} voxels; correct or rescale "
+            f"them"
+        )
+        raise VolumeError(msg) from error
 
 
 def _to_int32(path: Path, array: Shaped[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:

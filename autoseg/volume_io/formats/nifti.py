@@ -5,9 +5,10 @@ Compressed files go through isal: reading takes half of zlib's time, writing a q
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,14 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats.headers.gzip_members import open_whole_members
+from autoseg.volume_io.formats.headers.nifti import (
+    MGH_HEADER_BYTES,
+    check_mgh_header,
+    check_nifti_header,
+    check_number_type,
+)
+from autoseg.volume_io.formats.headers.voxel_data import GZIP_MAGIC
 from autoseg.volume_io.formats.volumes import (
     StoredVolume,
     check_same_grid,
@@ -28,6 +37,8 @@ from autoseg.volume_io.formats.volumes import (
 
 LOGGER = logging.getLogger(__name__)
 
+OpenStream = Callable[[Path], Any]
+
 COMPRESSED_ENDINGS: Final = (".nii.gz", ".mgz")
 MGH_ENDINGS: Final = (".mgz", ".mgh")
 PAIR_ENDINGS: Final = (".hdr", ".img")
@@ -35,6 +46,7 @@ MGH_TYPES: Final = ("uint8", "int16", "int32", "float32")
 
 LARGEST_HEADER_BYTES: Final = 540  # NIfTI-2; NIfTI-1 and Analyze have 348
 END_BYTES: Final = 2**20
+MOST_LEFTOVER_BYTES: Final = 2**26
 LARGEST_NIFTI1_EXTENT: Final = 32767  # dim is a 16-bit integer
 MILLIMETRES_PER_UNIT: Final = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; all else is taken as millimetre
 ZOOM_TOLERANCE_FRACTION: Final = 1e-3
@@ -45,9 +57,20 @@ SCANNER_CODE: Final = 1
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads all voxels, scaled with scl_slope and scl_inter."""
     del as_labels
-    with _open_image(path) as image:
+    try:
+        return _read_from(path, _open_stream)
+    except (BadGzipFile, EOFError) as error:
+        LOGGER.debug("%s: %s", path, error)
+        return _read_from(path, open_whole_members)
+
+
+def _read_from(path: Path, open_stream: OpenStream) -> StoredVolume:
+    header = _read_raw_header(path)
+    with _open_image(path, open_stream, compares_memory=True) as image:
         array = np.asarray(image.dataobj).T
-        _read_to_end(image)
+        leftover = _read_to_end(image, path, promised_bytes=array.nbytes)
+        if "bitpix" in header:
+            check_number_type(header, path, leftover_bytes=leftover)
         return StoredVolume(array=split_channels(array, path), grid=_build_grid(image, path))
 
 
@@ -113,48 +136,90 @@ def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) ->
 
 
 @contextmanager
-def _open_image(path: Path) -> Iterator[Any]:
+def _open_image(path: Path, open_stream: OpenStream | None = None, *, compares_memory: bool = False) -> Iterator[Any]:
     import nibabel
 
     name = path.name.lower()
-    kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _check_raw_header(path)
+    header = _read_raw_header(path)
+    data_path = path
     if name.endswith(PAIR_ENDINGS):
-        yield nibabel.load(path, mmap=False)
+        image = nibabel.load(path, mmap=False)
+        data_path = Path(image.file_map["image"].filename or path)
+        _check_regular(data_path)
+    is_compressed = _is_compressed(data_path)
+    if name.endswith(MGH_ENDINGS):
+        check_mgh_header(header, path, is_compressed=is_compressed, compares_memory=compares_memory)
+    else:
+        check_nifti_header(
+            header, path, data_path=data_path, is_compressed=is_compressed, compares_memory=compares_memory
+        )
+        _check_raw_spacing(header, path)
+    if name.endswith(PAIR_ENDINGS):
+        yield image
         return
-    with _open_stream(path) as stream:
+    kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _find_kind(header)
+    with (open_stream or _open_stream)(path) as stream:
         yield kind.from_stream(stream)
 
 
+def _check_regular(path: Path) -> None:
+    if not path.is_file():
+        msg = f"expected the voxels in {path}, which {'is no file' if path.exists() else 'does not exist'}; copy both files"
+        raise VolumeError(msg)
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
 def _open_stream(path: Path) -> Any:
-    if not path.name.lower().endswith(COMPRESSED_ENDINGS):
+    """Opens a file, compressed or not, whatever its name says."""
+    if not _is_compressed(path):
         return path.open("rb")
     from isal import igzip
 
     return igzip.open(path, "rb")
 
 
-def _read_to_end(image: Any) -> None:
-    """Reads to the end of the file, where the checksum of compressed files is verified."""
+def _read_to_end(image: Any, path: Path, *, promised_bytes: int) -> int:
+    """Reads to the end of the file, where the checksum of compressed files is verified; returns the bytes read."""
     stream = image.file_map["image"].fileobj
-    while stream is not None and stream.read(END_BYTES):
-        pass
+    count = 0
+    while stream is not None and (piece := stream.read(END_BYTES)):
+        count += len(piece)
+        if count > promised_bytes + MOST_LEFTOVER_BYTES:
+            msg = (
+                f"{path}: the header promises {promised_bytes} bytes of voxels, but the file goes on for more than {count} "
+                f"bytes behind them; the header is wrong: repair it or convert the file again"
+            )
+            raise VolumeError(msg)
+    return count
 
 
-def _check_raw_header(path: Path) -> Any:
-    """Checks the header as stored, as nibabel silently repairs a zero spacing, and returns the image class."""
+def _read_raw_header(path: Path) -> Any:
+    """Reads the header as stored, as nibabel silently repairs or overlooks errors."""
     import nibabel
 
     name = path.name.lower()
     header_path = path.with_suffix(".hdr") if name.endswith(".img") and path.with_suffix(".hdr").exists() else path
+    _check_regular(header_path)
     with _open_stream(header_path) as stream:
         block = stream.read(LARGEST_HEADER_BYTES)
-    for kind in (nibabel.Nifti2Image, nibabel.Nifti1Image, nibabel.AnalyzeImage):
-        header_class = kind.header_class
-        if header_class.may_contain_header(block):
-            _check_raw_spacing(header_class(block[: header_class.sizeof_hdr], check=False), path)
-            return kind
-    msg = f"{path} does not start with a NIfTI header; convert it again"
+    if name.endswith(MGH_ENDINGS):
+        return nibabel.MGHImage.header_class(block[:MGH_HEADER_BYTES].ljust(MGH_HEADER_BYTES, b"\0"), check=False)
+    for kind in (nibabel.Nifti2Header, nibabel.Nifti1Header, nibabel.AnalyzeHeader):
+        if len(block) >= kind.sizeof_hdr and kind.may_contain_header(block):
+            return kind(block[: kind.sizeof_hdr], check=False)
+    msg = f"{path} cannot be read: it does not start with a NIfTI header; convert it again"
     raise VolumeError(msg)
+
+
+def _find_kind(header: Any) -> Any:
+    import nibabel
+
+    kinds = (nibabel.Nifti2Image, nibabel.Nifti1Image, nibabel.AnalyzeImage)
+    return next(kind for kind in kinds if isinstance(header, kind.header_class))
 
 
 def _check_raw_spacing(header: Any, path: Path) -> None:
@@ -185,7 +250,7 @@ def _build_grid(image: Any, path: Path | str) -> Grid:
         raise VolumeError(msg)
     x, y, z = (*extents, 1)[:3]
     scale = _millimetres_per_unit(image.header)
-    affine = np.array(image.affine, dtype=np.float64)
+    affine = _find_affine(image)
     affine[:3] *= scale
     if len(extents) == 2 and not affine[:3, 2].any():
         affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1])
@@ -199,6 +264,20 @@ def _build_grid(image: Any, path: Path | str) -> Grid:
     if len(extents) == 2:
         return replace(grid, spacing_mm=make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2]))
     return grid
+
+
+def _find_affine(image: Any) -> Float64[np.ndarray, "4 4"]:
+    """Returns the affine; a header that tells no place (Analyze, or both codes 0) is placed as ITK places it.
+
+    ITK puts the centre of the first voxel at the origin of the world, with axes to the left, back and head: so does
+    every tool that is built on it, and the label maps that it writes. nibabel would put the centre of the volume there.
+    """
+    header, affine = image.header, np.array(image.affine, dtype=np.float64)
+    tells_place = "qform_code" in header and (header["qform_code"] > 0 or header["sform_code"] > 0)
+    if tells_place or "pixdim" not in header or not np.array_equal(affine, header.get_best_affine()):
+        return affine
+    zooms = np.abs((*header.get_zooms(), 1.0, 1.0)[:3])
+    return np.diag([*(zooms * (-1.0, -1.0, 1.0)), 1.0])
 
 
 def _prefer_zooms(grid: Grid, zooms_mm: list[float]) -> Grid:

@@ -9,7 +9,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -18,7 +18,8 @@ from autoseg.errors import VolumeError
 from autoseg.file_endings import strip_ending
 from autoseg.geometry import FloatTriple, Grid
 from autoseg.run_folder import write_atomically, write_text
-from autoseg.volume_io.formats.pictures import decode
+from autoseg.volume_io.formats.headers.sizes import check_size
+from autoseg.volume_io.formats.pictures import decode, open_picture
 from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
 
 LOGGER = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ LOGGER = logging.getLogger(__name__)
 STACK_SPACING_MM: Final[FloatTriple] = (1.0, 1.0, 1.0)
 CHANNEL_SUFFIX: Final = re.compile(r"_\d{4}$")
 ALPHA_SAMPLES: Final = (1, 2)  # values of the tag ExtraSamples
+UNCOMPRESSED: Final = 1  # value of the tag Compression
+MOST_PAGES: Final = 2**16
+MOST_TAGS: Final = 4096  # of a page, as tifffile reads
 PALETTE: Final = 3  # value of the tag PhotometricInterpretation
 
 
@@ -50,11 +54,10 @@ class _Layout:
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads all pages."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
+    with _open_file(path) as file:
         series = _get_only_series(file, path)
         layout = _find_layout(series, path)
+        _check_size(path, series, compares_memory=True)
         try:
             array = layout.arrange(series.asarray())
         except ValueError as error:
@@ -70,11 +73,10 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
 def read_grid(path: Path) -> Grid:
     """Reads the tags."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
+    with _open_file(path) as file:
         series = _get_only_series(file, path)
         layout = _find_layout(series, path)
+        _check_size(path, series, compares_memory=False)
         depth = 1 if layout.stack is None else series.shape[layout.stack]
         return _build_grid(path, (depth, series.shape[layout.y], series.shape[layout.x]))
 
@@ -95,6 +97,48 @@ def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
     """Returns one page as an array (y, x), several as (z, y, x)."""
     del path, grid, like
     return array[0] if len(array) == 1 else array
+
+
+def _open_file(path: Path) -> Any:
+    """Opens a file whose pages are few enough; pages in other files, which it may name, are not read."""
+    import tifffile
+
+    _check_page_count(path)
+    return tifffile.TiffFile(path, _multifile=False)
+
+
+def _check_page_count(path: Path) -> None:
+    """Counts the pages by the chain of their offsets, which takes microseconds, and none of them is decoded."""
+    with path.open("rb") as stream:
+        start = stream.read(16)
+        order: Literal["little", "big"] = "big" if start[:2] == b"MM" else "little"
+        is_big = start[2:4] in (b"\x2b\x00", b"\x00\x2b")
+        count_bytes, entry_bytes, offset_bytes = (8, 20, 8) if is_big else (2, 12, 4)
+        offset = int.from_bytes(start[8:16] if is_big else start[4:8], order)
+        for _ in range(MOST_PAGES):
+            if not 0 < offset < 2**62:
+                return
+            stream.seek(offset)
+            entries = int.from_bytes(stream.read(count_bytes), order)
+            if entries > MOST_TAGS:
+                return  # tifffile refuses it
+            stream.seek(offset + count_bytes + entries * entry_bytes)
+            offset = int.from_bytes(stream.read(offset_bytes), order)
+    msg = f"{path}: expected at most {MOST_PAGES} pages, found more (or a page that follows itself); split the file"
+    raise VolumeError(msg)
+
+
+def _check_size(path: Path, series: Any, *, compares_memory: bool) -> None:
+    page = series.keyframe
+    is_compressed = int(page.compression) != UNCOMPRESSED
+    check_size(
+        path,
+        series.shape,
+        voxel_bytes=1 if page.bitspersample < 8 else series.dtype.itemsize,
+        stored_bytes=path.stat().st_size * (8 if page.bitspersample < 8 or is_compressed else 1),
+        is_compressed=is_compressed,
+        compares_memory=compares_memory,
+    )
 
 
 def _get_only_series(file: Any, path: Path) -> Any:
@@ -131,9 +175,9 @@ def _apply_palette(array: Shaped[np.ndarray, "1 z y x"], page: Any) -> Shaped[np
 
 def _read_with_pillow(path: Path, layout: _Layout, *, as_labels: bool) -> Shaped[np.ndarray, "channel z y x"]:
     """Reads LZW and JPEG compression, which tifffile alone cannot."""
-    from PIL import Image, ImageSequence
+    from PIL import ImageSequence
 
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         pages = [decode(page, as_labels=as_labels) for page in ImageSequence.Iterator(image)]
     if layout.channel is not None and len(pages) > 1 and layout.stack is None:
         return np.concatenate(pages)[:, None]  # one page per channel

@@ -152,8 +152,11 @@ def translate_decoder_errors(path: Path | str) -> Iterator[None]:
     """Translates the exceptions that decoders raise on broken files into a VolumeError."""
     try:
         yield
-    except (AutosegError, MemoryError):
+    except AutosegError:
         raise
+    except MemoryError as error:
+        msg = f"{path} needs more memory to be read than there is; close other programs, or crop the image"
+        raise VolumeError(msg) from error
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         msg = f"{path} cannot be read: {reason[-1]}; the file may be damaged or cut off: copy or convert it again"
