@@ -12,7 +12,7 @@ from typing import Final
 
 from autoseg.dataset.cases import Findings
 from autoseg.errors import RunError
-from autoseg.file_endings import HEADER_OF_VOXELS, find_ending
+from autoseg.file_endings import HEADER_OF_VOXELS, are_rivals, find_ending, strip_ending
 
 CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -30,6 +30,11 @@ def list_files(folder: Path) -> list[Path]:
     except PermissionError as error:
         msg = f"the folder {folder} may not be read; ask for permission, or copy it to a place of your own"
         raise RunError(msg) from error
+
+
+def list_misnamed_folders(folder: Path) -> list[Path]:
+    """Lists subfolders that are named like images, which they may have replaced."""
+    return [path for path in list_subfolders(folder) if find_ending(path.name) is not None]
 
 
 def list_subfolders(folder: Path) -> list[Path]:
@@ -61,6 +66,23 @@ def describe_endings(files: Iterable[Path]) -> str:
     """Describes the image files of a folder for messages."""
     counts = find_endings(files)
     return ", ".join(f"{count} x {ending}" for ending, count in sorted(counts.items())) or "no image at all"
+
+
+def report_second_files(files: Iterable[Path], chosen: Iterable[Path], findings: Findings) -> None:
+    """Reports volumes that stand twice in a folder, such as `c.nii` and `c.nii.gz`: neither is taken silently.
+
+    A picture beside a volume may be a preview and is none.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for path in files:
+        by_stem.setdefault(strip_ending(path.name), []).append(path)
+    for path in chosen:
+        for other in by_stem.get(strip_ending(path.name), ()):
+            if other != path and are_rivals(path.name, other.name):
+                findings.add_to_case(
+                    strip_ending(path.name),
+                    f"{path.parent.name} holds {path.name} and {other.name}, which may differ; keep one of them",
+                )
 
 
 def group_channels(

@@ -11,7 +11,9 @@ from autoseg.dataset.files import (
     get_stem,
     group_channels,
     list_files,
+    list_misnamed_folders,
     list_subfolders,
+    report_second_files,
     select_ending,
 )
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
@@ -67,6 +69,9 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
             f"it holds {describe_endings(files)}{hint}"
         )
         raise PredictionError(msg)
+    report_second_files(files, chosen, findings)
+    for path in list_misnamed_folders(folder):
+        findings.add_to_case(path.name, f"{path} is a folder, though named like an image; restore the image")
     return group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
 
 

@@ -25,14 +25,17 @@ from autoseg.volume_io.regrid import resample_image_onto_grid
 
 # Scaled integers (scl_slope) are read with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
+COLOURS: Final = 3
 
 
-def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
+def read_image(paths: Sequence[Path], *, fix_geometry: bool = False, channel_count: int | None = None) -> Volume:
     """Reads an image: one file per channel, or one file with several channels.
 
     Args:
         paths: Files in the order of the channels.
         fix_geometry: Resample files on another grid than that of the first (linearly) instead of refusing them.
+        channel_count: Expected number of channels, if known: where every file must be one channel, greys that were
+            saved as colours are read as greys.
 
     Raises:
         VolumeError: A file cannot be read, or the files do not have the same grid.
@@ -44,13 +47,21 @@ def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
     grid = stored[0].grid
     arrays = []
     for path, channel in zip(paths, stored, strict=True):
-        volume = Volume(array=convert_to_float32(path, channel.array), grid=channel.grid)
+        array = merge_equal_colours(channel) if len(paths) == channel_count else channel.array
+        volume = Volume(array=convert_to_float32(path, array), grid=channel.grid)
         if fix_geometry and list_grid_differences(grid, channel.grid):
             volume = resample_image_onto_grid(volume, grid, what=f"{path}, onto the grid of {paths[0]}")
         check_same_grid(grid, volume.grid, what=f"{path} (found) and {paths[0]} (expected)")
         arrays.append(volume.array)
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     return Volume(array=array, grid=grid)
+
+
+def merge_equal_colours(stored: StoredVolume) -> Shaped[np.ndarray, "channel z y x"]:
+    """Returns one channel if red, green and blue of a picture are equal, else all channels."""
+    array = stored.array
+    is_colour = not stored.grid.is_oriented and len(array) == COLOURS
+    return array[:1] if is_colour and (array[1:] == array[:1]).all() else array
 
 
 def read_label_map(path: Path) -> LabelVolume:

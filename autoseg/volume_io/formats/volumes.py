@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -166,6 +166,7 @@ def translate_decoder_errors(path: Path | str) -> Iterator[None]:
 def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = False) -> list[str]:
     """Lists the differences of two grids; those below the tolerances count only if `is_exact`."""
     differences = [] if reference.shape_voxels == other.shape_voxels else ["shape"]
+    other = _lift_flat_grid(reference, other)
     for name, tolerance, unit in (
         ("spacing_mm", LENGTH_TOLERANCE_MM, " mm"),
         ("origin_mm", LENGTH_TOLERANCE_MM, " mm"),
@@ -176,6 +177,24 @@ def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = Fals
             size = f"by {distance:.3g}{unit}" if reference.tells_spacing and other.tells_spacing else "one tells none"
             differences.append(f"{name.removesuffix('_mm')} ({size})")
     return differences
+
+
+def _lift_flat_grid(reference: Grid, other: Grid) -> Grid:
+    """Gives the grids of a 2D file and of a single slice the same third axis, of which the 2D file tells nothing.
+
+    So an image saved as (x, y) fits a label map saved as (x, y, 1). In plane all must agree.
+    """
+    if is_planar(reference) == is_planar(other) or reference.shape_voxels != other.shape_voxels:
+        return other
+    across = np.asarray(reference.direction[0])
+    offset = np.subtract(other.origin_mm, reference.origin_mm)
+    in_plane = np.asarray(reference.origin_mm) + offset - (offset @ across) * across
+    return replace(
+        other,
+        spacing_mm=(reference.spacing_mm[0], *other.spacing_mm[1:]),
+        origin_mm=(float(in_plane[0]), float(in_plane[1]), float(in_plane[2])),
+        direction=(reference.direction[0], *other.direction[1:]),
+    )
 
 
 @contextmanager

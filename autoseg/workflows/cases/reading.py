@@ -48,7 +48,7 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
         DatasetError: Everything that is wrong with the case, one problem per entry.
     """
     problems: list[Problem] = []
-    volume = _try_reading_image(case, problems)
+    volume = _try_reading_image(case, problems, channel_count=len(channel_names))
     reference = _try_reading_label_map(case, problems)
     if volume is not None:
         problems += _find_channel_problems(case, volume, channel_names)
@@ -82,9 +82,9 @@ def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
     return _fit(read_label_map(case.label_path), grid, case)
 
 
-def _try_reading_image(case: Case, problems: list[Problem]) -> Volume | None:
+def _try_reading_image(case: Case, problems: list[Problem], *, channel_count: int) -> Volume | None:
     try:
-        return read_image(case.image_paths, fix_geometry=case.fix_geometry)
+        return read_image(case.image_paths, fix_geometry=case.fix_geometry, channel_count=channel_count)
     except GridError as error:
         problems.append(Problem(text=f"{error}, {FIX_ADVICE}"))
         return None
@@ -108,13 +108,26 @@ def _find_channel_problems(case: Case, volume: Volume, channel_names: Sequence[s
     expected, found = len(channel_names), volume.array.shape[0]
     if found == expected:
         return []
+    is_picture = len(case.image_paths) == 1 and not volume.grid.is_oriented
     advice = "add the missing files, or correct 'channel_names'" if found < expected else "correct 'channel_names'"
+    if is_picture and {expected, found} == {1, 3}:
+        advice = _explain_colours(volume)
     text = (
         f"expected {expected} {'channel' if expected == 1 else 'channels'} as in dataset.json "
         f"({', '.join(channel_names)}), found {found}; {advice}"
     )
-    is_picture = len(case.image_paths) == 1 and not volume.grid.is_oriented
     return [Problem(text=text, finding=ChannelCount(found=found, is_picture=is_picture))]
+
+
+def _explain_colours(volume: Volume) -> str:
+    """Explains why a picture is not of the kind that dataset.json names: in colour, or grey."""
+    if len(volume.array) == 1:
+        return "the picture is grey: save it in colour (RGB), or correct 'channel_names' if all of them are"
+    count = int(np.count_nonzero((volume.array[1:] != volume.array[:1]).any(axis=0)))
+    return (
+        f"the picture is in colour (red, green and blue differ in {count} of {volume.array[0].size} pixels): save it as "
+        f"grey, or correct 'channel_names' if all of them are"
+    )
 
 
 def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Problem]:

@@ -237,7 +237,7 @@ def _predict_images_of(
 
 
 def _read(model: Ensemble, case: Case) -> tuple[StagedCase, ...]:
-    volume = read_image(case.image_paths)
+    volume = read_image(case.image_paths, channel_count=len(model.plan.channels))
     try:
         return model.preprocess(volume.array, volume.grid)
     except PredictionError as error:

@@ -126,7 +126,9 @@ def _check_fields(path: Path, fields: Mapping[str, str]) -> int:
     integers = {key: parse_integers(path, key, fields[key], count=1)[0] for key in SINGLE_INTEGERS if key in fields}
     dimensions = integers["NDims"]
     _check_range(path, "NDims", dimensions, least=2, most=MOST_DIMENSIONS)
-    _check_range(path, "ElementNumberOfChannels", integers.get("ElementNumberOfChannels", 1), least=1, most=MOST_CHANNELS)
+    _check_range(
+        path, "ElementNumberOfChannels", integers.get("ElementNumberOfChannels", 1), least=1, most=MOST_CHANNELS
+    )
     _check_range(path, "HeaderSize", integers.get("HeaderSize", 0), least=-1, most=2**40)
     for key in ("HeaderSizePerSlice", "CompressedDataSize"):
         _check_range(path, key, integers.get(key, 0), least=0, most=2**62)
@@ -152,7 +154,9 @@ def _check_range(path: Path, key: str, value: int, *, least: int, most: int) -> 
 def _check_texts(path: Path, fields: Mapping[str, str]) -> None:
     for key, value in fields.items():
         if len(value) > LONGEST_TEXT:
-            msg = f"{path}: {key} has {len(value)} characters in the header, at most {LONGEST_TEXT} are read; shorten it"
+            msg = (
+                f"{path}: {key} has {len(value)} characters in the header, at most {LONGEST_TEXT} are read; shorten it"
+            )
             raise VolumeError(msg)
         if key in SWITCHES and value.lower() not in ("true", "false", "t", "f", "1", "0"):
             msg = f"{path}: expected True or False for {key}, found {value[:80]!r}; repair the header"

@@ -81,7 +81,9 @@ def check_number_type(header: Any, path: Path, *, leftover_bytes: int) -> None:
     if bits != dtype.itemsize * 8:
         text = f"{path}: datatype {int(header['datatype'])} ({dtype.name}) has {dtype.itemsize * 8} bits, bitpix says {bits}"
         if leftover_bytes:
-            msg = f"{text}, and more bytes follow the voxels than either explains: repair the header or convert it again"
+            msg = (
+                f"{text}, and more bytes follow the voxels than either explains: repair the header or convert it again"
+            )
             raise VolumeError(msg)
         LOGGER.warning("%s; the length of the file fits the datatype, which is used", text)
     elif leftover_bytes:

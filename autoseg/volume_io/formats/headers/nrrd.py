@@ -155,7 +155,9 @@ def _check_vectors(path: Path, fields: Mapping[str, str], dimension: int) -> Non
             raise VolumeError(msg)
         numbers = [parse_numbers(path, key, vector.replace(",", " ")) for vector in vectors if vector is not None]
         if len({len(vector) for vector in numbers}) > 1 or any(len(vector) > MOST_AXES for vector in numbers):
-            msg = f"{path}: expected vectors of the same length for {key}, found {fields[key][:80]!r}; repair the header"
+            msg = (
+                f"{path}: expected vectors of the same length for {key}, found {fields[key][:80]!r}; repair the header"
+            )
             raise VolumeError(msg)
 
 
