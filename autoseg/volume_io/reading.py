@@ -138,8 +138,8 @@ def convert_to_float32(
         is_lost = np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)
         msg = (
             f"{path}: intensities must be below {np.finfo(np.float32).max:.3g}, as single precision holds, found "
-            f"{np.max(np.abs(array[is_lost])):.3g} and the like in {np.count_nonzero(is_lost)} voxels; correct or rescale "
-            f"them"
+            f"{np.max(np.abs(array[is_lost])):.3g} and the like in {np.count_nonzero(is_lost)} voxels; correct or "
+            f"rescale them"
         )
         raise VolumeError(msg) from error
 

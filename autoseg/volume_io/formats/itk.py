@@ -4,6 +4,7 @@ ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direc
 """
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +41,10 @@ META_ENDINGS: Final = (".mha", ".mhd")
 NRRD_ENDINGS: Final = (".nrrd", ".nhdr")
 GIPL_ENDINGS: Final = (".gipl", ".gipl.gz")
 HDF5_ENDINGS: Final = (".h5", ".hdf5")
-HEADERS: Final = ((META_ENDINGS, meta_image), (NRRD_ENDINGS, nrrd))
+HEADERS: Final[tuple[tuple[tuple[str, ...], Callable[[Path], VoxelData]], ...]] = (
+    (META_ENDINGS, meta_image.read_header),
+    (NRRD_ENDINGS, nrrd.read_header),
+)
 LIBRARIES: Final = (
     (META_ENDINGS, "MetaImageIO"),
     (NRRD_ENDINGS, "NrrdImageIO"),
@@ -111,10 +115,10 @@ def _check_header(path: Path, *, compares_memory: bool) -> VoxelData | None:
     name = path.name.lower()
     if name.endswith(VTK_ENDINGS):
         check_vtk_header(path)
-    header = next((module for endings, module in HEADERS if name.endswith(endings)), None)
-    if header is None:
+    read_header = next((reader for endings, reader in HEADERS if name.endswith(endings)), None)
+    if read_header is None:
         return None
-    data = header.read_header(path)
+    data = read_header(path)
     check_voxel_data(path, data, compares_memory=compares_memory)
     return data
 

@@ -164,7 +164,8 @@ def _open_image(path: Path, open_stream: OpenStream | None = None, *, compares_m
 
 def _check_regular(path: Path) -> None:
     if not path.is_file():
-        msg = f"expected the voxels in {path}, which {'is no file' if path.exists() else 'does not exist'}; copy both files"
+        found = "is no file" if path.exists() else "does not exist"
+        msg = f"expected header or voxels in {path}, which {found}; copy both files"
         raise VolumeError(msg)
 
 
@@ -190,8 +191,8 @@ def _read_to_end(image: Any, path: Path, *, promised_bytes: int) -> int:
         count += len(piece)
         if count > promised_bytes + MOST_LEFTOVER_BYTES:
             msg = (
-                f"{path}: the header promises {promised_bytes} bytes of voxels, but the file goes on for more than {count} "
-                f"bytes behind them; the header is wrong: repair it or convert the file again"
+                f"{path}: the header promises {promised_bytes} bytes of voxels, but the file goes on for more than "
+                f"{count} bytes behind them; the header is wrong: repair it or convert the file again"
             )
             raise VolumeError(msg)
     return count

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
-from autoseg.geometry import Grid
+from autoseg.geometry import Direction, Grid
 from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats.exif import build_exif, read_direction
 from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
 
@@ -31,6 +32,7 @@ WRITABLE_TYPES: Final[dict[str, tuple[str, ...]]] = {".png": ("uint8", "uint16")
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads grey, colour (3 channels, alpha dropped) or palette pictures."""
     with open_picture(path, compares_memory=True) as image:
+        direction = read_direction(image, path)
         decoder = _find_decoder_mode(image)
         if decoder == CUT_GREY:
             msg = f"{path}: greys of 16 bits with transparency would lose 8 bits; save the picture without transparency"
@@ -43,20 +45,20 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
                 array = array // STRETCHED_GREYS.get(decoder, 1)
     if as_labels:
         array = _merge_equal_channels(array)
-    return StoredVolume(array=array[:, None], grid=_build_grid(array.shape[1:]))
+    return StoredVolume(array=array[:, None], grid=_build_grid(array.shape[1:], direction))
 
 
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
     with open_picture(path) as image:
-        return _build_grid((image.height, image.width))
+        return _build_grid((image.height, image.width), read_direction(image, path))
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes a grey picture."""
     from PIL import Image
 
-    del like, grid  # a picture has no header for its position
+    del like  # a picture has no header for its position
     ending = path.suffix.lower()
     kinds = WRITABLE_TYPES.get(ending, ())
     if array.shape[0] != 1 or array.dtype.name not in kinds:
@@ -66,7 +68,7 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
         )
         raise VolumeError(msg)
     with write_atomically(path) as temporary:
-        Image.fromarray(array[0]).save(temporary, format=ending[1:].upper())
+        Image.fromarray(array[0]).save(temporary, format=ending[1:].upper(), exif=build_exif(grid))
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
@@ -134,7 +136,11 @@ def _merge_equal_channels(array: Shaped[np.ndarray, "channel y x"]) -> Shaped[np
     return array[:1] if (array == array[:1]).all() else array
 
 
-def _build_grid(shape: tuple[int, ...]) -> Grid:
+def _build_grid(shape: tuple[int, ...], direction: Direction) -> Grid:
     return Grid(
-        shape_voxels=(1, shape[0], shape[1]), spacing_mm=PICTURE_SPACING_MM, is_oriented=False, tells_spacing=False
+        shape_voxels=(1, shape[0], shape[1]),
+        spacing_mm=PICTURE_SPACING_MM,
+        direction=direction,
+        is_oriented=False,
+        tells_spacing=False,
     )

@@ -16,8 +16,9 @@ from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
 from autoseg.file_endings import strip_ending
-from autoseg.geometry import FloatTriple, Grid
+from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically, write_text
+from autoseg.volume_io.formats.exif import DIRECTIONS, ORIENTATION_TAG, UPRIGHT, find_orientation
 from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.pictures import decode, open_picture
 from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
@@ -68,7 +69,8 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
             array = _drop_alpha(array, series.keyframe)
             if series.keyframe.photometric == PALETTE and not as_labels:
                 array = _apply_palette(array, series.keyframe)
-    return StoredVolume(array=array, grid=_build_grid(path, array.shape[1:]))
+        direction = _read_direction(series)
+    return StoredVolume(array=array, grid=_build_grid(path, array.shape[1:], direction))
 
 
 def read_grid(path: Path) -> Grid:
@@ -78,7 +80,7 @@ def read_grid(path: Path) -> Grid:
         layout = _find_layout(series, path)
         _check_size(path, series, compares_memory=False)
         depth = 1 if layout.stack is None else series.shape[layout.stack]
-        return _build_grid(path, (depth, series.shape[layout.y], series.shape[layout.x]))
+        return _build_grid(path, (depth, series.shape[layout.y], series.shape[layout.x]), _read_direction(series))
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
@@ -86,11 +88,18 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
     import tifffile
 
     del like
+    orientation = find_orientation(grid)
     is_picture = grid.shape_voxels[0] == 1 and grid.spacing_mm == PICTURE_SPACING_MM
     if not is_picture:
         write_text(path.parent / f"{strip_ending(path.name)}.json", json.dumps({"spacing": grid.spacing_mm}) + "\n")
     with write_atomically(path) as temporary:
-        tifffile.imwrite(temporary, array[0] if is_picture else array, photometric="minisblack", compression="zlib")
+        tifffile.imwrite(
+            temporary,
+            array[0] if is_picture else array,
+            photometric="minisblack",
+            compression="zlib",
+            extratags=[] if orientation == UPRIGHT else [(ORIENTATION_TAG, "H", 1, orientation, True)],
+        )
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
@@ -184,7 +193,12 @@ def _read_with_pillow(path: Path, layout: _Layout, *, as_labels: bool) -> Shaped
     return np.stack(pages, axis=1)
 
 
-def _build_grid(path: Path, shape: tuple[int, ...]) -> Grid:
+def _read_direction(series: Any) -> Direction:
+    tag = series.keyframe.tags.get(ORIENTATION_TAG)
+    return DIRECTIONS.get(UPRIGHT if tag is None else tag.value, DIRECTIONS[UPRIGHT])
+
+
+def _build_grid(path: Path, shape: tuple[int, ...], direction: Direction) -> Grid:
     depth, height, width = shape
     spacing = _read_spacing(path)
     if spacing is None and depth > 1:
@@ -197,6 +211,7 @@ def _build_grid(path: Path, shape: tuple[int, ...]) -> Grid:
     return Grid(
         shape_voxels=(depth, height, width),
         spacing_mm=spacing or default,
+        direction=direction,
         is_oriented=False,
         tells_spacing=spacing is not None,
     )

@@ -22,6 +22,7 @@ from autoseg.volume_io import (
     read_image,
     read_label_map,
     resample_label_map_onto_grid,
+    turn_like_image,
 )
 
 FIX_ADVICE: Final = "or let autoseg resample it onto the first channel's grid: --fix-geometry"
@@ -125,8 +126,8 @@ def _explain_colours(volume: Volume) -> str:
         return "the picture is grey: save it in colour (RGB), or correct 'channel_names' if all of them are"
     count = int(np.count_nonzero((volume.array[1:] != volume.array[:1]).any(axis=0)))
     return (
-        f"the picture is in colour (red, green and blue differ in {count} of {volume.array[0].size} pixels): save it as "
-        f"grey, or correct 'channel_names' if all of them are"
+        f"the picture is in colour (red, green and blue differ in {count} of {volume.array[0].size} pixels): save it "
+        f"as grey, or correct 'channel_names' if all of them are"
     )
 
 
@@ -158,6 +159,7 @@ def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems:
 
 def _fit(reference: LabelVolume, grid: Grid, case: Case) -> LabelVolume:
     what = f"label map {case.label_path} of image {case.image_paths[0]}"
+    reference = turn_like_image(reference, grid, what=what)
     if case.fix_geometry and list_grid_differences(grid, reference.grid):
         reference = resample_label_map_onto_grid(reference, grid, what=what)
     check_same_grid(grid, reference.grid, what=what)

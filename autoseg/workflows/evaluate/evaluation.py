@@ -16,7 +16,7 @@ from autoseg.processes.case_pool import compute_worker_count, list_problems, run
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.validation_conditions import ValidationConditions
-from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map
+from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, turn_like_image
 
 SURFACE_TOLERANCE_MM = 1.0
 BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
@@ -120,8 +120,9 @@ def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
         VolumeError: A file cannot be read, or they lie on different grids.
         EvaluationError: A value is not among those of the run.
     """
-    prediction, reference = read_label_map(job.prediction), read_label_map(job.reference)
-    check_same_grid(reference.grid, prediction.grid, what=f"prediction {job.prediction} of {job.reference}")
+    prediction, what = read_label_map(job.prediction), f"prediction {job.prediction} of {job.reference}"
+    reference = turn_like_image(read_label_map(job.reference), prediction.grid, what=what)
+    check_same_grid(reference.grid, prediction.grid, what=what)
     _check_values(prediction, job.labels, job.prediction)
     _check_values(reference, job.labels, job.reference)
     pair = LabelMapPair(prediction=job.labels.encode(prediction.array), reference=job.labels.encode(reference.array))

@@ -79,7 +79,8 @@ def check_number_type(header: Any, path: Path, *, leftover_bytes: int) -> None:
     """
     dtype, bits = _find_dtype(header, path), int(header["bitpix"])
     if bits != dtype.itemsize * 8:
-        text = f"{path}: datatype {int(header['datatype'])} ({dtype.name}) has {dtype.itemsize * 8} bits, bitpix says {bits}"
+        code = int(header["datatype"])
+        text = f"{path}: datatype {code} ({dtype.name}) has {dtype.itemsize * 8} bits, bitpix says {bits}"
         if leftover_bytes:
             msg = (
                 f"{text}, and more bytes follow the voxels than either explains: repair the header or convert it again"
@@ -109,7 +110,7 @@ def _find_shape(header: Any, path: Path) -> list[int]:
 def _find_dtype(header: Any, path: Path) -> np.dtype[Any]:
     code = int(header["datatype"])
     try:
-        dtype = np.dtype(header.get_data_dtype())
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except Exception as error:
         msg = f"{path}: datatype {code} is not known, or not supported here; convert the file again"
         raise VolumeError(msg) from error
@@ -126,15 +127,15 @@ def _find_offset(header: Any, path: Path, *, is_pair: bool) -> int:
         first = header.single_vox_offset
     if not first <= offset < 2**62 or offset != int(offset):
         msg = (
-            f"{path}: vox_offset is {offset:g}, but voxels begin at byte {first} or later in such a file; set vox_offset "
-            f"(usually {first}) or convert the file again"
+            f"{path}: vox_offset is {offset:g}, but voxels begin at byte {first} or later in such a file; "
+            f"set vox_offset (usually {first}) or convert the file again"
         )
         raise VolumeError(msg)
     return int(offset)
 
 
 def _check_scaling(header: Any, path: Path) -> bool:
-    """Checks slope and intercept; returns whether the voxels are scaled. A slope of 0 or NaN means that they are not."""
+    """Checks slope and intercept; returns whether voxels are scaled (not with a slope of 0 or NaN)."""
     if "scl_slope" not in header:
         return False
     slope = float(header["scl_slope"])
@@ -145,8 +146,8 @@ def _check_scaling(header: Any, path: Path) -> bool:
         return False
     if not abs(slope) <= LARGEST_SCALE or not abs(inter) <= LARGEST_SCALE:
         msg = (
-            f"{path}: scl_slope is {slope:g} and scl_inter {inter:g}, at most {LARGEST_SCALE:g} can be meant; correct the "
-            f"header or convert the file again"
+            f"{path}: scl_slope is {slope:g} and scl_inter {inter:g}, at most {LARGEST_SCALE:g} can be meant; correct "
+            f"the header or convert the file again"
         )
         raise VolumeError(msg)
     return slope != 1 or inter != 0

@@ -63,9 +63,9 @@ def check_size(
     if promised > largest:
         compressed = f", which cannot expand to more than {largest}" if is_compressed else ""
         msg = (
-            f"{path} cannot be read: the header promises {describe(shape)} voxels of {voxel_bytes} bytes, {promised} bytes in all, but "
-            f"the file has {max(stored_bytes, 0)} for them{compressed}; it is cut off or the header is wrong: copy or "
-            f"convert it again"
+            f"{path} cannot be read: the header promises {describe(shape)} voxels of {voxel_bytes} bytes, {promised} "
+            f"bytes in all, but the file has {max(stored_bytes, 0)} for them{compressed}; it is cut off, or the "
+            f"header is wrong: copy or convert it again"
         )
         raise VolumeError(msg)
     needed = voxels * (voxel_bytes + working_bytes)

@@ -64,8 +64,8 @@ def find_data_file(header: Path, name: str) -> Path:
     is_elsewhere = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute() or ".." in parts
     if not name or "\0" in name or is_elsewhere:
         msg = (
-            f"{header} names {name!r} for its voxels; only a file in the folder of the header is read: put it there and "
-            f"correct the name"
+            f"{header} names {name!r} for its voxels; only a file in the folder of the header is read: put it there "
+            f"and correct the name"
         )
         raise VolumeError(msg)
     path = header.parent / name
@@ -118,7 +118,7 @@ def read_voxels(path: Path, data: VoxelData) -> Shaped[np.ndarray, "..."]:
         VolumeError: There are fewer or more than the header promises.
     """
     array = np.empty(data.shape[::-1], data.dtype)
-    view = memoryview(array.reshape(-1)).cast("B")
+    view = array.reshape(-1).view(np.uint8).data
     offset = data.offset_bytes
     if offset is None:
         offset = data.files[0].stat().st_size - data.byte_count
