@@ -87,8 +87,8 @@ def turn_like_image(label_map: LabelVolume, grid: Grid, *, what: str) -> LabelVo
     if found.shape_voxels == grid.shape_voxels != turned.shape_voxels and find_orientation(found) == UPRIGHT:
         return LabelVolume(array=label_map.array, grid=grid)
     msg = (
-        f"{what}: by its EXIF orientation the image is to be shown {_describe(grid)}, the label map {_describe(found)}, so "
-        f"that it is unknown whether they fit as stored or as shown; save both upright without this tag (such as "
+        f"{what}: by its EXIF orientation the image is to be shown {_describe(grid)}, the label map {_describe(found)}, "
+        f"so that it is unknown whether they fit as stored or as shown; save both upright without this tag (such as "
         f"mogrify -auto-orient), or remove it from both if they fit as stored (exiftool -Orientation=)"
     )
     raise VolumeError(msg)

@@ -5,12 +5,13 @@ Compressed files go through isal: reading takes half of zlib's time, writing a q
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Shaped
@@ -38,6 +39,7 @@ from autoseg.volume_io.formats.volumes import (
 LOGGER = logging.getLogger(__name__)
 
 OpenStream = Callable[[Path], Any]
+Result = TypeVar("Result")
 
 COMPRESSED_ENDINGS: Final = (".nii.gz", ".mgz")
 MGH_ENDINGS: Final = (".mgz", ".mgh")
@@ -57,26 +59,35 @@ SCANNER_CODE: Final = 1
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads all voxels, scaled with scl_slope and scl_inter."""
     del as_labels
+    return _try_streams(path, _read_from)
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header."""
+    return _try_streams(path, _read_grid_from)
+
+
+def _try_streams(path: Path, read_from: Callable[[Path, OpenStream], Result]) -> Result:
+    """Reads a file as it should be, else a compressed one without what follows the end of its data."""
     try:
-        return _read_from(path, _open_stream)
+        return read_from(path, _open_stream)
     except (BadGzipFile, EOFError) as error:
         LOGGER.debug("%s: %s", path, error)
-        return _read_from(path, open_whole_members)
+    return read_from(path, open_whole_members)
 
 
 def _read_from(path: Path, open_stream: OpenStream) -> StoredVolume:
-    header = _read_raw_header(path)
+    header = _read_raw_header(path, open_stream)
     with _open_image(path, open_stream, compares_memory=True) as image:
         array = np.asarray(image.dataobj).T
-        leftover = _read_to_end(image, path, promised_bytes=array.nbytes)
+        leftover = _measure_leftover(image, path)
         if "bitpix" in header:
             check_number_type(header, path, leftover_bytes=leftover)
         return StoredVolume(array=split_channels(array, path), grid=_build_grid(image, path))
 
 
-def read_grid(path: Path) -> Grid:
-    """Reads the header."""
-    with _open_image(path) as image:
+def _read_grid_from(path: Path, open_stream: OpenStream) -> Grid:
+    with _open_image(path, open_stream) as image:
         return _build_grid(image, path)
 
 
@@ -136,11 +147,11 @@ def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) ->
 
 
 @contextmanager
-def _open_image(path: Path, open_stream: OpenStream | None = None, *, compares_memory: bool = False) -> Iterator[Any]:
+def _open_image(path: Path, open_stream: OpenStream, *, compares_memory: bool = False) -> Iterator[Any]:
     import nibabel
 
     name = path.name.lower()
-    header = _read_raw_header(path)
+    header = _read_raw_header(path, open_stream)
     data_path = path
     if name.endswith(PAIR_ENDINGS):
         image = nibabel.load(path, mmap=False)
@@ -158,7 +169,7 @@ def _open_image(path: Path, open_stream: OpenStream | None = None, *, compares_m
         yield image
         return
     kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _find_kind(header)
-    with (open_stream or _open_stream)(path) as stream:
+    with open_stream(path) as stream:
         yield kind.from_stream(stream)
 
 
@@ -183,29 +194,33 @@ def _open_stream(path: Path) -> Any:
     return igzip.open(path, "rb")
 
 
-def _read_to_end(image: Any, path: Path, *, promised_bytes: int) -> int:
-    """Reads to the end of the file, where the checksum of compressed files is verified; returns the bytes read."""
-    stream = image.file_map["image"].fileobj
+def _measure_leftover(image: Any, path: Path) -> int:
+    """Returns the bytes after the voxels. Compressed files are read to their end, where their checksum is verified."""
+    holder = image.file_map["image"]
+    data_path = Path(holder.filename or path)
+    promised = math.prod(image.dataobj.shape) * image.dataobj.dtype.itemsize
+    if not _is_compressed(data_path):
+        return data_path.stat().st_size - int(image.dataobj.offset) - promised
     count = 0
-    while stream is not None and (piece := stream.read(END_BYTES)):
+    while holder.fileobj is not None and (piece := holder.fileobj.read(END_BYTES)):
         count += len(piece)
-        if count > promised_bytes + MOST_LEFTOVER_BYTES:
+        if count > promised + MOST_LEFTOVER_BYTES:
             msg = (
-                f"{path}: the header promises {promised_bytes} bytes of voxels, but the file goes on for more than "
-                f"{count} bytes behind them; the header is wrong: repair it or convert the file again"
+                f"{path}: the header promises {promised} bytes of voxels, but the file goes on for more than {count} "
+                f"bytes behind them; the header is wrong: repair it or convert the file again"
             )
             raise VolumeError(msg)
     return count
 
 
-def _read_raw_header(path: Path) -> Any:
+def _read_raw_header(path: Path, open_stream: OpenStream) -> Any:
     """Reads the header as stored, as nibabel silently repairs or overlooks errors."""
     import nibabel
 
     name = path.name.lower()
     header_path = path.with_suffix(".hdr") if name.endswith(".img") and path.with_suffix(".hdr").exists() else path
     _check_regular(header_path)
-    with _open_stream(header_path) as stream:
+    with open_stream(header_path) as stream:
         block = stream.read(LARGEST_HEADER_BYTES)
     if name.endswith(MGH_ENDINGS):
         return nibabel.MGHImage.header_class(block[:MGH_HEADER_BYTES].ljust(MGH_HEADER_BYTES, b"\0"), check=False)
@@ -340,11 +355,17 @@ def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
     family = nibabel.MGHImage if is_mgh else nibabel.Nifti1Pair
     if like is None or not like.name.lower().endswith((".nii", ".nii.gz", *PAIR_ENDINGS, *MGH_ENDINGS)):
         return None
-    with translate_decoder_errors(like), _open_image(like) as image:
-        if not isinstance(image, family):
-            return None
-        check_same_grid(grid, _build_grid(image, like), what=f"{like} (found) and what is to be written like it")
-        return image
+    with translate_decoder_errors(like):
+        image, found = _try_streams(like, _read_template)
+    if not isinstance(image, family):
+        return None
+    check_same_grid(grid, found, what=f"{like} (found) and what is to be written like it")
+    return image
+
+
+def _read_template(path: Path, open_stream: OpenStream) -> tuple[Any, Grid]:
+    with _open_image(path, open_stream) as image:
+        return image, _build_grid(image, path)
 
 
 def _select_nifti_class(array: Shaped[np.ndarray, "..."], template: Any, *, is_pair: bool) -> Any:

@@ -84,7 +84,7 @@ class _Child:
                 code = process.wait()
                 self.stop()
                 end = f"takes more than {seconds:.0f} s" if is_late else f"crashes its library ({_describe_end(code)})"
-                msg = f"{path} cannot be read: it {end}; the file is damaged, or memory is short: copy or convert it again"
+                msg = f"{path} cannot be read: it {end}; the file is damaged, or memory is short; copy it again"
                 raise VolumeError(msg) from error
             except BaseException:  # an interruption leaves the rest of a reply in the pipe
                 self.stop()

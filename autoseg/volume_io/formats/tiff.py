@@ -154,7 +154,10 @@ def _get_only_series(file: Any, path: Path) -> Any:
     if len(file.series) != 1:
         msg = f"{path}: expected one image or one stack of equal pages, found {len(file.series)} images; split the file"
         raise VolumeError(msg)
-    return file.series[0]
+    series = file.series[0]
+    if file.is_ome and series.kind != "ome":
+        LOGGER.warning("%s: its description names pages in other files, of which none is read", path)
+    return series
 
 
 def _find_layout(series: Any, path: Path) -> _Layout:

@@ -20,6 +20,9 @@ PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 LENGTH_TOLERANCE_MM: Final = 1e-3
 DIRECTION_TOLERANCE: Final = 1e-3
 
+LEAST_SPACING_MM: Final = 1e-9  # electrons resolve 1e-7 mm
+LARGEST_SPACING_MM: Final = 1e9  # lengths may be pixels of 1e6, and 2D images have 999 times that across
+
 HEADER_ENDINGS: Final = (".hdr", ".mhd", ".nhdr")
 """Endings of headers that name a second file, which holds the voxels."""
 
@@ -144,6 +147,12 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
             f"origin {grid.origin_mm} mm, direction {grid.direction}; repair the file's header"
         )
         raise VolumeError(msg)
+    if spacing.min() < LEAST_SPACING_MM or spacing.max() > LARGEST_SPACING_MM:
+        msg = (
+            f"{path}: expected a spacing of {LEAST_SPACING_MM:g} to {LARGEST_SPACING_MM:g} mm, found "
+            f"{grid.spacing_mm} mm; repair the file's header"
+        )
+        raise VolumeError(msg)
     return grid
 
 
@@ -158,7 +167,8 @@ def translate_decoder_errors(path: Path | str) -> Iterator[None]:
         msg = f"{path} needs more memory to be read than there is; close other programs, or crop the image"
         raise VolumeError(msg) from error
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        text = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        reason = text.strip().splitlines() or [type(error).__name__]
         msg = f"{path} cannot be read: {reason[-1]}; the file may be damaged or cut off: copy or convert it again"
         raise VolumeError(msg) from error
 

@@ -69,7 +69,7 @@ class _WholeMembers(io.RawIOBase):
         return taken
 
 
-def open_whole_members(path: Path) -> IO[bytes]:
+def open_whole_members(path: Path) -> io.BufferedReader:
     """Opens a gzip file for reading up to the end of its last whole member.
 
     Raises:

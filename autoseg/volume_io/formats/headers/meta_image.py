@@ -5,6 +5,7 @@ whatever stands in a field for a number. So every field that it interprets is ch
 """
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from autoseg.errors import VolumeError
+from autoseg.geometry import SINGULAR_DETERMINANT
 from autoseg.volume_io.formats.headers.voxel_data import (
     LARGEST_HEADER_BYTES,
     Encoding,
@@ -45,6 +47,7 @@ LONGEST_TEXT: Final = 500  # of a field that ITK keeps as text, in a buffer of f
 MOST_DIMENSIONS: Final = 4
 MOST_CHANNELS: Final = 4096
 NUMBERS_PER_AXIS: Final = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+PLACES: Final = ("Offset", "Position", "Origin")
 MATRICES: Final = ("TransformMatrix", "Rotation", "Orientation")
 SINGLE_NUMBERS: Final = (
     "ElementMin",
@@ -135,7 +138,8 @@ def _check_fields(path: Path, fields: Mapping[str, str]) -> int:
     for key in (*NUMBERS_PER_AXIS, *MATRICES, *SINGLE_NUMBERS):
         if key in fields:
             count = 1 if key in SINGLE_NUMBERS else dimensions ** (2 if key in MATRICES else 1)
-            parse_numbers(path, key, fields[key], count=count)
+            numbers = parse_numbers(path, key, fields[key], count=count)
+            _check_numbers(path, key, numbers)
     keys = list(fields)
     for key in ("DimSize", *NUMBERS_PER_AXIS, *MATRICES):
         if key in fields and keys.index(key) < keys.index("NDims"):
@@ -143,6 +147,21 @@ def _check_fields(path: Path, fields: Mapping[str, str]) -> int:
             raise VolumeError(msg)
     _check_texts(path, fields)
     return dimensions
+
+
+def _check_numbers(path: Path, key: str, numbers: tuple[float, ...]) -> None:
+    """Checks for places and axes that ITK replaces silently."""
+    if key in PLACES and not np.isfinite(numbers).all():
+        msg = f"{path}: {key} must be finite, found {numbers}; repair the header"
+        raise VolumeError(msg)
+    if key in MATRICES:
+        matrix = np.reshape(numbers, (math.isqrt(len(numbers)), -1))
+        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+        with np.errstate(all="ignore"):
+            determinant = abs(np.linalg.det(matrix / lengths))
+        if not determinant > SINGULAR_DETERMINANT:
+            msg = f"{path}: {key} maps the image onto a plane: {numbers}; repair the header"
+            raise VolumeError(msg)
 
 
 def _check_range(path: Path, key: str, value: int, *, least: int, most: int) -> None:
