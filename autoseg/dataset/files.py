@@ -6,7 +6,7 @@ be channel 0, the digits belong to the name.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -68,21 +68,17 @@ def describe_endings(files: Iterable[Path]) -> str:
     return ", ".join(f"{count} x {ending}" for ending, count in sorted(counts.items())) or "no image at all"
 
 
-def report_second_files(files: Iterable[Path], chosen: Iterable[Path], findings: Findings) -> None:
-    """Reports volumes that stand twice in a folder, such as `c.nii` and `c.nii.gz`: neither is taken silently.
-
-    A picture beside a volume may be a preview and is none.
-    """
+def report_second_files(files: Iterable[Path], cases: Mapping[str, ChannelFiles], findings: Findings) -> None:
+    """Reports volumes that stand twice in a folder, such as `c.nii` and `c.nii.gz`: neither is taken silently."""
     by_stem: dict[str, list[Path]] = {}
     for path in files:
         by_stem.setdefault(strip_ending(path.name), []).append(path)
-    for path in chosen:
-        for other in by_stem.get(strip_ending(path.name), ()):
-            if other != path and are_rivals(path.name, other.name):
-                findings.add_to_case(
-                    strip_ending(path.name),
-                    f"{path.parent.name} holds {path.name} and {other.name}, which may differ; keep one of them",
-                )
+    for case, chosen in cases.items():
+        for path in chosen.values():
+            for other in by_stem.get(strip_ending(path.name), ()):
+                if are_rivals(path.name, other.name):
+                    what = f"{path.parent.name} holds {path.name} and {other.name}, which may differ; keep one of them"
+                    findings.add_to_case(case, what)
 
 
 def group_channels(

@@ -54,7 +54,6 @@ def find_folder_cases(
             f"{IMAGES} holds no file ending in {ending}; it holds {describe_endings(images)}{hint}"
         )
     _note_other_endings(images, ending, findings)
-    report_second_files(images, chosen, findings)
     if are_there[0]:
         _report_subfolders(root / IMAGES, labels.keys(), has_images=bool(chosen), findings=findings)
     groups = group_channels(
@@ -64,6 +63,7 @@ def find_folder_cases(
         label_names=labels.keys(),
         findings=findings,
     )
+    report_second_files(images, groups, findings)
     _check_links(groups, findings)
     usual = set(labels)
     labels |= _find_other_labels(root / LABELS, set(groups) - usual, endings, findings)
@@ -96,7 +96,7 @@ def _find_usual_labels(folder: Path, endings: tuple[str, ...], findings: Finding
             first = labels.setdefault(name, path)
             if first != path:
                 findings.add_to_case(name, f"two label maps, {first.name} and {path.name}; remove one")
-    report_second_files(files, labels.values(), findings)
+    report_second_files(files, {name: {0: path} for name, path in labels.items()}, findings)
     return labels
 
 

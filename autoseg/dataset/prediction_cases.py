@@ -69,10 +69,11 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
             f"it holds {describe_endings(files)}{hint}"
         )
         raise PredictionError(msg)
-    report_second_files(files, chosen, findings)
     for path in list_misnamed_folders(folder):
         findings.add_to_case(path.name, f"{path} is a folder, though named like an image; restore the image")
-    return group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
+    groups = group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
+    report_second_files(files, groups, findings)
+    return groups
 
 
 def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, ChannelFiles], str]:

@@ -8,8 +8,11 @@ import logging
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from jaxtyping import Shaped
+
 from autoseg.errors import VolumeError
-from autoseg.geometry import Direction, FloatTriple, Grid, compute_reorientation
+from autoseg.geometry import Direction, FloatTriple, Grid, compute_orientation_code, compute_reorientation
 from autoseg.volume_io.formats.volumes import LabelVolume
 
 LOGGER = logging.getLogger(__name__)
@@ -68,6 +71,12 @@ def build_exif(grid: Grid) -> bytes:
     return bytes(exif.tobytes())
 
 
+def turn_to_stored(shown: Shaped[np.ndarray, "channel z y x"], direction: Direction) -> Shaped[np.ndarray, "..."]:
+    """Undoes the turn of a picture that a library has turned upright (Pillow does so for TIFF alone)."""
+    upright = compute_orientation_code(DIRECTIONS[UPRIGHT])
+    return compute_reorientation(upright, compute_orientation_code(direction)).apply(shown)
+
+
 def turn_like_image(label_map: LabelVolume, grid: Grid, *, what: str) -> LabelVolume:
     """Brings the label map of a picture to the stored axes of its image, where only one of the two is to be turned.
 
@@ -87,9 +96,10 @@ def turn_like_image(label_map: LabelVolume, grid: Grid, *, what: str) -> LabelVo
     if found.shape_voxels == grid.shape_voxels != turned.shape_voxels and find_orientation(found) == UPRIGHT:
         return LabelVolume(array=label_map.array, grid=grid)
     msg = (
-        f"{what}: by its EXIF orientation the image is to be shown {_describe(grid)}, the label map {_describe(found)}, "
-        f"so that it is unknown whether they fit as stored or as shown; save both upright without this tag (such as "
-        f"mogrify -auto-orient), or remove it from both if they fit as stored (exiftool -Orientation=)"
+        f"{what}: by its EXIF orientation the image is to be shown {_describe(grid)}, the label map "
+        f"{_describe(found)}, so that it is unknown whether they fit as stored or as shown; save both upright without "
+        f"this tag (such as mogrify -auto-orient), or remove it from both if they fit as stored (exiftool "
+        f"-Orientation=)"
     )
     raise VolumeError(msg)
 

@@ -200,13 +200,13 @@ def _measure_leftover(image: Any, path: Path) -> int:
     data_path = Path(holder.filename or path)
     promised = math.prod(image.dataobj.shape) * image.dataobj.dtype.itemsize
     if not _is_compressed(data_path):
-        return data_path.stat().st_size - int(image.dataobj.offset) - promised
+        return int(data_path.stat().st_size - image.dataobj.offset - promised)
     count = 0
     while holder.fileobj is not None and (piece := holder.fileobj.read(END_BYTES)):
         count += len(piece)
         if count > promised + MOST_LEFTOVER_BYTES:
             msg = (
-                f"{path}: the header promises {promised} bytes of voxels, but the file goes on for more than {count} "
+                f"{path}: the header promises {promised} bytes of voxels, but the file has more than {count} "
                 f"bytes behind them; the header is wrong: repair it or convert the file again"
             )
             raise VolumeError(msg)

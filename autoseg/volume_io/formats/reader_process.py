@@ -6,15 +6,15 @@ libraries. One child serves all files of a process; it is replaced if it dies, a
 
 import atexit
 import importlib
+import json
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -23,6 +23,8 @@ import numpy as np
 from autoseg.errors import AutosegError, VolumeError
 from autoseg.geometry import Grid
 from autoseg.volume_io.formats.volumes import StoredVolume
+
+Message = dict[str, Any]
 
 LEAST_SECONDS: Final = 120.0
 SLOWEST_BYTES_PER_SECOND: Final = 2e6  # of a network drive
@@ -34,30 +36,6 @@ PROGRAM: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """What the child is to do: to call a function of a module of this package."""
-
-    module: str
-    function: str
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reply:
-    """What the child answers; the voxels follow.
-
-    Attributes:
-        result: A grid, the description of voxels (shape and dtype), or an error.
-        grid: Grid of the voxels.
-        warnings: Logger, level, text and arguments of each.
-    """
-
-    result: Any
-    grid: Grid | None
-    warnings: list[tuple[str, int, str, Any]]
-
-
 class _Child:
     """The child process of this process, started when it is first needed."""
 
@@ -66,11 +44,11 @@ class _Child:
         self._owner = 0
         self._lock = threading.Lock()
 
-    def call(self, path: Path, request: _Request) -> Any:
-        """Has a function called; returns its result.
+    def call(self, path: Path, request: Message) -> tuple[Message, np.ndarray | None]:
+        """Has a function of a reader called; returns what the child answers, and the voxels.
 
         Raises:
-            VolumeError: It raised an error, died, or took too long.
+            VolumeError: The reader raised an error, the child died, or it took too long.
         """
         with self._lock:
             process = self._start()
@@ -78,7 +56,7 @@ class _Child:
             timer = threading.Timer(seconds, process.kill)
             timer.start()
             try:
-                result = _exchange(process, request)
+                reply, array = _exchange(process, request)
             except (EOFError, BrokenPipeError) as error:
                 is_late = not timer.is_alive()
                 code = process.wait()
@@ -91,9 +69,10 @@ class _Child:
                 raise
             finally:
                 timer.cancel()
-        if isinstance(result, Exception):
-            raise result
-        return result
+        for name, level, text, arguments in reply["warnings"]:
+            logging.getLogger(name).log(level, text, *arguments)
+        _raise_error(reply)
+        return reply, array
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
@@ -123,20 +102,22 @@ atexit.register(CHILD.stop)
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads all voxels in the child."""
-    volume = CHILD.call(path, _build_request(path, "read", as_labels=as_labels))
-    assert isinstance(volume, StoredVolume)
-    return volume
+    reply, array = CHILD.call(path, _build_request(path, as_labels=as_labels))
+    assert array is not None
+    return StoredVolume(array=array, grid=_build_grid(reply["grid"]))
 
 
 def read_grid(path: Path) -> Grid:
     """Reads the header in the child."""
-    grid = CHILD.call(path, _build_request(path, "read_grid"))
-    assert isinstance(grid, Grid)
-    return grid
+    reply, _ = CHILD.call(path, _build_request(path, as_labels=None))
+    return _build_grid(reply["grid"])
 
 
 def serve() -> None:
-    """Answers requests from standard input until it ends; the program of the child."""
+    """Answers requests from standard input until it ends; the program of the child.
+
+    Messages are JSON after their length; the voxels follow as they lie in memory.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     replies = os.fdopen(os.dup(1), "wb")
@@ -154,50 +135,70 @@ class _Collector(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.found: list[tuple[str, int, str, Any]] = []
+        self.found: list[tuple[str, int, str, list[str | float]]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.found.append((record.name, record.levelno, str(record.msg), record.args))
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        plain = [value if isinstance(value, int | float) else str(value) for value in arguments]
+        self.found.append((record.name, record.levelno, str(record.msg), plain))
 
 
-def _build_request(path: Path, function: str, **arguments: Any) -> _Request:
+def _build_request(path: Path, *, as_labels: bool | None) -> Message:
+    """Builds a request for voxels, or for the grid alone if `as_labels` is None."""
     from autoseg.volume_io.formats import find_direct_reader
 
-    return _Request(module=find_direct_reader(path), function=function, arguments={"path": path, **arguments})
+    return {"module": find_direct_reader(path), "path": os.fsencode(path).hex(), "as_labels": as_labels}
 
 
-def _answer(request: _Request) -> tuple[_Reply, np.ndarray | None]:
+def _build_grid(fields: Message) -> Grid:
+    direction = tuple(tuple(axis) for axis in fields["direction"])
+    triples = {name: tuple(fields[name]) for name in ("shape_voxels", "spacing_mm", "origin_mm")}
+    return Grid(**{**fields, **triples, "direction": direction})
+
+
+def _answer(request: Message) -> tuple[Message, np.ndarray | None]:
     collector = _Collector()
     logging.getLogger().addHandler(collector)
     try:
-        result = getattr(importlib.import_module(request.module), request.function)(**request.arguments)
+        reply, array = _read(request)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        failure = error if isinstance(error, AutosegError) else RuntimeError(reason)
-        if isinstance(error, MemoryError):
-            failure = MemoryError()
-        return _Reply(result=failure, grid=None, warnings=collector.found), None
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        is_told = isinstance(error, AutosegError)
+        kind = "told" if is_told else "memory" if isinstance(error, MemoryError) else "other"
+        reply, array = {"error": kind, "text": str(error) if is_told else lines[-1]}, None
     finally:
         logging.getLogger().removeHandler(collector)
-    if isinstance(result, Grid):
-        return _Reply(result=result, grid=None, warnings=collector.found), None
-    array = np.ascontiguousarray(result.array)
-    return _Reply(result=(array.shape, array.dtype), grid=result.grid, warnings=collector.found), array
+    return {**reply, "warnings": collector.found}, array
 
 
-def _exchange(process: "subprocess.Popen[bytes]", request: _Request) -> Any:
+def _read(request: Message) -> tuple[Message, np.ndarray | None]:
+    reader = importlib.import_module(request["module"])
+    path = Path(os.fsdecode(bytes.fromhex(request["path"])))
+    if request["as_labels"] is None:
+        return {"grid": asdict(reader.read_grid(path))}, None
+    stored = reader.read(path, as_labels=request["as_labels"])
+    array = np.ascontiguousarray(stored.array)
+    return {"grid": asdict(stored.grid), "shape": array.shape, "dtype": array.dtype.str}, array
+
+
+def _raise_error(reply: Message) -> None:
+    kind = reply.get("error")
+    if kind == "memory":
+        raise MemoryError
+    if kind is not None:
+        raise (VolumeError if kind == "told" else RuntimeError)(reply["text"])
+
+
+def _exchange(process: "subprocess.Popen[bytes]", request: Message) -> tuple[Message, np.ndarray | None]:
     assert process.stdin is not None
     assert process.stdout is not None
     _send(process.stdin, request)
     reply = _receive(process.stdout)
     if reply is None:
         raise EOFError
-    for name, level, text, arguments in reply.warnings:
-        logging.getLogger(name).log(level, text, *arguments)
-    if reply.grid is None:
-        return reply.result
-    shape, dtype = reply.result
-    array = np.empty(shape, dtype)
+    if "shape" not in reply:
+        return reply, None
+    array = np.empty(reply["shape"], reply["dtype"])
     view = array.reshape(-1).view(np.uint8).data
     position = 0
     while position < len(view):
@@ -205,20 +206,20 @@ def _exchange(process: "subprocess.Popen[bytes]", request: _Request) -> Any:
         if not count:
             raise EOFError
         position += count
-    return StoredVolume(array=array, grid=reply.grid)
+    return reply, array
 
 
-def _send(stream: IO[bytes], message: object) -> None:
-    content = pickle.dumps(message)
+def _send(stream: IO[bytes], message: Message) -> None:
+    content = json.dumps(message, default=float).encode()
     stream.write(len(content).to_bytes(LENGTH_BYTES, "little") + content)
     stream.flush()
 
 
-def _receive(stream: IO[bytes]) -> Any:
+def _receive(stream: IO[bytes]) -> Message | None:
     """Returns the next message; None at the end."""
     length = _read_exactly(stream, LENGTH_BYTES)
     content = None if length is None else _read_exactly(stream, int.from_bytes(length, "little"))
-    return None if content is None else pickle.loads(content)
+    return None if content is None else dict(json.loads(content))
 
 
 def _read_exactly(stream: IO[bytes], count: int) -> bytes | None:

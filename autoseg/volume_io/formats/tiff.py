@@ -18,7 +18,7 @@ from autoseg.errors import VolumeError
 from autoseg.file_endings import strip_ending
 from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically, write_text
-from autoseg.volume_io.formats.exif import DIRECTIONS, ORIENTATION_TAG, UPRIGHT, find_orientation
+from autoseg.volume_io.formats.exif import DIRECTIONS, ORIENTATION_TAG, UPRIGHT, find_orientation, turn_to_stored
 from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.pictures import decode, open_picture
 from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
@@ -64,7 +64,8 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            array = _read_with_pillow(path, layout, as_labels=as_labels)
+            shown = _read_with_pillow(path, layout, as_labels=as_labels)
+            array = turn_to_stored(shown, _read_direction(series))
         else:
             array = _drop_alpha(array, series.keyframe)
             if series.keyframe.photometric == PALETTE and not as_labels:

@@ -65,7 +65,7 @@ def list_bombs() -> Iterator[HostileFile]:
         return folder / "a.png"
 
     yield HostileFile(name="gz that expands to 3.4 GB", build=bomb_nifti, outcome="times as many")
-    yield HostileFile(name="gz that goes on for 5 GB", build=endless_tail, outcome="goes on for more")
+    yield HostileFile(name="gz of 5 GB after its voxels", build=endless_tail, outcome="bytes behind them")
     yield HostileFile(name="mha that would expand", build=bomb_meta, outcome="promises")
     yield HostileFile(name="nrrd that expands", build=bomb_nrrd, outcome="bytes follow")
     yield HostileFile(name="sparse file of 2 TB", build=sparse, outcome="GiB of memory")

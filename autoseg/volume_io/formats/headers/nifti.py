@@ -18,7 +18,7 @@ MAGIC_OF_ONE_FILE: Final = (b"n+1", b"n+2")
 
 
 def check_nifti_header(header: Any, path: Path, *, data_path: Path, is_compressed: bool, compares_memory: bool) -> None:
-    """Checks dimensions, number type, offset and scaling of NIfTI and Analyze, and their size.
+    """Checks dimensions, data type, offset and scaling of NIfTI and Analyze, and their size.
 
     Args:
         header: Header of nibabel, not repaired.
@@ -46,7 +46,7 @@ def check_nifti_header(header: Any, path: Path, *, data_path: Path, is_compresse
 
 
 def check_mgh_header(header: Any, path: Path, *, is_compressed: bool, compares_memory: bool) -> None:
-    """Checks number type and size of MGH.
+    """Checks data type and size of MGH.
 
     Raises:
         VolumeError: The voxels cannot be read as the header says.
@@ -54,7 +54,7 @@ def check_mgh_header(header: Any, path: Path, *, is_compressed: bool, compares_m
     try:
         itemsize = header.get_data_dtype().itemsize
     except (KeyError, ValueError) as error:
-        msg = f"{path}: the header tells no known number type (type {header['type']}); convert the file again"
+        msg = f"{path}: the header tells no known data type (type {header['type']}); convert the file again"
         raise VolumeError(msg) from error
     check_size(
         path,
@@ -67,7 +67,7 @@ def check_mgh_header(header: Any, path: Path, *, is_compressed: bool, compares_m
 
 
 def check_number_type(header: Any, path: Path, *, leftover_bytes: int) -> None:
-    """Compares the bits of a voxel with the number type, which are told twice, and with the end of the file.
+    """Compares the bits of a voxel with the data type, which are told twice, and with the end of the file.
 
     Args:
         header: Header of nibabel, not repaired.
@@ -115,7 +115,7 @@ def _find_dtype(header: Any, path: Path) -> np.dtype[Any]:
         msg = f"{path}: datatype {code} is not known, or not supported here; convert the file again"
         raise VolumeError(msg) from error
     if dtype.itemsize == 0:
-        msg = f"{path}: the header tells no number type (datatype {code}); convert the file again"
+        msg = f"{path}: the header tells no data type (datatype {code}); convert the file again"
         raise VolumeError(msg)
     return dtype
 

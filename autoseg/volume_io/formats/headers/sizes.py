@@ -109,7 +109,7 @@ def check_leftover(path: Path, shape: Sequence[int], *, voxel_bytes: int, leftov
         f"{math.prod(shape) * voxel_bytes} bytes in all, but {leftover_bytes} bytes follow them"
     )
     if leftover_bytes >= shape[0] * voxel_bytes:
-        msg = f"{text}; extents or number type are wrong, so that every voxel would be misplaced: repair the header"
+        msg = f"{text}; extents or data type are wrong, so that every voxel would be misplaced: repair the header"
         raise VolumeError(msg)
     LOGGER.warning("%s, which are ignored", text)
 

@@ -33,7 +33,7 @@ class VoxelData:
     Attributes:
         shape: Extents of all axes of the file, the fastest first.
         dtype: Type of the numbers, with byte order.
-        encoding: How they are stored; "other" is left to ITK.
+        encoding: Encoding of the numbers; "other" is left to ITK.
         files: Files with voxels: one, or one for each slice.
         offset_bytes: Bytes before the voxels; None where they end with the file.
         is_text: Whether the numbers are written as text.
