@@ -12,6 +12,7 @@ from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
 from autoseg.volume_io.formats import READERS
+from autoseg.volume_io.formats.headers.nrrd import read_segments
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     StoredVolume,
@@ -75,7 +76,12 @@ def read_label_map(path: Path) -> LabelVolume:
         raise VolumeError(msg)
     stored = _read(path, as_labels=True)
     if stored.array.shape[0] != 1:
-        msg = f"{path}: a label map has one channel, found {stored.array.shape[0]}; save one integer per voxel"
+        advice = "save one integer per voxel"
+        if read_segments(path):
+            advice = (
+                "these are overlapping segments of 3D Slicer: export them as a labelmap, or one file for each class"
+            )
+        msg = f"{path}: a label map has one channel, found {stored.array.shape[0]}; {advice}"
         raise VolumeError(msg)
     return LabelVolume(array=_to_int32(path, stored.array[0]), grid=stored.grid)
 

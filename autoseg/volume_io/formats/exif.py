@@ -5,6 +5,7 @@ image and a label map fit only if both are to be turned alike. What is written g
 """
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,12 +114,14 @@ def _read_orientation(image: Any, path: Path) -> int:
     from PIL import Image
 
     try:
-        if image.format == "PNG":
-            exif = Image.Exif()
-            exif.load(_read_png_exif(path))
-        else:
-            exif = image.getexif()
-        orientation = exif.get(ORIENTATION_TAG, UPRIGHT)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other tags
+            if image.format == "PNG":
+                exif = Image.Exif()
+                exif.load(_read_png_exif(path))
+            else:
+                exif = image.getexif()
+            orientation = exif.get(ORIENTATION_TAG, UPRIGHT)
     except Exception as error:
         LOGGER.warning("%s: the EXIF data cannot be read (%s); the picture is taken as upright", path, error)
         return UPRIGHT

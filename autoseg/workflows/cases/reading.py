@@ -21,6 +21,7 @@ from autoseg.volume_io import (
     read_grid,
     read_image,
     read_label_map,
+    read_segments,
     resample_label_map_onto_grid,
     turn_like_image,
 )
@@ -54,7 +55,7 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     if volume is not None:
         problems += _find_channel_problems(case, volume, channel_names)
     if reference is not None:
-        problems += _find_label_problems(reference, labels)
+        problems += [*_find_label_problems(reference, labels), *_find_segment_problems(case, labels)]
     if volume is None or reference is None or problems:
         raise DatasetError(case.name, problems)
     label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
@@ -145,6 +146,20 @@ def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Pr
         f"{known}; correct the label map or 'labels'"
     )
     return [Problem(text=text, finding=UndeclaredValues(voxels=voxels, undeclared=unknown))]
+
+
+def _find_segment_problems(case: Case, labels: LabelScheme) -> list[Problem]:
+    """Compares the names of segments in the file (of 3D Slicer) with dataset.json, where the same name occurs."""
+    assert case.label_path is not None
+    values_of = {entry.name.casefold(): entry.values for entry in labels.classes}
+    return [
+        Problem(
+            text=f"{case.label_path.name}: the segment {name!r} has the value {value} in the file, but dataset.json says "
+            f"{', '.join(str(known) for known in values_of[name.casefold()])}; correct 'labels' or save the segmentation again"
+        )
+        for name, value in read_segments(case.label_path).items()
+        if value not in values_of.get(name.casefold(), (value,))
+    ]
 
 
 def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[Problem]) -> LabelVolume:

@@ -58,6 +58,8 @@ LIST: Final = "LIST"
 MOST_AXES: Final = 5
 MOST_FILES: Final = 100_000
 PATTERN: Final = re.compile(r"[^%]*%\d{0,2}d[^%]*")
+SEGMENT_NAME: Final = re.compile(r"^Segment(\d+)_Name:=(.*)$", re.MULTILINE)
+SEGMENT_VALUE: Final = re.compile(r"^Segment(\d+)_LabelValue:=(\d{1,9})\s*$", re.MULTILINE)
 VECTOR: Final = re.compile(r"\(([^()]*)\)|none", re.IGNORECASE)
 
 
@@ -93,6 +95,22 @@ def read_header(path: Path) -> VoxelData:
         offset_bytes=None if skip == -1 else offset + skip,
         is_text=fields["encoding"] in TEXT_ENCODINGS,
     )
+
+
+def read_segments(path: Path) -> dict[str, int]:
+    """Reads the names and values of the segments that 3D Slicer writes into the header; none in other files.
+
+    Segments of several layers, which overlap, may share values; the channels tell them apart, not this.
+    """
+    if not path.name.lower().endswith((".nrrd", ".nhdr")):
+        return {}
+    with path.open("rb") as stream:
+        text = stream.read(LARGEST_HEADER_BYTES)
+    end = END.search(text)
+    header = text[: end.start() if end else 0].decode("utf-8", errors="replace")
+    names = {number: name.strip() for number, name in SEGMENT_NAME.findall(header)}
+    values = {number: int(value) for number, value in SEGMENT_VALUE.findall(header)}
+    return {name: values[number] for number, name in names.items() if number in values}
 
 
 def _parse_fields(path: Path, text: str) -> dict[str, str]:
