@@ -44,6 +44,11 @@ class _Child:
         self._owner = 0
         self._lock = threading.Lock()
 
+    @property
+    def pid(self) -> int | None:
+        """Process ID of the child; None before it is first needed."""
+        return None if self._process is None else self._process.pid
+
     def call(self, path: Path, request: Message) -> tuple[Message, np.ndarray | None]:
         """Has a function of a reader called; returns what the child answers, and the voxels.
 

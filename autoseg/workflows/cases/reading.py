@@ -151,15 +151,17 @@ def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Pr
 def _find_segment_problems(case: Case, labels: LabelScheme) -> list[Problem]:
     """Compares the names of segments in the file (of 3D Slicer) with dataset.json, where the same name occurs."""
     assert case.label_path is not None
-    values_of = {entry.name.casefold(): entry.values for entry in labels.classes}
-    return [
-        Problem(
-            text=f"{case.label_path.name}: the segment {name!r} has the value {value} in the file, but dataset.json says "
-            f"{', '.join(str(known) for known in values_of[name.casefold()])}; correct 'labels' or save the segmentation again"
-        )
-        for name, value in read_segments(case.label_path).items()
-        if value not in values_of.get(name.casefold(), (value,))
-    ]
+    known = {entry.name.casefold(): entry.values for entry in labels.classes}
+    problems = []
+    for name, value in read_segments(case.label_path).items():
+        values = known.get(name.casefold(), (value,))
+        if value not in values:
+            text = (
+                f"{case.label_path.name}: the segment {name!r} has the value {value} in the file, but dataset.json says "
+                f"{', '.join(str(other) for other in values)}; correct 'labels' or save the segmentation again"
+            )
+            problems.append(Problem(text=text))
+    return problems
 
 
 def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[Problem]) -> LabelVolume:
