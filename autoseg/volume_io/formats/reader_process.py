@@ -29,6 +29,7 @@ Message = dict[str, Any]
 LEAST_SECONDS: Final = 120.0
 SLOWEST_BYTES_PER_SECOND: Final = 2e6  # of a network drive
 LENGTH_BYTES: Final = 8
+PIPE_BYTES: Final = 2**20
 ROOT: Final = Path(__file__).resolve().parents[3]
 PROGRAM: Final = (
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -82,6 +83,7 @@ class _Child:
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
             return self._process
+        self.stop()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", PROGRAM],
             stdin=subprocess.PIPE,
@@ -91,6 +93,7 @@ class _Child:
             start_new_session=sys.platform != "win32",  # Ctrl-C on the terminal is for the parent
         )
         self._owner = os.getpid()
+        _enlarge_pipe(self._process)
         return self._process
 
     def stop(self) -> None:
@@ -235,6 +238,15 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes | None:
             return None
         content += piece
     return content
+
+
+def _enlarge_pipe(process: "subprocess.Popen[bytes]") -> None:
+    """Makes room for more voxels at once, where the system can (Linux), which halves the time of the transfer."""
+    assert process.stdout is not None
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _describe_end(code: int) -> str:

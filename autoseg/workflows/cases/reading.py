@@ -157,8 +157,8 @@ def _find_segment_problems(case: Case, labels: LabelScheme) -> list[Problem]:
         values = known.get(name.casefold(), (value,))
         if value not in values:
             text = (
-                f"{case.label_path.name}: the segment {name!r} has the value {value} in the file, but dataset.json says "
-                f"{', '.join(str(other) for other in values)}; correct 'labels' or save the segmentation again"
+                f"{case.label_path.name}: the segment {name!r} has the value {value} in the file, but dataset.json "
+                f"says {', '.join(str(other) for other in values)}; correct 'labels' or save the segmentation again"
             )
             problems.append(Problem(text=text))
     return problems

@@ -16,17 +16,17 @@ import numpy as np
 from autoseg.errors import VolumeError
 from autoseg.geometry import SINGULAR_DETERMINANT
 from autoseg.volume_io.formats.headers.voxel_data import (
-    LARGEST_HEADER_BYTES,
     Encoding,
     VoxelData,
     find_data_file,
     parse_integers,
     parse_numbers,
+    read_start,
 )
 
 LOGGER = logging.getLogger(__name__)
 
-LAST_KEY: Final = b"ElementDataFile"
+LAST_LINE: Final = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][^\n]*(?:\n|\Z)", re.MULTILINE)
 LOCAL: Final = ("LOCAL", "Local", "local")
 TYPES: Final = {
     "MET_CHAR": "i1",
@@ -79,8 +79,7 @@ def read_header(path: Path) -> VoxelData:
     Raises:
         VolumeError: It is invalid, or names voxels elsewhere.
     """
-    with path.open("rb") as stream:
-        start = stream.read(LARGEST_HEADER_BYTES)
+    start = read_start(path, LAST_LINE)
     fields, end, rest = _parse_fields(path, start)
     dimensions = _check_fields(path, fields)
     _check_spacing(path, fields)
@@ -99,7 +98,7 @@ def read_header(path: Path) -> VoxelData:
 
 def _parse_fields(path: Path, start: bytes) -> tuple[dict[str, str], int, str]:
     """Returns the fields, the length of the header, and the lines after it, which may list files."""
-    match = re.search(rb"^[ \t]*ElementDataFile[ \t]*[=:][^\n]*(?:\n|\Z)", start, re.MULTILINE)
+    match = LAST_LINE.search(start)
     if match is None:
         msg = f"{path} cannot be read: it has no MetaImage header (no line ElementDataFile); convert it again"
         raise VolumeError(msg)

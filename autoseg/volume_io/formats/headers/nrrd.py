@@ -10,12 +10,12 @@ import numpy as np
 
 from autoseg.errors import VolumeError
 from autoseg.volume_io.formats.headers.voxel_data import (
-    LARGEST_HEADER_BYTES,
     Encoding,
     VoxelData,
     find_data_file,
     parse_integers,
     parse_numbers,
+    read_start,
 )
 
 LOGGER = logging.getLogger(__name__)
@@ -69,8 +69,7 @@ def read_header(path: Path) -> VoxelData:
     Raises:
         VolumeError: It is invalid, or names voxels elsewhere.
     """
-    with path.open("rb") as stream:
-        start = stream.read(LARGEST_HEADER_BYTES)
+    start = read_start(path, END)
     if not MAGIC.match(start):
         msg = f"{path} cannot be read: it does not begin like a NRRD file (NRRD0001 to NRRD0006); convert it again"
         raise VolumeError(msg)
@@ -104,8 +103,7 @@ def read_segments(path: Path) -> dict[str, int]:
     """
     if not path.name.lower().endswith((".nrrd", ".nhdr")):
         return {}
-    with path.open("rb") as stream:
-        text = stream.read(LARGEST_HEADER_BYTES)
+    text = read_start(path, END)
     end = END.search(text)
     header = text[: end.start() if end else 0].decode("utf-8", errors="replace")
     names = {number: name.strip() for number, name in SEGMENT_NAME.findall(header)}

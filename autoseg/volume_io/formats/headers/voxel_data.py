@@ -5,6 +5,7 @@ and the compression are checked here. The usual encodings are read here too; ITK
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -23,6 +24,7 @@ LEAST_TEXT_BYTES: Final = 2  # of a number in a text file: a digit and a separat
 CHUNK_BYTES: Final = 2**20
 OUTPUT_BYTES: Final = 2**22
 COMPRESSED: Final = ("zlib", "gzip")
+USUAL_HEADER_BYTES: Final = 2**16
 LARGEST_HEADER_BYTES: Final = 2**24
 
 
@@ -52,6 +54,15 @@ class VoxelData:
     def byte_count(self) -> int:
         """Bytes of all voxels."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_start(path: Path, end: re.Pattern[bytes]) -> bytes:
+    """Reads a file up to the end of its header, which a pattern matches, or as far as a header may reach."""
+    with path.open("rb") as stream:
+        start = stream.read(USUAL_HEADER_BYTES)
+        if len(start) == USUAL_HEADER_BYTES and end.search(start) is None:
+            start += stream.read(LARGEST_HEADER_BYTES - USUAL_HEADER_BYTES)
+    return start
 
 
 def find_data_file(header: Path, name: str) -> Path:
