@@ -14,6 +14,7 @@ from autoseg.dataset.cases import Findings
 from autoseg.errors import RunError
 from autoseg.file_endings import HEADER_OF_VOXELS, are_rivals, find_ending, strip_ending
 
+BROKEN_LINK: Final = "is a link to a file that does not exist, or to itself"
 CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 ChannelFiles = dict[int, Path]
@@ -94,6 +95,14 @@ def group_channels(
         if first != path:
             findings.add_to_case(case, f"channel {channel} exists twice: {first.name} and {path.name}")
     return _undo_wrong_groups(groups, ending, channel_count=channel_count, label_names=label_names, findings=findings)
+
+
+def check_links(groups: Mapping[str, ChannelFiles], findings: Findings) -> None:
+    """Reports links that lead nowhere."""
+    for name, files in groups.items():
+        for path in files.values():
+            if not path.exists():
+                findings.add_to_case(name, f"{path} {BROKEN_LINK}")
 
 
 def check_channels(

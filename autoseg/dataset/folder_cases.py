@@ -6,9 +6,11 @@ from typing import Final
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
+    BROKEN_LINK,
     CHANNEL_NAME,
     ChannelFiles,
     check_channels,
+    check_links,
     describe_endings,
     find_endings,
     get_stem,
@@ -64,7 +66,7 @@ def find_folder_cases(
         findings=findings,
     )
     report_second_files(images, groups, findings)
-    _check_links(groups, findings)
+    check_links(groups, findings)
     usual = set(labels)
     labels |= _find_other_labels(root / LABELS, set(groups) - usual, endings, findings)
     if channel_names is not None:
@@ -146,7 +148,7 @@ def _check_labels(
             is_folder = f"; {LABELS}/{name}{ending} is a folder" if name in folders else ""
             findings.add_to_case(name, f"the label map {LABELS}/{name}{ending} is missing{is_folder}")
         elif not labels[name].exists():
-            findings.add_to_case(name, f"{labels[name]} is a link to a file that does not exist")
+            findings.add_to_case(name, f"{labels[name]} {BROKEN_LINK}")
     for name in sorted(labels.keys() - groups.keys()):
         findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} has no image in {IMAGES} and is not used")
 
@@ -164,13 +166,6 @@ def _explain_lack_of_labels(folder: Path, names: Collection[str], labels: Collec
     hint = explain_dicom(folder) if missing else ""
     if hint:
         findings.problems.append(f"{LABELS} lacks label maps{hint}")
-
-
-def _check_links(groups: dict[str, ChannelFiles], findings: Findings) -> None:
-    for name, files in groups.items():
-        for path in files.values():
-            if not path.exists():
-                findings.add_to_case(name, f"{path} is a link to a file that does not exist")
 
 
 def _note_other_endings(images: list[Path], ending: str, findings: Findings) -> None:

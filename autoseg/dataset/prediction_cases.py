@@ -7,6 +7,7 @@ from autoseg.dataset.files import (
     CHANNEL_NAME,
     ChannelFiles,
     check_channels,
+    check_links,
     describe_endings,
     get_stem,
     group_channels,
@@ -73,6 +74,7 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
         findings.add_to_case(path.name, f"{path} is a folder, though named like an image; restore the image")
     groups = group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
     report_second_files(files, groups, findings)
+    check_links(groups, findings)
     return groups
 
 

@@ -177,6 +177,17 @@ def test_a_file_that_stands_twice_is_refused_with_both_names(root, folder, first
     assert f"{folder} holds {first} and {listed}, which may differ; keep one of them" in get_problems(root)
 
 
+def test_links_in_a_ring_are_a_problem_of_their_case_alone(tmp_path):
+    save_nifti(tmp_path / "a.nii.gz", VOLUME)
+    (tmp_path / "b.nii.gz").symlink_to("c.nii.gz")
+    (tmp_path / "c.nii.gz").symlink_to("b.nii.gz")
+    cases, problems = find_images(tmp_path, channel_count=1, file_ending=".nii.gz")
+    assert [case.name for case in cases] == ["a"]
+    assert [problem.text for problem in problems] == [
+        f"{tmp_path / name} is a link to a file that does not exist, or to itself" for name in ("b.nii.gz", "c.nii.gz")
+    ]
+
+
 def test_in_prediction_and_evaluation_no_file_that_stands_twice_is_taken(tmp_path):
     for name in ("a.nii.gz", "a.nii", "b_0000.nii.gz", "b_0000.nii", "c.nii.gz"):
         save_nifti(tmp_path / name, VOLUME)
