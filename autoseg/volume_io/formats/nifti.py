@@ -168,7 +168,7 @@ def _open_image(path: Path, open_stream: OpenStream, *, compares_memory: bool = 
     if name.endswith(PAIR_ENDINGS):
         yield image
         return
-    kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _find_kind(header)
+    kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _find_kind(header, path)
     with open_stream(path) as stream:
         yield kind.from_stream(stream)
 
@@ -231,11 +231,14 @@ def _read_raw_header(path: Path, open_stream: OpenStream) -> Any:
     raise VolumeError(msg)
 
 
-def _find_kind(header: Any) -> Any:
+def _find_kind(header: Any, path: Path) -> Any:
     import nibabel
 
-    kinds = (nibabel.Nifti2Image, nibabel.Nifti1Image, nibabel.AnalyzeImage)
-    return next(kind for kind in kinds if isinstance(header, kind.header_class))
+    for kind in (nibabel.Nifti2Image, nibabel.Nifti1Image):
+        if isinstance(header, kind.header_class):
+            return kind
+    msg = f"{path} cannot be read: it has a header of Analyze in a file of NIfTI (no magic n+1); convert it again"
+    raise VolumeError(msg)
 
 
 def _check_raw_spacing(header: Any, path: Path) -> None:

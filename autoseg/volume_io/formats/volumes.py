@@ -168,8 +168,10 @@ def translate_decoder_errors(path: Path | str) -> Iterator[None]:
         raise VolumeError(msg) from error
     except Exception as error:
         text = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        reason = text.strip().splitlines() or [type(error).__name__]
-        msg = f"{path} cannot be read: {reason[-1]}; the file may be damaged or cut off: copy or convert it again"
+        lines = text.strip().splitlines() or [type(error).__name__]
+        is_continued = len(lines) > 1 and lines[-1].strip().startswith("-")  # as nibabel writes
+        reason = " ".join(lines[-2:]) if is_continued else lines[-1]
+        msg = f"{path} cannot be read: {reason}; the file may be damaged or cut off: copy or convert it again"
         raise VolumeError(msg) from error
 
 
