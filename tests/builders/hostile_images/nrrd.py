@@ -56,7 +56,7 @@ def list_nrrd() -> Iterator[HostileFile]:
         ({"encoding": "other"}, None, "encoding must be one of"),
         ({"encoding": "ascii"}, " ".join(str(value) for value in VOXELS.ravel()).encode(), RIGHT),
         ({"encoding": "ascii"}, b"1 2 3", "promises"),
-        ({"encoding": "bz2"}, None, "cannot be read"),
+        ({"encoding": "bz2"}, None, "encoding must be one of"),
         ({"encoding": "hex"}, VOXELS.tobytes().hex().encode(), RIGHT),
         ({"endian": None}, None, "endian"),
         ({"endian": "middle"}, None, "endian"),

@@ -15,7 +15,7 @@ from autoseg.errors import VolumeError
 from autoseg.volume_io import read_grid, read_image
 
 few = settings(
-    max_examples=60,
+    max_examples=40,
     derandomize=True,
     database=None,
     deadline=None,
@@ -74,7 +74,7 @@ def test_any_header_of_nifti(tmp_path, fields):
 
 
 @pytest.mark.parametrize("ending", [".mgh", ".gipl", ".mrc", ".png", ".bmp", ".tif"])
-@settings(few, max_examples=25)
+@settings(few, max_examples=15)
 @given(patches=st.lists(st.tuples(st.integers(0, 120), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
 def test_any_bytes_in_the_header_of_other_formats(tmp_path, ending, patches):
     path = save_good(tmp_path, ending)

@@ -26,8 +26,6 @@ ENCODINGS: Final[dict[str, Encoding]] = {
     "raw": "raw",
     "gz": "gzip",
     "gzip": "gzip",
-    "bz2": "other",
-    "bzip2": "other",
     "ascii": "other",
     "txt": "other",
     "text": "other",
