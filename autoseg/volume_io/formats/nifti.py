@@ -164,7 +164,6 @@ def _open_image(path: Path, open_stream: OpenStream, *, compares_memory: bool = 
         check_nifti_header(
             header, path, data_path=data_path, is_compressed=is_compressed, compares_memory=compares_memory
         )
-        _check_raw_spacing(header, path)
     if name.endswith(PAIR_ENDINGS):
         yield image
         return
@@ -239,16 +238,6 @@ def _find_kind(header: Any, path: Path) -> Any:
             return kind
     msg = f"{path} cannot be read: it has a header of Analyze in a file of NIfTI (no magic n+1); convert it again"
     raise VolumeError(msg)
-
-
-def _check_raw_spacing(header: Any, path: Path) -> None:
-    if "sform_code" in header and header["sform_code"] > 0:
-        return  # the sform defines the spacing, whatever pixdim is
-    dimensions = min(int(header["dim"][0]), 3)
-    spacing = [float(value) for value in header["pixdim"][1 : 1 + dimensions]]
-    if not all(np.isfinite(value) and value != 0 for value in spacing):
-        msg = f"{path}: the header has no spacing (pixdim is {spacing}); set pixdim, or write an sform"
-        raise VolumeError(msg)
 
 
 def split_channels(array: Shaped[np.ndarray, "..."], path: Path | str) -> Shaped[np.ndarray, "channel z y x"]:

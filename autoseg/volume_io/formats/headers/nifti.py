@@ -18,7 +18,7 @@ MAGIC_OF_ONE_FILE: Final = (b"n+1", b"n+2")
 
 
 def check_nifti_header(header: Any, path: Path, *, data_path: Path, is_compressed: bool, compares_memory: bool) -> None:
-    """Checks dimensions, data type, offset and scaling of NIfTI and Analyze, and their size.
+    """Checks dimensions, data type, offset, scaling, size and spacing of NIfTI and Analyze.
 
     Args:
         header: Header of nibabel, not repaired.
@@ -43,6 +43,7 @@ def check_nifti_header(header: Any, path: Path, *, data_path: Path, is_compresse
         working_bytes=SCALED_BYTES + FLOAT32_BYTES if is_scaled else FLOAT32_BYTES,
         compares_memory=compares_memory,
     )
+    _check_raw_spacing(header, path)
 
 
 def check_mgh_header(header: Any, path: Path, *, is_compressed: bool, compares_memory: bool) -> None:
@@ -132,6 +133,16 @@ def _find_offset(header: Any, path: Path, *, is_pair: bool) -> int:
         )
         raise VolumeError(msg)
     return int(offset)
+
+
+def _check_raw_spacing(header: Any, path: Path) -> None:
+    if "sform_code" in header and header["sform_code"] > 0:
+        return  # the sform defines the spacing, whatever pixdim is
+    dimensions = min(int(header["dim"][0]), 3)
+    spacing = [float(value) for value in header["pixdim"][1 : 1 + dimensions]]
+    if not all(np.isfinite(value) and value != 0 for value in spacing):
+        msg = f"{path}: the header has no spacing (pixdim is {spacing}); set pixdim, or write an sform"
+        raise VolumeError(msg)
 
 
 def _check_scaling(header: Any, path: Path) -> bool:
