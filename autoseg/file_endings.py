@@ -28,6 +28,17 @@ READ_ONLY_ENDINGS: Final = (
 READABLE_ENDINGS: Final[tuple[str, ...]] = tuple(
     sorted((*WRITABLE_ENDINGS, *READ_ONLY_ENDINGS), key=lambda ending: (-len(ending), ending))
 )
+RIVALS: Final = (
+    (".nii.gz", ".nii", ".hdr", ".img"),
+    (".mgz", ".mgh"),
+    (".nrrd", ".nhdr"),
+    (".mha", ".mhd"),
+    (".gipl.gz", ".gipl"),
+)
+"""Endings of the same format: two files of one stem are two versions of an image."""
+
+SEGMENTATION_INFIX: Final = ".seg"
+SEGMENTATION_ENDINGS: Final = (".nrrd", ".nhdr")
 HEADER_OF_VOXELS: Final = {".img": ".hdr", ".rec": ".par", ".brik": ".head", ".brik.gz": ".head"}
 """Formats of two files: the ending of the header, which represents both, by the ending of the voxels."""
 
@@ -41,6 +52,23 @@ def strip_ending(name: str) -> str:
     """Removes the longest readable ending; a name without one is returned unchanged."""
     ending = find_ending(name)
     return name if ending is None else name[: -len(ending)]
+
+
+def strip_label_map_ending(name: str) -> str:
+    """Removes the ending of a label map, and `.seg` before it, with which 3D Slicer saves segmentations."""
+    stem = strip_ending(name)
+    is_segmentation = find_ending(name) in SEGMENTATION_ENDINGS and stem.lower().endswith(SEGMENTATION_INFIX)
+    return stem[: -len(SEGMENTATION_INFIX)] if is_segmentation else stem
+
+
+def are_rivals(first: str, second: str) -> bool:
+    """Returns whether two files of one stem are two versions of a volume, such as `c.nii` and `c.nii.gz`.
+
+    Header and voxels of a pair are not.
+    """
+    endings = {find_ending(first), find_ending(second)}
+    is_pair = any(endings == set(pair) for pair in HEADER_OF_VOXELS.items())
+    return len(endings) > 1 and any(endings <= set(family) for family in RIVALS) and not is_pair
 
 
 def normalize_ending(ending: str) -> str:

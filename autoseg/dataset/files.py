@@ -6,14 +6,15 @@ beyond the channels of the dataset, they belong to the name: with one channel, `
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.cases import Findings
 from autoseg.errors import RunError
-from autoseg.file_endings import HEADER_OF_VOXELS, find_ending
+from autoseg.file_endings import HEADER_OF_VOXELS, are_rivals, find_ending, strip_ending
 
+BROKEN_LINK: Final = "is a link to a file that does not exist, or to itself"
 CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 ChannelFiles = dict[int, Path]
@@ -30,6 +31,11 @@ def list_files(folder: Path) -> list[Path]:
     except PermissionError as error:
         msg = f"the folder {folder} may not be read; ask for permission, or copy it to a place of your own"
         raise RunError(msg) from error
+
+
+def list_misnamed_folders(folder: Path) -> list[Path]:
+    """Lists subfolders that are named like images, which they may have replaced."""
+    return [path for path in list_subfolders(folder) if find_ending(path.name) is not None]
 
 
 def list_subfolders(folder: Path) -> list[Path]:
@@ -63,6 +69,19 @@ def describe_endings(files: Iterable[Path]) -> str:
     return ", ".join(f"{count} x {ending}" for ending, count in sorted(counts.items())) or "no image at all"
 
 
+def report_second_files(files: Iterable[Path], cases: Mapping[str, ChannelFiles], findings: Findings) -> None:
+    """Reports volumes that stand twice in a folder, such as `c.nii` and `c.nii.gz`: neither is taken silently."""
+    by_stem: dict[str, list[Path]] = {}
+    for path in files:
+        by_stem.setdefault(strip_ending(path.name), []).append(path)
+    for case, chosen in cases.items():
+        for path in chosen.values():
+            for other in by_stem.get(strip_ending(path.name), ()):
+                if are_rivals(path.name, other.name):
+                    what = f"{path.parent.name} holds {path.name} and {other.name}, which may differ; keep one of them"
+                    findings.add_to_case(case, what)
+
+
 def group_channels(
     files: Iterable[Path], ending: str, *, channel_count: int, label_names: Collection[str], findings: Findings
 ) -> dict[str, ChannelFiles]:
@@ -79,6 +98,14 @@ def group_channels(
         if first != path:
             findings.add_to_case(case, f"channel {channel} exists twice: {first.name} and {path.name}")
     return _undo_wrong_groups(groups, ending, channel_count=channel_count, label_names=label_names, findings=findings)
+
+
+def check_links(groups: Mapping[str, ChannelFiles], findings: Findings) -> None:
+    """Reports links that lead nowhere."""
+    for name, files in groups.items():
+        for path in files.values():
+            if not path.exists():
+                findings.add_to_case(name, f"{path} {BROKEN_LINK}")
 
 
 def check_channels(

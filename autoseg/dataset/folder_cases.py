@@ -6,20 +6,30 @@ from typing import Final
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
+    BROKEN_LINK,
     CHANNEL_NAME,
     ChannelFiles,
     check_channels,
+    check_links,
     describe_endings,
     find_endings,
     get_stem,
     group_channels,
     list_files,
+    list_misnamed_folders,
     list_subfolders,
+    report_second_files,
     select_ending,
 )
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.document import suggest_key
-from autoseg.file_endings import HEADER_OF_VOXELS, LOSSY_ENDINGS, find_ending, list_reference_endings
+from autoseg.file_endings import (
+    HEADER_OF_VOXELS,
+    LOSSY_ENDINGS,
+    find_ending,
+    list_reference_endings,
+    strip_label_map_ending,
+)
 
 IMAGES: Final = "imagesTr"
 LABELS: Final = "labelsTr"
@@ -55,13 +65,14 @@ def find_folder_cases(
         label_names=labels.keys(),
         findings=findings,
     )
-    _check_links(groups, findings)
+    report_second_files(images, groups, findings)
+    check_links(groups, findings)
     usual = set(labels)
     labels |= _find_other_labels(root / LABELS, set(groups) - usual, endings, findings)
     if channel_names is not None:
         check_channels(groups, channel_names=channel_names, ending=ending, findings=findings)
     if are_there[1]:
-        _check_labels(groups, labels, ending=endings[0], findings=findings)
+        _check_labels(groups, labels, folder=root / LABELS, ending=endings[0], findings=findings)
         _explain_lack_of_labels(root / LABELS, set(groups), labels, findings)
     return tuple(
         Case(name=name, image_paths=tuple(path for _, path in sorted(files.items())), label_path=labels.get(name))
@@ -83,11 +94,11 @@ def _find_usual_labels(folder: Path, endings: tuple[str, ...], findings: Finding
     files = list_folder(folder)
     for ending in endings:
         for path in select_ending(files, ending):
-            first = labels.setdefault(get_stem(path, ending), path)
-            if first != path and len(endings) > 1:
-                findings.add_to_case(
-                    get_stem(path, ending), f"two label maps, {first.name} and {path.name}; remove one"
-                )
+            name = strip_label_map_ending(path.name)
+            first = labels.setdefault(name, path)
+            if first != path:
+                findings.add_to_case(name, f"two label maps, {first.name} and {path.name}; remove one")
+    report_second_files(files, {name: {0: path} for name, path in labels.items()}, findings)
     return labels
 
 
@@ -97,9 +108,9 @@ def _find_other_labels(
     """Returns label maps with other endings for cases without a label map of a usual ending."""
     found: dict[str, dict[str, Path]] = {}
     for path in list_folder(folder):
-        ending = find_ending(path.name)
-        if ending is not None and get_stem(path, ending) in names and ending not in LOSSY_ENDINGS:
-            found.setdefault(get_stem(path, ending), {})[ending] = path
+        ending, name = find_ending(path.name), strip_label_map_ending(path.name)
+        if ending is not None and name in names and ending not in LOSSY_ENDINGS:
+            found.setdefault(name, {})[ending] = path
     labels = {}
     for name, files in found.items():
         headers = [path for ending, path in files.items() if HEADER_OF_VOXELS.get(ending) not in files]
@@ -112,8 +123,15 @@ def _find_other_labels(
 
 def _report_subfolders(folder: Path, label_names: Collection[str], *, has_images: bool, findings: Findings) -> None:
     """Reports a subfolder in place of a case, such as a DICOM series, as a problem, and others as notes."""
+    misnamed = list_misnamed_folders(folder)
+    for path in misnamed:
+        findings.add_to_case(
+            path.name, f"{IMAGES}/{path.name} is a folder, though named like an image; restore the image"
+        )
     for path in list_subfolders(folder):
         match = CHANNEL_NAME.fullmatch(path.name)
+        if path in misnamed:
+            continue
         if not has_images or path.name in label_names or (match and match["case"] in label_names):
             name = match["case"] if match else path.name
             findings.add_to_case(name, f"{IMAGES}/{path.name} is a folder; {FOLDER_ADVICE}")
@@ -121,12 +139,16 @@ def _report_subfolders(folder: Path, label_names: Collection[str], *, has_images
             findings.add_note_to_case(path.name, f"{IMAGES}/{path.name} is a folder and not used")
 
 
-def _check_labels(groups: dict[str, ChannelFiles], labels: dict[str, Path], *, ending: str, findings: Findings) -> None:
+def _check_labels(
+    groups: dict[str, ChannelFiles], labels: dict[str, Path], *, folder: Path, ending: str, findings: Findings
+) -> None:
+    folders = {strip_label_map_ending(path.name) for path in list_misnamed_folders(folder)}
     for name in groups:
         if name not in labels:
-            findings.add_to_case(name, f"the label map {LABELS}/{name}{ending} is missing")
+            is_folder = f"; {LABELS}/{name}{ending} is a folder" if name in folders else ""
+            findings.add_to_case(name, f"the label map {LABELS}/{name}{ending} is missing{is_folder}")
         elif not labels[name].exists():
-            findings.add_to_case(name, f"{labels[name]} is a link to a file that does not exist")
+            findings.add_to_case(name, f"{labels[name]} {BROKEN_LINK}")
     for name in sorted(labels.keys() - groups.keys()):
         findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} has no image in {IMAGES} and is not used")
 
@@ -144,13 +166,6 @@ def _explain_lack_of_labels(folder: Path, names: Collection[str], labels: Collec
     hint = explain_dicom(folder) if missing else ""
     if hint:
         findings.problems.append(f"{LABELS} lacks label maps{hint}")
-
-
-def _check_links(groups: dict[str, ChannelFiles], findings: Findings) -> None:
-    for name, files in groups.items():
-        for path in files.values():
-            if not path.exists():
-                findings.add_to_case(name, f"{path} is a link to a file that does not exist")
 
 
 def _note_other_endings(images: list[Path], ending: str, findings: Findings) -> None:

@@ -6,11 +6,14 @@ from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
     ChannelFiles,
     check_channels,
+    check_links,
     describe_endings,
     get_stem,
     group_channels,
     list_files,
+    list_misnamed_folders,
     list_subfolders,
+    report_second_files,
     select_ending,
 )
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
@@ -66,7 +69,12 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
             f"it holds {describe_endings(files)}{hint}"
         )
         raise PredictionError(msg)
-    return group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
+    for path in list_misnamed_folders(folder):
+        findings.add_to_case(path.name, f"{path} is a folder, though named like an image; restore the image")
+    groups = group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
+    report_second_files(files, groups, findings)
+    check_links(groups, findings)
+    return groups
 
 
 def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, ChannelFiles], str]:

@@ -4,6 +4,8 @@ Arrays are (channel, z, y, x) in memory order of the files; the `Grid` says wher
 """
 
 from autoseg.file_endings import READABLE_ENDINGS, label_map_ending, strip_ending
+from autoseg.volume_io.formats.exif import turn_like_image
+from autoseg.volume_io.formats.headers.nrrd import read_segments
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     Volume,
@@ -38,8 +40,10 @@ __all__ = [
     "read_grid",
     "read_image",
     "read_label_map",
+    "read_segments",
     "resample_label_map_onto_grid",
     "strip_ending",
+    "turn_like_image",
     "write_image",
     "write_label_map",
     "write_probabilities",

@@ -12,6 +12,7 @@ from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
 from autoseg.volume_io.formats import READERS
+from autoseg.volume_io.formats.headers.nrrd import read_segments
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     StoredVolume,
@@ -25,14 +26,17 @@ from autoseg.volume_io.regrid import resample_image_onto_grid
 
 # Scaled integers (scl_slope) are read with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
+COLOURS: Final = 3
 
 
-def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
+def read_image(paths: Sequence[Path], *, fix_geometry: bool = False, channel_count: int | None = None) -> Volume:
     """Reads an image: one file per channel, or one file with several channels.
 
     Args:
         paths: Files in the order of the channels.
         fix_geometry: Resample files on another grid than that of the first (linearly) instead of refusing them.
+        channel_count: Expected number of channels, if known: where every file must be one channel, greys that were
+            saved as colours are read as greys.
 
     Raises:
         VolumeError: A file cannot be read, or the files do not have the same grid.
@@ -44,13 +48,21 @@ def read_image(paths: Sequence[Path], *, fix_geometry: bool = False) -> Volume:
     grid = stored[0].grid
     arrays = []
     for path, channel in zip(paths, stored, strict=True):
-        volume = Volume(array=convert_to_float32(path, channel.array), grid=channel.grid)
+        array = merge_equal_colours(channel) if len(paths) == channel_count else channel.array
+        volume = Volume(array=convert_to_float32(path, array), grid=channel.grid)
         if fix_geometry and list_grid_differences(grid, channel.grid):
             volume = resample_image_onto_grid(volume, grid, what=f"{path}, onto the grid of {paths[0]}")
         check_same_grid(grid, volume.grid, what=f"{path} (found) and {paths[0]} (expected)")
         arrays.append(volume.array)
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     return Volume(array=array, grid=grid)
+
+
+def merge_equal_colours(stored: StoredVolume) -> Shaped[np.ndarray, "channel z y x"]:
+    """Returns one channel if red, green and blue of a picture are equal, else all channels."""
+    array = stored.array
+    is_colour = not stored.grid.is_oriented and len(array) == COLOURS
+    return array[:1] if is_colour and (array[1:] == array[:1]).all() else array
 
 
 def read_label_map(path: Path) -> LabelVolume:
@@ -64,7 +76,12 @@ def read_label_map(path: Path) -> LabelVolume:
         raise VolumeError(msg)
     stored = _read(path, as_labels=True)
     if stored.array.shape[0] != 1:
-        msg = f"{path}: a label map has one channel, found {stored.array.shape[0]}; save one integer per voxel"
+        advice = "save one integer per voxel"
+        if read_segments(path):
+            advice = (
+                "these are overlapping segments of 3D Slicer: export them as a labelmap, or one file for each class"
+            )
+        msg = f"{path}: a label map has one channel, found {stored.array.shape[0]}; {advice}"
         raise VolumeError(msg)
     return LabelVolume(array=_to_int32(path, stored.array[0]), grid=stored.grid)
 
@@ -76,14 +93,14 @@ def read_grid(path: Path) -> Grid:
         VolumeError: The file cannot be read or its geometry is invalid.
     """
     ending = _check_file(path)
-    with translate_decoder_errors(path):
+    with translate_decoder_errors(path), np.errstate(all="ignore"):
         grid = READERS[ending].read_grid(path)
     return check_finite_grid(grid, path)
 
 
 def _read(path: Path, *, as_labels: bool) -> StoredVolume:
     ending = _check_file(path)
-    with translate_decoder_errors(path):
+    with translate_decoder_errors(path), np.errstate(all="ignore"):
         stored = READERS[ending].read(path, as_labels=as_labels)
     check_finite_grid(stored.grid, path)
     return stored
@@ -94,7 +111,10 @@ def _check_file(path: Path) -> str:
     if path.is_dir():
         found = f"is a folder; {FOLDER_ADVICE}"
     elif not path.exists():
-        found = "does not exist"
+        is_link = path.is_symlink()
+        found = "is a link to a file that does not exist, or to itself" if is_link else "does not exist"
+    elif not path.is_file():
+        found = "is a pipe or a device; copy the image into a file"
     elif ending is None:
         found = f"has an ending that cannot be read (readable: {' '.join(READABLE_ENDINGS)}); convert it"
         found += explain_dicom(path)
@@ -117,7 +137,17 @@ def convert_to_float32(
     if array.dtype.kind not in "biuf":
         msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"
         raise VolumeError(msg)
-    return np.ascontiguousarray(array, dtype=np.float32)
+    try:
+        with np.errstate(over="raise", invalid="ignore"):
+            return np.ascontiguousarray(array, dtype=np.float32)
+    except FloatingPointError as error:
+        is_lost = np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)
+        msg = (
+            f"{path}: intensities must be below {np.finfo(np.float32).max:.3g}, as single precision holds, found "
+            f"{np.max(np.abs(array[is_lost])):.3g} and the like in {np.count_nonzero(is_lost)} voxels; correct or "
+            f"rescale them"
+        )
+        raise VolumeError(msg) from error
 
 
 def _to_int32(path: Path, array: Shaped[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:

@@ -3,6 +3,8 @@
 ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
 """
 
+import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +13,18 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from autoseg.errors import VolumeError
+from autoseg.file_endings import MINC_ENDINGS, MRC_ENDINGS
 from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically
-from autoseg.volume_io.formats.itk_headers import check_complete, check_stored_header
+from autoseg.volume_io.formats.headers import meta_image, nrrd
+from autoseg.volume_io.formats.headers.sizes import check_size
+from autoseg.volume_io.formats.headers.voxel_data import VoxelData, check_voxel_data, read_voxels
+from autoseg.volume_io.formats.headers.vtk_and_mrc import (
+    MRC_HEADER_BYTES,
+    VTK_ENDINGS,
+    check_complete,
+    check_vtk_header,
+)
 from autoseg.volume_io.formats.library_messages import preserve_locale, redirect_library_messages
 from autoseg.volume_io.formats.volumes import (
     HEADER_ENDINGS,
@@ -26,7 +37,26 @@ from autoseg.volume_io.formats.volumes import (
 
 LPS_TO_RAS: Final = np.array([-1.0, -1.0, 1.0])
 HEAD: Final[FloatTriple] = (0.0, 0.0, 1.0)
+META_ENDINGS: Final = (".mha", ".mhd")
+NRRD_ENDINGS: Final = (".nrrd", ".nhdr")
 GIPL_ENDINGS: Final = (".gipl", ".gipl.gz")
+HDF5_ENDINGS: Final = (".h5", ".hdf5")
+HEADERS: Final[tuple[tuple[tuple[str, ...], Callable[[Path], VoxelData]], ...]] = (
+    (META_ENDINGS, meta_image.read_header),
+    (NRRD_ENDINGS, nrrd.read_header),
+)
+LIBRARIES: Final = (
+    (META_ENDINGS, "MetaImageIO"),
+    (NRRD_ENDINGS, "NrrdImageIO"),
+    (GIPL_ENDINGS, "GiplImageIO"),
+    (VTK_ENDINGS, "VTKImageIO"),
+    (HDF5_ENDINGS, "HDF5ImageIO"),
+    (MRC_ENDINGS, "MRCImageIO"),
+    (MINC_ENDINGS, "MINCImageIO"),
+)
+CHECKED_ENDINGS: Final = (*META_ENDINGS, *NRRD_ENDINGS, *VTK_ENDINGS)
+RAW_HEADER_BYTES: Final = ((GIPL_ENDINGS[:1], 256), (MRC_ENDINGS, MRC_HEADER_BYTES))
+BITS: Final = re.compile(r"(\d+)-bit")
 TALKATIVE_ENDINGS: Final = (".h5", ".hdf5", ".vtk", ".mrc")  # ITK probes junk of any ending with its HDF5 library
 
 
@@ -35,9 +65,14 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
     import SimpleITK
 
     del as_labels
-    check_stored_header(path)
+    data = _check_header(path, compares_memory=True)
     with preserve_locale(), _divert_messages(path):
-        image = SimpleITK.ReadImage(str(path))
+        reader = _open_reader(path)
+        stored = None if data is None else _read_stored(path, reader, data)
+        if stored is not None:
+            return stored
+        _check_size(path, reader, compares_memory=True)
+        image = reader.Execute()
     check_complete(path, SimpleITK.GetArrayViewFromImage(image))
     return convert(image, path)
 
@@ -53,27 +88,81 @@ def convert(image: Any, what: Path | str) -> StoredVolume:
     """Converts an image in memory."""
     import SimpleITK
 
-    array = SimpleITK.GetArrayFromImage(image)
     dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     _check_dimensions(what, dimensions, components)
+    return _arrange(SimpleITK.GetArrayFromImage(image), dimensions, components, build_grid(image))
+
+
+def _arrange(array: Shaped[np.ndarray, "..."], dimensions: int, components: int, grid: Grid) -> StoredVolume:
     if components > 1:
         array = np.moveaxis(array, -1, 0)
     elif dimensions < 4:
         array = array[None]
-    return StoredVolume(array=array[:, None] if dimensions == 2 else array, grid=build_grid(image))
+    return StoredVolume(array=array[:, None] if dimensions == 2 else array, grid=grid)
 
 
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
+    _check_header(path, compares_memory=False)
+    with preserve_locale(), _divert_messages(path):
+        reader = _open_reader(path)
+    _check_size(path, reader, compares_memory=False)
+    return build_grid(reader)
+
+
+def _check_header(path: Path, *, compares_memory: bool) -> VoxelData | None:
+    """Checks what ITK cannot be trusted with; returns where the voxels are if the format has a readable header."""
+    name = path.name.lower()
+    if name.endswith(VTK_ENDINGS):
+        check_vtk_header(path)
+    read_header = next((reader for endings, reader in HEADERS if name.endswith(endings)), None)
+    if read_header is None:
+        return None
+    data = read_header(path)
+    check_voxel_data(path, data, compares_memory=compares_memory)
+    return data
+
+
+def _open_reader(path: Path) -> Any:
+    """Opens a reader of ITK for the format that the ending names, and for no other."""
     import SimpleITK
 
-    check_stored_header(path)
     reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(next(library for endings, library in LIBRARIES if path.name.lower().endswith(endings)))
     reader.SetFileName(str(path))
-    with preserve_locale(), _divert_messages(path):
-        reader.ReadImageInformation()
+    reader.ReadImageInformation()
     _check_dimensions(path, reader.GetDimension(), reader.GetNumberOfComponents())
-    return build_grid(reader)
+    return reader
+
+
+def _read_stored(path: Path, reader: Any, data: VoxelData) -> StoredVolume | None:
+    """Reads the voxels of the usual encodings; None if ITK arranges or converts them."""
+    components, shape = reader.GetNumberOfComponents(), reader.GetSize()
+    expected = (components, *shape) if components > 1 else shape
+    if data.encoding == "other" or data.shape != expected:
+        return None
+    array = read_voxels(path, data)
+    return _arrange(array, reader.GetDimension(), components, build_grid(reader))
+
+
+def _check_size(path: Path, reader: Any, *, compares_memory: bool) -> None:
+    """Compares the size that ITK has found with the file and with memory."""
+    import SimpleITK
+
+    kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelIDValue())
+    bits = BITS.search(kind)
+    name = path.name.lower()
+    if bits is None or name.endswith(CHECKED_ENDINGS):
+        return
+    header_bytes = next((size for endings, size in RAW_HEADER_BYTES if name.endswith(endings)), None)
+    check_size(
+        path,
+        (*reader.GetSize(), reader.GetNumberOfComponents()),
+        voxel_bytes=int(bits[1]) // 8 * (2 if "complex" in kind else 1),
+        stored_bytes=path.stat().st_size - (header_bytes or 0),
+        is_compressed=header_bytes is None,
+        compares_memory=compares_memory,
+    )
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:

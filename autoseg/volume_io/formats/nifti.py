@@ -5,11 +5,13 @@ Compressed files go through isal: reading takes half of zlib's time, writing a q
 """
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Shaped
@@ -17,6 +19,14 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats.headers.gzip_members import open_whole_members
+from autoseg.volume_io.formats.headers.nifti import (
+    MGH_HEADER_BYTES,
+    check_mgh_header,
+    check_nifti_header,
+    check_number_type,
+)
+from autoseg.volume_io.formats.headers.voxel_data import GZIP_MAGIC
 from autoseg.volume_io.formats.volumes import (
     StoredVolume,
     check_same_grid,
@@ -28,6 +38,9 @@ from autoseg.volume_io.formats.volumes import (
 
 LOGGER = logging.getLogger(__name__)
 
+OpenStream = Callable[[Path], Any]
+Result = TypeVar("Result")
+
 COMPRESSED_ENDINGS: Final = (".nii.gz", ".mgz")
 MGH_ENDINGS: Final = (".mgz", ".mgh")
 PAIR_ENDINGS: Final = (".hdr", ".img")
@@ -35,6 +48,7 @@ MGH_TYPES: Final = ("uint8", "int16", "int32", "float32")
 
 LARGEST_HEADER_BYTES: Final = 540  # NIfTI-2; NIfTI-1 and Analyze have 348
 END_BYTES: Final = 2**20
+MOST_LEFTOVER_BYTES: Final = 2**26
 LARGEST_NIFTI1_EXTENT: Final = 32767  # dim is a 16-bit integer
 MILLIMETRES_PER_UNIT: Final = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; all else is taken as millimetre
 PLAUSIBLE_SPACING_MM: Final = (0.01, 50.0)
@@ -46,15 +60,35 @@ SCANNER_CODE: Final = 1
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads all voxels, scaled with scl_slope and scl_inter."""
     del as_labels
-    with _open_image(path) as image:
-        array = np.asarray(image.dataobj).T
-        _read_to_end(image)
-        return StoredVolume(array=split_channels(array, path), grid=_build_grid(image, path))
+    return _try_streams(path, _read_from)
 
 
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
-    with _open_image(path) as image:
+    return _try_streams(path, _read_grid_from)
+
+
+def _try_streams(path: Path, read_from: Callable[[Path, OpenStream], Result]) -> Result:
+    """Reads a file as it should be, else a compressed one without what follows the end of its data."""
+    try:
+        return read_from(path, _open_stream)
+    except (BadGzipFile, EOFError) as error:
+        LOGGER.debug("%s: %s", path, error)
+    return read_from(path, open_whole_members)
+
+
+def _read_from(path: Path, open_stream: OpenStream) -> StoredVolume:
+    header = _read_raw_header(path, open_stream)
+    with _open_image(path, open_stream, compares_memory=True) as image:
+        array = np.asarray(image.dataobj).T
+        leftover = _measure_leftover(image, path)
+        if "bitpix" in header:
+            check_number_type(header, path, leftover_bytes=leftover)
+        return StoredVolume(array=split_channels(array, path), grid=_build_grid(image, path))
+
+
+def _read_grid_from(path: Path, open_stream: OpenStream) -> Grid:
+    with _open_image(path, open_stream) as image:
         return _build_grid(image, path)
 
 
@@ -114,58 +148,97 @@ def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) ->
 
 
 @contextmanager
-def _open_image(path: Path) -> Iterator[Any]:
+def _open_image(path: Path, open_stream: OpenStream, *, compares_memory: bool = False) -> Iterator[Any]:
     import nibabel
 
     name = path.name.lower()
-    kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _check_raw_header(path)
+    header = _read_raw_header(path, open_stream)
+    data_path = path
     if name.endswith(PAIR_ENDINGS):
-        yield nibabel.load(path, mmap=False)
+        image = nibabel.load(path, mmap=False)
+        data_path = Path(image.file_map["image"].filename or path)
+        _check_regular(data_path)
+    is_compressed = _is_compressed(data_path)
+    if name.endswith(MGH_ENDINGS):
+        check_mgh_header(header, path, is_compressed=is_compressed, compares_memory=compares_memory)
+    else:
+        check_nifti_header(
+            header, path, data_path=data_path, is_compressed=is_compressed, compares_memory=compares_memory
+        )
+    if name.endswith(PAIR_ENDINGS):
+        yield image
         return
-    with _open_stream(path) as stream:
+    kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _find_kind(header, path)
+    with open_stream(path) as stream:
         yield kind.from_stream(stream)
 
 
+def _check_regular(path: Path) -> None:
+    if not path.is_file():
+        found = "is no file" if path.exists() else "does not exist"
+        msg = f"expected header or voxels in {path}, which {found}; copy both files"
+        raise VolumeError(msg)
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
 def _open_stream(path: Path) -> Any:
-    if not path.name.lower().endswith(COMPRESSED_ENDINGS):
+    """Opens a file, compressed or not, whatever its name says."""
+    if not _is_compressed(path):
         return path.open("rb")
     from isal import igzip
 
     return igzip.open(path, "rb")
 
 
-def _read_to_end(image: Any) -> None:
-    """Reads to the end of the file, where the checksum of compressed files is verified."""
-    stream = image.file_map["image"].fileobj
-    while stream is not None and stream.read(END_BYTES):
-        pass
+def _measure_leftover(image: Any, path: Path) -> int:
+    """Returns the bytes after the voxels. Compressed files are read to their end, where their checksum is verified."""
+    holder = image.file_map["image"]
+    data_path = Path(holder.filename or path)
+    promised = math.prod(image.dataobj.shape) * image.dataobj.dtype.itemsize
+    if not _is_compressed(data_path):
+        return int(data_path.stat().st_size - image.dataobj.offset - promised)
+    count = 0
+    while holder.fileobj is not None and (piece := holder.fileobj.read(END_BYTES)):
+        count += len(piece)
+        if count > promised + MOST_LEFTOVER_BYTES:
+            msg = (
+                f"{path}: the header promises {promised} bytes of voxels, but the file has more than {count} "
+                f"bytes behind them; the header is wrong: repair it or convert the file again"
+            )
+            raise VolumeError(msg)
+    return count
 
 
-def _check_raw_header(path: Path) -> Any:
-    """Checks the header as stored, as nibabel silently repairs a zero spacing, and returns the image class."""
+def _read_raw_header(path: Path, open_stream: OpenStream) -> Any:
+    """Reads the header as stored, as nibabel silently repairs or overlooks errors."""
     import nibabel
 
     name = path.name.lower()
     header_path = path.with_suffix(".hdr") if name.endswith(".img") and path.with_suffix(".hdr").exists() else path
-    with _open_stream(header_path) as stream:
+    _check_regular(header_path)
+    with open_stream(header_path) as stream:
         block = stream.read(LARGEST_HEADER_BYTES)
-    for kind in (nibabel.Nifti2Image, nibabel.Nifti1Image, nibabel.AnalyzeImage):
-        header_class = kind.header_class
-        if header_class.may_contain_header(block):
-            _check_raw_spacing(header_class(block[: header_class.sizeof_hdr], check=False), path)
-            return kind
-    msg = f"{path} does not start with a NIfTI header; convert it again"
+    if name.endswith(MGH_ENDINGS):
+        return nibabel.MGHImage.header_class(block[:MGH_HEADER_BYTES].ljust(MGH_HEADER_BYTES, b"\0"), check=False)
+    for kind in (nibabel.Nifti2Header, nibabel.Nifti1Header, nibabel.AnalyzeHeader):
+        if len(block) >= kind.sizeof_hdr and kind.may_contain_header(block):
+            return kind(block[: kind.sizeof_hdr], check=False)
+    msg = f"{path} cannot be read: it does not start with a NIfTI header; convert it again"
     raise VolumeError(msg)
 
 
-def _check_raw_spacing(header: Any, path: Path) -> None:
-    if "sform_code" in header and header["sform_code"] > 0:
-        return  # the sform defines the spacing, whatever pixdim is
-    dimensions = min(int(header["dim"][0]), 3)
-    spacing = [float(value) for value in header["pixdim"][1 : 1 + dimensions]]
-    if not all(np.isfinite(value) and value != 0 for value in spacing):
-        msg = f"{path}: the header has no spacing (pixdim is {spacing}); set pixdim, or write an sform"
-        raise VolumeError(msg)
+def _find_kind(header: Any, path: Path) -> Any:
+    import nibabel
+
+    for kind in (nibabel.Nifti2Image, nibabel.Nifti1Image):
+        if isinstance(header, kind.header_class):
+            return kind
+    msg = f"{path} cannot be read: it has a header of Analyze in a file of NIfTI (no magic n+1); convert it again"
+    raise VolumeError(msg)
 
 
 def split_channels(array: Shaped[np.ndarray, "..."], path: Path | str) -> Shaped[np.ndarray, "channel z y x"]:
@@ -186,7 +259,7 @@ def _build_grid(image: Any, path: Path | str) -> Grid:
         raise VolumeError(msg)
     x, y, z = (*extents, 1)[:3]
     scale = _millimetres_per_unit(image.header)
-    affine = np.array(image.affine, dtype=np.float64)
+    affine = _find_affine(image)
     affine[:3] *= scale
     if len(extents) == 2 and not affine[:3, 2].any():
         affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1])
@@ -201,6 +274,20 @@ def _build_grid(image: Any, path: Path | str) -> Grid:
     if len(extents) == 2:
         return replace(grid, spacing_mm=make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2]))
     return grid
+
+
+def _find_affine(image: Any) -> Float64[np.ndarray, "4 4"]:
+    """Returns the affine; a header that tells no place (Analyze, or both codes 0) is placed as ITK places it.
+
+    ITK puts the centre of the first voxel at the origin of the world, with axes to the left, back and head: so does
+    every tool that is built on it, and the label maps that it writes. nibabel would put the centre of the volume there.
+    """
+    header, affine = image.header, np.array(image.affine, dtype=np.float64)
+    tells_place = "qform_code" in header and (header["qform_code"] > 0 or header["sform_code"] > 0)
+    if tells_place or "pixdim" not in header or not np.array_equal(affine, header.get_best_affine()):
+        return affine
+    zooms = np.abs((*header.get_zooms(), 1.0, 1.0)[:3])
+    return np.diag([*(zooms * (-1.0, -1.0, 1.0)), 1.0])
 
 
 def _prefer_zooms(grid: Grid, zooms_mm: list[float]) -> Grid:
@@ -275,11 +362,17 @@ def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
     family = nibabel.MGHImage if is_mgh else nibabel.Nifti1Pair
     if like is None or not like.name.lower().endswith((".nii", ".nii.gz", *PAIR_ENDINGS, *MGH_ENDINGS)):
         return None
-    with translate_decoder_errors(like), _open_image(like) as image:
-        if not isinstance(image, family):
-            return None
-        check_same_grid(grid, _build_grid(image, like), what=f"{like} (found) and what is to be written like it")
-        return image
+    with translate_decoder_errors(like):
+        image, found = _try_streams(like, _read_template)
+    if not isinstance(image, family):
+        return None
+    check_same_grid(grid, found, what=f"{like} (found) and what is to be written like it")
+    return image
+
+
+def _read_template(path: Path, open_stream: OpenStream) -> tuple[Any, Grid]:
+    with _open_image(path, open_stream) as image:
+        return image, _build_grid(image, path)
 
 
 def _select_nifti_class(array: Shaped[np.ndarray, "..."], template: Any, *, is_pair: bool) -> Any:

@@ -1,5 +1,8 @@
 """Reads and writes PNG, BMP and JPEG through Pillow."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,14 +10,20 @@ import numpy as np
 from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
-from autoseg.geometry import Grid
+from autoseg.geometry import Direction, Grid
 from autoseg.run_folder import write_atomically
+from autoseg.volume_io.formats.exif import build_exif, read_direction
+from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
 
 # Pillow scales greys of 2 and 4 bits to 0..255 and truncates colours of 16 bits to 8; the decoder's mode shows it.
 STRETCHED_GREYS: Final = {"L;2": 85, "L;4": 17}
 CUT_COLOURS: Final = ("RGB;16B", "RGBA;16B")
 CUT_GREY: Final = "LA;16B"
+READ_KINDS: Final = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP")
+WIDE_MODES: Final = ("I", "F")
+MORE_THAN_DEFLATE: Final = 8
+_LIMIT_LOCK: Final = threading.Lock()
 GREY_MODES: Final = ("L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 WRITABLE_TYPES: Final[dict[str, tuple[str, ...]]] = {".png": ("uint8", "uint16"), ".bmp": ("uint8",)}
@@ -22,9 +31,8 @@ WRITABLE_TYPES: Final[dict[str, tuple[str, ...]]] = {".png": ("uint8", "uint16")
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads grey, colour (3 channels, alpha dropped) or palette pictures."""
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with open_picture(path, compares_memory=True) as image:
+        direction = read_direction(image, path)
         decoder = _find_decoder_mode(image)
         if decoder == CUT_GREY:
             msg = f"{path}: greys of 16 bits with transparency would lose 8 bits; save the picture without transparency"
@@ -37,22 +45,20 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
                 array = array // STRETCHED_GREYS.get(decoder, 1)
     if as_labels:
         array = _merge_equal_channels(array)
-    return StoredVolume(array=array[:, None], grid=_build_grid(array.shape[1:]))
+    return StoredVolume(array=array[:, None], grid=_build_grid(array.shape[1:], direction))
 
 
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return _build_grid((image.height, image.width))
+    with open_picture(path) as image:
+        return _build_grid((image.height, image.width), read_direction(image, path))
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
     """Writes a grey picture."""
     from PIL import Image
 
-    del like, grid  # a picture has no header for its position
+    del like  # a picture has no header for its position
     ending = path.suffix.lower()
     kinds = WRITABLE_TYPES.get(ending, ())
     if array.shape[0] != 1 or array.dtype.name not in kinds:
@@ -62,13 +68,40 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
         )
         raise VolumeError(msg)
     with write_atomically(path) as temporary:
-        Image.fromarray(array[0]).save(temporary, format=ending[1:].upper())
+        Image.fromarray(array[0]).save(temporary, format=ending[1:].upper(), exif=build_exif(grid))
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
     """Returns the picture as an array (y, x)."""
     del path, grid, like
     return array[0]
+
+
+@contextmanager
+def open_picture(path: Path, *, compares_memory: bool = False) -> Iterator[Any]:
+    """Opens a picture of the usual kinds, whatever its ending says, if its size is one that its bytes can hold.
+
+    Raises:
+        VolumeError: It would not fit into memory, or expand more than an image can.
+    """
+    from PIL import Image
+
+    with _LIMIT_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # it warns of whole slides
+        try:
+            image = Image.open(path, formats=READ_KINDS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        check_size(
+            path,
+            (image.height, image.width, len(image.getbands())),
+            voxel_bytes=4 if image.mode in WIDE_MODES else 1,
+            stored_bytes=path.stat().st_size * (1 if image.format == "PNG" else MORE_THAN_DEFLATE),
+            is_compressed=True,
+            compares_memory=compares_memory,
+        )
+        yield image
 
 
 def decode(image: Any, *, as_labels: bool) -> Shaped[np.ndarray, "channel y x"]:
@@ -103,7 +136,11 @@ def _merge_equal_channels(array: Shaped[np.ndarray, "channel y x"]) -> Shaped[np
     return array[:1] if (array == array[:1]).all() else array
 
 
-def _build_grid(shape: tuple[int, ...]) -> Grid:
+def _build_grid(shape: tuple[int, ...], direction: Direction) -> Grid:
     return Grid(
-        shape_voxels=(1, shape[0], shape[1]), spacing_mm=PICTURE_SPACING_MM, is_oriented=False, tells_spacing=False
+        shape_voxels=(1, shape[0], shape[1]),
+        spacing_mm=PICTURE_SPACING_MM,
+        direction=direction,
+        is_oriented=False,
+        tells_spacing=False,
     )

@@ -10,17 +10,19 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
 from autoseg.errors import DocumentError, VolumeError
 from autoseg.file_endings import strip_ending
-from autoseg.geometry import FloatTriple, Grid
+from autoseg.geometry import Direction, FloatTriple, Grid
 from autoseg.run_folder import write_atomically, write_text
 from autoseg.untrusted.json_reading import read_json
-from autoseg.volume_io.formats.pictures import decode
+from autoseg.volume_io.formats.exif import DIRECTIONS, ORIENTATION_TAG, UPRIGHT, find_orientation, turn_to_stored
+from autoseg.volume_io.formats.headers.sizes import check_size
+from autoseg.volume_io.formats.pictures import decode, open_picture
 from autoseg.volume_io.formats.volumes import PICTURE_SPACING_MM, StoredVolume
 
 LOGGER = logging.getLogger(__name__)
@@ -28,6 +30,9 @@ LOGGER = logging.getLogger(__name__)
 STACK_SPACING_MM: Final[FloatTriple] = (1.0, 1.0, 1.0)
 CHANNEL_SUFFIX: Final = re.compile(r"_\d{4}$")
 ALPHA_SAMPLES: Final = (1, 2)  # values of the tag ExtraSamples
+UNCOMPRESSED: Final = 1  # value of the tag Compression
+MOST_PAGES: Final = 2**16
+MOST_TAGS: Final = 4096  # of a page, as tifffile reads
 PALETTE: Final = 3  # value of the tag PhotometricInterpretation
 
 
@@ -52,33 +57,33 @@ class _Layout:
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
     """Reads all pages."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
+    with _open_file(path) as file:
         series = _get_only_series(file, path)
         layout = _find_layout(series, path)
+        _check_size(path, series, compares_memory=True)
         try:
             array = layout.arrange(series.asarray())
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            array = _read_with_pillow(path, layout, as_labels=as_labels)
+            shown = _read_with_pillow(path, layout, as_labels=as_labels)
+            array = turn_to_stored(shown, _read_direction(series))
         else:
             array = _drop_alpha(array, series.keyframe)
             if series.keyframe.photometric == PALETTE and not as_labels:
                 array = _apply_palette(array, series.keyframe)
-    return StoredVolume(array=array, grid=_build_grid(path, array.shape[1:]))
+        direction = _read_direction(series)
+    return StoredVolume(array=array, grid=_build_grid(path, array.shape[1:], direction))
 
 
 def read_grid(path: Path) -> Grid:
     """Reads the tags."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
+    with _open_file(path) as file:
         series = _get_only_series(file, path)
         layout = _find_layout(series, path)
+        _check_size(path, series, compares_memory=False)
         depth = 1 if layout.stack is None else series.shape[layout.stack]
-        return _build_grid(path, (depth, series.shape[layout.y], series.shape[layout.x]))
+        return _build_grid(path, (depth, series.shape[layout.y], series.shape[layout.x]), _read_direction(series))
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
@@ -86,11 +91,18 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
     import tifffile
 
     del like
+    orientation = find_orientation(grid)
     is_picture = grid.shape_voxels[0] == 1 and grid.spacing_mm == PICTURE_SPACING_MM
     if not is_picture:
         write_text(path.parent / f"{strip_ending(path.name)}.json", json.dumps({"spacing": grid.spacing_mm}) + "\n")
     with write_atomically(path) as temporary:
-        tifffile.imwrite(temporary, array[0] if is_picture else array, photometric="minisblack", compression="zlib")
+        tifffile.imwrite(
+            temporary,
+            array[0] if is_picture else array,
+            photometric="minisblack",
+            compression="zlib",
+            extratags=[] if orientation == UPRIGHT else [(ORIENTATION_TAG, "H", 1, orientation, True)],
+        )
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:
@@ -99,11 +111,56 @@ def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
     return array[0] if len(array) == 1 else array
 
 
+def _open_file(path: Path) -> Any:
+    """Opens a file whose pages are few enough; pages in other files, which it may name, are not read."""
+    import tifffile
+
+    _check_page_count(path)
+    return tifffile.TiffFile(path, _multifile=False)
+
+
+def _check_page_count(path: Path) -> None:
+    """Counts the pages by the chain of their offsets, which takes microseconds, and none of them is decoded."""
+    with path.open("rb") as stream:
+        start = stream.read(16)
+        order: Literal["little", "big"] = "big" if start[:2] == b"MM" else "little"
+        is_big = start[2:4] in (b"\x2b\x00", b"\x00\x2b")
+        count_bytes, entry_bytes, offset_bytes = (8, 20, 8) if is_big else (2, 12, 4)
+        offset = int.from_bytes(start[8:16] if is_big else start[4:8], order)
+        for _ in range(MOST_PAGES):
+            if not 0 < offset < 2**62:
+                return
+            stream.seek(offset)
+            entries = int.from_bytes(stream.read(count_bytes), order)
+            if entries > MOST_TAGS:
+                return  # tifffile refuses it
+            stream.seek(offset + count_bytes + entries * entry_bytes)
+            offset = int.from_bytes(stream.read(offset_bytes), order)
+    msg = f"{path}: expected at most {MOST_PAGES} pages, found more (or a page that follows itself); split the file"
+    raise VolumeError(msg)
+
+
+def _check_size(path: Path, series: Any, *, compares_memory: bool) -> None:
+    page = series.keyframe
+    is_compressed = int(page.compression) != UNCOMPRESSED
+    check_size(
+        path,
+        series.shape,
+        voxel_bytes=1 if page.bitspersample < 8 else series.dtype.itemsize,
+        stored_bytes=path.stat().st_size * (8 if page.bitspersample < 8 or is_compressed else 1),
+        is_compressed=is_compressed,
+        compares_memory=compares_memory,
+    )
+
+
 def _get_only_series(file: Any, path: Path) -> Any:
     if len(file.series) != 1:
         msg = f"{path}: expected one image or one stack of equal pages, found {len(file.series)} images; split the file"
         raise VolumeError(msg)
-    return file.series[0]
+    series = file.series[0]
+    if file.is_ome and series.kind != "ome":
+        LOGGER.warning("%s: its description names pages in other files, of which none is read", path)
+    return series
 
 
 def _find_layout(series: Any, path: Path) -> _Layout:
@@ -133,16 +190,21 @@ def _apply_palette(array: Shaped[np.ndarray, "1 z y x"], page: Any) -> Shaped[np
 
 def _read_with_pillow(path: Path, layout: _Layout, *, as_labels: bool) -> Shaped[np.ndarray, "channel z y x"]:
     """Reads LZW and JPEG compression, which tifffile alone cannot."""
-    from PIL import Image, ImageSequence
+    from PIL import ImageSequence
 
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         pages = [decode(page, as_labels=as_labels) for page in ImageSequence.Iterator(image)]
     if layout.channel is not None and len(pages) > 1 and layout.stack is None:
         return np.concatenate(pages)[:, None]  # one page per channel
     return np.stack(pages, axis=1)
 
 
-def _build_grid(path: Path, shape: tuple[int, ...]) -> Grid:
+def _read_direction(series: Any) -> Direction:
+    tag = series.keyframe.tags.get(ORIENTATION_TAG)
+    return DIRECTIONS.get(UPRIGHT if tag is None else tag.value, DIRECTIONS[UPRIGHT])
+
+
+def _build_grid(path: Path, shape: tuple[int, ...], direction: Direction) -> Grid:
     depth, height, width = shape
     spacing = _read_spacing(path)
     if spacing is None and depth > 1:
@@ -155,6 +217,7 @@ def _build_grid(path: Path, shape: tuple[int, ...]) -> Grid:
     return Grid(
         shape_voxels=(depth, height, width),
         spacing_mm=spacing or default,
+        direction=direction,
         is_oriented=False,
         tells_spacing=spacing is not None,
     )

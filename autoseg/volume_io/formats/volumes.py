@@ -4,7 +4,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,6 +20,9 @@ PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 # Headers store single precision and some programs round to three digits; more than that is another grid.
 LENGTH_TOLERANCE_MM: Final = 1e-3
 DIRECTION_TOLERANCE: Final = 1e-3
+
+LEAST_SPACING_MM: Final = 1e-9  # electrons resolve 1e-7 mm
+LARGEST_SPACING_MM: Final = 1e9  # lengths may be pixels of 1e6, and 2D images have 999 times that across
 
 HEADER_ENDINGS: Final = (".hdr", ".mhd", ".nhdr")
 """Endings of headers that name a second file, which holds the voxels."""
@@ -167,6 +170,12 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
             f"origin {grid.origin_mm} mm, direction {grid.direction}; repair the file's header"
         )
         raise VolumeError(msg)
+    if spacing.min() < LEAST_SPACING_MM or spacing.max() > LARGEST_SPACING_MM:
+        msg = (
+            f"{path}: expected a spacing of {LEAST_SPACING_MM:g} to {LARGEST_SPACING_MM:g} mm, found "
+            f"{grid.spacing_mm} mm; repair the file's header"
+        )
+        raise VolumeError(msg)
     return grid
 
 
@@ -175,17 +184,24 @@ def translate_decoder_errors(path: Path | str) -> Iterator[None]:
     """Translates the exceptions that decoders raise on broken files into a VolumeError."""
     try:
         yield
-    except (AutosegError, MemoryError):
+    except AutosegError:
         raise
+    except MemoryError as error:
+        msg = f"{path} needs more memory to be read than there is; close other programs, or crop the image"
+        raise VolumeError(msg) from error
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        msg = f"{path} cannot be read: {reason[-1]}; the file may be damaged or cut off: copy or convert it again"
+        text = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        lines = text.strip().splitlines() or [type(error).__name__]
+        is_continued = len(lines) > 1 and lines[-1].strip().startswith("-")  # as nibabel writes
+        reason = " ".join(lines[-2:]) if is_continued else lines[-1]
+        msg = f"{path} cannot be read: {reason}; the file may be damaged or cut off: copy or convert it again"
         raise VolumeError(msg) from error
 
 
 def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = False) -> list[str]:
     """Lists the differences of two grids; those below the tolerances count only if `is_exact`."""
     differences = [] if reference.shape_voxels == other.shape_voxels else ["shape"]
+    other = _lift_flat_grid(reference, other)
     for name, tolerance, unit in (
         ("spacing_mm", LENGTH_TOLERANCE_MM, " mm"),
         ("origin_mm", LENGTH_TOLERANCE_MM, " mm"),
@@ -196,6 +212,24 @@ def list_grid_differences(reference: Grid, other: Grid, *, is_exact: bool = Fals
             size = f"by {distance:.3g}{unit}" if reference.tells_spacing and other.tells_spacing else "one tells none"
             differences.append(f"{name.removesuffix('_mm')} ({size})")
     return differences
+
+
+def _lift_flat_grid(reference: Grid, other: Grid) -> Grid:
+    """Gives the grids of a 2D file and of a single slice the same third axis, of which the 2D file tells nothing.
+
+    So an image saved as (x, y) fits a label map saved as (x, y, 1). In plane all must agree.
+    """
+    if is_planar(reference) == is_planar(other) or reference.shape_voxels != other.shape_voxels:
+        return other
+    across = np.asarray(reference.direction[0])
+    offset = np.subtract(other.origin_mm, reference.origin_mm)
+    in_plane = np.asarray(reference.origin_mm) + offset - (offset @ across) * across
+    return replace(
+        other,
+        spacing_mm=(reference.spacing_mm[0], *other.spacing_mm[1:]),
+        origin_mm=(float(in_plane[0]), float(in_plane[1]), float(in_plane[2])),
+        direction=(reference.direction[0], *other.direction[1:]),
+    )
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from autoseg.volume_io import (
     read_grid,
     read_image,
     read_label_map,
+    read_segments,
     resample_label_map_onto_grid,
+    turn_like_image,
 )
 
 FIX_ADVICE: Final = "or let autoseg resample it onto the first channel's grid: --fix-geometry"
@@ -50,12 +52,12 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
         DatasetError: Everything that is wrong with the case, one problem per entry.
     """
     problems: list[Problem] = []
-    volume = _try_reading_image(case, problems)
+    volume = _try_reading_image(case, problems, channel_count=len(channel_names))
     reference = _try_reading_label_map(case, problems)
     if volume is not None:
         problems += _find_channel_problems(case, volume, channel_names)
     if reference is not None:
-        problems += _find_label_problems(reference, labels)
+        problems += [*_find_label_problems(reference, labels), *_find_segment_problems(case, labels)]
     if volume is None or reference is None or problems:
         raise DatasetError(case.name, problems)
     label_map = labels.encode(_fit_label_map(volume, reference, case, problems).array)
@@ -87,9 +89,9 @@ def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
     return _fit(read_label_map(case.label_path), grid, case)
 
 
-def _try_reading_image(case: Case, problems: list[Problem]) -> Volume | None:
+def _try_reading_image(case: Case, problems: list[Problem], *, channel_count: int) -> Volume | None:
     try:
-        return read_image(case.image_paths, fix_geometry=case.fix_geometry)
+        return read_image(case.image_paths, fix_geometry=case.fix_geometry, channel_count=channel_count)
     except GridError as error:
         problems.append(_advise(error))
     except VolumeError as error:
@@ -112,13 +114,26 @@ def _find_channel_problems(case: Case, volume: Volume, channel_names: Sequence[s
     expected, found = len(channel_names), volume.array.shape[0]
     if found == expected:
         return []
+    is_picture = len(case.image_paths) == 1 and not volume.grid.is_oriented
     advice = "add the missing files, or correct 'channel_names'" if found < expected else "correct 'channel_names'"
+    if is_picture and {expected, found} == {1, 3}:
+        advice = _explain_colours(volume)
     text = (
         f"expected {expected} {'channel' if expected == 1 else 'channels'} as in dataset.json "
         f"({', '.join(channel_names)}), found {found}; {advice}"
     )
-    is_picture = len(case.image_paths) == 1 and not volume.grid.is_oriented
     return [Problem(text=text, finding=ChannelCount(found=found, is_picture=is_picture))]
+
+
+def _explain_colours(volume: Volume) -> str:
+    """Explains why a picture is not of the kind that dataset.json names: in colour, or grey."""
+    if len(volume.array) == 1:
+        return "the picture is grey: save it in colour (RGB), or correct 'channel_names' if all of them are"
+    count = int(np.count_nonzero((volume.array[1:] != volume.array[:1]).any(axis=0)))
+    return (
+        f"the picture is in colour (red, green and blue differ in {count} of {volume.array[0].size} pixels): save it "
+        f"as grey, or correct 'channel_names' if all of them are"
+    )
 
 
 def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Problem]:
@@ -135,6 +150,22 @@ def _find_label_problems(reference: LabelVolume, labels: LabelScheme) -> list[Pr
         f"{known}; correct the label map or 'labels'"
     )
     return [Problem(text=text, finding=UndeclaredValues(voxels=voxels, undeclared=unknown))]
+
+
+def _find_segment_problems(case: Case, labels: LabelScheme) -> list[Problem]:
+    """Compares the names of segments in the file (of 3D Slicer) with dataset.json, where the same name occurs."""
+    assert case.label_path is not None
+    known = {entry.name.casefold(): entry.values for entry in labels.classes}
+    problems = []
+    for name, value in read_segments(case.label_path).items():
+        values = known.get(name.casefold(), (value,))
+        if value not in values:
+            text = (
+                f"{case.label_path.name}: the segment {name!r} has the value {value} in the file, but dataset.json "
+                f"says {', '.join(str(other) for other in values)}; correct 'labels' or save the segmentation again"
+            )
+            problems.append(Problem(text=text))
+    return problems
 
 
 def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[Problem]) -> LabelVolume:
@@ -154,6 +185,7 @@ def _advise(error: GridError) -> Problem:
 
 def _fit(reference: LabelVolume, grid: Grid, case: Case) -> LabelVolume:
     what = f"label map {case.label_path} of image {case.image_paths[0]}"
+    reference = turn_like_image(reference, grid, what=what)
     if case.fix_geometry and list_grid_differences(grid, reference.grid):
         reference = resample_label_map_onto_grid(reference, grid, what=what)
     check_same_grid(grid, reference.grid, what=what)

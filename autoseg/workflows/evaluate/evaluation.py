@@ -8,6 +8,7 @@ from autoseg.document import read_document
 from autoseg.errors import CasesFailedError, EvaluationError
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summarize, write_summary
+from autoseg.file_endings import are_rivals, strip_label_map_ending
 from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.plan.document import Plan
@@ -15,7 +16,7 @@ from autoseg.processes.case_pool import compute_worker_count, list_problems, run
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.validation_conditions import ValidationConditions
-from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, strip_ending
+from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, turn_like_image
 
 SURFACE_TOLERANCE_MM = 1.0
 BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
@@ -119,8 +120,9 @@ def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
         VolumeError: A file cannot be read, or they lie on different grids.
         EvaluationError: A value is not among those of the run.
     """
-    prediction, reference = read_label_map(job.prediction), read_label_map(job.reference)
-    check_same_grid(reference.grid, prediction.grid, what=f"prediction {job.prediction} of {job.reference}")
+    prediction, what = read_label_map(job.prediction), f"prediction {job.prediction} of {job.reference}"
+    reference = turn_like_image(read_label_map(job.reference), prediction.grid, what=what)
+    check_same_grid(reference.grid, prediction.grid, what=what)
     _check_values(prediction, job.labels, job.prediction)
     _check_values(reference, job.labels, job.reference)
     pair = LabelMapPair(prediction=job.labels.encode(prediction.array), reference=job.labels.encode(reference.array))
@@ -156,15 +158,19 @@ def list_unpaired(predictions: Path, references: Path) -> list[str]:
 
 def _list_label_maps(place: Path) -> dict[str, Path]:
     if place.is_file():
-        return {strip_ending(place.name): place}
+        return {strip_label_map_ending(place.name): place}
     if not place.is_dir():
         msg = f"no folder or file at {place}"
         raise EvaluationError(msg)
-    return {
-        strip_ending(path.name): path
-        for path in sorted(place.iterdir())
-        if path.name.lower().endswith(READABLE_ENDINGS) and not path.name.startswith(".")
-    }
+    found: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.name.lower().endswith(READABLE_ENDINGS) and not path.name.startswith("."):
+            name = strip_label_map_ending(path.name)
+            if name in found and are_rivals(found[name].name, path.name):
+                msg = f"{place} holds {found[name].name} and {path.name}, which may differ; keep one of them"
+                raise EvaluationError(msg)
+            found[name] = path
+    return found
 
 
 def _check_values(volume: LabelVolume, labels: LabelScheme, path: Path) -> None:

@@ -118,7 +118,7 @@ def _open_files(parts: Sequence[Any], model: SegmentationModel) -> InputImage:
         plan = model.plan
         cases, _ = find_images(paths[0], channel_count=len(plan.channels), file_ending=plan.file_ending)
         paths = list(cases[0].image_paths)
-    volume = read_image(paths)
+    volume = read_image(paths, channel_count=len(model.plan.channels))
     ending = find_ending(paths[0].name)
     assert ending is not None, "other files are not read"
     written = label_map_ending(ending)

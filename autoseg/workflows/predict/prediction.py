@@ -250,7 +250,7 @@ def _predict_images_of(
 
 
 def _read(model: Ensemble, warnings: list[Problem], case: Case) -> tuple[StagedCase, ...]:
-    volume = read_image(case.image_paths)
+    volume = read_image(case.image_paths, channel_count=len(model.plan.channels))
     try:
         return model.preprocess(
             volume.array,

@@ -61,7 +61,9 @@ def test_colour_pictures_declared_with_one_channel_are_one_problem_with_the_righ
     report = check(folder)
     (problem,) = report.diagnosis.problems
     assert problem.describe() == (
-        "6 cases (p0, p1, p2, ...): expected 1 channel as in dataset.json (grey), found 3; correct 'channel_names'"
+        "6 cases (p0, p1, p2, ...): expected 1 channel as in dataset.json (grey), found 3; the picture is in colour "
+        "(red, green and blue differ in 72 of 72 pixels): save it as grey, or correct 'channel_names' if "
+        "all of them are"
     )
     assert len(report.problems) == 6
     assert list_lines(report) == ['"channel_names": {"0": "R", "1": "G", "2": "B"},']

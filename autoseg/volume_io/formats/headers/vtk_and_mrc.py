@@ -1,4 +1,4 @@
-"""Checks headers of MetaImage, NRRD, VTK and MRC files for errors that ITK overlooks or silently repairs."""
+"""Checks VTK and MRC files for errors that ITK overlooks or silently repairs."""
 
 import logging
 import re
@@ -10,14 +10,11 @@ from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
 from autoseg.file_endings import MRC_ENDINGS
+from autoseg.volume_io.formats.headers.voxel_data import parse_numbers
 
 LOGGER = logging.getLogger(__name__)
 
 HEADER_BYTES: Final = 2**16
-META_ENDINGS: Final = (".mha", ".mhd")
-META_SPACING: Final = re.compile(r"^\s*Element(?:Spacing|Size)\s*=(.*)$", re.MULTILINE)
-NRRD_ENDINGS: Final = (".nrrd", ".nhdr")
-NRRD_SPACING: Final = re.compile(r"^(?:spacings|space directions):(.*)$", re.MULTILINE)
 VTK_ENDINGS: Final = (".vtk",)
 VTK_KIND: Final = re.compile(r"^DATASET\s+(\S+)", re.MULTILINE | re.IGNORECASE)
 VTK_SPACING: Final = re.compile(r"^(?:SPACING|ASPECT_RATIO)\s+(.*)$", re.MULTILINE | re.IGNORECASE)
@@ -26,21 +23,6 @@ VTK_VOXELS: Final = re.compile(
     re.MULTILINE | re.IGNORECASE | re.DOTALL,
 )
 MRC_HEADER_BYTES: Final = 1024
-
-
-def check_stored_header(path: Path) -> None:
-    """Checks the spacing as stored, because ITK silently replaces invalid values.
-
-    Raises:
-        VolumeError: The spacing cannot be used, or a VTK file holds something else than structured points.
-    """
-    name = path.name.lower()
-    if name.endswith(META_ENDINGS):
-        _check_meta_spacing(path)
-    elif name.endswith(NRRD_ENDINGS):
-        _check_nrrd_spacing(path)
-    elif name.endswith(VTK_ENDINGS):
-        _check_vtk_header(path)
 
 
 def check_complete(path: Path, array: Shaped[np.ndarray, "..."]) -> None:
@@ -74,7 +56,12 @@ def _check_number_count(path: Path, offset_bytes: int, expected: int) -> None:
         raise VolumeError(msg)
 
 
-def _check_vtk_header(path: Path) -> None:
+def check_vtk_header(path: Path) -> None:
+    """Checks kind and spacing as stored, because ITK silently replaces invalid values.
+
+    Raises:
+        VolumeError: The spacing cannot be used, or the file holds something else than structured points.
+    """
     header = _read_start(path).decode("latin-1")
     kind = VTK_KIND.search(header)
     if kind is None or kind[1].upper() != "STRUCTURED_POINTS":
@@ -86,7 +73,7 @@ def _check_vtk_header(path: Path) -> None:
     found = VTK_SPACING.search(header)
     if found is None:
         LOGGER.warning("%s: the header has no SPACING; 1 mm is assumed", path)
-    elif not all(0 < float(text) < np.inf for text in found[1].split()):
+    elif not all(0 < spacing < np.inf for spacing in parse_numbers(path, "SPACING", found[1], count=3)):
         msg = f"{path}: spacing must be positive, found SPACING {found[1].strip()}; repair the header"
         raise VolumeError(msg)
 
@@ -94,29 +81,3 @@ def _check_vtk_header(path: Path) -> None:
 def _read_start(path: Path) -> bytes:
     with path.open("rb") as stream:
         return stream.read(HEADER_BYTES)
-
-
-def _check_meta_spacing(path: Path) -> None:
-    """Checks for spacings that ITK misreads: it reads 0 as 1, and a negative one as 1e16."""
-    header = _read_start(path).partition(b"ElementDataFile")[0].decode("latin-1")
-    found = META_SPACING.search(header)
-    if found is None:
-        LOGGER.warning("%s: the header has no ElementSpacing; 1 mm is assumed", path)
-    elif not all(0 < float(text) < np.inf for text in found[1].split()):
-        msg = f"{path}: spacing must be positive, found ElementSpacing = {found[1].strip()}; repair the header"
-        raise VolumeError(msg)
-
-
-def _check_nrrd_spacing(path: Path) -> None:
-    """Checks for missing spacings, which ITK reads as 1."""
-    header = _read_start(path).partition(b"\n\n")[0].decode("latin-1")
-    found = NRRD_SPACING.search(header)
-    if found is None:
-        LOGGER.warning("%s: the header has neither spacings nor space directions; 1 mm is assumed", path)
-    elif header.startswith("spacings", found.start()) and not _are_finite(found[1].split()):
-        msg = f"{path}: spacing must be a number, found spacings:{found[1]}; repair the header"
-        raise VolumeError(msg)
-
-
-def _are_finite(texts: list[str]) -> bool:
-    return bool(np.isfinite([float(text) for text in texts]).all())

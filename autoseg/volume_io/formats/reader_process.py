@@ -1,0 +1,255 @@
+"""Reads files in a child process, where a library may crash on a damaged file without taking the program along.
+
+ITK's readers of HDF5, MINC, DICOM, VTK, GIPL and MRC follow offsets and counts of the file inside of C and C++
+libraries. One child serves all files of a process; it is replaced if it dies, and ends with its parent.
+"""
+
+import atexit
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+
+from autoseg.errors import AutosegError, VolumeError
+from autoseg.geometry import Grid
+from autoseg.volume_io.formats.volumes import StoredVolume
+
+Message = dict[str, Any]
+
+LEAST_SECONDS: Final = 120.0
+SLOWEST_BYTES_PER_SECOND: Final = 2e6  # of a network drive
+LENGTH_BYTES: Final = 8
+PIPE_BYTES: Final = 2**20
+ROOT: Final = Path(__file__).resolve().parents[3]
+PROGRAM: Final = (
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    f"from autoseg.volume_io.formats.reader_process import serve; serve()"
+)
+
+
+class _Child:
+    """The child process of this process, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Process ID of the child; None before it is first needed."""
+        return None if self._process is None else self._process.pid
+
+    def call(self, path: Path, request: Message) -> tuple[Message, np.ndarray | None]:
+        """Has a function of a reader called; returns what the child answers, and the voxels.
+
+        Raises:
+            VolumeError: The reader raised an error, the child died, or it took too long.
+        """
+        with self._lock:
+            process = self._start()
+            seconds = LEAST_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+            timer = threading.Timer(seconds, process.kill)
+            timer.start()
+            try:
+                reply, array = _exchange(process, request)
+            except (EOFError, BrokenPipeError) as error:
+                is_late = not timer.is_alive()
+                code = process.wait()
+                self.stop()
+                end = f"takes more than {seconds:.0f} s" if is_late else f"crashes its library ({_describe_end(code)})"
+                msg = f"{path} cannot be read: it {end}; the file is damaged, or memory is short; copy it again"
+                raise VolumeError(msg) from error
+            except BaseException:  # an interruption leaves the rest of a reply in the pipe
+                self.stop()
+                raise
+            finally:
+                timer.cancel()
+        for name, level, text, arguments in reply["warnings"]:
+            logging.getLogger(name).log(level, text, *arguments)
+        _raise_error(reply)
+        return reply, array
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
+            return self._process
+        self.stop()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=sys.platform != "win32",  # Ctrl-C on the terminal is for the parent
+        )
+        self._owner = os.getpid()
+        _enlarge_pipe(self._process)
+        return self._process
+
+    def stop(self) -> None:
+        """Ends the child, if there is one."""
+        process, self._process = self._process, None
+        if process is not None and self._owner == os.getpid():
+            with process:  # closes the pipes and waits
+                process.kill()
+
+
+CHILD: Final = _Child()
+atexit.register(CHILD.stop)
+
+
+def read(path: Path, *, as_labels: bool) -> StoredVolume:
+    """Reads all voxels in the child."""
+    reply, array = CHILD.call(path, _build_request(path, as_labels=as_labels))
+    assert array is not None
+    return StoredVolume(array=array, grid=_build_grid(reply["grid"]))
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header in the child."""
+    reply, _ = CHILD.call(path, _build_request(path, as_labels=None))
+    return _build_grid(reply["grid"])
+
+
+def serve() -> None:
+    """Answers requests from standard input until it ends; the program of the child.
+
+    Messages are JSON after their length; the voxels follow as they lie in memory.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not get between the replies
+    while (request := _receive(sys.stdin.buffer)) is not None:
+        reply, array = _answer(request)
+        _send(replies, reply)
+        if array is not None:
+            replies.write(array.reshape(-1).view(np.uint8).data)
+        replies.flush()
+
+
+class _Collector(logging.Handler):
+    """Collects warnings for the parent."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[tuple[str, int, str, list[str | float]]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        plain = [value if isinstance(value, int | float) else str(value) for value in arguments]
+        self.found.append((record.name, record.levelno, str(record.msg), plain))
+
+
+def _build_request(path: Path, *, as_labels: bool | None) -> Message:
+    """Builds a request for voxels, or for the grid alone if `as_labels` is None."""
+    from autoseg.volume_io.formats import find_direct_reader
+
+    return {"module": find_direct_reader(path), "path": os.fsencode(path).hex(), "as_labels": as_labels}
+
+
+def _build_grid(fields: Message) -> Grid:
+    direction = tuple(tuple(axis) for axis in fields["direction"])
+    triples = {name: tuple(fields[name]) for name in ("shape_voxels", "spacing_mm", "origin_mm")}
+    return Grid(**{**fields, **triples, "direction": direction})
+
+
+def _answer(request: Message) -> tuple[Message, np.ndarray | None]:
+    collector = _Collector()
+    logging.getLogger().addHandler(collector)
+    try:
+        reply, array = _read(request)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        is_told = isinstance(error, AutosegError)
+        kind = "told" if is_told else "memory" if isinstance(error, MemoryError) else "other"
+        reply, array = {"error": kind, "text": str(error) if is_told else lines[-1]}, None
+    finally:
+        logging.getLogger().removeHandler(collector)
+    return {**reply, "warnings": collector.found}, array
+
+
+def _read(request: Message) -> tuple[Message, np.ndarray | None]:
+    reader = importlib.import_module(request["module"])
+    path = Path(os.fsdecode(bytes.fromhex(request["path"])))
+    if request["as_labels"] is None:
+        return {"grid": asdict(reader.read_grid(path))}, None
+    stored = reader.read(path, as_labels=request["as_labels"])
+    array = np.ascontiguousarray(stored.array)
+    return {"grid": asdict(stored.grid), "shape": array.shape, "dtype": array.dtype.str}, array
+
+
+def _raise_error(reply: Message) -> None:
+    kind = reply.get("error")
+    if kind == "memory":
+        raise MemoryError
+    if kind is not None:
+        raise (VolumeError if kind == "told" else RuntimeError)(reply["text"])
+
+
+def _exchange(process: "subprocess.Popen[bytes]", request: Message) -> tuple[Message, np.ndarray | None]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    _send(process.stdin, request)
+    reply = _receive(process.stdout)
+    if reply is None:
+        raise EOFError
+    if "shape" not in reply:
+        return reply, None
+    array = np.empty(reply["shape"], reply["dtype"])
+    view = array.reshape(-1).view(np.uint8).data
+    position = 0
+    while position < len(view):
+        count = process.stdout.readinto(view[position:])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        position += count
+    return reply, array
+
+
+def _send(stream: IO[bytes], message: Message) -> None:
+    content = json.dumps(message, default=float).encode()
+    stream.write(len(content).to_bytes(LENGTH_BYTES, "little") + content)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> Message | None:
+    """Returns the next message; None at the end."""
+    length = _read_exactly(stream, LENGTH_BYTES)
+    content = None if length is None else _read_exactly(stream, int.from_bytes(length, "little"))
+    return None if content is None else dict(json.loads(content))
+
+
+def _read_exactly(stream: IO[bytes], count: int) -> bytes | None:
+    content = b""
+    while len(content) < count:
+        piece = stream.read(count - len(content))
+        if not piece:
+            return None
+        content += piece
+    return content
+
+
+def _enlarge_pipe(process: "subprocess.Popen[bytes]") -> None:
+    """Makes room for more voxels at once, where the system can (Linux), which halves the time of the transfer."""
+    assert process.stdout is not None
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _describe_end(code: int) -> str:
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"exit code {code}"

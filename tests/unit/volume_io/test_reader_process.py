@@ -1,0 +1,69 @@
+"""A library that crashes on a file, or never comes back, ends its child process and not the program."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from autoseg.errors import VolumeError
+from autoseg.volume_io import read_grid, read_image
+from autoseg.volume_io.formats import reader_process
+
+VOXELS = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+
+
+@pytest.fixture
+def path(tmp_path):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOXELS), str(tmp_path / "a.h5"))
+    return tmp_path / "a.h5"
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Replaces the program of the child."""
+
+    def replace(text):
+        reader_process.CHILD.stop()
+        monkeypatch.setattr(reader_process, "PROGRAM", text)
+
+    yield replace
+    reader_process.CHILD.stop()
+
+
+def test_a_crash_is_an_error_that_names_the_file_and_the_next_file_is_read(path, program, monkeypatch):
+    with monkeypatch.context():
+        program("import os; os.abort()")
+        with pytest.raises(VolumeError, match=r"a\.h5 cannot be read: it crashes its library \(SIGABRT\)"):
+            read_image([path])
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read_image([path]).array[0], VOXELS)
+
+
+def test_a_crash_in_the_middle_of_the_voxels_is_an_error_too(path, program):
+    program(
+        "import sys, os, json; message = json.dumps({'warnings': [], 'shape': [9, 9], 'dtype': '<i2'}).encode(); "
+        "sys.stdout.buffer.write(len(message).to_bytes(8, 'little') + message + b'12'); sys.stdout.flush(); "
+        "os.kill(os.getpid(), 11)"
+    )
+    with pytest.raises(VolumeError, match=r"a\.h5 cannot be read: it crashes its library \(SIGSEGV\)"):
+        read_image([path])
+
+
+def test_a_file_that_takes_too_long_is_given_up(path, program, monkeypatch):
+    program("import time; time.sleep(60)")
+    monkeypatch.setattr(reader_process, "LEAST_SECONDS", 0.2)
+    with pytest.raises(VolumeError, match=r"a\.h5 cannot be read: it takes more than 0 s"):
+        read_grid(path)
+
+
+def test_one_child_serves_all_files_and_is_replaced_if_it_was_killed(path):
+    read_grid(path)
+    first = reader_process.CHILD.pid
+    read_grid(path)
+    assert reader_process.CHILD.pid == first
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    np.testing.assert_array_equal(read_image([path]).array[0], VOXELS)
+    assert reader_process.CHILD.pid != first
