@@ -125,8 +125,8 @@ def _check_labels(groups: dict[str, ChannelFiles], labels: dict[str, Path], *, e
     for name in groups:
         if name not in labels:
             findings.add_to_case(name, f"the label map {LABELS}/{name}{ending} is missing")
-        elif not labels[name].exists():
-            findings.add_to_case(name, f"{labels[name]} is a link to a file that does not exist")
+        elif not labels[name].is_file():
+            findings.add_to_case(name, _explain_missing_file(labels[name]))
     for name in sorted(labels.keys() - groups.keys()):
         findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} has no image in {IMAGES} and is not used")
 
@@ -149,8 +149,14 @@ def _explain_lack_of_labels(folder: Path, names: Collection[str], labels: Collec
 def _check_links(groups: dict[str, ChannelFiles], findings: Findings) -> None:
     for name, files in groups.items():
         for path in files.values():
-            if not path.exists():
-                findings.add_to_case(name, f"{path} is a link to a file that does not exist")
+            if not path.is_file():
+                findings.add_to_case(name, _explain_missing_file(path))
+
+
+def _explain_missing_file(path: Path) -> str:
+    if path.exists():
+        return f"{path} is a device or pipe, no image file"
+    return f"{path} is a link to a file that does not exist"
 
 
 def _note_other_endings(images: list[Path], ending: str, findings: Findings) -> None:
