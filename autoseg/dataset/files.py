@@ -14,7 +14,6 @@ from autoseg.dataset.cases import Findings
 from autoseg.errors import RunError
 from autoseg.file_endings import HEADER_OF_VOXELS, are_rivals, find_ending, strip_ending
 
-BROKEN_LINK: Final = "is a link to a file that does not exist, or to itself"
 CHANNEL_NAME: Final = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 ChannelFiles = dict[int, Path]
@@ -101,11 +100,18 @@ def group_channels(
 
 
 def check_links(groups: Mapping[str, ChannelFiles], findings: Findings) -> None:
-    """Reports links that lead nowhere."""
+    """Reports links that lead nowhere, and what is no file."""
     for name, files in groups.items():
         for path in files.values():
-            if not path.exists():
-                findings.add_to_case(name, f"{path} {BROKEN_LINK}")
+            if not path.is_file():
+                findings.add_to_case(name, explain_missing_file(path))
+
+
+def explain_missing_file(path: Path) -> str:
+    """Explains why a path that is in a folder is no image file."""
+    if path.exists():
+        return f"{path} is a device or pipe, no image file"
+    return f"{path} is a link to a file that does not exist, or to itself"
 
 
 def check_channels(

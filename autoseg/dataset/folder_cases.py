@@ -6,12 +6,12 @@ from typing import Final
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
-    BROKEN_LINK,
     CHANNEL_NAME,
     ChannelFiles,
     check_channels,
     check_links,
     describe_endings,
+    explain_missing_file,
     find_endings,
     get_stem,
     group_channels,
@@ -147,8 +147,8 @@ def _check_labels(
         if name not in labels:
             is_folder = f"; {LABELS}/{name}{ending} is a folder" if name in folders else ""
             findings.add_to_case(name, f"the label map {LABELS}/{name}{ending} is missing{is_folder}")
-        elif not labels[name].exists():
-            findings.add_to_case(name, f"{labels[name]} {BROKEN_LINK}")
+        elif not labels[name].is_file():
+            findings.add_to_case(name, explain_missing_file(labels[name]))
     for name in sorted(labels.keys() - groups.keys()):
         findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} has no image in {IMAGES} and is not used")
 

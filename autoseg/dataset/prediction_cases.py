@@ -1,9 +1,11 @@
 """Finds the images to predict in a folder, or the channels of one file."""
 
+import logging
 from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
 from autoseg.dataset.files import (
+    CHANNEL_NAME,
     ChannelFiles,
     check_channels,
     check_links,
@@ -19,6 +21,8 @@ from autoseg.dataset.files import (
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.errors import PredictionError, Problem, group_problems
 from autoseg.file_endings import READABLE_ENDINGS, find_ending
+
+LOGGER = logging.getLogger(__name__)
 
 
 def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
@@ -73,8 +77,27 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
         findings.add_to_case(path.name, f"{path} is a folder, though named like an image; restore the image")
     groups = group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
     report_second_files(files, groups, findings)
+    _announce_numbers(groups, ending, channel_count)
     check_links(groups, findings)
     return groups
+
+
+def _announce_numbers(groups: dict[str, ChannelFiles], ending: str, channel_count: int) -> None:
+    """Announces numbers that could be channels and are not, as such files may be channels of another model."""
+    numbered = [
+        name
+        for name, files in groups.items()
+        if (match := CHANNEL_NAME.fullmatch(name))
+        and int(match["channel"]) < channel_count
+        and get_stem(files[min(files)], ending) == name
+    ]
+    if numbered:
+        LOGGER.warning(
+            "%s: the numbers at the end of the names go beyond the %d channel(s) of the model, so every such file is "
+            "an image of its own",
+            numbered[0],
+            channel_count,
+        )
 
 
 def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, ChannelFiles], str]:

@@ -232,7 +232,8 @@ def _read_spacing(path: Path) -> FloatTriple | None:
     try:
         z, y, x = (float(value) for value in read_json(sidecar)["spacing"])
     except DocumentError as error:
-        raise VolumeError(str(error)) from error
+        msg = f'{error}; {sidecar.name} must hold {{"spacing": [z, y, x]}} in millimetres'
+        raise VolumeError(msg) from error
     except (ValueError, TypeError, KeyError) as error:
         msg = f'{sidecar} must hold {{"spacing": [z, y, x]}} in millimetres'
         raise VolumeError(msg) from error

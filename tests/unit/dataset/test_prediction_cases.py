@@ -62,12 +62,19 @@ def test_complete_cases_are_found_beside_incomplete_ones(tmp_path):
     ]
 
 
-def test_numbers_beyond_the_channels_make_every_file_of_the_group_a_case(tmp_path):
+def test_numbers_beyond_the_channels_make_every_file_of_the_group_a_case(tmp_path, caplog):
     make(tmp_path, "img_0000.nii.gz", "img_0001.nii.gz", "img_0002.nii.gz", "a_0000.nii.gz", "b.nii.gz")
     numbered = {f"img_{index:04d}": [f"img_{index:04d}.nii.gz"] for index in range(3)}
     assert find(tmp_path) == {"a": ["a_0000.nii.gz"], "b": ["b.nii.gz"]} | numbered
     for name, files in numbered.items():
         assert find(tmp_path / files[0]) == {name: files}
+    assert [record.getMessage()[:40] for record in caplog.records] == ["img_0000: the numbers at the end of the "]
+
+
+def test_names_of_nnunet_are_no_numbers_of_cases(tmp_path, caplog):
+    make(tmp_path, "scan_0000_0000.nii.gz", "scan_0001_0000.nii.gz", "a_0000.nii.gz")
+    assert list(find(tmp_path)) == ["a", "scan_0000", "scan_0001"]
+    assert caplog.records == []
 
 
 def test_numbered_files_of_several_channels_are_cases(tmp_path):

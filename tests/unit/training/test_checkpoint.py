@@ -80,6 +80,39 @@ def test_a_restored_learner_continues_bit_for_bit(written, make_learner):
     assert all(map(torch.equal, get_state(learner), get_state(other)))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("network.", lambda tensor: tensor.to(torch.int32), "holds torch.int32, expected torch.float32"),
+        ("network.", lambda tensor: tensor * torch.nan, "holds NaN or infinite values"),
+        ("optimizer.0.", lambda tensor: torch.zeros(7), r"planned optimizer: optimizer\.0\..* has the shape \(7,\)"),
+    ],
+)
+def test_tensors_that_cannot_be_the_state_are_refused(written, name, change, problem):
+    learner, path = written
+    checkpoint = read_checkpoint(path)
+    found = next(key for key in sorted(checkpoint.tensors) if key.startswith(name))
+    changed = replace(checkpoint, tensors=checkpoint.tensors | {found: change(checkpoint.tensors[found])})
+    with pytest.raises(TrainingError, match=rf"checkpoint_latest\.safetensors .*{problem}.*--restart"):
+        restore_learner(changed, learner)
+
+
+def test_a_moving_average_that_is_missing_or_does_not_fit_is_refused(tmp_path, plan_configuration, labels, identify):
+    configuration = plan_configuration()
+    training = configuration.training.model_copy(update={"weight_average_decay": 0.9})
+    configuration = configuration.model_copy(update={"training": training})
+    learner = build_learner(configuration, labels, device=CPU, seed=0)
+    step(learner)
+    path = tmp_path / "checkpoint_latest.safetensors"
+    write_resumable_checkpoint(path, make_state(learner, identify()))
+    checkpoint = read_checkpoint(path)
+    restore_learner(checkpoint, learner)
+    without = {name: tensor for name, tensor in checkpoint.tensors.items() if name != "average.0"}
+    for tensors in (without, checkpoint.tensors | {"average.0": torch.zeros(7)}):
+        with pytest.raises(TrainingError, match=r"average\.0 is missing or has another shape"):
+            restore_learner(replace(checkpoint, tensors=tensors), learner)
+
+
 def test_the_gradient_scale_goes_on_where_it_was(tmp_path, make_learner, identify):
     learner, other = (
         replace(make_learner(), scaler=torch.amp.GradScaler("cpu", init_scale=2.0**power)) for power in (10, 16)

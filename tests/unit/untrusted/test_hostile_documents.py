@@ -4,6 +4,7 @@ Every reading is limited to 2 GiB more memory and 20 seconds; nothing outside of
 """
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -626,3 +627,53 @@ def test_a_hostile_header_of_safetensors_is_an_error(fold: FoldFolder, kind: str
     fold.final_checkpoint.write_bytes(length + header + bytes(4 if kind != "nothing" else 0))
     with pytest.raises(AutosegError, match=r"checkpoint_final\.safetensors"):
         load_network(fold, PLAN.configurations["3d_fullres"])
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b.nii.gz", "x" * 5000, "/dev/zero", ".", "../" * 50, "imagesTr/pipe.nii.gz", "gone.nii.gz"]
+)
+@pytest.mark.parametrize("key", ["images", "label"])
+def test_a_listed_path_that_is_no_image_file_is_named(place: Path, path: str, key: str) -> None:
+    target = make_listed_dataset(place)
+    os.mkfifo(target.path.parent / "imagesTr" / "pipe.nii.gz")
+    write_json(target.path, set_field(target.content, f"dataset.a.{key}", [path] if key == "images" else path))
+    with pytest.raises(AutosegError, match=r"case a: .*(exist|folder|device|null|ending|opened)"):
+        target.read()
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+def test_a_pipe_or_loop_in_place_of_an_image_is_named(place: Path, folder: str) -> None:
+    target = make_dataset(place)
+    write_json(target.path, target.content)
+    ending = "_0000.nii.gz" if folder == "imagesTr" else ".nii.gz"
+    for name, build in (("a", os.mkfifo), ("b", lambda path: path.symlink_to(path.name))):
+        path = target.path.parent / folder / f"{name}{ending}"
+        path.unlink()
+        build(path)
+    with pytest.raises(AutosegError, match=r"(?s)case a: .* device or pipe.*case b: .*link to a file that does not"):
+        target.read()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x" * 230])
+def test_files_whose_names_no_run_can_hold_are_named(place: Path, name: str) -> None:
+    target = make_dataset(place)
+    write_json(target.path, target.content)
+    for path in (f"imagesTr/{name}_0000.nii.gz", f"labelsTr/{name}.nii.gz"):
+        (target.path.parent / path).touch()
+    with pytest.raises(AutosegError, match=r"no file of the run can have this name"):
+        target.read()
+
+
+@pytest.mark.parametrize("patch", [(128, 128, 128), (64, 192, 160), (512, 512), (1024, 1024)])
+def test_usual_plans_fit_into_small_computers(patch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.networks.memory_limits.find_available_ram", lambda: 8 * 2**30)
+    features = (32, 64, 128, 256, 320, 320)
+    network = {
+        "features_per_stage": features,
+        "strides": ((1,) * len(patch), *((2,) * len(patch),) * 5),
+        "blocks_per_stage": (2,) * 6,
+        "convolutions_per_decoder_stage": (2,) * 5,
+    }
+    configuration = build_configuration(patch, network=network, training={"batch_size": 2})
+    check_training_memory(configuration, "x", CPU)
+    check_prediction_memory(configuration, "x", CPU, network_count=5)
