@@ -153,8 +153,8 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
 
     Args:
         out: The folder.
-        record: The model and options that are to make its label maps. Its outputs come with the names of images in its own folder, or
-            their paths.
+        record: The model and options that are to make its label maps. Its outputs come with the names of images in
+            its own folder, or their paths.
         overwrite: Permission to replace label maps of this and of other models; files that no prediction wrote, or
             that were changed since, are never replaced.
 
