@@ -198,7 +198,17 @@ def _run_in_pool(
     work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int, sizes: Mapping[str, CaseSize]
 ) -> Iterator[_Event[Result]]:
     interrupted: list[int] = []
-    with _open_pool(workers) as pool, _cancel_on_interruption(pool):
+    try:
+        opened = _open_pool(workers)
+    except OSError as error:  # locks lie in shared memory
+        logging.getLogger(__name__).warning(
+            "worker processes cannot be started (%s), usually because shared memory (/dev/shm) is full; "
+            "this process works on one case after the other",
+            error,
+        )
+        yield from _run_here(work, jobs)
+        return
+    with opened as pool, _cancel_on_interruption(pool):
         with defer_interruptions():
             futures = {pool.submit(_run_job, work, job): index for index, (_, job) in enumerate(jobs)}
         for future in _iterate_finished(futures, pool):

@@ -44,6 +44,7 @@ from autoseg.training.data.batch import Batch
 from autoseg.training.data.handover import (
     BATCHES_AHEAD_PER_WORKER,
     MEMORY_ADVICE,
+    SHARED_ADVICE,
     LeftToCaller,
     SharedBatches,
     WorkerLoad,
@@ -213,10 +214,15 @@ def stream_batches(
         AutosegError: A case could not be read, or a worker has died.
     """
     load = _choose_load(WorkerLoad(workers, BATCHES_AHEAD_PER_WORKER), batch_bytes, announce)
-    loader = _build_loader(source, keys, load, device=device)
     others = multiprocessing.active_children()
     with defer_interruptions():
-        outcomes = iter(loader)
+        try:
+            outcomes = iter(_build_loader(source, keys, load, device=device))
+        except OSError as error:  # locks lie in shared memory, too
+            announce(
+                f"worker processes cannot be started ({error}): batches are made between the steps; {SHARED_ADVICE}"
+            )
+            outcomes = iter(_build_loader(source, keys, WorkerLoad(0, 0), device=device))
     started = [process for process in multiprocessing.active_children() if process not in others]
     is_told = False
     try:

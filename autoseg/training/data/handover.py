@@ -23,6 +23,9 @@ MEMORY_ADVICE: Final = (
     "close other programs or allow more memory (docker run --shm-size=8g), then give the same command to continue "
     "from the last checkpoint"
 )
+SHARED_ADVICE: Final = (
+    "shared memory (/dev/shm) may be full; with more of it training is faster (docker run --shm-size=8g)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,3 +127,18 @@ def test_a_thread_of_a_worker_that_fails_ends_the_training_instead_of_letting_it
         batches.translate_worker_crashes(),
     ):
         next(stream_batches(UnsendableSource(), KEYS, workers=1, device=CPU))
+
+
+def test_workers_for_whose_locks_there_is_no_room_are_announced_and_change_no_batch(monkeypatch):
+    build = batches._build_loader
+
+    def build_without_room(source, keys, load, *, device):
+        if load.workers:
+            raise OSError(28, "No space left on device")
+        return build(source, keys, load, device=device)
+
+    monkeypatch.setattr(batches, "_build_loader", build_without_room)
+    told = []
+    made = list(stream_batches(NumberedSource(), KEYS, workers=2, device=CPU, announce=told.append))
+    assert [batch.image[0, 0, 0, 0].item() for batch in made] == [0, 1, 2, 3]
+    assert "cannot be started ([Errno 28] No space left on device)" in told[0]

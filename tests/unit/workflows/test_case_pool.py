@@ -216,3 +216,15 @@ def test_a_case_without_memory_is_named_without_a_traceback(error: Exception) ->
     assert failure.traceback is None
     assert failure.describe()[0].startswith("case a: too little memory (")
     assert "54 TiB" in failure.describe()[0]
+
+
+def test_cases_are_worked_on_here_where_no_worker_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(workers: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(case_pool, "_open_pool", refuse)
+    assert run("a b c", tmp_path).results == ("A", "B", "C")
+    assert "No space left on device" in caplog.text
+    assert "/dev/shm" in caplog.text
