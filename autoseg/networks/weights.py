@@ -1,19 +1,24 @@
-"""Reading and writing the weights of a network in a checkpoint."""
+"""Reading and writing the weights of a network in a checkpoint, and the checksums of tensors in it.
 
-import hashlib
-from collections.abc import Mapping
+The checksums are a tensor of the same file, so that neither is there without the other. Files of earlier versions, and
+of other tools, have none.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from autoseg.checksums import compute_crc32, compute_sha256
 from autoseg.errors import RunError
 from autoseg.run_folder import write_atomically
 
 NETWORK_PREFIX: Final = "network."
+CHECKSUMS_NAME: Final = "checksums"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -28,11 +33,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as checkpoint:
             names = [name for name in checkpoint.keys() if name.startswith(NETWORK_PREFIX)]  # noqa: SIM118 (no mapping)
-            weights = {name.removeprefix(NETWORK_PREFIX): checkpoint.get_tensor(name) for name in names}
+            weights = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in read_tensors(checkpoint, names)}
     except FileNotFoundError as error:
         msg = f"no checkpoint at {path}; train this fold first, or copy the file there"
         raise RunError(msg) from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         msg = f"the checkpoint {path} cannot be read ({error}); copy it again, or train this fold again"
         raise RunError(msg) from error
     if not weights:
@@ -64,8 +69,7 @@ def hash_weights(path: Path) -> str:
         RunError: It is missing or cannot be read.
     """
     try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return compute_sha256(path)
     except OSError as error:
         msg = (
             f"the checkpoint {path} cannot be read ({error.strerror or error}); train this fold again, or copy it there"
@@ -98,5 +102,64 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
         raise RunError(msg) from error
 
 
+def add_checksums(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """Adds the checksums of the header (names and metadata) and of the tensors, which must be contiguous."""
+    checksums = [_compute_header_checksum(tensors, metadata)]
+    checksums += [_compute_checksum(name, tensor) for name, tensor in sorted(tensors.items())]
+    return {**tensors, CHECKSUMS_NAME: torch.tensor(checksums, dtype=torch.int64)}
+
+
+def read_tensors(file: Any, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Reads tensors of an opened safetensors file and compares each with its checksum.
+
+    Raises:
+        SafetensorError: A tensor cannot be read.
+        ValueError: A tensor, or the header, has changed since it was written.
+    """
+    checksums = _read_checksums(file)
+    for name in names:
+        tensor = file.get_tensor(name)
+        if checksums:
+            _compare(f"the tensor {name}", _compute_checksum(name, tensor), checksums[name])
+        yield name, tensor
+
+
+def read_metadata(file: Any) -> dict[str, str]:
+    """Reads the metadata in the header of an opened safetensors file.
+
+    Raises:
+        SafetensorError: The checksum cannot be read.
+        ValueError: The header has changed since it was written.
+    """
+    _read_checksums(file)
+    return file.metadata() or {}
+
+
+def _read_checksums(file: Any) -> dict[str, int]:
+    """Reads the checksum of every tensor and checks that of the header; empty for files of earlier versions."""
+    names = sorted(set(file.keys()) - {CHECKSUMS_NAME})
+    if CHECKSUMS_NAME not in file.keys():  # noqa: SIM118 (no mapping)
+        return {}
+    header, *checksums = file.get_tensor(CHECKSUMS_NAME).tolist()
+    _compare("the header", _compute_header_checksum(names, file.metadata() or {}), header)
+    return dict(zip(names, checksums, strict=True))
+
+
+def _compare(subject: str, found: int, expected: int) -> None:
+    if found != expected:
+        msg = f"{subject} has changed since it was written: its CRC-32 is {found:08x}, expected {expected:08x}"
+        raise ValueError(msg)
+
+
+def _compute_header_checksum(names: Iterable[str], metadata: Mapping[str, str]) -> int:
+    return compute_crc32(repr((sorted(names), sorted(metadata.items()))).encode())
+
+
+def _compute_checksum(name: str, tensor: Tensor) -> int:
+    kind = compute_crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    return compute_crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, kind)
+
+
 def _name_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{NETWORK_PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()}
+    named = {f"{NETWORK_PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()}
+    return add_checksums(named, metadata={})

@@ -9,43 +9,29 @@ short: such a case counts as missing, or is refused when it is opened.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Int32
-from numpy.typing import NDArray
 
+from autoseg.checksums import compute_crc32, find_version
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
-from autoseg.preprocessing.storage_shape import compute_storage_shape
-from autoseg.run_folder import make_folder, translate_blosc2_errors, write_atomically
+from autoseg.preprocessing.stored_array import (
+    REST,
+    ArrayChecksums,
+    LazyArray,
+    list_unchecked_parts,
+    open_array,
+    write_array,
+)
+from autoseg.run_folder import make_folder, write_atomically
 
-# Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
-# to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more space; ZSTD
-# saves 9 to 20 % of the space and reads at half the speed. Shuffled bytes of float32 compress where plain ones do not.
-COMPRESSION_LEVEL: Final = 5
 # A file stored for patches of another shape takes longer to read, which is noticeable only for large arrays:
 # a slice of 35 x 51 x 35 voxels takes 0.15 ms instead of 0.04 (measured).
 LARGEST_LINKED_BYTES: Final = 2**20
-
-
-@runtime_checkable
-class LazyArray(Protocol):
-    """An array on disk; slicing reads and decompresses what is needed."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of the values."""
-        ...
-
-    def __getitem__(self, key: Any) -> NDArray[Any]: ...
 
 
 class FileSizes(Part):
@@ -56,12 +42,25 @@ class FileSizes(Part):
     locations_bytes: int
 
 
+class FileChecksums(Part):
+    """Checksums by which a file that was damaged without a change of its size is recognized.
+
+    Attributes:
+        locations: CRC-32 of the whole file.
+    """
+
+    image: ArrayChecksums
+    labels: ArrayChecksums
+    locations: int
+
+
 class CachedCaseRecord(Document):
     """The JSON file of a preprocessed case.
 
     Attributes:
         class_ranges: See `ClassLocations`.
         annotated_range: See `ClassLocations`.
+        checksums: None in files of earlier versions.
     """
 
     schema_version: Literal[1] = 1
@@ -69,6 +68,7 @@ class CachedCaseRecord(Document):
     class_ranges: tuple[tuple[int, int], ...]
     annotated_range: tuple[int, int] | None
     files: FileSizes
+    checksums: FileChecksums | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,17 +122,21 @@ def write_case(
     assert case.label_map is not None, f"case {name!r} has no labels to train on"
     paths = _CasePaths(make_folder(folder), name)
     paths.record.unlink(missing_ok=True)
-    is_linked = twin is not None and case.image.nbytes <= LARGEST_LINKED_BYTES and paths.link_to(_CasePaths(twin, name))
-    if not is_linked:
-        write_array(paths.image, case.image, patch_voxels)
-        write_array(paths.labels, case.label_map, patch_voxels)
-        with write_atomically(paths.locations, is_durable=False) as temporary:
-            np.save(temporary, locations.coordinates, allow_pickle=False)
+    checksums = None
+    if twin is not None and case.image.nbytes <= LARGEST_LINKED_BYTES:
+        checksums = paths.link_to(_CasePaths(twin, name))
+    if checksums is None:
+        checksums = FileChecksums(
+            image=write_array(paths.image, case.image, patch_voxels),
+            labels=write_array(paths.labels, case.label_map, patch_voxels),
+            locations=_write_locations(paths.locations, locations.coordinates),
+        )
     record = CachedCaseRecord(
         geometry=case.geometry,
         class_ranges=locations.class_ranges,
         annotated_range=locations.annotated_range,
         files=paths.measure_sizes(),
+        checksums=checksums,
     )
     write_document(paths.record, record, is_durable=False)
 
@@ -153,8 +157,10 @@ def open_case(folder: Path, name: str) -> CachedCase:
     try:
         record = read_document(paths.record, CachedCaseRecord)
         paths.check_sizes(record.files)
-        coordinates = _read_locations(paths.locations)
-        image, label_map = open_array(paths.image), open_array(paths.labels)
+        known = record.checksums
+        coordinates = _read_locations(paths.locations, None if known is None else known.locations)
+        image = open_array(paths.image, None if known is None else known.image)
+        label_map = open_array(paths.labels, None if known is None else known.labels)
     except (DocumentError, OSError, RuntimeError, ValueError) as error:
         msg = (
             f"the preprocessed case {name!r} in {folder} is missing or damaged ({error}); "
@@ -194,9 +200,13 @@ class _CasePaths:
     def locations(self) -> Path:
         return self.folder / f"{self.name}.locations.npy"
 
-    def link_to(self, twin: "_CasePaths") -> bool:
-        """Hard-links the arrays and locations of the twin; returns False if the file system has no hard links."""
+    def link_to(self, twin: "_CasePaths") -> FileChecksums | None:
+        """Hard-links the arrays and locations of the twin; returns their checksums.
+
+        None if the file system has no hard links, or the twin is of a version without checksums.
+        """
         try:
+            checksums = read_document(twin.record, CachedCaseRecord).checksums
             for path, existing in (
                 (self.image, twin.image),
                 (self.labels, twin.labels),
@@ -204,9 +214,9 @@ class _CasePaths:
             ):
                 path.unlink(missing_ok=True)
                 path.hardlink_to(existing)
-        except OSError:
-            return False
-        return True
+        except (DocumentError, OSError):
+            return None
+        return checksums
 
     def measure_sizes(self) -> FileSizes:
         return FileSizes(
@@ -229,77 +239,20 @@ def _is_filled(path: Path) -> bool:
         return False
 
 
-def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) -> None:
-    """Writes an array atomically, stored for reading in patches of the given shape.
-
-    Raises:
-        RunError: The folder cannot be written or the disk is full.
-    """
-    import blosc2  # imported here because it takes 0.3 s, and a finished run does not need it
-
-    block, chunk = compute_storage_shape(array.shape, patch_voxels, array.itemsize)
-    compression = {
-        "codec": blosc2.Codec.LZ4,
-        "clevel": COMPRESSION_LEVEL,
-        "filters": [blosc2.Filter.SHUFFLE],
-        "nthreads": 1,
-    }
-    with write_atomically(path, is_durable=False) as temporary, translate_blosc2_errors():
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=str(temporary),
-            mode="w",
-            chunks=chunk,
-            blocks=block,
-            cparams=compression,
-        )
+def _write_locations(path: Path, coordinates: Int32[np.ndarray, "location 3"]) -> int:
+    """Returns the CRC-32 of the written file."""
+    with write_atomically(path, is_durable=False) as temporary:
+        np.save(temporary, coordinates, allow_pickle=False)
+        return compute_crc32(temporary.read_bytes())
 
 
-@dataclass(frozen=True, slots=True)
-class StoredArray:
-    """An array in a file of its own, which is named in errors.
-
-    Attributes:
-        array: The array of blosc2.
-        path: The file of the array.
-        remedy: The command that writes the file again once it is deleted.
-    """
-
-    array: LazyArray
-    path: Path
-    remedy: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of the values."""
-        return self.array.dtype
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        try:
-            return self.array[key]
-        except RuntimeError as error:  # what blosc2 raises where blocks do not decompress
-            msg = f"{self.path} is damaged ({error}); delete it, then write it again with: {self.remedy}"
-            raise RunError(msg) from error
-
-
-def open_array(path: Path, *, remedy: str = "autoseg preprocess RUN") -> LazyArray:
-    """Opens an array, which is read when it is sliced. A truncated file crashes the process.
-
-    Args:
-        path: The file of the array.
-        remedy: The command that writes it again once it is deleted; named if its content is damaged.
-    """
-    import blosc2
-
-    array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-    return StoredArray(array, path, remedy)
-
-
-def _read_locations(path: Path) -> Int32[np.ndarray, "location 3"]:
+def _read_locations(path: Path, checksum: int | None) -> Int32[np.ndarray, "location 3"]:
+    unchecked = set() if checksum is None else list_unchecked_parts(find_version(path))
+    if REST in unchecked:
+        found = compute_crc32(path.read_bytes())
+        if found != checksum:
+            msg = f"{path.name} has the checksum {found:08x} instead of {checksum:08x}"
+            raise ValueError(msg)
+        unchecked.discard(REST)
     coordinates: Int32[np.ndarray, "location 3"] = np.load(path, mmap_mode="r", allow_pickle=False)
     return coordinates

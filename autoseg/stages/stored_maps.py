@@ -12,8 +12,8 @@ from jaxtyping import Int16
 
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
-from autoseg.preprocessing.cache import LazyArray, open_array, write_array
 from autoseg.preprocessing.case import CaseGeometry
+from autoseg.preprocessing.stored_array import ArrayChecksums, LazyArray, open_array, write_array
 from autoseg.run_folder import make_folder
 
 
@@ -38,12 +38,14 @@ class StageMapRecord(Document):
         source: The training that made the prediction.
         geometry: Geometry of the preprocessed case on whose grid the map lies.
         array_bytes: Size of the array's file, by which a damaged copy is recognized.
+        checksums: None in files of earlier versions.
     """
 
     schema_version: Literal[1] = 1
     source: PredictionSource
     geometry: CaseGeometry
     array_bytes: int
+    checksums: ArrayChecksums | None = None
 
 
 def write_stage_map(
@@ -70,8 +72,8 @@ def write_stage_map(
     """
     array, record = _find_paths(make_folder(folder), name)
     record.unlink(missing_ok=True)
-    write_array(array, stage_map, patch_voxels)
-    content = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
+    checksums = write_array(array, stage_map, patch_voxels)
+    content = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size, checksums=checksums)
     write_document(record, content, is_durable=False)
 
 
@@ -80,7 +82,8 @@ def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, g
     array, record = _find_paths(folder, name)
     try:
         found = read_document(record, StageMapRecord)
-        return found == StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
+        wanted = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
+        return found.model_copy(update={"checksums": None}) == wanted
     except (DocumentError, OSError):
         return False
 
@@ -111,7 +114,7 @@ def open_stage_map(folder: Path, name: str, geometry: CaseGeometry) -> LazyArray
         if found.geometry != geometry or found.array_bytes != array.stat().st_size:
             msg = f"{record} describes another grid or another file"
             raise ValueError(msg)
-        return open_array(array, remedy="autoseg train RUN")
+        return open_array(array, found.checksums, remedy="autoseg train RUN")
     except (DocumentError, OSError, RuntimeError, ValueError) as error:
         msg = (
             f"the previous stage's prediction of {name!r} in {folder} is missing or damaged ({error}); "

@@ -23,7 +23,14 @@ import autoseg
 from autoseg.document import Document, Part, Upgrade, upgrade_content
 from autoseg.errors import DocumentError, RunError, TrainingError
 from autoseg.labels import LabelScheme
-from autoseg.networks.weights import NETWORK_PREFIX, find_weight_problem
+from autoseg.networks.weights import (
+    CHECKSUMS_NAME,
+    NETWORK_PREFIX,
+    add_checksums,
+    find_weight_problem,
+    read_metadata,
+    read_tensors,
+)
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.run_folder import write_atomically
@@ -163,7 +170,8 @@ def _write(path: Path, state: LoopState, tensors: dict[str, Tensor]) -> None:
     )
     try:
         with write_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata={DESCRIPTION_KEY: description.model_dump_json()})
+            metadata = {DESCRIPTION_KEY: description.model_dump_json()}
+            save_file(add_checksums(tensors, metadata), temporary, metadata=metadata)
     except SafetensorError as error:
         msg = f"cannot write {path}: {error}; free space or choose another place"
         raise RunError(msg) from error
@@ -177,9 +185,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(DESCRIPTION_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+            text = read_metadata(file).get(DESCRIPTION_KEY)
+            tensors = dict(read_tensors(file, [name for name in file.keys() if name != CHECKSUMS_NAME]))  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path} is damaged or no checkpoint: {error}; {_advise(path)}"
         raise TrainingError(msg) from error
     return Checkpoint(path=path, description=_parse_description(path, text), tensors=tensors)
@@ -193,8 +201,8 @@ def read_description(path: Path) -> CheckpointDescription:
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(DESCRIPTION_KEY)
-    except (SafetensorError, OSError) as error:
+            text = read_metadata(file).get(DESCRIPTION_KEY)
+    except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path} is damaged or no checkpoint: {error}; {_advise(path)}"
         raise TrainingError(msg) from error
     return _parse_description(path, text)

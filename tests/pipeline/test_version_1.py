@@ -62,6 +62,7 @@ def test_its_interrupted_training_ends_where_the_old_version_would_have_ended(ru
     assert done.code == 0, done.err
     assert "continues, in epoch 2 of 3, after iteration 3 of 4" in done.out
     found = load_file(run / "models/2d/fold_0/checkpoint_final.safetensors")
+    del found["checksums"]  # which version 1 had not
     expected = load_file(KEPT / "expected" / "fold_0.safetensors")
     assert found.keys() == expected.keys()
     # Sums have another order in other versions of PyTorch and on other CPUs.

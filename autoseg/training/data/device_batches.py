@@ -24,8 +24,9 @@ from torch import Tensor
 from autoseg.geometry import IntTriple
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
-from autoseg.preprocessing.cache import CachedCase, LazyArray
+from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
+from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.augmentation.pipeline import BatchParameters, DeviceAugmentation, build_device_augmentation
 from autoseg.training.augmentation.tensors.transfer import choose_device, move_to_device
 from autoseg.training.augmentation.transform import Patches

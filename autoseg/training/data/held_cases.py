@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoseg.preprocessing.cache import CachedCase, LazyArray
+from autoseg.preprocessing.cache import CachedCase
+from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.augmentation.tensors.transfer import choose_device
 
 READING_THREADS = 8

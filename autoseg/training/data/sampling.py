@@ -7,9 +7,10 @@ import numpy as np
 
 from autoseg.geometry import IntTriple
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement
-from autoseg.preprocessing.cache import CachedCase, LazyArray
+from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.class_locations import ClassLocations
+from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.data.foreground import Coordinates, FoldClass, ForegroundIndex
 
 

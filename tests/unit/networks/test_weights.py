@@ -69,3 +69,28 @@ def test_others_may_read_a_checkpoint_as_far_as_the_umask_grants(tmp_path: Path)
     finally:
         os.umask(before)
     assert (tmp_path / "checkpoint.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_every_flipped_bit_is_found_or_leaves_the_weights_as_they_are(tmp_path: Path) -> None:
+    weights = {"a.weight": torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7, "a.count": torch.tensor(5)}
+    path = tmp_path / "checkpoint_final.safetensors"
+    write_weights(path, weights)
+    whole = path.read_bytes()
+    found = 0
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            read = read_weights(path)
+        except RunError:
+            found += 1
+        else:
+            assert read.keys() == weights.keys()
+            assert all(torch.equal(read[name], value) for name, value in weights.items())
+    assert found > 0.9 * len(whole)
+
+
+def test_weights_of_a_version_without_checksums_are_read(tmp_path: Path) -> None:
+    save_file({"network.a": torch.ones(3)}, tmp_path / "old.safetensors")
+    assert torch.equal(read_weights(tmp_path / "old.safetensors")["a"], torch.ones(3))

@@ -167,7 +167,7 @@ def test_the_file_holds_tensors_and_json(written):
         names = set(file.keys())
     assert description["schema_version"] == 2
     assert description["history"][0]["pseudo_dice"] == [0.25, None]
-    assert {name.split(".")[0] for name in names} == {"network", "optimizer"}
+    assert {name.split(".")[0] for name in names} == {"network", "optimizer", "checksums"}
     assert "optimizer.0.momentum_buffer" in names
 
 
@@ -177,6 +177,27 @@ def test_a_damaged_file_is_refused(written, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     with pytest.raises(TrainingError, match=r"checkpoint_latest.* is damaged .*--restart"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("text", [b'pseudo_dice\\":[0.25', b"momentum_buffer"])
+def test_a_flipped_bit_in_the_header_is_refused(written, text):
+    _, path = written
+    content = bytearray(path.read_bytes())
+    content[content.index(text) + len(text) - 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"checkpoint_latest.* is damaged .*--restart"):
+        read_checkpoint(path)
+    with pytest.raises(TrainingError, match=r"checkpoint_latest.* is damaged .*--restart"):
+        read_description(path)
+
+
+def test_a_flipped_bit_in_a_tensor_is_refused_by_its_name(written):
+    _, path = written
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"the tensor \S+ has changed since it was written.*--restart"):
         read_checkpoint(path)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from autoseg.errors import RunError, VolumeError
 from autoseg.geometry import Grid
-from autoseg.preprocessing.cache import write_array
+from autoseg.preprocessing.stored_array import write_array
 from autoseg.volume_io import (
     READABLE_ENDINGS,
     check_same_grid,

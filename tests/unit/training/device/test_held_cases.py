@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from autoseg.errors import RunError
-from autoseg.preprocessing.cache import LazyArray, open_case
+from autoseg.preprocessing.cache import open_case
+from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.data.held_cases import DeviceArray, hold_cases, measure_size
 
 NAMES = ("case_0", "case_1")

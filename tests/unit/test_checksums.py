@@ -1,0 +1,70 @@
+"""Digests of files are computed once, and anew as soon as a file may have changed."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from autoseg import checksums
+from autoseg.checksums import RECENT_SECONDS, compute_crc32, compute_sha256
+
+
+def write_old(path: Path, content: bytes, *, age_seconds: float = 100) -> None:
+    path.write_bytes(content)
+    moment = time.time() - age_seconds
+    os.utime(path, (moment, moment))
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    read: list[Path] = []
+    compute = checksums._read_sha256
+
+    def count(path: Path) -> str:
+        read.append(path)
+        return compute(path)
+
+    monkeypatch.setattr(checksums, "_read_sha256", count)
+    return read
+
+
+def test_the_digest_is_the_sha_256_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+    assert compute_sha256(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = count_reads(monkeypatch)
+    write_old(tmp_path / "a", b"weights")
+    assert compute_sha256(tmp_path / "a") == compute_sha256(tmp_path / "a")
+    assert read == [tmp_path / "a"]
+
+
+def test_a_replaced_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = count_reads(monkeypatch)
+    write_old(tmp_path / "a", b"weights")
+    write_old(tmp_path / "b", b"WEIGHTS", age_seconds=50)
+    before = compute_sha256(tmp_path / "a")
+    (tmp_path / "b").rename(tmp_path / "a")
+    assert compute_sha256(tmp_path / "a") != before
+    assert len(read) == 2
+
+
+@pytest.mark.parametrize("age_seconds", [0, -1000])  # now, and in the future of a clock that was put back
+def test_a_file_that_may_change_within_the_resolution_of_its_time_is_read_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_seconds: float
+) -> None:
+    read = count_reads(monkeypatch)
+    write_old(tmp_path / "a", b"weights", age_seconds=age_seconds)
+    moment = (tmp_path / "a").stat().st_mtime_ns
+    before = compute_sha256(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"WEIGHTS")
+    os.utime(tmp_path / "a", ns=(moment, moment))  # the same inode, size and time
+    assert compute_sha256(tmp_path / "a") != before
+    assert len(read) == 2
+    assert RECENT_SECONDS > 0
+
+
+def test_checksums_continue() -> None:
+    assert compute_crc32(b"def", compute_crc32(b"abc")) == compute_crc32(b"abcdef") == 0x4B8E39EF
