@@ -21,6 +21,7 @@ from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.storage_shape import compute_storage_shape
 from autoseg.run_folder import make_folder, translate_blosc2_errors, write_atomically
+from autoseg.runtime.file_digests import check_crc32, compute_crc32
 
 # Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
 # to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more space; ZSTD
@@ -48,12 +49,19 @@ class LazyArray(Protocol):
     def __getitem__(self, key: Any) -> NDArray[Any]: ...
 
 
-class FileSizes(Part):
-    """Sizes by which a damaged copy is recognized: a truncated file would crash the process that maps it."""
+class CaseFiles(Part):
+    """Sizes and CRC-32 of the files of a case, by which a damaged copy is recognized.
+
+    A truncated file would crash the process that maps it, so sizes are compared when a case is opened; checksums when
+    a process reads values for the first time. Earlier versions have stored no checksums.
+    """
 
     image_bytes: int
     labels_bytes: int
     locations_bytes: int
+    image_crc32: int | None = None
+    labels_crc32: int | None = None
+    locations_crc32: int | None = None
 
 
 class CachedCaseRecord(Document):
@@ -68,7 +76,7 @@ class CachedCaseRecord(Document):
     geometry: CaseGeometry
     class_ranges: tuple[tuple[int, int], ...]
     annotated_range: tuple[int, int] | None
-    files: FileSizes
+    files: CaseFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +140,7 @@ def write_case(
         geometry=case.geometry,
         class_ranges=locations.class_ranges,
         annotated_range=locations.annotated_range,
-        files=paths.measure_sizes(),
+        files=paths.describe_files(),
     )
     write_document(paths.record, record, is_durable=False)
 
@@ -153,8 +161,10 @@ def open_case(folder: Path, name: str) -> CachedCase:
     try:
         record = read_document(paths.record, CachedCaseRecord)
         paths.check_sizes(record.files)
+        check_crc32(paths.locations, record.files.locations_crc32)
         coordinates = _read_locations(paths.locations)
-        image, label_map = open_array(paths.image), open_array(paths.labels)
+        image = open_array(paths.image, crc32=record.files.image_crc32)
+        label_map = open_array(paths.labels, crc32=record.files.labels_crc32)
     except (DocumentError, OSError, RuntimeError, ValueError) as error:
         msg = (
             f"the preprocessed case {name!r} in {folder} is missing or damaged ({error}); "
@@ -208,17 +218,26 @@ class _CasePaths:
             return False
         return True
 
-    def measure_sizes(self) -> FileSizes:
-        return FileSizes(
-            image_bytes=self.image.stat().st_size,
-            labels_bytes=self.labels.stat().st_size,
-            locations_bytes=self.locations.stat().st_size,
+    def describe_files(self) -> CaseFiles:
+        return CaseFiles(
+            **self.measure_sizes(),
+            image_crc32=compute_crc32(self.image),
+            labels_crc32=compute_crc32(self.labels),
+            locations_crc32=compute_crc32(self.locations),
         )
 
-    def check_sizes(self, expected: FileSizes) -> None:
+    def measure_sizes(self) -> dict[str, int]:
+        return {
+            "image_bytes": self.image.stat().st_size,
+            "labels_bytes": self.labels.stat().st_size,
+            "locations_bytes": self.locations.stat().st_size,
+        }
+
+    def check_sizes(self, expected: CaseFiles) -> None:
         found = self.measure_sizes()
-        if found != expected:
-            msg = f"expected {expected}, found {found}"
+        wanted = {name: getattr(expected, name) for name in found}
+        if found != wanted:
+            msg = f"expected {wanted}, found {found}"
             raise ValueError(msg)
 
 
@@ -263,11 +282,13 @@ class StoredArray:
         array: The array of blosc2.
         path: The file of the array.
         remedy: The command that writes the file again once it is deleted.
+        crc32: Checksum of the file; None for files of earlier versions.
     """
 
     array: LazyArray
     path: Path
     remedy: str
+    crc32: int | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -281,23 +302,32 @@ class StoredArray:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         try:
+            self._check()
             return self.array[key]
         except RuntimeError as error:  # what blosc2 raises where blocks do not decompress
             msg = f"{self.path} is damaged ({error}); delete it, then write it again with: {self.remedy}"
             raise RunError(msg) from error
 
+    def _check(self) -> None:
+        """Raises RuntimeError if the file has changed since it was written."""
+        try:
+            check_crc32(self.path, self.crc32)
+        except (OSError, ValueError) as error:
+            raise RuntimeError(error) from error
 
-def open_array(path: Path, *, remedy: str = "autoseg preprocess RUN") -> LazyArray:
+
+def open_array(path: Path, *, remedy: str = "autoseg preprocess RUN", crc32: int | None = None) -> LazyArray:
     """Opens an array, which is read when it is sliced. A truncated file crashes the process.
 
     Args:
         path: The file of the array.
         remedy: The command that writes it again once it is deleted; named if its content is damaged.
+        crc32: Checksum of the file, which is compared when values are read; None compares nothing.
     """
     import blosc2
 
     array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-    return StoredArray(array, path, remedy)
+    return StoredArray(array, path, remedy, crc32)
 
 
 def _read_locations(path: Path) -> Int32[np.ndarray, "location 3"]:

@@ -60,14 +60,10 @@ def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
         TrainingError: Another process trains it.
         RunError: The folder cannot be written, or its file system has no locks.
     """
-    make_folder(folder.lock.parent)
-    with folder.lock.open("a+", encoding="utf-8") as file:
+    with _open_lock(folder.lock) as file:
         if not _acquire(file):
             raise TrainingError(_describe_conflict(folder))
-        holder = LockHolder(pid=os.getpid(), host=socket.gethostname(), device=device)
-        file.truncate(0)
-        file.write(holder.model_dump_json())
-        file.flush()
+        _write_holder(file, LockHolder(pid=os.getpid(), host=socket.gethostname(), device=device))
         try:
             yield
         finally:
@@ -85,8 +81,7 @@ def wait_for_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
     Raises:
         RunError: The folder cannot be written, or its file system has no locks.
     """
-    make_folder(path.parent)
-    with path.open("a+", encoding="utf-8") as file:
+    with _open_lock(path) as file:
         if not _acquire(file):
             on_wait()
             while not _acquire(file):
@@ -108,6 +103,27 @@ def find_holder(folder: FoldFolder) -> LockHolder | None:
     except OSError:  # no lock file, or a file system without locks
         return None
     return None
+
+
+def _open_lock(path: Path) -> TextIO:
+    make_folder(path.parent)
+    try:
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(_describe_write_error(path, error)) from error
+
+
+def _write_holder(file: TextIO, holder: LockHolder) -> None:
+    """Writes without a buffer, which would be written once more when the file is closed."""
+    try:
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), holder.model_dump_json().encode())
+    except OSError as error:
+        raise RunError(_describe_write_error(Path(file.name), error)) from error
+
+
+def _describe_write_error(path: Path, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror or error}; free space or choose another place"
 
 
 def _acquire(file: TextIO) -> bool:

@@ -15,6 +15,7 @@ from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.cache import LazyArray, open_array, write_array
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import make_folder
+from autoseg.runtime.file_digests import check_crc32, compute_crc32
 
 
 class PredictionSource(Part):
@@ -38,12 +39,14 @@ class StageMapRecord(Document):
         source: The training that made the prediction.
         geometry: Geometry of the preprocessed case on whose grid the map lies.
         array_bytes: Size of the array's file, by which a damaged copy is recognized.
+        array_crc32: Checksum of the array's file; None in records of earlier versions.
     """
 
     schema_version: Literal[1] = 1
     source: PredictionSource
     geometry: CaseGeometry
     array_bytes: int
+    array_crc32: int | None = None
 
 
 def write_stage_map(
@@ -71,7 +74,8 @@ def write_stage_map(
     array, record = _find_paths(make_folder(folder), name)
     record.unlink(missing_ok=True)
     write_array(array, stage_map, patch_voxels)
-    content = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
+    size, crc32 = array.stat().st_size, compute_crc32(array)
+    content = StageMapRecord(source=source, geometry=geometry, array_bytes=size, array_crc32=crc32)
     write_document(record, content, is_durable=False)
 
 
@@ -80,8 +84,9 @@ def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, g
     array, record = _find_paths(folder, name)
     try:
         found = read_document(record, StageMapRecord)
-        return found == StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
-    except (DocumentError, OSError):
+        check_crc32(array, found.array_crc32)
+        return (found.source, found.geometry, found.array_bytes) == (source, geometry, array.stat().st_size)
+    except (DocumentError, OSError, ValueError):
         return False
 
 
@@ -111,7 +116,7 @@ def open_stage_map(folder: Path, name: str, geometry: CaseGeometry) -> LazyArray
         if found.geometry != geometry or found.array_bytes != array.stat().st_size:
             msg = f"{record} describes another grid or another file"
             raise ValueError(msg)
-        return open_array(array, remedy="autoseg train RUN")
+        return open_array(array, remedy="autoseg train RUN", crc32=found.array_crc32)
     except (DocumentError, OSError, RuntimeError, ValueError) as error:
         msg = (
             f"the previous stage's prediction of {name!r} in {folder} is missing or damaged ({error}); "

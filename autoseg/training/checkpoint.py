@@ -24,7 +24,13 @@ import autoseg
 from autoseg.document import Document, Part, Upgrade, upgrade_content
 from autoseg.errors import RunError, TrainingError
 from autoseg.labels import LabelScheme
-from autoseg.networks.weights import NETWORK_PREFIX
+from autoseg.networks.weights import (
+    CHECKSUMS_NAME,
+    NETWORK_PREFIX,
+    add_checksums,
+    check_description,
+    read_tensors,
+)
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.run_folder import write_atomically
@@ -163,7 +169,8 @@ def _write(path: Path, state: LoopState, tensors: dict[str, Tensor]) -> None:
     )
     try:
         with write_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata={DESCRIPTION_KEY: description.model_dump_json()})
+            text = description.model_dump_json()
+            save_file(add_checksums(tensors, text), temporary, metadata={DESCRIPTION_KEY: text})
     except SafetensorError as error:
         msg = f"cannot write {path}: {error}; free space or choose another place"
         raise RunError(msg) from error
@@ -177,9 +184,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(DESCRIPTION_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+            text = _read_text(file)
+            tensors = dict(read_tensors(file, [name for name in file.keys() if name != CHECKSUMS_NAME]))  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path} is damaged or no checkpoint: {error}; {_advise(path)}"
         raise TrainingError(msg) from error
     return Checkpoint(path=path, description=_parse_description(path, text), tensors=tensors)
@@ -193,8 +200,8 @@ def read_description(path: Path) -> CheckpointDescription:
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(DESCRIPTION_KEY)
-    except (SafetensorError, OSError) as error:
+            text = _read_text(file)
+    except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path} is damaged or no checkpoint: {error}; {_advise(path)}"
         raise TrainingError(msg) from error
     return _parse_description(path, text)
@@ -322,6 +329,13 @@ def _describe_scaler(scaler: torch.amp.GradScaler) -> ScalerState | None:
 def _restore_scaler(state: ScalerState | None, scaler: torch.amp.GradScaler) -> None:
     if state is not None and scaler.is_enabled():
         scaler.load_state_dict({**scaler.state_dict(), "scale": state.scale, "_growth_tracker": state.growth_tracker})
+
+
+def _read_text(file: Any) -> str | None:
+    text: str | None = (file.metadata() or {}).get(DESCRIPTION_KEY)
+    if text is not None:
+        check_description(file, text)
+    return text
 
 
 def _parse_description(path: Path, text: str | None) -> CheckpointDescription:

@@ -6,7 +6,7 @@ an interrupted call continues, and a training that was repeated makes exactly it
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, groupby
 from pathlib import Path
 from typing import Final, Literal
@@ -115,12 +115,11 @@ def _announce(job: PairJob, unfinished: Sequence[str]) -> str:
     )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Records:
     """Finds the trainings that make a prediction, and whether they made the existing one."""
 
     job: PairJob
-    _digests: dict[Path, str] = field(default_factory=dict)
 
     def find_sources(self, pair: Pair, case: str) -> tuple[PredictionSource, ...]:
         return tuple(source for member in pair for source in self._find_member_sources(member, case))
@@ -138,10 +137,8 @@ class _Records:
         if member.plan.configurations[member.configuration].previous_stage is not None:
             yield read_source(self.job.run.preprocessed(member.configuration), case)
         fold = member.holders[case]
-        path = self.job.run.fold(member.configuration, fold).final_checkpoint
-        if path not in self._digests:
-            self._digests[path] = hash_weights(path)
-        yield PredictionSource(configuration=member.configuration, fold=fold, weights_sha256=self._digests[path])
+        weights = hash_weights(self.job.run.fold(member.configuration, fold).final_checkpoint)
+        yield PredictionSource(configuration=member.configuration, fold=fold, weights_sha256=weights)
 
 
 def _predict_waiting(

@@ -364,8 +364,8 @@ def test_the_commands_import_predict_and_export(
     assert "0 label maps written, 1 finished earlier and kept" in capsys.readouterr().out
     export(run, format="nnunet", output=tmp_path / "exported")
     assert "nnUNetv2_predict_from_modelfolder -m" in capsys.readouterr().out
-    with pytest.raises(ExchangeError, match="--overwrite"):
-        export(run, format="nnunet", output=tmp_path / "exported")
+    export(run, format="nnunet", output=tmp_path / "exported")
+    assert "exported before, unchanged" in capsys.readouterr().out
 
 
 def select_decisions(plan: Plan) -> dict[str, object]:
@@ -514,10 +514,14 @@ def test_an_export_replaces_an_earlier_one_only_if_asked_and_then_wholly(source:
     run, out = tmp_path / "x.autoseg", tmp_path / "exported"
     import_model(source, run, progress=TELLER)
     export_model(run, out, progress=TELLER)
-    with pytest.raises(ExchangeError, match="exists; choose another folder"):
-        export_model(run, out, progress=TELLER)
+    with pytest.raises(ExchangeError, match="holds something else; choose another folder"):
+        export_model(run, out, ExportRequest(folds=("1",)), progress=TELLER)
     (model,) = export_model(run, out, ExportRequest(folds=("1",), overwrite=True), progress=TELLER)
     assert [path.name for path in model.folder.glob("fold_*")] == ["fold_1"]
+    next(model.folder.rglob("*.pth")).write_bytes(b"damaged")
+    with pytest.raises(ExchangeError, match="holds something else; choose another folder"):
+        export_model(run, out, ExportRequest(folds=("1",)), progress=TELLER)
+    assert [path.name for path in out.iterdir()] == [model.folder.name]
 
 
 def test_an_export_that_fails_leaves_the_earlier_one(

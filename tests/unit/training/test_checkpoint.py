@@ -134,7 +134,7 @@ def test_the_file_holds_tensors_and_json(written):
         names = set(file.keys())
     assert description["schema_version"] == 2
     assert description["history"][0]["pseudo_dice"] == [0.25, None]
-    assert {name.split(".")[0] for name in names} == {"network", "optimizer"}
+    assert {name.split(".")[0] for name in names} == {"network", "optimizer", "checksums"}
     assert "optimizer.0.momentum_buffer" in names
 
 
