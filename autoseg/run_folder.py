@@ -280,7 +280,7 @@ def write_atomically(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     remove_leftovers_once(make_folder(path.parent))
     temporary = name_temporary(path)
     try:
-        with _translate_write_errors(path):
+        with translate_write_errors(path):
             temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
             mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
@@ -310,7 +310,7 @@ def write_folder_atomically(path: Path) -> Iterator[Path]:
             raise RunError(msg)
         temporary = make_folder(name_temporary(path))
         try:
-            with _translate_write_errors(path):
+            with translate_write_errors(path):
                 yield temporary
                 _replace_folder(temporary, path)
         finally:
@@ -361,7 +361,12 @@ def create_parent_folders(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _translate_write_errors(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Translates OSError.
+
+    Raises:
+        RunError: The file or folder cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -370,15 +375,13 @@ def _translate_write_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def translate_blosc2_errors() -> Iterator[None]:
-    """Translates write errors of blosc2, which name no reason, into OSError.
-
-    Raises:
-        OSError: blosc2 cannot write.
-    """
+def translate_library_errors() -> Iterator[None]:
+    """Translates write errors of blosc2 and PyTorch, which do not always name the reason, into OSError."""
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
         msg = f"{error}, as on a full disk"
         raise OSError(msg) from error
 

@@ -57,6 +57,7 @@ def mark_multiprocessing_folder() -> None:
 
     Must be called before the first worker is started; workers use the same folder.
     """
+    remove_abandoned_folders()
     folder = Path(multiprocessing_util.get_temp_dir())
     if not any(TEMPORARY_FOLDER.fullmatch(path.name) for path in folder.iterdir()):
         (folder / f"autoseg-{_build_token()}").touch()

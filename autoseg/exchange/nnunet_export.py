@@ -20,7 +20,7 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.losses import DiceTerm
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.plan.stages import MasksOfPreviousStage
-from autoseg.run_folder import write_atomically, write_text
+from autoseg.run_folder import translate_library_errors, write_atomically, write_text
 
 PLANS_TITLE: Final = "autosegPlans"
 REORIENTED: Final = "RAS"
@@ -91,7 +91,7 @@ def write_nnunet_checkpoint(
         "trainer_name": BASE,
         "inference_allowed_mirroring_axes": chosen.training.mirror_axes or None,
     }
-    with write_atomically(path) as temporary, temporary.open("wb") as stream:
+    with write_atomically(path) as temporary, translate_library_errors(), temporary.open("wb") as stream:
         torch.save(content, stream)
 
 

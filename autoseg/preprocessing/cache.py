@@ -20,7 +20,7 @@ from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.storage_shape import compute_storage_shape
-from autoseg.run_folder import make_folder, translate_blosc2_errors, write_atomically
+from autoseg.run_folder import make_folder, translate_library_errors, write_atomically
 from autoseg.runtime.file_digests import check_crc32, compute_crc32
 
 # Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
@@ -263,7 +263,7 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    with write_atomically(path, is_durable=False) as temporary, translate_blosc2_errors():
+    with write_atomically(path, is_durable=False) as temporary, translate_library_errors():
         blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),

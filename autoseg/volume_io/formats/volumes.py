@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32, Shaped
 
 from autoseg.errors import AutosegError, GridError, VolumeError
 from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
-from autoseg.run_folder import make_folder, write_atomically
+from autoseg.run_folder import make_folder, translate_write_errors, write_atomically
 from autoseg.temporary_files import name_temporary
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
@@ -184,7 +184,8 @@ def write_pair_atomically(path: Path) -> Iterator[Path]:
     """
     folder = make_folder(name_temporary(path))
     try:
-        yield folder / path.name
+        with translate_write_errors(path):
+            yield folder / path.name
         for written in sorted(folder.iterdir(), key=lambda file: file.name.lower().endswith(HEADER_ENDINGS)):
             with write_atomically(path.parent / written.name) as temporary:
                 written.replace(temporary)
