@@ -1,6 +1,7 @@
 """Whole models: importing, predicting with them, exporting."""
 
 import json
+import resource
 import shutil
 import zipfile
 from pathlib import Path
@@ -522,6 +523,21 @@ def test_an_export_replaces_an_earlier_one_only_if_asked_and_then_wholly(source:
     with pytest.raises(ExchangeError, match="holds something else; choose another folder"):
         export_model(run, out, ExportRequest(folds=("1",)), progress=TELLER)
     assert [path.name for path in out.iterdir()] == [model.folder.name]
+
+
+def test_an_export_on_a_full_disk_is_an_error_and_its_repetition_is_right(source: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "x.autoseg", tmp_path / "exported"
+    import_model(source, run, progress=TELLER)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # enough for the descriptions
+    try:
+        with pytest.raises(RunError, match=r"cannot write .*checkpoint_final\.pth: File too large; free space"):
+            export_model(run, out, progress=TELLER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not out.exists()
+    export_model(run, out, progress=TELLER)
+    assert len(list(out.rglob("*.pth"))) == 2
 
 
 def test_an_export_that_fails_leaves_the_earlier_one(

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from builders.damage import flip_bit
+from safetensors.torch import load_file, save_file
 
 from autoseg.errors import RunError
 from autoseg.networks import NETWORK_PREFIX, build_network, read_weights, write_weights
@@ -69,3 +70,26 @@ def test_others_may_read_a_checkpoint_as_far_as_the_umask_grants(tmp_path: Path)
     finally:
         os.umask(before)
     assert (tmp_path / "checkpoint.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("place", [0.4, 0.6, 0.99])
+def test_one_changed_bit_is_an_error_that_names_the_tensor(tmp_path: Path, place: float) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    write_weights(path, {"a": torch.ones(300), "b": torch.zeros(300, dtype=torch.bfloat16), "c": torch.tensor(1)})
+    flip_bit(path, place)
+    with pytest.raises(
+        RunError, match=r"checkpoint\.safetensors .*the tensor network\.[ab] has changed .*copy it again"
+    ):
+        read_weights(path)
+
+
+def test_weights_of_earlier_versions_are_read_without_checksums(tmp_path: Path) -> None:
+    save_file({"network.a": torch.ones(3)}, tmp_path / "a.safetensors")
+    assert torch.equal(read_weights(tmp_path / "a.safetensors")["a"], torch.ones(3))
+
+
+def test_a_tensor_that_another_program_has_added_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_weights(path, {"a": torch.ones(3)})
+    save_file(load_file(path) | {"network.b": torch.ones(1)}, path)
+    assert sorted(read_weights(path)) == ["a", "b"]
