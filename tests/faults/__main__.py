@@ -48,7 +48,7 @@ def write_data(folder: Path) -> None:
     write_dataset(
         folder / "dataset",
         cases,
-        labels=dict(zip(LABELS, range(len(LABELS)), strict=True)),
+        labels={name: index for index, name in enumerate(LABELS, start=1)},
         affine=AFFINE,
         numTraining=2,
     )

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -105,7 +106,8 @@ def _kill_and_repeat(
             _wait_for_writing(process, folder)
         time.sleep(share * (durations.whole if is_early else durations.writing) / 2**attempt)
         moment, is_killed = time.monotonic() - begun, process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it had ended, and all others of its group
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if is_killed:
             break

@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 from pathlib import Path
@@ -183,3 +184,26 @@ def test_a_folder_does_not_replace_a_file_or_a_link(tmp_path):
         with pytest.raises(RunError, match="expected a folder, found a file or link"):
             write_folder(tmp_path / name, "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_run_that_may_only_be_read_is_opened_with_what_was_left_in_it(tmp_path, monkeypatch):
+    (tmp_path / "plan.json").touch()
+    left = tmp_path / f".a-{'0' * 16}.txt"
+    left.touch()
+    os.utime(left, (0, 0))
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert open_run(tmp_path) == RunFolder(tmp_path)
+    assert left.exists()
+
+
+def test_a_file_system_that_may_only_be_read_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(RunError, match=r"cannot write .*a\.txt: Read-only file system; .*choose another place"):
+        write_text(tmp_path / "a.txt", "x")
