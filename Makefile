@@ -8,7 +8,7 @@ WHEEL_VENV := $(VENV)/wheel-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check shape format bench bench-gpu wheel-test clean
+.PHONY: demo test check shape format bench bench-gpu faults wheel-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -36,6 +36,9 @@ bench: $(INSTALLED)  ## speed and memory of every stage; against nnU-Net where i
 
 bench-gpu: $(INSTALLED)  ## training steps on a GPU: speed, use, waiting; against nnU-Net's where it is installed
 	$(BIN)/python -m benchmarks.training_step --device cuda
+
+faults: $(INSTALLED)  ## kill every command at random moments, repeat it, and compare with an undisturbed run
+	PYTHONPATH=tests $(BIN)/python -m faults
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py

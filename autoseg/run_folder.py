@@ -3,11 +3,12 @@
 A run is one folder that can be moved or copied to another machine: no command depends on its location.
 """
 
+import ctypes
+import errno
 import os
-import re
-import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import RunError
+from autoseg.temporary_files import REPLACED_ENDING, name_temporary, remove_leftovers, remove_leftovers_once
 
-TOKEN_BYTES: Final = 8
-TEMPORARY_NAME: Final = re.compile(rf"\..+-[0-9a-f]{{{2 * TOKEN_BYTES}}}(\..*)?")
-"""Name of files of `write_atomically` before they are renamed."""
+WORKING_FOLDER: Final = -100  # AT_FDCWD and RENAME_EXCHANGE of Linux
+RENAME_EXCHANGE: Final = 2
 
 ALL_CASES: Final = "all"
 """Name of the fold that trains on all cases and holds none out."""
@@ -194,7 +195,7 @@ class RunFolder:
 
 
 def open_run(root: Path) -> RunFolder:
-    """Checks that `root` is a run folder.
+    """Checks that `root` is a run folder, and removes what killed processes left in it.
 
     Raises:
         RunError: It is missing or holds no plan.
@@ -211,6 +212,7 @@ def open_run(root: Path) -> RunFolder:
     if not run.plan.is_file():
         msg = f"{root} holds no plan.json, so it is no run folder; make one with: autoseg plan DATASET --run {root}"
         raise RunError(msg)
+    remove_leftovers(root)
     return run
 
 
@@ -275,11 +277,10 @@ def write_atomically(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    make_folder(path.parent)
-    name, dot, ending = path.name.partition(".")
-    temporary = path.with_name(f".{name}-{secrets.token_hex(TOKEN_BYTES)}{dot}{ending}")
+    remove_leftovers_once(make_folder(path.parent))
+    temporary = name_temporary(path)
     try:
-        with _translate_write_errors(path):
+        with translate_write_errors(path):
             temporary.touch(exist_ok=False)  # unlike `tempfile`, with the permissions that the umask grants
             mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
@@ -295,21 +296,50 @@ def write_atomically(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
 def write_folder_atomically(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path`, which replaces `path` when the block succeeds.
 
-    An older folder is kept until then; a crash during the replacement may leave a part of it, or neither. A block that
-    fails leaves nothing, not even empty parents of `path`.
+    An older folder is kept until then and replaced in one step, where the file system can exchange two names. Elsewhere
+    it is renamed first, and a crash before the second step leaves nothing under its name; the next command that writes
+    there gives the name back. A block that fails leaves nothing, not even empty parents of `path`.
 
     Raises:
-        RunError: The folder cannot be written, or the older one not be removed.
+        RunError: The folder cannot be written, or the older one not be replaced.
     """
     with create_parent_folders(path):
-        temporary = make_folder(path.with_name(f".{path.name}-{secrets.token_hex(TOKEN_BYTES)}"))
+        remove_leftovers_once(path.parent)
+        if path.is_symlink() or path.is_file():
+            msg = f"cannot replace {path}: expected a folder, found a file or link; remove it or choose another place"
+            raise RunError(msg)
+        temporary = make_folder(name_temporary(path))
         try:
-            with _translate_write_errors(path):
+            with translate_write_errors(path):
                 yield temporary
-                remove_folder(path)
-                temporary.rename(path)
+                _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Gives a folder the name `path`; a folder of that name is removed, or has the name `new` afterwards."""
+    if not path.exists():
+        new.rename(path)
+    elif not _exchange_names(new, path):
+        replaced = name_temporary(path, REPLACED_ENDING)
+        path.rename(replaced)
+        new.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange_names(first: Path, second: Path) -> bool:
+    """Exchanges two names in one step; returns False where the system or the file system cannot."""
+    library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    exchange = getattr(library, "renameat2", None)
+    if exchange is None:
+        return False
+    if exchange(WORKING_FOLDER, os.fsencode(first), WORKING_FOLDER, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number))
 
 
 @contextmanager
@@ -331,7 +361,12 @@ def create_parent_folders(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _translate_write_errors(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Translates OSError.
+
+    Raises:
+        RunError: The file or folder cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -340,28 +375,15 @@ def _translate_write_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def translate_blosc2_errors() -> Iterator[None]:
-    """Translates write errors of blosc2, which name no reason, into OSError.
-
-    Raises:
-        OSError: blosc2 cannot write.
-    """
+def translate_library_errors() -> Iterator[None]:
+    """Translates write errors of blosc2 and PyTorch, which do not always name the reason, into OSError."""
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
         msg = f"{error}, as on a full disk"
         raise OSError(msg) from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files of a killed process in a folder and below it.
-
-    Use only if no other process writes there, as its files have the same names.
-    """
-    for path in folder.rglob(".*"):
-        if TEMPORARY_NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-            with suppress(OSError):  # they do no harm, and writing reports any problem of the folder
-                path.unlink()
 
 
 def write_text(path: Path, text: str, *, is_durable: bool = True) -> None:

@@ -10,8 +10,8 @@ Unpacked, it is a run that can predict. Its content is selected field by field, 
 by accident: no image, label map, name of a case, path, or name of a computer or user.
 """
 
+import filecmp
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +30,7 @@ from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.values import ConfigurationName
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
+from autoseg.temporary_files import make_temporary_folder
 from autoseg.untrusted.json_reading import read_json
 from autoseg.untrusted.names import FolderName
 
@@ -130,18 +131,21 @@ class ModelFileWriter:
 
 
 @contextmanager
-def write_model_file(path: Path) -> Iterator[ModelFileWriter]:
+def write_model_file(path: Path, *, overwrite: bool) -> Iterator[ModelFileWriter]:
     """Yields the writer of a new model file, which is written atomically when the block succeeds.
 
+    A file of the same content may exist already, from a call that was killed at its end.
+
     Raises:
+        ExchangeError: The file exists with another content, and `overwrite` is False.
         RunError: The folder cannot be written or the disk is full.
     """
-    with (
-        create_parent_folders(path),
-        write_atomically(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        yield ModelFileWriter(archive=archive)
+    with create_parent_folders(path), write_atomically(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            yield ModelFileWriter(archive=archive)
+        if path.exists() and not overwrite and not filecmp.cmp(temporary, path, shallow=False):
+            msg = f"{path} exists and holds another model; choose another name, or replace it with --overwrite"
+            raise ExchangeError(msg)
 
 
 def extract_shared_plan(plan: Plan, configurations: Mapping[str, ConfigurationPlan]) -> Plan:
@@ -165,8 +169,8 @@ def read_model_record(path: Path) -> ModelRecord:
     Raises:
         ExchangeError: The file is damaged, or this autoseg is too old for it.
     """
-    with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
-        return _unpack_record(path, RunFolder(Path(temporary)))
+    with make_temporary_folder() as temporary:
+        return _unpack_record(path, RunFolder(temporary))
 
 
 def unpack_model_file(path: Path, run_root: Path) -> ModelRecord:

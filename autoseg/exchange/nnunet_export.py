@@ -20,7 +20,7 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.losses import DiceTerm
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.plan.stages import MasksOfPreviousStage
-from autoseg.run_folder import write_atomically, write_text
+from autoseg.run_folder import translate_library_errors, write_atomically, write_text
 
 PLANS_TITLE: Final = "autosegPlans"
 REORIENTED: Final = "RAS"
@@ -68,7 +68,8 @@ def write_nnunet_checkpoint(
 ) -> None:
     """Writes weights as nnU-Net's prediction reads them.
 
-    nnU-Net knows no other form than PyTorch's pickled one. This one holds tensors, texts and numbers only.
+    nnU-Net knows no other form than PyTorch's pickled one. This one holds tensors, texts and numbers only. Equal
+    weights become equal files: PyTorch would write the name of the temporary file into it.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
@@ -90,8 +91,8 @@ def write_nnunet_checkpoint(
         "trainer_name": BASE,
         "inference_allowed_mirroring_axes": chosen.training.mirror_axes or None,
     }
-    with write_atomically(path) as temporary:
-        torch.save(content, temporary)
+    with write_atomically(path) as temporary, translate_library_errors(), temporary.open("wb") as stream:
+        torch.save(content, stream)
 
 
 def _describe_plans(plan: Plan, fingerprint: Fingerprint | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from autoseg.checksums import FileVersion, compute_crc32, find_version
 from autoseg.document import Part
 from autoseg.errors import RunError
 from autoseg.preprocessing.storage_shape import compute_storage_shape
-from autoseg.run_folder import translate_blosc2_errors, write_atomically
+from autoseg.run_folder import translate_library_errors, write_atomically
 
 # Measured on normalized CT and MR, one thread, random patches of 128^3: against LZ4HC of the same level this writes 6
 # to 10 times as fast (550 and 1010 MB/s), reads as fast (4.7 and 3.6 ms a patch) and takes 4 to 8 % more space; ZSTD
@@ -133,7 +133,7 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    with write_atomically(path, is_durable=False) as temporary, translate_blosc2_errors():
+    with write_atomically(path, is_durable=False) as temporary, translate_library_errors():
         stored = blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),
@@ -166,6 +166,25 @@ def open_array(path: Path, checksums: ArrayChecksums | None, *, remedy: str = "a
             unchecked.discard(REST)
     array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
     return StoredArray(array, path, remedy, checksums, unchecked)
+
+
+def is_array_intact(path: Path, checksums: ArrayChecksums | None) -> bool:
+    """Returns whether a file is as it was written; also for a file of an earlier version, of which that is not known.
+
+    Raises:
+        OSError: It is missing or cannot be read.
+    """
+    if checksums is None:
+        return True
+    unchecked = list_unchecked_parts(find_version(path), len(checksums.chunks))
+    try:
+        if REST in unchecked:
+            _check_rest(path, checksums)
+        _check_chunks(path, checksums, unchecked - {REST})
+    except (RuntimeError, ValueError):
+        return False
+    unchecked.clear()
+    return True
 
 
 @cache

@@ -65,14 +65,10 @@ def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
         TrainingError: Another process trains it.
         RunError: The folder cannot be written, or its file system has no locks.
     """
-    make_folder(folder.lock.parent)
-    with folder.lock.open("a+", encoding="utf-8") as file:
+    with _open_lock(folder.lock) as file:
         if not _acquire(file):
             raise TrainingError(_describe_conflict(folder))
-        holder = LockHolder(pid=os.getpid(), host=socket.gethostname(), device=device)
-        file.truncate(0)
-        file.write(holder.model_dump_json())
-        file.flush()
+        _write_holder(file, LockHolder(pid=os.getpid(), host=socket.gethostname(), device=device))
         try:
             yield
         finally:
@@ -95,7 +91,6 @@ def wait_for_lock(
         LockError: The file system has no locks.
         RunError: The folder cannot be written, or another process keeps the lock.
     """
-    make_folder(path.parent)
     begin, is_told = time.monotonic(), False
     while (file := _open_locked(path)) is None:
         if not is_told:
@@ -132,11 +127,7 @@ def find_holder(folder: FoldFolder) -> LockHolder | None:
 
 def _open_locked(path: Path) -> TextIO | None:
     """Opens and locks a file; None if another process holds the lock, or has just removed the file."""
-    try:
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        msg = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
-        raise RunError(msg) from error
+    file = _open_lock(path)
     try:
         if _acquire(file) and os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return file
@@ -147,6 +138,27 @@ def _open_locked(path: Path) -> TextIO | None:
         raise
     file.close()
     return None
+
+
+def _open_lock(path: Path) -> TextIO:
+    make_folder(path.parent)
+    try:
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(_describe_write_error(path, error)) from error
+
+
+def _write_holder(file: TextIO, holder: LockHolder) -> None:
+    """Writes without a buffer, which would be written once more when the file is closed."""
+    try:
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), holder.model_dump_json().encode())
+    except OSError as error:
+        raise RunError(_describe_write_error(Path(file.name), error)) from error
+
+
+def _describe_write_error(path: Path, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror or error}; free space or choose another place"
 
 
 def _acquire(file: TextIO) -> bool:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Final
 
 from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS, signal_handlers
+from autoseg.temporary_files import mark_multiprocessing_folder
 
 # Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
@@ -29,6 +30,7 @@ def prepare_worker_context(modules: Sequence[str] = ()) -> BaseContext:
     Args:
         modules: Modules that the fork server preloads for all workers. Without effect once it runs.
     """
+    mark_multiprocessing_folder()
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
         from multiprocessing import forkserver

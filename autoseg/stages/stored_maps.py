@@ -13,7 +13,7 @@ from jaxtyping import Int16
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.preprocessing.case import CaseGeometry
-from autoseg.preprocessing.stored_array import ArrayChecksums, LazyArray, open_array, write_array
+from autoseg.preprocessing.stored_array import ArrayChecksums, LazyArray, is_array_intact, open_array, write_array
 from autoseg.run_folder import make_folder
 
 
@@ -82,8 +82,8 @@ def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, g
     array, record = _find_paths(folder, name)
     try:
         found = read_document(record, StageMapRecord)
-        wanted = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size)
-        return found.model_copy(update={"checksums": None}) == wanted
+        is_wanted = (found.source, found.geometry, found.array_bytes) == (source, geometry, array.stat().st_size)
+        return is_wanted and is_array_intact(array, found.checksums)
     except (DocumentError, OSError):
         return False
 

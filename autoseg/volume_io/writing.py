@@ -10,7 +10,7 @@ from jaxtyping import Float32, Integer, Shaped
 from autoseg.errors import VolumeError
 from autoseg.file_endings import WRITABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
-from autoseg.run_folder import translate_blosc2_errors, write_atomically
+from autoseg.run_folder import translate_library_errors, write_atomically
 from autoseg.volume_io.formats import WRITERS
 
 PROBABILITIES_ENDING: Final = ".b2nd"
@@ -76,7 +76,7 @@ def write_probabilities(
     with write_atomically(path) as temporary:
         array = None
         for place, slab in slabs:
-            with translate_blosc2_errors():
+            with translate_library_errors():
                 if array is None:
                     array = blosc2.empty(
                         shape,

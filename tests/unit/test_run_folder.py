@@ -1,18 +1,19 @@
+import errno
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from autoseg import run_folder
 from autoseg.errors import RunError
 from autoseg.run_folder import (
     FoldFolder,
     RunFolder,
     make_folder,
     open_run,
-    remove_leftovers,
     write_atomically,
+    write_folder_atomically,
     write_text,
 )
 
@@ -124,27 +125,6 @@ def test_two_writers_do_not_meet(tmp_path):
     assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_what_a_killed_writer_leaves_is_found_by_its_name_and_nothing_else_is(tmp_path):
-    kept = [tmp_path / name for name in (".fold_0.lock", "a.txt", ".hidden-file.txt", ".a-0123456789abcdef0.txt")]
-    for path in kept:
-        path.touch()
-    code = """
-import os, sys
-from pathlib import Path
-from autoseg.run_folder import write_atomically
-writers = [write_atomically(Path(sys.argv[1]) / name) for name in ("a.tar.gz", "below/no_ending")]
-for writer in writers:
-    writer.__enter__().write_text("a part")
-os.kill(os.getpid(), 9)
-"""
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and path not in kept]
-    assert len(left) == 2
-    remove_leftovers(tmp_path)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
-    remove_leftovers(tmp_path / "missing")
-
-
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(RunError, match=r"cannot write .*a\.txt: No space left"), write_atomically(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")
@@ -170,3 +150,60 @@ def test_a_writer_that_puts_its_own_file_in_place_does_not_change_the_permission
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def write_folder(path: Path, text: str) -> None:
+    with write_folder_atomically(path) as folder:
+        (folder / "content").write_text(text)
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(run_folder, "_exchange_names", lambda first, second: False)
+    for text in ("old", "new"):
+        write_folder(tmp_path / "a.b", text)
+    assert (tmp_path / "a.b" / "content").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="exchanges names by renameat2")
+def test_two_folders_exchange_their_names_in_one_step(tmp_path):
+    for name in ("a", "b"):
+        write_folder(tmp_path / name, name)
+    assert run_folder._exchange_names(tmp_path / "a", tmp_path / "b")
+    assert [(tmp_path / name / "content").read_text() for name in ("a", "b")] == ["b", "a"]
+    with pytest.raises(FileNotFoundError):
+        run_folder._exchange_names(tmp_path / "a", tmp_path / "missing")
+
+
+def test_a_folder_does_not_replace_a_file_or_a_link(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("file", "link"):
+        with pytest.raises(RunError, match="expected a folder, found a file or link"):
+            write_folder(tmp_path / name, "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_run_that_may_only_be_read_is_opened_with_what_was_left_in_it(tmp_path, monkeypatch):
+    (tmp_path / "plan.json").touch()
+    left = tmp_path / f".a-{'0' * 16}.txt"
+    left.touch()
+    os.utime(left, (0, 0))
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert open_run(tmp_path) == RunFolder(tmp_path)
+    assert left.exists()
+
+
+def test_a_file_system_that_may_only_be_read_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(RunError, match=r"cannot write .*a\.txt: Read-only file system; .*choose another place"):
+        write_text(tmp_path / "a.txt", "x")

@@ -194,7 +194,10 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
             SimpleITK.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        msg = f"cannot write {path} with {image.GetPixelIDTypeAsString()} values: {reason}; use .nii.gz or .nrrd"
+        msg = (
+            f"cannot write {path} with {image.GetPixelIDTypeAsString()} values: {reason}; "
+            f"free space if the disk is full, else use .nii.gz or .nrrd"
+        )
         raise VolumeError(msg) from error
 
 

@@ -1,5 +1,6 @@
 """Reads and writes PNG, BMP and JPEG through Pillow."""
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,8 +68,10 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
             f"found {array.shape[0]} slices of {array.dtype}; write .png (values 0 to 65535), .tif or .nii.gz"
         )
         raise VolumeError(msg)
+    content = io.BytesIO()  # Pillow writes some formats to files without noticing that a disk is full
+    Image.fromarray(array[0]).save(content, format=ending[1:].upper(), exif=build_exif(grid))
     with write_atomically(path) as temporary:
-        Image.fromarray(array[0]).save(temporary, format=ending[1:].upper(), exif=build_exif(grid))
+        temporary.write_bytes(content.getbuffer())
 
 
 def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> Any:

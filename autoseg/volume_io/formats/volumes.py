@@ -1,7 +1,7 @@
 """Volumes in memory, the protocols of file formats and image libraries, and what the formats share."""
 
 import itertools
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +13,8 @@ from jaxtyping import Float32, Int32, Shaped
 
 from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
 from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
-from autoseg.run_folder import make_folder, write_atomically
+from autoseg.run_folder import make_folder, translate_write_errors, write_atomically
+from autoseg.temporary_files import name_temporary
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 
@@ -238,9 +239,12 @@ def write_pair_atomically(path: Path) -> Iterator[Path]:
 
     The header names the file of voxels, so both must be written under their final names. The header is moved last.
     """
-    make_folder(path.parent)
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-        yield Path(folder) / path.name
-        for written in sorted(Path(folder).iterdir(), key=lambda file: file.name.lower().endswith(HEADER_ENDINGS)):
+    folder = make_folder(name_temporary(path))
+    try:
+        with translate_write_errors(path):
+            yield folder / path.name
+        for written in sorted(folder.iterdir(), key=lambda file: file.name.lower().endswith(HEADER_ENDINGS)):
             with write_atomically(path.parent / written.name) as temporary:
                 written.replace(temporary)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

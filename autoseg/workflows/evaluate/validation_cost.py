@@ -4,11 +4,9 @@ Mirroring is dropped first, then overlap of windows, then cases.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -24,6 +22,7 @@ from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import find_dtype
 from autoseg.stages.training_cases import open_training_case, read_network_input
+from autoseg.temporary_files import make_temporary_folder
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
@@ -200,8 +199,8 @@ def _time_steps(
     yield time.perf_counter() - start
     start = time.perf_counter()
     label_map = model.restore_label_map(logits, case.geometry)
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / f"{name}{label_map_ending(model.plan.file_ending)}"
+    with make_temporary_folder() as folder:
+        target = folder / f"{name}{label_map_ending(model.plan.file_ending)}"
         write_label_map(target, label_map, grid=case.geometry.grid, like=reference)
     yield time.perf_counter() - start
     start = time.perf_counter()

@@ -1,5 +1,6 @@
 """Exports trained models: as model folders of nnU-Net, or as one file for autoseg."""
 
+import filecmp
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,7 +30,8 @@ def export_model(
 ) -> tuple[ExchangedModel, ...]:
     """Writes one model folder of nnU-Net for every trained configuration into `output`, or one file for autoseg.
 
-    Nothing is left of an export that is refused.
+    Nothing is left of an export that is refused. One that exists already is kept if it is the same, so that a command
+    that was killed at any moment can be repeated.
 
     Raises:
         PredictionError: Nothing is trained, or a requested model is not trained.
@@ -53,6 +55,7 @@ def export_model(
             folder = stack.enter_context(write_folder_atomically(model.folder))
             write_model_description(folder, trained, fingerprint)
             _write_checkpoints(folder, run, model, trained)
+            _check_same(folder, model.folder, chosen, progress)
     for loss in _describe_lost_selection(run):
         progress.note(f"warning: {loss}")
     return tuple(models)
@@ -73,10 +76,24 @@ def _describe_lost_selection(run: RunFolder) -> Iterator[str]:
 def _describe_export(run: RunFolder, configuration: str, output: Path, request: ExportRequest) -> ExchangedModel:
     folds = find_folds(run, configuration, request.folds)
     folder = output / name_model_folder(configuration)
-    if folder.exists() and not request.overwrite:
-        msg = f"{folder} exists; choose another folder, or replace it with --overwrite"
-        raise ExchangeError(msg)
     return ExchangedModel(configuration=configuration, folds=folds, written=folds, folder=folder)
+
+
+def _check_same(new: Path, existing: Path, request: ExportRequest, progress: Progress) -> None:
+    if not existing.exists() or request.overwrite:
+        return
+    if not _are_equal(new, existing):
+        msg = f"{existing} exists and holds something else; choose another folder, or replace it with --overwrite"
+        raise ExchangeError(msg)
+    progress.note(f"{existing}: exported before, unchanged")
+
+
+def _are_equal(first: Path, second: Path) -> bool:
+    names = {path.relative_to(first) for path in first.rglob("*")}
+    if names != {path.relative_to(second) for path in second.rglob("*")}:
+        return False
+    files = [name for name in names if (first / name).is_file()]
+    return all(filecmp.cmp(first / name, second / name, shallow=False) for name in files)
 
 
 def _read_trained_plan(run: RunFolder, model: ExchangedModel) -> Plan:

@@ -1,6 +1,5 @@
 """Imports trained models into a run: models of nnU-Net, or one that autoseg exported to a file."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, write_folder_atomically
+from autoseg.temporary_files import make_temporary_folder
 from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest
 
 ARCHIVE_ENDING: Final = ".zip"
@@ -127,9 +127,9 @@ def _open_source(source: Path) -> Iterator[_ImportSource]:
         yield _ImportSource(named=source, folder=source)
         return
     wanted = frozenset((PLANS_NAME, DATASET_NAME, *(get_checkpoint_name(kind) for kind in CHECKPOINT_KINDS)))
-    with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
-        unpack_archive(source, Path(temporary), names=wanted)
-        yield _ImportSource(named=source, folder=Path(temporary))
+    with make_temporary_folder() as temporary:
+        unpack_archive(source, temporary, names=wanted)
+        yield _ImportSource(named=source, folder=temporary)
 
 
 def _find_roots(source: _ImportSource, configuration: str | None) -> list[Path]:

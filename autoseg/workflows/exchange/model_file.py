@@ -20,6 +20,7 @@ from autoseg.exchange.model_file import (
     SelectedScores,
     SharedConfiguration,
     extract_shared_plan,
+    is_model_file,
     write_model_file,
 )
 from autoseg.inference.ensemble import get_output_signature
@@ -81,7 +82,7 @@ def export_model_file(
     _check_output(output, overwrite=request.overwrite)
     shared = _collect(run, request, progress)
     licence = _find_licence(run, progress)
-    with write_model_file(output) as writer:
+    with write_model_file(output, overwrite=request.overwrite) as writer:
         digests = _write_models(writer, shared, progress)
         selection = None if shared.selection is None else _share_selection(shared, shared.selection, digests)
         record = _describe(shared, digests, licence)
@@ -119,7 +120,7 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
             f"{output / 'model.zip' if output.is_dir() else output.with_name(output.name + MODEL_ENDING)}"
         )
         raise ExchangeError(msg)
-    if output.exists() and not overwrite:
+    if output.exists() and not overwrite and not is_model_file(output):
         msg = f"{output} exists; choose another name, or replace it with --overwrite"
         raise ExchangeError(msg)
     check_writable(output.parent)

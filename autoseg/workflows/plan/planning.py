@@ -24,6 +24,7 @@ from autoseg.plan.network import NetworkPlan
 from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
+from autoseg.temporary_files import remove_leftovers
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
 from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing
@@ -192,6 +193,8 @@ def plan_dataset(
     for note in (*dataset.notes, *division.notes, *describe_export_limits(dataset.labels, dataset.file_ending)):
         progress.note(note)
     is_new = not _can_continue(run, dataset, request)
+    if run.plan.is_file():
+        remove_leftovers(run.root)
     if is_new:
         _plan_anew(dataset, run, rule, splits=division.splits, request=request, progress=progress)
     elif request.split != SplitRequest():

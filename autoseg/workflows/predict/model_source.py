@@ -1,6 +1,5 @@
 """Opens a model for prediction: a run, a model file of autoseg, or a model of nnU-Net."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import Precision
+from autoseg.temporary_files import make_temporary_folder
 from autoseg.workflows.exchange.importing import ARCHIVE_ENDING, advise_enclosing_model, import_model
 from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest
 
@@ -69,8 +69,8 @@ def open_model(
     if kind == "run":
         yield OpenedModel(run=path, configuration=configuration)
         return
-    with tempfile.TemporaryDirectory(prefix="autoseg-") as temporary:
-        run_root = Path(temporary) / path.resolve().stem
+    with make_temporary_folder() as temporary:
+        run_root = temporary / path.resolve().stem
         if kind == "model_file":
             listener.note(f"unpacking {path} for this call (`autoseg import` does so permanently)")
             unpack_model_file(path, run_root)

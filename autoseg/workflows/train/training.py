@@ -16,7 +16,7 @@ from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import StopRequest
-from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder, remove_leftovers
+from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device, prepare_determinism
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, read_process_group
@@ -24,6 +24,7 @@ from autoseg.runtime.host_memory import keep_freed_memory
 from autoseg.runtime.precision import DtypeName, find_dtype
 from autoseg.runtime.provenance import TrainingRecord, read_versions
 from autoseg.stages.out_of_fold import StageLink
+from autoseg.temporary_files import remove_leftovers
 from autoseg.training.budget.pace import Forecast, count_iterations
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.data.training_data import TrainingData
@@ -209,7 +210,7 @@ def lead_training(
     with lock_fold(job.folder, device=label):
         if request.restart:
             remove_folder(job.folder.root)
-        remove_leftovers(job.folder.root)
+        remove_leftovers(job.folder.root, is_exclusive=True)
         with (
             keep_state(job.folder, device=label) as state_writer,
             open_trackers(request.log_to, job.folder.trackers, job.describe()) as trackers,

@@ -1,6 +1,7 @@
 """Whole models: importing, predicting with them, exporting."""
 
 import json
+import resource
 import shutil
 import zipfile
 from pathlib import Path
@@ -366,8 +367,8 @@ def test_the_commands_import_predict_and_export(
     assert "0 label maps written, 1 finished earlier and kept" in capsys.readouterr().out
     export(run, format="nnunet", output=tmp_path / "exported")
     assert "nnUNetv2_predict_from_modelfolder -m" in capsys.readouterr().out
-    with pytest.raises(ExchangeError, match="--overwrite"):
-        export(run, format="nnunet", output=tmp_path / "exported")
+    export(run, format="nnunet", output=tmp_path / "exported")
+    assert "exported before, unchanged" in capsys.readouterr().out
 
 
 def select_decisions(plan: Plan) -> dict[str, object]:
@@ -530,10 +531,29 @@ def test_an_export_replaces_an_earlier_one_only_if_asked_and_then_wholly(source:
     run, out = tmp_path / "x.autoseg", tmp_path / "exported"
     import_model(source, run, progress=TELLER)
     export_model(run, out, progress=TELLER)
-    with pytest.raises(ExchangeError, match="exists; choose another folder"):
-        export_model(run, out, progress=TELLER)
+    with pytest.raises(ExchangeError, match="holds something else; choose another folder"):
+        export_model(run, out, ExportRequest(folds=("1",)), progress=TELLER)
     (model,) = export_model(run, out, ExportRequest(folds=("1",), overwrite=True), progress=TELLER)
     assert [path.name for path in model.folder.glob("fold_*")] == ["fold_1"]
+    next(model.folder.rglob("*.pth")).write_bytes(b"damaged")
+    with pytest.raises(ExchangeError, match="holds something else; choose another folder"):
+        export_model(run, out, ExportRequest(folds=("1",)), progress=TELLER)
+    assert [path.name for path in out.iterdir()] == [model.folder.name]
+
+
+def test_an_export_on_a_full_disk_is_an_error_and_its_repetition_is_right(source: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "x.autoseg", tmp_path / "exported"
+    import_model(source, run, progress=TELLER)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # enough for the descriptions
+    try:
+        with pytest.raises(RunError, match=r"cannot write .*checkpoint_final\.pth: File too large; free space"):
+            export_model(run, out, progress=TELLER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not out.exists()
+    export_model(run, out, progress=TELLER)
+    assert len(list(out.rglob("*.pth"))) == 2
 
 
 def test_an_export_that_fails_leaves_the_earlier_one(

@@ -480,8 +480,9 @@ def test_an_export_replaces_a_file_only_if_asked(run: Path, tmp_path: Path, caps
     assert f"next: autoseg predict {output} IMAGES OUT" in capsys.readouterr().out
     assert stat.S_IMODE(output.stat().st_mode) & 0o444 == 0o444
     before = output.read_bytes()
+    export(run, format="autoseg", output=output)  # the repetition of one that was killed at its end
     with pytest.raises(ExchangeError, match="--overwrite"):
-        export(run, format="autoseg", output=output)
+        export(run, format="autoseg", output=output, configuration="2d")
     assert output.read_bytes() == before
     export(run, format="autoseg", output=output, configuration="2d", overwrite=True)
     assert len(output.read_bytes()) < len(before)

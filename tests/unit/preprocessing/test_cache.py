@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.damage import flip_bit
 from builders.labels import build_plain_labels
 from builders.plans import build_preprocessing_plan
 
@@ -252,3 +254,31 @@ def test_writing_compresses(tmp_path: Path, case: PreprocessedCase, labels: Labe
     write(tmp_path, "smooth", smooth, labels)
 
     assert (tmp_path / "smooth.image.b2nd").stat().st_size < smooth.image.nbytes / 50
+
+
+def read_all(folder: Path) -> None:
+    cached = open_case(folder, "brain")
+    for array in (cached.image, cached.label_map, cached.locations.coordinates):
+        array[:]
+
+
+@pytest.mark.parametrize("damaged", FILES[1:])
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.999])
+def test_one_changed_bit_is_an_error_that_names_the_file_and_says_what_to_do(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, *, damaged: str, place: float
+) -> None:
+    write(tmp_path, "brain", case, labels)
+    read_all(tmp_path)
+    flip_bit(tmp_path / damaged, place)
+    with pytest.raises(RunError, match=rf"{damaged}.* delete .*with: autoseg preprocess RUN"):
+        read_all(tmp_path)
+
+
+def test_cases_of_earlier_versions_are_read_without_checksums(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme
+) -> None:
+    write(tmp_path, "brain", case, labels)
+    record = json.loads((tmp_path / "brain.json").read_text())
+    record["files"] = {name: size for name, size in record["files"].items() if name.endswith("_bytes")}
+    (tmp_path / "brain.json").write_text(json.dumps(record))
+    read_all(tmp_path)

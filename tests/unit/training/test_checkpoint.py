@@ -245,3 +245,13 @@ def test_a_training_is_continued_as_it_was_begun(written, identify, changes, mes
 def test_how_many_iterations_a_plan_needs_is_no_part_of_what_a_training_is(identify):
     assert identify(sufficient_iterations=2000) == identify()
     assert identify(initial_learning_rate=0.02) != identify()
+
+
+@pytest.mark.parametrize("changed", [rb"train_loss\":", b""])
+def test_one_changed_bit_of_the_state_or_its_description_is_noticed(written, changed):
+    path = written[1]
+    content = bytearray(path.read_bytes())
+    content[content.rindex(changed) + len(changed) if changed else -5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"has changed since it was written: .*begin again with --restart"):
+        read_checkpoint(path)

@@ -1,0 +1,1 @@
+"""Kills commands at random moments, repeats them, and compares what is there with an undisturbed run."""

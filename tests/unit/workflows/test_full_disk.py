@@ -1,0 +1,103 @@
+"""Every writer on a disk that is full: a limit of the size of files fails as a full disk does, at the same places."""
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.errors import AutosegError
+from autoseg.exchange.model_file import write_model_file
+from autoseg.geometry import Grid
+from autoseg.networks.weights import write_weights
+from autoseg.preprocessing.cache import write_array
+from autoseg.processes.fold_lock import lock_fold
+from autoseg.run_folder import FoldFolder, write_atomically, write_folder_atomically, write_text
+from autoseg.volume_io import write_label_map, write_probabilities
+
+FREE_BYTES = 4096
+SHAPE = (24, 32, 40)
+
+
+@contextmanager
+def limit_file_size(size_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, shape).astype(np.uint8)
+
+
+def write_folder(path: Path) -> None:
+    with write_folder_atomically(path) as folder:
+        (folder / "x").write_bytes(bytes(2 * FREE_BYTES))
+
+
+def write_locations(path: Path) -> None:
+    with write_atomically(path) as temporary:
+        np.save(temporary, draw(10 * FREE_BYTES))
+
+
+def write_zip(path: Path) -> None:
+    with write_model_file(path, overwrite=True) as writer:
+        writer.add(Path("x"), bytes(2 * FREE_BYTES))
+
+
+def write_label_file(path: Path) -> None:
+    flat = path.suffix in (".png", ".bmp")
+    shape = (1, 200, 200) if flat else SHAPE
+    grid = Grid(shape_voxels=shape, spacing_mm=(1.0, 1.0, 1.0))
+    write_label_map(path, draw(*shape), grid=grid, like=None)
+
+
+def write_all_probabilities(path: Path) -> None:
+    halves = (slice(0, 12), slice(12, 24))
+    random = np.random.default_rng(0).random((2, 12, 32, 40)).astype(np.float32)
+    write_probabilities(path, (2, *SHAPE), [((half, slice(None), slice(None)), random) for half in halves])
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "a.json": lambda path: write_text(path, "x" * 2 * FREE_BYTES),
+    "a.npy": write_locations,
+    "a.zip": write_zip,
+    "folder": write_folder,
+    "a.safetensors": lambda path: write_weights(path, {"a": torch.zeros(2 * FREE_BYTES)}),
+    "a.image.b2nd": lambda path: write_array(path, draw(1, *SHAPE).astype(np.float32), (8, 8, 8)),
+    "a.b2nd": write_all_probabilities,
+    **{
+        f"a{ending}": write_label_file
+        for ending in (".nii.gz", ".nii", ".img", ".mgz", ".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".png", ".bmp")
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nibabel closes files of pairs late
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / name
+    (path / "old").mkdir(parents=True) if name == "folder" else path.write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    with limit_file_size(FREE_BYTES), pytest.raises(AutosegError, match=rf"cannot write .*{name[:3]}.*free space"):
+        WRITERS[name](path)
+    left = {found for found in tmp_path.rglob("*") if found.name != "a.json"}  # the spacing of a TIFF file
+    assert left == {found for found in before if found.name != "a.json"}
+    assert name == "folder" or path.read_text() == "old"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_without_a_byte_for_a_lock_nothing_is_trained_and_the_repetition_is_right(tmp_path: Path) -> None:
+    fold = FoldFolder(tmp_path / "fold_0")
+    with limit_file_size(0), pytest.raises(AutosegError, match=r"cannot write .*fold_0\.lock: .*; free space"):
+        lock_fold(fold, device="cpu").__enter__()
+    with lock_fold(fold, device="cpu"):
+        assert '"device":"cpu"' in fold.lock.read_text()
