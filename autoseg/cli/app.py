@@ -10,6 +10,7 @@ import typer
 
 from autoseg.cli.check import check
 from autoseg.cli.demo import demo
+from autoseg.cli.doctor import doctor
 from autoseg.cli.evaluate import evaluate
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
@@ -74,7 +75,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(show_version)
-for command in (init, check, plan, preprocess, train, status, select, predict, evaluate, export, demo, planners):
+for command in (
+    init,
+    check,
+    plan,
+    preprocess,
+    train,
+    status,
+    select,
+    predict,
+    evaluate,
+    export,
+    demo,
+    planners,
+    doctor,
+):
     app.command()(explain_interruption(command))
 app.command("import")(explain_interruption(import_model))  # a function cannot have this name
 
