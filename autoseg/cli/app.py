@@ -1,6 +1,7 @@
 """Defines the `autoseg` command, its subcommands and the reporting of errors."""
 
 import functools
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
-from autoseg.errors import AutosegError
+from autoseg.errors import AutosegError, DeviceError, WorkerError
 
 Command = Callable[..., None]
 HINTS: Final = {
@@ -35,6 +36,14 @@ HINTS: Final = {
 }
 """Hints for continuing after an interruption by command; commands that only show something have none."""
 FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
+
+EXAMINATION: Final = "`autoseg doctor RUN` checks this machine"
+SIGNS_OF_THE_MACHINE: Final = re.compile(
+    r"\b(?:memory|RAM|CUDA|was killed|has died|cannot lock|No space left|quota exceeded|Too many open files"
+    r"|Input/output error|Stale file handle|Read-only file system|Resource temporarily unavailable)\b",
+    flags=re.IGNORECASE,
+)
+"""Words of messages whose cause may be the machine rather than the data or the options."""
 
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
@@ -112,5 +121,14 @@ def main() -> None:
         # The name is for shell completion, also with `python -m autoseg`.
         app(prog_name="autoseg", obj=find_own_command())
     except AutosegError as error:
-        sys.stderr.write(f"autoseg: error: {error}\n")
+        sys.stderr.write(f"autoseg: error: {error}{suggest_examination(error)}\n")
         sys.exit(EXIT_USER_ERROR)
+    except Exception:
+        sys.stderr.write(f"autoseg: an unexpected error; {EXAMINATION}, which may be the cause\n")
+        raise
+
+
+def suggest_examination(error: AutosegError) -> str:
+    """Suggests `autoseg doctor` for an error that may come from the machine; empty for others."""
+    is_of_machine = isinstance(error, DeviceError | WorkerError) or SIGNS_OF_THE_MACHINE.search(str(error))
+    return f"\n({EXAMINATION})" if is_of_machine else ""
