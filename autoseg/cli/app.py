@@ -117,6 +117,9 @@ def find_own_command() -> tuple[str, ...]:
 
 def main() -> None:
     """Runs the command line; errors of the user end it with a message and exit code 1, without a traceback."""
+    from autoseg.processes.library_output import silence_libraries
+
+    silence_libraries()
     try:
         # The name is for shell completion, also with `python -m autoseg`.
         app(prog_name="autoseg", obj=find_own_command())

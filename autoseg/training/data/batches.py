@@ -30,6 +30,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.processes.fork_server import defer_interruptions, prepare_worker_context
+from autoseg.processes.library_output import silence_libraries
 from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.augmentation.enlarged_patch import compute_enlarged_patch
@@ -221,6 +222,7 @@ def _prepare_worker(worker: int) -> None:
     still finishes its iteration and saves, must not miss what a worker holds. It tells workers to end without signals.
     """
     del worker
+    silence_libraries()
     torch.set_num_threads(1)
     threadpool_limits(1)
     for name in (CTRL_C, *TERMINATION_SIGNALS):

@@ -13,7 +13,7 @@ from typing import Final
 
 from autoseg.document import Part
 from autoseg.workflows.doctor.finding import Finding, format_size
-from autoseg.workflows.doctor.isolation import LONGEST_REASON, NoAnswerError
+from autoseg.workflows.doctor.isolation import LONGEST_REASON, NoAnswerError, give_up
 
 DRIVER_SECONDS: Final = 5.0
 DRIVER_QUERY: Final = "name,driver_version,memory.total,memory.used"
@@ -103,7 +103,7 @@ def ask_driver(program: str = "nvidia-smi", *, limit_seconds: float = DRIVER_SEC
     try:
         out, _ = process.communicate(timeout=limit_seconds)
     except subprocess.TimeoutExpired:
-        process.kill()  # and is not waited for: a driver that hangs may keep it
+        give_up(process)
         return DriverFacts(is_present=True, problem=f"no answer within {limit_seconds:.0f} s", is_hidden=is_hidden)
     rows = [[cell.strip() for cell in line.split(",")] for line in out.splitlines()]
     rows = [row for row in rows if len(row) == DRIVER_QUERY.count(",") + 1]

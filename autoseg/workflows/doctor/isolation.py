@@ -9,6 +9,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, get_type_hints
 
@@ -18,6 +19,8 @@ PROGRAM: Final = f"from {__name__} import main; main()"
 ANSWER: Final = "autoseg doctor: "
 """Beginning of the line with the result; libraries may print others."""
 LONGEST_REASON: Final = 300  # characters
+SECONDS_TO_DIE: Final = 0.3
+SECONDS_TO_READ: Final = 0.2  # a result that is there although another measurement took all the time
 
 
 class NoAnswerError(Exception):
@@ -54,9 +57,9 @@ class Measurement:
             NoAnswerError: There is none within the limit, or the process failed.
         """
         try:
-            out, err = self._process.communicate(timeout=max(0.0, limit_seconds))
+            out, err = self._process.communicate(timeout=max(SECONDS_TO_READ, limit_seconds))
         except subprocess.TimeoutExpired:
-            self._process.kill()  # and is not waited for: a blocked process may outlive even that
+            give_up(self._process)
             msg = "no answer in time"
             raise NoAnswerError(msg, is_late=True) from None
         answers = [line.removeprefix(ANSWER) for line in out.splitlines() if line.startswith(ANSWER)]
@@ -64,6 +67,16 @@ class Measurement:
             raise NoAnswerError(_describe_end(self._process.returncode, err))
         result: Part = self._kind.model_validate_json(answers[-1])
         return result
+
+
+def give_up(process: "subprocess.Popen[str]") -> None:
+    """Kills a process, and waits no longer for one that is blocked and outlives even that."""
+    process.kill()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(SECONDS_TO_DIE)
 
 
 def main() -> None:
