@@ -340,7 +340,7 @@ def _explain_unusable(torch: TorchFacts, driver: DriverFacts) -> Finding:
     return Finding(
         state="will fail",
         subject="GPU",
-        found=f"PyTorch {torch.version} for CUDA {torch.cuda} finds no device: {torch.cuda_problem}",
+        found=f"PyTorch {torch.version}, built for CUDA {torch.cuda}, finds no device: {torch.cuda_problem}",
         meaning="this machine has an NVIDIA driver, but training on the GPU fails",
         remedy="in a container: docker run --gpus all; else restart the machine, and try nvidia-smi",
     )

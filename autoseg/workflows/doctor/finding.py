@@ -47,6 +47,6 @@ class DoctorReport(Part):
         return any(finding.state == "will fail" for finding in self.findings)
 
 
-def format_size(size_bytes: float) -> str:
+def format_size(size_bytes: float | int) -> str:
     """Formats a size in MB or GB."""
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"

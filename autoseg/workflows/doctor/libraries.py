@@ -148,15 +148,18 @@ def find_problem(problem: KnownProblem, libraries: LibraryFacts) -> str | None:
     parts = []
     for names, specifier in problem.versions.items():
         present = [(name, versions[name]) for name in names.split("|") if name in versions]
-        matching = [f"{name} {version}" for name, version in present if _is_in(version, SpecifierSet(specifier))]
+        matching = [
+            f"{name} {version}" for name, version in present if _is_in(version, SpecifierSet(specifier), unknown=False)
+        ]
         if not matching:
             return None
         parts.append(matching[0])
     return " with ".join(parts)
 
 
-def _is_in(version: str, specifier: SpecifierSet) -> bool:
+def _is_in(version: str, specifier: SpecifierSet, *, unknown: bool = True) -> bool:
+    """Returns whether a version is in a range, and `unknown` for that of a private build, which has no order."""
     try:
         return specifier.contains(Version(version), prereleases=True)
-    except InvalidVersion:  # of a private build
-        return True
+    except InvalidVersion:
+        return unknown
