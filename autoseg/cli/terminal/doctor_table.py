@@ -12,14 +12,16 @@ STYLES = {"ok": "green", "warning": "yellow", "will fail": "bold red"}
 
 
 def print_findings(console: "Console", report: "DoctorReport") -> None:
-    """Prints one row for each finding, and a summary."""
+    """Prints one row for each finding, the worst ones last, and a summary."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"This machine, for work in {report.folder}", title_justify="left", show_lines=True)
+    table = Table(title=f"This machine, for work in {report.folder}", title_justify="left")
     for heading in ("", "what", "found, what it means, what to do"):
         table.add_column(heading, overflow="fold")
-    for finding in report.findings:
+    for finding in sorted(report.findings, key=lambda finding: list(STYLES).index(finding.state)):
+        if finding.state != "ok":
+            table.add_section()
         state = Text(finding.state, style=STYLES[finding.state])
         table.add_row(state, Text(finding.subject), Text("\n".join(describe_finding(finding))))
     console.show_table(table)

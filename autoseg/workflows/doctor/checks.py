@@ -22,6 +22,7 @@ from autoseg.workflows.doctor.accelerator import (
 )
 from autoseg.workflows.doctor.cores import check_cores, check_settings, measure_cores
 from autoseg.workflows.doctor.disk import (
+    check_cache,
     check_file_clock,
     check_speed,
     check_temporary_folder,
@@ -99,6 +100,7 @@ CHECKS: Final = (
     Check(check_speed, (measure_disk,)),
     Check(check_writing, (measure_disk,)),
     Check(check_temporary_folder, (measure_disk,)),
+    Check(check_cache, (measure_disk,)),
     Check(check_open_files, (measure_system,)),
     Check(check_processes, (measure_system,)),
     Check(check_encoding, (measure_system,)),

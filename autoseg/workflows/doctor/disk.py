@@ -16,6 +16,7 @@ from autoseg.document import Part
 from autoseg.errors import AutosegError
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.run_folder import TOKEN_BYTES, RunFolder
+from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.workflows.doctor.finding import Finding, format_size
 
 DATASET_FILE: Final = "dataset.json"
@@ -59,6 +60,7 @@ class DiskFacts(Part):
         small_file_seconds: Time to write, flush and rename a small file; None if not measured.
         clock_difference_seconds: Time of a new file by the file system minus time by the clock.
         temporary: The temporary folder.
+        cache: The user's folder for measurements of this computer, which need not exist.
     """
 
     folder: str
@@ -78,6 +80,8 @@ class DiskFacts(Part):
     temporary: str
     temporary_free_bytes: int
     temporary_problem: str
+    cache: str
+    is_cache_writable: bool
 
 
 def measure_disk(folder: Path) -> DiskFacts:
@@ -89,7 +93,7 @@ def measure_disk(folder: Path) -> DiskFacts:
     existing = find_existing(Path.cwd() if is_dataset else folder)
     mount, file_system = find_file_system(existing)
     space = shutil.disk_usage(existing)
-    temporary = Path(tempfile.gettempdir())
+    temporary, cache = Path(tempfile.gettempdir()), find_measurement_cache("")
     facts = DiskFacts(
         folder=str(existing),
         file_system=file_system,
@@ -100,6 +104,8 @@ def measure_disk(folder: Path) -> DiskFacts:
         temporary=str(temporary),
         temporary_free_bytes=shutil.disk_usage(temporary).free,
         temporary_problem=_find_problem(lambda: _write_and_remove(temporary)),
+        cache=str(cache),
+        is_cache_writable=os.access(find_existing(cache), os.W_OK),
     )
     own = existing / f".autoseg-doctor-{secrets.token_hex(TOKEN_BYTES)}"
     problem = _find_problem(own.mkdir)
@@ -202,6 +208,19 @@ def check_temporary_folder(disk: DiskFacts) -> Iterator[Finding]:
         yield Finding(state="warning", subject="temporary folder", found=found, meaning=meaning, remedy=remedy)
     else:
         yield Finding(state="ok", subject="temporary folder", found=found)
+
+
+def check_cache(disk: DiskFacts) -> Iterator[Finding]:
+    """Checks that measurements of this computer can be kept between commands."""
+    if disk.is_cache_writable:
+        return
+    yield Finding(
+        state="warning",
+        subject="cache",
+        found=f"{disk.cache} cannot be written",
+        meaning="every command measures this computer again, and lists its fonts: some seconds to a minute each",
+        remedy="export HOME or XDG_CACHE_HOME=/path/of/a/folder that you may write",
+    )
 
 
 def _try_out(own: Path) -> dict[str, object]:

@@ -9,16 +9,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from builders.fingerprints import build_case, build_fingerprint
 from builders.measurements import Facts, measure_and_crash, measure_and_fail, measure_and_hang, measure_well
 
-from autoseg.document import Part
+from autoseg.document import Part, read_document, write_document
+from autoseg.plan import Plan
 from autoseg.processes.fold_lock import wait_for_lock
+from autoseg.run_folder import RunFolder, write_text
 from autoseg.workflows.doctor import disk
 from autoseg.workflows.doctor.accelerator import ask_driver
 from autoseg.workflows.doctor.checks import CHECKS, Check, examine_machine, measure_all
 from autoseg.workflows.doctor.disk import find_existing, find_file_system, measure_disk
 from autoseg.workflows.doctor.finding import DoctorReport, Finding
 from autoseg.workflows.doctor.isolation import Measurement, NoAnswerError
+from autoseg.workflows.doctor.run_needs import NeedsFacts, measure_needs
 
 TESTS = Path(__file__).parents[2]
 
@@ -200,3 +204,37 @@ def test_a_machine_without_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     facts = ask_driver("no-such-program")
     assert (facts.version, facts.problem, facts.is_hidden) == ("", "", True)
+
+
+def test_a_run_needs_space_for_its_missing_arrays_and_folds(run: RunFolder) -> None:
+    plan = read_document(run.plan, Plan)
+    cases = tuple(build_case(shape=(8, 8, 8), name=name) for name in "abcd")
+    write_document(run.fingerprint, build_fingerprint((1.0, 1.0, 1.0), (8, 8, 8), labels=plan.labels, cases=cases))
+    untrained = measure_needs(run.root)
+    assert (untrained.kind, untrained.planned_memory_gb) == ("run", plan.accelerator_memory_gb)
+    assert untrained.needed_bytes is not None
+    for name in plan.configurations:
+        for fold in ("0", "1"):
+            write_text(run.fold(name, fold).final_checkpoint, "weights")
+    trained = measure_needs(run.root)
+    assert trained.needed_bytes == 2 * 4 * 8**3 * (4 + 2)  # two kinds of arrays, four cases, image and labels
+    assert untrained.needed_bytes > trained.needed_bytes
+
+
+def test_a_damaged_plan_is_told(run: RunFolder) -> None:
+    run.plan.write_text("{", encoding="utf-8")
+    assert "not valid JSON" in measure_needs(run.root).problem
+
+
+def test_a_run_of_imported_models_has_no_unknown_needs(run: RunFolder) -> None:
+    run.fingerprint.unlink(missing_ok=True)
+    facts = measure_needs(run.root)
+    assert (facts.problem, facts.needed_bytes) == ("", None)
+
+
+def test_a_dataset_needs_a_multiple_of_its_images(tmp_path: Path) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "a_0000.nii.gz").write_bytes(bytes(1000))
+    assert measure_needs(tmp_path) == NeedsFacts(kind="folder")
+    (tmp_path / "dataset.json").write_text("{}", encoding="utf-8")
+    assert measure_needs(tmp_path) == NeedsFacts(kind="dataset", needed_bytes=5000)

@@ -27,6 +27,7 @@ from autoseg.workflows.doctor.accelerator import (
 from autoseg.workflows.doctor.cores import CoreFacts, check_cores, check_settings
 from autoseg.workflows.doctor.disk import (
     DiskFacts,
+    check_cache,
     check_file_clock,
     check_speed,
     check_temporary_folder,
@@ -116,6 +117,8 @@ DISK = DiskFacts(
     temporary="/tmp",
     temporary_free_bytes=50 * GB,
     temporary_problem="",
+    cache="/home/me/.cache/autoseg",
+    is_cache_writable=True,
 )
 LIBRARIES = LibraryFacts(
     python="3.12.4",
@@ -565,6 +568,11 @@ def test_a_file_system_whose_clock_differs_is_a_warning() -> None:
 )
 def test_a_temporary_folder_needs_space(changes: Mapping[str, Any], state: State) -> None:
     assert find_one(check_temporary_folder(DISK.model_copy(update=changes))).state == state
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning() -> None:
+    assert list(check_cache(DISK)) == []
+    assert find_one(check_cache(DISK.model_copy(update={"is_cache_writable": False}))).state == "warning"
 
 
 @pytest.mark.parametrize(
