@@ -1,6 +1,7 @@
 """Defines the `autoseg` command, its subcommands and the reporting of errors."""
 
 import functools
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ import typer
 
 from autoseg.cli.check import check
 from autoseg.cli.demo import demo
+from autoseg.cli.doctor import doctor
 from autoseg.cli.evaluate import evaluate
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
@@ -24,7 +26,7 @@ from autoseg.cli.status import status
 from autoseg.cli.terminal.console import build_stop_request
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
-from autoseg.errors import AutosegError
+from autoseg.errors import AutosegError, DeviceError, WorkerError
 from autoseg.processes.parent_watch import stop_with_parent
 from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
 
@@ -39,6 +41,14 @@ HINTS: Final = {
 }
 """Hints for continuing after an interruption by command; commands that only show something have none."""
 FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
+
+EXAMINATION: Final = "`autoseg doctor RUN` checks this machine"
+SIGNS_OF_THE_MACHINE: Final = re.compile(
+    r"\b(?:memory|RAM|CUDA|was killed|has died|cannot lock|No space left|quota exceeded|Too many open files"
+    r"|Input/output error|Stale file handle|Read-only file system|Resource temporarily unavailable)\b",
+    flags=re.IGNORECASE,
+)
+"""Words of messages whose cause may be the machine rather than the data or the options."""
 
 EXIT_USER_ERROR = 1
 EXIT_SIGNAL = 128  # the shell's convention, plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
@@ -85,7 +95,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(show_version)
-for command in (init, check, plan, preprocess, train, status, select, predict, evaluate, export, demo, planners):
+for command in (
+    init,
+    check,
+    plan,
+    preprocess,
+    train,
+    status,
+    select,
+    predict,
+    evaluate,
+    export,
+    demo,
+    planners,
+    doctor,
+):
     app.command()(explain_interruption(command))
 app.command("import")(explain_interruption(import_model))  # a function cannot have this name
 
@@ -104,10 +128,22 @@ def find_own_command() -> tuple[str, ...]:
 
 def main() -> None:
     """Runs the command line; errors of the user end it with a message and exit code 1, without a traceback."""
+    from autoseg.processes.library_output import silence_libraries
+
     stop_with_parent()
+    silence_libraries()
     try:
         # The name is for shell completion, also with `python -m autoseg`.
         app(prog_name="autoseg", obj=find_own_command())
     except AutosegError as error:
-        sys.stderr.write(f"autoseg: error: {error}\n")
+        sys.stderr.write(f"autoseg: error: {error}{suggest_examination(error)}\n")
         sys.exit(EXIT_USER_ERROR)
+    except Exception:
+        sys.stderr.write(f"autoseg: an unexpected error; {EXAMINATION}, which may be the cause\n")
+        raise
+
+
+def suggest_examination(error: AutosegError) -> str:
+    """Suggests `autoseg doctor` for an error that may come from the machine; empty for others."""
+    is_of_machine = isinstance(error, DeviceError | WorkerError) or SIGNS_OF_THE_MACHINE.search(str(error))
+    return f"\n({EXAMINATION})" if is_of_machine else ""

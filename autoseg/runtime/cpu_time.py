@@ -139,11 +139,20 @@ def read_quota(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> 
     It is the smallest quota of this process's control group and its parents, of either version of control groups; None
     without a limit, or on a system without control groups.
     """
-    quotas = [quota for group in _list_groups(cgroups, own) for quota in (_read_quota_of_group(group),) if quota]
-    return min(quotas, default=None)
+    groups = list_control_groups("cpu", cgroups=cgroups, own=own)
+    return min((quota for group in groups for quota in (_read_quota_of_group(group),) if quota), default=None)
 
 
-def _list_groups(cgroups: Path, own: Path) -> Iterator[Path]:
+def list_control_groups(
+    controller: str, *, cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS
+) -> Iterator[Path]:
+    """Yields the folders of this process's control group and its parents, of either version of control groups.
+
+    Args:
+        controller: Kind of the limit: "cpu", "memory" or "pids".
+        cgroups: Folder where control groups are mounted.
+        own: File that names the groups of this process.
+    """
     try:
         lines = own.read_text().splitlines()
     except OSError:  # no Linux
@@ -151,7 +160,7 @@ def _list_groups(cgroups: Path, own: Path) -> Iterator[Path]:
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, place = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         for root in (cgroups / controllers,) if controllers else (cgroups, cgroups / "unified"):
             group = root / place.strip("/")

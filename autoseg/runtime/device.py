@@ -1,6 +1,8 @@
 """Finds the device that runs a network, and selects deterministic or fastest kernels on it."""
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -22,6 +24,8 @@ SIGNS_OF_FULL_MEMORY: Final = (
     "_ALLOC_FAILED",  # cuBLAS, cuDNN
 )
 
+logger = logging.getLogger(__name__)
+
 
 def find_device(name: str) -> torch.device:
     """Turns "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that exists.
@@ -42,8 +46,18 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def is_cuda_available() -> bool:
+    """Returns whether PyTorch can use CUDA; a driver that is there and cannot be used is a warning in the log."""
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        is_available = torch.cuda.is_available()
+    for message in messages if not is_available else ():
+        logger.warning("no GPU is used, although there is a driver: %s", " ".join(str(message.message).split()))
+    return is_available
+
+
 def _find_best_device() -> torch.device:
-    if torch.cuda.is_available():
+    if is_cuda_available():
         return torch.device("cuda", 0)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 

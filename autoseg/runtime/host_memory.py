@@ -1,13 +1,20 @@
-"""The RAM that there is, and freed memory that stays in the process, lest large arrays are requested anew."""
+"""Memory of the host: how much there is within the limits of a container or job, and freed memory that is kept.
+
+Freed memory is kept so that large arrays are not requested anew from the operating system.
+"""
 
 import ctypes
 import logging
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from autoseg.document import Part
+from autoseg.runtime.cpu_time import CGROUPS, CGROUPS_OF_THIS_PROCESS, list_control_groups
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +29,31 @@ LARGEST_KEPT_BLOCK_BYTES: Final = 2**30
 # time (measured with features of 150 MiB).
 LARGEST_KEPT_IN_PREDICTION_BYTES: Final = 2**27
 TRIM_THRESHOLD_BYTES: Final = 2**31 - 1
-CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
+
+# Files of a control group that hold its limit and its use: of version 2, then of version 1.
+LIMITS: Final = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+UNLIMITED_BYTES: Final = 2**60  # version 1 writes nearly 2**63 for "no limit"
+EVENTS: Final = ("memory.events", "memory.oom_control")
+
+
+class MemoryLimit(Part):
+    """Limit on the memory of a container or job.
+
+    Attributes:
+        used_bytes: Memory in use by all of its processes, cached files included.
+    """
+
+    limit_bytes: int
+    used_bytes: int
 
 
 _largest_kept_bytes = 0
 
 
-def find_available_ram(limit: Path = CGROUP_MEMORY) -> int:
+def find_available_ram(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> int:
     """Returns the RAM that this process may use, which a container or job may limit."""
-    total = int(psutil.virtual_memory().total)
-    with suppress(OSError, ValueError):  # no Linux, an older kernel, no limit ("max")
-        return min(total, int(limit.read_text()))
-    return total
+    limits = [limit.limit_bytes for limit in _list_limits(cgroups, own)]
+    return min([int(psutil.virtual_memory().total), *limits])
 
 
 def keep_freed_memory(largest_block_bytes: int = LARGEST_KEPT_BLOCK_BYTES) -> bool:
@@ -59,3 +79,29 @@ def keep_freed_memory(largest_block_bytes: int = LARGEST_KEPT_BLOCK_BYTES) -> bo
         mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
     )
     return all(accepted)
+
+
+def read_memory_limit(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> MemoryLimit | None:
+    """Reads the memory limit of a container or job (docker run --memory) that leaves the least; None without one."""
+    limits = _list_limits(cgroups, own)
+    return min(limits, key=lambda limit: limit.limit_bytes - limit.used_bytes, default=None)
+
+
+def count_killed_processes(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> int:
+    """Counts how often the memory limit of this container or job has ended a process."""
+    counts = [0]
+    for group in list_control_groups("memory", cgroups=cgroups, own=own):
+        for name in EVENTS:
+            with suppress(OSError, ValueError):
+                lines = (group / name).read_text().splitlines()
+                counts.extend(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return max(counts)
+
+
+def _list_limits(cgroups: Path, own: Path) -> Iterator[MemoryLimit]:
+    for group in list_control_groups("memory", cgroups=cgroups, own=own):
+        for limit_file, use_file in LIMITS:
+            with suppress(OSError, ValueError):  # no such file, or "max"
+                limit, used = int((group / limit_file).read_text()), int((group / use_file).read_text())
+                if limit < UNLIMITED_BYTES:
+                    yield MemoryLimit(limit_bytes=limit, used_bytes=used)

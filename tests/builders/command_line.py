@@ -1,10 +1,56 @@
 """Runs of the command line in processes of their own."""
 
+import atexit
+import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+# A command takes three to five seconds to load its libraries. A process that has loaded them forks one for every
+# command: with arguments, working folder, streams and exit code of its own, as if it had been started by a shell.
+SERVER = """
+import atexit, gc, json, os, sys, threading
+import autoseg.workflows.evaluate.evaluation, autoseg.workflows.exchange.importing, autoseg.workflows.plan.planning
+import autoseg.workflows.predict.prediction, autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
+from autoseg.cli.app import main
+
+gc.freeze()  # what is loaded is neither searched for garbage nor copied because of it
+for line in sys.stdin:
+    command = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        break
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+else:
+    sys.exit()
+
+os.chdir(command["cwd"])
+for stream, path in enumerate((os.devnull, command["out"], command["err"])):
+    os.dup2(os.open(path, os.O_RDWR), stream)
+sys.stdin = open(os.devnull)
+sys.argv = [os.path.join(os.path.dirname(sys.modules["autoseg"].__file__), "__main__.py"), *command["arguments"]]
+sys.orig_argv = [sys.executable, "-m", "autoseg", *command["arguments"]]
+code = 0
+try:
+    main()
+except SystemExit as stop:
+    code = stop.code
+except BaseException:
+    sys.excepthook(*sys.exc_info())
+    code = 1
+# The end of an interpreter, without the second that it takes to free all that was loaded.
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code or 0)
+"""
 
 
 @dataclass(frozen=True)
@@ -19,8 +65,48 @@ class Done:
 AUTOSEG = (sys.executable, "-m", "autoseg")
 
 
+class CommandServer:
+    """A process that has loaded the libraries and forks one for every command."""
+
+    def __init__(self) -> None:
+        self.environment = read_environment()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        atexit.register(self.close)
+
+    def run(self, arguments: Sequence[str], cwd: Path | None) -> Done:
+        """Runs `autoseg` with these arguments to its end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+            place = {"cwd": str(cwd or Path.cwd()), "out": out.name, "err": err.name}
+            self._process.stdin.write(json.dumps({"arguments": arguments, **place}) + "\n")
+            self._process.stdin.flush()
+            code = int(self._process.stdout.readline())
+            return Done(code=code, out=out.read().decode(), err=err.read().decode())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate(timeout=60)
+
+
+def read_environment() -> dict[str, str]:
+    """The environment variables without the one in which pytest names the running test."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+@cache
+def start_server() -> CommandServer:
+    """Starts the server of this process, once."""
+    return CommandServer()
+
+
 def run_autoseg(*arguments: object, cwd: Path | None = None, autoseg: Sequence[str] = AUTOSEG) -> Done:
     """Runs `autoseg`, or a command like it, with these arguments to its end."""
-    command = [*autoseg, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    words = list(map(str, arguments))
+    # Libraries read some variables when they are loaded: other ones need a process of their own.
+    if autoseg == AUTOSEG and hasattr(os, "fork") and start_server().environment == read_environment():
+        return start_server().run(words, cwd)
+    done = subprocess.run([*autoseg, *words], capture_output=True, text=True, check=False, cwd=cwd)
     return Done(code=done.returncode, out=done.stdout, err=done.stderr)

@@ -44,6 +44,7 @@ EXPECTED_FLAGS = {
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
     "planners": set(),
+    "doctor": {"--json"},
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.processes.fork_server import defer_interruptions, exit_on_thread_errors, prepare_worker_context
+from autoseg.processes.library_output import silence_libraries
 from autoseg.processes.parent_watch import exit_with_parent
 from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS
 from autoseg.stages.training_cases import StoredStageInput
@@ -315,6 +316,7 @@ def _prepare_worker(worker: int) -> None:
     del worker
     exit_with_parent()
     exit_on_thread_errors()
+    silence_libraries()
     torch.set_num_threads(1)
     threadpool_limits(1)
     for name in (CTRL_C, *TERMINATION_SIGNALS):

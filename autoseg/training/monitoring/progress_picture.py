@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from autoseg.processes.library_output import redirect_library_messages
 from autoseg.processes.progress import format_duration
 from autoseg.run_folder import write_atomically
 from autoseg.training.monitoring.history import EpochRecord
 from autoseg.training.optimization.schedule import Schedule
+
+with redirect_library_messages():  # where fonts are not listed yet, it runs a program that complains about its cache
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 FEW_ITERATIONS: Final = 100  # a guess: with fewer, a network has hardly left its first weights
 MOST_MARKED_EPOCHS: Final = 50  # more markers run into each other

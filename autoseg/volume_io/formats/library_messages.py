@@ -2,40 +2,12 @@
 ITK's reader and writer of VTK files change the locale."""
 
 import locale
-import logging
-import os
-import sys
-import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
-LOGGER = logging.getLogger(__name__)
-STANDARD_ERROR: Final = 2
-ONE_AT_A_TIME: Final = threading.Lock()
+from autoseg.processes.library_output import redirect_library_messages
 
-
-@contextmanager
-def redirect_library_messages() -> Iterator[None]:
-    """Redirects the standard error of the process to the log (level debug) within the block.
-
-    The stream of the whole process is replaced, as such libraries have no other setting; keep the block short.
-    """
-    with ONE_AT_A_TIME, tempfile.TemporaryFile() as messages:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        terminal = os.dup(STANDARD_ERROR)
-        os.dup2(messages.fileno(), STANDARD_ERROR)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, STANDARD_ERROR)
-            os.close(terminal)
-            messages.seek(0)
-            text = messages.read().decode(errors="replace").strip()
-            if text:
-                LOGGER.debug("%s", text)
+__all__ = ["preserve_locale", "redirect_library_messages"]
 
 
 @contextmanager

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -42,3 +44,17 @@ def test_missing_devices_are_named(monkeypatch):
 def test_unknown_names_are_refused(name):
     with pytest.raises(DeviceError, match="must be auto, cpu, cuda, cuda:N or mps"):
         find_device(name)
+
+
+def test_a_driver_that_cannot_be_used_is_a_warning(monkeypatch, caplog):
+    def warn() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver\non your system is too old", stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", warn)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert find_device("auto") == torch.device("cpu")
+    (message,) = caplog.messages
+    assert (
+        "no GPU is used, although there is a driver: CUDA initialization: The NVIDIA driver on your system" in message
+    )

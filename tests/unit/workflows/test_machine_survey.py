@@ -97,9 +97,11 @@ def test_torch_without_cuda_is_not_loaded_to_look_for_a_gpu():
 
 
 def test_memory_is_what_a_container_grants(tmp_path):
-    everything = find_available_ram(tmp_path / "none")
+    everything = find_available_ram(tmp_path, tmp_path / "none")
     assert everything > 10**8
+    (tmp_path / "own").write_text("0::/\n")
+    (tmp_path / "memory.current").write_text("5000\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert find_available_ram(tmp_path / "memory.max") == everything
+    assert find_available_ram(tmp_path, tmp_path / "own") == everything
     (tmp_path / "memory.max").write_text("100000000\n")
-    assert find_available_ram(tmp_path / "memory.max") == 10**8
+    assert find_available_ram(tmp_path, tmp_path / "own") == 10**8

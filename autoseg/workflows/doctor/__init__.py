@@ -1,0 +1,1 @@
+"""Examination of a machine before work is lost on it: `autoseg doctor`."""
