@@ -1,12 +1,11 @@
 """Runs with imported models: the plan, the weights, and the record of their origin."""
 
-import hashlib
-from pathlib import Path
 from typing import Final, Literal
 
 from torch import Tensor
 
 import autoseg
+from autoseg.checksums import compute_sha256
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
@@ -91,7 +90,7 @@ def import_fold(
     record = ImportRecord(
         autoseg_version=autoseg.__version__,
         source=origin,
-        source_sha256=_hash_file(checkpoint.path),
+        source_sha256=compute_sha256(checkpoint.path),
         trainer=checkpoint.trainer,
         epochs=checkpoint.epochs,
     )
@@ -149,8 +148,3 @@ def _is_same(training: FoldFolder, record: ImportRecord) -> bool:
     if not training.import_record.exists():
         return False
     return read_document(training.import_record, ImportRecord).source_sha256 == record.source_sha256
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

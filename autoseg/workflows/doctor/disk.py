@@ -15,8 +15,9 @@ import psutil
 from autoseg.document import Part
 from autoseg.errors import AutosegError
 from autoseg.processes.fold_lock import wait_for_lock
-from autoseg.run_folder import TOKEN_BYTES, RunFolder
+from autoseg.run_folder import RunFolder
 from autoseg.runtime.measurement_cache import find_measurement_cache
+from autoseg.temporary_files import name_temporary
 from autoseg.workflows.doctor.finding import Finding, format_size
 
 DATASET_FILE: Final = "dataset.json"
@@ -107,7 +108,7 @@ def measure_disk(folder: Path) -> DiskFacts:
         cache=str(cache),
         is_cache_writable=os.access(find_existing(cache), os.W_OK),
     )
-    own = existing / f".autoseg-doctor-{secrets.token_hex(TOKEN_BYTES)}"
+    own = name_temporary(existing / "autoseg-doctor")
     problem = _find_problem(own.mkdir)
     if problem:
         return facts.model_copy(update={"write_problem": problem})

@@ -4,7 +4,6 @@ Several predictions may write into one folder at the same time, such as the part
 record under a lock, one file at a time.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
+from autoseg.checksums import compute_sha256
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import LockError, RunError, shorten_names
 from autoseg.file_endings import WRITABLE_ENDINGS
@@ -129,19 +129,13 @@ def write_recorded(path: Path, record: PredictionRecord) -> Iterator[Path]:
     """
     with ExitStack() as locks, write_atomically(path, is_durable=False) as temporary:  # its writer has flushed it
         yield temporary
-        digest = hash_file(temporary)
+        digest = compute_sha256(temporary)
         locks.enter_context(lock_record(path.parent))
         present = _read_record(path.parent) or record
         _refuse_changes(path.parent, _list_changes(present, record))
         outputs = present.outputs | {path.name: record.outputs[path.name]}
         changed = present.model_copy(update={"outputs": outputs, "sha256": present.sha256 | {path.name: digest}})
         write_document(path.parent / RECORD_NAME, changed)
-
-
-def hash_file(path: Path) -> str:
-    """Computes the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> PredictionRecord:
@@ -200,7 +194,7 @@ def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]
     """Removes files that predictions made; refuses, before anything is removed, if others are among them or some were
     changed since, such as corrected label maps."""
     existing = [name for name in dict.fromkeys(names) if (out / name).exists()]
-    others = [name for name in existing if digests.get(name) != hash_file(out / name)]
+    others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
     if others:
         msg = (
             f"{out} holds files that label maps would replace, and --overwrite leaves {shorten_names(others)} as they "

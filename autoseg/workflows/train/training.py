@@ -1,6 +1,5 @@
 """Trains the folds of one configuration in this process and validates each on whole volumes."""
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg.checksums import compute_sha256
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
 from autoseg.networks.memory_limits import check_training_memory
@@ -338,7 +338,7 @@ def _record_training(job: FoldJob, options: TrainingOptions) -> None:
         seed=options.seed,
         device=str(options.device),
         number_type=options.dtype,
-        plan_sha256=hashlib.sha256(job.folder.plan.read_bytes()).hexdigest(),
+        plan_sha256=compute_sha256(job.folder.plan),
         versions=read_versions(),
     )
     write_document(job.folder.training_record, record)
