@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import RunError
-from autoseg.temporary_files import REPLACED_ENDING, name_temporary, remove_leftovers, remove_leftovers_once
+from autoseg.files.temporary_files import REPLACED_ENDING, name_temporary, remove_leftovers, remove_leftovers_once
 
 WORKING_FOLDER: Final = -100  # AT_FDCWD and RENAME_EXCHANGE of Linux
 RENAME_EXCHANGE: Final = 2

@@ -5,11 +5,11 @@ from typing import Final, Literal
 from torch import Tensor
 
 import autoseg
-from autoseg.checksums import compute_sha256
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
 from autoseg.exchange.nnunet_weights import convert_from_nnunet
+from autoseg.files.checksums import compute_sha256
 from autoseg.inference.folds import find_trained_folds
 from autoseg.networks.weights import write_weights
 from autoseg.plan.document import Plan

@@ -26,11 +26,11 @@ from autoseg.document import Document, Part, read_document
 from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import unpack_archive
+from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.values import ConfigurationName
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
-from autoseg.temporary_files import make_temporary_folder
 from autoseg.untrusted.json_reading import read_json
 from autoseg.untrusted.names import FolderName
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from autoseg.checksums import compute_crc32, compute_sha256
 from autoseg.errors import RunError
+from autoseg.files.checksums import compute_crc32, compute_sha256
 from autoseg.run_folder import write_atomically
 
 NETWORK_PREFIX: Final = "network."

@@ -14,9 +14,9 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Int32
 
-from autoseg.checksums import compute_crc32, find_version
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
+from autoseg.files.checksums import compute_crc32, find_version
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.stored_array import (

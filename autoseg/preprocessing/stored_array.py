@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.checksums import FileVersion, compute_crc32, find_version
 from autoseg.document import Part
 from autoseg.errors import RunError
+from autoseg.files.checksums import FileVersion, compute_crc32, find_version
 from autoseg.preprocessing.storage_shape import compute_storage_shape
 from autoseg.run_folder import translate_library_errors, write_atomically
 
@@ -150,7 +150,7 @@ def open_array(path: Path, checksums: ArrayChecksums | None, *, remedy: str = "a
 
     Args:
         path: The file of the array.
-        checksums: What `write_array` returned; None for a file of an earlier version, which had none.
+        checksums: The checksums that `write_array` returned; None for a file of an earlier version, which had none.
         remedy: The command that writes it again once it is deleted; named if its content is damaged.
 
     Raises:

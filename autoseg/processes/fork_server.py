@@ -12,8 +12,8 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Final
 
+from autoseg.files.temporary_files import mark_multiprocessing_folder
 from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS, signal_handlers
-from autoseg.temporary_files import mark_multiprocessing_folder
 
 # Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 from safetensors import safe_open
 
-from autoseg.temporary_files import TEMPORARY_FOLDER, TEMPORARY_NAME
+from autoseg.files.temporary_files import TEMPORARY_FOLDER, TEMPORARY_NAME
 
 CLOCK_FILES: Final = ("training_log.jsonl", "progress.png", "state.json", "tensorboard", "logs", ".lock")
 CLOCK_WORDS: Final = ("seconds", "time", "pid")

@@ -82,6 +82,8 @@ PARSERS = ("json.load(", "json.loads(", "model_validate_json(", "literal_eval(",
 PARSING = {
     ("json_reading.py", "json.loads("),  # the one reader, with limits
     ("distributed.py", "model_validate_json("),  # between the processes of one training
+    ("reader_process.py", "json.loads("),  # between a process and its own child
+    ("isolation.py", "model_validate_json("),  # the same
     ("history.py", "model_validate_json("),  # a line of at most 64 KiB, by a parser with limits of its own
 }
 

@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,11 +26,11 @@ from autoseg.volume_io.formats.headers.nifti import (
     check_number_type,
 )
 from autoseg.volume_io.formats.headers.voxel_data import GZIP_MAGIC
+from autoseg.volume_io.formats.nifti_placement import build_grid
 from autoseg.volume_io.formats.volumes import (
     StoredVolume,
     check_same_grid,
     is_planar,
-    make_planar_spacing,
     translate_decoder_errors,
     write_pair_atomically,
 )
@@ -50,10 +49,6 @@ LARGEST_HEADER_BYTES: Final = 540  # NIfTI-2; NIfTI-1 and Analyze have 348
 END_BYTES: Final = 2**20
 MOST_LEFTOVER_BYTES: Final = 2**26
 LARGEST_NIFTI1_EXTENT: Final = 32767  # dim is a 16-bit integer
-MILLIMETRES_PER_UNIT: Final = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; all else is taken as millimetre
-PLAUSIBLE_SPACING_MM: Final = (0.01, 50.0)
-ZOOM_TOLERANCE_FRACTION: Final = 1e-3
-FORM_TOLERANCE: Final = 1e-3
 SCANNER_CODE: Final = 1
 
 
@@ -84,12 +79,12 @@ def _read_from(path: Path, open_stream: OpenStream) -> StoredVolume:
         leftover = _measure_leftover(image, path)
         if "bitpix" in header:
             check_number_type(header, path, leftover_bytes=leftover)
-        return StoredVolume(array=split_channels(array, path), grid=_build_grid(image, path))
+        return StoredVolume(array=split_channels(array, path), grid=build_grid(image, path))
 
 
 def _read_grid_from(path: Path, open_stream: OpenStream) -> Grid:
     with _open_image(path, open_stream) as image:
-        return _build_grid(image, path)
+        return build_grid(image, path)
 
 
 def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: Path | None) -> None:
@@ -132,7 +127,7 @@ def convert(image: Any, what: str) -> StoredVolume:
 
     array = split_channels(np.asarray(image.dataobj).T, what)
     if isinstance(image, nibabel.AnalyzeImage | nibabel.MGHImage):  # NIfTI is a kind of Analyze in nibabel
-        return StoredVolume(array=array, grid=_build_grid(image, what))
+        return StoredVolume(array=array, grid=build_grid(image, what))
     return StoredVolume(array=array, grid=build_grid_from_affine(np.array(image.affine), array.shape[1:]))
 
 
@@ -252,86 +247,6 @@ def split_channels(array: Shaped[np.ndarray, "..."], path: Path | str) -> Shaped
     return array.reshape((-1, *array.shape[-3:]))
 
 
-def _build_grid(image: Any, path: Path | str) -> Grid:
-    extents = tuple(int(extent) for extent in image.shape)
-    if len(extents) < 2:
-        msg = f"{path}: expected an image of two or three dimensions, found shape {extents}"
-        raise VolumeError(msg)
-    x, y, z = (*extents, 1)[:3]
-    scale = _millimetres_per_unit(image.header)
-    affine = _find_affine(image)
-    affine[:3] *= scale
-    if len(extents) == 2 and not affine[:3, 2].any():
-        affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1])
-    _warn_of_conflicting_forms(image.header, path)
-    try:
-        grid = build_grid_from_affine(affine, (z, y, x))
-    except VolumeError as error:
-        msg = f"{path}: {error}"
-        raise VolumeError(msg) from error
-    grid = _prefer_zooms(grid, [float(zoom) * scale for zoom in image.header.get_zooms()[:3]])
-    _warn_of_unit(grid, scale, path)
-    if len(extents) == 2:
-        return replace(grid, spacing_mm=make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2]))
-    return grid
-
-
-def _find_affine(image: Any) -> Float64[np.ndarray, "4 4"]:
-    """Returns the affine; a header that tells no place (Analyze, or both codes 0) is placed as ITK places it.
-
-    ITK puts the centre of the first voxel at the origin of the world, with axes to the left, back and head: so does
-    every tool that is built on it, and the label maps that it writes. nibabel would put the centre of the volume there.
-    """
-    header, affine = image.header, np.array(image.affine, dtype=np.float64)
-    tells_place = "qform_code" in header and (header["qform_code"] > 0 or header["sform_code"] > 0)
-    if tells_place or "pixdim" not in header or not np.array_equal(affine, header.get_best_affine()):
-        return affine
-    zooms = np.abs((*header.get_zooms(), 1.0, 1.0)[:3])
-    return np.diag([*(zooms * (-1.0, -1.0, 1.0)), 1.0])
-
-
-def _prefer_zooms(grid: Grid, zooms_mm: list[float]) -> Grid:
-    """Replaces the spacing of the affine by that of the header where they differ only by rounding."""
-    spacing = list(grid.spacing_mm)
-    for axis, zoom in zip((2, 1, 0), zooms_mm, strict=False):
-        if abs(zoom - spacing[axis]) <= ZOOM_TOLERANCE_FRACTION * spacing[axis]:
-            spacing[axis] = zoom
-    return replace(grid, spacing_mm=(spacing[0], spacing[1], spacing[2]))
-
-
-def _millimetres_per_unit(header: Any) -> float:
-    if "xyzt_units" not in header:
-        return 1.0
-    return MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-
-
-def _warn_of_unit(grid: Grid, scale: float, path: Path | str) -> None:
-    """Warns where the unit that a header states makes the spacing implausible, as where it is in millimetres."""
-    smallest, largest = PLAUSIBLE_SPACING_MM
-    if scale != 1 and not smallest <= min(grid.spacing_mm) <= max(grid.spacing_mm) <= largest:
-        LOGGER.warning(
-            "%s: the header states lengths in %s (xyzt_units), so that the spacing is %s mm; if it is in millimetres, "
-            "correct xyzt_units",
-            path,
-            "metres" if scale > 1 else "micrometres",
-            " x ".join(f"{length:g}" for length in grid.spacing_mm),
-        )
-
-
-def _warn_of_conflicting_forms(header: Any, path: Path | str) -> None:
-    if "sform_code" not in header or header["sform_code"] <= 0 or header["qform_code"] <= 0:
-        return
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        difference = float(np.abs(header.get_sform() - header.get_qform()).max())
-    except (HeaderDataError, ValueError) as error:
-        LOGGER.warning("%s: the qform is invalid (%s); the sform is used", path, error)
-        return
-    if not difference <= FORM_TOLERANCE:
-        LOGGER.warning("%s: sform and qform differ by up to %.4g; the sform is used", path, difference)
-
-
 def _build_nifti(array: Shaped[np.ndarray, "z y x"], grid: Grid, template: Any, *, is_pair: bool) -> Any:
     is_flat = is_planar(grid)
     stored = (array[0] if is_flat else array).T
@@ -372,7 +287,7 @@ def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
 
 def _read_template(path: Path, open_stream: OpenStream) -> tuple[Any, Grid]:
     with _open_image(path, open_stream) as image:
-        return image, _build_grid(image, path)
+        return image, build_grid(image, path)
 
 
 def _select_nifti_class(array: Shaped[np.ndarray, "..."], template: Any, *, is_pair: bool) -> Any:

@@ -28,6 +28,7 @@ Message = dict[str, Any]
 
 LEAST_SECONDS: Final = 120.0
 SLOWEST_BYTES_PER_SECOND: Final = 2e6  # of a network drive
+SECONDS_TO_END: Final = 10.0  # after the child has closed its pipe: a dump of its memory may be written
 LENGTH_BYTES: Final = 8
 PIPE_BYTES: Final = 2**20
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -65,7 +66,7 @@ class _Child:
                 reply, array = _exchange(process, request)
             except (EOFError, BrokenPipeError) as error:
                 is_late = not timer.is_alive()
-                code = process.wait()
+                code = _end(process)
                 self.stop()
                 end = f"takes more than {seconds:.0f} s" if is_late else f"crashes its library ({_describe_end(code)})"
                 msg = f"{path} cannot be read: it {end}; the file is damaged, or memory is short; copy it again"
@@ -102,6 +103,15 @@ class _Child:
         if process is not None and self._owner == os.getpid():
             with process:  # closes the pipes and waits
                 process.kill()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> int:
+    """Returns the exit code of a child that has closed its pipe; one that does not end is killed."""
+    try:
+        return process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(SECONDS_TO_END)
 
 
 CHILD: Final = _Child()

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
 from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
+from autoseg.files.temporary_files import name_temporary
 from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
 from autoseg.run_folder import make_folder, translate_write_errors, write_atomically
-from autoseg.temporary_files import name_temporary
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 

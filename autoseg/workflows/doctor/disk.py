@@ -14,10 +14,10 @@ import psutil
 
 from autoseg.document import Part
 from autoseg.errors import AutosegError
+from autoseg.files.temporary_files import name_temporary
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.measurement_cache import find_measurement_cache
-from autoseg.temporary_files import name_temporary
 from autoseg.workflows.doctor.finding import Finding, format_size
 
 DATASET_FILE: Final = "dataset.json"
@@ -256,7 +256,7 @@ def _replace(own: Path) -> None:
 
 
 def _lock(own: Path) -> None:
-    with wait_for_lock(own / "lock", on_wait=lambda: None):
+    with wait_for_lock(own / "lock", on_wait=lambda: None, longest_seconds=MOST_SECONDS):
         pass
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.execution.preparation import prepare_network
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
@@ -22,7 +23,6 @@ from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import find_dtype
 from autoseg.stages.training_cases import open_training_case, read_network_input
-from autoseg.temporary_files import make_temporary_folder
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job

@@ -30,11 +30,11 @@ from autoseg.exchange.nnunet_folders import (
 )
 from autoseg.exchange.nnunet_import import import_plan
 from autoseg.exchange.nnunet_trainers import check_trainer
+from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, write_folder_atomically
-from autoseg.temporary_files import make_temporary_folder
 from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest
 
 ARCHIVE_ENDING: Final = ".zip"

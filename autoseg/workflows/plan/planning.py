@@ -17,6 +17,7 @@ from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
+from autoseg.files.temporary_files import remove_leftovers
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.network_cost import MeasureCost, NetworkCost
 from autoseg.plan.document import Plan
@@ -24,7 +25,6 @@ from autoseg.plan.network import NetworkPlan
 from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
-from autoseg.temporary_files import remove_leftovers
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
 from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing

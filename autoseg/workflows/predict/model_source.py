@@ -10,6 +10,7 @@ from autoseg.document import read_document
 from autoseg.errors import RunError
 from autoseg.exchange.model_file import is_model_file, unpack_model_file
 from autoseg.exchange.nnunet_folders import find_enclosing_model, find_model_roots, list_missing_parts
+from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference import model as inference
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.model import SegmentationModel
@@ -18,7 +19,6 @@ from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import Precision
-from autoseg.temporary_files import make_temporary_folder
 from autoseg.workflows.exchange.importing import ARCHIVE_ENDING, advise_enclosing_model, import_model
 from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest
 

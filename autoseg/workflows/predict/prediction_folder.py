@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
-from autoseg.checksums import compute_sha256
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import LockError, RunError, shorten_names
 from autoseg.file_endings import WRITABLE_ENDINGS
+from autoseg.files.checksums import compute_sha256
 from autoseg.inference.execution.preparation import Execution
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock

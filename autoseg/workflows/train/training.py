@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from autoseg.checksums import compute_sha256
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
+from autoseg.files.checksums import compute_sha256
+from autoseg.files.temporary_files import remove_leftovers
 from autoseg.networks.memory_limits import check_training_memory
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
@@ -24,7 +25,6 @@ from autoseg.runtime.host_memory import keep_freed_memory
 from autoseg.runtime.precision import DtypeName, find_dtype
 from autoseg.runtime.provenance import TrainingRecord, read_versions
 from autoseg.stages.out_of_fold import StageLink
-from autoseg.temporary_files import remove_leftovers
 from autoseg.training.budget.pace import Forecast, count_iterations
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.data.training_data import TrainingData

@@ -6,13 +6,13 @@ import pytest
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, LockError, RunError
+from autoseg.files.checksums import compute_sha256
 from autoseg.processes import fold_lock
 from autoseg.runtime.provenance import read_versions
 from autoseg.workflows.predict import prediction_folder
 from autoseg.workflows.predict.prediction_folder import (
     RECORD_NAME,
     PredictionRecord,
-    hash_file,
     lock_record,
     prepare_folder,
     write_recorded,
@@ -81,7 +81,7 @@ def test_twenty_predictions_into_one_folder_at_the_same_time_lose_no_entry(out: 
     record = read_record(out)
     names = {f"{kind}{part}.nii.gz" for kind in ("case", "other") for part in range(20)}
     assert set(record.outputs) == names
-    assert record.sha256 == {name: hash_file(out / name) for name in names}
+    assert record.sha256 == {name: compute_sha256(out / name) for name in names}
     assert {path.name for path in out.iterdir()} == {RECORD_NAME, *names}
 
 

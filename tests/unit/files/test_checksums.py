@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg import checksums
-from autoseg.checksums import RECENT_SECONDS, compute_crc32, compute_sha256
+from autoseg.files import checksums
+from autoseg.files.checksums import RECENT_SECONDS, compute_crc32, compute_sha256
 
 
 def write_old(path: Path, content: bytes, *, age_seconds: float = 100) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg import temporary_files
-from autoseg.run_folder import open_run, write_atomically, write_text
-from autoseg.temporary_files import (
+from autoseg.files import temporary_files
+from autoseg.files.temporary_files import (
     REPLACED_ENDING,
     make_temporary_folder,
     mark_multiprocessing_folder,
@@ -17,6 +16,7 @@ from autoseg.temporary_files import (
     remove_abandoned_folders,
     remove_leftovers,
 )
+from autoseg.run_folder import open_run, write_atomically, write_text
 
 KEPT = (".fold_0.lock", "a.txt", ".hidden-file.txt", f".a-{'0' * 17}.txt", f"a-{'0' * 32}.txt")
 WRITE_AND_DIE = """
@@ -24,7 +24,7 @@ import os, sys
 from pathlib import Path
 from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.run_folder import write_atomically, write_folder_atomically
-from autoseg.temporary_files import make_temporary_folder
+from autoseg.files.temporary_files import make_temporary_folder
 root = Path(sys.argv[1])
 prepare_worker_context()
 writers = [

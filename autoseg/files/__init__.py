@@ -1,0 +1,1 @@
+"""Files as such, whatever they hold: damage to them, their identity, temporary ones."""
