@@ -41,13 +41,12 @@ os.killpg(0, 9)
 
 
 @pytest.fixture
-def temporary_place(tmp_path, monkeypatch):
-    place = tmp_path / "tmp"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    remove_abandoned_folders.cache_clear()
-    yield place
-    remove_abandoned_folders.cache_clear()
+def temporary_place(monkeypatch):
+    with tempfile.TemporaryDirectory() as place:  # short: the name of a socket below it has at most 107 bytes
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        remove_abandoned_folders.cache_clear()
+        yield Path(place)
+        remove_abandoned_folders.cache_clear()
 
 
 def list_names(folder: Path) -> list[str]:
