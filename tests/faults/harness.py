@@ -16,7 +16,7 @@ from typing import Final
 
 from faults.comparison import find_differences, find_leftovers, find_orphans, make_temporary_place
 
-POLLING_SECONDS: Final = 0.005
+POLLING_SECONDS: Final = 0.02
 PATIENCE_SECONDS: Final = 600.0
 EARLY_SHARE: Final = 0.2
 """Of the kills, those at any moment of the command; the others come after it has begun to write."""

@@ -1,14 +1,27 @@
-"""The short form of `make faults`: planning and preprocessing are killed a few times."""
+"""The short form of `make faults`: preprocessing is killed a few times."""
 
 import random
 from pathlib import Path
 
 import pytest
 from builders.balls import write_balls
+from builders.hosts import HOST
 from faults.comparison import find_differences, find_leftovers, find_orphans
 from faults.harness import Stage, run_stage
 
-PLAN = ("plan", "dataset", "--run", "run", "--configuration", "3d_fullres", "--memory-gb", "4", "--workers", "1")
+from autoseg.fingerprint import Machine
+from autoseg.processes.progress import SilentProgress
+from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, plan_dataset
+from planners import PLANNERS
+
+
+def plan(folder: Path) -> None:
+    """In this process and without measuring the CPU, which takes longer than all the kills."""
+    request = PlanRequest(planner="default", machine=Machine(accelerator_memory_gb=4), preprocess=False, workers=1)
+    rule = build_plan_rule(PLANNERS["default"], measure=lambda: HOST)
+    plan_dataset(
+        folder / "dataset", folder / "run", rule, request=request, report=lambda _: None, progress=SilentProgress()
+    )
 
 
 @pytest.mark.slow
@@ -16,11 +29,11 @@ def test_a_killed_command_gives_the_same_when_it_is_repeated_and_leaves_nothing(
     folder = tmp_path / "work"
     write_balls(folder / "dataset", cases=2)
     told: list[str] = []
-    stage = Stage(name="plan", arguments=PLAN, kills=2)
+    stage = Stage(name="preprocess", arguments=("preprocess", "run", "--workers", "1"), kills=3, prepare=plan)
     result = run_stage(stage, folder, generator=random.Random(0), report=told.append)
     assert result.problems == []
-    assert len(result.moments) == len(told) == 2
-    assert (folder / "run" / "plan.json").is_file()
+    assert len(result.moments) == len(told) == 3
+    assert list(folder.glob("run/preprocessed/3d_fullres/*.b2nd"))
 
 
 def test_a_difference_a_leftover_and_an_orphan_are_found(tmp_path: Path) -> None:
