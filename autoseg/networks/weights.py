@@ -140,7 +140,11 @@ def _read_checksums(file: Any) -> dict[str, int]:
     names = sorted(set(file.keys()) - {CHECKSUMS_NAME})
     if CHECKSUMS_NAME not in file.keys():  # noqa: SIM118 (no mapping)
         return {}
-    header, *checksums = file.get_tensor(CHECKSUMS_NAME).tolist()
+    stored = file.get_tensor(CHECKSUMS_NAME)
+    if stored.dtype != torch.int64 or stored.shape != (1 + len(names),):
+        msg = f"its checksums are {tuple(stored.shape)} numbers of {stored.dtype}, expected {1 + len(names)} of int64"
+        raise ValueError(msg)
+    header, *checksums = stored.tolist()
     _compare("the header", _compute_header_checksum(names, file.metadata() or {}), header)
     return dict(zip(names, checksums, strict=True))
 

@@ -94,3 +94,11 @@ def test_every_flipped_bit_is_found_or_leaves_the_weights_as_they_are(tmp_path: 
 def test_weights_of_a_version_without_checksums_are_read(tmp_path: Path) -> None:
     save_file({"network.a": torch.ones(3)}, tmp_path / "old.safetensors")
     assert torch.equal(read_weights(tmp_path / "old.safetensors")["a"], torch.ones(3))
+
+
+@pytest.mark.parametrize("checksums", [torch.tensor(1), torch.ones(2), torch.ones(9, dtype=torch.int64)])
+def test_checksums_that_are_none_are_the_users_error(tmp_path: Path, checksums: torch.Tensor) -> None:
+    path = tmp_path / "checkpoint_final.safetensors"
+    save_file({"network.a": torch.ones(3), "checksums": checksums}, path)
+    with pytest.raises(RunError, match=r"checkpoint_final.*its checksums are"):
+        read_weights(path)
