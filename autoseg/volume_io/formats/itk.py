@@ -3,7 +3,9 @@
 ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
 """
 
+import os
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -57,6 +59,8 @@ LIBRARIES: Final = (
 CHECKED_ENDINGS: Final = (*META_ENDINGS, *NRRD_ENDINGS, *VTK_ENDINGS)
 RAW_HEADER_BYTES: Final = ((GIPL_ENDINGS[:1], 256), (MRC_ENDINGS, MRC_HEADER_BYTES))
 BITS: Final = re.compile(r"(\d+)-bit")
+HDF5_RESERVE_BYTES: Final = 2**20  # for its description
+SIZE_BYTES: Final = 4  # of the size at the end of gzip data
 TALKATIVE_ENDINGS: Final = (".h5", ".hdf5", ".vtk", ".mrc")  # ITK probes junk of any ending with its HDF5 library
 
 
@@ -171,7 +175,9 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
     image = build(path, array, grid=grid, like=None)
     writing = write_pair_atomically if path.name.lower().endswith(HEADER_ENDINGS) else write_atomically
     with writing(path) as temporary:
+        _check_free_space(temporary, array.nbytes)
         _write_image(image, temporary, path)
+        _check_end(temporary, array.nbytes)
         check_same_grid(grid, read_grid(temporary), what=f"cannot write {path}: its format cannot hold the grid")
 
 
@@ -184,6 +190,28 @@ def build(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
 def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) -> Any:
     """Builds a label map of two dimensions if the image has two, else of three."""
     return build_image(array, grid, is_flat=image.GetDimension() == 2)
+
+
+def _check_free_space(path: Path, size_bytes: int) -> None:
+    """Refuses to write HDF5 to a full disk, as its library would abort the process."""
+    free = shutil.disk_usage(path.parent).free
+    if path.name.lower().endswith(HDF5_ENDINGS) and free < size_bytes + HDF5_RESERVE_BYTES:
+        msg = f"{(size_bytes + HDF5_RESERVE_BYTES) / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free"
+        raise OSError(msg)
+
+
+def _check_end(path: Path, size_bytes: int) -> None:
+    """Compares the size at the end of compressed NRRD data with that of the array: ITK does not notice that a disk is
+    full when it writes the last bytes."""
+    name = path.name.lower()
+    data = path.with_suffix(".raw.gz") if name.endswith(".nhdr") else path
+    if not name.endswith(NRRD_ENDINGS):
+        return
+    with data.open("rb") as file:
+        file.seek(-SIZE_BYTES, os.SEEK_END)
+        if int.from_bytes(file.read(), "little") != size_bytes % 2 ** (8 * SIZE_BYTES):
+            msg = "the compressed voxels are incomplete, as on a full disk"
+            raise OSError(msg)
 
 
 def _write_image(image: Any, temporary: Path, path: Path) -> None:

@@ -1,9 +1,11 @@
 """Every writer on a disk that is full: a limit of the size of files fails as a full disk does, at the same places."""
 
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,3 +103,24 @@ def test_without_a_byte_for_a_lock_nothing_is_trained_and_the_repetition_is_righ
         lock_fold(fold, device="cpu").__enter__()
     with lock_fold(fold, device="cpu"):
         assert '"device":"cpu"' in fold.lock.read_text()
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr"])
+def test_a_disk_that_is_full_at_the_last_byte_is_noticed(tmp_path: Path, ending: str) -> None:
+    grid = Grid(shape_voxels=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
+    path = tmp_path / f"a{ending}"
+    write_label_map(path, draw(*SHAPE), grid=grid, like=None)
+    largest = max(found.stat().st_size for found in tmp_path.iterdir())
+    with limit_file_size(largest - 1), pytest.raises(AutosegError, match=r"cannot write .*full disk; free space"):
+        write_label_map(tmp_path / f"b{ending}", draw(*SHAPE), grid=grid, like=None)
+    assert not list(tmp_path.glob("b*"))
+
+
+def test_hdf5_is_not_begun_on_a_full_disk_as_its_library_would_abort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=FREE_BYTES))
+    grid = Grid(shape_voxels=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(AutosegError, match=r"cannot write .*a\.h5: 1\.0 MiB are needed, 0\.0 MiB are free; free space"):
+        write_label_map(tmp_path / "a.h5", draw(*SHAPE), grid=grid, like=None)
+    assert list(tmp_path.iterdir()) == []
