@@ -160,7 +160,11 @@ def test_predicting_into_a_run_is_refused(trained_run: Path, tmp_path: Path) -> 
 def test_files_of_unknown_origin_are_not_taken_for_predictions(trained_run: Path, tmp_path: Path) -> None:
     save(tmp_path / "scan_0000.nii.gz", make_case(1)[0])
     save(tmp_path / "out" / "scan.nii.gz", make_case(1)[1])
-    check_refused(run_autoseg("predict", trained_run, tmp_path / "scan_0000.nii.gz", tmp_path / "out"), "--overwrite")
+    command = ("predict", trained_run, tmp_path / "scan_0000.nii.gz", tmp_path / "out")
+    before = (tmp_path / "out" / "scan.nii.gz").read_bytes()
+    check_refused(run_autoseg(*command), "scan.nii.gz", "move them away")
+    check_refused(run_autoseg(*command, "--overwrite"), "scan.nii.gz", "move them away")
+    assert (tmp_path / "out" / "scan.nii.gz").read_bytes() == before
 
 
 def test_a_run_folder_that_is_a_file_is_found_before_measuring(dataset: Path, tmp_path: Path) -> None:
