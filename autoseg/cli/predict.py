@@ -47,7 +47,7 @@ def predict(
         Literal["auto", "eager", "compiled", "openvino"],
         typer.Option(help="What runs networks on the CPU; auto takes what finishes first."),
     ] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from autoseg.errors import VolumeError
-from autoseg.geometry import Grid, build_grid_from_affine
+from autoseg.geometry import PLAUSIBLE_SPACING_MM, Grid, build_grid_from_affine
 from autoseg.volume_io.formats.volumes import make_planar_spacing
 
 LOGGER = logging.getLogger(__name__)
 
 MILLIMETRES_PER_UNIT: Final = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; all else is taken as millimetre
-PLAUSIBLE_SPACING_MM: Final = (0.01, 50.0)
 ZOOM_TOLERANCE_FRACTION: Final = 1e-3
 FORM_TOLERANCE: Final = 1e-3
 

@@ -7,10 +7,8 @@ import numpy as np
 
 from autoseg.errors import Problem, group_problems
 from autoseg.fingerprint import CaseFingerprint
-from autoseg.geometry import DistanceUnit
+from autoseg.geometry import PLAUSIBLE_SPACING_MM, DistanceUnit
 
-SMALLEST_SPACING_MM: Final = 0.01
-LARGEST_SPACING_MM: Final = 50.0
 # Thin and thick slices of one organ differ by a factor of 20 at most (0.5 and 10 mm).
 LARGEST_FACTOR: Final = 30.0
 # Another unit changes spacing and extent along every axis; another resolution changes the spacing alone (guess).
@@ -55,10 +53,11 @@ def _find_factor(spacing_factors: np.ndarray, extent_factors: np.ndarray) -> flo
 
 
 def _compare_with_anatomy(spacing_mm: np.ndarray) -> str | None:
-    if (spacing_mm < SMALLEST_SPACING_MM).any():
-        return f"less than {SMALLEST_SPACING_MM:g} mm, which is that of microscopes"
-    if (spacing_mm > LARGEST_SPACING_MM).any():
-        return f"more than {LARGEST_SPACING_MM:g} mm, which shows no anatomy"
+    smallest, largest = PLAUSIBLE_SPACING_MM
+    if (spacing_mm < smallest).any():
+        return f"less than {smallest:g} mm, which is that of microscopes"
+    if (spacing_mm > largest).any():
+        return f"more than {largest:g} mm, which shows no anatomy"
     return None
 
 
