@@ -23,9 +23,9 @@ DistanceUnit = Literal["mm", "pixel"]
 
 WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))
 PLANAR_SPACING_FACTOR: Final = 999.0
+"""Spacing along z of a 2D image, as a multiple of that in plane: so coarse that no rule ever mixes slices."""
 PLAUSIBLE_SPACING_MM: Final = (0.01, 50.0)
 """Smallest and largest spacing of anatomy; microscopes and headers in another unit are beyond."""
-"""Spacing along z of a 2D image, as a multiple of that in plane: so coarse that no rule ever mixes slices."""
 SINGULAR_DETERMINANT: Final = 1e-6
 
 
