@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold, Splits
@@ -87,3 +89,10 @@ def write_trained_fold(root: Path, plan: Plan, configuration: str, *, fold: str,
     weights = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}
     save_file(weights, training.final_checkpoint)
     return network
+
+
+def read_arrays(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a checkpoint, without its checksums, of which one covers the times of the epochs."""
+    arrays: dict[str, np.ndarray] = load_file(checkpoint)
+    arrays.pop("checksums", None)
+    return arrays

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 from builders.command_line import run_autoseg
+from builders.folds import read_arrays
 from builders.plans import shorten
-from safetensors.numpy import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # several trainings, each with the start of its processes
 EPOCHS = 110
@@ -72,7 +72,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(run: Path
     whole = run_autoseg(*list_command(other))
     assert whole.code == 0, whole.err
     found, expected = (
-        load_file(place / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors") for place in (run, other)
+        read_arrays(place / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors") for place in (run, other)
     )
     assert found.keys() == expected.keys()
     assert all((found[name] == expected[name]).all() for name in expected)
@@ -137,8 +137,8 @@ def test_a_training_that_is_asked_to_end_saves_its_state_and_ends_as_if_nothing_
     continued = run_autoseg(*list_command(run))
     assert continued.code == 0, continued.err
     assert f"2d, fold 0: continues, in {where[1]}" in continued.out
-    found = load_file(run / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors")
-    expected = load_file(uninterrupted)
+    found = read_arrays(run / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors")
+    expected = read_arrays(uninterrupted)
     assert found.keys() == expected.keys()
     assert all((found[name] == expected[name]).all() for name in expected)
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from builders.balls import make_case, save, write_balls
 from builders.command_line import Done, run_autoseg
-from safetensors.numpy import load_file
+from builders.folds import read_arrays
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # several trainings, each with the start of its processes
 EXTENSIONS = Path(__file__).parent / "extensions"
@@ -85,16 +85,16 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_nothing_had_happened(tra
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     folder = run / "models" / SECOND / "fold_0"
-    expected = load_file(folder / "checkpoint_final.safetensors")
+    expected = read_arrays(folder / "checkpoint_final.safetensors")
     shutil.rmtree(folder)
     train = ("train", str(run), "--configuration", SECOND, "--fold", "0", *ON_CPU, "--workers", "1")
     interrupt_after_an_epoch([*EXTENDED, *train], folder / "training_log.jsonl")
-    state = load_file(folder / "checkpoint_latest.safetensors")
+    state = read_arrays(folder / "checkpoint_latest.safetensors")
     assert 50 < state["objective.steps"] < 100
     assert state["objective.share_logits"].all()
     continued = check(run_extended(*train[:-1], "0"))
     assert "fold 0: continues, in epoch 2 of 2" in continued.out
-    found = load_file(folder / "checkpoint_final.safetensors")
+    found = read_arrays(folder / "checkpoint_final.safetensors")
     assert found.keys() == expected.keys()
     assert {"network.mean", "network.heads.1.weight"} <= found.keys()
     assert found["network.mean"].all()
