@@ -38,7 +38,7 @@ def check_size(
     shape: Sequence[int],
     *,
     voxel_bytes: int,
-    stored_bytes: int,
+    stored_bytes: int | None,
     is_compressed: bool,
     working_bytes: int = FLOAT32_BYTES,
     compares_memory: bool = True,
@@ -49,7 +49,7 @@ def check_size(
         path: The file, for messages.
         shape: Extents along all axes, channels included.
         voxel_bytes: Bytes of a voxel in the file.
-        stored_bytes: Bytes of the file after the header.
+        stored_bytes: Bytes of the file after the header; None if any number can expand to any number of voxels.
         is_compressed: Whether the voxels are compressed.
         working_bytes: Further bytes of a voxel in memory while it is converted.
         compares_memory: Whether the voxels are to be read, so that memory counts.
@@ -59,6 +59,19 @@ def check_size(
     """
     voxels = check_shape(path, shape)
     promised = voxels * voxel_bytes
+    needed = voxels * (voxel_bytes + working_bytes)
+    if stored_bytes is not None:
+        _check_stored_bytes(path, shape, voxel_bytes, stored_bytes=stored_bytes, is_compressed=is_compressed)
+        if is_compressed and needed > UNLIMITED_BYTES:
+            _check_expansion(path, shape, promised, stored_bytes)
+    if compares_memory and needed > UNCHECKED_BYTES:
+        _check_memory(path, shape, needed)
+
+
+def _check_stored_bytes(
+    path: Path | str, shape: Sequence[int], voxel_bytes: int, *, stored_bytes: int, is_compressed: bool
+) -> None:
+    promised = math.prod(shape) * voxel_bytes
     largest = LARGEST_EXPANSION * stored_bytes + SMALLEST_COMPRESSED_BYTES if is_compressed else stored_bytes
     if promised > largest:
         compressed = f", which cannot expand to more than {largest}" if is_compressed else ""
@@ -68,16 +81,16 @@ def check_size(
             f"header is wrong: copy or convert it again"
         )
         raise VolumeError(msg)
-    needed = voxels * (voxel_bytes + working_bytes)
-    if is_compressed and needed > UNLIMITED_BYTES and promised > USUAL_EXPANSION * stored_bytes:
+
+
+def _check_expansion(path: Path | str, shape: Sequence[int], promised: int, stored_bytes: int) -> None:
+    if promised > USUAL_EXPANSION * stored_bytes:
         msg = (
             f"{path}: {stored_bytes} compressed bytes would expand to {promised} ({describe(shape)} voxels), "
             f"{promised // stored_bytes} times as many, which is not expected of an image of that size (limit: "
             f"{USUAL_EXPANSION} times); if it is right, save it without compression, label maps as 8-bit integers"
         )
         raise VolumeError(msg)
-    if compares_memory and needed > UNCHECKED_BYTES:
-        _check_memory(path, shape, needed)
 
 
 def _check_memory(path: Path | str, shape: Sequence[int], needed: int) -> None:
