@@ -1,4 +1,4 @@
-"""Compares the voxels that a header promises with the file and with free memory, before they are read."""
+"""Compares the voxels that a header promises with the file and with memory, before they are read."""
 
 import logging
 import math
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from autoseg.errors import VolumeError
+from autoseg.runtime.host_memory import find_available_ram
 
 LOGGER = logging.getLogger(__name__)
 
@@ -94,11 +93,12 @@ def _check_expansion(path: Path | str, shape: Sequence[int], promised: int, stor
 
 
 def _check_memory(path: Path | str, shape: Sequence[int], needed: int) -> None:
-    free = int(psutil.virtual_memory().available)
-    if needed > free:
+    usable = find_available_ram()  # not what is free: another case may give its memory back in a moment
+    if needed > usable:
         msg = (
-            f"{path}: {describe(shape)} voxels need {needed / 2**30:.3g} GiB of memory to be read, {free / 2**30:.3g} "
-            f"GiB are free; close other programs, crop the image or use a machine with more"
+            f"{path}: {describe(shape)} voxels need {needed / 2**30:.3g} GiB of memory to be read, this process may "
+            f"use {usable / 2**30:.3g} GiB; crop the image, raise the limit of the container or job if there is one, "
+            f"or use a machine with more"
         )
         raise VolumeError(msg)
 
