@@ -13,7 +13,7 @@ LOGGER = logging.getLogger(__name__)
 
 LARGEST_EXPANSION: Final = 1032  # of DEFLATE: 258 bytes from 2 bits
 SMALLEST_COMPRESSED_BYTES: Final = 2**16  # headers and blocks of tiny files, which expand to less than that
-UNLIMITED_BYTES: Final = 2**31  # in memory; a whole-body CT of 512 x 512 x 2000 as float32
+UNLIMITED_BYTES: Final = 2**31  # twice a whole-body CT of 512 x 512 x 2000 as int16, whose label map may be empty
 USUAL_EXPANSION: Final = 500  # label maps of a whole body reach 400, images 10
 UNCHECKED_BYTES: Final = 2**26
 FLOAT32_BYTES: Final = 4
@@ -58,11 +58,11 @@ def check_size(
     """
     voxels = check_shape(path, shape)
     promised = voxels * voxel_bytes
-    needed = voxels * (voxel_bytes + working_bytes)
     if stored_bytes is not None:
         _check_stored_bytes(path, shape, voxel_bytes, stored_bytes=stored_bytes, is_compressed=is_compressed)
-        if is_compressed and needed > UNLIMITED_BYTES:
+        if is_compressed and promised > UNLIMITED_BYTES:
             _check_expansion(path, shape, promised, stored_bytes)
+    needed = voxels * (voxel_bytes + working_bytes)
     if compares_memory and needed > UNCHECKED_BYTES:
         _check_memory(path, shape, needed)
 
