@@ -57,13 +57,11 @@ class _Child:
         """Has a function of a reader called; returns what the child answers, and the voxels.
 
         Raises:
-            VolumeError: The reader raised an error, the child died, or it took too long.
+            VolumeError: The reader raised an error, the child died, took too long, or could not be started.
         """
         with self._lock:
-            process = self._start()
             seconds = LEAST_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
-            timer = threading.Timer(seconds, process.kill)
-            timer.start()
+            process, timer = self._start_limited(path, seconds)
             try:
                 reply, array = _exchange(process, request)
             except (EOFError, BrokenPipeError) as error:
@@ -82,6 +80,20 @@ class _Child:
             logging.getLogger(name).log(level, text, *arguments)
         _raise_error(reply)
         return reply, array
+
+    def _start_limited(self, path: Path, seconds: float) -> tuple["subprocess.Popen[bytes]", threading.Timer]:
+        """Starts the child if necessary, and a timer that kills it."""
+        try:
+            process = self._start()
+            timer = threading.Timer(seconds, process.kill)
+            timer.start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            msg = (
+                f"{path} cannot be read now: the process that reads such files cannot be started ({error}); the file "
+                f"is not the reason: close other programs, or raise the limits on processes, open files and memory"
+            )
+            raise VolumeError(msg) from error
+        return process, timer
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
@@ -171,7 +183,8 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()
-        plain = [value if isinstance(value, int | float) else str(value) for value in arguments]
+        values = [value.item() if isinstance(value, np.generic) else value for value in arguments]
+        plain = [value if isinstance(value, int | float) else str(value) for value in values]
         self.found.append((record.name, record.levelno, str(record.msg), plain))
 
 

@@ -31,6 +31,18 @@ reader_process.PROGRAM = HANGING + reader_process.PROGRAM
 request = {"module": "hanging", "path": sys.argv[1].encode().hex(), "as_labels": None}
 reader_process.CHILD.call(Path(sys.argv[0]), request)
 """
+WARNING = """
+import logging, sys, types
+import numpy as np
+warning = types.ModuleType("warning")
+
+def read_grid(path):
+    logging.getLogger("autoseg.a").warning("%s: %d, %g, %s", path, np.int64(3), np.float32(0.5), np.str_("text"))
+    raise OSError("done")
+
+warning.read_grid = read_grid
+sys.modules["warning"] = warning
+"""
 VOXELS = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
 
 
@@ -102,3 +114,32 @@ def test_a_child_that_hangs_in_a_file_ends_when_its_parent_is_killed(tmp_path):
     parent.wait(10)
     _, alive = psutil.wait_procs([child], timeout=10)
     assert alive == []
+
+
+def test_numbers_of_numpy_in_warnings_stay_numbers(path, program, caplog):
+    program(WARNING + reader_process.PROGRAM)
+    request = {"module": "warning", "path": os.fsencode(path).hex(), "as_labels": None}
+    with pytest.raises(RuntimeError, match="done"):
+        reader_process.CHILD.call(path, request)
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: 3, 0.5, text"]
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [(subprocess, "Popen", BlockingIOError(11, "Resource temporarily unavailable")),
+     (threading.Timer, "start", RuntimeError("can't start new thread"))],
+)  # fmt: skip
+def test_a_child_that_cannot_be_started_is_not_blamed_on_the_file(path, monkeypatch, failing):
+    owner, name, error = failing
+
+    def fail(*arguments, **options):
+        raise error
+
+    reader_process.CHILD.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(VolumeError) as caught:
+            read_grid(path)
+    assert f"cannot be started ({error}); the file is not the reason" in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    np.testing.assert_array_equal(read_image([path]).array[0], VOXELS)
