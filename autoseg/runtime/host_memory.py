@@ -8,12 +8,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-from autoseg.document import Part
 from autoseg.runtime.cpu_time import CGROUPS, CGROUPS_OF_THIS_PROCESS, list_control_groups
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ UNLIMITED_BYTES: Final = 2**60  # version 1 writes nearly 2**63 for "no limit"
 EVENTS: Final = ("memory.events", "memory.oom_control")
 
 
-class MemoryLimit(Part):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimit:
     """Limit on the memory of a container or job.
 
     Attributes:
@@ -48,6 +49,11 @@ class MemoryLimit(Part):
     limit_bytes: int
     used_bytes: int
     cached_bytes: int = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """Memory that processes may still request."""
+        return self.limit_bytes - self.used_bytes + self.cached_bytes
 
 
 _largest_kept_bytes = 0
@@ -61,7 +67,7 @@ def find_available_ram(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROC
 
 def find_free_ram(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> int:
     """Returns the RAM that is free now, for this process and those that it starts, within the limits on them."""
-    left = [limit.limit_bytes - limit.used_bytes + limit.cached_bytes for limit in _list_limits(cgroups, own)]
+    left = [limit.left_bytes for limit in _list_limits(cgroups, own)]
     return max(0, min([int(psutil.virtual_memory().available), *left]))
 
 
@@ -93,7 +99,7 @@ def keep_freed_memory(largest_block_bytes: int = LARGEST_KEPT_BLOCK_BYTES) -> bo
 def read_memory_limit(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> MemoryLimit | None:
     """Reads the memory limit of a container or job (docker run --memory) that leaves the least; None without one."""
     limits = _list_limits(cgroups, own)
-    return min(limits, key=lambda limit: limit.limit_bytes - limit.used_bytes, default=None)
+    return min(limits, key=lambda limit: limit.left_bytes, default=None)
 
 
 def count_killed_processes(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> int:
