@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Generic, TypeVar
 
-import psutil
 from threadpoolctl import threadpool_limits
 
 from autoseg.errors import (
@@ -34,6 +33,7 @@ from autoseg.processes.progress import Progress
 from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
 from autoseg.run_folder import make_folder
 from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.host_memory import find_free_ram
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -98,7 +98,7 @@ def compute_worker_count(*, requested: int | None, case_count: int, bytes_per_ca
     """Returns the requested number of processes, else as many as cores, cases and free memory allow."""
     if requested is not None:
         return max(1, min(requested, case_count))
-    free = psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY
+    free = find_free_ram() * SHARE_OF_FREE_MEMORY
     by_memory = int(free // (bytes_per_case + WORKER_BASE_BYTES))
     return max(1, min(count_usable_cpus(), case_count, by_memory))
 

@@ -8,12 +8,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-from autoseg.document import Part
 from autoseg.runtime.cpu_time import CGROUPS, CGROUPS_OF_THIS_PROCESS, list_control_groups
 
 logger = logging.getLogger(__name__)
@@ -32,19 +32,28 @@ TRIM_THRESHOLD_BYTES: Final = 2**31 - 1
 
 # Files of a control group that hold its limit and its use: of version 2, then of version 1.
 LIMITS: Final = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+CACHED_FILES: Final = (("inactive_file", "active_file"), ("total_inactive_file", "total_active_file"))  # in memory.stat
 UNLIMITED_BYTES: Final = 2**60  # version 1 writes nearly 2**63 for "no limit"
 EVENTS: Final = ("memory.events", "memory.oom_control")
 
 
-class MemoryLimit(Part):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimit:
     """Limit on the memory of a container or job.
 
     Attributes:
         used_bytes: Memory in use by all of its processes, cached files included.
+        cached_bytes: Cached files, which the system drops when memory is needed.
     """
 
     limit_bytes: int
     used_bytes: int
+    cached_bytes: int = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """Memory that processes may still request."""
+        return self.limit_bytes - self.used_bytes + self.cached_bytes
 
 
 _largest_kept_bytes = 0
@@ -54,6 +63,12 @@ def find_available_ram(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROC
     """Returns the RAM that this process may use, which a container or job may limit."""
     limits = [limit.limit_bytes for limit in _list_limits(cgroups, own)]
     return min([int(psutil.virtual_memory().total), *limits])
+
+
+def find_free_ram(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> int:
+    """Returns the RAM that is free now, for this process and those that it starts, within the limits on them."""
+    left = [limit.left_bytes for limit in _list_limits(cgroups, own)]
+    return max(0, min([int(psutil.virtual_memory().available), *left]))
 
 
 def keep_freed_memory(largest_block_bytes: int = LARGEST_KEPT_BLOCK_BYTES) -> bool:
@@ -84,7 +99,7 @@ def keep_freed_memory(largest_block_bytes: int = LARGEST_KEPT_BLOCK_BYTES) -> bo
 def read_memory_limit(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> MemoryLimit | None:
     """Reads the memory limit of a container or job (docker run --memory) that leaves the least; None without one."""
     limits = _list_limits(cgroups, own)
-    return min(limits, key=lambda limit: limit.limit_bytes - limit.used_bytes, default=None)
+    return min(limits, key=lambda limit: limit.left_bytes, default=None)
 
 
 def count_killed_processes(cgroups: Path = CGROUPS, own: Path = CGROUPS_OF_THIS_PROCESS) -> int:
@@ -104,4 +119,13 @@ def _list_limits(cgroups: Path, own: Path) -> Iterator[MemoryLimit]:
             with suppress(OSError, ValueError):  # no such file, or "max"
                 limit, used = int((group / limit_file).read_text()), int((group / use_file).read_text())
                 if limit < UNLIMITED_BYTES:
-                    yield MemoryLimit(limit_bytes=limit, used_bytes=used)
+                    yield MemoryLimit(limit_bytes=limit, used_bytes=used, cached_bytes=_count_cached_bytes(group))
+
+
+def _count_cached_bytes(group: Path) -> int:
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    figures = {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if value.isdigit()}
+    return max(sum(figures.get(name, 0) for name in names) for names in CACHED_FILES)

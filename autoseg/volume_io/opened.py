@@ -13,9 +13,9 @@ from autoseg.volume_io.formats.volumes import (
     Volume,
     check_finite_grid,
     check_same_grid,
+    convert_to_float32,
     translate_decoder_errors,
 )
-from autoseg.volume_io.reading import convert_to_float32
 
 LIBRARIES: Final[dict[str, ImageLibrary]] = {"nibabel": nifti, "SimpleITK": itk}
 

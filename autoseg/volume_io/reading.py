@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int32, Shaped
+from jaxtyping import Int32, Shaped
 
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.errors import VolumeError
@@ -19,6 +19,7 @@ from autoseg.volume_io.formats.volumes import (
     Volume,
     check_finite_grid,
     check_same_grid,
+    convert_to_float32,
     list_grid_differences,
     translate_decoder_errors,
 )
@@ -124,30 +125,6 @@ def _check_file(path: Path) -> str:
         return ending
     msg = f"expected an image file, but {path} {found}"
     raise VolumeError(msg)
-
-
-def convert_to_float32(
-    path: Path | str, array: Shaped[np.ndarray, "channel z y x"]
-) -> Float32[np.ndarray, "channel z y x"]:
-    """Converts intensities to float32.
-
-    Raises:
-        VolumeError: The voxels are not real numbers.
-    """
-    if array.dtype.kind not in "biuf":
-        msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"
-        raise VolumeError(msg)
-    try:
-        with np.errstate(over="raise", invalid="ignore"):
-            return np.ascontiguousarray(array, dtype=np.float32)
-    except FloatingPointError as error:
-        is_lost = np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)
-        msg = (
-            f"{path}: intensities must be below {np.finfo(np.float32).max:.3g}, as single precision holds, found "
-            f"{np.max(np.abs(array[is_lost])):.3g} and the like in {np.count_nonzero(is_lost)} voxels; correct or "
-            f"rescale them"
-        )
-        raise VolumeError(msg) from error
 
 
 def _to_int32(path: Path, array: Shaped[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:

@@ -98,7 +98,11 @@ ALLOWED = {
     "autoseg.training.data.held_cases": {"ThreadPoolExecutor": OWN_THREAD},
     "autoseg.processes.library_output": {"threading.Lock": OWN_LOCK},
     "autoseg.volume_io.formats.pictures": {"threading.Lock": OWN_LOCK},
-    "autoseg.volume_io.formats.reader_process": {"threading.Lock": "held for one answer of the child, within its time"},
+    "autoseg.volume_io.formats.reader_process": {
+        "threading.Lock": "held for one answer of the child, within its time",
+        "SimpleQueue": "the child waits for requests, and exits when the parent has died",
+        "requests.get": "the child waits for requests, and exits when the parent has died",
+    },
     "autoseg.workflows.cascade": {
         "wait_for_lock": "the system releases the lock of a dead process, and a live one may predict for hours"
     },

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from autoseg.runtime.host_memory import find_free_ram
+
 PROBE = """
 import ctypes, sys
 import numpy as np
@@ -42,3 +44,20 @@ def test_what_is_larger_than_asked_for_is_given_back_and_the_largest_wish_counts
     assert count_mapped_bytes(tmp_path, 32) >= 64 * 2**20
     assert count_mapped_bytes(tmp_path, 128, 32) == 0
     assert count_mapped_bytes(tmp_path, 32, 128) == 0
+
+
+@pytest.mark.parametrize("prefix", ["", "total_"])
+def test_free_memory_is_what_the_limit_leaves_and_cached_files_are_free(tmp_path: Path, prefix: str) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/\n")
+    everything = find_free_ram(tmp_path, own)
+    assert everything > 10**8
+    for name, value in (("max", "90000000"), ("current", "60000000")):
+        (tmp_path / f"memory.{name}").write_text(f"{value}\n")
+    assert find_free_ram(tmp_path, own) == 30_000_000
+    (tmp_path / "memory.stat").write_text(
+        f"anon 5\n{prefix}inactive_file 9000000\n{prefix}active_file 1000000\ndirty no number\n"
+    )
+    assert find_free_ram(tmp_path, own) == 40_000_000
+    (tmp_path / "memory.current").write_text("120000000\n")
+    assert find_free_ram(tmp_path, own) == 0

@@ -23,7 +23,9 @@ CUT_COLOURS: Final = ("RGB;16B", "RGBA;16B")
 CUT_GREY: Final = "LA;16B"
 READ_KINDS: Final = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP")
 WIDE_MODES: Final = ("I", "F")
-MORE_THAN_DEFLATE: Final = 8
+MORE_THAN_DEFLATE: Final = 8  # times, as JPEG and GIF may expand
+PIXELS_PER_BYTE: Final = {"1": 8, "P;1": 8, "P;2": 4, "L;2": 4, "P;4": 2, "L;4": 2}  # of a PNG, by the decoder's mode
+UNBOUNDED_KINDS: Final = ("TIFF", "WEBP")  # some of their codecs write flat areas of any size in a few bytes
 _LIMIT_LOCK: Final = threading.Lock()
 GREY_MODES: Final = ("L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -99,12 +101,27 @@ def open_picture(path: Path, *, compares_memory: bool = False) -> Iterator[Any]:
         check_size(
             path,
             (image.height, image.width, len(image.getbands())),
-            voxel_bytes=4 if image.mode in WIDE_MODES else 1,
-            stored_bytes=path.stat().st_size * (1 if image.format == "PNG" else MORE_THAN_DEFLATE),
+            voxel_bytes=_find_sample_bytes(image),
+            stored_bytes=_count_stored_bytes(image, path),
             is_compressed=True,
             compares_memory=compares_memory,
         )
         yield image
+
+
+def _find_sample_bytes(image: Any) -> int:
+    """Returns the bytes of a channel of a pixel; pixels that share a byte count as one byte each."""
+    if image.mode in WIDE_MODES:
+        return 4
+    return 2 if "16" in _find_decoder_mode(image) else 1
+
+
+def _count_stored_bytes(image: Any, path: Path) -> int | None:
+    """Returns the bytes of the file, times the pixels in a byte; None where they say nothing about the pixels."""
+    if image.format in UNBOUNDED_KINDS:
+        return None
+    pixels = PIXELS_PER_BYTE.get(_find_decoder_mode(image), 1) if image.format == "PNG" else MORE_THAN_DEFLATE
+    return path.stat().st_size * pixels
 
 
 def decode(image: Any, *, as_labels: bool) -> Shaped[np.ndarray, "channel y x"]:

@@ -1,7 +1,7 @@
 """Reads files in a child process, where a library may crash on a damaged file without taking the program along.
 
 ITK's readers of HDF5, MINC, DICOM, VTK, GIPL and MRC follow offsets and counts of the file inside of C and C++
-libraries. One child serves all files of a process; it is replaced if it dies, and ends with its parent.
+libraries. One child serves all files of a process; it is replaced if it dies, and ends with its parent, even in a read.
 """
 
 import atexit
@@ -16,12 +16,14 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any, Final
 
 import numpy as np
 
 from autoseg.errors import AutosegError, VolumeError
 from autoseg.geometry import Grid
+from autoseg.processes.parent_watch import EXIT_CODE
 from autoseg.volume_io.formats.volumes import StoredVolume
 
 Message = dict[str, Any]
@@ -55,13 +57,11 @@ class _Child:
         """Has a function of a reader called; returns what the child answers, and the voxels.
 
         Raises:
-            VolumeError: The reader raised an error, the child died, or it took too long.
+            VolumeError: The reader raised an error, the child died, took too long, or could not be started.
         """
         with self._lock:
-            process = self._start()
             seconds = LEAST_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
-            timer = threading.Timer(seconds, process.kill)
-            timer.start()
+            process, timer = self._start_limited(path, seconds)
             try:
                 reply, array = _exchange(process, request)
             except (EOFError, BrokenPipeError) as error:
@@ -80,6 +80,20 @@ class _Child:
             logging.getLogger(name).log(level, text, *arguments)
         _raise_error(reply)
         return reply, array
+
+    def _start_limited(self, path: Path, seconds: float) -> tuple["subprocess.Popen[bytes]", threading.Timer]:
+        """Starts the child if necessary, and a timer that kills it."""
+        try:
+            process = self._start()
+            timer = threading.Timer(seconds, process.kill)
+            timer.start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            msg = (
+                f"{path} cannot be read now: the process that reads such files cannot be started ({error}); the file "
+                f"is not the reason: close other programs, or raise the limits on processes, open files and memory"
+            )
+            raise VolumeError(msg) from error
+        return process, timer
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
@@ -132,7 +146,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def serve() -> None:
-    """Answers requests from standard input until it ends; the program of the child.
+    """Answers requests from standard input until that ends, which ends the process; the program of the child.
 
     Messages are JSON after their length; the voxels follow as they lie in memory.
     """
@@ -140,12 +154,24 @@ def serve() -> None:
         signal.signal(number, signal.SIG_DFL)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between the replies
-    while (request := _receive(sys.stdin.buffer)) is not None:
-        reply, array = _answer(request)
+    requests: SimpleQueue[Message] = SimpleQueue()
+    pipe = os.fdopen(os.dup(0), "rb", buffering=0)  # a buffer would be locked while the program ends
+    threading.Thread(target=_pass_requests, args=(pipe, requests), name="parent watch", daemon=True).start()
+    while True:
+        reply, array = _answer(requests.get())
         _send(replies, reply)
         if array is not None:
             replies.write(array.reshape(-1).view(np.uint8).data)
         replies.flush()
+
+
+def _pass_requests(pipe: IO[bytes], requests: "SimpleQueue[Message]") -> None:
+    """Exits at once, also in the middle of a read, when the parent has died and the pipe has ended."""
+    try:
+        while (request := _receive(pipe)) is not None:
+            requests.put(request)
+    finally:
+        os._exit(EXIT_CODE)
 
 
 class _Collector(logging.Handler):
@@ -157,7 +183,8 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()
-        plain = [value if isinstance(value, int | float) else str(value) for value in arguments]
+        values = [value.item() if isinstance(value, np.generic) else value for value in arguments]
+        plain = [value if isinstance(value, int | float) else str(value) for value in values]
         self.found.append((record.name, record.levelno, str(record.msg), plain))
 
 

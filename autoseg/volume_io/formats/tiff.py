@@ -30,7 +30,9 @@ LOGGER = logging.getLogger(__name__)
 STACK_SPACING_MM: Final[FloatTriple] = (1.0, 1.0, 1.0)
 CHANNEL_SUFFIX: Final = re.compile(r"_\d{4}$")
 ALPHA_SAMPLES: Final = (1, 2)  # values of the tag ExtraSamples
-UNCOMPRESSED: Final = 1  # value of the tag Compression
+# Values of the tag Compression; the codecs that are not listed write flat areas of any size in a few bytes.
+UNCOMPRESSED: Final = 1
+BOUNDED_CODECS: Final = (UNCOMPRESSED, 5, 7, 8, 32773, 32946)  # LZW, JPEG, DEFLATE, PackBits, DEFLATE
 MOST_PAGES: Final = 2**16
 MOST_TAGS: Final = 4096  # of a page, as tifffile reads
 PALETTE: Final = 3  # value of the tag PhotometricInterpretation
@@ -142,12 +144,14 @@ def _check_page_count(path: Path) -> None:
 
 def _check_size(path: Path, series: Any, *, compares_memory: bool) -> None:
     page = series.keyframe
-    is_compressed = int(page.compression) != UNCOMPRESSED
+    codec = int(page.compression)
+    is_packed, is_compressed = page.bitspersample < 8, codec != UNCOMPRESSED
+    bounded_bytes = path.stat().st_size * (8 if is_packed or is_compressed else 1)
     check_size(
         path,
         series.shape,
-        voxel_bytes=1 if page.bitspersample < 8 else series.dtype.itemsize,
-        stored_bytes=path.stat().st_size * (8 if page.bitspersample < 8 or is_compressed else 1),
+        voxel_bytes=1 if is_packed else series.dtype.itemsize,
+        stored_bytes=bounded_bytes if codec in BOUNDED_CODECS else None,
         is_compressed=is_compressed,
         compares_memory=compares_memory,
     )

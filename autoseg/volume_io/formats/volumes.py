@@ -180,6 +180,30 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
     return grid
 
 
+def convert_to_float32(
+    path: Path | str, array: Shaped[np.ndarray, "channel z y x"]
+) -> Float32[np.ndarray, "channel z y x"]:
+    """Converts intensities to float32.
+
+    Raises:
+        VolumeError: The voxels are not real numbers.
+    """
+    if array.dtype.kind not in "biuf":
+        msg = f"{path}: voxels must be numbers, found {array.dtype}; save colours as channels, complex numbers apart"
+        raise VolumeError(msg)
+    try:
+        with np.errstate(over="raise", invalid="ignore"):
+            return np.ascontiguousarray(array, dtype=np.float32)
+    except FloatingPointError as error:
+        is_lost = np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)
+        msg = (
+            f"{path}: intensities must be below {np.finfo(np.float32).max:.3g}, as single precision holds, found "
+            f"{np.max(np.abs(array[is_lost])):.3g} and the like in {np.count_nonzero(is_lost)} voxels; correct or "
+            f"rescale them"
+        )
+        raise VolumeError(msg) from error
+
+
 @contextmanager
 def translate_decoder_errors(path: Path | str) -> Iterator[None]:
     """Translates the exceptions that decoders raise on broken files into a VolumeError."""

@@ -62,7 +62,7 @@ def check_ram(memory: MemoryFacts) -> Iterator[Finding]:
     """Checks the free RAM, within the limit of a container or job."""
     available, where = memory.available_bytes, f"{format_size(memory.total_bytes)} in this machine"
     if memory.limit is not None and memory.limit.limit_bytes < memory.total_bytes:
-        available = min(available, memory.limit.limit_bytes - memory.limit.used_bytes)
+        available = min(available, memory.limit.left_bytes)
         where = f"limit of this container or job {format_size(memory.limit.limit_bytes)}, {where}"
     found = f"{format_size(max(0, available))} free ({where})"
     remedy = "close other programs, or ask for more memory (docker run --memory=32g, sbatch --mem=32G)"

@@ -17,8 +17,7 @@ from autoseg.file_endings import find_ending, label_map_ending
 from autoseg.geometry import WORLD_LETTERS, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
 from autoseg.volume_io import build_label_map, build_label_map_like, convert_images, find_image_library, read_image
-from autoseg.volume_io.formats.volumes import Volume, is_planar
-from autoseg.volume_io.reading import convert_to_float32
+from autoseg.volume_io.formats.volumes import Volume, convert_to_float32, is_planar
 
 DEFAULT_GRID_CODE: Final = "RAS"
 COLOURS: Final = (3, 4)  # channels of a picture, without and with transparency

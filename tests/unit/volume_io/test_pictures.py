@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -87,7 +89,6 @@ def test_a_palette_is_indices_to_a_label_map_and_colours_to_an_image(tmp_path, b
 @pytest.mark.parametrize("bits", [2, 4])
 def test_greys_of_few_bits_are_label_values(tmp_path, bits):
     import struct
-    import zlib
 
     values = (GREY % 2**bits).astype(np.uint8)
     binary = np.unpackbits(values[..., None], axis=-1)[..., -bits:].reshape(4, -1)
@@ -135,6 +136,40 @@ def test_what_a_picture_cannot_hold_is_refused(tmp_path, ending, shape, dtype):
     with pytest.raises(VolumeError, match="float32"):
         write_image(tmp_path / f"a{ending}", np.zeros(shape, np.float32), grid=grid)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [512, 1000])
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_masks_of_one_bit_compress_well(tmp_path, size, is_empty):
+    mask = np.zeros((size, size), bool)
+    mask[100:200, 100:200] = not is_empty
+    Image.fromarray(mask).save(tmp_path / "a.png", optimize=True)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.png").array[0], mask)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_flat_palettes_compress_well(tmp_path, bits):
+    picture = Image.new("P", (1000, 1000))
+    picture.putpalette([0, 0, 0, *[255, 0, 0] * (2**bits - 1)])
+    picture.save(tmp_path / "a.png", bits=bits, optimize=True)
+    assert not read_label_map(tmp_path / "a.png").array.any()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "WEBP", "PNG", "PPM"])
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_flat_pictures_of_all_kinds_are_read(tmp_path, kind, mode):
+    Image.new(mode, (2000, 2000)).save(tmp_path / "a.png", format=kind, **{"lossless": True} if kind == "WEBP" else {})
+    assert not read_image([tmp_path / "a.png"]).array.any()
+
+
+def test_a_picture_of_one_bit_that_promises_more_than_deflate_can_hold_is_refused(tmp_path):
+    Image.new("1", (8, 8)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = (3000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(VolumeError, match="promises 3000 x 3000 x 1 voxels"):
+        read_image([tmp_path / "a.png"])
 
 
 def test_a_cut_picture_is_an_error(tmp_path):

@@ -98,6 +98,13 @@ def test_usual_compressions_are_read(tmp_path, compression):
     check(tmp_path / "colours.tif", np.moveaxis(colours, -1, 0)[:, None])
 
 
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw", "lzma"])
+def test_masks_of_one_bit_may_compress_to_nearly_nothing(tmp_path, compression):
+    mask = np.zeros((2000, 2000), bool)
+    Image.fromarray(mask).save(tmp_path / "a.tif", compression=compression)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.tif").array[0], mask)
+
+
 def test_the_spacing_of_a_stack_stands_beside_it(tmp_path, caplog):
     for name in ("a", "a_0000", "b"):
         tifffile.imwrite(tmp_path / f"{name}.tif", draw(3, 4, 5), photometric="minisblack")

@@ -126,6 +126,12 @@ def test_workers_are_as_many_as_cores_cases_and_the_memory_for_the_largest_case_
     assert compute_worker_count(requested=5, case_count=100, bytes_per_case=largest) == 5
 
 
+def test_workers_fit_into_the_memory_that_a_container_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.processes.case_pool.count_usable_cpus", lambda: 16)
+    monkeypatch.setattr("autoseg.processes.case_pool.find_free_ram", lambda: 4 * 2**30)
+    assert compute_worker_count(requested=None, case_count=100, bytes_per_case=2**30) == 2
+
+
 def take_a_while(job: Path) -> None:
     time.sleep(0.2)
     job.touch()

@@ -1,4 +1,4 @@
-"""Compares the voxels that a header promises with the file and with free memory, before they are read."""
+"""Compares the voxels that a header promises with the file and with memory, before they are read."""
 
 import logging
 import math
@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from autoseg.errors import VolumeError
+from autoseg.runtime.host_memory import find_available_ram
 
 LOGGER = logging.getLogger(__name__)
 
 LARGEST_EXPANSION: Final = 1032  # of DEFLATE: 258 bytes from 2 bits
 SMALLEST_COMPRESSED_BYTES: Final = 2**16  # headers and blocks of tiny files, which expand to less than that
-UNLIMITED_BYTES: Final = 2**31  # in memory; a whole-body CT of 512 x 512 x 2000 as float32
+UNLIMITED_BYTES: Final = 2**31  # twice a whole-body CT of 512 x 512 x 2000 as int16, whose label map may be empty
 USUAL_EXPANSION: Final = 500  # label maps of a whole body reach 400, images 10
 UNCHECKED_BYTES: Final = 2**26
 FLOAT32_BYTES: Final = 4
@@ -38,7 +37,7 @@ def check_size(
     shape: Sequence[int],
     *,
     voxel_bytes: int,
-    stored_bytes: int,
+    stored_bytes: int | None,
     is_compressed: bool,
     working_bytes: int = FLOAT32_BYTES,
     compares_memory: bool = True,
@@ -49,7 +48,7 @@ def check_size(
         path: The file, for messages.
         shape: Extents along all axes, channels included.
         voxel_bytes: Bytes of a voxel in the file.
-        stored_bytes: Bytes of the file after the header.
+        stored_bytes: Bytes of the file after the header; None if any number can expand to any number of voxels.
         is_compressed: Whether the voxels are compressed.
         working_bytes: Further bytes of a voxel in memory while it is converted.
         compares_memory: Whether the voxels are to be read, so that memory counts.
@@ -59,6 +58,19 @@ def check_size(
     """
     voxels = check_shape(path, shape)
     promised = voxels * voxel_bytes
+    if stored_bytes is not None:
+        _check_stored_bytes(path, shape, voxel_bytes, stored_bytes=stored_bytes, is_compressed=is_compressed)
+        if is_compressed and promised > UNLIMITED_BYTES:
+            _check_expansion(path, shape, promised, stored_bytes)
+    needed = voxels * (voxel_bytes + working_bytes)
+    if compares_memory and needed > UNCHECKED_BYTES:
+        _check_memory(path, shape, needed)
+
+
+def _check_stored_bytes(
+    path: Path | str, shape: Sequence[int], voxel_bytes: int, *, stored_bytes: int, is_compressed: bool
+) -> None:
+    promised = math.prod(shape) * voxel_bytes
     largest = LARGEST_EXPANSION * stored_bytes + SMALLEST_COMPRESSED_BYTES if is_compressed else stored_bytes
     if promised > largest:
         compressed = f", which cannot expand to more than {largest}" if is_compressed else ""
@@ -68,24 +80,25 @@ def check_size(
             f"header is wrong: copy or convert it again"
         )
         raise VolumeError(msg)
-    needed = voxels * (voxel_bytes + working_bytes)
-    if is_compressed and needed > UNLIMITED_BYTES and promised > USUAL_EXPANSION * stored_bytes:
+
+
+def _check_expansion(path: Path | str, shape: Sequence[int], promised: int, stored_bytes: int) -> None:
+    if promised > USUAL_EXPANSION * stored_bytes:
         msg = (
             f"{path}: {stored_bytes} compressed bytes would expand to {promised} ({describe(shape)} voxels), "
             f"{promised // stored_bytes} times as many, which is not expected of an image of that size (limit: "
             f"{USUAL_EXPANSION} times); if it is right, save it without compression, label maps as 8-bit integers"
         )
         raise VolumeError(msg)
-    if compares_memory and needed > UNCHECKED_BYTES:
-        _check_memory(path, shape, needed)
 
 
 def _check_memory(path: Path | str, shape: Sequence[int], needed: int) -> None:
-    free = int(psutil.virtual_memory().available)
-    if needed > free:
+    usable = find_available_ram()  # not what is free: another case may give its memory back in a moment
+    if needed > usable:
         msg = (
-            f"{path}: {describe(shape)} voxels need {needed / 2**30:.3g} GiB of memory to be read, {free / 2**30:.3g} "
-            f"GiB are free; close other programs, crop the image or use a machine with more"
+            f"{path}: {describe(shape)} voxels need {needed / 2**30:.3g} GiB of memory to be read, this process may "
+            f"use {usable / 2**30:.3g} GiB; crop the image, raise the limit of the container or job if there is one, "
+            f"or use a machine with more"
         )
         raise VolumeError(msg)
 
