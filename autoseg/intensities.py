@@ -17,8 +17,8 @@ SMALLEST_DIVISOR: Final = 1e-8
 SMALL_RANGE: Final = 1e-6  # below it, a standard deviation may be smaller than the smallest divisor
 SAMPLE_VOXELS: Final = 2**16
 SCREENED_VOXELS: Final = 2**12
-COMMON_FRACTION: Final = 0.1  # a value that more of the sample has is taken for a background (guess)
-FEWEST_VALUES: Final = 8  # fewer are classes of a mask, none of which is a background
+COMMON_FRACTION: Final = 0.1  # a value that more of the sample has is taken for a background, or for no data (guess)
+FEWEST_VALUES: Final = 8  # fewer are classes of a mask, none of which is a background, or stand for no data
 # Voxels count as far away if, on a scale of distances from the centre of the others, none lies in between over such a
 # factor (guess; in PET there is no such gap between background, organs and bladder).
 SMALLEST_GAP: Final = 20.0
@@ -98,7 +98,7 @@ class _Rest:
     def is_background_of(self, far: Values, voxel_count: int) -> bool:
         """Returns whether the rest is but a quiet background, and what lies far away is the object of the image."""
         lowest, highest = float(far.min()), float(far.max())
-        if lowest < highest and far.size > self.largest_far_fraction * voxel_count:
+        if _count_body(far) > self.largest_far_fraction * voxel_count:
             return True
         is_noise = abs(self.centre) <= OFF_CENTRE * self.spread and self.spread * QUIETEST <= max(-lowest, highest)
         return is_noise and far.size > SMALLEST_OBJECT_FRACTION * voxel_count
@@ -263,6 +263,14 @@ def _find_limit(
     if highest - lowest >= LARGEST_RANGE * spread:
         return float(np.sqrt((highest - lowest) * spread)), LARGEST_SQUEEZE_WITHOUT_GAP
     return None, 0.0
+
+
+def _count_body(far: Values) -> float:
+    """Counts the voxels of a body among those far away: their values are many, unlike those that stand for no data."""
+    sample = _sort_sample(far, SAMPLE_VOXELS)
+    counts = np.unique(sample, return_counts=True)[1]
+    counts = counts[counts < COMMON_FRACTION * sample.size]
+    return float(counts.sum() / sample.size * far.size) if counts.size >= FEWEST_VALUES else 0.0
 
 
 def _sort_sample(values: Values, size: int) -> Sorted:

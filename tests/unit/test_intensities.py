@@ -10,6 +10,14 @@ SHAPE = (24, 26, 24)
 RANDOM = np.random.default_rng(0)
 
 
+def mark_no_data(image: np.ndarray, *values: float) -> np.ndarray:
+    """Gives one slice of an image to each value."""
+    marked = image.copy()
+    for index, value in enumerate(values):
+        marked[index] = value
+    return marked
+
+
 def build_image(*, background: float | None = None, one_voxel: float | None = None) -> np.ndarray:
     """An MR image between about 60 and 140."""
     image = np.random.default_rng(1).normal(100, 10, SHAPE)
@@ -56,6 +64,12 @@ def test_what_leaves_nothing_of_an_image_is_a_problem(image: np.ndarray, words: 
         (build_image(one_voxel=1e10), "90 % of the others span 4e-07 standard deviations"),
         (build_image(background=-32768), "1248 voxels of -32768 (the smallest"),
         (build_image(background=-9999), "1248 voxels of -9999 (the smallest"),
+        (mark_no_data(build_image(), -32768, -9999), "1248 voxels from -32768 to -9999 (the smallest"),
+        (mark_no_data(build_image(), -32768, -9999, 32767, -20000), "2496 voxels from -32768 to 32767 (the smallest"),
+        (
+            np.where(RANDOM.random(SHAPE) < 0.002, RANDOM.uniform(1e4, 2e4, SHAPE), build_image(background=-32768)),
+            "voxels from -32768 to",
+        ),
         (np.where(RANDOM.random(SHAPE) < 0.02, RANDOM.uniform(1e8, 9e8, SHAPE), build_image()), "from 1.0"),
         (
             10.0 ** RANDOM.uniform(-1, 1, SHAPE) + (RANDOM.random(SHAPE) < 0.01) * 10 ** RANDOM.uniform(0, 9, SHAPE),
@@ -96,6 +110,7 @@ def build_organ(mean: float, std: float, background: np.ndarray) -> np.ndarray:
         pytest.param(build_organ(100, 10, np.zeros(SHAPE)), id="mostly background"),
         pytest.param(build_organ(310, 1, np.zeros(SHAPE)), id="temperatures before a background of zeros"),
         pytest.param(build_organ(40, 20, RANDOM.normal(-1000, 5, SHAPE)), id="CT before quiet air"),
+        pytest.param(np.round(build_organ(40, 8, RANDOM.normal(-1000, 5, SHAPE))), id="CT in whole numbers"),
         pytest.param(build_organ(1e4, 2000, RANDOM.normal(0, 1e-6, SHAPE)), id="ringing around an organ"),
         pytest.param(RANDOM.random(SHAPE) < 0.01, id="binary"),
         pytest.param((RANDOM.random(SHAPE) < 0.3) + RANDOM.normal(0, 1e-9, SHAPE), id="ringing around a mask"),
