@@ -38,7 +38,8 @@ SMALLEST_OBJECT_FRACTION: Final = 1e-3  # of all voxels; diverged voxels are few
 OVERFLOWING: Final = 1e15  # from about here on, squares and their sums may overflow single precision
 QUARTILES: Final = (0.25, 0.5, 0.75)
 MIDDLE: Final = (0.05, 0.95)
-REPLACE: Final = "replace such values by one that occurs in the rest of the image, such as 0"
+OVERFLOW: Final = "mean and standard deviation overflow single precision, so that the image cannot be normalized"
+LARGEST_WHOLE: Final = 1e6  # whole numbers below are written in full
 
 Values = Float32[np.ndarray, "..."]
 Sorted = Float64[np.ndarray, "..."]
@@ -151,15 +152,19 @@ def find_outliers(values: Values, ends: tuple[float, float], *, what: str, count
         return IntensityFindings()
     rest = _find_rest(values, lowest, highest)
     if rest is None:
-        return _check_overflow(values, lowest, highest, text=f"{what} has values from {lowest:g} to {highest:g}")
+        text = f"{what} has values from {_format(lowest)} to {_format(highest)}"
+        return _check_overflow(values, ends, text=text, remedy=_advise_division(ends))
     far = rest.select_far(values)
     if far.size == 0:
         return IntensityFindings()
     text = (
         f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)} (the smallest of the "
-        f"others is {rest.lowest:.4g}, the largest {rest.highest:.4g})"
+        f"others is {_format(rest.lowest)}, the largest {_format(rest.highest)})"
     )
-    return _check_overflow(values, lowest, highest, text=text) or _judge(values, far, rest, text=text)
+    remedy = _advise_replacement(values, rest)
+    return _check_overflow(values, ends, text=text, remedy=remedy) or _judge(
+        values, far, rest, text=text, remedy=remedy
+    )
 
 
 def compute_mean_and_std(values: Values) -> tuple[float, float]:
@@ -173,7 +178,7 @@ def _describe_unusable(channel: Values, lowest: float, what: str) -> IntensityFi
     if bad:
         text = f"intensities must be finite numbers, found {bad} voxels with NaN or infinity in {what}; replace them"
         return IntensityFindings(problems=(text,))
-    text = f"all voxels of {what} are {lowest:g}: it shows nothing, and is normalized to zeros"
+    text = f"all voxels of {what} have the same value ({lowest:g}): it shows nothing, and is normalized to zeros"
     return IntensityFindings(warnings=(text,))
 
 
@@ -188,26 +193,40 @@ def _describe_small_contrast(values: Values, what: str) -> IntensityFindings:
     return IntensityFindings(warnings=(text,))
 
 
-def _check_overflow(values: Values, lowest: float, highest: float, *, text: str) -> IntensityFindings:
-    if max(-lowest, highest) < OVERFLOWING or np.isfinite(compute_mean_and_std(values)).all():
+def _check_overflow(values: Values, ends: tuple[float, float], *, text: str, remedy: str) -> IntensityFindings:
+    if max(np.abs(ends)) < OVERFLOWING or np.isfinite(compute_mean_and_std(values)).all():
         return IntensityFindings()
-    reason = "mean and standard deviation overflow single precision, so that the image cannot be normalized"
-    return IntensityFindings(problems=(f"{text}: {reason}; {REPLACE}",))
+    return IntensityFindings(problems=(f"{text}: {OVERFLOW}; {remedy}",))
 
 
-def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> IntensityFindings:
+def _judge(values: Values, far: Values, rest: _Rest, *, text: str, remedy: str) -> IntensityFindings:
     lowest, highest = float(far.min()), float(far.max())
     is_plausible = max(-lowest, highest) < LARGEST_PLAUSIBLE
     if is_plausible and rest.is_background_of(far, values.size):
         return IntensityFindings()
     mean, std = compute_mean_and_std(values)
     if not is_plausible and _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
-        return IntensityFindings(problems=(f"{text}: normalization would make all others one constant; {REPLACE}",))
+        return IntensityFindings(problems=(f"{text}: normalization would make all others one constant; {remedy}",))
     span = (rest.upper - rest.lower) / std
     if span >= rest.largest_squeeze:
         return IntensityFindings()
     effect = f"after normalization 90 % of the others span {span:.1g} standard deviations"
-    return IntensityFindings(warnings=(f"{text}: {effect}; {REPLACE}",))
+    return IntensityFindings(warnings=(f"{text}: {effect}; {remedy}",))
+
+
+def _advise_replacement(values: Values, rest: _Rest) -> str:
+    """Names a value of the rest to replace the others by: 0 where it occurs, else the smallest."""
+    has_zero = rest.lowest == 0 or (rest.centre + rest.limit >= 0 and bool((values == 0).any()))
+    value = "0" if has_zero else _format(rest.lowest)
+    advice = f"replace such values by one that occurs in the rest of the image, such as {value}"
+    inside = (rest.lowest, rest.highest)
+    return f"{advice}, and {_advise_division(inside)}" if max(np.abs(inside)) >= OVERFLOWING else advice
+
+
+def _advise_division(ends: tuple[float, float]) -> str:
+    """Names a power of ten by which an image must be divided to have usual numbers."""
+    exponent = int(np.log10(max(np.abs(ends)))) - 3
+    return f"divide the whole image by a constant, such as 1e{exponent}"
 
 
 def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
@@ -302,4 +321,9 @@ def _normalize(value: float, mean: float, std: float) -> float:
 
 def _describe_range(far: Values) -> str:
     lowest, highest = float(far.min()), float(far.max())
-    return f"of {lowest:.6g}" if lowest == highest else f"from {lowest:.6g} to {highest:.6g}"
+    return f"of {_format(lowest)}" if lowest == highest else f"from {_format(lowest)} to {_format(highest)}"
+
+
+def _format(value: float) -> str:
+    """Writes four digits, and whole numbers of usual size in full."""
+    return f"{value:.0f}" if abs(value) < LARGEST_WHOLE and value.is_integer() else f"{value:.4g}"
