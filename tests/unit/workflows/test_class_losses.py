@@ -74,8 +74,8 @@ def test_losses_that_are_predicted_are_told_as_such():
     ]
     (organ,) = warn_of_losses(find_resampling_losses(LABELS, cases), case_count=2)
     assert organ.startswith(
-        "warning: class 'organ' would lose more than 5 % of its voxels in 2 of 2 cases (p0, p1), and would vanish in 1: "
-        "in p1, 800 voxels would become 0 (the volume would be 100 voxels), by resampling to 2 x 2 x 2 mm"
+        "warning: class 'organ' would lose more than 5 % of its voxels in 2 of 2 cases (p0, p1), and would vanish in "
+        "1: in p1, 800 voxels would become 0 (the volume would be 100 voxels), by resampling to 2 x 2 x 2 mm"
     )
 
 
