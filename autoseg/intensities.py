@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int16
+
+from autoseg.labels import LabelScheme
 
 SMALLEST_DIVISOR: Final = 1e-8
 """Normalization divides by at least this, as the reference implementation does."""
@@ -39,9 +41,11 @@ OVERFLOWING: Final = 1e15  # from about here on, squares and their sums may over
 QUARTILES: Final = (0.25, 0.5, 0.75)
 MIDDLE: Final = (0.05, 0.95)
 OVERFLOW: Final = "mean and standard deviation overflow single precision, so that the image cannot be normalized"
+LARGEST_DAMAGE: Final = 0.05  # fraction of a class that other values may replace
 LARGEST_WHOLE: Final = 1e6  # whole numbers below are written in full
 
 Values = Float32[np.ndarray, "..."]
+Mask = Bool[np.ndarray, "..."]
 Sorted = Float64[np.ndarray, "..."]
 
 
@@ -60,6 +64,13 @@ class IntensityFindings:
     def __bool__(self) -> bool:
         """Returns whether anything was found."""
         return bool(self.problems or self.warnings)
+
+    def add_remedy(self, remedy: str) -> "IntensityFindings":
+        """Adds what to do to each sentence."""
+        return IntensityFindings(
+            problems=tuple(f"{text}; {remedy}" for text in self.problems),
+            warnings=tuple(f"{text}; {remedy}" for text in self.warnings),
+        )
 
     def __add__(self, other: "IntensityFindings") -> "IntensityFindings":
         """Joins the findings of two parts."""
@@ -90,11 +101,10 @@ class _Rest:
     largest_squeeze: float
     largest_far_fraction: float
 
-    def select_far(self, values: Values) -> Values:
-        """Selects the values that lie beyond the limit; 0 is a background, wherever it lies."""
-        is_far = (values > self.centre + self.limit) | ((values < self.centre - self.limit) & (values != 0))
-        far: Values = values[is_far]
-        return far
+    def find_far(self, values: Values) -> Mask:
+        """Finds the values that lie beyond the limit; 0 is a background, wherever it lies."""
+        is_far: Mask = values > self.centre + self.limit
+        return is_far | ((values < self.centre - self.limit) & (values != 0))
 
     def is_background_of(self, far: Values, voxel_count: int) -> bool:
         """Returns whether the rest is but a quiet background, and what lies far away is the object of the image."""
@@ -111,6 +121,8 @@ def examine_image(
     *,
     clipped: Sequence[bool],
     foreground: Bool[np.ndarray, "z y x"] | None = None,
+    label_map: Int16[np.ndarray, "z y x"] | None = None,
+    labels: LabelScheme | None = None,
 ) -> IntensityFindings:
     """Examines the intensities of every channel.
 
@@ -120,6 +132,8 @@ def examine_image(
         clipped: Whether normalization clips the channel to a window that is measured in the foreground, as it does CT.
             Then it matters only what the foreground holds.
         foreground: The voxels over which a window is measured; None if none is.
+        label_map: Labels of the voxels; None where none are known.
+        labels: Names the classes of the label map.
     """
     found = IntensityFindings()
     for index, (channel, name, is_clipped) in enumerate(zip(image, channel_names, clipped, strict=True)):
@@ -130,15 +144,26 @@ def examine_image(
         elif not is_clipped and highest - lowest < SMALL_RANGE:
             found += _describe_small_contrast(channel, what)
         elif not is_clipped:
-            found += find_outliers(channel, (lowest, highest), what=what)
+            found += find_outliers(channel, (lowest, highest), what=what, label_map=label_map, labels=labels)
         elif foreground is not None and foreground.any():
             inside = channel[foreground]
             ends = float(inside.min()), float(inside.max())
-            found += find_outliers(inside, ends, what=what, counted="labelled voxel")
+            inside_labels = None if label_map is None else label_map[foreground]
+            found += find_outliers(
+                inside, ends, what=what, counted="labelled voxel", label_map=inside_labels, labels=labels
+            )
     return found
 
 
-def find_outliers(values: Values, ends: tuple[float, float], *, what: str, counted: str = "voxel") -> IntensityFindings:
+def find_outliers(
+    values: Values,
+    ends: tuple[float, float],
+    *,
+    what: str,
+    counted: str = "voxel",
+    label_map: Int16[np.ndarray, "..."] | None = None,
+    labels: LabelScheme | None = None,
+) -> IntensityFindings:
     """Finds values far from all others, and judges what they do to normalization.
 
     Args:
@@ -146,6 +171,8 @@ def find_outliers(values: Values, ends: tuple[float, float], *, what: str, count
         ends: The lowest and the highest of them.
         what: Names their channel in messages.
         counted: A word for one of them.
+        label_map: The label of each; None where none are known.
+        labels: Names the classes of the label map.
     """
     lowest, highest = ends
     if highest - lowest < SMALL_RANGE:
@@ -153,18 +180,20 @@ def find_outliers(values: Values, ends: tuple[float, float], *, what: str, count
     rest = _find_rest(values, lowest, highest)
     if rest is None:
         text = f"{what} has values from {_format(lowest)} to {_format(highest)}"
-        return _check_overflow(values, ends, text=text, remedy=_advise_division(ends))
-    far = rest.select_far(values)
+        return _check_overflow(values, ends, text=text).add_remedy(_advise_division(ends))
+    is_far = rest.find_far(values)
+    far: Values = values[is_far]
     if far.size == 0:
         return IntensityFindings()
     text = (
         f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)} (the smallest of the "
         f"others is {_format(rest.lowest)}, the largest {_format(rest.highest)})"
     )
-    remedy = _advise_replacement(values, rest)
-    return _check_overflow(values, ends, text=text, remedy=remedy) or _judge(
-        values, far, rest, text=text, remedy=remedy
-    )
+    found = _check_overflow(values, ends, text=text) or _judge(values, far, rest, text=text)
+    if not found:
+        return found
+    damaged = None if label_map is None or labels is None else _find_damaged_class(is_far, label_map, labels)
+    return found.add_remedy(_advise_replacement(values, rest) if damaged is None else _advise_restoring(damaged))
 
 
 def compute_mean_and_std(values: Values) -> tuple[float, float]:
@@ -193,25 +222,39 @@ def _describe_small_contrast(values: Values, what: str) -> IntensityFindings:
     return IntensityFindings(warnings=(text,))
 
 
-def _check_overflow(values: Values, ends: tuple[float, float], *, text: str, remedy: str) -> IntensityFindings:
+def _check_overflow(values: Values, ends: tuple[float, float], *, text: str) -> IntensityFindings:
     if max(np.abs(ends)) < OVERFLOWING or np.isfinite(compute_mean_and_std(values)).all():
         return IntensityFindings()
-    return IntensityFindings(problems=(f"{text}: {OVERFLOW}; {remedy}",))
+    return IntensityFindings(problems=(f"{text}: {OVERFLOW}",))
 
 
-def _judge(values: Values, far: Values, rest: _Rest, *, text: str, remedy: str) -> IntensityFindings:
+def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> IntensityFindings:
     lowest, highest = float(far.min()), float(far.max())
     is_plausible = max(-lowest, highest) < LARGEST_PLAUSIBLE
     if is_plausible and rest.is_background_of(far, values.size):
         return IntensityFindings()
     mean, std = compute_mean_and_std(values)
     if not is_plausible and _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
-        return IntensityFindings(problems=(f"{text}: normalization would make all others one constant; {remedy}",))
+        return IntensityFindings(problems=(f"{text}: normalization would make all others one constant",))
     span = (rest.upper - rest.lower) / std
     if span >= rest.largest_squeeze:
         return IntensityFindings()
     effect = f"after normalization 90 % of the others span {span:.1g} standard deviations"
-    return IntensityFindings(warnings=(f"{text}: {effect}; {remedy}",))
+    return IntensityFindings(warnings=(f"{text}: {effect}",))
+
+
+def _find_damaged_class(is_far: Mask, label_map: Int16[np.ndarray, "..."], labels: LabelScheme) -> str | None:
+    """Finds the innermost class that has most of the voxels far away and loses a part of itself with them."""
+    far = label_map[is_far]
+    for name, members in zip(reversed(labels.class_names), reversed(labels.class_labels), strict=True):
+        count = 0 if 0 in members else int(np.isin(far, members).sum())
+        if 2 * count > far.size and count > LARGEST_DAMAGE * np.isin(label_map, members).sum():
+            return name
+    return None
+
+
+def _advise_restoring(name: str) -> str:
+    return f"most of them are labelled as class {name!r}: restore the image, as other values would show nothing of it"
 
 
 def _advise_replacement(values: Values, rest: _Rest) -> str:
