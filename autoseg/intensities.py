@@ -103,8 +103,9 @@ class _Rest:
 
     def find_far(self, values: Values) -> Mask:
         """Finds the values that lie beyond the limit; 0 is a background, wherever it lies."""
-        is_far: Mask = values > self.centre + self.limit
-        return is_far | ((values < self.centre - self.limit) & (values != 0))
+        is_below = (values < self.centre - self.limit) & (values != 0)
+        is_far: Mask = (values > self.centre + self.limit) | is_below
+        return is_far
 
     def is_background_of(self, far: Values, voxel_count: int) -> bool:
         """Returns whether the rest is but a quiet background, and what lies far away is the object of the image."""
