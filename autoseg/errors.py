@@ -22,9 +22,11 @@ MOST_NUMBERS: Final = 3
 NUMBER: Final = r"(?<!channel )(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)"
 VARIABLE: Final = re.compile(
     rf"(?P<numbers>{NUMBER}(?:(?:, | x ){NUMBER})+)"
+    rf"|(?P<range>{NUMBER} to {NUMBER})"
     rf"|(?P<file>[^\s/,:;()]*/[^\s,:;()]*[^\s,:;().]|[^\s/,:;()]*\w(?:\.[A-Za-z]\w*)+)"
     rf"|(?P<number>{NUMBER})"
 )
+MASKS: Final = {"file": "*", "range": "# to #"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ def has_unnamed_cases(groups: Iterable[Problem]) -> bool:
 
 
 def _mask(line: str) -> str:
-    return VARIABLE.sub(lambda match: "*" if match.lastgroup == "file" else "#", line)
+    return VARIABLE.sub(lambda match: MASKS.get(match.lastgroup or "", "#"), line)
 
 
 def _merge(same: Sequence[Problem]) -> Problem:
@@ -134,10 +136,18 @@ def _merge_column(match: re.Match[str], texts: Sequence[str]) -> str:
         return different[0]
     if match.lastgroup == "file":
         return _merge_names(different)
-    if match.lastgroup == "numbers":
+    if match.lastgroup == "range":
+        return _merge_ranges(different)
+    if not all(re.fullmatch(NUMBER, text) for text in different):
         return f"{different[0]} (and others)"
     different.sort(key=float)
     return " or ".join(different) if len(different) <= MOST_NUMBERS else f"{different[0]} to {different[-1]}"
+
+
+def _merge_ranges(ranges: Sequence[str]) -> str:
+    """Returns the range from the lowest start to the highest end."""
+    starts, ends = zip(*(text.split(" to ") for text in ranges), strict=True)
+    return f"{min(starts, key=float)} to {max(ends, key=float)}"
 
 
 def _merge_names(names: Sequence[str]) -> str:

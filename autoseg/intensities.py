@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int16
+
+from autoseg.labels import LabelScheme
 
 SMALLEST_DIVISOR: Final = 1e-8
 """Normalization divides by at least this, as the reference implementation does."""
 SMALL_RANGE: Final = 1e-6  # below it, a standard deviation may be smaller than the smallest divisor
 SAMPLE_VOXELS: Final = 2**16
 SCREENED_VOXELS: Final = 2**12
-COMMON_FRACTION: Final = 0.1  # a value that more of the sample has is taken for a background (guess)
-FEWEST_VALUES: Final = 8  # fewer are classes of a mask, none of which is a background
+COMMON_FRACTION: Final = 0.1  # a value that more of the sample has is taken for a background, or for no data (guess)
+FEWEST_VALUES: Final = 8  # fewer are classes of a mask, none of which is a background, or stand for no data
 # Voxels count as far away if, on a scale of distances from the centre of the others, none lies in between over such a
 # factor (guess; in PET there is no such gap between background, organs and bladder).
 SMALLEST_GAP: Final = 20.0
@@ -38,9 +40,12 @@ SMALLEST_OBJECT_FRACTION: Final = 1e-3  # of all voxels; diverged voxels are few
 OVERFLOWING: Final = 1e15  # from about here on, squares and their sums may overflow single precision
 QUARTILES: Final = (0.25, 0.5, 0.75)
 MIDDLE: Final = (0.05, 0.95)
-REPLACE: Final = "replace such values by one that occurs in the rest of the image, such as 0"
+OVERFLOW: Final = "mean and standard deviation overflow single precision, so that the image cannot be normalized"
+LARGEST_DAMAGE: Final = 0.05  # fraction of a class that other values may replace
+LARGEST_WHOLE: Final = 1e6  # whole numbers below are written in full
 
 Values = Float32[np.ndarray, "..."]
+Mask = Bool[np.ndarray, "..."]
 Sorted = Float64[np.ndarray, "..."]
 
 
@@ -59,6 +64,13 @@ class IntensityFindings:
     def __bool__(self) -> bool:
         """Returns whether anything was found."""
         return bool(self.problems or self.warnings)
+
+    def add_remedy(self, remedy: str) -> "IntensityFindings":
+        """Adds what to do to each sentence."""
+        return IntensityFindings(
+            problems=tuple(f"{text}; {remedy}" for text in self.problems),
+            warnings=tuple(f"{text}; {remedy}" for text in self.warnings),
+        )
 
     def __add__(self, other: "IntensityFindings") -> "IntensityFindings":
         """Joins the findings of two parts."""
@@ -89,16 +101,16 @@ class _Rest:
     largest_squeeze: float
     largest_far_fraction: float
 
-    def select_far(self, values: Values) -> Values:
-        """Selects the values that lie beyond the limit; 0 is a background, wherever it lies."""
-        is_far = (values > self.centre + self.limit) | ((values < self.centre - self.limit) & (values != 0))
-        far: Values = values[is_far]
-        return far
+    def find_far(self, values: Values) -> Mask:
+        """Finds the values that lie beyond the limit; 0 is a background, wherever it lies."""
+        is_below = (values < self.centre - self.limit) & (values != 0)
+        is_far: Mask = (values > self.centre + self.limit) | is_below
+        return is_far
 
     def is_background_of(self, far: Values, voxel_count: int) -> bool:
         """Returns whether the rest is but a quiet background, and what lies far away is the object of the image."""
         lowest, highest = float(far.min()), float(far.max())
-        if lowest < highest and far.size > self.largest_far_fraction * voxel_count:
+        if _count_body(far) > self.largest_far_fraction * voxel_count:
             return True
         is_noise = abs(self.centre) <= OFF_CENTRE * self.spread and self.spread * QUIETEST <= max(-lowest, highest)
         return is_noise and far.size > SMALLEST_OBJECT_FRACTION * voxel_count
@@ -110,6 +122,8 @@ def examine_image(
     *,
     clipped: Sequence[bool],
     foreground: Bool[np.ndarray, "z y x"] | None = None,
+    label_map: Int16[np.ndarray, "z y x"] | None = None,
+    labels: LabelScheme | None = None,
 ) -> IntensityFindings:
     """Examines the intensities of every channel.
 
@@ -119,6 +133,8 @@ def examine_image(
         clipped: Whether normalization clips the channel to a window that is measured in the foreground, as it does CT.
             Then it matters only what the foreground holds.
         foreground: The voxels over which a window is measured; None if none is.
+        label_map: Labels of the voxels; None where none are known.
+        labels: Names the classes of the label map.
     """
     found = IntensityFindings()
     for index, (channel, name, is_clipped) in enumerate(zip(image, channel_names, clipped, strict=True)):
@@ -129,15 +145,26 @@ def examine_image(
         elif not is_clipped and highest - lowest < SMALL_RANGE:
             found += _describe_small_contrast(channel, what)
         elif not is_clipped:
-            found += find_outliers(channel, (lowest, highest), what=what)
+            found += find_outliers(channel, (lowest, highest), what=what, label_map=label_map, labels=labels)
         elif foreground is not None and foreground.any():
             inside = channel[foreground]
             ends = float(inside.min()), float(inside.max())
-            found += find_outliers(inside, ends, what=what, counted="labelled voxel")
+            inside_labels = None if label_map is None else label_map[foreground]
+            found += find_outliers(
+                inside, ends, what=what, counted="labelled voxel", label_map=inside_labels, labels=labels
+            )
     return found
 
 
-def find_outliers(values: Values, ends: tuple[float, float], *, what: str, counted: str = "voxel") -> IntensityFindings:
+def find_outliers(
+    values: Values,
+    ends: tuple[float, float],
+    *,
+    what: str,
+    counted: str = "voxel",
+    label_map: Int16[np.ndarray, "..."] | None = None,
+    labels: LabelScheme | None = None,
+) -> IntensityFindings:
     """Finds values far from all others, and judges what they do to normalization.
 
     Args:
@@ -145,21 +172,29 @@ def find_outliers(values: Values, ends: tuple[float, float], *, what: str, count
         ends: The lowest and the highest of them.
         what: Names their channel in messages.
         counted: A word for one of them.
+        label_map: The label of each; None where none are known.
+        labels: Names the classes of the label map.
     """
     lowest, highest = ends
     if highest - lowest < SMALL_RANGE:
         return IntensityFindings()
     rest = _find_rest(values, lowest, highest)
     if rest is None:
-        return _check_overflow(values, lowest, highest, text=f"{what} has values from {lowest:g} to {highest:g}")
-    far = rest.select_far(values)
+        text = f"{what} has values from {_format(lowest)} to {_format(highest)}"
+        return _check_overflow(values, ends, text=text).add_remedy(_advise_division(ends))
+    is_far = rest.find_far(values)
+    far: Values = values[is_far]
     if far.size == 0:
         return IntensityFindings()
     text = (
         f"{what} has {far.size} {counted}{'' if far.size == 1 else 's'} {_describe_range(far)} (the smallest of the "
-        f"others is {rest.lowest:.4g}, the largest {rest.highest:.4g})"
+        f"others is {_format(rest.lowest)}, the largest {_format(rest.highest)})"
     )
-    return _check_overflow(values, lowest, highest, text=text) or _judge(values, far, rest, text=text)
+    found = _check_overflow(values, ends, text=text) or _judge(values, far, rest, text=text)
+    if not found:
+        return found
+    damaged = None if label_map is None or labels is None else _find_damaged_class(is_far, label_map, labels)
+    return found.add_remedy(_advise_replacement(values, rest) if damaged is None else _advise_restoring(damaged))
 
 
 def compute_mean_and_std(values: Values) -> tuple[float, float]:
@@ -173,7 +208,7 @@ def _describe_unusable(channel: Values, lowest: float, what: str) -> IntensityFi
     if bad:
         text = f"intensities must be finite numbers, found {bad} voxels with NaN or infinity in {what}; replace them"
         return IntensityFindings(problems=(text,))
-    text = f"all voxels of {what} are {lowest:g}: it shows nothing, and is normalized to zeros"
+    text = f"all voxels of {what} have the same value ({lowest:g}): it shows nothing, and is normalized to zeros"
     return IntensityFindings(warnings=(text,))
 
 
@@ -188,11 +223,10 @@ def _describe_small_contrast(values: Values, what: str) -> IntensityFindings:
     return IntensityFindings(warnings=(text,))
 
 
-def _check_overflow(values: Values, lowest: float, highest: float, *, text: str) -> IntensityFindings:
-    if max(-lowest, highest) < OVERFLOWING or np.isfinite(compute_mean_and_std(values)).all():
+def _check_overflow(values: Values, ends: tuple[float, float], *, text: str) -> IntensityFindings:
+    if max(np.abs(ends)) < OVERFLOWING or np.isfinite(compute_mean_and_std(values)).all():
         return IntensityFindings()
-    reason = "mean and standard deviation overflow single precision, so that the image cannot be normalized"
-    return IntensityFindings(problems=(f"{text}: {reason}; {REPLACE}",))
+    return IntensityFindings(problems=(f"{text}: {OVERFLOW}",))
 
 
 def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> IntensityFindings:
@@ -202,12 +236,41 @@ def _judge(values: Values, far: Values, rest: _Rest, *, text: str) -> IntensityF
         return IntensityFindings()
     mean, std = compute_mean_and_std(values)
     if not is_plausible and _normalize(rest.lowest, mean, std) == _normalize(rest.highest, mean, std):
-        return IntensityFindings(problems=(f"{text}: normalization would make all others one constant; {REPLACE}",))
+        return IntensityFindings(problems=(f"{text}: normalization would make all others one constant",))
     span = (rest.upper - rest.lower) / std
     if span >= rest.largest_squeeze:
         return IntensityFindings()
     effect = f"after normalization 90 % of the others span {span:.1g} standard deviations"
-    return IntensityFindings(warnings=(f"{text}: {effect}; {REPLACE}",))
+    return IntensityFindings(warnings=(f"{text}: {effect}",))
+
+
+def _find_damaged_class(is_far: Mask, label_map: Int16[np.ndarray, "..."], labels: LabelScheme) -> str | None:
+    """Finds the innermost class that has most of the voxels far away and loses a part of itself with them."""
+    far = label_map[is_far]
+    for name, members in zip(reversed(labels.class_names), reversed(labels.class_labels), strict=True):
+        count = 0 if 0 in members else int(np.isin(far, members).sum())
+        if 2 * count > far.size and count > LARGEST_DAMAGE * np.isin(label_map, members).sum():
+            return name
+    return None
+
+
+def _advise_restoring(name: str) -> str:
+    return f"most of them are labelled as class {name!r}: restore the image, as other values would show nothing of it"
+
+
+def _advise_replacement(values: Values, rest: _Rest) -> str:
+    """Names a value of the rest to replace the others by: 0 where it occurs, else the smallest."""
+    has_zero = rest.lowest == 0 or (rest.centre + rest.limit >= 0 and bool((values == 0).any()))
+    value = "0" if has_zero else _format(rest.lowest)
+    advice = f"replace such values by one that occurs in the rest of the image, such as {value}"
+    inside = (rest.lowest, rest.highest)
+    return f"{advice}, and {_advise_division(inside)}" if max(np.abs(inside)) >= OVERFLOWING else advice
+
+
+def _advise_division(ends: tuple[float, float]) -> str:
+    """Names a power of ten by which an image must be divided to have usual numbers."""
+    exponent = int(np.log10(max(np.abs(ends)))) - 3
+    return f"divide the whole image by a constant, such as 1e{exponent}"
 
 
 def _find_rest(values: Values, lowest: float, highest: float) -> _Rest | None:
@@ -265,6 +328,14 @@ def _find_limit(
     return None, 0.0
 
 
+def _count_body(far: Values) -> float:
+    """Counts the voxels of a body among those far away: their values are many, unlike those that stand for no data."""
+    sample = _sort_sample(far, SAMPLE_VOXELS)
+    counts = np.unique(sample, return_counts=True)[1]
+    counts = counts[counts < COMMON_FRACTION * sample.size]
+    return float(counts.sum() / sample.size * far.size) if counts.size >= FEWEST_VALUES else 0.0
+
+
 def _sort_sample(values: Values, size: int) -> Sorted:
     step = max(1, values.size // size) | 1  # odd, lest it picks the same columns of every row
     sample: Sorted = np.sort(values.ravel()[::step]).astype(np.float64)
@@ -294,4 +365,9 @@ def _normalize(value: float, mean: float, std: float) -> float:
 
 def _describe_range(far: Values) -> str:
     lowest, highest = float(far.min()), float(far.max())
-    return f"of {lowest:.6g}" if lowest == highest else f"from {lowest:.6g} to {highest:.6g}"
+    return f"of {_format(lowest)}" if lowest == highest else f"from {_format(lowest)} to {_format(highest)}"
+
+
+def _format(value: float) -> str:
+    """Writes four digits, and whole numbers of usual size in full."""
+    return f"{value:.0f}" if abs(value) < LARGEST_WHOLE and value.is_integer() else f"{value:.4g}"

@@ -80,7 +80,10 @@ def check_case(
     if label_map is None:
         return examine_image(image, channel_names, clipped=clipped)
     if image.shape[1:] == label_map.shape:
-        return examine_image(image, channel_names, clipped=clipped, foreground=_find_foreground(label_map, labels))
+        foreground = _find_foreground(label_map, labels)
+        return examine_image(
+            image, channel_names, clipped=clipped, foreground=foreground, label_map=label_map, labels=labels
+        )
     text = (
         f"image and label map must have the same shape, found {_show(image.shape[1:])} and "
         f"{_show(label_map.shape)} voxels (z, y, x); draw the labels on the grid of the image"

@@ -145,7 +145,7 @@ class _Maps:
 
     def _connect(self, voxels: Flat, table: Int16[np.ndarray, " label"]) -> tuple[Flat, Bool[np.ndarray, " component"]]:
         """Numbers the components of voxels; those that touch another voxel of their class are parts of a kept one."""
-        from scipy import sparse  # imported here because it takes 0.2 s, and few cases lose anything
+        from scipy import sparse  # imported here because it takes 0.2 s; workers have it
 
         classes = table[self.label_map.reshape(-1)[voxels]]
         touches, pairs = np.zeros(voxels.size, dtype=bool), []

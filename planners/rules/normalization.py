@@ -74,6 +74,6 @@ def _explain(plan: ChannelPlan, relative_size: float) -> str:
     comparison = "below" if plan.inside_nonzero_only else "not below"
     where = "inside the nonzero region only" if plan.inside_nonzero_only else "with all voxels of the crop"
     return (
-        f"{cause}, {where}: the median crop keeps {relative_size:.4g} of the voxels, {comparison} "
-        f"{MASK_BELOW_RELATIVE_SIZE:g}"
+        f"{cause}, {where}: the median crop keeps {100 * relative_size:.4g} % of the voxels, {comparison} "
+        f"{100 * MASK_BELOW_RELATIVE_SIZE:g} %"
     )

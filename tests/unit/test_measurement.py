@@ -220,6 +220,30 @@ def test_values_that_are_no_numbers_are_counted_per_channel() -> None:
     assert "channel 2" in problems[1]
 
 
+@pytest.mark.parametrize("name", ["MR", "CT"])
+def test_an_image_whose_class_has_spoiled_values_must_be_restored(name: str) -> None:
+    """Zeros in their place would show nothing of the tumour."""
+    image = np.random.default_rng(0).normal(100, 10, (1, 24, 24, 24))
+    label_map = np.zeros((24, 24, 24), np.int16)
+    label_map[4:20, 4:20, 4:20], label_map[8:11, 8:11, 8:11] = 1, 2
+    image[0, 8:11, 8:11, 8:11] = 1e25
+    image[0, 5, 5, 5] = 1e25
+    (problem,) = examine(image, label_map, name).problems
+    assert "has 28 " in problem
+    assert "; most of them are labelled as class 'tumour': restore the image, " in problem
+    assert "replace such values" not in problem
+
+
+@pytest.mark.parametrize("spoiled", [(slice(5, 6), 5, 5), (slice(0, 2), slice(None), slice(None))])
+def test_values_may_be_replaced_where_classes_keep_nearly_all_others(spoiled: tuple[slice | int, ...]) -> None:
+    image = np.random.default_rng(0).normal(100, 10, (1, 24, 24, 24))
+    label_map = np.zeros((24, 24, 24), np.int16)
+    label_map[4:20, 4:20, 4:20], label_map[0, 0, :20] = 1, 2
+    image[0][spoiled] = 1e25
+    (problem,) = examine(image, label_map).problems
+    assert "; replace such values" in problem
+
+
 def test_different_shapes_of_image_and_labels_are_a_problem() -> None:
     (problem,) = examine(np.zeros((1, 2, 3, 4)), np.zeros((2, 3, 5), dtype=np.int16)).problems
 

@@ -41,6 +41,24 @@ def test_lists_of_numbers_are_compared_as_a_whole():
     ]
 
 
+def test_a_number_and_a_list_of_numbers_are_merged_in_either_order():
+    assert group("found 5", "found 5, 6") == ["2 cases (img_01, img_02): found 5 (and others)"]
+    assert group("found 5, 6", "found 5") == ["2 cases (img_01, img_02): found 5, 6 (and others)"]
+
+
+def test_a_number_and_a_range_are_told_apart():
+    assert group("found 5", "found 5 to 6") == ["case img_01: found 5", "case img_02: found 5 to 6"]
+
+
+def test_ranges_of_numbers_are_joined():
+    assert group("values from 1.5e+18 to 2.018e+19; x", "values from -2e+18 to 9.5e+18; x") == [
+        "2 cases (img_01, img_02): values from -2e+18 to 2.018e+19; x"
+    ]
+    assert group("values from 0 to 5; x", "values from 0 to 5; x") == [
+        "2 cases (img_01, img_02): values from 0 to 5; x"
+    ]
+
+
 def test_different_sentences_stay_apart_in_the_order_found():
     assert group("is empty", "is cut off", "is empty") == [
         "2 cases (img_01, img_03): is empty",

@@ -1,7 +1,7 @@
 """Voxels of each class that cropping and resampling lose, of which nobody would hear before the scores are low."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
@@ -29,6 +29,9 @@ CROPPING: Final = (
     "label maps"
 )
 KEPT: Final = "components that would vanish keep one voxel each"
+WILL_BE_KEPT: Final = (
+    "preprocessing then keeps at most one voxel of each component that would vanish, which is not counted here"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class ClassLoss:
         before: Number of voxels before.
         expected: Number of voxels that have the same volume afterwards.
         found: Number of voxels afterwards.
+        is_predicted: Whether `found` leaves out the voxels that preprocessing keeps of small components.
     """
 
     case: str
@@ -49,6 +53,7 @@ class ClassLoss:
     before: int
     expected: float
     found: int
+    is_predicted: bool = False
 
 
 def predict_target_spacing(grids: Iterable[Grid], orientation: str | None) -> FloatTriple | None:
@@ -128,8 +133,9 @@ def find_resampling_losses(labels: LabelScheme, cases: Iterable[CaseFingerprint]
         if resampled is None or counts is None:
             continue
         spacing = format_spacing(resampled.spacing_mm)
-        rule = f"resampling to {spacing}, the median of the dataset (the plan decides); {KEPT}"
-        yield from compare_counts(case.name, labels, counts, resampled.voxel_counts, rule=rule, scale=resampled.scale)
+        rule = f"resampling to {spacing}, the median of the dataset (the plan decides); {WILL_BE_KEPT}"
+        losses = compare_counts(case.name, labels, counts, resampled.voxel_counts, rule=rule, scale=resampled.scale)
+        yield from (replace(loss, is_predicted=True) for loss in losses)
 
 
 def compare_counts(
@@ -173,11 +179,13 @@ def format_spacing(spacing_mm: Sequence[float]) -> str:
 def _describe_losses(same: Sequence[ClassLoss], case_count: int) -> str:
     vanished = [loss for loss in same if loss.found == 0]
     worst = min(same, key=lambda loss: (loss.found / loss.expected, -loss.expected))
-    what = "vanishes" if len(vanished) == len(same) else "loses more than 5 % of its voxels"
-    also = f", and vanishes in {len(vanished)}" if 0 < len(vanished) < len(same) else ""
-    volume = "" if worst.expected == worst.before else f" (the same volume are {worst.expected:.3g})"
+    would = "would " if worst.is_predicted else ""
+    vanishes, loses = ("vanish", "lose") if would else ("vanishes", "loses")
+    what = vanishes if len(vanished) == len(same) else f"{loses} more than 5 % of its voxels"
+    also = f", and {would}{vanishes} in {len(vanished)}" if 0 < len(vanished) < len(same) else ""
+    volume = "" if worst.expected == worst.before else f" (the volume would be {worst.expected:.3g} voxels)"
     return (
-        f"warning: class {same[0].name!r} {what} in {len(same)} of {case_count} cases "
-        f"({shorten_names([loss.case for loss in same])}){also}: in {worst.case}, {worst.before} voxels become "
+        f"warning: class {same[0].name!r} {would}{what} in {len(same)} of {case_count} cases "
+        f"({shorten_names([loss.case for loss in same])}){also}: in {worst.case}, {worst.before} voxels {would}become "
         f"{worst.found}{volume}, by {same[0].rule}"
     )

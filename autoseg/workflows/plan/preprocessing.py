@@ -48,6 +48,7 @@ WORKER_MODULES = (
     "isal.igzip",
     "nibabel",
     "scipy.ndimage",
+    "scipy.sparse.csgraph",
 )
 # Per voxel of a case and of its largest resampled array together. Measured: 8 bytes for one channel of CT
 # (512 x 512 x 160), 14 for two channels of MR; a quarter or more is added.

@@ -261,6 +261,6 @@ def test_images_that_show_nothing_are_named_and_segmented(run, images):
     request = PredictionRequest(options=OPTIONS, device="cpu")
     assert predict_images(run, images, run.parent / "out", request=request, progress=progress).written == 4
     assert [note for note in progress.lines if note.startswith("warning")] == [
-        "warning: 2 cases (case1, case2): all voxels of channel 0 (CT) are 0 or 1000.1: it shows nothing, and is "
-        "normalized to zeros"
+        "warning: 2 cases (case1, case2): all voxels of channel 0 (CT) have the same value (0 or 1000.1): it shows "
+        "nothing, and is normalized to zeros"
     ]

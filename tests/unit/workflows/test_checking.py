@@ -272,7 +272,7 @@ def test_a_diverged_voxel_is_a_problem_or_a_warning_of_its_case(check, dataset):
     assert problem.text.startswith("channel 0 (MR) has 1 voxel of 1e+25 (")
     assert [note[:60] for note in report.notes] == [
         "warning: case p1_b: channel 0 (MR) has 1 voxel of 1e+09 (the",
-        "warning: case p2_a: all voxels of channel 0 (MR) are 0: it s",
+        "warning: case p2_a: all voxels of channel 0 (MR) have the sa",
     ]
 
 

@@ -7,7 +7,7 @@ from builders.progress import Notes
 from builders.volumes import AFFINE, save_nifti
 
 from autoseg.document import read_document
-from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.fingerprint import Fingerprint, Machine, ResampledCounts
 from autoseg.geometry import Grid
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
@@ -60,6 +60,23 @@ def test_losses_of_a_class_by_one_rule_are_one_warning_with_the_worst_case():
         "in p2, 500 voxels become 0, by cropping to the nonzero region"
     )
     assert "class 'lesion' loses more than 5 % of its voxels in 1 of 5 cases (p4): in p4, 5 voxels become 4" in lesion
+
+
+def test_losses_that_are_predicted_are_told_as_such():
+    cases = [
+        build_case(name=f"p{index}", voxel_counts=(800, 8)).model_copy(
+            update={
+                "cropped_voxel_counts": (800, 8),
+                "resampled": ResampledCounts(spacing_mm=(2.0, 2.0, 2.0), scale=1 / 8, voxel_counts=(left, 1)),
+            }
+        )
+        for index, left in enumerate((80, 0))
+    ]
+    (organ,) = warn_of_losses(find_resampling_losses(LABELS, cases), case_count=2)
+    assert organ.startswith(
+        "warning: class 'organ' would lose more than 5 % of its voxels in 2 of 2 cases (p0, p1), and would vanish in "
+        "1: in p1, 800 voxels would become 0 (the volume would be 100 voxels), by resampling to 2 x 2 x 2 mm"
+    )
 
 
 def test_cases_that_were_not_counted_have_no_losses():
@@ -130,7 +147,9 @@ def dataset(tmp_path):
 
 LOST = (
     "class 'organ' loses more than 5 % of its voxels in 1 of 5 cases (p0): in p0, 216 voxels become 108, by cropping",
-    "class 'lesion' vanishes in 2 of 5 cases (p3, p4): in p3, 2 voxels become 0 (the same volume are 0.0741), by r",
+    "class 'lesion' would vanish in 2 of 5 cases (p3, p4): in p3, 2 voxels would become 0 (the volume would be 0.0741 "
+    "voxels), by resampling to 2 x 1 x 1 mm, the median of the dataset (the plan decides); preprocessing then keeps at "
+    "most one voxel of each component that would vanish, which is not counted here",
 )
 
 

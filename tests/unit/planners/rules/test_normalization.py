@@ -64,8 +64,9 @@ def test_other_channels_need_no_foreground() -> None:
 @pytest.mark.parametrize(
     ("name", "relative_size", "inside", "words"),
     [
-        ("T2", 0.7499, True, "inside the nonzero region only: the median crop keeps 0.7499 of the voxels, below 0.75"),
-        ("T2", 0.75, False, "with all voxels of the crop: the median crop keeps 0.75 of the voxels, not below 0.75"),
+        ("T2", 0.7499, True, "inside the nonzero region only: the median crop keeps 74.99 % of the voxels, below 75 %"),
+        ("T2", 0.75, False, "with all voxels of the crop: the median crop keeps 75 % of the voxels, not below 75 %"),
+        ("T2", 1.0, False, "the median crop keeps 100 % of the voxels"),
         ("rescale_to_0_1", 0.3, False, "the name 'rescale_to_0_1' asks for it"),
         ("noNorm", 0.3, False, "the name 'noNorm' asks for it"),
     ],
