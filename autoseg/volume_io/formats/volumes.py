@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32, Shaped
 
 from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
+from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid, compute_reorientation
 from autoseg.run_folder import make_folder, translate_write_errors, write_atomically
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
@@ -21,6 +21,9 @@ PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 # Headers store single precision and some programs round to three digits; more than that is another grid.
 LENGTH_TOLERANCE_MM: Final = 1e-3
 DIRECTION_TOLERANCE: Final = 1e-3
+UNIT_RATIOS: Final = (1e-6, 1e-3, 1e3, 1e6)
+"""Ratios of metres, millimetres and micrometres."""
+RATIO_TOLERANCE: Final = 1e-3
 
 LEAST_SPACING_MM: Final = 1e-9  # electrons resolve 1e-7 mm
 LARGEST_SPACING_MM: Final = 1e9  # lengths may be pixels of 1e6, and 2D images have 999 times that across
@@ -112,7 +115,7 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
         what: Names the two files in messages.
 
     Raises:
-        GridError: They differ; both grids are printed.
+        GridError: They differ; both grids are printed. A PlacementError where resampling would move what is shown.
         VolumeError: They differ, and at least one is that of a picture, which has no physical coordinates.
     """
     differences = list_grid_differences(reference, other)
@@ -131,7 +134,8 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
         )
         if not (reference.is_oriented and other.is_oriented):
             raise VolumeError(msg)
-        raise (PlacementError if has_same_voxels(reference, other) else GridError)(msg)
+        is_misplaced = has_same_voxels(reference, other) or explain_spacings(reference, other) is not None
+        raise (PlacementError if is_misplaced else GridError)(msg)
 
 
 def has_same_voxels(reference: Grid, other: Grid) -> bool:
@@ -140,7 +144,47 @@ def has_same_voxels(reference: Grid, other: Grid) -> bool:
     return reference.shape_voxels == other.shape_voxels and bool(distance <= LENGTH_TOLERANCE_MM)
 
 
+def explain_spacings(reference: Grid, other: Grid) -> str | None:
+    """Explains why the spacings of two files that belong together cannot both be right; None if they may be.
+
+    Files of the same shape mostly hold the same voxels, whatever their headers say. Resampling one onto the other would
+    move and scale what the voxels show.
+    """
+    if not (reference.is_oriented and other.is_oriented):
+        return None
+    extents = np.array([reference.shape_voxels, other.shape_voxels])
+    counted = extents.min(axis=0) > 1  # the spacing along a single voxel places nothing
+    ratios = (np.asarray(reference.spacing_mm) / other.spacing_mm)[counted]
+    spacings = " and ".join(" x ".join(f"{value:.6g}" for value in grid.spacing_mm) for grid in (reference, other))
+    for unit in UNIT_RATIOS:
+        if counted.any() and (np.abs(ratios / unit - 1) <= RATIO_TOLERANCE).all():
+            return (
+                f"the spacings, {spacings} mm, differ by a factor of {max(unit, 1 / unit):,.0f}, so the files state "
+                f"different units of length: copy the unit of the right one to the other (for example nibabel: "
+                f'header.set_xyzt_units("mm"))'
+            )
+    distances = np.abs(np.subtract(reference.spacing_mm, other.spacing_mm))[counted]
+    if np.any(extents[0] != extents[1]) or not (distances > LENGTH_TOLERANCE_MM).any():
+        return None
+    if _is_permuted(reference, other):
+        return None
+    return (
+        f"the shape agrees and the spacings, {spacings} mm, do not, so one header has probably lost its spacing: copy "
+        f"the right header to the other file (for example SimpleITK: second.CopyInformation(first)); if both are "
+        f"right, resample one onto the other yourself"
+    )
+
+
+def _is_permuted(reference: Grid, other: Grid) -> bool:
+    """Returns whether two grids are the same voxels with their axes in another order."""
+    change = compute_reorientation(other.orientation_code, reference.orientation_code)
+    return not list_grid_differences(reference, change.apply_to_grid(other))
+
+
 def _advise(reference: Grid, other: Grid) -> str:
+    explained = explain_spacings(reference, other)
+    if explained is not None:
+        return explained
     if not has_same_voxels(reference, other):
         return "resample one onto the other, or repair the header that is wrong"
     corners = np.array(

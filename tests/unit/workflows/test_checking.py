@@ -204,10 +204,7 @@ def test_contradicting_headers_are_noted_once_with_their_number(check, dataset, 
 
 
 def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset):
-    description = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "T1", "1": "T2"}}))
-    for path in sorted(dataset.glob("imagesTr/*_0000.nii.gz")):
-        shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
+    add_second_channel(dataset)
     moved = AFFINE.copy()
     moved[0, 3] = 1.0
     second = dataset / "imagesTr/p2_a_0001.nii.gz"
@@ -222,6 +219,42 @@ def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset):
     assert report.problems == ()
     (note,) = report.notes
     assert "resamples p2_a_0001.nii.gz by linear interpolation onto the grid of p2_a_0000.nii.gz" in note
+
+
+def add_second_channel(dataset):
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "T1", "1": "T2"}}))
+    for path in sorted(dataset.glob("imagesTr/*_0000.nii.gz")):
+        shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
+
+
+@pytest.mark.parametrize("fix_geometry", [False, True])
+@pytest.mark.parametrize("file", ["labelsTr/p2_a.nii.gz", "imagesTr/p2_a_0001.nii.gz"])
+def test_a_file_that_lost_its_spacing_is_to_be_repaired_and_never_resampled(check, dataset, file, fix_geometry):
+    if file.startswith("imagesTr"):
+        add_second_channel(dataset)
+    save_nifti(dataset / file, load(dataset / file), np.eye(4))
+    report = check(fix_geometry=fix_geometry)
+    (problem,) = report.problems
+    assert problem.cases == ("p2_a",)
+    assert "the shape agrees and the spacings, 2 x 1 x 1 and 1 x 1 x 1 mm, do not" in problem.text
+    assert "copy the right header to the other file" in problem.text
+    assert "--fix-geometry" not in problem.text
+    assert not any("--fix-geometry" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("fix_geometry", [False, True])
+def test_files_in_different_units_are_told_by_the_factor_of_their_spacings(check, dataset, fix_geometry):
+    path = dataset / "imagesTr/p2_a_0000.nii.gz"
+    image = nib.Nifti1Image(load(path), AFFINE)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, path)
+    report = check(fix_geometry=fix_geometry)
+    (problem,) = report.problems
+    assert "2000 x 1000 x 1000 and 2 x 1 x 1 mm, differ by a factor of 1,000, so the files state different units" in (
+        problem.text
+    )
+    assert "--fix-geometry" not in "".join((problem.text, *report.notes))
 
 
 def test_pictures_of_another_size_stay_a_problem(check, dataset):
