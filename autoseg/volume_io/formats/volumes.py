@@ -21,6 +21,9 @@ PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 # Headers store single precision and some programs round to three digits; more than that is another grid.
 LENGTH_TOLERANCE_MM: Final = 1e-3
 DIRECTION_TOLERANCE: Final = 1e-3
+COPY_EXAMPLE: Final = (
+    "for example SimpleITK: second.CopyInformation(first); it shows origins in LPS, the first two numbers negated"
+)
 UNIT_RATIOS: Final = (1e-6, 1e-3, 1e3, 1e6)
 """Ratios of metres, millimetres and micrometres."""
 RATIO_TOLERANCE: Final = 1e-3
@@ -170,7 +173,7 @@ def explain_spacings(reference: Grid, other: Grid) -> str | None:
         return None
     return (
         f"the shape agrees and the spacings, {spacings} mm, do not, so one header has probably lost its spacing: copy "
-        f"the right header to the other file (for example SimpleITK: second.CopyInformation(first)); if both are "
+        f"the right header to the other file ({COPY_EXAMPLE}); if both are "
         f"right, resample one onto the other yourself"
     )
 
@@ -193,8 +196,8 @@ def _advise(reference: Grid, other: Grid) -> str:
     distance_mm = np.linalg.norm((corners @ (reference.affine - other.affine).T)[:, :3], axis=1).max()
     return (
         f"shape and spacing agree, so one header places the same voxels wrongly, by up to {distance_mm:.3g} mm: if the "
-        f"files show the same when their headers are ignored, copy the header of one to the other (for example "
-        f"SimpleITK: second.CopyInformation(first)); if not, save one in the axes of the other"
+        f"files show the same when their headers are ignored, copy the header of one to the other "
+        f"({COPY_EXAMPLE}); if not, save one in the axes of the other"
     )
 
 
@@ -212,7 +215,7 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
     if not (np.isfinite(spacing).all() and (spacing > 0).all() and np.isfinite(others).all()):
         msg = (
             f"{path}: spacing must be positive, origin and direction finite; found spacing {grid.spacing_mm} mm, "
-            f"origin {grid.origin_mm} mm, direction {grid.direction}; repair the file's header"
+            f"origin {grid.origin_mm} mm in RAS, direction {grid.direction}; repair the file's header"
         )
         raise VolumeError(msg)
     if spacing.min() < LEAST_SPACING_MM or spacing.max() > LARGEST_SPACING_MM:

@@ -185,6 +185,8 @@ def test_a_header_that_moves_the_same_voxels_is_to_be_repaired_and_not_resampled
     (problem,) = check().problems
     assert "--fix-geometry" not in problem.text
     assert "one header places the same voxels wrongly, by up to 1 mm" in problem.text
+    assert "origin (1, 0, 0) mm in RAS" in problem.text
+    assert "SimpleITK: second.CopyInformation(first); it shows origins in LPS" in problem.text
     (note,) = check(fix_geometry=True).notes
     assert "although shape and spacing agree: if one header is wrong, it moves what the voxels show" in note
 
