@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
+from numpy.typing import NDArray
 
 from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
 from autoseg.files.temporary_files import name_temporary
@@ -24,7 +25,7 @@ DIRECTION_TOLERANCE: Final = 1e-3
 COPY_EXAMPLE: Final = (
     "for example SimpleITK: second.CopyInformation(first); it shows origins in LPS, the first two numbers negated"
 )
-UNIT_RATIOS: Final = (1e-6, 1e-3, 1e3, 1e6)
+UNIT_RATIOS: Final = (1000, 1_000_000)
 """Ratios of metres, millimetres and micrometres."""
 RATIO_TOLERANCE: Final = 1e-3
 
@@ -122,23 +123,21 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
         VolumeError: They differ, and at least one is that of a picture, which has no physical coordinates.
     """
     differences = list_grid_differences(reference, other)
-    if differences:
-        mixed = reference.is_oriented != other.is_oriented
-        advice = (
-            "one is a picture, which has neither spacing nor place: save both in one format"
-            if mixed
-            else _advise(reference, other)
-        )
-        msg = (
-            f"{what}: the grids differ in {', '.join(differences)}\n"
-            f"    expected {reference.describe()}\n"
-            f"    found    {other.describe()}\n"
-            f"    {advice}"
-        )
-        if not (reference.is_oriented and other.is_oriented):
-            raise VolumeError(msg)
-        is_misplaced = has_same_voxels(reference, other) or explain_spacings(reference, other) is not None
-        raise (PlacementError if is_misplaced else GridError)(msg)
+    if not differences:
+        return
+    explained = explain_spacings(reference, other)
+    # Problems of several cases are merged by their first line, so that an explanation stands in it.
+    msg = (
+        f"{what}: the grids differ in {', '.join(differences)}{'' if explained is None else f'; {explained}'}\n"
+        f"    expected {reference.describe()}\n"
+        f"    found    {other.describe()}"
+    )
+    if explained is not None:
+        raise PlacementError(msg)
+    msg += f"\n    {_advise(reference, other)}"
+    if not (reference.is_oriented and other.is_oriented):
+        raise VolumeError(msg)
+    raise (PlacementError if has_same_voxels(reference, other) else GridError)(msg)
 
 
 def has_same_voxels(reference: Grid, other: Grid) -> bool:
@@ -155,27 +154,30 @@ def explain_spacings(reference: Grid, other: Grid) -> str | None:
     """
     if not (reference.is_oriented and other.is_oriented):
         return None
-    extents = np.array([reference.shape_voxels, other.shape_voxels])
-    counted = extents.min(axis=0) > 1  # the spacing along a single voxel places nothing
-    ratios = (np.asarray(reference.spacing_mm) / other.spacing_mm)[counted]
+    counted = np.minimum(reference.shape_voxels, other.shape_voxels) > 1  # along a single voxel it places nothing
+    found, expected = (np.asarray(grid.spacing_mm)[counted] for grid in (other, reference))
     spacings = " and ".join(" x ".join(f"{value:.6g}" for value in grid.spacing_mm) for grid in (reference, other))
-    for unit in UNIT_RATIOS:
-        if counted.any() and (np.abs(ratios / unit - 1) <= RATIO_TOLERANCE).all():
-            return (
-                f"the spacings, {spacings} mm, differ by a factor of {max(unit, 1 / unit):,.0f}, so the files state "
-                f"different units of length: copy the unit of the right one to the other (for example nibabel: "
-                f'header.set_xyzt_units("mm"))'
-            )
-    distances = np.abs(np.subtract(reference.spacing_mm, other.spacing_mm))[counted]
-    if np.any(extents[0] != extents[1]) or not (distances > LENGTH_TOLERANCE_MM).any():
-        return None
-    if _is_permuted(reference, other):
+    factor = _find_unit_ratio(expected / found)
+    if factor is not None:
+        return (
+            f"the spacings, {spacings} mm, differ by a factor of {factor:,}, so the files state different units of "
+            f'length: copy the unit of the right one to the other (for example nibabel: header.set_xyzt_units("mm"))'
+        )
+    is_equal = bool((np.abs(expected - found) <= LENGTH_TOLERANCE_MM).all())
+    if reference.shape_voxels != other.shape_voxels or is_equal or _is_permuted(reference, other):
         return None
     return (
         f"the shape agrees and the spacings, {spacings} mm, do not, so one header has probably lost its spacing: copy "
-        f"the right header to the other file ({COPY_EXAMPLE}); if both are "
-        f"right, resample one onto the other yourself"
+        f"the right header to the other file ({COPY_EXAMPLE}); if both are right, resample one onto the other yourself"
     )
+
+
+def _find_unit_ratio(ratios: NDArray[np.float64]) -> int | None:
+    """Finds the ratio of two units of length by which all spacings differ; None if there is none."""
+    largest = np.maximum(ratios, 1 / ratios)
+    is_one_way = bool((ratios > 1).all() or (ratios < 1).all())
+    fitting = [unit for unit in UNIT_RATIOS if (np.abs(largest / unit - 1) <= RATIO_TOLERANCE).all()]
+    return fitting[0] if fitting and is_one_way and ratios.size else None
 
 
 def _is_permuted(reference: Grid, other: Grid) -> bool:
@@ -185,9 +187,8 @@ def _is_permuted(reference: Grid, other: Grid) -> bool:
 
 
 def _advise(reference: Grid, other: Grid) -> str:
-    explained = explain_spacings(reference, other)
-    if explained is not None:
-        return explained
+    if reference.is_oriented != other.is_oriented:
+        return "one is a picture, which has neither spacing nor place: save both in one format"
     if not has_same_voxels(reference, other):
         return "resample one onto the other, or repair the header that is wrong"
     corners = np.array(

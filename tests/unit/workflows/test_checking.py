@@ -259,6 +259,16 @@ def test_files_in_different_units_are_told_by_the_factor_of_their_spacings(check
     assert "--fix-geometry" not in "".join((problem.text, *report.notes))
 
 
+def test_lost_spacings_and_other_units_are_problems_of_two_kinds(check, dataset):
+    for name, affine in (("p1_a", np.eye(4)), ("p1_b", np.diag([3.0, 3.0, 3.0, 1.0])), ("p2_a", AFFINE / 1000)):
+        affine[3, 3] = 1.0
+        save_nifti(dataset / f"labelsTr/{name}.nii.gz", load(dataset / f"labelsTr/{name}.nii.gz"), affine)
+    problems = check().diagnosis.problems
+    assert [problem.cases for problem in problems] == [("p1_a", "p1_b"), ("p2_a",)]
+    assert "lost its spacing" in problems[0].text
+    assert "different units" in problems[1].text
+
+
 def test_pictures_of_another_size_stay_a_problem(check, dataset):
     shutil.rmtree(dataset / "imagesTr")
     shutil.rmtree(dataset / "labelsTr")
