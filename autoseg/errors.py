@@ -182,7 +182,7 @@ class GridError(VolumeError):
 
 
 class PlacementError(GridError):
-    """Two files that belong together have the same shape and spacing, and are placed differently by their headers."""
+    """Two files that belong together hold the same voxels, and are placed or scaled differently by their headers."""
 
 
 class PlanError(AutosegError):

@@ -64,7 +64,7 @@ class Grid:
         return compute_orientation_code(self.direction)
 
     def describe(self) -> str:
-        """One line for error messages: shape, spacing, origin and orientation."""
+        """One line for error messages: shape, spacing, origin (which ITK prints in LPS instead) and orientation."""
         if not self.tells_spacing:
             planar = self.shape_voxels[0] == 1
             shape = " x ".join(str(extent) for extent in self.shape_voxels[int(planar) :])
@@ -72,7 +72,9 @@ class Grid:
         shape = " x ".join(str(extent) for extent in self.shape_voxels)
         spacing = " x ".join(f"{value:.6g}" for value in self.spacing_mm)
         origin = ", ".join(f"{value:.6g}" for value in self.origin_mm)
-        return f"{shape} voxels (z, y, x), spacing {spacing} mm, origin ({origin}) mm, axes {self.orientation_code}"
+        return (
+            f"{shape} voxels (z, y, x), spacing {spacing} mm, origin ({origin}) mm in RAS, axes {self.orientation_code}"
+        )
 
 
 def find_distance_unit(grids: Iterable[Grid]) -> DistanceUnit:

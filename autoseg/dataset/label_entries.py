@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
+from autoseg.errors import shorten_names
 from autoseg.labels import LabelClass, LabelScheme, group_painted_values, list_painting_errors, propose_regions
 
 BACKGROUND: Final = "background"
 IGNORE: Final = "ignore"
+MOST_ERRORS: Final = 5
+LONGEST_PROPOSAL: Final = 3000  # characters
 LARGEST_VALUE: Final = 2**31 - 1  # label maps are read as 32-bit integers
 
 Values = tuple[int, ...]
@@ -128,7 +131,7 @@ def _check_unique(entries: dict[str, Values], findings: Findings) -> None:
 
 def _parse_order(order: Any, regions: dict[str, Values], findings: Findings) -> Values:
     known = {value for values in regions.values() for value in values} | {0}
-    names = ", ".join(regions)
+    names = shorten_names(list(regions))
     if not isinstance(order, list) or not all(_is_label_value(value) for value in order):
         found = "is missing" if order is None else f"is {order!r:.80}"
         findings.problems.append(
@@ -139,13 +142,12 @@ def _parse_order(order: Any, regions: dict[str, Values], findings: Findings) -> 
     if len(order) != len(regions):
         findings.problems.append(
             f"{DESCRIPTION_NAME}: regions_class_order must have {len(regions)} values, one for each of {names}, "
-            f"found {len(order)}: {order}"
+            f"found {len(order)}: {shorten_names([str(value) for value in order])}"
         )
     unknown = [value for value in order if value not in known]
     if unknown:
-        findings.problems.append(
-            f"{DESCRIPTION_NAME}: regions_class_order names {', '.join(map(str, unknown))}, which no label has"
-        )
+        listed = shorten_names([str(value) for value in unknown])
+        findings.problems.append(f"{DESCRIPTION_NAME}: regions_class_order names {listed}, which no label has")
     return tuple(order)
 
 
@@ -158,12 +160,19 @@ def check_region_order(labels: LabelScheme, findings: Findings) -> None:
     if errors:
         findings.problems.append(f"{_explain_order(errors)}{_advise_order(labels)}")
     elif labels.has_regions:
-        findings.notes += [
-            f"{DESCRIPTION_NAME}: {' and '.join(map(str, values))} belong to the same regions, so that "
-            f"predictions hold {painted} for {'both' if len(values) == 2 else 'all of them'}"
-            for painted, values in group_painted_values(labels).items()
-            if len(values) > 1
-        ]
+        merged = [(painted, values) for painted, values in group_painted_values(labels).items() if len(values) > 1]
+        findings.notes += [_describe_merged(painted, values) for painted, values in merged[:MOST_ERRORS]]
+        if len(merged) > MOST_ERRORS:
+            findings.notes.append(f"{DESCRIPTION_NAME}: and so for {len(merged) - MOST_ERRORS} more groups of values")
+
+
+def _describe_merged(painted: int, values: Values) -> str:
+    both = len(values) == 2
+    listed = f"{values[0]} and {values[1]}" if both else shorten_names([str(value) for value in values])
+    return (
+        f"{DESCRIPTION_NAME}: {listed} belong to the same regions, so that predictions hold {painted} for "
+        f"{'both' if both else 'all of them'}"
+    )
 
 
 def warn_of_region_order(labels: LabelScheme) -> tuple[str, ...]:
@@ -176,26 +185,31 @@ def warn_of_region_order(labels: LabelScheme) -> tuple[str, ...]:
 
 
 def _explain_order(errors: Sequence[str]) -> str:
+    more = f"; and {len(errors) - MOST_ERRORS} more" if len(errors) > MOST_ERRORS else ""
     return (
         f"{DESCRIPTION_NAME}: regions are written in the order of 'labels', later ones over earlier ones, and with "
-        f"this regions_class_order {'; '.join(errors)}"
+        f"this regions_class_order {'; '.join(errors[:MOST_ERRORS])}{more}"
     )
 
 
 def _advise_order(labels: LabelScheme) -> str:
-    """Writes the lines of dataset.json that make every value right."""
+    """Writes the lines of dataset.json that make every value right, unless they are too long to be read."""
     proposed = propose_regions(labels)
     entries: dict[str, Any] = {BACKGROUND: 0} | {
         entry.name: entry.values[0] if len(entry.values) == 1 else list(entry.values) for entry, _ in proposed
     }
     if labels.ignore_value is not None:
         entries[IGNORE] = labels.ignore_value
-    change = "add a region, as no order of these is right" if len(proposed) > len(labels.classes) else "reorder them"
-    return (
-        f"; {change}:\n"
+    added = len(proposed) - len(labels.classes)
+    change = "add a region, as no order of these is right" if added else "reorder them"
+    lines = (
         f'    "labels": {json.dumps(entries, ensure_ascii=False)},\n'
         f'    "regions_class_order": {json.dumps([value for _, value in proposed])}'
     )
+    if len(lines) > LONGEST_PROPOSAL:
+        extra = f", and add {added} for values of regions that overlap in part" if added else ""
+        return f"; list outer regions before those inside them, each with a value that no later one has{extra}"
+    return f"; {change}:\n{lines}"
 
 
 def _show(values: Values) -> str:

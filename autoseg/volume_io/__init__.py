@@ -10,6 +10,7 @@ from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     Volume,
     check_same_grid,
+    explain_spacings,
     has_same_voxels,
     list_grid_differences,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "build_label_map_like",
     "check_same_grid",
     "convert_images",
+    "explain_spacings",
     "find_image_library",
     "has_same_voxels",
     "label_map_ending",

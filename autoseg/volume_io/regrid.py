@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Shaped
 
-from autoseg.errors import VolumeError
+from autoseg.errors import PlacementError, VolumeError
 from autoseg.geometry import Grid
 from autoseg.volume_io.formats.itk import build_image
-from autoseg.volume_io.formats.volumes import LabelVolume, Volume
+from autoseg.volume_io.formats.volumes import LabelVolume, Volume, explain_spacings
 
 # Losses that nearest-neighbour interpolation explains: sampling n voxels at random keeps n with a standard deviation of
 # at most sqrt(n), and a twentieth may lie in the voxels at the borders of the grid.
@@ -34,7 +34,7 @@ def resample_image_onto_grid(volume: Volume, grid: Grid, *, what: str) -> Volume
 
     Raises:
         VolumeError: One of them is a picture without physical coordinates, they overlap by less than half of the
-            smaller one, or what they share is empty.
+            smaller one, or what they share is empty. A PlacementError where the spacings cannot both be right.
     """
     import SimpleITK
 
@@ -52,7 +52,7 @@ def resample_label_map_onto_grid(volume: LabelVolume, grid: Grid, *, what: str) 
 
     Raises:
         VolumeError: One of them is a picture without physical coordinates, they do not overlap, or a label loses more
-            of its volume than interpolation explains.
+            of its volume than interpolation explains. A PlacementError where the spacings cannot both be right.
     """
     import SimpleITK
 
@@ -175,6 +175,10 @@ def _check_overlap(source: Grid, target: Grid, what: str) -> None:
     if not (source.is_oriented and target.is_oriented):
         msg = f"{what}: a picture has no place in the world; bring both to one size with a picture editor"
         raise VolumeError(msg)
+    explained = explain_spacings(target, source)
+    if explained is not None:
+        msg = f"{what}: {explained}\n    not resampled from {source.describe()}\n    onto {target.describe()}"
+        raise PlacementError(msg)
     if not _cover(source, target).any():
         msg = (
             f"{what}: they do not overlap, so that one header tells the wrong place: repair it\n"

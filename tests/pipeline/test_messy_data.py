@@ -122,6 +122,18 @@ def test_a_label_map_on_another_grid_is_resampled_on_request_and_the_run_remembe
     assert "another --fix-geometry" in other.err
 
 
+@pytest.mark.parametrize("options", [(), ("--fix-geometry",)])
+def test_a_label_map_that_lost_its_spacing_is_never_planned_with(messy: Path, tmp_path: Path, options) -> None:
+    save(messy / "labelsTr" / "case2.nii.gz", make_case(2)[1], AFFINE @ np.diag([2.0, 2.0, 2.0, 1.0]))
+    done = run_autoseg(
+        "plan", messy, "--run", tmp_path / "run", "--configuration", "3d_fullres", "--workers", 1, *options
+    )
+    assert done.code == 1
+    assert "case2: " in done.err
+    assert "one header has probably lost its spacing" in done.err
+    assert "--fix-geometry" not in done.err + done.out
+
+
 def test_planning_tells_what_checking_tells(messy: Path, tmp_path: Path) -> None:
     shutil.copy(messy / "imagesTr" / "case2_0000.nii.gz", messy / "imagesTr" / "case3_0000.nii.gz")
     for index in range(2):

@@ -164,5 +164,5 @@ def test_a_code_that_is_none_is_refused(code):
 
 def test_a_grid_describes_itself_in_one_line():
     assert make_grid("LPS").describe() == (
-        "3 x 4 x 5 voxels (z, y, x), spacing 3 x 0.7 x 0.9 mm, origin (11, -20, 30.5) mm, axes LPS"
+        "3 x 4 x 5 voxels (z, y, x), spacing 3 x 0.7 x 0.9 mm, origin (11, -20, 30.5) mm in RAS, axes LPS"
     )

@@ -10,10 +10,11 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
+from numpy.typing import NDArray
 
 from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid
+from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid, compute_reorientation
 from autoseg.run_folder import make_folder, translate_write_errors, write_atomically
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
@@ -21,6 +22,12 @@ PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
 # Headers store single precision and some programs round to three digits; more than that is another grid.
 LENGTH_TOLERANCE_MM: Final = 1e-3
 DIRECTION_TOLERANCE: Final = 1e-3
+COPY_EXAMPLE: Final = (
+    "for example SimpleITK: second.CopyInformation(first); it shows origins in LPS, the first two numbers negated"
+)
+UNIT_RATIOS: Final = (1000, 1_000_000)
+"""Ratios of metres, millimetres and micrometres."""
+RATIO_TOLERANCE: Final = 1e-3
 
 LEAST_SPACING_MM: Final = 1e-9  # electrons resolve 1e-7 mm
 LARGEST_SPACING_MM: Final = 1e9  # lengths may be pixels of 1e6, and 2D images have 999 times that across
@@ -112,26 +119,25 @@ def check_same_grid(reference: Grid, other: Grid, *, what: str) -> None:
         what: Names the two files in messages.
 
     Raises:
-        GridError: They differ; both grids are printed.
+        GridError: They differ; both grids are printed. A PlacementError where resampling would move what is shown.
         VolumeError: They differ, and at least one is that of a picture, which has no physical coordinates.
     """
     differences = list_grid_differences(reference, other)
-    if differences:
-        mixed = reference.is_oriented != other.is_oriented
-        advice = (
-            "one is a picture, which has neither spacing nor place: save both in one format"
-            if mixed
-            else _advise(reference, other)
-        )
-        msg = (
-            f"{what}: the grids differ in {', '.join(differences)}\n"
-            f"    expected {reference.describe()}\n"
-            f"    found    {other.describe()}\n"
-            f"    {advice}"
-        )
-        if not (reference.is_oriented and other.is_oriented):
-            raise VolumeError(msg)
-        raise (PlacementError if has_same_voxels(reference, other) else GridError)(msg)
+    if not differences:
+        return
+    explained = explain_spacings(reference, other)
+    # Problems of several cases are merged by their first line, so that an explanation stands in it.
+    msg = (
+        f"{what}: the grids differ in {', '.join(differences)}{'' if explained is None else f'; {explained}'}\n"
+        f"    expected {reference.describe()}\n"
+        f"    found    {other.describe()}"
+    )
+    if explained is not None:
+        raise PlacementError(msg)
+    msg += f"\n    {_advise(reference, other)}"
+    if not (reference.is_oriented and other.is_oriented):
+        raise VolumeError(msg)
+    raise (PlacementError if has_same_voxels(reference, other) else GridError)(msg)
 
 
 def has_same_voxels(reference: Grid, other: Grid) -> bool:
@@ -140,7 +146,49 @@ def has_same_voxels(reference: Grid, other: Grid) -> bool:
     return reference.shape_voxels == other.shape_voxels and bool(distance <= LENGTH_TOLERANCE_MM)
 
 
+def explain_spacings(reference: Grid, other: Grid) -> str | None:
+    """Explains why the spacings of two files that belong together cannot both be right; None if they may be.
+
+    Files of the same shape mostly hold the same voxels, whatever their headers say. Resampling one onto the other would
+    move and scale what the voxels show.
+    """
+    if not (reference.is_oriented and other.is_oriented):
+        return None
+    counted = np.minimum(reference.shape_voxels, other.shape_voxels) > 1  # along a single voxel it places nothing
+    found, expected = (np.asarray(grid.spacing_mm)[counted] for grid in (other, reference))
+    spacings = " and ".join(" x ".join(f"{value:.6g}" for value in grid.spacing_mm) for grid in (reference, other))
+    factor = _find_unit_ratio(expected / found)
+    if factor is not None:
+        return (
+            f"the spacings, {spacings} mm, differ by a factor of {factor:,}, so the files state different units of "
+            f'length: copy the unit of the right one to the other (for example nibabel: header.set_xyzt_units("mm"))'
+        )
+    is_equal = bool((np.abs(expected - found) <= LENGTH_TOLERANCE_MM).all())
+    if reference.shape_voxels != other.shape_voxels or is_equal or _is_permuted(reference, other):
+        return None
+    return (
+        f"the shape agrees and the spacings, {spacings} mm, do not, so one header has probably lost its spacing: copy "
+        f"the right header to the other file ({COPY_EXAMPLE}); if both are right, resample one onto the other yourself"
+    )
+
+
+def _find_unit_ratio(ratios: NDArray[np.float64]) -> int | None:
+    """Finds the ratio of two units of length by which all spacings differ; None if there is none."""
+    largest = np.maximum(ratios, 1 / ratios)
+    is_one_way = bool((ratios > 1).all() or (ratios < 1).all())
+    fitting = [unit for unit in UNIT_RATIOS if (np.abs(largest / unit - 1) <= RATIO_TOLERANCE).all()]
+    return fitting[0] if fitting and is_one_way and ratios.size else None
+
+
+def _is_permuted(reference: Grid, other: Grid) -> bool:
+    """Returns whether two grids are the same voxels with their axes in another order."""
+    change = compute_reorientation(other.orientation_code, reference.orientation_code)
+    return not list_grid_differences(reference, change.apply_to_grid(other))
+
+
 def _advise(reference: Grid, other: Grid) -> str:
+    if reference.is_oriented != other.is_oriented:
+        return "one is a picture, which has neither spacing nor place: save both in one format"
     if not has_same_voxels(reference, other):
         return "resample one onto the other, or repair the header that is wrong"
     corners = np.array(
@@ -149,8 +197,8 @@ def _advise(reference: Grid, other: Grid) -> str:
     distance_mm = np.linalg.norm((corners @ (reference.affine - other.affine).T)[:, :3], axis=1).max()
     return (
         f"shape and spacing agree, so one header places the same voxels wrongly, by up to {distance_mm:.3g} mm: if the "
-        f"files show the same when their headers are ignored, copy the header of one to the other (for example "
-        f"SimpleITK: second.CopyInformation(first)); if not, save one in the axes of the other"
+        f"files show the same when their headers are ignored, copy the header of one to the other "
+        f"({COPY_EXAMPLE}); if not, save one in the axes of the other"
     )
 
 
@@ -168,7 +216,7 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
     if not (np.isfinite(spacing).all() and (spacing > 0).all() and np.isfinite(others).all()):
         msg = (
             f"{path}: spacing must be positive, origin and direction finite; found spacing {grid.spacing_mm} mm, "
-            f"origin {grid.origin_mm} mm, direction {grid.direction}; repair the file's header"
+            f"origin {grid.origin_mm} mm in RAS, direction {grid.direction}; repair the file's header"
         )
         raise VolumeError(msg)
     if spacing.min() < LEAST_SPACING_MM or spacing.max() > LARGEST_SPACING_MM:

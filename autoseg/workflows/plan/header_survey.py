@@ -10,7 +10,7 @@ from pathlib import Path
 from autoseg.dataset import Case
 from autoseg.errors import Problem, describe_cases, group_problems
 from autoseg.geometry import Grid
-from autoseg.volume_io import has_same_voxels, list_grid_differences
+from autoseg.volume_io import explain_spacings, has_same_voxels, list_grid_differences
 from autoseg.workflows.cases.reading import try_reading_grid
 
 
@@ -102,7 +102,8 @@ def _compare_files(case: Case, grid: Grid, found: _Found) -> None:
         if other is None:
             continue
         if list_grid_differences(grid, other):
-            if case.fix_geometry and grid.is_oriented and other.is_oriented:
+            is_resampled = case.fix_geometry and grid.is_oriented and other.is_oriented
+            if is_resampled and explain_spacings(grid, other) is None:
                 found.fixes.append(_describe_fix(case, path, other, first=first, grid=grid))
         elif list_grid_differences(grid, other, is_exact=True):
             is_slightly_different = True

@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ from builders.labels import build_labels
 
 from autoseg.dataset.cases import Findings
 from autoseg.dataset.label_entries import check_region_order, parse_labels, warn_of_region_order
-from autoseg.labels import LabelScheme
+from autoseg.labels import LabelScheme, propose_regions
 
 
 def parse(labels: Any, order: Any = None) -> tuple[LabelScheme | None, str]:
@@ -137,6 +138,31 @@ def test_regions_that_no_order_tells_apart_need_a_further_one():
     (problem,) = check_order({"a": (1, 3), "b": (2, 3)}, (1, 2)).problems
     assert "add a region, as no order of these is right" in problem
     assert '"label_3": 3, "ignore": 9}' in problem
+
+
+def test_a_thousand_nested_regions_are_checked_at_once_and_explained_in_a_few_lines():
+    count = 1000
+    classes = {f"region{index}": tuple(range(index, count + 1)) for index in range(count, 0, -1)}
+    labels = build_labels(classes, region_write_values=tuple(range(count, 0, -1)))
+    findings, before = Findings(), time.process_time()
+    check_region_order(labels, findings)
+    assert time.process_time() - before < 5
+    (problem,) = findings.problems
+    assert "2 (region2, region1) is written as 1 (region1); " in problem
+    assert "; and 994 more; list outer regions before those inside them" in problem
+    assert len(problem) < 2000
+    better = propose_regions(labels)
+    assert [entry.name for entry, _ in better] == [f"region{index}" for index in range(1, count + 1)]
+    assert [value for _, value in better] == list(range(1, count + 1))
+
+
+def test_many_values_that_predictions_merge_are_shortened():
+    classes = {f"r{index}": tuple(range(10 * index + 1, 10 * index + 11)) for index in range(10, 20)}
+    findings = check_order(classes, tuple(values[0] for values in classes.values()))
+    assert findings.problems == []
+    assert len(findings.notes) == 6
+    assert "101, 102, 103, 104, 105 and 5 more belong to the same regions" in findings.notes[0]
+    assert findings.notes[-1].endswith("and so for 5 more groups of values")
 
 
 def test_values_that_predictions_merge_are_a_note():

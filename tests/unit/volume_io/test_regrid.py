@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.errors import GridError, VolumeError
+from autoseg.errors import GridError, PlacementError, VolumeError
 from autoseg.geometry import Grid, compute_reorientation
 from autoseg.volume_io import LabelVolume, Volume, read_image, resample_label_map_onto_grid
 from autoseg.volume_io.regrid import resample_image_onto_grid
@@ -146,6 +146,27 @@ def test_a_channel_that_is_empty_where_the_first_lies_is_refused():
         resample_image_onto_grid(volume, corner, what="a onto b")
     flat = Volume(array=np.ones((1, 40, 40, 40), np.float32), grid=FINE)
     assert (resample_image_onto_grid(flat, corner, what="a onto b").array == 1).all()
+
+
+def test_an_equal_shape_with_another_spacing_is_not_resampled():
+    lost = replace(FINE, spacing_mm=(1.0, 1.0, 1.0))
+    reason = r"(?s)a onto b: the shape agrees and the spacings, 1 x 1 x 1 and 0.7 x 0.7 x 0.7 mm, do not.*not resampled"
+    with pytest.raises(PlacementError, match=reason):
+        resample_label_map_onto_grid(LabelVolume(array=make_ball(FINE, 6.0), grid=FINE), lost, what="a onto b")
+    with pytest.raises(PlacementError, match=reason):
+        resample_image_onto_grid(Volume(array=make_ramp(FINE)[None], grid=FINE), lost, what="a onto b")
+
+
+def test_the_same_voxels_in_other_axes_and_a_slice_of_another_thickness_are_resampled():
+    cube = Grid(shape_voxels=(8, 8, 8), spacing_mm=(2.0, 1.0, 1.0))
+    slice_ = replace(cube, shape_voxels=(1, 8, 8))
+    for source, target in (
+        (compute_reorientation("RAS", "SAR").apply_to_grid(cube), cube),
+        (slice_, replace(slice_, spacing_mm=(5.0, 1.0, 1.0))),
+    ):
+        volume = LabelVolume(array=make_ball(source, 3.0), grid=source)
+        moved = resample_label_map_onto_grid(volume, target, what="a onto b")
+        np.testing.assert_array_equal(moved.array, make_ball(target, 3.0))
 
 
 def test_pictures_are_not_resampled():

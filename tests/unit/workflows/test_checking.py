@@ -185,6 +185,8 @@ def test_a_header_that_moves_the_same_voxels_is_to_be_repaired_and_not_resampled
     (problem,) = check().problems
     assert "--fix-geometry" not in problem.text
     assert "one header places the same voxels wrongly, by up to 1 mm" in problem.text
+    assert "origin (1, 0, 0) mm in RAS" in problem.text
+    assert "SimpleITK: second.CopyInformation(first); it shows origins in LPS" in problem.text
     (note,) = check(fix_geometry=True).notes
     assert "although shape and spacing agree: if one header is wrong, it moves what the voxels show" in note
 
@@ -204,10 +206,7 @@ def test_contradicting_headers_are_noted_once_with_their_number(check, dataset, 
 
 
 def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset):
-    description = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "T1", "1": "T2"}}))
-    for path in sorted(dataset.glob("imagesTr/*_0000.nii.gz")):
-        shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
+    add_second_channel(dataset)
     moved = AFFINE.copy()
     moved[0, 3] = 1.0
     second = dataset / "imagesTr/p2_a_0001.nii.gz"
@@ -222,6 +221,52 @@ def test_a_channel_on_another_grid_is_a_problem_or_a_fix_too(check, dataset):
     assert report.problems == ()
     (note,) = report.notes
     assert "resamples p2_a_0001.nii.gz by linear interpolation onto the grid of p2_a_0000.nii.gz" in note
+
+
+def add_second_channel(dataset):
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(description | {"channel_names": {"0": "T1", "1": "T2"}}))
+    for path in sorted(dataset.glob("imagesTr/*_0000.nii.gz")):
+        shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
+
+
+@pytest.mark.parametrize("fix_geometry", [False, True])
+@pytest.mark.parametrize("file", ["labelsTr/p2_a.nii.gz", "imagesTr/p2_a_0001.nii.gz"])
+def test_a_file_that_lost_its_spacing_is_to_be_repaired_and_never_resampled(check, dataset, file, fix_geometry):
+    if file.startswith("imagesTr"):
+        add_second_channel(dataset)
+    save_nifti(dataset / file, load(dataset / file), np.eye(4))
+    report = check(fix_geometry=fix_geometry)
+    (problem,) = report.problems
+    assert problem.cases == ("p2_a",)
+    assert "the shape agrees and the spacings, 2 x 1 x 1 and 1 x 1 x 1 mm, do not" in problem.text
+    assert "copy the right header to the other file" in problem.text
+    assert "--fix-geometry" not in problem.text
+    assert not any("--fix-geometry" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("fix_geometry", [False, True])
+def test_files_in_different_units_are_told_by_the_factor_of_their_spacings(check, dataset, fix_geometry):
+    path = dataset / "imagesTr/p2_a_0000.nii.gz"
+    image = nib.Nifti1Image(load(path), AFFINE)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, path)
+    report = check(fix_geometry=fix_geometry)
+    (problem,) = report.problems
+    assert "2000 x 1000 x 1000 and 2 x 1 x 1 mm, differ by a factor of 1,000, so the files state different units" in (
+        problem.text
+    )
+    assert "--fix-geometry" not in "".join((problem.text, *report.notes))
+
+
+def test_lost_spacings_and_other_units_are_problems_of_two_kinds(check, dataset):
+    for name, affine in (("p1_a", np.eye(4)), ("p1_b", np.diag([3.0, 3.0, 3.0, 1.0])), ("p2_a", AFFINE / 1000)):
+        affine[3, 3] = 1.0
+        save_nifti(dataset / f"labelsTr/{name}.nii.gz", load(dataset / f"labelsTr/{name}.nii.gz"), affine)
+    problems = check().diagnosis.problems
+    assert [problem.cases for problem in problems] == [("p1_a", "p1_b"), ("p2_a",)]
+    assert "lost its spacing" in problems[0].text
+    assert "different units" in problems[1].text
 
 
 def test_pictures_of_another_size_stay_a_problem(check, dataset):
