@@ -35,7 +35,11 @@ def list_other_headers() -> Iterator[HostileFile]:
         ("VTK of unknown type", _edit_vtk(b"unsigned_short", b"quaternion" * 50), r"\.vtk"),
         ("VTK with 999 components", _edit_vtk(b"unsigned_short", b"unsigned_short 999"), r"\.vtk"),
         ("TIFF with spacing of words", _save_tiff('{"spacing": ["x", 1, 1]}'), "must hold"),
-        ("TIFF with spacing of zero", _save_tiff('{"spacing": [0, 1, 1]}'), "spacing must be three finite millimetres above 0"),
+        (
+            "TIFF with spacing of zero",
+            _save_tiff('{"spacing": [0, 1, 1]}'),
+            "spacing must be three finite millimetres above 0",
+        ),
         ("TIFF with deep spacing", _save_tiff("[" * 100_000), "must hold|cannot be read"),
         ("TIFF with other pages elsewhere", _save_ome, RIGHT),
     ]

@@ -2,13 +2,16 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, LockError, RunError
 from autoseg.files.checksums import compute_sha256
+from autoseg.geometry import Grid
 from autoseg.processes import fold_lock
 from autoseg.runtime.provenance import read_versions
+from autoseg.volume_io import write_label_map
 from autoseg.workflows.predict import prediction_folder
 from autoseg.workflows.predict.prediction_folder import (
     RECORD_NAME,
@@ -171,6 +174,21 @@ def test_a_file_that_cannot_be_written_is_not_recorded(out: Path) -> None:
         raise ZeroDivisionError
     assert read_record(out).sha256 == {}
     assert {path.name for path in out.iterdir()} == {RECORD_NAME}
+
+
+def test_errors_name_the_file_that_was_to_be_written(out: Path) -> None:
+    record = prepare(out, build_record("a"))
+    grid = Grid(shape_voxels=(2, 3, 4), spacing_mm=(1.0, 1.0, 1.0))
+
+    def write_over_folder() -> None:
+        with write_recorded(out / "a.nii.gz", record) as temporary:
+            temporary.mkdir()
+            write_label_map(temporary, np.ones(grid.shape_voxels, np.uint8), grid=grid, like=None)
+
+    with pytest.raises(RunError) as raised:
+        write_over_folder()
+    assert str(out / "a.nii.gz") in str(raised.value)
+    assert "-autoseg-" not in str(raised.value)
 
 
 def test_a_folder_without_locks_is_written_with_a_warning(
