@@ -1,10 +1,12 @@
 """The folder into which a prediction writes, and its record of how the label maps were made.
 
 Several predictions may write into one folder at the same time, such as the parts of a job array: each changes the
-record under a lock, one file at a time.
+record under a lock, one file at a time. A finished file adds a line to a second file, as writing the whole record each
+time would take most of the time in a folder of thousands of images.
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import AutosegError, LockError, RunError, shorten_names
@@ -31,6 +33,8 @@ from autoseg.volume_io import PROBABILITIES_ENDING
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
 LOCK_NAME: Final = ".prediction.lock"
+FINISHED_NAME: Final = ".prediction.jsonl"
+"""Files that were finished since the record was written, one line each; the record takes them over at the end."""
 LONGEST_LOCK_SECONDS: Final = 300.0  # the record is held for milliseconds; a network drive may stand still for minutes
 OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING)
 PART_ENDINGS: Final = (*OUTPUT_ENDINGS, *dict.fromkeys(end for ends in COMPANION_ENDINGS.values() for end in ends))
@@ -88,6 +92,25 @@ class PredictionRecord(Document):
     @classmethod
     def _check_outputs(cls, outputs: dict[str, str]) -> dict[str, str]:
         return _check_names(outputs, OUTPUT_ENDINGS)
+
+    @field_validator("sha256")
+    @classmethod
+    def _check_parts(cls, digests: dict[str, str]) -> dict[str, str]:
+        return _check_names(digests, PART_ENDINGS)
+
+
+class FinishedFile(Part):
+    """A line about a label map or probabilities: name, image and the digests of all parts, as in the record."""
+
+    name: str
+    image: str
+    sha256: dict[str, str]
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        _check_names({name: ""}, OUTPUT_ENDINGS)
+        return name
 
     @field_validator("sha256")
     @classmethod
@@ -162,11 +185,46 @@ def _name_final_folder(temporary: Path) -> Iterator[None]:
 
 
 def _enter(path: Path, digests: Mapping[str, str], record: PredictionRecord) -> None:
-    present = _read_record(path.parent) or record
-    _refuse_changes(path.parent, _list_changes(present, record))
-    outputs = present.outputs | {path.name: record.outputs[path.name]}
-    changed = present.model_copy(update={"outputs": outputs, "sha256": present.sha256 | digests})
-    write_document(path.parent / RECORD_NAME, changed)
+    out = path.parent
+    present = _read_record(out)
+    if present is None:
+        write_document(out / RECORD_NAME, record)
+    else:
+        _refuse_changes(out, _list_changes(present, record))
+    finished = FinishedFile(name=path.name, image=record.outputs[path.name], sha256=dict(digests))
+    with (out / FINISHED_NAME).open("a", encoding="utf-8") as lines:
+        lines.write(f"\n{finished.model_dump_json()}\n")  # begins a line of its own, even after one that was cut off
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def complete_record(out: Path) -> None:
+    """Takes all finished files over into the record of a folder; to be called under `lock_record`.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    record, lines = _read_record(out), out / FINISHED_NAME
+    if record is None or not lines.exists():
+        return
+    finished = _read_finished(lines)
+    outputs = record.outputs | {file.name: file.image for file in finished}
+    digests = {name: digest for file in finished for name, digest in file.sha256.items()}
+    changed = record.model_copy(update={"outputs": outputs, "sha256": record.sha256 | digests})
+    write_document(out / RECORD_NAME, changed)
+    with translate_write_errors(lines):
+        lines.unlink(missing_ok=True)
+
+
+def _read_finished(path: Path) -> list[FinishedFile]:
+    """Reads the lines; one that was cut off with its process belongs to a file that never got its name."""
+    finished = []
+    for line in filter(str.strip, path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        try:
+            finished.append(FinishedFile.model_validate_json(line))
+        except ValidationError:
+            logger.warning("%s: a line is damaged; --overwrite will leave its file", path)
+    return finished
 
 
 def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> PredictionRecord:
@@ -190,6 +248,7 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
         msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
         raise RunError(msg)
     _refuse_unusable_names(out, record.outputs)
+    complete_record(out)
     earlier = _read_record(out)
     made, digests = ({}, {}) if earlier is None else (earlier.outputs, earlier.sha256)
     changes = [] if earlier is None else _list_changes(earlier, record)
@@ -213,8 +272,19 @@ def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) 
 
 
 def _read_record(out: Path) -> PredictionRecord | None:
+    """Reads the record, unless it is the same file as before."""
     path = out / RECORD_NAME
-    return read_document(path, PredictionRecord) if path.exists() else None
+    if not path.exists():
+        return None
+    status = path.stat()
+    return _read_version(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+
+@lru_cache(maxsize=1)
+def _read_version(path: Path, version: tuple[int, ...]) -> PredictionRecord:
+    """Reads a version of the record: every change gives it another number, size or time."""
+    del version
+    return read_document(path, PredictionRecord)
 
 
 def _check_names(named: dict[str, str], endings: tuple[str, ...]) -> dict[str, str]:

@@ -1,3 +1,4 @@
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,10 @@ from autoseg.runtime.provenance import read_versions
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.predict import prediction_folder
 from autoseg.workflows.predict.prediction_folder import (
+    FINISHED_NAME,
     RECORD_NAME,
     PredictionRecord,
+    complete_record,
     lock_record,
     prepare_folder,
     write_recorded,
@@ -66,6 +69,8 @@ def predict(out: Path, record: PredictionRecord, *, overwrite: bool = False) -> 
     for name, image in record.outputs.items():
         with write_recorded(out / name, prepared) as temporary:
             temporary.write_text(f"label map of {image}")
+    with lock_record(out):
+        complete_record(out)
 
 
 def read_record(out: Path) -> PredictionRecord:
@@ -174,6 +179,47 @@ def test_a_file_that_cannot_be_written_is_not_recorded(out: Path) -> None:
         raise ZeroDivisionError
     assert read_record(out).sha256 == {}
     assert {path.name for path in out.iterdir()} == {RECORD_NAME}
+
+
+def write(out: Path, record: PredictionRecord, name: str) -> None:
+    with write_recorded(out / name, record) as temporary:
+        temporary.write_text(f"label map {name}")
+
+
+def test_files_of_a_killed_prediction_are_known_to_the_next_one(out: Path) -> None:
+    record = prepare(out, build_record("a", "b"))
+    write(out, record, "a.nii.gz")
+    with (out / FINISHED_NAME).open("a") as lines:
+        lines.write('{"name": "b.nii')  # cut off
+    write(out, record, "b.nii.gz")
+    prepare(out, build_record("a", "b"))
+    assert read_record(out).sha256 == {name: compute_sha256(out / name) for name in ("a.nii.gz", "b.nii.gz")}
+    assert not (out / FINISHED_NAME).exists()
+    write(out, record, "b.nii.gz")
+    prepare(out, build_record("a", configuration="3d_fullres"), overwrite=True)
+    assert {path.name for path in out.iterdir()} == {RECORD_NAME}
+    assert read_record(out).sha256 == {}
+
+
+def test_a_line_about_a_file_elsewhere_is_ignored_with_a_warning(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predict(out, build_record("a"))
+    line = {"name": "../x.nii.gz", "image": "a", "sha256": {"../x.nii.gz": "0" * 64}}
+    (out / FINISHED_NAME).write_text(json.dumps(line))
+    prepare(out, build_record("a"))
+    assert set(read_record(out).outputs) == {"a.nii.gz"}
+    assert "a line is damaged" in caplog.text
+
+
+def test_the_record_is_neither_read_nor_written_for_each_file(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = prepare(out, build_record("a", "b", "c"))
+    write(out, record, "a.nii.gz")
+    monkeypatch.setattr(prediction_folder, "read_document", None)
+    monkeypatch.setattr(prediction_folder, "write_document", None)
+    write(out, record, "b.nii.gz")
+    write(out, record, "c.nii.gz")
+    monkeypatch.undo()
+    prepare(out, build_record("a"))
+    assert len(read_record(out).sha256) == 3
 
 
 def test_errors_name_the_file_that_was_to_be_written(out: Path) -> None:
