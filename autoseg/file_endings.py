@@ -41,6 +41,15 @@ SEGMENTATION_INFIX: Final = ".seg"
 SEGMENTATION_ENDINGS: Final = (".nrrd", ".nhdr")
 HEADER_OF_VOXELS: Final = {".img": ".hdr", ".rec": ".par", ".brik": ".head", ".brik.gz": ".head"}
 """Formats of two files: the ending of the header, which represents both, by the ending of the voxels."""
+COMPANION_ENDINGS: Final = {
+    ".hdr": (".img",),
+    ".img": (".hdr",),
+    ".mhd": (".zraw", ".raw"),
+    ".nhdr": (".raw.gz", ".raw"),
+    ".tif": (".json",),
+    ".tiff": (".json",),
+}
+"""Endings of the second file that autoseg may write for a label map, which holds its voxels, header or spacing."""
 
 
 def find_ending(name: str) -> str | None:
@@ -52,6 +61,11 @@ def strip_ending(name: str) -> str:
     """Removes the longest readable ending; a name without one is returned unchanged."""
     ending = find_ending(name)
     return name if ending is None else name[: -len(ending)]
+
+
+def list_parts(name: str) -> tuple[str, ...]:
+    """Lists the name of a file to be written and those that its second file may get."""
+    return (name, *(f"{strip_ending(name)}{ending}" for ending in COMPANION_ENDINGS.get(find_ending(name) or "", ())))
 
 
 def strip_label_map_ending(name: str) -> str:

@@ -1,6 +1,7 @@
 """Finds the images to predict in a folder, or the channels of one file."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg.dataset.cases import Case, Findings
@@ -21,6 +22,7 @@ from autoseg.dataset.files import (
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.errors import PredictionError, Problem, group_problems
 from autoseg.file_endings import READABLE_ENDINGS, find_ending
+from autoseg.untrusted.names import describe_name, find_name_problem
 
 LOGGER = logging.getLogger(__name__)
 
@@ -45,7 +47,9 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tu
         msg = f"expected an image file or a folder of images, but {path} does not exist"
         raise PredictionError(msg)
     check_channels(groups, channel_names=[""] * channel_count, ending=ending, findings=findings)
-    failed = {name for problem in findings.of_cases for name in problem.cases}
+    failed = {name for problem in findings.of_cases for name in problem.cases} | _report_unusable_names(
+        groups, findings
+    )
     cases = tuple(
         Case(name=name, image_paths=tuple(file for _, file in sorted(files.items())), label_path=None)
         for name, files in groups.items()
@@ -56,6 +60,13 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tu
         msg = "\n".join([f"the images in {path} cannot be predicted:", *lines])
         raise PredictionError(msg)
     return cases, tuple(findings.of_cases)
+
+
+def _report_unusable_names(names: Iterable[str], findings: Findings) -> set[str]:
+    unusable = {name: problem for name in names if (problem := find_name_problem(name)) is not None}
+    for name, problem in unusable.items():
+        findings.add_to_case(describe_name(name), f"no label map can have this name: {problem}; rename the image")
+    return set(unusable)
 
 
 def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Findings) -> dict[str, ChannelFiles]:

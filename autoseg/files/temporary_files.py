@@ -3,7 +3,8 @@
 The name of a temporary file or folder holds a token that identifies the process that writes it: the host (with its
 present boot and PID namespace), the PID and the start time of the process. So a later process on the same host can tell
 whether the writer still runs. What another host wrote, perhaps on a shared file system, is left alone until nothing in
-it has changed for a day; so are names of earlier versions, which identify no process.
+it has changed for a day. Names of earlier versions identify neither autoseg nor a process: files of such names are
+removed only where no other program writes.
 """
 
 import functools
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Final
 
 TOKEN: Final = r"(?P<host>[0-9a-f]{8})(?P<pid>[0-9a-f]{8})(?P<start>[0-9a-f]{8})[0-9a-f]{8}"
-EARLIER_TOKEN: Final = r"[0-9a-f]{16}"
-TEMPORARY_NAME: Final = re.compile(rf"\.(?P<name>.+)-({TOKEN}|{EARLIER_TOKEN})(?P<ending>\..*)?")
+MARKER: Final = "-autoseg-"
+TEMPORARY_NAME: Final = re.compile(rf"\.(?P<name>.+){MARKER}{TOKEN}(?P<ending>\..*)?")
 """Name of a file or folder that is written beside its target, before it is renamed."""
+EARLIER_NAME: Final = re.compile(r"\..+-[0-9a-f]{16}(\..*)?")
+"""The same of earlier versions, which other programs may use as well."""
 TEMPORARY_FOLDER: Final = re.compile(rf"autoseg-{TOKEN}")
 """Name of a folder in the system's folder of temporary files, or of a mark in a folder of multiprocessing."""
 REPLACED_ENDING: Final = ".replaced"
@@ -37,7 +40,7 @@ START_VALUES: Final = 2**32
 def name_temporary(path: Path, ending: str | None = None) -> Path:
     """Returns a new temporary path beside `path`, with its ending, or with the whole name and another ending."""
     name, dot, own_ending = path.name.partition(".") if ending is None else (path.name, "", ending)
-    return path.with_name(f".{name}-{_build_token()}{dot}{own_ending}")
+    return path.with_name(f".{name}{MARKER}{_build_token()}{dot}{own_ending}")
 
 
 @contextmanager
@@ -71,7 +74,8 @@ def remove_leftovers(folder: Path, *, is_exclusive: bool = False) -> None:
 
     Args:
         folder: The folder; it need not exist.
-        is_exclusive: Whether no other process writes there, so that all temporary files are leftovers.
+        is_exclusive: Whether only the calling process writes there, so that all temporary files are leftovers, also
+            those of earlier versions.
     """
     remove_abandoned_folders()
     for place, folders, files in os.walk(folder):
@@ -80,7 +84,7 @@ def remove_leftovers(folder: Path, *, is_exclusive: bool = False) -> None:
                 folders.remove(name)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=128)  # bounded, as temporary folders are among the folders
 def remove_leftovers_once(folder: Path) -> None:
     """Removes what killed processes left in a folder, not below it, when this process first writes there."""
     with suppress(OSError), os.scandir(folder) as entries:
@@ -110,6 +114,8 @@ def _is_left_on_this_host(name: str) -> bool:
 
 
 def _remove_if_abandoned(path: Path, *, is_exclusive: bool = False) -> bool:
+    if is_exclusive and EARLIER_NAME.fullmatch(path.name):
+        return _remove_earlier_file(path)
     match = TEMPORARY_NAME.fullmatch(path.name)
     if match is None or path.is_symlink() or not (is_exclusive or _is_abandoned(path, match)):
         return False
@@ -122,6 +128,14 @@ def _remove_if_abandoned(path: Path, *, is_exclusive: bool = False) -> bool:
         elif path.is_file():
             path.unlink()
         return True
+    return False
+
+
+def _remove_earlier_file(path: Path) -> bool:
+    with suppress(OSError):
+        if path.is_file() and not path.is_symlink():
+            path.unlink()
+            return True
     return False
 
 

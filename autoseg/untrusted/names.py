@@ -14,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator
 
 LONGEST_COMPONENT_BYTES: Final = 255  # of nearly every file system
-APPENDED_BYTES: Final = 60  # the longest ending of autoseg, and what a temporary name adds
+APPENDED_BYTES: Final = 60  # a temporary name adds 42, the longest ending of autoseg 14 (".previous.b2nd")
 LONGEST_NAME_BYTES: Final = LONGEST_COMPONENT_BYTES - APPENDED_BYTES
 RESERVED_NAMES: Final = frozenset(
     {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in "123456789¹²³")}

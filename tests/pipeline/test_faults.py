@@ -44,10 +44,10 @@ def test_a_difference_a_leftover_and_an_orphan_are_found(tmp_path: Path) -> None
     (tmp_path / "found" / "b").touch()
     for name in ("expected", "found"):
         (tmp_path / name / "other.json").write_text(f'{{"x": {len(name)}}}')
-    (tmp_path / "found" / f".c-{'0' * 32}.txt").touch()
+    (tmp_path / "found" / f".c-autoseg-{'0' * 32}.txt").touch()
     assert find_differences(tmp_path / "expected", tmp_path / "found") == [
         "a is missing",
-        f".c-{'0' * 32}.txt is superfluous",
+        f".c-autoseg-{'0' * 32}.txt is superfluous",
         "b is superfluous",
         "other.json differs",
     ]

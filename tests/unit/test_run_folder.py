@@ -188,7 +188,7 @@ def test_a_folder_does_not_replace_a_file_or_a_link(tmp_path):
 
 def test_a_run_that_may_only_be_read_is_opened_with_what_was_left_in_it(tmp_path, monkeypatch):
     (tmp_path / "plan.json").touch()
-    left = tmp_path / f".a-{'0' * 16}.txt"
+    left = tmp_path / f".a-autoseg-{'0' * 32}.txt"
     left.touch()
     os.utime(left, (0, 0))
 

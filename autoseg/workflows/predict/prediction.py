@@ -42,6 +42,7 @@ from autoseg.workflows.predict.prediction_folder import (
     RECORD_NAME,
     EnsembleMember,
     PredictionRecord,
+    complete_record,
     lock_record,
     prepare_folder,
     write_recorded,
@@ -142,7 +143,11 @@ def _predict_images(
     odd: list[Problem] = []
     read = partial(_read, model, odd)
     events = _predict_images_of(waiting, out, model, request=request, record=record, progress=progress, read=read)
-    failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
+    try:
+        failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
+    finally:
+        with lock_record(out):
+            complete_record(out)
     for problem in group_problems(odd):
         progress.note(f"warning: {problem.describe()}")
     check_failures(failures, total=total, log=out / "prediction.log", unit="image")

@@ -1,35 +1,43 @@
 """The folder into which a prediction writes, and its record of how the label maps were made.
 
 Several predictions may write into one folder at the same time, such as the parts of a job array: each changes the
-record under a lock, one file at a time.
+record under a lock, one file at a time. A finished file adds a line to a second file, as writing the whole record each
+time would take most of the time in a folder of thousands of images.
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from autoseg.document import Document, Part, read_document, write_document
-from autoseg.errors import LockError, RunError, shorten_names
-from autoseg.file_endings import WRITABLE_ENDINGS
+from autoseg.errors import AutosegError, LockError, RunError, shorten_names
+from autoseg.file_endings import COMPANION_ENDINGS, WRITABLE_ENDINGS, list_parts
 from autoseg.files.checksums import compute_sha256
+from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.inference.execution.preparation import Execution
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
-from autoseg.run_folder import write_atomically
+from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
+from autoseg.untrusted.names import describe_name, find_name_problem
 from autoseg.volume_io import PROBABILITIES_ENDING
 
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
 LOCK_NAME: Final = ".prediction.lock"
+FINISHED_NAME: Final = ".prediction.jsonl"
+"""Files that were finished since the record was written, one line each; the record takes them over at the end."""
 LONGEST_LOCK_SECONDS: Final = 300.0  # the record is held for milliseconds; a network drive may stand still for minutes
 OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING)
-LEADS_ELSEWHERE: Final = frozenset("/\\:\0")
+PART_ENDINGS: Final = (*OUTPUT_ENDINGS, *dict.fromkeys(end for ends in COMPANION_ENDINGS.values() for end in ends))
 WHAT_MAKES_LABEL_MAPS: Final = (
     *("configuration", "folds", "ensemble", "weights_sha256"),
     *("mirroring", "step_fraction", "number_type", "postprocessing"),
@@ -58,8 +66,8 @@ class PredictionRecord(Document):
         images: Folder of the images of the first call.
         outputs: Names of all files that are made in this way, also by other calls, each with that of the image (its
             first channel): its name if it lies in `images`, else its path.
-        sha256: Digests of those that are finished, by name. Only a file that still has its digest is ever replaced or
-            removed.
+        sha256: Digests of those that are finished, by name, and of the second file of formats that have one. Only a
+            file that still has its digest is ever replaced or removed.
     """
 
     schema_version: Literal[1] = 1
@@ -80,14 +88,34 @@ class PredictionRecord(Document):
     sha256: dict[str, str] = Field(default_factory=dict)
     versions: LibraryVersions
 
-    @field_validator("outputs", "sha256")
+    @field_validator("outputs")
     @classmethod
-    def _check_names(cls, named: dict[str, str]) -> dict[str, str]:
-        for name in named:
-            if not _is_output_name(name):
-                msg = f"must name label maps in the folder itself (got {name!r:.80})"
-                raise ValueError(msg)
-        return named
+    def _check_outputs(cls, outputs: dict[str, str]) -> dict[str, str]:
+        return _check_names(outputs, OUTPUT_ENDINGS)
+
+    @field_validator("sha256")
+    @classmethod
+    def _check_parts(cls, digests: dict[str, str]) -> dict[str, str]:
+        return _check_names(digests, PART_ENDINGS)
+
+
+class FinishedFile(Part):
+    """A line about a label map or probabilities: name, image and the digests of all parts, as in the record."""
+
+    name: str
+    image: str
+    sha256: dict[str, str]
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        _check_names({name: ""}, OUTPUT_ENDINGS)
+        return name
+
+    @field_validator("sha256")
+    @classmethod
+    def _check_parts(cls, digests: dict[str, str]) -> dict[str, str]:
+        return _check_names(digests, PART_ENDINGS)
 
 
 def describe_image(image: Path, folder: str) -> str:
@@ -118,7 +146,10 @@ def lock_record(out: Path) -> Iterator[None]:
 
 @contextmanager
 def write_recorded(path: Path, record: PredictionRecord) -> Iterator[Path]:
-    """Yields a temporary path; its file gets the name `path`, and is entered in the record of its folder.
+    """Yields a path of the same name in a temporary folder; all files written there are recorded and moved beside.
+
+    Formats of two files name one in the other, so both must be written under their final names. The file `path` itself
+    is moved last: where it exists, all do.
 
     Args:
         path: A label map or probabilities in the folder.
@@ -127,15 +158,73 @@ def write_recorded(path: Path, record: PredictionRecord) -> Iterator[Path]:
     Raises:
         RunError: The folder cannot be written, or holds the results of another model since.
     """
-    with ExitStack() as locks, write_atomically(path, is_durable=False) as temporary:  # its writer has flushed it
-        yield temporary
-        digest = compute_sha256(temporary)
-        locks.enter_context(lock_record(path.parent))
-        present = _read_record(path.parent) or record
-        _refuse_changes(path.parent, _list_changes(present, record))
-        outputs = present.outputs | {path.name: record.outputs[path.name]}
-        changed = present.model_copy(update={"outputs": outputs, "sha256": present.sha256 | {path.name: digest}})
-        write_document(path.parent / RECORD_NAME, changed)
+    remove_leftovers_once(make_folder(path.parent))
+    folder = make_folder(name_temporary(path))
+    try:
+        with translate_write_errors(path), _name_final_folder(folder):
+            yield folder / path.name  # its writer has flushed it
+            written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+            digests = {file.name: compute_sha256(file) for file in written}
+            with lock_record(path.parent):
+                _enter(path, digests, record)
+                for file in written:
+                    file.replace(path.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _name_final_folder(temporary: Path) -> Iterator[None]:
+    """Lets errors name the place where files were to be, not that where they were written first."""
+    try:
+        yield
+    except AutosegError as error:
+        if str(temporary) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(temporary), str(temporary.parent))) from error
+
+
+def _enter(path: Path, digests: Mapping[str, str], record: PredictionRecord) -> None:
+    out = path.parent
+    present = _read_record(out)
+    if present is None:
+        write_document(out / RECORD_NAME, record)
+    else:
+        _refuse_changes(out, _list_changes(present, record))
+    finished = FinishedFile(name=path.name, image=record.outputs[path.name], sha256=dict(digests))
+    with (out / FINISHED_NAME).open("a", encoding="utf-8") as lines:
+        lines.write(f"\n{finished.model_dump_json()}\n")  # begins a line of its own, even after one that was cut off
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def complete_record(out: Path) -> None:
+    """Takes all finished files over into the record of a folder; to be called under `lock_record`.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    record, lines = _read_record(out), out / FINISHED_NAME
+    if record is None or not lines.exists():
+        return
+    finished = _read_finished(lines)
+    outputs = record.outputs | {file.name: file.image for file in finished}
+    digests = {name: digest for file in finished for name, digest in file.sha256.items()}
+    changed = record.model_copy(update={"outputs": outputs, "sha256": record.sha256 | digests})
+    write_document(out / RECORD_NAME, changed)
+    with translate_write_errors(lines):
+        lines.unlink(missing_ok=True)
+
+
+def _read_finished(path: Path) -> list[FinishedFile]:
+    """Reads the lines; one that was cut off with its process belongs to a file that never got its name."""
+    finished = []
+    for line in filter(str.strip, path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        try:
+            finished.append(FinishedFile.model_validate_json(line))
+        except ValidationError:
+            logger.warning("%s: a line is damaged; --overwrite will leave its file", path)
+    return finished
 
 
 def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> PredictionRecord:
@@ -158,6 +247,8 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
     if (out / PLAN_NAME).exists() and not (out / RECORD_NAME).exists():
         msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
         raise RunError(msg)
+    _refuse_unusable_names(out, record.outputs)
+    complete_record(out)
     earlier = _read_record(out)
     made, digests = ({}, {}) if earlier is None else (earlier.outputs, earlier.sha256)
     changes = [] if earlier is None else _list_changes(earlier, record)
@@ -168,7 +259,7 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
         digests = {name: digest for name, digest in digests.items() if name not in removed}
     else:
         _refuse_changes(out, changes)
-        _refuse_strangers(out, record.outputs, made)
+        _refuse_strangers(out, record.outputs, made, digests)
     if changes:
         return record
     return record.model_copy(update={"outputs": made | record.outputs, "sha256": digests})
@@ -181,19 +272,52 @@ def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) 
 
 
 def _read_record(out: Path) -> PredictionRecord | None:
+    """Reads the record, unless it is the same file as before."""
     path = out / RECORD_NAME
-    return read_document(path, PredictionRecord) if path.exists() else None
+    if not path.exists():
+        return None
+    status = path.stat()
+    return _read_version(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
-def _is_output_name(name: str) -> bool:
-    """Whether a name is that of a label map or of probabilities, without a way into another folder."""
-    return LEADS_ELSEWHERE.isdisjoint(name) and name.lower().endswith(OUTPUT_ENDINGS)
+@lru_cache(maxsize=1)
+def _read_version(path: Path, version: tuple[int, ...]) -> PredictionRecord:
+    """Reads a version of the record: every change gives it another number, size or time."""
+    del version
+    return read_document(path, PredictionRecord)
+
+
+def _check_names(named: dict[str, str], endings: tuple[str, ...]) -> dict[str, str]:
+    for name in named:
+        if _find_name_problem(name, endings) is not None:
+            msg = f"must name label maps in the folder itself (got {describe_name(name)})"
+            raise ValueError(msg)
+    return named
+
+
+@lru_cache(maxsize=2**18)
+def _find_name_problem(name: str, endings: tuple[str, ...]) -> str | None:
+    """Returns why a name cannot be that of a file of a prediction, by the same rule as the names of cases."""
+    ending = max((end for end in endings if name.lower().endswith(end)), key=len, default=None)
+    if ending is None:
+        return "it has no ending of a label map"
+    taken = next((part for part in list_parts(name) if part in (RECORD_NAME, PLAN_NAME)), None)
+    return find_name_problem(name[: -len(ending)]) if taken is None else f"{taken} has another meaning there"
+
+
+def _refuse_unusable_names(out: Path, outputs: Iterable[str]) -> None:
+    for name in outputs:
+        problem = _find_name_problem(name, OUTPUT_ENDINGS)
+        if problem is not None:
+            msg = f"{out} cannot hold a label map {describe_name(name)}: {problem}; rename the image"
+            raise RunError(msg)
 
 
 def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]) -> set[str]:
     """Removes files that predictions made; refuses, before anything is removed, if others are among them or some were
     changed since, such as corrected label maps."""
-    existing = [name for name in dict.fromkeys(names) if (out / name).exists()]
+    parts = dict.fromkeys(part for name in names for part in list_parts(name))
+    existing = [name for name in parts if (out / name).exists()]
     others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
     if others:
         msg = (
@@ -207,7 +331,9 @@ def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]
     return set(existing)
 
 
-def _refuse_strangers(out: Path, outputs: Mapping[str, str], made: Mapping[str, str]) -> None:
+def _refuse_strangers(
+    out: Path, outputs: Mapping[str, str], made: Mapping[str, str], digests: Mapping[str, str]
+) -> None:
     """Files that no prediction of this kind made, or made of another image of the same name, such as x.mha of x.nii."""
     others = [name for name in outputs if name in made and made[name] != outputs[name]]
     if others:
@@ -216,7 +342,8 @@ def _refuse_strangers(out: Path, outputs: Mapping[str, str], made: Mapping[str, 
             f"choose another folder, or replace it with --overwrite"
         )
         raise RunError(msg)
-    existing = [name for name in outputs if name not in made and (out / name).exists()]
+    parts = dict.fromkeys(part for name in outputs for part in list_parts(name) if name not in made)
+    existing = [name for name in parts if name not in digests and (out / name).exists()]
     if existing:
         msg = (
             f"{out} holds files that label maps would replace, such as {existing[0]} ({len(existing)} in all); "

@@ -18,7 +18,7 @@ from autoseg.files.temporary_files import (
 )
 from autoseg.run_folder import open_run, write_atomically, write_text
 
-KEPT = (".fold_0.lock", "a.txt", ".hidden-file.txt", f".a-{'0' * 17}.txt", f"a-{'0' * 32}.txt")
+KEPT = (".fold_0.lock", "a.txt", ".hidden-file.txt", f".a-autoseg-{'0' * 17}.txt", f"a-autoseg-{'0' * 32}.txt")
 WRITE_AND_DIE = """
 import os, sys
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_the_next_command_removes_what_a_killed_one_left_and_nothing_else(tmp_pa
     for name in KEPT:
         write_text(run / "below" / name, "x")
     with write_atomically(run / "alive.txt") as living:
-        (run / "below" / f".link-{'0' * 32}").symlink_to(tmp_path)
+        (run / "below" / f".link-autoseg-{'0' * 32}").symlink_to(tmp_path)
         (run / "plan.json").touch()
         before = list_names(run)
         environment = os.environ | {"TMPDIR": str(temporary_place)}
@@ -86,20 +86,38 @@ def test_the_next_command_removes_what_a_killed_one_left_and_nothing_else(tmp_pa
 def test_another_host_has_a_day(tmp_path, monkeypatch):
     monkeypatch.setattr(temporary_files, "_identify_host", lambda: "0" * 8)
     path = name_temporary(tmp_path / "a.nii.gz")
-    earlier = tmp_path / ".a-0123456789abcdef.nii.gz"
-    for written in (path, earlier):
-        written.touch()
+    path.touch()
     monkeypatch.undo()
     remove_leftovers(tmp_path)
-    assert list_names(tmp_path) == sorted([path.name, earlier.name])
-    for written in (path, earlier):
-        os.utime(written, (0, 0))
+    assert list_names(tmp_path) == [path.name]
+    os.utime(path, (0, 0))
     remove_leftovers(tmp_path)
     assert not list_names(tmp_path)
 
 
+def test_hidden_files_of_other_programs_stay_however_old_they_are(tmp_path):
+    cache, notes = tmp_path / f".cache-{'0123456789abcdef' * 2}", tmp_path / ".notes-0123456789abcdef.txt"
+    cache.mkdir()
+    (cache / "thesis.txt").write_text("years of work")
+    notes.touch()
+    for path in (cache / "thesis.txt", cache, notes):
+        os.utime(path, (0, 0))
+    before = list_names(tmp_path)
+    write_text(tmp_path / "b.txt", "x")
+    remove_leftovers(tmp_path)
+    assert list_names(tmp_path) == sorted([*before, "b.txt"])
+
+
+def test_files_of_earlier_versions_go_where_nobody_else_writes(tmp_path):
+    (tmp_path / ".a-0123456789abcdef.safetensors").touch()
+    folder = tmp_path / ".folder-0123456789abcdef"
+    folder.mkdir()
+    remove_leftovers(tmp_path, is_exclusive=True)
+    assert list_names(tmp_path) == [folder.name]
+
+
 def test_a_folder_of_another_host_is_as_old_as_the_newest_file_in_it(tmp_path):
-    folder = tmp_path / f".model-{'0' * 32}"
+    folder = tmp_path / f".model-autoseg-{'0' * 32}"
     write_text(folder / "fold_0" / "x", "x")
     os.utime(folder, (0, 0))
     remove_leftovers(tmp_path)
@@ -127,7 +145,7 @@ def test_a_later_process_of_the_same_number_is_another_one(tmp_path):
 def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     token = f"{temporary_files._identify_host()}{child.pid:08x}{temporary_files._read_start(child.pid):08x}{'0' * 8}"
-    (tmp_path / f".a-{token}").touch()
+    (tmp_path / f".a-autoseg-{token}").touch()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     remove_leftovers(tmp_path)
     assert not list_names(tmp_path)

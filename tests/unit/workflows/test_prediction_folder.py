@@ -1,18 +1,24 @@
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, LockError, RunError
 from autoseg.files.checksums import compute_sha256
+from autoseg.geometry import Grid
 from autoseg.processes import fold_lock
 from autoseg.runtime.provenance import read_versions
+from autoseg.volume_io import write_label_map
 from autoseg.workflows.predict import prediction_folder
 from autoseg.workflows.predict.prediction_folder import (
+    FINISHED_NAME,
     RECORD_NAME,
     PredictionRecord,
+    complete_record,
     lock_record,
     prepare_folder,
     write_recorded,
@@ -63,6 +69,8 @@ def predict(out: Path, record: PredictionRecord, *, overwrite: bool = False) -> 
     for name, image in record.outputs.items():
         with write_recorded(out / name, prepared) as temporary:
             temporary.write_text(f"label map of {image}")
+    with lock_record(out):
+        complete_record(out)
 
 
 def read_record(out: Path) -> PredictionRecord:
@@ -171,6 +179,62 @@ def test_a_file_that_cannot_be_written_is_not_recorded(out: Path) -> None:
         raise ZeroDivisionError
     assert read_record(out).sha256 == {}
     assert {path.name for path in out.iterdir()} == {RECORD_NAME}
+
+
+def write(out: Path, record: PredictionRecord, name: str) -> None:
+    with write_recorded(out / name, record) as temporary:
+        temporary.write_text(f"label map {name}")
+
+
+def test_files_of_a_killed_prediction_are_known_to_the_next_one(out: Path) -> None:
+    record = prepare(out, build_record("a", "b"))
+    write(out, record, "a.nii.gz")
+    with (out / FINISHED_NAME).open("a") as lines:
+        lines.write('{"name": "b.nii')  # cut off
+    write(out, record, "b.nii.gz")
+    prepare(out, build_record("a", "b"))
+    assert read_record(out).sha256 == {name: compute_sha256(out / name) for name in ("a.nii.gz", "b.nii.gz")}
+    assert not (out / FINISHED_NAME).exists()
+    write(out, record, "b.nii.gz")
+    prepare(out, build_record("a", configuration="3d_fullres"), overwrite=True)
+    assert {path.name for path in out.iterdir()} == {RECORD_NAME}
+    assert read_record(out).sha256 == {}
+
+
+def test_a_line_about_a_file_elsewhere_is_ignored_with_a_warning(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predict(out, build_record("a"))
+    line = {"name": "../x.nii.gz", "image": "a", "sha256": {"../x.nii.gz": "0" * 64}}
+    (out / FINISHED_NAME).write_text(json.dumps(line))
+    prepare(out, build_record("a"))
+    assert set(read_record(out).outputs) == {"a.nii.gz"}
+    assert "a line is damaged" in caplog.text
+
+
+def test_the_record_is_neither_read_nor_written_for_each_file(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = prepare(out, build_record("a", "b", "c"))
+    write(out, record, "a.nii.gz")
+    monkeypatch.setattr(prediction_folder, "read_document", None)
+    monkeypatch.setattr(prediction_folder, "write_document", None)
+    write(out, record, "b.nii.gz")
+    write(out, record, "c.nii.gz")
+    monkeypatch.undo()
+    prepare(out, build_record("a"))
+    assert len(read_record(out).sha256) == 3
+
+
+def test_errors_name_the_file_that_was_to_be_written(out: Path) -> None:
+    record = prepare(out, build_record("a"))
+    grid = Grid(shape_voxels=(2, 3, 4), spacing_mm=(1.0, 1.0, 1.0))
+
+    def write_over_folder() -> None:
+        with write_recorded(out / "a.nii.gz", record) as temporary:
+            temporary.mkdir()
+            write_label_map(temporary, np.ones(grid.shape_voxels, np.uint8), grid=grid, like=None)
+
+    with pytest.raises(RunError) as raised:
+        write_over_folder()
+    assert str(out / "a.nii.gz") in str(raised.value)
+    assert "-autoseg-" not in str(raised.value)
 
 
 def test_a_folder_without_locks_is_written_with_a_warning(
