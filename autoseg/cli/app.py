@@ -23,7 +23,7 @@ from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
 from autoseg.cli.status import status
-from autoseg.cli.terminal.console import build_stop_request
+from autoseg.cli.terminal.console import build_stop_request, open_closed_streams
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
 from autoseg.errors import AutosegError, DeviceError, WorkerError
@@ -130,6 +130,7 @@ def main() -> None:
     """Runs the command line; errors of the user end it with a message and exit code 1, without a traceback."""
     from autoseg.processes.library_output import silence_libraries
 
+    open_closed_streams()
     stop_with_parent()
     silence_libraries()
     try:
