@@ -46,7 +46,7 @@ FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
 EXAMINATION: Final = "`autoseg doctor RUN` checks this machine"
 ERRORS_OF_THE_SYSTEM: Final = frozenset(
     getattr(errno, name)
-    for name in "EAGAIN EDQUOT EIO EMFILE ENFILE ENOLCK ENOMEM ENOSPC EROFS ESTALE".split()
+    for name in ["EAGAIN", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOLCK", "ENOMEM", "ENOSPC", "EROFS", "ESTALE"]
     if hasattr(errno, name)
 )
 """Errors of the operating system whose cause is the machine or its disks, and not a file."""

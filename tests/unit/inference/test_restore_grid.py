@@ -13,9 +13,9 @@ from autoseg.geometry import Grid, compute_reorientation
 from autoseg.inference.restoring.decoding import decode_labels
 from autoseg.inference.restoring.restore_grid import (
     iterate_probabilities,
+    iterate_with_logits_in_ram,
     restore_label_map,
     restore_probabilities,
-    iterate_with_logits_in_ram,
     retry_with_logits_in_ram,
 )
 from autoseg.labels import LabelScheme

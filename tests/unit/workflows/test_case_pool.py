@@ -277,5 +277,5 @@ def test_where_workers_ended_and_no_further_one_can_be_started_the_error_says_so
 ) -> None:
     (tmp_path / "b.1").touch()
     refuse_single_workers(monkeypatch, after=0)
-    with pytest.raises(WorkerError, match="no further one can be started .*Too many open files"):
+    with pytest.raises(WorkerError, match=r"no further one can be started .*Too many open files"):
         run("b", tmp_path)
