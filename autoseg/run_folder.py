@@ -20,6 +20,7 @@ from autoseg.files.temporary_files import REPLACED_ENDING, name_temporary, remov
 
 WORKING_FOLDER: Final = -100  # AT_FDCWD and RENAME_EXCHANGE of Linux
 RENAME_EXCHANGE: Final = 2
+BYTES_OF_A_FULL_DISK: Final = 64 * 2**20  # libraries write in parts, the last of which may not have fitted
 
 ALL_CASES: Final = "all"
 """Name of the fold that trains on all cases and holds none out."""
@@ -375,15 +376,15 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def translate_library_errors() -> Iterator[None]:
-    """Translates write errors of blosc2 and PyTorch, which do not always name the reason, into OSError."""
+def translate_library_errors(path: Path) -> Iterator[None]:
+    """Translates write errors of blosc2 and PyTorch into OSError; they may have no reason, such as a full disk."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
-        msg = f"{error}, as on a full disk"
-        raise OSError(msg) from error
+        is_full = shutil.disk_usage(path.parent).free < BYTES_OF_A_FULL_DISK
+        raise OSError(f"{error}, as on a full disk" if is_full else str(error)) from error
 
 
 def write_text(path: Path, text: str, *, is_durable: bool = True) -> None:

@@ -1,5 +1,6 @@
 """Defines the `autoseg` command, its subcommands and the reporting of errors."""
 
+import errno
 import functools
 import re
 import signal
@@ -23,10 +24,10 @@ from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
 from autoseg.cli.status import status
-from autoseg.cli.terminal.console import build_stop_request
+from autoseg.cli.terminal.console import build_stop_request, open_closed_streams
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
-from autoseg.errors import AutosegError, DeviceError, WorkerError
+from autoseg.errors import AutosegError, DeviceError, LockError, WorkerError
 from autoseg.processes.parent_watch import stop_with_parent
 from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
 
@@ -43,12 +44,19 @@ HINTS: Final = {
 FLAGS_THAT_DISCARD: Final = ("overwrite", "restart")
 
 EXAMINATION: Final = "`autoseg doctor RUN` checks this machine"
+ERRORS_OF_THE_SYSTEM: Final = frozenset(
+    getattr(errno, name)
+    for name in ["EAGAIN", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOLCK", "ENOMEM", "ENOSPC", "EROFS", "ESTALE"]
+    if hasattr(errno, name)
+)
+"""Errors of the operating system whose cause is the machine or its disks, and not a file."""
 SIGNS_OF_THE_MACHINE: Final = re.compile(
-    r"\b(?:memory|RAM|CUDA|was killed|has died|cannot lock|No space left|quota exceeded|Too many open files"
-    r"|Input/output error|Stale file handle|Read-only file system|Resource temporarily unavailable)\b",
+    r"\b(?:was killed|has died|too little memory|ran out of memory|CUDA error|No space left on|quota exceeded"
+    r"|Too many open files|Input/output error|Stale file handle|Read-only file system|Cannot allocate memory"
+    r"|No locks available|Resource temporarily unavailable)\b",
     flags=re.IGNORECASE,
 )
-"""Words of messages whose cause may be the machine rather than the data or the options."""
+"""Phrases by which errors of other processes, whose class is lost, show the same, and that their processes died."""
 
 EXIT_USER_ERROR = 1
 EXIT_SIGNAL = 128  # the shell's convention, plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
@@ -130,6 +138,7 @@ def main() -> None:
     """Runs the command line; errors of the user end it with a message and exit code 1, without a traceback."""
     from autoseg.processes.library_output import silence_libraries
 
+    open_closed_streams()
     stop_with_parent()
     silence_libraries()
     try:
@@ -145,5 +154,15 @@ def main() -> None:
 
 def suggest_examination(error: AutosegError) -> str:
     """Suggests `autoseg doctor` for an error that may come from the machine; empty for others."""
-    is_of_machine = isinstance(error, DeviceError | WorkerError) or SIGNS_OF_THE_MACHINE.search(str(error))
-    return f"\n({EXAMINATION})" if is_of_machine else ""
+    is_of_machine = isinstance(error, DeviceError | WorkerError | LockError) or has_cause_in_system(error)
+    return f"\n({EXAMINATION})" if is_of_machine or SIGNS_OF_THE_MACHINE.search(str(error)) else ""
+
+
+def has_cause_in_system(error: BaseException) -> bool:
+    """Returns whether an error, or one that caused it, is an error of the operating system due to the machine."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in ERRORS_OF_THE_SYSTEM:
+            return True
+        cause = cause.__cause__
+    return False

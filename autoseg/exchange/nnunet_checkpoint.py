@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autoseg.errors import ExchangeError
 from autoseg.exchange.safe_unpickling import read_checkpoint_safely
+from autoseg.networks.weights import WEIGHT_DTYPES
 from autoseg.plan.values import LONGEST_TRAINING
 
 MOST_AXES: Final = 3
@@ -115,7 +116,7 @@ def _check_repetitions(weights: Mapping[str, Tensor], path: Path) -> None:
 
 def _find_storage_problem(tensor: Tensor) -> str | None:
     """Finds what a pickle can make of a few bytes: tensors without memory, or of more elements than were stored."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in WEIGHT_DTYPES:
         return f"are {tensor.dtype} on {tensor.device.type} ({tensor.layout}), expected floating-point numbers"
     needed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
     if needed > stored:

@@ -91,7 +91,7 @@ def write_nnunet_checkpoint(
         "trainer_name": BASE,
         "inference_allowed_mirroring_axes": chosen.training.mirror_axes or None,
     }
-    with write_atomically(path) as temporary, translate_library_errors(), temporary.open("wb") as stream:
+    with write_atomically(path) as temporary, translate_library_errors(temporary), temporary.open("wb") as stream:
         torch.save(content, stream)
 
 

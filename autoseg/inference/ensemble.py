@@ -23,7 +23,12 @@ from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
 from autoseg.inference.restoring.decoding import compute_probabilities, decode_probabilities
 from autoseg.inference.restoring.resample_logits import get_strip_bytes
-from autoseg.inference.restoring.restore_grid import Location, iterate_strips, retry_with_logits_in_ram
+from autoseg.inference.restoring.restore_grid import (
+    Location,
+    iterate_strips,
+    iterate_with_logits_in_ram,
+    retry_with_logits_in_ram,
+)
 from autoseg.inference.sliding_window.prediction import OnWindow
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
@@ -99,11 +104,17 @@ class Ensemble:
         self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
     ) -> Iterator[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]]]:
         """Yields mean probabilities slice by slice with their location."""
-        of_members = [
-            member.iterate_probabilities(member_logits, geometry)
-            for member, member_logits, geometry in zip(self.members, logits, geometries, strict=True)
-        ]
-        for slices in zip(*of_members, strict=True):
+
+        def iterate(
+            parts: Sequence[Tensor],
+        ) -> Iterator[tuple[tuple[Location, Float32[np.ndarray, "class slab_z slab_y slab_x"]], ...]]:
+            of_members = [
+                member.iterate_probabilities(part, geometry)
+                for member, part, geometry in zip(self.members, parts, geometries, strict=True)
+            ]
+            return zip(*of_members, strict=True)
+
+        for slices in iterate_with_logits_in_ram(iterate, logits):
             location, total = slices[0]
             for _, probabilities in slices[1:]:
                 total = total + probabilities

@@ -25,19 +25,27 @@ BYTES_PER_PREDICTED_NUMBER: Final = 2  # of a feature map in bfloat16
 GIB: Final = 2**30
 
 
-def check_training_memory(configuration: ConfigurationPlan, name: str, device: torch.device) -> None:
+def check_training_memory(
+    configuration: ConfigurationPlan, name: str, device: torch.device, *, process_count: int = 1
+) -> None:
     """Checks that a training of a configuration can fit into the memory of the device and of the computer.
+
+    Args:
+        configuration: Planned configuration.
+        name: Its name, for the message.
+        device: Device that trains.
+        process_count: Number of processes among which every batch is divided; the check is for one of them.
 
     Raises:
         DeviceError: It cannot; the message has the fields of the plan and the numbers.
     """
-    training = configuration.training
-    cost = _measure(configuration, training.batch_size)
-    batch = training.batch_size * math.prod(configuration.patch_voxels)
+    samples = math.ceil(configuration.training.batch_size / process_count)
+    cost = _measure(configuration, samples)
+    batch = samples * math.prod(configuration.patch_voxels)
     batch_bytes = batch * (configuration.network.input_channels * BYTES_PER_INTENSITY + BYTES_PER_LABEL)
     network_bytes = cost.parameter_count * BYTES_PER_TRAINED_PARAMETER + round(cost.kept_bytes * LEAST_KEPT_SHARE)
     fields = ("patch_voxels", "training.batch_size", "network.features_per_stage", "network.blocks_per_stage")
-    subject = f"training {name}"
+    subject = f"training {name}{f' in each of {process_count} processes' if process_count > 1 else ''}"
     if device.type == "cpu":
         _check(subject, batch_bytes + network_bytes, device, configuration, fields=fields)
     else:

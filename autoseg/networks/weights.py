@@ -19,6 +19,7 @@ from autoseg.run_folder import write_atomically
 
 NETWORK_PREFIX: Final = "network."
 CHECKSUMS_NAME: Final = "checksums"
+WEIGHT_DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -57,7 +58,11 @@ def find_weight_problem(weights: Mapping[str, Tensor], expected: Mapping[str, Te
         wanted = expected.get(name)
         if wanted is not None and wanted.is_floating_point() != tensor.is_floating_point():
             return f"{name} holds {tensor.dtype}, expected {wanted.dtype}"
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype not in WEIGHT_DTYPES:
+            return f"{name} holds {tensor.dtype}, expected one of {', '.join(map(str, WEIGHT_DTYPES))}"
+        if not bool(torch.isfinite(tensor).all()):
             return f"{name} holds NaN or infinite values, as after a training that diverged"
     return None
 

@@ -133,7 +133,7 @@ def write_array(path: Path, array: NDArray[Any], patch_voxels: tuple[int, ...]) 
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    with write_atomically(path, is_durable=False) as temporary, translate_library_errors():
+    with write_atomically(path, is_durable=False) as temporary, translate_library_errors(temporary):
         stored = blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),

@@ -41,6 +41,8 @@ Result = TypeVar("Result")
 SHARE_OF_FREE_MEMORY = 0.7
 WORKER_BASE_BYTES = 250 * 2**20  # a fresh interpreter with numpy, scipy, SimpleITK and nibabel loaded (measured)
 OUT_OF_MEMORY: Final = "OutOfMemoryError"  # of torch, which is not imported here
+MEMORY_REMEDY: Final = "close other programs or use a machine with more"
+ERRORS_OF_STARTING: Final = (OSError, EOFError)  # locks lie in shared memory; a server that cannot fork hangs up
 SECONDS_TO_TIDY_UP: Final = 10.0  # for a worker that is terminated, after its running call of a library
 SECONDS_BETWEEN_LOOKS: Final = 5.0  # for workers that died without the pool's notice
 
@@ -200,8 +202,8 @@ def _run_in_pool(
 ) -> Iterator[_Event[Result]]:
     interrupted: list[int] = []
     try:
-        opened = _open_pool(workers)
-    except OSError as error:  # locks lie in shared memory
+        opened, futures = _submit_jobs(work, jobs, workers)
+    except ERRORS_OF_STARTING as error:
         logging.getLogger(__name__).warning(
             "worker processes cannot be started (%s), usually because shared memory (/dev/shm) is full; "
             "this process works on one case after the other",
@@ -210,8 +212,6 @@ def _run_in_pool(
         yield from _run_here(work, jobs)
         return
     with opened as pool, _cancel_on_interruption(pool):
-        with defer_interruptions():
-            futures = {pool.submit(_run_job, work, job): index for index, (_, job) in enumerate(jobs)}
         for future in _iterate_finished(futures, pool):
             index = futures[future]
             if isinstance(future.exception(), BrokenProcessPool):
@@ -225,10 +225,34 @@ def _run_in_pool(
         yield _run_alone(work, name, job, index=index, size=sizes.get(name))
 
 
+def _submit_jobs(
+    work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int
+) -> tuple[ProcessPoolExecutor, dict["Future[Result]", int]]:
+    """Opens a pool and submits all jobs, which starts the workers; if one cannot be started, none remains.
+
+    Raises:
+        OSError, EOFError: Workers cannot be started.
+    """
+    pool = _open_pool(workers)
+    with _cancel_on_interruption(pool), defer_interruptions():
+        try:
+            return pool, {pool.submit(_run_job, work, job): index for index, (_, job) in enumerate(jobs)}
+        except ERRORS_OF_STARTING:
+            for process in _list_processes(pool):
+                process.kill()  # a worker that is starting ignores SIGTERM
+                process.join(SECONDS_TO_TIDY_UP)
+            raise
+
+
 def _check_that_workers_start() -> None:
     """Distinguishes workers that cannot start at all from workers that a case kills."""
-    with _open_pool(1) as pool:
-        (future,) = _iterate_finished([pool.submit(os.getpid)], pool)
+    try:
+        pool, futures = _submit_jobs(str, [("", 0)], 1)
+    except ERRORS_OF_STARTING as error:
+        msg = f"worker processes ended, and no further one can be started ({error}); {MEMORY_REMEDY}"
+        raise WorkerError(msg) from error
+    with pool:
+        (future,) = _iterate_finished(futures, pool)
         if isinstance(future.exception(), BrokenProcessPool):
             msg = (
                 "worker processes end as soon as they are started (their own message stands above); a script that "
@@ -242,13 +266,18 @@ def _run_alone(
 ) -> _Event[Result]:
     described = f"{name} ({size.describe()})" if size is not None else name
     logging.getLogger(__name__).warning("a worker process was killed; %s is tried again alone", described)
-    with _open_pool(1) as pool, _cancel_on_interruption(pool):
-        (future,) = _iterate_finished([pool.submit(_run_job, work, job)], pool)
+    try:
+        opened, futures = _submit_jobs(work, [(name, job)], 1)
+    except ERRORS_OF_STARTING as error:
+        message = f"its worker process was killed, and no further one can be started ({error}); {MEMORY_REMEDY}"
+        return _Event(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
+    with opened as pool, _cancel_on_interruption(pool):
+        (future,) = _iterate_finished(futures, pool)
         if isinstance(future.exception(), BrokenProcessPool):
             message = (
                 f"the worker process was killed twice, the second time while it worked on this case alone"
                 f"{'' if size is None else f' ({size.describe()})'}; "
-                f"the usual cause is too little memory: close other programs or use a machine with more"
+                f"the usual cause is too little memory: {MEMORY_REMEDY}"
             )
             return _Event(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
         return _collect(index, name, future)

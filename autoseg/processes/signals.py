@@ -1,7 +1,9 @@
 """Handling of signals that ask a program to end."""
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ CTRL_C: Final = "SIGINT"
 HANGUP: Final = "SIGHUP"
 TERMINATION_SIGNALS: Final = ("SIGTERM", HANGUP, "SIGBREAK")  # kill; closed terminal; queue on Windows
 REQUESTS_UNTIL_FORCED_STOP: Final = 3  # pressing Ctrl-C twice in a row may be an accident
+SECONDS_OF_REPETITION: Final = 1.0  # a signal that follows a stop so soon is the same request
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
@@ -93,6 +96,7 @@ class StopRequest:
     _is_urgent: bool = field(default=False, init=False)
     _count: int = field(default=0, init=False)
     _number: int = field(default=signal.SIGINT, init=False)
+    _stop_seconds: float = field(default=-math.inf, init=False)
 
     @property
     def is_requested(self) -> bool:
@@ -120,12 +124,12 @@ class StopRequest:
             yield
         except KeyboardInterrupt as interruption:
             if self.is_requested:
-                raise StopSignal(self._number) from interruption
+                raise self._build_stop(self._number) from interruption
             raise
         finally:
             self._waits_for = None
         if self.is_requested:
-            raise StopSignal(self._number)
+            raise self._build_stop(self._number)
 
     @contextmanager
     def allow_immediate_stop(self) -> Iterator[None]:
@@ -143,12 +147,20 @@ class StopRequest:
             self._number = number
         if number == getattr(signal, HANGUP, None):
             self.on_hangup()
-        if self._waits_for is None and self._count > 1 and number != signal.SIGINT:
+        if self._waits_for is None and number != signal.SIGINT and self._has_just_stopped():
             return  # schedulers repeat themselves, and what the first request made is still being tidied up
         if self._waits_for is None or self._is_urgent or self._count >= REQUESTS_UNTIL_FORCED_STOP:
             self._is_urgent = False
-            raise StopSignal(number)
+            raise self._build_stop(number)
         if self._count == 1:
             self.tell(f"stopping as soon as {self._waits_for}")
         else:
             self.tell("still stopping; Ctrl-C once more stops at once, and loses what is not saved")
+
+    def _has_just_stopped(self) -> bool:
+        """Whether a stop is being answered; after a while it may have been lost, as in a callback of a library."""
+        return time.monotonic() - self._stop_seconds < SECONDS_OF_REPETITION
+
+    def _build_stop(self, number: int) -> StopSignal:
+        self._stop_seconds = time.monotonic()
+        return StopSignal(number)

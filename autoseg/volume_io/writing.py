@@ -76,7 +76,7 @@ def write_probabilities(
     with write_atomically(path) as temporary:
         array = None
         for place, slab in slabs:
-            with translate_library_errors():
+            with translate_library_errors(temporary):
                 if array is None:
                     array = blosc2.empty(
                         shape,

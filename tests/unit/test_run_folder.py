@@ -207,3 +207,12 @@ def test_a_file_system_that_may_only_be_read_is_an_error_that_names_the_file(tmp
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(RunError, match=r"cannot write .*a\.txt: Read-only file system; .*choose another place"):
         write_text(tmp_path / "a.txt", "x")
+
+
+@pytest.mark.parametrize(("threshold", "message"), [(0, "unexpected pos 64$"), (2**80, "pos 64, as on a full disk$")])
+def test_an_error_of_a_library_is_put_down_to_a_full_disk_only_if_the_disk_is_full(
+    tmp_path, monkeypatch, threshold, message
+):
+    monkeypatch.setattr(run_folder, "BYTES_OF_A_FULL_DISK", threshold)
+    with pytest.raises(OSError, match=message), run_folder.translate_library_errors(tmp_path / "a.pth"):
+        raise RuntimeError("unexpected pos 64")  # noqa: EM101

@@ -2,10 +2,12 @@ import os
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 
-from autoseg.processes.signals import TERMINATION_SIGNALS, StopRequest, list_unignored_signals
+from autoseg.processes import signals
+from autoseg.processes.signals import TERMINATION_SIGNALS, StopRequest, StopSignal, list_unignored_signals
 
 REQUESTS = [signal.SIGINT, *([] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGHUP])]
 
@@ -131,3 +133,23 @@ def test_what_is_ignored_stays_so():
     assert list_unignored_signals(TERMINATION_SIGNALS) == [signal.SIGTERM]
     with StopRequest().handle_signals():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process instead")
+def test_a_signal_that_is_repeated_at_once_does_not_disturb_the_tidying_up(stop):
+    with stop.handle_signals():
+        with pytest.raises(StopSignal):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process instead")
+@pytest.mark.parametrize("is_postponed", [False, True])
+def test_a_later_signal_ends_work_that_the_first_one_did_not_end(stop, monkeypatch, is_postponed):
+    monkeypatch.setattr(signals, "SECONDS_OF_REPETITION", 0.0)
+    with stop.handle_signals():
+        with pytest.raises(StopSignal), stop.postpone_stop("all is saved") if is_postponed else nullcontext():
+            signal.raise_signal(signal.SIGTERM)
+        for _ in range(2):
+            with pytest.raises(StopSignal):
+                signal.raise_signal(signal.SIGTERM)

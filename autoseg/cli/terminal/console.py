@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from autoseg.processes.progress import format_duration
@@ -120,15 +121,27 @@ def open_console(*, plain_width: int = PLAIN_WIDTH) -> Console:
     return Console(RichConsole(width=width))
 
 
+def open_closed_streams() -> None:
+    """Opens the null device for each standard stream that was closed before the start, such as with `>&-`.
+
+    Otherwise the next file that is opened would get its descriptor, and what libraries print would be written into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode)  # noqa: SIM115 (stays open until the end)
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 def build_stop_request() -> StopRequest:
     """Builds a receiver of requests to end, which writes to standard error what it waits for."""
-    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream and stream.isatty()]
     return StopRequest(tell=_write_immediately, on_hangup=partial(_discard_output, terminals))
 
 
 def _write_immediately(text: str) -> None:
     """Writes a line unbuffered, as a signal handler must."""
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):  # standard error may be closed, or be None
         os.write(sys.stderr.fileno(), f"\nautoseg: {text}\n".encode())
 
 

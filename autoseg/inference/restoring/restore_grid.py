@@ -6,7 +6,7 @@ are interpolated and decoded strip by strip, so that a label map needs little mo
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TypeVar
 
 import numpy as np
@@ -39,6 +39,24 @@ def retry_with_logits_in_ram(work: Callable[[Sequence[Tensor]], Restored], logit
             raise
     logger.warning("the device ran out of memory; restoring the grid of the image on the CPU")
     return work([part.cpu() for part in logits])
+
+
+def iterate_with_logits_in_ram(
+    work: Callable[[Sequence[Tensor]], Iterator[Restored]], logits: Sequence[Tensor]
+) -> Iterator[Restored]:
+    """Yields what `work` yields; if the device is out of memory, the rest from logits in RAM."""
+    count = 0
+    try:
+        for part in work(logits):
+            yield part
+            count += 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or all(part.device.type == "cpu" for part in logits):
+            raise
+    else:
+        return
+    logger.warning("the device ran out of memory; restoring the grid of the image on the CPU")
+    yield from islice(work([part.cpu() for part in logits]), count, None)
 
 
 @torch.inference_mode()

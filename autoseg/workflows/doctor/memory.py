@@ -108,10 +108,11 @@ def check_shared_memory(memory: MemoryFacts) -> Iterator[Finding]:
         return
     if memory.shared_bytes is None or memory.shared_free_bytes is None or not memory.is_shared_writable:
         yield Finding(
-            state="will fail",
+            state="warning",
             subject="shared memory",
             found=f"{SHARED_MEMORY} is missing or not writable",
-            meaning="processes that work together need it for locks and for patches",
+            meaning="processes that work together need it for locks and for patches; without it, one process does "
+            "all the work, which is slower",
             remedy=f"mount a tmpfs at {SHARED_MEMORY} (in a container: docker run --shm-size=8g)",
         )
         return

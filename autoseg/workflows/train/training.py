@@ -85,7 +85,8 @@ def _train_on_device(
     plan = read_document(run.plan, Plan)
     name = find_configuration_name(plan, request.configuration)
     configuration = plan.configurations[name]
-    check_training_memory(configuration, name, device)
+    process_count = read_process_group().size if request.parallel else 1
+    check_training_memory(configuration, name, device, process_count=process_count)
     splits = read_document(run.splits, Splits)
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}

@@ -1,12 +1,24 @@
 """Errors that may come from the machine point to `autoseg doctor`."""
 
+import errno
 import sys
 from pathlib import Path
 
 import pytest
 
 from autoseg.cli import app
-from autoseg.errors import AutosegError, DeviceError, PlanError, RunError, TrainingError, WorkerError
+from autoseg.errors import (
+    AutosegError,
+    CasesFailedError,
+    DeviceError,
+    LockError,
+    PlanError,
+    Problem,
+    RunError,
+    TrainingError,
+    VolumeError,
+    WorkerError,
+)
 from autoseg.training.data.batches import translate_worker_crashes
 
 DEAD_WORKER = "DataLoader worker (pid 17) is killed by signal: Bus error. It is possible that dataloader's workers are"
@@ -25,11 +37,28 @@ def raise_worker_crash() -> None:
         RunError("cannot write run/plan.json: No space left on device; free space or choose another place"),
         RunError("cannot write run/plan.json: Disk quota exceeded; free space"),
         RunError("cannot lock run/.fold_0.lock: No locks available; put the run on a file system that has locks"),
+        LockError("cannot lock run/.fold_0.lock: Function not implemented"),
+        CasesFailedError("1 case failed", [Problem(text="too little memory (1 GiB); close other programs")]),
         TrainingError("fold 0: the process was killed (SIGKILL), often for lack of RAM"),
     ],
 )
 def test_an_error_that_may_come_from_the_machine_points_to_its_examination(error: AutosegError) -> None:
     assert "`autoseg doctor RUN` checks this machine" in app.suggest_examination(error)
+
+
+def raise_caused_by(number: int) -> None:
+    try:
+        raise OSError(number, "")
+    except OSError as error:
+        msg = "cannot read a.nii.gz"
+        raise VolumeError(msg) from error
+
+
+@pytest.mark.parametrize(("number", "is_of_machine"), [(errno.EIO, True), (errno.EMFILE, True), (errno.ENOENT, False)])
+def test_the_error_of_the_system_that_caused_an_error_decides(number: int, *, is_of_machine: bool) -> None:
+    with pytest.raises(VolumeError) as raised:
+        raise_caused_by(number)
+    assert bool(app.suggest_examination(raised.value)) == is_of_machine
 
 
 def test_a_dead_worker_process_points_to_the_examination() -> None:
@@ -44,6 +73,9 @@ def test_a_dead_worker_process_points_to_the_examination() -> None:
         PlanError("the planner 'lite' does not plan by time; leave out --budget"),
         RunError("no run folder run; make one with autoseg plan"),
         TrainingError("fold 7: expected 0 to 4"),
+        VolumeError("a.nii.gz: its spacing would make it larger than the memory of this computer"),
+        RunError("/data/working memory/RAM/cuda is a file, expected a folder; choose another place"),
+        RunError("cannot lock /data/x"),
     ],
 )
 def test_an_error_of_data_or_options_does_not(error: AutosegError) -> None:

@@ -12,7 +12,7 @@ from autoseg.document import read_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import MemberChoice, load_ensemble, restore_mean_label_map
-from autoseg.inference.model import load_model
+from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restoring.restore_grid import restore_label_map, restore_probabilities
 from autoseg.plan import MasksOfPreviousStage
@@ -137,6 +137,36 @@ def test_an_ensemble_of_a_run_equals_probabilities_averaged_by_hand(run, plan, i
     for place, probabilities in slices:
         gathered[:, *place] = probabilities
     np.testing.assert_array_equal(gathered, mean)
+
+
+class Distant(torch.Tensor):
+    """A tensor on a device whose memory is full."""
+
+    device = torch.device("cuda")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_probabilities_go_on_in_ram_when_the_device_is_full(run, image, monkeypatch, caplog):
+    ensemble = load_ensemble(run, [MemberChoice(configuration="3d_lowres", folds=None)], device="cpu")
+    volume = read_image([image])
+    cases = ensemble.preprocess(volume.array, volume.grid)
+    logits, geometries = ensemble.predict_case(cases, options=OPTIONS), [case.geometry for case in cases]
+    expected = [probabilities for _, probabilities in ensemble.iterate_probabilities(logits, geometries)]
+    iterate = SegmentationModel.iterate_probabilities
+
+    def iterate_two(model, part, geometry):
+        for count, found in enumerate(iterate(model, part.as_subclass(torch.Tensor), geometry)):
+            if count == 2 and isinstance(part, Distant):
+                raise torch.OutOfMemoryError
+            yield found
+
+    monkeypatch.setattr(SegmentationModel, "iterate_probabilities", iterate_two)
+    distant = [part.as_subclass(Distant) for part in logits]
+    found = [probabilities for _, probabilities in ensemble.iterate_probabilities(distant, geometries)]
+    assert "ran out of memory" in caplog.text
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_one_member_predicts_as_it_does_alone(run, image):

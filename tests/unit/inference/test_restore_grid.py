@@ -13,6 +13,7 @@ from autoseg.geometry import Grid, compute_reorientation
 from autoseg.inference.restoring.decoding import decode_labels
 from autoseg.inference.restoring.restore_grid import (
     iterate_probabilities,
+    iterate_with_logits_in_ram,
     restore_label_map,
     restore_probabilities,
     retry_with_logits_in_ram,
@@ -300,3 +301,28 @@ def test_errors_that_more_memory_would_not_help_are_not_hidden(error):
 
     with pytest.raises(type(error)):
         retry_with_logits_in_ram(fail, [torch.ones(3, 2, 2, 2)])
+
+
+def iterate_somewhere(parts):
+    for number in range(4):
+        if number == 2 and any(isinstance(part, Distant) for part in parts):
+            raise torch.OutOfMemoryError
+        yield number
+
+
+def test_a_device_that_is_full_after_some_slices_yields_each_slice_once(caplog):
+    logits = [torch.ones(3, 2, 2, 2).as_subclass(Distant)]
+    assert list(iterate_with_logits_in_ram(iterate_somewhere, logits)) == [0, 1, 2, 3]
+    assert "ran out of memory; restoring the grid of the image on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("shapes do not match")])
+def test_errors_between_slices_that_more_memory_would_not_help_are_not_hidden(error):
+    def fail(parts):
+        yield parts
+        raise error
+
+    slices = iterate_with_logits_in_ram(fail, [torch.ones(3, 2, 2, 2)])
+    next(slices)
+    with pytest.raises(type(error)):
+        next(slices)

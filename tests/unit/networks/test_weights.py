@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from autoseg.errors import RunError
 from autoseg.networks import NETWORK_PREFIX, build_network, read_weights, write_weights
+from autoseg.networks.weights import WEIGHT_DTYPES, find_weight_problem
 
 
 def test_weights_come_back_as_they_were_and_fit_the_network(make_plan, tmp_path: Path) -> None:
@@ -102,3 +103,16 @@ def test_checksums_that_are_none_are_the_users_error(tmp_path: Path, checksums: 
     save_file({"network.a": torch.ones(3), "checksums": checksums}, path)
     with pytest.raises(RunError, match=r"checkpoint_final.*its checksums are"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_a_dtype_that_no_network_has_are_named(dtype: torch.dtype) -> None:
+    problem = find_weight_problem({"a": torch.ones(2).to(dtype)}, {"a": torch.ones(2)})
+    assert problem is not None
+    assert problem.startswith(f"a holds {dtype}, expected one of torch.float16")
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
+def test_weights_of_usual_dtypes_and_integer_counters_pass(dtype: torch.dtype) -> None:
+    state = {"a": torch.ones(2, dtype=dtype), "num_batches_tracked": torch.tensor(7)}
+    assert find_weight_problem(state, {"a": torch.ones(2), "num_batches_tracked": torch.tensor(0)}) is None

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoseg.document import parse_part
-from autoseg.errors import DocumentError, TrainingError
+from autoseg.errors import DeviceError, DocumentError, TrainingError
 from autoseg.inference.model import load_model
 from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.processes.progress import SilentProgress
@@ -113,3 +113,19 @@ def test_several_units_bring_all_stages_before_them(run):
     assert [unit.configuration for unit in units] == [name for name in (FIRST, SECOND, THIRD) for _ in range(3)]
     assert [unit.needs for unit in units[::3]] == [None, FIRST, SECOND]
     assert [unit.is_only_needed for unit in units[::3]] == [True, True, False]
+
+
+def test_a_parallel_training_needs_memory_for_its_part_of_the_batch_alone(run, monkeypatch):
+    counts = []
+
+    def refuse(configuration, name, device, *, process_count):
+        counts.append(process_count)
+        raise DeviceError(name)
+
+    monkeypatch.setattr("autoseg.workflows.train.training.check_training_memory", refuse)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for is_parallel in (True, False):
+        with pytest.raises(DeviceError):
+            start(run, FIRST, parallel=is_parallel)
+    assert counts == [4, 1]

@@ -84,6 +84,7 @@ def test_a_restored_learner_continues_bit_for_bit(written, make_learner):
     ("name", "change", "problem"),
     [
         ("network.", lambda tensor: tensor.to(torch.int32), "holds torch.int32, expected torch.float32"),
+        ("network.", lambda tensor: tensor.to(torch.float8_e4m3fn), "holds torch.float8_e4m3fn, expected one of"),
         ("network.", lambda tensor: tensor * torch.nan, "holds NaN or infinite values"),
         ("optimizer.0.", lambda tensor: torch.zeros(7), r"planned optimizer: optimizer\.0\..* has the shape \(7,\)"),
     ],

@@ -678,3 +678,15 @@ def test_usual_plans_fit_into_small_computers(patch: tuple[int, ...], monkeypatc
     configuration = build_configuration(patch, network=network, training={"batch_size": 2})
     check_training_memory(configuration, "x", CPU)
     check_prediction_memory(configuration, "x", CPU, network_count=5)
+
+
+@pytest.mark.parametrize("batch_size", [8, 7])
+def test_each_of_several_processes_needs_memory_for_its_part_of_the_batch(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoseg.networks.memory_limits.find_available_ram", lambda: 3 * 2**29)
+    configuration = build_configuration((256, 256, 256), training={"batch_size": batch_size})
+    check_training_memory(configuration, "x", CPU, process_count=4)
+    for process_count, subject in ((1, "training x"), (2, "training x in each of 2 processes")):
+        with pytest.raises(DeviceError, match=rf"^{subject} needs .*training\.batch_size {batch_size}"):
+            check_training_memory(configuration, "x", CPU, process_count=process_count)

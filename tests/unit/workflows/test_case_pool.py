@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import struct
@@ -5,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from autoseg.errors import DatasetError, Problem
+from autoseg.errors import DatasetError, Problem, WorkerError
 from autoseg.processes import case_pool
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -234,3 +237,51 @@ def test_cases_are_worked_on_here_where_no_worker_can_be_started(
     assert run("a b c", tmp_path).results == ("A", "B", "C")
     assert "No space left on device" in caplog.text
     assert "/dev/shm" in caplog.text
+
+
+def test_cases_are_worked_on_here_where_only_some_workers_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started: list[BaseProcess] = []
+    start = BaseProcess.start
+
+    def start_once(process: BaseProcess) -> None:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(BaseProcess, "start", start_once)
+    assert run("a b c", tmp_path, workers=3).results == ("A", "B", "C")
+    assert "Resource temporarily unavailable" in caplog.text
+    assert not started[0].is_alive()
+
+
+def refuse_single_workers(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    pools, open_pool = [], case_pool._open_pool
+
+    def open_or_refuse(workers: int) -> ProcessPoolExecutor:
+        pools.append(workers)
+        if pools.count(1) > after:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_pool(workers)
+
+    monkeypatch.setattr(case_pool, "_open_pool", open_or_refuse)
+
+
+def test_a_case_that_cannot_be_tried_again_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b.1").touch()
+    refuse_single_workers(monkeypatch, after=1)
+    outcome = run("b", tmp_path)
+    (failure,) = outcome.failures
+    assert failure.describe()[0].startswith("case b: its worker process was killed, and no further one can be started")
+    assert failure.traceback is None
+
+
+def test_where_workers_ended_and_no_further_one_can_be_started_the_error_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b.1").touch()
+    refuse_single_workers(monkeypatch, after=0)
+    with pytest.raises(WorkerError, match=r"no further one can be started .*Too many open files"):
+        run("b", tmp_path)
