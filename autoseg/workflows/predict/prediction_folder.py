@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from autoseg.document import Document, Part, read_document, write_document
-from autoseg.errors import AutosegError, LockError, RunError, shorten_names
+from autoseg.document import Document, Part, parse_part, read_document, write_document
+from autoseg.errors import AutosegError, DocumentError, LockError, RunError, shorten_names
 from autoseg.file_endings import COMPANION_ENDINGS, WRITABLE_ENDINGS, list_parts
 from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
@@ -27,6 +27,7 @@ from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
+from autoseg.untrusted.json_reading import parse_json
 from autoseg.untrusted.names import describe_name, find_name_problem
 from autoseg.volume_io import PROBABILITIES_ENDING
 
@@ -221,8 +222,8 @@ def _read_finished(path: Path) -> list[FinishedFile]:
     finished = []
     for line in filter(str.strip, path.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
-            finished.append(FinishedFile.model_validate_json(line))
-        except ValidationError:
+            finished.append(parse_part(parse_json(line, where=str(path)), FinishedFile, where=str(path)))
+        except DocumentError:
             logger.warning("%s: a line is damaged; --overwrite will leave its file", path)
     return finished
 

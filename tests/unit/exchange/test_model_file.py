@@ -217,7 +217,7 @@ def test_a_named_configuration_leaves_the_selection_aside(run: Path, select: Bui
 def test_a_selected_model_that_was_trained_again_is_not_shared(run: Path, select: Builder) -> None:
     select(run, "2d")
     path = RunFolder(run).fold("2d", "1").final_checkpoint
-    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items() if name != "checksums"}, path)
     with pytest.raises(SelectionError, match="was trained again since"):
         share(run)
     assert list(run.parent.glob("shared*")) == []
@@ -306,6 +306,7 @@ def spoil(run: Path, tmp_path: Path, select: Builder) -> Path:
 def _spoil_fold(run: Path, configuration: str, name: str) -> None:
     fold = RunFolder(run).fold(configuration, name)
     tensors = load_file(fold.final_checkpoint)
+    del tensors["checksums"]  # they cover the names of the other tensors
     save_file(tensors | {f"optimizer.0.{SECRET}": torch.zeros(1)}, fold.final_checkpoint, metadata={"autoseg": SECRET})
     versions = read_versions().model_copy(update={"platform": SECRET})
     told = {"configuration": configuration, "fold": name, "seed": 0, "device": SECRET, "number_type": "float32"}

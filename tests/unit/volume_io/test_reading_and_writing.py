@@ -1,6 +1,8 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import blosc2
 import nibabel as nib
@@ -240,7 +242,8 @@ def small_files():
 
 
 @pytest.mark.usefixtures("small_files")
-def test_probabilities_that_find_no_room_are_reported(tmp_path):
+def test_probabilities_that_find_no_room_are_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     noise = np.random.default_rng(0).random((2, 8, 64, 64)).astype(np.float32)
     slabs = (((slice(z, z + 1), slice(None), slice(None)), noise[:, z : z + 1]) for z in range(8))
     with pytest.raises(RunError, match=r"cannot write .*a\.b2nd: .*full disk.*free space"):
@@ -249,7 +252,8 @@ def test_probabilities_that_find_no_room_are_reported(tmp_path):
 
 
 @pytest.mark.usefixtures("small_files")
-def test_preprocessed_arrays_that_find_no_room_are_reported(tmp_path):
+def test_preprocessed_arrays_that_find_no_room_are_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     noise = np.random.default_rng(0).random((1, 8, 64, 64)).astype(np.float32)
     with pytest.raises(RunError, match=r"cannot write .*a\.b2nd: .*full disk.*free space"):
         write_array(tmp_path / "a.b2nd", noise, (8, 32, 32))
