@@ -24,7 +24,7 @@ def main() -> None:
         python = make_environment(work / "venv")
         run([python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)], cwd=work)
         check_origin(python, work)
-        for folder in ("builders", "pipeline"):
+        for folder in ("builders", "faults", "pipeline"):
             shutil.copytree(ROOT / "tests" / folder, work / "tests" / folder)
         shutil.copy(ROOT / "tests" / "conftest.py", work / "tests" / "conftest.py")
         shutil.copy(ROOT / "pyproject.toml", work / "pyproject.toml")
