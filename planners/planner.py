@@ -1,6 +1,6 @@
 """The planner, which applies the rules to the measurements in the order in which one would explain them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from autoseg.errors import PlanError
@@ -9,6 +9,7 @@ from autoseg.geometry import IntTriple
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
+from planners.architectures.architecture import Architecture
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.dataset_decisions import choose_common
 from planners.profile import Profile
@@ -17,7 +18,7 @@ from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, cho
 from planners.rules.dimensionality import choose_dimensionality, explain_flat_patch
 from planners.rules.low_resolution import choose_low_resolution
 from planners.rules.median_shape import ResampledDataset
-from planners.rules.memory import choose_memory_target
+from planners.rules.memory import PLAIN_CALIBRATION, choose_memory_target
 from planners.rules.training import SCHEDULE_REASON, SUFFICIENT_REASON
 
 SLICES = "2d"
@@ -39,6 +40,13 @@ class Planner:
     description: str
     profile: Profile
     measures_host: bool = False
+
+    def with_architecture(self, architecture: Architecture) -> "Planner":
+        """Returns the planner that decides as this one, but for networks of an architecture."""
+        profile = replace(self.profile, choose_network=architecture.choose_network, topology=architecture.topology)
+        if self.profile.choose_network != architecture.choose_network:
+            profile = replace(profile, calibration=PLAIN_CALIBRATION)
+        return replace(self, name=f"{self.name}, {architecture.name}", profile=profile)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

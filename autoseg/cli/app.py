@@ -19,7 +19,7 @@ from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
 from autoseg.cli.init import init
 from autoseg.cli.plan import plan
-from autoseg.cli.planners import planners
+from autoseg.cli.planners import architectures, planners
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
@@ -116,6 +116,7 @@ for command in (
     export,
     demo,
     planners,
+    architectures,
     doctor,
 ):
     app.command()(explain_interruption(command))

@@ -1,6 +1,7 @@
-"""`autoseg planners`: list the sets of planning rules."""
+"""`autoseg planners` and `autoseg architectures`: list what `autoseg plan` chooses from."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -8,6 +9,8 @@ from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
     from autoseg.workflows.plan.planning import PlannerLike
+
+Row = TypeVar("Row")
 
 
 def planners() -> None:
@@ -19,15 +22,46 @@ def planners() -> None:
         typer.echo(f"{name:<{width}}  {planner.description}")
 
 
-def find_planner(name: str) -> "PlannerLike":
-    """Finds a planner by its name.
+def architectures() -> None:
+    """List the networks that `autoseg plan --architecture` accepts."""
+    from planners import ARCHITECTURES
+
+    width = max(map(len, ARCHITECTURES))
+    for name, architecture in ARCHITECTURES.items():
+        typer.echo(f"{name:<{width}}  {architecture.sentence}")
+        typer.echo(f"{'':<{width}}  ({architecture.source})")
+
+
+def find_planner(name: str, architecture: str | None = None) -> "PlannerLike":
+    """Finds a planner by its name, for the networks of an architecture.
+
+    Args:
+        name: Key of `planners.PLANNERS`.
+        architecture: Key of `planners.ARCHITECTURES`; None: those that the planner chooses by itself.
 
     Raises:
-        PlanError: There is no such planner; the message lists the existing ones.
+        PlanError: There is no such planner or architecture; the message lists the existing ones.
     """
-    from planners import PLANNERS
+    from planners import ARCHITECTURES, PLANNERS
 
-    if name not in PLANNERS:
-        msg = f"no planner is called {name!r}; choose one of: {', '.join(PLANNERS)}"
+    planner = find_row(name, PLANNERS, kind="planner")
+    if architecture is None:
+        return planner
+    return planner.with_architecture(find_row(architecture, ARCHITECTURES, kind="architecture"))
+
+
+def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:
+    """Finds the row of a table by its name.
+
+    Args:
+        kind: What the rows are, for the message.
+
+    Raises:
+        PlanError: There is no such row; the message lists the existing ones and suggests the nearest.
+    """
+    from autoseg.document import suggest_key
+
+    if name not in rows:
+        msg = f"no {kind} is called {name!r}{suggest_key(name, list(rows))}; choose one of: {', '.join(rows)}"
         raise PlanError(msg)
-    return PLANNERS[name]
+    return rows[name]

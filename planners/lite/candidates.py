@@ -10,12 +10,13 @@ import numpy as np
 from autoseg.fingerprint import Fingerprint, HostThroughput
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision
-from autoseg.plan.network import PlainUNetPlan
+from autoseg.plan.network import NetworkPlan, PlainUNetPlan
+from planners.architectures.architecture import Architecture
 from planners.reasons import format_amount, format_count, format_lengths, format_share
 from planners.rules.low_resolution import coarsen
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.patch_size import compute_initial_patch
-from planners.rules.topology import FEWEST_STAGES, Topology, choose_deep_supervision, compute_topology
+from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology, TopologyRule, choose_deep_supervision
 from planners.step_time import estimate_step_seconds
 
 LARGER_BATCH: Final = 2
@@ -39,12 +40,31 @@ class Situation:
     Attributes:
         training_seconds: Time to train one fold.
         measure_cost: Measures the cost of a network.
+        architecture: The networks to choose from; None: small plain U-Nets.
     """
 
     fingerprint: Fingerprint
     host: HostThroughput
     training_seconds: float
     measure_cost: MeasureCost
+    architecture: Architecture | None
+
+    @property
+    def topology(self) -> TopologyRule:
+        """The rule for dividing a patch."""
+        return UNET_TOPOLOGY if self.architecture is None else self.architecture.topology
+
+    def build_network(self, topology: Topology, width: int) -> NetworkPlan:
+        """Builds the network with `width` features in its first stage."""
+        if self.architecture is None:
+            return build_lite_network(topology, width, self.fingerprint)
+        network, _ = self.architecture.choose_network(
+            topology,
+            input_channels=len(self.fingerprint.channels),
+            output_channels=self.fingerprint.labels.output_channel_count,
+            width=width,
+        )
+        return network
 
     @property
     def memory_limit_bytes(self) -> float:
@@ -63,7 +83,7 @@ class Candidate:
 
     dataset: ResampledDataset
     topology: Topology
-    network: PlainUNetPlan
+    network: NetworkPlan
     batch: Decision[int]
     step_seconds: float
     iterations: int
@@ -97,22 +117,23 @@ def choose_candidate(dataset: ResampledDataset, situation: Situation) -> Decisio
 
 def list_candidates(dataset: ResampledDataset, situation: Situation) -> Iterator[Candidate]:
     """Lists candidates from the largest to the smallest network."""
-    topology: Topology | None = compute_topology(dataset.spacing_mm, compute_initial_patch(dataset))
+    compute = situation.topology.compute
+    topology: Topology | None = compute(dataset.spacing_mm, compute_initial_patch(dataset))
     while topology is not None:
         for width in WIDTHS:
             candidate = evaluate_candidate(dataset, topology, width, situation)
             if candidate.context < SUFFICIENT_CONTEXT_FRACTION and candidate.patches >= ENOUGH_PATCHES:
                 coarse = coarsen_for_context(dataset, topology)
                 candidate = evaluate_candidate(
-                    coarse, compute_topology(coarse.spacing_mm, topology.patch_voxels), width, situation
+                    coarse, compute(coarse.spacing_mm, topology.patch_voxels), width, situation
                 )
             yield candidate
-        topology = shorten(topology, dataset)
+        topology = shorten(topology, dataset, situation.topology)
 
 
 def evaluate_candidate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
     """Estimates the cost of a network on the machine, with the largest batch that leaves enough iterations."""
-    network = build_lite_network(topology, width, situation.fingerprint)
+    network = situation.build_network(topology, width)
     cost = situation.measure_cost(network, topology.patch_voxels, 1)
     patch_seconds = estimate_step_seconds(cost, situation.host)
     elements = sum(convolution.output_elements for convolution in cost.convolutions)
@@ -172,7 +193,7 @@ def choose_batch(patch_seconds: float, patch_bytes: float, situation: Situation)
     return Decision(LARGER_BATCH, f"{held}, at least {format_count(ITERATIONS_FOR_LARGER_BATCH)}")
 
 
-def shorten(topology: Topology, dataset: ResampledDataset) -> Topology | None:
+def shorten(topology: Topology, dataset: ResampledDataset, rule: TopologyRule = UNET_TOPOLOGY) -> Topology | None:
     """Shortens the topology by one step along the axis that covers most of the median case; None at the smallest."""
     shares = [
         extent / median if extent > divisor else 0.0
@@ -185,7 +206,7 @@ def shorten(topology: Topology, dataset: ResampledDataset) -> Topology | None:
         return None
     extents = list(topology.patch_voxels)
     extents[axis] -= topology.divisors[axis]
-    shorter = compute_topology(dataset.spacing_mm, extents)
+    shorter = rule.compute(dataset.spacing_mm, extents)
     is_smaller = math.prod(shorter.patch_voxels) < math.prod(topology.patch_voxels)
     return shorter if is_smaller and shorter.stage_count >= FEWEST_STAGES else None
 

@@ -13,7 +13,7 @@ from planners.reasons import format_extents, record
 from planners.rules.augmentation import choose_augmentation, describe_rotation
 from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.resampling import choose_resampling
-from planners.rules.topology import Topology, choose_deep_supervision, explain_topology
+from planners.rules.topology import Topology, choose_deep_supervision
 
 EPOCHS: Final = 1000
 ITERATIONS_PER_EPOCH: Final = 250
@@ -46,7 +46,7 @@ def build_configuration(
         ),
     )
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
-    pooling = explain_topology(topology, chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
+    pooling = situation.topology.explain(topology, chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
     reasons = (
         record(f"{name}: network", decision, _describe(chosen)),
         record(f"{name}: batch", chosen.batch, str(chosen.batch.value)),
@@ -116,5 +116,5 @@ def build_lite_training(
 
 def _describe(candidate: Candidate) -> str:
     patch = format_extents(candidate.topology.patch_voxels)
-    features = ", ".join(map(str, candidate.network.features_per_stage))
+    features = candidate.network.describe()["features"].replace(" ", ", ")
     return f"patch {patch} voxels, batch {candidate.batch.value}, features {features}"

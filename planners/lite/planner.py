@@ -1,12 +1,13 @@
 """A planner for computers without a GPU: the largest network that learns enough within a given time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision
 from autoseg.plan.document import Plan
+from planners.architectures.architecture import Architecture
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
 from planners.lite.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
@@ -20,13 +21,22 @@ from planners.rules.median_shape import ResampledDataset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LitePlanner:
-    """Plans one configuration for training on a CPU in limited time."""
+    """Plans one configuration for training on a CPU in limited time.
+
+    Attributes:
+        architecture: The networks that it chooses from; None: small plain U-Nets.
+    """
 
     name: str = "lite"
     description: str = (
         "Small U-Net for computers without a GPU: as wide as this machine can train within --budget (30 minutes)."
     )
     measures_host: bool = True
+    architecture: Architecture | None = None
+
+    def with_architecture(self, architecture: Architecture) -> "LitePlanner":
+        """Returns the planner that decides as this one, but for networks of an architecture."""
+        return replace(self, name=f"{self.name}, {architecture.name}", architecture=architecture)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.
@@ -52,9 +62,10 @@ class LitePlanner:
             host=machine.host,
             training_seconds=TRAINING_SHARE * find_budget(machine),
             measure_cost=measure_cost,
+            architecture=self.architecture,
         )
         name, dataset = _choose_dimensions(common)
-        missing = explain_missing_pooling(dataset)
+        missing = explain_missing_pooling(dataset, situation.topology)
         if missing is not None:
             msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
             raise PlanError(msg)

@@ -36,10 +36,13 @@ class UNetRule:
     decoder_convolutions: int
 
     def __call__(
-        self, topology: Topology, *, input_channels: int, output_channels: int
+        self, topology: Topology, *, input_channels: int, output_channels: int, width: int | None = None
     ) -> tuple[UNetPlan, tuple[Reason, ...]]:
         """Returns the network with a reason for each of its parameters."""
-        features = choose_features(topology.stage_count, dimensions=len(topology.patch_voxels))
+        dimensions = len(topology.patch_voxels)
+        features = choose_features(
+            topology.stage_count, dimensions=dimensions, width=width or BASE_FEATURES, most=MOST_FEATURES[dimensions]
+        )
         depth = self.choose_depth(topology.stage_count)
         deep_supervision = choose_deep_supervision(topology)
         encoder_blocks, decoder_convolutions = depth.value
@@ -77,10 +80,9 @@ PLAIN_UNET: Final = UNetRule(family="plain_unet", encoder_blocks=(2,), decoder_c
 """The network of the nnU-Net paper."""
 
 
-def choose_features(stage_count: int, *, dimensions: int) -> Decision[tuple[int, ...]]:
-    """Doubles the features with every halving of the resolution: 32, 64, 128, ... up to a limit."""
-    most = MOST_FEATURES[dimensions]
+def choose_features(stage_count: int, *, dimensions: int, width: int, most: int) -> Decision[tuple[int, ...]]:
+    """Doubles the features with every halving of the resolution, from `width` up to a limit."""
     # The exponent is limited so that absurdly deep networks do not build absurdly long integers.
-    features = tuple(min(most, BASE_FEATURES * 2 ** min(stage, 10)) for stage in range(stage_count))
-    because = f"{BASE_FEATURES} features, doubled in each of the {stage_count} stages up to {most} in {dimensions}D"
+    features = tuple(min(most, width * 2 ** min(stage, 10)) for stage in range(stage_count))
+    because = f"{width} features, doubled in each of the {stage_count} stages up to {most} in {dimensions}D"
     return Decision(features, because)

@@ -20,10 +20,15 @@ SMALL_FUNCTION_LINES: Final = 20
 TABLES: Final = (
     "autoseg/cli",
     "autoseg/networks/families",
+    "autoseg/networks/parts/attentions",
+    "autoseg/networks/parts/blocks",
+    "autoseg/networks/parts/contexts",
+    "autoseg/networks/parts/skips",
     "autoseg/training/augmentation",
     "autoseg/training/losses",
     "autoseg/volume_io/formats",
     "planners",
+    "planners/architectures",
     "planners/rules",
 )
 """Folders of like things, one file each: they may hold many files, and a small one is a row."""

@@ -25,8 +25,8 @@ EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
-        "--run", "--planner", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",
-        "--no-preprocess", "--workers", "--overwrite",
+        "--run", "--planner", "--architecture", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits",
+        "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
     "train": {
@@ -44,6 +44,7 @@ EXPECTED_FLAGS = {
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
     "planners": set(),
+    "architectures": set(),
     "doctor": {"--json"},
 }  # fmt: skip
 

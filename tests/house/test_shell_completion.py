@@ -15,7 +15,7 @@ import pytest
 
 from autoseg.cli.terminal import completion
 from autoseg.plan import PREFERRED_CONFIGURATIONS
-from planners import PLANNERS
+from planners import ARCHITECTURES, PLANNERS
 
 ROOT = Path(__file__).resolve().parents[2]
 Complete = Callable[..., list[str]]
@@ -110,6 +110,7 @@ def test_the_names_offered_are_those_that_exist() -> None:
     from autoseg.runtime.precision import Precision
 
     assert list(completion.PLANNERS) == list(PLANNERS)
+    assert list(completion.ARCHITECTURES) == list(ARCHITECTURES)
     assert sorted(completion.CONFIGURATIONS) == sorted(PREFERRED_CONFIGURATIONS)
     assert get_args(Precision) == completion.PRECISIONS
 

@@ -1,6 +1,7 @@
 """Completes option values in the shell (`autoseg --install-completion`).
 
-It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners are repeated.
+It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners and
+architectures are repeated.
 """
 
 from collections.abc import Iterable
@@ -10,6 +11,12 @@ from typing import Any
 import typer
 
 PLANNERS = ("default", "residual-m", "residual-l", "residual-xl", "lite")
+ARCHITECTURES = (
+    "plain_unet",
+    "residual_encoder_unet",
+    "u_net",
+    "u_net_3d",
+)
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -19,6 +26,11 @@ DEVICES = ("auto", "cpu", "cuda", "mps")  # not cuda:1, as bash ends words at co
 def complete_planner(incomplete: str) -> list[str]:
     """Completes `--planner`."""
     return _select(PLANNERS, incomplete)
+
+
+def complete_architecture(incomplete: str) -> list[str]:
+    """Completes `--architecture`."""
+    return _select(ARCHITECTURES, incomplete)
 
 
 def complete_configuration(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -6,12 +6,14 @@ import torch
 
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
+from autoseg.networks.families.u_shaped import UShapedNetwork
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.network import NetworkPlan
 
 FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_unet": PlainUNet,
     "residual_encoder_unet": ResidualEncoderUNet,
+    "u_shaped": UShapedNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

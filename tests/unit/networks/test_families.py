@@ -2,18 +2,23 @@
 
 import copy
 from pathlib import Path
+from typing import Final
 
 import pytest
 import torch
+from builders.networks import SMALL_NETWORKS
 from torch import Tensor, nn
 
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import prepare_network
 from autoseg.networks import FAMILIES, SegmentationNetwork, build_network, read_weights, write_weights
+from autoseg.networks.blocks import InstanceNormalization
+from autoseg.networks.cost import measure_cost, measure_module_cost
 from autoseg.plan import NETWORK_PLANS, NetworkPlan
 
 CPU = torch.device("cpu")
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_network = pytest.mark.parametrize("name", SMALL_NETWORKS)
+each_family = pytest.mark.parametrize("name", FAMILIES)
 each_dimension = pytest.mark.parametrize("dimensions", [2, 3])
 
 
@@ -32,6 +37,20 @@ def draw_image(plan: NetworkPlan, batch: int = 2) -> Tensor:
     return torch.randn((batch, plan.input_channels, *extents), generator=torch.Generator().manual_seed(1))
 
 
+GLOBAL_NETWORKS: Final = {
+    "context spp": "averages over the whole patch",
+    "attention se": "averages over the whole patch",
+}
+"""Networks that see the whole patch on purpose, whatever their kernels."""
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Takes from the normalizations the statistics over space, which join all slices."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, InstanceNormalization | nn.GroupNorm):
+            network.set_submodule(name, nn.Identity())
+
+
 def equals_up_to_rounding(found: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool((found - expected).abs().mean() < tolerance * expected.std())
 
@@ -42,12 +61,12 @@ def test_there_are_families_and_every_plan_has_one() -> None:
     assert all(NETWORK_PLANS[family].model_fields["family"].annotation.__args__ == (family,) for family in FAMILIES)
 
 
-@each_family
+@each_network
 @each_dimension
 def test_the_first_output_has_the_shape_of_the_image_and_the_others_reduce_it(
-    make_plan, family: str, dimensions: int
+    make_plan, name: str, dimensions: int
 ) -> None:
-    plan = make_plan(family, dimensions)
+    plan = make_plan(name, dimensions)
     network, image = build_network(plan), draw_image(plan)
     outputs = network(image)
     assert outputs[0].shape == (2, plan.output_channels, *image.shape[2:])
@@ -56,9 +75,9 @@ def test_the_first_output_has_the_shape_of_the_image_and_the_others_reduce_it(
         assert all(whole % part == 0 for whole, part in zip(outputs[0].shape[2:], output.shape[2:], strict=True))
 
 
-@each_family
-def test_every_output_has_a_weight_and_a_target_with_and_without_deep_supervision(make_plan, family: str) -> None:
-    plan = make_plan(family)
+@each_network
+def test_every_output_has_a_weight_and_a_target_with_and_without_deep_supervision(make_plan, name: str) -> None:
+    plan = make_plan(name)
     network, image = build_network(plan), draw_image(plan)
     for enabled in (True, False, True):
         network.set_deep_supervision(enabled=enabled)
@@ -69,9 +88,9 @@ def test_every_output_has_a_weight_and_a_target_with_and_without_deep_supervisio
         assert enabled or count == 1
 
 
-@each_family
-def test_without_deep_supervision_the_prediction_is_the_same(make_plan, family: str) -> None:
-    plan = make_plan(family)
+@each_network
+def test_without_deep_supervision_the_prediction_is_the_same(make_plan, name: str) -> None:
+    plan = make_plan(name)
     network, image = build_random_network(plan).eval(), draw_image(plan)
     outputs = network(image)
     with network.single_output():
@@ -80,25 +99,24 @@ def test_without_deep_supervision_the_prediction_is_the_same(make_plan, family: 
     torch.testing.assert_close(only, outputs[0])
 
 
-@each_family
+@each_network
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_exactly_the_weights_that_require_a_gradient_receive_one(
-    make_plan, family: str, *, deep_supervision: bool
+    make_plan, name: str, *, deep_supervision: bool
 ) -> None:
-    has_choice = "deep_supervision" in NETWORK_PLANS[family].model_fields
-    plan = make_plan(family, **({"deep_supervision": deep_supervision} if has_choice else {}))
+    plan = make_plan(name)
+    if "deep_supervision" in type(plan).model_fields:
+        plan = make_plan(name, deep_supervision=deep_supervision)
     network = build_random_network(plan)
     sum(output.square().sum() for output in network(draw_image(plan))).backward()
     received = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert received == {name for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-@each_family
+@each_network
 @each_dimension
-def test_in_evaluation_a_batch_gives_the_same_as_its_samples_one_by_one(
-    make_plan, family: str, dimensions: int
-) -> None:
-    plan = make_plan(family, dimensions)
+def test_in_evaluation_a_batch_gives_the_same_as_its_samples_one_by_one(make_plan, name: str, dimensions: int) -> None:
+    plan = make_plan(name, dimensions)
     network, image = build_random_network(plan).eval(), draw_image(plan, batch=3)
     before = copy.deepcopy(network.state_dict())
     together = network(image)[0]
@@ -107,27 +125,27 @@ def test_in_evaluation_a_batch_gives_the_same_as_its_samples_one_by_one(
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-@each_family
-def test_the_input_is_left_as_it_is(make_plan, family: str) -> None:
-    plan = make_plan(family)
+@each_network
+def test_the_input_is_left_as_it_is(make_plan, name: str) -> None:
+    plan = make_plan(name)
     image = draw_image(plan)
     build_random_network(plan)(image)
     assert torch.equal(image, draw_image(plan))
 
 
-@each_family
-def test_equal_states_of_the_source_give_equal_weights(make_plan, family: str) -> None:
+@each_network
+def test_equal_states_of_the_source_give_equal_weights(make_plan, name: str) -> None:
     weights = []
     for global_seed, seed in ((1, 7), (2, 7), (2, 8)):
         torch.manual_seed(global_seed)
-        weights.append(build_network(make_plan(family), torch.Generator().manual_seed(seed)).state_dict())
+        weights.append(build_network(make_plan(name), torch.Generator().manual_seed(seed)).state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert any(not torch.equal(value, weights[2][name]) for name, value in weights[1].items())
 
 
-@each_family
-def test_a_step_in_bfloat16_autocast_gives_finite_gradients(make_plan, family: str) -> None:
-    plan = make_plan(family)
+@each_network
+def test_a_step_in_bfloat16_autocast_gives_finite_gradients(make_plan, name: str) -> None:
+    plan = make_plan(name)
     network = build_network(plan)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = network(draw_image(plan))
@@ -136,21 +154,21 @@ def test_a_step_in_bfloat16_autocast_gives_finite_gradients(make_plan, family: s
 
 
 @each_family
-def test_weights_come_back_from_a_checkpoint(make_plan, family: str, tmp_path: Path) -> None:
-    plan = make_plan(family)
+def test_weights_come_back_from_a_checkpoint(make_plan, name: str, tmp_path: Path) -> None:
+    plan = make_plan(name)
     network, other = build_random_network(plan).eval(), build_network(plan).eval()
     write_weights(tmp_path / "checkpoint.safetensors", network.state_dict())
     other.load_state_dict(read_weights(tmp_path / "checkpoint.safetensors"))
     assert torch.equal(other(draw_image(plan))[0], network(draw_image(plan))[0])
 
 
-@each_family
+@each_network
 @each_dimension
 @torch.inference_mode()
 def test_prediction_in_bfloat16_agrees_up_to_its_precision_and_decides_in_single(
-    make_plan, family: str, dimensions: int
+    make_plan, name: str, dimensions: int
 ) -> None:
-    plan = make_plan(family, dimensions)
+    plan = make_plan(name, dimensions)
     network, image = build_random_network(plan).eval(), draw_image(plan)
     expected = network(image)[0]
     (found,) = prepare_network(network, device=CPU, dtype="bfloat16")(image)
@@ -163,20 +181,48 @@ def test_prediction_in_bfloat16_agrees_up_to_its_precision_and_decides_in_single
 
 @each_family
 @torch.no_grad()
-def test_a_prepared_network_is_one_graph_for_compilers(make_plan, family: str) -> None:
-    plan = make_plan(family)
+def test_a_prepared_network_is_one_graph_for_compilers(make_plan, name: str) -> None:
+    plan = make_plan(name)
     network, image = prepare_network(build_random_network(plan), device=CPU, dtype="bfloat16"), draw_image(plan)
     graph = torch.export.export(network, (image,), strict=False).module()
     torch.testing.assert_close(graph(image)[0], network(image)[0])
 
 
-@each_family
+@each_network
 @pytest.mark.skipif(find_openvino_version() is None, reason="OpenVINO is not installed")
 @torch.inference_mode()
-def test_openvino_computes_the_network(make_plan, family: str) -> None:
-    plan = make_plan(family)
+def test_openvino_computes_the_network(make_plan, name: str) -> None:
+    plan = make_plan(name)
     network, image = build_random_network(plan).eval(), draw_image(plan)
     network.set_deep_supervision(enabled=False)
     patch = tuple(image.shape[2:])
     converted: nn.Module = convert_network(network, channels=plan.input_channels, patch_voxels=patch, dtype="float32")
     torch.testing.assert_close(converted(image)[0], network(image)[0], rtol=1e-3, atol=1e-3)
+
+
+@each_network
+@each_dimension
+def test_the_counted_cost_is_that_of_a_computed_pass(make_plan, name: str, dimensions: int) -> None:
+    plan = make_plan(name, dimensions)
+    network, image = build_network(plan), draw_image(plan)
+    computed = measure_module_cost(network, image)
+    counted = measure_cost(plan, tuple(image.shape[2:]), len(image))
+    assert counted.kept_bytes == pytest.approx(computed.kept_bytes, rel=0.05)
+    assert counted.parameter_count == sum(parameter.numel() for parameter in network.parameters())
+    assert counted.multiply_adds == computed.multiply_adds > 0
+
+
+@each_network
+def test_kernels_of_one_voxel_do_not_mix_slices(make_plan, name: str) -> None:
+    """With kernels and strides of one along an axis in all stages, a slice of the logits depends on its own alone."""
+    if name in GLOBAL_NETWORKS:
+        pytest.skip(f"{name}: {GLOBAL_NETWORKS[name]}")
+    flat = {"kernel_sizes": ((1, 3, 3),) * 3, "strides": ((1, 1, 1), (1, 2, 2), (1, 2, 2))}
+    plan = make_plan(name, 3, **flat)
+    network, image = build_random_network(plan).eval(), draw_image(plan)
+    freeze_statistics(network)
+    changed = image.clone()
+    changed[:, :, 1] += 1
+    difference = (network(changed)[0] - network(image)[0]).abs().amax(dim=(0, 1, 3, 4))
+    assert difference[1] > 0
+    assert difference[0] == difference[2] == 0

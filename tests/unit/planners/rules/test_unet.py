@@ -2,14 +2,14 @@ import pytest
 
 from planners.default import DEFAULT
 from planners.residual import RESIDUAL_M
-from planners.rules.unet import choose_features
+from planners.rules.unet import BASE_FEATURES, MOST_FEATURES, choose_features
 
 
 @pytest.mark.parametrize(
     ("dimensions", "expected"), [(2, (32, 64, 128, 256, 512, 512, 512)), (3, (32, 64, 128, 256, 320, 320, 320))]
 )
 def test_features_double_up_to_the_limit_of_the_dimensions(dimensions, expected) -> None:
-    decision = choose_features(7, dimensions=dimensions)
+    decision = choose_features(7, dimensions=dimensions, width=BASE_FEATURES, most=MOST_FEATURES[dimensions])
     assert decision.value == expected
     assert decision.because == f"32 features, doubled in each of the 7 stages up to {expected[-1]} in {dimensions}D"
 

@@ -1,17 +1,16 @@
-"""Networks: the family of a network and the parameters from which the family builds it."""
+"""What the plans of all families of networks have in common."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from autoseg.document import Part
-from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount, ChannelCounts, KernelExtents
+from autoseg.plan.values import MOST_STAGES, ChannelCount, ChannelCounts, KernelExtents
 
-UNetFamily = Literal["plain_unet", "residual_encoder_unet"]
-"""Families that are planned by closed formulas."""
+PerStageExtents = Annotated[tuple[KernelExtents, ...], Field(max_length=MOST_STAGES)]
 
 
 class NetworkPlan(Part):
@@ -36,27 +35,31 @@ class NetworkPlan(Part):
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """Describes the parameters of the family in a few words each, by short headings, for a table about the plan."""
+        """Describes the parameters of the family in a few words each, by short headings, for a table about the plan.
+
+        The heading "features" is in every table: the channels of the stages, divided by spaces.
+        """
 
 
-class UNetPlan(NetworkPlan):
-    """Parameters of all families of U-Nets. Stage 0 has the full resolution, the last stage is the bottleneck.
+class StagedNetworkPlan(NetworkPlan):
+    """A network whose stages halve the resolution by the strides of the topology rule; abstract.
+
+    Stage 0 has the full resolution, the last stage is the bottleneck.
 
     Attributes:
         features_per_stage: Channels of each stage.
         kernel_sizes: Per stage, one value per axis.
-        strides: Per stage, of its first convolution; the first stage has ones.
-        blocks_per_stage: Convolutions (plain) or residual blocks (residual encoder) of each encoder stage.
-        convolutions_per_decoder_stage: One fewer than there are stages; index 0 is the lowest resolution.
-        deep_supervision: Whether training uses the outputs of all but the lowest decoder resolution.
+        strides: Per stage; the first stage has ones.
     """
 
     features_per_stage: ChannelCounts
-    kernel_sizes: Annotated[tuple[KernelExtents, ...], Field(max_length=MOST_STAGES)]
-    strides: Annotated[tuple[KernelExtents, ...], Field(max_length=MOST_STAGES)]
-    blocks_per_stage: BlockCounts
-    convolutions_per_decoder_stage: BlockCounts
-    deep_supervision: bool
+    kernel_sizes: PerStageExtents
+    strides: PerStageExtents
+
+    @property
+    def stage_count(self) -> int:
+        """Number of resolutions, the bottleneck included."""
+        return len(self.features_per_stage)
 
     @property
     def patch_divisors(self) -> tuple[int, ...]:
@@ -71,18 +74,15 @@ class UNetPlan(NetworkPlan):
             "kernels": _format_per_axis(self.kernel_sizes),
         }
 
+    def find_lengths(self) -> Mapping[str, int]:
+        """Finds for which number of stages every field is made that has one entry per stage."""
+        return {"kernel_sizes": len(self.kernel_sizes), "strides": len(self.strides)}
+
     @model_validator(mode="after")
-    def _check(self) -> "UNetPlan":
-        stages = len(self.features_per_stage)
-        lengths = {
-            "kernel_sizes": len(self.kernel_sizes),
-            "strides": len(self.strides),
-            "blocks_per_stage": len(self.blocks_per_stage),
-            "convolutions_per_decoder_stage": len(self.convolutions_per_decoder_stage) + 1,
-        }
-        for field, length in lengths.items():
-            if length != stages:
-                msg = f"{field} must describe the {stages} stages of features_per_stage"
+    def _check_stages(self) -> "StagedNetworkPlan":
+        for field, length in self.find_lengths().items():
+            if length != self.stage_count:
+                msg = f"{field} must describe the {self.stage_count} stages of features_per_stage"
                 raise ValueError(msg)
         if any(len(entry) != self.dimensions for entry in (*self.kernel_sizes, *self.strides)):
             msg = f"kernel_sizes and strides must have {self.dimensions} values per stage"
@@ -94,24 +94,6 @@ class UNetPlan(NetworkPlan):
             msg = "strides.0 must be ones: the first stage has the full resolution"
             raise ValueError(msg)
         return self
-
-
-class PlainUNetPlan(UNetPlan):
-    """A U-Net of stacked convolutions."""
-
-    family: Literal["plain_unet"] = "plain_unet"
-
-
-class ResidualEncoderUNetPlan(UNetPlan):
-    """A U-Net whose encoder consists of residual blocks."""
-
-    family: Literal["residual_encoder_unet"] = "residual_encoder_unet"
-
-
-NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
-    "plain_unet": PlainUNetPlan,
-    "residual_encoder_unet": ResidualEncoderUNetPlan,
-}
 
 
 def _format_per_axis(stages: Sequence[Sequence[int]]) -> str:

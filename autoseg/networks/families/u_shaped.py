@@ -1,0 +1,196 @@
+"""U-shaped networks of any block, skip connection, context and layers."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoseg.networks.blocks import build_head
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.attentions import build_attention
+from autoseg.networks.parts.blocks import build_stage
+from autoseg.networks.parts.contexts import build_context
+from autoseg.networks.parts.contexts.context import ContextSite
+from autoseg.networks.parts.resampling import LINEAR, UpsamplingStep, build_downsampling
+from autoseg.networks.parts.skips import build_skip
+from autoseg.networks.parts.skips.skip import SkipSite
+from autoseg.networks.parts.stage import StageSite
+from autoseg.plan.network import UShapedPlan
+
+DROPOUTS: Mapping[int, type[nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
+
+
+class UShapedNetwork(SegmentationNetwork):
+    """An encoder and a decoder of stages, joined by a skip connection at every resolution.
+
+    `levels` and `heads` are numbered like the encoder's stages: level 0 has the full resolution.
+    """
+
+    plan: UShapedPlan
+
+    def __init__(self, plan: UShapedPlan) -> None:
+        super().__init__(plan)
+        channels = (plan.input_channels, *plan.features_per_stage)
+        self.stages = nn.ModuleList(
+            _build_encoder_stage(plan, stage, channels_in=below, channels_out=above)
+            for stage, (below, above) in enumerate(pairwise(channels))
+        )
+        self.bottleneck = Bottleneck(plan)
+        below = (*plan.features_per_stage[1:-1], self.bottleneck.channels_out)
+        self.levels = nn.ModuleList(
+            DecoderStage(plan, level, channels_below=below[level]) for level in range(plan.stage_count - 1)
+        )
+        sources = (*plan.features_per_stage[:-1], self.bottleneck.channels_out)
+        self.heads = nn.ModuleList(
+            build_head(sources[level], plan.output_channels, plan.dimensions) for level in self._list_heads()
+        )
+        if plan.supervision == "fused":
+            joined = plan.output_channels * len(self.heads)
+            self.fusion: nn.Module = build_head(joined, plan.output_channels, plan.dimensions)
+        else:
+            self.fusion = nn.Identity()
+
+    def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
+        """Computes logits, the most important output first."""
+        skips = self._encode(image)
+        features = self.bottleneck(skips.pop())
+        decoded = [features]
+        for level in reversed(range(len(self.levels))):
+            features = self.levels[level](features, skips.pop())
+            decoded.append(features)
+        decoded.reverse()
+        return self._compute_logits(decoded, image.shape[2:])
+
+    @property
+    def output_weights(self) -> tuple[float, ...]:
+        """Those of the plan, normalized to a sum of 1."""
+        weights = self.plan.output_weights if self.deep_supervision else self.plan.output_weights[:1]
+        return tuple(weight / sum(weights) for weight in weights)
+
+    @property
+    def single_precision_modules(self) -> tuple[str, ...]:
+        """The heads, and what fuses their logits."""
+        heads = tuple(f"heads.{index}" for index in range(len(self.heads)))
+        return (*heads, "fusion") if self.plan.supervision == "fused" else heads
+
+    def _list_heads(self) -> range:
+        """The levels that have a head; the number of stages is the bottleneck."""
+        if self.plan.supervision == "fused":
+            return range(self.plan.stage_count)
+        return range(len(self.plan.output_weights))
+
+    def _encode(self, image: Tensor) -> list[Tensor]:
+        features = []
+        for stage in self.stages:
+            image = stage(image)
+            features.append(image)
+        return features
+
+    def _compute_logits(self, decoded: list[Tensor], extents: torch.Size) -> tuple[Tensor, ...]:
+        if self.plan.supervision == "fused":
+            sides = self._compute_sides(decoded, len(self.heads), extents)
+            fused: Tensor = self.fusion(torch.cat(sides, dim=1))
+            return (fused, *sides) if self.deep_supervision else (fused,)
+        count = len(self.output_weights)
+        if self.plan.supervision == "full_resolution":
+            return tuple(self._compute_sides(decoded, count, extents))
+        return tuple(self.heads[level](decoded[level]) for level in range(count))
+
+    def _compute_sides(self, decoded: list[Tensor], count: int, extents: torch.Size) -> list[Tensor]:
+        sides = [self.heads[level](decoded[level]) for level in range(count)]
+        mode = LINEAR[len(extents)]
+        return [
+            side if side.shape[2:] == extents else functional.interpolate(side, size=extents, mode=mode)
+            for side in sides
+        ]
+
+
+class Bottleneck(nn.Module):
+    """What follows the last stage of the encoder: dropout and context modules.
+
+    Attributes:
+        channels_out: Channels of the result.
+    """
+
+    def __init__(self, plan: UShapedPlan) -> None:
+        super().__init__()
+        self.dropout = DROPOUTS[plan.dimensions](plan.dropout) if plan.dropout else nn.Identity()
+        self.contexts = nn.ModuleList()
+        self.channels_out = plan.features_per_stage[-1]
+        for context in plan.contexts:
+            site = ContextSite(channels=self.channels_out, kernel=plan.kernel_sizes[-1], layers=plan.layers)
+            built = build_context(context, site)
+            self.contexts.append(built)
+            self.channels_out = built.channels_out
+
+    def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channels_out *space"]:
+        """Applies them in the order of the plan."""
+        features = self.dropout(features)
+        for context in self.contexts:
+            features = context(features)
+        return features
+
+
+class DecoderStage(nn.Module):
+    """One decoder stage: upsamples the features from below, joins those of the encoder, applies blocks."""
+
+    def __init__(self, plan: UShapedPlan, level: int, *, channels_below: int) -> None:
+        super().__init__()
+        channels, kernel, stride = plan.features_per_stage[level], plan.kernel_sizes[level], plan.strides[level + 1]
+        self.upsampling = UpsamplingStep(
+            plan.upsampling, channels_below, channels, stride=stride, kernel=kernel, layers=plan.layers
+        )
+        self.skip = build_skip(
+            plan.skip,
+            SkipSite(
+                level=level,
+                level_count=plan.stage_count - 1,
+                channels=channels,
+                channels_below=channels_below,
+                channels_upsampled=self.upsampling.channels_out,
+                stride=stride,
+                kernel=kernel,
+                layers=plan.layers,
+            ),
+        )
+        blocks = build_stage(
+            plan.decoder_block,
+            StageSite(
+                channels_in=self.skip.channels_out,
+                channels_out=channels,
+                block_count=plan.decoder_blocks_per_stage[plan.stage_count - 2 - level],
+                kernel=kernel,
+                strides_below=plan.strides[level + 1 :],
+                layers=plan.layers,
+                is_encoder=False,
+            ),
+        )
+        self.blocks = nn.Sequential(blocks, build_attention(plan.attention, channels, plan.dimensions))
+
+    def forward(
+        self, below: Float[Tensor, "batch channels_below *space_below"], encoded: Float[Tensor, "batch channel *space"]
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Computes the features of this resolution."""
+        features: Tensor = self.blocks(self.skip(encoded, self.upsampling(below), below))
+        return features
+
+
+def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Module:
+    site = StageSite(
+        channels_in=channels_in,
+        channels_out=channels_out,
+        block_count=plan.blocks_per_stage[stage],
+        kernel=plan.kernel_sizes[stage],
+        strides_below=plan.strides[stage + 1 :],
+        layers=plan.layers,
+        is_encoder=True,
+    )
+    is_last = stage == plan.stage_count - 1
+    return nn.Sequential(
+        build_downsampling(plan.downsampling, channels_in, plan.strides[stage], plan.layers),
+        build_stage(plan.block, site),
+        build_attention(None if is_last else plan.attention, channels_out, plan.dimensions),
+    )

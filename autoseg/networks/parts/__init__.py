@@ -1,0 +1,1 @@
+"""The parts of which networks of many families are made, for images and volumes."""

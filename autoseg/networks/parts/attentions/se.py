@@ -1,0 +1,25 @@
+"""Squeeze and excitation (Hu et al. 2018, arXiv:1709.01507)."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autoseg.networks.parts.layers import build_kernel
+from autoseg.plan.network.attentions import SqueezeExcitationPlan
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales every channel by a weight that is computed from the means of all channels of the sample."""
+
+    def __init__(self, plan: SqueezeExcitationPlan, channels: int, dimensions: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // plan.reduction)
+        one = (1,) * dimensions
+        self.squeeze = build_kernel(channels, hidden, one)
+        self.activation = nn.ReLU(inplace=True)
+        self.excite = build_kernel(hidden, channels, one)
+
+    def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
+        """Scales the channels."""
+        means = features.mean(dim=tuple(range(2, features.ndim)), keepdim=True)
+        weights: Tensor = self.excite(self.activation(self.squeeze(means)))
+        return features * weights.sigmoid()

@@ -1,0 +1,80 @@
+"""Changes of resolution between the stages of a network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoseg.networks.blocks import CONVOLUTIONS, POOLINGS, TRANSPOSED_CONVOLUTIONS
+from autoseg.networks.parts.layers import Layer, build_activation, build_normalization
+from autoseg.plan.network.layers import LayerPlan
+from autoseg.plan.network.u_shaped import Downsampling, Upsampling
+
+MAXIMUM_POOLINGS: Final[Mapping[int, Callable[..., nn.Module]]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+LINEAR: Final = {2: "bilinear", 3: "trilinear"}
+
+
+def build_downsampling(kind: Downsampling, channels: int, stride: Sequence[int], layers: LayerPlan) -> nn.Module:
+    """Builds the step to a lower resolution; the identity for a stride of ones."""
+    if all(step == 1 for step in stride):
+        return nn.Identity()
+    if kind == "max_pool":
+        return MAXIMUM_POOLINGS[len(stride)](tuple(stride))
+    if kind == "average_pool":
+        return POOLINGS[len(stride)](tuple(stride))
+    has_bias = layers.normalization == "none"
+    convolution = CONVOLUTIONS[len(stride)](channels, channels, tuple(stride), stride=tuple(stride), bias=has_bias)
+    return nn.Sequential(convolution, build_normalization(layers, channels, len(stride)), build_activation(layers))
+
+
+class Enlargement(nn.Module):
+    """Interpolation by a stride, linear or of the nearest voxel."""
+
+    def __init__(self, stride: Sequence[int], mode: str) -> None:
+        super().__init__()
+        self.stride = tuple(float(step) for step in stride)
+        self.mode = mode
+
+    def forward(self, features: Float[Tensor, "batch channel *space_below"]) -> Float[Tensor, "batch channel *space"]:
+        """Interpolates."""
+        corners = None if self.mode == "nearest" else False
+        return functional.interpolate(features, scale_factor=self.stride, mode=self.mode, align_corners=corners)
+
+
+class UpsamplingStep(nn.Module):
+    """The step to a higher resolution.
+
+    Attributes:
+        channels_out: Channels of the result.
+    """
+
+    def __init__(
+        self,
+        kind: Upsampling,
+        channels_below: int,
+        channels: int,
+        *,
+        stride: Sequence[int],
+        kernel: Sequence[int],
+        layers: LayerPlan,
+    ) -> None:
+        super().__init__()
+        dimensions = len(stride)
+        self.channels_out = channels_below if kind in ("linear", "transposed_wide") else channels
+        if kind.startswith("transposed"):
+            enlarge = TRANSPOSED_CONVOLUTIONS[dimensions]
+            self.enlarge: nn.Module = enlarge(channels_below, self.channels_out, tuple(stride), stride=tuple(stride))
+        else:
+            self.enlarge = Enlargement(stride, "nearest" if kind == "nearest_convolution" else LINEAR[dimensions])
+        self.convolution = (
+            Layer(channels_below, channels, kernel, layers=layers) if kind.endswith("_convolution") else nn.Identity()
+        )
+
+    def forward(
+        self, features: Float[Tensor, "batch channels_below *space_below"]
+    ) -> Float[Tensor, "batch channels_out *space"]:
+        """Enlarges, then convolves where the kind says so."""
+        enlarged: Tensor = self.convolution(self.enlarge(features))
+        return enlarged

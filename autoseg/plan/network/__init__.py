@@ -1,0 +1,24 @@
+"""Networks: the family of a network and the parameters from which the family builds it."""
+
+from typing import Final
+
+from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.u_shaped import UShapedPlan
+from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
+
+__all__ = [
+    "NETWORK_PLANS",
+    "NetworkPlan",
+    "PlainUNetPlan",
+    "ResidualEncoderUNetPlan",
+    "StagedNetworkPlan",
+    "UNetFamily",
+    "UNetPlan",
+    "UShapedPlan",
+]
+
+NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
+    "plain_unet": PlainUNetPlan,
+    "residual_encoder_unet": ResidualEncoderUNetPlan,
+    "u_shaped": UShapedPlan,
+}

@@ -1,0 +1,18 @@
+"""Architectures of the literature, one module per group: which network they choose for a topology."""
+
+from typing import Final
+
+from planners.architectures.architecture import Architecture
+from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
+from planners.architectures.unets import U_NET, U_NET_3D
+
+ARCHITECTURES: Final[dict[str, Architecture]] = {
+    architecture.name: architecture
+    for architecture in (
+        PLAIN_UNET_ARCHITECTURE,
+        RESIDUAL_ENCODER_UNET_ARCHITECTURE,
+        U_NET,
+        U_NET_3D,
+    )
+}
+"""By the names that `autoseg plan --architecture` takes."""

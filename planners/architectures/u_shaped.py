@@ -1,0 +1,141 @@
+"""The profile of a U-shaped network: the values in which one paper differs from another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.network import UShapedPlan
+from autoseg.plan.network.attentions import AttentionPlan
+from autoseg.plan.network.blocks import BlockPlan, PlainBlockPlan
+from autoseg.plan.network.contexts import ContextPlan
+from autoseg.plan.network.layers import LayerPlan
+from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
+from autoseg.plan.network.u_shaped import Downsampling, Supervision, Upsampling
+from planners.reasons import record
+from planners.rules.topology import Topology, choose_deep_supervision
+from planners.rules.unet import MOST_FEATURES, choose_features
+
+_PLAIN = PlainBlockPlan()
+_CONCATENATION = ConcatenationPlan()
+_LAYERS = LayerPlan(normalization="instance", activation="leaky_relu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UShapedProfile:
+    """Chooses a U-shaped network for a topology.
+
+    Attributes:
+        width: Features of the first stage, doubled with every further one.
+        most_features: Their limit; None: that of nnU-Net.
+        encoder_blocks: Blocks of the first encoder stages; the last number repeats.
+        decoder_blocks: Blocks of every decoder stage.
+        block: Blocks of the encoder.
+        decoder_block: Blocks of the decoder; None: the same.
+        output_weight_step: Weight of a trained output as a share of that of the next higher resolution.
+    """
+
+    width: int = 32
+    most_features: int | None = None
+    encoder_blocks: tuple[int, ...] = (2,)
+    decoder_blocks: int = 2
+    block: BlockPlan = _PLAIN
+    decoder_block: BlockPlan | None = None
+    skip: SkipPlan = _CONCATENATION
+    contexts: tuple[ContextPlan, ...] = ()
+    attention: AttentionPlan | None = None
+    layers: LayerPlan = _LAYERS
+    downsampling: Downsampling = "max_pool"
+    upsampling: Upsampling = "transposed"
+    dropout: float = 0.0
+    supervision: Supervision = "own_resolution"
+    output_weight_step: float = 0.5
+
+    def __call__(
+        self, topology: Topology, *, input_channels: int, output_channels: int, width: int | None = None
+    ) -> tuple[UShapedPlan, tuple[Reason, ...]]:
+        """Returns the network with a reason for each of its parameters."""
+        dimensions = len(topology.patch_voxels)
+        features = choose_features(
+            topology.stage_count,
+            dimensions=dimensions,
+            width=width or self.width,
+            most=self.most_features or MOST_FEATURES[dimensions],
+        )
+        outputs = self.choose_output_weights(topology)
+        network = self.build(
+            features.value,
+            kernel_sizes=topology.kernel_sizes,
+            strides=topology.strides,
+            input_channels=input_channels,
+            output_channels=output_channels,
+            output_weights=outputs.value,
+        )
+        return network, (
+            record("features", features, ", ".join(map(str, features.value))),
+            record("outputs", outputs, ", ".join(f"{weight:.3g}" for weight in outputs.value)),
+        )
+
+    def choose_output_weights(self, topology: Topology) -> Decision[tuple[float, ...]]:
+        """Chooses the weights of the trained outputs."""
+        if self.supervision == "fused":
+            weights = (1.0,) * (topology.stage_count + 1)
+            return Decision(weights, "as published: the fused output and those of all stages count alike")
+        supervised = choose_deep_supervision(topology)
+        count = topology.stage_count - 2 if supervised.value else 1
+        weights = tuple(self.output_weight_step**index for index in range(count))
+        return Decision(weights, supervised.because)
+
+    def build(
+        self,
+        features: Sequence[int],
+        *,
+        kernel_sizes: Sequence[tuple[int, ...]],
+        strides: Sequence[tuple[int, ...]],
+        input_channels: int,
+        output_channels: int,
+        output_weights: tuple[float, ...] = (1.0,),
+    ) -> UShapedPlan:
+        """Builds the plan for features, kernels and strides of every stage."""
+        stages = len(features)
+        last = len(self.encoder_blocks) - 1
+        return UShapedPlan(
+            dimensions=2 if len(strides[0]) == 2 else 3,
+            input_channels=input_channels,
+            output_channels=output_channels,
+            features_per_stage=tuple(features),
+            kernel_sizes=tuple(kernel_sizes),
+            strides=tuple(strides),
+            blocks_per_stage=tuple(self.encoder_blocks[min(stage, last)] for stage in range(stages)),
+            decoder_blocks_per_stage=(self.decoder_blocks,) * (stages - 1),
+            block=self.block,
+            decoder_block=self.decoder_block or self.block,
+            skip=self.skip,
+            contexts=self.contexts,
+            attention=self.attention,
+            layers=self.layers,
+            downsampling=self.downsampling,
+            upsampling=self.upsampling,
+            dropout=self.dropout,
+            supervision=self.supervision,
+            output_weights=output_weights,
+        )
+
+    def build_published(
+        self,
+        features: Sequence[int],
+        *,
+        dimensions: int,
+        input_channels: int,
+        output_channels: int,
+        kernel: int = 3,
+        output_weights: tuple[float, ...] = (1.0,),
+    ) -> UShapedPlan:
+        """Builds the network of a paper, whose stages have equal kernels and halve all axes."""
+        return self.build(
+            features,
+            kernel_sizes=((kernel,) * dimensions,) * len(features),
+            strides=((1,) * dimensions, *((2,) * dimensions,) * (len(features) - 1)),
+            input_channels=input_channels,
+            output_channels=output_channels,
+            output_weights=output_weights,
+        )

@@ -1,0 +1,68 @@
+"""What holds for the plan of every architecture, with every planner."""
+
+import pytest
+from builders.fingerprints import build_fingerprint
+
+from autoseg.cli.planners import find_planner
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Machine
+from autoseg.networks.cost import measure_cost
+from autoseg.plan import Plan
+from autoseg.workflows.plan.planning import find_network_cost
+from planners import ARCHITECTURES, PLANNERS
+
+MACHINE = Machine(accelerator_memory_gb=None)
+DATASETS = {
+    "isotropic": ((1.0, 1.0, 1.0), (48, 64, 48)),
+    "thick slices": ((5.0, 0.8, 0.8), (16, 192, 192)),
+    "image": ((1.0, 1.0, 1.0), (1, 256, 320)),
+}
+PUBLISHED = {
+    f"{name} {published.variant}".strip(): published
+    for name, architecture in ARCHITECTURES.items()
+    for published in architecture.published
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_network_has_the_published_number_of_parameters(name: str) -> None:
+    published = PUBLISHED[name]
+    plan = published.plan
+    extents = tuple(4 * divisor for divisor in plan.patch_divisors)
+    counted = measure_cost(plan, extents, 2)
+    assert counted.parameter_count == pytest.approx(published.parameter_count, rel=0.01)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_planned_for_every_kind_of_image(architecture: str, dataset: str) -> None:
+    spacing_mm, shape = DATASETS[dataset]
+    planner = find_planner("default", architecture)
+    plan = planner.plan(build_fingerprint(spacing_mm, shape), MACHINE, measure_cost=find_network_cost)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    assert architecture in plan.planner
+    assert ("3d_fullres" in plan.configurations) == (shape[0] > 1)
+
+
+@pytest.mark.parametrize("planner", [name for name, planner in PLANNERS.items() if not planner.measures_host])
+def test_every_planner_takes_an_architecture(planner: str) -> None:
+    spacing_mm, shape = DATASETS["isotropic"]
+    fingerprint = build_fingerprint(spacing_mm, shape)
+    plan = find_planner(planner, "u_net").plan(fingerprint, MACHINE, measure_cost=find_network_cost)
+    assert {configuration.network.family for configuration in plan.configurations.values()} == {"u_shaped"}
+    own = PLANNERS[planner].plan(fingerprint, MACHINE)
+    assert plan.accelerator_memory_gb == own.accelerator_memory_gb
+
+
+def test_the_own_architecture_of_a_planner_changes_nothing_but_its_name() -> None:
+    spacing_mm, shape = DATASETS["thick slices"]
+    fingerprint = build_fingerprint(spacing_mm, shape)
+    for name, architecture in (("default", "plain_unet"), ("residual-m", "residual_encoder_unet")):
+        own = PLANNERS[name].plan(fingerprint, MACHINE)
+        given = find_planner(name, architecture).plan(fingerprint, MACHINE)
+        assert given.model_copy(update={"planner": own.planner}) == own
+
+
+def test_a_wrong_architecture_is_refused_with_the_nearest() -> None:
+    with pytest.raises(PlanError, match=r"no architecture is called 'u_nett' \(did you mean 'u_net'\?\)"):
+        find_planner("default", "u_nett")
