@@ -6,7 +6,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from autoseg.document import Part
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.network import NetworkPlan
+from autoseg.plan.network.base import NetworkPlan
 
 # Of training on a CPU, fitted to the measured peaks of eleven trainings that keep 25 MB to 8 GB: what autograd keeps,
 # in the dtype that is computed in, gradients, and what lies idle between kept blocks of memory.

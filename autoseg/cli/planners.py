@@ -54,7 +54,7 @@ def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:
     """Finds the row of a table by its name.
 
     Args:
-        kind: What the rows are, for the message.
+        kind: Name for such a row in the message.
 
     Raises:
         PlanError: There is no such row; the message lists the existing ones and suggests the nearest.

@@ -31,6 +31,7 @@ from autoseg.inference.sliding_window.prediction import (
     compute_inference_batch_size,
     predict_logits,
 )
+from autoseg.networks.cost import count_cost
 from autoseg.networks.families import build_network
 from autoseg.networks.memory_limits import check_prediction_memory
 from autoseg.networks.network import SegmentationNetwork
@@ -264,7 +265,9 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    check_prediction_memory(plan.configurations[name], name, used_device, network_count=len(trainings))
+    check_prediction_memory(
+        plan.configurations[name], name, used_device, count=count_cost, network_count=len(trainings)
+    )
     fits = translate_memory_errors(used_device, purpose=f"the networks of {len(names)} fold(s)", advice=MEMORY_ADVICE)
     with adaptive_cpu_threads(used_device), fits:
         prepared = prepare_networks(

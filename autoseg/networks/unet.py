@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from autoseg.networks.blocks import DecoderLevel, build_head
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.plan.network import UNetPlan
+from autoseg.plan.network.unets import UNetPlan
 
 
 class UNet(SegmentationNetwork):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autoseg.networks.blocks import ConvolutionUnit, ResidualBlock
 from autoseg.networks.unet import UNet
-from autoseg.plan.network import UNetPlan
+from autoseg.plan.network.unets import UNetPlan
 
 
 class ResidualEncoderUNet(UNet):
