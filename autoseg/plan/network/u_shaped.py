@@ -61,11 +61,12 @@ class UShapedPlan(StagedNetworkPlan):
 
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
-        parts = (self.block, self.skip, *self.contexts, *([] if self.attention is None else [self.attention]))
+        attention = () if self.attention is None else (self.attention.name,)
+        parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *attention)
         layers = (self.layers.normalization, self.layers.activation)
         return {
             **super().describe(),
-            "parts": ", ".join((*(part.name for part in parts), *layers)),
+            "parts": ", ".join((*parts, *layers)),
         }
 
     def find_lengths(self) -> Mapping[str, int]:
