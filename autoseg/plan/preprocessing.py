@@ -1,6 +1,6 @@
 """Normalization and resampling of images."""
 
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from pydantic import model_validator
 
@@ -22,6 +22,31 @@ WINDOW_ADVICE: Final = (
 """Advice about a window without contrast."""
 
 
+@runtime_checkable
+class ForegroundStatistics(Protocol):
+    """Statistics of the intensities of a dataset's foreground, as measured here or by nnU-Net."""
+
+    @property
+    def mean(self) -> float:
+        """Mean."""
+        ...
+
+    @property
+    def std(self) -> float:
+        """Standard deviation."""
+        ...
+
+    @property
+    def percentile_00_5(self) -> float:
+        """0.5th percentile."""
+        ...
+
+    @property
+    def percentile_99_5(self) -> float:
+        """99.5th percentile."""
+        ...
+
+
 class IntensityWindow(Part):
     """Intensities of the dataset's foreground that a normalization needs."""
 
@@ -29,6 +54,16 @@ class IntensityWindow(Part):
     upper: Finite
     mean: Finite
     std: NonNegative
+
+    @classmethod
+    def from_foreground(cls, foreground: ForegroundStatistics) -> "IntensityWindow":
+        """Builds the window from the 0.5th to the 99.5th percentile of the foreground."""
+        return cls(
+            lower=foreground.percentile_00_5,
+            upper=foreground.percentile_99_5,
+            mean=foreground.mean,
+            std=foreground.std,
+        )
 
     def explain_flaw(self) -> str | None:
         """Explains why normalization by this window would leave no contrast; None if it would not."""
