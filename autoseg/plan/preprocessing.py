@@ -10,7 +10,8 @@ from autoseg.plan.values import Finite, NonNegative, Positive
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 
 LARGEST_NORMALIZED: Final = 1e15  # a network squares its input, and sums the squares
-SMALLEST_STD: Final = 1e-8  # the reference implementation divides by this instead of a smaller one
+SMALLEST_DIVISOR: Final = 1e-8
+"""Normalization divides by at least this, as the reference implementation does."""
 CT_NAME: Final = "ct"
 """Name of the channels, in any case, that are clipped to a window of the dataset's foreground."""
 
@@ -67,7 +68,7 @@ class IntensityWindow(Part):
 
     def explain_flaw(self) -> str | None:
         """Explains why normalization by this window would leave no contrast; None if it would not."""
-        if self.std < SMALLEST_STD:
+        if self.std < SMALLEST_DIVISOR:
             return (
                 f"the standard deviation of its foreground, by which images are divided, is {self.std:g} (mean "
                 f"{self.mean:g})"
