@@ -26,6 +26,9 @@ OUTPUT_BYTES: Final = 2**22
 COMPRESSED: Final = ("zlib", "gzip")
 USUAL_HEADER_BYTES: Final = 2**16
 LARGEST_HEADER_BYTES: Final = 2**24
+FILE_LIST: Final = "LIST"  # in place of the name of a file: the names of several follow
+FILE_PATTERN: Final = re.compile(r"[^%]*%\d{0,2}d[^%]*")
+MOST_FILES: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,19 @@ def find_data_file(header: Path, name: str) -> Path:
         msg = f"{header} cannot be read: it names {name!r} for its voxels, which {found} beside it; copy both files"
         raise VolumeError(msg)
     return path
+
+
+def find_numbered_files(header: Path, name: str, pattern: str, numbers: Sequence[int]) -> tuple[Path, ...]:
+    """Returns the files that a header names for its voxels by a pattern and three numbers: first, last, step.
+
+    Raises:
+        VolumeError: `name`, the whole entry, does not name files that way, or one is missing.
+    """
+    first, last, step = numbers
+    if not FILE_PATTERN.fullmatch(pattern) or step < 1 or not 0 <= last - first <= MOST_FILES:
+        msg = f"{header} names {name!r} for its voxels, which is no pattern of files such as slice%03d.raw 1 20 1"
+        raise VolumeError(msg)
+    return tuple(find_data_file(header, pattern % index) for index in range(first, last + 1, step))
 
 
 def check_voxel_data(path: Path, data: VoxelData, *, compares_memory: bool) -> None:
