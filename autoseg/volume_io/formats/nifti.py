@@ -18,14 +18,13 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.run_folder import write_atomically
-from autoseg.volume_io.formats.headers.gzip_members import open_whole_members
+from autoseg.volume_io.formats.headers.gzip_members import GZIP_MAGIC, open_whole_members
 from autoseg.volume_io.formats.headers.nifti import (
     MGH_HEADER_BYTES,
     check_mgh_header,
     check_nifti_header,
     check_number_type,
 )
-from autoseg.volume_io.formats.headers.voxel_data import GZIP_MAGIC
 from autoseg.volume_io.formats.nifti_placement import build_grid
 from autoseg.volume_io.formats.volumes import (
     StoredVolume,

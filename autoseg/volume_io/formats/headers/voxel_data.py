@@ -15,13 +15,12 @@ import numpy as np
 from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
+from autoseg.volume_io.formats.headers.gzip_members import CHUNK_BYTES, GZIP_MAGIC
 from autoseg.volume_io.formats.headers.sizes import check_leftover, check_size, describe
 
 Encoding = Literal["raw", "zlib", "gzip", "other"]
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
 LEAST_TEXT_BYTES: Final = 2  # of a number in a text file: a digit and a separator
-CHUNK_BYTES: Final = 2**20
 OUTPUT_BYTES: Final = 2**22
 COMPRESSED: Final = ("zlib", "gzip")
 USUAL_HEADER_BYTES: Final = 2**16
