@@ -6,6 +6,7 @@ from typing import Final, Literal
 import psutil
 import torch
 
+from autoseg.network_cost import BYTES_PER_OUTPUT
 from autoseg.networks.cost import measure_cost
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.training.data.held_cases import DataSize
@@ -22,8 +23,6 @@ DESCRIPTIONS: Final[dict[DataLocation, str]] = {
 # half-precision copies; CUDA and its libraries take some hundred megabytes.
 BYTES_PER_KEPT_BYTE: Final = 2
 BYTES_PER_PARAMETER: Final = 20
-# Logits, their copy in single precision, probabilities, masks, and gradients of the loss.
-BYTES_PER_OUTPUT: Final = 32
 DEVICE_BASE_BYTES: Final = 2 * 2**30
 # Other folds may train beside this one, and the system's cache of the compressed files serves nearly as well.
 HOST_SHARE: Final = 0.25
