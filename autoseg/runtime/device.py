@@ -48,12 +48,18 @@ def find_device(name: str) -> torch.device:
 
 def is_cuda_available() -> bool:
     """Returns whether PyTorch can use CUDA; a driver that is there and cannot be used is a warning in the log."""
+    is_available, messages = try_cuda()
+    for message in messages if not is_available else ():
+        logger.warning("no GPU is used, although there is a driver: %s", message)
+    return is_available
+
+
+def try_cuda() -> tuple[bool, tuple[str, ...]]:
+    """Returns whether PyTorch can use CUDA, and its warnings, one line each."""
     with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         is_available = torch.cuda.is_available()
-    for message in messages if not is_available else ():
-        logger.warning("no GPU is used, although there is a driver: %s", " ".join(str(message.message).split()))
-    return is_available
+    return is_available, tuple(" ".join(str(entry.message).split()) for entry in messages)
 
 
 def _find_best_device() -> torch.device:
