@@ -90,6 +90,12 @@ def _check_cuda(device: torch.device) -> torch.device:
     raise DeviceError(msg)
 
 
+def measure_free_memory(device: torch.device) -> int:
+    """Measures the free bytes of a CUDA device, those that PyTorch keeps for reuse included."""
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that the memory of a device or of the computer does not suffice."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

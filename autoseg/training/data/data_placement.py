@@ -9,6 +9,7 @@ import torch
 from autoseg.network_cost import BYTES_PER_OUTPUT
 from autoseg.networks.cost import measure_cost
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.device import measure_free_memory
 from autoseg.training.data.held_cases import DataSize
 
 DataLocation = Literal["device", "host", "disk"]
@@ -77,9 +78,7 @@ def measure_device_memory(device: torch.device, plan: ConfigurationPlan) -> Free
     """Measures the free memory of a CUDA device, with the training of the plan reserved; None for other devices."""
     if device.type != "cuda":
         return None
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    cached_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return FreeMemory(free_bytes=free_bytes + cached_bytes, reserve_bytes=estimate_training_bytes(plan))
+    return FreeMemory(free_bytes=measure_free_memory(device), reserve_bytes=estimate_training_bytes(plan))
 
 
 def measure_host_memory() -> FreeMemory:
