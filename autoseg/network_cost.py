@@ -19,6 +19,8 @@ BATCHES_IN_MEMORY: Final = 5  # three ahead, one that is made, one that is train
 BYTES_PER_INTENSITY: Final = 4
 BYTES_PER_LABEL: Final = 2
 BYTES_PER_STORED_PARAMETER: Final = 4
+PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as many operations each
+OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 
 
 class StepCost(Part):
