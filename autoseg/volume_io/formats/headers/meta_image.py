@@ -90,7 +90,7 @@ def read_header(path: Path) -> VoxelData:
         dtype=_find_type(path, fields),
         encoding=_find_encoding(fields) if is_single else "other",
         files=files,
-        offset_bytes=end if files == (path,) else _find_offset(path, fields),
+        offset_bytes=end if files == (path,) else _find_offset(fields),
         is_text=not _is_on(fields, "BinaryData"),
     )
 
@@ -210,7 +210,7 @@ def _find_encoding(fields: Mapping[str, str]) -> Encoding:
     return "zlib" if _is_on(fields, "CompressedData") else "raw"
 
 
-def _find_offset(path: Path, fields: Mapping[str, str]) -> int | None:
+def _find_offset(fields: Mapping[str, str]) -> int | None:
     size = int(fields.get("HeaderSize", "0"))
     return None if size == -1 else size
 

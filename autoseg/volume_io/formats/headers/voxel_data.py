@@ -154,7 +154,7 @@ def read_voxels(path: Path, data: VoxelData) -> Shaped[np.ndarray, "..."]:
             count = stream.readinto(view)
             leftover = data.files[0].stat().st_size - offset - count
         else:
-            count, leftover = _inflate(path, stream, view, data)
+            count, leftover = _inflate(path, stream, view)
     if count < len(view):
         msg = (
             f"{path} cannot be read: expected {len(view)} bytes of voxels ({describe(data.shape)}), found {count}; the "
@@ -165,7 +165,7 @@ def read_voxels(path: Path, data: VoxelData) -> Shaped[np.ndarray, "..."]:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _inflate(path: Path, stream: Any, view: memoryview, data: VoxelData) -> tuple[int, int]:
+def _inflate(path: Path, stream: Any, view: memoryview) -> tuple[int, int]:
     """Decompresses into a buffer; returns the bytes written, and those that were left over (at most a chunk)."""
     from isal import igzip_lib
 
