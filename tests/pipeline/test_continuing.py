@@ -176,7 +176,9 @@ def test_a_training_goes_on_without_shared_memory_and_ends_with_advice_when_its_
     assert done.out.count("warning: shared memory (/dev/shm) is full") == 1
     assert "epoch 1/2" in done.out
     message = " ".join(done.err.split())
-    assert re.search(r"error: a process that prepares patches has died .*lack of RAM.*same command to continue", message)
+    assert re.search(
+        r"error: a process that prepares patches has died .*lack of RAM.*same command to continue", message
+    )
     assert find_worker() is None
     continued = run_autoseg(*list_command(run))
     assert continued.code == 0, continued.err

@@ -80,6 +80,9 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_in_it_changes(
     assert (done.code, "Traceback" in done.err) == (1, False), done.out + done.err
     assert "autoseg: error: " in done.err
     assert str(place) in "".join(done.err.split())
+    assert "cases failed" not in done.err  # no case is computed before
+    if name in ("preprocess", "select", "evaluate"):
+        assert "is not writable; choose a place that you may write" in done.err
     assert list_states(place) == before
 
 
