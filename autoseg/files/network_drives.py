@@ -11,11 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from autoseg.errors import AutosegError
-
 Content = TypeVar("Content")
 
-ERRORS_OF_A_READER: Final = (OSError, RuntimeError, ValueError, AutosegError)
+ERRORS_OF_A_READER: Final = (OSError, RuntimeError, ValueError)
 
 
 def refresh_folder(folder: Path) -> None:

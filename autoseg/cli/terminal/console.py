@@ -47,7 +47,7 @@ class Console:
         return self._rich
 
     def note(self, text: str) -> None:
-        """Shows a line of text; work goes on although it is directed to a file for which there is no room."""
+        """Shows a line of text; that a file for which there is no room receives it ends no work."""
         if self._rich.is_terminal:
             self._rich.print(text, markup=False, highlight=False, soft_wrap=True)
             return
@@ -61,7 +61,7 @@ class Console:
 
     def _tell_loss(self, error: OSError) -> None:
         if not self._is_loss_told:
-            _write_immediately(f"warning: the output cannot be written ({error.strerror}); the work goes on")
+            _write_immediately(f"warning: the output cannot be written ({error.strerror}); the work continues")
         self._is_loss_told = True
 
     def show_table(self, table: "Table") -> None:

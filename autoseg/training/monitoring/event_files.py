@@ -13,7 +13,8 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Final
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event as EventMessage
+from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -53,8 +54,8 @@ class EventFile:
         path = self._folder / f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
         start = SessionLog(status=SessionLog.START)
         first = (
-            Event(wall_time=moment / 1e9, file_version=FILE_VERSION),
-            Event(wall_time=moment / 1e9, step=self._first_epoch, session_log=start),
+            EventMessage(wall_time=moment / 1e9, file_version=FILE_VERSION),
+            EventMessage(wall_time=moment / 1e9, step=self._first_epoch, session_log=start),
         )
         _append_whole(path, _encode(first))
         return path
@@ -74,7 +75,7 @@ def _append_whole(path: Path, content: bytes) -> None:
             raise
 
 
-def _encode(events: Iterable[Event]) -> bytes:
+def _encode(events: Iterable[EventMessage]) -> bytes:
     content = BytesIO()
     writer = RecordWriter(content)
     for event in events:
@@ -82,11 +83,11 @@ def _encode(events: Iterable[Event]) -> bytes:
     return content.getvalue()
 
 
-def _list_events(records: Sequence[EpochRecord], class_names: Sequence[str]) -> Iterator[Event]:
+def _list_events(records: Sequence[EpochRecord], class_names: Sequence[str]) -> Iterator[EventMessage]:
     for record in records:
         for tag, value in list_scalars(record, class_names).items():
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-            yield Event(wall_time=time.time(), step=record.epoch, summary=summary)
+            yield EventMessage(wall_time=time.time(), step=record.epoch, summary=summary)
 
 
 def list_scalars(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:

@@ -47,7 +47,7 @@ def test_lines_for_which_a_disk_has_no_room_end_no_work_and_come_as_soon_as_it_h
     sys.stderr.close()
     with os.fdopen(reading) as stream:
         told = stream.read().strip()
-    assert told == "autoseg: warning: the output cannot be written (File too large); the work goes on"
+    assert told == "autoseg: warning: the output cannot be written (File too large); the work continues"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
