@@ -180,8 +180,13 @@ def test_a_training_goes_on_without_shared_memory_and_ends_with_advice_when_its_
         r"error: a process that prepares patches has died .*lack of RAM.*same command to continue", message
     )
     assert find_worker() is None
+    picture = log.with_name("progress.png")
+    picture.unlink(missing_ok=True)
+    picture.mkdir()
     continued = run_autoseg(*list_command(run))
     assert continued.code == 0, continued.err
+    assert f"warning: cannot write {picture}: Is a directory" in continued.out
+    assert "the same command, given again, draws the picture" in continued.out
     found = read_arrays(run / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors")
     expected = read_arrays(uninterrupted)
     assert found.keys() == expected.keys()
