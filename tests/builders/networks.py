@@ -60,7 +60,12 @@ BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "csp_rep": {},
     "rsu": {"reduction": 2, "dilated_reduction": 2},
 }
-SKIPS: Final[dict[str, dict[str, Any]]] = {"concatenation": {}, "addition": {}}
+SKIPS: Final[dict[str, dict[str, Any]]] = {
+    "concatenation": {},
+    "addition": {},
+    "attention_gate": {"signal": "below", "gates": 2, "reduction": 1},
+    "residual_path": {},
+}
 CONTEXTS: Final[dict[str, dict[str, Any]]] = {"spp": {"grids": (1, 2)}}
 ATTENTIONS: Final[dict[str, dict[str, Any]]] = {"se": {"reduction": 2}}
 FIELDS: Final[dict[str, dict[str, Any]]] = {
@@ -77,6 +82,8 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "upsampling": "linear_convolution",
         "dropout": 0.5,
     },
+    "fine attention gate": {"skip": {"name": "attention_gate", "signal": "upsampled", "gates": 1, "reduction": 2}},
+    "wide strides": {"downsampling": "strided_wide", "decoder_features_per_stage": (16, 8)},
     "full resolution": {"supervision": "full_resolution", "output_weights": (1.0, 1.0)},
     "fused outputs": {
         "supervision": "fused",

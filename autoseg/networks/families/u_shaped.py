@@ -186,7 +186,7 @@ class DecoderStage(nn.Module):
 
     def forward(
         self, below: Float[Tensor, "batch channels_below *space_below"], encoded: Float[Tensor, "batch channel *space"]
-    ) -> Float[Tensor, "batch channel *space"]:
+    ) -> Float[Tensor, "batch channels_out *space"]:
         """Computes the features of this resolution."""
         features: Tensor = self.blocks(self.skip(encoded, self.upsampling(below), below))
         return features
