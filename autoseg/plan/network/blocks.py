@@ -102,7 +102,7 @@ class InceptionPlan(BlockPlan):
 
 
 class SeparablePlan(BlockPlan):
-    """Convolutions of every channel alone, then of one voxel over all channels (Howard et al. 2017, arXiv:1704.04861)."""
+    """Convolutions of each channel, then of one voxel over all channels (Howard et al. 2017, arXiv:1704.04861)."""
 
     name: Literal["separable"] = "separable"
 

@@ -25,8 +25,8 @@ class UShapedPlan(StagedNetworkPlan):
     """An encoder and a decoder of stages, joined by a skip connection at every resolution.
 
     Attributes:
-        decoder_features_per_stage: Channels of each decoder stage, one fewer than there are stages; index 0 is the lowest
-            resolution.
+        decoder_features_per_stage: Channels of each decoder stage, one fewer than there are stages; index 0 is the
+            lowest resolution.
         blocks_per_stage: Blocks of each encoder stage.
         decoder_blocks_per_stage: Blocks of each decoder stage, one fewer; index 0 is the lowest resolution.
         block: The blocks of the encoder.

@@ -17,7 +17,15 @@ each_block = pytest.mark.parametrize("block", ["block rep", "block csp_rep"])
 @pytest.mark.parametrize("channels_out", [6, 8], ids=["with identity", "without identity"])
 @pytest.mark.parametrize(
     ("kernel", "stride"),
-    [((3, 3), 1), ((3, 1), 1), ((3, 3), (2, 2)), ((3, 3, 3), 1), ((1, 3, 3), 1), ((1, 3, 5), (1, 2, 2)), ((1, 1, 1), 1)],
+    [
+        ((3, 3), 1),
+        ((3, 1), 1),
+        ((3, 3), (2, 2)),
+        ((3, 3, 3), 1),
+        ((1, 3, 3), 1),
+        ((1, 3, 5), (1, 2, 2)),
+        ((1, 1, 1), 1),
+    ],
 )
 def test_branches_are_one_convolution_after_fusion(kernel, stride, channels_out: int, *, bias: bool) -> None:
     torch.manual_seed(0)

@@ -45,9 +45,7 @@ def _build_point(site: StageSite, channels: int) -> nn.Module:
 
 
 def _build_kernel_branch(site: StageSite, channels: int) -> nn.Module:
-    return nn.Sequential(
-        _build_point(site, channels), Layer(channels, channels, site.kernel, layers=site.layers)
-    )
+    return nn.Sequential(_build_point(site, channels), Layer(channels, channels, site.kernel, layers=site.layers))
 
 
 def _build_large_branch(site: StageSite, channels: int) -> nn.Module:

@@ -26,7 +26,8 @@ class RecurrentResidualBlock(nn.Module):
     ) -> Float[Tensor, "batch channels_out *space"]:
         """Projects, then adds what the convolutions compute."""
         projected: Tensor = self.projection(features)
-        return projected + self.convolutions(projected)
+        added: Tensor = projected + self.convolutions(projected)
+        return added
 
 
 class RecurrentConvolution(nn.Module):

@@ -53,10 +53,10 @@ class RepConvolution(FusibleModule):
     def fuse(self) -> nn.Module:
         """Adds the other branches to the central weight of the kernel, in double precision."""
         kernel, point = self.kernel.get_parameter("weight"), self.point.get_parameter("weight")
-        weight = kernel.double()
-        middle = (slice(None), slice(None), *(extent // 2 for extent in kernel.shape[2:]))
-        weight[middle] += point.double().flatten(1)
+        weight = kernel.double().contiguous()
+        central = weight.flatten(2)[..., weight[0, 0].numel() // 2]  # extents are odd
+        central += point.double().flatten(1)
         if self.has_identity:
-            weight[middle] += torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+            central += torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
         kernel.copy_(weight)
         return self.kernel
