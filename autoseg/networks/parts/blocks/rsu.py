@@ -57,8 +57,8 @@ class NestedU(nn.Module):
         Args:
             site: The place of the stage.
             features: Channels of all levels; at least one is used.
-            strides: Between one level and the next.
-            dilations: Of the convolutions of every level.
+            strides: The step from every level to the next.
+            dilations: One for every level, along all axes.
         """
         super().__init__()
         features, kernel, layers = max(1, features), site.kernel, site.layers
