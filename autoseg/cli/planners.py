@@ -1,11 +1,12 @@
 """`autoseg planners` and `autoseg architectures`: list what `autoseg plan` chooses from."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from autoseg.errors import PlanError
+from autoseg.errors import OptionError, PlanError
 
 if TYPE_CHECKING:
     from autoseg.workflows.plan.planning import PlannerLike
@@ -22,14 +23,28 @@ def planners() -> None:
         typer.echo(f"{name:<{width}}  {planner.description}")
 
 
-def architectures() -> None:
-    """List the networks that `autoseg plan --architecture` accepts."""
+def architectures(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Run folder, for whose patches the networks are counted.  [default: none is counted]"),
+    ] = None,
+    *,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the time of a patch on this computer's CPU, too.")
+    ] = False,
+) -> None:
+    """List the networks that `autoseg plan --architecture` accepts, with their size and cost for a run."""
+    from autoseg.cli.terminal.architecture_table import print_architectures, print_costs
+    from autoseg.cli.terminal.console import open_console
     from planners import ARCHITECTURES
 
-    width = max(map(len, ARCHITECTURES))
-    for name, architecture in ARCHITECTURES.items():
-        typer.echo(f"{name:<{width}}  {architecture.sentence}")
-        typer.echo(f"{'':<{width}}  ({architecture.source})")
+    if run is None:
+        if measure:
+            msg = "--measure needs a run, whose patches are to be computed: autoseg architectures RUN --measure"
+            raise OptionError(msg)
+        print_architectures(ARCHITECTURES)
+        return
+    print_costs(open_console(), ARCHITECTURES, run, is_measured=measure)
 
 
 def find_planner(name: str, architecture: str | None = None) -> "PlannerLike":
@@ -54,7 +69,7 @@ def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:
     """Finds the row of a table by its name.
 
     Args:
-        kind: What the rows are, for the message.
+        kind: Name for such a row in the message.
 
     Raises:
         PlanError: There is no such row; the message lists the existing ones and suggests the nearest.

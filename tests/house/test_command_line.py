@@ -44,7 +44,7 @@ EXPECTED_FLAGS = {
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
     "planners": set(),
-    "architectures": set(),
+    "architectures": {"--measure"},
     "doctor": {"--json"},
 }  # fmt: skip
 

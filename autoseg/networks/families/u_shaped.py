@@ -19,7 +19,7 @@ from autoseg.networks.parts.resampling import LINEAR, UpsamplingStep, build_down
 from autoseg.networks.parts.skips import build_skip
 from autoseg.networks.parts.skips.skip import SkipSite
 from autoseg.networks.parts.stage import StageSite
-from autoseg.plan.network import UShapedPlan
+from autoseg.plan.network.u_shaped import UShapedPlan
 
 DROPOUTS: Mapping[int, type[nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 

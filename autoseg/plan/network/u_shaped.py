@@ -31,7 +31,7 @@ class UShapedPlan(StagedNetworkPlan):
         decoder_blocks_per_stage: Blocks of each decoder stage, one fewer; index 0 is the lowest resolution.
         block: The blocks of the encoder.
         decoder_block: The blocks of the decoder.
-        skip: What joins the features of the encoder and of the decoder.
+        skip: Connection that joins the features of the encoder and of the decoder.
         contexts: Modules at the bottleneck, one after the other.
         attention: Module at the end of every stage but the bottleneck; None without.
         layers: Normalization and activation.
@@ -66,13 +66,13 @@ class UShapedPlan(StagedNetworkPlan):
 
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
-        parts = {"blocks": self.block.name, "skips": self.skip.name}
-        if self.contexts:
-            parts["context"] = " ".join(context.name for context in self.contexts)
-        if self.attention is not None:
-            parts["attention"] = self.attention.name
-        parts["layers"] = f"{self.layers.normalization} {self.layers.activation}"
-        return {**super().describe(), **parts}
+        attention = () if self.attention is None else (self.attention.name,)
+        parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *attention)
+        layers = (self.layers.normalization, self.layers.activation)
+        return {
+            **super().describe(),
+            "parts": ", ".join((*parts, *layers)),
+        }
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the blocks."""

@@ -12,6 +12,7 @@ from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
 from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import remove_leftovers
+from autoseg.networks.cost import count_cost
 from autoseg.networks.memory_limits import check_training_memory
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
@@ -86,7 +87,7 @@ def _train_on_device(
     name = find_configuration_name(plan, request.configuration)
     configuration = plan.configurations[name]
     process_count = read_process_group().size if request.parallel else 1
-    check_training_memory(configuration, name, device, process_count=process_count)
+    check_training_memory(configuration, name, device, count=count_cost, process_count=process_count)
     splits = read_document(run.splits, Splits)
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}

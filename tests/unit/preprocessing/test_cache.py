@@ -6,6 +6,7 @@ import pytest
 from builders.damage import flip_bit
 from builders.labels import build_plain_labels
 from builders.plans import build_preprocessing_plan
+from builders.preprocessing import preprocess_training_case
 
 from autoseg.errors import RunError
 from autoseg.geometry import Grid
@@ -13,7 +14,6 @@ from autoseg.labels import LabelScheme
 from autoseg.preprocessing.cache import is_case_written, list_cases, open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
-from autoseg.preprocessing.pipeline import preprocess_training_case
 
 SHAPE = (20, 24, 30)
 FILES = ["brain.json", "brain.image.b2nd", "brain.labels.b2nd", "brain.locations.npy"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from builders.labels import build_plain_labels
 from builders.plans import build_configuration, build_plan
+from builders.preprocessing import preprocess_training_case
 from builders.progress import Notes
 from builders.threads import use_one_thread
 from safetensors.torch import save_file
@@ -18,7 +19,6 @@ from autoseg.inference.model import load_model
 from autoseg.networks import NETWORK_PREFIX, build_network
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
-from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.masks import MaskInput
