@@ -3,7 +3,11 @@
 from typing import Final
 
 from planners.architectures.architecture import Architecture
+from planners.architectures.attention_unets import ATTENTION_UNET
+from planners.architectures.efficient_unets import MOBILE_UNET, REP_UNET
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
+from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
+from planners.architectures.u2_net import U2_NET
 from planners.architectures.unets import U_NET, U_NET_3D
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
@@ -13,6 +17,15 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         RESIDUAL_ENCODER_UNET_ARCHITECTURE,
         U_NET,
         U_NET_3D,
+        V_NET,
+        RES_UNET,
+        R2U_NET,
+        MULTIRES_UNET,
+        DENSE_UNET,
+        ATTENTION_UNET,
+        U2_NET,
+        MOBILE_UNET,
+        REP_UNET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

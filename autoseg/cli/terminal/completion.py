@@ -16,6 +16,15 @@ ARCHITECTURES = (
     "residual_encoder_unet",
     "u_net",
     "u_net_3d",
+    "v_net",
+    "res_unet",
+    "r2u_net",
+    "multires_unet",
+    "dense_unet",
+    "attention_unet",
+    "u2_net",
+    "mobile_unet",
+    "rep_unet",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")

@@ -32,6 +32,7 @@ from autoseg.inference.execution.openvino_network import convert_network, find_o
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
 from autoseg.inference.options import Workload
 from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.measurement_cache import find_measurement_cache
@@ -115,6 +116,8 @@ def prepare_networks(
     Raises:
         DeviceError: The chosen way is not installed, or does not compute the network's logits.
     """
+    for network in networks:
+        fuse_modules(network)
     if setting.device.type != "cpu":
         if choice not in ("auto", "eager"):
             msg = f"the execution {choice} is for CPUs, but the device is {setting.device}; use --execution eager"
