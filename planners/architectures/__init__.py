@@ -3,6 +3,7 @@
 from typing import Final
 
 from planners.architectures.architecture import Architecture
+from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
 from planners.architectures.unets import U_NET, U_NET_3D
 
@@ -13,6 +14,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         RESIDUAL_ENCODER_UNET_ARCHITECTURE,
         U_NET,
         U_NET_3D,
+        UNET_PLUS_PLUS,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

@@ -31,6 +31,9 @@ U_SHAPED: Final[dict[str, Any]] = {
     "output_weights": (1.0, 0.5),
 }
 """The default of every part."""
+ENCODED: Final[dict[str, Any]] = {
+    name: U_SHAPED[name] for name in ("blocks_per_stage", "block", "layers", "downsampling")
+}
 FAMILIES: Final[dict[str, dict[str, Any]]] = {
     "plain_unet": {
         **COMMON,
@@ -45,6 +48,13 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "deep_supervision": True,
     },
     "u_shaped": U_SHAPED,
+    "nested_u": {
+        **COMMON,
+        **ENCODED,
+        "upsampling": "transposed",
+        "depth": 2,
+        "output_weights": (1.0, 1.0),
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {"plain": {"first_width": "half"}, "residual": {}}
 SKIPS: Final[dict[str, dict[str, Any]]] = {"concatenation": {}, "addition": {}}

@@ -16,6 +16,7 @@ ARCHITECTURES = (
     "residual_encoder_unet",
     "u_net",
     "u_net_3d",
+    "unet_plus_plus",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
