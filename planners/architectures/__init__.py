@@ -3,6 +3,8 @@
 from typing import Final
 
 from planners.architectures.architecture import Architecture
+from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
+from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
 from planners.architectures.unets import U_NET, U_NET_3D
@@ -15,6 +17,13 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         U_NET,
         U_NET_3D,
         UNET_PLUS_PLUS,
+        SE_UNET,
+        CBAM_UNET,
+        SCSE_UNET,
+        ASPP_UNET,
+        NON_LOCAL_UNET,
+        DUAL_ATTENTION_UNET,
+        GRAPH_UNET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

@@ -58,8 +58,20 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {"plain": {"first_width": "half"}, "residual": {}}
 SKIPS: Final[dict[str, dict[str, Any]]] = {"concatenation": {}, "addition": {}}
-CONTEXTS: Final[dict[str, dict[str, Any]]] = {"spp": {"grids": (1, 2)}}
-ATTENTIONS: Final[dict[str, dict[str, Any]]] = {"se": {"reduction": 2}}
+CONTEXTS: Final[dict[str, dict[str, Any]]] = {
+    "spp": {"grids": (1, 2)},
+    "aspp": {"channels": 6, "dilations": (1, 2)},
+    "dac": {},
+    "rmp": {"kernels": (2, 3)},
+    "non_local": {"heads": 2, "tokens_limit": 8},
+    "dual_attention": {"reduction": 2, "tokens_limit": 8},
+    "graph_unet": {"kept_fractions": (0.8, 0.5)},
+}
+ATTENTIONS: Final[dict[str, dict[str, Any]]] = {
+    "se": {"reduction": 2},
+    "cbam": {"reduction": 2, "kernel": 7},
+    "scse": {"reduction": 2},
+}
 FIELDS: Final[dict[str, dict[str, Any]]] = {
     "batch normalization": {"layers": {"normalization": "batch", "activation": "relu"}, "downsampling": "strided"},
     "group normalization": {"layers": {"normalization": "group", "activation": "silu"}, "upsampling": "linear"},

@@ -17,6 +17,13 @@ ARCHITECTURES = (
     "u_net",
     "u_net_3d",
     "unet_plus_plus",
+    "se_unet",
+    "cbam_unet",
+    "scse_unet",
+    "aspp_unet",
+    "non_local_unet",
+    "dual_attention_unet",
+    "graph_unet",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")

@@ -168,7 +168,7 @@ class DecoderStage(nn.Module):
                 is_encoder=False,
             ),
         )
-        self.blocks = nn.Sequential(blocks, build_attention(plan.attention, channels, plan.dimensions))
+        self.blocks = nn.Sequential(blocks, build_attention(plan.attention, channels, kernel))
 
     def forward(
         self, below: Float[Tensor, "batch channels_below *space_below"], encoded: Float[Tensor, "batch channel *space"]
@@ -192,5 +192,5 @@ def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, cha
     return nn.Sequential(
         build_downsampling(plan.downsampling, channels_in, plan.strides[stage], plan.layers),
         build_stage(plan.block, site),
-        build_attention(None if is_last else plan.attention, channels_out, plan.dimensions),
+        build_attention(None if is_last else plan.attention, channels_out, plan.kernel_sizes[stage]),
     )
