@@ -5,6 +5,7 @@ from typing import Final
 from planners.architectures.architecture import Architecture
 from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
 from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
+from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
 from planners.architectures.unets import U_NET, U_NET_3D
@@ -24,6 +25,9 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         NON_LOCAL_UNET,
         DUAL_ATTENTION_UNET,
         GRAPH_UNET,
+        FCN_32S,
+        FCN_16S,
+        FCN_8S,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

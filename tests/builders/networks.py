@@ -55,6 +55,7 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "depth": 2,
         "output_weights": (1.0, 1.0),
     },
+    "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {"plain": {"first_width": "half"}, "residual": {}}
 SKIPS: Final[dict[str, dict[str, Any]]] = {"concatenation": {}, "addition": {}}
@@ -94,6 +95,10 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 """U-shaped networks by what else is special about them."""
+VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+    ("fcn", "without fusion", {"fused_stages": 0, "upsampling": "linear", "dropout": 0.5}),
+)
+"""Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
     **{family: {"family": family, **fields} for family, fields in FAMILIES.items()},
     **{
@@ -104,6 +109,7 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
     **{f"context {name}": {**U_SHAPED, "contexts": ({"name": name, **fields},)} for name, fields in CONTEXTS.items()},
     **{f"attention {name}": {**U_SHAPED, "attention": {"name": name, **fields}} for name, fields in ATTENTIONS.items()},
     **{name: {**U_SHAPED, **fields} for name, fields in FIELDS.items()},
+    **{f"{family} {variant}": {"family": family, **FAMILIES[family], **fields} for family, variant, fields in VARIANTS},
 }
 
 

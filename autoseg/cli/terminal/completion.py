@@ -24,6 +24,9 @@ ARCHITECTURES = (
     "non_local_unet",
     "dual_attention_unet",
     "graph_unet",
+    "fcn_32s",
+    "fcn_16s",
+    "fcn_8s",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")

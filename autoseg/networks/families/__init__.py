@@ -4,6 +4,7 @@ from typing import Final
 
 import torch
 
+from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
@@ -16,6 +17,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "residual_encoder_unet": ResidualEncoderUNet,
     "u_shaped": UShapedNetwork,
     "nested_u": NestedUNetwork,
+    "fcn": Fcn,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

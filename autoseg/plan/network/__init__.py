@@ -3,12 +3,14 @@
 from typing import Final
 
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 
 __all__ = [
     "NETWORK_PLANS",
+    "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
     "PlainUNetPlan",
@@ -24,4 +26,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "residual_encoder_unet": ResidualEncoderUNetPlan,
     "u_shaped": UShapedPlan,
     "nested_u": NestedUPlan,
+    "fcn": FcnPlan,
 }
