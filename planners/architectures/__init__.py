@@ -5,6 +5,7 @@ from typing import Final
 from planners.architectures.architecture import Architecture
 from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
 from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
+from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
@@ -28,6 +29,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         FCN_32S,
         FCN_16S,
         FCN_8S,
+        DEEPLAB_V3_PLUS,
+        DANET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

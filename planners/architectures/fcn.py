@@ -92,7 +92,7 @@ def choose_head(features: int, kernel: Sequence[int]) -> Decision[int]:
     """Chooses the features of the classifier, in proportion to the paper's 4096 after 512."""
     shape = " x ".join(map(str, kernel))
     because = (
-        f"{HEAD_FACTOR} times the {features} features of the stage above, as in the paper; kernels of {shape} where the "
+        f"{HEAD_FACTOR} times the {features} features of the stage above, as published; kernels of {shape} where the "
         f"paper has 7, which would make up most of the network"
     )
     return Decision(HEAD_FACTOR * features, because)

@@ -63,7 +63,7 @@ class UShapedProfile:
             most=self.most_features or MOST_FEATURES[dimensions],
         )
         outputs = self.choose_output_weights(topology)
-        contexts, reasons = fit_contexts(self.contexts, topology, features.value[-1])
+        contexts, reasons = fit_contexts(self.contexts, topology.bottleneck_voxels, features.value[-1])
         network = replace(self, contexts=contexts).build(
             features.value,
             kernel_sizes=topology.kernel_sizes,

@@ -1,4 +1,4 @@
-"""Context modules of a paper, made to fit the bottleneck of a topology."""
+"""Context modules of a paper, made to fit the extents of the bottleneck."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -6,20 +6,19 @@ from typing import Any, Final
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network.contexts import ContextPlan, DilatedPyramidPlan, MultiKernelPoolingPlan
 from planners.reasons import format_extents, record
-from planners.rules.topology import Topology
 
 ASPP_EXTENT_VOXELS: Final = 33  # DeepLabV3: the features of a crop of 513 pixels at the stride 16, for rates 6, 12, 18
 
 
 def fit_contexts(
-    contexts: Sequence[ContextPlan], topology: Topology, features: int
+    contexts: Sequence[ContextPlan], bottleneck_voxels: Sequence[int], features: int
 ) -> tuple[tuple[ContextPlan, ...], tuple[Reason, ...]]:
     """Fits context modules to the extents and features of the bottleneck; a reason for each that has to fit."""
     fitted: list[ContextPlan] = []
     reasons: list[Reason] = []
     for context in contexts:
         if context.name in FITS:
-            decision, words = FITS[context.name](context, topology, features)
+            decision, words = FITS[context.name](context, bottleneck_voxels, features)
             reasons.append(record(f"context {context.name}", decision, words))
             context = decision.value
         fitted.append(context)
@@ -27,16 +26,16 @@ def fit_contexts(
 
 
 def fit_dilations(
-    context: DilatedPyramidPlan, topology: Topology, features: int
+    context: DilatedPyramidPlan, bottleneck_voxels: Sequence[int], features: int
 ) -> tuple[Decision[DilatedPyramidPlan], str]:
     """Scales the rates to the bottleneck; drops those that come out equal or where only the centre meets data."""
-    longest = max(topology.bottleneck_voxels)
+    longest = max(bottleneck_voxels)
     scale = min(1.0, longest / ASPP_EXTENT_VOXELS)
     scaled = [round(rate * scale) for rate in context.dilations]
     kept = tuple(dict.fromkeys(rate for rate in scaled if 0 < rate < longest))
     because = (
         f"{_join(context.dilations)} in {ASPP_EXTENT_VOXELS} voxels are {_join(scaled)} in a bottleneck of "
-        f"{format_extents(topology.bottleneck_voxels)} voxels"
+        f"{format_extents(bottleneck_voxels)} voxels"
     )
     dropped = len(scaled) - len(kept)
     if dropped:
@@ -46,19 +45,19 @@ def fit_dilations(
 
 
 def fit_kernels(
-    context: MultiKernelPoolingPlan, topology: Topology, features: int
+    context: MultiKernelPoolingPlan, bottleneck_voxels: Sequence[int], features: int
 ) -> tuple[Decision[MultiKernelPoolingPlan], str]:
     """Drops blocks that are larger than the bottleneck."""
     del features
-    longest = max(topology.bottleneck_voxels)
+    longest = max(bottleneck_voxels)
     kept = tuple(kernel for kernel in context.kernels if kernel <= longest)
     dropped = [kernel for kernel in context.kernels if kernel > longest]
-    bottleneck = f"the bottleneck of {format_extents(topology.bottleneck_voxels)} voxels"
+    bottleneck = f"the bottleneck of {format_extents(bottleneck_voxels)} voxels"
     because = f"{bottleneck} is smaller than {_join(dropped)}" if dropped else f"all fit into {bottleneck}"
     return Decision(context.model_copy(update={"kernels": kept}), because), f"blocks of {_join(kept)}"
 
 
-FITS: Final[Mapping[str, Callable[[Any, Topology, int], tuple[Decision[Any], str]]]] = {
+FITS: Final[Mapping[str, Callable[[Any, Sequence[int], int], tuple[Decision[Any], str]]]] = {
     "aspp": fit_dilations,
     "rmp": fit_kernels,
 }

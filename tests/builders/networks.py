@@ -13,6 +13,11 @@ SPACE: Final[dict[int, dict[str, Any]]] = {
     3: {"kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 1))},
 }
 COMMON: Final[dict[str, Any]] = {"input_channels": 2, "output_channels": 3, "features_per_stage": (4, 8, 8)}
+STEMS: Final[dict[int, dict[str, Any]]] = {
+    2: {"stem_kernel_sizes": ((7, 7), (3, 1)), "stem_strides": ((2, 2), (2, 1))},
+    3: {"stem_kernel_sizes": ((1, 7, 7), (1, 3, 3)), "stem_strides": ((1, 2, 2), (1, 2, 2))},
+}
+"""Of networks that have a stem."""
 U_SHAPED: Final[dict[str, Any]] = {
     **COMMON,
     "family": "u_shaped",
@@ -55,6 +60,21 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "depth": 2,
         "output_weights": (1.0, 1.0),
     },
+    "dilated": {
+        **COMMON,
+        "stem_features": 4,
+        "layers": {"normalization": "batch", "activation": "relu"},
+        "blocks_per_stage": (1, 2, 2),
+        "block": "bottleneck",
+        "output_stride": 4,
+        "head": {
+            "name": "aspp_low_level",
+            "context": {"name": "aspp", "channels": 6, "dilations": (1, 2)},
+            "low_level_channels": 2,
+            "channels": 6,
+        },
+        "output_weights": (1.0,),
+    },
     "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {"plain": {"first_width": "half"}, "residual": {}}
@@ -96,6 +116,20 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
 }
 """U-shaped networks by what else is special about them."""
 VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+    (
+        "dilated",
+        "with dual attention",
+        {
+            "block": "basic",
+            "output_stride": 2,
+            "head": {
+                "name": "dual_attention",
+                "context": {"name": "dual_attention", "reduction": 2, "tokens_limit": 8},
+                "channels": 4,
+            },
+            "output_weights": (1.0, 1.0, 1.0),
+        },
+    ),
     ("fcn", "without fusion", {"fused_stages": 0, "upsampling": "linear", "dropout": 0.5}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
@@ -115,5 +149,8 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
 
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
-    fields = {"dimensions": dimensions, **SPACE[dimensions], **SMALL_NETWORKS[name], **changes}
+    fields = {"dimensions": dimensions, **SPACE[dimensions], **SMALL_NETWORKS[name]}
+    if "stem_features" in fields:
+        fields |= STEMS[dimensions]
+    fields |= changes
     return NETWORK_PLANS[str(fields["family"])].model_validate(fields)

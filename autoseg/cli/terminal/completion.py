@@ -27,6 +27,8 @@ ARCHITECTURES = (
     "fcn_32s",
     "fcn_16s",
     "fcn_8s",
+    "deeplab_v3_plus",
+    "danet",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")

@@ -4,6 +4,7 @@ from typing import Final
 
 import torch
 
+from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.plain_unet import PlainUNet
@@ -18,6 +19,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "u_shaped": UShapedNetwork,
     "nested_u": NestedUNetwork,
     "fcn": Fcn,
+    "dilated": DilatedNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

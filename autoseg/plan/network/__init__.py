@@ -3,6 +3,7 @@
 from typing import Final
 
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
@@ -10,6 +11,7 @@ from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, U
 
 __all__ = [
     "NETWORK_PLANS",
+    "DilatedPlan",
     "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
@@ -27,4 +29,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "u_shaped": UShapedPlan,
     "nested_u": NestedUPlan,
     "fcn": FcnPlan,
+    "dilated": DilatedPlan,
 }

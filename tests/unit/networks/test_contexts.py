@@ -144,7 +144,7 @@ def test_attention_between_channels_equals_what_is_computed_by_hand() -> None:
 @torch.no_grad()
 def test_attention_between_positions_equals_what_is_computed_by_hand() -> None:
     plan = CONTEXT_PLANS["dual_attention"].model_validate({"reduction": 1, "tokens_limit": 9})
-    module = PositionAttention(plan, 1, 2)  # type: ignore[arg-type]  # the row's class
+    module = PositionAttention(plan, 1, (1, 1))  # type: ignore[arg-type]  # the row's class
     for name, value in (("query", 1.0), ("key", 1.0), ("value", 3.0)):
         nn.init.constant_(module.get_parameter(f"{name}.weight"), value)
         nn.init.zeros_(module.get_parameter(f"{name}.bias"))

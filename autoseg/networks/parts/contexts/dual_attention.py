@@ -1,12 +1,14 @@
 """Dual attention, between positions and between channels (Fu et al. 2019, arXiv:1809.02983)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.parts.contexts.context import Context, ContextSite
 from autoseg.networks.parts.contexts.non_local import attend, pool_tokens
-from autoseg.networks.parts.layers import build_kernel
+from autoseg.networks.parts.layers import build_kernel, get_ones
 from autoseg.plan.network.contexts import DualAttentionPlan
 
 
@@ -15,7 +17,7 @@ class DualAttention(Context):
 
     def __init__(self, plan: DualAttentionPlan, site: ContextSite) -> None:
         super().__init__(site)
-        self.positions = PositionAttention(plan, site.channels, site.dimensions)
+        self.positions = PositionAttention(plan, site.channels, site.kernel)
         self.channels = ChannelAttention()
 
     def forward(self, features: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *space"]:
@@ -26,9 +28,9 @@ class DualAttention(Context):
 class PositionAttention(nn.Module):
     """The values of all positions, weighted for every position by the softmax of products of queries and keys."""
 
-    def __init__(self, plan: DualAttentionPlan, channels: int, dimensions: int) -> None:
+    def __init__(self, plan: DualAttentionPlan, channels: int, kernel: Sequence[int]) -> None:
         super().__init__()
-        one, reduced = (1,) * dimensions, max(1, channels // plan.reduction)
+        one, reduced = get_ones(kernel), max(1, channels // plan.reduction)
         self.tokens_limit = plan.tokens_limit
         self.query = build_kernel(channels, reduced, one)
         self.key = build_kernel(channels, reduced, one)

@@ -7,7 +7,7 @@ def test_the_classifier_is_eight_times_as_wide_as_the_stage_above():
     decision = choose_head(320, (3, 3, 3))
     assert decision.value == 2560
     assert decision.because.startswith(
-        "8 times the 320 features of the stage above, as in the paper; kernels of 3 x 3 x 3"
+        "8 times the 320 features of the stage above, as published; kernels of 3 x 3 x 3"
     )
 
 

@@ -2,16 +2,9 @@ import pytest
 
 from autoseg.plan.network.contexts import ContextPlan, DilatedPyramidPlan, MultiKernelPoolingPlan, NonLocalPlan
 from planners.rules.contexts import fit_contexts
-from planners.rules.topology import Topology
 
 ASPP = DilatedPyramidPlan(channels=256, dilations=(6, 12, 18))
 RMP = MultiKernelPoolingPlan(kernels=(2, 3, 5, 6))
-
-
-def build_topology(*bottleneck: int) -> Topology:
-    axes = len(bottleneck)
-    ones = ((1,) * axes,)
-    return Topology(patch_voxels=bottleneck, strides=ones, kernel_sizes=ones, divisors=(1,) * axes)
 
 
 @pytest.mark.parametrize(
@@ -34,20 +27,20 @@ def build_topology(*bottleneck: int) -> Topology:
     ],
 )
 def test_rates_of_dilation_are_scaled_to_the_bottleneck(bottleneck, dilations, because):
-    (context,), (reason,) = fit_contexts((ASPP,), build_topology(*bottleneck), 320)
+    (context,), (reason,) = fit_contexts((ASPP,), bottleneck, 320)
     assert context == DilatedPyramidPlan(channels=256, dilations=dilations)
     assert (reason.subject, reason.because) == ("context aspp", because)
     assert reason.value == f"dilations {', '.join(map(str, dilations))}"
 
 
 def test_a_bottleneck_of_one_voxel_leaves_no_dilated_convolution():
-    (context,), (reason,) = fit_contexts((ASPP,), build_topology(1, 1), 320)
+    (context,), (reason,) = fit_contexts((ASPP,), (1, 1), 320)
     assert isinstance(context, DilatedPyramidPlan)
     assert (context.dilations, reason.value) == ((), "dilations none")
 
 
 def test_branches_of_a_dilated_pyramid_are_no_wider_than_the_bottleneck():
-    (context,), _ = fit_contexts((ASPP,), build_topology(33, 33), 64)
+    (context,), _ = fit_contexts((ASPP,), (33, 33), 64)
     assert isinstance(context, DilatedPyramidPlan)
     assert context.channels == 64
 
@@ -60,7 +53,7 @@ def test_branches_of_a_dilated_pyramid_are_no_wider_than_the_bottleneck():
     ],
 )
 def test_blocks_that_are_larger_than_the_bottleneck_are_dropped(bottleneck, kernels, because):
-    (context,), (reason,) = fit_contexts((RMP,), build_topology(*bottleneck), 320)
+    (context,), (reason,) = fit_contexts((RMP,), bottleneck, 320)
     assert context == MultiKernelPoolingPlan(kernels=kernels)
     assert reason.because == because
     assert reason.value == f"blocks of {', '.join(map(str, kernels))}"
@@ -68,4 +61,4 @@ def test_blocks_that_are_larger_than_the_bottleneck_are_dropped(bottleneck, kern
 
 def test_contexts_without_such_parameters_stay_as_they_are():
     contexts: tuple[ContextPlan, ...] = (NonLocalPlan(heads=2, tokens_limit=2048),)
-    assert fit_contexts(contexts, build_topology(4, 4), 8) == (contexts, ())
+    assert fit_contexts(contexts, (4, 4), 8) == (contexts, ())
