@@ -25,6 +25,19 @@ ARCHITECTURES = (
     "u2_net",
     "mobile_unet",
     "rep_unet",
+    "unet_plus_plus",
+    "se_unet",
+    "cbam_unet",
+    "scse_unet",
+    "aspp_unet",
+    "non_local_unet",
+    "dual_attention_unet",
+    "graph_unet",
+    "fcn_32s",
+    "fcn_16s",
+    "fcn_8s",
+    "deeplab_v3_plus",
+    "danet",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
