@@ -47,8 +47,8 @@ class Refinement(Objective):
 
     def __init__(self, plan, labels, network, *, part, seed):
         super().__init__()
-        self.noise_std, self.seed = plan.objective.noise_std, seed
-        self.loss = WeightedLoss(terms=plan.losses, labels=labels, part=part)
+        self.noise_std, self.seed = plan.training.objective.noise_std, seed
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
         self.balance = nn.Parameter(torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
