@@ -12,6 +12,7 @@ from typing import Final
 import typer
 
 from autoseg.cli.check import check
+from autoseg.cli.choices import losses, planners
 from autoseg.cli.demo import demo
 from autoseg.cli.doctor import doctor
 from autoseg.cli.evaluate import evaluate
@@ -19,7 +20,6 @@ from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
 from autoseg.cli.init import init
 from autoseg.cli.plan import plan
-from autoseg.cli.planners import planners
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
@@ -116,6 +116,7 @@ for command in (
     export,
     demo,
     planners,
+    losses,
     doctor,
 ):
     app.command()(explain_interruption(command))

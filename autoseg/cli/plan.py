@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.planners import find_planner
-from autoseg.cli.terminal.completion import complete_configuration, complete_planner
+from autoseg.cli.choices import DEFAULT_LOSS, find_planner
+from autoseg.cli.terminal.completion import complete_configuration, complete_loss, complete_planner
 from autoseg.cli.terminal.options import parse_duration
 from autoseg.errors import PlanError
 
@@ -26,6 +26,10 @@ def plan(
     planner: Annotated[
         str, typer.Option(autocompletion=complete_planner, help="Set of planning rules; `autoseg planners` lists them.")
     ] = "default",
+    loss: Annotated[
+        str,
+        typer.Option(autocompletion=complete_loss, help="Loss, or several joined by +; `autoseg losses` lists them."),
+    ] = DEFAULT_LOSS,
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
     ] = None,
@@ -68,9 +72,9 @@ def plan(
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_cpu, plan_dataset
     from autoseg.workflows.plan.splitting import SplitRequest
 
-    chosen = find_planner(planner)
+    chosen = find_planner(planner, loss=loss)
     request = PlanRequest(
-        planner=planner,
+        planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),
         configurations=tuple(configuration or ()),
         preprocess=not no_preprocess,

@@ -25,7 +25,7 @@ EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
-        "--run", "--planner", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",
+        "--run", "--planner", "--loss", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",
         "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
@@ -44,6 +44,7 @@ EXPECTED_FLAGS = {
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
     "planners": set(),
+    "losses": set(),
     "doctor": {"--json"},
 }  # fmt: skip
 

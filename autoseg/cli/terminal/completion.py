@@ -1,6 +1,7 @@
 """Completes option values in the shell (`autoseg --install-completion`).
 
-It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners are repeated.
+It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners and losses are
+repeated.
 """
 
 from collections.abc import Iterable
@@ -10,6 +11,21 @@ from typing import Any
 import typer
 
 PLANNERS = ("default", "residual-m", "residual-l", "residual-xl", "lite")
+LOSSES = (
+    "dice",
+    "cross_entropy",
+    "weighted_cross_entropy",
+    "balanced_cross_entropy",
+    "focal",
+    "border_weighted_cross_entropy",
+    "squared_dice",
+    "generalized_dice",
+    "tversky",
+    "focal_tversky",
+    "exponential_logarithmic",
+    "boundary",
+    "cldice",
+)
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -19,6 +35,12 @@ DEVICES = ("auto", "cpu", "cuda", "mps")  # not cuda:1, as bash ends words at co
 def complete_planner(incomplete: str) -> list[str]:
     """Completes `--planner`."""
     return _select(PLANNERS, incomplete)
+
+
+def complete_loss(incomplete: str) -> list[str]:
+    """Completes the last name of `--loss`."""
+    before, plus, last = incomplete.rpartition("+")
+    return [f"{before}{plus}{name}" for name in _select(LOSSES, last)]
 
 
 def complete_configuration(ctx: typer.Context, incomplete: str) -> list[str]:

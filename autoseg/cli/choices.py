@@ -1,0 +1,69 @@
+"""`autoseg planners`, `autoseg losses`: list what `autoseg plan` can be asked for."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from autoseg.errors import PlanError
+
+if TYPE_CHECKING:
+    from autoseg.workflows.plan.planning import PlannerLike
+    from planners.losses import LossRule
+
+DEFAULT_LOSS: Final = "dice+cross_entropy"  # what every planner chooses by itself
+
+
+def planners() -> None:
+    """List the planners that `autoseg plan --planner` accepts."""
+    from planners import PLANNERS
+
+    _print_table((name, planner.description) for name, planner in PLANNERS.items())
+
+
+def losses() -> None:
+    """List the losses that `autoseg plan --loss` accepts."""
+    from planners.losses import LOSS_RULES
+
+    _print_table((name, f"{rule.description} ({rule.source} {rule.year})") for name, rule in LOSS_RULES.items())
+    typer.echo(f"\nNames joined by + are added up; the default is {DEFAULT_LOSS}.")
+
+
+def find_planner(name: str, *, loss: str = DEFAULT_LOSS) -> "PlannerLike":
+    """Finds a planner by its name, and replaces its loss.
+
+    Raises:
+        PlanError: There is no such planner or loss; the message lists the existing ones.
+    """
+    from planners import PLANNERS
+    from planners.losses import LossPlanner
+
+    if name not in PLANNERS:
+        msg = f"no planner is called {name!r}; choose one of: {', '.join(PLANNERS)}"
+        raise PlanError(msg)
+    rules = find_loss(loss)
+    return PLANNERS[name] if loss == DEFAULT_LOSS else LossPlanner(planner=PLANNERS[name], loss=loss, rules=rules)
+
+
+def find_loss(names: str) -> "tuple[LossRule, ...]":
+    """Finds losses by their names, joined by "+".
+
+    Raises:
+        PlanError: There is no such loss; the message suggests the nearest name.
+    """
+    from autoseg.document import suggest_key
+    from planners.losses import LOSS_RULES
+
+    for name in names.split("+"):
+        if name not in LOSS_RULES:
+            hint = suggest_key(name, list(LOSS_RULES))
+            msg = f"no loss is called {name!r}{hint}; choose one, or several joined by +, of: {', '.join(LOSS_RULES)}"
+            raise PlanError(msg)
+    return tuple(LOSS_RULES[name] for name in names.split("+"))
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    listed = list(rows)
+    width = max(len(name) for name, _ in listed)
+    for name, text in listed:
+        typer.echo(f"{name:<{width}}  {text}")
