@@ -116,7 +116,7 @@ class TverskyTerm(LossTerm):
         batch_dice: The batch counts as one large volume, not each sample by itself.
         false_positive_weight: Alpha of the paper; one half for both weights is Dice.
         false_negative_weight: Beta of the paper.
-        exponent: Of one minus the Tversky index.
+        exponent: Power to which one minus the Tversky index is raised.
     """
 
     name: Literal["tversky"] = "tversky"

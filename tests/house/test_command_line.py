@@ -25,8 +25,8 @@ EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
-        "--run", "--planner", "--loss", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits", "--fix-geometry",
-        "--no-preprocess", "--workers", "--overwrite",
+        "--run", "--planner", "--loss", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits",
+        "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
     "train": {
