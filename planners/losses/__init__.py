@@ -19,7 +19,8 @@ from planners.losses.overlap import (
     choose_squared_dice,
     choose_tversky,
 )
-from planners.losses.rule import LossPlanner, LossRule
+from planners.losses.planner import LossPlanner
+from planners.losses.rule import LossRule
 
 __all__ = ["LOSS_RULES", "LossPlanner", "LossRule"]
 

@@ -13,8 +13,7 @@ from autoseg.plan.losses import (
     WeightedCrossEntropyTerm,
 )
 from planners.losses.class_shares import ClassShares, compute_class_shares
-from planners.losses.overlap import has_batch_dice
-from planners.losses.rule import Terms
+from planners.losses.rule import Terms, has_batch_dice
 
 FOCAL_GAMMA: Final = 2.0  # Lin et al. 2017
 BORDER_WEIGHT: Final = 10.0  # Ronneberger et al. 2015

@@ -13,7 +13,7 @@ from autoseg.plan.losses import (
     SquaredDiceTerm,
     TverskyTerm,
 )
-from planners.losses.rule import Terms
+from planners.losses.rule import Terms, has_batch_dice
 
 FALSE_POSITIVE_WEIGHT: Final = 0.3  # Salehi et al. 2017; false negatives have the rest
 FOCAL_EXPONENT: Final = 0.75  # Abraham and Khan 2019
@@ -75,11 +75,6 @@ def choose_cldice(fingerprint: Fingerprint, configuration: ConfigurationPlan) ->
         f"voxels: raise skeleton_iterations in plan.json for thicker ones"
     )
     return Decision((DiceTerm(weight=0.5, batch_dice=batch_dice), lines), because)
-
-
-def has_batch_dice(configuration: ConfigurationPlan) -> bool:
-    """Returns whether the Dice of a batch was chosen for a configuration."""
-    return any(isinstance(term, DiceTerm) and term.batch_dice for term in configuration.training.losses)
 
 
 def _choose_tversky(configuration: ConfigurationPlan, *, exponent: float) -> Decision[Terms]:

@@ -1,17 +1,12 @@
-"""A rule for the loss of a configuration, and the planner that applies it to the plan of another planner."""
+"""A rule for the loss of a configuration: a row of the table of losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autoseg.errors import PlanError
-from autoseg.fingerprint import Fingerprint, Machine
-from autoseg.network_cost import MeasureCost
-from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.document import ConfigurationPlan, Plan
-from autoseg.plan.losses import LossTerm, list_loss_problems
-from planners.lite import LitePlanner
-from planners.planner import Planner
-from planners.reasons import record
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan.decisions import Decision
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.losses import DiceTerm, LossTerm
 
 Terms = tuple[LossTerm, ...]
 
@@ -33,70 +28,6 @@ class LossRule:
     choose: Callable[[Fingerprint, ConfigurationPlan], Decision[Terms]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossPlanner:
-    """Plans as another planner does, with another loss.
-
-    Attributes:
-        planner: Makes all other decisions.
-        loss: Name of the loss: rows of `planners.losses.LOSS_RULES`, joined by "+".
-        rules: The rules of these rows.
-    """
-
-    planner: Planner | LitePlanner
-    loss: str
-    rules: tuple[LossRule, ...]
-
-    @property
-    def name(self) -> str:
-        """The options that lead to this planner, as plans record them after `--planner`."""
-        return f"{self.planner.name} --loss {self.loss}"
-
-    @property
-    def measures_host(self) -> bool:
-        """Whether it needs the measured throughput of the CPU."""
-        return self.planner.measures_host
-
-    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
-        """Decides everything about a dataset.
-
-        Args:
-            fingerprint: Fingerprint of the dataset.
-            machine: The computer to plan for.
-            measure_cost: Measures the cost of a network.
-
-        Raises:
-            PlanError: No plan exists, or the loss is impossible for the labels of the dataset.
-        """
-        plan = self.planner.plan(fingerprint, machine, measure_cost=measure_cost)
-        chosen = {name: self._choose(fingerprint, part) for name, part in plan.configurations.items()}
-        configurations = {
-            name: part.model_copy(update={"training": part.training.model_copy(update={"losses": chosen[name].value})})
-            for name, part in plan.configurations.items()
-        }
-        reasons = (
-            *(reason for reason in plan.reasons if not _is_void(reason, configurations)),
-            *(record(f"{name}: loss", decision, self.loss) for name, decision in chosen.items()),
-        )
-        return plan.model_copy(update={"planner": self.name, "configurations": configurations, "reasons": reasons})
-
-    def _choose(self, fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
-        decisions = [rule.choose(fingerprint, configuration) for rule in self.rules]
-        terms = tuple(term for decision in decisions for term in decision.value)
-        problems = list_loss_problems(terms, fingerprint.labels)
-        if problems:
-            msg = (
-                f"the loss {self.loss!r} is impossible for the labels of {fingerprint.dataset_name}: "
-                f"{'; '.join(problems)}; choose another one with --loss (`autoseg losses` lists them)"
-            )
-            raise PlanError(msg)
-        reasons = "; ".join(decision.because for decision in decisions)
-        return Decision(terms, f"asked for in place of Dice and cross entropy: {reasons}")
-
-
-def _is_void(reason: Reason, configurations: dict[str, ConfigurationPlan]) -> bool:
-    """Returns whether a reason is about batch Dice in a configuration of which no term depends on it."""
-    name, _, subject = reason.subject.rpartition(": ")
-    if subject != "batch Dice":
-        return False
-    return not any(hasattr(term, "batch_dice") for term in configurations[name].training.losses)
+def has_batch_dice(configuration: ConfigurationPlan) -> bool:
+    """Returns whether the Dice of a batch was chosen for a configuration."""
+    return any(isinstance(term, DiceTerm) and term.batch_dice for term in configuration.training.losses)

@@ -1,5 +1,6 @@
 """Soft clDice loss for tubes: Dice of centre lines (Shit et al. 2021)."""
 
+from functools import reduce
 from typing import Final
 
 import torch
@@ -42,22 +43,25 @@ def compute_soft_skeleton(
     image: Float[Tensor, "batch class *space"], iterations: int
 ) -> Float[Tensor, "batch class *space"]:
     """Computes what openings remove from an image and its erosions: the centre lines of what is bright."""
-    skeleton = functional.relu(image - _open(image))
-    for _ in range(iterations):
-        image = _erode(image)
-        ridge = functional.relu(image - _open(image))
+    skeleton = torch.zeros_like(image)
+    for _ in range(iterations + 1):
+        eroded = _erode(image)
+        ridge = functional.relu(image - _dilate(eroded))
         skeleton = skeleton + functional.relu(ridge - skeleton * ridge)
+        image = eroded
     return skeleton
 
 
-def _open(image: Tensor) -> Tensor:
+def _dilate(image: Tensor) -> Tensor:
+    """The maximum over every voxel and all its neighbours."""
     axes = image.ndim - 2
-    return POOLINGS[axes](_erode(image), (3,) * axes, 1, 1)
+    return POOLINGS[axes](image, (3,) * axes, 1, 1)
 
 
 def _erode(image: Tensor) -> Tensor:
     """The minimum over every voxel and its neighbours through faces."""
-    axes = image.ndim - 2
-    kernels = [tuple(3 if axis == chosen else 1 for axis in range(axes)) for chosen in range(axes)]
-    minima = [-POOLINGS[axes](-image, kernel, 1, tuple(extent // 2 for extent in kernel)) for kernel in kernels]
-    return torch.stack(minima).amin(0)
+    axes, minima = image.ndim - 2, []
+    for chosen in range(axes):
+        kernel = tuple(3 if axis == chosen else 1 for axis in range(axes))
+        minima.append(-POOLINGS[axes](-image, kernel, 1, tuple(extent // 2 for extent in kernel)))
+    return reduce(torch.minimum, minima)
