@@ -53,6 +53,25 @@ def find_voxel_weights(term: ClassWeightedTerm, target: Target) -> Float[Tensor,
     return torch.stack([row[true[:, group]] for group, row in enumerate(table)], dim=1)
 
 
+def sum_class_overlaps(
+    logits: Float[Tensor, "batch output *space"], target: Target, part: BatchPart, *, batch_dice: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums, for every class of every group of exclusive classes, probability in the mask, probability, and the mask.
+
+    The sums are over the valid voxels of every sample, or of the whole batch.
+    """
+    probabilities = compute_log_probabilities(logits, target).exp()
+    masks = build_class_masks(find_true_classes(target), probabilities.shape[2])
+    if target.valid is not None:
+        probabilities, masks = probabilities * target.valid[:, None], masks & target.valid[:, None]
+    space = tuple(range(3, probabilities.ndim))
+    sums = [(probabilities * masks).sum(space), probabilities.sum(space), masks.sum(space, dtype=torch.float32)]
+    if batch_dice:
+        sums = list(part.add_up(torch.stack([value.sum(0) for value in sums])))
+    intersection, predicted, present = sums
+    return intersection, predicted, present
+
+
 def average_over_voxels(
     values: Float[Tensor, "batch group *space"], target: Target, part: BatchPart
 ) -> Float[Tensor, ""]:

@@ -11,8 +11,8 @@ from autoseg.training.losses.exclusive_classes import (
     average_over_voxels,
     compute_voxel_entropies,
     find_voxel_weights,
+    sum_class_overlaps,
 )
-from autoseg.training.losses.generalized_dice import sum_class_overlaps
 from autoseg.training.losses.targets import Target
 
 SMOOTHING: Final = 1e-6

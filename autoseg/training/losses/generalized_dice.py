@@ -6,7 +6,7 @@ from torch import Tensor
 
 from autoseg.plan.losses import GeneralizedDiceTerm
 from autoseg.runtime.distributed import BatchPart
-from autoseg.training.losses.exclusive_classes import build_class_masks, compute_log_probabilities, find_true_classes
+from autoseg.training.losses.exclusive_classes import sum_class_overlaps
 from autoseg.training.losses.targets import Target
 
 
@@ -25,22 +25,3 @@ def compute_generalized_dice(
     total = (weights * (predicted + present)).sum(-1).clamp_min(1)  # below 1 only where every voxel is ignored
     mean = (1 - 2 * (weights * intersection).sum(-1) / total).mean()
     return mean if term.batch_dice else part.add_up(mean * part.share)
-
-
-def sum_class_overlaps(
-    logits: Float[Tensor, "batch output *space"], target: Target, part: BatchPart, *, batch_dice: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums, for every class of every group of exclusive classes, probability in the mask, probability, and the mask.
-
-    The sums are over the valid voxels of every sample, or of the whole batch.
-    """
-    probabilities = compute_log_probabilities(logits, target).exp()
-    masks = build_class_masks(find_true_classes(target), probabilities.shape[2])
-    if target.valid is not None:
-        probabilities, masks = probabilities * target.valid[:, None], masks & target.valid[:, None]
-    space = tuple(range(3, probabilities.ndim))
-    sums = [(probabilities * masks).sum(space), probabilities.sum(space), masks.sum(space, dtype=torch.float32)]
-    if batch_dice:
-        sums = list(part.add_up(torch.stack([value.sum(0) for value in sums])))
-    intersection, predicted, present = sums
-    return intersection, predicted, present
