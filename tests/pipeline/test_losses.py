@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from builders.balls import write_balls
-from builders.plans import shorten
+from builders.fingerprints import build_case, build_fingerprint
+from builders.labels import build_labels
+from builders.plans import build_configuration, shorten
 
 import autoseg
 from autoseg.cli.choices import find_planner
@@ -19,9 +21,12 @@ from autoseg.plan import Plan
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.data.training_data import TrainingData
+from autoseg.training.losses.targets import build_class_masks
+from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.monitoring.events import Event, IterationDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
+from planners.losses import LOSS_RULES
 
 LOSS = "boundary+border_weighted_cross_entropy+cldice"
 
@@ -83,6 +88,34 @@ def test_a_training_that_is_interrupted_ends_as_if_nothing_had_happened(
     expected, found = (read_checkpoint(FoldFolder(folder).final_checkpoint).tensors for folder in (output, tmp_path))
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+@pytest.mark.parametrize(("loss", "progress"), [*((loss, 0.0) for loss in LOSS_RULES), ("boundary", 1.0)])
+def test_what_every_planned_loss_makes_small_is_the_difference_from_the_reference(
+    loss: str, progress: float, has_regions: bool
+) -> None:
+    """Logits that follow the gradient, without a network, become those of the reference."""
+    values, written = ((1, 2), (1, 2)) if has_regions else ((1,), None)
+    labels = build_labels({"organ": values, "core": (2,)}, region_write_values=written)
+    label_map = torch.zeros((1, 14, 14), dtype=torch.int16)
+    label_map[0, 2:9, 3:10], label_map[0, 4:7, 5:7] = 1, 2
+    case = build_case((1.0, 1.0, 1.0), (1, 14, 14), voxel_counts=(43, 6))
+    fingerprint = build_fingerprint((1.0, 1.0, 1.0), (1, 14, 14), cases=(case,), labels=labels)
+    terms = LOSS_RULES[loss].choose(fingerprint, build_configuration((14, 14))).value
+    if any(term.find_problems(labels) for term in terms):
+        assert (loss, has_regions) == ("border_weighted_cross_entropy", True)
+        return
+    logits = torch.zeros((1, labels.output_channel_count, 14, 14), requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    compute_loss = WeightedLoss(terms=terms, labels=labels, spacing_mm=(1.0, 1.0))
+    for _ in range(60):
+        optimizer.zero_grad()
+        compute_loss([logits], label_map, (1.0,), progress=progress).backward()
+        optimizer.step()
+    truth = build_class_masks(label_map, labels)
+    found = logits > 0 if has_regions else build_class_masks(logits.argmax(1).to(torch.int16), labels)
+    assert torch.equal(found, truth)
 
 
 def test_the_plan_says_which_loss_was_asked_for(run: Path) -> None:
