@@ -163,10 +163,9 @@ class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
 
     def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
         """Finds regions, whose objects have no common background."""
-        problems = super().find_problems(labels)
-        return (
-            (*problems, "works with labels only, not with regions, which overlap") if labels.has_regions else problems
-        )
+        if labels.has_regions:
+            return ("works with labels only, not with regions, which may overlap",)
+        return super().find_problems(labels)
 
 
 class ExponentialLogarithmicTerm(ClassWeightedTerm):

@@ -5,7 +5,7 @@ from builders.fingerprints import build_case, build_fingerprint
 from builders.hosts import HOST
 from builders.labels import build_labels
 
-from autoseg.cli.choices import find_loss, find_planner
+from autoseg.cli.choices import find_loss, find_planner, losses
 from autoseg.document import parse_part
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
@@ -190,3 +190,12 @@ def test_a_loss_that_is_impossible_for_the_labels_is_refused_by_name(loss, label
 def test_a_wrong_name_is_told_with_the_nearest_one(name, message):
     with pytest.raises(PlanError, match=message):
         find_loss(name)
+
+
+def test_the_command_lists_every_loss_with_a_sentence_and_its_source(capsys):
+    losses()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[: len(LOSS_RULES)]] == list(LOSS_RULES)
+    for line, rule in zip(lines, LOSS_RULES.values(), strict=False):
+        assert line.endswith(f"  {rule.description} ({rule.source} {rule.year})")
+    assert lines[-1] == "Names joined by + are added up; the default is dice+cross_entropy."
