@@ -9,7 +9,6 @@ from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
     from autoseg.workflows.plan.planning import PlannerLike
-    from planners.losses import LossRule
 
 DEFAULT_LOSS: Final = "dice+cross_entropy"  # what every planner chooses by itself
 
@@ -41,25 +40,7 @@ def find_planner(name: str, *, loss: str = DEFAULT_LOSS) -> "PlannerLike":
     if name not in PLANNERS:
         msg = f"no planner is called {name!r}; choose one of: {', '.join(PLANNERS)}"
         raise PlanError(msg)
-    rules = find_loss(loss)
-    return PLANNERS[name] if loss == DEFAULT_LOSS else LossPlanner(planner=PLANNERS[name], loss=loss, rules=rules)
-
-
-def find_loss(names: str) -> "tuple[LossRule, ...]":
-    """Finds losses by their names, joined by "+".
-
-    Raises:
-        PlanError: There is no such loss; the message suggests the nearest name.
-    """
-    from autoseg.document import suggest_key
-    from planners.losses import LOSS_RULES
-
-    for name in names.split("+"):
-        if name not in LOSS_RULES:
-            hint = suggest_key(name, list(LOSS_RULES))
-            msg = f"no loss is called {name!r}{hint}; choose one, or several joined by +, of: {', '.join(LOSS_RULES)}"
-            raise PlanError(msg)
-    return tuple(LOSS_RULES[name] for name in names.split("+"))
+    return PLANNERS[name] if loss == DEFAULT_LOSS else LossPlanner(planner=PLANNERS[name], loss=loss)
 
 
 def _print_table(rows: Iterable[tuple[str, str]]) -> None:

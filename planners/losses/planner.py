@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from autoseg.document import suggest_key
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.network_cost import MeasureCost
@@ -10,6 +11,7 @@ from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.losses import list_loss_problems
 from planners.losses.rule import LossRule, Terms
+from planners.losses.table import LOSS_RULES
 from planners.reasons import record
 
 
@@ -37,13 +39,17 @@ class LossPlanner:
 
     Attributes:
         planner: Makes all other decisions.
-        loss: Name of the loss: rows of `planners.losses.LOSS_RULES`, joined by "+".
-        rules: The rules of these rows.
+        loss: Names of losses in `planners.losses.LOSS_RULES`, joined by "+".
+
+    Raises:
+        PlanError: There is no such loss.
     """
 
     planner: AnyPlanner
     loss: str
-    rules: tuple[LossRule, ...]
+
+    def __post_init__(self) -> None:
+        find_rules(self.loss)
 
     @property
     def name(self) -> str:
@@ -79,7 +85,7 @@ class LossPlanner:
         return plan.model_copy(update={"planner": self.name, "configurations": configurations, "reasons": reasons})
 
     def _choose(self, fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
-        decisions = [rule.choose(fingerprint, configuration) for rule in self.rules]
+        decisions = [rule.choose(fingerprint, configuration) for rule in find_rules(self.loss)]
         terms = tuple(term for decision in decisions for term in decision.value)
         problems = list_loss_problems(terms, fingerprint.labels)
         if problems:
@@ -90,6 +96,20 @@ class LossPlanner:
             raise PlanError(msg)
         reasons = "; ".join(decision.because for decision in decisions)
         return Decision(terms, f"asked for in place of Dice and cross entropy: {reasons}")
+
+
+def find_rules(names: str) -> tuple[LossRule, ...]:
+    """Finds the rules of losses by their names, joined by "+".
+
+    Raises:
+        PlanError: There is no such loss; the message suggests the nearest name.
+    """
+    for name in names.split("+"):
+        if name not in LOSS_RULES:
+            hint = suggest_key(name, list(LOSS_RULES))
+            msg = f"no loss is called {name!r}{hint}; choose one, or several joined by +, of: {', '.join(LOSS_RULES)}"
+            raise PlanError(msg)
+    return tuple(LOSS_RULES[name] for name in names.split("+"))
 
 
 def _is_void(reason: Reason, configurations: dict[str, ConfigurationPlan]) -> bool:

@@ -5,7 +5,7 @@ from builders.fingerprints import build_case, build_fingerprint
 from builders.hosts import HOST
 from builders.labels import build_labels
 
-from autoseg.cli.choices import find_loss, find_planner, losses
+from autoseg.cli.choices import find_planner, losses
 from autoseg.document import parse_part
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
@@ -189,7 +189,7 @@ def test_a_loss_that_is_impossible_for_the_labels_is_refused_by_name(loss, label
 )
 def test_a_wrong_name_is_told_with_the_nearest_one(name, message):
     with pytest.raises(PlanError, match=message):
-        find_loss(name)
+        find_planner("default", loss=name)
 
 
 def test_the_command_lists_every_loss_with_a_sentence_and_its_source(capsys):
