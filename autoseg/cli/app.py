@@ -12,6 +12,7 @@ from typing import Final
 import typer
 
 from autoseg.cli.check import check
+from autoseg.cli.choices import architectures, losses, planners
 from autoseg.cli.demo import demo
 from autoseg.cli.doctor import doctor
 from autoseg.cli.evaluate import evaluate
@@ -19,7 +20,6 @@ from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
 from autoseg.cli.init import init
 from autoseg.cli.plan import plan
-from autoseg.cli.planners import architectures, planners
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
@@ -117,6 +117,7 @@ for command in (
     demo,
     planners,
     architectures,
+    losses,
     doctor,
 ):
     app.command()(explain_interruption(command))

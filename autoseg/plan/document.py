@@ -15,6 +15,7 @@ from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
 from autoseg.plan.augmentation import find_problems
 from autoseg.plan.decisions import Reason
+from autoseg.plan.losses import list_loss_problems
 from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS, PreviousStagePlan
@@ -150,6 +151,10 @@ class Plan(Document):
             if getattr(chosen.network, field) != count:
                 msg = f"configurations.{name}.network.{field} must be {count}, as channels and labels demand"
                 raise ValueError(msg)
+        problems = list_loss_problems(chosen.training.losses, self.labels)
+        if problems:
+            msg = f"configurations.{name}.training.losses: {'; '.join(problems)}"
+            raise ValueError(msg)
 
     def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:
         """Returns the configuration of that name.

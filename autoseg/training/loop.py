@@ -265,6 +265,7 @@ class TrainingLoop:
         for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
             rate = compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=iteration)
             self.state.learner.set_learning_rate(rate)
+            self._set_progress(epoch, iteration)
             losses.append(run_training_step(self.state.learner, timer.take(batches)))
             self._check_loss(losses[-1], epoch, iteration)
             if self._is_partial_saving_due():
@@ -280,6 +281,7 @@ class TrainingLoop:
     ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
         """Runs the validation of an epoch; returns fewer outcomes on a stop, after which all are repeated."""
         self.state.learner.train(is_training=False)
+        self._set_progress(epoch, self.state.schedule.iterations_per_epoch)
         outcomes = []
         with self.state.learner.averaged_weights():
             for iteration in range(self.state.schedule.validation_iterations_per_epoch):
@@ -288,6 +290,12 @@ class TrainingLoop:
                     break
                 yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
         return outcomes
+
+    def _set_progress(self, epoch: int, iterations_done: int) -> None:
+        schedule = self.state.schedule
+        self.state.learner.set_progress(
+            schedule.compute_progress(epoch + iterations_done / schedule.iterations_per_epoch)
+        )
 
     def _check_loss(self, loss: float, epoch: int, iteration: int) -> None:
         self.overflows_in_a_row = 0 if math.isfinite(loss) else self.overflows_in_a_row + 1

@@ -25,8 +25,8 @@ EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
-        "--run", "--planner", "--architecture", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits",
-        "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
+        "--run", "--planner", "--architecture", "--loss", "--memory-gb", "--budget", "--configuration", "--group-by",
+        "--splits",        "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
     "train": {
@@ -45,6 +45,7 @@ EXPECTED_FLAGS = {
     "demo": {"--overwrite"},
     "planners": set(),
     "architectures": {"--measure"},
+    "losses": set(),
     "doctor": {"--json"},
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Completes option values in the shell (`autoseg --install-completion`).
 
-It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners and
-architectures are repeated.
+It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners, architectures
+and losses are repeated.
 """
 
 from collections.abc import Iterable
@@ -39,6 +39,21 @@ ARCHITECTURES = (
     "deeplab_v3_plus",
     "danet",
 )
+LOSSES = (
+    "dice",
+    "cross_entropy",
+    "weighted_cross_entropy",
+    "balanced_cross_entropy",
+    "focal",
+    "border_weighted_cross_entropy",
+    "squared_dice",
+    "generalized_dice",
+    "tversky",
+    "focal_tversky",
+    "exponential_logarithmic",
+    "boundary",
+    "cldice",
+)
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -53,6 +68,12 @@ def complete_planner(incomplete: str) -> list[str]:
 def complete_architecture(incomplete: str) -> list[str]:
     """Completes `--architecture`."""
     return _select(ARCHITECTURES, incomplete)
+
+
+def complete_loss(incomplete: str) -> list[str]:
+    """Completes the last name of `--loss`."""
+    before, plus, last = incomplete.rpartition("+")
+    return [f"{before}{plus}{name}" for name in _select(LOSSES, last)]
 
 
 def complete_configuration(ctx: typer.Context, incomplete: str) -> list[str]:
