@@ -88,7 +88,7 @@ class Plan(Document):
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = PLAN_UPGRADES
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     autoseg_version: str
     planner: str
     accelerator_memory_gb: Positive

@@ -6,7 +6,7 @@ from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm, SegmentationObjective
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.training import CosineSchedule, TrainingPlan
 from planners.lite.budget import SUFFICIENT_ITERATIONS
 from planners.lite.candidates import Candidate, Situation
 from planners.reasons import format_extents, record
@@ -105,8 +105,7 @@ def build_lite_training(
         momentum=0.9,
         second_moment_decay=0.999,
         weight_decay=0.01,
-        schedule="cosine",
-        schedule_exponent=0.9,
+        schedule=CosineSchedule(),
         warmup_iterations=100,
         weight_average_decay=0.999,
         gradient_norm_limit=12.0,
