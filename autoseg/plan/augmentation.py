@@ -8,10 +8,12 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import AfterValidator, Field
 
 from autoseg.document import OneOf, Part
-from autoseg.plan.values import Fraction, FractionRange, NonNegativeRange, PositiveRange
+from autoseg.plan.values import LARGEST_EXTENT, Fraction, FractionRange, NonNegativeRange, PositiveRange
 
 LARGEST_SCALING: Final = 8.0
 LARGEST_RADIUS_VOXELS: Final = 128.0
+LARGEST_SHEAR_DEGREES: Final = 60.0
+MOST_NODES: Final = 64
 
 
 class TransformPlan(Part):
@@ -48,8 +50,8 @@ def _check_radius(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-class SpatialPlan(TransformPlan):
-    """Rotation and scaling about the centre, then cropping to the patch: one interpolation for both.
+class WarpPlan(TransformPlan):
+    """Change of geometry about the centre, then cropping to the patch, in one interpolation. It stands first.
 
     Attributes:
         rotation_limit_degrees: Bound of the rotation; each angle is uniform in [-limit, limit].
@@ -57,12 +59,99 @@ class SpatialPlan(TransformPlan):
         scaling_range: One factor for all axes; above 1 objects become smaller.
     """
 
-    name: Literal["spatial"] = "spatial"
     rotation_probability: Fraction
     rotation_limit_degrees: Annotated[float, Field(ge=0, le=180)]
     in_plane_only: bool
     scaling_probability: Fraction
     scaling_range: Annotated[PositiveRange, AfterValidator(_check_scaling)]
+
+    @property
+    def may_happen(self) -> bool:
+        """Whether any patch is changed; else the patch itself is all that must be cut out."""
+        return self.rotation_probability > 0 or self.scaling_probability > 0
+
+
+class SpatialPlan(WarpPlan):
+    """Rotation and scaling."""
+
+    name: Literal["spatial"] = "spatial"
+
+
+class ElasticPlan(Part):
+    """Elastic deformation by a random field of displacements; every kind of field has parameters of its own.
+
+    Attributes:
+        field: Row of the kind in `ELASTIC_PLANS` and, of what computes it, in
+            `autoseg.training.augmentation.displacements.FIELDS`.
+        std_voxels: Standard deviation of the displacement along each axis, at the nodes of a grid or in every voxel.
+    """
+
+    field: str
+    probability: Fraction
+    std_voxels: Annotated[float, Field(ge=0, le=LARGEST_RADIUS_VOXELS)]
+
+
+class CoarseGridField(ElasticPlan):
+    """Normal displacements at the nodes of a coarse grid over the patch, between which cubic splines interpolate.
+
+    In the U-Net of 2015 (Ronneberger et al., arXiv:1505.04597) there are 3 x 3 nodes and a standard deviation of 10
+    voxels.
+    """
+
+    field: Literal["coarse_grid"] = "coarse_grid"
+    nodes_per_axis: Annotated[int, Field(ge=2, le=MOST_NODES)]
+
+
+class SpacedGridField(ElasticPlan):
+    """The same with nodes at a fixed distance, whatever the patch.
+
+    In the 3D U-Net (Cicek et al. 2016, arXiv:1606.06650) the distance is 32 voxels, the standard deviation 4 voxels.
+    """
+
+    field: Literal["spaced_grid"] = "spaced_grid"
+    spacing_voxels: Annotated[float, Field(ge=1, le=LARGEST_EXTENT)]
+
+
+class SmoothedField(ElasticPlan):
+    """Independent displacements of all voxels, smoothed by a Gaussian and scaled (Simard et al. 2003).
+
+    Attributes:
+        sigma_voxels: Standard deviation of the Gaussian, the distance over which displacements are alike.
+    """
+
+    field: Literal["smoothed"] = "smoothed"
+    sigma_voxels: Annotated[float, Field(gt=0, le=LARGEST_RADIUS_VOXELS)]
+
+
+ELASTIC_PLANS: Final[dict[str, type[ElasticPlan]]] = {
+    "coarse_grid": CoarseGridField,
+    "spaced_grid": SpacedGridField,
+    "smoothed": SmoothedField,
+}
+
+
+class DeformationPlan(WarpPlan):
+    """Rotation, scaling, shearing and elastic deformation.
+
+    Attributes:
+        shear_limit_degrees: Bound of the angle by which one axis, drawn at random, leans towards another.
+        elastic: None: no elastic deformation.
+    """
+
+    name: Literal["deformation"] = "deformation"
+    shear_probability: Fraction
+    shear_limit_degrees: Annotated[float, Field(ge=0, le=LARGEST_SHEAR_DEGREES)]
+    elastic: Annotated[ElasticPlan, OneOf(ELASTIC_PLANS, "field")] | None
+
+    @property
+    def elastic_probability(self) -> float:
+        """Probability of an elastic deformation that moves anything."""
+        return 0.0 if self.elastic is None or self.elastic.std_voxels == 0 else self.elastic.probability
+
+    @property
+    def may_happen(self) -> bool:
+        """Whether any patch is changed."""
+        return super().may_happen or self.shear_probability > 0 or self.elastic_probability > 0
 
 
 class NoisePlan(TransformPlan):
@@ -194,6 +283,7 @@ class MaskComponentRemovalPlan(TransformPlan):
 
 TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
     "spatial": SpatialPlan,
+    "deformation": DeformationPlan,
     "noise": NoisePlan,
     "blur": BlurPlan,
     "brightness": BrightnessPlan,
@@ -208,9 +298,11 @@ TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
 
 def _check_positions(transforms: tuple[TransformPlan, ...]) -> tuple[TransformPlan, ...]:
     names = [transform.name for transform in transforms]
-    if "spatial" in names[1:]:
+    misplaced = next((transform.name for transform in transforms[1:] if isinstance(transform, WarpPlan)), None)
+    if misplaced is not None:
+        places = ", ".join(str(place) for place, part in enumerate(transforms) if isinstance(part, WarpPlan))
         msg = (
-            f"'spatial' must be the first transform and stand once (found at {_list_positions(names, 'spatial')}): "
+            f"{misplaced!r} must be the first transform and stand once (found at {places}): "
             f"it crops what is cut out to the patch, and all others change patches"
         )
         raise ValueError(msg)

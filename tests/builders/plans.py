@@ -35,6 +35,16 @@ TRANSFORMS: Final[Mapping[str, Mapping[str, Any]]] = {
         "scaling_probability": 0.0,
         "scaling_range": (0.7, 1.4),
     },
+    "deformation": {
+        "rotation_probability": 0.0,
+        "rotation_limit_degrees": 30.0,
+        "in_plane_only": False,
+        "scaling_probability": 0.0,
+        "scaling_range": (0.7, 1.4),
+        "shear_probability": 0.0,
+        "shear_limit_degrees": 20.0,
+        "elastic": None,
+    },
     "noise": {"probability": 1.0, "std_range": (0.0, 0.1)},
     "blur": {"probability": 1.0, "channel_probability": 0.5, "sigma_range_voxels": (0.5, 1.0)},
     "brightness": {"probability": 1.0, "factor_range": (0.75, 1.25)},
@@ -50,7 +60,7 @@ TRANSFORMS: Final[Mapping[str, Mapping[str, Any]]] = {
     "mask_morphology": {"probability": 1.0, "label_probability": 0.5, "radius_range_voxels": (1.0, 8.0)},
     "mask_component_removal": {"probability": 1.0, "label_probability": 0.5, "limit_fraction": 0.15},
 }
-"""With these values a transform always happens, but for rotation and scaling."""
+"""With these values a transform always happens, but for changes of geometry."""
 
 
 def build_network_plan(

@@ -18,6 +18,7 @@ from autoseg.training.augmentation.transform import DeviceTransform, Transform
 
 TRANSFORMS: Final[dict[str, type[Transform]]] = {
     "spatial": Spatial,
+    "deformation": Spatial,
     "noise": Noise,
     "blur": Blur,
     "brightness": Brightness,
