@@ -3,17 +3,20 @@
 A probability is that of a patch unless its name says otherwise; a range is a lower and an upper limit.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from autoseg.document import OneOf, Part
-from autoseg.plan.values import LARGEST_EXTENT, Fraction, FractionRange, NonNegativeRange, PositiveRange
+from autoseg.plan.elastic import ELASTIC_PLANS, ElasticPlan
+from autoseg.plan.preprocessing import ChannelPlan
+from autoseg.plan.values import LARGEST_RADIUS_VOXELS, Fraction, FractionRange, NonNegativeRange, PositiveRange
 
 LARGEST_SCALING: Final = 8.0
-LARGEST_RADIUS_VOXELS: Final = 128.0
 LARGEST_SHEAR_DEGREES: Final = 60.0
-MOST_NODES: Final = 64
+COLOUR_CHANNELS: Final = (("r", "g", "b"), ("red", "green", "blue"))
+PICTURE_SCHEME: Final = "rgb_to_0_1"
 
 
 class TransformPlan(Part):
@@ -32,6 +35,11 @@ class TransformPlan(Part):
     def find_problem(self, dimensions: int) -> str | None:
         """Says why the transform is impossible for patches of two or three axes; None if it is possible."""
         del dimensions
+        return None
+
+    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
+        """Says why the transform is impossible for images of these channels; None if it is possible."""
+        del channels
         return None
 
 
@@ -75,59 +83,6 @@ class SpatialPlan(WarpPlan):
     """Rotation and scaling."""
 
     name: Literal["spatial"] = "spatial"
-
-
-class ElasticPlan(Part):
-    """Elastic deformation by a random field of displacements; every kind of field has parameters of its own.
-
-    Attributes:
-        field: Row of the kind in `ELASTIC_PLANS` and, of what computes it, in
-            `autoseg.training.augmentation.displacements.FIELDS`.
-        std_voxels: Standard deviation of the displacement along each axis, at the nodes of a grid or in every voxel.
-    """
-
-    field: str
-    probability: Fraction
-    std_voxels: Annotated[float, Field(ge=0, le=LARGEST_RADIUS_VOXELS)]
-
-
-class CoarseGridField(ElasticPlan):
-    """Normal displacements at the nodes of a coarse grid over the patch, between which cubic splines interpolate.
-
-    In the U-Net of 2015 (Ronneberger et al., arXiv:1505.04597) there are 3 x 3 nodes and a standard deviation of 10
-    voxels.
-    """
-
-    field: Literal["coarse_grid"] = "coarse_grid"
-    nodes_per_axis: Annotated[int, Field(ge=2, le=MOST_NODES)]
-
-
-class SpacedGridField(ElasticPlan):
-    """The same with nodes at a fixed distance, whatever the patch.
-
-    In the 3D U-Net (Cicek et al. 2016, arXiv:1606.06650) the distance is 32 voxels, the standard deviation 4 voxels.
-    """
-
-    field: Literal["spaced_grid"] = "spaced_grid"
-    spacing_voxels: Annotated[float, Field(ge=1, le=LARGEST_EXTENT)]
-
-
-class SmoothedField(ElasticPlan):
-    """Independent displacements of all voxels, smoothed by a Gaussian and scaled (Simard et al. 2003).
-
-    Attributes:
-        sigma_voxels: Standard deviation of the Gaussian, the distance over which displacements are alike.
-    """
-
-    field: Literal["smoothed"] = "smoothed"
-    sigma_voxels: Annotated[float, Field(gt=0, le=LARGEST_RADIUS_VOXELS)]
-
-
-ELASTIC_PLANS: Final[dict[str, type[ElasticPlan]]] = {
-    "coarse_grid": CoarseGridField,
-    "spaced_grid": SpacedGridField,
-    "smoothed": SmoothedField,
-}
 
 
 class DeformationPlan(WarpPlan):
@@ -232,6 +187,72 @@ class GammaPlan(TransformPlan):
     exponent_range: PositiveRange
 
 
+class ColourPlan(TransformPlan):
+    """Change of pictures whose channels are red, green and blue."""
+
+    probability: Fraction
+
+    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
+        """Reports channels other than these three, by their names or by a normalization that only they have."""
+        names = tuple(channel.name.casefold() for channel in channels)
+        if names in COLOUR_CHANNELS or _are_pictures(channels):
+            return None
+        return (
+            f"changes colours, so the channels must be red, green and blue in this order, named R, G and B or "
+            f"{PICTURE_SCHEME} each (got {', '.join(channel.name for channel in channels)}); remove it"
+        )
+
+
+def _are_pictures(channels: Sequence[ChannelPlan]) -> bool:
+    return [channel.normalization for channel in channels] == [PICTURE_SCHEME] * 3
+
+
+class SaturationPlan(ColourPlan):
+    """Stronger or weaker colours.
+
+    Attributes:
+        factor_range: Factor on the distance from grey; factors below 1 and above 1 are equally likely.
+    """
+
+    name: Literal["saturation"] = "saturation"
+    factor_range: PositiveRange
+
+
+class HuePlan(ColourPlan):
+    """Other colours, equally strong and bright.
+
+    Attributes:
+        limit_degrees: All colours are turned about grey by an angle that is uniform in [-limit, limit].
+    """
+
+    name: Literal["hue"] = "hue"
+    limit_degrees: Annotated[float, Field(ge=0, le=180)]
+
+
+class StainPlan(ColourPlan):
+    """Amounts of haematoxylin, eosin and DAB in histology (Tellez et al. 2018, doi:10.1109/TMI.2018.2820199).
+
+    Attributes:
+        factor_limit: The amount of each stain is multiplied by a number that is uniform in [1 - limit, 1 + limit].
+        shift_limit: It is then shifted by a number, in optical density (natural logarithm), in [-limit, limit].
+    """
+
+    name: Literal["stain"] = "stain"
+    factor_limit: Fraction
+    shift_limit: Fraction
+
+    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
+        """Reports channels whose intensities are not those of a picture, from which stains could be told."""
+        if _are_pictures(channels):
+            return None
+        found = ", ".join(f"{channel.name} ({channel.normalization})" for channel in channels)
+        return (
+            f"tells stains by intensities from 0 to 1 in red, green and blue, so there must be three channels with the "
+            f"normalization {PICTURE_SCHEME} (got {found}); name each of them {PICTURE_SCHEME} in dataset.json and "
+            f"plan again, or remove it"
+        )
+
+
 class MirrorPlan(TransformPlan):
     """Flipping.
 
@@ -290,6 +311,9 @@ TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
     "contrast": ContrastPlan,
     "low_resolution": LowResolutionPlan,
     "gamma": GammaPlan,
+    "saturation": SaturationPlan,
+    "hue": HuePlan,
+    "stain": StainPlan,
     "mirror": MirrorPlan,
     "mask_morphology": MaskMorphologyPlan,
     "mask_component_removal": MaskComponentRemovalPlan,
@@ -340,3 +364,13 @@ def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has
         if problem is not None:
             problems.append(f"training.transforms.{position} ({transform.name}): {problem}")
     return problems
+
+
+def find_channel_problems(transforms: tuple[TransformPlan, ...], channels: Sequence[ChannelPlan]) -> list[str]:
+    """Says why transforms are impossible for images of these channels, each with its place in the list."""
+    problems = [transform.find_channel_problem(channels) for transform in transforms]
+    return [
+        f"training.transforms.{position} ({transform.name}): {problem}"
+        for position, (transform, problem) in enumerate(zip(transforms, problems, strict=True))
+        if problem is not None
+    ]

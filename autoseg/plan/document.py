@@ -13,7 +13,7 @@ from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
-from autoseg.plan.augmentation import find_problems
+from autoseg.plan.augmentation import find_channel_problems, find_problems
 from autoseg.plan.decisions import Reason
 from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
@@ -141,6 +141,9 @@ class Plan(Document):
 
     def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
         self.list_stages(name)
+        problems = find_channel_problems(chosen.training.transforms, self.channels)
+        if problems:
+            raise ValueError("; ".join(f"configurations.{name}.{problem}" for problem in problems))
         extra = 0 if chosen.previous_stage is None else chosen.previous_stage.count_channels(self.labels)
         expected = {
             "input_channels": len(self.channels) + extra,

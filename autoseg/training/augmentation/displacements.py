@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from autoseg.plan.augmentation import CoarseGridField, ElasticPlan, SmoothedField, SpacedGridField
+from autoseg.plan.elastic import CoarseGridField, ElasticPlan, SmoothedField, SpacedGridField
 from autoseg.training.augmentation.tensors.counter_random import draw_normal
 from autoseg.training.augmentation.tensors.transfer import copy_to_device
 

@@ -19,7 +19,7 @@ RANGES = [
 ]
 
 
-NOT_OF_THE_REFERENCE = {"deformation"}
+NOT_OF_THE_REFERENCE = {"deformation", "saturation", "hue", "stain"}
 
 
 def parse(transforms):

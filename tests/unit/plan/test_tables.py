@@ -3,7 +3,8 @@
 import pytest
 
 from autoseg.networks.families import FAMILIES
-from autoseg.plan.augmentation import ELASTIC_PLANS, TRANSFORM_PLANS
+from autoseg.plan.augmentation import TRANSFORM_PLANS
+from autoseg.plan.elastic import ELASTIC_PLANS
 from autoseg.plan.losses import LOSS_TERMS, OBJECTIVE_PLANS
 from autoseg.plan.network import NETWORK_PLANS
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from autoseg.plan.augmentation import ELASTIC_PLANS
+from autoseg.plan.elastic import ELASTIC_PLANS
 from autoseg.training.augmentation.displacements import compute_bases, compute_displacements, draw_displacements
 from autoseg.training.augmentation.enlarged_patch import compute_enlarged_patch
 from autoseg.training.augmentation.spatial import (
