@@ -26,9 +26,12 @@ class TransformPlan(Part):
         name: Row of the kind in `TRANSFORM_PLANS` and, of what carries it out, in
             `autoseg.training.augmentation.transforms.TRANSFORMS`.
         needs_previous_stage: Whether it changes the masks of a cascade's previous stage.
+        lasts: Whether it happens until the training ends, even if augmentation ends before
+            (`TrainingPlan.augmentation_end_fraction`).
     """
 
     needs_previous_stage: ClassVar[bool] = False
+    lasts: ClassVar[bool] = False
 
     name: str
 
@@ -260,6 +263,8 @@ class MirrorPlan(TransformPlan):
         axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
     """
 
+    lasts: ClassVar[bool] = True
+
     name: Literal["mirror"] = "mirror"
     axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)]
 
@@ -279,6 +284,7 @@ class MaskMorphologyPlan(TransformPlan):
     """
 
     needs_previous_stage: ClassVar[bool] = True
+    lasts: ClassVar[bool] = True
 
     name: Literal["mask_morphology"] = "mask_morphology"
     probability: Fraction
@@ -295,6 +301,7 @@ class MaskComponentRemovalPlan(TransformPlan):
     """
 
     needs_previous_stage: ClassVar[bool] = True
+    lasts: ClassVar[bool] = True
 
     name: Literal["mask_component_removal"] = "mask_component_removal"
     probability: Fraction

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
-from autoseg.geometry import DistanceUnit
+from autoseg.geometry import Border, DistanceUnit
 from autoseg.labels import LabelScheme
 from autoseg.plan.augmentation import find_channel_problems, find_problems
 from autoseg.plan.decisions import Reason
@@ -35,6 +35,9 @@ class ConfigurationPlan(Part):
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input.
+        border: What training patches and windows of prediction hold where they hang over the volume: "zeros" (and
+            background), "mirror", the image and its labels mirrored at the outermost voxels (the overlap-tile strategy
+            of the U-Net, arXiv:1505.04597), or "replicate", their outermost voxels.
         previous_stage: Input of the network from a configuration that was trained before; None without one.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
@@ -43,6 +46,7 @@ class ConfigurationPlan(Part):
     spacing_mm: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
     median_shape_voxels: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
     patch_voxels: Extents
+    border: Border
     previous_stage: Annotated[PreviousStagePlan, OneOf(PREVIOUS_STAGE_PLANS, "input")] | None
     data_of: ConfigurationName
     resampling: ResamplingPlan

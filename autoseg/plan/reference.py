@@ -60,6 +60,7 @@ def build_reference_training(
         warmup_iterations=0,
         weight_average_decay=0.0,
         gradient_norm_limit=12.0,
+        augmentation_end_fraction=0.0,
         transforms=transforms,
     )
 

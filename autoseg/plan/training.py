@@ -108,6 +108,8 @@ class TrainingPlan(Part):
         warmup_iterations: The learning rate rises linearly from zero over the first of them.
         weight_average_decay: Decay of the exponential moving average of the weights that is kept (Polyak and
             Juditsky 1992); 0: the weights themselves are.
+        augmentation_end_fraction: Share of the training, at its end, in which patches are no longer changed, but for
+            what prediction relies on: mirroring, and mistakes in the masks of a cascade. 0: they always are.
         transforms: Random changes of training patches, in the order in which they are applied.
     """
 
@@ -131,6 +133,7 @@ class TrainingPlan(Part):
     warmup_iterations: Annotated[int, Field(ge=0, le=LONGEST_TRAINING)]
     weight_average_decay: Annotated[float, Field(ge=0, lt=1)]
     gradient_norm_limit: Positive
+    augmentation_end_fraction: Fraction
     transforms: Transforms
 
     @property

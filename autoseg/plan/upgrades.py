@@ -220,7 +220,7 @@ def _list_transforms(augmentation: Json, *, is_cascade: bool) -> list[Json]:
 
 
 def upgrade_version_2(plan: Json) -> Json:
-    """Makes the schedule a part that names its kind."""
+    """Fills in what version 2 left out; the schedule becomes a part that names its kind."""
     configurations = plan.get("configurations")
     if isinstance(configurations, dict):
         upgraded = {name: _add_version_3(content) for name, content in configurations.items()}
@@ -229,9 +229,12 @@ def upgrade_version_2(plan: Json) -> Json:
 
 
 def _add_version_3(content: Any) -> Any:
-    if not isinstance(content, dict) or not isinstance(content.get("training"), dict):
+    if not isinstance(content, dict):
         return content
-    return content | {"training": _upgrade_schedule(content["training"])}
+    upgraded: Json = {"border": "zeros"} | content
+    if isinstance(content.get("training"), dict):
+        upgraded["training"] = {"augmentation_end_fraction": 0.0} | _upgrade_schedule(content["training"])
+    return upgraded
 
 
 def _upgrade_schedule(training: Json) -> Json:

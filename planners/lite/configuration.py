@@ -37,6 +37,7 @@ def build_configuration(
         spacing_mm=chosen.dataset.spacing_mm,
         median_shape_voxels=chosen.dataset.median_shape_voxels,
         patch_voxels=topology.patch_voxels,
+        border="zeros",
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,
@@ -109,6 +110,7 @@ def build_lite_training(
         warmup_iterations=100,
         weight_average_decay=0.999,
         gradient_norm_limit=12.0,
+        augmentation_end_fraction=0.0,
         transforms=transforms,
     )
 

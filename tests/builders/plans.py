@@ -123,6 +123,7 @@ def build_training_plan(*, batch_dice: bool = False, **changes: Any) -> Training
         "warmup_iterations": 0,
         "weight_average_decay": 0.0,
         "gradient_norm_limit": 12.0,
+        "augmentation_end_fraction": 0.0,
         "transforms": (),
     }
     return TrainingPlan.model_validate(fields | changes)
@@ -154,6 +155,7 @@ def build_configuration(
         "spacing_mm": (1.0,) * dimensions,
         "median_shape_voxels": patch_voxels,
         "patch_voxels": patch_voxels,
+        "border": "zeros",
         "previous_stage": None if previous is None else {"input": "masks", "configuration": previous},
         "data_of": "3d_fullres",
         "resampling": RESAMPLING,

@@ -1,8 +1,8 @@
 """Saturation and hue of pictures with three colour channels.
 
 Grey is what has equal values in all three channels, so that both are linear: saturation scales the distance of a colour
-from the axis of greys, hue turns colours about it. Images whose channels are normalized one by one keep the meaning: grey
-is then the mean colour of the picture, brighter or darker.
+from the axis of greys, hue turns colours about it. Images whose channels are normalized one by one keep the meaning:
+grey is then the mean colour of the picture, brighter or darker.
 """
 
 from dataclasses import dataclass

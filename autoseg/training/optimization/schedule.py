@@ -22,6 +22,7 @@ from autoseg.plan.training import (
 
 Measurements = Sequence[float | None]
 
+ROUNDING: Final = 1e-9  # of shares of a training
 EXTENSION_PEAK: Final = 0.5
 """Fraction of the initial learning rate to which an extension warms up: enough to leave the minimum that was reached,
 too little to unlearn what led there (compare the warm restarts of Loshchilov and Hutter 2017, arXiv:1608.03983)."""
@@ -107,6 +108,13 @@ def compute_learning_rate(
     since_rise = (epoch - schedule.warmup_epoch) * schedule.iterations_per_epoch + iteration
     rise = min(1.0, (since_rise + 1) / (schedule.warmup_iterations + 1))
     return plan.initial_learning_rate * schedule.peak * rise * decay
+
+
+def is_augmented(plan: TrainingPlan, schedule: Schedule, epoch: int) -> bool:
+    """Returns whether patches are still changed by all transforms in an epoch, by `augmentation_end_fraction`."""
+    if plan.augmentation_end_fraction == 0:
+        return True
+    return 1 - schedule.compute_progress(epoch) > plan.augmentation_end_fraction + ROUNDING
 
 
 def _decay_polynomially(

@@ -198,6 +198,13 @@ def test_the_exponent_of_version_2_belongs_to_the_polynomial_alone():
     assert cosine["schedule"] == {"name": "cosine"}
 
 
+def test_plans_of_version_2_pad_with_zeros_and_augment_to_the_end():
+    plan = {"schema_version": 2, "configurations": {"2d": {"training": {"schedule": "cosine"}}}}
+    upgraded = upgrade_version_2(plan)["configurations"]["2d"]
+    assert upgraded["border"] == "zeros"
+    assert upgraded["training"]["augmentation_end_fraction"] == 0.0
+
+
 @pytest.mark.parametrize("schedule", [{}, {"name": "polynomial", "exponent": 0.9}])
 def test_what_version_2_did_not_have_is_left_to_the_schema(schedule):
     assert upgrade_training_of_version_2({"schedule": schedule})["schedule"] == schedule

@@ -243,6 +243,7 @@ def test_training_is_that_of_the_reference() -> None:
         "warmup_iterations": 0,
         "weight_average_decay": 0.0,
         "gradient_norm_limit": 12.0,
+        "augmentation_end_fraction": 0.0,
     }
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from autoseg.training.optimization.schedule import Schedule, build_schedule, compute_learning_rate
+from autoseg.training.optimization.schedule import Schedule, build_schedule, compute_learning_rate, is_augmented
 
 THREE_A_EPOCH = {"iterations_per_epoch": 3, "validation_iterations_per_epoch": 1}
 
@@ -129,6 +129,27 @@ def test_a_plateau_before_an_extension_does_not_count_in_it(plan):
     assert list_reductions(plan, [0.5] * 12, extended)[8:] == pytest.approx([0.5, 0.5, 0.5, 0.25])
     ended_early = extended.end_at(14, from_epoch=10)
     assert list_reductions(plan, [0.5] * 12, ended_early)[8:] == pytest.approx([0.5, 0.5, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "epochs", "last"), [(0.0, 10, 9), (0.3, 10, 6), (0.1, 10, 8), (0.05, 10, 9), (0.5, 3, 1), (1.0, 4, -1)]
+)
+def test_augmentation_ends_before_the_last_share_of_the_training(plan, fraction, epochs, last):
+    ending = plan(augmentation_end_fraction=fraction)
+    schedule = build_schedule(ending, epochs=epochs)
+    assert [is_augmented(ending, schedule, epoch) for epoch in range(epochs)] == [e <= last for e in range(epochs)]
+
+
+def test_augmentation_ends_anew_in_an_extension_and_never_without_an_end(plan):
+    ending = plan(augmentation_end_fraction=0.2)
+    open_ended = build_schedule(ending, epochs=None)
+    assert all(is_augmented(ending, open_ended, epoch) for epoch in range(50))
+    for schedule in (open_ended.end_at(60, from_epoch=50), build_schedule(ending, epochs=50).extend(10, from_epoch=50)):
+        assert [is_augmented(ending, schedule, epoch) for epoch in range(50, 60)] == [True] * 8 + [False] * 2
+
+
+def test_without_an_end_of_augmentation_a_longer_training_is_augmented_too(plan):
+    assert is_augmented(plan(), build_schedule(plan(), epochs=10), 12)
 
 
 def test_an_end_before_the_beginning_is_refused():

@@ -21,6 +21,7 @@ from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
 
 PLACES = ["device", "host", "disk"]
+ALWAYS = {"rotation_probability": 1.0}
 FIRST = BatchKey(stream="training", epoch=0, iteration=0)
 
 
@@ -28,8 +29,8 @@ FIRST = BatchKey(stream="training", epoch=0, iteration=0)
 def build(plan_configuration, channels, data_folder, *, fold, device):
     """Prepares the batches of the tiny configuration, on the device and as worker processes would make them."""
 
-    def make(where="host", *, seed=7, folder=data_folder, previous=None, **changes):
-        plan = plan_configuration(**changes)
+    def make(where="host", *, seed=7, folder=data_folder, previous=None, border="zeros", **changes):
+        plan = plan_configuration(**changes).model_copy(update={"border": border})
         source = build_batch_source(plan, channels, data_folder=folder, fold=fold, seed=seed, previous=previous)
         placement = where and DataPlacement(where=where, because="the test says so")
         return build_device_batch_source(source, plan, channels, device=device, placement=placement), source
@@ -53,6 +54,24 @@ def test_without_augmentation_batches_are_those_of_the_cpu(build, device, where,
             batch = ours.make_batch(key)
             assert are_equal(batch, theirs.make_batch(key))
             assert batch.image.device.type == batch.label_map.device.type == device.type
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("border", ["mirror", "replicate"])
+def test_continued_borders_are_those_of_the_cpu(build, where, border):
+    ours, theirs = build(where, dimensions=2, transforms=(), batch_size=5, border=border)
+    zeros, _ = build(where, dimensions=2, transforms=(), batch_size=5)
+    keys = [BatchKey(stream="training", epoch=1, iteration=iteration) for iteration in range(4)]
+    batches = [ours.make_batch(key) for key in keys]
+    assert all(are_equal(batch, theirs.make_batch(key)) for key, batch in zip(keys, batches, strict=True))
+    assert not all(are_equal(batch, zeros.make_batch(key)) for key, batch in zip(keys, batches, strict=True))
+
+
+def test_after_the_end_of_augmentation_patches_are_those_of_the_cpu(build, plan_transforms):
+    ours, theirs = build(transforms=plan_transforms(spatial=ALWAYS, noise={}))
+    key = replace(FIRST, is_augmented=False)
+    assert are_equal(ours.make_batch(key), theirs.make_batch(key))
+    assert not are_equal(ours.make_batch(key), ours.make_batch(FIRST))
 
 
 @pytest.mark.parametrize("where", PLACES)
