@@ -23,7 +23,17 @@ from autoseg.plan.network import (
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.stages import MasksOfPreviousStage, PreviousStagePlan
-from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
+from autoseg.plan.training import (
+    SCHEDULE_PLANS,
+    ConstantSchedule,
+    CosineSchedule,
+    ForegroundChoice,
+    ForegroundPlacement,
+    PlateauSchedule,
+    PolynomialSchedule,
+    SchedulePlan,
+    TrainingPlan,
+)
 from autoseg.plan.values import ConfigurationName
 
 __all__ = [
@@ -32,10 +42,13 @@ __all__ = [
     "NETWORK_PLANS",
     "OBJECTIVE_PLANS",
     "PREFERRED_CONFIGURATIONS",
+    "SCHEDULE_PLANS",
     "TRANSFORM_PLANS",
     "ChannelPlan",
     "ConfigurationName",
     "ConfigurationPlan",
+    "ConstantSchedule",
+    "CosineSchedule",
     "CrossEntropyTerm",
     "Decision",
     "DiceTerm",
@@ -49,10 +62,13 @@ __all__ = [
     "ObjectivePlan",
     "PlainUNetPlan",
     "Plan",
+    "PlateauSchedule",
+    "PolynomialSchedule",
     "PreviousStagePlan",
     "Reason",
     "ResamplingPlan",
     "ResidualEncoderUNetPlan",
+    "SchedulePlan",
     "SegmentationObjective",
     "TrainingPlan",
     "TransformPlan",

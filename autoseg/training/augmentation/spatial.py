@@ -115,7 +115,7 @@ class Spatial(Transform):
         """Draws the parameters of the samples of a batch, including values that are not used."""
         drawn = [self._draw_sample(generator) for generator in draws.generators]
         angles, scales, flags = (np.stack(values) for values in zip(*drawn, strict=True))
-        deformed = [self._draw_deformation(build_generator(seeds, SPAWN_KEY)) for seeds in draws.seeds]
+        deformed = [self._draw_deformation(seeds) for seeds in draws.seeds]
         shears, elastic, keys = (np.stack(values) for values in zip(*deformed, strict=True))
         is_sheared = (shears != np.eye(len(self._warped_axes))).any(axis=(1, 2))
         return BatchSpatialParameters(
@@ -168,10 +168,11 @@ class Spatial(Transform):
         scale = generator.uniform(*self.plan.scaling_range)
         return np.where(is_rotated, angles, 0), np.where(is_scaled, scale, 1), np.asarray(is_rotated | is_scaled)
 
-    def _draw_deformation(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw_deformation(self, seeds: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         plan, dimensions = self.plan, len(self._warped_axes)
         if not isinstance(plan, DeformationPlan):
             return np.eye(dimensions), np.asarray(False), np.zeros(KEY_WORDS, dtype=np.int64)
+        generator = build_generator(seeds, SPAWN_KEY)
         is_sheared, is_elastic = generator.random(2) < (plan.shear_probability, plan.elastic_probability)
         leaning, towards = generator.permutation(dimensions)[:2].tolist()
         degrees = generator.uniform(-plan.shear_limit_degrees, plan.shear_limit_degrees)
