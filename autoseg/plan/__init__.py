@@ -34,7 +34,17 @@ from autoseg.plan.network import (
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.stages import MasksOfPreviousStage, PreviousStagePlan
-from autoseg.plan.training import ForegroundChoice, ForegroundPlacement, TrainingPlan
+from autoseg.plan.training import (
+    SCHEDULE_PLANS,
+    ConstantSchedule,
+    CosineSchedule,
+    ForegroundChoice,
+    ForegroundPlacement,
+    PlateauSchedule,
+    PolynomialSchedule,
+    SchedulePlan,
+    TrainingPlan,
+)
 from autoseg.plan.values import ConfigurationName
 
 __all__ = [
@@ -43,6 +53,7 @@ __all__ = [
     "NETWORK_PLANS",
     "OBJECTIVE_PLANS",
     "PREFERRED_CONFIGURATIONS",
+    "SCHEDULE_PLANS",
     "TRANSFORM_PLANS",
     "BorderWeightedCrossEntropyTerm",
     "BoundaryTerm",
@@ -51,6 +62,8 @@ __all__ = [
     "ClassWeightedTerm",
     "ConfigurationName",
     "ConfigurationPlan",
+    "ConstantSchedule",
+    "CosineSchedule",
     "CrossEntropyTerm",
     "Decision",
     "DiceTerm",
@@ -67,11 +80,14 @@ __all__ = [
     "ObjectivePlan",
     "PlainUNetPlan",
     "Plan",
+    "PlateauSchedule",
+    "PolynomialSchedule",
     "PreviousStagePlan",
     "RampedTerm",
     "Reason",
     "ResamplingPlan",
     "ResidualEncoderUNetPlan",
+    "SchedulePlan",
     "SegmentationObjective",
     "SquaredDiceTerm",
     "TrainingPlan",

@@ -221,7 +221,7 @@ class TrainingLoop:
         mean, history = compute_mean_dice(dice), self.state.history
         return EpochRecord(
             epoch=epoch,
-            learning_rate=compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=0),
+            learning_rate=self._compute_rate(epoch, 0),
             train_loss=_compute_finite_mean(train_losses),
             validation_loss=_compute_finite_mean([outcome.loss for outcome in outcomes]),
             pseudo_dice=dice,
@@ -263,8 +263,7 @@ class TrainingLoop:
         self.state.learner.train()
         losses = [math.nan if loss is None else loss for loss in earlier]
         for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
-            rate = compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=iteration)
-            self.state.learner.set_learning_rate(rate)
+            self.state.learner.set_learning_rate(self._compute_rate(epoch, iteration))
             self._set_progress(epoch, iteration)
             losses.append(run_training_step(self.state.learner, timer.take(batches)))
             self._check_loss(losses[-1], epoch, iteration)
@@ -275,6 +274,12 @@ class TrainingLoop:
                 self._stop(timer.describe(losses))
             yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
         return losses
+
+    def _compute_rate(self, epoch: int, iteration: int) -> float:
+        dice = [record.mean_pseudo_dice for record in self.state.history]
+        return compute_learning_rate(
+            self.plan, self.state.schedule, epoch=epoch, iteration=iteration, measurements=dice
+        )
 
     def _run_validation(
         self, epoch: int, batches: Iterator[Batch], timer: Timer

@@ -651,6 +651,37 @@ def test_the_kept_weights_are_the_average_and_resuming_keeps_it(start, tmp_path)
     assert losses[0] == losses[1]  # the average watches the training and does not change it
 
 
+CHANGED = (
+    {"optimizer": "sgd", "momentum": 0.9},
+    {"optimizer": "sgd", "momentum": 0.0},
+    {"optimizer": "adam", "momentum": 0.9, "initial_learning_rate": 0.001},
+    {"optimizer": "rmsprop", "momentum": 0.9, "initial_learning_rate": 1e-4},
+    {"augmentation_end_fraction": 0.5},
+    {"schedule": {"name": "on_plateau", "factor": 0.1, "patience_epochs": 0, "smallest_improvement": 1.0}},
+)
+
+
+@pytest.mark.parametrize("changes", CHANGED)
+def test_a_training_with_other_values_is_resumed_bit_for_bit(start, tmp_path, changes):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    list(start(whole, **changes))
+    stop_after_iteration(start(parts, **changes, options={"seconds_between_partial_checkpoints": ALWAYS}), 2, 1)
+    continued = list(start(parts, **changes))
+    assert first_iteration(continued).epoch == 2
+    expected, found = map(read_final, (whole, parts))
+    assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+    assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+    if "augmentation_end_fraction" in changes:
+        list(start(tmp_path / "augmented"))
+        ended, augmented = (
+            [record["train_loss"] for record in read_log(tmp_path / name)] for name in ("whole", "augmented")
+        )
+        assert [first == second for first, second in zip(ended, augmented, strict=True)] == [True, True, False, False]
+    if "schedule" in changes:
+        rates = [record["learning_rate"] for record in read_log(parts)]
+        assert rates[1:3] == pytest.approx([0.01, 0.001])  # the first epoch is the best so far, the second is not
+
+
 def test_a_training_in_bfloat16_learns_and_differs(start, tmp_path):
     folder, other = tmp_path / "fold", tmp_path / "other"
     list(start(folder, epochs=2, iterations_per_epoch=15, options={"dtype": "bfloat16"}))
