@@ -1,5 +1,6 @@
 """Tiny made-up trees with the file names of public datasets."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,6 +239,37 @@ def build_phc_u373(root: Path) -> None:
             save_picture(root / "PhC-C2DH-U373" / f"{sequence}_GT" / "SEG" / f"man_seg{frame:03d}.tif", cells)
 
 
+def build_coco(root: Path) -> None:
+    for seed, part in enumerate(("train2017", "test2017")):
+        names = [f"{number + seed:012d}.jpg" for number in (9, 25)]
+        for name in names:
+            save_picture(root / part / name, draw(int(name[:-4])))
+        (root / "annotations").mkdir(exist_ok=True)
+        content = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": 18, "name": "nucleus"}, {"id": 3, "name": "cell"}],
+        }
+        for image_id, name in enumerate(names):
+            content["images"].append({"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+            content["annotations"] += list_coco_annotations(image_id)
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+
+
+def list_coco_annotations(image_id: int) -> list[dict[str, object]]:
+    """A small nucleus as a polygon, a cell around it as runs, and a nucleus beside them."""
+    cell = np.zeros(SIZE, bool)
+    cell[0:6, 0:8] = True
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], cell.T.ravel(), [not cell[-1, -1]]])))
+    runs = {"counts": np.diff(np.concatenate([[0], edges])).tolist(), "size": list(SIZE)}
+    shapes = [(18, [[xy for corner in NUCLEI[0] for xy in corner]]), (3, runs)]
+    shapes += [(18, [[xy for corner in NUCLEI[1] for xy in corner]])]
+    return [
+        {"id": 10 * image_id + index, "image_id": image_id, "category_id": category, "segmentation": segmentation}
+        for index, (category, segmentation) in enumerate(shapes)
+    ]
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "synapse": build_synapse,
     "nih-pancreas": build_nih_pancreas,
@@ -257,6 +289,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "dsb2018": build_dsb2018,
     "isbi2012": build_isbi2012,
     "phc-u373": build_phc_u373,
+    "coco": build_coco,
 }
 """The builder of each layout's tree, which writes below an existing folder."""
 

@@ -30,6 +30,7 @@ LAYOUTS = (
     "dsb2018",
     "isbi2012",
     "phc-u373",
+    "coco",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")

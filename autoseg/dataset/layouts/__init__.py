@@ -8,6 +8,7 @@ from autoseg.dataset.layouts.microscopy import DSB_2018, GLAS, ISBI_2012, MONUSE
 from autoseg.dataset.layouts.photographs import (
     BUSI,
     CARVANA,
+    COCO,
     CVC_CLINICDB,
     CVC_CLINICDB_TIFF,
     CVC_COLONDB,
@@ -37,5 +38,6 @@ LAYOUTS: Final[Mapping[str, tuple[Layout, ...]]] = {
     "dsb2018": (DSB_2018,),
     "isbi2012": (ISBI_2012,),
     "phc-u373": (PHC_U373,),
+    "coco": (COCO,),
 }
 """Layouts by name; of several variants, the first that fits is taken."""

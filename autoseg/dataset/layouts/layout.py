@@ -57,13 +57,31 @@ class Objects:
     Attributes:
         pattern: Pattern of the files.
         stored_as: `numbers`: one picture with one number for each object and 0 elsewhere. `masks`: one black and white
-            picture for each object. `polygons`: outlines in an XML file of Aperio ImageScope.
+            picture for each object. `polygons`: outlines in an XML file of Aperio ImageScope. `coco`: outlines or runs
+            in one JSON file for all images, whose categories are the labels.
         label: Value to be written into the label map.
     """
 
     pattern: str
-    stored_as: Literal["numbers", "masks", "polygons"]
+    stored_as: Literal["numbers", "masks", "polygons", "coco"]
     label: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CocoObjects:
+    """The objects of one image in a JSON file of the form of COCO.
+
+    Attributes:
+        image_id: The image.
+        labels: Values to be written by number of the category.
+    """
+
+    image_id: int
+    labels: Mapping[int, int]
+
+    def find_label(self, category_id: int) -> int | None:
+        """Returns the value to be written for a category; None if the file does not list it."""
+        return self.labels.get(category_id)
 
 
 MaskRule = LabelValues | ForegroundMask | Objects
@@ -99,8 +117,8 @@ class Layout:
         case: Name of a case, with placeholders of the first pattern of `images`.
         group: Group of a case with placeholders, or a table of groups; empty if each case is a group of its own.
         held_out: Regular expression that is found in the paths of test images alone; empty if there are none.
-        slices_per_group: Where the files are stacks whose slices become cases, the number of successive slices that
-            stay together; 0 elsewhere.
+        slices_per_group: Number of successive slices that stay together, where the files are stacks whose slices become
+            cases; 0 elsewhere.
         recognized_by: Text that the path must contain, in any case, for the dataset to be recognized; for patterns that
             other datasets have as well.
         remarks: Sentences that the user should know.

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from autoseg.dataset.layouts.layout import Layout, MaskRule, compile_pattern, may_have_many_files, show_pattern
+from autoseg.dataset.layouts.layout import (
+    CocoObjects,
+    Layout,
+    MaskRule,
+    compile_pattern,
+    may_have_many_files,
+    show_pattern,
+)
 from autoseg.untrusted.names import describe_name
 
 FOLDERS_OF_ARCHIVES: Final = ("__MACOSX",)
@@ -30,7 +37,7 @@ class SourceCase:
 
     fields: Mapping[str, str]
     images: tuple[str, ...]
-    masks: tuple[tuple[MaskRule, tuple[str, ...]], ...]
+    masks: tuple[tuple[MaskRule | CocoObjects, tuple[str, ...]], ...]
     is_held_out: bool
 
     @property
@@ -87,6 +94,7 @@ def match_layout(layout: Layout, paths: Sequence[str]) -> LayoutMatch:
     indices = {pattern: _index(matches[pattern], of=first) for pattern in layout.patterns}
     for path, fields in matches[first]:
         images = [path, *(file for pattern in others for file in indices[pattern].find(fields))]
+        masks: list[tuple[MaskRule | CocoObjects, tuple[str, ...]]]
         masks = [(rule, indices[rule.pattern].find(fields)) for rule in layout.masks]
         problems += _find_doubles(layout, path, fields, indices)
         case = SourceCase(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from autoseg.dataset.layouts.layout import ForegroundMask, GroupTable, LabelValues, Layout
+from autoseg.dataset.layouts.layout import ForegroundMask, GroupTable, LabelValues, Layout, Objects
 
 COLOURS: Final = ("R", "G", "B")
 
@@ -114,3 +114,16 @@ CARVANA: Final = Layout(
     case="{car}_{view}",
     group="{car}",
 )
+
+COCO: Final = Layout(
+    title="objects in a JSON file of the form of COCO, beside any pictures",
+    reference="https://cocodataset.org/#format-data",
+    names_from="annotations/instances_train2017.json beside train2017, annotations.json, or _annotations.coco.json as "
+    "Roboflow exports it; the pictures are those that the file names",
+    images=("**/{case}.{ending:(?i:jpe?g|png|bmp|tiff?)}",),
+    channels=COLOURS,
+    labels={},
+    masks=(Objects(stored_as="coco", pattern="**/{file:(?:instances_|_?annotations)[\\w.-]*}.json"),),
+    remarks=("labels are the categories of the file, in the order of their numbers",),
+)
+"""Labels and cases are those of the JSON file (`autoseg.workflows.convert.coco`)."""

@@ -41,7 +41,7 @@ class ConvertedCase:
         shared_pixels: Pixels that two objects claim.
         grey_pixels: Pixels of black and white pictures that are neither.
         mask_pixels: Pixels of black and white pictures.
-        has_moved: Whether a label map was brought to the axes of its image.
+        has_moved: Whether a label map lay elsewhere and was written on the grid of the image.
     """
 
     names: tuple[str, ...]

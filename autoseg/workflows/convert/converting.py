@@ -227,5 +227,8 @@ def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:
     if shared:
         notes.append(f"warning: {shared} pixels belong to two objects and are given to the later one")
     if moved:
-        notes.append(f"warning: {moved} label maps had axes of their own and were brought to those of their images")
+        notes.append(
+            f"warning: by their headers {moved} label maps lie beside their images; their axes were turned to those of "
+            f"the images, and they were written on the grids of the images: look at some of them"
+        )
     return notes

@@ -8,11 +8,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int32, Shaped
 
-from autoseg.dataset.layouts.layout import ForegroundMask, LabelValues, MaskRule, Objects
+from autoseg.dataset.layouts.layout import CocoObjects, ForegroundMask, LabelValues, MaskRule, Objects
 from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, find_ending
 from autoseg.geometry import Grid, compute_reorientation
-from autoseg.volume_io import LabelVolume, check_same_grid, has_same_voxels, read_label_map, read_picture
+from autoseg.volume_io import LabelVolume, check_same_grid, list_grid_differences, read_label_map, read_picture
+from autoseg.workflows.convert.coco import paint_coco_objects
 from autoseg.workflows.convert.polygons import Box, paint_polygon, read_aperio_polygons
 
 MOST_SHOWN_VALUES: Final = 5
@@ -35,7 +36,7 @@ class Painting:
         grey_pixels: Pixels of black and white pictures that are neither.
         mask_pixels: Pixels of black and white pictures.
         shared_pixels: Pixels of objects that a later object covers.
-        has_moved: Whether a label map was brought from axes of its own to those of the image.
+        has_moved: Whether a label map lay elsewhere and was written on the grid of the image.
     """
 
     grid: Grid
@@ -71,8 +72,8 @@ def begin_painting(grid: Grid) -> Painting:
     )
 
 
-def paint_files(painting: Painting, rule: MaskRule, files: Sequence[Path]) -> None:
-    """Paints the files of one rule.
+def paint_files(painting: Painting, rule: MaskRule | CocoObjects, files: Sequence[Path]) -> None:
+    """Paints the files of one rule; objects of a JSON file are painted from the largest to the smallest.
 
     Raises:
         VolumeError: A file cannot be read, or does not have the size of the image.
@@ -83,6 +84,9 @@ def paint_files(painting: Painting, rule: MaskRule, files: Sequence[Path]) -> No
     elif isinstance(rule, ForegroundMask):
         for path in files:
             painting.labels[_read_mask(painting, path)] = rule.label
+    elif isinstance(rule, CocoObjects):
+        for label, box, inside in paint_coco_objects(files[0], rule, painting.grid.shape_voxels):
+            painting.add_object(inside, label, box=box)
     else:
         PAINTERS[rule.stored_as](painting, rule, files)
 
@@ -113,7 +117,7 @@ def _bring_to_image(painting: Painting, volume: LabelVolume, path: Path) -> Labe
     change = compute_reorientation(volume.grid.orientation_code, painting.grid.orientation_code)
     turned = LabelVolume(array=np.ascontiguousarray(change.apply(volume.array)), grid=change.apply_to_grid(volume.grid))
     _check_size(painting, turned.array, path)
-    painting.has_moved = painting.has_moved or not has_same_voxels(painting.grid, volume.grid)
+    painting.has_moved = painting.has_moved or bool(list_grid_differences(painting.grid, turned.grid))
     return LabelVolume(array=turned.array, grid=painting.grid)
 
 

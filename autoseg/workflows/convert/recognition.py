@@ -9,8 +9,10 @@ from autoseg.dataset.layouts import LAYOUTS
 from autoseg.dataset.layouts.layout import show_pattern
 from autoseg.dataset.layouts.matching import LayoutMatch, describe_tree, match_layout
 from autoseg.errors import DatasetError, OptionError, Problem
+from autoseg.workflows.convert.coco import match_coco
 
 AUTO: Final = "auto"
+COCO: Final = "coco"
 MOST_PROBLEMS: Final = 20
 
 
@@ -29,7 +31,7 @@ def choose_layout(root: Path, name: str, paths: Sequence[str]) -> tuple[str, Lay
     if name == AUTO:
         name, match = _recognize(root, paths)
     elif name in LAYOUTS:
-        match = _match_variants(name, paths)
+        match = _match_variants(root, name, paths)
         if not match.fits:
             msg = f"{root} does not hold the files of {name}:"
             raise DatasetError(msg, _explain_misfit(name, paths))
@@ -45,15 +47,17 @@ def choose_layout(root: Path, name: str, paths: Sequence[str]) -> tuple[str, Lay
     return name, match
 
 
-def _match_variants(name: str, paths: Sequence[str]) -> LayoutMatch:
+def _match_variants(root: Path, name: str, paths: Sequence[str]) -> LayoutMatch:
     """Returns the first variant that fits, else the one with the most files."""
+    if name == COCO:
+        return match_coco(root, LAYOUTS[name][0], paths)
     matches = [match_layout(layout, paths) for layout in LAYOUTS[name]]
     fitting = [match for match in matches if match.fits]
     return fitting[0] if fitting else max(matches, key=lambda match: sum(match.counts.values()))
 
 
 def _recognize(root: Path, paths: Sequence[str]) -> tuple[str, LayoutMatch]:
-    matches = {name: _match_variants(name, paths) for name in LAYOUTS}
+    matches = {name: _match_variants(root, name, paths) for name in LAYOUTS}
     fitting = {name: match for name, match in matches.items() if match.fits and _is_named(root, match)}
     if len(fitting) == 1:
         return next(iter(fitting.items()))
