@@ -1,5 +1,6 @@
 """The one reader of XML: no entities, a limit on size and on depth."""
 
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,11 @@ def read_xml(path: Path, start: StartHandler) -> None:
         DocumentError: The file cannot be read, is no XML, too large or too deep, or has a document type definition.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            msg = f"{path} cannot be read: expected a file, found a folder, device or pipe"
+            raise DocumentError(msg)
         if size > MOST_XML_BYTES:
             msg = f"{path} has {size / 2**20:.0f} MiB; expected XML of at most {MOST_XML_BYTES / 2**20:.0f} MiB"
             raise DocumentError(msg)

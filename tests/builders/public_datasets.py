@@ -120,8 +120,9 @@ def build_cvc_clinicdb(root: Path) -> None:
 
 def build_cvc_colondb(root: Path) -> None:
     for number in (1, 2):
-        save_picture(root / "CVC-ColonDB" / "images" / f"{number}.png", draw(number))
-        save_picture(root / "CVC-ColonDB" / "masks" / f"{number}.png", draw_square(2))
+        save_picture(root / "CVC-ColonDB" / f"{number}.bmp", draw(number))
+        for kind, first in (("p", 2), ("s", 0), ("c", 7)):
+            save_picture(root / "CVC-ColonDB" / f"{kind}{number}.bmp", draw_square(first))
 
 
 def build_isic2018(root: Path) -> None:

@@ -1,12 +1,12 @@
 """Finds the cases of a layout among the files of a folder, by their names alone."""
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from autoseg.dataset.files import list_files, list_subfolders
 from autoseg.dataset.layouts.layout import (
     CocoObjects,
     Layout,
@@ -75,13 +75,20 @@ class LayoutMatch:
 
 
 def list_tree(root: Path) -> tuple[str, ...]:
-    """Lists all files below a folder, relative to it, without hidden ones and without what macOS puts into archives."""
-    found: list[str] = []
-    for place, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in FOLDERS_OF_ARCHIVES)
-        relative = Path(place).relative_to(root)
-        found += [(relative / name).as_posix() for name in sorted(files) if not name.startswith(".")]
-    return tuple(found)
+    """Lists all files below a folder, relative to it, without hidden ones and without what macOS puts into archives.
+
+    Raises:
+        RunError: A folder may not be read.
+    """
+    return tuple(path.relative_to(root).as_posix() for path in _walk(root, frozenset({root.resolve()})))
+
+
+def _walk(folder: Path, visited: frozenset[Path]) -> Iterator[Path]:
+    yield from (path for path in list_files(folder) if path.is_file())  # no pipes
+    for subfolder in list_subfolders(folder):
+        target = subfolder.resolve()
+        if subfolder.name not in FOLDERS_OF_ARCHIVES and target not in visited:  # a link may lead back
+            yield from _walk(subfolder, visited | {target})
 
 
 def match_layout(layout: Layout, paths: Sequence[str]) -> LayoutMatch:

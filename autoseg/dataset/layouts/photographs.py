@@ -35,15 +35,21 @@ CVC_CLINICDB_TIFF: Final = replace(
 )
 
 CVC_COLONDB: Final = Layout(
-    title="CVC-ColonDB: polyps in colonoscopy frames",
-    reference="http://vi.cvc.uab.es/colon-qa/cvccolondb/",
-    names_from="archive TestDataset.zip of PraNet: CVC-ColonDB/images/1.png, CVC-ColonDB/masks/1.png",
-    images=("**/images/{case:\\d+}.png",),
+    title="CVC-ColonDB: polyps in 300 frames of 15 colonoscopy sequences",
+    reference="http://mv.cvc.uab.es/projects/colon-qa/cvccolondb",
+    names_from="page of the dataset: 1.bmp, p1.bmp (polyp), s1.bmp, c1.bmp; archive TestDataset.zip of PraNet "
+    "(380 frames): CVC-ColonDB/images/1.png, CVC-ColonDB/masks/1.png",
+    images=("**/{case:\\d+}.bmp",),
     channels=COLOURS,
     labels={"polyp": 1},
-    masks=(ForegroundMask(pattern="**/masks/{case:\\d+}.png"),),
+    masks=(ForegroundMask(pattern="**/p{case:\\d+}.bmp"),),
     recognized_by="ColonDB",
     remarks=("neighbouring frames come from the same of 15 sequences, which the files do not tell",),
+)
+CVC_COLONDB_PNG: Final = replace(
+    CVC_COLONDB,
+    images=("**/images/{case:\\d+}.png",),
+    masks=(ForegroundMask(pattern="**/masks/{case:\\d+}.png"),),
 )
 
 ISIC_2018: Final = Layout(

@@ -247,6 +247,23 @@ def test_the_other_variant_of_a_dataset_is_found(tmp_path: Path) -> None:
     assert "warning: no metadata.csv tells which cases belong together" in report.list_notes()
 
 
+def test_colondb_is_also_found_as_other_datasets_hold_it(tmp_path: Path) -> None:
+    for number in ("1", "2"):
+        save_picture(tmp_path / "CVC-ColonDB" / "images" / f"{number}.png", public_datasets.draw(int(number)))
+        save_picture(tmp_path / "CVC-ColonDB" / "masks" / f"{number}.png", draw_square(5))
+    convert(tmp_path / "CVC-ColonDB", tmp_path / "out")
+    assert np.array_equal(read_labels(tmp_path / "out", "2")[0], draw_square(5, value=1))
+
+
+def test_folders_that_are_links_are_followed_and_pipes_are_not_opened(tmp_path: Path) -> None:
+    source = build_tree("kvasir", tmp_path / "elsewhere") / "Kvasir-SEG"
+    os.mkfifo(source / "images" / "cju0u2g7pmnux0801vkk47ivj.jpg")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "data").symlink_to(source)
+    (source / "images" / "back").symlink_to(tmp_path / "source")
+    assert len(convert(tmp_path / "source", tmp_path / "out").cases) == 3
+
+
 def test_a_dataset_that_was_unpacked_twice_is_refused(tmp_path: Path) -> None:
     build_tree("kvasir", tmp_path / "source" / "first")
     source = build_tree("kvasir", tmp_path / "source" / "second").parent
