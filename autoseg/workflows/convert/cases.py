@@ -15,7 +15,7 @@ from autoseg.dataset.layouts.layout import Layout
 from autoseg.dataset.layouts.matching import SourceCase
 from autoseg.errors import VolumeError
 from autoseg.file_endings import find_ending, label_map_ending
-from autoseg.files.temporary_files import name_temporary
+from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.geometry import Grid
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.volume_io import read_grid, read_picture, write_label_map, write_picture
@@ -156,7 +156,7 @@ def find_image_ending(case: SourceCase, layout: Layout) -> str:
 
 def link_file(source: Path, target: Path) -> None:
     """Gives a file a second name, or copies it where the file system cannot; replaces an older target."""
-    make_folder(target.parent)
+    remove_leftovers_once(make_folder(target.parent))
     temporary = name_temporary(target)
     with translate_write_errors(target):
         try:

@@ -162,7 +162,8 @@ def _check_names(root: Path, match: LayoutMatch) -> None:
 def _prepare(out: Path, record: ConversionRecord, *, overwrite: bool) -> None:
     """Checks that the folder is empty or holds the same conversion, unfinished; empties it to begin again."""
     earlier = out / RECORD_NAME
-    if out.is_dir() and any(out.iterdir()) and not earlier.is_file():
+    holds_files = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
+    if holds_files and not earlier.is_file():
         msg = f"{out} holds files that no conversion wrote; choose a new folder"
         raise RunError(msg)
     if earlier.is_file() and overwrite:

@@ -125,3 +125,13 @@ def test_an_object_of_an_unknown_category_is_refused(tmp_path: Path) -> None:
     change(source, drop_categories)
     with pytest.raises(AutosegError, match="has the category 3, which is not listed"):
         convert(source, tmp_path / "out")
+
+
+def test_a_picture_of_a_format_that_no_dataset_has_is_refused(tmp_path: Path) -> None:
+    source = build_tree("coco", tmp_path / "source")
+    picture = source / "train2017" / "000000000025.jpg"
+    picture.rename(picture.with_suffix(".webp"))
+    path = source / "annotations" / "instances_train2017.json"
+    path.write_text(path.read_text().replace("25.jpg", "25.webp"))
+    with pytest.raises(AutosegError, match=r"25\.webp has an ending that cannot be read; convert it to PNG"):
+        convert(source, tmp_path / "out")

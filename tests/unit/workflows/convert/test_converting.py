@@ -12,6 +12,7 @@ from builders.public_datasets import TREES, build_tree, draw_square, save_pictur
 from autoseg.dataset import read_dataset
 from autoseg.dataset.layouts import LAYOUTS
 from autoseg.errors import DatasetError, OptionError, RunError
+from autoseg.files.temporary_files import name_temporary
 from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_image, read_label_map
 from autoseg.workflows.convert.converting import ConversionReport, convert_dataset
@@ -295,6 +296,23 @@ def test_a_conversion_that_was_stopped_is_continued(tmp_path: Path) -> None:
     assert first.stat().st_mtime_ns == before
     assert "2 of 3 cases were there already and are not counted below" in report.list_notes()
     assert len(read_dataset(out).cases) == 3
+
+
+def test_what_a_killed_process_left_in_a_new_folder_hinders_nothing(tmp_path: Path) -> None:
+    source, out = build_tree("kvasir", tmp_path / "source"), tmp_path / "out"
+    out.mkdir()
+    name_temporary(out / "conversion.json").write_text("{")
+    convert(source, out)
+    assert len(read_dataset(out).cases) == 3
+
+
+def test_a_damaged_image_is_named_and_the_others_are_converted(tmp_path: Path) -> None:
+    source = build_tree("acdc", tmp_path / "source")
+    (source / "database" / "training" / "patient001" / "patient001_frame01.nii.gz").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"1 of 6 cases .* cannot be converted") as caught:
+        convert(source, tmp_path / "out")
+    assert "case patient001_frame01: " in str(caught.value)
+    assert (tmp_path / "out" / "labelsTr" / "patient002_frame01.nii.gz").is_file()
 
 
 def test_a_finished_conversion_is_replaced_only_if_asked(tmp_path: Path) -> None:
