@@ -40,10 +40,9 @@ class SourceCase:
     masks: tuple[tuple[MaskRule | CocoObjects, tuple[str, ...]], ...]
     is_held_out: bool
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether the case has labels, or needs none as a test image."""
-        return bool(self.masks) or self.is_held_out
+    def has_files(self, *, channel_files: int) -> bool:
+        """Returns whether the case has all files of the image, and labels unless it is a test image."""
+        return len(self.images) >= channel_files and (bool(self.masks) or self.is_held_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,29 +93,29 @@ def _walk(folder: Path, visited: frozenset[Path]) -> Iterator[Path]:
 def match_layout(layout: Layout, paths: Sequence[str]) -> LayoutMatch:
     """Pairs the files of a layout."""
     matches = {pattern: _match_pattern(pattern, paths) for pattern in layout.patterns}
-    first, *others = layout.images
-    cases: list[SourceCase] = []
-    incomplete: list[str] = []
-    problems: list[str] = []
-    indices = {pattern: _index(matches[pattern], of=first) for pattern in layout.patterns}
-    for path, fields in matches[first]:
-        images = [path, *(file for pattern in others for file in indices[pattern].find(fields))]
-        masks: list[tuple[MaskRule | CocoObjects, tuple[str, ...]]]
-        masks = [(rule, indices[rule.pattern].find(fields)) for rule in layout.masks]
-        problems += _find_doubles(layout, path, fields, indices)
-        case = SourceCase(
-            fields=fields,
-            images=tuple(images),
-            masks=tuple(masks) if all(files for _, files in masks) else (),
-            is_held_out=layout.recognizes_test_image(path),
-        )
-        if case.is_usable and len(images) >= len(layout.images):
-            cases.append(case)
-        else:
-            incomplete.append(path)
-    counts = {pattern: len(found) for pattern, found in matches.items()}
+    first = layout.images[0]
+    indices = {pattern: _index(found, of=first) for pattern, found in matches.items()}
+    cases = [_build_case(layout, path, fields, indices) for path, fields in matches[first]]
+    complete = [case for case in cases if case.has_files(channel_files=len(layout.images))]
     return LayoutMatch(
-        layout=layout, cases=tuple(cases), incomplete=tuple(incomplete), counts=counts, problems=tuple(problems)
+        layout=layout,
+        cases=tuple(complete),
+        incomplete=tuple(case.images[0] for case in cases if not case.has_files(channel_files=len(layout.images))),
+        counts={pattern: len(found) for pattern, found in matches.items()},
+        problems=tuple(
+            problem for path, fields in matches[first] for problem in _find_doubles(layout, path, fields, indices)
+        ),
+    )
+
+
+def _build_case(layout: Layout, path: str, fields: dict[str, str], indices: Mapping[str, "_Index"]) -> SourceCase:
+    others = (file for pattern in layout.images[1:] for file in indices[pattern].find(fields))
+    masks = tuple((rule, indices[rule.pattern].find(fields)) for rule in layout.masks)
+    return SourceCase(
+        fields=fields,
+        images=(path, *others),
+        masks=masks if all(files for _, files in masks) else (),
+        is_held_out=layout.recognizes_test_image(path),
     )
 
 

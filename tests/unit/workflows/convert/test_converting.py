@@ -50,7 +50,7 @@ TEST = {
     "glas": (["testA_1", "testB_1"],) * 2,
     "monuseg": (["TCGA-2Z-A9J9-01A-01-TS1"],) * 2,
     "dsb2018": ([public_datasets.HASHES[3]], []),
-    "isbi2012": ([f"test_{index:02d}" for index in range(14)], []),
+    "isbi2012": (["test_0", "test_1"], []),
     "coco": (["000000000010", "000000000026"],) * 2,
 }
 """Test cases, and those of them that have labels."""
@@ -117,13 +117,9 @@ def test_a_dataset_is_recognized_converted_checked_and_divided(name: str, tmp_pa
     assert found == GROUPS.get(name, [])
     for fold in divide_into_folds(dataset, SplitRequest()).splits.folds:
         assert all(set(group) <= set(fold.validation) or not set(group) & set(fold.validation) for group in found)
-
-
-@pytest.mark.parametrize("name", SQUARES)
-def test_masks_of_pictures_become_label_maps(name: str, tmp_path: Path) -> None:
-    convert(build_tree(name, tmp_path / "source"), tmp_path / "out")
-    case, expected = SQUARES[name]
-    assert np.array_equal(read_labels(tmp_path / "out", case)[0], expected)
+    if name in SQUARES:
+        case, expected = SQUARES[name]
+        assert np.array_equal(read_labels(out, case)[0], expected)
 
 
 def test_several_label_folders_are_merged_the_later_over_the_earlier(tmp_path: Path) -> None:
