@@ -1,7 +1,7 @@
 """Completes option values in the shell (`autoseg --install-completion`).
 
-It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners, architectures
-and losses are repeated.
+It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners, architectures,
+losses and layouts are repeated.
 """
 
 from collections.abc import Iterable
@@ -54,6 +54,27 @@ LOSSES = (
     "boundary",
     "cldice",
 )
+LAYOUTS = (
+    "synapse",
+    "nih-pancreas",
+    "covid19-ct",
+    "acdc",
+    "isles2018",
+    "kvasir",
+    "cvc-clinicdb",
+    "cvc-colondb",
+    "isic2018",
+    "busi",
+    "drive",
+    "refuge2",
+    "carvana",
+    "glas",
+    "monuseg",
+    "dsb2018",
+    "isbi2012",
+    "phc-u373",
+    "coco",
+)
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -92,6 +113,11 @@ def complete_fold(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_device(incomplete: str) -> list[str]:
     """Completes `--device`."""
     return _select(DEVICES, incomplete)
+
+
+def complete_layout(incomplete: str) -> list[str]:
+    """Completes `--layout`."""
+    return _select(("auto", *LAYOUTS), incomplete)
 
 
 def complete_precision(incomplete: str) -> list[str]:
