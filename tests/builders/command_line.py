@@ -16,7 +16,9 @@ from pathlib import Path
 SERVER = """
 import atexit, gc, json, os, sys, threading
 import autoseg.workflows.evaluate.evaluation, autoseg.workflows.exchange.importing, autoseg.workflows.plan.planning
-import autoseg.workflows.predict.prediction, autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
+import autoseg.workflows.plan.machine_survey, autoseg.workflows.predict.prediction
+import autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
+import nibabel, rich.console, torch._dynamo, torch._inductor.config  # torch loads its two with the first optimizer
 from autoseg.cli.app import main
 
 gc.freeze()  # what is loaded is neither searched for garbage nor copied because of it
