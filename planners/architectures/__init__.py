@@ -9,6 +9,7 @@ from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
+from planners.architectures.parallel import HRNET_V1, HRNET_V2
 from planners.architectures.unets import U_NET, U_NET_3D
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
@@ -31,6 +32,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         FCN_8S,
         DEEPLAB_V3_PLUS,
         DANET,
+        HRNET_V1,
+        HRNET_V2,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

@@ -29,6 +29,8 @@ ARCHITECTURES = (
     "fcn_8s",
     "deeplab_v3_plus",
     "danet",
+    "hrnet_v1",
+    "hrnet_v2",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
