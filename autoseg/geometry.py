@@ -105,8 +105,8 @@ def build_grid_from_affine(affine: NDArray[np.float64], shape_voxels: IntTriple)
     return Grid(
         shape_voxels=shape_voxels,
         spacing_mm=(float(lengths[2]), float(lengths[1]), float(lengths[0])),
-        origin_mm=_triple(affine[:3, 3]),
-        direction=(_triple(units[:, 2]), _triple(units[:, 1]), _triple(units[:, 0])),
+        origin_mm=make_triple(affine[:3, 3]),
+        direction=(make_triple(units[:, 2]), make_triple(units[:, 1]), make_triple(units[:, 0])),
     )
 
 
@@ -167,12 +167,12 @@ class Reorientation:
             step = direction[axis] * (-1.0 if flipped else 1.0)
             if flipped:
                 origin = origin + direction[axis] * grid.spacing_mm[axis] * (grid.shape_voxels[axis] - 1)
-            rows.append(_triple(step))
+            rows.append(make_triple(step))
         first, second, third = self.permutation
         return Grid(
             shape_voxels=(grid.shape_voxels[first], grid.shape_voxels[second], grid.shape_voxels[third]),
             spacing_mm=(grid.spacing_mm[first], grid.spacing_mm[second], grid.spacing_mm[third]),
-            origin_mm=_triple(origin),
+            origin_mm=make_triple(origin),
             direction=(rows[0], rows[1], rows[2]),
             is_oriented=grid.is_oriented,
             tells_spacing=grid.tells_spacing,
@@ -212,7 +212,8 @@ def _axis_of_letter(letter: str) -> tuple[int, int]:
     raise VolumeError(msg)
 
 
-def _triple(values: NDArray[np.float64]) -> FloatTriple:
+def make_triple(values: NDArray[np.float64]) -> FloatTriple:
+    """Returns the three numbers of an array."""
     return (float(values[0]), float(values[1]), float(values[2]))
 
 

@@ -24,7 +24,7 @@ from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
 from autoseg.cli.status import status
-from autoseg.cli.terminal.console import build_stop_request, open_closed_streams
+from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
 from autoseg.errors import AutosegError, DeviceError, LockError, WorkerError
@@ -147,9 +147,17 @@ def main() -> None:
     except AutosegError as error:
         sys.stderr.write(f"autoseg: error: {error}{suggest_examination(error)}\n")
         sys.exit(EXIT_USER_ERROR)
-    except Exception:
+    except Exception as error:
+        if (
+            isinstance(error, OSError) and error.errno in ERRORS_OF_A_FULL_DISK
+        ):  # files of a run have errors of their own
+            where = "free space where the output and temporary files go, then repeat the command"
+            sys.stderr.write(f"autoseg: error: cannot write: {error.strerror}; {where}\n")
+            sys.exit(EXIT_USER_ERROR)
         sys.stderr.write(f"autoseg: an unexpected error; {EXAMINATION}, which may be the cause\n")
         raise
+    finally:
+        flush_output()  # the interpreter would do it with an error of its own
 
 
 def suggest_examination(error: AutosegError) -> str:

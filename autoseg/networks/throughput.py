@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.fingerprint import HostThroughput
+from autoseg.network_cost import OPERATIONS_PER_PRODUCT, PASSES
 from autoseg.networks.blocks import InstanceNormalization
 from autoseg.runtime.cpu_threads import adapt_threads, adaptive_cpu_threads
 from autoseg.runtime.cpu_time import CpuClock, compare_readings
@@ -27,8 +28,6 @@ AGREEMENT_FRACTION: Final = 0.05
 LONGEST_SECONDS: Final = 3.0
 """A layer is repeated until the fastest repetitions agree within this fraction, or until this time is over."""
 KERNEL_VOXELS: Final = 27
-PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as many operations each
-OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 PLAUSIBLE_FLOPS_PER_CORE: Final = (2e9, 1e12)
 PLAUSIBLE_ELEMENTS_PER_CORE: Final = (3e7, 1e10)
 """Rates of a slow laptop in single precision and of a server with matrix units (guess, wide on purpose): others were

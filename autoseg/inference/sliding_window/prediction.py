@@ -24,7 +24,7 @@ from autoseg.inference.sliding_window.mirroring import flip, list_mirrored_axes,
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
-from autoseg.runtime.device import is_out_of_memory, translate_memory_errors
+from autoseg.runtime.device import is_out_of_memory, measure_free_memory, translate_memory_errors
 
 OnWindow = Callable[[int, int], None]
 
@@ -169,9 +169,7 @@ def select_storage_device(device: torch.device, needed_bytes: int) -> torch.devi
     """Selects the device for image and logits: `device` if they take at most `STORAGE_SHARE` of its free memory."""
     if device.type != "cuda":
         return device
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    cached_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if needed_bytes <= STORAGE_SHARE * (free_bytes + cached_bytes):
+    if needed_bytes <= STORAGE_SHARE * measure_free_memory(device):
         return device
     logger.info("image and logits need %.1f GiB: they are kept in RAM", needed_bytes / 2**30)
     return CPU

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from autoseg.dataset.folds import Fold
 from autoseg.errors import AutosegError, TrainingError
 from autoseg.geometry import IntTriple
+from autoseg.network_cost import count_voxel_bytes
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase, open_case
@@ -56,8 +57,6 @@ from autoseg.training.data.handover import (
 from autoseg.training.data.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
 from autoseg.training.data.sampling import PatchSampler
 
-BYTES_PER_IMAGE_VOXEL: Final = 4
-BYTES_PER_LABEL_VOXEL: Final = 2
 SECONDS_TO_END: Final = 5.0  # after SIGKILL
 Patch = tuple[np.ndarray, np.ndarray]
 Announce = Callable[[str], None]
@@ -174,8 +173,7 @@ def build_batch_source(
         PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d)
         for sampler, augmentation in zip(samplers, augmentations, strict=True)
     )
-    voxel_bytes = plan.network.input_channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL
-    batch_bytes = len(samplers[0].indices) * math.prod(patch) * voxel_bytes
+    batch_bytes = len(samplers[0].indices) * math.prod(patch) * count_voxel_bytes(plan.network.input_channels)
     return BatchSource(training=training, plain=plain, validation=validation, seed=seed, batch_bytes=batch_bytes)
 
 

@@ -168,7 +168,7 @@ def test_another_version_is_tried_again(prepare, build, install):
 @pytest.mark.usefixtures("clock")
 def test_what_is_faster_is_taken(prepare, build, install, monkeypatch):
     install({"openvino": "1"}, lambda execution, network: network)
-    monkeypatch.setattr(execution_choice, "_time_pass", lambda network, patches: next(seconds))
+    monkeypatch.setattr(execution_choice, "time_pass", lambda network, patches: next(seconds))
     seconds = iter([3.0, 3.0, 1.0, 1.0])  # first PyTorch as it is, then OpenVINO
     prepared = prepare([build()], "auto", images=100_000)
     assert prepared.execution == "openvino"

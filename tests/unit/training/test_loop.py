@@ -405,6 +405,24 @@ def test_a_full_device_is_reported(start, tmp_path, monkeypatch, error):
         list(start(tmp_path / "fold"))
 
 
+def test_curves_that_cannot_be_written_cost_neither_the_training_nor_a_weight(start, tmp_path):
+    told = []
+    folder, other = FoldFolder(tmp_path / "fold"), FoldFolder(tmp_path / "other")
+    folder.root.mkdir()
+    folder.tensorboard.write_text("in the way")
+    folder.progress_picture.mkdir()
+    list(start(folder.root, epochs=2, options={"announce": told.append}))
+    list(start(other.root, epochs=2))
+    assert [text.split(";")[0] for text in told] == [
+        f"warning: cannot create the folder {folder.tensorboard}: File exists",
+        f"warning: cannot write {folder.progress_picture}: Is a directory",
+    ]
+    found, expected = (read_checkpoint(place.final_checkpoint).tensors for place in (folder, other))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [record["epoch"] for record in read_log(folder.root)] == [0, 1]
+
+
 def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
     modes = []
 
