@@ -36,7 +36,7 @@ class ConfigurationPlan(Part):
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input.
-        border: What training patches and windows of prediction hold where they hang over the volume: "zeros" (and
+        border: Content of training patches and windows of prediction that hang over the volume there: "zeros" (and
             background), "mirror", the image and its labels mirrored at the outermost voxels (the overlap-tile strategy
             of the U-Net, arXiv:1505.04597), or "replicate", their outermost voxels.
         previous_stage: Input of the network from a configuration that was trained before; None without one.

@@ -40,7 +40,7 @@ class PatchSampler:
         foreground_choice: Rule for choosing the voxel. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
-        border: What a cut holds where it hangs over the case: zeros and the label -1, or the image and the maps
+        border: Content of a cut where it hangs over the case: zeros and the label -1, or the image and the maps
             themselves, mirrored or continued.
         part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.
