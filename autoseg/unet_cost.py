@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Final
 
 from autoseg.network_cost import Convolution, MeasureCost, NetworkCost
-from autoseg.plan.network import NetworkPlan, UNetPlan
+from autoseg.plan.network.base import NetworkPlan
+from autoseg.plan.network.unets import UNetPlan
 
 BYTES_PER_NUMBER: Final = 4
 NORMALIZATION_PARAMETERS: Final = 2  # a factor and a summand for each channel

@@ -31,6 +31,7 @@ from autoseg.inference.sliding_window.prediction import (
     compute_inference_batch_size,
     predict_logits,
 )
+from autoseg.networks.cost import count_cost
 from autoseg.networks.families import build_network
 from autoseg.networks.memory_limits import check_prediction_memory
 from autoseg.networks.network import SegmentationNetwork
@@ -230,24 +231,9 @@ def load_model(
     workload: Workload = ONE_IMAGE,
     with_previous: bool = True,
 ) -> SegmentationModel:
-    """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
+    """Loads the trained networks of one configuration of a run, ready to predict, and those of its previous stages.
 
-    On a CPU, the fastest inference batch size is measured when a network is loaded for the first time, and cached (see
-    `autoseg.inference.execution.batch_size`); for a large workload, so is the fastest execution backend (see
-    `autoseg.inference.execution.choice`).
-
-    Args:
-        run: Folder of a run.
-        configuration: Name of the configuration; None for the trained one, or if several are trained for the first of
-            3d_fullres, 3d_cascade_fullres, 3d_lowres, 2d.
-        folds: Names of the folds; None for every trained one ("all" only if no numbered fold is trained). A previous
-            stage predicts with the same folds, or with every trained one for "all".
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        precision: Precision of the networks; "float32" is the reference, "auto" the fastest that preserves the labels
-            (see `find_dtype`).
-        execution: Backend that runs the networks on a CPU; "auto" selects the one that finishes first.
-        workload: Expected use of the model.
-        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
+    The arguments are those of `autoseg.load_model`, which also opens other kinds of models.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
@@ -264,7 +250,9 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
-    check_prediction_memory(plan.configurations[name], name, used_device, network_count=len(trainings))
+    check_prediction_memory(
+        plan.configurations[name], name, used_device, count=count_cost, network_count=len(trainings)
+    )
     fits = translate_memory_errors(used_device, purpose=f"the networks of {len(names)} fold(s)", advice=MEMORY_ADVICE)
     with adaptive_cpu_threads(used_device), fits:
         prepared = prepare_networks(

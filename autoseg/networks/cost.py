@@ -13,7 +13,8 @@ from torch.utils.flop_counter import flop_registry
 
 from autoseg.network_cost import Convolution, NetworkCost
 from autoseg.networks.families import build_network
-from autoseg.plan.network import NetworkPlan
+from autoseg.plan.network.base import NetworkPlan
+from autoseg.unet_cost import COUNTED_FAMILIES
 
 META: Final = torch.device("meta")
 FLOPS_PER_MULTIPLY_ADD: Final = 2
@@ -37,6 +38,11 @@ def measure_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size
         built = build_network(network).train()
         image = torch.empty((batch_size, network.input_channels, *patch_voxels))
     return measure_module_cost(built, image)
+
+
+def count_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
+    """Counts what a training step costs: in closed form where the family has one, else on the network itself."""
+    return COUNTED_FAMILIES.get(network.family, measure_cost)(network, patch_voxels, batch_size)
 
 
 def measure_module_cost(network: nn.Module, image: Float[Tensor, "batch channel *space"]) -> NetworkCost:

@@ -11,11 +11,9 @@ from typing import Final
 import torch
 
 from autoseg.errors import DeviceError
-from autoseg.network_cost import BYTES_PER_INTENSITY, BYTES_PER_LABEL, NetworkCost
-from autoseg.networks.cost import measure_cost
+from autoseg.network_cost import MeasureCost, count_voxel_bytes
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.host_memory import find_available_ram
-from autoseg.unet_cost import COUNTED_FAMILIES
 
 # Weights, gradients and momentum in float32.
 BYTES_PER_TRAINED_PARAMETER: Final = 12
@@ -26,7 +24,7 @@ GIB: Final = 2**30
 
 
 def check_training_memory(
-    configuration: ConfigurationPlan, name: str, device: torch.device, *, process_count: int = 1
+    configuration: ConfigurationPlan, name: str, device: torch.device, *, count: MeasureCost, process_count: int = 1
 ) -> None:
     """Checks that a training of a configuration can fit into the memory of the device and of the computer.
 
@@ -34,15 +32,16 @@ def check_training_memory(
         configuration: Planned configuration.
         name: Its name, for the message.
         device: Device that trains.
+        count: Counts what a network costs; see `autoseg.networks.cost.count_cost`.
         process_count: Number of processes among which every batch is divided; the check is for one of them.
 
     Raises:
         DeviceError: It cannot; the message has the fields of the plan and the numbers.
     """
     samples = math.ceil(configuration.training.batch_size / process_count)
-    cost = _measure(configuration, samples)
+    cost = count(configuration.network, configuration.patch_voxels, samples)
     batch = samples * math.prod(configuration.patch_voxels)
-    batch_bytes = batch * (configuration.network.input_channels * BYTES_PER_INTENSITY + BYTES_PER_LABEL)
+    batch_bytes = batch * count_voxel_bytes(configuration.network.input_channels)
     network_bytes = cost.parameter_count * BYTES_PER_TRAINED_PARAMETER + round(cost.kept_bytes * LEAST_KEPT_SHARE)
     fields = ("patch_voxels", "training.batch_size", "network.features_per_stage", "network.blocks_per_stage")
     subject = f"training {name}{f' in each of {process_count} processes' if process_count > 1 else ''}"
@@ -54,24 +53,18 @@ def check_training_memory(
 
 
 def check_prediction_memory(
-    configuration: ConfigurationPlan, name: str, device: torch.device, *, network_count: int
+    configuration: ConfigurationPlan, name: str, device: torch.device, *, count: MeasureCost, network_count: int
 ) -> None:
     """Checks that the networks of some folds, and the feature maps of one window, can fit into memory.
 
     Raises:
         DeviceError: They cannot; the message has the fields of the plan and the numbers.
     """
-    cost = _measure(configuration, 1)
+    cost = count(configuration.network, configuration.patch_voxels, 1)
     largest = max((convolution.output_elements for convolution in cost.convolutions), default=0)
     needed = network_count * cost.parameter_bytes + largest * BYTES_PER_PREDICTED_NUMBER
     fields = ("patch_voxels", "network.features_per_stage", "network.blocks_per_stage")
     _check(f"prediction with {name}", needed, device, configuration, fields=fields)
-
-
-def _measure(configuration: ConfigurationPlan, batch_size: int) -> NetworkCost:
-    network = configuration.network
-    measure = COUNTED_FAMILIES.get(network.family, measure_cost)
-    return measure(network, configuration.patch_voxels, batch_size)
 
 
 def _check(
@@ -80,7 +73,8 @@ def _check(
     available = find_memory(device)
     if needed_bytes <= available:
         return
-    shown = ", ".join(f"{field} {_get_field(configuration, field)}" for field in fields)
+    found = {field: _get_field(configuration, field) for field in fields}
+    shown = ", ".join(f"{field} {value}" for field, value in found.items() if value is not None)
     where = "this computer" if device.type == "cpu" else str(device)
     msg = (
         f"{subject} needs at least {needed_bytes / GIB:.1f} GiB, but {where} has {available / GIB:.1f} GiB: the plan "
@@ -96,8 +90,11 @@ def find_memory(device: torch.device) -> int:
     return find_available_ram()
 
 
-def _get_field(configuration: ConfigurationPlan, path: str) -> str:
+def _get_field(configuration: ConfigurationPlan, path: str) -> str | None:
+    """Returns the value of a field as text; None if networks of the family have no such field."""
     value: object = configuration
     for name in path.split("."):
         value = getattr(value, name, None)
-    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    return None if value is None else str(value)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.initialization import initialize_weights
-from autoseg.plan.network import NetworkPlan
+from autoseg.plan.network.base import NetworkPlan
 
 TargetKind = Literal["labels"]
 """Kind of target that an output is compared with in training: the label map, at the resolution of the output."""

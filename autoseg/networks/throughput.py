@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Final
 
 import psutil
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.fingerprint import HostThroughput
+from autoseg.network_cost import OPERATIONS_PER_PRODUCT, PASSES
 from autoseg.networks.blocks import InstanceNormalization
+from autoseg.networks.families import build_network
+from autoseg.plan.network.base import NetworkPlan
 from autoseg.runtime.cpu_threads import adapt_threads, adaptive_cpu_threads
 from autoseg.runtime.cpu_time import CpuClock, compare_readings
 from autoseg.runtime.host_memory import keep_freed_memory
@@ -27,8 +31,6 @@ AGREEMENT_FRACTION: Final = 0.05
 LONGEST_SECONDS: Final = 3.0
 """A layer is repeated until the fastest repetitions agree within this fraction, or until this time is over."""
 KERNEL_VOXELS: Final = 27
-PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as many operations each
-OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 PLAUSIBLE_FLOPS_PER_CORE: Final = (2e9, 1e12)
 PLAUSIBLE_ELEMENTS_PER_CORE: Final = (3e7, 1e10)
 """Rates of a slow laptop in single precision and of a server with matrix units (guess, wide on purpose): others were
@@ -82,6 +84,20 @@ def warn_of_implausible_rates(host: HostThroughput) -> None:
             100 * host.received_share,
             ", ".join(odd),
         )
+
+
+def time_window(plan: NetworkPlan, patch_voxels: tuple[int, ...]) -> float:
+    """Measures the seconds that the CPU takes for one window of prediction in single precision; the median of three."""
+    network = build_network(plan).eval()
+    image = torch.randn((1, plan.input_channels, *patch_voxels), generator=torch.Generator().manual_seed(0))
+    seconds = []
+    with adaptive_cpu_threads(CPU), torch.inference_mode(), network.single_output():
+        network(image)  # memory is reserved, kernels are chosen
+        for _ in range(3):
+            began = time.perf_counter()
+            network(image)
+            seconds.append(time.perf_counter() - began)
+    return median(seconds)
 
 
 def _measure_convolution(width: int) -> float:

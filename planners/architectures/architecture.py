@@ -30,10 +30,10 @@ class PublishedNetwork:
     """The network as it was published, described by a plan.
 
     Attributes:
-        variant: What tells it from the others of the architecture; empty if there is one.
+        variant: Name among those of the architecture; empty if there is one.
         plan: The plan that describes it.
-        parameter_count: Trained parameters as published, or as counted on the authors' code.
-        multiply_adds: Of a forward pass of one image of `extents_voxels`, as published; None: not known.
+        parameter_count: Trained parameters as published, or as counted on the code of the authors.
+        multiply_adds: Multiply-adds of a forward pass of one image of `extents_voxels`, as published; None: not known.
         extents_voxels: The input for which these were published.
     """
 
@@ -50,9 +50,9 @@ class Architecture:
 
     Attributes:
         name: Key of `planners.architectures.ARCHITECTURES`.
-        sentence: What it is, in one sentence.
+        sentence: One sentence for the command line.
         source: Authors, year, and where to find the paper.
-        year: Of its first publication.
+        year: Year of its first publication.
         choose_network: The network for a topology.
         topology: Rule for dividing the patch.
         published: The networks of the paper.

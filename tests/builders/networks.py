@@ -21,6 +21,7 @@ STEMS: Final[dict[int, dict[str, Any]]] = {
 U_SHAPED: Final[dict[str, Any]] = {
     **COMMON,
     "family": "u_shaped",
+    "decoder_features_per_stage": (8, 4),
     "blocks_per_stage": (2, 2, 2),
     "decoder_blocks_per_stage": (2, 1),
     "block": {"name": "plain"},
@@ -87,8 +88,25 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
     },
     "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
 }
-BLOCKS: Final[dict[str, dict[str, Any]]] = {"plain": {"first_width": "half"}, "residual": {}}
-SKIPS: Final[dict[str, dict[str, Any]]] = {"concatenation": {}, "addition": {}}
+BLOCKS: Final[dict[str, dict[str, Any]]] = {
+    "plain": {"first_width": "half"},
+    "residual": {},
+    "residual_stage": {},
+    "recurrent_residual": {"recurrences": 1},
+    "multires": {"width": 1.67},
+    "dense": {"growth": 0.5},
+    "inception": {},
+    "separable": {},
+    "rep": {},
+    "csp_rep": {},
+    "rsu": {"reduction": 2, "dilated_reduction": 2},
+}
+SKIPS: Final[dict[str, dict[str, Any]]] = {
+    "concatenation": {},
+    "addition": {},
+    "attention_gate": {"signal": "below", "gates": 2, "reduction": 1},
+    "residual_path": {},
+}
 CONTEXTS: Final[dict[str, dict[str, Any]]] = {
     "spp": {"grids": (1, 2)},
     "aspp": {"channels": 6, "dilations": (1, 2)},
@@ -117,6 +135,8 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "upsampling": "linear_convolution",
         "dropout": 0.5,
     },
+    "fine attention gate": {"skip": {"name": "attention_gate", "signal": "upsampled", "gates": 1, "reduction": 2}},
+    "wide strides": {"downsampling": "strided_wide", "decoder_features_per_stage": (16, 8)},
     "full resolution": {"supervision": "full_resolution", "output_weights": (1.0, 1.0)},
     "fused outputs": {
         "supervision": "fused",

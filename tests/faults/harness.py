@@ -18,6 +18,8 @@ from faults.comparison import find_differences, find_leftovers, find_orphans, ma
 
 POLLING_SECONDS: Final = 0.02
 PATIENCE_SECONDS: Final = 600.0
+ORPHAN_SECONDS: Final = 30.0
+"""Within them a helper process has seen that its parent is gone; on a busy machine it must first be started up."""
 EARLY_SHARE: Final = 0.2
 """Of the kills, those at any moment of the command; the others come after it has begun to write."""
 ATTEMPTS: Final = 5
@@ -127,7 +129,7 @@ def _kill_and_repeat(
 
 def _wait_for_orphans(mark: str) -> Sequence[object]:
     """Processes of the group have been told to end; the kernel takes a moment."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + ORPHAN_SECONDS
     while (orphans := find_orphans(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return orphans

@@ -59,8 +59,12 @@ def list_plan_rows() -> set[str]:
     text = (ROOT / "autoseg" / "cli" / "terminal" / "reports.py").read_text(encoding="utf-8")
     _, _, body = text.partition("def _list_plan_rows")
     rows = set(re.findall(r'^        \(\s*"([^"]+)"[^\n]*?,\s*\*', body, flags=re.MULTILINE))
-    networks = (ROOT / "autoseg" / "plan" / "network.py").read_text(encoding="utf-8")
-    described = re.findall(r"def describe\(.*?return \{(.*?)\}\n", networks, flags=re.DOTALL)
+    networks = [path.read_text(encoding="utf-8") for path in (ROOT / "autoseg" / "plan" / "network").glob("*.py")]
+    described = [
+        block
+        for text in networks
+        for block in re.findall(r"def describe\(.*?return \{(.*?)\}\n", text, flags=re.DOTALL)
+    ]
     return rows | {heading for block in described for heading in re.findall(r'"(\w+)": ', block)}
 
 

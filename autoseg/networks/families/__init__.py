@@ -12,7 +12,7 @@ from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.u_shaped import UShapedNetwork
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.plan.network import NetworkPlan
+from autoseg.plan.network.base import NetworkPlan
 
 FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_unet": PlainUNet,

@@ -1,4 +1,4 @@
-"""What the plans of all families of networks have in common."""
+"""The plans that all families of networks extend."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

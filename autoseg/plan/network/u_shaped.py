@@ -12,11 +12,12 @@ from autoseg.plan.network.blocks import BLOCK_PLANS, BlockPlan
 from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
 from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.skips import SKIP_PLANS, SkipPlan
-from autoseg.plan.values import MOST_STAGES, BlockCounts, Positive
+from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount, Positive
 
-Downsampling = Literal["strided", "max_pool", "average_pool"]
+Downsampling = Literal["strided", "strided_wide", "max_pool", "average_pool"]
 Upsampling = Literal["transposed", "transposed_wide", "linear", "linear_convolution", "nearest_convolution"]
 Supervision = Literal["own_resolution", "full_resolution", "fused"]
+DecoderFeatures = Annotated[tuple[ChannelCount, ...], Field(max_length=MOST_STAGES)]
 OutputWeights = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MOST_STAGES)]
 
 
@@ -24,15 +25,18 @@ class UShapedPlan(StagedNetworkPlan):
     """An encoder and a decoder of stages, joined by a skip connection at every resolution.
 
     Attributes:
+        decoder_features_per_stage: Channels of each decoder stage, one fewer than there are stages; index 0 is the
+            lowest resolution.
         blocks_per_stage: Blocks of each encoder stage.
         decoder_blocks_per_stage: Blocks of each decoder stage, one fewer; index 0 is the lowest resolution.
         block: The blocks of the encoder.
         decoder_block: The blocks of the decoder.
-        skip: What joins the features of the encoder and of the decoder.
+        skip: Connection that joins the features of the encoder and of the decoder.
         contexts: Modules at the bottleneck, one after the other.
         attention: Module at the end of every stage but the bottleneck; None without.
         layers: Normalization and activation.
-        downsampling: "strided": a convolution whose kernel is its stride, with normalization and activation.
+        downsampling: "strided": a convolution whose kernel is its stride, with normalization and activation;
+            "strided_wide" also brings the channels to those of the stage.
         upsampling: "transposed": a transposed convolution whose kernel is its stride, which also brings the channels to
             those of the stage; "transposed_wide" leaves them as many as below. "linear": interpolation alone. The
             others interpolate, then convolve to the channels of the stage.
@@ -45,6 +49,7 @@ class UShapedPlan(StagedNetworkPlan):
     """
 
     family: Literal["u_shaped"] = "u_shaped"
+    decoder_features_per_stage: DecoderFeatures
     blocks_per_stage: BlockCounts
     decoder_blocks_per_stage: BlockCounts
     block: Annotated[BlockPlan, OneOf(BLOCK_PLANS, "name")]
@@ -61,13 +66,13 @@ class UShapedPlan(StagedNetworkPlan):
 
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
-        parts = {"blocks": self.block.name, "skips": self.skip.name}
-        if self.contexts:
-            parts["context"] = " ".join(context.name for context in self.contexts)
-        if self.attention is not None:
-            parts["attention"] = self.attention.name
-        parts["layers"] = f"{self.layers.normalization} {self.layers.activation}"
-        return {**super().describe(), **parts}
+        attention = () if self.attention is None else (self.attention.name,)
+        parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *attention)
+        layers = (self.layers.normalization, self.layers.activation)
+        return {
+            **super().describe(),
+            "parts": ", ".join((*parts, *layers)),
+        }
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the blocks."""
@@ -75,6 +80,7 @@ class UShapedPlan(StagedNetworkPlan):
             **super().find_lengths(),
             "blocks_per_stage": len(self.blocks_per_stage),
             "decoder_blocks_per_stage": len(self.decoder_blocks_per_stage) + 1,
+            "decoder_features_per_stage": len(self.decoder_features_per_stage) + 1,
         }
 
     @model_validator(mode="after")

@@ -6,7 +6,6 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
@@ -19,7 +18,6 @@ from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
-from autoseg.runtime.precision import DtypeName
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
@@ -128,7 +126,14 @@ def measure_volume_dice(
     """
     device = next(network.parameters()).device
     with network.single_output():
-        model = wrap_network(plan, configuration, network, device)
+        model = SegmentationModel(
+            plan=plan,
+            configuration=configuration,
+            folds=("",),  # the weights are not, or not yet, those of a fold of the run
+            networks=(network.eval(),),
+            device=device,
+            dtype="float32",
+        )
         means = [_measure_case_dice(model, open_training_case(run, plan, configuration, case)) for case in cases]
     known = [mean for mean in means if mean is not None]
     return sum(known) / len(known) if known else 0.0
@@ -140,20 +145,6 @@ def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | No
     label_map = torch.from_numpy(np.maximum(case.label_map[:], 0).astype(np.int16))
     counts = count_overlaps(logits[None].cpu(), label_map[None], model.plan.labels)
     return compute_mean_dice(compute_pseudo_dice([counts]))
-
-
-def wrap_network(
-    plan: Plan, configuration: str, network: nn.Module, device: torch.device, *, dtype: DtypeName = "float32"
-) -> SegmentationModel:
-    """A model of a network that is not, or not yet, one of the run's."""
-    return SegmentationModel(
-        plan=plan,
-        configuration=configuration,
-        folds=("",),
-        networks=(network.eval(),),
-        device=device,
-        dtype=dtype,
-    )
 
 
 def read_finished_summary(folder: Path, choice: ValidationChoice) -> EvaluationSummary | None:

@@ -26,7 +26,6 @@ from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
-from autoseg.workflows.evaluate.validation import wrap_network
 from autoseg.workflows.folds.status import ValidationChoice
 
 LARGER_STEP_FRACTION: Final = 0.75
@@ -136,7 +135,14 @@ def _build_untrained_model(plan: Plan, configuration: str, device: torch.device)
     network = build_network(plan.configurations[configuration].network)
     network.set_deep_supervision(enabled=False)
     prepared = prepare_network(network.eval(), device=device, dtype=dtype)
-    return wrap_network(plan, configuration, prepared, device, dtype=dtype)
+    return SegmentationModel(
+        plan=plan,
+        configuration=configuration,
+        folds=("",),  # of no fold of the run
+        networks=(prepared.eval(),),
+        device=device,
+        dtype=dtype,
+    )
 
 
 def _time_window(model: SegmentationModel) -> float:

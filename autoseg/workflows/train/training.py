@@ -10,8 +10,10 @@ import torch
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
+from autoseg.errors import RunError
 from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import remove_leftovers
+from autoseg.networks.cost import count_cost
 from autoseg.networks.memory_limits import check_training_memory
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
@@ -86,7 +88,7 @@ def _train_on_device(
     name = find_configuration_name(plan, request.configuration)
     configuration = plan.configurations[name]
     process_count = read_process_group().size if request.parallel else 1
-    check_training_memory(configuration, name, device, process_count=process_count)
+    check_training_memory(configuration, name, device, count=count_cost, process_count=process_count)
     splits = read_document(run.splits, Splits)
     folds = request.folds or tuple(str(index) for index in range(len(splits.folds)))
     chosen = {fold: select_fold(splits, fold) for fold in folds}
@@ -285,7 +287,7 @@ def _validate(
             progress=state_writer.record_validation(progress),
             choice=choice,
         )
-        _draw_validated(job, summary.foreground_mean.Dice)
+        _draw_validated(job, summary.foreground_mean.Dice, progress)
         if summary.foreground_mean.Dice is not None:
             record = read_last_record(job.folder.training_log)
             epochs = 0 if record is None else record.epoch + 1
@@ -293,12 +295,15 @@ def _validate(
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary, shortage=shortage)
 
 
-def _draw_validated(job: FoldJob, dice: float | None) -> None:
-    """Draws the progress picture again, with the result of the validation."""
+def _draw_validated(job: FoldJob, dice: float | None, progress: Progress) -> None:
+    """Draws the progress picture again, with the result of the validation; the fold is finished without it, too."""
     trained = read_description(job.folder.final_checkpoint)
-    write_progress_picture(
-        job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
-    )
+    try:
+        write_progress_picture(
+            job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
+        )
+    except RunError as error:
+        progress.note(f"warning: {error}; the same command, given again, draws the picture")
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule, checkpoint: CheckpointDescription | None) -> int:

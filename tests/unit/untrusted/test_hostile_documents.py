@@ -56,6 +56,7 @@ from autoseg.exchange.nnunet_folders import open_nnunet_model
 from autoseg.exchange.nnunet_import import import_plan
 from autoseg.inference.model import load_network
 from autoseg.networks import build_network, write_weights
+from autoseg.networks.cost import count_cost
 from autoseg.networks.memory_limits import check_prediction_memory, check_training_memory
 from autoseg.plan import Plan
 from autoseg.postprocessing.rules import LargestComponent
@@ -158,8 +159,8 @@ def make_plan(place: Path) -> Target:
 
     def read() -> None:
         for name, configuration in read_document(made.path, Plan).configurations.items():
-            check_training_memory(configuration, name, CPU)
-            check_prediction_memory(configuration, name, CPU, network_count=5)
+            check_training_memory(configuration, name, CPU, count=count_cost)
+            check_prediction_memory(configuration, name, CPU, count=count_cost, network_count=5)
 
     return replace(made, read=read)
 
@@ -376,10 +377,10 @@ def test_a_plan_that_needs_more_memory_than_there_is_is_refused_before_anything_
         patch, network={"family": family, **changes}, training={"batch_size": batch_size}
     )
     with pytest.raises(DeviceError, match=r"training x needs at least .* GiB, .* has .*patch_voxels .*batch_size"):
-        check_training_memory(configuration, "x", CPU)
+        check_training_memory(configuration, "x", CPU, count=count_cost)
     if kind != "batch":
         with pytest.raises(DeviceError, match=r"prediction with x needs at least .* GiB.*features_per_stage"):
-            check_prediction_memory(configuration, "x", CPU, network_count=5)
+            check_prediction_memory(configuration, "x", CPU, count=count_cost, network_count=5)
 
 
 @pytest.mark.parametrize("kind", BAD_NAMES)
@@ -676,8 +677,8 @@ def test_usual_plans_fit_into_small_computers(patch: tuple[int, ...], monkeypatc
         "convolutions_per_decoder_stage": (2,) * 5,
     }
     configuration = build_configuration(patch, network=network, training={"batch_size": 2})
-    check_training_memory(configuration, "x", CPU)
-    check_prediction_memory(configuration, "x", CPU, network_count=5)
+    check_training_memory(configuration, "x", CPU, count=count_cost)
+    check_prediction_memory(configuration, "x", CPU, count=count_cost, network_count=5)
 
 
 @pytest.mark.parametrize("batch_size", [8, 7])
@@ -686,7 +687,7 @@ def test_each_of_several_processes_needs_memory_for_its_part_of_the_batch(
 ) -> None:
     monkeypatch.setattr("autoseg.networks.memory_limits.find_available_ram", lambda: 3 * 2**29)
     configuration = build_configuration((256, 256, 256), training={"batch_size": batch_size})
-    check_training_memory(configuration, "x", CPU, process_count=4)
+    check_training_memory(configuration, "x", CPU, count=count_cost, process_count=4)
     for process_count, subject in ((1, "training x"), (2, "training x in each of 2 processes")):
         with pytest.raises(DeviceError, match=rf"^{subject} needs .*training\.batch_size {batch_size}"):
-            check_training_memory(configuration, "x", CPU, process_count=process_count)
+            check_training_memory(configuration, "x", CPU, count=count_cost, process_count=process_count)

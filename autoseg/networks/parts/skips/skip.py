@@ -20,7 +20,7 @@ class SkipSite:
         channels: Channels of the encoder's features.
         channels_below: Channels of the features of the resolution below.
         channels_upsampled: Channels of these after upsampling.
-        stride: From this resolution to the one below.
+        stride: Ratio of this resolution and the one below.
         kernel: Extents of the kernels of this stage.
         layers: Normalization and activation.
     """
@@ -33,6 +33,11 @@ class SkipSite:
     stride: tuple[int, ...]
     kernel: tuple[int, ...]
     layers: LayerPlan
+
+    @property
+    def dimensions(self) -> int:
+        """Spatial axes."""
+        return len(self.stride)
 
 
 class Skip(nn.Module, ABC):

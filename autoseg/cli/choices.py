@@ -1,0 +1,99 @@
+"""`autoseg planners`, `autoseg architectures`, `autoseg losses`: list what `autoseg plan` can be asked for."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from autoseg.errors import OptionError, PlanError
+
+if TYPE_CHECKING:
+    from autoseg.workflows.plan.planning import PlannerLike
+
+Row = TypeVar("Row")
+
+DEFAULT_LOSS: Final = "dice+cross_entropy"  # what every planner chooses by itself
+
+
+def planners() -> None:
+    """List the planners that `autoseg plan --planner` accepts."""
+    from planners import PLANNERS
+
+    _print_table((name, planner.description) for name, planner in PLANNERS.items())
+
+
+def architectures(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Run folder, for whose patches the networks are counted.  [default: none is counted]"),
+    ] = None,
+    *,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the time of a patch on this computer's CPU, too.")
+    ] = False,
+) -> None:
+    """List the networks that `autoseg plan --architecture` accepts, with their size and cost for a run."""
+    from autoseg.cli.terminal.architecture_table import print_architectures, print_costs
+    from autoseg.cli.terminal.console import open_console
+    from planners import ARCHITECTURES
+
+    if run is None:
+        if measure:
+            msg = "--measure needs a run, whose patches are to be computed: autoseg architectures RUN --measure"
+            raise OptionError(msg)
+        print_architectures(ARCHITECTURES)
+        return
+    print_costs(open_console(), ARCHITECTURES, run, is_measured=measure)
+
+
+def losses() -> None:
+    """List the losses that `autoseg plan --loss` accepts."""
+    from planners.losses import LOSS_RULES
+
+    _print_table((name, f"{rule.description} ({rule.source} {rule.year})") for name, rule in LOSS_RULES.items())
+    typer.echo(f"\nNames joined by + are added up; the default is {DEFAULT_LOSS}.")
+
+
+def find_planner(name: str, architecture: str | None = None, *, loss: str = DEFAULT_LOSS) -> "PlannerLike":
+    """Finds a planner by its name, for the networks of an architecture and with another loss.
+
+    Args:
+        name: Key of `planners.PLANNERS`.
+        architecture: Key of `planners.ARCHITECTURES`; None: the networks that the planner chooses by itself.
+        loss: Names of losses, joined by +.
+
+    Raises:
+        PlanError: There is no such planner, architecture or loss; the message lists the existing ones.
+    """
+    from planners import ARCHITECTURES, PLANNERS
+    from planners.losses import LossPlanner
+
+    planner = find_row(name, PLANNERS, kind="planner")
+    if architecture is not None:
+        planner = planner.with_architecture(find_row(architecture, ARCHITECTURES, kind="architecture"))
+    return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
+
+
+def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:
+    """Finds the row of a table by its name.
+
+    Args:
+        kind: Name for such a row in the message.
+
+    Raises:
+        PlanError: There is no such row; the message lists the existing ones and suggests the nearest.
+    """
+    from autoseg.document import suggest_key
+
+    if name not in rows:
+        msg = f"no {kind} is called {name!r}{suggest_key(name, list(rows))}; choose one of: {', '.join(rows)}"
+        raise PlanError(msg)
+    return rows[name]
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    listed = list(rows)
+    width = max(len(name) for name, _ in listed)
+    for name, text in listed:
+        typer.echo(f"{name:<{width}}  {text}")
