@@ -73,7 +73,7 @@ class DilatedPlan(StemmedPlan):
         blocks_per_stage: Residual blocks of each stage.
         block: "basic": two convolutions; "bottleneck": three, of which the middle one has a quarter of the features.
         output_stride: Largest product of strides along an axis. Further strides of the axis become dilations.
-        head: What computes logits.
+        head: The module that computes logits.
         output_weights: The weight in the loss of every trained output. The head "dual_attention" has three: of the sum
             of its attentions, of positions, of channels.
     """

@@ -1,4 +1,4 @@
-"""What the plans of networks have in common whose encoder is a sequence of stages of any block."""
+"""The common part of the plans of networks whose encoder is a sequence of stages of any block."""
 
 from collections.abc import Mapping
 from typing import Annotated

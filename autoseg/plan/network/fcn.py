@@ -17,7 +17,7 @@ class FcnPlan(EncodedPlan):
     Attributes:
         fused_stages: Stages above the last one whose scores are added to those from below: 0 in FCN-32s, 1 in FCN-16s,
             2 in FCN-8s.
-        upsampling: Of scores: by interpolation, or by transposed convolutions of twice their stride that start as it.
+        upsampling: Scores are interpolated, or enlarged by transposed convolutions that start as interpolation.
         dropout: Probability with which a channel of the last stage is zeroed in training.
     """
 

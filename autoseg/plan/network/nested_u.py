@@ -17,7 +17,7 @@ class NestedUPlan(EncodedPlan):
     Node (stage, column) joins all earlier nodes of its stage with the upsampled node (stage + 1, column - 1).
 
     Attributes:
-        upsampling: As in other U-shaped networks.
+        upsampling: The step to a higher resolution, one of those of other U-shaped networks.
         depth: Columns of decoder nodes; the network consists of the stages 0 to `depth`. It is one less than the number
             of stages, and smaller in a network that was pruned.
         output_weights: The weight in the loss of every trained output, all of full resolution: of the last column

@@ -142,6 +142,15 @@ def test_attention_between_channels_equals_what_is_computed_by_hand() -> None:
 
 
 @torch.no_grad()
+def test_attention_between_channels_stays_finite_in_float16() -> None:
+    module = ChannelAttention()
+    nn.init.constant_(module.scale.factor, 1)
+    features = torch.full((1, 2, 64, 64), 30.0)  # products of 3.7 million, of which float16 knows none
+    found = module.half()(features.half()).float()
+    torch.testing.assert_close(found, features, rtol=0.01, atol=0)
+
+
+@torch.no_grad()
 def test_attention_between_positions_equals_what_is_computed_by_hand() -> None:
     plan = CONTEXT_PLANS["dual_attention"].model_validate({"reduction": 1, "tokens_limit": 9})
     module = PositionAttention(plan, 1, (1, 1))  # type: ignore[arg-type]  # the row's class
