@@ -109,9 +109,9 @@ class DilatedPlan(StemmedPlan):
 
     def describe(self) -> Mapping[str, str]:
         """Describes the stages, what they are made of, and the head."""
-        layers = f"{self.layers.normalization} {self.layers.activation}"
-        parts = {"blocks": self.block, "output stride": str(self.output_stride), "head": self.head.name}
-        return {**super().describe(), **parts, "layers": layers}
+        parts = (self.block, f"output stride {self.output_stride}", self.head.name)
+        layers = (self.layers.normalization, self.layers.activation)
+        return {**super().describe(), "parts": ", ".join((*parts, *layers))}
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the blocks."""

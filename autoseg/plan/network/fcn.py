@@ -1,6 +1,5 @@
 """Fully convolutional networks (Long et al. 2015)."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -26,9 +25,9 @@ class FcnPlan(EncodedPlan):
     upsampling: Literal["linear", "transposed"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
-    def describe(self) -> Mapping[str, str]:
-        """Describes the stages, and how many are fused."""
-        return {**super().describe(), "fused stages": str(self.fused_stages)}
+    def list_further_parts(self) -> tuple[str, ...]:
+        """Lists how many stages are fused."""
+        return (f"fused stages {self.fused_stages}",)
 
     @model_validator(mode="after")
     def _check_fused_stages(self) -> "FcnPlan":

@@ -1,6 +1,5 @@
 """Nested U-shaped networks (UNet++)."""
 
-from collections.abc import Mapping
 from math import prod
 from typing import Literal
 
@@ -34,9 +33,9 @@ class NestedUPlan(EncodedPlan):
         """The product of the strides of every axis, down to the lowest stage that is left."""
         return tuple(prod(steps) for steps in zip(*self.strides[: self.depth + 1], strict=True))
 
-    def describe(self) -> Mapping[str, str]:
-        """Describes the stages, and how many columns of nodes there are."""
-        return {**super().describe(), "depth": str(self.depth)}
+    def list_further_parts(self) -> tuple[str, ...]:
+        """Lists how many columns of nodes there are."""
+        return (f"depth {self.depth}",)
 
     def prune(self, depth: int) -> "NestedUPlan":
         """Returns the part of the network that computes the output of column `depth`.
