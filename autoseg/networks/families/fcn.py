@@ -48,8 +48,8 @@ class Fcn(SegmentationNetwork):
         """Computes logits."""
         reduced = []
         for stage in self.stages:
-            reduced.append(stage.downsampling(image))
-            image = stage.blocks(reduced[-1])
+            reduced.append(stage.get_submodule("downsampling")(image))
+            image = stage.get_submodule("blocks")(reduced[-1])
         first, *others = self.scores
         logits = first(self.classifier(image))
         for index, score in enumerate(others):
@@ -71,7 +71,7 @@ class Fcn(SegmentationNetwork):
         """Starts enlargements as linear interpolation."""
         super().initialize_weights(generator)
         for enlargement in self.enlargements:
-            if isinstance(enlargement, tuple(TRANSPOSED_CONVOLUTIONS.values())):
+            if isinstance(enlargement, nn.ConvTranspose2d | nn.ConvTranspose3d):
                 set_linear_kernel(enlargement.get_parameter("weight"), enlargement.stride)
 
 

@@ -44,7 +44,7 @@ class NestedUNetwork(SegmentationNetwork):
             rows.append([image])
         for column in self.columns:
             # From the highest stage down: a node reads what the column before it left in the row below.
-            for index, node in enumerate(column):
+            for index, node in enumerate(column.children()):
                 rows[index].append(node(rows[index], rows[index + 1][-1]))
         return tuple(self._compute_logits(rows[0], index) for index in range(len(self.output_weights)))
 

@@ -54,7 +54,7 @@ class ParallelNetwork(SegmentationNetwork):
         branches = [self.first_branch(lowest)]
         for start, exchanges in zip(self.starts, self.stages, strict=True):
             branches.append(start(lowest))
-            for exchange in exchanges:
+            for exchange in exchanges.children():
                 branches = exchange(branches)
             lowest = branches[-1]
         shown = branches[:1] if self.plan.head == "v1" else branches
@@ -102,7 +102,9 @@ class Exchange(nn.Module):
         sums = []
         for to, paths in enumerate(self.paths):
             extents = branches[to].shape[2:]
-            arrived = [enlarge_to(path(branch), extents) for path, branch in zip(paths, branches, strict=True)]
+            arrived = [
+                enlarge_to(path(branch), extents) for path, branch in zip(paths.children(), branches, strict=True)
+            ]
             # Sums are new tensors: the activation works in place, and a branch is read by all others.
             sums.append(self.activation(reduce(torch.add, arrived)))
         return sums
