@@ -1,7 +1,7 @@
 """The profile of a U-shaped network: the values in which one paper differs from another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoseg.plan.decisions import Decision, Reason
@@ -13,6 +13,7 @@ from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
 from autoseg.plan.network.u_shaped import Downsampling, Supervision, Upsampling
 from planners.reasons import record
+from planners.rules.contexts import fit_contexts
 from planners.rules.topology import Topology, choose_deep_supervision
 from planners.rules.unet import MOST_FEATURES, choose_features
 
@@ -71,7 +72,8 @@ class UShapedProfile:
             most=self.most_features or MOST_FEATURES[dimensions],
         )
         outputs = self.choose_output_weights(topology)
-        network = self.build(
+        contexts, reasons = fit_contexts(self.contexts, topology.bottleneck_voxels, features.value[-1])
+        network = replace(self, contexts=contexts).build(
             features.value,
             kernel_sizes=[
                 tuple(self.kernel if extent > 1 else 1 for extent in extents) for extents in topology.kernel_sizes
@@ -84,6 +86,7 @@ class UShapedProfile:
         return network, (
             record("features", features, ", ".join(map(str, features.value))),
             record("outputs", outputs, ", ".join(f"{weight:.3g}" for weight in outputs.value)),
+            *reasons,
         )
 
     def choose_output_weights(self, topology: Topology) -> Decision[tuple[float, ...]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import PredictionError
+from autoseg.geometry import Border, find_border_sources
 from autoseg.inference.sliding_window.mirroring import flip, list_mirrored_axes, predict_mirrored
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
@@ -181,7 +182,7 @@ def _count_stored_bytes(job: _Job) -> int:
 
 def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
     plan = job.window_plan
-    padded = _add_padding(job.image, plan)
+    padded = _add_padding(job.image, plan, border=job.configuration.border)
     image = padded.to(storage)
     logits = torch.zeros((job.configuration.network.output_channels, *image.shape[1:]), device=storage)
     shares = [
@@ -273,9 +274,17 @@ def _average(predictions: Iterable[Tensor]) -> Tensor:
     return total.div_(count)
 
 
-def _add_padding(image: Tensor, plan: WindowPlan) -> Tensor:
+def _add_padding(image: Tensor, plan: WindowPlan, *, border: Border) -> Tensor:
     counts = [count for pair in reversed(plan.padding_voxels) for count in pair]
-    return functional.pad(image, counts) if any(counts) else image
+    if not any(counts):
+        return image
+    if border == "zeros":
+        return functional.pad(image, counts)
+    for axis, (below, above) in enumerate(plan.padding_voxels, start=1):
+        extent = image.shape[axis]
+        sources = find_border_sources(extent, -below, below + extent + above, border=border)
+        image = image.index_select(axis, torch.from_numpy(sources).to(image.device))
+    return image
 
 
 def _remove_padding(padded: Tensor, plan: WindowPlan) -> Tensor:

@@ -182,7 +182,7 @@ class DecoderStage(nn.Module):
             ),
         )
         attended = plan.decoder_block.count_channels(decoded)
-        self.blocks = nn.Sequential(blocks, build_attention(plan.attention, attended, plan.dimensions))
+        self.blocks = nn.Sequential(blocks, build_attention(plan.attention, attended, kernel))
 
     def forward(
         self, below: Float[Tensor, "batch channels_below *space_below"], encoded: Float[Tensor, "batch channel *space"]
@@ -208,5 +208,5 @@ def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, cha
     return nn.Sequential(
         build_downsampling(plan.downsampling, channels_in, stride, plan.layers, channels_out=features),
         build_stage(plan.block, site),
-        build_attention(None if is_last else plan.attention, channels_out, plan.dimensions),
+        build_attention(None if is_last else plan.attention, channels_out, plan.kernel_sizes[stage]),
     )

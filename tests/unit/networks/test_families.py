@@ -40,6 +40,14 @@ def draw_image(plan: NetworkPlan, batch: int = 2) -> Tensor:
 GLOBAL_NETWORKS: Final = {
     "context spp": "averages over the whole patch",
     "attention se": "averages over the whole patch",
+    "dilated": "averages over the whole patch",
+    "dilated with dual attention": "attends to the whole patch",
+    "context aspp": "averages over the whole patch",
+    "context non_local": "attends to the whole patch",
+    "context dual_attention": "attends to the whole patch",
+    "context graph_unet": "keeps the nodes of the highest scores of the whole patch",
+    "attention cbam": "averages over the whole patch",
+    "attention scse": "averages over the whole patch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 
