@@ -1,7 +1,7 @@
 """Completes option values in the shell (`autoseg --install-completion`).
 
-It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners, architectures,
-losses and layouts are repeated.
+It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners,
+architectures, losses and layouts are repeated.
 """
 
 from collections.abc import Iterable
