@@ -19,7 +19,7 @@ class EncoderStage(nn.Module):
 
     def __init__(self, plan: EncodedPlan, stage: int) -> None:
         super().__init__()
-        channels_in, features = (plan.input_channels, *plan.features_per_stage)[stage : stage + 2]
+        channels_in, features = (plan.input_channels, *plan.encoded_channels)[stage], plan.features_per_stage[stage]
         self.downsampling = build_downsampling(
             plan.downsampling, channels_in, plan.strides[stage], plan.layers, channels_out=features
         )

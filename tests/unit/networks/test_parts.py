@@ -39,3 +39,12 @@ def test_every_skip_connection_joins_unlike_numbers_of_channels(skip: str) -> No
         network = build_network(plan)
         logits = network(torch.empty(1, plan.input_channels, 16, 16))[0]
     assert logits.shape == (1, plan.output_channels, 16, 16)
+
+
+@pytest.mark.parametrize("family", ["nested_u", "fcn"])
+def test_every_skeleton_takes_blocks_with_more_channels_than_the_plan_has_features(family: str) -> None:
+    plan = build_small_network_plan(family, 2, block={"name": "multires", "width": 3.0})
+    with torch.device("meta"):
+        network = build_network(plan)
+        logits = network(torch.empty(1, plan.input_channels, 16, 16))[0]
+    assert logits.shape == (1, plan.output_channels, 16, 16)
