@@ -28,7 +28,8 @@ class Fcn(SegmentationNetwork):
 
     def __init__(self, plan: FcnPlan) -> None:
         super().__init__(plan)
-        self.stages = nn.ModuleList(EncoderStage(plan, stage) for stage in range(plan.stage_count))
+        stages = [EncoderStage(plan, stage) for stage in range(plan.stage_count)]
+        self.stages = nn.ModuleList(stages)
         features, one = plan.encoded_channels[-1], (1,) * plan.dimensions
         dropout = DROPOUTS[plan.dimensions]
         self.classifier = nn.Sequential(
@@ -36,8 +37,8 @@ class Fcn(SegmentationNetwork):
         )
         last = plan.stage_count - 1
         fused = range(last - 1, last - 1 - plan.fused_stages, -1)
-        # The features of a stage that are scored are those that its blocks read, which the stage above computed.
-        sources = (features, *(plan.encoded_channels[stage - 1] for stage in fused))
+        # The features of a stage that are scored are those that its blocks read.
+        sources = (features, *(stages[stage].channels_downsampled for stage in fused))
         self.scores = nn.ModuleList(build_head(source, plan.output_channels, plan.dimensions) for source in sources)
         steps = [*(plan.strides[stage + 1] for stage in fused), find_remaining_stride(plan)]
         self.enlargements = nn.ModuleList(

@@ -15,7 +15,11 @@ from autoseg.plan.network.encoded import EncodedPlan
 
 
 class EncoderStage(nn.Module):
-    """The step to the resolution of a stage, then its blocks."""
+    """The step to the resolution of a stage, then its blocks.
+
+    Attributes:
+        channels_downsampled: Channels of what the blocks read.
+    """
 
     def __init__(self, plan: EncodedPlan, stage: int) -> None:
         super().__init__()
@@ -25,6 +29,7 @@ class EncoderStage(nn.Module):
         )
         if plan.downsampling == "strided_wide" and math.prod(plan.strides[stage]) > 1:
             channels_in = features
+        self.channels_downsampled = channels_in
         self.blocks = build_stage(plan.block, describe_stage(plan, stage, channels_in=channels_in, is_encoder=True))
 
     def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:

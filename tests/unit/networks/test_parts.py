@@ -42,8 +42,11 @@ def test_every_skip_connection_joins_unlike_numbers_of_channels(skip: str) -> No
 
 
 @pytest.mark.parametrize("family", ["nested_u", "fcn"])
-def test_every_skeleton_takes_blocks_with_more_channels_than_the_plan_has_features(family: str) -> None:
-    plan = build_small_network_plan(family, 2, block={"name": "multires", "width": 3.0})
+@pytest.mark.parametrize("downsampling", ["max_pool", "strided_wide"])
+def test_every_skeleton_takes_blocks_with_more_channels_than_the_plan_has_features(
+    family: str, downsampling: str
+) -> None:
+    plan = build_small_network_plan(family, 2, block={"name": "multires", "width": 3.0}, downsampling=downsampling)
     with torch.device("meta"):
         network = build_network(plan)
         logits = network(torch.empty(1, plan.input_channels, 16, 16))[0]
