@@ -1,15 +1,12 @@
 """Stages of an encoder of any block."""
 
 import math
-from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoseg.networks.parts.blocks import build_stage
-from autoseg.networks.parts.resampling import LINEAR, build_downsampling
+from autoseg.networks.parts.resampling import build_downsampling
 from autoseg.networks.parts.stage import StageSite
 from autoseg.plan.network.encoded import EncodedPlan
 
@@ -49,10 +46,3 @@ def describe_stage(plan: EncodedPlan, stage: int, *, channels_in: int, is_encode
         layers=plan.layers,
         is_encoder=is_encoder,
     )
-
-
-def enlarge_to(features: Float[Tensor, "batch channel *space"], extents: Sequence[int]) -> Tensor:
-    """Interpolates linearly to the given extents."""
-    if features.shape[2:] == torch.Size(extents):
-        return features
-    return functional.interpolate(features, size=tuple(extents), mode=LINEAR[len(extents)])
