@@ -8,14 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import build_head
+from autoseg.networks.blocks import MAXIMUM_POOLINGS, build_head, enlarge_to
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.contexts import build_context
 from autoseg.networks.parts.contexts.context import ContextSite
 from autoseg.networks.parts.contexts.dual_attention import ChannelAttention, PositionAttention
-from autoseg.networks.parts.encoder import enlarge_to
 from autoseg.networks.parts.layers import Layer
-from autoseg.networks.parts.resampling import MAXIMUM_POOLINGS
 from autoseg.networks.parts.residual_units import build_units
 from autoseg.plan.network.dilated import DilatedPlan, DualAttentionHeadPlan, LowLevelHeadPlan
 

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import build_head
+from autoseg.networks.blocks import build_head, enlarge_to
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.parts.encoder import enlarge_to
 from autoseg.networks.parts.layers import Layer, build_activation, get_ones
 from autoseg.networks.parts.residual_units import EXPANSION, build_units
 from autoseg.plan.network import ParallelPlan

@@ -26,6 +26,11 @@ class EncodedPlan(StagedNetworkPlan):
     layers: LayerPlan
     downsampling: Downsampling
 
+    @property
+    def encoded_channels(self) -> tuple[int, ...]:
+        """Channels after the blocks of each stage."""
+        return tuple(self.block.count_channels(features) for features in self.features_per_stage)
+
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
         parts = (self.block.name, *self.list_further_parts(), self.layers.normalization, self.layers.activation)
