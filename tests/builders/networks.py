@@ -31,6 +31,15 @@ U_SHAPED: Final[dict[str, Any]] = {
     "output_weights": (1.0, 0.5),
 }
 """The default of every part."""
+RESIDUAL_U: Final[dict[str, Any]] = {
+    **COMMON,
+    "family": "residual_u",
+    "blocks_per_stage": (1, 2, 1),
+    "decoder_blocks_per_stage": (2, 1),
+    "unit": {"name": "pre_activation", "upsampling": "linear"},
+    "layers": {"normalization": "instance", "activation": "relu"},
+    "output_weights": (1.0, 0.5),
+}
 FAMILIES: Final[dict[str, dict[str, Any]]] = {
     "plain_unet": {
         **COMMON,
@@ -45,6 +54,7 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "deep_supervision": True,
     },
     "u_shaped": U_SHAPED,
+    "residual_u": RESIDUAL_U,
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {"plain": {"first_width": "half"}, "residual": {}}
 SKIPS: Final[dict[str, dict[str, Any]]] = {"concatenation": {}, "addition": {}}
@@ -72,6 +82,15 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 """U-shaped networks by what else is special about them."""
+MEDNEXT: Final = {"name": "mednext", "expansion_ratios": (2, 3, 1), "response_normalization": False}
+RESIDUAL_UNITS: Final[dict[str, dict[str, Any]]] = {
+    "mednext": {"unit": MEDNEXT, "layers": {"normalization": "instance", "activation": "gelu"}},
+    "pre_activation": {
+        "unit": {"name": "pre_activation", "upsampling": "transposed"},
+        "layers": {"normalization": "group", "activation": "leaky_relu"},
+    },
+    "mednext with response normalization": {"unit": {**MEDNEXT, "response_normalization": True}},
+}
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
     **{family: {"family": family, **fields} for family, fields in FAMILIES.items()},
     **{
@@ -82,6 +101,7 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
     **{f"context {name}": {**U_SHAPED, "contexts": ({"name": name, **fields},)} for name, fields in CONTEXTS.items()},
     **{f"attention {name}": {**U_SHAPED, "attention": {"name": name, **fields}} for name, fields in ATTENTIONS.items()},
     **{name: {**U_SHAPED, **fields} for name, fields in FIELDS.items()},
+    **{f"unit {name}": {**RESIDUAL_U, **fields} for name, fields in RESIDUAL_UNITS.items()},
 }
 
 

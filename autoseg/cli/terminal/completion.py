@@ -16,6 +16,16 @@ ARCHITECTURES = (
     "residual_encoder_unet",
     "u_net",
     "u_net_3d",
+    "mednext_s",
+    "mednext_b",
+    "mednext_m",
+    "mednext_l",
+    "mednext_s_k5",
+    "mednext_b_k5",
+    "mednext_m_k5",
+    "mednext_l_k5",
+    "mednext_v2",
+    "seg_res_net",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")

@@ -6,6 +6,7 @@ import torch
 
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
+from autoseg.networks.families.residual_u import ResidualUNetwork
 from autoseg.networks.families.u_shaped import UShapedNetwork
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.network.base import NetworkPlan
@@ -14,6 +15,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_unet": PlainUNet,
     "residual_encoder_unet": ResidualEncoderUNet,
     "u_shaped": UShapedNetwork,
+    "residual_u": ResidualUNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 
@@ -23,11 +25,12 @@ def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -
 
     Args:
         generator: Source of the first weights; None is torch's global one (see `torch.manual_seed`). The same state
-            of the source gives the same weights.
+            of the source gives the same weights. On the meta device, where weights have no values, nothing is drawn.
     """
     network = _construct(plan, generator)
     assert not any(network.margin_voxels), f"{plan.family}: losses and sliding window do not crop margins yet"
-    network.initialize_weights(generator)
+    if not any(parameter.is_meta for parameter in network.parameters()):
+        network.initialize_weights(generator)
     return network
 
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.residual_u import ResidualUPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 
@@ -11,6 +12,7 @@ __all__ = [
     "NetworkPlan",
     "PlainUNetPlan",
     "ResidualEncoderUNetPlan",
+    "ResidualUPlan",
     "StagedNetworkPlan",
     "UNetFamily",
     "UNetPlan",
@@ -21,4 +23,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "plain_unet": PlainUNetPlan,
     "residual_encoder_unet": ResidualEncoderUNetPlan,
     "u_shaped": UShapedPlan,
+    "residual_u": ResidualUPlan,
 }

@@ -40,6 +40,7 @@ def draw_image(plan: NetworkPlan, batch: int = 2) -> Tensor:
 GLOBAL_NETWORKS: Final = {
     "context spp": "averages over the whole patch",
     "attention se": "averages over the whole patch",
+    "unit mednext with response normalization": "normalizes by the norm over the whole patch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 
