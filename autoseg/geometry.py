@@ -21,6 +21,10 @@ Direction = tuple[FloatTriple, FloatTriple, FloatTriple]
 DistanceUnit = Literal["mm", "pixel"]
 """Unit of lengths: pixels for images whose files have no spacing (PNG, JPEG, plain TIFF)."""
 
+Border = Literal["zeros", "mirror", "replicate"]
+"""What a patch or window holds beyond the volume: zeros, the volume mirrored at its outermost voxels, which stand once,
+or its nearest voxel."""
+
 WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))
 PLANAR_SPACING_FACTOR: Final = 999.0
 """Spacing along z of a 2D image, as a multiple of that in plane: so coarse that no rule ever mixes slices."""
@@ -101,8 +105,8 @@ def build_grid_from_affine(affine: NDArray[np.float64], shape_voxels: IntTriple)
     return Grid(
         shape_voxels=shape_voxels,
         spacing_mm=(float(lengths[2]), float(lengths[1]), float(lengths[0])),
-        origin_mm=_triple(affine[:3, 3]),
-        direction=(_triple(units[:, 2]), _triple(units[:, 1]), _triple(units[:, 0])),
+        origin_mm=make_triple(affine[:3, 3]),
+        direction=(make_triple(units[:, 2]), make_triple(units[:, 1]), make_triple(units[:, 0])),
     )
 
 
@@ -163,12 +167,12 @@ class Reorientation:
             step = direction[axis] * (-1.0 if flipped else 1.0)
             if flipped:
                 origin = origin + direction[axis] * grid.spacing_mm[axis] * (grid.shape_voxels[axis] - 1)
-            rows.append(_triple(step))
+            rows.append(make_triple(step))
         first, second, third = self.permutation
         return Grid(
             shape_voxels=(grid.shape_voxels[first], grid.shape_voxels[second], grid.shape_voxels[third]),
             spacing_mm=(grid.spacing_mm[first], grid.spacing_mm[second], grid.spacing_mm[third]),
-            origin_mm=_triple(origin),
+            origin_mm=make_triple(origin),
             direction=(rows[0], rows[1], rows[2]),
             is_oriented=grid.is_oriented,
             tells_spacing=grid.tells_spacing,
@@ -208,5 +212,23 @@ def _axis_of_letter(letter: str) -> tuple[int, int]:
     raise VolumeError(msg)
 
 
-def _triple(values: NDArray[np.float64]) -> FloatTriple:
+def make_triple(values: NDArray[np.float64]) -> FloatTriple:
+    """Returns the three numbers of an array."""
     return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def find_border_sources(extent: int, start: int, length: int, *, border: Border) -> NDArray[np.intp]:
+    """Finds, for each voxel along one axis of a box that begins at `start`, the voxel of the volume that it shows.
+
+    Args:
+        extent: Extent of the volume along the axis.
+        start: First voxel of the box, possibly before the volume begins.
+        length: Extent of the box.
+        border: Rule for what lies beyond; not "zeros", which shows no voxel.
+    """
+    assert border != "zeros", "zeros are no voxels of the volume"
+    places = np.arange(start, start + length)
+    if border == "replicate" or extent == 1:
+        return np.clip(places, 0, extent - 1)
+    period = 2 * (extent - 1)
+    return np.minimum(places % period, -places % period)

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int16
 
 from autoseg.labels import LabelScheme
+from autoseg.plan.preprocessing import SMALLEST_DIVISOR
 
-SMALLEST_DIVISOR: Final = 1e-8
-"""Normalization divides by at least this, as the reference implementation does."""
 SMALL_RANGE: Final = 1e-6  # below it, a standard deviation may be smaller than the smallest divisor
 SAMPLE_VOXELS: Final = 2**16
 SCREENED_VOXELS: Final = 2**12

@@ -98,6 +98,7 @@ def measure_case(
     *,
     spacing_mm: FloatTriple,
     labels: LabelScheme,
+    nonzero_box: Box | None = None,
     intensity_warnings: tuple[str, ...] = (),
 ) -> CaseMeasurement:
     """Measures one case, with axes z, y, x in the training orientation.
@@ -108,9 +109,10 @@ def measure_case(
         label_map: Internal labels.
         spacing_mm: Spacing along z, y, x.
         labels: The label scheme of the dataset.
+        nonzero_box: Bounding box of the nonzero region; computed if not given.
         intensity_warnings: Warnings of `check_case`.
     """
-    box = compute_nonzero_box(image)
+    box = nonzero_box or compute_nonzero_box(image)
     cropped_shape = _compute_box_shape(box)
     counts = count_class_voxels(label_map, labels)
     is_whole = cropped_shape == label_map.shape

@@ -12,13 +12,15 @@ from autoseg.plan.network.base import NetworkPlan
 # in the dtype that is computed in, gradients, and what lies idle between kept blocks of memory.
 BYTES_PER_KEPT_BYTE: Final = {"bfloat16": 1.0, "float32": 1.55}
 BYTES_PER_PARAMETER: Final = 20.0  # weight, gradient, up to two moments, moving average
-BYTES_PER_OUTPUT: Final = 32.0  # logits, their copy in single precision, probabilities, masks, gradients of the loss
+BYTES_PER_OUTPUT: Final = 32  # logits, their copy in single precision, probabilities, masks, gradients of the loss
 PROCESS_BYTES: Final = 350_000_000  # Python, torch and its libraries
 PATCH_MAKER_BYTES: Final = 360_000_000  # the process that makes patches, and the one that starts it
 BATCHES_IN_MEMORY: Final = 5  # three ahead, one that is made, one that is trained on
 BYTES_PER_INTENSITY: Final = 4
 BYTES_PER_LABEL: Final = 2
 BYTES_PER_STORED_PARAMETER: Final = 4
+PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as many operations each
+OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 
 
 class StepCost(Part):
@@ -102,11 +104,16 @@ def estimate_host_training_bytes(configuration: ConfigurationPlan, dtype: str, c
     return round(
         PROCESS_BYTES
         + PATCH_MAKER_BYTES
-        + BATCHES_IN_MEMORY * voxels * (configuration.network.input_channels * BYTES_PER_INTENSITY + BYTES_PER_LABEL)
+        + BATCHES_IN_MEMORY * voxels * count_voxel_bytes(configuration.network.input_channels)
         + cost.kept_bytes * per_kept_byte
         + cost.output_elements * BYTES_PER_OUTPUT
         + cost.parameter_count * BYTES_PER_PARAMETER
     )
+
+
+def count_voxel_bytes(channels: int) -> int:
+    """Counts the bytes of one voxel of a case: its intensity in each channel, and its label."""
+    return channels * BYTES_PER_INTENSITY + BYTES_PER_LABEL
 
 
 def count_checkpoint_bytes(configuration: ConfigurationPlan, parameter_count: int) -> tuple[int, int]:
@@ -114,6 +121,5 @@ def count_checkpoint_bytes(configuration: ConfigurationPlan, parameter_count: in
     takes beside them meanwhile: weights, moments of the optimizer, moving average."""
     weights = parameter_count * BYTES_PER_STORED_PARAMETER
     training = configuration.training
-    moments = 2 if training.optimizer == "adamw" else 1
     averages = 1 if training.weight_average_decay else 0
-    return 2 * weights, (1 + moments + averages) * weights
+    return 2 * weights, (1 + training.moment_count + averages) * weights

@@ -39,11 +39,6 @@ class ValidationConditions(Part):
     trained_iterations: Annotated[int, Field(ge=0)]
     sufficient_iterations: Count | None
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether the validation was reduced in cases, mirrored views or overlap."""
-        return self.list_limits() != ()
-
     def list_limits(self) -> tuple[str, ...]:
         """Lists the limits of the validation."""
         return list_limits(

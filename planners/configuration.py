@@ -127,6 +127,7 @@ def choose_configuration(
         spacing_mm=dataset.spacing_mm,
         median_shape_voxels=dataset.median_shape_voxels,
         patch_voxels=topology.patch_voxels,
+        border="zeros",
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,

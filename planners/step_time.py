@@ -4,11 +4,16 @@ import math
 from typing import Final
 
 from autoseg.fingerprint import HostThroughput
-from autoseg.network_cost import Convolution, NetworkCost, StepCost, estimate_host_training_bytes
+from autoseg.network_cost import (
+    OPERATIONS_PER_PRODUCT,
+    PASSES,
+    Convolution,
+    NetworkCost,
+    StepCost,
+    estimate_host_training_bytes,
+)
 from autoseg.plan.document import ConfigurationPlan
 
-PASSES: Final = 3  # forward, gradient of the input, gradient of the weights
-OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 # Measured on a CPU of 2022, and taken for any: they matter for small networks and patches alone.
 SHARE_OF_ESTIMATE: Final = {2: 1.2, 3: 0.9}
 """Measured time as a share of the estimate (convolutions and normalizations), by dimensions: rates are those of 3D."""

@@ -11,20 +11,21 @@ from typing import Final
 
 import typer
 
-from autoseg.cli.check import check
+from autoseg.cli.choices import architectures, losses, planners
+from autoseg.cli.dataset.check import check
+from autoseg.cli.dataset.convert import convert
+from autoseg.cli.dataset.init import init
 from autoseg.cli.demo import demo
 from autoseg.cli.doctor import doctor
 from autoseg.cli.evaluate import evaluate
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
-from autoseg.cli.init import init
 from autoseg.cli.plan import plan
-from autoseg.cli.planners import architectures, planners
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
 from autoseg.cli.status import status
-from autoseg.cli.terminal.console import build_stop_request, open_closed_streams
+from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
 from autoseg.errors import AutosegError, DeviceError, LockError, WorkerError
@@ -34,7 +35,7 @@ from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
 Command = Callable[..., None]
 HINTS: Final = {
     **dict.fromkeys(
-        ("plan", "preprocess", "train", "select", "predict", "import_model"),
+        ("convert", "plan", "preprocess", "train", "select", "predict", "import_model"),
         "what is finished is kept; repeat the command to continue",
     ),
     **dict.fromkeys(("init", "check", "evaluate", "export"), "nothing is kept; repeat the command to begin again"),
@@ -104,6 +105,7 @@ app = typer.Typer(
 )
 app.callback()(show_version)
 for command in (
+    convert,
     init,
     check,
     plan,
@@ -117,6 +119,7 @@ for command in (
     demo,
     planners,
     architectures,
+    losses,
     doctor,
 ):
     app.command()(explain_interruption(command))
@@ -148,9 +151,17 @@ def main() -> None:
     except AutosegError as error:
         sys.stderr.write(f"autoseg: error: {error}{suggest_examination(error)}\n")
         sys.exit(EXIT_USER_ERROR)
-    except Exception:
+    except Exception as error:
+        if (
+            isinstance(error, OSError) and error.errno in ERRORS_OF_A_FULL_DISK
+        ):  # files of a run have errors of their own
+            where = "free space where the output and temporary files go, then repeat the command"
+            sys.stderr.write(f"autoseg: error: cannot write: {error.strerror}; {where}\n")
+            sys.exit(EXIT_USER_ERROR)
         sys.stderr.write(f"autoseg: an unexpected error; {EXAMINATION}, which may be the cause\n")
         raise
+    finally:
+        flush_output()  # the interpreter would do it with an error of its own
 
 
 def suggest_examination(error: AutosegError) -> str:

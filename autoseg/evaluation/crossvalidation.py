@@ -32,7 +32,6 @@ DEFINITIONS: Final = {
 }
 
 Table = Float64[np.ndarray, "case class"]
-Row = Float64[np.ndarray, " class"]
 
 
 class Statistic(Part):

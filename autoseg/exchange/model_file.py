@@ -25,7 +25,7 @@ import autoseg
 from autoseg.document import Document, Part, read_document
 from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
-from autoseg.exchange.archives import unpack_archive
+from autoseg.exchange.archives import MODE_SHIFT, unpack_archive
 from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -56,7 +56,6 @@ SHARED_PLAN_FIELDS: Final = (
 
 EARLIEST_TIME: Final = (1980, 1, 1, 0, 0, 0)  # of the zip format; a fixed time makes files of equal models equal
 PERMISSIONS: Final = stat.S_IFREG | 0o644
-MODE_SHIFT: Final = 16
 UNIX: Final = 3  # as the system that made the file, whatever it was
 
 

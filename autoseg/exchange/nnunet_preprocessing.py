@@ -202,8 +202,7 @@ def _parse_threshold(arguments: Mapping[str, Any], where: str) -> float:
 
 
 def _build_window(plans: NnunetPlans, channel: int, *, where: str) -> IntensityWindow:
-    found = parse_intensities(plans, channel, where=where)
-    window = IntensityWindow(lower=found.percentile_00_5, upper=found.percentile_99_5, mean=found.mean, std=found.std)
+    window = IntensityWindow.from_foreground(parse_intensities(plans, channel, where=where))
     flaw = window.explain_flaw()
     if flaw is not None:
         msg = (

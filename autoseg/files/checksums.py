@@ -5,6 +5,7 @@ time of modification and size.
 """
 
 import hashlib
+import os
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +39,10 @@ def find_version(path: Path) -> FileVersion:
     Raises:
         OSError: It is missing.
     """
-    found = path.stat()
+    return _describe_version(path, path.stat())
+
+
+def _describe_version(path: Path, found: os.stat_result) -> FileVersion:
     return FileVersion(path, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
@@ -60,7 +64,8 @@ def compute_sha256(path: Path) -> str:
     Raises:
         OSError: It is missing or cannot be read.
     """
-    version = find_version(path)
+    with path.open("rb") as handle:  # unlike its name, an open file says its present version on network drives, too
+        version = _describe_version(path, os.fstat(handle.fileno()))
     return _read_sha256(path) if version.is_recent else _remember_sha256(version)
 
 

@@ -231,24 +231,9 @@ def load_model(
     workload: Workload = ONE_IMAGE,
     with_previous: bool = True,
 ) -> SegmentationModel:
-    """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
+    """Loads the trained networks of one configuration of a run, ready to predict, and those of its previous stages.
 
-    On a CPU, the fastest inference batch size is measured when a network is loaded for the first time, and cached (see
-    `autoseg.inference.execution.batch_size`); for a large workload, so is the fastest execution backend (see
-    `autoseg.inference.execution.choice`).
-
-    Args:
-        run: Folder of a run.
-        configuration: Name of the configuration; None for the trained one, or if several are trained for the first of
-            3d_fullres, 3d_cascade_fullres, 3d_lowres, 2d.
-        folds: Names of the folds; None for every trained one ("all" only if no numbered fold is trained). A previous
-            stage predicts with the same folds, or with every trained one for "all".
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        precision: Precision of the networks; "float32" is the reference, "auto" the fastest that preserves the labels
-            (see `find_dtype`).
-        execution: Backend that runs the networks on a CPU; "auto" selects the one that finishes first.
-        workload: Expected use of the model.
-        with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
+    The arguments are those of `autoseg.load_model`, which also opens other kinds of models.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.

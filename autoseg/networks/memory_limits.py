@@ -11,7 +11,7 @@ from typing import Final
 import torch
 
 from autoseg.errors import DeviceError
-from autoseg.network_cost import BYTES_PER_INTENSITY, BYTES_PER_LABEL, MeasureCost
+from autoseg.network_cost import MeasureCost, count_voxel_bytes
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.host_memory import find_available_ram
 
@@ -41,7 +41,7 @@ def check_training_memory(
     samples = math.ceil(configuration.training.batch_size / process_count)
     cost = count(configuration.network, configuration.patch_voxels, samples)
     batch = samples * math.prod(configuration.patch_voxels)
-    batch_bytes = batch * (configuration.network.input_channels * BYTES_PER_INTENSITY + BYTES_PER_LABEL)
+    batch_bytes = batch * count_voxel_bytes(configuration.network.input_channels)
     network_bytes = cost.parameter_count * BYTES_PER_TRAINED_PARAMETER + round(cost.kept_bytes * LEAST_KEPT_SHARE)
     fields = ("patch_voxels", "training.batch_size", "network.features_per_stage", "network.blocks_per_stage")
     subject = f"training {name}{f' in each of {process_count} processes' if process_count > 1 else ''}"

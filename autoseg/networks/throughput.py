@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.fingerprint import HostThroughput
+from autoseg.network_cost import OPERATIONS_PER_PRODUCT, PASSES
 from autoseg.networks.blocks import InstanceNormalization
 from autoseg.networks.families import build_network
 from autoseg.plan.network.base import NetworkPlan
@@ -30,8 +31,6 @@ AGREEMENT_FRACTION: Final = 0.05
 LONGEST_SECONDS: Final = 3.0
 """A layer is repeated until the fastest repetitions agree within this fraction, or until this time is over."""
 KERNEL_VOXELS: Final = 27
-PASSES: Final = 3  # forward, gradient of the input, gradient of the weights: as many operations each
-OPERATIONS_PER_PRODUCT: Final = 2  # a multiplication and an addition
 PLAUSIBLE_FLOPS_PER_CORE: Final = (2e9, 1e12)
 PLAUSIBLE_ELEMENTS_PER_CORE: Final = (3e7, 1e10)
 """Rates of a slow laptop in single precision and of a server with matrix units (guess, wide on purpose): others were

@@ -1,9 +1,12 @@
-"""The decoder and the outputs that all U-Nets share."""
+"""The stages of the encoder, the decoder and the outputs that all U-Nets share."""
+
+from collections.abc import Iterable
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import DecoderLevel, build_head
+from autoseg.networks.blocks import ConvolutionUnit, DecoderLevel, ResidualBlock, build_head
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.network.unets import UNetPlan
 
@@ -90,3 +93,26 @@ def _build_level(plan: UNetPlan, level: int) -> DecoderLevel:
         kernel=plan.kernel_sizes[level],
         unit_count=plan.convolutions_per_decoder_stage[lowest_level - level],
     )
+
+
+def build_encoder_stages(
+    plan: UNetPlan, block: type[ConvolutionUnit] | type[ResidualBlock], *, channels_in: int
+) -> nn.ModuleList:
+    """Builds stages of blocks; the first block of a stage has the stride of the stage."""
+    channels = (channels_in, *plan.features_per_stage)
+    stages = nn.ModuleList()
+    for stage, (below, above) in enumerate(pairwise(channels)):
+        kernel = plan.kernel_sizes[stage]
+        first = block(below, above, kernel, stride=plan.strides[stage])
+        further = [block(above, above, kernel) for _ in range(plan.blocks_per_stage[stage] - 1)]
+        stages.append(nn.Sequential(first, *further))
+    return stages
+
+
+def compute_encoder_features(stages: Iterable[nn.Module], image: Float[Tensor, "batch channel *space"]) -> list[Tensor]:
+    """Computes the features of every stage, full resolution first."""
+    features = []
+    for stage in stages:
+        image = stage(image)
+        features.append(image)
+    return features

@@ -1,6 +1,6 @@
 """Normalization and resampling of images."""
 
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from pydantic import model_validator
 
@@ -10,7 +10,8 @@ from autoseg.plan.values import Finite, NonNegative, Positive
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 
 LARGEST_NORMALIZED: Final = 1e15  # a network squares its input, and sums the squares
-SMALLEST_STD: Final = 1e-8  # the reference implementation divides by this instead of a smaller one
+SMALLEST_DIVISOR: Final = 1e-8
+"""Normalization divides by at least this, as the reference implementation does."""
 CT_NAME: Final = "ct"
 """Name of the channels, in any case, that are clipped to a window of the dataset's foreground."""
 
@@ -22,6 +23,31 @@ WINDOW_ADVICE: Final = (
 """Advice about a window without contrast."""
 
 
+@runtime_checkable
+class ForegroundStatistics(Protocol):
+    """Statistics of the intensities of a dataset's foreground, as measured here or by nnU-Net."""
+
+    @property
+    def mean(self) -> float:
+        """Mean."""
+        ...
+
+    @property
+    def std(self) -> float:
+        """Standard deviation."""
+        ...
+
+    @property
+    def percentile_00_5(self) -> float:
+        """0.5th percentile."""
+        ...
+
+    @property
+    def percentile_99_5(self) -> float:
+        """99.5th percentile."""
+        ...
+
+
 class IntensityWindow(Part):
     """Intensities of the dataset's foreground that a normalization needs."""
 
@@ -30,9 +56,19 @@ class IntensityWindow(Part):
     mean: Finite
     std: NonNegative
 
+    @classmethod
+    def from_foreground(cls, foreground: ForegroundStatistics) -> "IntensityWindow":
+        """Builds the window from the 0.5th to the 99.5th percentile of the foreground."""
+        return cls(
+            lower=foreground.percentile_00_5,
+            upper=foreground.percentile_99_5,
+            mean=foreground.mean,
+            std=foreground.std,
+        )
+
     def explain_flaw(self) -> str | None:
         """Explains why normalization by this window would leave no contrast; None if it would not."""
-        if self.std < SMALLEST_STD:
+        if self.std < SMALLEST_DIVISOR:
             return (
                 f"the standard deviation of its foreground, by which images are divided, is {self.std:g} (mean "
                 f"{self.mean:g})"

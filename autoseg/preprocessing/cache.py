@@ -17,6 +17,7 @@ from jaxtyping import Int32
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
 from autoseg.files.checksums import compute_crc32, find_version
+from autoseg.files.network_drives import read_again_if_outdated
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.stored_array import (
@@ -153,24 +154,32 @@ def open_case(folder: Path, name: str) -> CachedCase:
     Raises:
         RunError: A file is missing or damaged.
     """
-    paths = _CasePaths(folder, name)
     try:
-        record = read_document(paths.record, CachedCaseRecord)
-        paths.check_sizes(record.files)
-        known = record.checksums
-        coordinates = _read_locations(paths.locations, None if known is None else known.locations)
-        image = open_array(paths.image, None if known is None else known.image)
-        label_map = open_array(paths.labels, None if known is None else known.labels)
+        return read_again_if_outdated(folder, lambda: _open_files(_CasePaths(folder, name)))
     except (DocumentError, OSError, RuntimeError, ValueError) as error:
         msg = (
             f"the preprocessed case {name!r} in {folder} is missing or damaged ({error}); "
-            f"delete {paths.record} and write it again with: autoseg preprocess RUN"
+            f"delete {_CasePaths(folder, name).record} and write it again with: autoseg preprocess RUN"
         )
         raise RunError(msg) from error
+
+
+def _open_files(paths: "_CasePaths") -> CachedCase:
+    record = read_document(paths.record, CachedCaseRecord)
+    paths.check_sizes(record.files)
+    known = record.checksums
     locations = ClassLocations(
-        coordinates=coordinates, class_ranges=record.class_ranges, annotated_range=record.annotated_range
+        coordinates=_read_locations(paths.locations, None if known is None else known.locations),
+        class_ranges=record.class_ranges,
+        annotated_range=record.annotated_range,
     )
-    return CachedCase(name=name, image=image, label_map=label_map, locations=locations, geometry=record.geometry)
+    return CachedCase(
+        name=paths.name,
+        image=open_array(paths.image, None if known is None else known.image),
+        label_map=open_array(paths.labels, None if known is None else known.labels),
+        locations=locations,
+        geometry=record.geometry,
+    )
 
 
 def list_cases(folder: Path) -> tuple[str, ...]:

@@ -11,8 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from autoseg.errors import PlanError
-from autoseg.intensities import SMALLEST_DIVISOR, compute_mean_and_std
-from autoseg.plan.preprocessing import LARGEST_NORMALIZED, ChannelPlan, IntensityWindow, NormalizationScheme
+from autoseg.intensities import compute_mean_and_std
+from autoseg.plan.preprocessing import (
+    LARGEST_NORMALIZED,
+    SMALLEST_DIVISOR,
+    ChannelPlan,
+    IntensityWindow,
+    NormalizationScheme,
+)
 
 RGB_MAXIMUM: Final = 255.0
 ROUNDING: Final = 1e-5  # more than the rounding error of a standard deviation, as a fraction of the mean

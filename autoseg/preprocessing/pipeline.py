@@ -31,33 +31,6 @@ RESAMPLED_COPIES: Final = 2
 FEWEST_LOST_VOXELS: Final = 9  # fewer voxels may become one in honest data: a thumbnail, a corner of an image
 
 
-def preprocess_image(
-    image: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: Plan, configuration: str
-) -> PreprocessedCase:
-    """Preprocesses an image for the network of one configuration, for prediction.
-
-    Raises:
-        PlanError: The image does not fit the plan, or its spacing makes it too large or too small.
-    """
-    return preprocess_prepared_case(prepare_case(image, None, grid, plan), plan, configuration)
-
-
-def preprocess_training_case(
-    image: Float32[np.ndarray, "channel z y x"],
-    label_map: Int16[np.ndarray, "z y x"],
-    grid: Grid,
-    plan: Plan,
-    *,
-    configuration: str,
-) -> PreprocessedCase:
-    """Preprocesses an image and its internal labels for training.
-
-    Raises:
-        PlanError: The image does not fit the plan, or its spacing makes it too large or too small.
-    """
-    return preprocess_prepared_case(prepare_case(image, label_map, grid, plan), plan, configuration)
-
-
 def prepare_case(
     image: Float32[np.ndarray, "channel z y x"],
     label_map: Int16[np.ndarray, "z y x"] | None,

@@ -1,4 +1,4 @@
-"""Resamples images, label maps and logits to another spacing.
+"""Resamples images and label maps to another spacing.
 
 Where the coarsest axis is far coarser than the others it is resampled by nearest neighbour, slice by slice: a spline
 across thick slices would invent anatomy between them (Isensee et al. 2021, supplement).
@@ -51,19 +51,6 @@ def resample_image(
     """
     axis = find_separate_axis(spacing_mm, target_spacing_mm, plan.anisotropy_threshold)
     return _resample_channels(image, shape, order=plan.image_order, separate_axis=axis)
-
-
-def resample_logits(
-    logits: Float32[np.ndarray, "channel z y x"],
-    *,
-    shape: IntTriple,
-    spacing_mm: FloatTriple,
-    target_spacing_mm: FloatTriple,
-    plan: ResamplingPlan,
-) -> Float32[np.ndarray, "channel new_z new_y new_x"]:
-    """Resamples logits from `spacing_mm` of the network to `target_spacing_mm` of the case."""
-    axis = find_separate_axis(spacing_mm, target_spacing_mm, plan.anisotropy_threshold)
-    return _resample_channels(logits, shape, order=plan.logits_order, separate_axis=axis)
 
 
 def resample_label_map(

@@ -16,6 +16,7 @@ from typing import Final, Literal, TextIO
 
 from autoseg.document import Document, read_document
 from autoseg.errors import DocumentError, LockError, RunError, TrainingError
+from autoseg.files.network_drives import refresh_folder
 from autoseg.run_folder import FoldFolder, make_folder
 
 ATTEMPTS: Final = 10  # `find_holder` briefly holds the lock, too
@@ -59,7 +60,7 @@ class LockHolder(Document):
 
 @contextmanager
 def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
-    """Context manager that keeps other processes from training this fold.
+    """Context manager that keeps other processes from training this fold, and shows what they have left of it.
 
     Raises:
         TrainingError: Another process trains it.
@@ -68,6 +69,8 @@ def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
     with _open_lock(folder.lock) as file:
         if not _acquire(file):
             raise TrainingError(_describe_conflict(folder))
+        for changed in (folder.root.parent, folder.root):
+            refresh_folder(changed)
         _write_holder(file, LockHolder(pid=os.getpid(), host=socket.gethostname(), device=device))
         try:
             yield
@@ -79,7 +82,7 @@ def lock_fold(folder: FoldFolder, *, device: str) -> Iterator[None]:
 def wait_for_lock(
     path: Path, *, on_wait: Callable[[], None], longest_seconds: float = math.inf, is_kept: bool = True
 ) -> Iterator[None]:
-    """Context manager that waits until no other process holds the lock of the same file.
+    """Context manager that waits until no other process holds the lock of the same file, and shows what it has written.
 
     Args:
         path: Lock file.
@@ -103,6 +106,7 @@ def wait_for_lock(
             )
             raise RunError(msg)
     with file:
+        refresh_folder(path.parent)
         try:
             yield
         finally:

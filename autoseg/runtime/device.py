@@ -48,12 +48,18 @@ def find_device(name: str) -> torch.device:
 
 def is_cuda_available() -> bool:
     """Returns whether PyTorch can use CUDA; a driver that is there and cannot be used is a warning in the log."""
+    is_available, messages = try_cuda()
+    for message in messages if not is_available else ():
+        logger.warning("no GPU is used, although there is a driver: %s", message)
+    return is_available
+
+
+def try_cuda() -> tuple[bool, tuple[str, ...]]:
+    """Returns whether PyTorch can use CUDA, and its warnings, one line each."""
     with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         is_available = torch.cuda.is_available()
-    for message in messages if not is_available else ():
-        logger.warning("no GPU is used, although there is a driver: %s", " ".join(str(message.message).split()))
-    return is_available
+    return is_available, tuple(" ".join(str(entry.message).split()) for entry in messages)
 
 
 def _find_best_device() -> torch.device:
@@ -82,6 +88,12 @@ def _check_cuda(device: torch.device) -> torch.device:
     hint = "use --device cpu, or install a PyTorch built for CUDA and check the driver with nvidia-smi"
     msg = f"no device {device}: {found}; {hint if count == 0 else f'use cuda:0 to cuda:{count - 1}'}"
     raise DeviceError(msg)
+
+
+def measure_free_memory(device: torch.device) -> int:
+    """Measures the free bytes of a CUDA device, those that PyTorch keeps for reuse included."""
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from autoseg.errors import TrainingError
+from autoseg.files.network_drives import refresh_folder
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import open_case
@@ -65,6 +66,8 @@ class StageLink:
 
     def list_untrained_folds(self) -> tuple[str, ...]:
         """Lists folds of the previous stage whose training is not finished."""
+        for fold in self.folds.values():
+            refresh_folder(fold.root)
         return tuple(name for name, fold in self.folds.items() if not fold.final_checkpoint.exists())
 
     def find_sources(self) -> dict[str, PredictionSource]:

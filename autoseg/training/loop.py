@@ -3,11 +3,8 @@
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
-
-from torch.utils.tensorboard import SummaryWriter
 
 from autoseg.errors import TrainingError
 from autoseg.plan.training import TrainingPlan
@@ -29,10 +26,9 @@ from autoseg.training.checkpoint import (
 )
 from autoseg.training.data.batch import Batch
 from autoseg.training.loop_state import LoopState, Start
-from autoseg.training.monitoring.event_files import open_event_files, write_events
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
-from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, append_to_training_log, write_training_log
-from autoseg.training.monitoring.progress_picture import write_progress_picture
+from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, write_training_log
+from autoseg.training.monitoring.history_files import HistoryFiles
 from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.monitoring.timer import Timer
 from autoseg.training.optimization.schedule import compute_learning_rate
@@ -55,6 +51,7 @@ class TrainingLoop:
         expected_epoch_seconds: Forecast duration of an epoch; needed for a budget alone.
         saved: Timer that runs since the state was last saved.
         saving_seconds: Duration of the last saving.
+        files: Log, event files and picture.
     """
 
     plan: TrainingPlan
@@ -65,6 +62,7 @@ class TrainingLoop:
     is_hopeless_pace_told: bool = False
     saved: Timer = field(default_factory=Timer)
     saving_seconds: float = 0.0
+    files: HistoryFiles = field(init=False)
     overflows_in_a_row: int = 0
 
     def restore(self, start: Start) -> None:
@@ -85,13 +83,12 @@ class TrainingLoop:
         """
         self.saved, begin = Timer(), self._read_clock()
         paces: list[float] = []
-        with self._open_event_files() as events, self.options.stop.postpone_stop(WHAT_A_STOP_WAITS_FOR):
+        self.files = self._build_files()
+        with self.options.stop.postpone_stop(WHAT_A_STOP_WAITS_FOR):
             while not self._is_over():
                 is_whole = self.state.partial_epoch is None
                 record = yield from self._run_epoch(len(self.state.history), batches)
                 self._keep_record(record)
-                if events is not None:
-                    write_events(events, record, self.state.learner.labels.class_names)
                 done = EpochDone(record=record, schedule=self.state.schedule)
                 if is_whole:
                     paces.append(self._read_clock() - begin)
@@ -109,10 +106,14 @@ class TrainingLoop:
         """Returns the seconds that count for the budget."""
         return time.monotonic() if self.options.budget is None else self.options.budget.clock()
 
-    def _open_event_files(self) -> AbstractContextManager[SummaryWriter | None]:
-        if not self.options.process_group.is_main_process:
-            return nullcontext()
-        return open_event_files(self.output.tensorboard, first_epoch=len(self.state.history))
+    def _build_files(self) -> HistoryFiles:
+        return HistoryFiles(
+            output=self.output,
+            class_names=self.state.learner.labels.class_names,
+            title=self.options.title,
+            announce=self.options.announce,
+            first_epoch=len(self.state.history),
+        )
 
     def _is_over(self) -> bool:
         return self.state.schedule.end_epoch is not None and len(self.state.history) >= self.state.schedule.end_epoch
@@ -195,18 +196,13 @@ class TrainingLoop:
         self.state.partial_epoch = partial_epoch
         write_resumable_checkpoint(self.output.latest_checkpoint, self.state)
         if partial_epoch is None:
-            self._draw_progress()
+            self.files.draw(self.state.history, self.state.schedule)
         self.saving_seconds, self.saved = timer.seconds, Timer()
-
-    def _draw_progress(self) -> None:
-        write_progress_picture(
-            self.output.progress_picture, self.state.history, self.state.schedule, title=self.options.title
-        )
 
     def _finish(self) -> None:
         if not self.options.process_group.is_main_process:
             return
-        self._draw_progress()
+        self.files.draw(self.state.history, self.state.schedule)
         write_network_checkpoint(self.output.final_checkpoint, self.state)
         self.output.latest_checkpoint.unlink(missing_ok=True)
 
@@ -225,7 +221,7 @@ class TrainingLoop:
         mean, history = compute_mean_dice(dice), self.state.history
         return EpochRecord(
             epoch=epoch,
-            learning_rate=compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=0),
+            learning_rate=self._compute_rate(epoch, 0),
             train_loss=_compute_finite_mean(train_losses),
             validation_loss=_compute_finite_mean([outcome.loss for outcome in outcomes]),
             pseudo_dice=dice,
@@ -267,8 +263,8 @@ class TrainingLoop:
         self.state.learner.train()
         losses = [math.nan if loss is None else loss for loss in earlier]
         for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
-            rate = compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=iteration)
-            self.state.learner.set_learning_rate(rate)
+            self.state.learner.set_learning_rate(self._compute_rate(epoch, iteration))
+            self._set_progress(epoch, iteration)
             losses.append(run_training_step(self.state.learner, timer.take(batches)))
             self._check_loss(losses[-1], epoch, iteration)
             if self._is_partial_saving_due():
@@ -279,11 +275,18 @@ class TrainingLoop:
             yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
         return losses
 
+    def _compute_rate(self, epoch: int, iteration: int) -> float:
+        dice = [record.mean_pseudo_dice for record in self.state.history]
+        return compute_learning_rate(
+            self.plan, self.state.schedule, epoch=epoch, iteration=iteration, measurements=dice
+        )
+
     def _run_validation(
         self, epoch: int, batches: Iterator[Batch], timer: Timer
     ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
         """Runs the validation of an epoch; returns fewer outcomes on a stop, after which all are repeated."""
         self.state.learner.train(is_training=False)
+        self._set_progress(epoch, self.state.schedule.iterations_per_epoch)
         outcomes = []
         with self.state.learner.averaged_weights():
             for iteration in range(self.state.schedule.validation_iterations_per_epoch):
@@ -292,6 +295,12 @@ class TrainingLoop:
                     break
                 yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
         return outcomes
+
+    def _set_progress(self, epoch: int, iterations_done: int) -> None:
+        schedule = self.state.schedule
+        self.state.learner.set_progress(
+            schedule.compute_progress(epoch + iterations_done / schedule.iterations_per_epoch)
+        )
 
     def _check_loss(self, loss: float, epoch: int, iteration: int) -> None:
         self.overflows_in_a_row = 0 if math.isfinite(loss) else self.overflows_in_a_row + 1
@@ -311,7 +320,7 @@ class TrainingLoop:
         self.state.partial_epoch = None
         if not self.options.process_group.is_main_process:
             return
-        append_to_training_log(self.output.training_log, record)
+        self.files.add_epoch(self.state.history)
         if record.moving_average is not None and record.moving_average > max(averages, default=-1.0):
             write_network_checkpoint(self.output.best_checkpoint, self.state)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from autoseg.errors import DocumentError
+from autoseg.files.network_drives import read_again_if_outdated
 
 MOST_BYTES: Final = 2**26  # 64 MiB; a parsed document takes up to 25 times its size in memory
 MOST_LEVELS: Final = 64  # the deepest document of autoseg has 12
@@ -33,7 +34,7 @@ def read_json(path: Path, *, most_bytes: int = MOST_BYTES, accepts_nan: bool = F
             no finite number of 64 bits, or an object in it has a key twice.
     """
     try:
-        content = _read_bytes(path, most_bytes)
+        content = read_again_if_outdated(path.parent, lambda: _read_bytes(path, most_bytes))
     except FileNotFoundError as error:
         msg = f"{path} does not exist"
         raise DocumentError(msg) from error

@@ -3,6 +3,12 @@
 from typing import Final
 
 from planners.architectures.architecture import Architecture
+from planners.architectures.attention_unets import ATTENTION_UNET
+from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
+from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
+from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
+from planners.architectures.efficient_unets import MOBILE_UNET, REP_UNET
+from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.mednext import (
     MEDNEXT_B,
     MEDNEXT_B_K5,
@@ -14,8 +20,11 @@ from planners.architectures.mednext import (
     MEDNEXT_S_K5,
     MEDNEXT_V2,
 )
+from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
+from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
 from planners.architectures.seg_res_net import SEG_RES_NET
+from planners.architectures.u2_net import U2_NET
 from planners.architectures.unets import U_NET, U_NET_3D
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
@@ -25,6 +34,28 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         RESIDUAL_ENCODER_UNET_ARCHITECTURE,
         U_NET,
         U_NET_3D,
+        V_NET,
+        RES_UNET,
+        R2U_NET,
+        MULTIRES_UNET,
+        DENSE_UNET,
+        ATTENTION_UNET,
+        U2_NET,
+        MOBILE_UNET,
+        REP_UNET,
+        UNET_PLUS_PLUS,
+        SE_UNET,
+        CBAM_UNET,
+        SCSE_UNET,
+        ASPP_UNET,
+        NON_LOCAL_UNET,
+        DUAL_ATTENTION_UNET,
+        GRAPH_UNET,
+        FCN_32S,
+        FCN_16S,
+        FCN_8S,
+        DEEPLAB_V3_PLUS,
+        DANET,
         MEDNEXT_S,
         MEDNEXT_B,
         MEDNEXT_M,

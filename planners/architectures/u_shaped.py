@@ -1,7 +1,8 @@
 """The profile of a U-shaped network: the values in which one paper differs from another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import UShapedPlan
@@ -12,8 +13,11 @@ from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
 from autoseg.plan.network.u_shaped import Downsampling, Supervision, Upsampling
 from planners.reasons import record
+from planners.rules.contexts import fit_contexts
 from planners.rules.topology import Topology, choose_deep_supervision
 from planners.rules.unet import MOST_FEATURES, choose_features
+
+DecoderFeatures = Literal["same", "higher", "doubled"]
 
 _PLAIN = PlainBlockPlan()
 _CONCATENATION = ConcatenationPlan()
@@ -28,7 +32,11 @@ class UShapedProfile:
         width: Features of the first stage, doubled with every further one.
         most_features: Their limit; None: that of nnU-Net.
         encoder_blocks: Blocks of the first encoder stages; the last number repeats.
-        decoder_blocks: Blocks of every decoder stage.
+        kernel: Extent of the kernels along the axes where the topology has more than one voxel.
+        decoder_blocks: Blocks of every decoder stage, or of the first of them from the full resolution down; the last
+            number repeats.
+        decoder_features: Features of a decoder stage: those of the encoder's stage of the same resolution, or of the
+            next higher one, or "doubled", as many as the stages of encoder and decoder have together.
         block: Blocks of the encoder.
         decoder_block: Blocks of the decoder; None: the same.
         output_weight_step: Weight of a trained output as a share of that of the next higher resolution.
@@ -37,7 +45,9 @@ class UShapedProfile:
     width: int = 32
     most_features: int | None = None
     encoder_blocks: tuple[int, ...] = (2,)
-    decoder_blocks: int = 2
+    kernel: int = 3
+    decoder_blocks: int | tuple[int, ...] = 2
+    decoder_features: DecoderFeatures = "same"
     block: BlockPlan = _PLAIN
     decoder_block: BlockPlan | None = None
     skip: SkipPlan = _CONCATENATION
@@ -62,9 +72,12 @@ class UShapedProfile:
             most=self.most_features or MOST_FEATURES[dimensions],
         )
         outputs = self.choose_output_weights(topology)
-        network = self.build(
+        contexts, reasons = fit_contexts(self.contexts, topology.bottleneck_voxels, features.value[-1])
+        network = replace(self, contexts=contexts).build(
             features.value,
-            kernel_sizes=topology.kernel_sizes,
+            kernel_sizes=[
+                tuple(self.kernel if extent > 1 else 1 for extent in extents) for extents in topology.kernel_sizes
+            ],
             strides=topology.strides,
             input_channels=input_channels,
             output_channels=output_channels,
@@ -73,6 +86,7 @@ class UShapedProfile:
         return network, (
             record("features", features, ", ".join(map(str, features.value))),
             record("outputs", outputs, ", ".join(f"{weight:.3g}" for weight in outputs.value)),
+            *reasons,
         )
 
     def choose_output_weights(self, topology: Topology) -> Decision[tuple[float, ...]]:
@@ -84,6 +98,16 @@ class UShapedProfile:
         count = topology.stage_count - 2 if supervised.value else 1
         weights = tuple(self.output_weight_step**index for index in range(count))
         return Decision(weights, supervised.because)
+
+    def choose_decoder_features(self, features: Sequence[int]) -> tuple[int, ...]:
+        """Returns the features of every decoder stage, lowest resolution first."""
+        if self.decoder_features == "doubled":
+            chosen = [2 * width for width in features[:-1]]
+        elif self.decoder_features == "higher":
+            chosen = [features[0], *features[:-2]]
+        else:
+            chosen = list(features[:-1])
+        return tuple(reversed(chosen))
 
     def build(
         self,
@@ -97,7 +121,7 @@ class UShapedProfile:
     ) -> UShapedPlan:
         """Builds the plan for features, kernels and strides of every stage."""
         stages = len(features)
-        last = len(self.encoder_blocks) - 1
+        decoder_blocks = (self.decoder_blocks,) if isinstance(self.decoder_blocks, int) else self.decoder_blocks
         return UShapedPlan(
             dimensions=2 if len(strides[0]) == 2 else 3,
             input_channels=input_channels,
@@ -105,8 +129,9 @@ class UShapedProfile:
             features_per_stage=tuple(features),
             kernel_sizes=tuple(kernel_sizes),
             strides=tuple(strides),
-            blocks_per_stage=tuple(self.encoder_blocks[min(stage, last)] for stage in range(stages)),
-            decoder_blocks_per_stage=(self.decoder_blocks,) * (stages - 1),
+            decoder_features_per_stage=self.choose_decoder_features(features),
+            blocks_per_stage=_repeat_last(self.encoder_blocks, stages),
+            decoder_blocks_per_stage=_repeat_last(decoder_blocks, stages - 1)[::-1],
             block=self.block,
             decoder_block=self.decoder_block or self.block,
             skip=self.skip,
@@ -139,3 +164,7 @@ class UShapedProfile:
             output_channels=output_channels,
             output_weights=output_weights,
         )
+
+
+def _repeat_last(counts: tuple[int, ...], length: int) -> tuple[int, ...]:
+    return tuple(counts[min(index, len(counts) - 1)] for index in range(length))

@@ -6,7 +6,7 @@ from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm, SegmentationObjective
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.training import CosineSchedule, TrainingPlan
 from planners.lite.budget import SUFFICIENT_ITERATIONS
 from planners.lite.candidates import Candidate, Situation
 from planners.reasons import format_extents, record
@@ -37,6 +37,7 @@ def build_configuration(
         spacing_mm=chosen.dataset.spacing_mm,
         median_shape_voxels=chosen.dataset.median_shape_voxels,
         patch_voxels=topology.patch_voxels,
+        border="zeros",
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,
@@ -105,11 +106,11 @@ def build_lite_training(
         momentum=0.9,
         second_moment_decay=0.999,
         weight_decay=0.01,
-        schedule="cosine",
-        schedule_exponent=0.9,
+        schedule=CosineSchedule(),
         warmup_iterations=100,
         weight_average_decay=0.999,
         gradient_norm_limit=12.0,
+        augmentation_end_fraction=0.0,
         transforms=transforms,
     )
 

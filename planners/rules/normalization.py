@@ -41,12 +41,7 @@ def _choose_window(channel: ChannelFingerprint) -> IntensityWindow:
             f"voxel; check the label files, or rename the channel in dataset.json to have it normalized per image"
         )
         raise PlanError(msg)
-    window = IntensityWindow(
-        lower=foreground.percentile_00_5,
-        upper=foreground.percentile_99_5,
-        mean=foreground.mean,
-        std=foreground.std,
-    )
+    window = IntensityWindow.from_foreground(foreground)
     flaw = window.explain_flaw()
     if flaw is not None:
         msg = (

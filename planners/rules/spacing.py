@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 
 from autoseg.fingerprint import CaseFingerprint
-from autoseg.geometry import PLANAR_SPACING_FACTOR, DistanceUnit, FloatTriple
+from autoseg.geometry import PLANAR_SPACING_FACTOR, DistanceUnit, FloatTriple, make_triple
 from autoseg.plan.decisions import Decision
 from planners.reasons import AXIS_NAMES, format_extents, format_lengths
 
@@ -39,7 +39,7 @@ def choose_target_spacing(
     is_coarse = target_mm[coarse] > ANISOTROPY_FACTOR * max(target_mm[others])
     if not (is_coarse and shape[coarse] * ANISOTROPY_FACTOR < min(shape[others])):
         because = f"{numbers}; that is not anisotropic (factor 3 in spacing and in extent), so the median is kept"
-        return Decision(_triple(target_mm), _explain_plane(cases, distance_unit) or because)
+        return Decision(make_triple(target_mm), _explain_plane(cases, distance_unit) or because)
     fine_mm = float(np.percentile(spacings_mm[:, coarse], FINE_PERCENTILE))
     limit_mm = float(max(target_mm[others]))
     target_mm[coarse] = fine_mm if fine_mm >= limit_mm else limit_mm + TIE_BREAKER_MM
@@ -48,7 +48,7 @@ def choose_target_spacing(
         f"percentile of its spacings, {format_lengths([fine_mm], distance_unit)}, but not less than the "
         f"{format_lengths([limit_mm], distance_unit)} of the next axis"
     )
-    return Decision(_triple(target_mm), _explain_plane(cases, distance_unit) or because)
+    return Decision(make_triple(target_mm), _explain_plane(cases, distance_unit) or because)
 
 
 def find_missing_axis(cases: tuple[CaseFingerprint, ...]) -> int | None:
@@ -81,7 +81,3 @@ def _explain_plane(cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUn
     if distance_unit == "pixel":
         return f"the files of {len(cases)} cases tell no spacing, so all lengths are in pixels"
     return f"the median of {len(cases)} two-dimensional images, which have no third axis to be coarse along"
-
-
-def _triple(values: np.ndarray) -> FloatTriple:
-    return (float(values[0]), float(values[1]), float(values[2]))

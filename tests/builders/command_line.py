@@ -14,7 +14,7 @@ from pathlib import Path
 # A command takes three to five seconds to load its libraries. A process that has loaded them forks one for every
 # command: with arguments, working folder, streams and exit code of its own, as if it had been started by a shell.
 SERVER = """
-import atexit, gc, json, os, sys, threading
+import atexit, ctypes, gc, json, os, sys, threading
 import autoseg.workflows.evaluate.evaluation, autoseg.workflows.exchange.importing, autoseg.workflows.plan.planning
 import autoseg.workflows.predict.prediction, autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
 from autoseg.cli.app import main
@@ -30,6 +30,18 @@ for line in sys.stdin:
 else:
     sys.exit()
 
+# Gives up what lets the superuser write where nobody may (CAP_DAC_OVERRIDE of Linux), for good.
+def heed_permissions():
+    library = ctypes.CDLL(None)
+    library.prctl(24, 1)  # PR_CAPBSET_DROP: also for programs that are started
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    library.capget(header, sets)
+    sets[:3] = [capabilities & ~2 for capabilities in sets[:3]]
+    library.capset(header, sets)
+
+
+if command["heeds_permissions"] and os.geteuid() == 0:
+    heed_permissions()
 os.chdir(command["cwd"])
 for stream, path in enumerate((os.devnull, command["out"], command["err"])):
     os.dup2(os.open(path, os.O_RDWR), stream)
@@ -75,13 +87,14 @@ class CommandServer:
         )
         atexit.register(self.close)
 
-    def run(self, arguments: Sequence[str], cwd: Path | None) -> Done:
-        """Runs `autoseg` with these arguments to its end."""
+    def run(self, arguments: Sequence[str], cwd: Path | None, *, heeds_permissions: bool = False) -> Done:
+        """Runs `autoseg` with these arguments to its end, for the superuser with the permissions of a user."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
             place = {"cwd": str(cwd or Path.cwd()), "out": out.name, "err": err.name}
-            self._process.stdin.write(json.dumps({"arguments": arguments, **place}) + "\n")
+            command = {"arguments": arguments, "heeds_permissions": heeds_permissions, **place}
+            self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
             code = int(self._process.stdout.readline())
             return Done(code=code, out=out.read().decode(), err=err.read().decode())

@@ -13,9 +13,15 @@ SPACE: Final[dict[int, dict[str, Any]]] = {
     3: {"kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 1))},
 }
 COMMON: Final[dict[str, Any]] = {"input_channels": 2, "output_channels": 3, "features_per_stage": (4, 8, 8)}
+STEMS: Final[dict[int, dict[str, Any]]] = {
+    2: {"stem_kernel_sizes": ((7, 7), (3, 1)), "stem_strides": ((2, 2), (2, 1))},
+    3: {"stem_kernel_sizes": ((1, 7, 7), (1, 3, 3)), "stem_strides": ((1, 2, 2), (1, 2, 2))},
+}
+"""Of networks that have a stem."""
 U_SHAPED: Final[dict[str, Any]] = {
     **COMMON,
     "family": "u_shaped",
+    "decoder_features_per_stage": (8, 4),
     "blocks_per_stage": (2, 2, 2),
     "decoder_blocks_per_stage": (2, 1),
     "block": {"name": "plain"},
@@ -31,14 +37,8 @@ U_SHAPED: Final[dict[str, Any]] = {
     "output_weights": (1.0, 0.5),
 }
 """The default of every part."""
-RESIDUAL_U: Final[dict[str, Any]] = {
-    **COMMON,
-    "family": "residual_u",
-    "blocks_per_stage": (1, 2, 1),
-    "decoder_blocks_per_stage": (2, 1),
-    "unit": {"name": "pre_activation", "upsampling": "linear"},
-    "layers": {"normalization": "instance", "activation": "relu"},
-    "output_weights": (1.0, 0.5),
+ENCODED: Final[dict[str, Any]] = {
+    name: U_SHAPED[name] for name in ("blocks_per_stage", "block", "layers", "downsampling")
 }
 FAMILIES: Final[dict[str, dict[str, Any]]] = {
     "plain_unet": {
@@ -54,12 +54,71 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "deep_supervision": True,
     },
     "u_shaped": U_SHAPED,
-    "residual_u": RESIDUAL_U,
+    "nested_u": {
+        **COMMON,
+        **ENCODED,
+        "upsampling": "transposed",
+        "depth": 2,
+        "output_weights": (1.0, 1.0),
+    },
+    "dilated": {
+        **COMMON,
+        "stem_features": 4,
+        "layers": {"normalization": "batch", "activation": "relu"},
+        "blocks_per_stage": (1, 2, 2),
+        "block": "bottleneck",
+        "output_stride": 4,
+        "head": {
+            "name": "aspp_low_level",
+            "context": {"name": "aspp", "channels": 6, "dilations": (1, 2)},
+            "low_level_channels": 2,
+            "channels": 6,
+        },
+        "output_weights": (1.0,),
+    },
+    "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
+    "residual_u": {
+        **COMMON,
+        "blocks_per_stage": (1, 2, 1),
+        "decoder_blocks_per_stage": (2, 1),
+        "unit": {"name": "pre_activation", "upsampling": "linear"},
+        "layers": {"normalization": "instance", "activation": "relu"},
+        "output_weights": (1.0, 0.5),
+    },
 }
-BLOCKS: Final[dict[str, dict[str, Any]]] = {"plain": {"first_width": "half"}, "residual": {}}
-SKIPS: Final[dict[str, dict[str, Any]]] = {"concatenation": {}, "addition": {}}
-CONTEXTS: Final[dict[str, dict[str, Any]]] = {"spp": {"grids": (1, 2)}}
-ATTENTIONS: Final[dict[str, dict[str, Any]]] = {"se": {"reduction": 2}}
+BLOCKS: Final[dict[str, dict[str, Any]]] = {
+    "plain": {"first_width": "half"},
+    "residual": {},
+    "residual_stage": {},
+    "recurrent_residual": {"recurrences": 1},
+    "multires": {"width": 1.67},
+    "dense": {"growth": 0.5},
+    "inception": {},
+    "separable": {},
+    "rep": {},
+    "csp_rep": {},
+    "rsu": {"reduction": 2, "dilated_reduction": 2},
+}
+SKIPS: Final[dict[str, dict[str, Any]]] = {
+    "concatenation": {},
+    "addition": {},
+    "attention_gate": {"signal": "below", "gates": 2, "reduction": 1},
+    "residual_path": {},
+}
+CONTEXTS: Final[dict[str, dict[str, Any]]] = {
+    "spp": {"grids": (1, 2)},
+    "aspp": {"channels": 6, "dilations": (1, 2)},
+    "dac": {},
+    "rmp": {"kernels": (2, 3)},
+    "non_local": {"heads": 2, "tokens_limit": 8},
+    "dual_attention": {"reduction": 2, "tokens_limit": 8},
+    "graph_unet": {"kept_fractions": (0.8, 0.5)},
+}
+ATTENTIONS: Final[dict[str, dict[str, Any]]] = {
+    "se": {"reduction": 2},
+    "cbam": {"reduction": 2, "kernel": 7},
+    "scse": {"reduction": 2},
+}
 FIELDS: Final[dict[str, dict[str, Any]]] = {
     "batch normalization": {"layers": {"normalization": "batch", "activation": "relu"}, "downsampling": "strided"},
     "group normalization": {"layers": {"normalization": "group", "activation": "silu"}, "upsampling": "linear"},
@@ -74,6 +133,8 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "upsampling": "linear_convolution",
         "dropout": 0.5,
     },
+    "fine attention gate": {"skip": {"name": "attention_gate", "signal": "upsampled", "gates": 1, "reduction": 2}},
+    "wide strides": {"downsampling": "strided_wide", "decoder_features_per_stage": (16, 8)},
     "full resolution": {"supervision": "full_resolution", "output_weights": (1.0, 1.0)},
     "fused outputs": {
         "supervision": "fused",
@@ -83,14 +144,34 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
 }
 """U-shaped networks by what else is special about them."""
 MEDNEXT: Final = {"name": "mednext", "expansion_ratios": (2, 3, 1), "response_normalization": False}
-RESIDUAL_UNITS: Final[dict[str, dict[str, Any]]] = {
-    "mednext": {"unit": MEDNEXT, "layers": {"normalization": "instance", "activation": "gelu"}},
-    "pre_activation": {
-        "unit": {"name": "pre_activation", "upsampling": "transposed"},
-        "layers": {"normalization": "group", "activation": "leaky_relu"},
-    },
-    "mednext with response normalization": {"unit": {**MEDNEXT, "response_normalization": True}},
-}
+VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+    (
+        "dilated",
+        "with dual attention",
+        {
+            "block": "basic",
+            "output_stride": 2,
+            "head": {
+                "name": "dual_attention",
+                "context": {"name": "dual_attention", "reduction": 2, "tokens_limit": 8},
+                "channels": 4,
+            },
+            "output_weights": (1.0, 1.0, 1.0),
+        },
+    ),
+    ("fcn", "without fusion", {"fused_stages": 0, "upsampling": "linear", "dropout": 0.5}),
+    ("residual_u", "mednext", {"unit": MEDNEXT, "layers": {"normalization": "instance", "activation": "gelu"}}),
+    ("residual_u", "mednext with response normalization", {"unit": {**MEDNEXT, "response_normalization": True}}),
+    (
+        "residual_u",
+        "transposed",
+        {
+            "unit": {"name": "pre_activation", "upsampling": "transposed"},
+            "layers": {"normalization": "group", "activation": "leaky_relu"},
+        },
+    ),
+)
+"""Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
     **{family: {"family": family, **fields} for family, fields in FAMILIES.items()},
     **{
@@ -101,11 +182,14 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
     **{f"context {name}": {**U_SHAPED, "contexts": ({"name": name, **fields},)} for name, fields in CONTEXTS.items()},
     **{f"attention {name}": {**U_SHAPED, "attention": {"name": name, **fields}} for name, fields in ATTENTIONS.items()},
     **{name: {**U_SHAPED, **fields} for name, fields in FIELDS.items()},
-    **{f"unit {name}": {**RESIDUAL_U, **fields} for name, fields in RESIDUAL_UNITS.items()},
+    **{f"{family} {variant}": {"family": family, **FAMILIES[family], **fields} for family, variant, fields in VARIANTS},
 }
 
 
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
-    fields = {"dimensions": dimensions, **SPACE[dimensions], **SMALL_NETWORKS[name], **changes}
+    fields = {"dimensions": dimensions, **SPACE[dimensions], **SMALL_NETWORKS[name]}
+    if "stem_features" in fields:
+        fields |= STEMS[dimensions]
+    fields |= changes
     return NETWORK_PLANS[str(fields["family"])].model_validate(fields)

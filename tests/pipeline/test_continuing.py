@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -137,6 +139,54 @@ def test_a_training_that_is_asked_to_end_saves_its_state_and_ends_as_if_nothing_
     continued = run_autoseg(*list_command(run))
     assert continued.code == 0, continued.err
     assert f"2d, fold 0: continues, in {where[1]}" in continued.out
+    found = read_arrays(run / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors")
+    expected = read_arrays(uninterrupted)
+    assert found.keys() == expected.keys()
+    assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def find_worker() -> psutil.Process | None:
+    """The process that makes batches: a child of the server that forks such processes."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            parent = process.parent()
+            if parent is not None and "multiprocessing.forkserver" in " ".join(parent.cmdline()):
+                return process
+    return None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
+def test_a_training_goes_on_without_shared_memory_and_ends_with_advice_when_its_worker_is_killed(
+    run: Path, uninterrupted: Path
+) -> None:
+    shorten(run, "2d", **SHORT)
+    log = run / "models" / "2d" / "fold_0" / "training_log.jsonl"
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(run_autoseg, *list_command(run), "--workers", "1")
+        deadline = time.monotonic() + 200
+        while (worker := find_worker()) is None and not training.done() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert worker is not None
+        worker.rlimit(psutil.RLIMIT_FSIZE, (0, 0))  # /dev/shm takes nothing from it any more, as if others filled it
+        while not (log.is_file() and log.read_text()) and not training.done() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        worker.kill()  # as the kernel does where memory is short
+        done = training.result(timeout=200)
+    assert (done.code, "Traceback" in done.err) == (1, False), done.err
+    assert done.out.count("warning: shared memory (/dev/shm) is full") == 1
+    assert "epoch 1/2" in done.out
+    message = " ".join(done.err.split())
+    assert re.search(
+        r"error: a process that prepares patches has died .*lack of RAM.*same command to continue", message
+    )
+    assert find_worker() is None
+    picture = log.with_name("progress.png")
+    picture.unlink(missing_ok=True)
+    picture.mkdir()
+    continued = run_autoseg(*list_command(run))
+    assert continued.code == 0, continued.err
+    assert f"warning: cannot write {picture}: Is a directory" in continued.out
+    assert "the same command, given again, draws the picture" in continued.out
     found = read_arrays(run / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors")
     expected = read_arrays(uninterrupted)
     assert found.keys() == expected.keys()

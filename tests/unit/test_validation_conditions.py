@@ -10,7 +10,7 @@ def change(**changes):
 
 
 def test_a_whole_validation_of_a_long_training_needs_no_words():
-    assert not WHOLE.is_limited
+    assert WHOLE.list_limits() == ()
     assert WHOLE.list_warnings() == ()
 
 

@@ -1,7 +1,7 @@
 """Completes option values in the shell (`autoseg --install-completion`).
 
-It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners and
-architectures are repeated.
+It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners,
+architectures, losses and layouts are repeated.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,28 @@ ARCHITECTURES = (
     "residual_encoder_unet",
     "u_net",
     "u_net_3d",
+    "v_net",
+    "res_unet",
+    "r2u_net",
+    "multires_unet",
+    "dense_unet",
+    "attention_unet",
+    "u2_net",
+    "mobile_unet",
+    "rep_unet",
+    "unet_plus_plus",
+    "se_unet",
+    "cbam_unet",
+    "scse_unet",
+    "aspp_unet",
+    "non_local_unet",
+    "dual_attention_unet",
+    "graph_unet",
+    "fcn_32s",
+    "fcn_16s",
+    "fcn_8s",
+    "deeplab_v3_plus",
+    "danet",
     "mednext_s",
     "mednext_b",
     "mednext_m",
@@ -26,6 +48,42 @@ ARCHITECTURES = (
     "mednext_l_k5",
     "mednext_v2",
     "seg_res_net",
+)
+LOSSES = (
+    "dice",
+    "cross_entropy",
+    "weighted_cross_entropy",
+    "balanced_cross_entropy",
+    "focal",
+    "border_weighted_cross_entropy",
+    "squared_dice",
+    "generalized_dice",
+    "tversky",
+    "focal_tversky",
+    "exponential_logarithmic",
+    "boundary",
+    "cldice",
+)
+LAYOUTS = (
+    "synapse",
+    "nih-pancreas",
+    "covid19-ct",
+    "acdc",
+    "isles2018",
+    "kvasir",
+    "cvc-clinicdb",
+    "cvc-colondb",
+    "isic2018",
+    "busi",
+    "drive",
+    "refuge2",
+    "carvana",
+    "glas",
+    "monuseg",
+    "dsb2018",
+    "isbi2012",
+    "phc-u373",
+    "coco",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
@@ -41,6 +99,12 @@ def complete_planner(incomplete: str) -> list[str]:
 def complete_architecture(incomplete: str) -> list[str]:
     """Completes `--architecture`."""
     return _select(ARCHITECTURES, incomplete)
+
+
+def complete_loss(incomplete: str) -> list[str]:
+    """Completes the last name of `--loss`."""
+    before, plus, last = incomplete.rpartition("+")
+    return [f"{before}{plus}{name}" for name in _select(LOSSES, last)]
 
 
 def complete_configuration(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -59,6 +123,11 @@ def complete_fold(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_device(incomplete: str) -> list[str]:
     """Completes `--device`."""
     return _select(DEVICES, incomplete)
+
+
+def complete_layout(incomplete: str) -> list[str]:
+    """Completes `--layout`."""
+    return _select(("auto", *LAYOUTS), incomplete)
 
 
 def complete_precision(incomplete: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Writes to the terminal: progress bars on a terminal, plain lines elsewhere."""
 
+import errno
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 PLAIN_LINE_SECONDS = 10.0
 PLAIN_WIDTH = 160  # tables in a log file need not fit a screen
+ERRORS_OF_A_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNLIMITED_WIDTH = 100_000  # for whole sentences in a table: nothing is wrapped in a file or pipe
 
 
@@ -32,6 +34,7 @@ class Console:
         self._bars: RichProgress | None = None
         self._part: TaskID | None = None
         self._last_line_seconds = 0.0
+        self._is_loss_told = False
 
     @property
     def is_terminal(self) -> bool:
@@ -44,8 +47,22 @@ class Console:
         return self._rich
 
     def note(self, text: str) -> None:
-        """Shows a line of text."""
-        self._rich.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Shows a line of text; that a file for which there is no room receives it ends no work."""
+        if self._rich.is_terminal:
+            self._rich.print(text, markup=False, highlight=False, soft_wrap=True)
+            return
+        try:
+            self._rich.file.write(f"{text}\n")
+            self._rich.file.flush()
+        except OSError as error:
+            if error.errno not in ERRORS_OF_A_FULL_DISK:
+                raise
+            self._tell_loss(error)
+
+    def _tell_loss(self, error: OSError) -> None:
+        if not self._is_loss_told:
+            _write_immediately(f"warning: the output cannot be written ({error.strerror}); the work continues")
+        self._is_loss_told = True
 
     def show_table(self, table: "Table") -> None:
         """Shows a table."""
@@ -131,6 +148,15 @@ def open_closed_streams() -> None:
             stream = Path(os.devnull).open(mode)  # noqa: SIM115 (stays open until the end)
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
+
+
+def flush_output() -> None:
+    """Flushes standard output, and discards what cannot be written: the interpreter would fail at that in its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output([sys.stdout.fileno()])
+        sys.stdout.flush()
 
 
 def build_stop_request() -> StopRequest:

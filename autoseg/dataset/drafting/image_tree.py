@@ -6,11 +6,10 @@ from typing import Final
 from autoseg.dataset.drafting.naming_conventions import UNREADABLE_ADVICE
 from autoseg.dataset.files import list_files, list_subfolders
 from autoseg.file_endings import HEADER_OF_VOXELS, find_ending
+from autoseg.run_folder import RunFolder
 
 JOINED_FOLDER: Final = "labels_joined"
 """Folder of the label maps that were joined from masks."""
-
-PLAN_NAME: Final = "plan.json"
 
 
 def list_image_tree(root: Path) -> list[str]:
@@ -31,7 +30,7 @@ def _walk(folder: Path, visited: set[Path]) -> list[Path]:
     found = [path for path in files if _is_image(path, names)]
     for subfolder in list_subfolders(folder):
         target = subfolder.resolve()
-        if target not in visited and not (subfolder / PLAN_NAME).exists():  # a link may lead back
+        if target not in visited and not RunFolder(subfolder).plan.exists():  # a link may lead back
             found += _walk(subfolder, visited | {target})
     return found
 

@@ -61,7 +61,6 @@ class NameParts:
         stem: The name without its ending and without words that name a role, wherever they are.
         base: The stem without the channel as well.
         channel: The channel in lower case; empty where the name has none.
-        role_word: The word in the file name that marks a label map, in lower case; empty if there is none.
         in_role_folder: Whether a folder names the role.
     """
 
@@ -73,7 +72,6 @@ class NameParts:
     base: str
     channel: str
     role: Role
-    role_word: str
     in_role_folder: bool
 
     @property
@@ -98,11 +96,10 @@ def parse_path(path: str, *, matched_path: str | None = None, role: Role | None 
     spoken = PurePosixPath(path if matched_path is None else matched_path)
     folders, folder_role = _split_folders(spoken.parts[:-1])
     places = [place for place in PLACES_OF_WORDS if role != "image" or place[0] == "image"]
-    stem, words = _strip_roles(strip_any_ending(spoken.name), places)
+    stem, named = _strip_roles(strip_any_ending(spoken.name), places)
     base, channel = _split_channel(stem)
-    base, more_words = _strip_roles(base, places)
+    base, named_before_channel = _strip_roles(base, places)
     long_name, _ = _strip_roles(strip_any_ending(PurePosixPath(path).name), ENDS)
-    words += more_words
     return NameParts(
         path=path,
         folders=folders,
@@ -111,8 +108,7 @@ def parse_path(path: str, *, matched_path: str | None = None, role: Role | None 
         stem=stem,
         base=base,
         channel=channel,
-        role=role or _choose_role(folder_role, words, spoken.parts[:-1]),
-        role_word=next((word for found, word in words if found == "label"), ""),
+        role=role or _choose_role(folder_role, named | named_before_channel, spoken.parts[:-1]),
         in_role_folder=folder_role != "unknown",
     )
 
@@ -141,22 +137,22 @@ def _split_folders(parts: tuple[str, ...]) -> tuple[tuple[str, ...], Role]:
     return tuple(kept), role
 
 
-def _strip_roles(stem: str, places: Sequence[tuple[Role, re.Pattern[str]]]) -> tuple[str, list[tuple[Role, str]]]:
-    words: list[tuple[Role, str]] = []
+def _strip_roles(stem: str, places: Sequence[tuple[Role, re.Pattern[str]]]) -> tuple[str, set[Role]]:
+    """Removes words that name a role; returns the rest, and the roles."""
+    named: set[Role] = set()
     while True:
         for role, place in places:
             match = place.fullmatch(stem)
             if match:
-                words.append((role, match["word"].lower()))
+                named.add(role)
                 stem = match["rest"]
                 break
         else:
-            return stem, words
+            return stem, named
 
 
-def _choose_role(folder_role: Role, words: list[tuple[Role, str]], folders: tuple[str, ...]) -> Role:
+def _choose_role(folder_role: Role, named: set[Role], folders: tuple[str, ...]) -> Role:
     """Selects the role: label maps may lie in image folders, as `x_mask`, but no image lies in a label folder."""
-    named: set[Role] = {role for role, _ in words}
     if folder_role in ("label", "unused"):
         return folder_role
     if "label" in named:

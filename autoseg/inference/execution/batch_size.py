@@ -99,7 +99,7 @@ def measure_inference_batch_size(network: nn.Module, *, channels: int, patch_vox
     count = 1
     while count <= MOST_PATCHES and count * math.prod(patch_voxels) <= 2 * SMALL_PATCH_VOXELS:
         patches = torch.zeros((count, channels, *patch_voxels))
-        seconds.append(min(_time_pass(network, patches) for _ in range(REPETITIONS)) / count)
+        seconds.append(min(time_pass(network, patches) for _ in range(REPETITIONS)) / count)
         if len(seconds) > 1 and seconds[-1] > seconds[-2] * (1 - SMALLEST_GAIN_FRACTION):
             break
         count *= 2
@@ -119,7 +119,8 @@ def _measure_and_cache(network: nn.Module, conditions: InferenceConditions, path
 
 
 @torch.inference_mode()
-def _time_pass(network: nn.Module, patches: torch.Tensor) -> float:
+def time_pass(network: nn.Module, patches: torch.Tensor) -> float:
+    """Returns the seconds that a network takes for a batch of patches."""
     started = time.perf_counter()
     network(patches)
     return time.perf_counter() - started

@@ -21,15 +21,18 @@ from torch import nn
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DeviceError, DocumentError, RunError
 from autoseg.inference.execution.batch_size import (
+    REPETITIONS,
     InferenceConditions,
     find_inference_batch_size,
     find_inference_conditions,
+    time_pass,
 )
 from autoseg.inference.execution.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
 from autoseg.inference.options import Workload
 from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.measurement_cache import find_measurement_cache
@@ -42,7 +45,6 @@ TRIAL_SECONDS: Final[Mapping[Execution, float]] = {"compiled": 20.0, "openvino":
 """Approximate duration of a trial (measured on two cores: 9 to 16 and 3 to 5 seconds to start, then a few patches)."""
 TRIAL_SHARE: Final = 0.05
 """A trial may cost this part of the time that the job is expected to take."""
-REPETITIONS: Final = 2
 TOLERANCES: Final[Mapping[DtypeName, float]] = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
 """Mean difference from the logits of eager PyTorch, in their standard deviations. Rounding makes 1e-6 in single
 precision; in bfloat16 two ways of rounding differ by 0.01 to 0.02, like either from single precision (measured)."""
@@ -114,6 +116,8 @@ def prepare_networks(
     Raises:
         DeviceError: The chosen way is not installed, or does not compute the network's logits.
     """
+    for network in networks:
+        fuse_modules(network)
     if setting.device.type != "cpu":
         if choice not in ("auto", "eager"):
             msg = f"the execution {choice} is for CPUs, but the device is {setting.device}; use --execution eager"
@@ -281,7 +285,7 @@ class _Trials:
             made_by=made_by,
             inference_batch_size=self.inference_batch_size,
             start_seconds=round(start_seconds, 3),
-            seconds_per_patch=min(_time_pass(network, patches) for _ in range(REPETITIONS)) / len(patches),
+            seconds_per_patch=min(time_pass(network, patches) for _ in range(REPETITIONS)) / len(patches),
             difference=0.0 if execution == "eager" else self._compare(network),
         )
 
@@ -320,9 +324,3 @@ def _get_path(circumstances: InferenceConditions, execution: Execution) -> Path:
 
 def _get_first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _time_pass(network: nn.Module, patches: torch.Tensor) -> float:
-    started = time.perf_counter()
-    network(patches)
-    return time.perf_counter() - started

@@ -1,6 +1,7 @@
 """Preparation of a trained network for fast prediction: dtype, memory layout, weights converted once.
 
-In single precision a network is left unchanged: it is the reference that everything else is compared with.
+Modules that predict in a cheaper form are replaced by it. Otherwise a network in single precision is left unchanged:
+it is the reference that everything else is compared with.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormalization
+from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.runtime.precision import DTYPES, DtypeName
 
@@ -163,6 +165,7 @@ def prepare_network(network: SegmentationNetwork, *, device: torch.device, dtype
             their input to the 10 bits of TF32, which PyTorch has them do.
     """
     network = network.to(device).eval().requires_grad_(requires_grad=False)
+    fuse_modules(network)
     if dtype == "float32":
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import PredictionError
+from autoseg.geometry import Border, find_border_sources
 from autoseg.inference.sliding_window.mirroring import flip, list_mirrored_axes, predict_mirrored
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
-from autoseg.runtime.device import is_out_of_memory, translate_memory_errors
+from autoseg.runtime.device import is_out_of_memory, measure_free_memory, translate_memory_errors
 
 OnWindow = Callable[[int, int], None]
 
@@ -168,9 +169,7 @@ def select_storage_device(device: torch.device, needed_bytes: int) -> torch.devi
     """Selects the device for image and logits: `device` if they take at most `STORAGE_SHARE` of its free memory."""
     if device.type != "cuda":
         return device
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    cached_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if needed_bytes <= STORAGE_SHARE * (free_bytes + cached_bytes):
+    if needed_bytes <= STORAGE_SHARE * measure_free_memory(device):
         return device
     logger.info("image and logits need %.1f GiB: they are kept in RAM", needed_bytes / 2**30)
     return CPU
@@ -183,7 +182,7 @@ def _count_stored_bytes(job: _Job) -> int:
 
 def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
     plan = job.window_plan
-    padded = _add_padding(job.image, plan)
+    padded = _add_padding(job.image, plan, border=job.configuration.border)
     image = padded.to(storage)
     logits = torch.zeros((job.configuration.network.output_channels, *image.shape[1:]), device=storage)
     shares = [
@@ -275,9 +274,17 @@ def _average(predictions: Iterable[Tensor]) -> Tensor:
     return total.div_(count)
 
 
-def _add_padding(image: Tensor, plan: WindowPlan) -> Tensor:
+def _add_padding(image: Tensor, plan: WindowPlan, *, border: Border) -> Tensor:
     counts = [count for pair in reversed(plan.padding_voxels) for count in pair]
-    return functional.pad(image, counts) if any(counts) else image
+    if not any(counts):
+        return image
+    if border == "zeros":
+        return functional.pad(image, counts)
+    for axis, (below, above) in enumerate(plan.padding_voxels, start=1):
+        extent = image.shape[axis]
+        sources = find_border_sources(extent, -below, below + extent + above, border=border)
+        image = image.index_select(axis, torch.from_numpy(sources).to(image.device))
+    return image
 
 
 def _remove_padding(padded: Tensor, plan: WindowPlan) -> Tensor:

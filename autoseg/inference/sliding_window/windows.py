@@ -65,7 +65,7 @@ class WindowPlan:
 
     Attributes:
         patch_voxels: Extent of a window along the three axes of the volume (1 along the first for 2D networks).
-        padding_voxels: Zeros before and after each axis of the volume, so that one window fits.
+        padding_voxels: Voxels before and after each axis of the volume, so that one window fits.
         starts: First voxels of the windows, per axis of the padded volume.
     """
 

@@ -4,6 +4,9 @@ from typing import Final
 
 import torch
 
+from autoseg.networks.families.dilated import DilatedNetwork
+from autoseg.networks.families.fcn import Fcn
+from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.residual_u import ResidualUNetwork
@@ -15,6 +18,9 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_unet": PlainUNet,
     "residual_encoder_unet": ResidualEncoderUNet,
     "u_shaped": UShapedNetwork,
+    "nested_u": NestedUNetwork,
+    "fcn": Fcn,
+    "dilated": DilatedNetwork,
     "residual_u": ResidualUNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""

@@ -1,12 +1,10 @@
 """The residual-encoder U-Net (Isensee et al. 2024, arXiv:2404.09556)."""
 
-from itertools import pairwise
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import ConvolutionUnit, ResidualBlock
-from autoseg.networks.unet import UNet
+from autoseg.networks.unet import UNet, build_encoder_stages, compute_encoder_features
 from autoseg.plan.network.unets import UNetPlan
 
 
@@ -35,24 +33,8 @@ class ResidualEncoder(nn.Module):
     def __init__(self, plan: UNetPlan) -> None:
         super().__init__()
         self.stem = ConvolutionUnit(plan.input_channels, plan.features_per_stage[0], plan.kernel_sizes[0])
-        channels = (plan.features_per_stage[0], *plan.features_per_stage)
-        self.stages = nn.ModuleList(
-            _build_stage(plan, stage, channels_in=below, channels_out=above)
-            for stage, (below, above) in enumerate(pairwise(channels))
-        )
+        self.stages = build_encoder_stages(plan, ResidualBlock, channels_in=plan.features_per_stage[0])
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> list[Tensor]:
         """Returns the features of every stage, full resolution first."""
-        image = self.stem(image)
-        features = []
-        for stage in self.stages:
-            image = stage(image)
-            features.append(image)
-        return features
-
-
-def _build_stage(plan: UNetPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Sequential:
-    kernel = plan.kernel_sizes[stage]
-    first = ResidualBlock(channels_in, channels_out, kernel, stride=plan.strides[stage])
-    further = [ResidualBlock(channels_out, channels_out, kernel) for _ in range(plan.blocks_per_stage[stage] - 1)]
-    return nn.Sequential(first, *further)
+        return compute_encoder_features(self.stages, self.stem(image))

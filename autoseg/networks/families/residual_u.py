@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from autoseg.networks.blocks import build_head
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.parts.residual_units import build_unit
-from autoseg.networks.parts.residual_units.unit import Step, UnitSite
+from autoseg.networks.parts.residual_u import build_unit
+from autoseg.networks.parts.residual_u.unit import Step, UnitSite
 from autoseg.plan.network.residual_u import ResidualUPlan
 
 

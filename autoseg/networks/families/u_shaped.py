@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -33,17 +34,19 @@ class UShapedNetwork(SegmentationNetwork):
 
     def __init__(self, plan: UShapedPlan) -> None:
         super().__init__(plan)
-        channels = (plan.input_channels, *plan.features_per_stage)
+        encoded = tuple(plan.block.count_channels(features) for features in plan.features_per_stage)
+        channels = (plan.input_channels, *encoded)
         self.stages = nn.ModuleList(
             _build_encoder_stage(plan, stage, channels_in=below, channels_out=above)
             for stage, (below, above) in enumerate(pairwise(channels))
         )
-        self.bottleneck = Bottleneck(plan)
-        below = (*plan.features_per_stage[1:-1], self.bottleneck.channels_out)
+        self.bottleneck = Bottleneck(plan, channels_in=encoded[-1])
+        decoded = tuple(plan.decoder_block.count_channels(wide) for wide in reversed(plan.decoder_features_per_stage))
+        sources = (*decoded, self.bottleneck.channels_out)
         self.levels = nn.ModuleList(
-            DecoderStage(plan, level, channels_below=below[level]) for level in range(plan.stage_count - 1)
+            DecoderStage(plan, level, channels=encoded[level], channels_below=sources[level + 1])
+            for level in range(plan.stage_count - 1)
         )
-        sources = (*plan.features_per_stage[:-1], self.bottleneck.channels_out)
         self.heads = nn.ModuleList(
             build_head(sources[level], plan.output_channels, plan.dimensions) for level in self._list_heads()
         )
@@ -115,11 +118,11 @@ class Bottleneck(nn.Module):
         channels_out: Channels of the result.
     """
 
-    def __init__(self, plan: UShapedPlan) -> None:
+    def __init__(self, plan: UShapedPlan, *, channels_in: int) -> None:
         super().__init__()
         self.dropout = DROPOUTS[plan.dimensions](plan.dropout) if plan.dropout else nn.Identity()
         self.contexts = nn.ModuleList()
-        self.channels_out = plan.features_per_stage[-1]
+        self.channels_out = channels_in
         for context in plan.contexts:
             site = ContextSite(channels=self.channels_out, kernel=plan.kernel_sizes[-1], layers=plan.layers)
             built = build_context(context, site)
@@ -137,11 +140,21 @@ class Bottleneck(nn.Module):
 class DecoderStage(nn.Module):
     """One decoder stage: upsamples the features from below, joins those of the encoder, applies blocks."""
 
-    def __init__(self, plan: UShapedPlan, level: int, *, channels_below: int) -> None:
+    def __init__(self, plan: UShapedPlan, level: int, *, channels: int, channels_below: int) -> None:
+        """Builds the stage.
+
+        Args:
+            plan: Describes the whole network.
+            level: Stage of the encoder of the same resolution.
+            channels: Channels of its features.
+            channels_below: Channels of the features from below.
+        """
         super().__init__()
-        channels, kernel, stride = plan.features_per_stage[level], plan.kernel_sizes[level], plan.strides[level + 1]
+        features, kernel, stride = plan.features_per_stage[level], plan.kernel_sizes[level], plan.strides[level + 1]
+        row = plan.stage_count - 2 - level
+        decoded = plan.decoder_features_per_stage[row]
         self.upsampling = UpsamplingStep(
-            plan.upsampling, channels_below, channels, stride=stride, kernel=kernel, layers=plan.layers
+            plan.upsampling, channels_below, features, stride=stride, kernel=kernel, layers=plan.layers
         )
         self.skip = build_skip(
             plan.skip,
@@ -160,28 +173,31 @@ class DecoderStage(nn.Module):
             plan.decoder_block,
             StageSite(
                 channels_in=self.skip.channels_out,
-                channels_out=channels,
-                block_count=plan.decoder_blocks_per_stage[plan.stage_count - 2 - level],
+                channels_out=decoded,
+                block_count=plan.decoder_blocks_per_stage[row],
                 kernel=kernel,
                 strides_below=plan.strides[level + 1 :],
                 layers=plan.layers,
                 is_encoder=False,
             ),
         )
-        self.blocks = nn.Sequential(blocks, build_attention(plan.attention, channels, plan.dimensions))
+        attended = plan.decoder_block.count_channels(decoded)
+        self.blocks = nn.Sequential(blocks, build_attention(plan.attention, attended, kernel))
 
     def forward(
         self, below: Float[Tensor, "batch channels_below *space_below"], encoded: Float[Tensor, "batch channel *space"]
-    ) -> Float[Tensor, "batch channel *space"]:
+    ) -> Float[Tensor, "batch channels_out *space"]:
         """Computes the features of this resolution."""
         features: Tensor = self.blocks(self.skip(encoded, self.upsampling(below), below))
         return features
 
 
 def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Module:
+    features, stride = plan.features_per_stage[stage], plan.strides[stage]
+    is_widened = plan.downsampling == "strided_wide" and prod(stride) > 1
     site = StageSite(
-        channels_in=channels_in,
-        channels_out=channels_out,
+        channels_in=features if is_widened else channels_in,
+        channels_out=features,
         block_count=plan.blocks_per_stage[stage],
         kernel=plan.kernel_sizes[stage],
         strides_below=plan.strides[stage + 1 :],
@@ -190,7 +206,7 @@ def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, cha
     )
     is_last = stage == plan.stage_count - 1
     return nn.Sequential(
-        build_downsampling(plan.downsampling, channels_in, plan.strides[stage], plan.layers),
+        build_downsampling(plan.downsampling, channels_in, stride, plan.layers, channels_out=features),
         build_stage(plan.block, site),
-        build_attention(None if is_last else plan.attention, channels_out, plan.dimensions),
+        build_attention(None if is_last else plan.attention, channels_out, plan.kernel_sizes[stage]),
     )

@@ -16,8 +16,18 @@ MAXIMUM_POOLINGS: Final[Mapping[int, Callable[..., nn.Module]]] = {2: nn.MaxPool
 LINEAR: Final = {2: "bilinear", 3: "trilinear"}
 
 
-def build_downsampling(kind: Downsampling, channels: int, stride: Sequence[int], layers: LayerPlan) -> nn.Module:
-    """Builds the step to a lower resolution; the identity for a stride of ones."""
+def build_downsampling(
+    kind: Downsampling, channels: int, stride: Sequence[int], layers: LayerPlan, *, channels_out: int
+) -> nn.Module:
+    """Builds the step to a lower resolution; the identity for a stride of ones.
+
+    Args:
+        kind: The value of the plan.
+        channels: Channels of the input.
+        stride: One value per axis.
+        layers: Normalization and activation.
+        channels_out: Channels of the result of "strided_wide"; all others have as many as before.
+    """
     if all(step == 1 for step in stride):
         return nn.Identity()
     if kind == "max_pool":
@@ -25,8 +35,9 @@ def build_downsampling(kind: Downsampling, channels: int, stride: Sequence[int],
     if kind == "average_pool":
         return POOLINGS[len(stride)](tuple(stride))
     has_bias = layers.normalization == "none"
-    convolution = CONVOLUTIONS[len(stride)](channels, channels, tuple(stride), stride=tuple(stride), bias=has_bias)
-    return nn.Sequential(convolution, build_normalization(layers, channels, len(stride)), build_activation(layers))
+    wide = channels_out if kind == "strided_wide" else channels
+    convolution = CONVOLUTIONS[len(stride)](channels, wide, tuple(stride), stride=tuple(stride), bias=has_bias)
+    return nn.Sequential(convolution, build_normalization(layers, wide, len(stride)), build_activation(layers))
 
 
 class Enlargement(nn.Module):

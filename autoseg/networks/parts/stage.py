@@ -15,7 +15,8 @@ class StageSite:
 
     Attributes:
         channels_in: Channels of its input.
-        channels_out: Channels of its output, whose extents are those of the input.
+        channels_out: Channels of its output, whose extents are those of the input, unless `BlockPlan.count_channels`
+            says otherwise.
         block_count: Blocks, one after the other.
         kernel: Extents of the kernels.
         strides_below: Strides of the further stages of the encoder, from here down to the bottleneck.

@@ -3,12 +3,18 @@
 from typing import Final
 
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.dilated import DilatedPlan
+from autoseg.plan.network.fcn import FcnPlan
+from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.residual_u import ResidualUPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 
 __all__ = [
     "NETWORK_PLANS",
+    "DilatedPlan",
+    "FcnPlan",
+    "NestedUPlan",
     "NetworkPlan",
     "PlainUNetPlan",
     "ResidualEncoderUNetPlan",
@@ -23,5 +29,8 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "plain_unet": PlainUNetPlan,
     "residual_encoder_unet": ResidualEncoderUNetPlan,
     "u_shaped": UShapedPlan,
+    "nested_u": NestedUPlan,
+    "fcn": FcnPlan,
+    "dilated": DilatedPlan,
     "residual_u": ResidualUPlan,
 }

@@ -31,4 +31,32 @@ class SqueezeExcitationPlan(AttentionPlan):
     reduction: Count
 
 
-ATTENTION_PLANS: Final[dict[str, type[AttentionPlan]]] = {"se": SqueezeExcitationPlan}
+class ConvolutionalAttentionPlan(AttentionPlan):
+    """A weight per channel, then one per voxel, each from means and maxima (CBAM, Woo et al. 2018, arXiv:1807.06521).
+
+    Attributes:
+        reduction: Channels per hidden unit.
+        kernel: Extent of the convolution that computes the weights of voxels, along axes with kernels above one.
+    """
+
+    name: Literal["cbam"] = "cbam"
+    reduction: Count
+    kernel: Literal[3, 5, 7]
+
+
+class ConcurrentExcitationPlan(AttentionPlan):
+    """The sum of features weighted per channel and per voxel (scSE, Roy et al. 2018, arXiv:1803.02579).
+
+    Attributes:
+        reduction: Channels per hidden unit.
+    """
+
+    name: Literal["scse"] = "scse"
+    reduction: Count
+
+
+ATTENTION_PLANS: Final[dict[str, type[AttentionPlan]]] = {
+    "se": SqueezeExcitationPlan,
+    "cbam": ConvolutionalAttentionPlan,
+    "scse": ConcurrentExcitationPlan,
+}

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from autoseg.document import Part
-from autoseg.plan.values import Count
+from autoseg.plan.values import ChannelCount, Count
 
 
 class ContextPlan(Part):
@@ -33,4 +33,82 @@ class PyramidPoolingPlan(ContextPlan):
     grids: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
 
 
-CONTEXT_PLANS: Final[dict[str, type[ContextPlan]]] = {"spp": PyramidPoolingPlan}
+class DilatedPyramidPlan(ContextPlan):
+    """Parallel dilated convolutions and the mean of the patch, reduced to `channels` (Chen et al. 2018,
+    arXiv:1802.02611).
+
+    Attributes:
+        channels: Channels of every branch and of the result.
+        dilations: Of each dilated convolution, along axes with kernels above one.
+    """
+
+    name: Literal["aspp"] = "aspp"
+    channels: ChannelCount
+    dilations: Annotated[tuple[Count, ...], Field(max_length=8)]
+
+
+class DenseDilationPlan(ContextPlan):
+    """Sums of cascades of dilated convolutions, which see 3, 7, 9 and 19 voxels (CE-Net, Gu et al. 2019,
+    arXiv:1903.02740).
+    """
+
+    name: Literal["dac"] = "dac"
+
+
+class MultiKernelPoolingPlan(ContextPlan):
+    """Maxima over blocks of several sizes, each reduced to one channel (CE-Net, Gu et al. 2019, arXiv:1903.02740).
+
+    Attributes:
+        kernels: Extents of the blocks.
+    """
+
+    name: Literal["rmp"] = "rmp"
+    kernels: Annotated[tuple[Count, ...], Field(max_length=8)]
+
+
+class NonLocalPlan(ContextPlan):
+    """Attention of every voxel to all others (Wang et al. 2018, arXiv:1711.07971; 2020, arXiv:1812.04103).
+
+    Attributes:
+        heads: Independent attentions, each over its share of the channels.
+        tokens_limit: Largest number of voxels that a voxel attends to; more are averaged in blocks.
+    """
+
+    name: Literal["non_local"] = "non_local"
+    heads: Count
+    tokens_limit: Count
+
+
+class DualAttentionPlan(ContextPlan):
+    """Attention between positions and between channels (Fu et al. 2019, arXiv:1809.02983).
+
+    Attributes:
+        reduction: Channels per channel of the queries and keys of positions.
+        tokens_limit: Largest number of positions that a position attends to; more are averaged in blocks.
+    """
+
+    name: Literal["dual_attention"] = "dual_attention"
+    reduction: Count
+    tokens_limit: Count
+
+
+class GraphUNetPlan(ContextPlan):
+    """A U-Net on the graph of the voxels, in which neighbours share a face (Gao and Ji 2019, arXiv:1905.05178).
+
+    Attributes:
+        kept_fractions: The share of its nodes that every pooling keeps.
+    """
+
+    name: Literal["graph_unet"] = "graph_unet"
+    kept_fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=8)]
+
+
+CONTEXT_PLANS: Final[dict[str, type[ContextPlan]]] = {
+    "spp": PyramidPoolingPlan,
+    "aspp": DilatedPyramidPlan,
+    "dac": DenseDilationPlan,
+    "rmp": MultiKernelPoolingPlan,
+    "non_local": NonLocalPlan,
+    "dual_attention": DualAttentionPlan,
+    "graph_unet": GraphUNetPlan,
+}

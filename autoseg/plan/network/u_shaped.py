@@ -12,11 +12,12 @@ from autoseg.plan.network.blocks import BLOCK_PLANS, BlockPlan
 from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
 from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.skips import SKIP_PLANS, SkipPlan
-from autoseg.plan.values import MOST_STAGES, BlockCounts, Positive
+from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount, Positive
 
-Downsampling = Literal["strided", "max_pool", "average_pool"]
+Downsampling = Literal["strided", "strided_wide", "max_pool", "average_pool"]
 Upsampling = Literal["transposed", "transposed_wide", "linear", "linear_convolution", "nearest_convolution"]
 Supervision = Literal["own_resolution", "full_resolution", "fused"]
+DecoderFeatures = Annotated[tuple[ChannelCount, ...], Field(max_length=MOST_STAGES)]
 OutputWeights = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MOST_STAGES)]
 
 
@@ -24,6 +25,8 @@ class UShapedPlan(StagedNetworkPlan):
     """An encoder and a decoder of stages, joined by a skip connection at every resolution.
 
     Attributes:
+        decoder_features_per_stage: Channels of each decoder stage, one fewer than there are stages; index 0 is the
+            lowest resolution.
         blocks_per_stage: Blocks of each encoder stage.
         decoder_blocks_per_stage: Blocks of each decoder stage, one fewer; index 0 is the lowest resolution.
         block: The blocks of the encoder.
@@ -32,7 +35,8 @@ class UShapedPlan(StagedNetworkPlan):
         contexts: Modules at the bottleneck, one after the other.
         attention: Module at the end of every stage but the bottleneck; None without.
         layers: Normalization and activation.
-        downsampling: "strided": a convolution whose kernel is its stride, with normalization and activation.
+        downsampling: "strided": a convolution whose kernel is its stride, with normalization and activation;
+            "strided_wide" also brings the channels to those of the stage.
         upsampling: "transposed": a transposed convolution whose kernel is its stride, which also brings the channels to
             those of the stage; "transposed_wide" leaves them as many as below. "linear": interpolation alone. The
             others interpolate, then convolve to the channels of the stage.
@@ -45,6 +49,7 @@ class UShapedPlan(StagedNetworkPlan):
     """
 
     family: Literal["u_shaped"] = "u_shaped"
+    decoder_features_per_stage: DecoderFeatures
     blocks_per_stage: BlockCounts
     decoder_blocks_per_stage: BlockCounts
     block: Annotated[BlockPlan, OneOf(BLOCK_PLANS, "name")]
@@ -75,6 +80,7 @@ class UShapedPlan(StagedNetworkPlan):
             **super().find_lengths(),
             "blocks_per_stage": len(self.blocks_per_stage),
             "decoder_blocks_per_stage": len(self.decoder_blocks_per_stage) + 1,
+            "decoder_features_per_stage": len(self.decoder_features_per_stage) + 1,
         }
 
     @model_validator(mode="after")

@@ -6,8 +6,10 @@ from typing import Final, Literal
 import psutil
 import torch
 
+from autoseg.network_cost import BYTES_PER_OUTPUT
 from autoseg.networks.cost import measure_cost
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.device import measure_free_memory
 from autoseg.training.data.held_cases import DataSize
 
 DataLocation = Literal["device", "host", "disk"]
@@ -22,8 +24,6 @@ DESCRIPTIONS: Final[dict[DataLocation, str]] = {
 # half-precision copies; CUDA and its libraries take some hundred megabytes.
 BYTES_PER_KEPT_BYTE: Final = 2
 BYTES_PER_PARAMETER: Final = 20
-# Logits, their copy in single precision, probabilities, masks, and gradients of the loss.
-BYTES_PER_OUTPUT: Final = 32
 DEVICE_BASE_BYTES: Final = 2 * 2**30
 # Other folds may train beside this one, and the system's cache of the compressed files serves nearly as well.
 HOST_SHARE: Final = 0.25
@@ -78,9 +78,7 @@ def measure_device_memory(device: torch.device, plan: ConfigurationPlan) -> Free
     """Measures the free memory of a CUDA device, with the training of the plan reserved; None for other devices."""
     if device.type != "cuda":
         return None
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    cached_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return FreeMemory(free_bytes=free_bytes + cached_bytes, reserve_bytes=estimate_training_bytes(plan))
+    return FreeMemory(free_bytes=measure_free_memory(device), reserve_bytes=estimate_training_bytes(plan))
 
 
 def measure_host_memory() -> FreeMemory:

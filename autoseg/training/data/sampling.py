@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autoseg.geometry import IntTriple
+from autoseg.geometry import Border, IntTriple, find_border_sources
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
@@ -40,6 +40,8 @@ class PatchSampler:
         foreground_choice: Rule for choosing the voxel. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
+        border: What a cut holds where it hangs over the case: zeros and the label -1, or the image and the maps
+            themselves, mirrored or continued.
         part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.
     """
@@ -52,6 +54,7 @@ class PatchSampler:
     foreground_fraction: float
     foreground_placement: ForegroundPlacement = "centred"
     foreground_choice: ForegroundChoice = "class"
+    border: Border = "zeros"
     part: range | None = None
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
 
@@ -61,13 +64,13 @@ class PatchSampler:
         return range(self.batch_size) if self.part is None else self.part
 
     def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Draws sample `index` of a batch: its image (float32) and label map (int16), zero and -1 where it hangs over
-        the volume; after it, the further maps of the case."""
-        cut = self.place(index, generator)
+        """Draws sample `index` of a batch: its image (float32) and label map (int16), by default zero and -1 where it
+        hangs over the volume; after it, the further maps of the case."""
+        cut, box, border = self.place(index, generator), self.cut_voxels, self.border
         return (
-            cut_out(cut.case.image, cut.start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
+            cut_out(cut.case.image, cut.start, box, fill=0, border=border).astype(np.float32, copy=False),
             *(
-                cut_out(part, cut.start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False)
+                cut_out(part, cut.start, box, fill=OUTSIDE_LABEL, border=border).astype(np.int16, copy=False)
                 for part in cut.case.maps
             ),
         )
@@ -155,10 +158,18 @@ def compute_start_bounds(
     return -(overhang // 2) - overhang % 2, shape + overhang // 2 + overhang % 2 - cut
 
 
-def cut_out(array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int) -> np.ndarray:
-    """Reads a box of the last three axes; voxels beyond the array are filled."""
-    covered, inside = find_overlap(array.shape[-3:], start, extent)
+def cut_out(
+    array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int, border: Border = "zeros"
+) -> np.ndarray:
+    """Reads a box of the last three axes; voxels beyond the array are filled, or continued by the rule of a border."""
     leading = (slice(None),) * (len(array.shape) - 3)
+    if border != "zeros":
+        covered, sources = find_continuation(array.shape[-3:], start, extent, border=border)
+        part = np.asarray(array[(*leading, *covered)])
+        for axis, places in enumerate(sources, start=-3):
+            part = np.take(part, places, axis)
+        return part
+    covered, inside = find_overlap(array.shape[-3:], start, extent)
     part = np.asarray(array[(*leading, *covered)])
     box = np.full((*array.shape[:-3], *extent), fill, dtype=part.dtype)
     box[(*leading, *inside)] = part
@@ -173,3 +184,14 @@ def find_overlap(
     last = [min(size, begin + length) for size, begin, length in zip(shape_voxels, start, extent, strict=True)]
     inside = [slice(a - begin, b - begin) for a, b, begin in zip(first, last, start, strict=True)]
     return list(map(slice, first, last)), inside
+
+
+def find_continuation(
+    shape_voxels: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...], *, border: Border
+) -> tuple[list[slice], list[np.ndarray]]:
+    """Finds the part of an array that a box shows, continued at the border: slices of the array, and for each voxel of
+    the box along each axis its place in that part."""
+    axes = zip(shape_voxels, start, extent, strict=True)
+    sources = [find_border_sources(size, begin, length, border=border) for size, begin, length in axes]
+    covered = [slice(int(places.min()), int(places.max()) + 1) for places in sources]
+    return covered, [places - part.start for places, part in zip(sources, covered, strict=True)]

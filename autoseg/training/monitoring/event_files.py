@@ -1,42 +1,93 @@
-"""Writes the training history as TensorBoard event files."""
+"""Writes the training history as TensorBoard event files.
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+The calling thread writes them. The writers of TensorBoard and PyTorch leave this to a thread of their own, which ends
+at the first error, such as a full disk, with a traceback on the terminal, and writes nothing from then on.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from io import BytesIO, FileIO
 from pathlib import Path
+from typing import Final
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event as EventMessage
+from tensorboard.compat.proto.event_pb2 import SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from autoseg.errors import RunError
+from autoseg.run_folder import make_folder
 from autoseg.training.monitoring.history import EpochRecord
 
-
-@contextmanager
-def open_event_files(folder: Path, *, first_epoch: int) -> Iterator[SummaryWriter]:
-    """Opens a new event file; TensorBoard discards events of older files from `first_epoch` on."""
-    writer = SummaryWriter(str(folder), purge_step=first_epoch)
-    try:
-        yield writer
-    finally:
-        with suppress(OSError):  # every epoch was flushed by itself, where a full disk was reported
-            writer.close()
+FILE_VERSION: Final = "brain.Event:2"
 
 
-def write_events(writer: SummaryWriter, record: EpochRecord, class_names: Sequence[str]) -> None:
-    """Writes one epoch.
+class EventFile:
+    """A new event file; TensorBoard discards events of older files from its first epoch on."""
 
-    Raises:
-        RunError: The folder cannot be written or the disk is full.
-    """
-    try:
-        for name, value in list_scalars(record, class_names).items():
-            writer.add_scalar(name, value, global_step=record.epoch)
-        writer.flush()
-    except OSError as error:
-        msg = (
-            f"cannot write event files to {writer.log_dir}: {error.strerror or error}; "
-            f"free space, then give the same command to continue"
+    def __init__(self, folder: Path, *, first_epoch: int) -> None:
+        self._folder = folder
+        self._first_epoch = first_epoch
+        self._path: Path | None = None
+
+    def append(self, records: Sequence[EpochRecord], class_names: Sequence[str]) -> None:
+        """Appends epochs: all of them, or none where one cannot be written.
+
+        Raises:
+            RunError: The folder cannot be written or the disk is full.
+        """
+        make_folder(self._folder)
+        try:
+            if self._path is None:
+                self._path = self._create()
+            _append_whole(self._path, _encode(_list_events(records, class_names)))
+        except OSError as error:
+            msg = f"cannot write event files to {self._folder}: {error.strerror or error}; free space"
+            raise RunError(msg) from error
+
+    def _create(self) -> Path:
+        moment = time.time_ns()
+        seconds, rest = divmod(moment, 10**9)
+        path = self._folder / f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
+        start = SessionLog(status=SessionLog.START)
+        first = (
+            EventMessage(wall_time=moment / 1e9, file_version=FILE_VERSION),
+            EventMessage(wall_time=moment / 1e9, step=self._first_epoch, session_log=start),
         )
-        raise RunError(msg) from error
+        _append_whole(path, _encode(first))
+        return path
+
+
+def _append_whole(path: Path, content: bytes) -> None:
+    """Appends to a file, or leaves it as it was: TensorBoard reads nothing behind a part of an event."""
+    with FileIO(path, "a") as file:
+        begin = file.tell()
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]  # on a disk that is almost full, only a part at first
+        except OSError:
+            with suppress(OSError):
+                file.truncate(begin)
+            raise
+
+
+def _encode(events: Iterable[EventMessage]) -> bytes:
+    content = BytesIO()
+    writer = RecordWriter(content)
+    for event in events:
+        writer.write(event.SerializeToString())
+    return content.getvalue()
+
+
+def _list_events(records: Sequence[EpochRecord], class_names: Sequence[str]) -> Iterator[EventMessage]:
+    for record in records:
+        for tag, value in list_scalars(record, class_names).items():
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            yield EventMessage(wall_time=time.time(), step=record.epoch, summary=summary)
 
 
 def list_scalars(record: EpochRecord, class_names: Sequence[str]) -> dict[str, float]:

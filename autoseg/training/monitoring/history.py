@@ -72,7 +72,7 @@ def append_to_training_log(path: Path, record: EpochRecord) -> None:
         with path.open("a", encoding="utf-8") as handle:
             handle.write(record.model_dump_json() + "\n")
     except OSError as error:
-        msg = f"cannot write {path}: {error.strerror or error}; free space, then give the same command to continue"
+        msg = f"cannot write {path}: {error.strerror or error}; free space"
         raise RunError(msg) from error
 
 

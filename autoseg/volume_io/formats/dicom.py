@@ -14,8 +14,8 @@ from jaxtyping import Float64
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
+from autoseg.processes.library_output import redirect_library_messages
 from autoseg.volume_io.formats.itk import build_grid, convert_lps_ras
-from autoseg.volume_io.formats.library_messages import redirect_library_messages
 from autoseg.volume_io.formats.volumes import StoredVolume
 
 MODALITY: Final = "0008|0060"

@@ -3,11 +3,12 @@
 ITK's world is (L, P, S), ours (R, A, S): the first two rows of origin and direction change their sign.
 """
 
+import locale
 import os
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.file_endings import MINC_ENDINGS, MRC_ENDINGS
 from autoseg.geometry import Direction, FloatTriple, Grid
+from autoseg.processes.library_output import redirect_library_messages
 from autoseg.run_folder import write_atomically
 from autoseg.volume_io.formats.headers import meta_image, nrrd
 from autoseg.volume_io.formats.headers.sizes import check_size
@@ -27,7 +29,6 @@ from autoseg.volume_io.formats.headers.vtk_and_mrc import (
     check_complete,
     check_vtk_header,
 )
-from autoseg.volume_io.formats.library_messages import preserve_locale, redirect_library_messages
 from autoseg.volume_io.formats.volumes import (
     HEADER_ENDINGS,
     StoredVolume,
@@ -70,7 +71,7 @@ def read(path: Path, *, as_labels: bool) -> StoredVolume:
 
     del as_labels
     data = _check_header(path, compares_memory=True)
-    with preserve_locale(), _divert_messages(path):
+    with _preserve_locale(), _divert_messages(path):
         reader = _open_reader(path)
         stored = None if data is None else _read_stored(path, reader, data)
         if stored is not None:
@@ -108,7 +109,7 @@ def _arrange(array: Shaped[np.ndarray, "..."], dimensions: int, components: int,
 def read_grid(path: Path) -> Grid:
     """Reads the header."""
     _check_header(path, compares_memory=False)
-    with preserve_locale(), _divert_messages(path):
+    with _preserve_locale(), _divert_messages(path):
         reader = _open_reader(path)
     _check_size(path, reader, compares_memory=False)
     return build_grid(reader)
@@ -218,7 +219,7 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
     import SimpleITK
 
     try:
-        with preserve_locale():
+        with _preserve_locale():
             SimpleITK.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
@@ -227,6 +228,20 @@ def _write_image(image: Any, temporary: Path, path: Path) -> None:
             f"free space if the disk is full, else use .nii.gz or .nrrd"
         )
         raise VolumeError(msg) from error
+
+
+@contextmanager
+def _preserve_locale() -> Iterator[None]:
+    """Restores the locale of the process after the block.
+
+    ITK sets it to "C" for VTK files and does not reset it: from then on Python would decode the text of files and
+    programs as ASCII.
+    """
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def _divert_messages(path: Path) -> AbstractContextManager[None]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, Reorientation, build_grid_from_affine, compute_reorientation
+from autoseg.processes.library_output import redirect_library_messages
 from autoseg.volume_io.formats import itk
-from autoseg.volume_io.formats.library_messages import redirect_library_messages
 from autoseg.volume_io.formats.volumes import StoredVolume
 
 HDF5_SIGNATURE: Final = b"\x89HDF"

@@ -18,14 +18,13 @@ from jaxtyping import Float64, Shaped
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.run_folder import write_atomically
-from autoseg.volume_io.formats.headers.gzip_members import open_whole_members
+from autoseg.volume_io.formats.headers.gzip_members import GZIP_MAGIC, open_whole_members
 from autoseg.volume_io.formats.headers.nifti import (
     MGH_HEADER_BYTES,
     check_mgh_header,
     check_nifti_header,
     check_number_type,
 )
-from autoseg.volume_io.formats.headers.voxel_data import GZIP_MAGIC
 from autoseg.volume_io.formats.nifti_placement import build_grid
 from autoseg.volume_io.formats.volumes import (
     StoredVolume,
@@ -73,8 +72,7 @@ def _try_streams(path: Path, read_from: Callable[[Path, OpenStream], Result]) ->
 
 
 def _read_from(path: Path, open_stream: OpenStream) -> StoredVolume:
-    header = _read_raw_header(path, open_stream)
-    with _open_image(path, open_stream, compares_memory=True) as image:
+    with _open_image(path, open_stream, compares_memory=True) as (image, header):
         array = np.asarray(image.dataobj).T
         leftover = _measure_leftover(image, path)
         if "bitpix" in header:
@@ -83,7 +81,7 @@ def _read_from(path: Path, open_stream: OpenStream) -> StoredVolume:
 
 
 def _read_grid_from(path: Path, open_stream: OpenStream) -> Grid:
-    with _open_image(path, open_stream) as image:
+    with _open_image(path, open_stream) as (image, _):
         return build_grid(image, path)
 
 
@@ -143,7 +141,8 @@ def build_like(image: Any, array: Shaped[np.ndarray, "z y x"], *, grid: Grid) ->
 
 
 @contextmanager
-def _open_image(path: Path, open_stream: OpenStream, *, compares_memory: bool = False) -> Iterator[Any]:
+def _open_image(path: Path, open_stream: OpenStream, *, compares_memory: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Opens a file as an image of nibabel; yields it with the header as stored, which has been checked."""
     import nibabel
 
     name = path.name.lower()
@@ -161,11 +160,11 @@ def _open_image(path: Path, open_stream: OpenStream, *, compares_memory: bool = 
             header, path, data_path=data_path, is_compressed=is_compressed, compares_memory=compares_memory
         )
     if name.endswith(PAIR_ENDINGS):
-        yield image
+        yield image, header
         return
     kind = nibabel.MGHImage if name.endswith(MGH_ENDINGS) else _find_kind(header, path)
     with open_stream(path) as stream:
-        yield kind.from_stream(stream)
+        yield kind.from_stream(stream), header
 
 
 def _check_regular(path: Path) -> None:
@@ -286,7 +285,7 @@ def _find_template(like: Path | None, *, is_mgh: bool, grid: Grid) -> Any:
 
 
 def _read_template(path: Path, open_stream: OpenStream) -> tuple[Any, Grid]:
-    with _open_image(path, open_stream) as image:
+    with _open_image(path, open_stream) as (image, _):
         return image, build_grid(image, path)
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -128,7 +127,7 @@ def measure_torch(folder: Path) -> TorchFacts:
 
     from autoseg.inference.execution.compiled_network import find_compiler
 
-    devices, problem = _try_cuda()
+    devices, problem = _try_devices()
     return TorchFacts(
         version=torch.__version__,
         import_seconds=seconds,
@@ -267,17 +266,16 @@ def check_compiler(torch: TorchFacts) -> Iterator[Finding]:
     )
 
 
-def _try_cuda() -> tuple[tuple[DeviceFacts, ...], str]:
+def _try_devices() -> tuple[tuple[DeviceFacts, ...], str]:
     import torch
+
+    from autoseg.runtime.device import try_cuda
 
     if not torch.version.cuda:
         return (), ""
-    with warnings.catch_warnings(record=True) as messages:
-        warnings.simplefilter("always")
-        available = torch.cuda.is_available()
-    text = " ".join(" ".join(str(entry.message).split()) for entry in messages)
-    if not available:
-        return (), text or "no CUDA device is available"
+    is_available, messages = try_cuda()
+    if not is_available:
+        return (), " ".join(messages) or "no CUDA device is available"
     return tuple(_try_device(index) for index in range(torch.cuda.device_count())), ""
 
 

@@ -14,7 +14,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import compute_worker_count, list_problems, run_over_cases, write_failure_log
 from autoseg.processes.progress import Progress
-from autoseg.run_folder import RunFolder, open_run
+from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, turn_like_image
 
@@ -37,6 +37,7 @@ def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, prog
 
     Raises:
         EvaluationError: There are no predictions, references are missing, or the arguments are swapped.
+        RunError: There is no run, or the folder of the predictions cannot be written.
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
     run = open_run(run_root)
@@ -50,7 +51,9 @@ def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, prog
         EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
         for case, prediction, reference in pairs
     ]
-    return evaluate_jobs(jobs, folder=predictions if predictions.is_dir() else predictions.parent, progress=progress)
+    folder = predictions if predictions.is_dir() else predictions.parent
+    check_writable(folder)
+    return evaluate_jobs(jobs, folder=folder, progress=progress)
 
 
 def _check_order(predictions: Path, run: RunFolder) -> None:

@@ -1,7 +1,8 @@
 """Keeps the state of a training in a small file that other processes read while it runs."""
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -13,6 +14,8 @@ from autoseg.run_folder import FoldFolder
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
 from autoseg.training.optimization.schedule import Schedule
+
+logger = logging.getLogger(__name__)
 
 Phase = Literal["preparing", "training", "validating", "finished", "failed"]
 SECONDS_BETWEEN_WRITES: Final = 1.0
@@ -60,18 +63,41 @@ class StateWriter:
         state: Current state.
         clock: Returns monotonic seconds.
         written_seconds: Time of the last write.
+        is_outdated: Whether the last write failed.
     """
 
     folder: FoldFolder
     state: TrainingState
     clock: Callable[[], float] = time.monotonic
     written_seconds: float = field(default=float("-inf"), init=False)
+    is_outdated: bool = field(default=False, init=False)
 
-    def change(self, **changes: Any) -> None:
-        """Changes fields and writes the file immediately."""
-        self.state = self.state.model_copy(update=changes)
+    def write(self) -> None:
+        """Writes the file.
+
+        Raises:
+            RunError: The folder cannot be written or the disk is full.
+        """
         self.written_seconds = self.clock()
         write_document(self.folder.state, self.state, is_durable=False)
+
+    def change(self, **changes: Any) -> None:
+        """Changes fields and writes the file; a training does not end because that fails, which is in the log once."""
+        self._update(changes)
+        try:
+            self.write()
+        except RunError as error:
+            if not self.is_outdated:
+                logger.warning("%s; training continues, `autoseg status` shows an earlier state meanwhile", error)
+            self.is_outdated = True
+        else:
+            self.is_outdated = False
+
+    def record_failure(self, error: Exception) -> None:
+        """Records why the training failed, if that can be written: what prevents it is mostly the reason itself."""
+        self._update({"phase": "failed", "reason": describe_failure(error), "remaining_seconds": None})
+        with suppress(RunError):
+            self.write()
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
         """Yields the events of a training unchanged and records them."""
@@ -91,6 +117,9 @@ class StateWriter:
     def record_validation(self, progress: Progress) -> Progress:
         """Wraps a progress listener; the items that it tracks are recorded as validated cases."""
         return _CaseListener(state_writer=self, listener=progress)
+
+    def _update(self, changes: Mapping[str, Any]) -> None:
+        self.state = self.state.model_copy(update=changes)
 
     def _change_sometimes(self, **changes: Any) -> None:
         if self.clock() - self.written_seconds >= SECONDS_BETWEEN_WRITES:
@@ -155,12 +184,11 @@ class _CaseListener:
 def keep_state(folder: FoldFolder, *, device: str) -> Iterator[StateWriter]:
     """Context manager around a training that writes its state; an interruption shows by the released lock alone."""
     state_writer = StateWriter(folder=folder, state=TrainingState(phase="preparing", device=device))
-    state_writer.change()
+    state_writer.write()
     try:
         yield state_writer
     except Exception as error:
-        with suppress(RunError):  # a full disk, for example, is reported once
-            state_writer.change(phase="failed", reason=describe_failure(error), remaining_seconds=None)
+        state_writer.record_failure(error)
         raise
     state_writer.change(phase="finished", remaining_seconds=None)
 

@@ -160,11 +160,8 @@ def _check_windows(dataset: Dataset, measurements: Sequence[CaseMeasurement]) ->
     problems = []
     for index, channel in enumerate(merge_channels(measurements, dataset.channel_names)):
         if channel.name.casefold() == CT_NAME and channel.foreground is not None:
-            found = channel.foreground
-            window = IntensityWindow(
-                lower=found.percentile_00_5, upper=found.percentile_99_5, mean=found.mean, std=found.std
-            )
-            if (flaw := window.explain_flaw()) is not None:
+            flaw = IntensityWindow.from_foreground(channel.foreground).explain_flaw()
+            if flaw is not None:
                 problems.append(Problem(text=f"channel {index} ({channel.name}): {flaw}; {WINDOW_ADVICE}"))
     return tuple(problems)
 

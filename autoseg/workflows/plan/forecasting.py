@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS
 from autoseg.inference.sliding_window.windows import compute_window_plan
-from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes
+from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes, count_voxel_bytes
 from autoseg.plan.document import Plan
 from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.cache import is_case_written
@@ -20,9 +19,6 @@ from autoseg.run_folder import RunFolder
 from autoseg.validation_conditions import FEWEST_SHARE, LARGEST_VALIDATION_SHARE
 from autoseg.workflows.plan.machine_survey import MachineSurvey
 from autoseg.workflows.plan.preprocessing import is_recipe_followed, select_data_configurations
-
-BYTES_PER_INTENSITY: Final = 4
-BYTES_PER_LABEL: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,9 +215,9 @@ def _measure_preprocessed(
         folder = run.preprocessed(name)
         is_current = is_recipe_followed(run, plan, name)
         written += measure_folder(folder) if is_current else 0
-        bytes_per_voxel = BYTES_PER_INTENSITY * len(plan.channels) + BYTES_PER_LABEL
         waiting = [case for case in fingerprint.cases if not (is_current and is_case_written(folder, case.name))]
-        missing += bytes_per_voxel * sum(math.prod(compute_preprocessed_shape(case, plan, name)) for case in waiting)
+        voxels = sum(math.prod(compute_preprocessed_shape(case, plan, name)) for case in waiting)
+        missing += voxels * count_voxel_bytes(len(plan.channels))
     return written, missing
 
 

@@ -103,13 +103,20 @@ def read_and_measure(
     reorientation = find_reorientation(read.grid, orientation)
     image, label_map = reorientation.apply(read.image), reorientation.apply(read.label_map)
     spacing_mm = reorientation.apply_to_grid(read.grid).spacing_mm
+    box = compute_nonzero_box(image)
     measured = measure_case(
-        read.name, image, label_map, spacing_mm=spacing_mm, labels=labels, intensity_warnings=read.warnings
+        read.name,
+        image,
+        label_map,
+        spacing_mm=spacing_mm,
+        labels=labels,
+        nonzero_box=box,
+        intensity_warnings=read.warnings,
     )
     if target_spacing_mm is None:
         return measured
     resampled = count_resampled(
-        label_map[slice_box(compute_nonzero_box(image))],
+        label_map[slice_box(box)],
         labels,
         spacing_mm=spacing_mm,
         target_spacing_mm=target_spacing_mm,

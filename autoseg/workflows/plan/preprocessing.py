@@ -9,6 +9,7 @@ from typing import Literal
 from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, RunError
+from autoseg.files.network_drives import refresh_folder
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.inference.folds import is_imported_run
 from autoseg.labels import LabelScheme
@@ -35,7 +36,7 @@ from autoseg.processes.case_pool import (
 )
 from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
-from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.run_folder import RunFolder, check_writable, remove_folder
 from autoseg.runtime.host_memory import find_available_ram
 from autoseg.workflows.cases.reading import read_labelled_case
 from autoseg.workflows.plan.class_losses import KEPT, ClassLoss, compare_counts, format_spacing, warn_of_losses
@@ -95,6 +96,7 @@ def preprocess_dataset(
     Arrays that follow another plan are removed first.
 
     Raises:
+        RunError: The run cannot be written.
         CasesFailedError: Some cases failed; the others are written.
     """
     for name in configurations:
@@ -104,6 +106,8 @@ def preprocess_dataset(
     jobs = [(case.name, case) for case in dataset.cases if _list_missing(case, run, configurations)]
     if not jobs:
         return 0
+    for name in configurations:
+        check_writable(run.preprocessed(name))
     prepare_worker_context(WORKER_MODULES)
     measured = read_document(run.fingerprint, Fingerprint).cases
     sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
@@ -175,6 +179,7 @@ def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_name
     """
     remedy = f"run: autoseg preprocess {run.root} --configuration {configuration}"
     folder = run.preprocessed(configuration)
+    refresh_folder(folder)
     missing = [name for name in case_names if not is_case_written(folder, name)]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

@@ -96,19 +96,24 @@ def load_model(
     workload: Workload = ONE_IMAGE,
     with_previous: bool = True,
 ) -> SegmentationModel:
-    """Loads the trained networks of one configuration, ready to predict, as `autoseg.inference.model.load_model`.
+    """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
 
-    A model outside a run is unpacked into a temporary folder while it is loaded.
+    A model outside a run is unpacked into a temporary folder while it is loaded. On a CPU, the fastest inference batch
+    size is measured when a network is loaded for the first time, and cached (see
+    `autoseg.inference.execution.batch_size`); for a large workload, so is the fastest execution backend (see
+    `autoseg.inference.execution.choice`).
 
     Args:
         run: Folder of a run, a model that `autoseg export` wrote to one file, or a model of nnU-Net.
-        configuration: Configuration; None takes the trained one; if several are trained, the first of 3d_fullres,
-            3d_cascade_fullres, 3d_lowres, 2d.
-        folds: Folds; None takes every trained one ("all" only if no numbered fold is trained).
+        configuration: Name of the configuration; None for the trained one, or if several are trained for the first of
+            3d_fullres, 3d_cascade_fullres, 3d_lowres, 2d.
+        folds: Names of the folds; None for every trained one ("all" only if no numbered fold is trained). A previous
+            stage predicts with the same folds, or with every trained one for "all".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        precision: Precision in which the networks compute.
-        execution: Execution on the CPU; "auto" takes what finishes the workload first.
-        workload: Expected amount of work.
+        precision: Precision of the networks; "float32" is the reference, "auto" the fastest that preserves the labels
+            (see `autoseg.runtime.precision.find_dtype`).
+        execution: Backend that runs the networks on a CPU; "auto" selects the one that finishes first.
+        workload: Expected use of the model.
         with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
 
     Raises:

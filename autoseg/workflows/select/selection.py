@@ -20,7 +20,7 @@ from autoseg.evaluation.summary import MetricValues, list_class_keys
 from autoseg.labels import LabelScheme
 from autoseg.postprocessing.effects import Counts
 from autoseg.processes.progress import Progress
-from autoseg.run_folder import RunFolder, open_run
+from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
@@ -83,12 +83,13 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     """Compares all candidates, learns postprocessing for the best one, and writes selection.json.
 
     Raises:
-        RunError: There is no run, or a reference is missing.
+        RunError: There is no run, it cannot be written, or a reference is missing.
         SelectionError: There is nothing to compare.
         PlanError: The plan does not have a wanted configuration.
         CasesFailedError: A held-out prediction cannot be read.
     """
     run = open_run(run_root)
+    check_writable(run.root)
     if complete_validations(
         run,
         configurations=request.configurations,

@@ -10,6 +10,7 @@ import torch
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
+from autoseg.errors import RunError
 from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import remove_leftovers
 from autoseg.networks.cost import count_cost
@@ -286,7 +287,7 @@ def _validate(
             progress=state_writer.record_validation(progress),
             choice=choice,
         )
-        _draw_validated(job, summary.foreground_mean.Dice)
+        _draw_validated(job, summary.foreground_mean.Dice, progress)
         if summary.foreground_mean.Dice is not None:
             record = read_last_record(job.folder.training_log)
             epochs = 0 if record is None else record.epoch + 1
@@ -294,12 +295,15 @@ def _validate(
     return TrainedFold(fold=job.fold, folder=job.folder, summary=summary, shortage=shortage)
 
 
-def _draw_validated(job: FoldJob, dice: float | None) -> None:
-    """Draws the progress picture again, with the result of the validation."""
+def _draw_validated(job: FoldJob, dice: float | None, progress: Progress) -> None:
+    """Draws the progress picture again, with the result of the validation; the fold is finished without it, too."""
     trained = read_description(job.folder.final_checkpoint)
-    write_progress_picture(
-        job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
-    )
+    try:
+        write_progress_picture(
+            job.folder.progress_picture, trained.history, trained.schedule, title=job.title, validation_dice=dice
+        )
+    except RunError as error:
+        progress.note(f"warning: {error}; the same command, given again, draws the picture")
 
 
 def _count_iterations(job: FoldJob, schedule: Schedule, checkpoint: CheckpointDescription | None) -> int:

@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+from builders.damage import show_late
 
 from autoseg.files import checksums
 from autoseg.files.checksums import RECENT_SECONDS, compute_crc32, compute_sha256
+
+PACKAGE = Path(checksums.__file__).parents[1]
 
 
 def write_old(path: Path, content: bytes, *, age_seconds: float = 100) -> None:
@@ -49,6 +52,33 @@ def test_a_replaced_file_is_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "b").rename(tmp_path / "a")
     assert compute_sha256(tmp_path / "a") != before
     assert len(read) == 2
+
+
+def test_a_file_that_was_changed_in_place_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = count_reads(monkeypatch)
+    write_old(tmp_path / "a", b"weights")
+    before = compute_sha256(tmp_path / "a")
+    write_old(tmp_path / "a", b"WEIGHTS", age_seconds=50)
+    assert compute_sha256(tmp_path / "a") != before
+    assert len(read) == 2
+
+
+def test_a_replaced_file_is_read_again_while_a_network_drive_still_tells_the_old_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_old(tmp_path / "a", b"weights")
+    write_old(tmp_path / "b", b"WEIGHTS", age_seconds=50)
+    before, old = compute_sha256(tmp_path / "a"), (tmp_path / "a").stat()
+    (tmp_path / "b").rename(tmp_path / "a")
+    show_late(monkeypatch, {tmp_path / "a": old})
+    assert compute_sha256(tmp_path / "a") != before
+
+
+def test_files_are_hashed_here_alone() -> None:
+    users = {path.name for path in PACKAGE.rglob("*.py") if "import hashlib" in path.read_text(encoding="utf-8")}
+    of_texts = {"measurement_cache.py", "checkpoint.py", "out_of_fold.py", "choice.py", "temporary_files.py"}
+    of_arrays_and_members_of_archives = {"measurement.py", "model_file.py"}
+    assert users == {"checksums.py", *of_texts, *of_arrays_and_members_of_archives}
 
 
 @pytest.mark.parametrize("age_seconds", [0, -1000])  # now, and in the future of a clock that was put back

@@ -5,6 +5,7 @@ import pytest
 import torch
 from builders.folds import write_trained_fold
 from builders.plans import build_configuration, build_plan
+from builders.preprocessing import preprocess_image
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
@@ -13,7 +14,6 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restoring.restore_grid import restore_label_map
 from autoseg.plan import MasksOfPreviousStage
 from autoseg.plan.augmentation import MirrorPlan
-from autoseg.preprocessing.pipeline import preprocess_image
 from autoseg.preprocessing.resample import resample_label_map
 from autoseg.stages.inputs import build_previous_input
 from autoseg.stages.preparation import preprocess_for_stages

@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.networks import build_small_network_plan
 from builders.plans import build_configuration
 
 from autoseg.errors import DeviceError
@@ -21,6 +22,7 @@ from autoseg.inference.execution.compiled_network import CompiledNetwork, compil
 from autoseg.inference.execution.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
 from autoseg.networks import build_network
+from autoseg.networks.fusion import FusibleModule
 from autoseg.runtime.measurement_cache import find_measurement_cache
 
 CPU = torch.device("cpu")
@@ -168,10 +170,26 @@ def test_another_version_is_tried_again(prepare, build, install):
 @pytest.mark.usefixtures("clock")
 def test_what_is_faster_is_taken(prepare, build, install, monkeypatch):
     install({"openvino": "1"}, lambda execution, network: network)
-    monkeypatch.setattr(execution_choice, "_time_pass", lambda network, patches: next(seconds))
+    monkeypatch.setattr(execution_choice, "time_pass", lambda network, patches: next(seconds))
     seconds = iter([3.0, 3.0, 1.0, 1.0])  # first PyTorch as it is, then OpenVINO
     prepared = prepare([build()], "auto", images=100_000)
     assert prepared.execution == "openvino"
+
+
+@pytest.mark.usefixtures("clock")
+def test_every_way_to_run_a_network_gets_it_with_fused_modules(prepare, install):
+    network = build_network(build_small_network_plan("block rep", 3, input_channels=1)).eval()
+    network.set_deep_supervision(enabled=False)
+    tried = []
+
+    def build_another(execution, network):
+        tried.extend(network.modules())
+        return network
+
+    install({"openvino": "1"}, build_another)
+    prepare([network], "auto", images=100_000)
+    assert tried
+    assert not any(isinstance(module, FusibleModule) for module in tried)
 
 
 @pytest.mark.usefixtures("clock")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from builders.plans import RESAMPLING
+from builders.preprocessing import resample_logits
 from scipy.ndimage import zoom
 
 from autoseg.inference.restoring.resample_logits import iterate_resampled_strips
-from autoseg.preprocessing.resample import resample_logits
 
 LINEAR = (False, False, False)
 SHAPES = [(9, 7, 8), (5, 14, 11), (20, 7, 3), (9, 30, 31), (1, 1, 1)]

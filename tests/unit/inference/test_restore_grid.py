@@ -7,6 +7,7 @@ import torch
 from builders.geometries import build_geometry
 from builders.labels import build_labels
 from builders.plans import RESAMPLING, build_configuration, build_plan
+from builders.preprocessing import preprocess_training_case, resample_logits
 from scipy.ndimage import zoom
 
 from autoseg.geometry import Grid, compute_reorientation
@@ -20,8 +21,7 @@ from autoseg.inference.restoring.restore_grid import (
 )
 from autoseg.labels import LabelScheme
 from autoseg.preprocessing.case import CaseGeometry
-from autoseg.preprocessing.pipeline import preprocess_training_case
-from autoseg.preprocessing.resample import find_separate_axis, resample_logits
+from autoseg.preprocessing.resample import find_separate_axis
 
 REGIONS = build_labels({"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}, region_write_values=(1, 2, 3))
 PLAIN = build_labels({"a": (1,), "b": (2,)})

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders.damage import flip_bit
+from builders.damage import flip_bit, show_late
 from builders.labels import build_plain_labels
 from builders.plans import build_preprocessing_plan
+from builders.preprocessing import preprocess_training_case
 
 from autoseg.errors import RunError
 from autoseg.geometry import Grid
@@ -13,7 +14,6 @@ from autoseg.labels import LabelScheme
 from autoseg.preprocessing.cache import is_case_written, list_cases, open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
-from autoseg.preprocessing.pipeline import preprocess_training_case
 
 SHAPE = (20, 24, 30)
 FILES = ["brain.json", "brain.image.b2nd", "brain.labels.b2nd", "brain.locations.npy"]
@@ -282,3 +282,13 @@ def test_cases_of_earlier_versions_are_read_without_checksums(
     record["files"] = {name: size for name, size in record["files"].items() if name.endswith("_bytes")}
     (tmp_path / "brain.json").write_text(json.dumps(record))
     read_all(tmp_path)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_case_that_another_computer_has_just_written_is_read_although_a_network_drive_shows_it_late(
+    tmp_path: Path, case: PreprocessedCase, labels: LabelScheme, monkeypatch: pytest.MonkeyPatch, *, is_new: bool
+) -> None:
+    write(tmp_path, "brain", case, labels)
+    old = (tmp_path / "brain.json").stat()  # of another size than the array has now
+    show_late(monkeypatch, {tmp_path / "brain.image.b2nd": None if is_new else old})
+    np.testing.assert_array_equal(open_case(tmp_path, "brain").image[:], case.image)

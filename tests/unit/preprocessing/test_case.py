@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from builders.geometries import build_geometry
 from builders.plans import build_preprocessing_plan
+from builders.preprocessing import preprocess_image, preprocess_training_case
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError
@@ -13,9 +14,7 @@ from autoseg.preprocessing.pipeline import (
     check_resampled_shape,
     compute_resampling_task,
     prepare_case,
-    preprocess_image,
     preprocess_prepared_case,
-    preprocess_training_case,
 )
 from autoseg.preprocessing.resample import resample_image, resample_label_map
 

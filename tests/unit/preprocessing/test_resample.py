@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from builders.plans import RESAMPLING
+from builders.preprocessing import resample_logits
 from skimage.transform import resize
 
 from autoseg.preprocessing.resample import (
@@ -10,7 +11,6 @@ from autoseg.preprocessing.resample import (
     find_separate_axis,
     resample_image,
     resample_label_map,
-    resample_logits,
 )
 
 ISOTROPIC = {"spacing_mm": (1.0, 1.0, 1.0), "target_spacing_mm": (1.0, 1.0, 1.0)}

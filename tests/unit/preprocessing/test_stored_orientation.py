@@ -5,9 +5,9 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 from builders.plans import build_preprocessing_plan
+from builders.preprocessing import preprocess_training_case
 
 from autoseg.geometry import Grid, compute_reorientation
-from autoseg.preprocessing.pipeline import preprocess_training_case
 
 ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
 GRID = Grid(shape_voxels=(37, 41, 43), spacing_mm=(3.1, 0.7, 0.9))  # axes RAS

@@ -5,6 +5,7 @@ import pytest
 import torch
 from builders.labels import build_plain_labels
 from builders.plans import build_configuration, build_plan
+from builders.preprocessing import preprocess_training_case
 from builders.threads import use_one_thread
 from safetensors.torch import save_file
 
@@ -14,7 +15,6 @@ from autoseg.geometry import Grid
 from autoseg.networks import NETWORK_PREFIX, build_network
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
-from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.run_folder import RunFolder, make_folder
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.plan.preprocessing import extract_recipe

@@ -1,17 +1,22 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from builders.damage import limit_file_size
 from builders.folds import build_epoch_record
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoseg.errors import RunError
-from autoseg.training.monitoring.event_files import open_event_files, write_events
+from autoseg.run_folder import FoldFolder
+from autoseg.training.monitoring.event_files import EventFile
 from autoseg.training.monitoring.history import EpochRecord, append_to_training_log, write_training_log
+from autoseg.training.monitoring.history_files import HistoryFiles
+from autoseg.training.optimization.schedule import Schedule
+
+CLASSES = ("a", "b")
+SCHEDULE = Schedule(iterations_per_epoch=3, validation_iterations_per_epoch=1, end_epoch=4)
 
 
 def test_the_log_has_one_line_per_epoch(tmp_path):
@@ -35,38 +40,8 @@ def test_a_log_written_anew_forgets_what_will_be_repeated(tmp_path):
 def test_a_full_disk_is_reported_with_what_to_do(tmp_path):
     path = tmp_path / "training_log.jsonl"
     path.symlink_to("/dev/full")
-    with pytest.raises(RunError, match=r"cannot write .*training_log\.jsonl: No space left.*same command"):
+    with pytest.raises(RunError, match=r"cannot write .*training_log\.jsonl: No space left.*; free space"):
         append_to_training_log(path, build_epoch_record(0))
-
-
-WRITE_WITHOUT_ROOM = """
-import resource, sys
-from pathlib import Path
-from autoseg.errors import RunError
-from autoseg.training.monitoring.event_files import open_event_files, write_events
-from autoseg.training.monitoring.history import EpochRecord
-record = EpochRecord.model_validate_json(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-try:
-    with open_event_files(Path(sys.argv[1]), first_epoch=0) as writer:
-        for _ in range(1000):
-            write_events(writer, record, ("a", "b"))
-except RunError as error:
-    sys.exit(f"told: {error}")
-"""
-
-
-def test_event_files_that_cannot_grow_are_reported_with_what_to_do(tmp_path):
-    command = [
-        sys.executable,
-        "-c",
-        WRITE_WITHOUT_ROOM,
-        str(tmp_path / "events"),
-        build_epoch_record(0).model_dump_json(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert re.search(r"told: cannot write event files to .*events: File too large; .*same command", done.stderr)
 
 
 def read_scalars(folder, tag):
@@ -76,18 +51,15 @@ def read_scalars(folder, tag):
 
 
 def test_event_files_hold_every_epoch_once_even_after_an_interruption(tmp_path):
-    with open_event_files(tmp_path, first_epoch=0) as writer:
-        for epoch in range(4):
-            write_events(writer, build_epoch_record(epoch, train_loss=1.0), ("a", "b"))
-    with open_event_files(tmp_path, first_epoch=2) as writer:
-        for epoch in range(2, 4):
-            write_events(writer, build_epoch_record(epoch, train_loss=2.0), ("a", "b"))
+    for first_epoch, loss in ((0, 1.0), (2, 2.0)):
+        file = EventFile(tmp_path, first_epoch=first_epoch)
+        for epoch in range(first_epoch, 4):
+            file.append([build_epoch_record(epoch, train_loss=loss)], CLASSES)
     assert read_scalars(tmp_path, "loss/training") == {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0}
 
 
 def test_event_files_leave_out_what_has_no_value(tmp_path):
-    with open_event_files(tmp_path, first_epoch=0) as writer:
-        write_events(writer, build_epoch_record(0), ("a", "b"))
+    EventFile(tmp_path, first_epoch=0).append([build_epoch_record(0)], CLASSES)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     tags = events.Tags()["scalars"]
@@ -103,9 +75,43 @@ def test_a_clock_that_is_set_neither_stops_nor_loses_events(tmp_path, monkeypatc
     def tell() -> float:
         return 1.7e9 + next(jumps)
 
-    with open_event_files(tmp_path, first_epoch=0) as writer:
-        monkeypatch.setattr("time.time", tell)
-        for epoch in range(3):
-            write_events(writer, build_epoch_record(epoch, train_loss=1.0), ("a", "b"))
-        monkeypatch.undo()
+    file = EventFile(tmp_path, first_epoch=0)
+    monkeypatch.setattr("time.time", tell)
+    for epoch in range(3):
+        file.append([build_epoch_record(epoch, train_loss=1.0)], CLASSES)
+    monkeypatch.undo()
     assert read_scalars(tmp_path, "loss/training") == {0: 1.0, 1: 1.0, 2: 1.0}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The files of a training, with what they announce."""
+    told = []
+    files = HistoryFiles(
+        output=FoldFolder(tmp_path / "fold_0"), class_names=CLASSES, title="t", announce=told.append, first_epoch=0
+    )
+    return files, told
+
+
+@pytest.mark.parametrize("room_bytes", [0, 30, 500])  # nothing, a part of the first line or event, a part of an epoch
+def test_epochs_for_which_a_disk_has_no_room_are_announced_once_and_written_as_soon_as_it_has(files, room_bytes):
+    files, told = files
+    history = [build_epoch_record(epoch, train_loss=float(epoch)) for epoch in range(4)]
+    with limit_file_size(room_bytes):
+        for count in (1, 2, 3):
+            files.add_epoch(history[:count])
+            files.draw(history[:count], SCHEDULE)
+    for name in ("training_log.jsonl", "tensorboard", "progress.png"):
+        (text,) = (text for text in told if name in text)
+        assert re.search(r"^warning: cannot write .*: File too large; free space.*; training continues", text)
+    assert len(told) == 3
+    files.add_epoch(history)
+    files.draw(history, SCHEDULE)
+    lines = files.output.training_log.read_text().splitlines()
+    assert [EpochRecord.model_validate_json(line) for line in lines] == history
+    assert read_scalars(files.output.tensorboard, "loss/training") == {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}
+    assert files.output.progress_picture.stat().st_size > 1000
+    assert len(told) == 3
+    with limit_file_size(0):
+        files.add_epoch(history)
+    assert len(told) == 4  # the events of these epochs are there

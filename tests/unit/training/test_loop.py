@@ -405,6 +405,24 @@ def test_a_full_device_is_reported(start, tmp_path, monkeypatch, error):
         list(start(tmp_path / "fold"))
 
 
+def test_curves_that_cannot_be_written_cost_neither_the_training_nor_a_weight(start, tmp_path):
+    told = []
+    folder, other = FoldFolder(tmp_path / "fold"), FoldFolder(tmp_path / "other")
+    folder.root.mkdir()
+    folder.tensorboard.write_text("in the way")
+    folder.progress_picture.mkdir()
+    list(start(folder.root, epochs=2, options={"announce": told.append}))
+    list(start(other.root, epochs=2))
+    assert [text.split(";")[0] for text in told] == [
+        f"warning: cannot create the folder {folder.tensorboard}: File exists",
+        f"warning: cannot write {folder.progress_picture}: Is a directory",
+    ]
+    found, expected = (read_checkpoint(place.final_checkpoint).tensors for place in (folder, other))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [record["epoch"] for record in read_log(folder.root)] == [0, 1]
+
+
 def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
     modes = []
 
@@ -631,6 +649,37 @@ def test_the_kept_weights_are_the_average_and_resuming_keeps_it(start, tmp_path)
     assert any(not torch.equal(expected.tensors[name], other.tensors[name]) for name in expected.tensors)
     losses = [[record["train_loss"] for record in read_log(folder)] for folder in (whole, plain)]
     assert losses[0] == losses[1]  # the average watches the training and does not change it
+
+
+CHANGED = (
+    {"optimizer": "sgd", "momentum": 0.9},
+    {"optimizer": "sgd", "momentum": 0.0},
+    {"optimizer": "adam", "momentum": 0.9, "initial_learning_rate": 0.001},
+    {"optimizer": "rmsprop", "momentum": 0.9, "initial_learning_rate": 1e-4},
+    {"augmentation_end_fraction": 0.5},
+    {"schedule": {"name": "on_plateau", "factor": 0.1, "patience_epochs": 0, "smallest_improvement": 1.0}},
+)
+
+
+@pytest.mark.parametrize("changes", CHANGED)
+def test_a_training_with_other_values_is_resumed_bit_for_bit(start, tmp_path, changes):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    list(start(whole, **changes))
+    stop_after_iteration(start(parts, **changes, options={"seconds_between_partial_checkpoints": ALWAYS}), 2, 1)
+    continued = list(start(parts, **changes))
+    assert first_iteration(continued).epoch == 2
+    expected, found = map(read_final, (whole, parts))
+    assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+    assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+    if "augmentation_end_fraction" in changes:
+        list(start(tmp_path / "augmented"))
+        ended, augmented = (
+            [record["train_loss"] for record in read_log(tmp_path / name)] for name in ("whole", "augmented")
+        )
+        assert [first == second for first, second in zip(ended, augmented, strict=True)] == [True, True, False, False]
+    if "schedule" in changes:
+        rates = [record["learning_rate"] for record in read_log(parts)]
+        assert rates[1:3] == pytest.approx([0.01, 0.001])  # the first epoch is the best so far, the second is not
 
 
 def test_a_training_in_bfloat16_learns_and_differs(start, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.damage import show_late
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -106,3 +107,10 @@ def test_a_large_document_is_refused_before_it_is_read_and_read_where_it_is_expe
     with pytest.raises(DocumentError, match=r"x\.json has 1 MiB; expected a JSON document of at most 0 MiB"):
         read_json(path, most_bytes=1000)
     assert read_json(path, most_bytes=2**21) == ["x" * 2**20]
+
+
+def test_a_file_that_a_network_drive_shows_late_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text("[1]")
+    show_late(monkeypatch, {path: None})
+    assert read_json(path) == [1]

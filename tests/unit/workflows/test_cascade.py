@@ -1,11 +1,15 @@
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from builders.damage import show_late
+from builders.folds import build_checkpoint_description
 from builders.labels import build_plain_labels
 from builders.plans import build_configuration, build_plan
+from builders.preprocessing import preprocess_training_case
 from builders.progress import Notes
 from builders.threads import use_one_thread
 from safetensors.torch import save_file
@@ -13,22 +17,24 @@ from safetensors.torch import save_file
 from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import write_document
 from autoseg.errors import PredictionError, RunError, TrainingError
+from autoseg.files import checksums
 from autoseg.geometry import Grid
+from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.model import load_model
 from autoseg.networks import NETWORK_PREFIX, build_network
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
-from autoseg.preprocessing.pipeline import preprocess_training_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.out_of_fold import StageLink, find_holders
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.workflows import cascade
-from autoseg.workflows.cascade import find_link, prepare_stage_input
+from autoseg.workflows.cascade import find_link, list_stale_folds, prepare_stage_input
 from autoseg.workflows.evaluate import validation
 from autoseg.workflows.evaluate.validation import validate_fold
-from autoseg.workflows.plan.preprocessing import extract_recipe
+from autoseg.workflows.plan.preprocessing import check_preprocessed, extract_recipe
+from autoseg.workflows.select.model_choice import hash_ensemble, list_weights
 
 CASCADE = "3d_cascade_fullres"
 CASES = ("a", "b", "c")
@@ -215,3 +221,40 @@ def test_a_case_that_no_fold_holds_out_is_named():
 
 def test_a_case_that_several_folds_hold_out_belongs_to_the_first():
     assert find_holders([("b",), ("a", "b", "c")], ("a", "c")) == {"b": "0", "a": "1", "c": "1"}
+
+
+def test_folds_and_cases_that_a_network_drive_shows_late_are_not_missed(run, plan, monkeypatch):
+    record = run.preprocessed("3d_lowres") / "b.json"
+    show_late(monkeypatch, {run.fold("3d_lowres", "1").final_checkpoint: None, record: None})
+    assert find_link(run, plan, CASCADE, SPLITS).list_untrained_folds() == ()
+    check_preprocessed(run, plan, "3d_lowres", CASES)
+
+
+def test_every_command_hashes_a_checkpoint_once_for_all_questions(run, plan, monkeypatch):
+    """Whether folds are up to date, which weights a selection and a prediction use, who predicted which case."""
+    read = []
+    hash_file = checksums._read_sha256
+    monkeypatch.setattr(checksums, "_read_sha256", lambda path: read.append(path) or hash_file(path))
+    paths = [run.fold("3d_lowres", str(fold)).final_checkpoint for fold in range(3)]
+    for path in paths:
+        os.utime(path, (1e9, 1e9))
+    ensemble = Ensemble(members=(load_model(run, configuration="3d_lowres", device="cpu", execution="eager"),))
+    monkeypatch.setattr(cascade, "read_description", lambda path: build_checkpoint_description())
+
+    def ask():
+        sources = find_link(run, plan, CASCADE, SPLITS).find_sources()
+        (hashed,) = hash_ensemble(run, ensemble)
+        listed = list_weights(run, plan, "3d_lowres", ("0", "1", "2"))
+        assert list_stale_folds(run, plan, SPLITS, configuration=CASCADE, folds=("0",)) == ("0",)
+        assert {source.weights_sha256 for source in sources.values()} == set(hashed) == set(listed)
+        return listed
+
+    before = ask()
+    assert ask() == before
+    assert sorted(read) == sorted(paths)
+    content = bytearray(paths[0].read_bytes())
+    content[-1] ^= 1
+    paths[0].write_bytes(content)  # of the same size
+    os.utime(paths[0], (1.1e9, 1.1e9))
+    assert [old == new for old, new in zip(before, ask(), strict=True)] == [False, True, True]
+    assert len(read) == 4

@@ -3,6 +3,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from builders.damage import show_late
 
 from autoseg.errors import RunError, TrainingError
 from autoseg.processes import fold_lock
@@ -113,3 +114,16 @@ def test_a_lock_that_cannot_be_written_is_an_error_of_the_folder(tmp_path):
     (tmp_path / "lock").mkdir()
     with pytest.raises(RunError, match=r"cannot write .*lock"), wait_for_lock(tmp_path / "lock", on_wait=list):
         pass
+
+
+def test_under_a_lock_the_files_are_seen_that_another_computer_has_just_written(tmp_path, monkeypatch):
+    folder, record = FoldFolder(tmp_path / "fold_0"), tmp_path / "out" / "prediction.json"
+    for path in (folder.final_checkpoint, record):
+        path.parent.mkdir()
+        path.write_text("new")
+    show_late(monkeypatch, {folder.final_checkpoint: None, folder.root: None, record: None})
+    assert [path.exists() for path in (folder.root, folder.final_checkpoint, record)] == [False] * 3
+    with lock_fold(folder, device="cpu"):
+        assert [path.exists() for path in (folder.root, folder.final_checkpoint)] == [True] * 2
+    with wait_for_lock(record.parent / "lock", on_wait=list):
+        assert record.exists()

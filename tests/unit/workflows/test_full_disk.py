@@ -1,15 +1,14 @@
 """Every writer on a disk that is full: a limit of the size of files fails as a full disk does, at the same places."""
 
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from builders.damage import limit_file_size
 
 from autoseg.errors import AutosegError
 from autoseg.exchange.model_file import write_model_file
@@ -22,16 +21,6 @@ from autoseg.volume_io import write_label_map, write_probabilities
 
 FREE_BYTES = 4096
 SHAPE = (24, 32, 40)
-
-
-@contextmanager
-def limit_file_size(size_bytes: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def draw(*shape: int) -> np.ndarray:

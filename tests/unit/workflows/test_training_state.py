@@ -2,7 +2,7 @@ import pytest
 from builders.clocks import Clock
 from builders.folds import build_epoch_record
 
-from autoseg.errors import TrainingError
+from autoseg.errors import RunError, TrainingError
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import FoldFolder, write_text
 from autoseg.training.budget.pace import Forecast, StepTimes
@@ -122,3 +122,24 @@ def test_a_state_of_another_version_is_no_state(folder):
     assert read_state(folder) is None
     write_text(folder.state, '{"schema_version": 2}')
     assert read_state(folder) is None
+
+
+def test_a_state_that_cannot_be_written_is_told_once_and_ends_no_training(folder, clock, caplog):
+    with keep_state(folder, device="cpu") as keeper:
+        folder.state.unlink()
+        folder.state.mkdir()
+        keeper.change(cases_done=1)
+        keeper.change(cases_done=2)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"cannot write {folder.state}: Is a directory; free space or choose another place; training continues, "
+            f"`autoseg status` shows an earlier state meanwhile"
+        ]
+        folder.state.rmdir()
+        keeper.change(cases_done=3)
+        assert read_state(folder).cases_done == 3
+
+
+def test_a_training_whose_state_cannot_be_written_at_all_does_not_begin(folder):
+    folder.state.mkdir(parents=True)
+    with pytest.raises(RunError, match=r"cannot write .*state\.json"), keep_state(folder, device="cpu"):
+        pytest.fail("it has begun")

@@ -1,19 +1,21 @@
 """Squeeze and excitation (Hu et al. 2018, arXiv:1709.01507)."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.parts.layers import build_kernel
+from autoseg.networks.parts.layers import build_kernel, get_ones
 from autoseg.plan.network.attentions import SqueezeExcitationPlan
 
 
 class SqueezeExcitation(nn.Module):
     """Scales every channel by a weight that is computed from the means of all channels of the sample."""
 
-    def __init__(self, plan: SqueezeExcitationPlan, channels: int, dimensions: int) -> None:
+    def __init__(self, plan: SqueezeExcitationPlan, channels: int, kernel: Sequence[int]) -> None:
         super().__init__()
         hidden = max(1, channels // plan.reduction)
-        one = (1,) * dimensions
+        one = get_ones(kernel)
         self.squeeze = build_kernel(channels, hidden, one)
         self.activation = nn.ReLU(inplace=True)
         self.excite = build_kernel(hidden, channels, one)

@@ -16,9 +16,11 @@ import numpy as np
 from autoseg.errors import VolumeError
 from autoseg.geometry import SINGULAR_DETERMINANT
 from autoseg.volume_io.formats.headers.voxel_data import (
+    FILE_LIST,
     Encoding,
     VoxelData,
     find_data_file,
+    find_numbered_files,
     parse_integers,
     parse_numbers,
     read_start,
@@ -68,9 +70,6 @@ SINGLE_INTEGERS: Final = (
 )
 SWITCHES: Final = ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData")
 LINE: Final = re.compile(r"\s*(?P<key>[^\s=:][^=:]*?)\s*[=:](?P<value>.*)")
-LIST: Final = "LIST"
-PATTERN: Final = re.compile(r"[^%]*%\d{0,2}d[^%]*")
-MOST_FILES: Final = 100_000
 
 
 def read_header(path: Path) -> VoxelData:
@@ -91,7 +90,7 @@ def read_header(path: Path) -> VoxelData:
         dtype=_find_type(path, fields),
         encoding=_find_encoding(fields) if is_single else "other",
         files=files,
-        offset_bytes=end if files == (path,) else _find_offset(path, fields),
+        offset_bytes=end if files == (path,) else _find_offset(fields),
         is_text=not _is_on(fields, "BinaryData"),
     )
 
@@ -211,7 +210,7 @@ def _find_encoding(fields: Mapping[str, str]) -> Encoding:
     return "zlib" if _is_on(fields, "CompressedData") else "raw"
 
 
-def _find_offset(path: Path, fields: Mapping[str, str]) -> int | None:
+def _find_offset(fields: Mapping[str, str]) -> int | None:
     size = int(fields.get("HeaderSize", "0"))
     return None if size == -1 else size
 
@@ -221,14 +220,11 @@ def _find_files(path: Path, fields: Mapping[str, str], rest: str) -> tuple[tuple
     name = fields["ElementDataFile"]
     if name in LOCAL:
         return (path,), True
-    if name.startswith(LIST):
+    if name.startswith(FILE_LIST):
         listed = [line.strip() for line in rest.split("\n") if line.strip()]
         return tuple(find_data_file(path, line) for line in listed), False
     if "%" not in name:
         return (find_data_file(path, name),), True
     pattern, *steps = name.split()
-    first, last, step = (*(parse_integers(path, "ElementDataFile", text, count=1)[0] for text in steps), 1, 1, 1)[:3]
-    if not PATTERN.fullmatch(pattern) or step < 1 or not 0 <= last - first <= MOST_FILES:
-        msg = f"{path} names {name!r} for its voxels, which is no pattern of files such as slice%03d.raw 1 20 1"
-        raise VolumeError(msg)
-    return tuple(find_data_file(path, pattern % index) for index in range(first, last + 1, step)), False
+    numbers = (*(parse_integers(path, "ElementDataFile", text, count=1)[0] for text in steps), 1, 1, 1)[:3]
+    return find_numbered_files(path, name, pattern, numbers), False

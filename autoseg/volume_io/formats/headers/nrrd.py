@@ -10,9 +10,12 @@ import numpy as np
 
 from autoseg.errors import VolumeError
 from autoseg.volume_io.formats.headers.voxel_data import (
+    FILE_LIST,
+    FILE_PATTERN,
     Encoding,
     VoxelData,
     find_data_file,
+    find_numbered_files,
     parse_integers,
     parse_numbers,
     read_start,
@@ -52,10 +55,7 @@ ALIASES: Final = {
     "axismins": "axis mins",
     "axismaxs": "axis maxs",
 }
-LIST: Final = "LIST"
 MOST_AXES: Final = 5
-MOST_FILES: Final = 100_000
-PATTERN: Final = re.compile(r"[^%]*%\d{0,2}d[^%]*")
 SEGMENT_NAME: Final = re.compile(r"^Segment(\d+)_Name:=(.*)$", re.MULTILINE)
 SEGMENT_VALUE: Final = re.compile(r"^Segment(\d+)_LabelValue:=(\d{1,9})\s*$", re.MULTILINE)
 VECTOR: Final = re.compile(r"\(([^()]*)\)|none", re.IGNORECASE)
@@ -123,7 +123,7 @@ def _parse_fields(path: Path, text: str) -> dict[str, str]:
             msg = f"{path}: the line {line[:80]!r} of the header {what}; repair it"
             raise VolumeError(msg)
         fields[key] = value.strip()
-        if key == "data file" and fields[key].startswith(LIST):
+        if key == "data file" and fields[key].startswith(FILE_LIST):
             break  # the names of the files follow
     return fields
 
@@ -199,16 +199,13 @@ def _find_files(path: Path, fields: Mapping[str, str], text: str) -> tuple[tuple
     name = fields.get("data file")
     if name is None:
         return (path,), True
-    if name.startswith(LIST):
+    if name.startswith(FILE_LIST):
         lines = text.split("\n")
         first = next(index for index, line in enumerate(lines) if re.match(r"data ?file:", line, re.IGNORECASE))
         listed = [line.strip() for line in lines[first + 1 :] if line.strip()]
         return tuple(find_data_file(path, line) for line in listed), False
     pattern, *steps = name.split()
-    if not PATTERN.fullmatch(pattern) or len(steps) not in (3, 4):
+    if not FILE_PATTERN.fullmatch(pattern) or len(steps) not in (3, 4):
         return (find_data_file(path, name),), True
-    first, last, step = (parse_integers(path, "data file", number, count=1)[0] for number in steps[:3])
-    if step < 1 or not 0 <= last - first <= MOST_FILES:
-        msg = f"{path} names {name!r} for its voxels, which is no pattern of files such as slice%03d.raw 1 20 1"
-        raise VolumeError(msg)
-    return tuple(find_data_file(path, pattern % index) for index in range(first, last + 1, step)), False
+    numbers = tuple(parse_integers(path, "data file", number, count=1)[0] for number in steps[:3])
+    return find_numbered_files(path, name, pattern, numbers), False

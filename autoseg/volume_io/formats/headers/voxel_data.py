@@ -15,17 +15,19 @@ import numpy as np
 from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
+from autoseg.volume_io.formats.headers.gzip_members import CHUNK_BYTES, GZIP_MAGIC
 from autoseg.volume_io.formats.headers.sizes import check_leftover, check_size, describe
 
 Encoding = Literal["raw", "zlib", "gzip", "other"]
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
 LEAST_TEXT_BYTES: Final = 2  # of a number in a text file: a digit and a separator
-CHUNK_BYTES: Final = 2**20
 OUTPUT_BYTES: Final = 2**22
 COMPRESSED: Final = ("zlib", "gzip")
 USUAL_HEADER_BYTES: Final = 2**16
 LARGEST_HEADER_BYTES: Final = 2**24
+FILE_LIST: Final = "LIST"  # in place of the name of a file: the names of several follow
+FILE_PATTERN: Final = re.compile(r"[^%]*%\d{0,2}d[^%]*")
+MOST_FILES: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,19 @@ def find_data_file(header: Path, name: str) -> Path:
     return path
 
 
+def find_numbered_files(header: Path, name: str, pattern: str, numbers: Sequence[int]) -> tuple[Path, ...]:
+    """Returns the files that a header names for its voxels by a pattern and three numbers: first, last, step.
+
+    Raises:
+        VolumeError: `name`, the whole entry, does not name files that way, or one is missing.
+    """
+    first, last, step = numbers
+    if not FILE_PATTERN.fullmatch(pattern) or step < 1 or not 0 <= last - first <= MOST_FILES:
+        msg = f"{header} names {name!r} for its voxels, which is no pattern of files such as slice%03d.raw 1 20 1"
+        raise VolumeError(msg)
+    return tuple(find_data_file(header, pattern % index) for index in range(first, last + 1, step))
+
+
 def check_voxel_data(path: Path, data: VoxelData, *, compares_memory: bool) -> None:
     """Compares the size of the voxels with the files and with memory.
 
@@ -139,7 +154,7 @@ def read_voxels(path: Path, data: VoxelData) -> Shaped[np.ndarray, "..."]:
             count = stream.readinto(view)
             leftover = data.files[0].stat().st_size - offset - count
         else:
-            count, leftover = _inflate(path, stream, view, data)
+            count, leftover = _inflate(path, stream, view)
     if count < len(view):
         msg = (
             f"{path} cannot be read: expected {len(view)} bytes of voxels ({describe(data.shape)}), found {count}; the "
@@ -150,7 +165,7 @@ def read_voxels(path: Path, data: VoxelData) -> Shaped[np.ndarray, "..."]:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _inflate(path: Path, stream: Any, view: memoryview, data: VoxelData) -> tuple[int, int]:
+def _inflate(path: Path, stream: Any, view: memoryview) -> tuple[int, int]:
     """Decompresses into a buffer; returns the bytes written, and those that were left over (at most a chunk)."""
     from isal import igzip_lib
 

@@ -3,7 +3,7 @@
 import pytest
 from builders.fingerprints import build_fingerprint
 
-from autoseg.cli.planners import find_planner
+from autoseg.cli.choices import find_planner
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.networks.cost import measure_cost
@@ -83,3 +83,23 @@ def test_the_own_architecture_of_a_planner_changes_nothing_but_its_name() -> Non
 def test_a_wrong_architecture_is_refused_with_the_nearest() -> None:
     with pytest.raises(PlanError, match=r"no architecture is called 'u_nett' \(did you mean 'u_net'\?\)"):
         find_planner("default", "u_nett")
+
+
+def test_kernels_of_an_architecture_keep_to_the_axes_of_the_topology() -> None:
+    architecture = ARCHITECTURES["v_net"]
+    topology = architecture.topology.compute((5.0, 0.8, 0.8), (16, 192, 192))
+    network, _ = architecture.choose_network(topology, input_channels=1, output_channels=2)
+    assert topology.kernel_sizes[0] == (1, 3, 3)
+    assert network.kernel_sizes[0] == (1, 5, 5)
+    assert network.kernel_sizes[-1] == (5, 5, 5)
+
+
+def test_a_network_has_the_features_of_its_paper_in_the_decoder() -> None:
+    features = {
+        name: ARCHITECTURES[name].published[0].plan.decoder_features_per_stage for name in ("u_net", "v_net", "u2_net")
+    }
+    assert features == {
+        "u_net": (512, 256, 128, 64),
+        "v_net": (256, 128, 64, 32),
+        "u2_net": (512, 256, 128, 64, 64),
+    }

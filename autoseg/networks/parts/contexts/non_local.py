@@ -1,0 +1,60 @@
+"""Attention of every voxel to all others (Wang et al. 2020, arXiv:1812.04103)."""
+
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from autoseg.networks.parts.contexts.context import Context, ContextSite
+from autoseg.networks.parts.contexts.spp import POOLINGS
+from autoseg.networks.parts.layers import build_kernel, get_ones
+from autoseg.plan.network.contexts import NonLocalPlan
+
+
+class NonLocal(Context):
+    """Adds to every voxel the mean of the values of all voxels, weighted by how well keys match its query."""
+
+    def __init__(self, plan: NonLocalPlan, site: ContextSite) -> None:
+        super().__init__(site)
+        one = get_ones(site.kernel)
+        self.heads = plan.heads
+        self.tokens_limit = plan.tokens_limit
+        inner = plan.heads * max(1, site.channels // plan.heads)
+        self.query = build_kernel(site.channels, inner, one)
+        self.key = build_kernel(site.channels, inner, one)
+        self.value = build_kernel(site.channels, inner, one)
+        self.output = build_kernel(inner, site.channels, one)
+
+    def forward(self, features: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *space"]:
+        """Adds what every voxel attends to."""
+        tokens = pool_tokens(features, self.tokens_limit)
+        query, key, value = (
+            part.flatten(2).unflatten(1, (self.heads, -1))
+            for part in (self.query(features), self.key(tokens), self.value(tokens))
+        )
+        attended = attend(query * query.shape[2] ** -0.5, key, value).flatten(1, 2)
+        return features + self.output(attended.unflatten(2, features.shape[2:]))
+
+
+def attend(
+    query: Float[Tensor, "*batch depth voxel"],
+    key: Float[Tensor, "*batch depth token"],
+    value: Float[Tensor, "*batch channel token"],
+) -> Float[Tensor, "*batch channel voxel"]:
+    """Averages the values for every query, weighted by the softmax of its products with the keys."""
+    weights = torch.softmax(query.transpose(-1, -2) @ key, dim=-1)
+    return value @ weights.transpose(-1, -2)
+
+
+def pool_tokens(
+    features: Float[Tensor, "batch channels *space"], limit: int
+) -> Float[Tensor, "batch channels *space_pooled"]:
+    """Averages blocks of voxels where there are more than `limit`; the longest axis is halved until there are not."""
+    extents = list(features.shape[2:])
+    while prod(extents) > limit:
+        longest = extents.index(max(extents))
+        extents[longest] = -(-extents[longest] // 2)
+    if extents == list(features.shape[2:]):
+        return features
+    return POOLINGS[len(extents)](features, tuple(extents))

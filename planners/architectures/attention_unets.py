@@ -1,0 +1,55 @@
+"""U-Nets with attention gates on their skip connections."""
+
+from dataclasses import replace
+from typing import Final
+
+from autoseg.plan.network.layers import LayerPlan
+from autoseg.plan.network.skips import AttentionGatePlan
+from planners.architectures.architecture import Architecture, PublishedNetwork
+from planners.architectures.u_shaped import UShapedProfile
+
+_BATCH = LayerPlan(normalization="batch", activation="relu")
+_ATTENTION_UNET = UShapedProfile(
+    skip=AttentionGatePlan(signal="below", gates=1, reduction=1),
+    layers=LayerPlan(normalization="instance", activation="relu"),
+    upsampling="linear",
+)
+_TWO_DIMENSIONS = replace(
+    _ATTENTION_UNET,
+    skip=AttentionGatePlan(signal="upsampled", gates=1, reduction=2),
+    layers=_BATCH,
+    upsampling="nearest_convolution",
+)
+_THREE_DIMENSIONS = replace(
+    _ATTENTION_UNET,
+    skip=AttentionGatePlan(signal="below", gates=2, reduction=1),
+    layers=_BATCH,
+    supervision="fused",
+)
+ATTENTION_UNET: Final = Architecture(
+    name="attention_unet",
+    sentence="A U-Net that weights every voxel of the encoder's features before they join the decoder.",
+    source="Oktay et al. 2018, MIDL, arXiv:1804.03999",
+    year=2018,
+    choose_network=_ATTENTION_UNET,
+    published=(
+        PublishedNetwork(
+            variant="2d",
+            plan=_TWO_DIMENSIONS.build_published(
+                (64, 128, 256, 512, 1024), dimensions=2, input_channels=3, output_channels=1
+            ),
+            parameter_count=34_878_573,
+        ),
+        PublishedNetwork(
+            variant="3d",
+            plan=_THREE_DIMENSIONS.build_published(
+                (16, 32, 64, 128, 256),
+                dimensions=3,
+                input_channels=1,
+                output_channels=4,
+                output_weights=(1.0,) * 6,
+            ),
+            parameter_count=6_473_322,
+        ),
+    ),
+)

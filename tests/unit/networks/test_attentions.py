@@ -1,0 +1,57 @@
+"""What holds for single attention modules: examples of two channels of two voxels, computed by hand."""
+
+from math import exp
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoseg.networks.parts.attentions import build_attention
+from autoseg.plan.network.attentions import ATTENTION_PLANS
+
+FEATURES = torch.tensor([[1.0, 3.0], [0.0, 2.0]]).view(1, 2, 1, 2)
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + exp(-value))
+
+
+def build(name: str, **fields: int) -> nn.Module:
+    """With weights of 1 and biases of 0."""
+    module = build_attention(ATTENTION_PLANS[name].model_validate({"reduction": 2, **fields}), 2, (1, 1))
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, float(parameter.ndim > 1))
+    return module
+
+
+@torch.no_grad()
+def test_cbam_scales_channels_then_voxels_by_means_and_maxima() -> None:
+    # The one hidden unit sums the channels: 2 + 1 of the means, 3 + 2 of the maxima; both channels get sigmoid(8).
+    channel = sigmoid(8)
+    first, second = (value * channel for value in ((1 + 0) / 2 + 1, (3 + 2) / 2 + 3))  # mean and maximum of channels
+    voxels = torch.tensor([sigmoid(first), sigmoid(second)])
+    torch.testing.assert_close(build("cbam", kernel=7)(FEATURES), FEATURES * channel * voxels)
+
+
+@torch.no_grad()
+def test_scse_adds_features_scaled_by_channel_and_by_voxel() -> None:
+    channel = sigmoid(2 + 1)  # the sum of the means
+    voxels = torch.tensor([sigmoid(1), sigmoid(5)])  # the sum of the channels
+    torch.testing.assert_close(build("scse")(FEATURES), FEATURES * channel + FEATURES * voxels)
+
+
+@torch.no_grad()
+def test_se_with_a_large_bias_is_the_identity() -> None:
+    module = build("se")
+    nn.init.constant_(module.get_parameter("excite.bias"), 20)
+    torch.testing.assert_close(module(FEATURES), FEATURES, rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kernel", "extents"), [((3, 3), (7, 7)), ((1, 3, 3), (1, 7, 7))])
+def test_weights_of_voxels_in_cbam_follow_the_kernel_of_the_stage(
+    kernel: tuple[int, ...], extents: tuple[int, ...]
+) -> None:
+    plan = ATTENTION_PLANS["cbam"].model_validate({"reduction": 2, "kernel": 7})
+    weight: Tensor = build_attention(plan, 4, kernel).get_parameter("voxels.weight")
+    assert weight.shape == (1, 2, *extents)
