@@ -3,23 +3,23 @@
 from dataclasses import replace
 from typing import Final
 
+from planners.architectures.additive_u import AdditiveUProfile
 from planners.architectures.architecture import Architecture, PublishedNetwork
-from planners.architectures.residual_u import ResidualUProfile
 
 _FEATURES: Final = (32, 64, 128, 256, 512)
 _SOURCE: Final = "Roy et al. 2023, MICCAI, arXiv:2303.09975"
 # Units and expansion ratios of the stages of an encoder; the decoder mirrors them.
-_S: Final = ResidualUProfile(encoder_units=(2,), expansion_ratios=(2,))
+_S: Final = AdditiveUProfile(encoder_units=(2,), expansion_ratios=(2,))
 _B: Final = replace(_S, expansion_ratios=(2, 3, 4))
 _M: Final = replace(_B, encoder_units=(3, 4))
-_L: Final = ResidualUProfile(encoder_units=(3, 4, 8), expansion_ratios=(3, 4, 8))
+_L: Final = AdditiveUProfile(encoder_units=(3, 4, 8), expansion_ratios=(3, 4, 8))
 # The paper on MedNeXt-v2 adds global response normalization to the units of the large network with kernels of 3.
 _V2: Final = replace(_L, response_normalization=True)
 
 
 def _build(
     name: str,
-    profile: ResidualUProfile,
+    profile: AdditiveUProfile,
     sentence: str,
     *,
     parameter_count: int,

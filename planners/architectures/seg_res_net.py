@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Final
 
 from autoseg.plan.network.layers import LayerPlan
+from planners.architectures.additive_u import AdditiveUProfile
 from planners.architectures.architecture import Architecture, PublishedNetwork
-from planners.architectures.residual_u import ResidualUProfile
 
-_SEG_RES_NET: Final = ResidualUProfile(
+_SEG_RES_NET: Final = AdditiveUProfile(
     encoder_units=(1, 2, 2, 4, 4), decoder_units=(1,), layers=LayerPlan(normalization="instance", activation="relu")
 )
 _FIRST: Final = replace(

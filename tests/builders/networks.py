@@ -77,7 +77,7 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "output_weights": (1.0,),
     },
     "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
-    "residual_u": {
+    "additive_u": {
         **COMMON,
         "blocks_per_stage": (1, 2, 1),
         "decoder_blocks_per_stage": (2, 1),
@@ -160,10 +160,10 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
         },
     ),
     ("fcn", "without fusion", {"fused_stages": 0, "upsampling": "linear", "dropout": 0.5}),
-    ("residual_u", "mednext", {"unit": MEDNEXT, "layers": {"normalization": "instance", "activation": "gelu"}}),
-    ("residual_u", "mednext with response normalization", {"unit": {**MEDNEXT, "response_normalization": True}}),
+    ("additive_u", "mednext", {"unit": MEDNEXT, "layers": {"normalization": "instance", "activation": "gelu"}}),
+    ("additive_u", "mednext with response normalization", {"unit": {**MEDNEXT, "response_normalization": True}}),
     (
-        "residual_u",
+        "additive_u",
         "transposed",
         {
             "unit": {"name": "pre_activation", "upsampling": "transposed"},

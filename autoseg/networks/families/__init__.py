@@ -4,12 +4,12 @@ from typing import Final
 
 import torch
 
+from autoseg.networks.families.additive_u import AdditiveUNetwork
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
-from autoseg.networks.families.residual_u import ResidualUNetwork
 from autoseg.networks.families.u_shaped import UShapedNetwork
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.network.base import NetworkPlan
@@ -21,7 +21,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "nested_u": NestedUNetwork,
     "fcn": Fcn,
     "dilated": DilatedNetwork,
-    "residual_u": ResidualUNetwork,
+    "additive_u": AdditiveUNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

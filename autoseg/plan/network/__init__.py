@@ -2,23 +2,23 @@
 
 from typing import Final
 
+from autoseg.plan.network.additive_u import AdditiveUPlan
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
-from autoseg.plan.network.residual_u import ResidualUPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 
 __all__ = [
     "NETWORK_PLANS",
+    "AdditiveUPlan",
     "DilatedPlan",
     "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
     "PlainUNetPlan",
     "ResidualEncoderUNetPlan",
-    "ResidualUPlan",
     "StagedNetworkPlan",
     "UNetFamily",
     "UNetPlan",
@@ -32,5 +32,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "nested_u": NestedUPlan,
     "fcn": FcnPlan,
     "dilated": DilatedPlan,
-    "residual_u": ResidualUPlan,
+    "additive_u": AdditiveUPlan,
 }

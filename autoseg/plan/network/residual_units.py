@@ -1,7 +1,7 @@
 """Residual units: what the stages of a residual U-shaped network consist of, and the steps between them.
 
 One more kind is one more subclass of `ResidualUnitPlan` and one more row of `RESIDUAL_UNIT_PLANS` (its modules: a file
-and a row in `autoseg.networks.parts.residual_u`).
+and a row in `autoseg.networks.parts.additive_u`).
 """
 
 from typing import Annotated, Final, Literal

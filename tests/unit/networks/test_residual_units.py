@@ -9,9 +9,9 @@ from builders.networks import MEDNEXT
 from autoseg.errors import RunError
 from autoseg.networks import build_network
 from autoseg.networks.initialization import enlarge_kernels
-from autoseg.networks.parts.residual_u import RESIDUAL_UNITS, build_unit
-from autoseg.networks.parts.residual_u.mednext import ResponseNormalization
-from autoseg.networks.parts.residual_u.unit import Step, UnitSite
+from autoseg.networks.parts.additive_u import RESIDUAL_UNITS, build_unit
+from autoseg.networks.parts.additive_u.mednext import ResponseNormalization
+from autoseg.networks.parts.additive_u.unit import Step, UnitSite
 from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.residual_units import RESIDUAL_UNIT_PLANS, MedNeXtUnitPlan, PreActivationUnitPlan
 
@@ -94,12 +94,12 @@ def test_a_channel_without_any_response_has_finite_gradients() -> None:
 
 def build_pair(make_plan, **changes: Any):
     large = {"kernel_sizes": ((1, 5, 5), (5, 5, 5), (5, 5, 5)), "unit": MEDNEXT, **changes}
-    return build_network(make_plan("residual_u mednext")), build_network(make_plan("unit mednext", **large))
+    return build_network(make_plan("additive_u mednext")), build_network(make_plan("additive_u mednext", **large))
 
 
 def test_equal_kernels_are_taken_as_they_are(make_plan) -> None:
-    weights = build_network(make_plan("residual_u mednext")).state_dict()
-    enlarged = enlarge_kernels(weights, build_network(make_plan("residual_u mednext")).state_dict())
+    weights = build_network(make_plan("additive_u mednext")).state_dict()
+    enlarged = enlarge_kernels(weights, build_network(make_plan("additive_u mednext")).state_dict())
     assert all(torch.equal(enlarged[name], tensor) for name, tensor in weights.items())
 
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from torch import nn
 
-from autoseg.networks.parts.residual_u.mednext import build_mednext_unit
-from autoseg.networks.parts.residual_u.pre_activation import build_pre_activation_unit
-from autoseg.networks.parts.residual_u.unit import UnitSite
+from autoseg.networks.parts.additive_u.mednext import build_mednext_unit
+from autoseg.networks.parts.additive_u.pre_activation import build_pre_activation_unit
+from autoseg.networks.parts.additive_u.unit import UnitSite
 from autoseg.plan.network.residual_units import ResidualUnitPlan
 
 RESIDUAL_UNITS: Final[dict[str, Callable[..., nn.Module]]] = {

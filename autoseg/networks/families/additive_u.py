@@ -7,27 +7,27 @@ from torch import Tensor, nn
 
 from autoseg.networks.blocks import build_head
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.parts.residual_u import build_unit
-from autoseg.networks.parts.residual_u.unit import Step, UnitSite
-from autoseg.plan.network.residual_u import ResidualUPlan
+from autoseg.networks.parts.additive_u import build_unit
+from autoseg.networks.parts.additive_u.unit import Step, UnitSite
+from autoseg.plan.network.additive_u import AdditiveUPlan
 
 
-class ResidualUNetwork(SegmentationNetwork):
+class AdditiveUNetwork(SegmentationNetwork):
     """An encoder and a decoder of residual units; features of both are added at every resolution.
 
     `stages`, `levels` and `heads` are numbered by resolution; 0 is that of the image.
     """
 
-    plan: ResidualUPlan
+    plan: AdditiveUPlan
 
-    def __init__(self, plan: ResidualUPlan) -> None:
+    def __init__(self, plan: AdditiveUPlan) -> None:
         super().__init__(plan)
         channels = (plan.input_channels, *plan.features_per_stage)
         self.stages = nn.ModuleList(
             _build_encoder_stage(plan, stage, channels_in=below, channels_out=above)
             for stage, (below, above) in enumerate(pairwise(channels))
         )
-        self.levels = nn.ModuleList(ResidualDecoderStage(plan, level) for level in range(plan.stage_count - 1))
+        self.levels = nn.ModuleList(AdditiveDecoderStage(plan, level) for level in range(plan.stage_count - 1))
         self.heads = nn.ModuleList(
             build_head(plan.features_per_stage[level], plan.output_channels, plan.dimensions)
             for level in range(len(plan.output_weights))
@@ -57,10 +57,10 @@ class ResidualUNetwork(SegmentationNetwork):
         return tuple(f"heads.{index}" for index in range(len(self.heads)))
 
 
-class ResidualDecoderStage(nn.Module):
+class AdditiveDecoderStage(nn.Module):
     """One decoder stage: the step from below, to which the encoder's features are added, and units."""
 
-    def __init__(self, plan: ResidualUPlan, level: int) -> None:
+    def __init__(self, plan: AdditiveUPlan, level: int) -> None:
         super().__init__()
         channels = plan.features_per_stage[level]
         self.step = build_unit(
@@ -76,18 +76,18 @@ class ResidualDecoderStage(nn.Module):
         return features
 
 
-def _build_encoder_stage(plan: ResidualUPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Module:
+def _build_encoder_stage(plan: AdditiveUPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Module:
     site = _locate(plan, stage, "lower" if stage else "stem", channels=(channels_in, channels_out))
     return nn.Sequential(build_unit(plan.unit, site), _stack_units(plan, stage, plan.blocks_per_stage[stage]))
 
 
-def _stack_units(plan: ResidualUPlan, stage: int, count: int) -> nn.Module:
+def _stack_units(plan: AdditiveUPlan, stage: int, count: int) -> nn.Module:
     channels = plan.features_per_stage[stage]
     site = _locate(plan, stage, "none", channels=(channels, channels))
     return nn.Sequential(*(build_unit(plan.unit, site) for _ in range(count)))
 
 
-def _locate(plan: ResidualUPlan, stage: int, step: Step, *, channels: tuple[int, int]) -> UnitSite:
+def _locate(plan: AdditiveUPlan, stage: int, step: Step, *, channels: tuple[int, int]) -> UnitSite:
     ones = (1,) * plan.dimensions
     stride = {"lower": plan.strides[stage], "higher": plan.strides[(stage + 1) % plan.stage_count]}.get(step, ones)
     return UnitSite(

@@ -12,7 +12,7 @@ from autoseg.plan.network.residual_units import RESIDUAL_UNIT_PLANS, MedNeXtUnit
 from autoseg.plan.values import MOST_STAGES, BlockCounts, Positive
 
 
-class ResidualUPlan(StagedNetworkPlan):
+class AdditiveUPlan(StagedNetworkPlan):
     """An encoder and a decoder of residual units; features of both are added at every resolution.
 
     Attributes:
@@ -24,7 +24,7 @@ class ResidualUPlan(StagedNetworkPlan):
             from the highest resolution down. One weight: only the first output is trained.
     """
 
-    family: Literal["residual_u"] = "residual_u"
+    family: Literal["additive_u"] = "additive_u"
     blocks_per_stage: BlockCounts
     decoder_blocks_per_stage: BlockCounts
     unit: Annotated[ResidualUnitPlan, OneOf(RESIDUAL_UNIT_PLANS, "name")]
@@ -52,7 +52,7 @@ class ResidualUPlan(StagedNetworkPlan):
         return lengths
 
     @model_validator(mode="after")
-    def _check_outputs(self) -> "ResidualUPlan":
+    def _check_outputs(self) -> "AdditiveUPlan":
         most = max(1, self.stage_count - 1)
         if len(self.output_weights) > most:
             msg = f"output_weights must hold at most {most} weights, as the network has as many outputs"

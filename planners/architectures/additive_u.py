@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.network import ResidualUPlan
+from autoseg.plan.network import AdditiveUPlan
 from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.residual_units import MedNeXtUnitPlan, PreActivationUnitPlan
 from planners.reasons import record
@@ -16,7 +16,7 @@ _CHANNELWISE: Final = LayerPlan(normalization="instance", activation="gelu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResidualUProfile:
+class AdditiveUProfile:
     """Chooses a U-shaped network of residual units for a topology.
 
     Attributes:
@@ -39,7 +39,7 @@ class ResidualUProfile:
 
     def __call__(
         self, topology: Topology, *, input_channels: int, output_channels: int, width: int | None = None
-    ) -> tuple[ResidualUPlan, tuple[Reason, ...]]:
+    ) -> tuple[AdditiveUPlan, tuple[Reason, ...]]:
         """Returns the network with a reason for each of its parameters."""
         dimensions = len(topology.patch_voxels)
         features = choose_features(
@@ -81,10 +81,10 @@ class ResidualUProfile:
         input_channels: int,
         output_channels: int,
         output_weights: tuple[float, ...] = (1.0,),
-    ) -> ResidualUPlan:
+    ) -> AdditiveUPlan:
         """Builds the plan for features, kernels and strides of every stage."""
         stages = len(features)
-        return ResidualUPlan(
+        return AdditiveUPlan(
             dimensions=2 if len(strides[0]) == 2 else 3,
             input_channels=input_channels,
             output_channels=output_channels,
@@ -98,7 +98,7 @@ class ResidualUProfile:
             output_weights=output_weights,
         )
 
-    def build_published(self, features: Sequence[int], *, input_channels: int, output_channels: int) -> ResidualUPlan:
+    def build_published(self, features: Sequence[int], *, input_channels: int, output_channels: int) -> AdditiveUPlan:
         """Builds the network of a paper, which halves all three axes with every stage."""
         return self.build(
             features,
