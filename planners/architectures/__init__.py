@@ -26,6 +26,7 @@ from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U
 from planners.architectures.seg_res_net import SEG_RES_NET
 from planners.architectures.u2_net import U2_NET
 from planners.architectures.unets import U_NET, U_NET_3D
+from planners.architectures.unext import UNEXT
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
     architecture.name: architecture
@@ -66,6 +67,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         MEDNEXT_L_K5,
         MEDNEXT_V2,
         SEG_RES_NET,
+        UNEXT,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

@@ -85,6 +85,7 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "layers": {"normalization": "instance", "activation": "relu"},
         "output_weights": (1.0, 0.5),
     },
+    "unext": {**COMMON, "token_stages": 1, "layers": {"normalization": "batch", "activation": "relu"}},
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -170,6 +171,7 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
             "layers": {"normalization": "group", "activation": "leaky_relu"},
         },
     ),
+    ("unext", "without convolutions", {"token_stages": 2}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {

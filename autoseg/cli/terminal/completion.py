@@ -48,6 +48,7 @@ ARCHITECTURES = (
     "mednext_l_k5",
     "mednext_v2",
     "seg_res_net",
+    "unext",
 )
 LOSSES = (
     "dice",

@@ -11,6 +11,7 @@ from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.u_shaped import UShapedNetwork
+from autoseg.networks.families.unext import UNextNetwork
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.network.base import NetworkPlan
 
@@ -22,6 +23,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "fcn": Fcn,
     "dilated": DilatedNetwork,
     "additive_u": AdditiveUNetwork,
+    "unext": UNextNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

@@ -9,6 +9,7 @@ from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
+from autoseg.plan.network.unext import UNextPlan
 
 __all__ = [
     "NETWORK_PLANS",
@@ -22,6 +23,7 @@ __all__ = [
     "StagedNetworkPlan",
     "UNetFamily",
     "UNetPlan",
+    "UNextPlan",
     "UShapedPlan",
 ]
 
@@ -33,4 +35,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "fcn": FcnPlan,
     "dilated": DilatedPlan,
     "additive_u": AdditiveUPlan,
+    "unext": UNextPlan,
 }
