@@ -22,6 +22,7 @@ from planners.architectures.mednext import (
 )
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
+from planners.architectures.primus import PRIMUS_B, PRIMUS_L, PRIMUS_M, PRIMUS_S
 from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
 from planners.architectures.seg_res_net import SEG_RES_NET
 from planners.architectures.u2_net import U2_NET
@@ -68,6 +69,10 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         MEDNEXT_V2,
         SEG_RES_NET,
         UNEXT,
+        PRIMUS_S,
+        PRIMUS_B,
+        PRIMUS_M,
+        PRIMUS_L,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

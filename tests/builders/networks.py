@@ -12,6 +12,11 @@ SPACE: Final[dict[int, dict[str, Any]]] = {
     2: {"kernel_sizes": ((3, 3), (3, 3), (3, 1)), "strides": ((1, 1), (2, 2), (2, 1))},
     3: {"kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 1))},
 }
+TOKENS: Final[dict[int, dict[str, Any]]] = {
+    2: {"token_steps": ((2, 2), (2, 1)), "position_grid": (2, 3)},
+    3: {"token_steps": ((1, 2, 2), (2, 2, 2)), "position_grid": (3, 4, 4)},
+}
+"""Tokens of plain transformers; their grid is that of the test images in 3D alone."""
 COMMON: Final[dict[str, Any]] = {"input_channels": 2, "output_channels": 3, "features_per_stage": (4, 8, 8)}
 STEMS: Final[dict[int, dict[str, Any]]] = {
     2: {"stem_kernel_sizes": ((7, 7), (3, 1)), "stem_strides": ((2, 2), (2, 1))},
@@ -86,6 +91,17 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "output_weights": (1.0, 0.5),
     },
     "unext": {**COMMON, "token_stages": 1, "layers": {"normalization": "batch", "activation": "relu"}},
+    "plain_transformer": {
+        "input_channels": 2,
+        "output_channels": 3,
+        "features": 28,
+        "blocks": 2,
+        "heads": 2,
+        "hidden_features": 20,
+        "layer_scale": 0.1,
+        "drop_path": 0.2,
+        "decoder_features": (8,),
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -190,7 +206,9 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
 
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
-    fields = {"dimensions": dimensions, **SPACE[dimensions], **SMALL_NETWORKS[name]}
+    small = SMALL_NETWORKS[name]
+    space = TOKENS if small["family"] == "plain_transformer" else SPACE
+    fields = {"dimensions": dimensions, **space[dimensions], **small}
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

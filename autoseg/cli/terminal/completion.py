@@ -49,6 +49,10 @@ ARCHITECTURES = (
     "mednext_v2",
     "seg_res_net",
     "unext",
+    "primus_s",
+    "primus_b",
+    "primus_m",
+    "primus_l",
 )
 LOSSES = (
     "dice",

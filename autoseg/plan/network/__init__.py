@@ -7,6 +7,7 @@ from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
+from autoseg.plan.network.plain_transformer import PlainTransformerPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 from autoseg.plan.network.unext import UNextPlan
@@ -18,6 +19,7 @@ __all__ = [
     "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
+    "PlainTransformerPlan",
     "PlainUNetPlan",
     "ResidualEncoderUNetPlan",
     "StagedNetworkPlan",
@@ -36,4 +38,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "dilated": DilatedPlan,
     "additive_u": AdditiveUPlan,
     "unext": UNextPlan,
+    "plain_transformer": PlainTransformerPlan,
 }

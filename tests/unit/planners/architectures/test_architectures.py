@@ -17,7 +17,7 @@ DATASETS = {
     "thick slices": ((5.0, 0.8, 0.8), (16, 192, 192)),
     "image": ((1.0, 1.0, 1.0), (1, 256, 320)),
 }
-SIZES = (  # of MedNeXt, planned by the same code as the small one
+SIZES = (  # of MedNeXt and Primus, planned by the same code as the small ones
     "mednext_b",
     "mednext_m",
     "mednext_l",
@@ -26,6 +26,9 @@ SIZES = (  # of MedNeXt, planned by the same code as the small one
     "mednext_m_k5",
     "mednext_l_k5",
     "mednext_v2",
+    "primus_b",
+    "primus_m",
+    "primus_l",
 )
 PUBLISHED = {
     f"{name} {published.variant}".strip(): published
