@@ -114,7 +114,7 @@ PRIMUS_S: Final = _build(
 PRIMUS_B: Final = _build(
     "primus_b",
     PrimusProfile(blocks=12, heads=12, head_features=66),
-    "Primus, base: twice as many features.",
+    "Primus, base: twice as wide.",
     93_206_570,
 )
 PRIMUS_M: Final = _build(

@@ -10,13 +10,15 @@ from planners.reasons import format_extents, format_lengths
 from planners.rules.topology import SPACING_FACTOR, Topology, TopologyRule
 
 TOKEN_STEPS: Final = 3  # of two voxels: tokens of 8 voxels along an axis (Wald et al. 2025, arXiv:2503.01835)
+FEWEST_TOKENS: Final = 2  # along an axis whose voxels are joined
+UNET_KERNEL_VOXELS: Final = 3  # of the plain U-Net with whose memory that of the network is compared
 
 
 def compute_token_topology(spacing_mm: Sequence[float], extents_voxels: Sequence[float]) -> Topology:
     """Doubles the extents of a token three times, each time along the axes along which it is shortest in space.
 
     Axes count as equally short within a factor of two, so that tokens of isotropic images have 8 voxels along every
-    axis, and those of thick slices fewer across them. An axis with fewer voxels than the token would have is left.
+    axis, and those of thick slices fewer across them. An axis that would get fewer than two tokens is left.
 
     Args:
         spacing_mm: Per axis.
@@ -26,7 +28,7 @@ def compute_token_topology(spacing_mm: Sequence[float], extents_voxels: Sequence
     token = [1] * len(lengths)
     steps = []
     for _ in range(TOKEN_STEPS):
-        long_enough = [axis for axis in axes if extents_voxels[axis] >= 2 * token[axis]]
+        long_enough = [axis for axis in axes if extents_voxels[axis] >= 2 * FEWEST_TOKENS * token[axis]]
         shortest = min((lengths[axis] for axis in long_enough), default=0.0)
         step = tuple(2 if axis in long_enough and lengths[axis] / shortest < SPACING_FACTOR else 1 for axis in axes)
         if max(step) == 1:
@@ -36,7 +38,12 @@ def compute_token_topology(spacing_mm: Sequence[float], extents_voxels: Sequence
         lengths = [length * factor for length, factor in zip(lengths, step, strict=True)]
     ones = tuple(1 for _ in axes)
     patch = tuple(math.ceil(extents_voxels[axis] / token[axis]) * token[axis] for axis in axes)
-    return Topology(patch_voxels=patch, strides=(ones, *steps), kernel_sizes=(ones, *steps), divisors=tuple(token))
+    return Topology(
+        patch_voxels=patch,
+        strides=(ones, *steps),
+        kernel_sizes=((UNET_KERNEL_VOXELS,) * len(token),) * (1 + len(steps)),
+        divisors=tuple(token),
+    )
 
 
 def explain_token_topology(
@@ -46,8 +53,8 @@ def explain_token_topology(
     token = format_extents(topology.divisors)
     spacing = format_lengths(spacing_mm, distance_unit)
     because = (
-        f"a token stands for {token} voxels: {TOKEN_STEPS} doublings of the axes along which it is shortest, at spacings "
-        f"of {spacing}; the patch has {format_extents(topology.bottleneck_voxels)} tokens"
+        f"a token stands for {token} voxels: {TOKEN_STEPS} doublings of the axes along which it is shortest at "
+        f"{spacing}; the patch has {format_extents(topology.bottleneck_voxels)} tokens"
     )
     return Decision(topology, because)
 
