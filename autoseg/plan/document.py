@@ -146,9 +146,9 @@ class Plan(Document):
 
     def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
         self.list_stages(name)
-        problems = find_channel_problems(chosen.training.transforms, self.channels)
-        if problems:
-            raise ValueError("; ".join(f"configurations.{name}.{problem}" for problem in problems))
+        misplaced = find_channel_problems(chosen.training.transforms, self.channels)
+        if misplaced:
+            raise ValueError("; ".join(f"configurations.{name}.{problem}" for problem in misplaced))
         extra = 0 if chosen.previous_stage is None else chosen.previous_stage.count_channels(self.labels)
         expected = {
             "input_channels": len(self.channels) + extra,

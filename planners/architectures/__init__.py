@@ -22,6 +22,7 @@ from planners.architectures.mednext import (
 )
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
+from planners.architectures.parallel import HRNET_V1, HRNET_V2
 from planners.architectures.primus import PRIMUS_B, PRIMUS_L, PRIMUS_M, PRIMUS_S
 from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
 from planners.architectures.seg_res_net import SEG_RES_NET
@@ -58,6 +59,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         FCN_8S,
         DEEPLAB_V3_PLUS,
         DANET,
+        HRNET_V1,
+        HRNET_V2,
         MEDNEXT_S,
         MEDNEXT_B,
         MEDNEXT_M,

@@ -38,6 +38,8 @@ ARCHITECTURES = (
     "fcn_8s",
     "deeplab_v3_plus",
     "danet",
+    "hrnet_v1",
+    "hrnet_v2",
     "mednext_s",
     "mednext_b",
     "mednext_m",

@@ -8,6 +8,7 @@ from autoseg.networks.families.additive_u import AdditiveUNetwork
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.nested_u import NestedUNetwork
+from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_transformer import PlainTransformer
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
@@ -23,6 +24,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "nested_u": NestedUNetwork,
     "fcn": Fcn,
     "dilated": DilatedNetwork,
+    "parallel": ParallelNetwork,
     "additive_u": AdditiveUNetwork,
     "unext": UNextNetwork,
     "plain_transformer": PlainTransformer,

@@ -7,6 +7,7 @@ from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
+from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.plain_transformer import PlainTransformerPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
@@ -19,6 +20,7 @@ __all__ = [
     "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
+    "ParallelPlan",
     "PlainTransformerPlan",
     "PlainUNetPlan",
     "ResidualEncoderUNetPlan",
@@ -36,6 +38,7 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "nested_u": NestedUPlan,
     "fcn": FcnPlan,
     "dilated": DilatedPlan,
+    "parallel": ParallelPlan,
     "additive_u": AdditiveUPlan,
     "unext": UNextPlan,
     "plain_transformer": PlainTransformerPlan,

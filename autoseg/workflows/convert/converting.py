@@ -69,7 +69,7 @@ class ConversionReport:
         notes = [*layout.remarks]
         if self.match.incomplete:
             names = shorten_names(self.match.incomplete)
-            notes.append(f"warning: {len(self.match.incomplete)} images lack files and are left out: {names}")
+            notes.append(f"warning: images that lack files are left out ({len(self.match.incomplete)}): {names}")
         finished = sum(case.was_there for case in self.cases)
         if finished:
             notes.append(f"{finished} of {len(self.cases)} cases were there already and are not counted below")

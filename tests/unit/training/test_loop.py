@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders.clocks import Clock
-from builders.progress import Notes
+from builders.progress import Notes, skip_drawing
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoseg.errors import DeviceError, TrainingError
@@ -20,12 +20,16 @@ from autoseg.training.budget.pace import Budget, Forecast, StepTimes
 from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.monitoring.events import EpochDone, IterationDone
+from autoseg.training.monitoring.progress_picture import write_progress_picture
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.step import run_training_step
 from autoseg.training.trainer import train
 
 ALWAYS, NEVER = 0.0, 1e9
+
+
+_no_drawing = pytest.fixture(autouse=True)(skip_drawing)
 
 
 @pytest.fixture
@@ -100,7 +104,8 @@ def test_a_training_tells_every_iteration_and_every_epoch(start, tmp_path):
     assert [record.model_dump(mode="json") for record in records] == read_log(tmp_path / "fold")
 
 
-def test_a_finished_training_leaves_final_best_log_picture_and_events(start, tmp_path):
+def test_a_finished_training_leaves_final_best_log_picture_and_events(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "write_progress_picture", write_progress_picture)
     output = FoldFolder(tmp_path / "fold")
     list(start(output.root, epochs=2))
     assert output.final_checkpoint.exists()

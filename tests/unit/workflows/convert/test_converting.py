@@ -273,7 +273,7 @@ def test_images_without_mask_are_left_out_with_a_warning(tmp_path: Path) -> None
     (source / "Kvasir-SEG" / "masks" / f"{public_datasets.KVASIR_NAMES[0]}.jpg").unlink()
     report = convert(source, tmp_path / "out")
     assert len(read_dataset(tmp_path / "out").cases) == 2
-    assert any(note.startswith("warning: 1 images lack files and are left out") for note in report.list_notes())
+    assert any(note.startswith("warning: images that lack files are left out (1): ") for note in report.list_notes())
 
 
 def test_a_conversion_that_was_stopped_is_continued(tmp_path: Path) -> None:
