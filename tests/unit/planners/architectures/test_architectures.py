@@ -19,6 +19,19 @@ DATASETS = {
     "thick slices": ((5.0, 0.8, 0.8), (16, 192, 192)),
     "image": ((1.0, 1.0, 1.0), (1, 256, 320)),
 }
+SIZES = (  # of MedNeXt and Primus, planned by the same code as the small ones
+    "mednext_b",
+    "mednext_m",
+    "mednext_l",
+    "mednext_s_k5",
+    "mednext_b_k5",
+    "mednext_m_k5",
+    "mednext_l_k5",
+    "mednext_v2",
+    "primus_b",
+    "primus_m",
+    "primus_l",
+)
 PUBLISHED = {
     f"{name} {published.variant}".strip(): published
     for name, architecture in ARCHITECTURES.items()
@@ -42,8 +55,15 @@ def test_the_published_network_has_the_published_number_of_multiply_adds(name: s
     assert counted.multiply_adds == pytest.approx(published.multiply_adds, rel=0.01)
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "dataset"),
+    [
+        (architecture, dataset)
+        for architecture in ARCHITECTURES
+        for dataset in DATASETS
+        if architecture not in SIZES or dataset == "isotropic"
+    ],
+)
 def test_every_architecture_is_planned_for_every_kind_of_image(architecture: str, dataset: str) -> None:
     spacing_mm, shape = DATASETS[dataset]
     planner = find_planner("default", architecture)
