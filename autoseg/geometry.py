@@ -5,7 +5,7 @@ right, front, head). An orientation code has one letter per index axis **in the 
 ITK-SNAP print it: "LPS" means that x grows to the left, y to the back and z to the head.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
@@ -20,6 +20,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 Direction = tuple[FloatTriple, FloatTriple, FloatTriple]
 DistanceUnit = Literal["mm", "pixel"]
 """Unit of lengths: pixels for images whose files have no spacing (PNG, JPEG, plain TIFF)."""
+
+Border = Literal["zeros", "mirror", "replicate"]
+"""What a patch or window holds beyond the volume: zeros, the volume mirrored at its outermost voxels, which stand once,
+or its nearest voxel."""
 
 WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))
 PLANAR_SPACING_FACTOR: Final = 999.0
@@ -211,3 +215,26 @@ def _axis_of_letter(letter: str) -> tuple[int, int]:
 def make_triple(values: NDArray[np.float64]) -> FloatTriple:
     """Returns the three numbers of an array."""
     return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def find_border_sources(extent: int, start: int, length: int, *, border: Border) -> NDArray[np.intp]:
+    """Finds, for each voxel along one axis of a box that begins at `start`, the voxel of the volume that it shows.
+
+    Args:
+        extent: Extent of the volume along the axis.
+        start: First voxel of the box, possibly before the volume begins.
+        length: Extent of the box.
+        border: Rule for what lies beyond; not "zeros", which shows no voxel.
+    """
+    assert border != "zeros", "zeros are no voxels of the volume"
+    places = np.arange(start, start + length)
+    if border == "replicate" or extent == 1:
+        return np.clip(places, 0, extent - 1)
+    period = 2 * (extent - 1)
+    return np.minimum(places % period, -places % period)
+
+
+def locate_centre(extents_voxels: Sequence[int], inner_voxels: Sequence[int]) -> tuple[slice, ...]:
+    """Returns the slices of a box in the middle of another; where they cannot be equal, less is left in front."""
+    starts = [(outer - inner) // 2 for outer, inner in zip(extents_voxels, inner_voxels, strict=True)]
+    return tuple(slice(start, start + inner) for start, inner in zip(starts, inner_voxels, strict=True))

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
-from autoseg.geometry import DistanceUnit
+from autoseg.geometry import Border, DistanceUnit
 from autoseg.labels import LabelScheme
 from autoseg.plan.augmentation import find_problems
 from autoseg.plan.decisions import Reason
@@ -34,7 +34,7 @@ class ConfigurationPlan(Part):
     Attributes:
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
-        patch_voxels: Network input.
+        patch_voxels: Network input, the margin of the network included.
         previous_stage: Input of the network from a configuration that was trained before; None without one.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
@@ -54,6 +54,13 @@ class ConfigurationPlan(Part):
         """The configuration that is the previous stage; None if there is none."""
         return None if self.previous_stage is None else self.previous_stage.configuration
 
+    @property
+    def border(self) -> Border:
+        """What training patches and windows of prediction hold where they hang over the volume: the volume mirrored for
+        networks whose output is smaller than their input, which always hang over (the overlap-tile strategy of the
+        U-Net, arXiv:1505.04597)."""
+        return "mirror" if any(self.network.margin_voxels) else "zeros"
+
     @model_validator(mode="after")
     def _check(self) -> "ConfigurationPlan":
         for field in ("spacing_mm", "median_shape_voxels", "patch_voxels"):
@@ -70,6 +77,13 @@ class ConfigurationPlan(Part):
         for axis, (extent, divisor) in enumerate(zip(self.patch_voxels, self.network.patch_divisors, strict=True)):
             if extent % divisor:
                 msg = f"patch_voxels.{axis} must be a multiple of {divisor}, as the network demands (got {extent})"
+                raise ValueError(msg)
+            margins = 2 * self.network.margin_voxels[axis]
+            if extent < margins + divisor:
+                msg = (
+                    f"patch_voxels.{axis} must be at least {margins + divisor}: margins of the network take {margins} "
+                    f"voxels, and {divisor} must be left (got {extent})"
+                )
                 raise ValueError(msg)
         return self
 

@@ -11,7 +11,7 @@ from autoseg.plan.network.blocks import BlockPlan, PlainBlockPlan
 from autoseg.plan.network.contexts import ContextPlan
 from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
-from autoseg.plan.network.u_shaped import Downsampling, Supervision, Upsampling
+from autoseg.plan.network.u_shaped import Downsampling, Padding, Supervision, Upsampling
 from planners.reasons import record
 from planners.rules.contexts import fit_contexts
 from planners.rules.topology import Topology, choose_deep_supervision
@@ -56,6 +56,7 @@ class UShapedProfile:
     layers: LayerPlan = _LAYERS
     downsampling: Downsampling = "max_pool"
     upsampling: Upsampling = "transposed"
+    padding: Padding = "same"
     dropout: float = 0.0
     supervision: Supervision = "own_resolution"
     output_weight_step: float = 0.5
@@ -140,6 +141,7 @@ class UShapedProfile:
             layers=self.layers,
             downsampling=self.downsampling,
             upsampling=self.upsampling,
+            padding=self.padding,
             dropout=self.dropout,
             supervision=self.supervision,
             output_weights=output_weights,

@@ -143,6 +143,8 @@ def build_batch_source(
             foreground_fraction=plan.training.foreground_fraction,
             foreground_placement=plan.training.foreground_placement,
             foreground_choice=plan.training.foreground_choice,
+            margin_voxels=_add_slice_axis(plan.network.margin_voxels, 0),
+            border=plan.border,
             part=part,
         )
         for cases, cut in ((fold.training, compute_enlarged_patch(patch, transforms)), (fold.validation, patch))
@@ -326,6 +328,6 @@ def _keep(outcome: Any) -> Any:
     return outcome
 
 
-def _add_slice_axis(extent_voxels: tuple[int, ...]) -> IntTriple:
-    z, y, x = extent_voxels if len(extent_voxels) == 3 else (1, *extent_voxels)
+def _add_slice_axis(extent_voxels: tuple[int, ...], along_slices: int = 1) -> IntTriple:
+    z, y, x = extent_voxels if len(extent_voxels) == 3 else (along_slices, *extent_voxels)
     return z, y, x

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoseg.geometry import IntTriple
+from autoseg.geometry import Border, IntTriple
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.augmentation.pipeline import BatchParameters, DeviceAugmentation, build_device_augmentation
-from autoseg.training.augmentation.tensors.transfer import choose_device, move_to_device
+from autoseg.training.augmentation.tensors.transfer import choose_device, copy_to_device, move_to_device
 from autoseg.training.augmentation.transform import Patches
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.batches import BatchSource
@@ -40,7 +40,7 @@ from autoseg.training.data.data_placement import (
 )
 from autoseg.training.data.held_cases import DeviceArray, hold_cases, measure_size
 from autoseg.training.data.randomness import BatchKey, derive_seeds
-from autoseg.training.data.sampling import PatchSampler, find_overlap
+from autoseg.training.data.sampling import PatchSampler, cut_out, find_continuation, find_overlap
 
 BATCHES_AHEAD: Final = 2  # beyond those that threads are making
 
@@ -72,9 +72,9 @@ class DevicePatchSource:
         for (image, label_maps), index in zip(targets, np.argsort(is_warped, kind="stable").tolist(), strict=True):
             cut = sampler.place(sampler.indices[index], np.random.default_rng(seeds[index]))
             start = cut.start if is_warped[index] else tuple(np.add(cut.start, margin).tolist())
-            paste(image, cut.case.image, start)
+            paste(image, cut.case.image, start, border=sampler.border)
             for label_map, source in zip(label_maps, cut.case.maps, strict=True):
-                paste(label_map, source, start)
+                paste(label_map, source, start, border=sampler.border)
         return unwarped, warped
 
     def finish(self, unwarped: Patches, warped: Patches, parameters: BatchParameters) -> Batch:
@@ -252,8 +252,12 @@ def stream_device_batches(source: DeviceBatchSource, keys: Iterable[BatchKey], *
         pool.shutdown(cancel_futures=True)
 
 
-def paste(target: Tensor, source: LazyArray, start: tuple[int, ...]) -> None:
-    """Copies the part of a case that a cut covers; `target` lies where the case does, and is filled beforehand."""
+def paste(target: Tensor, source: LazyArray, start: tuple[int, ...], *, border: Border = "zeros") -> None:
+    """Copies the part of a case that a cut covers, with what lies beyond by the rule of a border; `target` lies where
+    the case does, and is filled beforehand, which is what the rule "zeros" leaves beyond."""
+    if border != "zeros":
+        _paste_continued(target, source, start, border=border)
+        return
     covered, inside = find_overlap(source.shape[-3:], start, tuple(target.shape[-3:]))
     leading = [slice(None)] * (len(source.shape) - 3)
     from_source, to_target = (*leading, *covered), (*leading, *inside)
@@ -261,6 +265,18 @@ def paste(target: Tensor, source: LazyArray, start: tuple[int, ...]) -> None:
         target[to_target] = source.tensor[from_source]
     else:  # not through torch, whose copy would start threads beside these
         target.numpy()[to_target] = source[from_source]
+
+
+def _paste_continued(target: Tensor, source: LazyArray, start: tuple[int, ...], *, border: Border) -> None:
+    extent = (target.shape[-3], target.shape[-2], target.shape[-1])
+    if not isinstance(source, DeviceArray):
+        target.numpy()[:] = cut_out(source, start, extent, fill=0, border=border)
+        return
+    covered, sources = find_continuation(source.shape[-3:], start, extent, border=border)
+    part = source.tensor[(*[slice(None)] * (len(source.shape) - 3), *covered)]
+    for axis, places in enumerate(sources, start=-3):
+        part = part.index_select(axis, copy_to_device(places, part.device))
+    target.copy_(part)
 
 
 def _list_samples(patches: Patches) -> list[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autoseg.geometry import IntTriple
+from autoseg.geometry import Border, IntTriple, find_border_sources
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
@@ -31,15 +31,18 @@ class PatchSampler:
         open_case: Opens one of them.
         cut_voxels: Extent that is cut out (z, y, x); 1 along z for a 2D configuration.
         patch_voxels: Extent that the network will see after augmentation.
+        margin_voxels: What the output of the network lacks of it at either end, by which it may hang over the case.
         batch_size: Samples per batch.
         foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel. Where it is
             less than one of a batch, each shows one with that probability.
         foreground_placement: Position of a chosen voxel in its patch. "centred": in the middle, but for voxels near the
-            first border of an axis (nnU-Net's rule). "uniform": anywhere with equal probability, but that the patch
-            hangs over the case no further than other patches do.
+            first border of an axis (nnU-Net's rule). "uniform": anywhere of its output with equal probability, but
+            that the patch hangs over the case no further than other patches do.
         foreground_choice: Rule for choosing the voxel. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
+        border: What a cut holds where it hangs over the case: zeros and the label -1, or the image and the maps
+            themselves, mirrored or continued.
         part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.
     """
@@ -52,6 +55,8 @@ class PatchSampler:
     foreground_fraction: float
     foreground_placement: ForegroundPlacement = "centred"
     foreground_choice: ForegroundChoice = "class"
+    margin_voxels: IntTriple = (0, 0, 0)
+    border: Border = "zeros"
     part: range | None = None
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
 
@@ -60,14 +65,19 @@ class PatchSampler:
         """The samples of a batch that are made here."""
         return range(self.batch_size) if self.part is None else self.part
 
+    @property
+    def output_voxels(self) -> tuple[int, ...]:
+        """Extent of the network's output."""
+        return tuple(patch - 2 * margin for patch, margin in zip(self.patch_voxels, self.margin_voxels, strict=True))
+
     def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Draws sample `index` of a batch: its image (float32) and label map (int16), zero and -1 where it hangs over
-        the volume; after it, the further maps of the case."""
-        cut = self.place(index, generator)
+        """Draws sample `index` of a batch: its image (float32) and label map (int16), by default zero and -1 where it
+        hangs over the volume; after it, the further maps of the case."""
+        cut, box, border = self.place(index, generator), self.cut_voxels, self.border
         return (
-            cut_out(cut.case.image, cut.start, self.cut_voxels, fill=0).astype(np.float32, copy=False),
+            cut_out(cut.case.image, cut.start, box, fill=0, border=border).astype(np.float32, copy=False),
             *(
-                cut_out(part, cut.start, self.cut_voxels, fill=OUTSIDE_LABEL).astype(np.int16, copy=False)
+                cut_out(part, cut.start, box, fill=OUTSIDE_LABEL, border=border).astype(np.int16, copy=False)
                 for part in cut.case.maps
             ),
         )
@@ -107,15 +117,15 @@ class PatchSampler:
     def _draw_start(
         self, shape_voxels: tuple[int, ...], candidates: Sequence[Coordinates], generator: np.random.Generator
     ) -> tuple[int, ...]:
-        lower, upper = compute_start_bounds(shape_voxels, self.cut_voxels, self.patch_voxels)
+        lower, upper = compute_start_bounds(shape_voxels, self.cut_voxels, self.output_voxels)
         if not candidates:
             return tuple(generator.integers(lower, upper, endpoint=True).tolist())
         of_class = candidates[int(generator.integers(len(candidates)))]
         voxel = of_class[generator.integers(len(of_class))]
-        cut, patch = np.asarray(self.cut_voxels), np.asarray(self.patch_voxels)
+        cut, output = np.asarray(self.cut_voxels), np.asarray(self.output_voxels)
         if self.foreground_placement == "centred":
             return tuple(np.maximum(lower, voxel - cut // 2).tolist())
-        position = generator.integers(patch) + cut // 2 - patch // 2
+        position = generator.integers(output) + cut // 2 - output // 2
         return tuple(np.clip(voxel - position, lower, upper).tolist())
 
 
@@ -143,22 +153,30 @@ def list_present_classes(locations: ClassLocations) -> list[int]:
 
 
 def compute_start_bounds(
-    shape_voxels: tuple[int, ...], cut_voxels: tuple[int, ...], patch_voxels: tuple[int, ...]
+    shape_voxels: tuple[int, ...], cut_voxels: tuple[int, ...], output_voxels: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the first and the last (inclusive) start of a cut per axis.
 
-    The cut may hang over the volume by what augmentation needs around the patch, or by what the volume lacks. A cut
-    that is centred on a voxel keeps the first bound only, as in the reference.
+    The cut may hang over the volume by what augmentation and the network need around the output of the network, or by
+    what the volume lacks. A cut that is centred on a voxel keeps the first bound only, as in the reference.
     """
     shape, cut = np.asarray(shape_voxels), np.asarray(cut_voxels)
-    overhang = np.maximum(cut - np.asarray(patch_voxels), cut - shape)
+    overhang = np.maximum(cut - np.asarray(output_voxels), cut - shape)
     return -(overhang // 2) - overhang % 2, shape + overhang // 2 + overhang % 2 - cut
 
 
-def cut_out(array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int) -> np.ndarray:
-    """Reads a box of the last three axes; voxels beyond the array are filled."""
-    covered, inside = find_overlap(array.shape[-3:], start, extent)
+def cut_out(
+    array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int, border: Border = "zeros"
+) -> np.ndarray:
+    """Reads a box of the last three axes; voxels beyond the array are filled, or continued by the rule of a border."""
     leading = (slice(None),) * (len(array.shape) - 3)
+    if border != "zeros":
+        covered, sources = find_continuation(array.shape[-3:], start, extent, border=border)
+        part = np.asarray(array[(*leading, *covered)])
+        for axis, places in enumerate(sources, start=-3):
+            part = np.take(part, places, axis)
+        return part
+    covered, inside = find_overlap(array.shape[-3:], start, extent)
     part = np.asarray(array[(*leading, *covered)])
     box = np.full((*array.shape[:-3], *extent), fill, dtype=part.dtype)
     box[(*leading, *inside)] = part
@@ -173,3 +191,14 @@ def find_overlap(
     last = [min(size, begin + length) for size, begin, length in zip(shape_voxels, start, extent, strict=True)]
     inside = [slice(a - begin, b - begin) for a, b, begin in zip(first, last, start, strict=True)]
     return list(map(slice, first, last)), inside
+
+
+def find_continuation(
+    shape_voxels: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...], *, border: Border
+) -> tuple[list[slice], list[np.ndarray]]:
+    """Finds the part of an array that a box shows, continued at the border: slices of the array, and for each voxel of
+    the box along each axis its place in that part."""
+    axes = zip(shape_voxels, start, extent, strict=True)
+    sources = [find_border_sources(size, begin, length, border=border) for size, begin, length in axes]
+    covered = [slice(int(places.min()), int(places.max()) + 1) for places in sources]
+    return covered, [places - part.start for places, part in zip(sources, covered, strict=True)]

@@ -11,7 +11,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan.losses import LossTerm
 from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
 from autoseg.training.losses import LOSSES
-from autoseg.training.losses.targets import build_target, reduce_label_map
+from autoseg.training.losses.targets import build_target, crop_label_map, reduce_label_map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,11 @@ class WeightedLoss:
         label_map: Int16[Tensor, " batch ..."],
         output_weights: Sequence[float],
     ) -> Float32[Tensor, ""]:
-        """Computes the weighted sum over all outputs, each compared with the label map at its resolution."""
+        """Computes the weighted sum over all outputs, each compared with the label map at its resolution; the label map
+        is cropped to the extents of the first."""
+        covered = crop_label_map(label_map, outputs[0].shape[2:])
         losses = [
-            weight * self._compute_at_one_resolution(logits.float(), reduce_label_map(label_map, logits.shape[2:]))
+            weight * self._compute_at_one_resolution(logits.float(), reduce_label_map(covered, logits.shape[2:]))
             for weight, logits in zip(output_weights, outputs, strict=True)
         ]
         return torch.stack(losses).sum()
