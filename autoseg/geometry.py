@@ -234,6 +234,12 @@ def find_border_sources(extent: int, start: int, length: int, *, border: Border)
     return np.minimum(places % period, -places % period)
 
 
+def add_slice_axis(extents_voxels: Sequence[int], along_slices: int) -> IntTriple:
+    """Returns three values, of which that of a 2D configuration across its slices is given."""
+    z, y, x = extents_voxels if len(extents_voxels) == 3 else (along_slices, *extents_voxels)
+    return z, y, x
+
+
 def locate_centre(extents_voxels: Sequence[int], inner_voxels: Sequence[int]) -> tuple[slice, ...]:
     """Returns the slices of a box in the middle of another; where they cannot be equal, less is left in front."""
     starts = [(outer - inner) // 2 for outer, inner in zip(extents_voxels, inner_voxels, strict=True)]
