@@ -94,8 +94,7 @@ def explain_missing_pooling(dataset: ResampledDataset, rule: TopologyRule = UNET
         return None
     return (
         f"a patch of {format_extents(topology.patch_voxels)} voxels (median case: "
-        f"{format_extents(dataset.median_shape_voxels)}) cannot be halved even once: a U-Net needs two axes of similar "
-        f"spacing with at least 8 voxels, or one with at least 12"
+        f"{format_extents(dataset.median_shape_voxels)}) cannot be halved even once: {rule.requirement}"
     )
 
 

@@ -13,7 +13,7 @@ from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
 from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
 from planners.architectures.u2_net import U2_NET
-from planners.architectures.unets import U_NET, U_NET_3D
+from planners.architectures.unets import U_NET, U_NET_3D, U_NET_VALID
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
     architecture.name: architecture
@@ -44,6 +44,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         FCN_8S,
         DEEPLAB_V3_PLUS,
         DANET,
+        U_NET_VALID,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

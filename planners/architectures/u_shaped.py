@@ -37,6 +37,7 @@ class UShapedProfile:
             number repeats.
         decoder_features: Features of a decoder stage: those of the encoder's stage of the same resolution, or of the
             next higher one, or "doubled", as many as the stages of encoder and decoder have together.
+        padding: "valid" needs a topology by `planners.architectures.unpadded`.
         block: Blocks of the encoder.
         decoder_block: Blocks of the decoder; None: the same.
         output_weight_step: Weight of a trained output as a share of that of the next higher resolution.
@@ -95,6 +96,8 @@ class UShapedProfile:
         if self.supervision == "fused":
             weights = (1.0,) * (topology.stage_count + 1)
             return Decision(weights, "as published: the fused output and those of all stages count alike")
+        if self.padding == "valid":
+            return Decision((1.0,), "without padding the full resolution alone is trained, as published")
         supervised = choose_deep_supervision(topology)
         count = topology.stage_count - 2 if supervised.value else 1
         weights = tuple(self.output_weight_step**index for index in range(count))

@@ -38,6 +38,7 @@ ARCHITECTURES = (
     "fcn_8s",
     "deeplab_v3_plus",
     "danet",
+    "u_net_valid",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")

@@ -28,8 +28,8 @@ class BlockPlan(Part):
         return features
 
     def count_convolutions(self, blocks: int) -> int | None:
-        """Counts the convolutions of a stage with its kernel, one after the other, that lose voxels at the borders where
-        nothing is padded; None: these blocks are always padded."""
+        """Counts the convolutions of a stage, one after the other, that take voxels from the borders where nothing is
+        padded; None: these blocks are always padded."""
         del blocks
         return None
 
