@@ -22,7 +22,7 @@ DistanceUnit = Literal["mm", "pixel"]
 """Unit of lengths: pixels for images whose files have no spacing (PNG, JPEG, plain TIFF)."""
 
 Border = Literal["zeros", "mirror", "replicate"]
-"""What a patch or window holds beyond the volume: zeros, the volume mirrored at its outermost voxels, which stand once,
+"""Content of a patch or window beyond the volume: zeros, the volume mirrored at its outermost voxels, which stand once,
 or its nearest voxel."""
 
 WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))

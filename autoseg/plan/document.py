@@ -56,9 +56,9 @@ class ConfigurationPlan(Part):
 
     @property
     def border(self) -> Border:
-        """What training patches and windows of prediction hold where they hang over the volume: the volume mirrored for
-        networks whose output is smaller than their input, which always hang over (the overlap-tile strategy of the
-        U-Net, arXiv:1505.04597)."""
+        """The content of training patches and of windows of prediction beyond the volume: the volume mirrored for
+        networks with margins, whose patches always reach beyond it (the overlap-tile strategy of the U-Net,
+        arXiv:1505.04597); zeros for all others."""
         return "mirror" if any(self.network.margin_voxels) else "zeros"
 
     @model_validator(mode="after")

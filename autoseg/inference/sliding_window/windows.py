@@ -76,7 +76,7 @@ class WindowPlan:
     Attributes:
         patch_voxels: Extent of the network's input along the three axes of the volume (1 along the first for 2D
             networks).
-        margin_voxels: What the output of the network lacks of it at either end; the rest is a window.
+        margin_voxels: Voxels by which the network's output, a window, is smaller at either end.
         padding_voxels: Voxels before and after each axis of the volume, so that the windows fit.
         starts: First voxels of the windows, per axis of the padded volume.
     """

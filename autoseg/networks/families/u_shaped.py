@@ -1,6 +1,6 @@
 """U-shaped networks of any block, skip connection, context and layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -93,7 +93,7 @@ class UShapedNetwork(SegmentationNetwork):
             return image
         extents = image.shape[2:]
         kept = [extent - count for extent, count in zip(extents, self.plan.count_cropped(extents), strict=True)]
-        return image[(..., *locate_centre(extents, kept))]
+        return _crop_centre(image, kept)
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         features = []
@@ -201,9 +201,13 @@ class DecoderStage(nn.Module):
         """Computes the features of this resolution; those of the encoder are cropped to the extents of the others."""
         upsampled = self.upsampling(below)
         if encoded.shape[2:] != upsampled.shape[2:]:
-            encoded = encoded[(..., *locate_centre(encoded.shape[2:], upsampled.shape[2:]))]
+            encoded = _crop_centre(encoded, upsampled.shape[2:])
         features: Tensor = self.blocks(self.skip(encoded, upsampled, below))
         return features
+
+
+def _crop_centre(features: Tensor, extents: Sequence[int]) -> Tensor:
+    return features[(slice(None), slice(None), *locate_centre(features.shape[2:], extents))]
 
 
 def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Module:

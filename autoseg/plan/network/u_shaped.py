@@ -76,9 +76,8 @@ class UShapedPlan(StagedNetworkPlan):
         """Describes the stages and what they are made of."""
         attention = () if self.attention is None else (self.attention.name,)
         parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *attention)
-        layers = [self.layers.normalization, self.layers.activation]
-        if self.padding == "valid":
-            layers.append("valid convolutions")
+        padding = () if self.padding == "same" else ("valid convolutions",)
+        layers = (self.layers.normalization, self.layers.activation, *padding)
         return {
             **super().describe(),
             "parts": ", ".join((*parts, *layers)),

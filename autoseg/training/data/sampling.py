@@ -31,7 +31,8 @@ class PatchSampler:
         open_case: Opens one of them.
         cut_voxels: Extent that is cut out (z, y, x); 1 along z for a 2D configuration.
         patch_voxels: Extent that the network will see after augmentation.
-        margin_voxels: What the output of the network lacks of it at either end, by which it may hang over the case.
+        margin_voxels: Voxels by which the output of the network is smaller at either end, and by which a patch may
+            hang over the case.
         batch_size: Samples per batch.
         foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel. Where it is
             less than one of a batch, each shows one with that probability.
@@ -41,7 +42,7 @@ class PatchSampler:
         foreground_choice: Rule for choosing the voxel. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
-        border: What a cut holds where it hangs over the case: zeros and the label -1, or the image and the maps
+        border: Content of a cut where it hangs over the case: zeros and the label -1, or the image and the maps
             themselves, mirrored or continued.
         part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.

@@ -43,7 +43,7 @@ def crop_label_map(label_map: Int16[Tensor, " batch ..."], extent_voxels: Sequen
     """Crops the label map to the middle of it that the first output of a network covers, which may have a margin."""
     if label_map.shape[1:] == tuple(extent_voxels):
         return label_map
-    return label_map[(..., *locate_centre(label_map.shape[1:], extent_voxels))]
+    return label_map[(slice(None), *locate_centre(label_map.shape[1:], extent_voxels))]
 
 
 def reduce_label_map(
