@@ -121,6 +121,5 @@ def count_checkpoint_bytes(configuration: ConfigurationPlan, parameter_count: in
     takes beside them meanwhile: weights, moments of the optimizer, moving average."""
     weights = parameter_count * BYTES_PER_STORED_PARAMETER
     training = configuration.training
-    moments = 2 if training.optimizer == "adamw" else 1
     averages = 1 if training.weight_average_decay else 0
-    return 2 * weights, (1 + moments + averages) * weights
+    return 2 * weights, (1 + training.moment_count + averages) * weights

@@ -262,7 +262,7 @@ REFERENCE_OPTIMIZER: Final = {
     "initial_learning_rate": 0.01,
     "momentum": 0.99,
     "weight_decay": 3e-5,
-    "schedule": "polynomial",
+    "schedule": {"name": "polynomial", "exponent": 0.9},
     "warmup_iterations": 0,
 }
 TOOLS: Final[Mapping[str, Change]] = {

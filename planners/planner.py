@@ -46,7 +46,7 @@ class Planner:
         profile = replace(self.profile, choose_network=architecture.choose_network, topology=architecture.topology)
         if self.profile.choose_network != architecture.choose_network:
             profile = replace(profile, calibration=PLAIN_CALIBRATION)
-        return replace(self, name=f"{self.name}, {architecture.name}", profile=profile)
+        return replace(self, name=f"{self.name} --architecture {architecture.name}", profile=profile)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

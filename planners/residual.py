@@ -5,13 +5,7 @@ from typing import Final
 from planners.planner import Planner
 from planners.profile import Profile
 from planners.rules.memory import MemoryCalibration
-from planners.rules.unet import UNetRule
-
-RESIDUAL_ENCODER_UNET: Final = UNetRule(
-    family="residual_encoder_unet",
-    encoder_blocks=(1, 3, 4, 6),  # nnU-Net Revisited
-    decoder_convolutions=1,
-)
+from planners.rules.unet import RESIDUAL_ENCODER_UNET
 
 
 def _build_profile(*, memory_gb: float, elements_3d: int, elements_2d: int) -> Profile:

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders.hosts import HOST
+
+from autoseg.runtime.measurement_cache import find_measurement_cache
+from autoseg.workflows.plan.host_speed import find_host_speed
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -39,8 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Measurements that prediction remembers stay away from those of the user."""
+    """Cached measurements stay away from those of the user; the speed of the CPU need not be measured for each plan."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    find_host_speed(find_measurement_cache("host_speed"), measure=lambda: HOST)
 
 
 @pytest.fixture(autouse=True)

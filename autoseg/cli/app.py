@@ -11,15 +11,16 @@ from typing import Final
 
 import typer
 
-from autoseg.cli.check import check
+from autoseg.cli.choices import architectures, losses, planners
+from autoseg.cli.dataset.check import check
+from autoseg.cli.dataset.convert import convert
+from autoseg.cli.dataset.init import init
 from autoseg.cli.demo import demo
 from autoseg.cli.doctor import doctor
 from autoseg.cli.evaluate import evaluate
 from autoseg.cli.export import export
 from autoseg.cli.import_model import import_model
-from autoseg.cli.init import init
 from autoseg.cli.plan import plan
-from autoseg.cli.planners import architectures, planners
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
 from autoseg.cli.select import select
@@ -34,7 +35,7 @@ from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
 Command = Callable[..., None]
 HINTS: Final = {
     **dict.fromkeys(
-        ("plan", "preprocess", "train", "select", "predict", "import_model"),
+        ("convert", "plan", "preprocess", "train", "select", "predict", "import_model"),
         "what is finished is kept; repeat the command to continue",
     ),
     **dict.fromkeys(("init", "check", "evaluate", "export"), "nothing is kept; repeat the command to begin again"),
@@ -104,6 +105,7 @@ app = typer.Typer(
 )
 app.callback()(show_version)
 for command in (
+    convert,
     init,
     check,
     plan,
@@ -117,6 +119,7 @@ for command in (
     demo,
     planners,
     architectures,
+    losses,
     doctor,
 ):
     app.command()(explain_interruption(command))

@@ -11,7 +11,7 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")] = False,
 ) -> None:
     """Make a small CT-like dataset, then plan, train, predict and evaluate on it (about two minutes)."""
-    from autoseg.cli.planners import find_planner
+    from autoseg.cli.choices import find_planner
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_plan, print_summary
     from autoseg.workflows.demo import run_demo

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.planners import find_planner
-from autoseg.cli.terminal.completion import complete_architecture, complete_configuration, complete_planner
+from autoseg.cli.choices import DEFAULT_LOSS, find_planner
+from autoseg.cli.terminal.completion import (
+    complete_architecture,
+    complete_configuration,
+    complete_loss,
+    complete_planner,
+)
 from autoseg.cli.terminal.options import parse_duration
 from autoseg.errors import PlanError
 
@@ -34,6 +39,10 @@ def plan(
             help="Network of the literature; `autoseg architectures` lists them.  [default: the planner's own]",
         ),
     ] = None,
+    loss: Annotated[
+        str,
+        typer.Option(autocompletion=complete_loss, help="Loss, or several joined by +; `autoseg losses` lists them."),
+    ] = DEFAULT_LOSS,
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
     ] = None,
@@ -76,7 +85,7 @@ def plan(
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_cpu, plan_dataset
     from autoseg.workflows.plan.splitting import SplitRequest
 
-    chosen = find_planner(planner, architecture)
+    chosen = find_planner(planner, architecture, loss=loss)
     request = PlanRequest(
         planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),

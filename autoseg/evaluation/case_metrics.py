@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from autoseg.errors import EvaluationError
-from autoseg.evaluation.overlap import VoxelCounts, count_confusion, count_voxels
+from autoseg.evaluation.lesions import LesionCounts, count_lesions
+from autoseg.evaluation.overlap import VoxelCounts, compute_accuracy, count_confusion, count_voxels
 from autoseg.evaluation.surface import SurfaceAgreement, compute_surface_agreement
 from autoseg.geometry import FloatTriple
 from autoseg.labels import LabelScheme
@@ -35,6 +36,11 @@ class ClassMetrics:
             in one label map, undefined if in both.
         volume_difference_ml: Predicted minus reference; undefined for a single slice, which has no volume.
         relative_volume_difference: The difference divided by the reference; undefined if the reference lacks the class.
+        pixel_accuracy: Share of all voxels of the case whose label is right, the same for every class.
+        volume_overlap_error: 1 - `iou`; undefined like `dice`.
+        average_distance_mm: Average symmetric surface distance; undefined like `hd95_mm`.
+        maximum_distance_mm: Maximum symmetric surface distance; undefined like `hd95_mm`.
+        lesions: Connected components that were found, missed or wrongly predicted.
     """
 
     dice: float | None
@@ -49,6 +55,11 @@ class ClassMetrics:
     surface_dice: float | None
     volume_difference_ml: float | None
     relative_volume_difference: float | None
+    pixel_accuracy: float | None
+    volume_overlap_error: float | None
+    average_distance_mm: float | None
+    maximum_distance_mm: float | None
+    lesions: LesionCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +103,15 @@ def evaluate_case(
         label_count=len(labels.file_values),
         total_voxels=reference.size - ignored_voxels,
     )
+    accuracy = compute_accuracy(confusion)
     is_image = reference.shape[0] == 1
     results = []
     for members in labels.class_labels:
         part = full if 0 in members else pair.crop(_join_boxes([boxes[label - 1] for label in members]))
-        agreement = _compare_surfaces(part, members, spacing_mm[1:] if is_image else spacing_mm, tolerance_mm)
+        agreement, lesions = _compare_masks(part, members, spacing_mm[1:] if is_image else spacing_mm, tolerance_mm)
         voxel_mm3 = None if is_image else math.prod(spacing_mm)
-        results.append(_combine(count_voxels(confusion, members), agreement, voxel_mm3=voxel_mm3))
+        counts = count_voxels(confusion, members)
+        results.append(_combine(counts, agreement, lesions, accuracy=accuracy, voxel_mm3=voxel_mm3))
     return tuple(results)
 
 
@@ -154,13 +167,14 @@ def _join_boxes(boxes: Sequence[Box]) -> Box:
     return (first, second, third)
 
 
-def _compare_surfaces(
+def _compare_masks(
     pair: LabelMapPair, members: tuple[int, ...], spacing_mm: tuple[float, ...], tolerance_mm: float
-) -> SurfaceAgreement:
-    """Compares surfaces in 3D, or in the plane of the only slice if `spacing_mm` has two values."""
+) -> tuple[SurfaceAgreement, LesionCounts]:
+    """Compares surfaces and lesions in 3D, or in the plane of the only slice if `spacing_mm` has two values."""
     plane = 0 if len(spacing_mm) == 2 and pair.reference.size else slice(None)
     prediction, reference = (_select_class(side[plane], members) for side in (pair.prediction, pair.reference))
-    return compute_surface_agreement(prediction, reference, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+    agreement = compute_surface_agreement(prediction, reference, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+    return agreement, count_lesions(prediction, reference)
 
 
 def _select_class(label_map: Integer[np.ndarray, "*space"], members: tuple[int, ...]) -> Bool[np.ndarray, "*space"]:
@@ -170,7 +184,14 @@ def _select_class(label_map: Integer[np.ndarray, "*space"], members: tuple[int, 
     return mask
 
 
-def _combine(counts: VoxelCounts, agreement: SurfaceAgreement, *, voxel_mm3: float | None) -> ClassMetrics:
+def _combine(
+    counts: VoxelCounts,
+    agreement: SurfaceAgreement,
+    lesions: LesionCounts,
+    *,
+    accuracy: float | None,
+    voxel_mm3: float | None,
+) -> ClassMetrics:
     difference = counts.predicted - counts.in_reference
     return ClassMetrics(
         dice=counts.dice,
@@ -185,4 +206,9 @@ def _combine(counts: VoxelCounts, agreement: SurfaceAgreement, *, voxel_mm3: flo
         surface_dice=agreement.surface_dice,
         volume_difference_ml=None if voxel_mm3 is None else difference * voxel_mm3 / CUBIC_MM_PER_ML,
         relative_volume_difference=difference / counts.in_reference if counts.in_reference else None,
+        pixel_accuracy=accuracy,
+        volume_overlap_error=counts.volume_overlap_error,
+        average_distance_mm=agreement.average_distance_mm,
+        maximum_distance_mm=agreement.maximum_distance_mm,
+        lesions=lesions,
     )

@@ -40,6 +40,11 @@ class VoxelCounts:
         union = self.predicted + self.false_negatives
         return self.true_positives / union if union else None
 
+    @property
+    def volume_overlap_error(self) -> float | None:
+        """Volumetric overlap error (VOE) 1 - IoU; None if the class is in neither."""
+        return None if self.iou is None else 1 - self.iou
+
 
 def count_confusion(
     prediction: Integer[np.ndarray, "z y x"],
@@ -80,6 +85,12 @@ def count_voxels(confusion: Int64[np.ndarray, "predicted reference"], labels: Se
         false_negatives=in_reference - both,
         true_negatives=int(confusion.sum()) - predicted - in_reference + both,
     )
+
+
+def compute_accuracy(confusion: Int64[np.ndarray, "predicted reference"]) -> float | None:
+    """Computes the share of all counted voxels whose label is right (pixel accuracy); None if none is counted."""
+    total = int(confusion.sum())
+    return int(np.trace(confusion)) / total if total else None
 
 
 def _check_labels(label_map: Integer[np.ndarray, "z y x"], name: str, *, label_count: int) -> None:

@@ -32,7 +32,7 @@ DEFINITIONS: Final = {
     "TN": "voxels of the class in neither",
     "n_pred": "voxels of the class in the prediction",
     "n_ref": "voxels of the class in the reference",
-    "distance_unit": "of HD95 and tolerance_mm: mm, or pixel where no file tells a spacing",
+    "distance_unit": "of HD95, ASD, HD and tolerance_mm: mm, or pixel where no file tells a spacing",
     "HD95": "larger of the two directed 95th percentiles of the distances between the surfaces, in distance_unit; "
     "surface elements weigh by area (contour elements by length); null if the class is missing in prediction or "
     "reference",
@@ -41,6 +41,18 @@ DEFINITIONS: Final = {
     "volume_difference_ml": "volume of the prediction minus that of the reference (thousands of voxels where "
     "distance_unit is pixel); null for images of one slice",
     "relative_volume_difference": "volume difference divided by the reference's volume; null if that is 0",
+    "PA": "pixel accuracy: share of all voxels of the case whose label is right, the same for every class of a case; "
+    "ignored voxels count nowhere; null if all are ignored",
+    "VOE": "volumetric overlap error 1 - IoU; null like IoU",
+    "ASD": "average symmetric surface distance: mean of the distances of both surfaces to the other one, weighted as "
+    "for HD95, in distance_unit; null like HD95",
+    "HD": "maximum symmetric surface distance (Hausdorff distance), in distance_unit; null like HD95",
+    "lesion_f1": "2 TP / (2 TP + FP + FN) with TP lesions_found, FP lesions_false and FN lesions_missed; null if the "
+    "class is in neither prediction nor reference",
+    "lesions_found": "lesions of the reference of which at least one voxel is predicted; a lesion is a connected "
+    "component (neighbours through faces, edges and corners)",
+    "lesions_false": "connected components of the prediction that share no voxel with the class in the reference",
+    "lesions_missed": "lesions of the reference of which no voxel is predicted",
     "mean": "over the cases in which the metric is not null; 'count' says how many these are",
     "std": "sample standard deviation over the same cases; null for fewer than two",
     "foreground_mean": "mean over the classes of their means, without classes whose mean is null",
@@ -48,7 +60,10 @@ DEFINITIONS: Final = {
 
 
 class MetricValues(Part):
-    """One value per metric; None where it is undefined. The names are those in the file."""
+    """One value per metric; None where it is undefined. The names are those in the file.
+
+    From PA on, metrics are missing in files of earlier versions.
+    """
 
     Dice: float | None
     IoU: float | None
@@ -62,6 +77,14 @@ class MetricValues(Part):
     NSD: float | None
     volume_difference_ml: float | None
     relative_volume_difference: float | None
+    PA: float | None = None
+    VOE: float | None = None
+    ASD: float | None = None
+    HD: float | None = None
+    lesion_f1: float | None = None
+    lesions_found: int | float | None = None
+    lesions_false: int | float | None = None
+    lesions_missed: int | float | None = None
 
 
 METRICS: Final = tuple(MetricValues.model_fields)
@@ -92,7 +115,7 @@ class EvaluationSummary(Document):
         definitions: Definition of each metric.
         class_names: Names of the classes by class key: the value in the user's label files ("1"), or all values of a
             region ("(1, 2, 3)").
-        distance_unit: Unit of HD95 and of the tolerance; missing in files of earlier versions.
+        distance_unit: Unit of HD95, ASD, HD and the tolerance; missing in files of earlier versions.
         std: Sample standard deviation over cases.
         count: Number of cases in which each metric is defined.
         validation: Conditions of the validation; None if it was no validation, or one by an earlier version.
@@ -227,6 +250,14 @@ def _name_values(metrics: ClassMetrics) -> MetricValues:
         NSD=metrics.surface_dice,
         volume_difference_ml=metrics.volume_difference_ml,
         relative_volume_difference=metrics.relative_volume_difference,
+        PA=metrics.pixel_accuracy,
+        VOE=metrics.volume_overlap_error,
+        ASD=metrics.average_distance_mm,
+        HD=metrics.maximum_distance_mm,
+        lesion_f1=metrics.lesions.f1,
+        lesions_found=metrics.lesions.true_positives,
+        lesions_false=metrics.lesions.false_positives,
+        lesions_missed=metrics.lesions.false_negatives,
     )
 
 

@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks: HD95 and normalized surface Dice.
+"""Distances between the surfaces of two masks: HD95, their average and maximum, and normalized surface Dice.
 
 The definitions are those of Nikolov et al. 2018 (arXiv:1809.04430) and of DeepMind's public package: surface elements
 weigh by their area (contour elements by their length), positions are the corners between voxels. Counting voxels
@@ -27,10 +27,15 @@ class SurfaceAgreement:
         hd95_mm: The larger of the two directed 95th percentiles of the distances; None if a mask is empty.
         surface_dice: Share of both surfaces that lies within the tolerance of the other one; 0 if one mask is empty,
             None if both are.
+        average_distance_mm: Average symmetric surface distance: mean of the distances of the elements of both
+            surfaces, weighted by area; None if a mask is empty.
+        maximum_distance_mm: Maximum symmetric surface distance (Hausdorff distance); None if a mask is empty.
     """
 
     hd95_mm: float | None
     surface_dice: float | None
+    average_distance_mm: float | None
+    maximum_distance_mm: float | None
 
 
 DirectedDistances = tuple[Float32[np.ndarray, " _"], Float64[np.ndarray, " _"]]
@@ -50,7 +55,12 @@ def compute_surface_agreement(
     """
     if not (prediction.any() and reference.any()):
         both_empty = not (prediction.any() or reference.any())
-        return SurfaceAgreement(hd95_mm=None, surface_dice=None if both_empty else 0.0)
+        return SurfaceAgreement(
+            hd95_mm=None,
+            surface_dice=None if both_empty else 0.0,
+            average_distance_mm=None,
+            maximum_distance_mm=None,
+        )
     codes = (compute_codes(prediction), compute_codes(reference))
     areas_mm2 = compute_areas(spacing_mm)
     distances_mm = [_compute_distances_to_surface(side, areas_mm2, spacing_mm) for side in codes]
@@ -61,6 +71,8 @@ def compute_surface_agreement(
     return SurfaceAgreement(
         hd95_mm=max(_compute_percentile(side, HAUSDORFF_FRACTION) for side in directed),
         surface_dice=_compute_share_within(directed, tolerance_mm),
+        average_distance_mm=_compute_average(directed),
+        maximum_distance_mm=max(float(distances_mm[-1]) for distances_mm, _ in directed),
     )
 
 
@@ -89,6 +101,11 @@ def _compute_percentile(directed: DirectedDistances, fraction: float) -> float:
     area_mm2 = np.cumsum(areas_mm2)
     index = int(np.searchsorted(area_mm2, fraction * area_mm2[-1] * (1 - AREA_ROUNDING)))
     return float(distances_mm[index])
+
+
+def _compute_average(directed: list[DirectedDistances]) -> float:
+    weighted_mm3 = sum(float(areas_mm2 @ distances_mm) for distances_mm, areas_mm2 in directed)
+    return weighted_mm3 / sum(float(areas_mm2.sum()) for _, areas_mm2 in directed)
 
 
 def _compute_share_within(directed: list[DirectedDistances], tolerance_mm: float) -> float:

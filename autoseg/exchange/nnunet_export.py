@@ -129,6 +129,12 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         "architecture": _describe_architecture(part),
         "batch_dice": any(isinstance(term, DiceTerm) and term.batch_dice for term in part.training.losses),
     }
+    if part.border != "zeros":
+        msg = (
+            f"{name} continues images at their border ({part.border!r}), but nnU-Net pads them with zeros; export it "
+            f"with --format autoseg, or export another configuration"
+        )
+        raise ExchangeError(msg)
     if part.previous_stage is not None:
         if not isinstance(part.previous_stage, MasksOfPreviousStage):
             msg = (

@@ -162,6 +162,7 @@ def _build_configuration(source: _Source, name: str, part: NnunetConfiguration) 
         spacing_mm=part.spacing,
         median_shape_voxels=part.median_image_size_in_voxels,
         patch_voxels=part.patch_size,
+        border="zeros",
         previous_stage=previous,
         data_of=part.inherits_from if part.previous_stage and part.inherits_from else name,
         resampling=build_resampling(part, where=where),

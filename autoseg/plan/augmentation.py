@@ -3,15 +3,20 @@
 A probability is that of a patch unless its name says otherwise; a range is a lower and an upper limit.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from autoseg.document import OneOf, Part
-from autoseg.plan.values import Fraction, FractionRange, NonNegativeRange, PositiveRange
+from autoseg.plan.elastic import ELASTIC_PLANS, ElasticPlan
+from autoseg.plan.preprocessing import ChannelPlan
+from autoseg.plan.values import LARGEST_RADIUS_VOXELS, Fraction, FractionRange, NonNegativeRange, PositiveRange
 
 LARGEST_SCALING: Final = 8.0
-LARGEST_RADIUS_VOXELS: Final = 128.0
+LARGEST_SHEAR_DEGREES: Final = 60.0
+COLOUR_CHANNELS: Final = (("r", "g", "b"), ("red", "green", "blue"))
+PICTURE_SCHEME: Final = "rgb_to_0_1"
 
 
 class TransformPlan(Part):
@@ -21,15 +26,23 @@ class TransformPlan(Part):
         name: Row of the kind in `TRANSFORM_PLANS` and, of what carries it out, in
             `autoseg.training.augmentation.transforms.TRANSFORMS`.
         needs_previous_stage: Whether it changes the masks of a cascade's previous stage.
+        lasts: Whether it happens until the training ends, even if augmentation ends before
+            (`TrainingPlan.augmentation_end_fraction`).
     """
 
     needs_previous_stage: ClassVar[bool] = False
+    lasts: ClassVar[bool] = False
 
     name: str
 
     def find_problem(self, dimensions: int) -> str | None:
         """Says why the transform is impossible for patches of two or three axes; None if it is possible."""
         del dimensions
+        return None
+
+    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
+        """Says why the transform is impossible for images of these channels; None if it is possible."""
+        del channels
         return None
 
 
@@ -48,8 +61,8 @@ def _check_radius(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-class SpatialPlan(TransformPlan):
-    """Rotation and scaling about the centre, then cropping to the patch: one interpolation for both.
+class WarpPlan(TransformPlan):
+    """Change of geometry about the centre, then cropping to the patch, in one interpolation. It stands first.
 
     Attributes:
         rotation_limit_degrees: Bound of the rotation; each angle is uniform in [-limit, limit].
@@ -57,12 +70,46 @@ class SpatialPlan(TransformPlan):
         scaling_range: One factor for all axes; above 1 objects become smaller.
     """
 
-    name: Literal["spatial"] = "spatial"
     rotation_probability: Fraction
     rotation_limit_degrees: Annotated[float, Field(ge=0, le=180)]
     in_plane_only: bool
     scaling_probability: Fraction
     scaling_range: Annotated[PositiveRange, AfterValidator(_check_scaling)]
+
+    @property
+    def may_happen(self) -> bool:
+        """Whether any patch is changed; else the patch itself is all that must be cut out."""
+        return self.rotation_probability > 0 or self.scaling_probability > 0
+
+
+class SpatialPlan(WarpPlan):
+    """Rotation and scaling."""
+
+    name: Literal["spatial"] = "spatial"
+
+
+class DeformationPlan(WarpPlan):
+    """Rotation, scaling, shearing and elastic deformation.
+
+    Attributes:
+        shear_limit_degrees: Bound of the angle by which one axis, drawn at random, leans towards another.
+        elastic: None: no elastic deformation.
+    """
+
+    name: Literal["deformation"] = "deformation"
+    shear_probability: Fraction
+    shear_limit_degrees: Annotated[float, Field(ge=0, le=LARGEST_SHEAR_DEGREES)]
+    elastic: Annotated[ElasticPlan, OneOf(ELASTIC_PLANS, "field")] | None
+
+    @property
+    def elastic_probability(self) -> float:
+        """Probability of an elastic deformation that moves anything."""
+        return 0.0 if self.elastic is None or self.elastic.std_voxels == 0 else self.elastic.probability
+
+    @property
+    def may_happen(self) -> bool:
+        """Whether any patch is changed."""
+        return super().may_happen or self.shear_probability > 0 or self.elastic_probability > 0
 
 
 class NoisePlan(TransformPlan):
@@ -143,12 +190,80 @@ class GammaPlan(TransformPlan):
     exponent_range: PositiveRange
 
 
+class ColourPlan(TransformPlan):
+    """Change of pictures whose channels are red, green and blue."""
+
+    probability: Fraction
+
+    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
+        """Reports channels other than these three, by their names or by a normalization that only they have."""
+        names = tuple(channel.name.casefold() for channel in channels)
+        if names in COLOUR_CHANNELS or _are_pictures(channels):
+            return None
+        return (
+            f"changes colours, so the channels must be red, green and blue in this order, named R, G and B or "
+            f"{PICTURE_SCHEME} each (got {', '.join(channel.name for channel in channels)}); remove it"
+        )
+
+
+def _are_pictures(channels: Sequence[ChannelPlan]) -> bool:
+    return [channel.normalization for channel in channels] == [PICTURE_SCHEME] * 3
+
+
+class SaturationPlan(ColourPlan):
+    """Stronger or weaker colours.
+
+    Attributes:
+        factor_range: Factor on the distance from grey; factors below 1 and above 1 are equally likely.
+    """
+
+    name: Literal["saturation"] = "saturation"
+    factor_range: PositiveRange
+
+
+class HuePlan(ColourPlan):
+    """Other colours, equally strong and bright.
+
+    Attributes:
+        limit_degrees: All colours are turned about grey by an angle that is uniform in [-limit, limit].
+    """
+
+    name: Literal["hue"] = "hue"
+    limit_degrees: Annotated[float, Field(ge=0, le=180)]
+
+
+class StainPlan(ColourPlan):
+    """Amounts of haematoxylin, eosin and DAB in histology (Tellez et al. 2018, doi:10.1109/TMI.2018.2820199).
+
+    Attributes:
+        factor_limit: The amount of each stain is multiplied by a number that is uniform in [1 - limit, 1 + limit].
+        shift_limit: It is then shifted by a number, in optical density (natural logarithm), in [-limit, limit].
+    """
+
+    name: Literal["stain"] = "stain"
+    factor_limit: Fraction
+    shift_limit: Fraction
+
+    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
+        """Reports channels whose intensities are not those of a picture, from which stains could be told."""
+        if _are_pictures(channels):
+            return None
+        found = ", ".join(f"{channel.name} ({channel.normalization})" for channel in channels)
+        return (
+            f"tells stains by intensities from 0 to 1 in red, green and blue, so there must be three channels with the "
+            f"normalization {PICTURE_SCHEME} (got {found}); name each of them {PICTURE_SCHEME} in dataset.json and "
+            f"plan again, or remove it"
+        )
+
+
 class MirrorPlan(TransformPlan):
     """Flipping.
 
     Attributes:
         axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
     """
+
+    lasts: ClassVar[bool] = True
 
     name: Literal["mirror"] = "mirror"
     axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)]
@@ -169,6 +284,7 @@ class MaskMorphologyPlan(TransformPlan):
     """
 
     needs_previous_stage: ClassVar[bool] = True
+    lasts: ClassVar[bool] = True
 
     name: Literal["mask_morphology"] = "mask_morphology"
     probability: Fraction
@@ -185,6 +301,7 @@ class MaskComponentRemovalPlan(TransformPlan):
     """
 
     needs_previous_stage: ClassVar[bool] = True
+    lasts: ClassVar[bool] = True
 
     name: Literal["mask_component_removal"] = "mask_component_removal"
     probability: Fraction
@@ -194,12 +311,16 @@ class MaskComponentRemovalPlan(TransformPlan):
 
 TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
     "spatial": SpatialPlan,
+    "deformation": DeformationPlan,
     "noise": NoisePlan,
     "blur": BlurPlan,
     "brightness": BrightnessPlan,
     "contrast": ContrastPlan,
     "low_resolution": LowResolutionPlan,
     "gamma": GammaPlan,
+    "saturation": SaturationPlan,
+    "hue": HuePlan,
+    "stain": StainPlan,
     "mirror": MirrorPlan,
     "mask_morphology": MaskMorphologyPlan,
     "mask_component_removal": MaskComponentRemovalPlan,
@@ -208,9 +329,11 @@ TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
 
 def _check_positions(transforms: tuple[TransformPlan, ...]) -> tuple[TransformPlan, ...]:
     names = [transform.name for transform in transforms]
-    if "spatial" in names[1:]:
+    misplaced = next((transform.name for transform in transforms[1:] if isinstance(transform, WarpPlan)), None)
+    if misplaced is not None:
+        places = ", ".join(str(place) for place, part in enumerate(transforms) if isinstance(part, WarpPlan))
         msg = (
-            f"'spatial' must be the first transform and stand once (found at {_list_positions(names, 'spatial')}): "
+            f"{misplaced!r} must be the first transform and stand once (found at {places}): "
             f"it crops what is cut out to the patch, and all others change patches"
         )
         raise ValueError(msg)
@@ -248,3 +371,13 @@ def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has
         if problem is not None:
             problems.append(f"training.transforms.{position} ({transform.name}): {problem}")
     return problems
+
+
+def find_channel_problems(transforms: tuple[TransformPlan, ...], channels: Sequence[ChannelPlan]) -> list[str]:
+    """Says why transforms are impossible for images of these channels, each with its place in the list."""
+    problems = [transform.find_channel_problem(channels) for transform in transforms]
+    return [
+        f"training.transforms.{position} ({transform.name}): {problem}"
+        for position, (transform, problem) in enumerate(zip(transforms, problems, strict=True))
+        if problem is not None
+    ]

@@ -13,8 +13,9 @@ from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
 from autoseg.geometry import Border, DistanceUnit
 from autoseg.labels import LabelScheme
-from autoseg.plan.augmentation import find_problems
+from autoseg.plan.augmentation import find_channel_problems, find_problems
 from autoseg.plan.decisions import Reason
+from autoseg.plan.losses import list_loss_problems
 from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS, PreviousStagePlan
@@ -35,6 +36,9 @@ class ConfigurationPlan(Part):
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input, the margin of the network included.
+        border: Content of training patches and windows of prediction beyond the volume: "zeros" (and background),
+            "mirror", the image and its labels mirrored at the outermost voxels (the overlap-tile strategy of the U-Net,
+            arXiv:1505.04597), or "replicate", their outermost voxels.
         previous_stage: Input of the network from a configuration that was trained before; None without one.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
@@ -43,6 +47,7 @@ class ConfigurationPlan(Part):
     spacing_mm: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
     median_shape_voxels: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
     patch_voxels: Extents
+    border: Border
     previous_stage: Annotated[PreviousStagePlan, OneOf(PREVIOUS_STAGE_PLANS, "input")] | None
     data_of: ConfigurationName
     resampling: ResamplingPlan
@@ -53,13 +58,6 @@ class ConfigurationPlan(Part):
     def previous_configuration(self) -> str | None:
         """The configuration that is the previous stage; None if there is none."""
         return None if self.previous_stage is None else self.previous_stage.configuration
-
-    @property
-    def border(self) -> Border:
-        """The content of training patches and of windows of prediction beyond the volume: the volume mirrored for
-        networks with margins, whose patches always reach beyond it (the overlap-tile strategy of the U-Net,
-        arXiv:1505.04597); zeros for all others."""
-        return "mirror" if any(self.network.margin_voxels) else "zeros"
 
     @model_validator(mode="after")
     def _check(self) -> "ConfigurationPlan":
@@ -102,7 +100,7 @@ class Plan(Document):
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = PLAN_UPGRADES
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     autoseg_version: str
     planner: str
     accelerator_memory_gb: Positive
@@ -155,6 +153,9 @@ class Plan(Document):
 
     def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
         self.list_stages(name)
+        misplaced = find_channel_problems(chosen.training.transforms, self.channels)
+        if misplaced:
+            raise ValueError("; ".join(f"configurations.{name}.{problem}" for problem in misplaced))
         extra = 0 if chosen.previous_stage is None else chosen.previous_stage.count_channels(self.labels)
         expected = {
             "input_channels": len(self.channels) + extra,
@@ -164,6 +165,10 @@ class Plan(Document):
             if getattr(chosen.network, field) != count:
                 msg = f"configurations.{name}.network.{field} must be {count}, as channels and labels demand"
                 raise ValueError(msg)
+        problems = list_loss_problems(chosen.training.losses, self.labels)
+        if problems:
+            msg = f"configurations.{name}.training.losses: {'; '.join(problems)}"
+            raise ValueError(msg)
 
     def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:
         """Returns the configuration of that name.

@@ -6,10 +6,14 @@ One more loss term is one more subclass of `LossTerm` and one more row of `LOSS_
 
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from autoseg.document import OneOf, Part
-from autoseg.plan.values import NonNegative
+from autoseg.labels import LabelScheme
+from autoseg.plan.values import NonNegative, Positive
+
+Weights = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+SkeletonIterations = Annotated[int, Field(ge=1, le=64)]
 
 
 class LossTerm(Part):
@@ -23,6 +27,54 @@ class LossTerm(Part):
     name: str
     weight: NonNegative
 
+    def compute_weight(self, progress: float) -> float:
+        """Computes the factor on the term when a share of the training (0 to 1) is done."""
+        del progress
+        return self.weight
+
+    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+        """Finds what makes the term impossible for the labels of a dataset, one phrase each."""
+        del labels
+        return ()
+
+
+class RampedTerm(LossTerm):
+    """A term whose weight changes linearly over the training.
+
+    Attributes:
+        weight: Factor on the term at the beginning of the training.
+        final_weight: Factor on the term at its end.
+    """
+
+    final_weight: NonNegative
+
+    def compute_weight(self, progress: float) -> float:
+        """Interpolates between the two weights."""
+        return self.weight + (self.final_weight - self.weight) * progress
+
+
+class ClassWeightedTerm(LossTerm):
+    """A mean over voxels in which classes have different weights.
+
+    Attributes:
+        background_weights: Weight of background; for regions one weight for each region, of the voxels outside it.
+        class_weights: Weight of every class, label or region.
+    """
+
+    background_weights: Weights
+    class_weights: Weights
+
+    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+        """Compares the numbers of weights and classes."""
+        count = len(labels.class_names)
+        expected = {"background_weights": count if labels.has_regions else 1, "class_weights": count}
+        found = {field: len(getattr(self, field)) for field in expected}
+        return tuple(
+            f"{field} must have {expected[field]} values for classes {', '.join(labels.class_names)} (got {count})"
+            for field, count in found.items()
+            if count != expected[field]
+        )
+
 
 class DiceTerm(LossTerm):
     """Soft Dice loss.
@@ -35,13 +87,142 @@ class DiceTerm(LossTerm):
     batch_dice: bool
 
 
+class SquaredDiceTerm(LossTerm):
+    """Soft Dice loss with squared denominators (V-Net).
+
+    Attributes:
+        batch_dice: The batch counts as one large volume, not each sample by itself.
+    """
+
+    name: Literal["squared_dice"] = "squared_dice"
+    batch_dice: bool
+
+
+class GeneralizedDiceTerm(RampedTerm):
+    """Generalized Dice loss: classes, background included, count by the inverse of their squared volume.
+
+    Attributes:
+        batch_dice: The batch counts as one large volume, not each sample by itself.
+    """
+
+    name: Literal["generalized_dice"] = "generalized_dice"
+    batch_dice: bool
+
+
+class TverskyTerm(LossTerm):
+    """Tversky loss; with an exponent below 1, focal Tversky loss.
+
+    Attributes:
+        batch_dice: The batch counts as one large volume, not each sample by itself.
+        false_positive_weight: Alpha of the paper; one half for both weights is Dice.
+        false_negative_weight: Beta of the paper.
+        exponent: Power to which one minus the Tversky index is raised.
+    """
+
+    name: Literal["tversky"] = "tversky"
+    batch_dice: bool
+    false_positive_weight: NonNegative
+    false_negative_weight: Positive
+    exponent: Positive
+
+
 class CrossEntropyTerm(LossTerm):
     """Cross entropy over labels; binary cross entropy over regions."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
 
 
-LOSS_TERMS: Final[dict[str, type[LossTerm]]] = {"dice": DiceTerm, "cross_entropy": CrossEntropyTerm}
+class WeightedCrossEntropyTerm(ClassWeightedTerm):
+    """Cross entropy in which classes have different weights."""
+
+    name: Literal["weighted_cross_entropy"] = "weighted_cross_entropy"
+
+
+class FocalTerm(ClassWeightedTerm):
+    """Focal loss.
+
+    Attributes:
+        gamma: Exponent on the error of a voxel; 0 is weighted cross entropy.
+    """
+
+    name: Literal["focal"] = "focal"
+    gamma: NonNegative
+
+
+class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
+    """Weighted cross entropy in which background between two objects counts more (U-Net).
+
+    Attributes:
+        border_weight: Weight that is added where the two nearest objects touch (w0 of the paper).
+        border_sigma_mm: Decrease of that weight with the sum of the distances to the two nearest objects.
+    """
+
+    name: Literal["border_weighted_cross_entropy"] = "border_weighted_cross_entropy"
+    border_weight: NonNegative
+    border_sigma_mm: Positive
+
+    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+        """Finds regions, whose objects have no common background."""
+        if labels.has_regions:
+            return ("works with labels only, not with regions, which may overlap",)
+        return super().find_problems(labels)
+
+
+class ExponentialLogarithmicTerm(ClassWeightedTerm):
+    """Exponential logarithmic loss: powers of the logarithms of Dice and of probability.
+
+    Attributes:
+        batch_dice: The batch counts as one large volume, not each sample by itself.
+        dice_weight: Weight of the part made from Dice.
+        cross_entropy_weight: Weight of the part made from cross entropy.
+        dice_exponent: Exponent of the negative logarithm of Dice.
+        cross_entropy_exponent: Exponent of the cross entropy of a voxel.
+    """
+
+    name: Literal["exponential_logarithmic"] = "exponential_logarithmic"
+    batch_dice: bool
+    dice_weight: NonNegative
+    cross_entropy_weight: NonNegative
+    dice_exponent: Positive
+    cross_entropy_exponent: Positive
+
+
+class BoundaryTerm(RampedTerm):
+    """Boundary loss: mean of the probability of a class times the signed distance from its boundary, in mm."""
+
+    name: Literal["boundary"] = "boundary"
+
+
+class CenterlineDiceTerm(LossTerm):
+    """Soft clDice loss: Dice of centre lines, for tubes.
+
+    Attributes:
+        batch_dice: The batch counts as one large volume, not each sample by itself.
+        skeleton_iterations: Number of erosions of the soft skeleton: at least the largest radius of a tube in voxels.
+    """
+
+    name: Literal["cldice"] = "cldice"
+    batch_dice: bool
+    skeleton_iterations: SkeletonIterations
+
+    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+        """Finds an ignore label: a skeleton depends on the neighbours of every voxel."""
+        return () if labels.ignore_label is None else ("works only for data without an ignore label",)
+
+
+LOSS_TERMS: Final[dict[str, type[LossTerm]]] = {
+    "dice": DiceTerm,
+    "cross_entropy": CrossEntropyTerm,
+    "weighted_cross_entropy": WeightedCrossEntropyTerm,
+    "focal": FocalTerm,
+    "border_weighted_cross_entropy": BorderWeightedCrossEntropyTerm,
+    "squared_dice": SquaredDiceTerm,
+    "generalized_dice": GeneralizedDiceTerm,
+    "tversky": TverskyTerm,
+    "exponential_logarithmic": ExponentialLogarithmicTerm,
+    "boundary": BoundaryTerm,
+    "cldice": CenterlineDiceTerm,
+}
 
 
 class ObjectivePlan(Part):
@@ -67,7 +248,7 @@ def _check_losses(losses: tuple[LossTerm, ...]) -> tuple[LossTerm, ...]:
     if not losses:
         msg = f"must hold at least one loss term, of: {', '.join(LOSS_TERMS)} (got none)"
         raise ValueError(msg)
-    if all(term.weight == 0 for term in losses):
+    if all(term.compute_weight(progress) == 0 for term in losses for progress in (0.0, 1.0)):
         found = ", ".join(f"{term.name} {term.weight:g}" for term in losses)
         msg = f"the weights must not all be 0, or nothing would be learnt (got {found})"
         raise ValueError(msg)
@@ -76,3 +257,8 @@ def _check_losses(losses: tuple[LossTerm, ...]) -> tuple[LossTerm, ...]:
 
 Losses = Annotated[tuple[Annotated[LossTerm, OneOf(LOSS_TERMS, "name")], ...], AfterValidator(_check_losses)]
 """At least one term with a weight above 0."""
+
+
+def list_loss_problems(losses: tuple[LossTerm, ...], labels: LabelScheme) -> tuple[str, ...]:
+    """Lists what makes the terms impossible for the labels of a dataset, each with the name of its term."""
+    return tuple(f"{term.name} {problem}" for term in losses for problem in term.find_problems(labels))

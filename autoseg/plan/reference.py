@@ -16,7 +16,7 @@ from autoseg.plan.augmentation import (
     TransformPlan,
 )
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm, SegmentationObjective
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.training import PolynomialSchedule, TrainingPlan
 
 ELONGATED_2D_RATIO: Final = 1.5  # of the implementation: a longer picture leaves its frame when it is turned
 FLAT_PATCH_RATIO: Final = 3.0  # of the paper: the anisotropy factor of the spacing, applied to the patch
@@ -56,11 +56,11 @@ def build_reference_training(
         momentum=0.99,
         second_moment_decay=0.999,
         weight_decay=3e-5,
-        schedule="polynomial",
-        schedule_exponent=0.9,
+        schedule=PolynomialSchedule(exponent=0.9),
         warmup_iterations=0,
         weight_average_decay=0.0,
         gradient_norm_limit=12.0,
+        augmentation_end_fraction=0.0,
         transforms=transforms,
     )
 

@@ -219,4 +219,33 @@ def _list_transforms(augmentation: Json, *, is_cascade: bool) -> list[Json]:
     return [transform for transform in transforms if transform["name"] != "mirror" or not mirrors_nothing]
 
 
-PLAN_UPGRADES: Final[Mapping[int | None, Upgrade]] = {1: check_and_upgrade_version_1}
+def upgrade_version_2(plan: Json) -> Json:
+    """Fills in what version 2 left out; the schedule becomes a part that names its kind."""
+    configurations = plan.get("configurations")
+    if isinstance(configurations, dict):
+        upgraded = {name: _add_version_3(content) for name, content in configurations.items()}
+        plan = plan | {"configurations": upgraded}
+    return plan | {"schema_version": 3}
+
+
+def _add_version_3(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    upgraded: Json = {"border": "zeros"} | content
+    if isinstance(content.get("training"), dict):
+        upgraded["training"] = {"augmentation_end_fraction": 0.0} | _upgrade_schedule(content["training"])
+    return upgraded
+
+
+def _upgrade_schedule(training: Json) -> Json:
+    """Gives the exponent, which version 2 had for all schedules, to the one that it belongs to."""
+    if not isinstance(training.get("schedule"), str):
+        return training
+    upgraded = {key: value for key, value in training.items() if key != "schedule_exponent"}
+    schedule: Json = {"name": training["schedule"]}
+    if schedule["name"] == "polynomial" and "schedule_exponent" in training:
+        schedule["exponent"] = training["schedule_exponent"]
+    return upgraded | {"schedule": schedule}
+
+
+PLAN_UPGRADES: Final[Mapping[int | None, Upgrade]] = {1: check_and_upgrade_version_1, 2: upgrade_version_2}

@@ -38,6 +38,7 @@ from autoseg.training.data.training_data import TrainingData
 from autoseg.training.learner import Learner
 from autoseg.training.loop_state import LoopState, TrainingIdentity
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
+from autoseg.training.optimization.optimizer import keeps_moments
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.untrusted.json_reading import parse_json
 
@@ -61,12 +62,12 @@ class ScalerState(Part):
     growth_tracker: int
 
 
-def _upgrade_version_1(description: dict[str, Any]) -> dict[str, Any]:
-    """Drops the digest, which in version 1 was of the plan's text and so cannot be compared with version 2."""
+def _drop_digest(description: dict[str, Any]) -> dict[str, Any]:
+    """Drops the digest of an earlier version, which was of a plan in another form and so cannot be compared."""
     identity = description.get("identity")
     if isinstance(identity, dict):
         identity = identity | {"plan_digest": None}
-    return description | {"identity": identity, "schema_version": 2}
+    return description | {"identity": identity, "schema_version": 3}
 
 
 class CheckpointDescription(Document):
@@ -80,9 +81,9 @@ class CheckpointDescription(Document):
         average_updates: Number of updates of the moving average; None without one.
     """
 
-    upgrades: ClassVar[Mapping[int | None, Upgrade]] = {1: _upgrade_version_1}
+    upgrades: ClassVar[Mapping[int | None, Upgrade]] = {1: _drop_digest, 2: _drop_digest}
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     autoseg_version: str
     identity: TrainingIdentity
     schedule: Schedule
@@ -214,9 +215,8 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     Raises:
         TrainingError: The file does not hold the state of such a network and optimizer.
     """
-    if checkpoint.description.reached > (0, 0) and not any(
-        name.startswith(OPTIMIZER_PREFIX) for name in checkpoint.tensors
-    ):
+    is_begun = checkpoint.description.reached > (0, 0) and keeps_moments(learner.optimizer)
+    if is_begun and not any(name.startswith(OPTIMIZER_PREFIX) for name in checkpoint.tensors):
         msg = (
             f"{checkpoint.path} lacks the optimizer's state, so training cannot be resumed; {_advise(checkpoint.path)}"
         )

@@ -55,6 +55,10 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+    def set_progress(self, progress: float) -> None:
+        """Sets the share of the training that is done, for losses whose terms change their weights."""
+        self.objective.progress = progress
+
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Gives the network, within the context, the weights that are validated and kept."""

@@ -221,7 +221,7 @@ class TrainingLoop:
         mean, history = compute_mean_dice(dice), self.state.history
         return EpochRecord(
             epoch=epoch,
-            learning_rate=compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=0),
+            learning_rate=self._compute_rate(epoch, 0),
             train_loss=_compute_finite_mean(train_losses),
             validation_loss=_compute_finite_mean([outcome.loss for outcome in outcomes]),
             pseudo_dice=dice,
@@ -263,8 +263,8 @@ class TrainingLoop:
         self.state.learner.train()
         losses = [math.nan if loss is None else loss for loss in earlier]
         for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
-            rate = compute_learning_rate(self.plan, self.state.schedule, epoch=epoch, iteration=iteration)
-            self.state.learner.set_learning_rate(rate)
+            self.state.learner.set_learning_rate(self._compute_rate(epoch, iteration))
+            self._set_progress(epoch, iteration)
             losses.append(run_training_step(self.state.learner, timer.take(batches)))
             self._check_loss(losses[-1], epoch, iteration)
             if self._is_partial_saving_due():
@@ -275,11 +275,18 @@ class TrainingLoop:
             yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
         return losses
 
+    def _compute_rate(self, epoch: int, iteration: int) -> float:
+        dice = [record.mean_pseudo_dice for record in self.state.history]
+        return compute_learning_rate(
+            self.plan, self.state.schedule, epoch=epoch, iteration=iteration, measurements=dice
+        )
+
     def _run_validation(
         self, epoch: int, batches: Iterator[Batch], timer: Timer
     ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
         """Runs the validation of an epoch; returns fewer outcomes on a stop, after which all are repeated."""
         self.state.learner.train(is_training=False)
+        self._set_progress(epoch, self.state.schedule.iterations_per_epoch)
         outcomes = []
         with self.state.learner.averaged_weights():
             for iteration in range(self.state.schedule.validation_iterations_per_epoch):
@@ -288,6 +295,12 @@ class TrainingLoop:
                     break
                 yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
         return outcomes
+
+    def _set_progress(self, epoch: int, iterations_done: int) -> None:
+        schedule = self.state.schedule
+        self.state.learner.set_progress(
+            schedule.compute_progress(epoch + iterations_done / schedule.iterations_per_epoch)
+        )
 
     def _check_loss(self, loss: float, epoch: int, iteration: int) -> None:
         self.overflows_in_a_row = 0 if math.isfinite(loss) else self.overflows_in_a_row + 1

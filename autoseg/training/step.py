@@ -56,7 +56,7 @@ def build_learner(
     network = build_network(plan.network, generator).to(device)
     arrange_weights(network, execution.memory_format)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
-    objective = build_objective(training, labels, network, part=part, seed=seed).to(device)
+    objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)
     decay = training.weight_average_decay
     return Learner(
         network=network,

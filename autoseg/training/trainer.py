@@ -31,7 +31,7 @@ from autoseg.training.learner import Learner
 from autoseg.training.loop import TrainingLoop
 from autoseg.training.loop_state import LoopState, Start
 from autoseg.training.monitoring.events import Event
-from autoseg.training.optimization.schedule import Schedule, build_schedule
+from autoseg.training.optimization.schedule import Schedule, build_schedule, is_augmented
 from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.start import find_start
 from autoseg.training.step import build_learner
@@ -109,6 +109,7 @@ def train(
             schedule.validation_iterations_per_epoch,
             first_epoch=start.epochs_done,
             first_iteration=start.iterations_done,
+            is_augmented=lambda epoch: is_augmented(training, loop.state.schedule, epoch),
         )
         batches = make_batches(source, keys, workers=options.workers, device=options.device, announce=options.announce)
         yield from loop.run(batches)

@@ -15,13 +15,14 @@ from autoseg.volume_io.formats.volumes import (
     list_grid_differences,
 )
 from autoseg.volume_io.opened import build_label_map_like, convert_images, find_image_library
-from autoseg.volume_io.reading import read_grid, read_image, read_label_map
+from autoseg.volume_io.reading import read_grid, read_image, read_label_map, read_picture
 from autoseg.volume_io.regrid import resample_label_map_onto_grid
 from autoseg.volume_io.writing import (
     PROBABILITIES_ENDING,
     build_label_map,
     write_image,
     write_label_map,
+    write_picture,
     write_probabilities,
 )
 
@@ -42,11 +43,13 @@ __all__ = [
     "read_grid",
     "read_image",
     "read_label_map",
+    "read_picture",
     "read_segments",
     "resample_label_map_onto_grid",
     "strip_ending",
     "turn_like_image",
     "write_image",
     "write_label_map",
+    "write_picture",
     "write_probabilities",
 ]

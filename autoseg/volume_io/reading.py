@@ -9,9 +9,9 @@ from jaxtyping import Int32, Shaped
 
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
 from autoseg.errors import VolumeError
-from autoseg.file_endings import LOSSY_ENDINGS, READABLE_ENDINGS, find_ending
+from autoseg.file_endings import LOSSY_ENDINGS, PICTURE_ENDINGS, READABLE_ENDINGS, TIFF_ENDINGS, find_ending
 from autoseg.geometry import Grid
-from autoseg.volume_io.formats import READERS
+from autoseg.volume_io.formats import READERS, pictures
 from autoseg.volume_io.formats.headers.nrrd import read_segments
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
@@ -28,6 +28,7 @@ from autoseg.volume_io.regrid import resample_image_onto_grid
 # Scaled integers (scl_slope) are read with the rounding error of single precision.
 INTEGER_TOLERANCE: Final = 1e-4
 COLOURS: Final = 3
+GIF: Final = ".gif"
 
 
 def read_image(paths: Sequence[Path], *, fix_geometry: bool = False, channel_count: int | None = None) -> Volume:
@@ -85,6 +86,23 @@ def read_label_map(path: Path) -> LabelVolume:
         msg = f"{path}: a label map has one channel, found {stored.array.shape[0]}; {advice}"
         raise VolumeError(msg)
     return LabelVolume(array=_to_int32(path, stored.array[0]), grid=stored.grid)
+
+
+def read_picture(path: Path) -> Shaped[np.ndarray, "channel z y x"]:
+    """Reads a picture (PNG, BMP, JPEG, TIFF or GIF) with the integers of the file; of a palette, its colours.
+
+    GIF is read here alone: it is no format of a dataset, but some datasets hold masks in it.
+
+    Raises:
+        VolumeError: The file is no picture, or cannot be read.
+    """
+    ending = GIF if path.name.lower().endswith(GIF) and path.is_file() else _check_file(path)
+    if ending not in (GIF, *PICTURE_ENDINGS, *TIFF_ENDINGS):
+        msg = f"expected a picture, but {path} ends in {ending}"
+        raise VolumeError(msg)
+    reader = pictures if ending == GIF else READERS[ending]
+    with translate_decoder_errors(path):
+        return reader.read(path, as_labels=False).array
 
 
 def read_grid(path: Path) -> Grid:

@@ -46,6 +46,16 @@ def build_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid
     return WRITERS[_check_ending(path)].build(path, label_map, grid=grid, like=like)
 
 
+def write_picture(path: Path, picture: Integer[np.ndarray, "z y x"], *, grid: Grid) -> None:
+    """Writes the grey values of a picture, atomically and without changing them.
+
+    Raises:
+        VolumeError: The format cannot hold the integers.
+        RunError: The file cannot be written.
+    """
+    _write(path, picture, grid=grid, like=None)
+
+
 def write_image(path: Path, image: Float32[np.ndarray, "z y x"], *, grid: Grid) -> None:
     """Writes an image of one channel, atomically.
 

@@ -11,6 +11,7 @@ from planners.architectures.efficient_unets import MOBILE_UNET, REP_UNET
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
+from planners.architectures.parallel import HRNET_V1, HRNET_V2
 from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
 from planners.architectures.u2_net import U2_NET
 from planners.architectures.unets import U_NET, U_NET_3D, U_NET_VALID
@@ -44,6 +45,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         FCN_8S,
         DEEPLAB_V3_PLUS,
         DANET,
+        HRNET_V1,
+        HRNET_V2,
         U_NET_VALID,
     )
 }

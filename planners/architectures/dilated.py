@@ -49,7 +49,7 @@ class DilatedProfile:
         self, topology: Topology, *, input_channels: int, output_channels: int, width: int | None = None
     ) -> tuple[DilatedPlan, tuple[Reason, ...]]:
         """Returns the network with a reason for each of its parameters."""
-        stem = divide_topology(topology, STEM_LAYERS, stages=1)
+        stem = divide_topology(topology, STEM_LAYERS)
         base = (width or BASE_FEATURES) * STEM_FEATURES // BASE_FEATURES
         features = self.choose_features(stem.value, base)
         network = self.build(

@@ -3,8 +3,7 @@
 from typing import Final
 
 from planners.architectures.architecture import Architecture
-from planners.residual import RESIDUAL_ENCODER_UNET
-from planners.rules.unet import PLAIN_UNET
+from planners.rules.unet import PLAIN_UNET, RESIDUAL_ENCODER_UNET
 
 PLAIN_UNET_ARCHITECTURE: Final = Architecture(
     name="plain_unet",

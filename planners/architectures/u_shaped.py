@@ -9,9 +9,9 @@ from autoseg.plan.network import UShapedPlan
 from autoseg.plan.network.attentions import AttentionPlan
 from autoseg.plan.network.blocks import BlockPlan, PlainBlockPlan
 from autoseg.plan.network.contexts import ContextPlan
-from autoseg.plan.network.layers import LayerPlan
+from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
 from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
-from autoseg.plan.network.u_shaped import Downsampling, Padding, Supervision, Upsampling
+from autoseg.plan.network.u_shaped import Padding, Supervision
 from planners.reasons import record
 from planners.rules.contexts import fit_contexts
 from planners.rules.topology import Topology, choose_deep_supervision

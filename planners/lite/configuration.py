@@ -6,12 +6,13 @@ from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm, SegmentationObjective
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.training import CosineSchedule, TrainingPlan
 from planners.lite.budget import SUFFICIENT_ITERATIONS
 from planners.lite.candidates import Candidate, Situation
 from planners.reasons import format_extents, record
 from planners.rules.augmentation import choose_augmentation, describe_rotation
 from planners.rules.batch_dice import choose_batch_dice
+from planners.rules.patch_size import choose_border
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import Topology, choose_deep_supervision
 
@@ -32,11 +33,13 @@ def build_configuration(
     )
     augmentation = choose_lite_augmentation(topology, orientation=fingerprint.orientation)
     resampling = choose_resampling(chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
+    border = choose_border(chosen.network)
     plan = ConfigurationPlan(
         dimensions=chosen.network.dimensions,
         spacing_mm=chosen.dataset.spacing_mm,
         median_shape_voxels=chosen.dataset.median_shape_voxels,
         patch_voxels=topology.patch_voxels,
+        border=border.value,
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,
@@ -52,6 +55,7 @@ def build_configuration(
         record(f"{name}: batch", chosen.batch, str(chosen.batch.value)),
         record(f"{name}: topology", pooling, f"{topology.stage_count} stages, divided by {halved}"),
         record(f"{name}: deep supervision", supervision, "yes" if supervision.value else "no"),
+        *([] if border.value == "zeros" else [record(f"{name}: border", border, border.value)]),
         TRAINING_REASON,
         record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),
         record(f"{name}: augmentation", augmentation, describe_rotation(augmentation.value)),
@@ -105,11 +109,11 @@ def build_lite_training(
         momentum=0.9,
         second_moment_decay=0.999,
         weight_decay=0.01,
-        schedule="cosine",
-        schedule_exponent=0.9,
+        schedule=CosineSchedule(),
         warmup_iterations=100,
         weight_average_decay=0.999,
         gradient_norm_limit=12.0,
+        augmentation_end_fraction=0.0,
         transforms=transforms,
     )
 

@@ -37,7 +37,7 @@ class LitePlanner:
 
     def with_architecture(self, architecture: Architecture) -> "LitePlanner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
-        return replace(self, name=f"{self.name}, {architecture.name}", architecture=architecture)
+        return replace(self, name=f"{self.name} --architecture {architecture.name}", architecture=architecture)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoseg.plan.decisions import Decision
+from autoseg.plan.values import MOST_STAGES
 from planners.reasons import format_amount, format_extents
 from planners.rules.topology import Topology
 
@@ -27,29 +28,31 @@ class StemmedTopology:
     strides: tuple[Extents, ...]
 
 
-def divide_topology(topology: Topology, stem_layers: int, *, stages: int) -> Decision[StemmedTopology]:
+def divide_topology(
+    topology: Topology, stem_layers: int, *, fewest_stages: int = 1, most_stages: int = MOST_STAGES
+) -> Decision[StemmedTopology]:
     """Gives the first strides of a topology to the stem.
 
     Args:
         topology: Strides and kernels.
-        stem_layers: Layers of the stem, as far as `stages` are left.
-        stages: Fewest stages after the stem.
+        stem_layers: Layers of the stem, as far as the fewest stages are left after it.
+        fewest_stages: Of what follows the stem.
+        most_stages: Of what follows the stem; lower resolutions are left out.
     """
     halvings = topology.stage_count - 1
-    count = max(0, min(stem_layers, halvings + 1 - stages))
+    count = max(0, min(stem_layers, halvings + 1 - fewest_stages))
     ones = (1,) * len(topology.patch_voxels)
+    end = count + most_stages
     divided = StemmedTopology(
         stem_kernels=topology.kernel_sizes[:count],
         stem_strides=topology.strides[1 : count + 1],
-        kernel_sizes=topology.kernel_sizes[count:],
-        strides=(ones, *topology.strides[count + 1 :]),
+        kernel_sizes=topology.kernel_sizes[count:end],
+        strides=(ones, *topology.strides[count + 1 : end]),
     )
-    first = divided.stem_strides
-    because = (
-        f"the first {count} of {format_amount(halvings, 'reduction')} of the topology belong to the stem"
-        if first
-        else f"none of {format_amount(halvings, 'reduction')} of the topology belongs to the stem"
-    )
+    because = f"the stem has {count} of {format_amount(halvings, 'reduction')} of the topology"
+    left_out = max(0, topology.stage_count - end)
+    if left_out:
+        because += f"; the lowest {left_out} left out, as at most {format_amount(most_stages, 'stage')} follow"
     return Decision(divided, because)
 
 

@@ -78,6 +78,12 @@ class UNetRule:
 
 PLAIN_UNET: Final = UNetRule(family="plain_unet", encoder_blocks=(2,), decoder_convolutions=2)
 """The network of the nnU-Net paper."""
+RESIDUAL_ENCODER_UNET: Final = UNetRule(
+    family="residual_encoder_unet",
+    encoder_blocks=(1, 3, 4, 6),  # nnU-Net Revisited
+    decoder_convolutions=1,
+)
+"""The network of nnU-Net Revisited."""
 
 
 def choose_features(stage_count: int, *, dimensions: int, width: int, most: int) -> Decision[tuple[int, ...]]:

@@ -14,11 +14,21 @@ from pathlib import Path
 # A command takes three to five seconds to load its libraries. A process that has loaded them forks one for every
 # command: with arguments, working folder, streams and exit code of its own, as if it had been started by a shell.
 SERVER = """
-import atexit, ctypes, gc, json, os, sys, threading
+import atexit, ctypes, gc, json, os, runpy, sys, threading
 import autoseg.workflows.evaluate.evaluation, autoseg.workflows.exchange.importing, autoseg.workflows.plan.planning
-import autoseg.workflows.predict.prediction, autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
+import autoseg.workflows.plan.machine_survey, autoseg.workflows.predict.prediction
+import autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
+import nibabel, rich.console, torch._dynamo, torch._inductor.config  # torch loads its two with the first optimizer
 from autoseg.cli.app import main
 
+program = sys.argv[1:]
+if program == ["-m", "autoseg"]:
+    path = os.path.join(os.path.dirname(sys.modules["autoseg"].__file__), "__main__.py")
+else:
+    (path,) = program
+    sys.path.insert(0, os.path.dirname(path))
+    runpy.run_path(path)  # its rows in the tables
+    sys.modules["__main__"].__file__ = path  # which worker processes import
 gc.freeze()  # what is loaded is neither searched for garbage nor copied because of it
 for line in sys.stdin:
     command = json.loads(line)
@@ -43,11 +53,13 @@ def heed_permissions():
 if command["heeds_permissions"] and os.geteuid() == 0:
     heed_permissions()
 os.chdir(command["cwd"])
+for name, value in command["variables"].items():
+    os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 for stream, path in enumerate((os.devnull, command["out"], command["err"])):
     os.dup2(os.open(path, os.O_RDWR), stream)
 sys.stdin = open(os.devnull)
-sys.argv = [os.path.join(os.path.dirname(sys.modules["autoseg"].__file__), "__main__.py"), *command["arguments"]]
-sys.orig_argv = [sys.executable, "-m", "autoseg", *command["arguments"]]
+sys.argv = [path, *command["arguments"]]
+sys.orig_argv = [sys.executable, *program, *command["arguments"]]
 code = 0
 try:
     main()
@@ -75,24 +87,36 @@ class Done:
 
 
 AUTOSEG = (sys.executable, "-m", "autoseg")
+READ_WHEN_USED = {"XDG_CACHE_HOME", "USER", "LOGNAME", "HOSTNAME"}
+"""Variables that no library reads when it is loaded; others that change need a process of their own."""
 
 
 class CommandServer:
     """A process that has loaded the libraries and forks one for every command."""
 
-    def __init__(self) -> None:
-        self.environment = read_environment()
+    def __init__(self, program: Sequence[str]) -> None:
+        self._environment = read_environment()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVER, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         atexit.register(self.close)
+
+    def find_changes(self) -> dict[str, str | None]:
+        """The environment variables that differ from those of the process; None: removed."""
+        now = read_environment()
+        return {
+            name: now.get(name)
+            for name in now.keys() | self._environment.keys()
+            if now.get(name) != self._environment.get(name)
+        }
 
     def run(self, arguments: Sequence[str], cwd: Path | None, *, heeds_permissions: bool = False) -> Done:
         """Runs `autoseg` with these arguments to its end, for the superuser with the permissions of a user."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
-            place = {"cwd": str(cwd or Path.cwd()), "out": out.name, "err": err.name}
+            variables = self.find_changes()
+            place = {"variables": variables, "cwd": str(cwd or Path.cwd()), "out": out.name, "err": err.name}
             command = {"arguments": arguments, "heeds_permissions": heeds_permissions, **place}
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
@@ -110,16 +134,15 @@ def read_environment() -> dict[str, str]:
 
 
 @cache
-def start_server() -> CommandServer:
-    """Starts the server of this process, once."""
-    return CommandServer()
+def start_server(program: Sequence[str]) -> CommandServer:
+    """Starts the server of a program in this process, once."""
+    return CommandServer(program)
 
 
 def run_autoseg(*arguments: object, cwd: Path | None = None, autoseg: Sequence[str] = AUTOSEG) -> Done:
     """Runs `autoseg`, or a command like it, with these arguments to its end."""
     words = list(map(str, arguments))
-    # Libraries read some variables when they are loaded: other ones need a process of their own.
-    if autoseg == AUTOSEG and hasattr(os, "fork") and start_server().environment == read_environment():
-        return start_server().run(words, cwd)
+    if hasattr(os, "fork") and start_server(autoseg[1:]).find_changes().keys() <= READ_WHEN_USED:
+        return start_server(autoseg[1:]).run(words, cwd)
     done = subprocess.run([*autoseg, *words], capture_output=True, text=True, check=False, cwd=cwd)
     return Done(code=done.returncode, out=done.stdout, err=done.stderr)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoseg.evaluation.case_metrics import ClassMetrics
+from autoseg.evaluation.lesions import LesionCounts
 from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
 
 
@@ -22,6 +23,11 @@ def build_class_metrics(**changes: Any) -> ClassMetrics:
         "surface_dice": 0.75,
         "volume_difference_ml": -0.5,
         "relative_volume_difference": -0.4,
+        "pixel_accuracy": 0.96,
+        "volume_overlap_error": 0.75,
+        "average_distance_mm": 1.5,
+        "maximum_distance_mm": 6.0,
+        "lesions": LesionCounts(true_positives=1, false_positives=1, false_negatives=0),
     }
     return ClassMetrics(**fields | changes)
 

@@ -77,6 +77,16 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         },
         "output_weights": (1.0,),
     },
+    "parallel": {
+        **COMMON,
+        "features_per_stage": (4, 6, 8),
+        "stem_features": 4,
+        "layers": {"normalization": "batch", "activation": "relu"},
+        "stem_blocks": 1,
+        "modules_per_stage": (1, 1),
+        "blocks_per_branch": 1,
+        "head": "v2",
+    },
     "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
@@ -152,6 +162,7 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
             "output_weights": (1.0, 1.0, 1.0),
         },
     ),
+    ("parallel", "of the highest resolution", {"head": "v1", "modules_per_stage": (1, 2)}),
     ("fcn", "without fusion", {"fused_stages": 0, "upsampling": "linear", "dropout": 0.5}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""

@@ -35,6 +35,16 @@ TRANSFORMS: Final[Mapping[str, Mapping[str, Any]]] = {
         "scaling_probability": 0.0,
         "scaling_range": (0.7, 1.4),
     },
+    "deformation": {
+        "rotation_probability": 0.0,
+        "rotation_limit_degrees": 30.0,
+        "in_plane_only": False,
+        "scaling_probability": 0.0,
+        "scaling_range": (0.7, 1.4),
+        "shear_probability": 0.0,
+        "shear_limit_degrees": 20.0,
+        "elastic": None,
+    },
     "noise": {"probability": 1.0, "std_range": (0.0, 0.1)},
     "blur": {"probability": 1.0, "channel_probability": 0.5, "sigma_range_voxels": (0.5, 1.0)},
     "brightness": {"probability": 1.0, "factor_range": (0.75, 1.25)},
@@ -46,11 +56,14 @@ TRANSFORMS: Final[Mapping[str, Mapping[str, Any]]] = {
         "in_plane_only": False,
     },
     "gamma": {"probability": 1.0, "inverted": False, "exponent_range": (0.7, 1.5)},
+    "saturation": {"probability": 1.0, "factor_range": (0.5, 1.5)},
+    "hue": {"probability": 1.0, "limit_degrees": 30.0},
+    "stain": {"probability": 1.0, "factor_limit": 0.2, "shift_limit": 0.1},
     "mirror": {"axes": (0, 1)},
     "mask_morphology": {"probability": 1.0, "label_probability": 0.5, "radius_range_voxels": (1.0, 8.0)},
     "mask_component_removal": {"probability": 1.0, "label_probability": 0.5, "limit_fraction": 0.15},
 }
-"""With these values a transform always happens, but for rotation and scaling."""
+"""With these values a transform always happens, but for changes of geometry."""
 
 
 def build_network_plan(
@@ -106,11 +119,11 @@ def build_training_plan(*, batch_dice: bool = False, **changes: Any) -> Training
         "momentum": 0.99,
         "second_moment_decay": 0.999,
         "weight_decay": 3e-5,
-        "schedule": "polynomial",
-        "schedule_exponent": 0.9,
+        "schedule": {"name": "polynomial", "exponent": 0.9},
         "warmup_iterations": 0,
         "weight_average_decay": 0.0,
         "gradient_norm_limit": 12.0,
+        "augmentation_end_fraction": 0.0,
         "transforms": (),
     }
     return TrainingPlan.model_validate(fields | changes)
@@ -142,6 +155,7 @@ def build_configuration(
         "spacing_mm": (1.0,) * dimensions,
         "median_shape_voxels": patch_voxels,
         "patch_voxels": patch_voxels,
+        "border": "zeros",
         "previous_stage": None if previous is None else {"input": "masks", "configuration": previous},
         "data_of": "3d_fullres",
         "resampling": RESAMPLING,

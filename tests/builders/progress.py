@@ -1,6 +1,8 @@
-"""Progress that is remembered."""
+"""Progress that is remembered, and pictures of it that are not drawn."""
 
 from collections.abc import Iterable, Iterator
+
+import pytest
 
 from autoseg.processes.progress import Item, SilentProgress
 
@@ -33,3 +35,9 @@ class Notes(SilentProgress):
     def note(self, text: str) -> None:
         """Keeps the line."""
         self.lines.append(text)
+
+
+def skip_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixture's body: trainings leave empty pictures, as drawing takes longer than a tiny training."""
+    for module in ("autoseg.training.loop", "autoseg.workflows.train.training"):
+        monkeypatch.setattr(f"{module}.write_progress_picture", lambda path, *_, **__: path.write_bytes(b""))

@@ -11,7 +11,7 @@ import typer
 import typer.main
 
 from autoseg.cli.app import app, explain_interruption, find_own_command
-from autoseg.cli.check import check
+from autoseg.cli.dataset.check import check
 from autoseg.cli.demo import demo
 from autoseg.cli.plan import plan
 from autoseg.cli.predict import predict
@@ -22,11 +22,12 @@ from autoseg.errors import Stopped
 from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
 
 EXPECTED_FLAGS = {
+    "convert": {"--layout", "--workers", "--overwrite"},
     "init": {"--images", "--labels", "--workers", "--overwrite"},
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
-        "--run", "--planner", "--architecture", "--memory-gb", "--budget", "--configuration", "--group-by", "--splits",
-        "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
+        "--run", "--planner", "--architecture", "--loss", "--memory-gb", "--budget", "--configuration", "--group-by",
+        "--splits",        "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
     "train": {
@@ -45,6 +46,7 @@ EXPECTED_FLAGS = {
     "demo": {"--overwrite"},
     "planners": set(),
     "architectures": {"--measure"},
+    "losses": set(),
     "doctor": {"--json"},
 }  # fmt: skip
 

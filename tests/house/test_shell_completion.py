@@ -14,8 +14,10 @@ from typing import get_args
 import pytest
 
 from autoseg.cli.terminal import completion
+from autoseg.dataset.layouts import LAYOUTS
 from autoseg.plan import PREFERRED_CONFIGURATIONS
 from planners import ARCHITECTURES, PLANNERS
+from planners.losses import LOSS_RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 Complete = Callable[..., list[str]]
@@ -61,6 +63,9 @@ def test_commands_and_flags_are_completed() -> None:
     [
         (("plan", "data", "--planner", ""), list(PLANNERS)),
         (("plan", "data", "--planner", "residual-"), ["residual-m", "residual-l", "residual-xl"]),
+        (("plan", "data", "--loss", "foc"), ["focal", "focal_tversky"]),
+        (("plan", "data", "--loss", "dice+foc"), ["dice+focal", "dice+focal_tversky"]),
+        (("convert", "data", "out", "--layout", "i"), ["isles2018", "isic2018", "isbi2012"]),
         (("plan", "data", "--configuration", "3d_"), ["3d_fullres", "3d_lowres", "3d_cascade_fullres"]),
         (("train", "nowhere", "--fold", ""), ["0", "1", "2", "3", "4", "all"]),
         (("train", "nowhere", "--precision", "b"), ["bfloat16"]),
@@ -111,6 +116,8 @@ def test_the_names_offered_are_those_that_exist() -> None:
 
     assert list(completion.PLANNERS) == list(PLANNERS)
     assert list(completion.ARCHITECTURES) == list(ARCHITECTURES)
+    assert list(completion.LOSSES) == list(LOSS_RULES)
+    assert list(completion.LAYOUTS) == list(LAYOUTS)
     assert sorted(completion.CONFIGURATIONS) == sorted(PREFERRED_CONFIGURATIONS)
     assert get_args(Precision) == completion.PRECISIONS
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from builders.command_line import run_autoseg, start_server
+from builders.command_line import AUTOSEG, run_autoseg, start_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_in_it_changes(
     before = list_states(place)
     with lock(place):
         arguments = list(map(str, COMMANDS[name](place, dataset)))
-        done = start_server().run(arguments, cwd=None, heeds_permissions=True)
+        done = start_server(AUTOSEG[1:]).run(arguments, cwd=None, heeds_permissions=True)
     assert (done.code, "Traceback" in done.err) == (1, False), done.out + done.err
     assert "autoseg: error: " in done.err
     assert str(place) in "".join(done.err.split())
@@ -89,6 +89,6 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_in_it_changes(
 def test_a_run_that_cannot_be_written_predicts(place: Path, tmp_path: Path) -> None:
     with lock(place):
         arguments = ["predict", str(place / "run"), str(place / "images"), str(tmp_path / "out"), *ON_CPU]
-        done = start_server().run(arguments, cwd=None, heeds_permissions=True)
+        done = start_server(AUTOSEG[1:]).run(arguments, cwd=None, heeds_permissions=True)
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "case0.nii.gz").is_file()

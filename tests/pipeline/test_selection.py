@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -37,8 +38,10 @@ def two_models(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     (run / "splits.json").write_text(json.dumps({"schema_version": 1, "folds": folds}))
     for configuration in PAIR:
         shorten(run, configuration, epochs=3, iterations=20)
-    done = run_autoseg("train", run, "--device", "cpu")
-    assert done.code == 0, done.out + done.err
+    for configuration, fold in product(PAIR, (0, 1)):
+        chosen = ("--configuration", configuration, "--fold", fold)
+        done = run_autoseg("train", run, *chosen, "--device", "cpu", "--workers", 0)
+        assert done.code == 0, done.out + done.err
     return run
 
 

@@ -41,7 +41,8 @@ def private_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert planned.code == 0, planned.err
         assert "models of this dataset cannot be exported to nnU-Net" in planned.out
         shorten(run, "3d_fullres", epochs=2, iterations=15)
-        for arguments in (("train", run, "--configuration", "3d_fullres", "--device", "cpu"), ("select", run)):
+        train = ("train", run, "--configuration", "3d_fullres", "--device", "cpu", "--workers", 0)
+        for arguments in ((*train, "--fold", 0), (*train, "--fold", 1), ("select", run)):
             done = run_autoseg(*arguments)
             assert done.code == 0, done.out + done.err
     return run

@@ -1,7 +1,7 @@
 """Completes option values in the shell (`autoseg --install-completion`).
 
-It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners and
-architectures are repeated.
+It must be fast, so nothing heavy is imported: runs are read from their JSON files, and names of planners,
+architectures, losses and layouts are repeated.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,45 @@ ARCHITECTURES = (
     "fcn_8s",
     "deeplab_v3_plus",
     "danet",
+    "hrnet_v1",
+    "hrnet_v2",
     "u_net_valid",
+)
+LOSSES = (
+    "dice",
+    "cross_entropy",
+    "weighted_cross_entropy",
+    "balanced_cross_entropy",
+    "focal",
+    "border_weighted_cross_entropy",
+    "squared_dice",
+    "generalized_dice",
+    "tversky",
+    "focal_tversky",
+    "exponential_logarithmic",
+    "boundary",
+    "cldice",
+)
+LAYOUTS = (
+    "synapse",
+    "nih-pancreas",
+    "covid19-ct",
+    "acdc",
+    "isles2018",
+    "kvasir",
+    "cvc-clinicdb",
+    "cvc-colondb",
+    "isic2018",
+    "busi",
+    "drive",
+    "refuge2",
+    "carvana",
+    "glas",
+    "monuseg",
+    "dsb2018",
+    "isbi2012",
+    "phc-u373",
+    "coco",
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
@@ -54,6 +92,12 @@ def complete_planner(incomplete: str) -> list[str]:
 def complete_architecture(incomplete: str) -> list[str]:
     """Completes `--architecture`."""
     return _select(ARCHITECTURES, incomplete)
+
+
+def complete_loss(incomplete: str) -> list[str]:
+    """Completes the last name of `--loss`."""
+    before, plus, last = incomplete.rpartition("+")
+    return [f"{before}{plus}{name}" for name in _select(LOSSES, last)]
 
 
 def complete_configuration(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -72,6 +116,11 @@ def complete_fold(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_device(incomplete: str) -> list[str]:
     """Completes `--device`."""
     return _select(DEVICES, incomplete)
+
+
+def complete_layout(incomplete: str) -> list[str]:
+    """Completes `--layout`."""
+    return _select(("auto", *LAYOUTS), incomplete)
 
 
 def complete_precision(incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Prints the report of `autoseg init` as tables."""
+"""Prints the reports of `autoseg init` and `autoseg convert` as tables."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from autoseg.cli.terminal.console import Console
+    from autoseg.workflows.convert.converting import ConversionReport
     from autoseg.workflows.init.initializing import InitReport, LabelRow
 
 
@@ -25,6 +26,29 @@ def print_init(console: "Console", report: "InitReport") -> None:
     for reason, paths in report.left_out.items():
         console.note(f"left out: {shorten_names(paths)}: {reason}")
     for note in report.notes:
+        console.note(note if note.startswith("warning: ") else f"note: {note}")
+
+
+def print_conversion(console: "Console", report: "ConversionReport") -> None:
+    """Prints the layout and why it was chosen, cases, groups and notes."""
+    from rich.table import Table
+    from rich.text import Text
+
+    training, test = report.list_names(held_out=False), report.list_names(held_out=True)
+    facts = [
+        ("layout", f"{report.layout_name}: {report.match.layout.title}"),
+        ("recognized by", report.match.describe()),
+        ("cases", f"{len(training)}: {shorten_names(training)}"),
+    ]
+    if test:
+        facts.append(("test cases", f"{len(test)}, in imagesTs: {shorten_names(test)}"))
+    if report.groups:
+        facts.append(("groups", f"{len(set(report.groups.values()))}, kept together (groups.json)"))
+    table = Table(title="Conversion", title_justify="left", show_header=False)
+    for subject, text in facts:
+        table.add_row(subject, Text(text))
+    console.show_table(table)
+    for note in report.list_notes():
         console.note(note if note.startswith("warning: ") else f"note: {note}")
 
 

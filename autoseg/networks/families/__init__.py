@@ -7,6 +7,7 @@ import torch
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.nested_u import NestedUNetwork
+from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.u_shaped import UShapedNetwork
@@ -20,6 +21,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "nested_u": NestedUNetwork,
     "fcn": Fcn,
     "dilated": DilatedNetwork,
+    "parallel": ParallelNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

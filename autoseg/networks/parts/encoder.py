@@ -1,5 +1,6 @@
 """Stages of an encoder of any block."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,8 +19,12 @@ class EncoderStage(nn.Module):
 
     def __init__(self, plan: EncodedPlan, stage: int) -> None:
         super().__init__()
-        channels_in = (plan.input_channels, *plan.features_per_stage)[stage]
-        self.downsampling = build_downsampling(plan.downsampling, channels_in, plan.strides[stage], plan.layers)
+        channels_in, features = (plan.input_channels, *plan.features_per_stage)[stage : stage + 2]
+        self.downsampling = build_downsampling(
+            plan.downsampling, channels_in, plan.strides[stage], plan.layers, channels_out=features
+        )
+        if plan.downsampling == "strided_wide" and math.prod(plan.strides[stage]) > 1:
+            channels_in = features
         self.blocks = build_stage(plan.block, describe_stage(plan, stage, channels_in=channels_in, is_encoder=True))
 
     def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:

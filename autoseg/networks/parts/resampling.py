@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from autoseg.networks.blocks import CONVOLUTIONS, POOLINGS, TRANSPOSED_CONVOLUTIONS
 from autoseg.networks.parts.layers import Layer, build_activation, build_normalization
-from autoseg.plan.network.layers import LayerPlan
-from autoseg.plan.network.u_shaped import Downsampling, Upsampling
+from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
 
 MAXIMUM_POOLINGS: Final[Mapping[int, Callable[..., nn.Module]]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 LINEAR: Final = {2: "bilinear", 3: "trilinear"}

@@ -6,6 +6,7 @@ from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
+from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 
@@ -15,6 +16,7 @@ __all__ = [
     "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
+    "ParallelPlan",
     "PlainUNetPlan",
     "ResidualEncoderUNetPlan",
     "StagedNetworkPlan",
@@ -30,4 +32,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "nested_u": NestedUPlan,
     "fcn": FcnPlan,
     "dilated": DilatedPlan,
+    "parallel": ParallelPlan,
 }

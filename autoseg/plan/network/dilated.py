@@ -1,7 +1,7 @@
 """Networks with a dilated ResNet and a head that sees all of its features.
 
 One more head is one more subclass of `HeadPlan` and one more row of `HEAD_PLANS` (its module: a row of `HEADS` in
-`autoseg.networks.parts.dilated_heads`).
+`autoseg.networks.families.dilated`).
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from pydantic import model_validator
 
 from autoseg.document import OneOf, Part
 from autoseg.plan.network.contexts import DilatedPyramidPlan, DualAttentionPlan
+from autoseg.plan.network.layers import OutputWeights
 from autoseg.plan.network.stemmed import StemmedPlan
-from autoseg.plan.network.u_shaped import OutputWeights
 from autoseg.plan.values import BlockCounts, ChannelCount, Count
 
 UnitKind = Literal["basic", "bottleneck"]

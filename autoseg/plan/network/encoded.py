@@ -6,8 +6,7 @@ from typing import Annotated
 from autoseg.document import OneOf
 from autoseg.plan.network.base import StagedNetworkPlan
 from autoseg.plan.network.blocks import BLOCK_PLANS, BlockPlan
-from autoseg.plan.network.layers import LayerPlan
-from autoseg.plan.network.u_shaped import Downsampling
+from autoseg.plan.network.layers import Downsampling, LayerPlan
 from autoseg.plan.values import BlockCounts
 
 

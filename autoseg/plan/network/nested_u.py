@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from autoseg.plan.network.encoded import EncodedPlan
-from autoseg.plan.network.u_shaped import OutputWeights, Upsampling
+from autoseg.plan.network.layers import OutputWeights, Upsampling
 from autoseg.plan.values import Count
 
 

@@ -12,16 +12,13 @@ from autoseg.plan.network.attentions import ATTENTION_PLANS, AttentionPlan
 from autoseg.plan.network.base import StagedNetworkPlan
 from autoseg.plan.network.blocks import BLOCK_PLANS, BlockPlan
 from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
-from autoseg.plan.network.layers import LayerPlan
+from autoseg.plan.network.layers import Downsampling, LayerPlan, OutputWeights, Upsampling
 from autoseg.plan.network.skips import SKIP_PLANS, SkipPlan
-from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount, Positive
+from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount
 
-Downsampling = Literal["strided", "strided_wide", "max_pool", "average_pool"]
-Upsampling = Literal["transposed", "transposed_wide", "linear", "linear_convolution", "nearest_convolution"]
 Padding = Literal["same", "valid"]
 Supervision = Literal["own_resolution", "full_resolution", "fused"]
 DecoderFeatures = Annotated[tuple[ChannelCount, ...], Field(max_length=MOST_STAGES)]
-OutputWeights = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MOST_STAGES)]
 
 
 class UShapedPlan(StagedNetworkPlan):

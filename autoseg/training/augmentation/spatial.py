@@ -1,28 +1,44 @@
-"""Rotation and scaling of a cut about its centre, and cropping to the patch.
+"""Change of the geometry of a cut about its centre, and cropping to the patch: one interpolation for everything.
 
 batchgenerators' transform draws half of the scales below 1 and half above, nnU-Net one uniform factor; so the grid is
 composed here, of batchgenerators' coordinate functions. On a device, only what is rotated or scaled is cut out with
-surroundings: `Spatial` warps those cuts, the others are patches already.
+surroundings: `Spatial` warps those cuts, the others are patches already. A voxel of the patch is read at
+rotation * scale * shear * offset + displacement, about the centre of the cut.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from math import radians
+from math import radians, tan
+from typing import Final
 
 import numpy as np
+import torch
 from batchgenerators.augmentations.utils import (
     interpolate_img,
     rotate_coords_2d,
     rotate_coords_3d,
     scale_coords,
 )
-from jaxtyping import Bool, Float32, Float64, Int16
+from jaxtyping import Bool, Float32, Float64, Int16, Int64
+from torch import Tensor
 
-from autoseg.plan.augmentation import SpatialPlan
+from autoseg.plan.augmentation import DeformationPlan, WarpPlan
 from autoseg.preprocessing.case import OUTSIDE_LABEL
+from autoseg.training.augmentation.displacements import compute_displacements, draw_displacements
+from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, WORD
 from autoseg.training.augmentation.tensors.resampling import compute_matrices, resample_cuts
-from autoseg.training.augmentation.transform import Patches, Sample, SampleDraws, Transform, is_slice_wise
+from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.transform import (
+    Patches,
+    Sample,
+    SampleDraws,
+    Transform,
+    build_generator,
+    is_slice_wise,
+)
+
+SPAWN_KEY: Final = (3,)  # distinguishes the draws of deformations from all others, which have the same seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +48,20 @@ class SpatialParameters:
     Attributes:
         angles_radians: One angle in 2D, one about each axis in 3D; None: no rotation.
         scale: Above 1 objects become smaller; None: no scaling.
+        shear: Matrix of a shear; None: none.
+        displacements: Elastic deformation; None: none.
     """
 
     angles_radians: tuple[float, ...] | None
     scale: float | None
+    shear: Float64[np.ndarray, "axis axis"] | None = None
+    displacements: Float64[np.ndarray, " axis *patch"] | None = None
+
+    @property
+    def is_warped(self) -> bool:
+        """Whether anything changes."""
+        parts = (self.angles_radians, self.scale, self.shear, self.displacements)
+        return any(part is not None for part in parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,29 +71,42 @@ class BatchSpatialParameters:
     Attributes:
         angles_radians: About each axis; one angle in a plane. All zero: no rotation.
         scale: Above 1 objects become smaller. 1: no scaling.
-        is_warped: Whether the patch is rotated or scaled.
+        is_warped: Whether the patch is changed at all.
+        shear: Matrices of shears; unit matrices: none.
+        is_elastic: Whether the patch is deformed elastically.
+        keys: 32-bit words from which the displacements follow.
     """
 
     angles_radians: Float64[np.ndarray, "batch angle"]
     scale: Float64[np.ndarray, " batch"]
     is_warped: Bool[np.ndarray, " batch"]
+    shear: Float64[np.ndarray, "batch axis axis"]
+    is_elastic: Bool[np.ndarray, " batch"]
+    keys: Int64[np.ndarray, "batch 4"]
+
+    @property
+    def matrices(self) -> Float64[np.ndarray, "batch axis axis"]:
+        """Maps from offsets in the patch to offsets in the cut, without displacements."""
+        matrices: Float64[np.ndarray, "batch axis axis"]
+        matrices = compute_matrices(self.angles_radians, self.scale) @ self.shear
+        return matrices
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spatial(Transform):
-    """Carries out "spatial", which is always the first."""
+    """Carries out "spatial" and "deformation", of which one is always the first."""
 
-    plan: SpatialPlan
+    plan: WarpPlan
 
     def change_sample(self, sample: Sample) -> None:
         """Turns the arrays of an enlarged cut into those of a patch."""
-        parameters = draw_spatial_parameters(self.plan, len(self._warped_axes))
+        parameters = draw_spatial_parameters(self.plan, self._warped_axes)
         previous = [] if sample.previous_label_map is None else [sample.previous_label_map]
         arrays = (sample.image, sample.label_map, *previous)
-        if parameters.angles_radians is None and parameters.scale is None:
-            changed = tuple(crop_centre(array, self.patch_voxels) for array in arrays)
-        else:
+        if parameters.is_warped:
             changed = self._resample(arrays, parameters)
+        else:
+            changed = tuple(crop_centre(array, self.patch_voxels) for array in arrays)
         sample.image, sample.label_map = changed[:2]
         if previous:
             sample.previous_label_map = changed[2]
@@ -76,15 +115,42 @@ class Spatial(Transform):
         """Draws the parameters of the samples of a batch, including values that are not used."""
         drawn = [self._draw_sample(generator) for generator in draws.generators]
         angles, scales, flags = (np.stack(values) for values in zip(*drawn, strict=True))
-        return BatchSpatialParameters(angles_radians=angles, scale=scales, is_warped=flags)
+        deformed = [self._draw_deformation(seeds) for seeds in draws.seeds]
+        shears, elastic, keys = (np.stack(values) for values in zip(*deformed, strict=True))
+        is_sheared = (shears != np.eye(len(self._warped_axes))).any(axis=(1, 2))
+        return BatchSpatialParameters(
+            angles_radians=angles,
+            scale=scales,
+            is_warped=flags | is_sheared | elastic,
+            shear=shears,
+            is_elastic=elastic,
+            keys=keys,
+        )
 
     def warp(self, cuts: Patches, parameters: BatchSpatialParameters) -> Patches:
-        """Rotates and scales the enlarged cuts of those samples of a batch that are warped, and crops them."""
+        """Warps the enlarged cuts of those samples of a batch that are changed, and crops them."""
         if len(cuts.image) == 0:
             return cuts
-        matrices = compute_matrices(parameters.angles_radians, parameters.scale)[parameters.is_warped]
-        image, label_maps = resample_cuts(cuts.image, cuts.label_maps, matrices, self.patch_voxels)
+        image, label_maps = resample_cuts(
+            cuts.image,
+            cuts.label_maps,
+            parameters.matrices[parameters.is_warped],
+            self.patch_voxels,
+            displacements=self._compute_displacements(parameters, cuts.image.device),
+        )
         return Patches(image=image, label_maps=label_maps)
+
+    def _compute_displacements(self, parameters: BatchSpatialParameters, device: torch.device) -> Tensor | None:
+        """Computes the displacements of the warped samples, zero for those that are not deformed elastically; None if
+        no sample is."""
+        elastic = self.plan.elastic if isinstance(self.plan, DeformationPlan) else None
+        deformed = np.flatnonzero(parameters.is_elastic[parameters.is_warped])
+        if elastic is None or len(deformed) == 0:
+            return None
+        axes = self._warped_axes
+        moved = compute_displacements(parameters.keys[parameters.is_elastic], elastic, axes, device)
+        still = torch.zeros((int(parameters.is_warped.sum()), len(axes), *axes), device=device)
+        return still.index_copy_(0, copy_to_device(deformed, device), moved)
 
     @property
     def _warped_axes(self) -> tuple[int, ...]:
@@ -101,6 +167,17 @@ class Spatial(Transform):
         is_scaled = np.asarray(generator.random() < self.plan.scaling_probability)
         scale = generator.uniform(*self.plan.scaling_range)
         return np.where(is_rotated, angles, 0), np.where(is_scaled, scale, 1), np.asarray(is_rotated | is_scaled)
+
+    def _draw_deformation(self, seeds: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        plan, dimensions = self.plan, len(self._warped_axes)
+        if not isinstance(plan, DeformationPlan):
+            return np.eye(dimensions), np.asarray(False), np.zeros(KEY_WORDS, dtype=np.int64)
+        generator = build_generator(seeds, SPAWN_KEY)
+        is_sheared, is_elastic = generator.random(2) < (plan.shear_probability, plan.elastic_probability)
+        leaning, towards = generator.permutation(dimensions)[:2].tolist()
+        degrees = generator.uniform(-plan.shear_limit_degrees, plan.shear_limit_degrees)
+        shear = compute_shear(dimensions, leaning, towards, degrees=degrees if is_sheared else 0.0)
+        return shear, np.asarray(is_elastic), generator.integers(WORD, size=KEY_WORDS, endpoint=True)
 
     def _resample(self, arrays: Sequence[np.ndarray], parameters: SpatialParameters) -> tuple[np.ndarray, ...]:
         """Interpolates every slice (in plane only) or the whole volume of image and label maps at the same source
@@ -124,32 +201,61 @@ class Spatial(Transform):
         return np.stack([interpolate(part, positions) for part in parts]).reshape(*leading, *self.patch_voxels)
 
 
-def draw_spatial_parameters(plan: SpatialPlan, dimensions: int) -> SpatialParameters:
-    """Draws from numpy's global generator: independent decisions to rotate and to scale, uniform magnitudes."""
-    angles = scale = None
+def draw_spatial_parameters(plan: WarpPlan, patch_voxels: tuple[int, ...]) -> SpatialParameters:
+    """Draws from numpy's global generator: independent decisions and uniform magnitudes. Nothing is drawn for what
+    never happens, so that it leaves the numbers of the other transforms alone."""
+    angles = scale = shear = displacements = None
+    dimensions = len(patch_voxels)
     if np.random.uniform() < plan.rotation_probability:
         limit = radians(plan.rotation_limit_degrees)
         angles = tuple(np.random.uniform(-limit, limit, size=1 if dimensions == 2 else 3).tolist())
     if np.random.uniform() < plan.scaling_probability:
         scale = float(np.random.uniform(*plan.scaling_range))
-    return SpatialParameters(angles_radians=angles, scale=scale)
+    if isinstance(plan, DeformationPlan):
+        shear, displacements = _draw_shear(plan, dimensions), _draw_elastic(plan, patch_voxels)
+    return SpatialParameters(angles_radians=angles, scale=scale, shear=shear, displacements=displacements)
+
+
+def _draw_shear(plan: DeformationPlan, dimensions: int) -> Float64[np.ndarray, "axis axis"] | None:
+    if plan.shear_probability == 0 or np.random.uniform() >= plan.shear_probability:
+        return None
+    leaning, towards = np.random.permutation(dimensions)[:2].tolist()
+    degrees = np.random.uniform(-plan.shear_limit_degrees, plan.shear_limit_degrees)
+    return compute_shear(dimensions, leaning, towards, degrees=degrees)
+
+
+def _draw_elastic(plan: DeformationPlan, patch_voxels: tuple[int, ...]) -> Float64[np.ndarray, " axis *patch"] | None:
+    if plan.elastic is None or plan.elastic_probability == 0 or np.random.uniform() >= plan.elastic_probability:
+        return None
+    return draw_displacements(plan.elastic, patch_voxels)
+
+
+def compute_shear(dimensions: int, leaning: int, towards: int, *, degrees: float) -> Float64[np.ndarray, "axis axis"]:
+    """Computes the matrix by which the axis `leaning` leans towards the axis `towards`; volumes stay."""
+    matrix: Float64[np.ndarray, "axis axis"] = np.eye(dimensions)
+    matrix[towards, leaning] = tan(radians(degrees))
+    return matrix
 
 
 def compute_source_positions(
     parameters: SpatialParameters, patch_voxels: tuple[int, ...], cut_voxels: tuple[int, ...]
 ) -> Float64[np.ndarray, " axis *patch"]:
-    """Computes the position in the cut of each voxel of the patch, rotated and scaled about the common centre."""
+    """Computes the position in the cut of each voxel of the patch, warped about the common centre."""
     columns = np.eye(len(patch_voxels))
     if parameters.angles_radians is not None:
         rotate = rotate_coords_2d if len(patch_voxels) == 2 else rotate_coords_3d
         columns = rotate(columns, *parameters.angles_radians)
     if parameters.scale is not None:
         columns = scale_coords(columns, parameters.scale)
+    if parameters.shear is not None:
+        columns = columns @ parameters.shear
     positions = np.empty((len(patch_voxels), *patch_voxels))
     offsets = np.ogrid[tuple(slice(-(extent - 1) / 2, extent / 2) for extent in patch_voxels)]
     for axis, extent in enumerate(cut_voxels):
         steps = (factor * offset for factor, offset in zip(columns[axis], offsets, strict=True))
         positions[axis] = reduce(np.add, steps, (extent - 1) / 2)
+    if parameters.displacements is not None:
+        positions += parameters.displacements
     return positions
 
 

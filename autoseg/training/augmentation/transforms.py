@@ -6,6 +6,7 @@ from typing import Final
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.training.augmentation.blur import Blur
 from autoseg.training.augmentation.brightness import Brightness
+from autoseg.training.augmentation.colour import Hue, Saturation
 from autoseg.training.augmentation.contrast import Contrast
 from autoseg.training.augmentation.gamma import Gamma
 from autoseg.training.augmentation.low_resolution import LowResolution
@@ -14,16 +15,21 @@ from autoseg.training.augmentation.mask_morphology import MaskMorphology
 from autoseg.training.augmentation.mirror import Mirror
 from autoseg.training.augmentation.noise import Noise
 from autoseg.training.augmentation.spatial import Spatial
+from autoseg.training.augmentation.stain import Stain
 from autoseg.training.augmentation.transform import DeviceTransform, Transform
 
 TRANSFORMS: Final[dict[str, type[Transform]]] = {
     "spatial": Spatial,
+    "deformation": Spatial,
     "noise": Noise,
     "blur": Blur,
     "brightness": Brightness,
     "contrast": Contrast,
     "low_resolution": LowResolution,
     "gamma": Gamma,
+    "saturation": Saturation,
+    "hue": Hue,
+    "stain": Stain,
     "mirror": Mirror,
     "mask_morphology": MaskMorphology,
     "mask_component_removal": MaskComponentRemoval,

@@ -92,9 +92,12 @@ class BatchSource(Dataset[Batch | AutosegError]):
 
     Attributes:
         batch_bytes: Memory of a batch.
+        training: Of the patches that are changed by all transforms.
+        plain: Of training patches after the end of augmentation.
     """
 
     training: PatchSource
+    plain: PatchSource
     validation: PatchSource
     seed: int
     batch_bytes: int
@@ -108,7 +111,7 @@ class BatchSource(Dataset[Batch | AutosegError]):
 
     def make_batch(self, key: BatchKey) -> Batch:
         """Draws and stacks the samples of a batch."""
-        source = self.training if key.stream == "training" else self.validation
+        source = key.select(training=self.training, plain=self.plain, validation=self.validation)
         patches = [source.make_patch(derive_seeds(self.seed, key, index), index) for index in source.sampler.indices]
         return Batch(
             image=torch.from_numpy(np.stack([image for image, _ in patches])),
@@ -132,6 +135,7 @@ def build_batch_source(
         part: Samples of every batch that are made here; None: all.
     """
     transforms, patch = plan.training.transforms, plan.patch_voxels
+    lasting = tuple(transform for transform in transforms if transform.lasts)
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
     samplers = [
         PatchSampler(
@@ -147,24 +151,31 @@ def build_batch_source(
             border=plan.border,
             part=part,
         )
-        for cases, cut in ((fold.training, compute_enlarged_patch(patch, transforms)), (fold.validation, patch))
+        for cases, cut in (
+            (fold.training, compute_enlarged_patch(patch, transforms)),
+            (fold.training, patch),
+            (fold.validation, patch),
+        )
     ]
     is_2d = plan.dimensions == 2
     stage_input = None if previous is None else previous.input
     labels = () if stage_input is None else stage_input.labels.foreground_labels
     augmentations = (
-        SampleAugmentation(
-            transforms=build_transforms(transforms, patch, labels), masked_channels=masked, stage_input=stage_input
+        *(
+            SampleAugmentation(
+                transforms=build_transforms(chosen, patch, labels), masked_channels=masked, stage_input=stage_input
+            )
+            for chosen in (transforms, lasting)
         ),
         # Not masked, as in prediction and in the reference implementation.
         SampleAugmentation(transforms=(), masked_channels=(), stage_input=stage_input),
     )
-    training, validation = (
+    training, plain, validation = (
         PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d)
         for sampler, augmentation in zip(samplers, augmentations, strict=True)
     )
     batch_bytes = len(samplers[0].indices) * math.prod(patch) * count_voxel_bytes(plan.network.input_channels)
-    return BatchSource(training=training, validation=validation, seed=seed, batch_bytes=batch_bytes)
+    return BatchSource(training=training, plain=plain, validation=validation, seed=seed, batch_bytes=batch_bytes)
 
 
 def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Callable[[str], CachedCase]:
@@ -172,17 +183,23 @@ def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Cal
 
 
 def list_batch_keys(
-    iterations_per_epoch: int, validation_iterations_per_epoch: int, *, first_epoch: int, first_iteration: int = 0
+    iterations_per_epoch: int,
+    validation_iterations_per_epoch: int,
+    *,
+    first_epoch: int,
+    first_iteration: int = 0,
+    is_augmented: Callable[[int], bool] = lambda epoch: True,
 ) -> Iterator[BatchKey]:
     """Yields the keys of all batches from the first epoch on, without end, in the order of training.
 
     Args:
         first_iteration: Training iteration at which the first epoch begins.
+        is_augmented: Says of an epoch, when its keys are asked for, whether its patches are changed by all transforms.
     """
     counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
     for epoch in itertools.count(first_epoch):
         keys = (
-            BatchKey(stream=stream, epoch=epoch, iteration=iteration)
+            BatchKey(stream=stream, epoch=epoch, iteration=iteration, is_augmented=is_augmented(epoch))
             for stream, count in counts.items()
             for iteration in range(count)
         )

@@ -130,6 +130,7 @@ class DeviceBatchSource:
     """
 
     training: DevicePatchSource
+    plain: DevicePatchSource
     validation: DevicePatchSource
     seed: int
     placement: DataPlacement
@@ -148,7 +149,7 @@ class DeviceBatchSource:
     def prepare(self, key: BatchKey) -> PreparedBatch:
         """Makes a batch without waiting for the device. Cutting runs beside other threads, the rest one by one: two
         batches at once would take twice the memory and no less time."""
-        source = self.training if key.stream == "training" else self.validation
+        source = key.select(training=self.training, plain=self.plain, validation=self.validation)
         seeds = [derive_seeds(self.seed, key, index) for index in source.sampler.indices]
         parameters = source.augmentation.draw(seeds, channels=source.channels)
         with self._on_stream():
@@ -189,7 +190,7 @@ def build_device_batch_source(
     placement = placement or find_placement(plan, names, read_case, device=device)
     memory = device if placement.where == "device" else None
     open_case = read_case if placement.where == "disk" else hold_cases(names, read_case, memory).__getitem__
-    training, validation = (
+    training, plain, validation = (
         DevicePatchSource(
             sampler=replace(patches.sampler, open_case=open_case),
             augmentation=build_device_augmentation(patches.augmentation),
@@ -198,10 +199,11 @@ def build_device_batch_source(
             device=device,
             buffer_device=memory or torch.device("cpu"),
         )
-        for patches in (source.training, source.validation)
+        for patches in (source.training, source.plain, source.validation)
     )
     return DeviceBatchSource(
         training=training,
+        plain=plain,
         validation=validation,
         seed=source.seed,
         placement=placement,

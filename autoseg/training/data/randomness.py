@@ -9,21 +9,34 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 
+Choice = TypeVar("Choice")
 Stream = Literal["training", "validation"]
 STREAM_NUMBERS: Final[dict[Stream, int]] = {"training": 0, "validation": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchKey:
-    """The place of a batch in a training."""
+    """The place of a batch in a training.
+
+    Attributes:
+        is_augmented: Whether its patches are changed by all transforms; it has no influence on where they are cut.
+    """
 
     stream: Stream
     epoch: int
     iteration: int
+    is_augmented: bool = True
+
+    def select(self, *, training: Choice, plain: Choice, validation: Choice) -> Choice:
+        """Returns what belongs to the batch: of training with all transforms, with those alone that last, or of
+        validation."""
+        if self.stream == "validation":
+            return validation
+        return training if self.is_augmented else plain
 
 
 def derive_seeds(seed: int, key: BatchKey, index: int) -> np.random.SeedSequence:

@@ -3,7 +3,7 @@
 from typing import Final, Literal
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,8 +15,8 @@ NO_LABEL: Final = -100  # torch's name for no voxel at all
 
 
 def compute_cross_entropy(
-    term: CrossEntropyTerm, logits: Float32[Tensor, "batch output *space"], target: Target, part: BatchPart
-) -> Float32[Tensor, ""]:
+    term: CrossEntropyTerm, logits: Float[Tensor, "batch output *space"], target: Target, part: BatchPart
+) -> Float[Tensor, ""]:
     """Computes the mean over the voxels that are not ignored (and over regions, if any); 0 without such voxels."""
     del term
     return (_compute_binary if target.labels.has_regions else _compute_categorical)(logits, target, part)
@@ -47,7 +47,7 @@ def _compute_binary(logits: Tensor, target: Target, part: BatchPart) -> Tensor:
     """
     masks, valid = target.masks, target.valid
     if valid is None:
-        return part.add_up(functional.binary_cross_entropy_with_logits(logits, masks.float()) * part.share)
-    entropy = functional.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none")
+        return part.add_up(functional.binary_cross_entropy_with_logits(logits, masks.to(logits.dtype)) * part.share)
+    entropy = functional.binary_cross_entropy_with_logits(logits, masks.to(logits.dtype), reduction="none")
     count = part.add_up(valid.sum()).clamp_min(1) * logits.shape[1]
     return part.add_up((entropy * valid).sum()) / count

@@ -1,7 +1,7 @@
 """Targets that logits are compared with: class masks and valid voxels, at the resolution of an output."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
@@ -21,21 +21,28 @@ class Target:
         labels: Softmax over background and labels, or one sigmoid per region; voxels of the ignore label do not count.
         masks: One per class, foreground label or region.
         valid: Voxels that do not carry the ignore label; None where the data has no such label.
+        spacing_mm: Distance of neighbouring voxels along each axis.
+        maps: Maps that loss terms made of the label map, by name, for further outputs of the same resolution.
     """
 
     labels: LabelScheme
     label_map: Int16[Tensor, " batch *space"]
     masks: Bool[Tensor, "batch class *space"]
     valid: Bool[Tensor, "batch 1 *space"] | None
+    spacing_mm: tuple[float, ...]
+    maps: dict[str, Tensor] = field(default_factory=dict)
 
 
-def build_target(label_map: Int16[Tensor, " batch *space"], labels: LabelScheme) -> Target:
+def build_target(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme, *, spacing_mm: tuple[float, ...]
+) -> Target:
     """Builds the target of logits that have the extent of the label map."""
     return Target(
         labels=labels,
         label_map=label_map,
         masks=build_class_masks(label_map, labels),
         valid=find_valid_voxels(label_map, labels),
+        spacing_mm=spacing_mm,
     )
 
 

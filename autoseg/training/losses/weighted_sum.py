@@ -11,7 +11,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan.losses import LossTerm
 from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
 from autoseg.training.losses import LOSSES
-from autoseg.training.losses.targets import build_target, crop_label_map, reduce_label_map
+from autoseg.training.losses.targets import Target, build_target, crop_label_map, reduce_label_map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +21,13 @@ class WeightedLoss:
     Attributes:
         terms: Loss terms with their weights.
         labels: Tells classes from the ignore label.
+        spacing_mm: Distance of neighbouring voxels of the patch along each axis.
         part: The part of the batch that this process sees; the loss is that of the whole batch.
     """
 
     terms: tuple[LossTerm, ...]
     labels: LabelScheme
+    spacing_mm: tuple[float, ...]
     part: BatchPart = WHOLE_BATCH
 
     def __call__(
@@ -33,17 +35,33 @@ class WeightedLoss:
         outputs: Sequence[Float[Tensor, "batch output ..."]],
         label_map: Int16[Tensor, " batch ..."],
         output_weights: Sequence[float],
+        *,
+        progress: float = 0.0,
     ) -> Float32[Tensor, ""]:
-        """Computes the weighted sum over all outputs, each compared with the label map at its resolution; the label map
-        is cropped to the extents of the first."""
-        covered = crop_label_map(label_map, outputs[0].shape[2:])
+        """Computes the weighted sum over all outputs, each compared with the label map at its resolution.
+
+        Args:
+            outputs: Logits, of the extent of the label map or coarser.
+            label_map: Labels of the patches, cropped to the middle that the first output covers.
+            output_weights: Weight of every output.
+            progress: Share of the training that is done, for terms whose weight changes.
+        """
+        label_map = crop_label_map(label_map, outputs[0].shape[2:])
+        extents = dict.fromkeys(tuple(logits.shape[2:]) for logits in outputs)
+        targets = {extent: self._build_target(label_map, extent) for extent in extents}
         losses = [
-            weight * self._compute_at_one_resolution(logits.float(), reduce_label_map(covered, logits.shape[2:]))
+            weight * self._compute_terms(logits.float(), targets[tuple(logits.shape[2:])], progress)
             for weight, logits in zip(output_weights, outputs, strict=True)
         ]
         return torch.stack(losses).sum()
 
-    def _compute_at_one_resolution(self, logits: Tensor, label_map: Tensor) -> Tensor:
-        target = build_target(label_map, self.labels)
-        losses = [term.weight * LOSSES[term.name](term, logits, target, self.part) for term in self.terms]
+    def _build_target(self, label_map: Tensor, extents: tuple[int, ...]) -> Target:
+        ratios = (whole / extent for whole, extent in zip(label_map.shape[1:], extents, strict=True))
+        spacing_mm = tuple(spacing * ratio for spacing, ratio in zip(self.spacing_mm, ratios, strict=True))
+        return build_target(reduce_label_map(label_map, extents), self.labels, spacing_mm=spacing_mm)
+
+    def _compute_terms(self, logits: Tensor, target: Target, progress: float) -> Tensor:
+        losses = [
+            term.compute_weight(progress) * LOSSES[term.name](term, logits, target, self.part) for term in self.terms
+        ]
         return torch.stack(losses).sum()

@@ -4,17 +4,17 @@ from typing import Final, Protocol
 
 from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.objectives.segmentation import Segmentation
 
 
 class ObjectiveBuilder(Protocol):
-    """Builds an objective, whose own parameters are in `plan.objective`."""
+    """Builds an objective, whose own parameters are in `plan.training.objective`."""
 
     def __call__(
-        self, plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+        self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> Objective:
         """Builds the objective; it may read properties of the network (such as output weights), not call or keep it."""
         ...
@@ -25,15 +25,15 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {"segmentation": Segmentation}
 
 
 def build_objective(
-    plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+    plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
 ) -> Objective:
     """Builds the planned objective.
 
     Args:
-        plan: Training plan with the losses.
+        plan: Configuration with the losses.
         labels: Labels of the data.
         network: Network to train.
         part: The part of every batch that this process sees.
         seed: Seed of the training.
     """
-    return OBJECTIVES[plan.objective.name](plan, labels, network, part=part, seed=seed)
+    return OBJECTIVES[plan.training.objective.name](plan, labels, network, part=part, seed=seed)

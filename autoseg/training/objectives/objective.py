@@ -32,7 +32,13 @@ class Objective(nn.Module, ABC):
 
     It has no say in prediction, which calls the network: final checkpoints hold the network alone, and an extension of
     a finished training begins with a new objective, as with a new optimizer.
+
+    Attributes:
+        progress: Share of the training that is done, 0 to 1. It is set before every iteration by the schedule, which
+            checkpoints hold, and stays 0 while the end of the training is open.
     """
+
+    progress: float = 0.0
 
     @abstractmethod
     def forward(

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.weighted_sum import WeightedLoss
@@ -15,11 +15,11 @@ class Segmentation(Objective):
     """The weighted sum of the loss terms over all outputs; it has no parameters and no state."""
 
     def __init__(
-        self, plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+        self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> None:
         super().__init__()
         del seed
-        self.loss = WeightedLoss(terms=plan.losses, labels=labels, part=part)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
         assert set(network.output_targets) == {"labels"}, (
             f"{network.plan.family}: outputs for other targets than labels"
         )
@@ -28,4 +28,5 @@ class Segmentation(Objective):
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
         outputs = network(batch.image)
-        return self.loss(outputs, batch.label_map, self.output_weights), outputs[0]
+        loss = self.loss(outputs, batch.label_map, self.output_weights, progress=self.progress)
+        return loss, outputs[0]

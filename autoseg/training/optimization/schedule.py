@@ -6,14 +6,23 @@ extended, by one that ends when the validation no longer improves.
 """
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Final
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
 
 from pydantic import Field, model_validator
 
 from autoseg.document import Part
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.training import (
+    ConstantSchedule,
+    CosineSchedule,
+    PlateauSchedule,
+    PolynomialSchedule,
+    TrainingPlan,
+)
 
+Measurements = Sequence[float | None]
+
+ROUNDING: Final = 1e-9  # of shares of a training
 EXTENSION_PEAK: Final = 0.5
 """Fraction of the initial learning rate to which an extension warms up: enough to leave the minimum that was reached,
 too little to unlearn what led there (compare the warm restarts of Loshchilov and Hutter 2017, arXiv:1608.03983)."""
@@ -86,32 +95,68 @@ def build_schedule(plan: TrainingPlan, *, epochs: int | None) -> Schedule:
     )
 
 
-def compute_learning_rate(plan: TrainingPlan, schedule: Schedule, *, epoch: int, iteration: int) -> float:
-    """Computes the learning rate of one iteration by the rule of `TrainingPlan.schedule`."""
-    decay = DECAYS[plan.schedule](plan, schedule, epoch, iteration)
+def compute_learning_rate(
+    plan: TrainingPlan, schedule: Schedule, *, epoch: int, iteration: int, measurements: Measurements = ()
+) -> float:
+    """Computes the learning rate of one iteration by the rule of `TrainingPlan.schedule`.
+
+    Args:
+        measurements: Mean pseudo Dice of each finished epoch.
+    """
+    position = epoch + iteration / schedule.iterations_per_epoch
+    decay = DECAYS[plan.schedule.name](plan.schedule, schedule, position, measurements)
     since_rise = (epoch - schedule.warmup_epoch) * schedule.iterations_per_epoch + iteration
     rise = min(1.0, (since_rise + 1) / (schedule.warmup_iterations + 1))
     return plan.initial_learning_rate * schedule.peak * rise * decay
 
 
-def _decay_polynomially(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
-    del iteration  # constant within an epoch
-    return float((1 - schedule.compute_progress(epoch)) ** plan.schedule_exponent)
+def is_augmented(plan: TrainingPlan, schedule: Schedule, epoch: int) -> bool:
+    """Returns whether patches are still changed by all transforms in an epoch, by `augmentation_end_fraction`."""
+    if plan.augmentation_end_fraction == 0:
+        return True
+    return 1 - schedule.compute_progress(epoch) > plan.augmentation_end_fraction + ROUNDING
 
 
-def _decay_as_cosine(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
-    del plan
-    progress = schedule.compute_progress(epoch + iteration / schedule.iterations_per_epoch)
-    return (1 + math.cos(math.pi * progress)) / 2
+def _decay_polynomially(
+    rule: PolynomialSchedule, schedule: Schedule, position: float, measurements: Measurements
+) -> float:
+    del measurements
+    return float((1 - schedule.compute_progress(math.floor(position))) ** rule.exponent)
 
 
-def _keep_constant(plan: TrainingPlan, schedule: Schedule, epoch: int, iteration: int) -> float:
-    del plan, schedule, epoch, iteration
+def _decay_as_cosine(rule: CosineSchedule, schedule: Schedule, position: float, measurements: Measurements) -> float:
+    del rule, measurements
+    return (1 + math.cos(math.pi * schedule.compute_progress(position))) / 2
+
+
+def _keep_constant(rule: ConstantSchedule, schedule: Schedule, position: float, measurements: Measurements) -> float:
+    del rule, schedule, position, measurements
     return 1.0
 
 
-DECAYS: Final[dict[str, Callable[[TrainingPlan, Schedule, int, int], float]]] = {
+def _reduce_on_plateau(rule: PlateauSchedule, schedule: Schedule, position: float, measurements: Measurements) -> float:
+    del position
+    return float(rule.factor ** count_reductions(rule, measurements[schedule.warmup_epoch :]))
+
+
+def count_reductions(rule: PlateauSchedule, measurements: Measurements) -> int:
+    """Counts how often the learning rate has been reduced; epochs without a measurement count neither way."""
+    best, waited, reductions = -math.inf, 0, 0
+    for measurement in measurements:
+        if measurement is None:
+            continue
+        if measurement > best + rule.smallest_improvement:
+            best, waited = measurement, 0
+        else:
+            waited += 1
+        if waited > rule.patience_epochs:
+            waited, reductions = 0, reductions + 1
+    return reductions
+
+
+DECAYS: Final[dict[str, Callable[[Any, Schedule, float, Measurements], float]]] = {
     "polynomial": _decay_polynomially,
     "cosine": _decay_as_cosine,
     "constant": _keep_constant,
+    "on_plateau": _reduce_on_plateau,
 }

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import ObjectivePlan
-from autoseg.plan.training import TrainingPlan
 from autoseg.plan.values import Positive
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
@@ -27,12 +27,12 @@ class Perturbed(Objective):
     steps: Tensor
 
     def __init__(
-        self, plan: TrainingPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+        self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> None:
         super().__init__()
-        assert isinstance(plan.objective, PerturbedObjective)
-        self.noise_std, self.seed = plan.objective.noise_std, seed
-        self.loss = WeightedLoss(terms=plan.losses, labels=labels, part=part)
+        assert isinstance(plan.training.objective, PerturbedObjective)
+        self.noise_std, self.seed = plan.training.objective.noise_std, seed
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
         self.output_weights = network.output_weights
         self.share_logits = nn.Parameter(torch.zeros(2))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))

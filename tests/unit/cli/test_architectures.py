@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from builders.plans import build_configuration, build_plan
 
-from autoseg.cli.planners import architectures
+from autoseg.cli.choices import architectures
 from autoseg.document import write_document
 from autoseg.errors import OptionError
 from autoseg.run_folder import RunFolder

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from autoseg.errors import EvaluationError
 from autoseg.evaluation import ClassMetrics, evaluate_case
+from autoseg.evaluation.lesions import LesionCounts
 from autoseg.evaluation.surface import compute_surface_agreement
 
 SPACING_MM = (3.0, 1.0, 0.5)
@@ -25,7 +26,7 @@ def test_a_small_case_has_the_metrics_computed_by_hand() -> None:
     (metrics,) = evaluate_case(
         prediction, reference, spacing_mm=SPACING_MM, labels=build_labels({"cube": (1,)}), tolerance_mm=10.0
     )
-    assert metrics == ClassMetrics(
+    assert replace(metrics, average_distance_mm=None) == ClassMetrics(
         dice=8 / 20,
         iou=4 / 16,
         true_positives=4,
@@ -38,7 +39,29 @@ def test_a_small_case_has_the_metrics_computed_by_hand() -> None:
         surface_dice=1.0,
         volume_difference_ml=4 * 1.5 / 1000,
         relative_volume_difference=0.5,
+        pixel_accuracy=108 / 120,
+        volume_overlap_error=12 / 16,
+        average_distance_mm=None,  # `test_surface` compares it
+        maximum_distance_mm=1.0,
+        lesions=LesionCounts(true_positives=1, false_positives=0, false_negatives=0),
     )
+
+
+def test_two_squares_that_overlap_in_half_have_the_published_scores() -> None:
+    reference, prediction = np.zeros((1, 2, 3), dtype=np.uint8), np.zeros((1, 2, 3), dtype=np.uint8)
+    reference[..., 0:2], prediction[..., 1:3] = 1, 1
+    (metrics,) = evaluate_case(prediction, reference, spacing_mm=(999.0, 1.0, 1.0), labels=build_labels({"a": (1,)}))
+    assert (metrics.dice, metrics.relative_volume_difference) == (0.5, 0.0)
+    assert metrics.volume_overlap_error == pytest.approx(2 / 3)
+    # Half of the length of each contour lies on the other one, the other half one pixel away.
+    assert (metrics.average_distance_mm, metrics.maximum_distance_mm) == (pytest.approx(0.5), 1.0)
+
+
+def test_pixel_accuracy_counts_every_label_of_the_case_and_no_ignored_voxel() -> None:
+    labels = build_labels({"a": (1,), "b": (2,)}, ignore_value=3)
+    prediction, reference = (np.array([[row]], dtype=np.uint8) for row in ([0, 1, 2, 2, 0, 1], [0, 1, 1, 2, 3, 3]))
+    results = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=labels)
+    assert [metrics.pixel_accuracy for metrics in results] == [3 / 4, 3 / 4]
 
 
 def test_each_class_equals_its_masks_compared_alone() -> None:
@@ -94,6 +117,8 @@ def test_metrics_of_missing_classes_are_zero_or_undefined(
     (metrics,) = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=build_labels({"a": (1,)}))
     assert (metrics.dice, metrics.iou, metrics.surface_dice, metrics.hd95_mm) == (overlap, overlap, overlap, None)
     assert metrics.relative_volume_difference == relative
+    assert metrics.volume_overlap_error == (None if overlap is None else 1 - overlap)
+    assert (metrics.lesions.f1, metrics.average_distance_mm, metrics.maximum_distance_mm) == (overlap, None, None)
     assert metrics.volume_difference_ml == pytest.approx((in_prediction - in_reference) * 1.5 / 1000)
 
 
@@ -106,9 +131,15 @@ def test_voxels_that_the_reference_ignores_count_nowhere() -> None:
 
     results = evaluate_case(prediction, marked, spacing_mm=SPACING_MM, labels=labels)
 
+    correct = ((cleared[0] == cleared[1]) & ~ignored).sum() / (~ignored).sum()
     expected = evaluate_case(*cleared, spacing_mm=SPACING_MM, labels=labels)
     assert results == tuple(
-        replace(metrics, true_negatives=metrics.true_negatives - int(ignored.sum())) for metrics in expected
+        replace(
+            metrics,
+            true_negatives=metrics.true_negatives - int(ignored.sum()),
+            pixel_accuracy=float(correct),
+        )
+        for metrics in expected
     )
 
 
@@ -127,7 +158,8 @@ def test_a_region_is_the_union_of_its_labels() -> None:
         for members in ((1, 2, 3), (2, 3), (1,))
     ]
     results = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=regions)
-    assert results == tuple(expected)
+    accuracy = float((prediction == reference).mean())  # of all labels, whichever regions they form
+    assert results == tuple(replace(metrics, pixel_accuracy=accuracy) for metrics in expected)
 
 
 def test_a_region_may_contain_the_background() -> None:

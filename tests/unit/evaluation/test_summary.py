@@ -90,6 +90,28 @@ def test_the_json_file_reads_back_as_it_was(summary: EvaluationSummary, tmp_path
     assert read_document(tmp_path / "summary.json", EvaluationSummary) == summary
 
 
+def test_the_json_file_holds_surface_distances_accuracy_and_lesions(summary: EvaluationSummary, tmp_path: Path) -> None:
+    write_summary(tmp_path, summary)
+    metrics = json.loads((tmp_path / "summary.json").read_text())["metric_per_case"][0]["metrics"]["1"]
+    added = {"PA": 0.96, "VOE": 0.75, "ASD": 1.5, "HD": 6.0}
+    added |= {"lesion_f1": 2 / 3, "lesions_found": 1, "lesions_false": 1, "lesions_missed": 0}
+    assert {name: metrics[name] for name in added} == added
+
+
+def test_a_summary_of_an_earlier_version_is_read_without_the_metrics_it_lacks(
+    summary: EvaluationSummary, tmp_path: Path
+) -> None:
+    write_summary(tmp_path, summary)
+    path = tmp_path / "summary.json"
+    content = json.loads(path.read_text())
+    for values in (content["foreground_mean"], content["metric_per_case"][0]["metrics"]["1"]):
+        for name in METRICS[METRICS.index("PA") :]:
+            del values[name]
+    path.write_text(json.dumps(content))
+    read = read_document(path, EvaluationSummary)
+    assert (read.foreground_mean.Dice, read.foreground_mean.ASD) == (summary.foreground_mean.Dice, None)
+
+
 def test_every_metric_is_defined_in_words() -> None:
     assert METRICS
     assert set(METRICS) <= set(DEFINITIONS)

@@ -1,4 +1,7 @@
-"""HD95 and surface Dice, by hand and against DeepMind's package (which needs names that SciPy has deprecated)."""
+"""Surface distances and surface Dice, by hand and against DeepMind's package.
+
+The package needs names that SciPy has deprecated.
+"""
 
 import numpy as np
 import pytest
@@ -36,7 +39,13 @@ def test_random_blobs_agree_with_the_public_package(dimensions: int, seed: int) 
 
     hd95_mm = surface_distance.compute_robust_hausdorff(public, 95)
     surface_dice = surface_distance.compute_surface_dice_at_tolerance(public, tolerance_mm)
+    maximum_mm = surface_distance.compute_robust_hausdorff(public, 100)
+    from_reference_mm, from_prediction_mm = surface_distance.compute_average_surface_distance(public)
+    areas_mm2 = [public[f"surfel_areas_{side}"].sum() for side in ("gt", "pred")]
+    average_mm = np.average([from_reference_mm, from_prediction_mm], weights=areas_mm2)
     assert agreement.hd95_mm == pytest.approx(hd95_mm, rel=1e-6, abs=0)
+    assert agreement.maximum_distance_mm == pytest.approx(maximum_mm, rel=1e-6, abs=0)
+    assert agreement.average_distance_mm == pytest.approx(average_mm, rel=1e-6, abs=0)
     assert agreement.surface_dice == pytest.approx(surface_dice, rel=1e-9, abs=0)
     assert 0 < surface_dice < 1
 
@@ -44,7 +53,9 @@ def test_random_blobs_agree_with_the_public_package(dimensions: int, seed: int) 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (5.0, 0.7, 0.9)])
 def test_equal_masks_agree_perfectly(spacing_mm: tuple[float, ...]) -> None:
     mask = draw_blobs((12, 14, 16), seed=0)
-    assert compare(mask, mask.copy(), spacing_mm, 0.0) == SurfaceAgreement(hd95_mm=0.0, surface_dice=1.0)
+    assert compare(mask, mask.copy(), spacing_mm, 0.0) == SurfaceAgreement(
+        hd95_mm=0.0, surface_dice=1.0, average_distance_mm=0.0, maximum_distance_mm=0.0
+    )
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -52,7 +63,8 @@ def test_prediction_and_reference_may_be_exchanged(dimensions: int) -> None:
     first, second = (draw_blobs((12, 14, 16)[:dimensions], seed) for seed in (3, 4))
     spacing_mm = (2.0, 0.8, 1.1)[:dimensions]
     there, back = compare(first, second, spacing_mm, 1.0), compare(second, first, spacing_mm, 1.0)
-    assert there.hd95_mm == back.hd95_mm
+    assert (there.hd95_mm, there.maximum_distance_mm) == (back.hd95_mm, back.maximum_distance_mm)
+    assert there.average_distance_mm == pytest.approx(back.average_distance_mm, rel=1e-12)
     assert there.surface_dice == pytest.approx(back.surface_dice, rel=1e-12)
 
 
@@ -85,6 +97,10 @@ def test_surface_dice_counts_the_part_of_both_surfaces_within_the_tolerance() ->
     agreement = compare(prediction, reference, (1.0, 1.0), 0.5)
     assert agreement.surface_dice == pytest.approx(within_mm / (reference_mm + prediction_mm))
     assert agreement.hd95_mm == pytest.approx(9.0)
+    # Columns 26 to 34 of the longer bar lie 1 to 9 pixels beyond the corners of the shorter one, its cap 10.
+    beyond_mm2 = 2 * sum(range(1, 10)) + cap_mm * 10
+    assert agreement.maximum_distance_mm == pytest.approx(10.0)
+    assert agreement.average_distance_mm == pytest.approx(beyond_mm2 / (reference_mm + prediction_mm), rel=0.02)
 
 
 @pytest.mark.parametrize(("tolerance_mm", "expected"), [(0.299, 0.5), (0.3, 1.0)])
@@ -110,10 +126,11 @@ def test_exactly_95_percent_of_the_surface_is_enough_whatever_its_rounding(pixel
 
 def test_surface_metrics_are_undefined_without_surfaces() -> None:
     nothing, something = np.zeros((4, 4, 4), dtype=bool), np.ones((4, 4, 4), dtype=bool)
-    one_empty = SurfaceAgreement(hd95_mm=None, surface_dice=0.0)
+    no_distances = {"hd95_mm": None, "average_distance_mm": None, "maximum_distance_mm": None}
+    one_empty = SurfaceAgreement(surface_dice=0.0, **no_distances)
     assert compare(nothing, something, (1.0, 1.0, 1.0), 1.0) == one_empty
     assert compare(something, nothing, (1.0, 1.0, 1.0), 1.0) == one_empty
-    both_empty = SurfaceAgreement(hd95_mm=None, surface_dice=None)
+    both_empty = SurfaceAgreement(surface_dice=None, **no_distances)
     assert compare(nothing, nothing, (1.0, 1.0, 1.0), 1.0) == both_empty
 
 

@@ -480,6 +480,16 @@ def test_formats_that_nnunet_does_not_read_are_refused(source: Path, tmp_path: P
         export_model(tmp_path / "x.autoseg", tmp_path / "exported", progress=TELLER)
 
 
+def test_borders_that_nnunet_does_not_have_are_refused(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    configurations = read_plan(run).configurations
+    mirrored = {name: part.model_copy(update={"border": "mirror"}) for name, part in configurations.items()}
+    change_plan(run, configurations=mirrored)
+    with pytest.raises(ExchangeError, match=r"3d_fullres continues images at their border \('mirror'\)"):
+        export_model(run, tmp_path / "exported", progress=TELLER)
+
+
 @pytest.mark.parametrize("output", ["exported", "new/folders/exported"])
 def test_a_refused_export_leaves_nothing(output: str, tmp_path: Path) -> None:
     """Of two configurations the second one is refused: neither is left, and no empty folder."""

@@ -26,7 +26,7 @@ FOUR_STAGES = {
 def plan_tiles(patch, **changes) -> ConfigurationPlan:
     fields = {"input_channels": 1, "layers": LAYERS, **changes}
     network = build_small_network_plan("valid convolutions", len(patch), **fields)
-    return build_configuration(patch, network=network)
+    return build_configuration(patch, network=network, border="mirror")
 
 
 def predict(image, patch, *, mirror_axes=(), step=0.5, **changes):

@@ -80,6 +80,25 @@ def test_a_real_network_agrees_with_a_plain_implementation(shape, patch):
     np.testing.assert_allclose(logits.numpy(), predict_plainly(network, image.numpy(), patch, 0.5), atol=2e-5)
 
 
+@pytest.mark.parametrize(("border", "mode"), [("mirror", "reflect"), ("replicate", "edge")])
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((7, 18, 5), (8, 16, 12)), ((3, 5, 20), (16, 12)), ((1, 3, 9), (8, 16, 12))]
+)
+def test_windows_beyond_the_image_see_it_continued(border, mode, *, shape, patch):
+    torch.manual_seed(0)
+    configuration = build_configuration(patch, border=border)
+    network = build_network(configuration.network).eval()
+    image = torch.randn(1, *shape)
+    logits = predict_logits(network, image, configuration=configuration, mirror_axes=(), device=CPU)
+    missing = [max(0, wanted - extent) for wanted, extent in zip(patch[::-1], shape[::-1], strict=False)]
+    below = [count // 2 for count in missing]
+    counts = [(low, count - low) for low, count in zip(below, missing, strict=True)] + [(0, 0)] * (4 - len(patch))
+    padded = torch.from_numpy(np.pad(image.numpy(), counts[::-1], mode=mode))
+    expected = predict_logits(network, padded, configuration=configuration, mirror_axes=(), device=CPU)
+    inside = tuple(slice(low, low + extent) for (low, _), extent in zip(counts[2::-1], shape, strict=True))
+    torch.testing.assert_close(logits, expected[:, *inside])
+
+
 @pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
 def test_batches_of_windows_give_what_single_windows_give(patch):
     torch.manual_seed(0)

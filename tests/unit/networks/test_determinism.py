@@ -40,7 +40,12 @@ def test_the_cross_entropy_is_the_same_with_both_kinds_of_kernels(ignore_label):
     logits = torch.randn((2, 2, 5, 6), generator=generator)
     label_map = torch.randint(0, 2 if ignore_label is None else 3, (2, 5, 6), generator=generator).to(torch.int16)
     labels = build_labels({"lesion": (1,)}, ignore_value=ignore_label)
-    arguments = (CrossEntropyTerm(weight=1.0), logits, build_target(label_map, labels), WHOLE_BATCH)
+    arguments = (
+        CrossEntropyTerm(weight=1.0),
+        logits,
+        build_target(label_map, labels, spacing_mm=(1.0,) * (label_map.ndim - 1)),
+        WHOLE_BATCH,
+    )
     fast = compute_cross_entropy(*arguments)
     torch.use_deterministic_algorithms(True)
     strict = compute_cross_entropy(*arguments)

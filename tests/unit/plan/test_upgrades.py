@@ -1,10 +1,10 @@
-"""Transforms and previous stages of plans of version 1, field by field."""
+"""Plans of earlier versions, field by field."""
 
 import pytest
 
 from autoseg.document import UpgradeError
 from autoseg.plan.augmentation import find_mirror_axes
-from autoseg.plan.upgrades import check_and_upgrade_version_1, upgrade_version_1
+from autoseg.plan.upgrades import check_and_upgrade_version_1, upgrade_version_1, upgrade_version_2
 
 AUGMENTATION = {
     "rotation_probability": 0.01,
@@ -181,3 +181,30 @@ def test_other_losses_and_architectures_than_those_of_version_1_are_refused():
     assert list_problems(network=VERSION_1_NETWORK | {"architecture": "unext"}) == [
         "configurations.2d.network.architecture: must be plain_unet or residual_encoder_unet (got 'unext')"
     ]
+
+
+def upgrade_training_of_version_2(training):
+    plan = {"schema_version": 2, "configurations": {"2d": {"training": training}}}
+    upgraded = upgrade_version_2(plan)
+    assert upgraded["schema_version"] == 3
+    return upgraded["configurations"]["2d"]["training"]
+
+
+def test_the_exponent_of_version_2_belongs_to_the_polynomial_alone():
+    polynomial = upgrade_training_of_version_2({"schedule": "polynomial", "schedule_exponent": 0.8, "epochs": 1})
+    assert polynomial["schedule"] == {"name": "polynomial", "exponent": 0.8}
+    assert polynomial.keys() & {"schedule_exponent", "epochs"} == {"epochs"}
+    cosine = upgrade_training_of_version_2({"schedule": "cosine", "schedule_exponent": 0.8})
+    assert cosine["schedule"] == {"name": "cosine"}
+
+
+def test_plans_of_version_2_pad_with_zeros_and_augment_to_the_end():
+    plan = {"schema_version": 2, "configurations": {"2d": {"training": {"schedule": "cosine"}}}}
+    upgraded = upgrade_version_2(plan)["configurations"]["2d"]
+    assert upgraded["border"] == "zeros"
+    assert upgraded["training"]["augmentation_end_fraction"] == 0.0
+
+
+@pytest.mark.parametrize("schedule", [{}, {"name": "polynomial", "exponent": 0.9}])
+def test_what_version_2_did_not_have_is_left_to_the_schema(schedule):
+    assert upgrade_training_of_version_2({"schedule": schedule})["schedule"] == schedule

@@ -239,11 +239,11 @@ def test_training_is_that_of_the_reference() -> None:
         "momentum": 0.99,
         "second_moment_decay": 0.999,
         "weight_decay": 3e-5,
-        "schedule": "polynomial",
-        "schedule_exponent": 0.9,
+        "schedule": {"name": "polynomial", "exponent": 0.9},
         "warmup_iterations": 0,
         "weight_average_decay": 0.0,
         "gradient_norm_limit": 12.0,
+        "augmentation_end_fraction": 0.0,
     }
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from builders.progress import skip_drawing
 
 from autoseg.document import parse_part
 from autoseg.errors import DeviceError, DocumentError, TrainingError
@@ -18,6 +19,9 @@ from autoseg.workflows.train.training import train_run
 from autoseg.workflows.train.units import list_units
 
 FIRST, SECOND, THIRD = "3d_lowres", "3d_cascade_fullres", "third"
+
+
+_no_drawing = pytest.fixture(autouse=True)(skip_drawing)
 
 
 def test_a_stage_gets_a_mask_for_each_foreground_label_of_the_one_before_it(plan):

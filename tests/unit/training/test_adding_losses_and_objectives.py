@@ -1,7 +1,7 @@
 """One more loss term and one more objective: a class, a function and one row each, all of them in this file."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.monitoring.events import IterationDone
 from autoseg.training.objectives import OBJECTIVES
 from autoseg.training.objectives.objective import Objective
+from autoseg.training.objectives.segmentation import Segmentation
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
 from autoseg.training.trainer import train
@@ -47,8 +48,8 @@ class Refinement(Objective):
 
     def __init__(self, plan, labels, network, *, part, seed):
         super().__init__()
-        self.noise_std, self.seed = plan.objective.noise_std, seed
-        self.loss = WeightedLoss(terms=plan.losses, labels=labels, part=part)
+        self.noise_std, self.seed = plan.training.objective.noise_std, seed
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
         self.balance = nn.Parameter(torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
@@ -160,6 +161,35 @@ def test_gradients_of_an_objective_are_summed_over_the_processes_of_a_process_gr
         gradients.append((each.objective.balance.grad.clone(), each.parameters[0].grad.clone()))
     torch.testing.assert_close(gradients[1][0], 3 * gradients[0][0])
     torch.testing.assert_close(gradients[1][1], gradients[0][1])
+
+
+class RecordingPlan(ObjectivePlan):
+    name: Literal["recording"] = "recording"
+
+
+class Recording(Segmentation):
+    """Records the share of the training that is done."""
+
+    seen: ClassVar[list[tuple[bool, float]]] = []
+
+    def forward(self, network, batch):
+        self.seen.append((self.training, self.progress))
+        return super().forward(network, batch)
+
+
+def test_an_objective_knows_the_share_of_the_training_that_is_done(
+    plan_configuration, training_data, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(OBJECTIVE_PLANS, "recording", RecordingPlan)
+    monkeypatch.setitem(OBJECTIVES, "recording", Recording)
+    Recording.seen.clear()
+    plan = plan_configuration(
+        epochs=2, iterations_per_epoch=2, validation_iterations_per_epoch=1, objective={"name": "recording"}
+    )
+    options = TrainingOptions(device=CPU, seed=0, workers=0)
+    list(train(plan, training_data, output=FoldFolder(tmp_path / "fold"), options=options))
+    epochs = [[(True, 0.0), (True, 0.25), (False, 0.5)], [(True, 0.5), (True, 0.75), (False, 1.0)]]
+    assert Recording.seen == [*epochs[0], *epochs[1]]
 
 
 def test_calibration_times_every_call_of_the_network(learner, batch, monkeypatch):

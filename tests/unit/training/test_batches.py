@@ -99,6 +99,33 @@ def test_validation_patches_come_from_the_held_out_case_without_augmentation(sou
     assert (windows == batch.image[0, 0].numpy()).all(axis=(1, 2)).any()
 
 
+def test_after_the_end_of_augmentation_patches_are_mirrored_alone(build_source, data_folder):
+    source = build_source(foreground_fraction=1.0)
+    volumes = [open_case(data_folder, name).image[0] for name in source.training.sampler.case_names]
+    windows = np.concatenate(
+        [
+            np.lib.stride_tricks.sliding_window_view(volume, (16, 16), axis=(1, 2)).reshape(-1, 16, 16)
+            for volume in volumes
+        ]
+    )
+    is_mirrored = set()
+    for iteration in range(6):
+        key = BatchKey(stream="training", epoch=0, iteration=iteration, is_augmented=False)
+        patch = source[key].image[1, 0].numpy()
+        flips = [axes for axes in ((), (0,), (1,), (0, 1)) if (windows == np.flip(patch, axes)).all(axis=(1, 2)).any()]
+        assert flips
+        is_mirrored.add(bool(flips[0]))
+    assert True in is_mirrored
+
+
+def test_keys_say_of_every_epoch_whether_it_is_augmented():
+    keys = list_batch_keys(1, 1, first_epoch=3, is_augmented=lambda epoch: epoch < 4)
+    assert [(key.epoch, key.is_augmented) for key in islice(keys, 4)] == [
+        *[(3, True), (3, True)],
+        *[(4, False), (4, False)],
+    ]
+
+
 def test_workers_make_the_same_batches_in_the_same_order(source):
     keys = list(islice(list_batch_keys(3, 2, first_epoch=0), 10))
     alone = list(stream_batches(source, keys, workers=0, device=CPU))

@@ -166,7 +166,7 @@ def test_the_file_holds_tensors_and_json(written):
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["autoseg"])
         names = set(file.keys())
-    assert description["schema_version"] == 2
+    assert description["schema_version"] == 3
     assert description["history"][0]["pseudo_dice"] == [0.25, None]
     assert {name.split(".")[0] for name in names} == {"network", "optimizer", "checksums"}
     assert "optimizer.0.momentum_buffer" in names
@@ -214,9 +214,20 @@ def test_a_file_of_another_version_is_refused(written, tmp_path):
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["autoseg"])
     other = tmp_path / "other.safetensors"
-    save_file({"x": torch.zeros(1)}, other, metadata={"autoseg": json.dumps(description | {"schema_version": 3})})
+    save_file({"x": torch.zeros(1)}, other, metadata={"autoseg": json.dumps(description | {"schema_version": 99})})
     with pytest.raises(TrainingError, match=r"another version of autoseg \(schema_version"):
         read_checkpoint(other)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_digest_of_a_plan_in_an_earlier_form_is_not_compared(written, tmp_path, version):
+    _, path = written
+    with safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["autoseg"])
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, other, metadata={"autoseg": json.dumps(description | {"schema_version": version})})
+    assert read_description(other).identity.plan_digest is None
+    assert read_description(path).identity.plan_digest is not None
 
 
 def test_another_network_is_refused(written, plan_configuration, labels):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders.clocks import Clock
-from builders.progress import Notes
+from builders.progress import Notes, skip_drawing
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoseg.errors import DeviceError, TrainingError
@@ -20,12 +20,16 @@ from autoseg.training.budget.pace import Budget, Forecast, StepTimes
 from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.monitoring.events import EpochDone, IterationDone
+from autoseg.training.monitoring.progress_picture import write_progress_picture
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.step import run_training_step
 from autoseg.training.trainer import train
 
 ALWAYS, NEVER = 0.0, 1e9
+
+
+_no_drawing = pytest.fixture(autouse=True)(skip_drawing)
 
 
 @pytest.fixture
@@ -100,7 +104,8 @@ def test_a_training_tells_every_iteration_and_every_epoch(start, tmp_path):
     assert [record.model_dump(mode="json") for record in records] == read_log(tmp_path / "fold")
 
 
-def test_a_finished_training_leaves_final_best_log_picture_and_events(start, tmp_path):
+def test_a_finished_training_leaves_final_best_log_picture_and_events(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "write_progress_picture", write_progress_picture)
     output = FoldFolder(tmp_path / "fold")
     list(start(output.root, epochs=2))
     assert output.final_checkpoint.exists()
@@ -649,6 +654,37 @@ def test_the_kept_weights_are_the_average_and_resuming_keeps_it(start, tmp_path)
     assert any(not torch.equal(expected.tensors[name], other.tensors[name]) for name in expected.tensors)
     losses = [[record["train_loss"] for record in read_log(folder)] for folder in (whole, plain)]
     assert losses[0] == losses[1]  # the average watches the training and does not change it
+
+
+CHANGED = (
+    {"optimizer": "sgd", "momentum": 0.9},
+    {"optimizer": "sgd", "momentum": 0.0},
+    {"optimizer": "adam", "momentum": 0.9, "initial_learning_rate": 0.001},
+    {"optimizer": "rmsprop", "momentum": 0.9, "initial_learning_rate": 1e-4},
+    {"augmentation_end_fraction": 0.5},
+    {"schedule": {"name": "on_plateau", "factor": 0.1, "patience_epochs": 0, "smallest_improvement": 1.0}},
+)
+
+
+@pytest.mark.parametrize("changes", CHANGED)
+def test_a_training_with_other_values_is_resumed_bit_for_bit(start, tmp_path, changes):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    list(start(whole, **changes))
+    stop_after_iteration(start(parts, **changes, options={"seconds_between_partial_checkpoints": ALWAYS}), 2, 1)
+    continued = list(start(parts, **changes))
+    assert first_iteration(continued).epoch == 2
+    expected, found = map(read_final, (whole, parts))
+    assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+    assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+    if "augmentation_end_fraction" in changes:
+        list(start(tmp_path / "augmented"))
+        ended, augmented = (
+            [record["train_loss"] for record in read_log(tmp_path / name)] for name in ("whole", "augmented")
+        )
+        assert [first == second for first, second in zip(ended, augmented, strict=True)] == [True, True, False, False]
+    if "schedule" in changes:
+        rates = [record["learning_rate"] for record in read_log(parts)]
+        assert rates[1:3] == pytest.approx([0.01, 0.001])  # the first epoch is the best so far, the second is not
 
 
 def test_a_training_in_bfloat16_learns_and_differs(start, tmp_path):

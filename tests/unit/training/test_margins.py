@@ -26,7 +26,7 @@ each_dimension = pytest.mark.parametrize("dimensions", PATCHES)
 
 def plan_valid(dimensions, **training):
     network = build_small_network_plan("valid convolutions", dimensions, input_channels=1, output_channels=2)
-    return build_configuration(PATCHES[dimensions], network=network, data_of="tiny", training=training)
+    return build_configuration(PATCHES[dimensions], network=network, border="mirror", data_of="tiny", training=training)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_loss_and_pseudo_dice_compare_the_middle_of_the_label_map(labels):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((2, 2, 4, 6), generator=generator)
     label_map = torch.randint(2, (2, 10, 8), generator=generator, dtype=torch.int16)
-    loss = WeightedLoss(terms=build_training_plan().losses, labels=labels)
+    loss = WeightedLoss(terms=build_training_plan().losses, labels=labels, spacing_mm=(1.0, 1.0))
     middle = label_map[:, 3:7, 1:7]
     assert torch.equal(loss([logits], label_map, (1.0,)), loss([logits], middle, (1.0,)))
     counts, expected = (count_overlaps(logits, each, labels) for each in (label_map, middle))

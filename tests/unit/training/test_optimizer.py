@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 
+from autoseg.network_cost import count_checkpoint_bytes
 from autoseg.plan import ConfigurationPlan, CrossEntropyTerm, DiceTerm
 from autoseg.training.data.batch import Batch
+from autoseg.training.optimization.optimizer import OPTIMIZERS
 from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")
@@ -32,6 +34,69 @@ def test_the_first_step_of_adamw_has_the_length_of_the_learning_rate_and_decays_
         assert torch.allclose(moved[clear].abs(), torch.tensor(0.01), rtol=1e-2)
 
 
+RATE, DECAY = 0.01, 0.1
+
+
+def _step_of_sgd(gradient, momentum):
+    del momentum
+    return RATE * gradient
+
+
+def _step_of_nesterov(gradient, momentum):
+    return RATE * (1 + momentum) * gradient
+
+
+def _step_of_adam(gradient, momentum):
+    """Corrected for their beginning, both moments are those of the gradient."""
+    del momentum
+    return RATE * gradient / (gradient.abs() + 1e-8)
+
+
+def _step_of_rmsprop(gradient, momentum):
+    """The mean square begins at zero, so that it is a twentieth of the square."""
+    del momentum
+    return RATE * gradient / ((0.05 * gradient**2).sqrt() + 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        ("sgd", _step_of_sgd),
+        ("sgd_nesterov", _step_of_nesterov),
+        ("adam", _step_of_adam),
+        ("rmsprop", _step_of_rmsprop),
+    ],
+)
+def test_the_first_step_is_that_of_the_formula_with_weight_decay_in_the_gradient(
+    plan_configuration, labels, batch, *, optimizer, expected
+):
+    plan = plan_configuration(optimizer=optimizer, momentum=0.9, second_moment_decay=0.95, weight_decay=DECAY)
+    learner = build_learner(plan, labels, device=CPU, seed=0)
+    learner.set_learning_rate(RATE)
+    before = [parameter.detach().clone() for parameter in learner.parameters]
+    run_training_step(learner, batch)
+    for old, parameter in zip(before, learner.parameters, strict=True):
+        step = expected(parameter.grad + DECAY * old, 0.9)
+        torch.testing.assert_close(old - parameter.detach(), step, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_keeps_as_many_moments_as_disk_is_planned_for(
+    plan_configuration, labels, batch, *, optimizer, momentum
+):
+    if (optimizer, momentum) == ("sgd_nesterov", 0.0):
+        pytest.skip("refused")
+    plan = plan_configuration(optimizer=optimizer, momentum=momentum)
+    learner = build_learner(plan, labels, device=CPU, seed=0)
+    run_training_step(learner, batch)
+    parameter = learner.parameters[0]
+    kept = [value for value in learner.optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
+    assert sum(value.shape == parameter.shape for value in kept) == plan.training.moment_count
+    count = sum(parameter.numel() for parameter in learner.parameters)
+    assert count_checkpoint_bytes(plan, count)[1] == 4 * count * (1 + plan.training.moment_count)
+
+
 def test_the_weights_of_the_loss_decide_what_counts(plan_configuration, labels, batch):
     losses = {}
     for dice, entropy in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
@@ -47,7 +112,8 @@ def test_the_weights_of_the_loss_decide_what_counts(plan_configuration, labels, 
     [
         ({"momentum": 0.0}, "momentum must be above 0 for the optimizer 'sgd_nesterov'"),
         ({"weight_average_decay": 1.0}, "weight_average_decay"),
-        ({"optimizer": "adam"}, "optimizer"),
+        ({"optimizer": "admaw"}, r"must be one of .* \(got 'admaw'\) \(did you mean 'adamw'\?\)"),
+        ({"schedule": {"name": "on_plateau", "factor": 1.0}}, "schedule"),
     ],
 )
 def test_plans_that_cannot_learn_are_refused(plan_configuration, changes, message):

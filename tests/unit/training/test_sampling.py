@@ -187,6 +187,33 @@ def test_cutting_out_fills_what_lies_beyond():
     assert (box == -1).sum() == box.size - 12
 
 
+@pytest.mark.parametrize(("border", "mode"), [("mirror", "reflect"), ("replicate", "edge")])
+@pytest.mark.parametrize(
+    ("start", "extent"), [((-1, -4, 2), (4, 5, 7)), ((1, 1, 1), (1, 2, 3)), ((3, -9, 9), (4, 2, 9))]
+)
+def test_a_border_continues_the_volume(border, mode, *, start, extent):
+    array = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    padded = np.pad(array, [(0, 0), (20, 20), (20, 20), (20, 20)], mode=mode)
+    inside = tuple(slice(20 + first, 20 + first + length) for first, length in zip(start, extent, strict=True))
+    assert np.array_equal(cut_out(array, start, extent, fill=-1, border=border), padded[:, *inside])
+
+
+def test_a_single_voxel_is_its_own_mirror_image():
+    assert np.array_equal(
+        cut_out(np.full((1, 1, 1), 7), (-1, 0, 0), (4, 1, 2), fill=-1, border="mirror"), np.full((4, 1, 2), 7)
+    )
+
+
+def test_image_and_labels_are_continued_alike():
+    case = make_case()
+    sampler = replace(make_sampler(case, cut=(9, 10, 11), patch=(9, 10, 11)), border="mirror")
+    image, label_map = sampler.draw(0, np.random.default_rng(0))
+    assert np.array_equal((image[0] - 1) % 5, label_map)
+    assert image.min() >= 1
+    without, _ = make_sampler(case, cut=(9, 10, 11), patch=(9, 10, 11)).draw(0, np.random.default_rng(0))
+    assert np.array_equal(image[without > 0], without[without > 0])
+
+
 def draw_many(sampler, count=600):
     generator = np.random.default_rng(0)
     return [sampler.place(1, generator) for _ in range(count)]

@@ -7,7 +7,15 @@ from PIL import Image
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
-from autoseg.volume_io import read_grid, read_image, read_label_map, write_image, write_label_map
+from autoseg.volume_io import (
+    read_grid,
+    read_image,
+    read_label_map,
+    read_picture,
+    write_image,
+    write_label_map,
+    write_picture,
+)
 
 RANDOM = np.random.default_rng(3)
 GREY = RANDOM.integers(0, 256, (4, 6)).astype(np.uint8)
@@ -183,3 +191,35 @@ def test_text_under_the_name_of_a_picture_is_an_error(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(VolumeError, match=r"a\.png cannot be read"):
         read_grid(tmp_path / "a.png")
+
+
+def test_a_gif_is_read_as_a_picture_with_the_colours_of_its_palette(tmp_path):
+    mask = Image.fromarray(np.eye(4, dtype=np.uint8)).convert("P")
+    mask.putpalette([0, 0, 0, 250, 250, 250])
+    mask.save(tmp_path / "a.gif")
+    picture = read_picture(tmp_path / "a.gif")
+    np.testing.assert_array_equal(picture.max(axis=0)[0], 250 * np.eye(4))
+
+
+@pytest.mark.parametrize("array", [GREY, GREY.astype(np.uint16) * 200])
+def test_a_picture_keeps_its_integers(tmp_path, array):
+    write_picture(tmp_path / "a.png", array[None], grid=PICTURE_GRID)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.dtype == array.dtype
+    np.testing.assert_array_equal(picture, array[None, None])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.nii.gz", r"expected a picture, but .* ends in \.nii\.gz"),
+        ("a.gif", "cannot be read"),
+        ("b.gif", "ending that cannot be read|does not exist"),
+        ("b.png", "does not exist"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path, name, message):
+    for written in ("a.nii.gz", "a.gif"):
+        (tmp_path / written).write_bytes(b"no picture")
+    with pytest.raises(VolumeError, match=message):
+        read_picture(tmp_path / name)

@@ -15,6 +15,7 @@ from autoseg.errors import PlanError, PredictionError, SelectionError, TrainingE
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import Grid
 from autoseg.plan import MasksOfPreviousStage, Plan
+from autoseg.processes import case_pool
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import write_text
@@ -51,6 +52,12 @@ def make_prediction(*, missing=0, debris=0, islands=(), hole=False):
     if hole:
         label_map[2, 2, 2] = 0
     return label_map
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Nearly every test evaluates, for which processes would be started on several cores."""
+    monkeypatch.setattr(case_pool, "count_usable_cpus", lambda: 1)
 
 
 @pytest.fixture

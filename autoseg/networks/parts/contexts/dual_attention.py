@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.parts.contexts.context import Context, ContextSite
-from autoseg.networks.parts.contexts.non_local import attend, pool_tokens
 from autoseg.networks.parts.layers import build_kernel, get_ones
+from autoseg.networks.parts.tokens import attend, pool_tokens
 from autoseg.plan.network.contexts import DualAttentionPlan
 
 

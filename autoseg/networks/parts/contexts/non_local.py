@@ -1,14 +1,11 @@
 """Attention of every voxel to all others (Wang et al. 2020, arXiv:1812.04103)."""
 
-from math import prod
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from autoseg.networks.parts.contexts.context import Context, ContextSite
-from autoseg.networks.parts.contexts.spp import POOLINGS
 from autoseg.networks.parts.layers import build_kernel, get_ones
+from autoseg.networks.parts.tokens import attend, pool_tokens
 from autoseg.plan.network.contexts import NonLocalPlan
 
 
@@ -35,26 +32,3 @@ class NonLocal(Context):
         )
         attended = attend(query * query.shape[2] ** -0.5, key, value).flatten(1, 2)
         return features + self.output(attended.unflatten(2, features.shape[2:]))
-
-
-def attend(
-    query: Float[Tensor, "*batch depth voxel"],
-    key: Float[Tensor, "*batch depth token"],
-    value: Float[Tensor, "*batch channel token"],
-) -> Float[Tensor, "*batch channel voxel"]:
-    """Averages the values for every query, weighted by the softmax of its products with the keys."""
-    weights = torch.softmax(query.transpose(-1, -2) @ key, dim=-1)
-    return value @ weights.transpose(-1, -2)
-
-
-def pool_tokens(
-    features: Float[Tensor, "batch channels *space"], limit: int
-) -> Float[Tensor, "batch channels *space_pooled"]:
-    """Averages blocks of voxels where there are more than `limit`; the longest axis is halved until there are not."""
-    extents = list(features.shape[2:])
-    while prod(extents) > limit:
-        longest = extents.index(max(extents))
-        extents[longest] = -(-extents[longest] // 2)
-    if extents == list(features.shape[2:]):
-        return features
-    return POOLINGS[len(extents)](features, tuple(extents))

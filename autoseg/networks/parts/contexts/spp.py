@@ -1,6 +1,5 @@
 """Pyramid pooling (Zhao et al. 2017, arXiv:1612.01105)."""
 
-from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -10,12 +9,9 @@ from torch.nn import functional
 
 from autoseg.networks.parts.contexts.context import Context, ContextSite
 from autoseg.networks.parts.layers import build_kernel, get_ones
+from autoseg.networks.parts.tokens import ADAPTIVE_POOLINGS
 from autoseg.plan.network.contexts import PyramidPoolingPlan
 
-POOLINGS: Final[Mapping[int, Callable[..., Tensor]]] = {
-    2: functional.adaptive_avg_pool2d,
-    3: functional.adaptive_avg_pool3d,
-}
 INTERPOLATIONS: Final = {2: "bilinear", 3: "trilinear"}
 
 
@@ -36,7 +32,9 @@ class PyramidPooling(Context):
         extents = features.shape[2:]
         levels = [features]
         for grid, reduction in zip(self.grids, self.reductions, strict=True):
-            cells = reduction(POOLINGS[self.dimensions](features, tuple(min(grid, extent) for extent in extents)))
+            cells = reduction(
+                ADAPTIVE_POOLINGS[self.dimensions](features, tuple(min(grid, extent) for extent in extents))
+            )
             mode = INTERPOLATIONS[self.dimensions]
             levels.append(functional.interpolate(cells, size=extents, mode=mode, align_corners=False))
         joined: Tensor = self.join(torch.cat(levels, dim=1))

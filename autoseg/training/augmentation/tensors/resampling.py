@@ -1,4 +1,4 @@
-"""Rotation and scaling of many cuts at once, down to the patch in their middle.
+"""Rotation, scaling and deformation of many cuts at once, down to the patch in their middle.
 
 The same positions and rules as in `autoseg.training.augmentation.spatial`: linear interpolation of the image, with
 zeros around the cut; the label whose linearly interpolated indicator is largest, -1 beyond the outermost voxels.
@@ -22,6 +22,8 @@ def resample_cuts(
     label_map: Int16[Tensor, " batch *maps_and_cut"],
     matrices: Float64[np.ndarray, "batch axis axis"],
     patch_voxels: tuple[int, ...],
+    *,
+    displacements: Float32[Tensor, "batch axis *warped"] | None = None,
 ) -> tuple[Float32[Tensor, "batch channel *patch"], Int16[Tensor, " batch *maps_and_patch"]]:
     """Applies one matrix per sample; with matrices of two axes for patches of three, to every slice alike.
 
@@ -30,9 +32,12 @@ def resample_cuts(
         label_map: Label maps of the same cuts; several of each cut may lie along a second axis.
         matrices: Maps from offsets to the centre of the patch to offsets to the centre of the cut.
         patch_voxels: Extent of the result.
+        displacements: Added to the positions in the cut, of each voxel along each axis of the matrices.
     """
     warped = matrices.shape[-1]
     positions = compute_positions(matrices, patch_voxels[-warped:], tuple(label_map.shape[-warped:]), image.device)
+    if displacements is not None:
+        positions = [along + moved for along, moved in zip(positions, displacements.unbind(1), strict=True)]
     images = image.reshape(len(image), -1, *image.shape[-warped:])
     label_maps = label_map.reshape(len(label_map), -1, *label_map.shape[-warped:])
     leading = label_map.shape[: label_map.ndim - len(patch_voxels)]

@@ -3,7 +3,7 @@
 import pytest
 from builders.fingerprints import build_fingerprint
 
-from autoseg.cli.planners import find_planner
+from autoseg.cli.choices import find_planner
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.networks.cost import measure_cost

@@ -18,7 +18,7 @@ def choose(width: int | None = None):
 
 
 def test_the_stem_takes_the_first_strides_with_wide_kernels_where_kernels_are_wide():
-    stem = divide_topology(TOPOLOGY, 2, stages=1).value
+    stem = divide_topology(TOPOLOGY, 2).value
     assert stem.stem_strides == ((1, 2, 2), (1, 2, 2))
     assert widen_stem_kernels(stem) == ((1, 7, 7), (1, 3, 3))
 

@@ -4,7 +4,7 @@ import pytest
 from builders.fingerprints import build_fingerprint
 from builders.hosts import build_host
 
-from autoseg.cli.planners import find_planner
+from autoseg.cli.choices import find_planner
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.workflows.plan.planning import find_network_cost
@@ -71,3 +71,16 @@ def test_volumes_too_thin_for_a_3d_network_are_planned_in_2d():
     for planner in ("default", "lite"):
         plan = find_planner(planner, "u_net_valid").plan(fingerprint, machine, measure_cost=find_network_cost)
         assert set(plan.configurations) == {"2d"}
+
+
+def test_the_image_is_mirrored_at_its_border_and_the_reason_says_why():
+    machine = Machine(accelerator_memory_gb=None, host=build_host())
+    fingerprint = build_fingerprint((1.0, 1.0, 1.0), (1, 96, 96))
+    for planner in ("default", "lite"):
+        plan = find_planner(planner, "u_net_valid").plan(fingerprint, machine, measure_cost=find_network_cost)
+        (reason,) = [reason for reason in plan.reasons if reason.subject == "2d: border"]
+        assert plan.configurations["2d"].border == reason.value == "mirror"
+        assert "smaller than the patch by 20 x 20 voxels at either end" in reason.because
+        padded = find_planner(planner, "u_net").plan(fingerprint, machine, measure_cost=find_network_cost)
+        assert padded.configurations["2d"].border == "zeros"
+        assert "2d: border" not in [reason.subject for reason in padded.reasons]

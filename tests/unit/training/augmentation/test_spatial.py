@@ -164,7 +164,7 @@ def test_in_plane_changes_move_all_slices_alike(plan_transforms, warp):
 
 def test_parameters_are_drawn_as_planned(plan_transforms):
     (plan,) = plan_transforms(spatial={"rotation_probability": 0.2, "scaling_probability": 0.4})
-    draws = [draw_spatial_parameters(plan, 3) for _ in range(5000)]
+    draws = [draw_spatial_parameters(plan, (8, 8, 8)) for _ in range(5000)]
     angles = np.asarray([draw.angles_radians for draw in draws if draw.angles_radians is not None])
     scales = np.asarray([draw.scale for draw in draws if draw.scale is not None])
     assert len(angles) / 5000 == pytest.approx(0.2, abs=0.02)
@@ -181,7 +181,7 @@ def test_parameters_are_drawn_as_planned(plan_transforms):
 def test_a_batch_is_drawn_from_the_same_distributions(plan_transforms, draw, dimensions):
     plans = plan_transforms(spatial={"rotation_probability": 0.2, "scaling_probability": 0.4})
     (drawn,) = draw(plans, patch=(10,) * dimensions)
-    reference = [draw_spatial_parameters(plans[0], dimensions) for _ in range(800)]
+    reference = [draw_spatial_parameters(plans[0], (10,) * dimensions) for _ in range(800)]
     angles = np.asarray([known.angles_radians for known in reference if known.angles_radians is not None])
     is_rotated = drawn.angles_radians.any(axis=1)
     assert drawn.angles_radians.shape == (800, angles.shape[1])

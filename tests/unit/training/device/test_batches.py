@@ -14,13 +14,16 @@ from autoseg.run_folder import FoldFolder
 from autoseg.training.augmentation.spatial import crop_centre
 from autoseg.training.data.batches import build_batch_source, list_batch_keys
 from autoseg.training.data.data_placement import DataPlacement
-from autoseg.training.data.device_batches import build_device_batch_source, stream_device_batches
+from autoseg.training.data.device_batches import build_device_batch_source, paste, stream_device_batches
+from autoseg.training.data.held_cases import DeviceArray
 from autoseg.training.data.randomness import BatchKey, derive_seeds
+from autoseg.training.data.sampling import cut_out
 from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
 
 PLACES = ["device", "host", "disk"]
+ALWAYS = {"rotation_probability": 1.0}
 FIRST = BatchKey(stream="training", epoch=0, iteration=0)
 
 
@@ -28,8 +31,8 @@ FIRST = BatchKey(stream="training", epoch=0, iteration=0)
 def build(plan_configuration, channels, data_folder, *, fold, device):
     """Prepares the batches of the tiny configuration, on the device and as worker processes would make them."""
 
-    def make(where="host", *, seed=7, folder=data_folder, previous=None, **changes):
-        plan = plan_configuration(**changes)
+    def make(where="host", *, seed=7, folder=data_folder, previous=None, border="zeros", **changes):
+        plan = plan_configuration(**changes).model_copy(update={"border": border})
         source = build_batch_source(plan, channels, data_folder=folder, fold=fold, seed=seed, previous=previous)
         placement = where and DataPlacement(where=where, because="the test says so")
         return build_device_batch_source(source, plan, channels, device=device, placement=placement), source
@@ -53,6 +56,32 @@ def test_without_augmentation_batches_are_those_of_the_cpu(build, device, where,
             batch = ours.make_batch(key)
             assert are_equal(batch, theirs.make_batch(key))
             assert batch.image.device.type == batch.label_map.device.type == device.type
+
+
+@pytest.mark.parametrize("border", ["zeros", "mirror", "replicate"])
+def test_what_lies_beyond_a_case_is_that_of_worker_processes(device, border):
+    image = np.random.default_rng(0).normal(size=(2, 5, 6, 7)).astype(np.float32)
+    for start, extent in (((-3, 2, -2), (9, 3, 14)), ((1, 1, 1), (2, 2, 2))):
+        expected = cut_out(image, start, extent, fill=0, border=border)
+        in_ram, on_device = torch.zeros((2, *extent)), torch.zeros((2, *extent), device=device)
+        paste(in_ram, image, start, border=border)
+        paste(on_device, DeviceArray(torch.from_numpy(image).to(device)), start, border=border)
+        assert np.array_equal(in_ram.numpy(), expected)
+        assert np.array_equal(on_device.cpu().numpy(), expected)
+
+
+def test_the_border_of_a_plan_is_that_of_its_patches(build):
+    for border in ("zeros", "mirror"):
+        ours, theirs = build(border=border)
+        assert {part.sampler.border for part in (ours.training, ours.plain, ours.validation)} == {border}
+        assert {part.sampler.border for part in (theirs.training, theirs.plain, theirs.validation)} == {border}
+
+
+def test_after_the_end_of_augmentation_patches_are_those_of_the_cpu(build, plan_transforms):
+    ours, theirs = build(transforms=plan_transforms(spatial=ALWAYS, noise={}))
+    key = replace(FIRST, is_augmented=False)
+    assert are_equal(ours.make_batch(key), theirs.make_batch(key))
+    assert not are_equal(ours.make_batch(key), ours.make_batch(FIRST))
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -15,10 +15,9 @@ def make_labels(*, has_regions=False, has_ignore=False):
     )
 
 
-def build_loss(labels, *, batch_dice=False):
-    return WeightedLoss(
-        terms=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)), labels=labels
-    )
+def build_loss(labels, *, batch_dice=False, dimensions=2):
+    terms = (DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0))
+    return WeightedLoss(terms=terms, labels=labels, spacing_mm=(1.0,) * dimensions)
 
 
 def draw_case(labels, *, seed=0, space=(5, 6), with_ignored=False):
@@ -59,9 +58,10 @@ def compute_expected(logits, label_map, labels, *, batch_dice):
 def test_the_loss_follows_its_formula(space, has_regions, has_ignore, batch_dice):
     labels = make_labels(has_regions=has_regions, has_ignore=has_ignore)
     logits, label_map = draw_case(labels, space=space, with_ignored=has_ignore)
-    loss = build_loss(labels, batch_dice=batch_dice)([torch.tensor(logits)], torch.tensor(label_map), (1.0,))
+    loss = build_loss(labels, batch_dice=batch_dice, dimensions=len(space))
+    found = loss([torch.tensor(logits)], torch.tensor(label_map), (1.0,)).item()
     expected = compute_expected(logits, label_map, labels, batch_dice=batch_dice)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])

@@ -1,8 +1,8 @@
-"""`autoseg planners` and `autoseg architectures`: list what `autoseg plan` chooses from."""
+"""`autoseg planners`, `autoseg architectures`, `autoseg losses`: list what `autoseg plan` can be asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
+DEFAULT_LOSS: Final = "dice+cross_entropy"  # what every planner chooses by itself
+
 
 def planners() -> None:
     """List the planners that `autoseg plan --planner` accepts."""
     from planners import PLANNERS
 
-    width = max(map(len, PLANNERS))
-    for name, planner in PLANNERS.items():
-        typer.echo(f"{name:<{width}}  {planner.description}")
+    _print_table((name, planner.description) for name, planner in PLANNERS.items())
 
 
 def architectures(
@@ -47,22 +47,32 @@ def architectures(
     print_costs(open_console(), ARCHITECTURES, run, is_measured=measure)
 
 
-def find_planner(name: str, architecture: str | None = None) -> "PlannerLike":
-    """Finds a planner by its name, for the networks of an architecture.
+def losses() -> None:
+    """List the losses that `autoseg plan --loss` accepts."""
+    from planners.losses import LOSS_RULES
+
+    _print_table((name, f"{rule.description} ({rule.source} {rule.year})") for name, rule in LOSS_RULES.items())
+    typer.echo(f"\nNames joined by + are added up; the default is {DEFAULT_LOSS}.")
+
+
+def find_planner(name: str, architecture: str | None = None, *, loss: str = DEFAULT_LOSS) -> "PlannerLike":
+    """Finds a planner by its name, for the networks of an architecture and with another loss.
 
     Args:
         name: Key of `planners.PLANNERS`.
-        architecture: Key of `planners.ARCHITECTURES`; None: those that the planner chooses by itself.
+        architecture: Key of `planners.ARCHITECTURES`; None: the networks that the planner chooses by itself.
+        loss: Names of losses, joined by +.
 
     Raises:
-        PlanError: There is no such planner or architecture; the message lists the existing ones.
+        PlanError: There is no such planner, architecture or loss; the message lists the existing ones.
     """
     from planners import ARCHITECTURES, PLANNERS
+    from planners.losses import LossPlanner
 
     planner = find_row(name, PLANNERS, kind="planner")
-    if architecture is None:
-        return planner
-    return planner.with_architecture(find_row(architecture, ARCHITECTURES, kind="architecture"))
+    if architecture is not None:
+        planner = planner.with_architecture(find_row(architecture, ARCHITECTURES, kind="architecture"))
+    return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
 
 
 def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:
@@ -80,3 +90,10 @@ def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:
         msg = f"no {kind} is called {name!r}{suggest_key(name, list(rows))}; choose one of: {', '.join(rows)}"
         raise PlanError(msg)
     return rows[name]
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    listed = list(rows)
+    width = max(len(name) for name, _ in listed)
+    for name, text in listed:
+        typer.echo(f"{name:<{width}}  {text}")

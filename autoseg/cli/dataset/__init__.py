@@ -1,0 +1,1 @@
+"""Commands about datasets before they are planned: convert, init, check."""

@@ -1,0 +1,1 @@
+"""`autoseg convert`: public datasets in the folders of autoseg."""

@@ -1,0 +1,82 @@
+"""The share of the voxels that belongs to every class, and the weights of classes that follow from it."""
+
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import Final
+
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
+from planners.reasons import format_share
+
+SMALLEST_SHARE: Final = 1e-3
+"""Smaller shares count as this one, lest single voxels have all the weight; patches that are centred on foreground show
+rare classes more often than whole images do. A guess."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassShares:
+    """Shares of the voxels of all cropped images.
+
+    Attributes:
+        background: Share of background; for regions one share for each, of the voxels outside it.
+        classes: Share of every class, label or region.
+        has_regions: Whether classes may overlap.
+        has_ignore: Whether there may be ignored voxels, which count as background.
+    """
+
+    background: tuple[float, ...]
+    classes: tuple[float, ...]
+    has_regions: bool
+    has_ignore: bool
+
+    def weigh_by_root(self, *, is_normalized: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Computes 1 / sqrt(share) for background and classes; normalized, a voxel weighs 1 on average."""
+        background, classes = (tuple(1 / sqrt(share) for share in shares) for shares in (self.background, self.classes))
+        mean = self.compute_mean(background, classes) if is_normalized else 1.0
+        return _round(background, mean), _round(classes, mean)
+
+    def weigh_by_rest(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Computes the mean share of the other classes for background and classes: for two classes, beta."""
+        others = 1 if self.has_regions else len(self.classes)
+        background, classes = (
+            tuple((1 - share) / others for share in shares) for shares in (self.background, self.classes)
+        )
+        return _round(background), _round(classes)
+
+    def compute_mean(self, background: tuple[float, ...], classes: tuple[float, ...]) -> float:
+        """Computes the mean weight of a voxel (and of regions, if any)."""
+        total = sum(
+            share * weight
+            for share, weight in zip((*self.background, *self.classes), (*background, *classes), strict=True)
+        )
+        return total / len(self.background)
+
+    def describe(self) -> str:
+        """Describes the shares in words."""
+        lowest, highest = format_share(min(self.classes)), format_share(max(self.classes))
+        filled = lowest if lowest == highest else f"{lowest} to {highest}"
+        classes = f"{'regions' if self.has_regions else 'foreground classes'} fill {filled} of the voxels"
+        ignored = ", ignored voxels counted as background" if self.has_ignore else ""
+        return f"{classes} of the cropped images{ignored}"
+
+
+def compute_class_shares(fingerprint: Fingerprint) -> ClassShares:
+    """Computes the shares of all classes over all cases, each at least 0.1 %."""
+    labels = fingerprint.labels
+    total = sum(prod(case.cropped_shape_voxels) for case in fingerprint.cases)
+    counts = [sum(own) for own in zip(*map(_count_voxels, fingerprint.cases), strict=True)]
+    classes = tuple(count / total for count in counts)
+    background = tuple(1 - share for share in classes) if labels.has_regions else (1 - sum(classes),)
+    return ClassShares(
+        background=tuple(max(share, SMALLEST_SHARE) for share in background),
+        classes=tuple(max(share, SMALLEST_SHARE) for share in classes),
+        has_regions=labels.has_regions,
+        has_ignore=labels.ignore_label is not None,
+    )
+
+
+def _count_voxels(case: CaseFingerprint) -> tuple[int, ...]:
+    return case.voxel_counts if case.cropped_voxel_counts is None else case.cropped_voxel_counts
+
+
+def _round(weights: tuple[float, ...], divisor: float = 1.0) -> tuple[float, ...]:
+    return tuple(round(weight / divisor, 4) for weight in weights)

@@ -1,0 +1,120 @@
+"""A planner with another loss: it applies rules for losses to every configuration that another planner plans."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from autoseg.document import suggest_key
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.network_cost import MeasureCost
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.losses import list_loss_problems
+from planners.losses.rule import LossRule, Terms
+from planners.losses.table import LOSS_RULES
+from planners.reasons import record
+
+
+class AnyPlanner(Protocol):
+    """Protocol of the planners in `planners.PLANNERS`."""
+
+    @property
+    def name(self) -> str:
+        """Key of the table."""
+        ...
+
+    @property
+    def measures_host(self) -> bool:
+        """Whether it needs the measured throughput of the CPU."""
+        ...
+
+    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
+        """Decides everything about a dataset."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossPlanner:
+    """Plans as another planner does, with another loss.
+
+    Attributes:
+        planner: Makes all other decisions.
+        loss: Names of losses in `planners.losses.LOSS_RULES`, joined by "+".
+
+    Raises:
+        PlanError: There is no such loss.
+    """
+
+    planner: AnyPlanner
+    loss: str
+
+    def __post_init__(self) -> None:
+        find_rules(self.loss)
+
+    @property
+    def name(self) -> str:
+        """The options that lead to this planner, as plans record them after `--planner`."""
+        return f"{self.planner.name} --loss {self.loss}"
+
+    @property
+    def measures_host(self) -> bool:
+        """Whether it needs the measured throughput of the CPU."""
+        return self.planner.measures_host
+
+    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
+        """Decides everything about a dataset.
+
+        Args:
+            fingerprint: Fingerprint of the dataset.
+            machine: The computer to plan for.
+            measure_cost: Measures the cost of a network.
+
+        Raises:
+            PlanError: No plan exists, or the loss is impossible for the labels of the dataset.
+        """
+        plan = self.planner.plan(fingerprint, machine, measure_cost=measure_cost)
+        chosen = {name: self._choose(fingerprint, part) for name, part in plan.configurations.items()}
+        configurations = {
+            name: part.model_copy(update={"training": part.training.model_copy(update={"losses": chosen[name].value})})
+            for name, part in plan.configurations.items()
+        }
+        reasons = (
+            *(reason for reason in plan.reasons if not _is_void(reason, configurations)),
+            *(record(f"{name}: loss", decision, self.loss) for name, decision in chosen.items()),
+        )
+        return plan.model_copy(update={"planner": self.name, "configurations": configurations, "reasons": reasons})
+
+    def _choose(self, fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
+        decisions = [rule.choose(fingerprint, configuration) for rule in find_rules(self.loss)]
+        terms = tuple(term for decision in decisions for term in decision.value)
+        problems = list_loss_problems(terms, fingerprint.labels)
+        if problems:
+            msg = (
+                f"the loss {self.loss!r} is impossible for the labels of {fingerprint.dataset_name}: "
+                f"{'; '.join(problems)}; choose another one with --loss (`autoseg losses` lists them)"
+            )
+            raise PlanError(msg)
+        reasons = "; ".join(decision.because for decision in decisions)
+        return Decision(terms, f"asked for in place of Dice and cross entropy: {reasons}")
+
+
+def find_rules(names: str) -> tuple[LossRule, ...]:
+    """Finds the rules of losses by their names, joined by "+".
+
+    Raises:
+        PlanError: There is no such loss; the message suggests the nearest name.
+    """
+    for name in names.split("+"):
+        if name not in LOSS_RULES:
+            hint = suggest_key(name, list(LOSS_RULES))
+            msg = f"no loss is called {name!r}{hint}; choose one, or several joined by +, of: {', '.join(LOSS_RULES)}"
+            raise PlanError(msg)
+    return tuple(LOSS_RULES[name] for name in names.split("+"))
+
+
+def _is_void(reason: Reason, configurations: dict[str, ConfigurationPlan]) -> bool:
+    """Returns whether a reason is about batch Dice in a configuration of which no term depends on it."""
+    name, _, subject = reason.subject.rpartition(": ")
+    if subject != "batch Dice":
+        return False
+    return not any(hasattr(term, "batch_dice") for term in configurations[name].training.losses)

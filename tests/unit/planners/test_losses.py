@@ -1,0 +1,201 @@
+"""Losses that a plan is asked for: their terms, their weights, and their reasons."""
+
+import pytest
+from builders.fingerprints import build_case, build_fingerprint
+from builders.hosts import HOST
+from builders.labels import build_labels
+
+from autoseg.cli.choices import find_planner, losses
+from autoseg.document import parse_part
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Machine
+from autoseg.plan import Plan
+from autoseg.plan.losses import LOSS_TERMS
+from autoseg.workflows.plan.planning import find_network_cost
+from planners import PLANNERS
+from planners.losses import LOSS_RULES
+
+SHAPE = (20, 20, 25)  # 10,000 voxels
+LABELS = build_labels({"organ": (1,), "lesion": (2,)})
+REGIONS = build_labels({"organ": (1, 2), "lesion": (2,)}, region_write_values=(1, 2))
+
+
+def make_fingerprint(*, counts=(1500, 100), labels=LABELS, spacing_mm=(2.0, 1.0, 1.0), **changes):
+    """Four cases, of which the second class fills 1 % and the first 15 %."""
+    case = build_case(spacing_mm, SHAPE, voxel_counts=counts)
+    return build_fingerprint(spacing_mm, SHAPE, cases=(case,) * 4, labels=labels, **changes)
+
+
+def plan(loss, fingerprint=None, *, planner="default"):
+    machine = Machine(accelerator_memory_gb=None, host=HOST)
+    return find_planner(planner, loss=loss).plan(
+        fingerprint or make_fingerprint(), machine, measure_cost=find_network_cost
+    )
+
+
+def find_terms(loss, fingerprint=None):
+    planned = plan(loss, fingerprint)
+    return planned.configurations["3d_fullres"].training.losses
+
+
+def find_reason(planned, subject):
+    (because,) = {reason.because for reason in planned.reasons if reason.subject == subject}
+    return because
+
+
+@pytest.mark.parametrize("loss", LOSS_RULES)
+def test_every_loss_is_planned_for_every_configuration_with_a_reason(loss):
+    usual, planned = plan("dice+cross_entropy"), plan(loss)
+    assert planned.planner == f"default --loss {loss}"
+    for name, part in planned.configurations.items():
+        assert part.training.losses == LOSS_RULES[loss].choose(make_fingerprint(), usual.configurations[name]).value
+        unchanged = part.training.model_copy(update={"losses": usual.configurations[name].training.losses})
+        assert part.model_copy(update={"training": unchanged}) == usual.configurations[name]
+        assert len(find_reason(planned, f"{name}: loss")) > 60
+        has_batch_dice = any(hasattr(term, "batch_dice") for term in part.training.losses)
+        assert has_batch_dice == any(reason.subject == f"{name}: batch Dice" for reason in planned.reasons)
+    assert parse_part(planned.model_dump(mode="json"), Plan, where="plan.json") == planned
+
+
+def test_every_kind_of_term_is_planned_by_some_loss():
+    assert {term.name for loss in LOSS_RULES for term in find_terms(loss)} == LOSS_TERMS.keys()
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_every_planner_takes_another_loss(planner):
+    planned = plan("tversky", planner=planner)
+    assert planned.configurations
+    assert {term.name for part in planned.configurations.values() for term in part.training.losses} == {"tversky"}
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_the_usual_loss_is_what_every_planner_chooses_by_itself(planner):
+    assert find_planner(planner) is PLANNERS[planner]
+    assert find_planner(planner, loss="dice+cross_entropy") is PLANNERS[planner]
+    planned = plan("dice+cross_entropy", planner=planner)
+    names = {tuple(term.name for term in part.training.losses) for part in planned.configurations.values()}
+    assert names == {("dice", "cross_entropy")}
+    assert not [reason for reason in planned.reasons if reason.subject.endswith(": loss")]
+
+
+def test_losses_are_added_up():
+    terms = find_terms("tversky+focal+cldice")
+    assert [(term.name, term.weight) for term in terms] == [
+        ("tversky", 1.0),
+        ("focal", 1.0),
+        ("dice", 0.5),
+        ("cldice", 0.5),
+    ]
+
+
+def test_the_batch_dice_of_every_configuration_is_kept():
+    planned = plan("generalized_dice")
+    found = {name: part.training.losses[0].batch_dice for name, part in planned.configurations.items()}
+    assert found == {"2d": True, "3d_fullres": False}
+
+
+def test_weights_are_inverse_to_the_square_root_of_the_share_of_the_voxels():
+    (term,) = find_terms("weighted_cross_entropy")
+    roots = [0.84**0.5, 0.15**0.5, 0.01**0.5]
+    expected = [1 / root / sum(roots) for root in roots]
+    assert (*term.background_weights, *term.class_weights) == pytest.approx(expected, abs=1e-4)
+    because = find_reason(plan("weighted_cross_entropy"), "2d: loss")
+    assert "foreground classes fill 1 % to 15 % of the voxels of the cropped images; weights" in because
+    assert "background 0.7772, classes 1.839 to 7.123" in because
+
+
+def test_balanced_weights_are_the_shares_of_the_other_classes():
+    (term,) = find_terms(
+        "balanced_cross_entropy", make_fingerprint(counts=(1500,), labels=build_labels({"organ": (1,)}))
+    )
+    assert (term.background_weights, term.class_weights) == ((0.15,), (0.85,))
+    assert term.weight == pytest.approx(1 / (2 * 0.15 * 0.85), abs=1e-4)
+    (three,) = find_terms("balanced_cross_entropy")
+    assert three.background_weights == pytest.approx((0.08,))
+    assert three.class_weights == pytest.approx((0.425, 0.495))
+
+
+def test_the_weights_of_the_exponential_logarithmic_loss_are_those_of_the_paper():
+    (term,) = find_terms("exponential_logarithmic")
+    assert term.background_weights == pytest.approx((0.84**-0.5,), abs=1e-4)
+    assert term.class_weights == pytest.approx((0.15**-0.5, 0.01**-0.5), abs=1e-4)
+
+
+def test_regions_have_weights_inside_and_outside():
+    fingerprint = make_fingerprint(labels=REGIONS)
+    (term,) = find_terms("balanced_cross_entropy", fingerprint)
+    assert term.background_weights == pytest.approx((0.15, 0.01))
+    assert term.class_weights == pytest.approx((0.85, 0.99))
+    assert "regions fill 1 % to 15 %" in find_reason(plan("balanced_cross_entropy", fingerprint), "2d: loss")
+
+
+def test_a_class_that_nobody_has_has_a_bounded_weight():
+    (term,) = find_terms("exponential_logarithmic", make_fingerprint(counts=(1500, 0)))
+    assert term.class_weights[1] == pytest.approx(1e-3**-0.5, abs=1e-4)
+
+
+def test_voxels_are_counted_inside_the_crop():
+    whole = make_fingerprint()
+    case = whole.cases[0].model_copy(update={"cropped_shape_voxels": (10, 20, 25), "cropped_voxel_counts": (1000, 100)})
+    (term,) = find_terms("exponential_logarithmic", whole.model_copy(update={"cases": (case,) * 4}))
+    assert term.class_weights == pytest.approx((0.2**-0.5, 0.02**-0.5), abs=1e-4)
+
+
+def test_ignored_voxels_are_said_to_count_as_background():
+    labels = build_labels({"organ": (1,), "lesion": (2,)}, ignore_value=3)
+    because = find_reason(plan("weighted_cross_entropy", make_fingerprint(labels=labels)), "2d: loss")
+    assert "ignored voxels counted as background" in because
+
+
+def test_the_border_weight_falls_over_five_of_the_finest_voxels():
+    planned = plan("border_weighted_cross_entropy", make_fingerprint(spacing_mm=(3.0, 0.8, 0.8)))
+    for part in planned.configurations.values():
+        (term,) = part.training.losses
+        assert (term.border_weight, term.border_sigma_mm) == (10.0, pytest.approx(4.0))
+    assert "sigma of 4 mm" in find_reason(planned, "3d_fullres: loss")
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "message"),
+    [
+        (
+            "border_weighted_cross_entropy",
+            REGIONS,
+            r"'border_weighted_cross_entropy' is impossible for the labels of Dataset001_Invented: "
+            r"border_weighted_cross_entropy works with labels only, not with regions.*--loss",
+        ),
+        (
+            "tversky+cldice",
+            build_labels({"organ": (1,), "lesion": (2,)}, ignore_value=3),
+            r"'tversky\+cldice' is impossible .*: cldice works only for data without an ignore label",
+        ),
+    ],
+)
+def test_a_loss_that_is_impossible_for_the_labels_is_refused_by_name(loss, labels, message):
+    with pytest.raises(PlanError, match=message):
+        plan(loss, make_fingerprint(labels=labels))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "tverski",
+            r"no loss is called 'tverski' \(did you mean 'tversky'\?\); choose one, or several joined by \+, of: ",
+        ),
+        ("dice+crossentropy", r"no loss is called 'crossentropy' \(did you mean 'cross_entropy'\?\)"),
+        ("dice+", "no loss is called ''; choose"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_nearest_one(name, message):
+    with pytest.raises(PlanError, match=message):
+        find_planner("default", loss=name)
+
+
+def test_the_command_lists_every_loss_with_a_sentence_and_its_source(capsys):
+    losses()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[: len(LOSS_RULES)]] == list(LOSS_RULES)
+    for line, rule in zip(lines, LOSS_RULES.values(), strict=False):
+        assert line.endswith(f"  {rule.description} ({rule.source} {rule.year})")
+    assert lines[-1] == "Names joined by + are added up; the default is dice+cross_entropy."

@@ -1,0 +1,137 @@
+"""Files of the form of COCO: what they list, and what a stranger may have written into them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders.public_datasets import SIZE, build_tree, draw, save_picture
+
+from autoseg.errors import AutosegError, DocumentError
+from autoseg.processes.progress import SilentProgress
+from autoseg.volume_io import read_label_map
+from autoseg.workflows.convert.coco import Runs, decode_counts, decode_runs
+from autoseg.workflows.convert.converting import convert_dataset
+
+
+def convert(source: Path, out: Path) -> None:
+    convert_dataset(source, out, layout="coco", workers=1, progress=SilentProgress())
+
+
+def change(source: Path, alter: Callable[[dict[str, Any]], None]) -> None:
+    path = source / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    alter(content)
+    path.write_text(json.dumps(content))
+
+
+def test_categories_become_labels_and_small_objects_lie_on_large_ones(tmp_path: Path) -> None:
+    convert(build_tree("coco", tmp_path / "source"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"] == {
+        "background": 0,
+        "cell": 1,
+        "nucleus": 2,
+    }
+    expected, objects = np.zeros((2, *SIZE), int)
+    expected[0:6, 0:8], objects[0:6, 0:8] = 1, 1
+    expected[3:9, 10:14], objects[3:9, 10:14] = 2, 2
+    expected[1:5, 2:6], objects[1:5, 2:6] = 2, 3
+    assert np.array_equal(read_label_map(tmp_path / "out" / "labelsTr" / "000000000009.png").array[0], expected)
+    assert np.array_equal(read_label_map(tmp_path / "out" / "instancesTr" / "000000000009.png").array[0], objects)
+
+
+def test_greys_have_one_channel(tmp_path: Path) -> None:
+    source = build_tree("coco", tmp_path / "source")
+    for path in source.rglob("*.jpg"):
+        save_picture(path, draw(3, channels=1))
+    convert(source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["channel_names"] == {"0": "image"}
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("061", [0, 6, 1]),
+        ("061M", [0, 6, 1, 3]),
+        ("0610", [0, 6, 1, 6]),
+        ("011101010", [0, 1, 1, 2, 1, 3, 1, 4, 1]),
+        ("0PP1", [0, 1024]),
+    ],
+)
+def test_compressed_runs_are_those_of_the_reference_library(text: str, counts: list[int]) -> None:
+    assert decode_counts(text, where="here") == counts
+
+
+@pytest.mark.parametrize("text", ["0 1", "o" * 40, "\u4e00"])
+def test_compressed_runs_that_no_library_writes_are_refused(text: str) -> None:
+    with pytest.raises(DocumentError, match="or a number of more than 32 bits"):
+        decode_counts(text, where="here")
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        Runs(counts=[10**12, 5], size=(2, 3)),
+        Runs(counts=[6], size=(3, 2)),
+        Runs(counts=[2, 3], size=(2, 3)),
+        Runs(counts="0K1", size=(2, 3)),
+    ],
+)
+def test_runs_of_another_size_are_refused_before_they_are_expanded(runs: Runs) -> None:
+    with pytest.raises(DocumentError, match=r"expected runs of an image of 2 x 3 pixels \(y, x\)"):
+        decode_runs(runs, (1, 2, 3), where="here")
+
+
+def name_other_file(content: dict[str, Any]) -> None:
+    content["images"][0]["file_name"] = "../../../etc/passwd"
+
+
+def drop_ids(content: dict[str, Any]) -> None:
+    del content["images"][0]["id"]
+
+
+def drop_categories(content: dict[str, Any]) -> None:
+    content["categories"] = content["categories"][:1]
+
+
+def write_infinity(content: dict[str, Any]) -> None:
+    content["annotations"][0]["segmentation"] = [[0, 0, 1e999, 0, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("alter", "text"),
+    [
+        (name_other_file, "lists the image '../../../etc/passwd', but there is no picture of this name"),
+        (drop_ids, "does not have the form of COCO: images.0.id: Field required"),
+        (write_infinity, "does not hold the files of coco"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_by_name(
+    alter: Callable[[dict[str, Any]], None], text: str, tmp_path: Path
+) -> None:
+    source = build_tree("coco", tmp_path / "source")
+    (source / "annotations" / "instances_test2017.json").unlink()
+    change(source, alter)
+    with pytest.raises(AutosegError) as caught:
+        convert(source, tmp_path / "out")
+    assert text in str(caught.value)
+
+
+def test_an_object_of_an_unknown_category_is_refused(tmp_path: Path) -> None:
+    source = build_tree("coco", tmp_path / "source")
+    (source / "annotations" / "instances_test2017.json").unlink()
+    change(source, drop_categories)
+    with pytest.raises(AutosegError, match="has the category 3, which is not listed"):
+        convert(source, tmp_path / "out")
+
+
+def test_a_picture_of_a_format_that_no_dataset_has_is_refused(tmp_path: Path) -> None:
+    source = build_tree("coco", tmp_path / "source")
+    picture = source / "train2017" / "000000000025.jpg"
+    picture.rename(picture.with_suffix(".webp"))
+    path = source / "annotations" / "instances_train2017.json"
+    path.write_text(path.read_text().replace("25.jpg", "25.webp"))
+    with pytest.raises(AutosegError, match=r"25\.webp has an ending that cannot be read; convert it to PNG"):
+        convert(source, tmp_path / "out")
