@@ -5,7 +5,7 @@ right, front, head). An orientation code has one letter per index axis **in the 
 ITK-SNAP print it: "LPS" means that x grows to the left, y to the back and z to the head.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
@@ -232,3 +232,15 @@ def find_border_sources(extent: int, start: int, length: int, *, border: Border)
         return np.clip(places, 0, extent - 1)
     period = 2 * (extent - 1)
     return np.minimum(places % period, -places % period)
+
+
+def add_slice_axis(extents_voxels: Sequence[int], along_slices: int) -> IntTriple:
+    """Returns three values, of which that of a 2D configuration across its slices is given."""
+    z, y, x = extents_voxels if len(extents_voxels) == 3 else (along_slices, *extents_voxels)
+    return z, y, x
+
+
+def locate_centre(extents_voxels: Sequence[int], inner_voxels: Sequence[int]) -> tuple[slice, ...]:
+    """Returns the slices of a box in the middle of another; where they cannot be equal, less is left in front."""
+    starts = [(outer - inner) // 2 for outer, inner in zip(extents_voxels, inner_voxels, strict=True)]
+    return tuple(slice(start, start + inner) for start, inner in zip(starts, inner_voxels, strict=True))

@@ -14,7 +14,7 @@ from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.batch_size import choose_batch_size
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import MemoryBudget, compute_budget, estimate_feature_map_elements, explain_measured_memory
-from planners.rules.patch_size import choose_patch_size, compute_initial_patch
+from planners.rules.patch_size import choose_border, choose_patch_size, compute_initial_patch
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology, TopologyRule
 from planners.rules.training import build_training
@@ -94,8 +94,7 @@ def explain_missing_pooling(dataset: ResampledDataset, rule: TopologyRule = UNET
         return None
     return (
         f"a patch of {format_extents(topology.patch_voxels)} voxels (median case: "
-        f"{format_extents(dataset.median_shape_voxels)}) cannot be halved even once: a U-Net needs two axes of similar "
-        f"spacing with at least 8 voxels, or one with at least 12"
+        f"{format_extents(dataset.median_shape_voxels)}) cannot be halved even once: {rule.requirement}"
     )
 
 
@@ -122,12 +121,13 @@ def choose_configuration(
     )
     augmentation = choose_augmentation(topology.patch_voxels)
     resampling = choose_resampling(dataset.spacing_mm, dataset.distance_unit)
+    border = choose_border(network)
     plan = ConfigurationPlan(
         dimensions=network.dimensions,
         spacing_mm=dataset.spacing_mm,
         median_shape_voxels=dataset.median_shape_voxels,
         patch_voxels=topology.patch_voxels,
-        border="zeros",
+        border=border.value,
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,
@@ -139,6 +139,7 @@ def choose_configuration(
     reasons = (
         record(f"{name}: patch size", patch, f"{format_extents(plan.patch_voxels)} voxels"),
         *network_reasons,
+        *([] if border.value == "zeros" else [record(f"{name}: border", border, border.value)]),
         record(f"{name}: batch size", batch_size, str(batch_size.value)),
         record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),
         record(f"{name}: augmentation", augmentation, describe_rotation(augmentation.value)),

@@ -35,8 +35,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
-        """Computes logits. The first output is the prediction, at the resolution of the image; the others, if any,
-        are trained too, most important first, and may have lower resolutions.
+        """Computes logits. The first output is the prediction, at the resolution of the image and smaller by
+        `margin_voxels`; the others, if any, are trained too, most important first, and may have lower resolutions.
 
         Args:
             image: Its extents are multiples of `NetworkPlan.patch_divisors`.
@@ -56,7 +56,7 @@ class SegmentationNetwork(nn.Module, ABC):
     @property
     def margin_voxels(self) -> tuple[int, ...]:
         """The number of voxels per axis by which the first output is smaller than the image at either end."""
-        return (0,) * self.plan.dimensions
+        return self.plan.margin_voxels
 
     @property
     def single_precision_modules(self) -> tuple[str, ...] | None:

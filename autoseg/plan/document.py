@@ -35,10 +35,10 @@ class ConfigurationPlan(Part):
     Attributes:
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
-        patch_voxels: Network input.
-        border: Content of training patches and windows of prediction that hang over the volume there: "zeros" (and
-            background), "mirror", the image and its labels mirrored at the outermost voxels (the overlap-tile strategy
-            of the U-Net, arXiv:1505.04597), or "replicate", their outermost voxels.
+        patch_voxels: Network input, the margin of the network included.
+        border: Content of training patches and windows of prediction beyond the volume: "zeros" (and background),
+            "mirror", the image and its labels mirrored at the outermost voxels (the overlap-tile strategy of the U-Net,
+            arXiv:1505.04597), or "replicate", their outermost voxels.
         previous_stage: Input of the network from a configuration that was trained before; None without one.
         data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
     """
@@ -75,6 +75,13 @@ class ConfigurationPlan(Part):
         for axis, (extent, divisor) in enumerate(zip(self.patch_voxels, self.network.patch_divisors, strict=True)):
             if extent % divisor:
                 msg = f"patch_voxels.{axis} must be a multiple of {divisor}, as the network demands (got {extent})"
+                raise ValueError(msg)
+            margins = 2 * self.network.margin_voxels[axis]
+            if extent < margins + divisor:
+                msg = (
+                    f"patch_voxels.{axis} must be at least {margins + divisor}: margins of the network take {margins} "
+                    f"voxels, and {divisor} must be left (got {extent})"
+                )
                 raise ValueError(msg)
         return self
 

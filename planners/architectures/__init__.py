@@ -27,7 +27,7 @@ from planners.architectures.primus import PRIMUS_B, PRIMUS_L, PRIMUS_M, PRIMUS_S
 from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
 from planners.architectures.seg_res_net import SEG_RES_NET
 from planners.architectures.u2_net import U2_NET
-from planners.architectures.unets import U_NET, U_NET_3D
+from planners.architectures.unets import U_NET, U_NET_3D, U_NET_VALID
 from planners.architectures.unext import UNEXT
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
@@ -76,6 +76,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         PRIMUS_B,
         PRIMUS_M,
         PRIMUS_L,
+        U_NET_VALID,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

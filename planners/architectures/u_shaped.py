@@ -11,7 +11,7 @@ from autoseg.plan.network.blocks import BlockPlan, PlainBlockPlan
 from autoseg.plan.network.contexts import ContextPlan
 from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
 from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
-from autoseg.plan.network.u_shaped import Supervision
+from autoseg.plan.network.u_shaped import Padding, Supervision
 from planners.reasons import record
 from planners.rules.contexts import fit_contexts
 from planners.rules.topology import Topology, choose_deep_supervision
@@ -37,6 +37,7 @@ class UShapedProfile:
             number repeats.
         decoder_features: Features of a decoder stage: those of the encoder's stage of the same resolution, or of the
             next higher one, or "doubled", as many as the stages of encoder and decoder have together.
+        padding: "valid" needs a topology by `planners.architectures.unpadded`.
         block: Blocks of the encoder.
         decoder_block: Blocks of the decoder; None: the same.
         output_weight_step: Weight of a trained output as a share of that of the next higher resolution.
@@ -56,6 +57,7 @@ class UShapedProfile:
     layers: LayerPlan = _LAYERS
     downsampling: Downsampling = "max_pool"
     upsampling: Upsampling = "transposed"
+    padding: Padding = "same"
     dropout: float = 0.0
     supervision: Supervision = "own_resolution"
     output_weight_step: float = 0.5
@@ -94,6 +96,8 @@ class UShapedProfile:
         if self.supervision == "fused":
             weights = (1.0,) * (topology.stage_count + 1)
             return Decision(weights, "as published: the fused output and those of all stages count alike")
+        if self.padding == "valid":
+            return Decision((1.0,), "without padding the full resolution alone is trained, as published")
         supervised = choose_deep_supervision(topology)
         count = topology.stage_count - 2 if supervised.value else 1
         weights = tuple(self.output_weight_step**index for index in range(count))
@@ -140,6 +144,7 @@ class UShapedProfile:
             layers=self.layers,
             downsampling=self.downsampling,
             upsampling=self.upsampling,
+            padding=self.padding,
             dropout=self.dropout,
             supervision=self.supervision,
             output_weights=output_weights,

@@ -7,6 +7,7 @@ from autoseg.plan.network.blocks import PlainBlockPlan
 from autoseg.plan.network.layers import LayerPlan
 from planners.architectures.architecture import Architecture, PublishedNetwork
 from planners.architectures.u_shaped import UShapedProfile
+from planners.architectures.unpadded import build_unpadded_topology
 
 _U_NET = UShapedProfile(
     layers=LayerPlan(normalization="instance", activation="relu"),
@@ -33,6 +34,25 @@ U_NET: Final = Architecture(
                 (32, 64, 128, 256, 512), dimensions=2, input_channels=1, output_channels=2
             ),
             parameter_count=7_759_554,
+        ),
+    ),
+)
+
+_U_NET_VALID = replace(_U_NET, padding="valid")
+U_NET_VALID: Final = Architecture(
+    name="u_net_valid",
+    sentence="The first U-Net without padding, as published: mirrored borders, tiles that fit without a seam.",
+    source=U_NET.source,
+    year=U_NET.year,
+    choose_network=_U_NET_VALID,
+    topology=build_unpadded_topology(_U_NET_VALID),
+    published=(
+        PublishedNetwork(
+            plan=replace(_WITHOUT_NORMALIZATION, padding="valid").build_published(
+                (64, 128, 256, 512, 1024), dimensions=2, input_channels=1, output_channels=2
+            ),
+            parameter_count=31_030_658,
+            extents_voxels=(572, 572),
         ),
     ),
 )

@@ -12,6 +12,7 @@ from planners.lite.candidates import Candidate, Situation
 from planners.reasons import format_extents, record
 from planners.rules.augmentation import choose_augmentation, describe_rotation
 from planners.rules.batch_dice import choose_batch_dice
+from planners.rules.patch_size import choose_border
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import Topology, choose_deep_supervision
 
@@ -32,12 +33,13 @@ def build_configuration(
     )
     augmentation = choose_lite_augmentation(topology, orientation=fingerprint.orientation)
     resampling = choose_resampling(chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
+    border = choose_border(chosen.network)
     plan = ConfigurationPlan(
         dimensions=chosen.network.dimensions,
         spacing_mm=chosen.dataset.spacing_mm,
         median_shape_voxels=chosen.dataset.median_shape_voxels,
         patch_voxels=topology.patch_voxels,
-        border="zeros",
+        border=border.value,
         previous_stage=None,
         data_of=name,
         resampling=resampling.value,
@@ -53,6 +55,7 @@ def build_configuration(
         record(f"{name}: batch", chosen.batch, str(chosen.batch.value)),
         record(f"{name}: topology", pooling, f"{topology.stage_count} stages, divided by {halved}"),
         record(f"{name}: deep supervision", supervision, "yes" if supervision.value else "no"),
+        *([] if border.value == "zeros" else [record(f"{name}: border", border, border.value)]),
         TRAINING_REASON,
         record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),
         record(f"{name}: augmentation", augmentation, describe_rotation(augmentation.value)),

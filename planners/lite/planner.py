@@ -17,6 +17,7 @@ from planners.planner import SLICES
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
+from planners.rules.topology import TopologyRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class LitePlanner:
             measure_cost=measure_cost,
             architecture=self.architecture,
         )
-        name, dataset = _choose_dimensions(common)
+        name, dataset = _choose_dimensions(common, situation.topology)
         missing = explain_missing_pooling(dataset, situation.topology)
         if missing is not None:
             msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
@@ -88,10 +89,10 @@ class LitePlanner:
         )
 
 
-def _choose_dimensions(common: CommonDecisions) -> tuple[str, ResampledDataset]:
+def _choose_dimensions(common: CommonDecisions, rule: TopologyRule) -> tuple[str, ResampledDataset]:
     dataset = common.dataset
     dimensions = choose_dimensionality(dataset, common.fingerprint.cases, common.axes.value)
-    if 3 in dimensions.value and explain_missing_pooling(dataset) is None:
+    if 3 in dimensions.value and explain_missing_pooling(dataset, rule) is None:
         return FULL_RESOLUTION, dataset
     return SLICES, dataset.in_plane
 

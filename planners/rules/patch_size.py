@@ -6,7 +6,9 @@ from typing import Final
 import numpy as np
 
 from autoseg.errors import PlanError
+from autoseg.geometry import Border
 from autoseg.plan.decisions import Decision
+from autoseg.plan.network import NetworkPlan
 from planners.reasons import UNIT_NAMES, format_amount, format_extents, format_lengths
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import MemoryBudget, describe_budget
@@ -33,6 +35,17 @@ def compute_initial_patch(dataset: ResampledDataset) -> tuple[float, ...]:
     return tuple(
         min(max(round(float(extent)), 1), median)
         for extent, median in zip(wanted, dataset.median_shape_voxels, strict=True)
+    )
+
+
+def choose_border(network: NetworkPlan) -> Decision[Border]:
+    """Chooses what patches hold beyond the image: it is mirrored for networks whose patches always reach beyond it."""
+    if not any(network.margin_voxels):
+        return Decision("zeros", "as in the reference planner")
+    return Decision(
+        "mirror",
+        f"the output of the network is smaller than the patch by {format_extents(network.margin_voxels)} voxels at "
+        f"either end, so patches reach beyond the image, which is mirrored there as published (overlap-tile strategy)",
     )
 
 

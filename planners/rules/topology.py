@@ -7,6 +7,7 @@ from typing import Final
 
 from autoseg.geometry import DistanceUnit
 from autoseg.plan.decisions import Decision
+from autoseg.plan.values import MOST_STAGES
 from planners.reasons import format_amount, format_extents, format_lengths
 
 # nnU-Net paper: no edge of the bottleneck gets shorter than 4 voxels, so an axis is halved from 8 voxels on ...
@@ -56,7 +57,9 @@ class Topology:
         return tuple(voxels)
 
 
-def compute_topology(spacing_mm: Sequence[float], extents_voxels: Sequence[float]) -> Topology:
+def compute_topology(
+    spacing_mm: Sequence[float], extents_voxels: Sequence[float], *, most_stages: int = MOST_STAGES
+) -> Topology:
     """Halves, stage by stage, the axes of finest spacing that are long enough.
 
     An axis gets kernels of 3 as soon as its spacing is less than twice the finest, and keeps them; before that its
@@ -65,12 +68,13 @@ def compute_topology(spacing_mm: Sequence[float], extents_voxels: Sequence[float
     Args:
         spacing_mm: Per axis.
         extents_voxels: Wanted patch (may be fractional).
+        most_stages: Number of stages at which halving ends at the latest.
     """
     spacing, extents = list(spacing_mm), list(extents_voxels)
     axes = range(len(extents))
     kernel = [1] * len(extents)
     strides, kernels = [tuple(1 for _ in axes)], []
-    while pooled := _find_pooled_axes(spacing, extents):
+    while len(strides) < most_stages and (pooled := _find_pooled_axes(spacing, extents)):
         finest = min(spacing)
         kernel = [3 if spacing[axis] / finest < SPACING_FACTOR else kernel[axis] for axis in axes]
         kernels.append(tuple(kernel))
@@ -97,14 +101,18 @@ def explain_topology(
             f"halved from {LONE_POOLABLE_EXTENT_VOXELS} voxels on"
         )
     because = f"only axes of at least 8 voxels, with a spacing below twice the finest, are halved; here {stop}"
+    return Decision(topology, because + explain_flat_kernels(topology, spacing_mm, distance_unit))
+
+
+def explain_flat_kernels(topology: Topology, spacing_mm: Sequence[float], distance_unit: DistanceUnit) -> str:
+    """Puts into words why some kernels are flat, to be added to a reason; empty if none is."""
     flat = sum(1 in kernel for kernel in topology.kernel_sizes)
-    if flat:
-        because += (
-            f"; at {format_lengths(spacing_mm, distance_unit)} the kernels of the first "
-            f"{format_amount(flat, 'stage')} are 1 along "
-            f"axes that are still at least twice as coarse as the finest"
-        )
-    return Decision(topology, because)
+    if not flat:
+        return ""
+    return (
+        f"; at {format_lengths(spacing_mm, distance_unit)} the kernels of the first {format_amount(flat, 'stage')} are "
+        f"1 along axes that are still at least twice as coarse as the finest"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +122,15 @@ class TopologyRule:
     Attributes:
         compute: The topology for a spacing and the wanted extents, which it rounds up to what the network takes.
         explain: Puts a topology into words, for a spacing in a unit.
+        requirement: What a patch needs for two resolutions, in words. `compute` returns a single stage without it.
     """
 
     compute: Callable[[Sequence[float], Sequence[float]], Topology]
     explain: Callable[[Topology, Sequence[float], DistanceUnit], Decision[Topology]]
+    requirement: str = (
+        f"a U-Net needs two axes of similar spacing with at least {POOLABLE_EXTENT_VOXELS} voxels, or one with at "
+        f"least {LONE_POOLABLE_EXTENT_VOXELS}"
+    )
 
 
 UNET_TOPOLOGY: Final = TopologyRule(compute=compute_topology, explain=explain_topology)

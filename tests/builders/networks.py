@@ -37,6 +37,7 @@ U_SHAPED: Final[dict[str, Any]] = {
     "layers": {"normalization": "instance", "activation": "leaky_relu"},
     "downsampling": "max_pool",
     "upsampling": "transposed",
+    "padding": "same",
     "dropout": 0.0,
     "supervision": "own_resolution",
     "output_weights": (1.0, 0.5),
@@ -168,6 +169,7 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "output_weights": (1.0,) * 4,
         "layers": {"normalization": "batch", "activation": "gelu"},
     },
+    "valid convolutions": {"padding": "valid", "output_weights": (1.0,), "dropout": 0.5},
 }
 """U-shaped networks by what else is special about them."""
 MEDNEXT: Final = {"name": "mednext", "expansion_ratios": (2, 3, 1), "response_normalization": False}

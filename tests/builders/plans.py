@@ -134,7 +134,7 @@ def build_configuration(
     *,
     previous: str | None = None,
     mirror_axes: tuple[int, ...] = (),
-    network: Mapping[str, Any] = NOTHING,
+    network: Mapping[str, Any] | NetworkPlan = NOTHING,
     training: Mapping[str, Any] = NOTHING,
     **changes: Any,
 ) -> ConfigurationPlan:
@@ -144,7 +144,7 @@ def build_configuration(
         patch_voxels: Input of the network.
         previous: Configuration of whose masks the network gets channels.
         mirror_axes: In training and prediction, unless `training` says otherwise.
-        network: What `build_network_plan` is to replace.
+        network: The network, or what `build_network_plan` is to replace.
         training: What `build_training_plan` is to replace.
         changes: Fields to replace.
     """
@@ -159,7 +159,7 @@ def build_configuration(
         "previous_stage": None if previous is None else {"input": "masks", "configuration": previous},
         "data_of": "3d_fullres",
         "resampling": RESAMPLING,
-        "network": build_network_plan(dimensions, **network),
+        "network": network if isinstance(network, NetworkPlan) else build_network_plan(dimensions, **network),
         "training": build_training_plan(**{"transforms": transforms} | dict(training)),
     }
     return ConfigurationPlan.model_validate(fields | changes)

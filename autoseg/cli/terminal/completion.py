@@ -55,6 +55,7 @@ ARCHITECTURES = (
     "primus_b",
     "primus_m",
     "primus_l",
+    "u_net_valid",
 )
 LOSSES = (
     "dice",

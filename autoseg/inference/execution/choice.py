@@ -150,7 +150,7 @@ def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: i
     """
     median = [round(extent) for extent in configuration.median_shape_voxels]
     shape = [1, *median] if len(median) == 2 else median
-    plan = compute_window_plan(shape, configuration.patch_voxels, workload.options.step_fraction)
+    plan = compute_window_plan(shape, configuration, workload.options.step_fraction)
     mirrored = configuration.training.mirror_axes if workload.options.mirroring else ()
     return int(workload.images * len(plan.windows) * 2 ** len(mirrored) * folds)
 

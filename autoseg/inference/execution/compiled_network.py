@@ -25,7 +25,7 @@ class CompiledNetwork(nn.Module):
         self.call = call
         self.inference_batch_size = inference_batch_size
 
-    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
+    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output ..."]]:
         """Returns logits of the full resolution, and nothing else."""
         if len(image) != self.inference_batch_size:
             logits: Tensor = self.network(image)[0]

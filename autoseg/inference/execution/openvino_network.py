@@ -32,7 +32,7 @@ class OpenvinoNetwork(nn.Module):
         self.compile_for = lru_cache(KEPT_COMPILATIONS)(compile_for)
         self.compile_for(torch.get_num_threads())
 
-    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
+    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output ..."]]:
         """Returns logits of the full resolution, and nothing else."""
         compiled = self.compile_for(torch.get_num_threads())
         return (torch.from_numpy(compiled(image.contiguous().numpy())[0]),)

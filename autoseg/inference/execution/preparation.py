@@ -46,7 +46,7 @@ class ReducedNetwork(nn.Module):
         self.dtype = DTYPES[dtype]
         self.layout = layout
 
-    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
+    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output ..."]]:
         """Returns logits of the full resolution, and nothing else."""
         logits: Tensor = self.network(image.to(self.dtype, memory_format=self.layout))[0]
         return (logits,)
@@ -147,7 +147,7 @@ class AutocastNetwork(nn.Module):
         self.device_type = device.type
         self.dtype = DTYPES[dtype]
 
-    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output *space"]]:
+    def forward(self, image: Float32[Tensor, "batch channel *space"]) -> tuple[Float32[Tensor, "batch output ..."]]:
         """Returns logits of the full resolution, and nothing else."""
         with torch.autocast(self.device_type, dtype=self.dtype):
             logits: Tensor = self.network(image)[0]

@@ -25,7 +25,7 @@ def predict_mirrored(
     mirror_axes: Sequence[int],
     *,
     inference_batch_size: int,
-) -> Float32[Tensor, "batch class *patch"]:
+) -> Float32[Tensor, "batch class ..."]:
     """Averages the logits over all mirrored views (2 ** number of axes), each mirrored back.
 
     Args:

@@ -80,7 +80,7 @@ def predict_logits(
         configuration: Plan of the configuration.
         mirror_axes: Axes of the patch for test-time mirroring; empty for none.
         device: The device of the networks.
-        step_fraction: Distance of neighbouring windows as a fraction of the patch.
+        step_fraction: Distance of neighbouring windows as a fraction of a window, which has the extents of the output.
         inference_batch_size: Inference batch size, counting every mirrored view; None for that of
             `compute_inference_batch_size`.
         on_window: Called after each batch with the number of finished windows and of all windows.
@@ -94,7 +94,7 @@ def predict_logits(
         networks=members,
         image=image,
         configuration=configuration,
-        window_plan=compute_window_plan(image.shape[1:], configuration.patch_voxels, step_fraction),
+        window_plan=compute_window_plan(image.shape[1:], configuration, step_fraction),
         mirror_axes=tuple(mirror_axes),
         inference_batch_size=inference_batch_size or compute_inference_batch_size(configuration, device),
         device=device,
@@ -184,10 +184,11 @@ def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
     plan = job.window_plan
     padded = _add_padding(job.image, plan, border=job.configuration.border)
     image = padded.to(storage)
-    logits = torch.zeros((job.configuration.network.output_channels, *image.shape[1:]), device=storage)
+    extents = (sum(counts) + extent for counts, extent in zip(plan.padding_voxels, job.image.shape[1:], strict=True))
+    logits = torch.zeros((job.configuration.network.output_channels, *extents), device=storage)
     shares = [
-        torch.from_numpy(compute_blending_weights(starts, patch)).to(job.device)
-        for starts, patch in zip(plan.starts, plan.patch_voxels, strict=True)
+        torch.from_numpy(compute_blending_weights(starts, extent)).to(job.device)
+        for starts, extent in zip(plan.starts, plan.window_voxels, strict=True)
     ]
     done = 0
     for windows, predictions in _predict_windows(job, image, seen=padded):
@@ -215,7 +216,7 @@ def _predict_windows(job: _Job, image: Tensor, *, seen: Tensor) -> Iterator[tupl
     waiting: list[Window] = []
     last: tuple[tuple[float, ...], Tensor] | None = None
     for window in job.window_plan.windows:
-        constants = _find_constants(seen[job.window_plan.locate(window)])
+        constants = _find_constants(seen[job.window_plan.locate_patch(window)])
         if constants is None:
             waiting.append(window)
             if len(waiting) == group_size:
@@ -240,7 +241,7 @@ def _find_constants(patch: Tensor) -> tuple[float, ...] | None:
 
 
 def _cut(job: _Job, image: Tensor, windows: Sequence[Window]) -> Tensor:
-    return torch.stack([image[job.window_plan.locate(window)] for window in windows]).to(job.device)
+    return torch.stack([image[job.window_plan.locate_patch(window)] for window in windows]).to(job.device)
 
 
 def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
@@ -275,12 +276,12 @@ def _average(predictions: Iterable[Tensor]) -> Tensor:
 
 
 def _add_padding(image: Tensor, plan: WindowPlan, *, border: Border) -> Tensor:
-    counts = [count for pair in reversed(plan.padding_voxels) for count in pair]
+    counts = [count for pair in reversed(plan.image_padding_voxels) for count in pair]
     if not any(counts):
         return image
     if border == "zeros":
         return functional.pad(image, counts)
-    for axis, (below, above) in enumerate(plan.padding_voxels, start=1):
+    for axis, (below, above) in enumerate(plan.image_padding_voxels, start=1):
         extent = image.shape[axis]
         sources = find_border_sources(extent, -below, below + extent + above, border=border)
         image = image.index_select(axis, torch.from_numpy(sources).to(image.device))

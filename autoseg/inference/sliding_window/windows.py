@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
-from autoseg.geometry import IntTriple
+from autoseg.geometry import IntTriple, add_slice_axis
+from autoseg.plan.document import ConfigurationPlan
 
 Window = tuple[int, ...]
 """A window as indices into the starts of every axis."""
@@ -30,6 +31,15 @@ def compute_window_starts(extent_voxels: int, patch_voxels: int, step_fraction: 
     step_voxels = max(1.0, patch_voxels * step_fraction)  # windows less than a voxel apart would be the same window
     intervals = math.ceil(span / step_voxels)
     return tuple(round(index * (span / intervals)) for index in range(intervals + 1))
+
+
+def compute_aligned_starts(
+    extent_voxels: int, window_voxels: int, step_fraction: float, divisor: int
+) -> tuple[int, ...]:
+    """Computes the first voxels of windows that begin at multiples of a divisor, at most `step_fraction` of a window
+    apart where that is not less than the divisor. The last one may hang over the end."""
+    step_voxels = max(divisor, int(window_voxels * step_fraction) // divisor * divisor)
+    return tuple(range(0, max(1, extent_voxels - window_voxels + step_voxels), step_voxels))
 
 
 def compute_gaussian_weights(patch_voxels: int) -> Float32[np.ndarray, " patch"]:
@@ -64,14 +74,28 @@ class WindowPlan:
     """Division of a volume into windows.
 
     Attributes:
-        patch_voxels: Extent of a window along the three axes of the volume (1 along the first for 2D networks).
-        padding_voxels: Voxels before and after each axis of the volume, so that one window fits.
+        patch_voxels: Extent of the network's input along the three axes of the volume (1 along the first for 2D
+            networks).
+        margin_voxels: Voxels by which the network's output, a window, is smaller at either end.
+        padding_voxels: Voxels before and after each axis of the volume, so that the windows fit.
         starts: First voxels of the windows, per axis of the padded volume.
     """
 
     patch_voxels: IntTriple
+    margin_voxels: IntTriple
     padding_voxels: tuple[tuple[int, int], ...]
     starts: tuple[tuple[int, ...], ...]
+
+    @property
+    def window_voxels(self) -> tuple[int, ...]:
+        """Extent of a window: of the network's output."""
+        return tuple(patch - 2 * margin for patch, margin in zip(self.patch_voxels, self.margin_voxels, strict=True))
+
+    @property
+    def image_padding_voxels(self) -> tuple[tuple[int, int], ...]:
+        """Voxels before and after each axis of the image, so that the patches of all windows fit."""
+        axes = zip(self.padding_voxels, self.margin_voxels, strict=True)
+        return tuple((below + margin, above + margin) for (below, above), margin in axes)
 
     @property
     def windows(self) -> list[Window]:
@@ -80,21 +104,42 @@ class WindowPlan:
 
     def locate(self, window: Window) -> tuple[slice, ...]:
         """Returns the slices of a window in the padded volume, for all channels."""
+        return self._locate(window, self.window_voxels)
+
+    def locate_patch(self, window: Window) -> tuple[slice, ...]:
+        """Returns the slices of the network's input for a window in the padded image, for all channels."""
+        return self._locate(window, self.patch_voxels)
+
+    def _locate(self, window: Window, extents_voxels: Sequence[int]) -> tuple[slice, ...]:
         corner = [starts[index] for starts, index in zip(self.starts, window, strict=True)]
-        inside = (slice(start, start + extent) for start, extent in zip(corner, self.patch_voxels, strict=True))
+        inside = (slice(start, start + extent) for start, extent in zip(corner, extents_voxels, strict=True))
         return (slice(None), *inside)
 
 
-def compute_window_plan(shape_voxels: Sequence[int], patch_voxels: Sequence[int], step_fraction: float) -> WindowPlan:
-    """Divides a volume into windows; an axis shorter than the patch is padded, with the smaller half in front.
+def compute_window_plan(
+    shape_voxels: Sequence[int], configuration: ConfigurationPlan, step_fraction: float
+) -> WindowPlan:
+    """Divides a volume into windows; an axis shorter than a window is padded, with the smaller half in front.
 
-    A patch of two axes becomes one slice thick, so that every slice has its own windows.
+    A patch of two axes becomes one slice thick, so that every slice has its own windows. Windows of a network with
+    margins begin at multiples of its divisors, and the volume is padded behind: so the network reduces the resolution
+    of neighbouring patches on the same grid, and its logits of a voxel do not depend on the window.
     """
-    patch = (1, *patch_voxels) if len(patch_voxels) == 2 else tuple(patch_voxels)
-    axes = list(zip(shape_voxels, patch, strict=True))
-    missing = [max(0, wanted - extent) for extent, wanted in axes]
-    return WindowPlan(
-        patch_voxels=(patch[0], patch[1], patch[2]),
-        padding_voxels=tuple((count // 2, count - count // 2) for count in missing),
-        starts=tuple(compute_window_starts(extent, wanted, step_fraction) for extent, wanted in axes),
-    )
+    network, patch = configuration.network, add_slice_axis(configuration.patch_voxels, 1)
+    margin = add_slice_axis(network.margin_voxels, 0)
+    windows = [extent - 2 * beyond for extent, beyond in zip(patch, margin, strict=True)]
+    if any(margin):
+        axes = zip(shape_voxels, windows, add_slice_axis(network.patch_divisors, 1), strict=True)
+        starts = tuple(
+            compute_aligned_starts(extent, wanted, step_fraction, divisor) for extent, wanted, divisor in axes
+        )
+        ends = (own[-1] + wanted for own, wanted in zip(starts, windows, strict=True))
+        padding = tuple((0, end - extent) for end, extent in zip(ends, shape_voxels, strict=True))
+    else:
+        starts = tuple(
+            compute_window_starts(extent, wanted, step_fraction)
+            for extent, wanted in zip(shape_voxels, windows, strict=True)
+        )
+        missing = (max(0, wanted - extent) for extent, wanted in zip(shape_voxels, windows, strict=True))
+        padding = tuple((count // 2, count - count // 2) for count in missing)
+    return WindowPlan(patch_voxels=patch, margin_voxels=margin, padding_voxels=padding, starts=starts)

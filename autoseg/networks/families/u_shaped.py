@@ -1,6 +1,6 @@
 """U-shaped networks of any block, skip connection, context and layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoseg.geometry import locate_centre
 from autoseg.networks.blocks import LINEAR, build_head
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.attentions import build_attention
@@ -58,6 +59,7 @@ class UShapedNetwork(SegmentationNetwork):
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
         """Computes logits, the most important output first."""
+        image = self._crop(image)
         skips = self._encode(image)
         features = self.bottleneck(skips.pop())
         decoded = [features]
@@ -65,7 +67,7 @@ class UShapedNetwork(SegmentationNetwork):
             features = self.levels[level](features, skips.pop())
             decoded.append(features)
         decoded.reverse()
-        return self._compute_logits(decoded, image.shape[2:])
+        return self._compute_logits(decoded, decoded[0].shape[2:])
 
     @property
     def output_weights(self) -> tuple[float, ...]:
@@ -84,6 +86,14 @@ class UShapedNetwork(SegmentationNetwork):
         if self.plan.supervision == "fused":
             return range(self.plan.stage_count)
         return range(len(self.plan.output_weights))
+
+    def _crop(self, image: Tensor) -> Tensor:
+        """Crops an image to extents of which every stride of a network without padding is a divisor."""
+        if self.plan.padding == "same":
+            return image
+        extents = image.shape[2:]
+        kept = [extent - count for extent, count in zip(extents, self.plan.count_cropped(extents), strict=True)]
+        return _crop_centre(image, kept)
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         features = []
@@ -179,17 +189,25 @@ class DecoderStage(nn.Module):
                 strides_below=plan.strides[level + 1 :],
                 layers=plan.layers,
                 is_encoder=False,
+                is_padded=plan.padding == "same",
             ),
         )
         attended = plan.decoder_block.count_channels(decoded)
         self.blocks = nn.Sequential(blocks, build_attention(plan.attention, attended, kernel))
 
     def forward(
-        self, below: Float[Tensor, "batch channels_below *space_below"], encoded: Float[Tensor, "batch channel *space"]
-    ) -> Float[Tensor, "batch channels_out *space"]:
-        """Computes the features of this resolution."""
-        features: Tensor = self.blocks(self.skip(encoded, self.upsampling(below), below))
+        self, below: Float[Tensor, "batch channels_below *space_below"], encoded: Float[Tensor, "batch channel ..."]
+    ) -> Float[Tensor, "batch channels_out ..."]:
+        """Computes the features of this resolution; those of the encoder are cropped to the extents of the others."""
+        upsampled = self.upsampling(below)
+        if encoded.shape[2:] != upsampled.shape[2:]:
+            encoded = _crop_centre(encoded, upsampled.shape[2:])
+        features: Tensor = self.blocks(self.skip(encoded, upsampled, below))
         return features
+
+
+def _crop_centre(features: Tensor, extents: Sequence[int]) -> Tensor:
+    return features[(slice(None), slice(None), *locate_centre(features.shape[2:], extents))]
 
 
 def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, channels_out: int) -> nn.Module:
@@ -203,6 +221,7 @@ def _build_encoder_stage(plan: UShapedPlan, stage: int, *, channels_in: int, cha
         strides_below=plan.strides[stage + 1 :],
         layers=plan.layers,
         is_encoder=True,
+        is_padded=plan.padding == "same",
     )
     is_last = stage == plan.stage_count - 1
     return nn.Sequential(

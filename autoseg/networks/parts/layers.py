@@ -53,10 +53,12 @@ def build_kernel(
     dilation: Sequence[int] | int = 1,
     groups: int = 1,
     bias: bool = True,
+    is_padded: bool = True,
 ) -> nn.Module:
-    """Builds a convolution that keeps the extent for stride 1, whatever its dilation."""
+    """Builds a convolution that keeps the extent for stride 1, whatever its dilation, unless it is not padded."""
     steps = [dilation] * len(kernel) if isinstance(dilation, int) else list(dilation)
-    padding = tuple(step * (extent - 1) // 2 for extent, step in zip(kernel, steps, strict=True))
+    around = (step * (extent - 1) // 2 for extent, step in zip(kernel, steps, strict=True))
+    padding = tuple(around) if is_padded else 0
     return CONVOLUTIONS[len(kernel)](
         channels_in,
         channels_out,
@@ -83,6 +85,7 @@ class Layer(nn.Sequential):
         dilation: Sequence[int] | int = 1,
         groups: int = 1,
         is_activated: bool = True,
+        is_padded: bool = True,
     ) -> None:
         super().__init__()
         self.convolution = build_kernel(
@@ -93,6 +96,7 @@ class Layer(nn.Sequential):
             dilation=dilation,
             groups=groups,
             bias=layers.normalization == "none",
+            is_padded=is_padded,
         )
         self.norm = build_normalization(layers, channels_out, len(kernel))
         if is_activated:

@@ -22,6 +22,7 @@ class StageSite:
         strides_below: Strides of the further stages of the encoder, from here down to the bottleneck.
         layers: Normalization and activation.
         is_encoder: Whether the stage is one of the encoder.
+        is_padded: Whether convolutions keep the extents; not where `BlockPlan.count_convolutions` counts them.
     """
 
     channels_in: int
@@ -31,6 +32,7 @@ class StageSite:
     strides_below: tuple[tuple[int, ...], ...]
     layers: LayerPlan
     is_encoder: bool
+    is_padded: bool = True
 
     @property
     def dimensions(self) -> int:

@@ -33,6 +33,11 @@ class NetworkPlan(Part):
     def patch_divisors(self) -> tuple[int, ...]:
         """The number of voxels per axis of which the extent of every input must be a multiple."""
 
+    @property
+    def margin_voxels(self) -> tuple[int, ...]:
+        """The number of voxels per axis by which the first output is smaller than the input at either end."""
+        return (0,) * self.dimensions
+
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """Describes the parameters of the family in a few words each, by short headings, for a table about the plan.

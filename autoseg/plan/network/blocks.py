@@ -27,6 +27,12 @@ class BlockPlan(Part):
         """Counts the channels after a stage for which the plan has a number of features: as many, for most blocks."""
         return features
 
+    def count_convolutions(self, blocks: int) -> int | None:
+        """Counts the convolutions of a stage, one after the other, that take voxels from the borders where nothing is
+        padded; None: these blocks are always padded."""
+        del blocks
+        return None
+
 
 class PlainBlockPlan(BlockPlan):
     """A convolution with normalization and activation.
@@ -38,6 +44,10 @@ class PlainBlockPlan(BlockPlan):
 
     name: Literal["plain"] = "plain"
     first_width: Literal["full", "half"] = "full"
+
+    def count_convolutions(self, blocks: int) -> int:
+        """Counts one per block."""
+        return blocks
 
 
 class ResidualBlockPlan(BlockPlan):

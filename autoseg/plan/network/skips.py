@@ -4,7 +4,7 @@ One more kind is one more subclass of `SkipPlan` and one more row of `SKIP_PLANS
 `autoseg.networks.parts.skips`).
 """
 
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from autoseg.document import Part
 from autoseg.plan.values import ChannelCount
@@ -15,20 +15,24 @@ class SkipPlan(Part):
 
     Attributes:
         name: Tells the kinds apart.
+        is_local: Whether a voxel of the result depends on voxels at the same place alone.
     """
 
+    is_local: ClassVar[bool] = False
     name: str
 
 
 class ConcatenationPlan(SkipPlan):
     """The channels of both (Ronneberger et al. 2015, arXiv:1505.04597)."""
 
+    is_local: ClassVar[bool] = True
     name: Literal["concatenation"] = "concatenation"
 
 
 class AdditionPlan(SkipPlan):
     """The sum of both."""
 
+    is_local: ClassVar[bool] = True
     name: Literal["addition"] = "addition"
 
 

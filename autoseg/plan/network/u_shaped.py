@@ -1,6 +1,8 @@
 """U-shaped networks of any block, skip connection, context and layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +16,7 @@ from autoseg.plan.network.layers import Downsampling, LayerPlan, OutputWeights, 
 from autoseg.plan.network.skips import SKIP_PLANS, SkipPlan
 from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount
 
+Padding = Literal["same", "valid"]
 Supervision = Literal["own_resolution", "full_resolution", "fused"]
 DecoderFeatures = Annotated[tuple[ChannelCount, ...], Field(max_length=MOST_STAGES)]
 
@@ -37,6 +40,10 @@ class UShapedPlan(StagedNetworkPlan):
         upsampling: "transposed": a transposed convolution whose kernel is its stride, which also brings the channels to
             those of the stage; "transposed_wide" leaves them as many as below. "linear": interpolation alone. The
             others interpolate, then convolve to the channels of the stage.
+        padding: "same": convolutions keep the extents. "valid": nothing is padded, so that every voxel of the output is
+            computed from the image alone (Ronneberger et al. 2015, arXiv:1505.04597): the input is cropped to the
+            nearest extents of which every stride is a divisor, the encoder's features to those of the decoder, and the
+            output is smaller than the input by `margin_voxels`.
         dropout: Probability with which a channel of the bottleneck is zeroed in training.
         supervision: Resolution of the trained outputs, one per decoder stage from the highest resolution down: their
             own, or the full one by linear interpolation of the logits. "fused": at the full one, with the bottleneck's
@@ -57,6 +64,7 @@ class UShapedPlan(StagedNetworkPlan):
     layers: LayerPlan
     downsampling: Downsampling
     upsampling: Upsampling
+    padding: Padding
     dropout: Annotated[float, Field(ge=0, lt=1)]
     supervision: Supervision
     output_weights: OutputWeights
@@ -65,11 +73,30 @@ class UShapedPlan(StagedNetworkPlan):
         """Describes the stages and what they are made of."""
         attention = () if self.attention is None else (self.attention.name,)
         parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *attention)
-        layers = (self.layers.normalization, self.layers.activation)
+        padding = () if self.padding == "same" else ("valid convolutions",)
+        layers = (self.layers.normalization, self.layers.activation, *padding)
         return {
             **super().describe(),
             "parts": ", ".join((*parts, *layers)),
         }
+
+    @property
+    def margin_voxels(self) -> tuple[int, ...]:
+        """Half of what is cropped from an input that `patch_divisors` allow, and of what convolutions take from it."""
+        if self.padding == "same":
+            return super().margin_voxels
+        cropped = self.count_cropped(self.patch_divisors)
+        lost = (self._count_lost(axis)[1] for axis in range(self.dimensions))
+        return tuple((surplus + taken) // 2 for surplus, taken in zip(cropped, lost, strict=True))
+
+    def count_cropped(self, extents_voxels: Sequence[int]) -> tuple[int, ...]:
+        """Counts the voxels that a network without padding crops from an input: an even number along every axis, if
+        possible, so that the output lies in the middle."""
+        counts = []
+        for axis, (extent, divisor) in enumerate(zip(extents_voxels, self.patch_divisors, strict=True)):
+            surplus = (extent - self._count_lost(axis)[0]) % divisor
+            counts.append(surplus + divisor if surplus % 2 and divisor % 2 else surplus)
+        return tuple(counts)
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the blocks."""
@@ -91,3 +118,40 @@ class UShapedPlan(StagedNetworkPlan):
             msg = f"output_weights must hold {most} weights: the fused output, one per decoder stage, the bottleneck's"
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _check_padding(self) -> "UShapedPlan":
+        if self.padding == "same":
+            return self
+        if parts := list(self._list_padded_parts()):
+            msg = f"padding must be 'same' with {', '.join(parts)}"
+            raise ValueError(msg)
+        if len(self.output_weights) > 1:
+            msg = "output_weights must hold one weight where padding is 'valid': the first output alone is trained"
+            raise ValueError(msg)
+        return self
+
+    def _list_padded_parts(self) -> Iterator[str]:
+        for field, block in (("block", self.block), ("decoder_block", self.decoder_block)):
+            if block.count_convolutions(1) is None:
+                yield f"{field} {block.name!r}"
+        if not self.skip.is_local:
+            yield f"skip {self.skip.name!r}"
+        yield from (f"context {context.name!r}" for context in self.contexts)
+        if self.attention is not None:
+            yield f"attention {self.attention.name!r}"
+        if not self.upsampling.startswith("transposed"):
+            yield f"upsampling {self.upsampling!r}"
+
+    def _count_lost(self, axis: int) -> tuple[int, int]:
+        """Counts the voxels of the input that convolutions without padding take: in all stages before the bottleneck,
+        and in the whole network."""
+        scales = accumulate((stride[axis] for stride in self.strides), mul)
+        per_convolution = [(kernel[axis] - 1) * scale for kernel, scale in zip(self.kernel_sizes, scales, strict=True)]
+        encoder = _weigh(self.block, self.blocks_per_stage, per_convolution)
+        decoder = _weigh(self.decoder_block, self.decoder_blocks_per_stage[::-1], per_convolution[:-1])
+        return sum(encoder[:-1]), sum(encoder) + sum(decoder)
+
+
+def _weigh(block: BlockPlan, counts: Sequence[int], per_convolution: Sequence[int]) -> list[int]:
+    return [(block.count_convolutions(count) or 0) * lost for count, lost in zip(counts, per_convolution, strict=True)]

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoseg.dataset.folds import Fold
 from autoseg.errors import AutosegError, TrainingError
-from autoseg.geometry import IntTriple
+from autoseg.geometry import add_slice_axis
 from autoseg.network_cost import count_voxel_bytes
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
@@ -141,12 +141,13 @@ def build_batch_source(
         PatchSampler(
             case_names=cases,
             open_case=_choose_opening(data_folder, previous),
-            cut_voxels=_add_slice_axis(cut),
-            patch_voxels=_add_slice_axis(patch),
+            cut_voxels=add_slice_axis(cut, 1),
+            patch_voxels=add_slice_axis(patch, 1),
             batch_size=plan.training.batch_size,
             foreground_fraction=plan.training.foreground_fraction,
             foreground_placement=plan.training.foreground_placement,
             foreground_choice=plan.training.foreground_choice,
+            margin_voxels=add_slice_axis(plan.network.margin_voxels, 0),
             border=plan.border,
             part=part,
         )
@@ -342,8 +343,3 @@ def _prepare_worker(worker: int) -> None:
 
 def _keep(outcome: Any) -> Any:
     return outcome
-
-
-def _add_slice_axis(extent_voxels: tuple[int, ...]) -> IntTriple:
-    z, y, x = extent_voxels if len(extent_voxels) == 3 else (1, *extent_voxels)
-    return z, y, x

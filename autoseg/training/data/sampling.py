@@ -31,12 +31,14 @@ class PatchSampler:
         open_case: Opens one of them.
         cut_voxels: Extent that is cut out (z, y, x); 1 along z for a 2D configuration.
         patch_voxels: Extent that the network will see after augmentation.
+        margin_voxels: Voxels by which the output of the network is smaller at either end, and by which a patch may
+            hang over the case.
         batch_size: Samples per batch.
         foreground_fraction: Share of them, the last ones of the batch, that show a chosen foreground voxel. Where it is
             less than one of a batch, each shows one with that probability.
         foreground_placement: Position of a chosen voxel in its patch. "centred": in the middle, but for voxels near the
-            first border of an axis (nnU-Net's rule). "uniform": anywhere with equal probability, but that the patch
-            hangs over the case no further than other patches do.
+            first border of an axis (nnU-Net's rule). "uniform": anywhere of its output with equal probability, but
+            that the patch hangs over the case no further than other patches do.
         foreground_choice: Rule for choosing the voxel. "class": one of the classes of a random case, then one of its
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
@@ -54,6 +56,7 @@ class PatchSampler:
     foreground_fraction: float
     foreground_placement: ForegroundPlacement = "centred"
     foreground_choice: ForegroundChoice = "class"
+    margin_voxels: IntTriple = (0, 0, 0)
     border: Border = "zeros"
     part: range | None = None
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
@@ -62,6 +65,11 @@ class PatchSampler:
     def indices(self) -> range:
         """The samples of a batch that are made here."""
         return range(self.batch_size) if self.part is None else self.part
+
+    @property
+    def output_voxels(self) -> tuple[int, ...]:
+        """Extent of the network's output."""
+        return tuple(patch - 2 * margin for patch, margin in zip(self.patch_voxels, self.margin_voxels, strict=True))
 
     def draw(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Draws sample `index` of a batch: its image (float32) and label map (int16), by default zero and -1 where it
@@ -110,15 +118,15 @@ class PatchSampler:
     def _draw_start(
         self, shape_voxels: tuple[int, ...], candidates: Sequence[Coordinates], generator: np.random.Generator
     ) -> tuple[int, ...]:
-        lower, upper = compute_start_bounds(shape_voxels, self.cut_voxels, self.patch_voxels)
+        lower, upper = compute_start_bounds(shape_voxels, self.cut_voxels, self.output_voxels)
         if not candidates:
             return tuple(generator.integers(lower, upper, endpoint=True).tolist())
         of_class = candidates[int(generator.integers(len(candidates)))]
         voxel = of_class[generator.integers(len(of_class))]
-        cut, patch = np.asarray(self.cut_voxels), np.asarray(self.patch_voxels)
+        cut, output = np.asarray(self.cut_voxels), np.asarray(self.output_voxels)
         if self.foreground_placement == "centred":
             return tuple(np.maximum(lower, voxel - cut // 2).tolist())
-        position = generator.integers(patch) + cut // 2 - patch // 2
+        position = generator.integers(output) + cut // 2 - output // 2
         return tuple(np.clip(voxel - position, lower, upper).tolist())
 
 
@@ -146,15 +154,15 @@ def list_present_classes(locations: ClassLocations) -> list[int]:
 
 
 def compute_start_bounds(
-    shape_voxels: tuple[int, ...], cut_voxels: tuple[int, ...], patch_voxels: tuple[int, ...]
+    shape_voxels: tuple[int, ...], cut_voxels: tuple[int, ...], output_voxels: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the first and the last (inclusive) start of a cut per axis.
 
-    The cut may hang over the volume by what augmentation needs around the patch, or by what the volume lacks. A cut
-    that is centred on a voxel keeps the first bound only, as in the reference.
+    The cut may hang over the volume by what augmentation and the network need around the output of the network, or by
+    what the volume lacks. A cut that is centred on a voxel keeps the first bound only, as in the reference.
     """
     shape, cut = np.asarray(shape_voxels), np.asarray(cut_voxels)
-    overhang = np.maximum(cut - np.asarray(patch_voxels), cut - shape)
+    overhang = np.maximum(cut - np.asarray(output_voxels), cut - shape)
     return -(overhang // 2) - overhang % 2, shape + overhang // 2 + overhang % 2 - cut
 
 

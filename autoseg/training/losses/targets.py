@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int16
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.geometry import locate_centre
 from autoseg.labels import LabelScheme
 
 
@@ -43,6 +44,13 @@ def build_target(
         valid=find_valid_voxels(label_map, labels),
         spacing_mm=spacing_mm,
     )
+
+
+def crop_label_map(label_map: Int16[Tensor, " batch ..."], extent_voxels: Sequence[int]) -> Int16[Tensor, " batch ..."]:
+    """Crops the label map to the middle of it that the first output of a network covers, which may have a margin."""
+    if label_map.shape[1:] == tuple(extent_voxels):
+        return label_map
+    return label_map[(slice(None), *locate_centre(label_map.shape[1:], extent_voxels))]
 
 
 def reduce_label_map(

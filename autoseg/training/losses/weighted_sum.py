@@ -11,7 +11,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan.losses import LossTerm
 from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
 from autoseg.training.losses import LOSSES
-from autoseg.training.losses.targets import Target, build_target, reduce_label_map
+from autoseg.training.losses.targets import Target, build_target, crop_label_map, reduce_label_map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,11 @@ class WeightedLoss:
 
         Args:
             outputs: Logits, of the extent of the label map or coarser.
-            label_map: Labels of the patches.
+            label_map: Labels of the patches, cropped to the middle that the first output covers.
             output_weights: Weight of every output.
             progress: Share of the training that is done, for terms whose weight changes.
         """
+        label_map = crop_label_map(label_map, outputs[0].shape[2:])
         extents = dict.fromkeys(tuple(logits.shape[2:]) for logits in outputs)
         targets = {extent: self._build_target(label_map, extent) for extent in extents}
         losses = [

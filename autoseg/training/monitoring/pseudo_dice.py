@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.runtime.distributed import BatchPart
-from autoseg.training.losses.targets import build_class_masks, find_valid_voxels
+from autoseg.training.losses.targets import build_class_masks, crop_label_map, find_valid_voxels
 
 OLD_WEIGHT: Final = 0.9  # of the moving average, as in the reference implementation
 
@@ -33,9 +33,10 @@ class OverlapCounts:
 
 
 def count_overlaps(
-    logits: Float[Tensor, "batch output *space"], label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
+    logits: Float[Tensor, "batch output *space"], label_map: Int16[Tensor, " batch ..."], labels: LabelScheme
 ) -> OverlapCounts:
-    """Counts the voxels of the whole batch, without ignored ones."""
+    """Counts the voxels of the whole batch that the logits cover, without ignored ones."""
+    label_map = crop_label_map(label_map, logits.shape[2:])
     truth, predicted = build_class_masks(label_map, labels), predict_class_masks(logits, labels)
     valid = find_valid_voxels(label_map, labels)
     if valid is not None:

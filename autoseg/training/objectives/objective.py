@@ -44,7 +44,8 @@ class Objective(nn.Module, ABC):
     def forward(
         self, network: NetworkCall, batch: Batch
     ) -> tuple[Float32[Tensor, ""], Float[Tensor, "batch output *space"]]:
-        """Computes the loss of the whole batch (see `BatchPart`), and logits of the patches, which validation scores.
+        """Computes the loss of the whole batch (see `BatchPart`), and logits of the patches, or of their middle where
+        the network has margins, which validation scores.
 
         Args:
             network: Called on images of the batch's extent, or of another that its plan allows.

@@ -18,7 +18,7 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.inference.sliding_window.prediction import compute_inference_batch_size
 from autoseg.inference.sliding_window.windows import compute_window_plan
 from autoseg.networks.families import build_network
-from autoseg.plan.document import Plan
+from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import find_dtype
@@ -41,7 +41,7 @@ class ValidationCost:
 
     Attributes:
         shapes_voxels: Shapes of the preprocessed cases by name.
-        patch_voxels: Shape of a window.
+        configuration: Configuration that predicts.
         mirrored_views: Number of mirrored views that prediction averages.
         window_seconds: Time for one view of one window.
         finishing_seconds_per_voxel: Time for resampling to the grid of the file and writing.
@@ -49,7 +49,7 @@ class ValidationCost:
     """
 
     shapes_voxels: Mapping[str, tuple[int, ...]]
-    patch_voxels: tuple[int, ...]
+    configuration: ConfigurationPlan
     mirrored_views: int
     window_seconds: float
     finishing_seconds_per_voxel: float
@@ -67,7 +67,7 @@ class ValidationCost:
 
     def count_windows(self, case: str, step_fraction: float) -> int:
         """Counts the windows of one case."""
-        plan = compute_window_plan(self.shapes_voxels[case], self.patch_voxels, step_fraction)
+        plan = compute_window_plan(self.shapes_voxels[case], self.configuration, step_fraction)
         return math.prod(len(starts) for starts in plan.starts)
 
 
@@ -120,7 +120,7 @@ def measure_validation_cost(
     opened = {case: open_training_case(run, plan, configuration, case) for case in cases}
     rough = ValidationCost(
         shapes_voxels={name: case.label_map.shape for name, case in opened.items()},
-        patch_voxels=model.configuration_plan.patch_voxels,
+        configuration=model.configuration_plan,
         mirrored_views=2 ** len(model.configuration_plan.training.mirror_axes),
         window_seconds=_time_window(model),
         finishing_seconds_per_voxel=0.0,

@@ -201,7 +201,7 @@ def count_windows(plan: Plan, name: str, fingerprint: Fingerprint, splits: Split
         for case in fold.validation
     ]
     step = DEFAULT_OPTIONS.step_fraction
-    layouts = [compute_window_plan(shape, configuration.patch_voxels, step) for shape in shapes]
+    layouts = [compute_window_plan(shape, configuration, step) for shape in shapes]
     views: int = 2 ** len(configuration.training.mirror_axes)
     return views * sum(math.prod(map(len, layout.starts)) for layout in layouts)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from builders.plans import build_configuration
 from scipy.ndimage import gaussian_filter
 
 from autoseg.inference.sliding_window.windows import (
@@ -70,13 +71,13 @@ def test_a_voxel_of_a_single_window_is_taken_as_it_is():
 
 
 def test_a_small_volume_is_padded_with_the_smaller_half_in_front():
-    plan = compute_window_plan((5, 20, 8), (8, 16, 8), 0.5)
+    plan = compute_window_plan((5, 20, 8), build_configuration((8, 16, 8)), 0.5)
     assert plan.padding_voxels == ((1, 2), (0, 0), (0, 0))
     assert plan.starts == ((0,), (0, 4), (0,))
 
 
 def test_a_flat_patch_has_windows_in_every_slice_and_never_pads_slices():
-    plan = compute_window_plan((3, 20, 6), (16, 8), 0.5)
+    plan = compute_window_plan((3, 20, 6), build_configuration((16, 8)), 0.5)
     assert plan.patch_voxels == (1, 16, 8)
     assert plan.padding_voxels == ((0, 0), (0, 0), (1, 1))
     assert [plan.locate(window)[1:3] for window in plan.windows] == [

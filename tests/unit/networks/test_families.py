@@ -33,7 +33,10 @@ def build_random_network(plan: NetworkPlan) -> SegmentationNetwork:
 
 
 def draw_image(plan: NetworkPlan, batch: int = 2) -> Tensor:
-    extents = (3 * plan.patch_divisors[0], *(4 * divisor for divisor in plan.patch_divisors[1:]))
+    extents = [
+        (count + -(-2 * margin // divisor)) * divisor
+        for count, margin, divisor in zip((3, 4, 4), plan.margin_voxels, plan.patch_divisors, strict=False)
+    ]
     return torch.randn((batch, plan.input_channels, *extents), generator=torch.Generator().manual_seed(1))
 
 
@@ -81,13 +84,14 @@ def test_there_are_families_and_every_plan_has_one() -> None:
 
 @each_network
 @each_dimension
-def test_the_first_output_has_the_shape_of_the_image_and_the_others_reduce_it(
+def test_the_first_output_has_the_shape_of_the_image_without_margins_and_the_others_reduce_it(
     make_plan, name: str, dimensions: int
 ) -> None:
     plan = make_plan(name, dimensions)
     network, image = build_network(plan), draw_image(plan)
     outputs = network(image)
-    assert outputs[0].shape == (2, plan.output_channels, *image.shape[2:])
+    inside = [extent - 2 * margin for extent, margin in zip(image.shape[2:], network.margin_voxels, strict=True)]
+    assert outputs[0].shape == (2, plan.output_channels, *inside)
     for output in outputs:
         assert output.shape[:2] == outputs[0].shape[:2]
         assert all(whole % part == 0 for whole, part in zip(outputs[0].shape[2:], output.shape[2:], strict=True))

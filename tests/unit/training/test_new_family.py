@@ -237,9 +237,3 @@ def test_its_first_weights_come_from_the_seed_alone(make_learner):
         torch.manual_seed(global_seed)
         states.append(copy_state(make_learner().network))
     assert are_equal(*states)
-
-
-def test_margins_are_refused_as_long_as_nothing_crops_them(make_learner, monkeypatch):
-    monkeypatch.setattr(Pyramid, "margin_voxels", (1, 1))
-    with pytest.raises(AssertionError, match="pyramid: losses and sliding window do not crop margins"):
-        make_learner()

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from builders.plans import build_configuration
 
 from autoseg.inference.options import PredictionOptions
 from autoseg.workflows.evaluate.validation_cost import (
@@ -21,7 +22,7 @@ def make_cost(*, mirrored_views=4):
     """Of pictures of 7 x 7 windows usually and 5 x 5 with less overlap, each 0.1 s for one view."""
     return ValidationCost(
         shapes_voxels=dict.fromkeys(CASES, (1, 256, 256)),
-        patch_voxels=(64, 64),
+        configuration=build_configuration((64, 64)),
         mirrored_views=mirrored_views,
         window_seconds=0.1,
         finishing_seconds_per_voxel=0.0,

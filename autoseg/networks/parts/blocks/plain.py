@@ -14,4 +14,9 @@ def build_plain_stage(plan: PlainBlockPlan, site: StageSite) -> nn.Module:
     channels = list(site.channels)
     if plan.first_width == "half" and site.is_encoder and site.block_count > 1:
         channels[1] = max(1, site.channels_out // 2)
-    return nn.Sequential(*(Layer(below, above, site.kernel, layers=site.layers) for below, above in pairwise(channels)))
+    return nn.Sequential(
+        *(
+            Layer(below, above, site.kernel, layers=site.layers, is_padded=site.is_padded)
+            for below, above in pairwise(channels)
+        )
+    )
