@@ -168,6 +168,10 @@ class RunFolder:
         """Predictions of an ensemble for held-out cases."""
         return self.root / "ensembles" / "+".join(configurations)
 
+    def pruned(self, configuration: str, depth: int) -> Path:
+        """Predictions of pruned networks for held-out cases."""
+        return self.root / "pruned" / f"{configuration}_depth_{depth}"
+
     def training_log(self, configuration: str, fold: str, rank: int = 0) -> Path:
         """Terminal output of a training that a queue has started; one file for each of its processes."""
         ending = f"_rank_{rank}" if rank else ""

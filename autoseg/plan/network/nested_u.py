@@ -38,6 +38,10 @@ class NestedUPlan(EncodedPlan):
         """Describes the stages, and how many columns of nodes there are."""
         return {**super().describe(), "depth": str(self.depth)}
 
+    def list_pruned_depths(self) -> tuple[int, ...]:
+        """Lists the columns before the last that have an output."""
+        return tuple(range(self.depth - len(self.output_weights) + 1, self.depth))
+
     def prune(self, depth: int) -> "NestedUPlan":
         """Returns the part of the network that computes the output of column `depth`.
 
