@@ -46,7 +46,7 @@ def test_the_columns_before_the_last_that_have_an_output_are_listed(make_plan, c
 def test_every_depth_that_a_plan_lists_is_a_part_of_its_network(make_plan) -> None:
     plans = [plan for plan in map(make_plan, SMALL_NETWORKS) if plan.list_pruned_depths()]
     assert plans
-    for plan, depth in ((plan, depth) for plan in plans for depth in plan.list_pruned_depths()):
+    for plan, depth in ((each, depth) for each in plans for depth in each.list_pruned_depths()):
         with META:
             networks = [build_network(each) for each in (plan.prune(depth), plan)]
         part, whole = ({key: tensor.shape for key, tensor in each.state_dict().items()} for each in networks)
