@@ -39,5 +39,5 @@ class Notes(SilentProgress):
 
 def skip_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixture's body: trainings leave empty pictures, as drawing takes longer than a tiny training."""
-    for module in ("autoseg.training.loop", "autoseg.workflows.train.training"):
+    for module in ("autoseg.training.monitoring.history_files", "autoseg.workflows.train.training"):
         monkeypatch.setattr(f"{module}.write_progress_picture", lambda path, *_, **__: path.write_bytes(b""))
