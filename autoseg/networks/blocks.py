@@ -142,6 +142,16 @@ def average_blocks(
 
 
 POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.AvgPool2d, 3: AveragePool3d}
+MAXIMUM_POOLINGS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+LINEAR: Final = {2: "bilinear", 3: "trilinear"}
+"""Names of linear interpolation."""
+
+
+def enlarge_to(features: Float[Tensor, "batch channel *space"], extents: Sequence[int]) -> Tensor:
+    """Interpolates linearly to the given extents."""
+    if features.shape[2:] == torch.Size(extents):
+        return features
+    return functional.interpolate(features, size=tuple(extents), mode=LINEAR[len(extents)])
 
 
 class Shortcut(nn.Module):

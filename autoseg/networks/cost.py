@@ -18,6 +18,11 @@ from autoseg.unet_cost import COUNTED_FAMILIES
 
 META: Final = torch.device("meta")
 FLOPS_PER_MULTIPLY_ADD: Final = 2
+ATTENTION_ON_CPU: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+COUNT_FLOPS: Final = {  # PyTorch counts fused attention of GPUs alone
+    **flop_registry,
+    ATTENTION_ON_CPU: flop_registry[torch.ops.aten._scaled_dot_product_flash_attention],
+}
 NORMALIZATIONS: Final = frozenset(
     {
         torch.ops.aten.native_batch_norm.default,
@@ -32,7 +37,8 @@ def measure_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size
 
     Takes about 0.1 s and no memory; the first network of a process takes some seconds more, to load parts of torch.
 
-    Fused attention counts like attention that is written out, with its map of all pairs of positions: on the safe side.
+    PyTorch's fused attention counts like attention that is written out, with its map of all pairs of positions: on the
+    safe side. That of `autoseg.networks.parts.transformer` counts as it is computed, without the map.
     """
     with META:
         built = build_network(network).train()
@@ -120,7 +126,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     ) -> Any:
         named = kwargs or {}
         written = func(*args, **named)
-        count_flops = flop_registry.get(func.overloadpacket)
+        count_flops = COUNT_FLOPS.get(func.overloadpacket)
         if func is torch.ops.aten.convolution.default:
             self._convolutions.append((written, _describe_convolution(args, written)))
         elif count_flops is not None:

@@ -1,13 +1,17 @@
 """Initialization of the weights of a network."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from autoseg.errors import RunError
 from autoseg.networks.blocks import NEGATIVE_SLOPE, InstanceNormalization, ResidualBlock
 
 CONVOLUTION_KINDS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+INTERPOLATIONS: Final = {3: "linear", 4: "bilinear", 5: "trilinear"}  # by axes of a weight, channels included
 
 
 def initialize_weights(network: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -31,6 +35,44 @@ def initialize_weights(network: nn.Module, generator: torch.Generator | None = N
     for module in network.modules():
         if isinstance(module, ResidualBlock):
             _fill(module.second.norm.weight, 0.0)
+
+
+def enlarge_kernels(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Interpolates trained kernels to the extents of those of a network with larger kernels.
+
+    The interpolation is linear between the centres of the kernel's voxels and keeps their values, not their sum, for
+    which the normalization after a depthwise convolution makes up ("UpKern", Roy et al. 2023, arXiv:2303.09975).
+
+    Args:
+        weights: State of the trained network.
+        expected: State of the network with larger kernels, which may lie on the meta device.
+
+    Returns:
+        The weights by name, ready for `load_state_dict`; those with equal shapes are the given tensors.
+
+    Raises:
+        RunError: The networks differ in more than the extents of their kernels.
+    """
+    if weights.keys() != expected.keys():
+        differing = sorted(weights.keys() ^ expected.keys())
+        msg = (
+            f"kernels can only be enlarged between networks that differ in nothing else: expected the same weights, "
+            f"found {differing[0]} in one of them alone; plan both with the same architecture and dataset"
+        )
+        raise RunError(msg)
+    return {name: _enlarge(name, tensor, expected[name].shape) for name, tensor in weights.items()}
+
+
+def _enlarge(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
+    if weight.shape == shape:
+        return weight
+    if weight.ndim != len(shape) or weight.ndim not in INTERPOLATIONS or weight.shape[:2] != shape[:2]:
+        msg = (
+            f"{name}: expected {tuple(shape)}, found {tuple(weight.shape)}, which differs in more than the extents of "
+            f"a kernel; plan both networks with the same architecture and width"
+        )
+        raise RunError(msg)
+    return functional.interpolate(weight, size=shape[2:], mode=INTERPOLATIONS[weight.ndim], align_corners=False)
 
 
 def _fill(parameter: Tensor | None, value: float) -> None:

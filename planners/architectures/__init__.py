@@ -9,12 +9,26 @@ from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAP
 from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
 from planners.architectures.efficient_unets import MOBILE_UNET, REP_UNET
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
+from planners.architectures.mednext import (
+    MEDNEXT_B,
+    MEDNEXT_B_K5,
+    MEDNEXT_L,
+    MEDNEXT_L_K5,
+    MEDNEXT_M,
+    MEDNEXT_M_K5,
+    MEDNEXT_S,
+    MEDNEXT_S_K5,
+    MEDNEXT_V2,
+)
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
 from planners.architectures.parallel import HRNET_V1, HRNET_V2
+from planners.architectures.primus import PRIMUS_B, PRIMUS_L, PRIMUS_M, PRIMUS_S
 from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
+from planners.architectures.seg_res_net import SEG_RES_NET
 from planners.architectures.u2_net import U2_NET
 from planners.architectures.unets import U_NET, U_NET_3D, U_NET_VALID
+from planners.architectures.unext import UNEXT
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
     architecture.name: architecture
@@ -47,6 +61,21 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         DANET,
         HRNET_V1,
         HRNET_V2,
+        MEDNEXT_S,
+        MEDNEXT_B,
+        MEDNEXT_M,
+        MEDNEXT_L,
+        MEDNEXT_S_K5,
+        MEDNEXT_B_K5,
+        MEDNEXT_M_K5,
+        MEDNEXT_L_K5,
+        MEDNEXT_V2,
+        SEG_RES_NET,
+        UNEXT,
+        PRIMUS_S,
+        PRIMUS_B,
+        PRIMUS_M,
+        PRIMUS_L,
         U_NET_VALID,
     )
 }

@@ -26,6 +26,8 @@ _THREE_DIMENSIONS = replace(
     layers=_BATCH,
     supervision="fused",
 )
+"""Beside the published one, there is a gate at the full resolution as well and a head at the bottleneck; the gates of
+the lowest resolution read the bottleneck itself, without another convolution."""
 ATTENTION_UNET: Final = Architecture(
     name="attention_unet",
     sentence="A U-Net that weights every voxel of the encoder's features before they join the decoder.",

@@ -32,7 +32,7 @@ class DilatedProfile:
     Attributes:
         head: The head as published.
         output_stride: Largest product of strides along an axis.
-        output_weights: Of the trained outputs.
+        output_weights: Weights of the trained outputs.
         blocks: Residual blocks of every stage; the last number repeats.
         block: Kind of these.
         layers: Normalization and activation.

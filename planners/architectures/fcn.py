@@ -25,7 +25,7 @@ class FcnProfile:
     Attributes:
         fused_stages: Stages whose scores are added, as far as there are so many.
         layers: Normalization and activation.
-        upsampling: Of scores.
+        upsampling: The step of scores to a higher resolution.
     """
 
     fused_stages: int

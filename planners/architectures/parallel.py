@@ -15,6 +15,7 @@ from planners.rules.unet import BASE_FEATURES, MOST_FEATURES, choose_features
 
 STEM_LAYERS: Final = 2
 FEWEST_BRANCHES: Final = 2  # one branch has nothing to exchange
+GIBI: Final = 2**30  # the "G" of the operations that the authors publish, as a count of their network shows
 _LAYERS = LayerPlan(normalization="instance", activation="relu")
 
 
@@ -112,9 +113,13 @@ HRNET_V2: Final = Architecture(
     year=2019,
     choose_network=_V2,
     published=(
-        _publish("W48", 48, 65_859_379, _V2),
+        replace(_publish("W48", 48, 65_859_379, _V2), multiply_adds=696.2 * GIBI, extents_voxels=(1024, 2048)),
         _publish("W32", 32, 29_546_515, _V2),
         _publish("W18", 18, 9_641_119, _V2),
-        _publish("W18 small", 18, 3_939_579, replace(_V2, stem_blocks=2, modules=(1, 3, 2), blocks=2)),
+        replace(
+            _publish("W18 small", 18, 3_939_579, replace(_V2, stem_blocks=2, modules=(1, 3, 2), blocks=2)),
+            multiply_adds=71.6 * GIBI,
+            extents_voxels=(1024, 2048),
+        ),
     ),
 )

@@ -34,6 +34,8 @@ _V_NET_CODE = replace(
     decoder_blocks=(1, 1, 2, 2),
     layers=LayerPlan(normalization="batch", activation="elu"),
 )
+"""The counted code has fewer convolutions than the paper; it repeats the image as its first shortcut, and normalizes
+transposed convolutions and a first head."""
 V_NET: Final = Architecture(
     name="v_net",
     sentence="Stages of convolutions of 5 voxels with one shortcut around each stage, strided convolutions, PReLU.",

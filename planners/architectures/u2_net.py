@@ -20,6 +20,8 @@ _U2_NET = UShapedProfile(
     supervision="fused",
 )
 _CODE = replace(_U2_NET, layers=LayerPlan(normalization="batch", activation="relu"))
+"""The published heads are convolutions of 3 voxels, and the small U-Nets of the full resolution have 32 features in the
+encoder and 16 in the decoder, instead of 16 and 32."""
 _SMALL_BLOCK = ResidualUPlan(reduction=4, dilated_reduction=4)
 U2_NET: Final = Architecture(
     name="u2_net",

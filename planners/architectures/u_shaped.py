@@ -17,7 +17,7 @@ from planners.rules.contexts import fit_contexts
 from planners.rules.topology import Topology, choose_deep_supervision
 from planners.rules.unet import MOST_FEATURES, choose_features
 
-DecoderFeatures = Literal["same", "higher", "doubled"]
+DecoderWidth = Literal["same", "higher", "doubled"]
 
 _PLAIN = PlainBlockPlan()
 _CONCATENATION = ConcatenationPlan()
@@ -48,7 +48,7 @@ class UShapedProfile:
     encoder_blocks: tuple[int, ...] = (2,)
     kernel: int = 3
     decoder_blocks: int | tuple[int, ...] = 2
-    decoder_features: DecoderFeatures = "same"
+    decoder_features: DecoderWidth = "same"
     block: BlockPlan = _PLAIN
     decoder_block: BlockPlan | None = None
     skip: SkipPlan = _CONCATENATION

@@ -19,7 +19,7 @@ def fit_contexts(
     for context in contexts:
         if context.name in FITS:
             decision, words = FITS[context.name](context, bottleneck_voxels, features)
-            reasons.append(record(f"context {context.name}", decision, words))
+            reasons.append(record("context", decision, f"{context.name}, {words}"))
             context = decision.value
         fitted.append(context)
     return tuple(fitted), tuple(reasons)

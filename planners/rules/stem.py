@@ -35,9 +35,9 @@ def divide_topology(
 
     Args:
         topology: Strides and kernels.
-        stem_layers: Layers of the stem, as far as the fewest stages are left after it.
-        fewest_stages: Of what follows the stem.
-        most_stages: Of what follows the stem; lower resolutions are left out.
+        stem_layers: Layers of the stem, as far as enough stages are left after it.
+        fewest_stages: Fewest stages after the stem.
+        most_stages: Most stages after the stem; lower resolutions are left out.
     """
     halvings = topology.stage_count - 1
     count = max(0, min(stem_layers, halvings + 1 - fewest_stages))

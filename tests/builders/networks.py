@@ -12,6 +12,11 @@ SPACE: Final[dict[int, dict[str, Any]]] = {
     2: {"kernel_sizes": ((3, 3), (3, 3), (3, 1)), "strides": ((1, 1), (2, 2), (2, 1))},
     3: {"kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 1))},
 }
+TOKENS: Final[dict[int, dict[str, Any]]] = {
+    2: {"token_steps": ((2, 2), (2, 1)), "position_grid": (2, 3)},
+    3: {"token_steps": ((1, 2, 2), (2, 2, 2)), "position_grid": (3, 4, 4)},
+}
+"""Tokens of plain transformers; their grid is that of the test images in 3D alone."""
 COMMON: Final[dict[str, Any]] = {"input_channels": 2, "output_channels": 3, "features_per_stage": (4, 8, 8)}
 STEMS: Final[dict[int, dict[str, Any]]] = {
     2: {"stem_kernel_sizes": ((7, 7), (3, 1)), "stem_strides": ((2, 2), (2, 1))},
@@ -88,6 +93,26 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "head": "v2",
     },
     "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
+    "additive_u": {
+        **COMMON,
+        "blocks_per_stage": (1, 2, 1),
+        "decoder_blocks_per_stage": (2, 1),
+        "unit": {"name": "pre_activation", "upsampling": "linear"},
+        "layers": {"normalization": "instance", "activation": "relu"},
+        "output_weights": (1.0, 0.5),
+    },
+    "unext": {**COMMON, "token_stages": 1, "layers": {"normalization": "batch", "activation": "relu"}},
+    "plain_transformer": {
+        "input_channels": 2,
+        "output_channels": 3,
+        "features": 28,
+        "blocks": 2,
+        "heads": 2,
+        "hidden_features": 20,
+        "layer_scale": 0.1,
+        "drop_path": 0.2,
+        "decoder_features": (8,),
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -147,6 +172,7 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
     "valid convolutions": {"padding": "valid", "output_weights": (1.0,), "dropout": 0.5},
 }
 """U-shaped networks by what else is special about them."""
+MEDNEXT: Final = {"name": "mednext", "expansion_ratios": (2, 3, 1), "response_normalization": False}
 VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     (
         "dilated",
@@ -164,6 +190,17 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ),
     ("parallel", "of the highest resolution", {"head": "v1", "modules_per_stage": (1, 2)}),
     ("fcn", "without fusion", {"fused_stages": 0, "upsampling": "linear", "dropout": 0.5}),
+    ("additive_u", "mednext", {"unit": MEDNEXT, "layers": {"normalization": "instance", "activation": "gelu"}}),
+    ("additive_u", "mednext with response normalization", {"unit": {**MEDNEXT, "response_normalization": True}}),
+    (
+        "additive_u",
+        "transposed",
+        {
+            "unit": {"name": "pre_activation", "upsampling": "transposed"},
+            "layers": {"normalization": "group", "activation": "leaky_relu"},
+        },
+    ),
+    ("unext", "without convolutions", {"token_stages": 2}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
@@ -182,7 +219,9 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
 
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
-    fields = {"dimensions": dimensions, **SPACE[dimensions], **SMALL_NETWORKS[name]}
+    small = SMALL_NETWORKS[name]
+    space = TOKENS if small["family"] == "plain_transformer" else SPACE
+    fields = {"dimensions": dimensions, **space[dimensions], **small}
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

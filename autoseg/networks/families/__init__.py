@@ -4,13 +4,16 @@ from typing import Final
 
 import torch
 
+from autoseg.networks.families.additive_u import AdditiveUNetwork
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
+from autoseg.networks.families.plain_transformer import PlainTransformer
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.u_shaped import UShapedNetwork
+from autoseg.networks.families.unext import UNextNetwork
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.network.base import NetworkPlan
 
@@ -22,6 +25,9 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "fcn": Fcn,
     "dilated": DilatedNetwork,
     "parallel": ParallelNetwork,
+    "additive_u": AdditiveUNetwork,
+    "unext": UNextNetwork,
+    "plain_transformer": PlainTransformer,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 
@@ -31,10 +37,11 @@ def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -
 
     Args:
         generator: Source of the first weights; None is torch's global one (see `torch.manual_seed`). The same state
-            of the source gives the same weights.
+            of the source gives the same weights. On the meta device, where weights have no values, nothing is drawn.
     """
     network = _construct(plan, generator)
-    network.initialize_weights(generator)
+    if not any(parameter.is_meta for parameter in network.parameters()):
+        network.initialize_weights(generator)
     return network
 
 

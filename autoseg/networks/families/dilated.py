@@ -8,14 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import build_head
+from autoseg.networks.blocks import MAXIMUM_POOLINGS, build_head, enlarge_to
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.contexts import build_context
 from autoseg.networks.parts.contexts.context import ContextSite
 from autoseg.networks.parts.contexts.dual_attention import ChannelAttention, PositionAttention
-from autoseg.networks.parts.encoder import enlarge_to
 from autoseg.networks.parts.layers import Layer
-from autoseg.networks.parts.resampling import MAXIMUM_POOLINGS
 from autoseg.networks.parts.residual_units import build_units
 from autoseg.plan.network.dilated import DilatedPlan, DualAttentionHeadPlan, LowLevelHeadPlan
 
@@ -24,7 +22,7 @@ class DilatedHead(nn.Module, ABC):
     """Computes logits from the features of all stages.
 
     Attributes:
-        classifiers: What computes logits from features, one module per trained output.
+        classifiers: Modules that compute logits from features, one per trained output.
     """
 
     classifiers: nn.ModuleList
@@ -104,7 +102,7 @@ class DilatedNetwork(SegmentationNetwork):
         super().__init__(plan)
         self.stem = build_pooled_stem(plan)
         self.stages = nn.ModuleList(build_dilated_stages(plan))
-        self.head = HEADS[plan.head.name](plan, plan.head)  # type: ignore[call-arg]  # every head takes its own plan
+        self.head = HEADS[plan.head.name](plan, plan.head)
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
         """Computes logits, interpolated to the full resolution."""
@@ -147,7 +145,8 @@ def build_pooled_stem(plan: DilatedPlan) -> nn.Sequential:
 def build_dilated_stages(plan: DilatedPlan) -> list[nn.Module]:
     """Builds the stages of residual blocks."""
     channels = pairwise((plan.stem_features, *plan.features_per_stage))
-    before, stages = (1,) * plan.dimensions, []
+    before: tuple[int, ...] = (1,) * plan.dimensions
+    stages: list[nn.Module] = []
     for stage, (ends, (stride, dilation)) in enumerate(zip(channels, plan.steps, strict=True)):
         stages.append(
             build_units(

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import TRANSPOSED_CONVOLUTIONS, build_head
+from autoseg.networks.blocks import LINEAR, TRANSPOSED_CONVOLUTIONS, build_head
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.encoder import EncoderStage
 from autoseg.networks.parts.layers import Layer
-from autoseg.networks.parts.resampling import LINEAR, Enlargement
+from autoseg.networks.parts.resampling import Enlargement
 from autoseg.plan.network import FcnPlan
 
 DROPOUTS: Final[dict[int, type[nn.Module]]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
@@ -28,16 +28,17 @@ class Fcn(SegmentationNetwork):
 
     def __init__(self, plan: FcnPlan) -> None:
         super().__init__(plan)
-        self.stages = nn.ModuleList(EncoderStage(plan, stage) for stage in range(plan.stage_count))
-        features, one = plan.features_per_stage[-1], (1,) * plan.dimensions
+        stages = [EncoderStage(plan, stage) for stage in range(plan.stage_count)]
+        self.stages = nn.ModuleList(stages)
+        features, one = plan.encoded_channels[-1], (1,) * plan.dimensions
         dropout = DROPOUTS[plan.dimensions]
         self.classifier = nn.Sequential(
             dropout(plan.dropout), Layer(features, features, one, layers=plan.layers), dropout(plan.dropout)
         )
         last = plan.stage_count - 1
         fused = range(last - 1, last - 1 - plan.fused_stages, -1)
-        # The features of a stage that are scored are those that its blocks read, which the stage above computed.
-        sources = (features, *(plan.features_per_stage[stage - 1] for stage in fused))
+        # The features of a stage that are scored are those that its blocks read.
+        sources = (features, *(stages[stage].channels_downsampled for stage in fused))
         self.scores = nn.ModuleList(build_head(source, plan.output_channels, plan.dimensions) for source in sources)
         steps = [*(plan.strides[stage + 1] for stage in fused), find_remaining_stride(plan)]
         self.enlargements = nn.ModuleList(
@@ -48,8 +49,8 @@ class Fcn(SegmentationNetwork):
         """Computes logits."""
         reduced = []
         for stage in self.stages:
-            reduced.append(stage.downsampling(image))
-            image = stage.blocks(reduced[-1])
+            reduced.append(stage.get_submodule("downsampling")(image))
+            image = stage.get_submodule("blocks")(reduced[-1])
         first, *others = self.scores
         logits = first(self.classifier(image))
         for index, score in enumerate(others):
@@ -71,7 +72,7 @@ class Fcn(SegmentationNetwork):
         """Starts enlargements as linear interpolation."""
         super().initialize_weights(generator)
         for enlargement in self.enlargements:
-            if isinstance(enlargement, tuple(TRANSPOSED_CONVOLUTIONS.values())):
+            if isinstance(enlargement, nn.ConvTranspose2d | nn.ConvTranspose3d):
                 set_linear_kernel(enlargement.get_parameter("weight"), enlargement.stride)
 
 

@@ -31,7 +31,7 @@ class NestedUNetwork(SegmentationNetwork):
         )
         self.heads = nn.ModuleDict(
             {
-                str(plan.depth - index): build_head(plan.features_per_stage[0], plan.output_channels, plan.dimensions)
+                str(plan.depth - index): build_head(plan.encoded_channels[0], plan.output_channels, plan.dimensions)
                 for index in range(len(plan.output_weights))
             }
         )
@@ -44,7 +44,7 @@ class NestedUNetwork(SegmentationNetwork):
             rows.append([image])
         for column in self.columns:
             # From the highest stage down: a node reads what the column before it left in the row below.
-            for index, node in enumerate(column):
+            for index, node in enumerate(column.children()):
                 rows[index].append(node(rows[index], rows[index + 1][-1]))
         return tuple(self._compute_logits(rows[0], index) for index in range(len(self.output_weights)))
 
@@ -70,16 +70,15 @@ class NestedNode(nn.Module):
 
     def __init__(self, plan: NestedUPlan, stage: int, column: int) -> None:
         super().__init__()
-        channels_below, channels = plan.features_per_stage[stage + 1], plan.features_per_stage[stage]
         self.upsampling = UpsamplingStep(
             plan.upsampling,
-            channels_below,
-            channels,
+            plan.encoded_channels[stage + 1],
+            plan.features_per_stage[stage],
             stride=plan.strides[stage + 1],
             kernel=plan.kernel_sizes[stage],
             layers=plan.layers,
         )
-        joined = column * channels + self.upsampling.channels_out
+        joined = column * plan.encoded_channels[stage] + self.upsampling.channels_out
         self.blocks = build_stage(plan.block, describe_stage(plan, stage, channels_in=joined, is_encoder=False))
 
     def forward(

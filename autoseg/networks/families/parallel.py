@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import build_head
+from autoseg.networks.blocks import build_head, enlarge_to
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.parts.encoder import enlarge_to
 from autoseg.networks.parts.layers import Layer, build_activation, get_ones
 from autoseg.networks.parts.residual_units import EXPANSION, build_units
 from autoseg.plan.network import ParallelPlan
@@ -54,7 +53,7 @@ class ParallelNetwork(SegmentationNetwork):
         branches = [self.first_branch(lowest)]
         for start, exchanges in zip(self.starts, self.stages, strict=True):
             branches.append(start(lowest))
-            for exchange in exchanges:
+            for exchange in exchanges.children():
                 branches = exchange(branches)
             lowest = branches[-1]
         shown = branches[:1] if self.plan.head == "v1" else branches
@@ -102,7 +101,9 @@ class Exchange(nn.Module):
         sums = []
         for to, paths in enumerate(self.paths):
             extents = branches[to].shape[2:]
-            arrived = [enlarge_to(path(branch), extents) for path, branch in zip(paths, branches, strict=True)]
+            arrived = [
+                enlarge_to(path(branch), extents) for path, branch in zip(paths.children(), branches, strict=True)
+            ]
             # Sums are new tensors: the activation works in place, and a branch is read by all others.
             sums.append(self.activation(reduce(torch.add, arrived)))
         return sums

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.geometry import locate_centre
-from autoseg.networks.blocks import build_head
+from autoseg.networks.blocks import LINEAR, build_head
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.attentions import build_attention
 from autoseg.networks.parts.blocks import build_stage
 from autoseg.networks.parts.contexts import build_context
 from autoseg.networks.parts.contexts.context import ContextSite
-from autoseg.networks.parts.resampling import LINEAR, UpsamplingStep, build_downsampling
+from autoseg.networks.parts.resampling import UpsamplingStep, build_downsampling
 from autoseg.networks.parts.skips import build_skip
 from autoseg.networks.parts.skips.skip import SkipSite
 from autoseg.networks.parts.stage import StageSite

@@ -12,6 +12,7 @@ from typing import Final
 from torch import nn
 
 from autoseg.networks.blocks import CONVOLUTIONS, NEGATIVE_SLOPE, InstanceNormalization
+from autoseg.networks.fusion import RepConvolution
 from autoseg.plan.network.layers import Activation, LayerPlan
 
 MOST_GROUPS: Final = 8
@@ -100,6 +101,23 @@ class Layer(nn.Sequential):
         self.norm = build_normalization(layers, channels_out, len(kernel))
         if is_activated:
             self.activation = build_activation(layers)
+
+
+class RepLayer(nn.Sequential):
+    """Sum of convolutions that is one in prediction, normalization, activation."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: Sequence[int], *, layers: LayerPlan) -> None:
+        super().__init__()
+        self.convolution = RepConvolution(channels_in, channels_out, kernel, bias=layers.normalization == "none")
+        self.norm = build_normalization(layers, channels_out, len(kernel))
+        self.activation = build_activation(layers)
+
+
+def build_shortcut(channels_in: int, channels_out: int, kernel: Sequence[int], *, layers: LayerPlan) -> nn.Module:
+    """Builds the identity, or a convolution of one voxel with normalization where the number of channels changes."""
+    if channels_in == channels_out:
+        return nn.Identity()
+    return Layer(channels_in, channels_out, get_ones(kernel), layers=layers, is_activated=False)
 
 
 def get_ones(like: Sequence[int]) -> tuple[int, ...]:

@@ -1,18 +1,14 @@
 """Changes of resolution between the stages of a network."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoseg.networks.blocks import CONVOLUTIONS, POOLINGS, TRANSPOSED_CONVOLUTIONS
+from autoseg.networks.blocks import CONVOLUTIONS, LINEAR, MAXIMUM_POOLINGS, POOLINGS, TRANSPOSED_CONVOLUTIONS
 from autoseg.networks.parts.layers import Layer, build_activation, build_normalization
 from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
-
-MAXIMUM_POOLINGS: Final[Mapping[int, Callable[..., nn.Module]]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-LINEAR: Final = {2: "bilinear", 3: "trilinear"}
 
 
 def build_downsampling(

@@ -43,8 +43,8 @@ def build_basic(
         channels_in: Channels of the input.
         channels_out: Channels of the output.
         kernel: Extents of the kernels.
-        stride: Of the first convolution.
-        dilations: Before the stride, and after it.
+        stride: Stride of the first convolution.
+        dilations: The dilation before the stride, and that after it.
         layers: Normalization and activation.
     """
     before, after = dilations
@@ -70,8 +70,8 @@ def build_bottleneck(
         channels_in: Channels of the input.
         channels_out: Channels of the output.
         kernel: Extents of the middle kernel.
-        stride: Of the middle convolution.
-        dilations: Before the stride, which is that of the middle convolution, and after it.
+        stride: Stride of the middle convolution.
+        dilations: The dilation before the stride, which the middle convolution has, and that after it.
         layers: Normalization and activation.
     """
     one, inner = get_ones(kernel), max(1, channels_out // EXPANSION)
@@ -100,12 +100,12 @@ def build_units(
 
     Args:
         kind: Key of `UNITS`.
-        channels: Before and after the stage.
+        channels: Channels before and after the stage.
         kernel: Extents of the kernels.
         count: Number of blocks.
         layers: Normalization and activation.
-        stride: Of the stage; None: ones.
-        dilations: Before the stride, and after it; None: ones.
+        stride: Stride of the stage; None: ones.
+        dilations: The dilation before the stride, and that after it; None: ones.
     """
     one = get_ones(kernel)
     before, after = dilations or (one, one)

@@ -2,26 +2,32 @@
 
 from typing import Final
 
+from autoseg.plan.network.additive_u import AdditiveUPlan
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
+from autoseg.plan.network.plain_transformer import PlainTransformerPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
+from autoseg.plan.network.unext import UNextPlan
 
 __all__ = [
     "NETWORK_PLANS",
+    "AdditiveUPlan",
     "DilatedPlan",
     "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
     "ParallelPlan",
+    "PlainTransformerPlan",
     "PlainUNetPlan",
     "ResidualEncoderUNetPlan",
     "StagedNetworkPlan",
     "UNetFamily",
     "UNetPlan",
+    "UNextPlan",
     "UShapedPlan",
 ]
 
@@ -33,4 +39,7 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "fcn": FcnPlan,
     "dilated": DilatedPlan,
     "parallel": ParallelPlan,
+    "additive_u": AdditiveUPlan,
+    "unext": UNextPlan,
+    "plain_transformer": PlainTransformerPlan,
 }

@@ -39,7 +39,7 @@ class DilatedPyramidPlan(ContextPlan):
 
     Attributes:
         channels: Channels of every branch and of the result.
-        dilations: Of each dilated convolution, along axes with kernels above one.
+        dilations: One per dilated convolution, along axes with kernels above one.
     """
 
     name: Literal["aspp"] = "aspp"

@@ -73,7 +73,7 @@ class DilatedPlan(StemmedPlan):
         blocks_per_stage: Residual blocks of each stage.
         block: "basic": two convolutions; "bottleneck": three, of which the middle one has a quarter of the features.
         output_stride: Largest product of strides along an axis. Further strides of the axis become dilations.
-        head: What computes logits.
+        head: The module that computes logits.
         output_weights: The weight in the loss of every trained output. The head "dual_attention" has three: of the sum
             of its attentions, of positions, of channels.
     """
@@ -109,9 +109,9 @@ class DilatedPlan(StemmedPlan):
 
     def describe(self) -> Mapping[str, str]:
         """Describes the stages, what they are made of, and the head."""
-        layers = f"{self.layers.normalization} {self.layers.activation}"
-        parts = {"blocks": self.block, "output stride": str(self.output_stride), "head": self.head.name}
-        return {**super().describe(), **parts, "layers": layers}
+        parts = (self.block, f"output stride {self.output_stride}", self.head.name)
+        layers = (self.layers.normalization, self.layers.activation)
+        return {**super().describe(), "parts": ", ".join((*parts, *layers))}
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the blocks."""

@@ -1,5 +1,6 @@
-"""What the plans of networks have in common whose encoder is a sequence of stages of any block."""
+"""The common part of the plans of networks whose encoder is a sequence of stages of any block."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -25,10 +26,19 @@ class EncodedPlan(StagedNetworkPlan):
     layers: LayerPlan
     downsampling: Downsampling
 
+    @property
+    def encoded_channels(self) -> tuple[int, ...]:
+        """Channels after the blocks of each stage."""
+        return tuple(self.block.count_channels(features) for features in self.features_per_stage)
+
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
-        layers = f"{self.layers.normalization} {self.layers.activation}"
-        return {**super().describe(), "blocks": self.block.name, "layers": layers}
+        parts = (self.block.name, *self.list_further_parts(), self.layers.normalization, self.layers.activation)
+        return {**super().describe(), "parts": ", ".join(parts)}
+
+    @abstractmethod
+    def list_further_parts(self) -> tuple[str, ...]:
+        """Lists in a few words each what else the network is made of."""
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the blocks."""

@@ -1,6 +1,5 @@
 """Fully convolutional networks (Long et al. 2015)."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +16,7 @@ class FcnPlan(EncodedPlan):
     Attributes:
         fused_stages: Stages above the last one whose scores are added to those from below: 0 in FCN-32s, 1 in FCN-16s,
             2 in FCN-8s.
-        upsampling: Of scores: by interpolation, or by transposed convolutions of twice their stride that start as it.
+        upsampling: Scores are interpolated, or enlarged by transposed convolutions that start as interpolation.
         dropout: Probability with which a channel of the last stage is zeroed in training.
     """
 
@@ -26,9 +25,9 @@ class FcnPlan(EncodedPlan):
     upsampling: Literal["linear", "transposed"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
-    def describe(self) -> Mapping[str, str]:
-        """Describes the stages, and how many are fused."""
-        return {**super().describe(), "fused stages": str(self.fused_stages)}
+    def list_further_parts(self) -> tuple[str, ...]:
+        """Lists how many stages are fused."""
+        return (f"fused stages {self.fused_stages}",)
 
     @model_validator(mode="after")
     def _check_fused_stages(self) -> "FcnPlan":

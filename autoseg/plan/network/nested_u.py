@@ -1,6 +1,5 @@
 """Nested U-shaped networks (UNet++)."""
 
-from collections.abc import Mapping
 from math import prod
 from typing import Literal
 
@@ -17,7 +16,7 @@ class NestedUPlan(EncodedPlan):
     Node (stage, column) joins all earlier nodes of its stage with the upsampled node (stage + 1, column - 1).
 
     Attributes:
-        upsampling: As in other U-shaped networks.
+        upsampling: The step to a higher resolution, one of those of other U-shaped networks.
         depth: Columns of decoder nodes; the network consists of the stages 0 to `depth`. It is one less than the number
             of stages, and smaller in a network that was pruned.
         output_weights: The weight in the loss of every trained output, all of full resolution: of the last column
@@ -34,9 +33,9 @@ class NestedUPlan(EncodedPlan):
         """The product of the strides of every axis, down to the lowest stage that is left."""
         return tuple(prod(steps) for steps in zip(*self.strides[: self.depth + 1], strict=True))
 
-    def describe(self) -> Mapping[str, str]:
-        """Describes the stages, and how many columns of nodes there are."""
-        return {**super().describe(), "depth": str(self.depth)}
+    def list_further_parts(self) -> tuple[str, ...]:
+        """Lists how many columns of nodes there are."""
+        return (f"depth {self.depth}",)
 
     def prune(self, depth: int) -> "NestedUPlan":
         """Returns the part of the network that computes the output of column `depth`.

@@ -29,9 +29,9 @@ class ParallelPlan(StemmedPlan):
 
     def describe(self) -> Mapping[str, str]:
         """Describes the branches and what they are made of."""
-        exchanges = " ".join(map(str, self.modules_per_stage))
-        layers = f"{self.layers.normalization} {self.layers.activation}"
-        return {**super().describe(), "exchanges": exchanges, "head": self.head, "layers": layers}
+        exchanges = " ".join(("exchanges", *map(str, self.modules_per_stage)))
+        parts = (exchanges, self.head, self.layers.normalization, self.layers.activation)
+        return {**super().describe(), "parts": ", ".join(parts)}
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the exchanges."""

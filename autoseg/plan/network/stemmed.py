@@ -1,4 +1,4 @@
-"""What the plans of networks have in common that reduce the resolution before their first stage."""
+"""The common part of the plans of networks that reduce the resolution before their first stage."""
 
 from math import prod
 from typing import Annotated

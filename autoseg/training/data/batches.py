@@ -92,8 +92,8 @@ class BatchSource(Dataset[Batch | AutosegError]):
 
     Attributes:
         batch_bytes: Memory of a batch.
-        training: Of the patches that are changed by all transforms.
-        plain: Of training patches after the end of augmentation.
+        training: Makes the patches that are changed by all transforms.
+        plain: Makes the training patches after the end of augmentation.
     """
 
     training: PatchSource
@@ -194,7 +194,7 @@ def list_batch_keys(
 
     Args:
         first_iteration: Training iteration at which the first epoch begins.
-        is_augmented: Says of an epoch, when its keys are asked for, whether its patches are changed by all transforms.
+        is_augmented: Tells whether all transforms change the patches of an epoch; called when its keys are needed.
     """
     counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
     for epoch in itertools.count(first_epoch):

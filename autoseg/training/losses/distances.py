@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoseg.training.losses.targets import Target
 
-NEIGHBOURS: Final = {1: 26, 2: 8, 3: 26}  # through faces, edges and corners; cc3d takes one axis for three
+NEIGHBOURS: Final = {2: 8, 3: 26}  # through faces, edges and corners
 REACH_SIGMAS: Final = 4.0  # an object that is farther away adds less than exp(-8) = 0.03 % of the border weight
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoseg.networks import build_network
 from autoseg.networks.cost import META, measure_module_cost
+from autoseg.networks.families.u_shaped import Bottleneck
 from autoseg.networks.parts.contexts import build_context
 from autoseg.networks.parts.contexts.context import Context, ContextSite
 from autoseg.networks.parts.contexts.dual_attention import ChannelAttention, LearntScale, PositionAttention
@@ -16,6 +18,11 @@ from autoseg.plan.network.contexts import CONTEXT_PLANS
 from autoseg.plan.network.layers import LayerPlan
 
 BATCH: Final = LayerPlan(normalization="batch", activation="relu")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
 
 
 def build(name: str, channels: int, kernel: tuple[int, ...] = (3, 3), /, **fields: Any) -> Context:
@@ -142,6 +149,15 @@ def test_attention_between_channels_equals_what_is_computed_by_hand() -> None:
 
 
 @torch.no_grad()
+def test_attention_between_channels_stays_finite_in_float16() -> None:
+    module = ChannelAttention()
+    nn.init.constant_(module.scale.factor, 1)
+    features = torch.full((1, 2, 64, 64), 30.0)  # products of 3.7 million, of which float16 knows none
+    found = module.half()(features.half()).float()
+    torch.testing.assert_close(found, features, rtol=0.01, atol=0)
+
+
+@torch.no_grad()
 def test_attention_between_positions_equals_what_is_computed_by_hand() -> None:
     plan = CONTEXT_PLANS["dual_attention"].model_validate({"reduction": 1, "tokens_limit": 9})
     module = PositionAttention(plan, 1, (1, 1))  # type: ignore[arg-type]  # the row's class
@@ -172,10 +188,10 @@ def test_unpooling_puts_nodes_back_to_where_they_were() -> None:
 
 @torch.no_grad()
 def test_a_graph_unet_follows_the_order_of_the_nodes() -> None:
-    module = build("graph_unet", 3, kept_fractions=(0.75, 0.5))
+    module = build("graph_unet", 16, kept_fractions=(0.75, 0.5))  # so many channels that no two scores are equal
     assert isinstance(module, GraphUNet)
     generator = torch.Generator().manual_seed(0)
-    nodes, order = torch.randn(1, 12, 3, generator=generator), torch.randperm(12, generator=generator)
+    nodes, order = torch.randn(1, 12, 16, generator=generator), torch.randperm(12, generator=generator)
     joined = join_face_neighbours((3, 4), torch.device("cpu"))
     given = module.compute(nodes, joined[None])
     found = module.compute(nodes[:, order], joined[order][:, order][None])
@@ -216,3 +232,22 @@ def test_equal_rates_of_dilation_leave_gaps_and_a_hybrid_does_not(rates: tuple[i
     reach = sum(rates)
     met = module(impulse)[0, 0, 10, 10 - reach : 11 + reach].nonzero().flatten().tolist()
     assert met == list(range(0, 2 * reach + 1, step))
+
+
+@torch.no_grad()
+def test_contexts_of_a_network_follow_each_other(make_plan) -> None:
+    contexts = (
+        {"name": "aspp", "channels": 6, "dilations": (1,)},
+        {"name": "non_local", "heads": 2, "tokens_limit": 64},
+        {"name": "dac"},
+        {"name": "rmp", "kernels": (2, 3)},
+    )
+    plan = make_plan("u_shaped", 2, contexts=contexts)
+    bottleneck = Bottleneck(plan, channels_in=plan.features_per_stage[-1]).eval()
+    assert bottleneck.channels_out == 6 + 2
+    features = torch.randn(1, plan.features_per_stage[-1], 4, 5)
+    expected = features
+    for module in bottleneck.contexts:
+        expected = module(expected)
+    assert torch.equal(bottleneck(features), expected)
+    assert build_network(plan)(torch.randn(1, 2, 8, 8))[0].shape == (1, 3, 8, 8)

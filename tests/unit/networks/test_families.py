@@ -51,6 +51,8 @@ GLOBAL_NETWORKS: Final = {
     "context graph_unet": "keeps the nodes of the highest scores of the whole patch",
     "attention cbam": "averages over the whole patch",
     "attention scse": "averages over the whole patch",
+    "plain_transformer": "attends to the whole patch",
+    "additive_u mednext with response normalization": "normalizes by the norm over the whole patch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 

@@ -6,8 +6,7 @@ from torch import nn
 
 from autoseg.inference.execution.preparation import prepare_network
 from autoseg.networks import build_network
-from autoseg.networks.fusion import FusibleModule, fuse_modules
-from autoseg.networks.parts.blocks.rep import RepConvolution
+from autoseg.networks.fusion import FusibleModule, RepConvolution, fuse_modules
 
 CPU = torch.device("cpu")
 each_block = pytest.mark.parametrize("block", ["block rep", "block csp_rep"])
@@ -18,13 +17,13 @@ each_block = pytest.mark.parametrize("block", ["block rep", "block csp_rep"])
 @pytest.mark.parametrize(
     ("kernel", "stride"),
     [
-        ((3, 3), 1),
-        ((3, 1), 1),
+        ((3, 3), None),
+        ((3, 1), None),
         ((3, 3), (2, 2)),
-        ((3, 3, 3), 1),
-        ((1, 3, 3), 1),
+        ((3, 3, 3), None),
+        ((1, 3, 3), None),
         ((1, 3, 5), (1, 2, 2)),
-        ((1, 1, 1), 1),
+        ((1, 1, 1), None),
     ],
 )
 def test_branches_are_one_convolution_after_fusion(kernel, stride, channels_out: int, *, bias: bool) -> None:

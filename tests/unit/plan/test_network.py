@@ -1,4 +1,5 @@
 import pytest
+from builders.networks import build_small_network_plan
 from builders.plans import build_network_plan
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,9 +23,26 @@ def read():
 
 @pytest.mark.parametrize("family", NETWORK_PLANS)
 def test_the_family_decides_how_a_network_is_read(read, family):
-    network = read({"family": family, **FIELDS})
+    planned = build_small_network_plan(family, 3)
+    network = read(planned.model_dump(mode="json"))
     assert type(network) is NETWORK_PLANS[family]
-    assert read(network.model_dump(mode="json")) == network
+    assert network == planned
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("u_shaped", "plain, concatenation, instance, leaky_relu"),
+        ("nested_u", "plain, depth 2, instance, leaky_relu"),
+        ("fcn", "plain, fused stages 1, instance, leaky_relu"),
+        ("dilated", "bottleneck, output stride 4, aspp_low_level, batch, relu"),
+        ("parallel", "exchanges 1 1, v2, batch, relu"),
+    ],
+)
+def test_the_parts_of_a_network_are_described_in_one_row(family, parts):
+    described = build_small_network_plan(family, 3).describe()
+    assert described["parts"] == parts
+    assert list(described) == ["features", "strides", "kernels", "parts"]
 
 
 @pytest.mark.parametrize("family", ["swin", None])
@@ -64,7 +82,7 @@ def test_a_unet_that_cannot_be_built_is_refused(read, changes, message):
         read({"family": "plain_unet", **FIELDS, **changes})
 
 
-@pytest.mark.parametrize("family", NETWORK_PLANS)
+@pytest.mark.parametrize("family", ["plain_unet", "residual_encoder_unet"])
 def test_the_architecture_of_version_1_is_the_family(read, family):
     old = {"schema_version": 1, "configurations": {"2d": {"network": {"architecture": family, **FIELDS}}}}
     upgraded = upgrade_version_1(old)["configurations"]["2d"]["network"]

@@ -21,4 +21,5 @@ class ConcurrentExcitation(nn.Module):
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         """Scales in both ways, then adds."""
         weights: Tensor = self.voxels(features)
-        return self.channels(features) + features * weights.sigmoid()
+        scaled: Tensor = self.channels(features)
+        return scaled + features * weights.sigmoid()

@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.parts.blocks.rep import RepLayer
-from autoseg.networks.parts.layers import Layer, get_ones
+from autoseg.networks.parts.layers import Layer, RepLayer, get_ones
 from autoseg.networks.parts.stage import StageSite
 from autoseg.plan.network.blocks import CspRepPlan
 

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autoseg.networks.blocks import MAXIMUM_POOLINGS
 from autoseg.networks.parts.layers import Layer, get_ones
-from autoseg.networks.parts.resampling import MAXIMUM_POOLINGS
 from autoseg.networks.parts.stage import StageSite, stack_blocks
 from autoseg.plan.network.blocks import InceptionPlan
 

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.parts.layers import Layer, build_activation, get_ones
+from autoseg.networks.parts.layers import Layer, build_activation, build_shortcut
 from autoseg.networks.parts.stage import StageSite, stack_blocks
 from autoseg.plan.network.blocks import ResidualBlockPlan
 
@@ -24,7 +24,7 @@ class TwoConvolutions(nn.Module):
         super().__init__()
         self.first = Layer(site.channels_in, site.channels_out, site.kernel, layers=site.layers)
         self.second = Layer(site.channels_out, site.channels_out, site.kernel, layers=site.layers, is_activated=False)
-        self.shortcut = build_shortcut(site)
+        self.shortcut = build_shortcut(site.channels_in, site.channels_out, site.kernel, layers=site.layers)
         self.activation = build_activation(site.layers)
 
     def forward(
@@ -33,10 +33,3 @@ class TwoConvolutions(nn.Module):
         """Adds the shortcut, then activates."""
         activated: Tensor = self.activation(self.second(self.first(features)) + self.shortcut(features))
         return activated
-
-
-def build_shortcut(site: StageSite) -> nn.Module:
-    """Builds the identity, or a convolution of one voxel with normalization where the number of channels changes."""
-    if site.channels_in == site.channels_out:
-        return nn.Identity()
-    return Layer(site.channels_in, site.channels_out, get_ones(site.kernel), layers=site.layers, is_activated=False)

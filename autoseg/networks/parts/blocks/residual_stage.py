@@ -5,8 +5,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.parts.blocks.residual import build_shortcut
-from autoseg.networks.parts.layers import Layer, build_activation
+from autoseg.networks.parts.layers import Layer, build_activation, build_shortcut
 from autoseg.networks.parts.stage import StageSite
 from autoseg.plan.network.blocks import ResidualStagePlan
 
@@ -24,7 +23,7 @@ class ResidualStage(nn.Module):
                 for index, (below, above) in enumerate(pairwise(site.channels))
             )
         )
-        self.shortcut = build_shortcut(site)
+        self.shortcut = build_shortcut(site.channels_in, site.channels_out, site.kernel, layers=site.layers)
         self.activation = build_activation(site.layers)
 
     def forward(

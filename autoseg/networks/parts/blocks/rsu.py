@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autoseg.networks.blocks import MAXIMUM_POOLINGS, enlarge_to
 from autoseg.networks.parts.layers import Layer, get_ones
-from autoseg.networks.parts.resampling import LINEAR, MAXIMUM_POOLINGS, Enlargement
 from autoseg.networks.parts.stage import StageSite, stack_blocks
 from autoseg.plan.network.blocks import ResidualUPlan
 
@@ -73,7 +73,6 @@ class NestedU(nn.Module):
             Layer(2 * features, channels, kernel, layers=layers, dilation=dilation)
             for channels, dilation in zip(results, dilations[:-1], strict=True)
         )
-        self.enlargements = nn.ModuleList(map(_build_enlargement, strides))
 
     def forward(
         self, features: Float[Tensor, "batch channels_out *space"]
@@ -84,14 +83,11 @@ class NestedU(nn.Module):
             features = convolution(pooling(features))
             levels.append(features)
         features = levels.pop()
-        for convolution, enlargement in reversed(list(zip(self.ascent, self.enlargements, strict=True))):
-            features = convolution(torch.cat((enlargement(features), levels.pop()), dim=1))
+        for convolution in reversed(self.ascent):
+            level = levels.pop()
+            features = convolution(torch.cat((enlarge_to(features, level.shape[2:]), level), dim=1))
         return features
 
 
 def _build_pooling(stride: tuple[int, ...]) -> nn.Module:
     return nn.Identity() if set(stride) == {1} else MAXIMUM_POOLINGS[len(stride)](stride)
-
-
-def _build_enlargement(stride: tuple[int, ...]) -> nn.Module:
-    return nn.Identity() if set(stride) == {1} else Enlargement(stride, LINEAR[len(stride)])

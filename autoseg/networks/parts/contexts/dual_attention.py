@@ -22,7 +22,8 @@ class DualAttention(Context):
 
     def forward(self, features: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *space"]:
         """Adds both."""
-        return features + self.positions(features) + self.channels(features)
+        added: Tensor = self.positions(features) + self.channels(features)
+        return features + added
 
 
 class PositionAttention(nn.Module):
@@ -42,7 +43,7 @@ class PositionAttention(nn.Module):
         tokens = pool_tokens(features, self.tokens_limit)
         query, key, value = self.query(features), self.key(tokens), self.value(tokens)
         attended = attend(query.flatten(2), key.flatten(2), value.flatten(2))
-        scaled: Tensor = self.scale(attended.unflatten(2, features.shape[2:]))
+        scaled: Tensor = self.scale(attended.reshape(features.shape))
         return scaled
 
 
@@ -56,8 +57,11 @@ class ChannelAttention(nn.Module):
     def forward(self, features: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *space"]:
         """Attends, then scales."""
         flat = features.flatten(2)
-        weights = torch.softmax(flat @ flat.transpose(1, 2), dim=-1)
-        scaled: Tensor = self.scale((weights @ flat).unflatten(2, features.shape[2:]))
+        voxels = flat.shape[2]
+        part = flat * voxels**-0.5  # sums of products over a patch are beyond float16, their means are not
+        products = (part @ part.transpose(1, 2)).float() * voxels
+        weights = torch.softmax(products, dim=-1).to(flat.dtype)
+        scaled: Tensor = self.scale((weights @ flat).reshape(features.shape))
         return scaled
 
 

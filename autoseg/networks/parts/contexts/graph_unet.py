@@ -27,8 +27,8 @@ class GraphUNet(Context):
         """Computes on the graph of the voxels."""
         extents = features.shape[2:]
         joined = join_face_neighbours(extents, features.device).to(features.dtype)
-        nodes = self.compute(features.flatten(2).transpose(1, 2), joined.expand(len(features), -1, -1))
-        return features + nodes.transpose(1, 2).unflatten(2, extents)
+        nodes: Tensor = self.compute(features.flatten(2).transpose(1, 2), joined.expand(len(features), -1, -1))
+        return features + nodes.transpose(1, 2).reshape(features.shape)
 
     def compute(
         self, nodes: Float[Tensor, "batch node channels"], joined: Float[Tensor, "batch node node"]
@@ -89,7 +89,8 @@ class Projection(nn.Module):
 
     def forward(self, nodes: Float[Tensor, "batch node channels"]) -> Float[Tensor, "batch node"]:
         """Projects."""
-        return nodes @ (self.direction / self.direction.norm())
+        projected: Tensor = nodes @ (self.direction / self.direction.norm())
+        return projected
 
 
 def unpool(

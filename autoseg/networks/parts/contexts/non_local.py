@@ -27,8 +27,9 @@ class NonLocal(Context):
         """Adds what every voxel attends to."""
         tokens = pool_tokens(features, self.tokens_limit)
         query, key, value = (
-            part.flatten(2).unflatten(1, (self.heads, -1))
+            part.reshape(len(part), self.heads, part.shape[1] // self.heads, -1)
             for part in (self.query(features), self.key(tokens), self.value(tokens))
         )
-        attended = attend(query * query.shape[2] ** -0.5, key, value).flatten(1, 2)
-        return features + self.output(attended.unflatten(2, features.shape[2:]))
+        attended = attend(query * query.shape[2] ** -0.5, key, value)
+        added: Tensor = self.output(attended.reshape(len(features), -1, *features.shape[2:]))
+        return features + added

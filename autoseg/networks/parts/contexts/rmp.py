@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.networks.blocks import LINEAR
 from autoseg.networks.parts.contexts.context import Context, ContextSite
 from autoseg.networks.parts.layers import build_kernel, get_ones
-from autoseg.networks.parts.resampling import LINEAR
 from autoseg.plan.network.contexts import MultiKernelPoolingPlan
 
 MAXIMA: Final[Mapping[int, Callable[..., Tensor]]] = {2: functional.max_pool2d, 3: functional.max_pool3d}

@@ -5,9 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoseg.networks.blocks import CONVOLUTIONS
+from autoseg.networks.blocks import CONVOLUTIONS, LINEAR
 from autoseg.networks.parts.layers import Layer, build_kernel, get_ones
-from autoseg.networks.parts.resampling import LINEAR
 from autoseg.networks.parts.skips.skip import Skip, SkipSite
 from autoseg.plan.network.skips import AttentionGatePlan
 

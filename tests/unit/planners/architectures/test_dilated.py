@@ -25,7 +25,7 @@ def test_the_stem_takes_the_first_strides_with_wide_kernels_where_kernels_are_wi
 
 def test_every_decision_is_explained():
     network, reasons = choose()
-    assert [reason.subject for reason in reasons] == ["features", "stem", "output stride", "context aspp"]
+    assert [reason.subject for reason in reasons] == ["features", "stem", "output stride", "context"]
     assert reasons[2].because == (
         "as published; the last stage has 4 x 8 x 8 voxels where strides of 4 x 32 x 32 would leave 4 x 4 x 4"
     )

@@ -29,14 +29,14 @@ RMP = MultiKernelPoolingPlan(kernels=(2, 3, 5, 6))
 def test_rates_of_dilation_are_scaled_to_the_bottleneck(bottleneck, dilations, because):
     (context,), (reason,) = fit_contexts((ASPP,), bottleneck, 320)
     assert context == DilatedPyramidPlan(channels=256, dilations=dilations)
-    assert (reason.subject, reason.because) == ("context aspp", because)
-    assert reason.value == f"dilations {', '.join(map(str, dilations))}"
+    assert (reason.subject, reason.because) == ("context", because)
+    assert reason.value == f"aspp, dilations {', '.join(map(str, dilations))}"
 
 
 def test_a_bottleneck_of_one_voxel_leaves_no_dilated_convolution():
     (context,), (reason,) = fit_contexts((ASPP,), (1, 1), 320)
     assert isinstance(context, DilatedPyramidPlan)
-    assert (context.dilations, reason.value) == ((), "dilations none")
+    assert (context.dilations, reason.value) == ((), "aspp, dilations none")
 
 
 def test_branches_of_a_dilated_pyramid_are_no_wider_than_the_bottleneck():
@@ -56,7 +56,7 @@ def test_blocks_that_are_larger_than_the_bottleneck_are_dropped(bottleneck, kern
     (context,), (reason,) = fit_contexts((RMP,), bottleneck, 320)
     assert context == MultiKernelPoolingPlan(kernels=kernels)
     assert reason.because == because
-    assert reason.value == f"blocks of {', '.join(map(str, kernels))}"
+    assert reason.value == f"rmp, blocks of {', '.join(map(str, kernels))}"
 
 
 def test_contexts_without_such_parameters_stay_as_they_are():

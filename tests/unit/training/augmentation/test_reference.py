@@ -95,7 +95,7 @@ def draw_twice(factor):
 
 def warp_plainly(plan, arrays, patch):
     warped = len(patch) - plan.in_plane_only
-    parameters = draw_spatial_parameters(plan, warped)
+    parameters = draw_spatial_parameters(plan, patch[-warped:])
     if parameters.angles_radians is None and parameters.scale is None:
         return [crop_centre(array, patch) for array in arrays]
     positions = compute_source_positions(parameters, patch[-warped:], arrays[0].shape[-warped:])
