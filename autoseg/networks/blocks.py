@@ -154,6 +154,20 @@ def enlarge_to(features: Float[Tensor, "batch channel *space"], extents: Sequenc
     return functional.interpolate(features, size=tuple(extents), mode=LINEAR[len(extents)])
 
 
+class Enlargement(nn.Module):
+    """Interpolation by a stride, linear or of the nearest voxel."""
+
+    def __init__(self, stride: Sequence[int], mode: str) -> None:
+        super().__init__()
+        self.stride = tuple(float(step) for step in stride)
+        self.mode = mode
+
+    def forward(self, features: Float[Tensor, "batch channel *space_below"]) -> Float[Tensor, "batch channel *space"]:
+        """Interpolates."""
+        corners = None if self.mode == "nearest" else False
+        return functional.interpolate(features, scale_factor=self.stride, mode=self.mode, align_corners=corners)
+
+
 class Shortcut(nn.Module):
     """The shortcut of a residual block: the identity wherever shapes allow."""
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Final
 
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from autoseg.training.budget.pace import StepTimes
 from autoseg.training.data.batch import Batch
-from autoseg.training.data.batch_making import make_batches
-from autoseg.training.data.batches import BatchSource, list_batch_keys
-from autoseg.training.data.device_batches import DeviceBatchSource
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.learner import Learner
 from autoseg.training.step import run_training_step, run_validation_step
@@ -26,21 +23,29 @@ LARGEST_SHARE: Final = 0.03  # of a budget
 
 
 def measure_step_times(
-    learner: Learner, source: BatchSource | DeviceBatchSource, *, workers: int, budget_seconds: float = math.inf
+    learner: Learner,
+    batches: Iterator[Batch],
+    make_batch: Callable[[BatchKey], Batch],
+    *,
+    budget_seconds: float = math.inf,
 ) -> StepTimes:
     """Trains a few iterations and times them. The learner must be thrown away: it has learnt.
 
     The whole iteration is timed first, with patches made beside it by as many processes as in training; its parts are
     timed on a batch that is already there.
+
+    Args:
+        learner: Learner on its device.
+        batches: Batches of at least `MOST_ITERATIONS` iterations, made as in training.
+        make_batch: Makes a single batch in this process.
+        budget_seconds: Time that the training has, of which the measurement may take a small share.
     """
-    keys = list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0)
-    batches = make_batches(source, keys, workers=workers, device=learner.device)
     learner.train()
     longest = min(LONGEST_SECONDS, LARGEST_SHARE * budget_seconds)
     last, seconds = _time_iterations(learner, batches, longest)
     forward, backward = _time_parts(learner, last)
     begin = _read_clock(learner.device)
-    source.make_batch(BatchKey(stream="training", epoch=0, iteration=0))
+    make_batch(BatchKey(stream="training", epoch=0, iteration=0))
     data = _read_clock(learner.device) - begin
     return StepTimes(
         data_seconds=data,

@@ -20,7 +20,7 @@ from autoseg.training.budget.pace import (
     reschedule_remaining,
     schedule_within_budget,
 )
-from autoseg.training.calibration import measure_step_times
+from autoseg.training.calibration import MOST_ITERATIONS, measure_step_times
 from autoseg.training.checkpoint import identify_training
 from autoseg.training.data.batch_making import build_source, make_batches
 from autoseg.training.data.batches import list_batch_keys, translate_worker_crashes
@@ -85,10 +85,12 @@ def train(
             options.budget is not None or is_worth_a_forecast(schedule, start)
         ):
             alone = replace(options, process_group=SINGLE_PROCESS)  # nobody waits for anybody else's clock
+            learner = _build_learner(plan, data.labels, alone, execution)
+            keys = list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0)
             times = measure_step_times(
-                _build_learner(plan, data.labels, alone, execution),
-                source,
-                workers=options.workers,
+                learner,
+                make_batches(source, keys, workers=options.workers, device=learner.device),
+                source.make_batch,
                 budget_seconds=math.inf if options.budget is None else options.budget.seconds,
             )
             first = make_forecast(training, times, schedule, start=start, budget=options.budget)

@@ -122,7 +122,7 @@ class TopologyRule:
     Attributes:
         compute: The topology for a spacing and the wanted extents, which it rounds up to what the network takes.
         explain: Puts a topology into words, for a spacing in a unit.
-        requirement: The least extents of a patch for two resolutions, in words; for less, `compute` returns one stage.
+        requirement: Condition for two resolutions, in words. `compute` returns a single stage without it.
     """
 
     compute: Callable[[Sequence[float], Sequence[float]], Topology]

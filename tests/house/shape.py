@@ -20,6 +20,7 @@ SMALL_FUNCTION_LINES: Final = 20
 TABLES: Final = (
     "autoseg/cli",
     "autoseg/networks/families",
+    "autoseg/plan/network",
     "autoseg/networks/parts/attentions",
     "autoseg/networks/parts/blocks",
     "autoseg/networks/parts/contexts",

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import LINEAR, TRANSPOSED_CONVOLUTIONS, build_head
+from autoseg.networks.blocks import LINEAR, TRANSPOSED_CONVOLUTIONS, Enlargement, build_head
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.encoder import EncoderStage
 from autoseg.networks.parts.layers import Layer
-from autoseg.networks.parts.resampling import Enlargement
 from autoseg.plan.network import FcnPlan
 
 DROPOUTS: Final[dict[int, type[nn.Module]]] = {2: nn.Dropout2d, 3: nn.Dropout3d}

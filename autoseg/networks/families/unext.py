@@ -3,10 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import build_head
+from autoseg.networks.blocks import LINEAR, Enlargement, build_head
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.layers import Layer, build_activation, build_kernel
-from autoseg.networks.parts.resampling import LINEAR, Enlargement, build_downsampling
+from autoseg.networks.parts.resampling import build_downsampling
 from autoseg.networks.parts.shifted_perceptron import ChannelNormalization, ShiftedPerceptron
 from autoseg.plan.network.unext import UNextPlan
 

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from autoseg.networks.blocks import CONVOLUTIONS, LINEAR, MAXIMUM_POOLINGS, POOLINGS, TRANSPOSED_CONVOLUTIONS
+from autoseg.networks.blocks import (
+    CONVOLUTIONS,
+    LINEAR,
+    MAXIMUM_POOLINGS,
+    POOLINGS,
+    TRANSPOSED_CONVOLUTIONS,
+    Enlargement,
+)
 from autoseg.networks.parts.layers import Layer, build_activation, build_normalization
 from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
 
@@ -33,20 +39,6 @@ def build_downsampling(
     wide = channels_out if kind == "strided_wide" else channels
     convolution = CONVOLUTIONS[len(stride)](channels, wide, tuple(stride), stride=tuple(stride), bias=has_bias)
     return nn.Sequential(convolution, build_normalization(layers, wide, len(stride)), build_activation(layers))
-
-
-class Enlargement(nn.Module):
-    """Interpolation by a stride, linear or of the nearest voxel."""
-
-    def __init__(self, stride: Sequence[int], mode: str) -> None:
-        super().__init__()
-        self.stride = tuple(float(step) for step in stride)
-        self.mode = mode
-
-    def forward(self, features: Float[Tensor, "batch channel *space_below"]) -> Float[Tensor, "batch channel *space"]:
-        """Interpolates."""
-        corners = None if self.mode == "nearest" else False
-        return functional.interpolate(features, scale_factor=self.stride, mode=self.mode, align_corners=corners)
 
 
 class UpsamplingStep(nn.Module):

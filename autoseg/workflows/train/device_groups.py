@@ -8,7 +8,6 @@ import torch
 
 from autoseg.errors import OptionError, TrainingError
 from autoseg.runtime.device import find_device
-from autoseg.workflows.train.units import Unit
 
 Devices = tuple[str, ...]
 """Devices that train one fold together; often a single one."""
@@ -79,8 +78,8 @@ def parse_devices(text: str) -> Devices:
     return tuple(f"cuda:{name}" if name.isdecimal() else name for name in names)
 
 
-def is_one_process(units: Sequence[Unit], device_groups: Sequence[Devices], *, parallel: bool) -> bool:
-    """Whether this process trains, rather than starting others that do.
+def is_one_process(units: Sequence[str], device_groups: Sequence[Devices], *, parallel: bool) -> bool:
+    """Whether this process trains the named units, rather than starting others that do.
 
     Raises:
         TrainingError: It was started as one of several that train one fold together, but several folds are requested.
@@ -88,7 +87,7 @@ def is_one_process(units: Sequence[Unit], device_groups: Sequence[Devices], *, p
     is_alone = len(device_groups) == 1 and len(device_groups[0]) == 1
     if is_alone and parallel and len(units) > 1:
         msg = (
-            f"processes that train together train one fold, found {', '.join(unit.name for unit in units)}; "
+            f"processes that train together train one fold, found {', '.join(units)}; "
             f"name one with --configuration and --fold"
         )
         raise TrainingError(msg)

@@ -53,7 +53,7 @@ def train_folds(
     groups = find_device_groups(request.device, devices, parallel=request.parallel)
     units = list_units(run_root, request, progress=progress)
     failures: tuple[str, ...] = ()
-    if is_one_process(units, groups, parallel=request.parallel):
+    if is_one_process([unit.name for unit in units], groups, parallel=request.parallel):
         single = replace(request, configuration=units[0].configuration, folds=(units[0].fold,), device=groups[0][0])
         with stop.handle_signals():
             for trained in train_run(run_root, single, progress=progress, stop=stop):

@@ -40,6 +40,8 @@ def draw_image(plan: NetworkPlan, batch: int = 2) -> Tensor:
     return torch.randn((batch, plan.input_channels, *extents), generator=torch.Generator().manual_seed(1))
 
 
+WITHOUT_OPENVINO: Final = {"context graph_unet"}
+"""Networks that choose voxels by their values; prediction runs them in another way."""
 GLOBAL_NETWORKS: Final = {
     "context spp": "averages over the whole patch",
     "attention se": "averages over the whole patch",
@@ -218,6 +220,10 @@ def test_openvino_computes_the_network(make_plan, name: str) -> None:
     network, image = build_random_network(plan).eval(), draw_image(plan)
     network.set_deep_supervision(enabled=False)
     patch = tuple(image.shape[2:])
+    if name in WITHOUT_OPENVINO:
+        with pytest.raises(RuntimeError):
+            convert_network(network, channels=plan.input_channels, patch_voxels=patch, dtype="float32")
+        return
     converted: nn.Module = convert_network(network, channels=plan.input_channels, patch_voxels=patch, dtype="float32")
     torch.testing.assert_close(converted(image)[0], network(image)[0], rtol=1e-3, atol=1e-3)
 

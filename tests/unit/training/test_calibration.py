@@ -6,8 +6,9 @@ from builders.clocks import Clock
 
 from autoseg.training import calibration
 from autoseg.training.budget.pace import Forecast
-from autoseg.training.calibration import measure_step_times
-from autoseg.training.data.batches import BatchSource, build_batch_source
+from autoseg.training.calibration import MOST_ITERATIONS, measure_step_times
+from autoseg.training.data.batch_making import make_batches
+from autoseg.training.data.batches import BatchSource, build_batch_source, list_batch_keys
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import build_learner
 from autoseg.workflows.train.report import describe_forecast
@@ -26,7 +27,8 @@ def times(plan_configuration, labels, channels, data_folder, *, fold, monkeypatc
     source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=0)
     learner = build_learner(plan, labels, device=CPU, seed=0)
     learner.network.register_forward_hook(clock.after(lambda *arguments: None, 2.0))
-    return measure_step_times(learner, source, workers=0)
+    batches = make_batches(source, list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0), workers=0, device=CPU)
+    return measure_step_times(learner, batches, source.make_batch)
 
 
 def test_data_forward_and_backward_are_measured_apart(times):

@@ -2,9 +2,8 @@ import pytest
 
 from autoseg.errors import DeviceError, OptionError, TrainingError
 from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process, parse_devices
-from autoseg.workflows.train.units import Unit
 
-UNITS = [Unit(configuration="2d", fold=fold, cases=("a",)) for fold in ("0", "1")]
+UNITS = ["2d, fold 0", "2d, fold 1"]
 
 
 @pytest.fixture(autouse=True)

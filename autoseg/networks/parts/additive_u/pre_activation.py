@@ -3,9 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autoseg.networks.blocks import LINEAR, Enlargement
 from autoseg.networks.parts.additive_u.unit import UnitSite, build_step
 from autoseg.networks.parts.layers import build_activation, build_kernel, build_normalization, get_ones
-from autoseg.networks.parts.resampling import LINEAR, Enlargement
 from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.residual_units import PreActivationUnitPlan
 

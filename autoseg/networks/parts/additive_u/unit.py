@@ -5,8 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from autoseg.networks.blocks import TRANSPOSED_CONVOLUTIONS
-from autoseg.networks.parts.layers import build_kernel
+from autoseg.networks.blocks import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from autoseg.plan.network.layers import LayerPlan
 
 Step = Literal["stem", "none", "lower", "higher"]
@@ -48,14 +47,17 @@ def build_step(
 
     A voxel of the lower resolution lies on the first of those that it stands for, on the way down as on the way up.
     """
+    padding = tuple(extent // 2 for extent in kernel)
     if site.step != "higher":
-        return build_kernel(site.channels_in, channels_out, kernel, stride=site.stride, groups=groups, bias=bias)
+        return CONVOLUTIONS[len(kernel)](
+            site.channels_in, channels_out, kernel, stride=site.stride, padding=padding, groups=groups, bias=bias
+        )
     return TRANSPOSED_CONVOLUTIONS[len(kernel)](
         site.channels_in,
         channels_out,
         kernel,
         stride=site.stride,
-        padding=tuple(extent // 2 for extent in kernel),
+        padding=padding,
         output_padding=tuple(step - 1 for step in site.stride),
         groups=groups,
         bias=bias,
