@@ -168,6 +168,10 @@ class RunFolder:
         """Predictions of an ensemble for held-out cases."""
         return self.root / "ensembles" / "+".join(configurations)
 
+    def pruned(self, configuration: str, depth: int) -> Path:
+        """Predictions of pruned networks for held-out cases."""
+        return self.root / "pruned" / f"{configuration}_depth_{depth}"
+
     def training_log(self, configuration: str, fold: str, rank: int = 0) -> Path:
         """Terminal output of a training that a queue has started; one file for each of its processes."""
         ending = f"_rank_{rank}" if rank else ""
@@ -287,7 +291,8 @@ def write_atomically(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
             yield temporary
             temporary.chmod(mode)  # some writers replace it by a file that only the owner may read
             if is_durable:
-                _flush_to_disk(temporary)
+                with temporary.open("rb") as handle:
+                    os.fsync(handle.fileno())
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -391,8 +396,3 @@ def write_text(path: Path, text: str, *, is_durable: bool = True) -> None:
     """Writes a text file atomically (UTF-8); see `write_atomically`."""
     with write_atomically(path, is_durable=is_durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())

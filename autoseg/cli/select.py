@@ -29,7 +29,10 @@ def select(
         typer.Option("--no-ensembles", help="Exclude pairs of configurations, whose cases must be predicted first."),
     ] = False,
     device: Annotated[
-        str, typer.Option(autocompletion=complete_device, help="For pairs: auto, cpu, cuda, cuda:N or mps.")
+        str,
+        typer.Option(
+            autocompletion=complete_device, help="For pairs and pruned networks: auto, cpu, cuda, cuda:N or mps."
+        ),
     ] = "auto",
 ) -> None:
     """Select models and postprocessing by their scores on held-out cases; autoseg predict uses them from then on."""

@@ -139,10 +139,15 @@ class Ensemble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberChoice:
-    """A member to load; None leaves the choice to `load_model`."""
+    """A member to load; None leaves the choice to `load_model`.
+
+    Attributes:
+        pruned_depth: Depth to which its networks are pruned; None for whole ones.
+    """
 
     configuration: str | None
     folds: tuple[str, ...] | None
+    pruned_depth: int | None = None
 
 
 def load_ensemble(
@@ -158,6 +163,7 @@ def load_ensemble(
 
     Raises:
         PredictionError: Something is not trained, or the members were trained on other labels, channels or axes.
+        PlanError: The networks of a member cannot be pruned as chosen.
         RunError: There is no run, or a checkpoint is damaged.
         DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution.
     """
@@ -166,6 +172,7 @@ def load_ensemble(
             run,
             configuration=choice.configuration,
             folds=choice.folds,
+            pruned_depth=choice.pruned_depth,
             device=device,
             precision=precision,
             execution=execution,

@@ -68,6 +68,7 @@ class SegmentationModel:
         inference_batch_size: Inference batch size; None for that of `compute_inference_batch_size`.
         previous: The stage whose predictions this one gets; None without one.
         largest_training_grid_voxels: Voxels of the largest preprocessed training image; None if it is not known.
+        pruned_depth: Depth to which the trained networks were pruned; None if they are whole.
     """
 
     plan: Plan
@@ -80,6 +81,7 @@ class SegmentationModel:
     inference_batch_size: int | None = None
     previous: "SegmentationModel | None" = None
     largest_training_grid_voxels: int | None = None
+    pruned_depth: int | None = None
 
     def __repr__(self) -> str:
         """Shows one line at a prompt, without the plan and the networks."""
@@ -195,7 +197,8 @@ class SegmentationModel:
         count = self.inference_batch_size or compute_inference_batch_size(self.configuration_plan, self.device)
         patches = f"{count} patch{'' if count == 1 else 'es'} at once"
         numbers = f"{self.dtype} on {self.device}, {self.execution}"
-        return f"{self.configuration}, folds {', '.join(self.folds)}: {numbers}, {patches}"
+        pruned = "" if self.pruned_depth is None else f", pruned to depth {self.pruned_depth}"
+        return f"{self.configuration}{pruned}, folds {', '.join(self.folds)}: {numbers}, {patches}"
 
     def predict_volume(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
@@ -230,6 +233,7 @@ def load_model(
     execution: ExecutionChoice = "auto",
     workload: Workload = ONE_IMAGE,
     with_previous: bool = True,
+    pruned_depth: int | None = None,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration of a run, ready to predict, and those of its previous stages.
 
@@ -237,6 +241,7 @@ def load_model(
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
+        PlanError: The networks cannot be pruned to that depth.
         RunError: There is no run, or a checkpoint is damaged.
         DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution,
             or not enough memory.
@@ -250,13 +255,18 @@ def load_model(
     names = find_folds(folder, name, folds)
     trainings = [folder.fold(name, fold) for fold in names]
     plan = read_common_plan(trainings, name)
+    if pruned_depth is not None:
+        plan = plan.prune(name, pruned_depth)
     check_prediction_memory(
         plan.configurations[name], name, used_device, count=count_cost, network_count=len(trainings)
     )
     fits = translate_memory_errors(used_device, purpose=f"the networks of {len(names)} fold(s)", advice=MEMORY_ADVICE)
     with adaptive_cpu_threads(used_device), fits:
         prepared = prepare_networks(
-            [load_network(training, plan.configurations[name]) for training in trainings],
+            [
+                load_network(training, plan.configurations[name], is_pruned=pruned_depth is not None)
+                for training in trainings
+            ],
             Setting(configuration=plan.configurations[name], device=used_device, dtype=dtype),
             choice=execution,
             workload=workload,
@@ -271,6 +281,7 @@ def load_model(
         execution=prepared.execution,
         inference_batch_size=prepared.inference_batch_size,
         largest_training_grid_voxels=find_largest_training_grid(folder, plan, name),
+        pruned_depth=pruned_depth,
     )
     previous_stage = plan.configurations[name].previous_configuration
     if previous_stage is None or not with_previous:
@@ -331,15 +342,22 @@ def read_common_plan(trainings: Sequence[FoldFolder], configuration: str) -> Pla
     return plans[0]
 
 
-def load_network(training: FoldFolder, configuration: ConfigurationPlan) -> SegmentationNetwork:
+def load_network(
+    training: FoldFolder, configuration: ConfigurationPlan, *, is_pruned: bool = False
+) -> SegmentationNetwork:
     """Loads the network of one training with its final weights to the CPU, in evaluation mode.
+
+    Args:
+        training: A finished training.
+        configuration: Its plan.
+        is_pruned: Whether the plan is that of a part of the trained network; only the weights of that are read.
 
     Raises:
         PredictionError: The weights belong to another network.
         RunError: The checkpoint is damaged.
     """
     network = build_network(configuration.network)
-    weights = read_weights(training.final_checkpoint)
+    weights = read_weights(training.final_checkpoint, network.state_dict() if is_pruned else None)
     problem = find_weight_problem(weights, network.state_dict())
     if problem is not None:
         msg = f"the weights in {training.final_checkpoint} cannot be used: {problem}; copy them again, or train again"

@@ -4,7 +4,7 @@ The checksums are a tensor of the same file, so that neither is there without th
 of other tools, have none.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +22,12 @@ CHECKSUMS_NAME: Final = "checksums"
 WEIGHT_DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, wanted: Container[str] | None = None) -> dict[str, Tensor]:
     """Reads a network's weights from a checkpoint into RAM; whatever else is in the file is not loaded.
+
+    Args:
+        path: A checkpoint.
+        wanted: Names of the weights to read, of which the file may lack some; None reads all.
 
     Returns:
         The tensors whose names start with `NETWORK_PREFIX`, under the names that the network's `load_state_dict` takes.
@@ -33,7 +37,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as checkpoint:
-            names = [name for name in checkpoint.keys() if name.startswith(NETWORK_PREFIX)]  # noqa: SIM118 (no mapping)
+            found = [name for name in checkpoint.keys() if name.startswith(NETWORK_PREFIX)]  # noqa: SIM118 (no mapping)
+            names = [name for name in found if wanted is None or name.removeprefix(NETWORK_PREFIX) in wanted]
             weights = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in read_tensors(checkpoint, names)}
     except FileNotFoundError as error:
         msg = f"no checkpoint at {path}; train this fold first, or copy the file there"

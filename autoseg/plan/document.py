@@ -180,3 +180,18 @@ class Plan(Document):
             msg = f"the plan has no configuration {name!r}; it has: {', '.join(self.configurations)}"
             raise PlanError(msg)
         return self.configurations[name]
+
+    def prune(self, name: ConfigurationName, depth: int) -> "Plan":
+        """Returns the plan with the network of a configuration pruned.
+
+        Raises:
+            PlanError: The configuration is not planned, or its network cannot be pruned to that depth.
+        """
+        configuration = self.get_configuration(name)
+        try:
+            network = configuration.network.prune(depth)
+        except ValueError as error:
+            msg = f"configurations.{name}.network: {error}; choose a depth anew with autoseg select, or name none"
+            raise PlanError(msg) from error
+        pruned = configuration.model_copy(update={"network": network})
+        return self.model_copy(update={"configurations": self.configurations | {name: pruned}})

@@ -6,8 +6,8 @@ from typing import Final, Literal
 
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import AdditiveUPlan
+from autoseg.plan.network.additive_u import MedNeXtUnitPlan, PreActivationUnitPlan
 from autoseg.plan.network.layers import LayerPlan
-from autoseg.plan.network.residual_units import MedNeXtUnitPlan, PreActivationUnitPlan
 from planners.reasons import record
 from planners.rules.topology import Topology, choose_deep_supervision
 from planners.rules.unet import BASE_FEATURES, MOST_FEATURES, choose_features

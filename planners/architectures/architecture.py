@@ -33,7 +33,7 @@ class PublishedNetwork:
         variant: Name among those of the architecture; empty if there is one.
         plan: The plan that describes it.
         parameter_count: Trained parameters as published, or as counted on the code of the authors.
-        multiply_adds: Multiply-adds of a forward pass of one image of `extents_voxels`, as published; None: not known.
+        multiply_adds: Multiply-adds of a forward pass of one image of `extents_voxels`, likewise; None: not known.
         extents_voxels: The input for which these were published.
     """
 

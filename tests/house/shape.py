@@ -25,6 +25,7 @@ TABLES: Final = (
     "autoseg/networks/parts/blocks",
     "autoseg/networks/parts/contexts",
     "autoseg/networks/parts/skips",
+    "autoseg/plan/network",
     "autoseg/training/augmentation",
     "autoseg/training/losses",
     "autoseg/volume_io/formats",

@@ -45,6 +45,21 @@ class NetworkPlan(Part):
         The heading "features" is in every table: the channels of the stages, divided by spaces.
         """
 
+    def list_pruned_depths(self) -> tuple[int, ...]:
+        """Lists the depths to which a trained network can be pruned, the smallest first; none for most families."""
+        return ()
+
+    def prune(self, depth: int) -> "NetworkPlan":
+        """Returns the plan of the network that is left at a depth, a part of the whole one.
+
+        Its weights have the names and shapes that they have in the whole network.
+
+        Raises:
+            ValueError: The network cannot be pruned to that depth.
+        """
+        msg = f"networks of the family {self.family} cannot be pruned (got the depth {depth})"
+        raise ValueError(msg)
+
 
 class StagedNetworkPlan(NetworkPlan):
     """A network whose stages halve the resolution by the strides of the topology rule; abstract.

@@ -37,6 +37,10 @@ class NestedUPlan(EncodedPlan):
         """Lists how many columns of nodes there are."""
         return (f"depth {self.depth}",)
 
+    def list_pruned_depths(self) -> tuple[int, ...]:
+        """Lists the columns before the last that have an output."""
+        return tuple(range(self.depth - len(self.output_weights) + 1, self.depth))
+
     def prune(self, depth: int) -> "NestedUPlan":
         """Returns the part of the network that computes the output of column `depth`.
 

@@ -75,6 +75,7 @@ def export_model_file(
     Raises:
         PredictionError: Nothing is trained, a requested model is not trained, or the models do not fit together.
         SelectionError: A selected model was trained again since.
+        PlanError: A selected network cannot be pruned to the selected depth.
         ExchangeError: The file exists, or its name has the wrong ending.
         RunError: There is no run, or the file cannot be written.
     """
@@ -143,6 +144,8 @@ def _collect(run: RunFolder, request: ExportRequest, progress: Progress) -> Mode
     plans: dict[str, Plan] = {}
     for name, asked in wanted.items():
         _add(run, name, asked, folds=folds, plans=plans)
+    for name, depth in _list_pruned(choice.selection).items():
+        plans[name] = plans[name].prune(name, depth)
     _check_agreement(plans)
     return ModelFileContent(run=run, folds=folds, plans=plans, selection=choice.selection)
 
@@ -163,6 +166,12 @@ def _add(
     if previous is not None:
         _add(run, previous, select_previous_folds(asked), folds=folds, plans=plans)
         check_stages_compatible(plans[previous], plans[name], name)
+
+
+def _list_pruned(selection: Selection | None) -> dict[str, int]:
+    """Lists the depths of the selected networks that are pruned, by configuration."""
+    members = () if selection is None else selection.members
+    return {member.configuration: member.pruned_depth for member in members if member.pruned_depth is not None}
 
 
 def _note_left_out(names: Sequence[str], progress: Progress) -> None:
@@ -199,7 +208,8 @@ def _write_models(writer: ModelFileWriter, shared: ModelFileContent, progress: P
     folds = [(name, fold) for name, of_name in shared.folds.items() for fold in of_name]
     for name, fold in progress.track(folds, label="Exporting", total=len(folds), unit="fold"):
         plan, inside = shared.plans[name], RunFolder(Path()).fold(name, fold)
-        network = load_network(shared.run.fold(name, fold), plan.configurations[name])
+        is_pruned = name in _list_pruned(shared.selection)
+        network = load_network(shared.run.fold(name, fold), plan.configurations[name], is_pruned=is_pruned)
         weights = serialize_weights(network.state_dict())
         writer.add(inside.final_checkpoint, weights)
         writer.add_document(inside.plan, extract_shared_plan(plan, _collect_needed(plan, name)))
@@ -208,7 +218,7 @@ def _write_models(writer: ModelFileWriter, shared: ModelFileContent, progress: P
 
 
 def _share_selection(shared: ModelFileContent, selection: Selection, digests: Digests) -> Selection:
-    """Copies the selection without the cases and scores that led to it."""
+    """Copies the selection without the cases and scores that led to it; the plan of a pruned network is in the file."""
     postprocessing = selection.postprocessing
     return Selection(
         autoseg_version=selection.autoseg_version,
@@ -252,7 +262,7 @@ def _describe(shared: ModelFileContent, digests: Digests, licence: str | None) -
             name: SharedConfiguration(
                 folds=folds,
                 weights_sha256=tuple(digests[name, fold] for fold in folds),
-                scores=_read_scores(shared.run, name, folds) or _find_scores(earlier, name, folds),
+                scores=_find_scores(shared, name, earlier),
             )
             for name, folds in shared.folds.items()
         },
@@ -278,10 +288,17 @@ def _read_scores(run: RunFolder, name: str, folds: Sequence[str]) -> Configurati
     return score_configuration(summaries) if summaries else None
 
 
-def _find_scores(earlier: ModelRecord | None, name: str, folds: Sequence[str]) -> ConfigurationScores | None:
-    """Finds the scores that an imported model came with, if they belong to the same folds."""
+def _find_scores(shared: ModelFileContent, name: str, earlier: ModelRecord | None) -> ConfigurationScores | None:
+    """Finds mean scores over held-out cases, else those that an imported model of the same folds came with.
+
+    Those of a whole network say nothing about a pruned one, of which the selection has the scores.
+    """
+    if name in _list_pruned(shared.selection):
+        return None
     known = None if earlier is None else earlier.configurations.get(name)
-    return known.scores if known is not None and known.folds == tuple(folds) else None
+    folds = shared.folds[name]
+    imported = known.scores if known is not None and known.folds == folds else None
+    return _read_scores(shared.run, name, folds) or imported
 
 
 def _describe_selected(shared: ModelFileContent, selection: Selection, earlier: ModelRecord | None) -> SelectedScores:

@@ -95,6 +95,7 @@ def load_model(
     execution: ExecutionChoice = "auto",
     workload: Workload = ONE_IMAGE,
     with_previous: bool = True,
+    pruned_depth: int | None = None,
 ) -> SegmentationModel:
     """Loads the trained networks of one configuration, ready to predict, and those of its previous stages.
 
@@ -115,9 +116,13 @@ def load_model(
         execution: Backend that runs the networks on a CPU; "auto" selects the one that finishes first.
         workload: Expected use of the model.
         with_previous: Whether to load previous stages; without them, only `predict_preprocessed` works.
+        pruned_depth: Depth to which the networks of the configuration are pruned, such as `select_models` found; only
+            the weights that are left are read. None loads whole networks. A model file of a selected pruned network
+            holds no more than that.
 
     Raises:
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
+        PlanError: The networks cannot be pruned to that depth.
         RunError: There is no model, or a checkpoint is damaged.
         ExchangeError: This version of autoseg cannot import the model.
         DeviceError: The device does not exist or does not support the precision or execution.
@@ -134,6 +139,7 @@ def load_model(
             execution=execution,
             workload=workload,
             with_previous=with_previous,
+            pruned_depth=pruned_depth,
         )
 
 

@@ -189,6 +189,7 @@ def _describe_model(
         execution=tuple(stage.execution for member in model.members for stage in member.stages),
         probabilities=request.save_probabilities,
         ensemble=members if len(members) > 1 else (),
+        pruned_depth=model.members[0].pruned_depth if len(members) == 1 else None,
         postprocessing=rules,
         versions=read_versions(),
     )

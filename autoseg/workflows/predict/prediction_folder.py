@@ -40,7 +40,7 @@ LONGEST_LOCK_SECONDS: Final = 300.0  # the record is held for milliseconds; a ne
 OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING)
 PART_ENDINGS: Final = (*OUTPUT_ENDINGS, *dict.fromkeys(end for ends in COMPANION_ENDINGS.values() for end in ends))
 WHAT_MAKES_LABEL_MAPS: Final = (
-    *("configuration", "folds", "ensemble", "weights_sha256"),
+    *("configuration", "folds", "ensemble", "weights_sha256", "pruned_depth"),
     *("mirroring", "step_fraction", "number_type", "postprocessing"),
 )
 
@@ -63,6 +63,7 @@ class PredictionRecord(Document):
         weights_sha256: Digests of every checkpoint: for each member, of every stage the folds.
         execution: Execution of the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
+        pruned_depth: Depth to which the networks were pruned; None for whole ones.
         postprocessing: Rules that were applied to the label maps, in this order. Probabilities are as the networks say.
         images: Folder of the images of the first call.
         outputs: Names of all files that are made in this way, also by other calls, each with that of the image (its
@@ -84,6 +85,7 @@ class PredictionRecord(Document):
     execution: tuple[Execution, ...] = ()
     probabilities: bool
     ensemble: tuple[EnsembleMember, ...] = ()
+    pruned_depth: int | None = None
     postprocessing: tuple[Rule, ...] = ()
     outputs: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)

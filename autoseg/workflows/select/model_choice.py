@@ -63,7 +63,8 @@ def resolve_models(
     _note_new_folds(run, selection, progress)
     return ModelChoice(
         members=tuple(
-            MemberChoice(configuration=member.configuration, folds=member.folds) for member in selection.members
+            MemberChoice(configuration=member.configuration, folds=member.folds, pruned_depth=member.pruned_depth)
+            for member in selection.members
         ),
         rules=rules,
         selection=selection,
@@ -72,7 +73,7 @@ def resolve_models(
 
 def describe_selection(selection: Selection) -> str:
     """Describes the selected models and folds briefly."""
-    return " + ".join(f"{member.configuration} (folds {', '.join(member.folds)})" for member in selection.members)
+    return " + ".join(f"{member.name} (folds {', '.join(member.folds)})" for member in selection.members)
 
 
 def hash_ensemble(run: RunFolder, ensemble: Ensemble) -> tuple[tuple[str, ...], ...]:

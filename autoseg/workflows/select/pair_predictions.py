@@ -1,52 +1,34 @@
 """Predictions of pairs of configurations for held-out cases: the mean of the probabilities of both.
 
 Probabilities are not kept anywhere, so logits are computed again, of each case by the networks that held it out, and
-each configuration once for all pairs. Label maps are kept below the run, each with a note of the weights that made it:
-an interrupted call continues, and a training that was repeated makes exactly its cases anew.
+each configuration once for all pairs. Label maps are kept below the run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
-from autoseg.document import Document, read_document, write_document
-from autoseg.errors import DocumentError
-from autoseg.file_endings import label_map_ending
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, check_members_compatible
 from autoseg.inference.model import SegmentationModel, load_model
-from autoseg.networks.weights import hash_weights
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
-from autoseg.stages.stored_maps import PredictionSource, read_source
-from autoseg.volume_io import write_label_map
 from autoseg.workflows.cases.loop import (
     CaseOutput,
     complete_cases,
     predict_preprocessed_cases,
 )
-from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.select.held_out import HeldOut
+from autoseg.workflows.select.stored_predictions import find_label_map, is_current, write_prediction
 
 Pair = tuple[HeldOut, HeldOut]
 LOG_NAME: Final = "pair_predictions.log"
-
-
-class PairPrediction(Document):
-    """Content of the JSON file beside a label map.
-
-    Attributes:
-        sources: The trainings that predicted; that of a stored input from a previous stage comes before.
-    """
-
-    schema_version: Literal[1] = 1
-    sources: tuple[PredictionSource, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +52,11 @@ class PairJob:
 
     def find_label_map(self, pair: Pair, case: str) -> Path:
         """Returns the path of the prediction of a pair."""
-        folder = self.run.ensemble([member.configuration for member in pair])
-        return folder / f"{case}{label_map_ending(pair[0].plan.file_ending)}"
+        return find_label_map(self.find_folder(pair), pair, case)
 
-    def find_record(self, pair: Pair, case: str) -> Path:
-        """Beside the label map; written last. (`CASE.json` may be the spacing of a TIFF file.)"""
-        return self.find_label_map(pair, case).with_name(f"{case}.source.json")
+    def find_folder(self, pair: Pair) -> Path:
+        """Returns the folder of the predictions of a pair."""
+        return self.run.ensemble([member.configuration for member in pair])
 
 
 def predict_pairs(job: PairJob, *, progress: Progress) -> None:
@@ -88,15 +69,17 @@ def predict_pairs(job: PairJob, *, progress: Progress) -> None:
         PredictionError: Configurations do not fit together.
         CasesFailedError: Some cases could not be predicted.
     """
-    records = _Records(job)
-    waiting = {case: [pair for pair in job.pairs if not records.is_current(pair, case)] for case in job.cases}
+    waiting = {
+        case: [pair for pair in job.pairs if not is_current(job.run, job.find_folder(pair), pair, case)]
+        for case in job.cases
+    }
     unfinished = [case for case in job.cases if waiting[case]]
     progress.note(_announce(job, unfinished))
     for entry in job.held_out:
         used = [case for case in unfinished if any(entry in pair for pair in waiting[case])]
         if used:
             check_preprocessed(job.run, entry.plan, entry.plan.configurations[entry.configuration].data_of, used)
-    events = _predict_waiting(job, records, {case: waiting[case] for case in unfinished}, progress=progress)
+    events = _predict_waiting(job, {case: waiting[case] for case in unfinished}, progress=progress)
     complete_cases(
         events, progress=progress, label="Predicting pairs", total=len(unfinished), log=job.run.logs / LOG_NAME
     )
@@ -115,34 +98,8 @@ def _announce(job: PairJob, unfinished: Sequence[str]) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Records:
-    """Finds the trainings that make a prediction, and whether they made the existing one."""
-
-    job: PairJob
-
-    def find_sources(self, pair: Pair, case: str) -> tuple[PredictionSource, ...]:
-        return tuple(source for member in pair for source in self._find_member_sources(member, case))
-
-    def is_current(self, pair: Pair, case: str) -> bool:
-        if not self.job.find_label_map(pair, case).is_file():
-            return False
-        try:
-            found = read_document(self.job.find_record(pair, case), PairPrediction)
-        except DocumentError:
-            return False
-        return found.sources == self.find_sources(pair, case)
-
-    def _find_member_sources(self, member: HeldOut, case: str) -> Iterator[PredictionSource]:
-        if member.plan.configurations[member.configuration].previous_stage is not None:
-            yield read_source(self.job.run.preprocessed(member.configuration), case)
-        fold = member.holders[case]
-        weights = hash_weights(self.job.run.fold(member.configuration, fold).final_checkpoint)
-        yield PredictionSource(configuration=member.configuration, fold=fold, weights_sha256=weights)
-
-
 def _predict_waiting(
-    job: PairJob, records: _Records, waiting: Mapping[str, Sequence[Pair]], *, progress: Progress
+    job: PairJob, waiting: Mapping[str, Sequence[Pair]], *, progress: Progress
 ) -> Iterator[Failure | None]:
     """Cases of the same folds follow one another, so that each network is loaded once."""
 
@@ -154,11 +111,7 @@ def _predict_waiting(
     def write(case: str, restored: tuple[list[np.ndarray], Grid]) -> None:
         label_maps, grid = restored
         for pair, label_map in zip(waiting[case], label_maps, strict=True):
-            path, record = job.find_label_map(pair, case), job.find_record(pair, case)
-            record.unlink(missing_ok=True)
-            write_label_map(path, label_map, grid=grid, like=find_reference(job.run, case))
-            sources = records.find_sources(pair, case)
-            write_document(record, PairPrediction(sources=sources), is_durable=False)
+            write_prediction(job.run, job.find_folder(pair), pair, case, label_map=label_map, grid=grid)
 
     models: dict[str, SegmentationModel] = {}
     ordered = sorted(waiting, key=lambda case: [entry.holders[case] for entry in job.held_out])

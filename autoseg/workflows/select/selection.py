@@ -36,7 +36,15 @@ from autoseg.workflows.select.held_out import (
 from autoseg.workflows.select.model_choice import list_weights
 from autoseg.workflows.select.pair_predictions import Pair, PairJob, predict_pairs
 from autoseg.workflows.select.postprocessing import LearnedPostprocessing, learn_postprocessing
-from autoseg.workflows.select.selection_document import CandidateScores, Member, Postprocessing, Selection
+from autoseg.workflows.select.pruning import LARGEST_DICE_LOSS, PruningJob, find_smallest, predict_pruned
+from autoseg.workflows.select.selection_document import (
+    NAMES_JOINED_BY,
+    CandidateScores,
+    Member,
+    Postprocessing,
+    Selection,
+    name_pruned,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +55,8 @@ class SelectionRequest:
         configurations: Configurations to compare; None compares all that have finished folds.
         folds: Folds to use; None uses every finished fold.
         ensembles: Whether pairs of configurations are candidates, too; their held-out cases are predicted for this.
-        device: Device for predicting pairs and completing validations; "auto", "cpu", "cuda", "cuda:1" or "mps".
+        device: Device for predicting with pairs and pruned networks, and completing validations; "auto", "cpu", "cuda",
+            "cuda:1" or "mps".
     """
 
     configurations: tuple[str, ...] | None = None
@@ -64,11 +73,13 @@ class _Entry:
         members: One configuration, or two.
         jobs: Predictions and references of all cases.
         dice: Dice of each class, with a row for each case.
+        pruned_depth: Depth to which the networks of the only member are pruned; None for whole ones.
     """
 
     members: tuple[HeldOut, ...]
     jobs: tuple[EvaluationJob, ...]
     dice: Table
+    pruned_depth: int | None = None
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -76,11 +87,11 @@ class _Entry:
 
     @property
     def name(self) -> str:
-        return " + ".join(self.configurations)
+        return name_pruned(NAMES_JOINED_BY.join(self.configurations), self.pruned_depth)
 
 
 def select_models(run_root: Path, request: SelectionRequest, *, progress: Progress) -> Selection:
-    """Compares all candidates, learns postprocessing for the best one, and writes selection.json.
+    """Compares all candidates, prunes the best one, learns postprocessing for it, and writes selection.json.
 
     Raises:
         RunError: There is no run, it cannot be written, or a reference is missing.
@@ -114,6 +125,11 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     if unscored:
         progress.note(f"warning: no reference of these cases has {', '.join(unscored)}: left out of every comparison")
     ranked = _rank(entries, is_scored)
+    because = _explain(ranked, is_scored)
+    chosen = _prune(run, ranked[0], is_scored, device=request.device, progress=progress)
+    if chosen is not ranked[0]:
+        because = f"{because}; {_explain_pruning(chosen, ranked[0], is_scored)}"
+        ranked.insert(0, chosen)
     learned = learn_postprocessing(ranked[0].jobs, blocks=_make_blocks(ranked[0].members[0], cases), progress=progress)
     selection = Selection(
         autoseg_version=__version__,
@@ -121,8 +137,8 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         class_names=dict(zip(list_class_keys(labels), labels.class_names, strict=True)),
         classes_without_reference=unscored,
         candidates=tuple(_describe_candidate(entry, labels, is_scored) for entry in ranked),
-        members=tuple(_describe_member(run, member) for member in ranked[0].members),
-        because=_explain(ranked, is_scored),
+        members=tuple(_describe_member(run, member, ranked[0].pruned_depth) for member in ranked[0].members),
+        because=because,
         postprocessing=_describe_postprocessing(learned, is_scored),
     )
     write_document(run.selection, selection)
@@ -144,6 +160,44 @@ def _evaluate_pair(job: PairJob, pair: Pair, progress: Progress) -> _Entry:
     summary = evaluate_jobs(list(jobs), folder=folder, progress=progress)
     metrics = [entry.metrics for entry in summary.metric_per_case]
     return _Entry(members=pair, jobs=jobs, dice=tabulate_dice(metrics, list_class_keys(labels)))
+
+
+def _prune(
+    run: RunFolder, best: _Entry, is_scored: Bool[np.ndarray, " class"], *, device: str, progress: Progress
+) -> _Entry:
+    """Finds the smallest network that is about as good as the best depth: a pruned one, or `best` itself.
+
+    Pairs are not pruned: nothing is known of the mean of the probabilities of smaller networks.
+    """
+    cases = tuple(job.case for job in best.jobs)
+    job = PruningJob(run=run, member=best.members[0], cases=cases, device=device)
+    if len(best.members) > 1 or not job.depths:
+        return best
+    if len(cases) < FEWEST_CASES:
+        progress.note(f"{best.name} is not pruned: too few cases to tell, fewer than {FEWEST_CASES}")
+        return best
+    predict_pruned(job, progress=progress)
+    entries = [*(_evaluate_pruned(job, depth, progress) for depth in job.depths), best]
+    for entry in entries:
+        progress.note(_describe_depth(job, entry, is_scored))
+    return entries[find_smallest([_compute_mean(entry, is_scored) for entry in entries])]
+
+
+def _evaluate_pruned(job: PruningJob, depth: int, progress: Progress) -> _Entry:
+    """Evaluates a depth and writes its summary, like that of a validation."""
+    labels = job.member.plan.labels
+    jobs = _list_jobs(job.run, labels, {case: job.find_label_map(depth, case) for case in job.cases})
+    summary = evaluate_jobs(list(jobs), folder=job.find_folder(depth), progress=progress)
+    dice = tabulate_dice([entry.metrics for entry in summary.metric_per_case], list_class_keys(labels))
+    return _Entry(members=(job.member,), jobs=jobs, dice=dice, pruned_depth=depth)
+
+
+def _describe_depth(job: PruningJob, entry: _Entry, is_scored: Bool[np.ndarray, " class"]) -> str:
+    cost = job.measure_cost(entry.pruned_depth)
+    return (
+        f"{entry.name}: mean Dice {_compute_mean(entry, is_scored):.4f}, {cost.parameter_count:,} parameters, "
+        f"{cost.multiply_adds / 1e6:,.1f} million multiply-adds per patch"
+    )
 
 
 def _list_jobs(run: RunFolder, labels: LabelScheme, predictions: Mapping[str, Path]) -> tuple[EvaluationJob, ...]:
@@ -201,15 +255,19 @@ def _describe_candidate(entry: _Entry, labels: LabelScheme, is_scored: Bool[np.n
     keys = [key for key, scored in zip(list_class_keys(labels), is_scored, strict=True) if scored]
     classes, foreground = compute_statistics(entry.dice[:, is_scored])
     return CandidateScores(
-        configurations=entry.configurations, foreground=foreground, classes=dict(zip(keys, classes, strict=True))
+        configurations=entry.configurations,
+        foreground=foreground,
+        classes=dict(zip(keys, classes, strict=True)),
+        pruned_depth=entry.pruned_depth,
     )
 
 
-def _describe_member(run: RunFolder, member: HeldOut) -> Member:
+def _describe_member(run: RunFolder, member: HeldOut, pruned_depth: int | None) -> Member:
     return Member(
         configuration=member.configuration,
         folds=member.folds,
         weights_sha256=list_weights(run, member.plan, member.configuration, member.folds),
+        pruned_depth=pruned_depth,
     )
 
 
@@ -223,6 +281,13 @@ def _explain(ranked: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) ->
     return (
         f"{best.name} has the highest of {_describe_rivals(ranked)}: {score}; the next, {second.name}, has "
         f"{_compute_mean(second, is_scored):.4f}, a difference of {gain.describe()}"
+    )
+
+
+def _explain_pruning(pruned: _Entry, whole: _Entry, is_scored: Bool[np.ndarray, " class"]) -> str:
+    return (
+        f"depth {pruned.pruned_depth} is the smallest whose mean Dice, {_compute_mean(pruned, is_scored):.4f}, is at "
+        f"most {LARGEST_DICE_LOSS} below that of the best (whole: {_compute_mean(whole, is_scored):.4f})"
     )
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from autoseg.document import Document, Part, read_document
 from autoseg.evaluation.crossvalidation import Statistic
-from autoseg.plan.values import ConfigurationName
+from autoseg.plan.values import ConfigurationName, Count
 from autoseg.postprocessing.learning import Step
 from autoseg.postprocessing.rules import Rule
 from autoseg.run_folder import RunFolder
@@ -24,11 +24,18 @@ class Member(Part):
         configuration: Name of the configuration.
         folds: Folds whose networks are averaged.
         weights_sha256: SHA-256 of their checkpoints; those of previous stages come first.
+        pruned_depth: Depth to which the networks of the configuration are pruned; None for whole ones.
     """
 
     configuration: ConfigurationName
     folds: Annotated[tuple[FolderName, ...], Field(min_length=1)]
     weights_sha256: Annotated[tuple[str, ...], Field(min_length=1)]
+    pruned_depth: Count | None = None
+
+    @property
+    def name(self) -> str:
+        """Returns the name for messages."""
+        return name_pruned(self.configuration, self.pruned_depth)
 
 
 class CandidateScores(Part):
@@ -38,16 +45,18 @@ class CandidateScores(Part):
         configurations: One or two configurations.
         foreground: Mean Dice over the classes that occur in some reference.
         classes: Dice by class key.
+        pruned_depth: Depth to which the networks of a single configuration were pruned; None for whole ones.
     """
 
     configurations: tuple[str, ...]
     foreground: Statistic
     classes: dict[str, Statistic]
+    pruned_depth: Count | None = None
 
     @property
     def name(self) -> str:
         """Returns the name for messages."""
-        return NAMES_JOINED_BY.join(self.configurations)
+        return name_pruned(NAMES_JOINED_BY.join(self.configurations), self.pruned_depth)
 
 
 class Postprocessing(Part):
@@ -56,7 +65,7 @@ class Postprocessing(Part):
     Attributes:
         rules: Accepted rules, in the order of application.
         steps: All rules that were tried, in their order.
-        before: Foreground Dice of the best candidate.
+        before: Foreground Dice of the selected candidate.
         after: Foreground Dice with all rules, on the cases that they were chosen on, so it is optimistic; the gains of
             the steps are not.
     """
@@ -74,8 +83,8 @@ class Selection(Document):
         cases: Cases held out by folds of every candidate, on which all are compared.
         class_names: Class names by class key.
         classes_without_reference: Classes that occur in no reference of these cases, and that do not count.
-        candidates: Scores of all candidates, the best one first.
-        members: Models of the best candidate, which prediction uses.
+        candidates: Scores of all candidates, the best one first; before it the best one pruned, if that is selected.
+        members: Models of the first candidate, which prediction uses. Only a single one may be pruned.
         because: Reason for the selection, with the numbers.
     """
 
@@ -92,7 +101,14 @@ class Selection(Document):
     @property
     def name(self) -> str:
         """Returns the name of the selected candidate."""
-        return NAMES_JOINED_BY.join(member.configuration for member in self.members)
+        return NAMES_JOINED_BY.join(member.name for member in self.members)
+
+    @model_validator(mode="after")
+    def _check_pruned(self) -> "Selection":
+        if len(self.members) > 1 and any(member.pruned_depth is not None for member in self.members):
+            msg = f"members must not have a pruned_depth if there are several (got {self.name})"
+            raise ValueError(msg)
+        return self
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Yields what `repr` and `print` show: the selection and the number of cases behind it."""
@@ -100,6 +116,11 @@ class Selection(Document):
         yield "postprocessing", [rule.describe() for rule in self.postprocessing.rules]
         yield "cases", len(self.cases)
         yield "Dice", None if self.postprocessing.after.mean is None else round(self.postprocessing.after.mean, 4)
+
+
+def name_pruned(configuration: str, depth: int | None) -> str:
+    """Returns the name of a configuration for messages, with the depth to which its networks are pruned."""
+    return configuration if depth is None else f"{configuration}, pruned to depth {depth}"
 
 
 def read_selection(run: RunFolder) -> Selection | None:

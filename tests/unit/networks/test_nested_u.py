@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from builders.networks import SMALL_NETWORKS
 from torch import Tensor, nn
 
 from autoseg.networks import build_network
@@ -32,6 +33,24 @@ def test_a_pruned_network_computes_the_logits_of_its_column_with_fewer_weights(m
     torch.testing.assert_close(pruned(image)[0], expected, rtol=1e-6, atol=1e-6)
     assert len(pruned.output_weights) == depth
     assert (count_parameters(pruned) < count_parameters(whole)) == (depth < plan.depth)
+
+
+@pytest.mark.parametrize(
+    ("changes", "depths"),
+    [({}, (1,)), ({"output_weights": (1.0,)}, ()), ({"depth": 1, "output_weights": (1.0,)}, ())],
+)
+def test_the_columns_before_the_last_that_have_an_output_are_listed(make_plan, changes, depths) -> None:
+    assert build_plan(make_plan, **changes).list_pruned_depths() == depths
+
+
+def test_every_depth_that_a_plan_lists_is_a_part_of_its_network(make_plan) -> None:
+    plans = [plan for plan in map(make_plan, SMALL_NETWORKS) if plan.list_pruned_depths()]
+    assert plans
+    for plan, depth in ((each, depth) for each in plans for depth in each.list_pruned_depths()):
+        with META:
+            networks = [build_network(each) for each in (plan.prune(depth), plan)]
+        part, whole = ({key: tensor.shape for key, tensor in each.state_dict().items()} for each in networks)
+        assert part.items() < whole.items()
 
 
 def test_a_pruned_network_takes_patches_that_only_its_own_strides_divide(make_plan) -> None:

@@ -12,8 +12,8 @@ from autoseg.networks.initialization import enlarge_kernels
 from autoseg.networks.parts.additive_u import RESIDUAL_UNITS, build_unit
 from autoseg.networks.parts.additive_u.mednext import ResponseNormalization
 from autoseg.networks.parts.additive_u.unit import Step, UnitSite
+from autoseg.plan.network.additive_u import RESIDUAL_UNIT_PLANS, MedNeXtUnitPlan, PreActivationUnitPlan
 from autoseg.plan.network.layers import LayerPlan
-from autoseg.plan.network.residual_units import RESIDUAL_UNIT_PLANS, MedNeXtUnitPlan, PreActivationUnitPlan
 
 MEDNEXT_UNIT = MedNeXtUnitPlan(expansion_ratios=(2, 3), response_normalization=False)
 PRE_ACTIVATION_UNIT = PreActivationUnitPlan(upsampling="transposed")

@@ -8,13 +8,13 @@ from torch import nn
 from autoseg.networks.parts.additive_u.mednext import build_mednext_unit
 from autoseg.networks.parts.additive_u.pre_activation import build_pre_activation_unit
 from autoseg.networks.parts.additive_u.unit import UnitSite
-from autoseg.plan.network.residual_units import ResidualUnitPlan
+from autoseg.plan.network.additive_u import ResidualUnitPlan
 
 RESIDUAL_UNITS: Final[dict[str, Callable[..., nn.Module]]] = {
     "mednext": build_mednext_unit,
     "pre_activation": build_pre_activation_unit,
 }
-"""Built from the plans of the same names in `autoseg.plan.network.residual_units.RESIDUAL_UNIT_PLANS`."""
+"""Built from the plans of the same names in `autoseg.plan.network.additive_u.RESIDUAL_UNIT_PLANS`."""
 
 
 def build_unit(plan: ResidualUnitPlan, site: UnitSite) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autoseg.networks.parts.additive_u.unit import UnitSite, build_step
 from autoseg.networks.parts.layers import build_activation, build_kernel, build_normalization, get_ones
-from autoseg.plan.network.residual_units import MedNeXtUnitPlan
+from autoseg.plan.network.additive_u import MedNeXtUnitPlan
 
 EPSILON: Final = 1e-6  # ConvNeXt V2: of the mean response that divides
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from autoseg.networks.blocks import LINEAR, Enlargement
 from autoseg.networks.parts.additive_u.unit import UnitSite, build_step
 from autoseg.networks.parts.layers import build_activation, build_kernel, build_normalization, get_ones
+from autoseg.plan.network.additive_u import PreActivationUnitPlan
 from autoseg.plan.network.layers import LayerPlan
-from autoseg.plan.network.residual_units import PreActivationUnitPlan
 
 
 def build_pre_activation_unit(plan: PreActivationUnitPlan, site: UnitSite) -> nn.Module:
