@@ -41,11 +41,16 @@ def build_unpadded_topology(choose_network: ChooseArchitecture) -> TopologyRule:
 def _compute(
     choose_network: ChooseArchitecture, spacing_mm: Sequence[float], extents_voxels: Sequence[float]
 ) -> Topology:
+    """The wanted extents must leave enough, not what they are rounded up to: else the search for a patch that fits into
+    the memory would find a shortened one rounded up to what it was."""
     for count in range(compute_topology(spacing_mm, extents_voxels).stage_count, FEWEST_STAGES - 1, -1):
         topology = compute_topology(spacing_mm, extents_voxels, most_stages=count)
         outputs = compute_output(choose_network, topology)
-        axes = zip(topology.patch_voxels, outputs, topology.divisors, strict=True)
-        if all(patch <= PATCH_TO_OUTPUT * output and output >= divisor for patch, output, divisor in axes):
+        lost = (patch - output for patch, output in zip(topology.patch_voxels, outputs, strict=True))
+        is_left = all(
+            wanted <= PATCH_TO_OUTPUT * (wanted - taken) for wanted, taken in zip(extents_voxels, lost, strict=True)
+        )
+        if is_left and all(output >= divisor for output, divisor in zip(outputs, topology.divisors, strict=True)):
             return topology
     return compute_topology(spacing_mm, extents_voxels, most_stages=1)
 
@@ -58,7 +63,7 @@ def _explain(
     output, patch = format_extents(compute_output(choose_network, topology)), format_extents(topology.patch_voxels)
     because = (
         f"without padding {format_amount(topology.stage_count, 'stage')} leave {output} of {patch} voxels; one more "
-        f"would leave less than half along an axis"
+        f"would take over half of the wanted extent along an axis"
     )
     return Decision(topology, because + explain_flat_kernels(topology, spacing_mm, distance_unit))
 

@@ -53,6 +53,9 @@ def print_costs(
         table.add_column(heading, justify="left" if heading == COST_HEADINGS[0] else "right")
     for each, architecture in architectures.items():
         network, voxels = choose_for_patch(architecture, configuration)
+        if any(extent <= 2 * margin for extent, margin in zip(voxels, network.margin_voxels, strict=True)):
+            table.add_row(each, "patch too small")
+            continue
         cost = find_network_cost(network, voxels, 2)  # some normalizations need two samples
         row = [each, f"{cost.parameter_count / 1e6:.2f}", f"{cost.multiply_adds / 2e9:.2f}"]
         if is_measured:

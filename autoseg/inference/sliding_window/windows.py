@@ -14,6 +14,8 @@ from autoseg.plan.document import ConfigurationPlan
 
 Window = tuple[int, ...]
 """A window as indices into the starts of every axis."""
+Division = tuple[tuple[int, ...], tuple[int, int]]
+"""First voxels of the windows along an axis, and the voxels that are missing before and after it."""
 
 SIGMA_FRACTION: Final = 1 / 8
 """Standard deviation of the Gaussian as a fraction of the patch (nnU-Net, Isensee et al. 2021, supplement)."""
@@ -37,9 +39,10 @@ def compute_aligned_starts(
     extent_voxels: int, window_voxels: int, step_fraction: float, divisor: int
 ) -> tuple[int, ...]:
     """Computes the first voxels of windows that begin at multiples of a divisor, at most `step_fraction` of a window
-    apart where that is not less than the divisor. The last one may hang over the end."""
-    step_voxels = max(divisor, int(window_voxels * step_fraction) // divisor * divisor)
-    return tuple(range(0, max(1, extent_voxels - window_voxels + step_voxels), step_voxels))
+    apart where that is not less than the divisor. The last one hangs over the end by less than the divisor."""
+    span = -(-max(0, extent_voxels - window_voxels) // divisor)  # in divisors
+    intervals = max(1, math.ceil(span / max(1, int(window_voxels * step_fraction) // divisor)))
+    return tuple(round(index * span / intervals) * divisor for index in range(intervals + 1 if span else 1))
 
 
 def compute_gaussian_weights(patch_voxels: int) -> Float32[np.ndarray, " patch"]:
@@ -122,24 +125,28 @@ def compute_window_plan(
     """Divides a volume into windows; an axis shorter than a window is padded, with the smaller half in front.
 
     A patch of two axes becomes one slice thick, so that every slice has its own windows. Windows of a network with
-    margins begin at multiples of its divisors, and the volume is padded behind: so the network reduces the resolution
-    of neighbouring patches on the same grid, and its logits of a voxel do not depend on the window.
+    margins begin at multiples of its divisors, also in the volume, which is padded in front by such a multiple: so the
+    network reduces the resolution of all patches on one grid, and its logits of a voxel do not depend on the window.
     """
     network, patch = configuration.network, add_slice_axis(configuration.patch_voxels, 1)
     margin = add_slice_axis(network.margin_voxels, 0)
     windows = [extent - 2 * beyond for extent, beyond in zip(patch, margin, strict=True)]
-    if any(margin):
-        axes = zip(shape_voxels, windows, add_slice_axis(network.patch_divisors, 1), strict=True)
-        starts = tuple(
-            compute_aligned_starts(extent, wanted, step_fraction, divisor) for extent, wanted, divisor in axes
-        )
-        ends = (own[-1] + wanted for own, wanted in zip(starts, windows, strict=True))
-        padding = tuple((0, end - extent) for end, extent in zip(ends, shape_voxels, strict=True))
-    else:
-        starts = tuple(
-            compute_window_starts(extent, wanted, step_fraction)
-            for extent, wanted in zip(shape_voxels, windows, strict=True)
-        )
-        missing = (max(0, wanted - extent) for extent, wanted in zip(shape_voxels, windows, strict=True))
-        padding = tuple((count // 2, count - count // 2) for count in missing)
+    axes = zip(shape_voxels, windows, add_slice_axis(network.patch_divisors, 1), strict=True)
+    divide = _divide_aligned if any(margin) else _divide_evenly
+    starts, padding = zip(
+        *(divide(extent, window, step_fraction, divisor) for extent, window, divisor in axes), strict=True
+    )
     return WindowPlan(patch_voxels=patch, margin_voxels=margin, padding_voxels=padding, starts=starts)
+
+
+def _divide_evenly(extent: int, window: int, step_fraction: float, divisor: int) -> Division:
+    del divisor
+    missing = max(0, window - extent)
+    return compute_window_starts(extent, window, step_fraction), (missing // 2, missing - missing // 2)
+
+
+def _divide_aligned(extent: int, window: int, step_fraction: float, divisor: int) -> Division:
+    starts = compute_aligned_starts(extent, window, step_fraction, divisor)
+    missing = starts[-1] + window - extent
+    before = missing // 2 // divisor * divisor
+    return starts, (before, missing - before)

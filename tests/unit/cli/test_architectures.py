@@ -48,6 +48,15 @@ def test_the_networks_are_counted_and_measured_for_the_patch_of_a_run(
     assert {name: row[:2] for name, row in rows.items()} == read_rows(capsys.readouterr().out)
 
 
+def test_a_network_whose_margins_leave_nothing_of_the_patch_is_listed_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("planners.ARCHITECTURES", {"u_net_valid": ARCHITECTURES["u_net_valid"]})
+    write_document(RunFolder(tmp_path).plan, build_plan({"3d_fullres": build_configuration((4, 64, 64))}))
+    architectures(tmp_path)
+    assert read_rows(capsys.readouterr().out) == {"u_net_valid": ["patch too small", ""]}
+
+
 def test_a_time_needs_a_run() -> None:
     with pytest.raises(OptionError, match="--measure needs a run"):
         architectures(measure=True)

@@ -65,7 +65,7 @@ def test_overlapping_tiles_agree_in_all_mirrored_views():
 def test_the_border_is_the_image_mirrored_at_its_outermost_voxels():
     image = torch.randn(1, 1, 9, 40, generator=torch.Generator().manual_seed(1))
     network = build_network(plan_tiles((48, 64)).network, torch.Generator().manual_seed(0)).eval()
-    padded = np.pad(image[0, 0].numpy(), ((19, 20), (11, 13)), mode="reflect")
+    padded = np.pad(image[0, 0].numpy(), ((19, 20), (11, 13)), mode="reflect")  # half of 1 and 2 is no divisor
     with torch.inference_mode():
         (expected,) = network(torch.from_numpy(padded)[None, None])
     found = predict(image, (48, 64))
@@ -80,8 +80,8 @@ def test_aligned_windows_cover_an_axis_at_multiples_of_the_divisor(step, divisor
             starts = compute_aligned_starts(extent, window, step, divisor)
             assert starts[0] == 0
             assert not any(start % divisor for start in starts)
+            assert 0 <= max(0, starts[-1] + window - extent) < divisor + (window if len(starts) == 1 else 0)
             assert starts[-1] + window >= extent
-            assert len(starts) == 1 or starts[-2] + window < extent
             assert np.diff(starts).max(initial=0) <= max(divisor, step * window)
 
 
@@ -89,11 +89,17 @@ def test_windows_have_the_extents_of_the_output_and_patches_their_surroundings()
     plan = compute_window_plan((3, 30, 20), plan_tiles((60, 38)), 1.0)
     assert plan.margin_voxels == (0, 19, 11)
     assert plan.window_voxels == (1, 22, 16)
-    assert plan.starts == ((0, 1, 2), (0, 20), (0, 16))
-    assert plan.padding_voxels == ((0, 0), (0, 12), (0, 12))
-    assert plan.image_padding_voxels == ((0, 0), (19, 31), (11, 23))
-    assert plan.locate((2, 1, 0)) == (slice(None), slice(2, 3), slice(20, 42), slice(0, 16))
-    assert plan.locate_patch((2, 1, 0)) == (slice(None), slice(2, 3), slice(20, 80), slice(0, 38))
+    assert plan.starts == ((0, 1, 2), (0, 8), (0, 4))
+    assert plan.padding_voxels == ((0, 0), (0, 0), (0, 0))
+    assert plan.image_padding_voxels == ((0, 0), (19, 19), (11, 11))
+    assert plan.locate((2, 1, 0)) == (slice(None), slice(2, 3), slice(8, 30), slice(0, 16))
+    assert plan.locate_patch((2, 1, 0)) == (slice(None), slice(2, 3), slice(8, 68), slice(0, 38))
+
+
+def test_a_volume_is_padded_in_front_by_a_multiple_of_the_divisors():
+    plan = compute_window_plan((3, 9, 17), plan_tiles((60, 38)), 1.0)
+    assert plan.starts == ((0, 1, 2), (0,), (0, 2))
+    assert plan.padding_voxels == ((0, 0), (4, 9), (0, 1))
 
 
 def test_a_patch_that_its_margins_leave_too_little_of_is_refused():

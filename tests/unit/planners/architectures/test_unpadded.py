@@ -1,5 +1,7 @@
 """Planning of networks without padding."""
 
+import math
+
 import pytest
 from builders.fingerprints import build_fingerprint
 from builders.hosts import build_host
@@ -9,6 +11,9 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import ARCHITECTURES
+from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import MemoryBudget
+from planners.rules.patch_size import choose_patch_size
 from planners.rules.topology import compute_topology
 
 U_NET = ARCHITECTURES["u_net_valid"]
@@ -42,11 +47,25 @@ def test_there_are_as_many_stages_as_leave_half_of_the_patch(spacing_mm, extents
     assert usual.strides[:stages] == topology.strides
 
 
+@pytest.mark.parametrize(
+    ("limit", "patch", "stages"), [(184, (184, 184), 4), (180, (180, 180), 3), (88, (88, 88), 3), (78, (78, 78), 2)]
+)
+def test_a_patch_is_shortened_until_it_fits_into_the_memory_with_fewer_stages_if_need_be(limit, patch, stages):
+    dataset = ResampledDataset(spacing_mm=(1.0, 1.0), median_shape_voxels=(200.0, 200.0), voxel_count=1e9)
+    chosen = choose_patch_size(
+        dataset,
+        budget=MemoryBudget(elements_per_sample=limit**2, reference_batch_size=2, fitted_batch_size=2),
+        estimate=lambda topology: math.prod(topology.patch_voxels),
+        compute_topology=U_NET.topology.compute,
+    )
+    assert (chosen.value.patch_voxels, chosen.value.stage_count) == (patch, stages)
+
+
 def test_the_limit_is_explained():
     topology = U_NET.topology.compute((1.0, 1.0), (200, 200))
     assert U_NET.topology.explain(topology, (1.0, 1.0), "mm").because == (
-        "without padding 4 stages leave 108 x 108 of 200 x 200 voxels; one more would leave less than half along an "
-        "axis"
+        "without padding 4 stages leave 108 x 108 of 200 x 200 voxels; one more would take over half of the wanted "
+        "extent along an axis"
     )
 
 
