@@ -1,15 +1,20 @@
 """U-shaped networks of residual units."""
 
 from itertools import pairwise
+from typing import Final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import build_head
+from autoseg.networks.initialization import CONVOLUTION_KINDS
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.additive_u import build_unit
 from autoseg.networks.parts.additive_u.unit import Step, UnitSite
 from autoseg.plan.network.additive_u import AdditiveUPlan
+
+UNIFORM_SLOPE: Final = 5**0.5  # of the distribution from which PyTorch draws the weights of its layers
 
 
 class AdditiveUNetwork(SegmentationNetwork):
@@ -44,6 +49,16 @@ class AdditiveUNetwork(SegmentationNetwork):
             decoded.append(level(decoded[-1], encoded.pop()))
         decoded.reverse()
         return tuple(self.heads[level](decoded[level]) for level in range(len(self.output_weights)))
+
+    def initialize_weights(self, generator: torch.Generator | None = None) -> None:
+        """Draws the weights of convolutions with a sixth of the usual variance, as PyTorch does and both papers' code.
+
+        The usual ones would add up over the units: the logits would start large, and training with a high loss.
+        """
+        super().initialize_weights(generator)
+        for module in self.modules():
+            if isinstance(module, CONVOLUTION_KINDS):
+                nn.init.kaiming_uniform_(module.weight, a=UNIFORM_SLOPE, generator=generator)
 
     @property
     def output_weights(self) -> tuple[float, ...]:

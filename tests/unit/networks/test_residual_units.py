@@ -92,6 +92,13 @@ def test_a_channel_without_any_response_has_finite_gradients() -> None:
     assert features.grad.isfinite().all()
 
 
+def test_weights_start_small_enough_for_sums_of_units(make_plan) -> None:
+    network = build_network(make_plan("additive_u mednext", features_per_stage=(16, 32, 32)))
+    weight = network.stages[1][1][0].compression.weight.detach()  # of 32 x 3 channels
+    assert float(weight.std()) == pytest.approx((3 * 96) ** -0.5, rel=0.1)
+    assert weight.abs().max() <= 96**-0.5
+
+
 def build_pair(make_plan, **changes: Any):
     large = {"kernel_sizes": ((1, 5, 5), (5, 5, 5), (5, 5, 5)), "unit": MEDNEXT, **changes}
     return build_network(make_plan("additive_u mednext")), build_network(make_plan("additive_u mednext", **large))
