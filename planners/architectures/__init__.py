@@ -8,6 +8,7 @@ from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
 from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
 from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
 from planners.architectures.efficient_unets import MOBILE_UNET, REP_UNET
+from planners.architectures.encoder_u import CE_NET, TERNAUS_NET
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
@@ -47,6 +48,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         DANET,
         HRNET_V1,
         HRNET_V2,
+        TERNAUS_NET,
+        CE_NET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

@@ -87,6 +87,15 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "head": "v2",
     },
     "fcn": {**COMMON, **ENCODED, "fused_stages": 1, "upsampling": "transposed", "dropout": 0.0},
+    "encoder_u": {
+        **COMMON,
+        "encoder": {"name": "vgg"},
+        "blocks_per_stage": (1, 2, 0),
+        "decoder": "convolution",
+        "decoder_features_per_stage": (4, 3),
+        "contexts": (),
+        "layers": {"normalization": "instance", "activation": "relu"},
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -162,6 +171,28 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ),
     ("parallel", "of the highest resolution", {"head": "v1", "modules_per_stage": (1, 2)}),
     ("fcn", "without fusion", {"fused_stages": 0, "upsampling": "linear", "dropout": 0.5}),
+    (
+        "encoder_u",
+        "with a ResNet",
+        {
+            "encoder": {"name": "resnet", "block": "basic"},
+            "blocks_per_stage": (0, 0, 2),
+            "decoder": "bottleneck",
+            "decoder_features_per_stage": (8, 4),
+            "contexts": ({"name": "rmp", "kernels": (2,)},),
+            "layers": {"normalization": "batch", "activation": "relu"},
+        },
+    ),
+    (
+        "encoder_u",
+        "with a DenseNet",
+        {
+            "encoder": {"name": "densenet", "growth": 2},
+            "features_per_stage": (4, 4, 8),
+            "blocks_per_stage": (0, 0, 2),
+            "layers": {"normalization": "none", "activation": "relu"},
+        },
+    ),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {

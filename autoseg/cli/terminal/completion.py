@@ -40,6 +40,8 @@ ARCHITECTURES = (
     "danet",
     "hrnet_v1",
     "hrnet_v2",
+    "ternaus_net",
+    "ce_net",
 )
 LOSSES = (
     "dice",

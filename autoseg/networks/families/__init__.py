@@ -5,6 +5,7 @@ from typing import Final
 import torch
 
 from autoseg.networks.families.dilated import DilatedNetwork
+from autoseg.networks.families.encoder_u import EncoderUNetwork
 from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
@@ -22,6 +23,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "fcn": Fcn,
     "dilated": DilatedNetwork,
     "parallel": ParallelNetwork,
+    "encoder_u": EncoderUNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

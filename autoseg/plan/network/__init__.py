@@ -4,6 +4,7 @@ from typing import Final
 
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
+from autoseg.plan.network.encoder_u import EncoderUPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
@@ -13,6 +14,7 @@ from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, U
 __all__ = [
     "NETWORK_PLANS",
     "DilatedPlan",
+    "EncoderUPlan",
     "FcnPlan",
     "NestedUPlan",
     "NetworkPlan",
@@ -33,4 +35,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "fcn": FcnPlan,
     "dilated": DilatedPlan,
     "parallel": ParallelPlan,
+    "encoder_u": EncoderUPlan,
 }
