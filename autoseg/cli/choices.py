@@ -10,6 +10,7 @@ from autoseg.errors import OptionError, PlanError
 
 if TYPE_CHECKING:
     from autoseg.workflows.plan.planning import PlannerLike
+    from planners.architectures.architecture import Architecture
 
 Row = TypeVar("Row")
 
@@ -55,24 +56,50 @@ def losses() -> None:
     typer.echo(f"\nNames joined by + are added up; the default is {DEFAULT_LOSS}.")
 
 
-def find_planner(name: str, architecture: str | None = None, *, loss: str = DEFAULT_LOSS) -> "PlannerLike":
+def find_planner(
+    name: str, architecture: str | None = None, *, loss: str = DEFAULT_LOSS, pretrained: Path | None = None
+) -> "PlannerLike":
     """Finds a planner by its name, for the networks of an architecture and with another loss.
 
     Args:
         name: Key of `planners.PLANNERS`.
         architecture: Key of `planners.ARCHITECTURES`; None: the networks that the planner chooses by itself.
         loss: Names of losses, joined by +.
+        pretrained: File of first weights for the encoder of the architecture.
 
     Raises:
-        PlanError: There is no such planner, architecture or loss; the message lists the existing ones.
+        PlanError: There is no such planner, architecture or loss; the message lists the existing ones. Or the file
+            does not fit the architecture.
+        ExchangeError: The file is damaged, or holds anything but weights.
     """
-    from planners import ARCHITECTURES, PLANNERS
+    from planners import PLANNERS
     from planners.losses import LossPlanner
 
     planner = find_row(name, PLANNERS, kind="planner")
-    if architecture is not None:
-        planner = planner.with_architecture(find_row(architecture, ARCHITECTURES, kind="architecture"))
+    if architecture is not None or pretrained is not None:
+        planner = planner.with_architecture(_find_architecture(architecture, pretrained))
     return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
+
+
+def _find_architecture(name: str | None, pretrained: Path | None) -> "Architecture":
+    """Finds an architecture, whose encoders begin with the weights of a file where one is given."""
+    from autoseg.plan.network import EncoderUPlan
+    from planners import ARCHITECTURES
+
+    found = None if name is None else find_row(name, ARCHITECTURES, kind="architecture")
+    if found is not None and pretrained is None:
+        return found
+    published = found.published[0].plan if found is not None and found.published else None
+    if found is None or pretrained is None or not isinstance(published, EncoderUPlan):
+        able = ", ".join(row for row, architecture in ARCHITECTURES.items() if architecture.begin_with is not None)
+        named = "none was chosen" if name is None else f"{name} has none"
+        msg = (
+            f"--pretrained needs an --architecture with an encoder of which others publish weights, and {named}: {able}"
+        )
+        raise PlanError(msg)
+    from autoseg.networks.pretrained import describe_pretrained
+
+    return found.with_pretrained(describe_pretrained(pretrained, published))
 
 
 def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:

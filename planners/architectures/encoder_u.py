@@ -65,11 +65,13 @@ class EncoderUProfile:
         ]
         contexts, reasons = fit_contexts(self.contexts, bottleneck, network.features_per_stage[-1])
         network = network.model_copy(update={"contexts": contexts})
+        first = explain_first_weights(self.pretrained)
         depth = Decision(network.stage_count, f"{self.name} has {len(self.features)}; {stages.because}")
         return network, (
             record("encoder", depth, f"{format_amount(network.stage_count, 'stage')} of {self.name}"),
             record("features", features, ", ".join(map(str, network.features_per_stage))),
             record("layers", layers, f"{layers.value.normalization} {layers.value.activation}"),
+            record("first weights of the encoder", first, first.value),
             *reasons,
         )
 
@@ -142,6 +144,13 @@ class EncoderUProfile:
         return self.build(topology, input_channels=3, output_channels=1, layers=layers)
 
 
+def explain_first_weights(pretrained: PretrainedPlan | None) -> Decision[str]:
+    """Explains with which weights the training of an encoder begins."""
+    if pretrained is None:
+        return Decision("random", "no file was given (--pretrained)")
+    return Decision(str(pretrained.path), f"as stated; the SHA-256 of the file is {pretrained.sha256}")
+
+
 def compute_dense_features(growth: int, blocks: Sequence[int]) -> tuple[int, ...]:
     """Computes the features of every stage of a DenseNet, whose first convolution has twice its growth."""
     features = [2 * growth, 2 * growth, (2 + blocks[2]) * growth]
@@ -196,6 +205,7 @@ TERNAUS_NET: Final = Architecture(
     year=2018,
     choose_network=VGG11,
     published=(PublishedNetwork(plan=VGG11.build_published(), parameter_count=22_927_393),),
+    begin_with=VGG11.with_pretrained,
 )
 CE_NET: Final = Architecture(
     name="ce_net",
@@ -204,4 +214,5 @@ CE_NET: Final = Architecture(
     year=2019,
     choose_network=_CE_NET,
     published=(PublishedNetwork(plan=_CE_NET.build_published(), parameter_count=29_003_093),),
+    begin_with=_CE_NET.with_pretrained,
 )
