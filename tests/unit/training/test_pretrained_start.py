@@ -7,7 +7,6 @@ import pytest
 import torch
 from builders.labels import build_labels
 from builders.networks import build_small_network_plan
-from builders.progress import skip_drawing
 
 from autoseg.errors import PlanError
 from autoseg.networks.parts.encoders import build_encoder
@@ -22,7 +21,12 @@ from autoseg.training.trainer import train
 
 CPU = torch.device("cpu")
 FIRST = "encoder.stages.0.1.0.convolution.weight"
-_no_drawing = pytest.fixture(autouse=True)(skip_drawing)
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a tiny training."""
+    monkeypatch.setattr("autoseg.training.monitoring.history_files.write_progress_picture", lambda *_, **__: None)
 
 
 @pytest.fixture
