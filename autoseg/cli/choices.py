@@ -1,6 +1,7 @@
 """`autoseg planners`, `autoseg architectures`, `autoseg losses`: list what `autoseg plan` can be asked for."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
@@ -83,23 +84,25 @@ def find_planner(
 
 def _find_architecture(name: str | None, pretrained: Path | None) -> "Architecture":
     """Finds an architecture, whose encoders begin with the weights of a file where one is given."""
-    from autoseg.plan.network import EncoderUPlan
     from planners import ARCHITECTURES
+    from planners.architectures.encoder_u import EncoderUProfile
 
     found = None if name is None else find_row(name, ARCHITECTURES, kind="architecture")
     if found is not None and pretrained is None:
         return found
-    published = found.published[0].plan if found is not None and found.published else None
-    if found is None or pretrained is None or not isinstance(published, EncoderUPlan):
-        able = ", ".join(row for row, architecture in ARCHITECTURES.items() if architecture.begin_with is not None)
-        named = "none was chosen" if name is None else f"{name} has none"
+    profile = None if found is None else found.choose_network
+    if found is None or pretrained is None or not isinstance(profile, EncoderUProfile):
+        able = [row for row, other in ARCHITECTURES.items() if isinstance(other.choose_network, EncoderUProfile)]
+        chosen = "none was chosen" if name is None else f"{name} has none"
         msg = (
-            f"--pretrained needs an --architecture with an encoder of which others publish weights, and {named}: {able}"
+            f"--pretrained needs an --architecture with an encoder of which others publish weights, and {chosen}; "
+            f"choose one of: {', '.join(able)}"
         )
         raise PlanError(msg)
     from autoseg.networks.pretrained import describe_pretrained
 
-    return found.with_pretrained(describe_pretrained(pretrained, published))
+    described = describe_pretrained(pretrained, profile.build_published())
+    return replace(found, choose_network=profile.with_pretrained(described))
 
 
 def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:

@@ -1,12 +1,10 @@
 """A network of the literature: where it was published, and how it is planned."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from autoseg.plan.decisions import Reason
 from autoseg.plan.network import NetworkPlan
-from autoseg.plan.network.encoder_u import PretrainedPlan
 from planners.rules.topology import UNET_TOPOLOGY, Topology, TopologyRule
 
 
@@ -58,8 +56,6 @@ class Architecture:
         choose_network: The network for a topology.
         topology: Rule for dividing the patch.
         published: The networks of the paper.
-        begin_with: Chooses networks whose encoders begin with the weights of a file; None: it has no encoder of which
-            others publish weights.
     """
 
     name: str
@@ -69,9 +65,3 @@ class Architecture:
     choose_network: ChooseArchitecture
     topology: TopologyRule = UNET_TOPOLOGY
     published: tuple[PublishedNetwork, ...] = ()
-    begin_with: Callable[[PretrainedPlan], ChooseArchitecture] | None = None
-
-    def with_pretrained(self, pretrained: PretrainedPlan) -> "Architecture":
-        """Returns the architecture whose encoders begin with the weights of a file."""
-        assert self.begin_with is not None, f"{self.name} has no encoder of which others publish weights"
-        return replace(self, choose_network=self.begin_with(pretrained))

@@ -205,7 +205,6 @@ TERNAUS_NET: Final = Architecture(
     year=2018,
     choose_network=VGG11,
     published=(PublishedNetwork(plan=VGG11.build_published(), parameter_count=22_927_393),),
-    begin_with=VGG11.with_pretrained,
 )
 CE_NET: Final = Architecture(
     name="ce_net",
@@ -214,5 +213,22 @@ CE_NET: Final = Architecture(
     year=2019,
     choose_network=_CE_NET,
     published=(PublishedNetwork(plan=_CE_NET.build_published(), parameter_count=29_003_093),),
-    begin_with=_CE_NET.with_pretrained,
 )
+
+
+def _combine(name: str, profile: EncoderUProfile, source: str, year: int) -> Architecture:
+    return Architecture(
+        name=name,
+        sentence=f"U-Net with the encoder of {profile.name}, for pretrained weights.",
+        source=f"{source} (the encoder)",
+        year=year,
+        choose_network=profile,
+    )
+
+
+_RESNET_SOURCE: Final = "He et al. 2016, CVPR, arXiv:1512.03385"
+RESNET_18_UNET: Final = _combine("resnet18_unet", RESNET_18, _RESNET_SOURCE, 2015)
+RESNET_34_UNET: Final = _combine("resnet34_unet", RESNET_34, _RESNET_SOURCE, 2015)
+RESNET_50_UNET: Final = _combine("resnet50_unet", RESNET_50, _RESNET_SOURCE, 2015)
+RESNET_101_UNET: Final = _combine("resnet101_unet", RESNET_101, _RESNET_SOURCE, 2015)
+DENSENET_161_UNET: Final = _combine("densenet161_unet", DENSENET_161, "Huang et al. 2017, CVPR, arXiv:1608.06993", 2016)

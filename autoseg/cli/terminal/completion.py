@@ -42,6 +42,11 @@ ARCHITECTURES = (
     "hrnet_v2",
     "ternaus_net",
     "ce_net",
+    "resnet18_unet",
+    "resnet34_unet",
+    "resnet50_unet",
+    "resnet101_unet",
+    "densenet161_unet",
 )
 LOSSES = (
     "dice",

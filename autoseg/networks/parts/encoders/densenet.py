@@ -27,7 +27,7 @@ class Preactivated(nn.Module):
         super().__init__()
         self.norm = build_normalization(layers, channels_in, len(kernel))
         self.activation = build_activation(layers)
-        if hasattr(self.activation, "inplace"):
+        if isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
             self.activation.inplace = layers.normalization != "none"  # else it would overwrite the features
         self.convolution = build_kernel(channels_in, channels_out, kernel, bias=layers.normalization == "none")
 
