@@ -18,6 +18,7 @@ from planners.architectures.encoder_u import (
     TERNAUS_NET,
 )
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
+from planners.architectures.hybrid import H_DENSE_UNET
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
 from planners.architectures.parallel import HRNET_V1, HRNET_V2
@@ -63,6 +64,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         RESNET_50_UNET,
         RESNET_101_UNET,
         DENSENET_161_UNET,
+        H_DENSE_UNET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

@@ -96,6 +96,7 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "contexts": (),
         "layers": {"normalization": "instance", "activation": "relu"},
     },
+    "hybrid_2d_3d": {"input_channels": 2, "output_channels": 3},
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -209,9 +210,28 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+def build_hybrid_fields(dimensions: int) -> dict[str, Any]:
+    """Two branches of two stages each."""
+    cut = {"features_per_stage": (4, 8), "blocks_per_stage": (1, 2), "decoder_features_per_stage": (3,)}
+    slices, volumes = (
+        {**COMMON, **FAMILIES["encoder_u"], **cut, "dimensions": axes}
+        | {name: extents[:2] for name, extents in SPACE[axes].items()}
+        for axes in (2, 3)
+    )
+    return {
+        "family": "hybrid_2d_3d",
+        "dimensions": dimensions,
+        **FAMILIES["hybrid_2d_3d"],
+        "slices": slices,
+        "volumes": volumes,
+    }
+
+
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
     fields = {"dimensions": dimensions, **SPACE[dimensions], **SMALL_NETWORKS[name]}
+    if fields["family"] == "hybrid_2d_3d":
+        fields = build_hybrid_fields(dimensions)
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

@@ -52,6 +52,8 @@ def print_costs(
     for heading in COST_HEADINGS if is_measured else COST_HEADINGS[:-1]:
         table.add_column(heading, justify="left" if heading == COST_HEADINGS[0] else "right")
     for each, architecture in architectures.items():
+        if configuration.dimensions == 2 and architecture.without_slices is not None:
+            continue
         network, voxels = choose_for_patch(architecture, configuration)
         cost = find_network_cost(network, voxels, 2)  # some normalizations need two samples
         row = [each, f"{cost.parameter_count / 1e6:.2f}", f"{cost.multiply_adds / 2e9:.2f}"]

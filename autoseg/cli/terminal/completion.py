@@ -47,6 +47,7 @@ ARCHITECTURES = (
     "resnet50_unet",
     "resnet101_unet",
     "densenet161_unet",
+    "h_dense_unet",
 )
 LOSSES = (
     "dice",

@@ -7,6 +7,7 @@ import torch
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.encoder_u import EncoderUNetwork
 from autoseg.networks.families.fcn import Fcn
+from autoseg.networks.families.hybrid import HybridNetwork
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_unet import PlainUNet
@@ -24,6 +25,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "dilated": DilatedNetwork,
     "parallel": ParallelNetwork,
     "encoder_u": EncoderUNetwork,
+    "hybrid_2d_3d": HybridNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

@@ -6,6 +6,7 @@ from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan
 from autoseg.plan.network.fcn import FcnPlan
+from autoseg.plan.network.hybrid import HybridPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
@@ -16,6 +17,7 @@ __all__ = [
     "DilatedPlan",
     "EncoderUPlan",
     "FcnPlan",
+    "HybridPlan",
     "NestedUPlan",
     "NetworkPlan",
     "ParallelPlan",
@@ -36,4 +38,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "dilated": DilatedPlan,
     "parallel": ParallelPlan,
     "encoder_u": EncoderUPlan,
+    "hybrid_2d_3d": HybridPlan,
 }

@@ -48,6 +48,7 @@ GLOBAL_NETWORKS: Final = {
     "context graph_unet": "keeps the nodes of the highest scores of the whole patch",
     "attention cbam": "averages over the whole patch",
     "attention scse": "averages over the whole patch",
+    "hybrid_2d_3d": "has kernels of its own in each branch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 

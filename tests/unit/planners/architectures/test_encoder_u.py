@@ -11,7 +11,7 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.networks.parts.encoders import build_encoder
 from autoseg.plan import ConfigurationPlan
-from autoseg.plan.network import EncoderUPlan
+from autoseg.plan.network import EncoderUPlan, HybridPlan
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import ARCHITECTURES
 from planners.architectures.encoder_u import (
@@ -109,3 +109,17 @@ def test_kernels_and_strides_are_those_of_the_topology_and_lower_resolutions_are
     assert [context.name for context in network.contexts] == ["dac", "rmp"]
     (reason,) = (reason for reason in reasons if reason.subject == "encoder")
     assert "left out" in reason.because
+
+
+def test_a_network_for_volumes_alone_is_planned_for_these_and_slices_are_left_out_with_a_reason() -> None:
+    planner = find_planner("default", "h_dense_unet")
+    fingerprint = build_fingerprint((5.0, 0.8, 0.8), (16, 96, 96))
+    plan = planner.plan(fingerprint, MACHINE, measure_cost=find_network_cost)
+    assert set(plan.configurations) == {"3d_fullres"}
+    network = plan.configurations["3d_fullres"].network
+    assert isinstance(network, HybridPlan)
+    assert network.slices.features_per_stage[:3] == (96, 96, 384)
+    assert network.volumes.features_per_stage[:3] == (64, 64, 160)
+    assert network.slices.strides == tuple(stride[1:] for stride in network.volumes.strides)
+    (reason,) = (reason for reason in plan.reasons if reason.subject == "2d")
+    assert "none for slices alone" in reason.because
