@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders.fingerprints import build_fingerprint
+from builders.hosts import build_host
 
 from autoseg.cli.choices import find_planner
 from autoseg.errors import PlanError
@@ -123,3 +124,10 @@ def test_a_network_for_volumes_alone_is_planned_for_these_and_slices_are_left_ou
     assert network.slices.strides == tuple(stride[1:] for stride in network.volumes.strides)
     (reason,) = (reason for reason in plan.reasons if reason.subject == "2d")
     assert "none for slices alone" in reason.because
+
+
+def test_a_plan_by_time_refuses_a_network_for_volumes_alone_where_only_slices_can_be_planned() -> None:
+    planner = find_planner("lite", "h_dense_unet")
+    machine = Machine(accelerator_memory_gb=None, host=build_host())
+    with pytest.raises(PlanError, match=r"none for slices alone; choose another --architecture"):
+        planner.plan(build_fingerprint((1.0, 1.0, 1.0), (1, 256, 320)), machine, measure_cost=find_network_cost)
