@@ -43,7 +43,12 @@ class Planner:
 
     def with_architecture(self, architecture: Architecture) -> "Planner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
-        profile = replace(self.profile, choose_network=architecture.choose_network, topology=architecture.topology)
+        profile = replace(
+            self.profile,
+            choose_network=architecture.choose_network,
+            topology=architecture.topology,
+            without_slices=architecture.without_slices,
+        )
         if self.profile.choose_network != architecture.choose_network:
             profile = replace(profile, calibration=PLAIN_CALIBRATION)
         return replace(self, name=f"{self.name} --architecture {architecture.name}", profile=profile)
@@ -79,7 +84,8 @@ def _choose_configurations(
     dimensionality = choose_dimensionality(dataset, shared.fingerprint.cases, axis_permutation)
     reasons = [record("dimensions", dimensionality, " and ".join(f"{number}D" for number in dimensionality.value))]
     configurations: Configurations = {}
-    missing = explain_missing_pooling(dataset.in_plane, shared.profile.topology)
+    unplanned = shared.profile.without_slices
+    missing = unplanned or explain_missing_pooling(dataset.in_plane, shared.profile.topology)
     if missing is None:
         configurations[SLICES], own = choose_configuration(SLICES, dataset.in_plane, shared=shared)
         reasons.extend(own)
@@ -89,6 +95,9 @@ def _choose_configurations(
         volumes, own = _choose_volume_configurations(dataset, shared, has_slices=missing is None)
         configurations |= volumes
         reasons.extend(own)
+    if not configurations and unplanned is not None:
+        msg = f"no network exists for these images: {unplanned}; choose another --architecture"
+        raise PlanError(msg)
     if not configurations:
         msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
         raise PlanError(msg)

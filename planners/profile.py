@@ -31,6 +31,7 @@ class Profile:
             was not calibrated itself.
         patch_must_fit: The batch with which a patch has to fit into the memory: the smallest allowed one, so that
             the patch grows at the expense of the batch, or the reference batch.
+        without_slices: Why there is no 2D network; None: there is one.
         dataset_fraction_limit: A batch sees at most this share of all voxels of the dataset.
     """
 
@@ -40,3 +41,4 @@ class Profile:
     patch_must_fit: PatchMustFit
     dataset_fraction_limit: float
     topology: TopologyRule = UNET_TOPOLOGY
+    without_slices: str | None = None

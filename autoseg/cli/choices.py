@@ -1,6 +1,7 @@
 """`autoseg planners`, `autoseg architectures`, `autoseg losses`: list what `autoseg plan` can be asked for."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
@@ -10,6 +11,7 @@ from autoseg.errors import OptionError, PlanError
 
 if TYPE_CHECKING:
     from autoseg.workflows.plan.planning import PlannerLike
+    from planners.architectures.architecture import Architecture
 
 Row = TypeVar("Row")
 
@@ -55,24 +57,52 @@ def losses() -> None:
     typer.echo(f"\nNames joined by + are added up; the default is {DEFAULT_LOSS}.")
 
 
-def find_planner(name: str, architecture: str | None = None, *, loss: str = DEFAULT_LOSS) -> "PlannerLike":
+def find_planner(
+    name: str, architecture: str | None = None, *, loss: str = DEFAULT_LOSS, pretrained: Path | None = None
+) -> "PlannerLike":
     """Finds a planner by its name, for the networks of an architecture and with another loss.
 
     Args:
         name: Key of `planners.PLANNERS`.
         architecture: Key of `planners.ARCHITECTURES`; None: the networks that the planner chooses by itself.
         loss: Names of losses, joined by +.
+        pretrained: File of first weights for the encoder of the architecture.
 
     Raises:
-        PlanError: There is no such planner, architecture or loss; the message lists the existing ones.
+        PlanError: There is no such planner, architecture or loss; the message lists the existing ones. Or the file
+            does not fit the architecture.
+        ExchangeError: The file is damaged, or holds anything but weights.
     """
-    from planners import ARCHITECTURES, PLANNERS
+    from planners import PLANNERS
     from planners.losses import LossPlanner
 
     planner = find_row(name, PLANNERS, kind="planner")
-    if architecture is not None:
-        planner = planner.with_architecture(find_row(architecture, ARCHITECTURES, kind="architecture"))
+    if architecture is not None or pretrained is not None:
+        planner = planner.with_architecture(_find_architecture(architecture, pretrained))
     return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
+
+
+def _find_architecture(name: str | None, pretrained: Path | None) -> "Architecture":
+    """Finds an architecture, whose encoders begin with the weights of a file where one is given."""
+    from planners import ARCHITECTURES
+    from planners.architectures.encoder_u import EncoderUProfile
+
+    found = None if name is None else find_row(name, ARCHITECTURES, kind="architecture")
+    if found is not None and pretrained is None:
+        return found
+    profile = None if found is None else found.choose_network
+    if found is None or pretrained is None or not isinstance(profile, EncoderUProfile):
+        able = [row for row, other in ARCHITECTURES.items() if isinstance(other.choose_network, EncoderUProfile)]
+        chosen = "none was chosen" if name is None else f"{name} has none"
+        msg = (
+            f"--pretrained needs an --architecture with an encoder of which others publish weights, and {chosen}; "
+            f"choose one of: {', '.join(able)}"
+        )
+        raise PlanError(msg)
+    from autoseg.networks.pretrained import describe_pretrained
+
+    described = describe_pretrained(pretrained, profile.build_published())
+    return replace(found, choose_network=profile.with_pretrained(described))
 
 
 def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:

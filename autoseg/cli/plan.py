@@ -39,6 +39,14 @@ def plan(
             help="Network of the literature; `autoseg architectures` lists them.  [default: the planner's own]",
         ),
     ] = None,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights for the encoder of --architecture, in torchvision's form (.pth, .safetensors).  "
+            "[default: random]",
+        ),
+    ] = None,
     loss: Annotated[
         str,
         typer.Option(autocompletion=complete_loss, help="Loss, or several joined by +; `autoseg losses` lists them."),
@@ -85,7 +93,7 @@ def plan(
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_cpu, plan_dataset
     from autoseg.workflows.plan.splitting import SplitRequest
 
-    chosen = find_planner(planner, architecture, loss=loss)
+    chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained)
     request = PlanRequest(
         planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),

@@ -29,6 +29,7 @@ from autoseg.exchange.archives import MODE_SHIFT, unpack_archive
 from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.network import EncoderUPlan
 from autoseg.plan.values import ConfigurationName
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
 from autoseg.untrusted.json_reading import read_json
@@ -150,7 +151,16 @@ def write_model_file(path: Path, *, overwrite: bool) -> Iterator[ModelFileWriter
 def extract_shared_plan(plan: Plan, configurations: Mapping[str, ConfigurationPlan]) -> Plan:
     """Returns the part of a plan that prediction needs, for some configurations."""
     fields = {name: getattr(plan, name) for name in SHARED_PLAN_FIELDS}
-    return Plan(**fields, budget_seconds=None, configurations=dict(configurations), reasons=())
+    shared = {name: _forget_path(configuration) for name, configuration in configurations.items()}
+    return Plan(**fields, budget_seconds=None, configurations=shared, reasons=())
+
+
+def _forget_path(configuration: ConfigurationPlan) -> ConfigurationPlan:
+    """Removes the file of pretrained weights, which only training reads."""
+    network = configuration.network
+    if not isinstance(network, EncoderUPlan):
+        return configuration
+    return configuration.model_copy(update={"network": network.model_copy(update={"pretrained": None})})
 
 
 def is_model_file(path: Path) -> bool:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from autoseg.errors import ExchangeError
-from autoseg.exchange.safe_unpickling import read_checkpoint_safely
-from autoseg.networks.weights import WEIGHT_DTYPES
+from autoseg.networks.safe_unpickling import find_storage_problem, read_checkpoint_safely
 from autoseg.plan.values import LONGEST_TRAINING
 
 MOST_AXES: Final = 3
@@ -85,7 +84,7 @@ def _get_weights(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             msg = f"{path}: network_weights must map names to tensors, found {name!r}: {type(tensor).__name__}"
             raise ExchangeError(msg)
-        problem = _find_storage_problem(tensor)
+        problem = find_storage_problem(tensor)
         if problem is not None:
             msg = f"{path}: the weights {name:.200} {problem}; no checkpoint of nnU-Net holds such, so it is refused"
             raise ExchangeError(msg)
@@ -112,16 +111,6 @@ def _check_repetitions(weights: Mapping[str, Tensor], path: Path) -> None:
             f"of memory; no checkpoint of nnU-Net does so, and it is refused"
         )
         raise ExchangeError(msg)
-
-
-def _find_storage_problem(tensor: Tensor) -> str | None:
-    """Finds what a pickle can make of a few bytes: tensors without memory, or of more elements than were stored."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in WEIGHT_DTYPES:
-        return f"are {tensor.dtype} on {tensor.device.type} ({tensor.layout}), expected floating-point numbers"
-    needed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
-    if needed > stored:
-        return f"have {needed} bytes in the shape {tuple(tensor.shape)}, but only {stored} bytes were stored"
-    return None
 
 
 def _get_axes(axes: object, path: Path) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks.families import build_network
+from autoseg.networks.pretrained import load_pretrained
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import adapt_threads
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, build_batch_part, replicate
@@ -42,18 +43,25 @@ def build_learner(
     dtype: DtypeName = "float32",
     process_group: ProcessGroup = SINGLE_PROCESS,
     execution: TrainingExecution | None = None,
+    with_pretrained: bool = False,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
     Args:
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
+        with_pretrained: Whether an encoder begins with the weights of the file in the plan, if there is one.
 
     Raises:
         TrainingError: The batch cannot be divided among the processes.
+        PlanError: The file of pretrained weights is missing, has changed or does not fit.
+        ExchangeError: It is damaged.
     """
     execution = execution or find_execution(plan.dimensions, device, dtype)
     generator = torch.Generator().manual_seed(seed)
-    network = build_network(plan.network, generator).to(device)
+    network = build_network(plan.network, generator)
+    if with_pretrained:
+        load_pretrained(network)
+    network = network.to(device)
     arrange_weights(network, execution.memory_format)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)

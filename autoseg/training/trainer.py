@@ -98,9 +98,10 @@ def train(
             expected_epoch_seconds = estimate_epoch_seconds(schedule, times)
         schedule = options.process_group.share(schedule)
         yield first
+        learner = _build_learner(plan, data.labels, options, execution, with_pretrained=start.checkpoint is None)
         loop = TrainingLoop(
             plan=training,
-            state=LoopState(learner=build(execution), identity=identity, schedule=schedule),
+            state=LoopState(learner=learner, identity=identity, schedule=schedule),
             output=output,
             options=options,
             expected_epoch_seconds=expected_epoch_seconds,
@@ -118,7 +119,12 @@ def train(
 
 
 def _build_learner(
-    plan: ConfigurationPlan, labels: LabelScheme, options: TrainingOptions, execution: TrainingExecution
+    plan: ConfigurationPlan,
+    labels: LabelScheme,
+    options: TrainingOptions,
+    execution: TrainingExecution,
+    *,
+    with_pretrained: bool = False,
 ) -> Learner:
     return build_learner(
         plan,
@@ -128,6 +134,7 @@ def _build_learner(
         dtype=options.dtype,
         process_group=options.process_group,
         execution=execution,
+        with_pretrained=with_pretrained,
     )
 
 

@@ -8,7 +8,17 @@ from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
 from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
 from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
 from planners.architectures.efficient_unets import MOBILE_UNET, REP_UNET
+from planners.architectures.encoder_u import (
+    CE_NET,
+    DENSENET_161_UNET,
+    RESNET_18_UNET,
+    RESNET_34_UNET,
+    RESNET_50_UNET,
+    RESNET_101_UNET,
+    TERNAUS_NET,
+)
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
+from planners.architectures.hybrid import H_DENSE_UNET
 from planners.architectures.mednext import (
     MEDNEXT_B,
     MEDNEXT_B_K5,
@@ -77,6 +87,14 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         PRIMUS_M,
         PRIMUS_L,
         U_NET_VALID,
+        TERNAUS_NET,
+        CE_NET,
+        RESNET_18_UNET,
+        RESNET_34_UNET,
+        RESNET_50_UNET,
+        RESNET_101_UNET,
+        DENSENET_161_UNET,
+        H_DENSE_UNET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

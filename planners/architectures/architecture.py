@@ -56,6 +56,7 @@ class Architecture:
         choose_network: The network for a topology.
         topology: Rule for dividing the patch.
         published: The networks of the paper.
+        without_slices: Why there is no 2D network; None: there is one.
     """
 
     name: str
@@ -65,3 +66,4 @@ class Architecture:
     choose_network: ChooseArchitecture
     topology: TopologyRule = UNET_TOPOLOGY
     published: tuple[PublishedNetwork, ...] = ()
+    without_slices: str | None = None

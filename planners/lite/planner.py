@@ -70,9 +70,11 @@ class LitePlanner:
         if missing is not None:
             msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
             raise PlanError(msg)
+        self._check_slices(name)
         candidate = choose_candidate(dataset, situation)
         if name == FULL_RESOLUTION and candidate.value.topology.patch_voxels[0] == 1:
             name, dataset = SLICES, dataset.in_plane  # a patch of one slice sees no more than a 2D network
+            self._check_slices(name)
             candidate = choose_candidate(dataset, situation)
         if candidate.value.dataset != dataset and name == FULL_RESOLUTION:
             name = LOW_RESOLUTION
@@ -87,6 +89,12 @@ class LitePlanner:
             reasons=(explain_budget(machine, machine.host), needed, *reasons),
             budget_seconds=find_budget(machine),
         )
+
+    def _check_slices(self, name: str) -> None:
+        reason = None if self.architecture is None else self.architecture.without_slices
+        if name == SLICES and reason is not None:
+            msg = f"no network exists for these images: {reason}; choose another --architecture"
+            raise PlanError(msg)
 
 
 def _choose_dimensions(common: CommonDecisions, rule: TopologyRule) -> tuple[str, ResampledDataset]:

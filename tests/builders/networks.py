@@ -113,6 +113,16 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "drop_path": 0.2,
         "decoder_features": (8,),
     },
+    "encoder_u": {
+        **COMMON,
+        "encoder": {"name": "vgg"},
+        "blocks_per_stage": (1, 2, 0),
+        "decoder": "convolution",
+        "decoder_features_per_stage": (4, 3),
+        "contexts": (),
+        "layers": {"normalization": "instance", "activation": "relu"},
+    },
+    "hybrid_2d_3d": {"input_channels": 2, "output_channels": 3},
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -201,6 +211,28 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
         },
     ),
     ("unext", "without convolutions", {"token_stages": 2}),
+    (
+        "encoder_u",
+        "with a ResNet",
+        {
+            "encoder": {"name": "resnet", "block": "basic"},
+            "blocks_per_stage": (0, 0, 2),
+            "decoder": "bottleneck",
+            "decoder_features_per_stage": (8, 4),
+            "contexts": ({"name": "rmp", "kernels": (2,)},),
+            "layers": {"normalization": "batch", "activation": "relu"},
+        },
+    ),
+    (
+        "encoder_u",
+        "with a DenseNet",
+        {
+            "encoder": {"name": "densenet", "growth": 2},
+            "features_per_stage": (4, 4, 8),
+            "blocks_per_stage": (0, 0, 2),
+            "layers": {"normalization": "none", "activation": "relu"},
+        },
+    ),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
@@ -217,11 +249,30 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+def build_hybrid_fields(dimensions: int) -> dict[str, Any]:
+    """Two branches of two stages each."""
+    cut = {"features_per_stage": (4, 8), "blocks_per_stage": (1, 2), "decoder_features_per_stage": (3,)}
+    slices, volumes = (
+        {**COMMON, **FAMILIES["encoder_u"], **cut, "dimensions": axes}
+        | {name: extents[:2] for name, extents in SPACE[axes].items()}
+        for axes in (2, 3)
+    )
+    return {
+        "family": "hybrid_2d_3d",
+        "dimensions": dimensions,
+        **FAMILIES["hybrid_2d_3d"],
+        "slices": slices,
+        "volumes": volumes,
+    }
+
+
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
     small = SMALL_NETWORKS[name]
     space = TOKENS if small["family"] == "plain_transformer" else SPACE
     fields = {"dimensions": dimensions, **space[dimensions], **small}
+    if fields["family"] == "hybrid_2d_3d":
+        fields = build_hybrid_fields(dimensions)
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

@@ -26,8 +26,8 @@ EXPECTED_FLAGS = {
     "init": {"--images", "--labels", "--workers", "--overwrite"},
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
-        "--run", "--planner", "--architecture", "--loss", "--memory-gb", "--budget", "--configuration", "--group-by",
-        "--splits",        "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
+        "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
+        "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
     },
     "preprocess": {"--configuration", "--workers"},
     "train": {

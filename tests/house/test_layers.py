@@ -74,7 +74,7 @@ def test_nothing_is_pickled_except_for_other_tools() -> None:
 
 
 def test_pickles_of_others_are_read_by_the_restricted_reader() -> None:
-    text = (ROOT / "autoseg" / "exchange" / "safe_unpickling.py").read_text(encoding="utf-8")
+    text = (ROOT / "autoseg" / "networks" / "safe_unpickling.py").read_text(encoding="utf-8")
     assert text.count("torch.load(") == text.count("weights_only=True)") == 1
 
 

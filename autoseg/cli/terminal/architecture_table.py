@@ -52,6 +52,8 @@ def print_costs(
     for heading in COST_HEADINGS if is_measured else COST_HEADINGS[:-1]:
         table.add_column(heading, justify="left" if heading == COST_HEADINGS[0] else "right")
     for each, architecture in architectures.items():
+        if configuration.dimensions == 2 and architecture.without_slices is not None:
+            continue
         network, voxels = choose_for_patch(architecture, configuration)
         if any(extent <= 2 * margin for extent, margin in zip(voxels, network.margin_voxels, strict=True)):
             table.add_row(each, "patch too small")

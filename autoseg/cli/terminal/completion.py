@@ -56,6 +56,14 @@ ARCHITECTURES = (
     "primus_m",
     "primus_l",
     "u_net_valid",
+    "ternaus_net",
+    "ce_net",
+    "resnet18_unet",
+    "resnet34_unet",
+    "resnet50_unet",
+    "resnet101_unet",
+    "densenet161_unet",
+    "h_dense_unet",
 )
 LOSSES = (
     "dice",

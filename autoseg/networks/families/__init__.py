@@ -6,7 +6,9 @@ import torch
 
 from autoseg.networks.families.additive_u import AdditiveUNetwork
 from autoseg.networks.families.dilated import DilatedNetwork
+from autoseg.networks.families.encoder_u import EncoderUNetwork
 from autoseg.networks.families.fcn import Fcn
+from autoseg.networks.families.hybrid import HybridNetwork
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_transformer import PlainTransformer
@@ -28,6 +30,8 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "additive_u": AdditiveUNetwork,
     "unext": UNextNetwork,
     "plain_transformer": PlainTransformer,
+    "encoder_u": EncoderUNetwork,
+    "hybrid_2d_3d": HybridNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

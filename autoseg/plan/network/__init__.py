@@ -5,7 +5,9 @@ from typing import Final
 from autoseg.plan.network.additive_u import AdditiveUPlan
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
 from autoseg.plan.network.dilated import DilatedPlan
+from autoseg.plan.network.encoder_u import EncoderUPlan
 from autoseg.plan.network.fcn import FcnPlan
+from autoseg.plan.network.hybrid import HybridPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.plain_transformer import PlainTransformerPlan
@@ -17,7 +19,9 @@ __all__ = [
     "NETWORK_PLANS",
     "AdditiveUPlan",
     "DilatedPlan",
+    "EncoderUPlan",
     "FcnPlan",
+    "HybridPlan",
     "NestedUPlan",
     "NetworkPlan",
     "ParallelPlan",
@@ -42,4 +46,6 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "additive_u": AdditiveUPlan,
     "unext": UNextPlan,
     "plain_transformer": PlainTransformerPlan,
+    "encoder_u": EncoderUPlan,
+    "hybrid_2d_3d": HybridPlan,
 }

@@ -57,6 +57,15 @@ def test_a_network_whose_margins_leave_nothing_of_the_patch_is_listed_as_such(
     assert read_rows(capsys.readouterr().out) == {"u_net_valid": ["patch too small", ""]}
 
 
+def test_networks_for_volumes_alone_are_left_out_of_the_costs_of_a_run_in_2d(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("planners.ARCHITECTURES", {name: ARCHITECTURES[name] for name in ("u_net", "h_dense_unet")})
+    write_document(RunFolder(tmp_path).plan, build_plan({"2d": build_configuration((32, 32), data_of="2d")}))
+    architectures(tmp_path)
+    assert list(read_rows(capsys.readouterr().out)) == ["u_net"]
+
+
 def test_a_time_needs_a_run() -> None:
     with pytest.raises(OptionError, match="--measure needs a run"):
         architectures(measure=True)

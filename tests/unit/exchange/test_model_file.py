@@ -15,7 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from builders.networks import build_small_network_plan
 from builders.nnunet_models import build_foreign_configuration, build_foreign_plans, write_foreign_model
+from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 from builders.selections import build_selection
 from builders.volumes import save_nifti
@@ -32,7 +34,7 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import ExchangeError, PredictionError, RunError, SelectionError
 from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
-from autoseg.exchange.model_file import ModelRecord
+from autoseg.exchange.model_file import ModelRecord, extract_shared_plan
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan, Reason
 from autoseg.postprocessing.rules import LargestComponent, MinimumSize
@@ -361,6 +363,19 @@ def test_no_name_in_a_run_reaches_the_file(run: Path, tmp_path: Path, select: Bu
     assert record.configurations["2d"].scores.classes["1"]["Dice"].mean == 0.75
     assert record.selected is not None
     assert set(record.selected.classes) == {"1"}
+
+
+def test_a_shared_plan_does_not_say_where_pretrained_weights_lay() -> None:
+    network = build_small_network_plan(
+        "encoder_u", 2, input_channels=1, pretrained={"path": f"/home/{SECRET}", "sha256": "0" * 64}
+    )
+    configuration = build_configuration((16, 16), data_of="2d").model_copy(update={"network": network})
+    plan = build_plan({"2d": configuration})
+    shared = extract_shared_plan(plan, plan.configurations)
+    assert SECRET in plan.model_dump_json()
+    assert SECRET not in shared.model_dump_json()
+    without = network.model_copy(update={"pretrained": None})
+    assert shared.configurations["2d"] == configuration.model_copy(update={"network": without})
 
 
 def test_the_card_says_what_a_user_must_know(run: Path, tmp_path: Path, select: Builder) -> None:

@@ -55,6 +55,7 @@ GLOBAL_NETWORKS: Final = {
     "attention scse": "averages over the whole patch",
     "plain_transformer": "attends to the whole patch",
     "additive_u mednext with response normalization": "normalizes by the norm over the whole patch",
+    "hybrid_2d_3d": "has kernels of its own in each branch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 

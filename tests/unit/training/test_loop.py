@@ -19,6 +19,7 @@ from autoseg.training import loop, trainer
 from autoseg.training.budget.pace import Budget, Forecast, StepTimes
 from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.checkpoint import read_checkpoint
+from autoseg.training.monitoring import history_files
 from autoseg.training.monitoring.events import EpochDone, IterationDone
 from autoseg.training.monitoring.progress_picture import write_progress_picture
 from autoseg.training.optimization.schedule import Schedule
@@ -105,7 +106,7 @@ def test_a_training_tells_every_iteration_and_every_epoch(start, tmp_path):
 
 
 def test_a_finished_training_leaves_final_best_log_picture_and_events(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "write_progress_picture", write_progress_picture)
+    monkeypatch.setattr(history_files, "write_progress_picture", write_progress_picture)
     output = FoldFolder(tmp_path / "fold")
     list(start(output.root, epochs=2))
     assert output.final_checkpoint.exists()
@@ -410,7 +411,8 @@ def test_a_full_device_is_reported(start, tmp_path, monkeypatch, error):
         list(start(tmp_path / "fold"))
 
 
-def test_curves_that_cannot_be_written_cost_neither_the_training_nor_a_weight(start, tmp_path):
+def test_curves_that_cannot_be_written_cost_neither_the_training_nor_a_weight(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(history_files, "write_progress_picture", write_progress_picture)
     told = []
     folder, other = FoldFolder(tmp_path / "fold"), FoldFolder(tmp_path / "other")
     folder.root.mkdir()

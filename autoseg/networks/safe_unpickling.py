@@ -5,6 +5,7 @@ containers and numbers, and refuses every other name before anything is called. 
 numpy scalars in their logs; these become placeholders here, so that numpy is not called either.
 """
 
+import struct
 import warnings
 import zipfile
 import zlib
@@ -15,8 +16,10 @@ from pickle import UnpicklingError
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from autoseg.errors import ExchangeError
+from autoseg.networks.weights import WEIGHT_DTYPES
 
 
 class Placeholder:
@@ -42,17 +45,22 @@ HARMLESS_NAMES: Final = (
 PICKLE_NAME: Final = "data.pkl"
 LARGEST_PICKLE_BYTES: Final = 2**26  # without tensors; nnU-Net's have less than 1 MiB
 ZIP_BEGINNING: Final = b"PK\x03\x04"
+LEGACY_BEGINNING: Final = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of PyTorch before 1.6
 ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OSError)
 
 # Errors on damaged or hostile files, whose bytes are taken for pickle instructions.
 READING_ERRORS: Final = (
     UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, EOFError,
-    OSError,
+    OSError, ArithmeticError, MemoryError, struct.error,
 )  # fmt: skip
 
 
-def read_checkpoint_safely(path: Path) -> object:
+def read_checkpoint_safely(path: Path, *, is_legacy_allowed: bool = False) -> object:
     """Reads a file of `torch.save` to the CPU: tensors, containers, strings and numbers.
+
+    Args:
+        path: The file.
+        is_legacy_allowed: Whether it may have the form without a zip file, which has no checksums.
 
     Raises:
         ExchangeError: The file is missing, damaged or of another format, or names anything else. Nothing that it names
@@ -61,13 +69,29 @@ def read_checkpoint_safely(path: Path) -> object:
     if not path.is_file():
         msg = f"no checkpoint at {path}; copy the model folder again"
         raise ExchangeError(msg)
-    _check_zip(path)
+    if not (is_legacy_allowed and _is_legacy(path)):
+        _check_zip(path)
     try:
         with _ignore_warnings(), torch.serialization.safe_globals([(Placeholder, name) for name in HARMLESS_NAMES]):
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except READING_ERRORS as error:
         raise ExchangeError(_describe(path)) from error
     return content
+
+
+def find_storage_problem(tensor: Tensor) -> str | None:
+    """Finds what a pickle can make of a few bytes: tensors without memory, or of more elements than were stored."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in WEIGHT_DTYPES:
+        return f"are {tensor.dtype} on {tensor.device.type} ({tensor.layout}), expected floating-point numbers"
+    needed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if needed > stored:
+        return f"have {needed} bytes in the shape {tuple(tensor.shape)}, but only {stored} bytes were stored"
+    return None
+
+
+def _is_legacy(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(len(LEGACY_BEGINNING)) == LEGACY_BEGINNING
 
 
 def _check_zip(path: Path) -> None:
@@ -135,8 +159,8 @@ def _describe(path: Path) -> str:
             f"file with other tools unless you trust who made it"
         )
     return (
-        f"{path} cannot be read as a checkpoint: it is a whole zip file, but what is in it is not what torch.save "
-        f"writes; nothing was run. Copy it again"
+        f"{path} cannot be read as a checkpoint: its content is not what torch.save writes of weights; nothing was "
+        f"run. Copy it again, and do not open it with other tools unless you trust who made it"
     )
 
 

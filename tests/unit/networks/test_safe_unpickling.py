@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autoseg.errors import ExchangeError
-from autoseg.exchange.safe_unpickling import Placeholder, read_checkpoint_safely
+from autoseg.networks.safe_unpickling import Placeholder, read_checkpoint_safely
 
 
 class Trap:

@@ -1,0 +1,193 @@
+"""First weights of an encoder from a local file in torchvision's form."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from autoseg.errors import PlanError
+from autoseg.files.checksums import compute_sha256
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.encoders import build_encoder
+from autoseg.networks.parts.encoders.encoder import Encoder
+from autoseg.networks.safe_unpickling import find_storage_problem, read_checkpoint_safely
+from autoseg.networks.weights import find_weight_problem
+from autoseg.plan.network.encoder_u import EncoderUPlan, PretrainedPlan
+
+COLOURS: Final = 3
+COUNTER: Final = "num_batches_tracked"  # of a batch normalization; older files have none
+OLD_DENSE_NAME: Final = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.")
+MOST_SHOWN: Final = 5
+
+
+def load_pretrained(network: SegmentationNetwork) -> None:
+    """Replaces the first weights of the encoder by those of the file in the plan; does nothing if there is none.
+
+    Raises:
+        PlanError: The file is missing, has changed since the plan was made, or does not fit.
+        ExchangeError: It is damaged, or holds anything but weights.
+    """
+    plan = network.plan
+    if not isinstance(plan, EncoderUPlan) or plan.pretrained is None:
+        return
+    path = plan.pretrained.path
+    found = hash_pretrained(path)
+    if found != plan.pretrained.sha256:
+        msg = (
+            f"the pretrained weights {path} have changed since the plan was made: expected the SHA-256 "
+            f"{plan.pretrained.sha256}, found {found}; put the file back, or plan again with --pretrained"
+        )
+        raise PlanError(msg)
+    encoder = network.get_submodule("encoder")
+    assert isinstance(encoder, Encoder), "networks of this family have one"
+    encoder.load_state_dict(fit_pretrained(read_pretrained(path), encoder, path), strict=False)
+
+
+def describe_pretrained(path: Path, plan: EncoderUPlan) -> PretrainedPlan:
+    """Describes a file for plans, after it was checked.
+
+    Args:
+        path: The file.
+        plan: The network as published, whose encoder the weights must fit.
+
+    Raises:
+        PlanError: The file is missing or does not fit.
+        ExchangeError: It is damaged, or holds anything but weights.
+    """
+    described = PretrainedPlan(path=path.resolve(), sha256=hash_pretrained(path))
+    with torch.device("meta"):
+        encoder = build_encoder(plan)
+    fit_pretrained(read_pretrained(path), encoder, path)
+    return described
+
+
+def hash_pretrained(path: Path) -> str:
+    """Computes the SHA-256 of a file.
+
+    Raises:
+        PlanError: It is missing or cannot be read.
+    """
+    reason = "it is no file"
+    if path.is_file():
+        try:
+            return compute_sha256(path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    msg = f"the pretrained weights {path} cannot be read ({reason}); put the file there, or plan with another one"
+    raise PlanError(msg)
+
+
+def read_pretrained(path: Path) -> dict[str, Tensor]:
+    """Reads the weights of a .safetensors file, or of one of `torch.save`, of which nothing is executed.
+
+    Raises:
+        PlanError: It holds anything but tensors by name.
+        ExchangeError: It is damaged or names anything but weights.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            content: object = load_file(path)
+        except (SafetensorError, OSError) as error:
+            msg = f"the pretrained weights {path} cannot be read ({error}); copy the file again"
+            raise PlanError(msg) from error
+    else:
+        content = read_checkpoint_safely(path, is_legacy_allowed=True)
+    if not isinstance(content, Mapping):
+        msg = f"{path} holds no weights by name: expected a dictionary of tensors, found {type(content).__name__}"
+        raise PlanError(msg)
+    return dict(_list_weights(content, path))
+
+
+def _list_weights(content: Mapping[object, object], path: Path) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            msg = (
+                f"{path} must hold tensors by name, as torchvision's files do; found {name!s:.80}: "
+                f"{type(tensor).__name__}"
+            )
+            raise PlanError(msg)
+        if name.endswith(COUNTER):
+            continue
+        problem = find_storage_problem(tensor)
+        if problem is not None:
+            msg = f"{path}: the weights {name:.200} {problem}"
+            raise PlanError(msg)
+        yield OLD_DENSE_NAME.sub(r"\1\2.", name), tensor
+
+
+def fit_pretrained(weights: Mapping[str, Tensor], encoder: Encoder, path: Path) -> dict[str, Tensor]:
+    """Fits weights of torchvision's names to an encoder: to its channels, dimensions and flat kernels.
+
+    Args:
+        weights: By torchvision's names.
+        encoder: It may lie on the meta device.
+        path: Of the file, for messages.
+
+    Raises:
+        PlanError: A tensor is missing, has another shape, is not finite, or belongs to another network.
+    """
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.endswith(COUNTER)}
+    names = {name: encoder.find_published_name(name) for name in state}
+    problems = [f"expected {name}, found none" for name in names.values() if name not in weights]
+    unknown = sorted(set(weights) - set(names.values()))
+    problems += [f"found {name}, expected none" for name in unknown if not encoder.is_left_out(name)]
+    first = next(iter(state))
+    fitted = {}
+    for name, published in names.items():
+        if published not in weights:
+            continue
+        found, shape = weights[published], state[name].shape
+        if name == first and found.ndim > 1 and found.shape[1] == COLOURS:
+            found = adapt_channels(found, shape[1])
+        fitted[name] = adapt_kernel(found, shape)
+        if fitted[name].shape != shape:
+            problems.append(f"{published}: expected the shape {tuple(shape)}, found {tuple(weights[published].shape)}")
+    problem = find_weight_problem(weights, {})
+    if problem is not None:
+        problems.append(problem)
+    if problems:
+        more = f"; and {len(problems) - MOST_SHOWN} more" if len(problems) > MOST_SHOWN else ""
+        msg = (
+            f"the pretrained weights {path} do not fit the encoder {encoder.plan.encoder.name}: "
+            f"{'; '.join(problems[:MOST_SHOWN])}{more}; choose the file of the same network in torchvision's form, or "
+            f"another --architecture"
+        )
+        raise PlanError(msg)
+    return fitted
+
+
+def adapt_channels(
+    weight: Float[Tensor, "features colours ..."], channels: int
+) -> Float[Tensor, "features channels ..."]:
+    """Adapts the kernels for colour images to any number of channels.
+
+    If all channels are equal, the response is that to the colour image of three such channels. Three channels are
+    taken for red, green and blue.
+    """
+    if channels == COLOURS:
+        return weight
+    mean = weight.sum(dim=1, keepdim=True) / channels
+    return mean.expand(-1, channels, *weight.shape[2:])
+
+
+def adapt_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Adapts the extents of a kernel; where that is not possible, the shape stays another one.
+
+    A kernel for images is repeated along the first axis of volumes and divided by the number of repetitions, so that a
+    volume that does not change along this axis gives the response of its slices (Carreira and Zisserman 2017,
+    arXiv:1705.07750). Where the encoder's kernel has one voxel along an axis, and more along others, the sum is taken.
+    """
+    if weight.ndim == len(shape) - 1 == 4:
+        weight = weight[:, :, None].expand(-1, -1, shape[2], -1, -1) / shape[2]
+    if weight.ndim != len(shape) or all(extent == 1 for extent in shape[2:]):
+        return weight
+    for axis in range(2, weight.ndim):
+        if shape[axis] == 1:
+            weight = weight.sum(dim=axis, keepdim=True)
+    return weight
