@@ -125,9 +125,9 @@ def fit_pretrained(weights: Mapping[str, Tensor], encoder: Encoder, path: Path) 
     """Fits weights of torchvision's names to an encoder: to its channels, dimensions and flat kernels.
 
     Args:
-        weights: By torchvision's names.
+        weights: Weights by the names of torchvision.
         encoder: It may lie on the meta device.
-        path: Of the file, for messages.
+        path: Path of the file, for messages.
 
     Raises:
         PlanError: A tensor is missing, has another shape, is not finite, or belongs to another network.

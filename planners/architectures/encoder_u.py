@@ -32,11 +32,11 @@ class EncoderUProfile:
     Attributes:
         name: Name of the encoder in the literature.
         encoder: Kind of the encoder.
-        features: Of each of its stages.
-        blocks: Of each of its stages.
-        decoder: As in the plan.
+        features: Features of each of its stages.
+        blocks: Blocks of each of its stages.
+        decoder: Decoder, by its name in the plan.
         contexts: Modules at the bottleneck.
-        normalization: As published, for the weights of others.
+        normalization: Normalization as published, for the weights of others.
         pretrained: Weights with which training begins.
     """
 

@@ -149,7 +149,7 @@ def build_enlargement(
     """Builds a transposed convolution with normalization and activation; its patches leave no gaps.
 
     Args:
-        channels: Before and after it.
+        channels: Channels before and after it.
         kernel: Extents; where these are smaller than the stride, the stride.
         stride: Ratio of the resolutions.
         layers: Normalization and activation.

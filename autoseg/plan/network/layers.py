@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autoseg.document import Part
-from autoseg.plan.values import MOST_STAGES, Positive
+from autoseg.plan.values import MOST_STAGES, ChannelCount, Positive
 
 Normalization = Literal["instance", "batch", "group", "layer", "none"]
 Activation = Literal["leaky_relu", "relu", "prelu", "elu", "gelu", "silu"]
 Downsampling = Literal["strided", "strided_wide", "max_pool", "average_pool"]
 Upsampling = Literal["transposed", "transposed_wide", "linear", "linear_convolution", "nearest_convolution"]
 OutputWeights = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MOST_STAGES)]
+DecoderFeatures = Annotated[tuple[ChannelCount, ...], Field(max_length=MOST_STAGES)]
 
 
 class LayerPlan(Part):

@@ -12,13 +12,12 @@ from autoseg.plan.network.attentions import ATTENTION_PLANS, AttentionPlan
 from autoseg.plan.network.base import StagedNetworkPlan
 from autoseg.plan.network.blocks import BLOCK_PLANS, BlockPlan
 from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
-from autoseg.plan.network.layers import Downsampling, LayerPlan, OutputWeights, Upsampling
+from autoseg.plan.network.layers import DecoderFeatures, Downsampling, LayerPlan, OutputWeights, Upsampling
 from autoseg.plan.network.skips import SKIP_PLANS, SkipPlan
-from autoseg.plan.values import MOST_STAGES, BlockCounts, ChannelCount
+from autoseg.plan.values import BlockCounts
 
 Padding = Literal["same", "valid"]
 Supervision = Literal["own_resolution", "full_resolution", "fused"]
-DecoderFeatures = Annotated[tuple[ChannelCount, ...], Field(max_length=MOST_STAGES)]
 
 
 class UShapedPlan(StagedNetworkPlan):

@@ -4,8 +4,8 @@ from typing import Final
 
 from torch import nn
 
+from autoseg.networks.blocks import MAXIMUM_POOLINGS
 from autoseg.networks.parts.layers import Layer
-from autoseg.networks.parts.resampling import MAXIMUM_POOLINGS
 from autoseg.plan.network.encoder_u import EncoderUPlan
 
 STEM_KERNEL: Final = 7
