@@ -1,5 +1,7 @@
 """What holds for the plan of every architecture, with every planner."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from builders.fingerprints import build_fingerprint
@@ -129,3 +131,18 @@ def test_u2_net_trains_seven_outputs_of_the_full_resolution_and_predicts_one() -
         assert network.output_weights == pytest.approx((1 / 7,) * 7)
         with network.single_output():
             assert len(network(image)) == 1
+
+
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "architectures.md"
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the sources: pages are not installed")
+def test_the_page_lists_every_published_network_with_its_size() -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    listed = {
+        (name.strip(" `"), size)
+        for name, _, size, *_ in (row.strip("|").split(" | ") for row in rows if row.count("|") > 5)
+    }
+    published = {(name, each.parameter_count) for name, row in ARCHITECTURES.items() for each in row.published}
+    assert len(published) > 20
+    assert listed == {(name, f"{count:,}") for name, count in published}
