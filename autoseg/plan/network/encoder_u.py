@@ -14,9 +14,9 @@ from autoseg.document import OneOf, Part
 from autoseg.plan.network.base import StagedNetworkPlan
 from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
 from autoseg.plan.network.layers import LayerPlan
-from autoseg.plan.network.u_shaped import DecoderFeatures
 from autoseg.plan.values import MOST_BLOCKS, MOST_STAGES, ChannelCount
 
+DecoderFeatures = Annotated[tuple[ChannelCount, ...], Field(max_length=MOST_STAGES)]
 EncoderDepths = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST_BLOCKS)], ...], Field(max_length=MOST_STAGES)]
 
 
