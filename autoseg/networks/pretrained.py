@@ -18,12 +18,32 @@ from autoseg.networks.parts.encoders import build_encoder
 from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.safe_unpickling import find_storage_problem, read_checkpoint_safely
 from autoseg.networks.weights import find_weight_problem
+from autoseg.plan.network.base import NetworkPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan, PretrainedPlan
 
 COLOURS: Final = 3
 COUNTER: Final = "num_batches_tracked"  # of a batch normalization; older files have none
 OLD_DENSE_NAME: Final = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.")
 MOST_SHOWN: Final = 5
+
+
+def check_pretrained(plan: NetworkPlan) -> Path | None:
+    """Checks that the file of first weights is the one that was planned; returns its path, None if none was planned.
+
+    Raises:
+        PlanError: The file is missing, or has changed since the plan was made.
+    """
+    if not isinstance(plan, EncoderUPlan) or plan.pretrained is None:
+        return None
+    path = plan.pretrained.path
+    found = hash_pretrained(path)
+    if found != plan.pretrained.sha256:
+        msg = (
+            f"the pretrained weights {path} have changed since the plan was made: expected the SHA-256 "
+            f"{plan.pretrained.sha256}, found {found}; put the file back, or plan again with --pretrained"
+        )
+        raise PlanError(msg)
+    return path
 
 
 def load_pretrained(network: SegmentationNetwork) -> None:
@@ -33,17 +53,9 @@ def load_pretrained(network: SegmentationNetwork) -> None:
         PlanError: The file is missing, has changed since the plan was made, or does not fit.
         ExchangeError: It is damaged, or holds anything but weights.
     """
-    plan = network.plan
-    if not isinstance(plan, EncoderUPlan) or plan.pretrained is None:
+    path = check_pretrained(network.plan)
+    if path is None:
         return
-    path = plan.pretrained.path
-    found = hash_pretrained(path)
-    if found != plan.pretrained.sha256:
-        msg = (
-            f"the pretrained weights {path} have changed since the plan was made: expected the SHA-256 "
-            f"{plan.pretrained.sha256}, found {found}; put the file back, or plan again with --pretrained"
-        )
-        raise PlanError(msg)
     encoder = network.get_submodule("encoder")
     assert isinstance(encoder, Encoder), "networks of this family have one"
     encoder.load_state_dict(fit_pretrained(read_pretrained(path), encoder, path), strict=False)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from autoseg.labels import LabelScheme
+from autoseg.networks.pretrained import check_pretrained
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
@@ -55,6 +56,8 @@ def train(
         TrainingError: The checkpoint does not belong to this training, the loss is lost, or a worker has died.
         DeviceError: The device's memory does not hold the network and a batch.
         RunError: A preprocessed case is missing or damaged, or the disk is full.
+        PlanError: The file of pretrained weights is missing, has changed, or does not fit.
+        ExchangeError: That file is damaged.
     """
     assert (data.previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
     identity = identify_training(plan, data, seed=options.seed)
@@ -62,6 +65,8 @@ def train(
         start = find_start(output, identity, options.length)
     if start is None:
         return
+    if start.checkpoint is None:
+        check_pretrained(plan.network)
     select_kernels(options.device, deterministic=options.deterministic)
     with translate_memory_errors(options.device, purpose=WHAT_NEEDS_MEMORY, advice=ADVICE), translate_worker_crashes():
         source = build_source(

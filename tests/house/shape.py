@@ -24,6 +24,7 @@ TABLES: Final = (
     "autoseg/networks/parts/attentions",
     "autoseg/networks/parts/blocks",
     "autoseg/networks/parts/contexts",
+    "autoseg/networks/parts/encoders",
     "autoseg/networks/parts/skips",
     "autoseg/plan/network",
     "autoseg/training/augmentation",

@@ -92,10 +92,10 @@ def test_a_training_reads_the_file_at_its_start_and_not_when_it_is_resumed(
     assert [event.record.epoch for event in start() if isinstance(event, EpochDone)] == [1]
 
 
-def test_a_training_without_its_file_does_not_start(
+def test_a_training_without_its_file_is_refused_before_anything_is_measured(
     configuration: ConfigurationPlan, training_data, weights: Path, tmp_path: Path
 ) -> None:
     weights.unlink()
     options = TrainingOptions(device=CPU, seed=0, workers=0)
     with pytest.raises(PlanError, match="cannot be read"):
-        list(train(configuration, training_data, output=FoldFolder(tmp_path / "fold"), options=options))
+        next(train(configuration, training_data, output=FoldFolder(tmp_path / "fold"), options=options))
