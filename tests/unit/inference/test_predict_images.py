@@ -80,9 +80,9 @@ def test_overlapping_stages_write_what_one_image_after_the_other_gives(run, imag
 def test_weights_are_read_once_for_all_images(run, images, monkeypatch):
     paths = []
 
-    def watch(path):
+    def watch(path, wanted):
         paths.append(path)
-        return read_weights(path)
+        return read_weights(path, wanted)
 
     monkeypatch.setattr(model, "read_weights", watch)
     assert predict(run, images)[1].written == 4
