@@ -23,6 +23,7 @@ from autoseg.geometry import Grid
 from autoseg.inference import model as inference
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan import Plan
+from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.processes import case_pool
@@ -257,7 +258,9 @@ def test_predict_uses_the_pruned_network_and_never_continues_what_the_whole_one_
 ) -> None:
     assert segment(pruned.root, images, tmp_path / "out") == {LIVER}
     assert read_document(tmp_path / "out" / "prediction.json", PredictionRecord).pruned_depth == 1
-    assert read_document(tmp_path / "out" / "plan.json", Plan).configurations["2d"].network.describe()["depth"] == "1"
+    network = read_document(tmp_path / "out" / "plan.json", Plan).configurations["2d"].network
+    assert isinstance(network, NestedUPlan)
+    assert network.depth == 1
     assert segment(pruned.root, images, tmp_path / "whole", configuration="2d") == {TUMOUR}
     with pytest.raises(RunError, match="pruned_depth: 1 there, None now"):
         segment(pruned.root, images, tmp_path / "out", configuration="2d", overwrite=False)
