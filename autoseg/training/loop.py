@@ -25,6 +25,7 @@ from autoseg.training.checkpoint import (
     write_resumable_checkpoint,
 )
 from autoseg.training.data.batch import Batch
+from autoseg.training.data.randomness import seed_network
 from autoseg.training.loop_state import LoopState, Start
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, write_training_log
@@ -265,7 +266,9 @@ class TrainingLoop:
         for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
             self.state.learner.set_learning_rate(self._compute_rate(epoch, iteration))
             self._set_progress(epoch, iteration)
-            losses.append(run_training_step(self.state.learner, timer.take(batches)))
+            batch, rank = timer.take(batches), self.options.process_group.rank
+            seed_network(self.options.seed, epoch=epoch, iteration=iteration, rank=rank)
+            losses.append(run_training_step(self.state.learner, batch))
             self._check_loss(losses[-1], epoch, iteration)
             if self._is_partial_saving_due():
                 with timer.paused():
