@@ -16,6 +16,7 @@ import numpy as np
 Choice = TypeVar("Choice")
 Stream = Literal["training", "validation"]
 STREAM_NUMBERS: Final[dict[Stream, int]] = {"training": 0, "validation": 1}
+NETWORK_NUMBER: Final = 2  # of the stream of the numbers that networks draw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,19 @@ class BatchKey:
 def derive_seeds(seed: int, key: BatchKey, index: int) -> np.random.SeedSequence:
     """Derives the seeds of all randomness of sample `index` of a batch."""
     return np.random.SeedSequence((seed, STREAM_NUMBERS[key.stream], key.epoch, key.iteration, index))
+
+
+def derive_network_seed(seed: int, *, epoch: int, iteration: int, rank: int) -> int:
+    """Derives the seed of the numbers that a network draws in an iteration of training (dropout, stochastic depth).
+
+    Args:
+        seed: Seed of the training.
+        epoch: Epoch of the iteration.
+        iteration: Its index in the epoch.
+        rank: Index of the process among those that train together, each of which has other samples.
+    """
+    seeds = np.random.SeedSequence((seed, NETWORK_NUMBER, epoch, iteration, rank))
+    return int(seeds.generate_state(1, np.uint64)[0])
 
 
 @contextmanager

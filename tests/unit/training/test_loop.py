@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.networks import build_small_network_plan
 from builders.progress import Notes, skip_drawing
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -687,6 +688,22 @@ def test_a_training_with_other_values_is_resumed_bit_for_bit(start, tmp_path, ch
     if "schedule" in changes:
         rates = [record["learning_rate"] for record in read_log(parts)]
         assert rates[1:3] == pytest.approx([0.01, 0.001])  # the first epoch is the best so far, the second is not
+
+
+DROPPING = {"input_channels": 1, "output_channels": 2}
+
+
+def test_a_network_with_dropout_is_resumed_bit_for_bit(start, plan_configuration, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    plan = plan_configuration(epochs=2)
+    plan = plan.model_copy(update={"network": build_small_network_plan("u_shaped", 2, dropout=0.5, **DROPPING)})
+    list(start(whole, plan=plan))
+    stop_after_iteration(start(parts, plan=plan, options={"seconds_between_partial_checkpoints": ALWAYS}), 1, 1)
+    torch.manual_seed(1)  # as in another process, which drew other numbers before
+    list(start(parts, plan=plan))
+    expected, found = map(read_final, (whole, parts))
+    assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+    assert drop_times(read_log(whole)) == drop_times(read_log(parts))
 
 
 def test_a_training_in_bfloat16_learns_and_differs(start, tmp_path):
