@@ -83,7 +83,10 @@ def find_planner(
 
 
 def _find_architecture(name: str | None, pretrained: Path | None) -> "Architecture":
-    """Finds an architecture, whose encoders begin with the weights of a file where one is given."""
+    """Finds an architecture, whose encoders begin with the weights of a file where one is given.
+
+    Its name then says which file, so that a run with other first weights is not continued.
+    """
     from planners import ARCHITECTURES
     from planners.architectures.encoder_u import EncoderUProfile
 
@@ -102,7 +105,8 @@ def _find_architecture(name: str | None, pretrained: Path | None) -> "Architectu
     from autoseg.networks.pretrained import describe_pretrained
 
     described = describe_pretrained(pretrained, profile.build_published())
-    return replace(found, choose_network=profile.with_pretrained(described))
+    name = f"{found.name} --pretrained {pretrained.name}#{described.sha256:.8}"
+    return replace(found, name=name, choose_network=profile.with_pretrained(described))
 
 
 def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:

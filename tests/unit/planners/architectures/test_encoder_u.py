@@ -70,6 +70,7 @@ def test_a_plan_says_which_file_its_encoder_begins_with_and_why_its_layers_are_o
     (reason,) = (reason for reason in plan.reasons if reason.subject == "2d: first weights of the encoder")
     assert str(weights.resolve()) in reason.value
     assert network.pretrained.sha256 in reason.because
+    assert plan.planner == f"default --architecture ternaus_net --pretrained vgg11.pth#{network.pretrained.sha256:.8}"
 
 
 def choose(profile: EncoderUProfile, width: int) -> EncoderUPlan:
