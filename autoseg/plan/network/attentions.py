@@ -24,7 +24,7 @@ class SqueezeExcitationPlan(AttentionPlan):
     """A weight per channel, from its mean (squeeze and excitation, Hu et al. 2018, arXiv:1709.01507).
 
     Attributes:
-        reduction: Channels per hidden unit.
+        reduction: Channels per hidden unit, of which there are at least eight, or as many as channels.
     """
 
     name: Literal["se"] = "se"
@@ -35,7 +35,7 @@ class ConvolutionalAttentionPlan(AttentionPlan):
     """A weight per channel, then one per voxel, each from means and maxima (CBAM, Woo et al. 2018, arXiv:1807.06521).
 
     Attributes:
-        reduction: Channels per hidden unit.
+        reduction: Channels per hidden unit, of which there are at least eight, or as many as channels.
         kernel: Extent of the convolution that computes the weights of voxels, along axes with kernels above one.
     """
 
@@ -48,7 +48,7 @@ class ConcurrentExcitationPlan(AttentionPlan):
     """The sum of features weighted per channel and per voxel (scSE, Roy et al. 2018, arXiv:1803.02579).
 
     Attributes:
-        reduction: Channels per hidden unit.
+        reduction: Channels per hidden unit, of which there are at least eight, or as many as channels.
     """
 
     name: Literal["scse"] = "scse"

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoseg.networks import build_network
 from autoseg.networks.parts.attentions import build_attention
 from autoseg.plan.network.attentions import ATTENTION_PLANS
+from planners import ARCHITECTURES
 
 FEATURES = torch.tensor([[1.0, 3.0], [0.0, 2.0]]).view(1, 2, 1, 2)
 
@@ -26,8 +28,8 @@ def build(name: str, **fields: int) -> nn.Module:
 
 @torch.no_grad()
 def test_cbam_scales_channels_then_voxels_by_means_and_maxima() -> None:
-    # The one hidden unit sums the channels: 2 + 1 of the means, 3 + 2 of the maxima; both channels get sigmoid(8).
-    channel = sigmoid(8)
+    # Both hidden units sum the channels: 2 + 1 of the means, 3 + 2 of the maxima; both channels get sigmoid(16).
+    channel = sigmoid(16)
     first, second = (value * channel for value in ((1 + 0) / 2 + 1, (3 + 2) / 2 + 3))  # mean and maximum of channels
     voxels = torch.tensor([sigmoid(first), sigmoid(second)])
     torch.testing.assert_close(build("cbam", kernel=7)(FEATURES), FEATURES * channel * voxels)
@@ -35,7 +37,7 @@ def test_cbam_scales_channels_then_voxels_by_means_and_maxima() -> None:
 
 @torch.no_grad()
 def test_scse_adds_features_scaled_by_channel_and_by_voxel() -> None:
-    channel = sigmoid(2 + 1)  # the sum of the means
+    channel = sigmoid(2 * (2 + 1))  # of each of two hidden units: the sum of the means
     voxels = torch.tensor([sigmoid(1), sigmoid(5)])  # the sum of the channels
     torch.testing.assert_close(build("scse")(FEATURES), FEATURES * channel + FEATURES * voxels)
 
@@ -55,3 +57,23 @@ def test_weights_of_voxels_in_cbam_follow_the_kernel_of_the_stage(
     plan = ATTENTION_PLANS["cbam"].model_validate({"reduction": 2, "kernel": 7})
     weight: Tensor = build_attention(plan, 4, kernel).get_parameter("voxels.weight")
     assert weight.shape == (1, 2, *extents)
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(4, 4), (16, 8), (32, 8), (256, 16)])
+def test_there_are_enough_hidden_units_for_one_to_have_a_gradient(channels: int, hidden: int) -> None:
+    for name, fields in (("se", {}), ("cbam", {"kernel": 7})):
+        module = build_attention(ATTENTION_PLANS[name].model_validate({"reduction": 16} | fields), channels, (3, 3))
+        assert module.get_parameter("squeeze.weight").shape == (hidden, channels, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["se_unet", "cbam_unet"])
+def test_every_weight_of_the_narrow_networks_of_small_computers_has_a_gradient(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    topology = architecture.topology.compute((1.0, 1.0), (16, 16))
+    plan, _ = architecture.choose_network(topology, input_channels=1, output_channels=2, width=16)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        network = build_network(plan, generator)
+        sum(output.square().sum() for output in network(torch.randn((1, 1, 16, 16), generator=generator))).backward()
+        still = [key for key, value in network.named_parameters() if key.endswith("weight") and not value.grad.any()]
+        assert still == []

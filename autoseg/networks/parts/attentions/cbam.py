@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autoseg.networks.parts.attentions.se import count_hidden
 from autoseg.networks.parts.layers import build_kernel, get_ones
 from autoseg.plan.network.attentions import ConvolutionalAttentionPlan
 
@@ -15,7 +16,7 @@ class ConvolutionalAttention(nn.Module):
 
     def __init__(self, plan: ConvolutionalAttentionPlan, channels: int, kernel: Sequence[int]) -> None:
         super().__init__()
-        hidden = max(1, channels // plan.reduction)
+        hidden = count_hidden(channels, plan.reduction)
         self.squeeze = build_kernel(channels, hidden, get_ones(kernel))
         self.activation = nn.ReLU(inplace=True)
         self.excite = build_kernel(hidden, channels, get_ones(kernel))
