@@ -6,6 +6,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+import torch
+
 from autoseg.errors import TrainingError
 from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
@@ -25,7 +27,7 @@ from autoseg.training.checkpoint import (
     write_resumable_checkpoint,
 )
 from autoseg.training.data.batch import Batch
-from autoseg.training.data.randomness import seed_network
+from autoseg.training.data.randomness import derive_network_seed
 from autoseg.training.loop_state import LoopState, Start
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, write_training_log
@@ -267,7 +269,7 @@ class TrainingLoop:
             self.state.learner.set_learning_rate(self._compute_rate(epoch, iteration))
             self._set_progress(epoch, iteration)
             batch, rank = timer.take(batches), self.options.process_group.rank
-            seed_network(self.options.seed, epoch=epoch, iteration=iteration, rank=rank)
+            torch.manual_seed(derive_network_seed(self.options.seed, epoch=epoch, iteration=iteration, rank=rank))
             losses.append(run_training_step(self.state.learner, batch))
             self._check_loss(losses[-1], epoch, iteration)
             if self._is_partial_saving_due():

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 import numpy as np
-import torch
 
 Choice = TypeVar("Choice")
 Stream = Literal["training", "validation"]
@@ -46,17 +45,17 @@ def derive_seeds(seed: int, key: BatchKey, index: int) -> np.random.SeedSequence
     return np.random.SeedSequence((seed, STREAM_NUMBERS[key.stream], key.epoch, key.iteration, index))
 
 
-def seed_network(seed: int, *, epoch: int, iteration: int, rank: int) -> None:
-    """Seeds PyTorch's global generators, from which networks draw in training (dropout, stochastic depth).
+def derive_network_seed(seed: int, *, epoch: int, iteration: int, rank: int) -> int:
+    """Derives the seed of the numbers that a network draws in an iteration of training (dropout, stochastic depth).
 
     Args:
         seed: Seed of the training.
-        epoch: Epoch of the iteration that follows.
+        epoch: Epoch of the iteration.
         iteration: Its index in the epoch.
         rank: Index of the process among those that train together, each of which has other samples.
     """
     seeds = np.random.SeedSequence((seed, NETWORK_NUMBER, epoch, iteration, rank))
-    torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+    return int(seeds.generate_state(1, np.uint64)[0])
 
 
 @contextmanager
