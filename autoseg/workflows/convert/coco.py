@@ -20,6 +20,7 @@ from autoseg.workflows.convert.polygons import FEWEST_CORNERS, Box, paint_polygo
 
 HELD_OUT: Final = "test"  # in the name of the JSON file, or of its folder
 COLOURS: Final = 3
+RESERVED_NAMES: Final = ("background", "ignore")  # of labels in dataset.json
 FIRST_CHARACTER: Final = ord("0")
 LONGEST_NUMBER_BITS: Final = 32
 EVERYWHERE: Final[Box] = (slice(None), slice(None), slice(None))
@@ -80,7 +81,8 @@ def match_coco(root: Path, layout: Layout, paths: Sequence[str]) -> LayoutMatch:
     """Finds the images that the JSON files below a folder list; the labels become those of their categories.
 
     Raises:
-        DocumentError: A file does not have the form of COCO, or names an image that is not there.
+        DocumentError: A file does not have the form of COCO, or names an image that is not there, or its categories
+            cannot be labels.
     """
     (rule,) = layout.masks
     expression = compile_pattern(rule.pattern)
@@ -89,7 +91,7 @@ def match_coco(root: Path, layout: Layout, paths: Sequence[str]) -> LayoutMatch:
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(PurePosixPath(path).name, []).append(path)
-    names = {category.id: category.name for content in contents.values() for category in content.categories}
+    names = _list_categories(contents)
     labels = {number: label for label, number in enumerate(sorted(names), start=1)}
     cases = [
         _build_case(path, image, _find_image(path, image, by_name), labels)
@@ -149,6 +151,30 @@ def paint_coco_objects(path: Path, rule: CocoObjects, shape: IntTriple) -> Itera
             raise DocumentError(msg)
         painted.append((label, *_paint(annotation, shape, path)))
     yield from sorted(painted, key=lambda entry: -int(np.count_nonzero(entry[2])))
+
+
+def _list_categories(contents: Mapping[str, CocoContent]) -> dict[int, str]:
+    """Lists the names of the categories by number.
+
+    Raises:
+        DocumentError: A number has two names, or two numbers have one name, or a name has a meaning of its own.
+    """
+    names: dict[int, str] = {}
+    for path, content in contents.items():
+        for category in content.categories:
+            number, name = category.id, category.name
+            same = [other for other, known in names.items() if known == name and other != number]
+            if names.setdefault(number, name) != name:
+                problem = f"but it is called {names[number]!r} in another place; give every category one number"
+            elif same:
+                problem = f"as has the category {same[0]}; give every category a name of its own"
+            elif name in RESERVED_NAMES:
+                problem = "which is no class of objects; give it another name"
+            else:
+                continue
+            msg = f"{path}: the category {number} has the name {name[:200]!r}, {problem}"
+            raise DocumentError(msg)
+    return names
 
 
 def _build_case(path: str, image: CocoImage, file: str, labels: Mapping[int, int]) -> SourceCase:

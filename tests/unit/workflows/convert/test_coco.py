@@ -127,6 +127,27 @@ def test_an_object_of_an_unknown_category_is_refused(tmp_path: Path) -> None:
         convert(source, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("number", "name", "text"),
+    [
+        (
+            18,
+            "gland",
+            r"instances_train2017\.json: the category 18 has the name 'gland', but it is called 'nucleus' in",
+        ),
+        (9, "nucleus", r"the category 9 has the name 'nucleus', as has the category 18; give every category a name"),
+        (9, "background", r"the category 9 has the name 'background', which is no class of objects; give it another"),
+    ],
+)
+def test_categories_that_would_become_wrong_labels_are_refused(
+    number: int, name: str, text: str, tmp_path: Path
+) -> None:
+    source = build_tree("coco", tmp_path / "source")
+    change(source, lambda content: content["categories"].append({"id": number, "name": name}))
+    with pytest.raises(DocumentError, match=text):
+        convert(source, tmp_path / "out")
+
+
 def test_a_picture_of_a_format_that_no_dataset_has_is_refused(tmp_path: Path) -> None:
     source = build_tree("coco", tmp_path / "source")
     picture = source / "train2017" / "000000000025.jpg"
