@@ -8,6 +8,7 @@ from builders.progress import skip_drawing
 from autoseg.document import parse_part
 from autoseg.errors import DeviceError, DocumentError, TrainingError
 from autoseg.inference.model import load_model
+from autoseg.networks.cost import count_cost
 from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.processes.progress import SilentProgress
 from autoseg.stages.preparation import preprocess_for_stages
@@ -122,7 +123,8 @@ def test_several_units_bring_all_stages_before_them(run):
 def test_a_parallel_training_needs_memory_for_its_part_of_the_batch_alone(run, monkeypatch):
     counts = []
 
-    def refuse(configuration, name, device, *, process_count):
+    def refuse(configuration, name, device, *, count, process_count):
+        assert count is count_cost
         counts.append(process_count)
         raise DeviceError(name)
 
