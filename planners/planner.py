@@ -1,6 +1,6 @@
 """The planner, which applies the rules to the measurements in the order in which one would explain them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from autoseg.errors import PlanError
@@ -38,7 +38,7 @@ class Planner:
 
     name: str
     description: str
-    profile: Profile
+    profile: Profile = field(repr=False)
     measures_host: bool = False
 
     def with_architecture(self, architecture: Architecture) -> "Planner":
