@@ -1,7 +1,7 @@
 """The contract of a network: all that other modules know of one, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -46,6 +46,11 @@ class SegmentationNetwork(nn.Module, ABC):
     @abstractmethod
     def output_weights(self) -> tuple[float, ...]:
         """The weight in the loss of every output that `forward` returns now; their sum is 1."""
+
+    def weight_outputs(self, planned: Sequence[float]) -> tuple[float, ...]:
+        """Normalizes to a sum of 1 the planned weights of the outputs that `forward` returns now."""
+        weights = planned if self.deep_supervision else planned[:1]
+        return tuple(weight / sum(weights) for weight in weights)
 
     @property
     def output_targets(self) -> tuple[TargetKind, ...]:

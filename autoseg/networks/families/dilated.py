@@ -121,8 +121,7 @@ class DilatedNetwork(SegmentationNetwork):
     @property
     def output_weights(self) -> tuple[float, ...]:
         """Those of the plan, normalized to a sum of 1."""
-        weights = self.plan.output_weights if self.deep_supervision else self.plan.output_weights[:1]
-        return tuple(weight / sum(weights) for weight in weights)
+        return self.weight_outputs(self.plan.output_weights)
 
     @property
     def single_precision_modules(self) -> tuple[str, ...]:
