@@ -1,9 +1,10 @@
 """Every architecture at equal minutes on the CPU: `python -m benchmarks.families --minutes 8 --results FOLDER`.
 
-All are planned by the lite planner with the same budget, from the raw files to the validated model, train fold 0 and
-are scored on its held-out cases. Trainings that are finished in the folder of results are not repeated, so a run may be
-interrupted and continued, and more minutes or data sets may be added; the table holds all that is there. Compare with
-the plain U-Net of the same run: a busy machine does fewer iterations in the minutes.
+All are planned by the lite planner with the same budget, then their training steps are timed, one network after another
+in several rounds, the fastest round counts. Each trains fold 0 for as many iterations as the minutes hold at that pace,
+and is scored on the held-out cases: other programs change how long the comparison takes, but not its result. The
+folder of results keeps plans, paces and scores; what is there is not repeated, so a run may be interrupted and
+continued, and more minutes or data sets may be added. The table holds all that is there.
 """
 
 import argparse
@@ -11,14 +12,21 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from autoseg.document import read_document
+import torch
+
+from autoseg.document import read_document, write_document
 from autoseg.plan import Plan
 from autoseg.run_folder import RunFolder, write_text
-from autoseg.training.checkpoint import read_description
+from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.precision import find_dtype
+from autoseg.training.budget.pace import EPOCHS_OF_A_BUDGET, FEWEST_ITERATIONS_PER_EPOCH
+from autoseg.training.network_timing import time_network
 from autoseg.workflows.plan.planning import find_network_cost
 from benchmarks.machine import describe_machine
 from benchmarks.preprocessing import DEFAULT_DATA
@@ -27,6 +35,8 @@ from planners import ARCHITECTURES
 
 DATASETS: Final = ("Dataset004_Hippocampus", "Dataset006_RetinaVessels", "Dataset007_Nuclei")
 FOLD: Final = "0"
+ROUNDS: Final = 3
+SECONDS_OF_BUDGET: Final = 100  # a minute of it; the lite planner gives 0.6 of a budget to training steps
 HEADING: Final = (
     "| data set | architecture | parameters (M) | iterations | s per iteration | peak memory (GiB) | Dice | HD95 |\n"
     "|---|---|---|---|---|---|---|---|"
@@ -36,67 +46,132 @@ HEADING: Final = (
 def main() -> None:
     """Trains what is not trained yet, then prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of training steps")
     parser.add_argument("--results", type=Path, required=True, help="folder for runs, logs and results, kept")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--dataset", nargs="+", default=list(DATASETS))
     parser.add_argument("--only", nargs="+", default=list(ARCHITECTURES), metavar="ARCHITECTURE")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, which share the cores")
     options = parser.parse_args()
     print(f"{describe_machine()}, {options.minutes:g} minutes each", flush=True)
     options.results.mkdir(parents=True, exist_ok=True)
     for dataset in options.dataset:
         if not (options.data / dataset).is_dir():
             sys.exit(f"{options.data / dataset} is absent; name the folder of the data sets with --data")
-        for architecture in options.only:
-            train(options, dataset, architecture)
+    trainings = [
+        Training(options.results, options.data / dataset, architecture, options.minutes)
+        for dataset in options.dataset
+        for architecture in options.only
+    ]
+    planned = [training for training in trainings if training.prepare()]
+    measure_paces([training for training in planned if not training.pace.exists()])
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda training: training.train(threads=count_usable_cpus() // options.jobs), planned))
     print(f"\n{HEADING}")
     for row in list_results(options.results, options.minutes):
         print(format_row(row))
 
 
-def train(options: argparse.Namespace, dataset: str, architecture: str) -> None:
-    """Plans and trains one architecture, and writes its scores; nothing where they are written already."""
-    name = f"{dataset}_{architecture}_{options.minutes:g}"
-    result = options.results / f"{name}.json"
-    if result.exists():
-        return
-    run = RunFolder(options.results / name)
-    shutil.rmtree(run.root, ignore_errors=True)
-    budget = f"{round(options.minutes * 60)}s"
-    plan = ["plan", str(options.data / dataset), "--run", str(run.root), "--planner", "lite", "--budget", budget]
-    measured = []
-    for arguments in ([*plan, "--architecture", architecture], ["train", str(run.root), "--fold", FOLD]):
-        command = [sys.executable, "-m", "autoseg", *arguments]
-        measured.append(measure_command(command, options.results / f"{name}.log", dict(os.environ)))
-        if measured[-1].exit_code:
-            print(f"{dataset}, {architecture}: autoseg {arguments[0]} failed, see {name}.log", flush=True)
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Fold 0 of one architecture on one data set."""
+
+    results: Path
+    dataset: Path
+    architecture: str
+    minutes: float
+
+    @property
+    def name(self) -> str:
+        """Stem of all its files."""
+        return f"{self.dataset.name}_{self.architecture}_{self.minutes:g}"
+
+    @property
+    def run(self) -> RunFolder:
+        """Its run, which is deleted after the training."""
+        return RunFolder(self.results / self.name)
+
+    @property
+    def pace(self) -> Path:
+        """File of the seconds of a training step."""
+        return self.results / f"{self.name}.pace"
+
+    @property
+    def result(self) -> Path:
+        """File of the scores."""
+        return self.results / f"{self.name}.json"
+
+    def prepare(self) -> bool:
+        """Plans it, for a fixed number of iterations; returns whether it is still to be trained."""
+        if self.result.exists():
+            return False
+        if self.run.plan.exists() and self.pace.exists():
+            return True
+        shutil.rmtree(self.run.root, ignore_errors=True)
+        budget = f"{round(self.minutes * SECONDS_OF_BUDGET)}s"
+        arguments = ["plan", str(self.dataset), "--run", str(self.run.root), "--planner", "lite", "--budget", budget]
+        return self._call([*arguments, "--architecture", self.architecture], {}).exit_code == 0
+
+    def time_step(self) -> float:
+        """Returns the seconds of a training step."""
+        plan = read_document(self.run.plan, Plan)
+        ((_, configuration),) = plan.configurations.items()
+        device = torch.device("cpu")
+        cost = time_network(configuration, plan.labels, device=device, dtype=find_dtype(device, "auto"))
+        return cost.iteration_seconds
+
+    def train(self, *, threads: int) -> None:
+        """Trains it at the measured pace, and writes its scores."""
+        self._set_iterations(int(self.minutes * 60 / float(self.pace.read_text(encoding="utf-8"))))
+        command = ["train", str(self.run.root), "--fold", FOLD]
+        measured = self._call(command, {"OMP_NUM_THREADS": str(threads)})
+        if measured.exit_code:
             return
-    scores = read_scores(run, measured)
-    write_text(result, json.dumps({"dataset": dataset, "architecture": architecture, **scores}, indent=2))
-    print(format_row({"dataset": dataset, "architecture": architecture, **scores}), flush=True)
-    shutil.rmtree(run.root)
+        row = {"dataset": self.dataset.name, "architecture": self.architecture, **self._read_scores(measured)}
+        write_text(self.result, json.dumps(row, indent=2))
+        print(format_row(row), flush=True)
+        shutil.rmtree(self.run.root)
+
+    def _set_iterations(self, iterations: int) -> None:
+        plan = read_document(self.run.plan, Plan)
+        ((name, configuration),) = plan.configurations.items()
+        length = max(FEWEST_ITERATIONS_PER_EPOCH, iterations // EPOCHS_OF_A_BUDGET)
+        changes = {"epochs": max(1, iterations // length), "iterations_per_epoch": length, "budget_seconds": None}
+        training = configuration.training.model_copy(update=changes)
+        configurations = {name: configuration.model_copy(update={"training": training})}
+        write_document(self.run.plan, plan.model_copy(update={"configurations": configurations}))
+
+    def _call(self, arguments: list[str], environment: dict[str, str]) -> Measurement:
+        log = self.results / f"{self.name}.log"
+        measured = measure_command([sys.executable, "-m", "autoseg", *arguments], log, {**os.environ, **environment})
+        if measured.exit_code:
+            print(f"{self.dataset.name}, {self.architecture}: autoseg {arguments[0]} failed, see {log}", flush=True)
+        return measured
+
+    def _read_scores(self, measured: Measurement) -> dict[str, Any]:
+        plan = read_document(self.run.plan, Plan)
+        ((name, configuration),) = plan.configurations.items()
+        summary = json.loads(self.run.fold(name, FOLD).summary.read_text(encoding="utf-8"))
+        training = configuration.training
+        cost = find_network_cost(configuration.network, configuration.patch_voxels, training.batch_size)
+        return {
+            "configuration": name,
+            "parameters": cost.parameter_count,
+            "iterations": training.epochs * training.iterations_per_epoch,
+            "iteration_seconds": float(self.pace.read_text(encoding="utf-8")),
+            "peak_gib": measured.peak_gib,
+            "dice": summary["foreground_mean"]["Dice"],
+            "hd95": summary["foreground_mean"].get("HD95"),
+        }
 
 
-def read_scores(run: RunFolder, measured: list[Measurement]) -> dict[str, Any]:
-    """Reads the scores of a finished fold, and what its training took."""
-    plan = read_document(run.plan, Plan)
-    ((name, configuration),) = plan.configurations.items()
-    fold = run.fold(name, FOLD)
-    checkpoint = read_description(fold.final_checkpoint)
-    epochs = [json.loads(line) for line in fold.training_log.read_text(encoding="utf-8").splitlines()]
-    seconds = [epoch["seconds_per_iteration"] for epoch in epochs if "seconds_per_iteration" in epoch]
-    summary = json.loads(fold.summary.read_text(encoding="utf-8"))
-    cost = find_network_cost(configuration.network, configuration.patch_voxels, configuration.training.batch_size)
-    return {
-        "configuration": name,
-        "minutes": sum(each.seconds for each in measured) / 60,
-        "parameters": cost.parameter_count,
-        "iterations": len(checkpoint.history) * checkpoint.schedule.iterations_per_epoch,
-        "iteration_seconds": sorted(seconds)[len(seconds) // 2] if seconds else None,
-        "peak_gib": max(each.peak_gib for each in measured),
-        "dice": summary["foreground_mean"]["Dice"],
-        "hd95": summary["foreground_mean"].get("HD95"),
-    }
+def measure_paces(trainings: Sequence[Training]) -> None:
+    """Times the steps of all, in rounds, so that a disturbance does not fall on one network alone."""
+    paces = [
+        min(times) for times in zip(*([each.time_step() for each in trainings] for _ in range(ROUNDS)), strict=True)
+    ]
+    for training, seconds in zip(trainings, paces, strict=False):
+        write_text(training.pace, f"{seconds:.5f}\n")
 
 
 def list_results(folder: Path, minutes: float) -> Iterator[Mapping[str, Any]]:
