@@ -14,7 +14,7 @@ from builders.plans import shorten
 
 CASCADE, FIRST = "3d_cascade_fullres", "3d_lowres"
 MAGNIFICATION = 4  # large enough for a patch of the smallest memory to cover too little of an image
-TRAIN = ("--configuration", CASCADE, "--device", "cpu", "--precision", "float32")
+TRAIN = ("--configuration", CASCADE, "--device", "cpu", "--precision", "float32", "--workers", 0)
 
 
 def make_large_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -193,11 +193,11 @@ def test_a_second_stage_that_learnt_from_an_earlier_first_stage_is_told_and_may_
     trained = run_autoseg("train", run, *folds, *TRAIN)
     assert trained.code == 1
     assert "the weights of the previous stage changed" in trained.out + trained.err
-    repeated = run_autoseg("train", run, *folds, *TRAIN)
+    repeated = run_autoseg("train", run, *folds[:2], *TRAIN)
     assert repeated.code == 1
 
     kept = (run / "models" / FIRST / "fold_0" / "checkpoint_final.safetensors").stat().st_mtime_ns
-    extended = run_autoseg("train", run, *folds, "--extend", 1, *TRAIN)
+    extended = run_autoseg("train", run, *folds[:2], "--extend", 1, *TRAIN)
     assert extended.code == 0, extended.out + extended.err
     assert (run / "models" / FIRST / "fold_0" / "checkpoint_final.safetensors").stat().st_mtime_ns == kept
     log = run / "models" / CASCADE / "fold_0" / "training_log.jsonl"

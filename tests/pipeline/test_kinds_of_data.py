@@ -17,7 +17,7 @@ from PIL import Image
 def run_everything(dataset: Path, run: Path, configuration: str, *, images: Path, out: Path) -> None:
     for arguments in (
         ("plan", dataset, "--run", run, "--configuration", configuration, "--workers", 1),
-        ("train", run, "--configuration", configuration, "--fold", "0", "--device", "cpu"),
+        ("train", run, "--configuration", configuration, "--fold", "0", "--device", "cpu", "--workers", 0),
         ("predict", run, images, out, "--no-mirroring"),
     ):
         if arguments[0] == "train":

@@ -162,7 +162,7 @@ def test_an_edited_plan_must_be_preprocessed_before_training(trained_run: Path, 
     plan = json.loads((run / "plan.json").read_text())
     plan["configurations"]["3d_fullres"]["spacing_mm"] = [2.5, 2.5, 2.5]
     (run / "plan.json").write_text(json.dumps(plan))
-    options = ("--configuration", "3d_fullres", "--device", "cpu")
+    options = ("--configuration", "3d_fullres", "--device", "cpu", "--workers", 0)
     refused = run_autoseg("train", run, *options, "--fold", "1")
     assert refused.code == 1
     assert "autoseg preprocess" in refused.err
@@ -181,7 +181,7 @@ def test_a_two_dimensional_configuration_trains_and_predicts(trained_run: Path, 
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     shorten(run, "2d", epochs=1, iterations=2)
-    done = run_autoseg("train", run, "--configuration", "2d", "--fold", "1", "--device", "cpu")
+    done = run_autoseg("train", run, "--configuration", "2d", "--fold", "1", "--device", "cpu", "--workers", 0)
     assert done.code == 0, done.err
     save(tmp_path / "new.nii.gz", make_case(120)[0])
     done = run_autoseg("predict", run, tmp_path / "new.nii.gz", tmp_path / "out", "--configuration", "2d")
