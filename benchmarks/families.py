@@ -21,12 +21,15 @@ from typing import Any, Final
 import torch
 
 from autoseg.document import read_document, write_document
+from autoseg.networks.throughput import measure_host
 from autoseg.plan import Plan
 from autoseg.run_folder import RunFolder, write_text
 from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.runtime.precision import find_dtype
 from autoseg.training.budget.pace import EPOCHS_OF_A_BUDGET, FEWEST_ITERATIONS_PER_EPOCH
 from autoseg.training.network_timing import time_network
+from autoseg.workflows.plan.host_speed import UNDISTURBED_SHARE, find_host_speed
 from autoseg.workflows.plan.planning import find_network_cost
 from benchmarks.machine import describe_machine
 from benchmarks.preprocessing import DEFAULT_DATA
@@ -58,6 +61,7 @@ def main() -> None:
     for dataset in options.dataset:
         if not (options.data / dataset).is_dir():
             sys.exit(f"{options.data / dataset} is absent; name the folder of the data sets with --data")
+    check_host_speed()
     trainings = [
         Training(options.results, options.data / dataset, architecture, options.minutes)
         for dataset in options.dataset
@@ -163,6 +167,13 @@ class Training:
             "dice": summary["foreground_mean"]["Dice"],
             "hd95": summary["foreground_mean"].get("HD95"),
         }
+
+
+def check_host_speed() -> None:
+    """Ends the program if the CPU was measured beside others, as each network would be planned for another speed."""
+    share = find_host_speed(find_measurement_cache("host_speed"), measure=measure_host).received_share
+    if share < UNDISTURBED_SHARE:
+        sys.exit(f"the CPU's speed was measured with {share:.0%} of its time; begin while nothing else runs")
 
 
 def measure_paces(trainings: Sequence[Training]) -> None:
