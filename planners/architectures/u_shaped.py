@@ -8,7 +8,7 @@ from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import UShapedPlan
 from autoseg.plan.network.attentions import AttentionPlan
 from autoseg.plan.network.blocks import BlockPlan, PlainBlockPlan
-from autoseg.plan.network.contexts import ContextPlan
+from autoseg.plan.network.contexts import ContextPlan, NonLocalPlan
 from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
 from autoseg.plan.network.shape_stream import ShapeStreamPlan
 from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
@@ -65,6 +65,7 @@ class UShapedProfile:
     dropout: float = 0.0
     supervision: Supervision = "own_resolution"
     output_weight_step: float = 0.5
+    upsampling_attention: NonLocalPlan | None = None
     edge_weight: float | None = None
 
     def __call__(
@@ -171,6 +172,7 @@ class UShapedProfile:
             dropout=self.dropout,
             supervision=self.supervision,
             output_weights=output_weights,
+            upsampling_attention=self.upsampling_attention,
             shape_stream=self.choose_shape_stream(features).value,
         )
 

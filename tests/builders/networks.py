@@ -188,6 +188,7 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "block": {"name": "dense", "growth": 0.5},
         "layers": {"normalization": "batch", "activation": "relu"},
     },
+    "upsampling attention": {"upsampling_attention": {"name": "non_local", "heads": 2, "tokens_limit": 8}},
     "valid convolutions": {"padding": "valid", "output_weights": (1.0,), "dropout": 0.5},
 }
 """U-shaped networks by what else is special about them."""

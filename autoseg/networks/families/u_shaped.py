@@ -16,7 +16,7 @@ from autoseg.networks.parts.attentions import build_attention
 from autoseg.networks.parts.blocks import build_stage
 from autoseg.networks.parts.contexts import build_context
 from autoseg.networks.parts.contexts.context import ContextSite
-from autoseg.networks.parts.resampling import UpsamplingStep, build_downsampling
+from autoseg.networks.parts.resampling import NonLocalUpsampling, UpsamplingStep, build_downsampling
 from autoseg.networks.parts.shape_stream import ShapeStream
 from autoseg.networks.parts.skips import build_skip
 from autoseg.networks.parts.skips.skip import SkipSite
@@ -181,9 +181,14 @@ class DecoderStage(nn.Module):
         features, kernel, stride = plan.features_per_stage[level], plan.kernel_sizes[level], plan.strides[level + 1]
         row = plan.stage_count - 2 - level
         decoded = plan.decoder_features_per_stage[row]
-        self.upsampling = UpsamplingStep(
+        step = UpsamplingStep(
             plan.upsampling, channels_below, features, stride=stride, kernel=kernel, layers=plan.layers
         )
+        self.upsampling: UpsamplingStep | NonLocalUpsampling = step
+        if plan.upsampling_attention is not None:
+            self.upsampling = NonLocalUpsampling(
+                plan.upsampling_attention, step, channels_below, dimensions=plan.dimensions
+            )
         self.skip = build_skip(
             plan.skip,
             SkipSite(

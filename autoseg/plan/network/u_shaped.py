@@ -11,7 +11,7 @@ from autoseg.document import OneOf
 from autoseg.plan.network.attentions import ATTENTION_PLANS, AttentionPlan
 from autoseg.plan.network.base import StagedNetworkPlan
 from autoseg.plan.network.blocks import BLOCK_PLANS, BlockPlan
-from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
+from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan, NonLocalPlan
 from autoseg.plan.network.layers import DecoderFeatures, Downsampling, LayerPlan, OutputWeights, Upsampling
 from autoseg.plan.network.shape_stream import ShapeStreamPlan
 from autoseg.plan.network.skips import SKIP_PLANS, SkipPlan
@@ -50,6 +50,8 @@ class UShapedPlan(StagedNetworkPlan):
             as the last, and a first output that is computed from all of them (Qin et al. 2020, arXiv:2005.09007).
         output_weights: The weight in the loss of every trained output, most important first. One weight: only the
             first output is trained.
+        upsampling_attention: Attention of every voxel to those of the resolution below, which is added to the result of
+            every upsampling (Wang et al. 2020, arXiv:1812.04103); None without.
         shape_stream: A second stream, which finds edges; None without.
     """
 
@@ -69,13 +71,15 @@ class UShapedPlan(StagedNetworkPlan):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     supervision: Supervision
     output_weights: OutputWeights
+    upsampling_attention: NonLocalPlan | None = None
     shape_stream: ShapeStreamPlan | None = None
 
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
         attention = () if self.attention is None else (self.attention.name,)
-        stream = () if self.shape_stream is None else ("shape stream",)
-        parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *attention, *stream)
+        added = {"upsampling attention": self.upsampling_attention, "shape stream": self.shape_stream}
+        more = (*attention, *(name for name, part in added.items() if part is not None))
+        parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *more)
         padding = () if self.padding == "same" else ("valid convolutions",)
         layers = (self.layers.normalization, self.layers.activation, *padding)
         return {
@@ -156,6 +160,8 @@ class UShapedPlan(StagedNetworkPlan):
             yield f"attention {self.attention.name!r}"
         if self.shape_stream is not None:
             yield "shape_stream"
+        if self.upsampling_attention is not None:
+            yield "upsampling_attention"
         if not self.upsampling.startswith("transposed"):
             yield f"upsampling {self.upsampling!r}"
 

@@ -48,6 +48,7 @@ GLOBAL_NETWORKS: Final = {
     "dilated": "averages over the whole patch",
     "dilated with dual attention": "attends to the whole patch",
     "context aspp": "averages over the whole patch",
+    "upsampling attention": "attends to the whole patch",
     "context non_local": "attends to the whole patch",
     "context dual_attention": "attends to the whole patch",
     "context graph_unet": "keeps the nodes of the highest scores of the whole patch",
