@@ -14,8 +14,7 @@ from autoseg.networks.blocks import (
     Enlargement,
 )
 from autoseg.networks.parts.layers import Layer, build_activation, build_kernel, build_normalization, get_ones
-from autoseg.networks.parts.tokens import pool_tokens
-from autoseg.networks.parts.transformer import attend
+from autoseg.networks.parts.tokens import attend_without_map, pool_tokens
 from autoseg.plan.network.contexts import NonLocalPlan
 from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
 
@@ -111,6 +110,6 @@ class NonLocalUpsampling(nn.Module):
             part.reshape(len(part), self.plan.heads, part.shape[1] // self.plan.heads, -1).transpose(2, 3).contiguous()
             for part in (self.query(enlarged), self.key(tokens), self.value(tokens))
         )
-        attended = attend(query, key, value).transpose(2, 3)
+        attended = attend_without_map(query, key, value).transpose(2, 3)
         added: Tensor = self.output(attended.reshape(len(features), -1, *enlarged.shape[2:]))
         return enlarged + added
