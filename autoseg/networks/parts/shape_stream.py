@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autoseg.networks.attention_maps import AttentionMap
 from autoseg.networks.blocks import build_head, enlarge_to
 from autoseg.networks.parts.blocks import build_stage
 from autoseg.networks.parts.layers import Layer, build_kernel, get_ones
@@ -49,6 +50,7 @@ class ShapeStream(nn.Module):
             for pair, texture in zip(pairwise((*widths, widths[-1])), read, strict=True)
         )
         self.edges = build_head(widths[-1], 1, len(kernel))
+        self.probability = AttentionMap("edges")
         self.fusion = Layer(channels + 1, channels, kernel, layers=layers)
 
     def forward(self, encoded: Sequence[Tensor]) -> Float[Tensor, "batch 1 *space"]:
@@ -63,7 +65,7 @@ class ShapeStream(nn.Module):
         self, features: Float[Tensor, "batch channel *space"], edges: Float[Tensor, "batch 1 *space"]
     ) -> Float[Tensor, "batch channel *space"]:
         """Joins the last features of the decoder with the probability of edges."""
-        fused: Tensor = self.fusion(torch.cat((features, edges.sigmoid()), dim=1))
+        fused: Tensor = self.fusion(torch.cat((features, self.probability(edges)), dim=1))
         return fused
 
 
