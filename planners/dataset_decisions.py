@@ -11,6 +11,7 @@ from autoseg.plan.preprocessing import ChannelPlan
 from planners.reasons import AXIS_NAMES, record
 from planners.rules.axes import choose_axis_permutation
 from planners.rules.median_shape import ResampledDataset, compute_resampled_dataset
+from planners.rules.network_data import adapt_network
 from planners.rules.normalization import choose_normalization
 from planners.rules.spacing import choose_target_spacing, format_spacing
 
@@ -50,6 +51,7 @@ class CommonDecisions:
     ) -> Plan:
         """Builds the plan, with the reasons of the common decisions before those of the planner."""
         fingerprint = self.fingerprint
+        adapted = {name: self._adapt(name, configuration) for name, configuration in configurations.items()}
         return Plan(
             autoseg_version=__version__,
             planner=planner,
@@ -62,7 +64,7 @@ class CommonDecisions:
             axis_permutation=self.axes.value,
             labels=fingerprint.labels,
             channels=tuple(decision.value for decision in self.channels),
-            configurations=configurations,
+            configurations={name: configuration for name, (configuration, _) in adapted.items()},
             reasons=(
                 record("memory target", memory, f"{memory.value:g} GB"),
                 _explain_orientation(fingerprint),
@@ -77,8 +79,15 @@ class CommonDecisions:
                     for index, chosen in enumerate(self.channels)
                 ),
                 *reasons,
+                *(reason for _, own in adapted.values() for reason in own),
             ),
         )
+
+    def _adapt(self, name: str, configuration: ConfigurationPlan) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+        channels = tuple(decision.value for decision in self.channels)
+        network, reasons = adapt_network(configuration.network, self.fingerprint.labels, channels)
+        named = tuple(reason.model_copy(update={"subject": f"{name}: {reason.subject}"}) for reason in reasons)
+        return configuration.model_copy(update={"network": network}), named
 
 
 def choose_common(fingerprint: Fingerprint) -> CommonDecisions:

@@ -89,13 +89,16 @@ def _find_architecture(name: str | None, pretrained: Path | None) -> "Architectu
     """
     from planners import ARCHITECTURES
     from planners.architectures.encoder_u import EncoderUProfile
+    from planners.architectures.hybrid import HybridProfile
+
+    encoded = (EncoderUProfile, HybridProfile)
 
     found = None if name is None else find_row(name, ARCHITECTURES, kind="architecture")
     if found is not None and pretrained is None:
         return found
     profile = None if found is None else found.choose_network
-    if found is None or pretrained is None or not isinstance(profile, EncoderUProfile):
-        able = [row for row, other in ARCHITECTURES.items() if isinstance(other.choose_network, EncoderUProfile)]
+    if found is None or pretrained is None or not isinstance(profile, encoded):
+        able = [row for row, other in ARCHITECTURES.items() if isinstance(other.choose_network, encoded)]
         chosen = "none was chosen" if name is None else f"{name} has none"
         msg = (
             f"--pretrained needs an --architecture with an encoder of which others publish weights, and {chosen}; "

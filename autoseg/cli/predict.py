@@ -36,6 +36,10 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write class probabilities (.b2nd, float16).")
     ] = False,
+    attention_maps: Annotated[
+        bool,
+        typer.Option("--attention-maps", help="Also write what attention gates and shape streams weight (NIfTI)."),
+    ] = False,
     device: Annotated[
         str, typer.Option(autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
@@ -64,6 +68,7 @@ def predict(
         options=PredictionOptions(step_fraction=step_fraction, mirroring=not no_mirroring),
         postprocessing=not no_postprocessing,
         save_probabilities=save_probabilities,
+        attention_maps=attention_maps,
         device=device,
         precision=precision,
         execution=execution,

@@ -29,7 +29,6 @@ from autoseg.exchange.archives import MODE_SHIFT, unpack_archive
 from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
-from autoseg.plan.network import EncoderUPlan
 from autoseg.plan.values import ConfigurationName
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
 from autoseg.untrusted.json_reading import read_json
@@ -157,10 +156,7 @@ def extract_shared_plan(plan: Plan, configurations: Mapping[str, ConfigurationPl
 
 def _forget_path(configuration: ConfigurationPlan) -> ConfigurationPlan:
     """Removes the file of pretrained weights, which only training reads."""
-    network = configuration.network
-    if not isinstance(network, EncoderUPlan):
-        return configuration
-    return configuration.model_copy(update={"network": network.model_copy(update={"pretrained": None})})
+    return configuration.model_copy(update={"network": configuration.network.with_pretrained(None)})
 
 
 def is_model_file(path: Path) -> bool:

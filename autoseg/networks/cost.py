@@ -38,7 +38,7 @@ def measure_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size
     Takes about 0.1 s and no memory; the first network of a process takes some seconds more, to load parts of torch.
 
     PyTorch's fused attention counts like attention that is written out, with its map of all pairs of positions: on the
-    safe side. That of `autoseg.networks.parts.transformer` counts as it is computed, without the map.
+    safe side. `attend_without_map` counts as it is computed.
     """
     with META:
         built = build_network(network).train()

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from autoseg.networks.initialization import initialize_weights
 from autoseg.plan.network.base import NetworkPlan
 
-TargetKind = Literal["labels"]
-"""Kind of target that an output is compared with in training: the label map, at the resolution of the output."""
+TargetKind = Literal["labels", "edges"]
+"""Kind of target that an output is compared with in training, at its resolution: the label map, or its edges, for which
+the output has one channel."""
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -34,7 +35,7 @@ class SegmentationNetwork(nn.Module, ABC):
         self.deep_supervision = True
 
     @abstractmethod
-    def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
+    def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch _output ..."], ...]:
         """Computes logits. The first output is the prediction, at the resolution of the image and smaller by
         `margin_voxels`; the others, if any, are trained too, most important first, and may have lower resolutions.
 
@@ -45,7 +46,7 @@ class SegmentationNetwork(nn.Module, ABC):
     @property
     @abstractmethod
     def output_weights(self) -> tuple[float, ...]:
-        """The weight in the loss of every output that `forward` returns now; their sum is 1."""
+        """The weight in the loss of every output that `forward` returns now; those of labels add up to 1."""
 
     def weight_outputs(self, planned: Sequence[float]) -> tuple[float, ...]:
         """Normalizes to a sum of 1 the planned weights of the outputs that `forward` returns now."""

@@ -18,8 +18,8 @@ from autoseg.networks.parts.encoders import build_encoder
 from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.safe_unpickling import find_storage_problem, read_checkpoint_safely
 from autoseg.networks.weights import find_weight_problem
-from autoseg.plan.network.base import NetworkPlan
-from autoseg.plan.network.encoder_u import EncoderUPlan, PretrainedPlan
+from autoseg.plan.network.base import NetworkPlan, PretrainedPlan
+from autoseg.plan.network.encoder_u import EncoderUPlan
 
 COLOURS: Final = 3
 COUNTER: Final = "num_batches_tracked"  # of a batch normalization; older files have none
@@ -33,14 +33,15 @@ def check_pretrained(plan: NetworkPlan) -> Path | None:
     Raises:
         PlanError: The file is missing, or has changed since the plan was made.
     """
-    if not isinstance(plan, EncoderUPlan) or plan.pretrained is None:
+    pretrained = plan.find_pretrained()
+    if pretrained is None:
         return None
-    path = plan.pretrained.path
+    path = pretrained.path
     found = hash_pretrained(path)
-    if found != plan.pretrained.sha256:
+    if found != pretrained.sha256:
         msg = (
             f"the pretrained weights {path} have changed since the plan was made: expected the SHA-256 "
-            f"{plan.pretrained.sha256}, found {found}; put the file back, or plan again with --pretrained"
+            f"{pretrained.sha256}, found {found}; put the file back, or plan again with --pretrained"
         )
         raise PlanError(msg)
     return path
@@ -56,13 +57,13 @@ def load_pretrained(network: SegmentationNetwork) -> None:
     path = check_pretrained(network.plan)
     if path is None:
         return
-    encoder = network.get_submodule("encoder")
-    assert isinstance(encoder, Encoder), "networks of this family have one"
+    encoders = (module for module in network.modules() if isinstance(module, Encoder))
+    encoder = next(encoder for encoder in encoders if encoder.plan.pretrained is not None)
     encoder.load_state_dict(fit_pretrained(read_pretrained(path), encoder, path), strict=False)
 
 
 def describe_pretrained(path: Path, plan: EncoderUPlan) -> PretrainedPlan:
-    """Describes a file for plans, after it was checked.
+    """Describes a file for plans, after it was checked; whether the channels are colours, planners decide.
 
     Args:
         path: The file.
@@ -72,7 +73,7 @@ def describe_pretrained(path: Path, plan: EncoderUPlan) -> PretrainedPlan:
         PlanError: The file is missing or does not fit.
         ExchangeError: It is damaged, or holds anything but weights.
     """
-    described = PretrainedPlan(path=path.resolve(), sha256=hash_pretrained(path))
+    described = PretrainedPlan(path=path.resolve(), sha256=hash_pretrained(path), first_kernels="mean")
     with torch.device("meta"):
         encoder = build_encoder(plan)
     fit_pretrained(read_pretrained(path), encoder, path)
@@ -149,13 +150,14 @@ def fit_pretrained(weights: Mapping[str, Tensor], encoder: Encoder, path: Path) 
     problems = [f"expected {name}, found none" for name in names.values() if name not in weights]
     unknown = sorted(set(weights) - set(names.values()))
     problems += [f"found {name}, expected none" for name in unknown if not encoder.is_left_out(name)]
-    first = next(iter(state))
+    first, pretrained = next(iter(state)), encoder.plan.pretrained
+    is_kept = pretrained is not None and pretrained.first_kernels == "by_colour"
     fitted = {}
     for name, published in names.items():
         if published not in weights:
             continue
         found, shape = weights[published], state[name].shape
-        if name == first and found.ndim > 1 and found.shape[1] == COLOURS:
+        if name == first and not is_kept and found.ndim > 1 and found.shape[1] == COLOURS:
             found = adapt_channels(found, shape[1])
         fitted[name] = adapt_kernel(found, shape)
         if fitted[name].shape != shape:
@@ -179,11 +181,8 @@ def adapt_channels(
 ) -> Float[Tensor, "features channels ..."]:
     """Adapts the kernels for colour images to any number of channels.
 
-    If all channels are equal, the response is that to the colour image of three such channels. Three channels are
-    taken for red, green and blue.
+    If all channels are equal, the response is that to the colour image of three such channels.
     """
-    if channels == COLOURS:
-        return weight
     mean = weight.sum(dim=1, keepdim=True) / channels
     return mean.expand(-1, channels, *weight.shape[2:])
 

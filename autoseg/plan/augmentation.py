@@ -10,13 +10,11 @@ from pydantic import AfterValidator, Field
 
 from autoseg.document import OneOf, Part
 from autoseg.plan.elastic import ELASTIC_PLANS, ElasticPlan
-from autoseg.plan.preprocessing import ChannelPlan
+from autoseg.plan.preprocessing import PICTURE_SCHEME, ChannelPlan, are_colours, are_pictures
 from autoseg.plan.values import LARGEST_RADIUS_VOXELS, Fraction, FractionRange, NonNegativeRange, PositiveRange
 
 LARGEST_SCALING: Final = 8.0
 LARGEST_SHEAR_DEGREES: Final = 60.0
-COLOUR_CHANNELS: Final = (("r", "g", "b"), ("red", "green", "blue"))
-PICTURE_SCHEME: Final = "rgb_to_0_1"
 
 
 class TransformPlan(Part):
@@ -197,17 +195,12 @@ class ColourPlan(TransformPlan):
 
     def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
         """Reports channels other than these three, by their names or by a normalization that only they have."""
-        names = tuple(channel.name.casefold() for channel in channels)
-        if names in COLOUR_CHANNELS or _are_pictures(channels):
+        if are_colours(channels):
             return None
         return (
             f"changes colours, so the channels must be red, green and blue in this order, named R, G and B or "
             f"{PICTURE_SCHEME} each (got {', '.join(channel.name for channel in channels)}); remove it"
         )
-
-
-def _are_pictures(channels: Sequence[ChannelPlan]) -> bool:
-    return [channel.normalization for channel in channels] == [PICTURE_SCHEME] * 3
 
 
 class SaturationPlan(ColourPlan):
@@ -246,7 +239,7 @@ class StainPlan(ColourPlan):
 
     def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
         """Reports channels whose intensities are not those of a picture, from which stains could be told."""
-        if _are_pictures(channels):
+        if are_pictures(channels):
             return None
         found = ", ".join(f"{channel.name} ({channel.normalization})" for channel in channels)
         return (

@@ -1,5 +1,6 @@
 """Normalization and resampling of images."""
 
+from collections.abc import Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from pydantic import model_validator
@@ -12,6 +13,8 @@ NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_
 LARGEST_NORMALIZED: Final = 1e15  # a network squares its input, and sums the squares
 SMALLEST_DIVISOR: Final = 1e-8
 """Normalization divides by at least this, as the reference implementation does."""
+COLOUR_CHANNELS: Final = (("r", "g", "b"), ("red", "green", "blue"))
+PICTURE_SCHEME: Final = "rgb_to_0_1"
 CT_NAME: Final = "ct"
 """Name of the channels, in any case, that are clipped to a window of the dataset's foreground."""
 
@@ -106,6 +109,17 @@ class ChannelPlan(Part):
             msg = f"channel {self.name!r}: 'window' belongs to the normalization 'ct' and to no other"
             raise ValueError(msg)
         return self
+
+
+def are_colours(channels: Sequence[ChannelPlan]) -> bool:
+    """Returns whether channels are red, green and blue: by their names, or by a normalization that only they have."""
+    names = tuple(channel.name.casefold() for channel in channels)
+    return names in COLOUR_CHANNELS or are_pictures(channels)
+
+
+def are_pictures(channels: Sequence[ChannelPlan]) -> bool:
+    """Returns whether channels have the intensities of colour pictures."""
+    return [channel.normalization for channel in channels] == [PICTURE_SCHEME] * 3
 
 
 class ResamplingPlan(Part):

@@ -3,7 +3,7 @@
 from typing import Final
 
 from planners.architectures.architecture import Architecture
-from planners.architectures.attention_unets import ATTENTION_UNET
+from planners.architectures.attention_unets import ATTENTION_UNET, SAU_NET
 from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
 from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
 from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
@@ -95,6 +95,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         RESNET_101_UNET,
         DENSENET_161_UNET,
         H_DENSE_UNET,
+        SAU_NET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

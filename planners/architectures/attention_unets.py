@@ -1,8 +1,10 @@
-"""U-Nets with attention gates on their skip connections."""
+"""U-Nets with attention that was learnt to be looked at: gates on skip connections, and a stream of shapes."""
 
 from dataclasses import replace
 from typing import Final
 
+from autoseg.plan.network.attentions import DualExcitationPlan
+from autoseg.plan.network.blocks import DensePlan, PlainBlockPlan
 from autoseg.plan.network.layers import LayerPlan
 from autoseg.plan.network.skips import AttentionGatePlan
 from planners.architectures.architecture import Architecture, PublishedNetwork
@@ -55,3 +57,19 @@ ATTENTION_UNET: Final = Architecture(
         ),
     ),
 )
+SAU_NET: Final = Architecture(
+    name="sau_net",
+    sentence="A U-Net with dense blocks, attention in every stage, and a second stream that finds edges.",
+    source="Sun et al. 2020, MICCAI, arXiv:2001.07645",
+    year=2020,
+    choose_network=UShapedProfile(
+        block=DensePlan(growth=0.5),
+        decoder_block=PlainBlockPlan(),
+        decoder_blocks=1,
+        attention=DualExcitationPlan(reduction=16),
+        layers=LayerPlan(normalization="instance", activation="relu"),
+        edge_weight=1.0,
+    ),
+)
+"""Beside the published one, the encoder has stages of four convolutions in place of those of DenseNet-121, attention as
+the decoder has, and no edges of the image that were found by another method."""

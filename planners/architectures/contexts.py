@@ -13,6 +13,7 @@ _LAYERS = LayerPlan(normalization="instance", activation="relu")
 TOKENS_LIMIT: Final = (
     2048  # voxels to which a voxel attends, a guess: the map of all pairs then has at most 16 MB a head
 )
+UPSAMPLED_TOKENS_LIMIT: Final = 256  # at full resolution as costly as a convolution of 27 voxels of 32 features
 ASPP: Final = DilatedPyramidPlan(channels=256, dilations=(6, 12, 18))  # DeepLabV3, stride 16
 DUAL_ATTENTION: Final = DualAttentionPlan(reduction=8, tokens_limit=TOKENS_LIMIT)  # DANet
 
@@ -25,7 +26,7 @@ ASPP_UNET: Final = Architecture(
 )
 NON_LOCAL_UNET: Final = Architecture(
     name="non_local_unet",
-    sentence="Residual U-Net with summed skip connections and attention of all voxels of the bottleneck to each other.",
+    sentence="Residual U-Net with sums as skip connections, and attention at the bottleneck and in every upsampling.",
     source="Wang et al. 2020, AAAI, arXiv:1812.04103",
     year=2018,
     choose_network=UShapedProfile(
@@ -35,6 +36,7 @@ NON_LOCAL_UNET: Final = Architecture(
         decoder_blocks=1,
         skip=AdditionPlan(),
         contexts=(NonLocalPlan(heads=2, tokens_limit=TOKENS_LIMIT),),
+        upsampling_attention=NonLocalPlan(heads=2, tokens_limit=UPSAMPLED_TOKENS_LIMIT),
     ),
 )
 DUAL_ATTENTION_UNET: Final = Architecture(

@@ -6,11 +6,11 @@ from typing import Final, Literal
 
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import EncoderUPlan
+from autoseg.plan.network.base import PretrainedPlan
 from autoseg.plan.network.contexts import ContextPlan, DenseDilationPlan, MultiKernelPoolingPlan
 from autoseg.plan.network.encoder_u import (
     DenseNetEncoderPlan,
     EncoderPlan,
-    PretrainedPlan,
     ResNetEncoderPlan,
     VggEncoderPlan,
 )

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from autoseg.plan.decisions import Reason
-from autoseg.plan.network.encoder_u import DenseNetEncoderPlan
+from autoseg.plan.network.base import PretrainedPlan
+from autoseg.plan.network.encoder_u import DenseNetEncoderPlan, EncoderUPlan
 from autoseg.plan.network.hybrid import HybridPlan
 from planners.architectures.architecture import Architecture
 from planners.architectures.encoder_u import DENSENET_161, EncoderUProfile, compute_dense_features
@@ -19,7 +20,7 @@ class HybridProfile:
     """Chooses the branches for a topology of three axes.
 
     Attributes:
-        slices: The 2D branch.
+        slices: The 2D branch, whose encoder may begin with the weights of others.
         volumes: The 3D branch.
     """
 
@@ -46,6 +47,14 @@ class HybridProfile:
             volumes=volumes.model_copy(update={"decoder_features_per_stage": decoded}),
         )
         return network, (*_prefix("slices", slice_reasons), *_prefix("volumes", volume_reasons))
+
+    def with_pretrained(self, pretrained: PretrainedPlan) -> "HybridProfile":
+        """Returns the profile whose 2D branches begin with the weights of a file."""
+        return replace(self, slices=self.slices.with_pretrained(pretrained))
+
+    def build_published(self) -> EncoderUPlan:
+        """Builds the 2D branch of the paper, for colour images and one output."""
+        return self.slices.build_published()
 
 
 def flatten_topology(topology: Topology) -> Topology:

@@ -2,22 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import UShapedPlan
 from autoseg.plan.network.attentions import AttentionPlan
 from autoseg.plan.network.blocks import BlockPlan, PlainBlockPlan
-from autoseg.plan.network.contexts import ContextPlan
+from autoseg.plan.network.contexts import ContextPlan, NonLocalPlan
 from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
+from autoseg.plan.network.shape_stream import ShapeStreamPlan
 from autoseg.plan.network.skips import ConcatenationPlan, SkipPlan
 from autoseg.plan.network.u_shaped import Padding, Supervision
-from planners.reasons import record
+from planners.reasons import format_amount, record
 from planners.rules.contexts import fit_contexts
 from planners.rules.topology import Topology, choose_deep_supervision
 from planners.rules.unet import MOST_FEATURES, choose_features
 
 DecoderWidth = Literal["same", "higher", "doubled"]
+
+MOST_GATES: Final = 3  # of a shape stream, as published
 
 _PLAIN = PlainBlockPlan()
 _CONCATENATION = ConcatenationPlan()
@@ -41,6 +44,7 @@ class UShapedProfile:
         block: Blocks of the encoder.
         decoder_block: Blocks of the decoder; None: the same.
         output_weight_step: Weight of a trained output as a share of that of the next higher resolution.
+        edge_weight: Weight in the loss of the edges that a shape stream finds; None: there is no such stream.
     """
 
     width: int = 32
@@ -61,6 +65,8 @@ class UShapedProfile:
     dropout: float = 0.0
     supervision: Supervision = "own_resolution"
     output_weight_step: float = 0.5
+    upsampling_attention: NonLocalPlan | None = None
+    edge_weight: float | None = None
 
     def __call__(
         self, topology: Topology, *, input_channels: int, output_channels: int, width: int | None = None
@@ -75,6 +81,7 @@ class UShapedProfile:
         )
         outputs = self.choose_output_weights(topology)
         contexts, reasons = fit_contexts(self.contexts, topology.bottleneck_voxels, features.value[-1])
+        stream = self.choose_shape_stream(features.value)
         network = replace(self, contexts=contexts).build(
             features.value,
             kernel_sizes=[
@@ -86,9 +93,26 @@ class UShapedProfile:
             output_weights=outputs.value,
         )
         return network, (
-            record("features", features, ", ".join(map(str, features.value))),
+            record("features", features, _format(features.value)),
             record("outputs", outputs, ", ".join(f"{weight:.3g}" for weight in outputs.value)),
             *reasons,
+            *(
+                []
+                if stream.value is None
+                else [record("shape stream", stream, _format(stream.value.features_per_gate))]
+            ),
+        )
+
+    def choose_shape_stream(self, features: Sequence[int]) -> Decision[ShapeStreamPlan | None]:
+        """Chooses the gates of a shape stream, whose channels are halved from one to the next, as published."""
+        if self.edge_weight is None:
+            return Decision(None, "not a part of this network")
+        count = min(MOST_GATES, len(features) - 1)
+        widths = tuple(max(1, features[0] // 2**index) for index in range(count))
+        return Decision(
+            ShapeStreamPlan(features_per_gate=widths, edge_weight=self.edge_weight),
+            f"as published: {format_amount(count, 'gate')} for the last stages of the encoder; the loss of the edges "
+            f"counts {self.edge_weight:g}",
         )
 
     def choose_output_weights(self, topology: Topology) -> Decision[tuple[float, ...]]:
@@ -148,6 +172,8 @@ class UShapedProfile:
             dropout=self.dropout,
             supervision=self.supervision,
             output_weights=output_weights,
+            upsampling_attention=self.upsampling_attention,
+            shape_stream=self.choose_shape_stream(features).value,
         )
 
     def build_published(
@@ -169,6 +195,10 @@ class UShapedProfile:
             output_channels=output_channels,
             output_weights=output_weights,
         )
+
+
+def _format(features: Sequence[int]) -> str:
+    return ", ".join(map(str, features))
 
 
 def _repeat_last(counts: tuple[int, ...], length: int) -> tuple[int, ...]:

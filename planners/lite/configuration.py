@@ -1,5 +1,6 @@
 """Decisions of a lite plan that follow from the chosen network: augmentation, training, and their reasons."""
 
+import re
 from typing import Final
 
 from autoseg.plan.augmentation import TransformPlan
@@ -120,5 +121,5 @@ def build_lite_training(
 
 def _describe(candidate: Candidate) -> str:
     patch = format_extents(candidate.topology.patch_voxels)
-    features = candidate.network.describe()["features"].replace(" ", ", ")
+    features = re.sub(r"(?<=\d) (?=\d)", ", ", candidate.network.describe()["features"])
     return f"patch {patch} voxels, batch {candidate.batch.value}, features {features}"

@@ -156,6 +156,7 @@ ATTENTIONS: Final[dict[str, dict[str, Any]]] = {
     "se": {"reduction": 2},
     "cbam": {"reduction": 2, "kernel": 7},
     "scse": {"reduction": 2},
+    "dual_excitation": {"reduction": 2},
 }
 FIELDS: Final[dict[str, dict[str, Any]]] = {
     "batch normalization": {"layers": {"normalization": "batch", "activation": "relu"}, "downsampling": "strided"},
@@ -179,6 +180,15 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "output_weights": (1.0,) * 4,
         "layers": {"normalization": "batch", "activation": "gelu"},
     },
+    "shape stream": {"shape_stream": {"features_per_gate": (4, 2), "edge_weight": 0.5}},
+    "shape stream of fused outputs": {
+        "supervision": "fused",
+        "output_weights": (1.0,) * 4,
+        "shape_stream": {"features_per_gate": (3,), "edge_weight": 2.0},
+        "block": {"name": "dense", "growth": 0.5},
+        "layers": {"normalization": "batch", "activation": "relu"},
+    },
+    "upsampling attention": {"upsampling_attention": {"name": "non_local", "heads": 2, "tokens_limit": 8}},
     "valid convolutions": {"padding": "valid", "output_weights": (1.0,), "dropout": 0.5},
 }
 """U-shaped networks by what else is special about them."""

@@ -64,6 +64,7 @@ ARCHITECTURES = (
     "resnet101_unet",
     "densenet161_unet",
     "h_dense_unet",
+    "sau_net",
 )
 LOSSES = (
     "dice",

@@ -31,10 +31,13 @@ class HybridNetwork(SegmentationNetwork):
         folded = image.transpose(1, 2).flatten(0, 1)
         (flat,) = self.slices(folded)
         features = flat.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2)
-        probabilities = self.head(features).softmax(dim=1).to(image.dtype)
+        probabilities = self._compute_probabilities(self.head(features)).to(image.dtype)
         (volume,) = self.volumes(torch.cat((image, probabilities), dim=1))
         logits: Tensor = self.head(features + volume)
         return (logits,)
+
+    def _compute_probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1) if self.plan.probabilities == "softmax" else logits.sigmoid()
 
     @property
     def output_weights(self) -> tuple[float, ...]:

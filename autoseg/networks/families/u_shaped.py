@@ -11,12 +11,13 @@ from torch.nn import functional
 
 from autoseg.geometry import locate_centre
 from autoseg.networks.blocks import LINEAR, build_head
-from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.network import SegmentationNetwork, TargetKind
 from autoseg.networks.parts.attentions import build_attention
 from autoseg.networks.parts.blocks import build_stage
 from autoseg.networks.parts.contexts import build_context
 from autoseg.networks.parts.contexts.context import ContextSite
-from autoseg.networks.parts.resampling import UpsamplingStep, build_downsampling
+from autoseg.networks.parts.resampling import NonLocalUpsampling, UpsamplingStep, build_downsampling
+from autoseg.networks.parts.shape_stream import ShapeStream
 from autoseg.networks.parts.skips import build_skip
 from autoseg.networks.parts.skips.skip import SkipSite
 from autoseg.networks.parts.stage import StageSite
@@ -51,28 +52,46 @@ class UShapedNetwork(SegmentationNetwork):
         self.heads = nn.ModuleList(
             build_head(sources[level], plan.output_channels, plan.dimensions) for level in self._list_heads()
         )
+        self.shape_stream: ShapeStream | None = None
+        if plan.shape_stream is not None:
+            self.shape_stream = ShapeStream(
+                plan.shape_stream, encoded, kernel=plan.kernel_sizes[0], layers=plan.layers, channels=sources[0]
+            )
         if plan.supervision == "fused":
             joined = plan.output_channels * len(self.heads)
             self.fusion: nn.Module = build_head(joined, plan.output_channels, plan.dimensions)
         else:
             self.fusion = nn.Identity()
 
-    def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
-        """Computes logits, the most important output first."""
+    def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch _output ..."], ...]:
+        """Computes logits, the most important output first, those of edges last."""
         image = self._crop(image)
         skips = self._encode(image)
+        edges = None if self.shape_stream is None else self.shape_stream(skips)
         features = self.bottleneck(skips.pop())
         decoded = [features]
         for level in reversed(range(len(self.levels))):
             features = self.levels[level](features, skips.pop())
             decoded.append(features)
         decoded.reverse()
-        return self._compute_logits(decoded, decoded[0].shape[2:])
+        if self.shape_stream is not None and edges is not None:
+            decoded[0] = self.shape_stream.fuse(decoded[0], edges)
+        outputs = self._compute_logits(decoded, decoded[0].shape[2:])
+        return outputs if edges is None or not self.deep_supervision else (*outputs, edges)
 
     @property
     def output_weights(self) -> tuple[float, ...]:
-        """Those of the plan, normalized to a sum of 1."""
-        return self.weight_outputs(self.plan.output_weights)
+        """Those of the plan, normalized to a sum of 1; then that of the edges."""
+        weights = self.weight_outputs(self.plan.output_weights)
+        stream = self.plan.shape_stream
+        return weights if stream is None or not self.deep_supervision else (*weights, stream.edge_weight)
+
+    @property
+    def output_targets(self) -> tuple[TargetKind, ...]:
+        """Labels; then edges, if there is a shape stream."""
+        has_edges = self.plan.shape_stream is not None and self.deep_supervision
+        targets = super().output_targets
+        return (*targets[:-1], "edges") if has_edges else targets
 
     @property
     def single_precision_modules(self) -> tuple[str, ...]:
@@ -106,7 +125,7 @@ class UShapedNetwork(SegmentationNetwork):
             sides = self._compute_sides(decoded, len(self.heads), extents)
             fused: Tensor = self.fusion(torch.cat(sides, dim=1))
             return (fused, *sides) if self.deep_supervision else (fused,)
-        count = len(self.output_weights)
+        count = len(self.plan.output_weights) if self.deep_supervision else 1
         if self.plan.supervision == "full_resolution":
             return tuple(self._compute_sides(decoded, count, extents))
         return tuple(self.heads[level](decoded[level]) for level in range(count))
@@ -162,9 +181,14 @@ class DecoderStage(nn.Module):
         features, kernel, stride = plan.features_per_stage[level], plan.kernel_sizes[level], plan.strides[level + 1]
         row = plan.stage_count - 2 - level
         decoded = plan.decoder_features_per_stage[row]
-        self.upsampling = UpsamplingStep(
+        step = UpsamplingStep(
             plan.upsampling, channels_below, features, stride=stride, kernel=kernel, layers=plan.layers
         )
+        self.upsampling: UpsamplingStep | NonLocalUpsampling = step
+        if plan.upsampling_attention is not None:
+            self.upsampling = NonLocalUpsampling(
+                plan.upsampling_attention, step, channels_below, dimensions=plan.dimensions
+            )
         self.skip = build_skip(
             plan.skip,
             SkipSite(

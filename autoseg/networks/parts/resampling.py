@@ -13,7 +13,9 @@ from autoseg.networks.blocks import (
     TRANSPOSED_CONVOLUTIONS,
     Enlargement,
 )
-from autoseg.networks.parts.layers import Layer, build_activation, build_normalization
+from autoseg.networks.parts.layers import Layer, build_activation, build_kernel, build_normalization, get_ones
+from autoseg.networks.parts.tokens import attend_without_map, pool_tokens
+from autoseg.plan.network.contexts import NonLocalPlan
 from autoseg.plan.network.layers import Downsampling, LayerPlan, Upsampling
 
 
@@ -76,3 +78,38 @@ class UpsamplingStep(nn.Module):
         """Enlarges, then convolves where the kind says so."""
         enlarged: Tensor = self.convolution(self.enlarge(features))
         return enlarged
+
+
+class NonLocalUpsampling(nn.Module):
+    """The step to a higher resolution, to which attention of every new voxel to all voxels below is added.
+
+    The global aggregation block of Wang et al. 2020, arXiv:1812.04103. No map of all pairs is kept.
+
+    Attributes:
+        channels_out: Channels of the result.
+    """
+
+    def __init__(self, plan: NonLocalPlan, step: UpsamplingStep, channels_below: int, *, dimensions: int) -> None:
+        super().__init__()
+        one = get_ones(range(dimensions))
+        self.plan, self.channels_out = plan, step.channels_out
+        inner = plan.heads * max(1, step.channels_out // plan.heads)
+        self.step = step
+        self.query = build_kernel(step.channels_out, inner, one)
+        self.key = build_kernel(channels_below, inner, one, bias=False)  # it would add the same to all products
+        self.value = build_kernel(channels_below, inner, one)
+        self.output = build_kernel(inner, step.channels_out, one)
+
+    def forward(
+        self, features: Float[Tensor, "batch channels_below *space_below"]
+    ) -> Float[Tensor, "batch channels_out *space"]:
+        """Enlarges, then adds what every voxel attends to."""
+        enlarged: Tensor = self.step(features)
+        tokens = pool_tokens(features, self.plan.tokens_limit)
+        query, key, value = (
+            part.reshape(len(part), self.plan.heads, part.shape[1] // self.plan.heads, -1).transpose(2, 3).contiguous()
+            for part in (self.query(enlarged), self.key(tokens), self.value(tokens))
+        )
+        attended = attend_without_map(query, key, value).transpose(2, 3)
+        added: Tensor = self.output(attended.reshape(len(features), -1, *enlarged.shape[2:]))
+        return enlarged + added

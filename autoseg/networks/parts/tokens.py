@@ -25,6 +25,18 @@ def attend(
     return value @ weights.transpose(-1, -2)
 
 
+def attend_without_map(
+    query: Float[Tensor, "batch head query feature"],
+    key: Float[Tensor, "batch head token feature"],
+    value: Float[Tensor, "batch head token feature"],
+) -> Float[Tensor, "batch head query feature"]:
+    """Averages values by the softmax of the scaled products of queries and keys, without a map of all pairs."""
+    if query.device.type == "meta":  # PyTorch would count attention that is written out, which no device computes
+        attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
+        return attended
+    return functional.scaled_dot_product_attention(query, key, value)
+
+
 def pool_tokens(
     features: Float[Tensor, "batch channels *space"], limit: int
 ) -> Float[Tensor, "batch channels *space_pooled"]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoseg.networks.parts.tokens import attend_without_map
 from autoseg.plan.network.plain_transformer import PlainTransformerPlan
 
 TEMPERATURE: Final = 10_000.0  # longest wavelength of a position over 2 pi (Su et al. 2021, arXiv:2104.09864)
@@ -44,18 +45,6 @@ def rotate(
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
 
-def attend(
-    query: Float[Tensor, "batch head token feature"],
-    key: Float[Tensor, "batch head token feature"],
-    value: Float[Tensor, "batch head token feature"],
-) -> Float[Tensor, "batch head token feature"]:
-    """Averages values by the softmax of the scaled products of queries and keys, without a map of all pairs."""
-    if query.device.type == "meta":  # PyTorch would count attention that is written out, which no device computes
-        attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
-        return attended
-    return functional.scaled_dot_product_attention(query, key, value)
-
-
 class Attention(nn.Module):
     """Attention of all tokens to each other, whose queries and keys are rotated by their positions."""
 
@@ -76,7 +65,7 @@ class Attention(nn.Module):
             layer(tokens).reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        attended = attend(rotate(query, rotations), rotate(key, rotations), value)
+        attended = attend_without_map(rotate(query, rotations), rotate(key, rotations), value)
         result: Tensor = self.output(self.norm(attended.transpose(1, 2).reshape(tokens.shape)))
         return result
 

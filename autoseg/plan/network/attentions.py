@@ -55,8 +55,21 @@ class ConcurrentExcitationPlan(AttentionPlan):
     reduction: Count
 
 
+class DualExcitationPlan(AttentionPlan):
+    """A weight per channel (squeeze and excitation) times one plus a weight per voxel (Sun et al. 2020,
+    arXiv:2001.07645).
+
+    Attributes:
+        reduction: Channels per hidden unit, of which there are at least eight, or as many as channels.
+    """
+
+    name: Literal["dual_excitation"] = "dual_excitation"
+    reduction: Count
+
+
 ATTENTION_PLANS: Final[dict[str, type[AttentionPlan]]] = {
     "se": SqueezeExcitationPlan,
     "cbam": ConvolutionalAttentionPlan,
     "scse": ConcurrentExcitationPlan,
+    "dual_excitation": DualExcitationPlan,
 }

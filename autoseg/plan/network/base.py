@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,27 @@ from autoseg.document import Part
 from autoseg.plan.values import MOST_STAGES, ChannelCount, ChannelCounts, KernelExtents
 
 PerStageExtents = Annotated[tuple[KernelExtents, ...], Field(max_length=MOST_STAGES)]
+
+
+class PretrainedPlan(Part):
+    """A local file of weights with which the training of an encoder begins.
+
+    Attributes:
+        path: Absolute path of the file.
+        sha256: SHA-256 of its content.
+        first_kernels: Rule for the kernels that see the image. "by_colour": those for red, green and blue are kept, as
+            the channels are these three. "mean": every channel gets their mean, in such a proportion that equal
+            channels give the response to a grey image.
+    """
+
+    path: Path
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    first_kernels: Literal["by_colour", "mean"]
+
+    def describe(self) -> str:
+        """Describes the file in a few words."""
+        kernels = "kept by colour" if self.first_kernels == "by_colour" else "the mean of all colours"
+        return f"{self.path.name} ({self.sha256:.8}), first kernels {kernels}"
 
 
 class NetworkPlan(Part):
@@ -44,6 +66,15 @@ class NetworkPlan(Part):
 
         The heading "features" is in every table: the channels of the stages, divided by spaces.
         """
+
+    def find_pretrained(self) -> PretrainedPlan | None:
+        """Finds the weights with which the training of an encoder begins; None: all weights are random."""
+        return None
+
+    def with_pretrained(self, pretrained: PretrainedPlan | None) -> "NetworkPlan":
+        """Returns the plan with other first weights; itself where the family has no encoder of the literature."""
+        del pretrained
+        return self
 
     def list_pruned_depths(self) -> tuple[int, ...]:
         """Lists the depths to which a trained network can be pruned, the smallest first; none for most families."""

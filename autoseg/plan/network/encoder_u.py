@@ -5,13 +5,12 @@ in `autoseg.networks.parts.encoders`).
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
 from autoseg.document import OneOf, Part
-from autoseg.plan.network.base import StagedNetworkPlan
+from autoseg.plan.network.base import PretrainedPlan, StagedNetworkPlan
 from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
 from autoseg.plan.network.layers import DecoderFeatures, LayerPlan
 from autoseg.plan.values import MOST_BLOCKS, MOST_STAGES, ChannelCount
@@ -68,18 +67,6 @@ ENCODER_PLANS: Final[dict[str, type[EncoderPlan]]] = {
 }
 
 
-class PretrainedPlan(Part):
-    """A local file of weights with which the training of an encoder begins.
-
-    Attributes:
-        path: Absolute path of the file.
-        sha256: SHA-256 of its content.
-    """
-
-    path: Path
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
 class EncoderUPlan(StagedNetworkPlan):
     """An encoder of the literature, whose stages give the skip connections of a decoder.
 
@@ -111,9 +98,17 @@ class EncoderUPlan(StagedNetworkPlan):
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
         parts = (self.encoder.name, f"{self.decoder} decoder", *(context.name for context in self.contexts))
-        weights = "random" if self.pretrained is None else f"{self.pretrained.path.name} ({self.pretrained.sha256:.8})"
+        weights = "random" if self.pretrained is None else self.pretrained.describe()
         layers = (self.layers.normalization, self.layers.activation)
         return {**super().describe(), "parts": ", ".join((*parts, *layers)), "first weights": weights}
+
+    def find_pretrained(self) -> PretrainedPlan | None:
+        """Finds the weights with which the encoder begins."""
+        return self.pretrained
+
+    def with_pretrained(self, pretrained: PretrainedPlan | None) -> "EncoderUPlan":
+        """Returns the plan with other first weights of the encoder."""
+        return self.model_copy(update={"pretrained": pretrained})
 
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of blocks and decoder."""

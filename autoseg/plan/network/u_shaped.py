@@ -11,8 +11,9 @@ from autoseg.document import OneOf
 from autoseg.plan.network.attentions import ATTENTION_PLANS, AttentionPlan
 from autoseg.plan.network.base import StagedNetworkPlan
 from autoseg.plan.network.blocks import BLOCK_PLANS, BlockPlan
-from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan
+from autoseg.plan.network.contexts import CONTEXT_PLANS, ContextPlan, NonLocalPlan
 from autoseg.plan.network.layers import DecoderFeatures, Downsampling, LayerPlan, OutputWeights, Upsampling
+from autoseg.plan.network.shape_stream import ShapeStreamPlan
 from autoseg.plan.network.skips import SKIP_PLANS, SkipPlan
 from autoseg.plan.values import BlockCounts
 
@@ -49,6 +50,9 @@ class UShapedPlan(StagedNetworkPlan):
             as the last, and a first output that is computed from all of them (Qin et al. 2020, arXiv:2005.09007).
         output_weights: The weight in the loss of every trained output, most important first. One weight: only the
             first output is trained.
+        upsampling_attention: Attention of every voxel to those of the resolution below, which is added to the result of
+            every upsampling (Wang et al. 2020, arXiv:1812.04103); None without.
+        shape_stream: A second stream, which finds edges; None without.
     """
 
     family: Literal["u_shaped"] = "u_shaped"
@@ -67,11 +71,15 @@ class UShapedPlan(StagedNetworkPlan):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     supervision: Supervision
     output_weights: OutputWeights
+    upsampling_attention: NonLocalPlan | None = None
+    shape_stream: ShapeStreamPlan | None = None
 
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
         attention = () if self.attention is None else (self.attention.name,)
-        parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *attention)
+        added = {"upsampling attention": self.upsampling_attention, "shape stream": self.shape_stream}
+        more = (*attention, *(name for name, part in added.items() if part is not None))
+        parts = (self.block.name, self.skip.name, *(context.name for context in self.contexts), *more)
         padding = () if self.padding == "same" else ("valid convolutions",)
         layers = (self.layers.normalization, self.layers.activation, *padding)
         return {
@@ -119,6 +127,17 @@ class UShapedPlan(StagedNetworkPlan):
         return self
 
     @model_validator(mode="after")
+    def _check_shape_stream(self) -> "UShapedPlan":
+        gates = 0 if self.shape_stream is None else len(self.shape_stream.features_per_gate)
+        if gates > self.stage_count - 1:
+            msg = (
+                f"shape_stream.features_per_gate must hold at most {self.stage_count - 1} values: each gate reads one "
+                f"stage of the encoder after the first (got {gates})"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _check_padding(self) -> "UShapedPlan":
         if self.padding == "same":
             return self
@@ -139,6 +158,10 @@ class UShapedPlan(StagedNetworkPlan):
         yield from (f"context {context.name!r}" for context in self.contexts)
         if self.attention is not None:
             yield f"attention {self.attention.name!r}"
+        if self.shape_stream is not None:
+            yield "shape_stream"
+        if self.upsampling_attention is not None:
+            yield "upsampling_attention"
         if not self.upsampling.startswith("transposed"):
             yield f"upsampling {self.upsampling!r}"
 

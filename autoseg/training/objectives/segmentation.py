@@ -1,4 +1,7 @@
-"""Supervised segmentation: the planned loss terms compare logits and labels at every supervised resolution."""
+"""Supervised segmentation: the planned loss terms compare logits and labels at every supervised resolution.
+
+An output for edges has a loss of its own.
+"""
 
 from torch import Tensor
 
@@ -20,13 +23,16 @@ class Segmentation(Objective):
         super().__init__()
         del seed
         self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
-        assert set(network.output_targets) == {"labels"}, (
-            f"{network.plan.family}: outputs for other targets than labels"
-        )
-        self.output_weights = network.output_weights
+        self.output_weights, self.output_targets = network.output_weights, network.output_targets
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
         outputs = network(batch.image)
-        loss = self.loss(outputs, batch.label_map, self.output_weights, progress=self.progress)
+        loss = self.loss(
+            outputs,
+            batch.label_map,
+            self.output_weights,
+            output_targets=self.output_targets,
+            progress=self.progress,
+        )
         return loss, outputs[0]

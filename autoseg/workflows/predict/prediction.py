@@ -37,6 +37,7 @@ from autoseg.volume_io import (
     write_probabilities,
 )
 from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
+from autoseg.workflows.predict.attention_maps import MapRecorder, build_recorder, check_attention_maps, check_no_maps
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
     RECORD_NAME,
@@ -60,6 +61,7 @@ class PredictionRequest:
             like a fold, leaves the selection aside.
         folds: None takes those that were selected, else every trained one.
         postprocessing: Whether the postprocessing that was selected is applied.
+        attention_maps: Whether the attention maps of the networks are written, too.
     """
 
     configuration: str | None = None
@@ -67,6 +69,7 @@ class PredictionRequest:
     options: PredictionOptions
     postprocessing: bool = True
     save_probabilities: bool = False
+    attention_maps: bool = False
     device: str = "auto"
     precision: Precision = "auto"
     execution: ExecutionChoice = "auto"
@@ -115,12 +118,16 @@ def _predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
+    if request.attention_maps:
+        check_attention_maps(run, choice.members, execution=request.execution)
+    else:
+        check_no_maps(out)
     model = load_ensemble(
         run.root,
         choice.members,
         device=request.device,
         precision=request.precision,
-        execution=request.execution,
+        execution="eager" if request.attention_maps else request.execution,
         workload=_estimate_workload(run, images, request),
     )
     weights = hash_ensemble(run, model)
@@ -137,12 +144,15 @@ def _predict_images(
         record = prepare_folder(out, record, overwrite=request.overwrite)
         write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
         write_document(out / PLAN_NAME, model.plan)
-    waiting = [case for case in cases if not _is_finished(case, out, model, request)]
+    recorder = build_recorder(model.members[0], out) if request.attention_maps else None
+    waiting = [case for case in cases if not _is_finished(case, out, model, request, recorder=recorder)]
     failures = _list_incomplete(problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []
     read = partial(_read, model, odd)
-    events = _predict_images_of(waiting, out, model, request=request, record=record, progress=progress, read=read)
+    events = _predict_images_of(
+        waiting, out, model, request=request, record=record, progress=progress, read=read, recorder=recorder
+    )
     try:
         failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
     finally:
@@ -221,8 +231,11 @@ def _find_outputs(case: Case, out: Path, model: Ensemble, request: PredictionReq
     return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
 
 
-def _is_finished(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> bool:
-    return all(path.is_file() for path in _find_outputs(case, out, model, request))
+def _is_finished(
+    case: Case, out: Path, model: Ensemble, request: PredictionRequest, *, recorder: MapRecorder | None
+) -> bool:
+    maps = () if recorder is None else recorder.find_paths(case.name)
+    return all(path.is_file() for path in (*_find_outputs(case, out, model, request), *maps))
 
 
 def _predict_images_of(
@@ -234,10 +247,14 @@ def _predict_images_of(
     record: PredictionRecord,
     progress: Progress,
     read: Callable[[Case], tuple[StagedCase, ...]],
+    recorder: MapRecorder | None,
 ) -> Iterator[Failure | None]:
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
-        logits = model.predict_case(read, options=request.options, on_window=show)
+        if recorder is None:
+            logits = model.predict_case(read, options=request.options, on_window=show)
+        else:
+            logits = (recorder.predict_case(case.name, read[0], options=request.options, on_window=show),)
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:
             path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)

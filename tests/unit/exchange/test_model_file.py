@@ -367,7 +367,10 @@ def test_no_name_in_a_run_reaches_the_file(run: Path, tmp_path: Path, select: Bu
 
 def test_a_shared_plan_does_not_say_where_pretrained_weights_lay() -> None:
     network = build_small_network_plan(
-        "encoder_u", 2, input_channels=1, pretrained={"path": f"/home/{SECRET}", "sha256": "0" * 64}
+        "encoder_u",
+        2,
+        input_channels=1,
+        pretrained={"path": f"/home/{SECRET}", "sha256": "0" * 64, "first_kernels": "mean"},
     )
     configuration = build_configuration((16, 16), data_of="2d").model_copy(update={"network": network})
     plan = build_plan({"2d": configuration})

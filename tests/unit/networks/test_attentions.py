@@ -43,6 +43,13 @@ def test_scse_adds_features_scaled_by_channel_and_by_voxel() -> None:
 
 
 @torch.no_grad()
+def test_dual_excitation_scales_channels_and_takes_no_voxel_away() -> None:
+    channel = sigmoid(2 * (2 + 1))  # of each of two hidden units: the sum of the means
+    voxels = torch.tensor([1 + sigmoid(1), 1 + sigmoid(5)])  # one hidden unit: the sum of the channels
+    torch.testing.assert_close(build("dual_excitation")(FEATURES), FEATURES * channel * voxels)
+
+
+@torch.no_grad()
 def test_se_with_a_large_bias_is_the_identity() -> None:
     module = build("se")
     nn.init.constant_(module.get_parameter("excite.bias"), 20)

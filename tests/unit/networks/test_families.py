@@ -48,11 +48,13 @@ GLOBAL_NETWORKS: Final = {
     "dilated": "averages over the whole patch",
     "dilated with dual attention": "attends to the whole patch",
     "context aspp": "averages over the whole patch",
+    "upsampling attention": "attends to the whole patch",
     "context non_local": "attends to the whole patch",
     "context dual_attention": "attends to the whole patch",
     "context graph_unet": "keeps the nodes of the highest scores of the whole patch",
     "attention cbam": "averages over the whole patch",
     "attention scse": "averages over the whole patch",
+    "attention dual_excitation": "averages over the whole patch",
     "plain_transformer": "attends to the whole patch",
     "additive_u mednext with response normalization": "normalizes by the norm over the whole patch",
     "hybrid_2d_3d": "has kernels of its own in each branch",
@@ -95,8 +97,9 @@ def test_the_first_output_has_the_shape_of_the_image_without_margins_and_the_oth
     outputs = network(image)
     inside = [extent - 2 * margin for extent, margin in zip(image.shape[2:], network.margin_voxels, strict=True)]
     assert outputs[0].shape == (2, plan.output_channels, *inside)
-    for output in outputs:
-        assert output.shape[:2] == outputs[0].shape[:2]
+    channels = {"labels": plan.output_channels, "edges": 1}
+    for output, target in zip(outputs, network.output_targets, strict=True):
+        assert output.shape[:2] == (2, channels[target])
         assert all(whole % part == 0 for whole, part in zip(outputs[0].shape[2:], output.shape[2:], strict=True))
 
 
@@ -108,8 +111,11 @@ def test_every_output_has_a_weight_and_a_target_with_and_without_deep_supervisio
         network.set_deep_supervision(enabled=enabled)
         count = len(network(image))
         assert (len(network.output_weights), len(network.output_targets)) == (count, count)
-        assert sum(network.output_weights) == pytest.approx(1)
-        assert list(network.output_weights) == sorted(network.output_weights, reverse=True)
+        outputs = zip(network.output_weights, network.output_targets, strict=True)
+        weights = [weight for weight, target in outputs if target == "labels"]
+        assert sum(weights) == pytest.approx(1)
+        assert weights == sorted(weights, reverse=True)
+        assert network.output_targets[0] == "labels"
         assert enabled or count == 1
 
 

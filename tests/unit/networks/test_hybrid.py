@@ -9,6 +9,8 @@ from autoseg.networks import build_network
 from autoseg.networks.families.hybrid import HybridNetwork
 from autoseg.plan.network import HybridPlan
 
+PRETRAINED = {"path": "/weights.pth", "sha256": "0" * 64, "first_kernels": "mean"}
+
 
 class Silence(nn.Module):
     """A branch whose features are zero; it keeps what it sees."""
@@ -23,9 +25,10 @@ class Silence(nn.Module):
         return (image.new_zeros(image.shape[0], self.channels, *image.shape[2:]),)
 
 
+@pytest.mark.parametrize("probabilities", ["softmax", "sigmoid"])
 @torch.inference_mode()
-def test_without_the_3d_branch_the_output_is_that_of_the_2d_branch_slice_by_slice() -> None:
-    plan = build_small_network_plan("hybrid_2d_3d", 3)
+def test_without_the_3d_branch_the_output_is_that_of_the_2d_branch_slice_by_slice(probabilities: str) -> None:
+    plan = build_small_network_plan("hybrid_2d_3d", 3, probabilities=probabilities)
     network = build_network(plan, torch.Generator().manual_seed(0)).eval()
     assert isinstance(network, HybridNetwork)
     image = torch.randn((2, 2, 5, 8, 8), generator=torch.Generator().manual_seed(1))
@@ -40,7 +43,7 @@ def test_without_the_3d_branch_the_output_is_that_of_the_2d_branch_slice_by_slic
         torch.testing.assert_close(found[:, :, index], expected, rtol=1e-5, atol=1e-5)
     (seen,) = silent.seen
     torch.testing.assert_close(seen[:, :2], image)
-    torch.testing.assert_close(seen[:, 2:], found.softmax(dim=1))
+    torch.testing.assert_close(seen[:, 2:], found.softmax(dim=1) if probabilities == "softmax" else found.sigmoid())
 
 
 def test_extents_fit_both_branches_and_channels_those_of_the_plan() -> None:
@@ -56,7 +59,7 @@ def test_extents_fit_both_branches_and_channels_those_of_the_plan() -> None:
     [
         ({"dimensions": 2}, "dimensions must be 3"),
         ({"slices": {"decoder_features_per_stage": (4,)}}, "must end with the same number"),
-        ({"slices": {"pretrained": {"path": "/weights.pth", "sha256": "0" * 64}}}, "pretrained must be null"),
+        ({"volumes": {"pretrained": PRETRAINED}}, "volumes.pretrained must be null"),
     ],
 )
 def test_branches_that_do_not_fit_are_refused(changes: dict[str, dict[str, object]], words: str) -> None:

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from builders.networks import build_small_network_plan
 from builders.published_encoders import PublishedDenseNet, PublishedResNet, PublishedVgg, randomize
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import AutosegError, ExchangeError, PlanError
-from autoseg.networks import build_network
+from autoseg.networks import SegmentationNetwork, build_network
 from autoseg.networks.parts.encoders import build_encoder
 from autoseg.networks.parts.encoders.encoder import Encoder
-from autoseg.networks.pretrained import describe_pretrained, load_pretrained
-from autoseg.plan.network import EncoderUPlan
+from autoseg.networks.pretrained import describe_pretrained, load_pretrained, read_pretrained
+from autoseg.plan.network import EncoderUPlan, HybridPlan, NetworkPlan
 
 HALVED = {"kernel_sizes": ((3, 3),) * 6, "strides": ((1, 1), *((2, 2),) * 5)}
 NONE, BATCH = ({"normalization": kind, "activation": "relu"} for kind in ("none", "batch"))
@@ -100,8 +101,10 @@ def write_file(folder: Path, weights: dict[str, Tensor], ending: str = ".pth", *
 
 
 def load_encoder(plan: EncoderUPlan, path: Path, published: EncoderUPlan | None = None) -> Encoder:
-    """The encoder of a network that begins with the weights of a file."""
+    """The encoder of a network that begins with the weights of a file; three channels are colours."""
     described = describe_pretrained(path, published or plan)
+    if plan.input_channels == 3:
+        described = described.model_copy(update={"first_kernels": "by_colour"})
     network = build_network(plan.model_copy(update={"pretrained": described})).eval()
     load_pretrained(network)
     encoder = network.get_submodule("encoder")
@@ -150,6 +153,42 @@ def test_equal_channels_of_any_number_give_the_response_to_a_grey_colour_image(
     found = encoder(grey.expand(-1, channels, -1, -1))[stage]
     expected = published(grey.expand(-1, 3, -1, -1))[stage]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def load(plan: NetworkPlan, path: Path, published: EncoderUPlan, first_kernels: str) -> SegmentationNetwork:
+    """A network that begins with the weights of a file."""
+    described = describe_pretrained(path, published).model_copy(update={"first_kernels": first_kernels})
+    network = build_network(plan.with_pretrained(described), torch.Generator().manual_seed(0)).eval()
+    load_pretrained(network)
+    return network
+
+
+@each_encoder
+def test_three_channels_get_the_kernels_by_colour_or_their_mean_as_planned(name: str, tmp_path: Path) -> None:
+    path, plan = write_file(tmp_path, make_published(name).state_dict()), plan_encoder(name)
+    kept, mean = (next(load(plan, path, plan, kernels).parameters()) for kernels in ("by_colour", "mean"))
+    published = next(iter(read_pretrained(path).values()))
+    assert torch.equal(kept, published)
+    torch.testing.assert_close(mean, published.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1))
+    assert not torch.allclose(mean, kept)
+
+
+def test_the_branch_for_slices_of_a_hybrid_network_begins_with_the_file(tmp_path: Path) -> None:
+    path = write_file(tmp_path, make_published("densenet").state_dict())
+    slices = cut_stages(plan_encoder("densenet"), 4)
+    small = build_small_network_plan("hybrid_2d_3d", 3)
+    assert isinstance(small, HybridPlan)
+    volumes = small.volumes.model_copy(update={"decoder_features_per_stage": (2,)})
+    plan = HybridPlan.model_validate(
+        small.model_dump() | {"slices": slices.model_dump(), "volumes": volumes.model_dump()}
+    )
+    drawn = build_network(plan, torch.Generator().manual_seed(0)).state_dict()
+    found = load(plan, path, plan_encoder("densenet"), "mean").state_dict()
+    published, first = read_pretrained(path), "slices.encoder.stages.1.convolution.weight"
+    mean = 3 / 2 * published["features.conv0.weight"].mean(dim=1, keepdim=True)  # two channels
+    torch.testing.assert_close(found[first], mean.expand(-1, 2, -1, -1))
+    changed = {name for name, tensor in found.items() if not torch.equal(tensor, drawn[name])}
+    assert {name.rpartition(".encoder.")[0] for name in changed} == {"slices"}
 
 
 @pytest.mark.parametrize("depth_kernel", [1, 3])

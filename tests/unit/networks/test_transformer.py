@@ -6,10 +6,10 @@ from torch.nn import functional
 
 from autoseg.networks import build_network
 from autoseg.networks.cost import measure_cost
+from autoseg.networks.parts.tokens import attend_without_map
 from autoseg.networks.parts.transformer import (
     PositionEmbedding,
     ScaledPath,
-    attend,
     compute_rotations,
     rotate,
 )
@@ -42,7 +42,7 @@ def test_rotations_keep_lengths_and_the_first_position_as_it_is() -> None:
 def test_attention_is_the_mean_of_values_weighted_by_the_softmax_of_scaled_products() -> None:
     query, key, value = torch.randn(3, 2, 2, 5, 4)
     weights = torch.softmax(query @ key.transpose(-1, -2) / 2, dim=-1)
-    torch.testing.assert_close(attend(query, key, value), weights @ value)
+    torch.testing.assert_close(attend_without_map(query, key, value), weights @ value)
 
 
 def test_the_memory_of_attention_grows_with_the_tokens_and_not_with_their_pairs(make_plan) -> None:

@@ -690,13 +690,14 @@ def test_a_training_with_other_values_is_resumed_bit_for_bit(start, tmp_path, ch
         assert rates[1:3] == pytest.approx([0.01, 0.001])  # the first epoch is the best so far, the second is not
 
 
-DROPPING = {"input_channels": 1, "output_channels": 2}
+OTHERS = {"u_shaped": {"dropout": 0.5}, "shape stream": {}}
 
 
-def test_a_network_with_dropout_is_resumed_bit_for_bit(start, plan_configuration, tmp_path):
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_network_with_dropout_or_edges_is_resumed_bit_for_bit(start, plan_configuration, tmp_path, name):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    plan = plan_configuration(epochs=2)
-    plan = plan.model_copy(update={"network": build_small_network_plan("u_shaped", 2, dropout=0.5, **DROPPING)})
+    network = build_small_network_plan(name, 2, input_channels=1, output_channels=2, **OTHERS[name])
+    plan = plan_configuration(epochs=2).model_copy(update={"network": network})
     list(start(whole, plan=plan))
     stop_after_iteration(start(parts, plan=plan, options={"seconds_between_partial_checkpoints": ALWAYS}), 1, 1)
     torch.manual_seed(1)  # as in another process, which drew other numbers before

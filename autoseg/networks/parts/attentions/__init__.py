@@ -6,6 +6,7 @@ from typing import Final
 from torch import nn
 
 from autoseg.networks.parts.attentions.cbam import ConvolutionalAttention
+from autoseg.networks.parts.attentions.dual_excitation import DualExcitation
 from autoseg.networks.parts.attentions.scse import ConcurrentExcitation
 from autoseg.networks.parts.attentions.se import SqueezeExcitation
 from autoseg.plan.network.attentions import AttentionPlan
@@ -14,6 +15,7 @@ ATTENTIONS: Final[dict[str, Callable[..., nn.Module]]] = {
     "se": SqueezeExcitation,
     "cbam": ConvolutionalAttention,
     "scse": ConcurrentExcitation,
+    "dual_excitation": DualExcitation,
 }
 """Built from the plans of the same names in `autoseg.plan.network.attentions.ATTENTION_PLANS`."""
 

@@ -1,18 +1,22 @@
 """Encoders of the literature keep the widths of published weights, and are planned with them."""
 
+import re
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 from builders.fingerprints import build_fingerprint
 from builders.hosts import build_host
+from builders.labels import build_labels
 
 from autoseg.cli.choices import find_planner
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
+from autoseg.network_cost import Convolution, NetworkCost
 from autoseg.networks.parts.encoders import build_encoder
 from autoseg.plan import ConfigurationPlan
-from autoseg.plan.network import EncoderUPlan, HybridPlan
+from autoseg.plan.network import EncoderUPlan, HybridPlan, NetworkPlan
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import ARCHITECTURES
 from planners.architectures.encoder_u import (
@@ -51,6 +55,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "vgg11.pth"
     torch.save({encoder.find_published_name(name): tensor for name, tensor in encoder.state_dict().items()}, path)
     return path
+
+
+def count_little(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
+    """A made-up cost, as counting that of two branches takes seconds."""
+    elements = 100 * batch_size * prod(patch_voxels)
+    convolution = Convolution(channels_in=1, channels_out=1, output_elements=elements, multiply_adds=elements)
+    return NetworkCost(
+        kept_bytes=4 * elements,
+        parameter_count=network.input_channels,
+        parameter_bytes=4 * network.input_channels,
+        multiply_adds=elements,
+        matrix_multiply_adds=0,
+        convolutions=(convolution,),
+        normalized_elements=elements,
+        output_elements=elements,
+    )
 
 
 def find_network(configuration: ConfigurationPlan) -> EncoderUPlan:
@@ -125,6 +145,47 @@ def test_a_network_for_volumes_alone_is_planned_for_these_and_slices_are_left_ou
     assert network.slices.strides == tuple(stride[1:] for stride in network.volumes.strides)
     (reason,) = (reason for reason in plan.reasons if reason.subject == "2d")
     assert "none for slices alone" in reason.because
+
+
+def test_with_regions_the_3d_branch_sees_the_probability_of_each_in_every_configuration() -> None:
+    labels = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
+    fingerprint = build_fingerprint((1.0, 1.0, 1.0), (64, 64, 64), labels=labels)
+    host = Machine(accelerator_memory_gb=None, host=build_host())
+    for planner, machine in (("default", MACHINE), ("lite", host)):
+        plan = find_planner(planner, "h_dense_unet").plan(fingerprint, machine, measure_cost=count_little)
+        for name, configuration in plan.configurations.items():
+            assert isinstance(configuration.network, HybridPlan)
+            assert configuration.network.probabilities == "sigmoid"
+            (reason,) = (reason for reason in plan.reasons if reason.subject == f"{name}: probabilities of slices")
+            assert "regions may overlap" in reason.because
+    (reason,) = (reason for reason in plan.reasons if reason.subject.endswith(": network"))
+    assert re.search(r"features \d+(, \d+)+ and \d+(, \d+)+$", reason.value)
+
+
+@pytest.fixture(scope="module")
+def dense_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of DenseNet-161 under torchvision's names, all zero."""
+    with torch.device("meta"):
+        encoder = build_encoder(DENSENET_161.build_published())
+    path = tmp_path_factory.mktemp("weights") / "densenet161.pth"
+    state = encoder.state_dict()
+    torch.save({encoder.find_published_name(name): torch.zeros(state[name].shape) for name in state}, path)
+    return path
+
+
+def test_the_branch_for_slices_begins_with_a_file_and_the_other_one_does_not(dense_weights: Path) -> None:
+    planner = find_planner("default", "h_dense_unet", pretrained=dense_weights)
+    plan = planner.plan(build_fingerprint((5.0, 0.8, 0.8), (16, 96, 96)), MACHINE, measure_cost=count_little)
+    network = plan.configurations["3d_fullres"].network
+    assert isinstance(network, HybridPlan)
+    assert network.slices.pretrained is not None
+    assert network.slices.pretrained.path == dense_weights.resolve()
+    assert (network.slices.layers.normalization, network.volumes.layers.normalization) == ("batch", "instance")
+    assert network.volumes.pretrained is None
+    assert network.describe()["first weights"].startswith("densenet161.pth (")
+    (reason,) = (reason for reason in plan.reasons if reason.subject == "3d_fullres: first kernels")
+    assert reason.value == "mean"
+    assert plan.planner.startswith("default --architecture h_dense_unet --pretrained densenet161.pth#")
 
 
 def test_a_plan_by_time_refuses_a_network_for_volumes_alone_where_only_slices_can_be_planned() -> None:

@@ -1,0 +1,121 @@
+"""Attention maps of a prediction: recorded with the logits, window by window, and written for every image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from autoseg.document import read_document
+from autoseg.errors import PredictionError
+from autoseg.inference.ensemble import MemberChoice
+from autoseg.inference.execution.preparation import ExecutionChoice
+from autoseg.inference.folds import find_configuration
+from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import PredictionOptions
+from autoseg.inference.restoring.restore_grid import restore_maps
+from autoseg.inference.sliding_window.prediction import OnWindow
+from autoseg.networks.attention_maps import RecordingNetwork, find_attention_maps
+from autoseg.networks.cost import META
+from autoseg.networks.families import build_network
+from autoseg.plan.document import Plan
+from autoseg.run_folder import RunFolder
+from autoseg.stages.staged_case import StagedCase
+from autoseg.volume_io import write_label_map
+
+MAPS_FOLDER: Final = "attention_maps"
+MAP_ENDING: Final = ".nii.gz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapRecorder:
+    """A model that predicts and writes its attention maps.
+
+    Attributes:
+        model: Its networks return the maps as channels after those of the classes.
+        classes: Number of the classes' channels.
+        titles: Titles of the maps.
+        out: Folder of the label maps.
+    """
+
+    model: SegmentationModel
+    classes: int
+    titles: tuple[str, ...]
+    out: Path
+
+    def find_paths(self, case: str) -> tuple[Path, ...]:
+        """Returns the files of a case, one per map."""
+        return tuple(self.out / MAPS_FOLDER / f"{case}_{title}{MAP_ENDING}" for title in self.titles)
+
+    def predict_case(
+        self, case: str, read: StagedCase, *, options: PredictionOptions, on_window: OnWindow
+    ) -> Float32[Tensor, "class z y x"]:
+        """Computes the logits of a case, and writes its maps on the grid of the image, in steps of 1 / 255.
+
+        Raises:
+            VolumeError: NIfTI cannot hold the grid.
+            RunError: A file cannot be written.
+        """
+        recorded = self.model.predict_case(read, options=options, on_window=on_window)
+        resampling, grid = self.model.configuration_plan.resampling, read.geometry.grid
+        for path, values in zip(self.find_paths(case), recorded[self.classes :], strict=True):
+            restored = restore_maps(values[None], read.geometry, resampling=resampling)
+            write_label_map(path, restored[0], grid=grid, like=None)
+        return recorded[: self.classes]
+
+
+def build_recorder(model: SegmentationModel, out: Path) -> MapRecorder:
+    """Builds what predicts with a model whose networks run as they are, and writes attention maps into a folder."""
+    networks = tuple(RecordingNetwork(network) for network in model.networks)
+    plan, configuration = model.plan, model.configuration_plan
+    classes, titles = configuration.network.output_channels, networks[0].titles
+    wide = configuration.network.model_copy(update={"output_channels": classes + len(titles)})
+    configurations = plan.configurations | {model.configuration: configuration.model_copy(update={"network": wide})}
+    recording = replace(model, networks=networks, plan=plan.model_copy(update={"configurations": configurations}))
+    return MapRecorder(model=recording, classes=classes, titles=titles, out=out)
+
+
+def check_attention_maps(run: RunFolder, members: Sequence[MemberChoice], *, execution: ExecutionChoice) -> None:
+    """Checks that the chosen model computes attention maps, before anything is loaded.
+
+    Raises:
+        PredictionError: It computes none, several models are averaged, or its networks are not to run as they are.
+    """
+    if len(members) > 1:
+        names = " and ".join(str(member.configuration) for member in members)
+        msg = (
+            f"attention maps are those of one model, but {names} are averaged; name one of them: --configuration "
+            f"{members[0].configuration}"
+        )
+        raise PredictionError(msg)
+    if execution not in ("auto", "eager"):
+        msg = f"attention maps need the execution 'eager', found {execution!r}; leave out --execution"
+        raise PredictionError(msg)
+    plan = read_document(run.plan, Plan)
+    name = find_configuration(run, plan, members[0].configuration)
+    network = plan.configurations[name].network
+    with META:
+        found = find_attention_maps(build_network(network))
+    if not found:
+        msg = (
+            f"the network of {name} ({network.family}) computes no attention maps: predict without --attention-maps, "
+            f"or train one that does, such as those of autoseg plan --architecture attention_unet or sau_net"
+        )
+        raise PredictionError(msg)
+
+
+def check_no_maps(out: Path) -> None:
+    """Checks that a folder holds no attention maps, which would not be those of new label maps.
+
+    Raises:
+        PredictionError: It holds some.
+    """
+    folder = out / MAPS_FOLDER
+    if folder.exists():
+        msg = (
+            f"{folder} holds the attention maps of an earlier prediction, which label maps of this one would not "
+            f"belong to; predict with --attention-maps, move the folder away, or choose another folder"
+        )
+        raise PredictionError(msg)
