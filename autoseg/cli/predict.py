@@ -12,7 +12,7 @@ def predict(
     run: Annotated[
         Path, typer.Argument(help="Run folder with a trained model, an exported zip of one, or a model of nnU-Net v2.")
     ],
-    images: Annotated[Path, typer.Argument(help="Folder of images, or one image file.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images or of DICOM series, or one image file.")],
     out: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
     *,
     configuration: Annotated[
@@ -47,6 +47,10 @@ def predict(
         Literal["auto", "eager", "compiled", "openvino"],
         typer.Option(help="What runs networks on the CPU; auto takes what finishes first."),
     ] = "auto",
+    series: Annotated[
+        list[str] | None,
+        typer.Option(help="DICOM series by UID, number or description (repeatable).  [default: all]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
@@ -67,6 +71,7 @@ def predict(
         device=device,
         precision=precision,
         execution=execution,
+        series=tuple(series or ()),
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:

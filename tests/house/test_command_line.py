@@ -38,7 +38,7 @@ EXPECTED_FLAGS = {
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
-        "--save-probabilities", "--device", "--precision", "--execution", "--overwrite",
+        "--save-probabilities", "--device", "--precision", "--execution", "--series", "--overwrite",
     },
     "evaluate": {"--run"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},

@@ -19,6 +19,24 @@ from autoseg.volume_io.formats.itk import build_grid, convert_lps_ras
 from autoseg.volume_io.formats.volumes import StoredVolume
 
 MODALITY: Final = "0008|0060"
+IMAGE_TYPE: Final = "0008|0008"
+SOP_CLASS: Final = "0008|0016"
+INSTANCE: Final = "0008|0018"
+DESCRIPTION: Final = "0008|103e"
+STUDY: Final = "0020|000d"
+SERIES: Final = "0020|000e"
+SERIES_NUMBER: Final = "0020|0011"
+INSTANCE_NUMBER: Final = "0020|0013"
+POSITION: Final = "0020|0032"
+ORIENTATION: Final = "0020|0037"
+FRAME_COUNT: Final = "0028|0008"
+ROWS: Final = "0028|0010"
+COLUMNS: Final = "0028|0011"
+SPACING: Final = "0028|0030"
+SERIES_TAGS: Final = (
+    *(MODALITY, IMAGE_TYPE, SOP_CLASS, INSTANCE, DESCRIPTION, STUDY, SERIES, SERIES_NUMBER, INSTANCE_NUMBER),
+    *(POSITION, ORIENTATION, FRAME_COUNT, ROWS, COLUMNS, SPACING),
+)
 MODALITIES_WITHOUT_IMAGE: Final = ("SEG", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
 ADVICE: Final = "convert it with dcm2niix"
 
@@ -54,17 +72,33 @@ def read_grid(path: Path) -> Grid:
         return _build_grid(path, _open_reader(path))
 
 
+def read_tags(path: Path) -> dict[str, str]:
+    """Reads what tells to which series a slice belongs and where it lies; empty texts for tags that it lacks.
+
+    The keys are those of ITK, and `components`. Nothing about the patient is among them.
+    """
+    with redirect_library_messages():
+        reader = _open_file(path)
+    found = {tag: reader.GetMetaData(tag) if reader.HasMetaDataKey(tag) else "" for tag in SERIES_TAGS}
+    return {**found, "components": str(reader.GetNumberOfComponents())}
+
+
 def _open_reader(path: Path) -> Any:
+    reader = _open_file(path)
+    modality = reader.GetMetaData(MODALITY).strip() if reader.HasMetaDataKey(MODALITY) else ""
+    if modality in MODALITIES_WITHOUT_IMAGE:
+        msg = f"{path}: expected a DICOM image, found an object of modality {modality}; save it as .nii.gz"
+        raise VolumeError(msg)
+    return reader
+
+
+def _open_file(path: Path) -> Any:
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    modality = reader.GetMetaData(MODALITY).strip() if reader.HasMetaDataKey(MODALITY) else ""
-    if modality in MODALITIES_WITHOUT_IMAGE:
-        msg = f"{path}: expected a DICOM image, found an object of modality {modality}; save it as .nii.gz"
-        raise VolumeError(msg)
     return reader
 
 

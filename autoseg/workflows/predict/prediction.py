@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import __version__
-from autoseg.dataset import Case, find_images
-from autoseg.dataset.files import list_files
+from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError, PredictionError, Problem, group_problems
@@ -29,14 +28,9 @@ from autoseg.runtime.device import find_device
 from autoseg.runtime.precision import Precision
 from autoseg.runtime.provenance import read_versions
 from autoseg.stages.staged_case import StagedCase
-from autoseg.volume_io import (
-    PROBABILITIES_ENDING,
-    label_map_ending,
-    read_image,
-    write_label_map,
-    write_probabilities,
-)
+from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
 from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
+from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
     RECORD_NAME,
@@ -60,6 +54,7 @@ class PredictionRequest:
             like a fold, leaves the selection aside.
         folds: None takes those that were selected, else every trained one.
         postprocessing: Whether the postprocessing that was selected is applied.
+        series: DICOM series to segment, each by UID, number or description; empty for all.
     """
 
     configuration: str | None = None
@@ -71,6 +66,7 @@ class PredictionRequest:
     precision: Precision = "auto"
     execution: ExecutionChoice = "auto"
     overwrite: bool = False
+    series: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,34 +111,37 @@ def _predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
+    found = find_predicted_images(images, read_document(run.plan, Plan), series=request.series, progress=progress)
     model = load_ensemble(
         run.root,
         choice.members,
         device=request.device,
         precision=request.precision,
         execution=request.execution,
-        workload=_estimate_workload(run, images, request),
+        workload=Workload(images=len(found.cases), options=request.options),
     )
     weights = hash_ensemble(run, model)
     check_weights(run, choice, weights)
     progress.note(model.describe())
     for warning in warn_of_region_order(model.plan.labels):
         progress.note(warning)
-    cases, problems = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
-    outputs = {path: case.image_paths[0] for case in cases for path in _find_outputs(case, out, model, request)}
+    cases = found.cases
+    outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
     check_inputs_are_kept(cases, tuple(outputs))
-    record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
-    record = record.model_copy(update={"outputs": {path.name: image.name for path, image in outputs.items()}})
+    record = _describe_model(model, run, found.source, request, weights=weights, rules=choice.rules)
+    record = record.model_copy(update={"outputs": {path.name: image for path, image in outputs.items()}})
     with lock_record(out):
         record = prepare_folder(out, record, overwrite=request.overwrite)
         write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
         write_document(out / PLAN_NAME, model.plan)
-    waiting = [case for case in cases if not _is_finished(case, out, model, request)]
-    failures = _list_incomplete(problems)
+    waiting = [case for case in cases if not _is_finished(case, out, found, request)]
+    failures = _list_incomplete(found.problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []
-    read = partial(_read, model, odd)
-    events = _predict_images_of(waiting, out, model, request=request, record=record, progress=progress, read=read)
+    read = partial(_read, model, odd, found)
+    events = _predict_images_of(
+        waiting, out, model, found=found, request=request, record=record, progress=progress, read=read
+    )
     try:
         failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
     finally:
@@ -159,17 +158,10 @@ def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
     return [Failure(case=name, problems=tuple(one for one in problems if name in one.cases)) for name in names]
 
 
-def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
-    """Estimates the workload by the number of files, as the model is not known yet; decides which preparation pays."""
-    files = len(list_files(images)) if images.is_dir() else 1
-    channels = len(read_document(run.plan, Plan).channels)
-    return Workload(images=max(1, files // channels), options=request.options)
-
-
 def _describe_model(
     model: Ensemble,
     run: RunFolder,
-    images: Path,
+    source: str,
     request: PredictionRequest,
     *,
     weights: Sequence[tuple[str, ...]],
@@ -179,7 +171,7 @@ def _describe_model(
     return PredictionRecord(
         autoseg_version=__version__,
         model=run.root.name,
-        images=str((images if images.is_dir() else images.parent).resolve()),
+        images=source,
         configuration=NAMES_JOINED_BY.join(member.configuration for member in members),
         folds=tuple(dict.fromkeys(fold for member in members for fold in member.folds)),
         weights_sha256=tuple(digest for of_member in weights for digest in of_member),
@@ -216,13 +208,13 @@ def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> Non
         raise PredictionError(msg)
 
 
-def _find_outputs(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> tuple[Path, ...]:
-    label_map = out / f"{case.name}{label_map_ending(model.plan.file_ending)}"
+def _find_outputs(case: Case, out: Path, found: FoundImages, request: PredictionRequest) -> tuple[Path, ...]:
+    label_map = out / f"{case.name}{found.ending}"
     return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
 
 
-def _is_finished(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> bool:
-    return all(path.is_file() for path in _find_outputs(case, out, model, request))
+def _is_finished(case: Case, out: Path, found: FoundImages, request: PredictionRequest) -> bool:
+    return all(path.is_file() for path in _find_outputs(case, out, found, request))
 
 
 def _predict_images_of(
@@ -230,6 +222,7 @@ def _predict_images_of(
     out: Path,
     model: Ensemble,
     *,
+    found: FoundImages,
     request: PredictionRequest,
     record: PredictionRecord,
     progress: Progress,
@@ -249,14 +242,14 @@ def _predict_images_of(
         label_map, grid = segmented
         rules, labels = record.postprocessing, model.plan.labels
         finished = postprocess_label_map(label_map, rules, labels=labels, spacing_mm=grid.spacing_mm)
-        with write_recorded(_find_outputs(case, out, model, request)[0], record) as temporary:
-            write_label_map(temporary, finished, grid=grid, like=case.image_paths[0])
+        with write_recorded(_find_outputs(case, out, found, request)[0], record) as temporary:
+            found.write(temporary, finished, grid=grid, case=case)
 
     return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
 
 
-def _read(model: Ensemble, warnings: list[Problem], case: Case) -> tuple[StagedCase, ...]:
-    volume = read_image(case.image_paths, channel_count=len(model.plan.channels))
+def _read(model: Ensemble, warnings: list[Problem], found: FoundImages, case: Case) -> tuple[StagedCase, ...]:
+    volume = found.read(case)
     try:
         return model.preprocess(
             volume.array,
@@ -264,14 +257,5 @@ def _read(model: Ensemble, warnings: list[Problem], case: Case) -> tuple[StagedC
             warn=lambda text: warnings.append(Problem(text=text, cases=(case.name,))),
         )
     except (PlanError, PredictionError) as error:
-        files = ", ".join(str(path) for path in _find_culprits(case, volume.array))
-        msg = f"{files}: {error}"
+        msg = f"{found.name_files(case, volume.array)}: {error}"
         raise PredictionError(msg) from error
-
-
-def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
-    """The files with values that are not finite; all files where there is none, or one file holds all channels."""
-    if len(case.image_paths) != len(array):
-        return case.image_paths
-    pairs = zip(case.image_paths, array, strict=True)
-    return [path for path, channel in pairs if not np.isfinite(channel).all()] or case.image_paths
