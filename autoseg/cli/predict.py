@@ -51,6 +51,10 @@ def predict(
         list[str] | None,
         typer.Option(help="DICOM series by UID, number or description (repeatable).  [default: all]"),
     ] = None,
+    also_format: Annotated[
+        list[Literal["dicom-seg", "rtstruct"]] | None,
+        typer.Option("--format", help="For DICOM, write this besides NIfTI (repeatable); needs autoseg[dicom]."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
@@ -72,6 +76,7 @@ def predict(
         precision=precision,
         execution=execution,
         series=tuple(series or ()),
+        formats=tuple(also_format or ()),
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import Problem, group_problems
-from autoseg.labels import LabelScheme
+from autoseg.labels import ClassTerms, LabelScheme
 from autoseg.untrusted.names import describe_name, find_equal_names, find_name_problem, suggest_name
 
 DESCRIPTION_NAME: Final = "dataset.json"
@@ -41,6 +41,7 @@ class Dataset:
         splits_file: Folds that came with the dataset (splits_final.json), or None.
         groups_file: Groups of cases that belong together (groups.json), or None.
         notes: Peculiarities that are not errors, one sentence each.
+        terms: Coded terms of classes, by their names, for results in DICOM.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Dataset:
     splits_file: Path | None
     groups_file: Path | None
     notes: tuple[str, ...]
+    terms: dict[str, ClassTerms] = field(default_factory=dict)
 
     @property
     def fixes_geometry(self) -> bool:

@@ -38,7 +38,8 @@ EXPECTED_FLAGS = {
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
-        "--save-probabilities", "--device", "--precision", "--execution", "--series", "--overwrite",
+        "--save-probabilities", "--device", "--precision", "--execution", "--series",
+        "--format", "--overwrite",
     },
     "evaluate": {"--run"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},

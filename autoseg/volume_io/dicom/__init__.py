@@ -1,15 +1,28 @@
-"""DICOM: series of slices in folders."""
+"""DICOM: series of slices in folders, and results in two formats."""
 
-from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series, iterate_dicom_files, select_series
+from types import ModuleType
+from typing import Final, Literal
+
+from autoseg.volume_io.dicom import segmentation, structure_set
+from autoseg.volume_io.dicom.segments import Segment, SegmentedBy, check_dicom_libraries
+from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series, select_series
 from autoseg.volume_io.dicom.stack import SliceStack, read_stack, stack_slices
 
 __all__ = [
+    "RESULT_FORMATS",
+    "DicomFormat",
     "DicomSeries",
     "FoundSeries",
+    "Segment",
+    "SegmentedBy",
     "SliceStack",
+    "check_dicom_libraries",
     "find_series",
-    "iterate_dicom_files",
     "read_stack",
     "select_series",
     "stack_slices",
 ]
+
+DicomFormat = Literal["dicom-seg", "rtstruct"]
+RESULT_FORMATS: Final[dict[DicomFormat, ModuleType]] = {"dicom-seg": segmentation, "rtstruct": structure_set}
+"""Modules with `ENDING`, the optional `LIBRARIES` that they need, and `write`."""

@@ -1,6 +1,7 @@
 """The images that a prediction is to segment: files as those of the training, or series of DICOM slices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -8,18 +9,36 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from autoseg.dataset import Case, find_images
+from autoseg.dataset import Case, DatasetRecord, find_images
 from autoseg.dataset.files import list_files, select_ending
 from autoseg.dicom_files import explain_dicom
+from autoseg.document import read_document
 from autoseg.errors import PredictionError, Problem, VolumeError, group_problems
 from autoseg.geometry import Grid
+from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder
 from autoseg.volume_io import Volume, label_map_ending, read_image, write_label_map
-from autoseg.volume_io.dicom import DicomSeries, find_series, read_stack, select_series, stack_slices
+from autoseg.volume_io.dicom import (
+    RESULT_FORMATS,
+    DicomFormat,
+    DicomSeries,
+    Segment,
+    SegmentedBy,
+    check_dicom_libraries,
+    find_series,
+    read_stack,
+    select_series,
+    stack_slices,
+)
 from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE
 
 SERIES_ENDING: Final = ".nii.gz"
+PRIVATE_SCHEME: Final = "99AUTOSEG"
+STRUCTURE: Final = CodedTerm(scheme="SCT", value="123037004", meaning="Anatomical Structure")
+
+LabelMap = Integer[np.ndarray, "z y x"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +73,13 @@ class ImageFiles:
         chosen = broken if broken and len(case.image_paths) == len(array) else case.image_paths
         return ", ".join(map(str, chosen))
 
-    def write(self, path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, case: Case) -> None:
-        """Writes a file like that of the first channel."""
+    def list_outputs(self, case: Case) -> tuple[str, ...]:
+        """Lists the names of the files that are made of a label map."""
+        return (f"{case.name}{self.ending}",)
+
+    def write(self, path: Path, label_map: LabelMap, grid: Grid, *, case: Case, made_by: SegmentedBy) -> None:
+        """Writes one of the outputs: a file like that of the first channel."""
+        del made_by
         write_label_map(path, label_map, grid=grid, like=case.image_paths[0])
 
 
@@ -66,12 +90,15 @@ class SeriesImages:
     Attributes:
         problems: Files that cannot be read, and belong to none of the cases.
         series: Series of every case, one for each channel.
+        formats: Formats of DICOM in which results are written besides NIfTI.
+        segments: Classes, as these formats name them.
     """
 
     cases: tuple[Case, ...]
     problems: tuple[Problem, ...]
     series: dict[str, tuple[DicomSeries, ...]]
-    ending: str = SERIES_ENDING
+    formats: tuple[DicomFormat, ...]
+    segments: tuple[Segment, ...]
     source: str = DICOM_SOURCE
 
     def describe(self, case: Case) -> str:
@@ -80,41 +107,69 @@ class SeriesImages:
 
     def read(self, case: Case) -> Volume:
         """Reads the series of all channels."""
-        try:
+        with self._name_series(case):
             return read_stack(stack_slices(self.series[case.name][0]))
-        except VolumeError as error:
-            msg = f"{self.series[case.name][0].describe()}: {error}"
-            raise VolumeError(msg) from error
 
     def name_files(self, case: Case, array: Float32[np.ndarray, "channel z y x"]) -> str:
         """Names the series."""
         del array
         return self.series[case.name][0].describe()
 
-    def write(self, path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid: Grid, case: Case) -> None:
-        """Writes NIfTI."""
-        del case
-        write_label_map(path, label_map, grid=grid, like=None)
+    def list_outputs(self, case: Case) -> tuple[str, ...]:
+        """Lists the names of the files that are made of a label map: NIfTI, then results in DICOM."""
+        endings = (SERIES_ENDING, *(RESULT_FORMATS[name].ENDING for name in self.formats))
+        return tuple(f"{case.name}{ending}" for ending in endings)
+
+    def write(self, path: Path, label_map: LabelMap, grid: Grid, *, case: Case, made_by: SegmentedBy) -> None:
+        """Writes one of the outputs."""
+        module = next((one for one in RESULT_FORMATS.values() if path.name.endswith(one.ENDING)), None)
+        if module is None:
+            write_label_map(path, label_map, grid=grid, like=None)
+            return
+        with self._name_series(case):
+            stack = stack_slices(self.series[case.name][0])
+            module.write(path, label_map, stack, segments=self.segments, made_by=made_by)
+
+    @contextmanager
+    def _name_series(self, case: Case) -> Iterator[None]:
+        try:
+            yield
+        except VolumeError as error:
+            msg = f"{self.series[case.name][0].describe()}: {error}"
+            raise VolumeError(msg) from error
 
 
 FoundImages = ImageFiles | SeriesImages
 
 
-def find_predicted_images(place: Path, plan: Plan, *, series: Sequence[str], progress: Progress) -> FoundImages:
+def find_predicted_images(
+    place: Path,
+    run: RunFolder,
+    *,
+    series: Sequence[str] = (),
+    formats: Sequence[DicomFormat] = (),
+    progress: Progress,
+) -> FoundImages:
     """Finds the images of a folder, or one file with its channels.
 
     Args:
         place: A folder of images, one image, or a folder with DICOM somewhere below it.
-        plan: Tells the number of channels, and the ending of the files.
+        run: Run of the model, which tells the channels, the ending of the files, and the classes.
         series: DICOM series to take, each by UID, number or description; empty for all.
+        formats: Formats of DICOM in which results of series are written besides NIfTI.
         progress: Receives what was left out.
 
     Raises:
-        PredictionError: There is no complete image; the message lists all problems.
+        PredictionError: There is no complete image; the message lists all problems. Or formats were asked for which
+            there are no series or no libraries.
     """
+    plan = read_document(run.plan, Plan)
     count = len(plan.channels)
-    if series or _holds_series(place, plan.file_ending):
-        return _find_series_images(place, series, progress=progress)
+    for name in formats:
+        check_dicom_libraries(RESULT_FORMATS[name].LIBRARIES, what=f"--format {name}")
+    if series or formats or _holds_series(place, plan.file_ending):
+        segments = _list_segments(run, plan)
+        return _find_series_images(place, series, formats=tuple(formats), segments=segments, progress=progress)
     cases, problems = find_images(place, channel_count=count, file_ending=plan.file_ending)
     return ImageFiles(
         cases=cases,
@@ -125,6 +180,22 @@ def find_predicted_images(place: Path, plan: Plan, *, series: Sequence[str], pro
     )
 
 
+def _list_segments(run: RunFolder, plan: Plan) -> tuple[Segment, ...]:
+    """Lists the classes with the terms of dataset.json; without them, their names are terms of a private scheme."""
+    terms = read_document(run.dataset, DatasetRecord).terms if run.dataset.is_file() else {}
+    segments = []
+    for index, entry in enumerate(plan.labels.classes, start=1):
+        own = CodedTerm(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
+        known = terms.get(entry.name, ClassTerms(type=own))
+        category = known.category or STRUCTURE
+        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=known.type))
+    return tuple(segments)
+
+
+def _make_meaning(name: str) -> str:
+    return "".join(letter for letter in name if letter.isprintable() and letter != "\\")[:64] or "class"
+
+
 def _holds_series(place: Path, ending: str) -> bool:
     """Whether a folder holds DICOM, and no file like those of the training."""
     if not place.is_dir() or select_ending(list_files(place), ending.lower()):
@@ -132,7 +203,14 @@ def _holds_series(place: Path, ending: str) -> bool:
     return explain_dicom(place) != ""
 
 
-def _find_series_images(place: Path, wanted: Sequence[str], *, progress: Progress) -> SeriesImages:
+def _find_series_images(
+    place: Path,
+    wanted: Sequence[str],
+    *,
+    formats: tuple[DicomFormat, ...],
+    segments: tuple[Segment, ...],
+    progress: Progress,
+) -> SeriesImages:
     found = find_series(place)
     for note in found.notes:
         progress.note(note)
@@ -158,4 +236,6 @@ def _find_series_images(place: Path, wanted: Sequence[str], *, progress: Progres
         cases=tuple(Case(name=one.uid, image_paths=(), label_path=None) for one in chosen),
         problems=tuple(problems),
         series={one.uid: (one,) for one in chosen},
+        formats=formats,
+        segments=segments,
     )

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from autoseg import __version__
 from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
-from autoseg.document import read_document, write_document
+from autoseg.document import write_document
 from autoseg.errors import PlanError, PredictionError, Problem, group_problems
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
-from autoseg.plan.document import Plan
 from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.case_pool import Failure
@@ -29,6 +28,7 @@ from autoseg.runtime.precision import Precision
 from autoseg.runtime.provenance import read_versions
 from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
+from autoseg.volume_io.dicom import DicomFormat, SegmentedBy
 from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.prediction_folder import (
@@ -55,6 +55,7 @@ class PredictionRequest:
         folds: None takes those that were selected, else every trained one.
         postprocessing: Whether the postprocessing that was selected is applied.
         series: DICOM series to segment, each by UID, number or description; empty for all.
+        formats: Formats of DICOM in which the results of series are written besides NIfTI.
     """
 
     configuration: str | None = None
@@ -67,6 +68,7 @@ class PredictionRequest:
     execution: ExecutionChoice = "auto"
     overwrite: bool = False
     series: tuple[str, ...] = ()
+    formats: tuple[DicomFormat, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ def _predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
-    found = find_predicted_images(images, read_document(run.plan, Plan), series=request.series, progress=progress)
+    found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
     model = load_ensemble(
         run.root,
         choice.members,
@@ -209,8 +211,10 @@ def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> Non
 
 
 def _find_outputs(case: Case, out: Path, found: FoundImages, request: PredictionRequest) -> tuple[Path, ...]:
-    label_map = out / f"{case.name}{found.ending}"
-    return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
+    names = list(found.list_outputs(case))
+    if request.save_probabilities:
+        names.append(f"{case.name}{PROBABILITIES_ENDING}")
+    return tuple(out / name for name in names)
 
 
 def _is_finished(case: Case, out: Path, found: FoundImages, request: PredictionRequest) -> bool:
@@ -228,6 +232,8 @@ def _predict_images_of(
     progress: Progress,
     read: Callable[[Case], tuple[StagedCase, ...]],
 ) -> Iterator[Failure | None]:
+    made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
+
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
         logits = model.predict_case(read, options=request.options, on_window=show)
@@ -242,8 +248,9 @@ def _predict_images_of(
         label_map, grid = segmented
         rules, labels = record.postprocessing, model.plan.labels
         finished = postprocess_label_map(label_map, rules, labels=labels, spacing_mm=grid.spacing_mm)
-        with write_recorded(_find_outputs(case, out, found, request)[0], record) as temporary:
-            found.write(temporary, finished, grid=grid, case=case)
+        for name in found.list_outputs(case):
+            with write_recorded(out / name, record) as temporary:
+                found.write(temporary, finished, grid, case=case, made_by=made_by)
 
     return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
 
