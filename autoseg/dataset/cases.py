@@ -19,7 +19,7 @@ class Case:
     """One subject or picture.
 
     Attributes:
-        image_paths: One file per channel, or a single file that holds all channels.
+        image_paths: One file per channel (or folder of DICOM slices), or a single file that holds all channels.
         label_path: None where no reference is known.
         fix_geometry: Whether channels and label maps on another grid than the first channel's are resampled onto it
             instead of being refused.

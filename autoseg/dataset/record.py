@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
+from autoseg.dicom_files import is_series_folder
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
 from autoseg.errors import DatasetError, Problem
 from autoseg.labels import ClassTerms, LabelScheme
@@ -79,7 +80,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         Problem(text=f"{path} has gone", cases=(case.name,))
         for case in cases
         for path in (*case.image_paths, case.label_path)
-        if path is not None and not path.is_file()
+        if path is not None and not (path.is_file() or is_series_folder(path))
     ]
     if missing:
         heading = f"files of the dataset {record.name} cannot be found; {advice}:"

@@ -88,3 +88,49 @@ def convert_with_itk(folder: Path, path: Path) -> Path:
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     SimpleITK.WriteImage(reader.Execute(), str(path))
     return path
+
+
+def write_enhanced(path: Path, voxels: np.ndarray, places: Sequence[Sequence[float]], *, number: int = 9) -> Path:
+    """Writes all slices (z, y, x) into one multi-frame file, with an intercept for each frame; needs pydicom."""
+    import pydicom
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    document = Dataset()
+    document.file_meta = FileMetaDataset()
+    document.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    document.SOPClassUID = pydicom.uid.EnhancedCTImageStorage
+    document.SOPInstanceUID = f"{STUDY}.{number}.1"
+    document.PatientName, document.PatientID, document.PatientSex = PATIENT, PATIENT.upper(), "F"
+    document.PatientBirthDate, document.StudyDate, document.StudyTime = BIRTH_DATE, "20260105", "101500"
+    document.StudyID = document.AccessionNumber = document.ReferringPhysicianName = ""
+    document.StudyInstanceUID, document.SeriesInstanceUID = STUDY, f"{STUDY}.{number}"
+    document.FrameOfReferenceUID = f"{STUDY}.0"
+    document.Modality, document.SeriesNumber, document.InstanceNumber = "CT", number, 1
+    document.Manufacturer = document.ManufacturerModelName = document.DeviceSerialNumber = "made up"
+    document.SoftwareVersions, document.ImageType = "1", ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    document.NumberOfFrames, document.Rows, document.Columns = voxels.shape
+    document.SamplesPerPixel, document.PhotometricInterpretation = 1, "MONOCHROME2"
+    document.BitsAllocated = document.BitsStored = 16
+    document.HighBit, document.PixelRepresentation = 15, 0
+    document.PixelData = (voxels + 1024).astype(np.uint16).tobytes()
+    measures, orientation = Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.8, 0.7], 5
+    orientation.ImageOrientationPatient = list(UPRIGHT)
+    shared = Dataset()
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    document.SharedFunctionalGroupsSequence = [shared]
+    document.PerFrameFunctionalGroupsSequence = [_build_frame(index, place) for index, place in enumerate(places)]
+    document.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _build_frame(index: int, place: Sequence[float]) -> object:
+    from pydicom.dataset import Dataset
+
+    frame, content, position, rescaling = Dataset(), Dataset(), Dataset(), Dataset()
+    content.DimensionIndexValues = [index + 1]
+    position.ImagePositionPatient = [float(value) for value in place]
+    rescaling.RescaleIntercept, rescaling.RescaleSlope, rescaling.RescaleType = -1024, 1, "HU"
+    frame.FrameContentSequence, frame.PlanePositionSequence = [content], [position]
+    frame.PixelValueTransformationSequence = [rescaling]
+    return frame

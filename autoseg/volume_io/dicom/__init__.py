@@ -4,12 +4,13 @@ from types import ModuleType
 from typing import Final, Literal
 
 from autoseg.volume_io.dicom import segmentation, structure_set
-from autoseg.volume_io.dicom.segments import Segment, SegmentedBy, check_dicom_libraries
-from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series, select_series
+from autoseg.volume_io.dicom.segments import Code, Segment, SegmentedBy, check_dicom_libraries
+from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series, list_series, select_series
 from autoseg.volume_io.dicom.stack import SliceStack, read_stack, stack_slices
 
 __all__ = [
     "RESULT_FORMATS",
+    "Code",
     "DicomFormat",
     "DicomSeries",
     "FoundSeries",
@@ -18,6 +19,7 @@ __all__ = [
     "SliceStack",
     "check_dicom_libraries",
     "find_series",
+    "list_series",
     "read_stack",
     "select_series",
     "stack_slices",

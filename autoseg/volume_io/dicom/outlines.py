@@ -84,7 +84,7 @@ def _join_hole(hole: list[Corner], outer: list[list[Corner]], places: dict[Corne
     places.update(dict.fromkeys(hole, index))
 
 
-def _drop_straight_corners(loop: Int[np.ndarray, "corner 2"]) -> Int[np.ndarray, "corner 2"]:
+def _drop_straight_corners(loop: Int[np.ndarray, "corner 2"]) -> Int[np.ndarray, "kept 2"]:
     """Drops corners between two steps of one direction, and doubled ones."""
     loop = loop[(loop != np.roll(loop, 1, axis=0)).any(axis=1)]
     before, after = loop - np.roll(loop, 1, axis=0), np.roll(loop, -1, axis=0) - loop

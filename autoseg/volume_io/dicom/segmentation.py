@@ -7,9 +7,9 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from autoseg.labels import CodedTerm
 from autoseg.volume_io.dicom.segments import (
     SOFTWARE,
+    Code,
     Segment,
     SegmentedBy,
     choose_series_number,
@@ -21,6 +21,7 @@ from autoseg.volume_io.formats.volumes import translate_decoder_errors
 ENDING: Final = ".seg.dcm"
 LIBRARIES: Final = ("highdicom", "pydicom")
 SERIAL_LENGTH: Final = 16
+ARTIFICIAL_INTELLIGENCE: Final = Code(scheme="DCM", value="123109", meaning="Artificial Intelligence")
 
 
 def write(
@@ -43,7 +44,7 @@ def write(
         sources = read_sources(stack)
         algorithm = highdicom.AlgorithmIdentificationSequence(
             name=SOFTWARE,
-            family=_build_code(CodedTerm(scheme="DCM", value="123109", meaning="Artificial Intelligence")),
+            family=_build_code(ARTIFICIAL_INTELLIGENCE),
             version=made_by.version,
             source=made_by.model,
         )
@@ -84,7 +85,7 @@ def write(
         document.save_as(path)
 
 
-def _build_code(term: CodedTerm) -> Any:
+def _build_code(term: Code) -> Any:
     from highdicom.sr.coding import CodedConcept
 
     return CodedConcept(value=term.value, scheme_designator=term.scheme, meaning=term.meaning)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
 from autoseg.errors import PredictionError
-from autoseg.labels import CodedTerm
 from autoseg.volume_io.dicom.stack import SliceStack
 
 SOFTWARE: Final = "autoseg"
@@ -19,6 +18,14 @@ PATIENT_AND_STUDY: Final = (
 )
 LARGEST_NUMBER: Final = 2**31 - 1  # of an integer string
 SERIES_OFFSET: Final = 9000  # guess: scanners do not number that high
+
+
+class Code(NamedTuple):
+    """A term of a coding scheme: designator of the scheme, code, and the term in words."""
+
+    scheme: str
+    value: str
+    meaning: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +40,8 @@ class Segment:
 
     name: str
     values: tuple[int, ...]
-    category: CodedTerm
-    term: CodedTerm
+    category: Code
+    term: Code
 
     def find_voxels(self, label_map: Integer[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
         """Returns where it is."""

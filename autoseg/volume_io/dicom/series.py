@@ -28,6 +28,11 @@ class DicomSeries:
     slices: tuple[SliceHeader, ...]
 
     @property
+    def study(self) -> str:
+        """The UID of the study."""
+        return self.slices[0].study
+
+    @property
     def number(self) -> str:
         """The series number as text; empty if there is none."""
         return self.slices[0].series_number
@@ -127,7 +132,11 @@ def select_series(series: Sequence[DicomSeries], wanted: str) -> tuple[DicomSeri
         if wanted in (one.uid, one.number) or fnmatch.fnmatchcase(one.description.casefold(), pattern)
     )
     if not chosen:
-        listed = shorten_names([one.describe() for one in series]) or "none"
-        msg = f"expected a series with the UID, number or description {wanted!r}, found {listed}"
+        msg = f"expected a series with the UID, number or description {wanted!r}, found {list_series(series)}"
         raise VolumeError(msg)
     return chosen
+
+
+def list_series(series: Sequence[DicomSeries]) -> str:
+    """Lists series for messages."""
+    return shorten_names([one.describe() for one in series]) or "none"

@@ -7,6 +7,7 @@ as in the header of a NIfTI file, so that a series is resampled exactly like the
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,8 +16,8 @@ from jaxtyping import Float64
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, make_triple
 from autoseg.volume_io.dicom.headers import READER, SliceHeader
-from autoseg.volume_io.dicom.series import DicomSeries
-from autoseg.volume_io.formats import reader_process
+from autoseg.volume_io.dicom.series import DicomSeries, find_series, list_series
+from autoseg.volume_io.formats import dicom, reader_process
 from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.itk import convert_lps_ras
 from autoseg.volume_io.formats.volumes import Volume, check_finite_grid, convert_to_float32, translate_decoder_errors
@@ -25,7 +26,6 @@ from autoseg.volume_io.formats.volumes import Volume, check_finite_grid, convert
 SAME_POSITION_MM: Final = 0.01
 ORIENTATION_TOLERANCE: Final = 1e-3
 STEP_TOLERANCE: Final = 0.1  # of the distance of slices: a missing slice is off by half of it or more
-TILT_TOLERANCE_PIXELS: Final = 0.5  # over the whole stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,11 @@ def stack_slices(series: DicomSeries) -> SliceStack:
     positions = np.array([_get_position(header) for header in ordered])
     distances = positions @ normal
     _check_single_images(distances)
-    _check_tilt(positions, normal, pixel_mm=min(_get_spacing(slices[0])))
-    step_mm = _check_steps(ordered, distances)
     spacing = _get_spacing(slices[0])
+    tilt = dicom.explain_tilt(positions, normal, pixel_mm=min(spacing))
+    if tilt is not None:
+        raise VolumeError(tilt)
+    step_mm = _check_steps(ordered, distances)
     grid = Grid(
         shape_voxels=(len(slices), *slices[0].shape_yx),
         spacing_mm=(step_mm, *spacing),
@@ -68,6 +70,23 @@ def stack_slices(series: DicomSeries) -> SliceStack:
         direction=(convert_lps_ras(normal), convert_lps_ras(orientation[3:]), convert_lps_ras(orientation[:3])),
     )
     return SliceStack(slices=ordered, grid=_round_spacing(check_finite_grid(grid, "the series")))
+
+
+def find_only_stack(folder: Path) -> SliceStack:
+    """Finds the slices of a folder that holds one series.
+
+    Raises:
+        VolumeError: There is no series, or more than one, or a file that cannot be read; or it is no volume.
+    """
+    found = find_series(folder)
+    if found.unreadable:
+        path, reason = next(iter(found.unreadable.items()))
+        msg = f"{len(found.unreadable)} files cannot be read, such as {path.name} ({reason}); copy the series again"
+        raise VolumeError(msg)
+    if len(found.series) != 1:
+        msg = f"expected one series of slices in the folder, found {list_series(found.series)}; move the others away"
+        raise VolumeError(msg)
+    return stack_slices(found.series[0])
 
 
 def read_stack(stack: SliceStack) -> Volume:
@@ -137,10 +156,15 @@ def _check_orientation(slices: Sequence[SliceHeader]) -> Float64[np.ndarray, "6"
         else:
             groups[index] = (groups[index][0], groups[index][1] + 1)
     if len(groups) > 1:
+        groups.sort(key=_get_count, reverse=True)
         listed = ", ".join(f"{count} {_name_plane(orientation)}" for orientation, count in groups)
         msg = f"expected slices of one orientation, found {len(groups)} ({listed}); export each as a series of its own"
         raise VolumeError(msg)
     return groups[0][0]
+
+
+def _get_count(group: tuple[np.ndarray, int]) -> int:
+    return group[1]
 
 
 def _name_plane(orientation: Float64[np.ndarray, "6"]) -> str:
@@ -154,21 +178,6 @@ def _check_single_images(distances: Float64[np.ndarray, " slice"]) -> None:
         msg = (
             f"expected one image at every position, found {len(distances)} images at {places} positions (several "
             f"times, echoes, phases or reconstructions in one series); export each as a series of its own"
-        )
-        raise VolumeError(msg)
-
-
-def _check_tilt(
-    positions: Float64[np.ndarray, "slice 3"], normal: Float64[np.ndarray, "3"], *, pixel_mm: float
-) -> None:
-    along = positions[-1] - positions[0]
-    aside_mm = float(np.linalg.norm(along - (along @ normal) * normal))
-    if aside_mm > TILT_TOLERANCE_PIXELS * pixel_mm:
-        degrees = np.degrees(np.arctan2(aside_mm, along @ normal))
-        msg = (
-            f"expected slices exactly above each other, found each shifted against the last, as with a gantry that "
-            f"is tilted by {degrees:.1f} degrees ({aside_mm:.1f} mm over the whole stack); resample the series to "
-            f"upright slices first, for example with dcm2niix"
         )
         raise VolumeError(msg)
 

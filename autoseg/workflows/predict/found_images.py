@@ -14,20 +14,23 @@ from autoseg.dataset.files import list_files, select_ending
 from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_document
 from autoseg.errors import PredictionError, Problem, VolumeError, group_problems
+from autoseg.file_endings import DICOM_ENDINGS
 from autoseg.geometry import Grid
-from autoseg.labels import ClassTerms, CodedTerm
+from autoseg.labels import CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
-from autoseg.volume_io import Volume, label_map_ending, read_image, write_label_map
+from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_image, write_label_map
 from autoseg.volume_io.dicom import (
     RESULT_FORMATS,
+    Code,
     DicomFormat,
     DicomSeries,
     Segment,
     SegmentedBy,
     check_dicom_libraries,
     find_series,
+    list_series,
     read_stack,
     select_series,
     stack_slices,
@@ -36,7 +39,7 @@ from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE
 
 SERIES_ENDING: Final = ".nii.gz"
 PRIVATE_SCHEME: Final = "99AUTOSEG"
-STRUCTURE: Final = CodedTerm(scheme="SCT", value="123037004", meaning="Anatomical Structure")
+STRUCTURE: Final = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
 
 LabelMap = Integer[np.ndarray, "z y x"]
 
@@ -107,8 +110,13 @@ class SeriesImages:
 
     def read(self, case: Case) -> Volume:
         """Reads the series of all channels."""
-        with self._name_series(case):
-            return read_stack(stack_slices(self.series[case.name][0]))
+        volumes = []
+        for one in self.series[case.name]:
+            with _name_series(one):
+                volumes.append(read_stack(stack_slices(one)))
+                check_same_grid(volumes[0].grid, volumes[-1].grid, what="the series (found) and that of channel 0")
+        array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
+        return Volume(array=array, grid=volumes[0].grid)
 
     def name_files(self, case: Case, array: Float32[np.ndarray, "channel z y x"]) -> str:
         """Names the series."""
@@ -126,17 +134,19 @@ class SeriesImages:
         if module is None:
             write_label_map(path, label_map, grid=grid, like=None)
             return
-        with self._name_series(case):
-            stack = stack_slices(self.series[case.name][0])
+        source = self.series[case.name][0]
+        with _name_series(source):
+            stack = stack_slices(source)
             module.write(path, label_map, stack, segments=self.segments, made_by=made_by)
 
-    @contextmanager
-    def _name_series(self, case: Case) -> Iterator[None]:
-        try:
-            yield
-        except VolumeError as error:
-            msg = f"{self.series[case.name][0].describe()}: {error}"
-            raise VolumeError(msg) from error
+
+@contextmanager
+def _name_series(series: DicomSeries) -> Iterator[None]:
+    try:
+        yield
+    except VolumeError as error:
+        msg = f"{series.describe()}: {error}"
+        raise VolumeError(msg) from error
 
 
 FoundImages = ImageFiles | SeriesImages
@@ -169,7 +179,8 @@ def find_predicted_images(
         check_dicom_libraries(RESULT_FORMATS[name].LIBRARIES, what=f"--format {name}")
     if series or formats or _holds_series(place, plan.file_ending):
         segments = _list_segments(run, plan)
-        return _find_series_images(place, series, formats=tuple(formats), segments=segments, progress=progress)
+        names = [channel.name for channel in plan.channels]
+        return _find_series_images(place, series, names, formats=tuple(formats), segments=segments, progress=progress)
     cases, problems = find_images(place, channel_count=count, file_ending=plan.file_ending)
     return ImageFiles(
         cases=cases,
@@ -185,11 +196,16 @@ def _list_segments(run: RunFolder, plan: Plan) -> tuple[Segment, ...]:
     terms = read_document(run.dataset, DatasetRecord).terms if run.dataset.is_file() else {}
     segments = []
     for index, entry in enumerate(plan.labels.classes, start=1):
-        own = CodedTerm(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
-        known = terms.get(entry.name, ClassTerms(type=own))
-        category = known.category or STRUCTURE
-        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=known.type))
+        known = terms.get(entry.name)
+        own = Code(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
+        term = own if known is None else _build_code(known.type)
+        category = STRUCTURE if known is None or known.category is None else _build_code(known.category)
+        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=term))
     return tuple(segments)
+
+
+def _build_code(term: CodedTerm) -> Code:
+    return Code(scheme=term.scheme, value=term.value, meaning=term.meaning)
 
 
 def _make_meaning(name: str) -> str:
@@ -197,45 +213,81 @@ def _make_meaning(name: str) -> str:
 
 
 def _holds_series(place: Path, ending: str) -> bool:
-    """Whether a folder holds DICOM, and no file like those of the training."""
-    if not place.is_dir() or select_ending(list_files(place), ending.lower()):
+    """Whether a folder holds DICOM, and no file like those of the training.
+
+    Where those were single files of DICOM, it is enough that any series has several.
+    """
+    if not place.is_dir():
         return False
-    return explain_dicom(place) != ""
+    if not select_ending(list_files(place), ending.lower()):
+        return explain_dicom(place) != ""
+    return ending.lower() in DICOM_ENDINGS and any(len(one.slices) > 1 for one in find_series(place).series)
 
 
 def _find_series_images(
     place: Path,
     wanted: Sequence[str],
+    channels: Sequence[str],
     *,
     formats: tuple[DicomFormat, ...],
     segments: tuple[Segment, ...],
     progress: Progress,
 ) -> SeriesImages:
     found = find_series(place)
-    for note in found.notes:
+    for note in (*found.notes, *(f"warning: {reason}" for reason in found.unreadable.values())):
         progress.note(note)
     problems = []
     if found.unreadable:
-        for reason in found.unreadable.values():
-            progress.note(f"warning: {reason}")
         text = (
             f"{len(found.unreadable)} DICOM files cannot be read, so that slices may be missing; they are named above"
         )
         problems.append(Problem(text=text, cases=("damaged files",)))
-    chosen = found.series
-    if wanted:
-        named = [select_series(found.series, text) for text in wanted]
-        chosen = tuple(one for one in found.series if any(one in group for group in named))
+    if len(channels) == 1:
+        chosen = _choose_series(found.series, wanted)
+    else:
+        chosen, incomplete = _choose_channels(found.series, wanted, channels)
+        problems += incomplete
     if not chosen:
         lines = (f"  - {problem.describe()}" for problem in group_problems(problems))
-        msg = "\n".join([f"{place} holds no series of images", *lines])
+        msg = "\n".join([f"{place} holds no series of images that can be predicted", *lines])
         raise PredictionError(msg)
-    for one in chosen:
-        progress.note(f"{one.describe()} becomes {one.uid}{SERIES_ENDING}")
+    for name, group in chosen.items():
+        progress.note(f"{' and '.join(one.describe() for one in group)} becomes {name}{SERIES_ENDING}")
     return SeriesImages(
-        cases=tuple(Case(name=one.uid, image_paths=(), label_path=None) for one in chosen),
+        cases=tuple(Case(name=name, image_paths=(), label_path=None) for name in chosen),
         problems=tuple(problems),
-        series={one.uid: (one,) for one in chosen},
+        series=chosen,
         formats=formats,
         segments=segments,
     )
+
+
+def _choose_series(series: Sequence[DicomSeries], wanted: Sequence[str]) -> dict[str, tuple[DicomSeries, ...]]:
+    named = [one for text in wanted for one in select_series(series, text)]
+    return {one.uid: (one,) for one in series if one in named or not wanted}
+
+
+def _choose_channels(
+    series: Sequence[DicomSeries], wanted: Sequence[str], channels: Sequence[str]
+) -> tuple[dict[str, tuple[DicomSeries, ...]], list[Problem]]:
+    """Chooses one series for each channel in every study; returns those of complete studies, and problems of others."""
+    if len(wanted) != len(channels):
+        msg = (
+            f"expected --series once for each of the {len(channels)} channels of the model, in the order "
+            f"{', '.join(channels)}, found it {len(wanted)} times; there are {list_series(series)}"
+        )
+        raise PredictionError(msg)
+    candidates = [select_series(series, text) for text in wanted]
+    chosen, problems = {}, []
+    for study in dict.fromkeys(one.study for one in series):
+        groups = [[one for one in of_channel if one.study == study] for of_channel in candidates]
+        wrong = [index for index, group in enumerate(groups) if len(group) != 1]
+        if not wrong:
+            chosen[groups[0][0].uid] = tuple(group[0] for group in groups)
+        for index in wrong:
+            text = (
+                f"channel {channels[index]}: expected one series {wanted[index]!r} in every study, found "
+                f"{list_series(groups[index])}; name it more exactly, or move the study away"
+            )
+            problems.append(Problem(text=text, cases=(study,)))
+    return chosen, problems
