@@ -52,8 +52,12 @@ def predict(
         typer.Option(help="DICOM series by UID, number or description (repeatable).  [default: all]"),
     ] = None,
     also_format: Annotated[
-        list[Literal["dicom-seg", "rtstruct"]] | None,
-        typer.Option("--format", help="For DICOM, write this besides NIfTI (repeatable); needs autoseg[dicom]."),
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="dicom-seg|rtstruct",
+            help="Of DICOM, write this besides NIfTI (repeatable); needs autoseg[dicom].",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
 ) -> None:
@@ -61,6 +65,7 @@ def predict(
     from dataclasses import replace
 
     from autoseg.cli.terminal.console import open_console
+    from autoseg.cli.terminal.options import parse_formats
     from autoseg.inference.options import PredictionOptions
     from autoseg.workflows.predict.model_source import open_model
     from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
@@ -76,7 +81,7 @@ def predict(
         precision=precision,
         execution=execution,
         series=tuple(series or ()),
-        formats=tuple(also_format or ()),
+        formats=parse_formats(also_format or ()),
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:

@@ -22,6 +22,8 @@ READER: Final = dicom.__name__
 META_BYTES: Final = 2**16  # far more than the meta information takes
 CLASS_ELEMENT: Final = re.compile(rb"\x02\x00\x02\x00UI(?P<length>..)", re.DOTALL)
 UID: Final = re.compile(r"[0-9.]{1,64}")
+NUMBER: Final = re.compile(r"[+-]?[0-9]{1,11}")
+MODALITY: Final = re.compile(r"[A-Z0-9_]{1,16}")
 STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 OBJECTS: Final = {
     "1.2.840.10008.1.3.10": "directory (DICOMDIR)",
@@ -117,12 +119,12 @@ def _parse(path: Path, tags: dict[str, str]) -> SliceHeader:
     return SliceHeader(
         path=path,
         series=tags[dicom.SERIES],
-        study=tags[dicom.STUDY],
+        study=_keep(tags[dicom.STUDY], UID),
         instance=tags[dicom.INSTANCE],
-        series_number=tags[dicom.SERIES_NUMBER],
-        description=tags[dicom.DESCRIPTION],
-        instance_number=tags[dicom.INSTANCE_NUMBER],
-        modality=tags[dicom.MODALITY],
+        series_number=_keep(tags[dicom.SERIES_NUMBER], NUMBER),
+        description=_decode(tags[dicom.DESCRIPTION]),
+        instance_number=_keep(tags[dicom.INSTANCE_NUMBER], NUMBER),
+        modality=_keep(tags[dicom.MODALITY], MODALITY),
         image_type=tuple(part.strip().upper() for part in tags[dicom.IMAGE_TYPE].split("\\")),
         frame_count=int(tags[dicom.FRAME_COUNT] or 1),
         component_count=int(tags["components"]),
@@ -131,6 +133,20 @@ def _parse(path: Path, tags: dict[str, str]) -> SliceHeader:
         position_mm=None if position is None else make_triple(position),
         orientation=None if orientation is None else (*make_triple(orientation[:3]), *make_triple(orientation[3:])),
     )
+
+
+def _keep(text: str, pattern: re.Pattern[str]) -> str:
+    """Returns a text of the expected form, else an empty one, as messages repeat it."""
+    return text if pattern.fullmatch(text) else ""
+
+
+def _decode(text: str) -> str:
+    """Decodes what ITK passes on as bytes: Unicode, or Latin-1 as most scanners of the West write it."""
+    content = text.encode("utf-8", "surrogateescape")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _parse_numbers(text: str, count: int) -> NDArray[np.float64] | None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from autoseg.dicom_files import is_dicom
 from autoseg.errors import VolumeError, shorten_names
+from autoseg.untrusted.names import describe_name
 from autoseg.volume_io.dicom.headers import SliceHeader, find_object_kind, read_slice_header
 
 LOCALIZER: Final = "LOCALIZER"
@@ -45,7 +46,7 @@ class DicomSeries:
     def describe(self) -> str:
         """Number, description, modality and size for messages."""
         first = self.slices[0]
-        named = " ".join(filter(None, [self.number, f"'{self.description}'" if self.description else ""]))
+        named = " ".join(filter(None, [self.number, describe_name(self.description) if self.description else ""]))
         count = sum(header.frame_count for header in self.slices)
         return f"series {named or self.uid} ({first.modality or 'no modality'}, {count} slice{'s' * (count != 1)})"
 
@@ -129,7 +130,7 @@ def select_series(series: Sequence[DicomSeries], wanted: str) -> tuple[DicomSeri
     chosen = tuple(
         one
         for one in series
-        if wanted in (one.uid, one.number) or fnmatch.fnmatchcase(one.description.casefold(), pattern)
+        if wanted in (one.uid, one.number, one.description) or fnmatch.fnmatchcase(one.description.casefold(), pattern)
     )
     if not chosen:
         msg = f"expected a series with the UID, number or description {wanted!r}, found {list_series(series)}"

@@ -11,9 +11,10 @@ from builders.folds import write_trained_fold
 from builders.plans import build_channels, build_configuration, build_plan
 from builders.progress import Notes
 
+from autoseg.cli.terminal.options import parse_formats
 from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document, write_document
-from autoseg.errors import AutosegError, CasesFailedError, PredictionError
+from autoseg.errors import AutosegError, CasesFailedError, OptionError, PredictionError
 from autoseg.inference.options import PredictionOptions
 from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
@@ -162,3 +163,9 @@ def test_terms_of_dataset_json_stand_in_the_segmentation(run, tmp_path):
     codes = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in document.SegmentSequence]
     assert [code.CodeValue for code in codes] == ["10200004", *(f"CLASS{n}" for n in range(2, len(codes) + 1))]
     assert len(codes) == len(plan.labels.classes)
+
+
+def test_formats_are_named_as_the_command_takes_them():
+    assert parse_formats(["rtstruct", "dicom-seg", "rtstruct"]) == ("rtstruct", "dicom-seg")
+    with pytest.raises(OptionError, match=r"takes dicom-seg or rtstruct, found 'seg'"):
+        parse_formats(["seg"])

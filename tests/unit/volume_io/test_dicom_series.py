@@ -169,15 +169,16 @@ def test_identifiers_that_could_be_paths_are_refused(tmp_path):
 
 
 def test_series_are_selected_by_identifier_number_and_description(tmp_path):
-    for number, description in ((3, "T2 FLAIR"), (11, "T1 post"), (2, "T1 pre")):
+    for number, description in ((3, "T2 FLAIR"), (11, "T1 post"), (2, "T1 pre"), (7, "T1 [a]")):
         write_series(tmp_path, VOXELS[:2], number=number, description=description)
     series = find_series(tmp_path).series
-    assert [one.number for one in series] == ["2", "3", "11"]
+    assert [one.number for one in series] == ["2", "3", "7", "11"]
     for wanted, numbers in (
         (f"{STUDY}.11", ["11"]),
         ("3", ["3"]),
         ("t2 flair", ["3"]),
-        ("T1*", ["2", "11"]),
+        ("T1*", ["2", "7", "11"]),
+        ("T1 [a]", ["7"]),
     ):
         assert [one.number for one in select_series(series, wanted)] == numbers
     with pytest.raises(VolumeError, match=r"'PD', found series 2 'T1 pre' \(CT, 2 slices\), series 3"):
@@ -226,3 +227,18 @@ def test_a_damaged_slice_in_such_a_folder_is_named(tmp_path):
     (folder / "IM9.dcm").write_bytes(b"junk" * 100)
     with pytest.raises(VolumeError, match=r"1 files cannot be read, such as IM9\.dcm"):
         read_image([folder])
+
+
+def test_texts_of_headers_are_shown_without_what_could_steer_a_terminal(tmp_path):
+    texts = {"0020|0011": "1", "0008|103e": "a\x1b[2Jb", "0008|0060": "C\x07", "0020|0013": "x"}
+    write_series(tmp_path, VOXELS[:1], change=lambda index, tags: tags.update(texts))
+    (series,) = find_series(tmp_path).series
+    assert series.describe() == r"series 1 'a\x1b[2Jb' (no modality, 1 slice)"
+    assert series.slices[0].instance_number == ""
+
+
+@pytest.mark.parametrize("stored", ["Sch\udce4del", "Schädel"], ids=["Latin-1", "Unicode"])
+def test_descriptions_are_read_in_both_usual_encodings(tmp_path, stored):
+    write_series(tmp_path, VOXELS[:1], description=stored)
+    (series,) = find_series(tmp_path).series
+    assert series.description == "Schädel"
