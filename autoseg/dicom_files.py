@@ -1,4 +1,4 @@
-"""Detects DICOM where images were expected, and explains what to do, as series of slices are not read."""
+"""Detects DICOM where images were expected, and explains what to do."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,7 +7,10 @@ from typing import Final
 
 from autoseg.file_endings import DICOM_ENDINGS, find_ending
 
-FOLDER_ADVICE: Final = "one file is read per channel: convert a series of DICOM slices with dcm2niix or SimpleITK"
+FOLDER_ADVICE: Final = (
+    "one file is read per channel: convert a series of DICOM slices with dcm2niix or SimpleITK, or let file_ending be "
+    ".dcm and the name of its folder end in it"
+)
 PREAMBLE_BYTES: Final = 128  # DICOM PS3.10 7.1: a preamble of any content, then the four letters
 MAGIC: Final = b"DICM"
 MOST_FOLDERS: Final = 200  # the user may name a whole disk
@@ -36,6 +39,11 @@ def is_dicom(path: Path) -> bool:
             return stream.read(PREAMBLE_BYTES + len(MAGIC))[PREAMBLE_BYTES:] == MAGIC
     except OSError:
         return False
+
+
+def is_series_folder(path: Path) -> bool:
+    """Whether a path is a folder that is named like a DICOM file, such as `case_0000.dcm`: it holds one series."""
+    return find_ending(path.name) in DICOM_ENDINGS and path.is_dir()
 
 
 def _list_candidates(place: Path) -> Iterator[Path]:

@@ -34,6 +34,32 @@ class LabelClass(Part):
     values: NonEmptyValues
 
 
+class CodedTerm(Part):
+    """A term of a coding scheme, as DICOM stores it (PS3.3 8.8).
+
+    Attributes:
+        scheme: Designator of the scheme, such as SCT (SNOMED CT).
+        value: Code in the scheme.
+        meaning: The term in words.
+    """
+
+    scheme: Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
+    value: Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
+    meaning: Annotated[str, Field(pattern=r"^[^\\\x00-\x1f]{1,64}$")]
+
+
+class ClassTerms(Part):
+    """The terms of a class.
+
+    Attributes:
+        type: The class itself, such as the liver.
+        category: Its kind, such as a morphologically abnormal structure; None for an anatomical structure.
+    """
+
+    type: CodedTerm
+    category: CodedTerm | None = None
+
+
 class LabelScheme(Part):
     """All labels of a dataset.
 

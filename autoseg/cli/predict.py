@@ -12,7 +12,7 @@ def predict(
     run: Annotated[
         Path, typer.Argument(help="Run folder with a trained model, an exported zip of one, or a model of nnU-Net v2.")
     ],
-    images: Annotated[Path, typer.Argument(help="Folder of images, or one image file.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images or of DICOM series, or one image file.")],
     out: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
     *,
     configuration: Annotated[
@@ -51,12 +51,25 @@ def predict(
         Literal["auto", "eager", "compiled", "openvino"],
         typer.Option(help="What runs networks on the CPU; auto takes what finishes first."),
     ] = "auto",
+    series: Annotated[
+        list[str] | None,
+        typer.Option(help="DICOM series by UID, number or description (repeatable).  [default: all]"),
+    ] = None,
+    also_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="dicom-seg|rtstruct",
+            help="Of DICOM, write this besides NIfTI (repeatable); needs autoseg[dicom].",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace
 
     from autoseg.cli.terminal.console import open_console
+    from autoseg.cli.terminal.options import parse_formats
     from autoseg.inference.options import PredictionOptions
     from autoseg.workflows.predict.model_source import open_model
     from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
@@ -72,6 +85,8 @@ def predict(
         device=device,
         precision=precision,
         execution=execution,
+        series=tuple(series or ()),
+        formats=parse_formats(also_format or ()),
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import Problem, group_problems
-from autoseg.labels import LabelScheme
+from autoseg.labels import ClassTerms, LabelScheme
 from autoseg.untrusted.names import describe_name, find_equal_names, find_name_problem, suggest_name
 
 DESCRIPTION_NAME: Final = "dataset.json"
@@ -19,7 +19,7 @@ class Case:
     """One subject or picture.
 
     Attributes:
-        image_paths: One file per channel, or a single file that holds all channels.
+        image_paths: One file per channel (or folder of DICOM slices), or a single file that holds all channels.
         label_path: None where no reference is known.
         fix_geometry: Whether channels and label maps on another grid than the first channel's are resampled onto it
             instead of being refused.
@@ -41,6 +41,7 @@ class Dataset:
         splits_file: Folds that came with the dataset (splits_final.json), or None.
         groups_file: Groups of cases that belong together (groups.json), or None.
         notes: Peculiarities that are not errors, one sentence each.
+        terms: Coded terms of classes, by their names, for results in DICOM.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Dataset:
     splits_file: Path | None
     groups_file: Path | None
     notes: tuple[str, ...]
+    terms: dict[str, ClassTerms] = field(default_factory=dict)
 
     @property
     def fixes_geometry(self) -> bool:

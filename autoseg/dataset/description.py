@@ -8,10 +8,10 @@ from typing import Any, Final
 from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
 from autoseg.dataset.label_entries import parse_labels
 from autoseg.dicom_files import explain_dicom
-from autoseg.document import suggest_key
+from autoseg.document import parse_part, suggest_key
 from autoseg.errors import DocumentError
 from autoseg.file_endings import READABLE_ENDINGS, normalize_ending
-from autoseg.labels import LabelScheme
+from autoseg.labels import ClassTerms, LabelScheme
 from autoseg.untrusted.json_reading import read_json
 
 USED_KEYS: Final = (
@@ -20,6 +20,7 @@ USED_KEYS: Final = (
     "modality",
     "file_ending",
     "regions_class_order",
+    "terms",
     "dataset",
     "training",
     "numTraining",
@@ -64,6 +65,7 @@ class Description:
     Attributes:
         listed_cases: Entries of the key `dataset`, or of `training` in the Decathlon's layout; None to look into the
             folders.
+        terms: Coded terms of classes, by their names.
     """
 
     channel_names: tuple[str, ...] | None
@@ -72,6 +74,7 @@ class Description:
     must_find_ending: bool
     training_count: int | None
     listed_cases: tuple[ListedCase, ...] | None
+    terms: dict[str, ClassTerms]
 
 
 def read_dataset_json(root: Path, findings: Findings) -> Description | None:
@@ -119,6 +122,7 @@ def _parse(content: dict[str, Any], findings: Findings) -> Description:
         must_find_ending="file_ending" not in content and "file_ending" not in suspects,
         training_count=_parse_training_count(content, findings),
         listed_cases=_parse_listed_cases(content, findings),
+        terms=_parse_terms(content, labels, findings),
     )
 
 
@@ -173,6 +177,26 @@ def _parse_file_ending(ending: Any, findings: Findings) -> str | None:
         )
         return None
     return normalize_ending(ending)
+
+
+def _parse_terms(content: dict[str, Any], labels: LabelScheme | None, findings: Findings) -> dict[str, ClassTerms]:
+    listed = content.get("terms", {})
+    names = [] if labels is None else [entry.name for entry in labels.classes]
+    terms: dict[str, ClassTerms] = {}
+    if not isinstance(listed, dict):
+        findings.problems.append(f"{DESCRIPTION_NAME}: terms must map names of labels to terms, found {listed!r:.80}")
+        return terms
+    for name, entry in listed.items():
+        if labels is not None and name not in names:
+            findings.problems.append(
+                f"{DESCRIPTION_NAME}: terms: no label has the name {name!r}{suggest_key(name, names)}"
+            )
+            continue
+        try:
+            terms[name] = parse_part(entry, ClassTerms, where=f"{DESCRIPTION_NAME}: terms: {name}")
+        except DocumentError as error:
+            findings.problems.append(str(error))
+    return terms
 
 
 def _parse_training_count(content: dict[str, Any], findings: Findings) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.cases import Findings
+from autoseg.dicom_files import is_series_folder
 from autoseg.errors import RunError
 from autoseg.file_endings import HEADER_OF_VOXELS, are_rivals, find_ending, strip_ending
 
@@ -22,11 +23,14 @@ ChannelFiles = dict[int, Path]
 def list_files(folder: Path) -> list[Path]:
     """Lists files and links of a folder by name, without hidden ones (macOS archives hold a `._x` for every `x`).
 
+    Folders named like a DICOM file are among them: each holds the slices of one image.
+
     Raises:
         RunError: The folder may not be read.
     """
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return sorted(path for path in visible if not path.is_dir() or is_series_folder(path))
     except PermissionError as error:
         msg = f"the folder {folder} may not be read; ask for permission, or copy it to a place of your own"
         raise RunError(msg) from error
@@ -34,7 +38,8 @@ def list_files(folder: Path) -> list[Path]:
 
 def list_misnamed_folders(folder: Path) -> list[Path]:
     """Lists subfolders that are named like images, which they may have replaced."""
-    return [path for path in list_subfolders(folder) if find_ending(path.name) is not None]
+    folders = list_subfolders(folder)
+    return [path for path in folders if find_ending(path.name) is not None and not is_series_folder(path)]
 
 
 def list_subfolders(folder: Path) -> list[Path]:
@@ -103,7 +108,7 @@ def check_links(groups: Mapping[str, ChannelFiles], findings: Findings) -> None:
     """Reports links that lead nowhere, and what is no file."""
     for name, files in groups.items():
         for path in files.values():
-            if not path.is_file():
+            if not path.is_file() and not is_series_folder(path):
                 findings.add_to_case(name, explain_missing_file(path))
 
 

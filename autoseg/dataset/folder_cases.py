@@ -21,7 +21,7 @@ from autoseg.dataset.files import (
     report_second_files,
     select_ending,
 )
-from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
+from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom, is_series_folder
 from autoseg.document import suggest_key
 from autoseg.file_endings import (
     HEADER_OF_VOXELS,
@@ -130,7 +130,7 @@ def _report_subfolders(folder: Path, label_names: Collection[str], *, has_images
         )
     for path in list_subfolders(folder):
         match = CHANNEL_NAME.fullmatch(path.name)
-        if path in misnamed:
+        if path in misnamed or (is_series_folder(path) and has_images):
             continue
         if not has_images or path.name in label_names or (match and match["case"] in label_names):
             name = match["case"] if match else path.name

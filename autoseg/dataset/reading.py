@@ -70,6 +70,7 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
         splits_file=find_optional_file(root, SPLITS_NAME),
         groups_file=find_optional_file(root, GROUPS_NAME),
         notes=findings.describe_notes(),
+        terms=description.terms,
     )
 
 

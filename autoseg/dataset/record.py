@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
+from autoseg.dicom_files import is_series_folder
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
 from autoseg.errors import DatasetError, Problem
-from autoseg.labels import LabelScheme
+from autoseg.labels import ClassTerms, LabelScheme
 from autoseg.untrusted.names import FileStem
 
 
@@ -30,6 +33,7 @@ class DatasetRecord(Document):
     Attributes:
         source: Absolute path of the dataset's folder.
         fix_geometry: Whether files on another grid than their case's first channel are resampled onto it.
+        terms: Coded terms of classes, by their names, for results in DICOM.
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -42,6 +46,7 @@ class DatasetRecord(Document):
     file_ending: str
     cases: tuple[RecordedCase, ...]
     fix_geometry: bool = False
+    terms: dict[str, ClassTerms] = Field(default_factory=dict)
 
 
 def record_dataset(dataset: Dataset) -> DatasetRecord:
@@ -55,6 +60,7 @@ def record_dataset(dataset: Dataset) -> DatasetRecord:
         file_ending=dataset.file_ending,
         cases=tuple(_record_case(case, root) for case in dataset.cases),
         fix_geometry=dataset.fixes_geometry,
+        terms=dataset.terms,
     )
 
 
@@ -74,7 +80,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         Problem(text=f"{path} has gone", cases=(case.name,))
         for case in cases
         for path in (*case.image_paths, case.label_path)
-        if path is not None and not path.is_file()
+        if path is not None and not (path.is_file() or is_series_folder(path))
     ]
     if missing:
         heading = f"files of the dataset {record.name} cannot be found; {advice}:"
@@ -89,6 +95,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         splits_file=find_optional_file(root, SPLITS_NAME),
         groups_file=find_optional_file(root, GROUPS_NAME),
         notes=(),
+        terms=record.terms,
     )
     return allow_geometry_fixes(dataset) if record.fix_geometry else dataset
 

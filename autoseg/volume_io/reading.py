@@ -1,16 +1,18 @@
 """Reads images, label maps and grids of any format."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from jaxtyping import Int32, Shaped
 
-from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom
+from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom, is_series_folder
 from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, PICTURE_ENDINGS, READABLE_ENDINGS, TIFF_ENDINGS, find_ending
 from autoseg.geometry import Grid
+from autoseg.volume_io.dicom.stack import find_only_stack, read_stack
 from autoseg.volume_io.formats import READERS, pictures
 from autoseg.volume_io.formats.headers.nrrd import read_segments
 from autoseg.volume_io.formats.volumes import (
@@ -111,13 +113,29 @@ def read_grid(path: Path) -> Grid:
     Raises:
         VolumeError: The file cannot be read or its geometry is invalid.
     """
+    if is_series_folder(path):
+        with _name_folder(path):
+            return find_only_stack(path).grid
     ending = _check_file(path)
     with translate_decoder_errors(path), np.errstate(all="ignore"):
         grid = READERS[ending].read_grid(path)
     return check_finite_grid(grid, path)
 
 
+@contextmanager
+def _name_folder(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except VolumeError as error:
+        msg = f"{path}: {error}"
+        raise VolumeError(msg) from error
+
+
 def _read(path: Path, *, as_labels: bool) -> StoredVolume:
+    if is_series_folder(path) and not as_labels:
+        with _name_folder(path):
+            volume = read_stack(find_only_stack(path))
+        return StoredVolume(array=volume.array, grid=volume.grid)
     ending = _check_file(path)
     with translate_decoder_errors(path), np.errstate(all="ignore"):
         stored = READERS[ending].read(path, as_labels=as_labels)

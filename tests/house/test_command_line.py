@@ -38,7 +38,8 @@ EXPECTED_FLAGS = {
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
-        "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution", "--overwrite",
+        "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution", "--series",
+        "--format", "--overwrite",
     },
     "evaluate": {"--run"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},

@@ -6,10 +6,14 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders.balls import make_case, save
 from builders.command_line import run_autoseg
+from builders.dicom_series import STUDY, write_series
 from builders.plans import shorten
+
+from autoseg.labels import ClassTerms
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/how-to/python.md")
@@ -55,6 +59,33 @@ def test_python_blocks_run(page: str, place: Path) -> None:
     names = {"__name__": "__documentation__"}  # a page is read from its beginning, like a notebook
     for block in blocks:
         exec(compile(block, f"{place}: {page}", "exec"), names)
+
+
+def test_the_page_about_dicom_runs(place: Path) -> None:
+    """The second command and the snippet need the libraries of an extra."""
+    voxels = np.random.default_rng(0).normal(size=(12, 20, 20)) * 300
+    write_series(place / "scans" / "IMAGES", voxels, number=1, description="thorax")
+    write_series(place / "scans" / "IMAGES", voxels, number=2, description="abdomen")
+    (block,) = list_blocks("docs/how-to/dicom.md", "sh")
+    first, second = (shlex.split(line) for line in block.splitlines())
+    done = run_autoseg(*first[1:], cwd=place)
+    assert done.code == 0, done.err
+    assert len(list((place / "predictions").glob("*.nii.gz"))) == 2
+    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+    done = run_autoseg(*second[1:], cwd=place)
+    assert done.code == 0, done.err
+    endings = (".nii.gz", ".seg.dcm", ".rtstruct.dcm")
+    assert sorted(path.name for path in (place / "chosen").glob(f"{STUDY}*")) == sorted(
+        f"{STUDY}.1{ending}" for ending in endings
+    )
+    (snippet,) = list_blocks("docs/how-to/dicom.md", "python")
+    exec(compile(snippet, "docs/how-to/dicom.md", "exec"), {})
+
+
+def test_the_terms_of_the_page_about_dicom_are_read() -> None:
+    (block,) = list_blocks("docs/how-to/dicom.md", "json")
+    terms = json.loads("{" + block + "}")["terms"]
+    assert [ClassTerms.model_validate(entry).category is None for entry in terms.values()] == [True, False]
 
 
 def test_the_first_hour_runs(dataset: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from autoseg.runtime.precision import Precision
     from autoseg.training.monitoring.trackers import TrackerName
+    from autoseg.volume_io.dicom import DicomFormat
 
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
@@ -61,3 +62,20 @@ def parse_trackers(names: "Sequence[str]") -> "tuple[TrackerName, ...]":
         msg = f"--log-to takes {' or '.join(get_args(TrackerName))}, found {unknown[0]!r}"
         raise OptionError(msg)
     return cast("tuple[TrackerName, ...]", tuple(dict.fromkeys(names)))
+
+
+def parse_formats(names: "Sequence[str]") -> "tuple[DicomFormat, ...]":
+    """Checks names of formats of DICOM.
+
+    Raises:
+        OptionError: There is no such format.
+    """
+    from typing import cast, get_args
+
+    from autoseg.volume_io.dicom import DicomFormat
+
+    unknown = [name for name in names if name not in get_args(DicomFormat)]
+    if unknown:
+        msg = f"--format takes {' or '.join(get_args(DicomFormat))}, found {unknown[0]!r}"
+        raise OptionError(msg)
+    return cast("tuple[DicomFormat, ...]", tuple(dict.fromkeys(names)))

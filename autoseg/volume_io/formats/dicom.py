@@ -19,6 +19,24 @@ from autoseg.volume_io.formats.itk import build_grid, convert_lps_ras
 from autoseg.volume_io.formats.volumes import StoredVolume
 
 MODALITY: Final = "0008|0060"
+IMAGE_TYPE: Final = "0008|0008"
+SOP_CLASS: Final = "0008|0016"
+INSTANCE: Final = "0008|0018"
+DESCRIPTION: Final = "0008|103e"
+STUDY: Final = "0020|000d"
+SERIES: Final = "0020|000e"
+SERIES_NUMBER: Final = "0020|0011"
+INSTANCE_NUMBER: Final = "0020|0013"
+POSITION: Final = "0020|0032"
+ORIENTATION: Final = "0020|0037"
+FRAME_COUNT: Final = "0028|0008"
+ROWS: Final = "0028|0010"
+COLUMNS: Final = "0028|0011"
+SPACING: Final = "0028|0030"
+SERIES_TAGS: Final = (
+    *(MODALITY, IMAGE_TYPE, SOP_CLASS, INSTANCE, DESCRIPTION, STUDY, SERIES, SERIES_NUMBER, INSTANCE_NUMBER),
+    *(POSITION, ORIENTATION, FRAME_COUNT, ROWS, COLUMNS, SPACING),
+)
 MODALITIES_WITHOUT_IMAGE: Final = ("SEG", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
 ADVICE: Final = "convert it with dcm2niix"
 
@@ -33,6 +51,14 @@ FRAME_GEOMETRY: Final = re.compile(
     rb"\x20\x00(?(position)\x32|\x37)\x00(?:DS(?P<explicit>..)|(?P<implicit>..)\x00\x00)",
     re.DOTALL,
 )
+
+
+FRAME_RESCALE: Final = re.compile(
+    rb"\x28\x00(?P<tag>[\x52\x53])\x10(?:DS(?P<explicit>..)|(?P<implicit>..)\x00\x00)", re.DOTALL
+)
+"""Intercept and slope of a frame: DICOM PS3.3 C.7.6.16.2.9 (Pixel Value Transformation)."""
+PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
+TILT_TOLERANCE_PIXELS: Final = 0.5  # over the whole stack
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
@@ -54,17 +80,33 @@ def read_grid(path: Path) -> Grid:
         return _build_grid(path, _open_reader(path))
 
 
+def read_tags(path: Path) -> dict[str, str]:
+    """Reads what tells to which series a slice belongs and where it lies; empty texts for tags that it lacks.
+
+    The keys are those of ITK, and `components`. Nothing about the patient is among them.
+    """
+    with redirect_library_messages():
+        reader = _open_file(path)
+    found = {tag: reader.GetMetaData(tag) if reader.HasMetaDataKey(tag) else "" for tag in SERIES_TAGS}
+    return {**found, "components": str(reader.GetNumberOfComponents())}
+
+
 def _open_reader(path: Path) -> Any:
+    reader = _open_file(path)
+    modality = reader.GetMetaData(MODALITY).strip() if reader.HasMetaDataKey(MODALITY) else ""
+    if modality in MODALITIES_WITHOUT_IMAGE:
+        msg = f"{path}: expected a DICOM image, found an object of modality {modality}; save it as .nii.gz"
+        raise VolumeError(msg)
+    return reader
+
+
+def _open_file(path: Path) -> Any:
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    modality = reader.GetMetaData(MODALITY).strip() if reader.HasMetaDataKey(MODALITY) else ""
-    if modality in MODALITIES_WITHOUT_IMAGE:
-        msg = f"{path}: expected a DICOM image, found an object of modality {modality}; save it as .nii.gz"
-        raise VolumeError(msg)
     return reader
 
 
@@ -77,8 +119,13 @@ def _build_grid(path: Path, reader: Any) -> Grid:
     if np.ptp(orientations, axis=0).max() > ORIENTATION_TOLERANCE:
         msg = f"{path}: its frames are tilted against each other, so they are no volume; {ADVICE}"
         raise VolumeError(msg)
+    _check_rescaling(path)
     distance = float(np.linalg.norm(step))
     along_x, along_y = orientations[0, :3], orientations[0, 3:]
+    problem = explain_tilt(positions_mm, np.cross(along_x, along_y), pixel_mm=min(grid.spacing_mm[1:]))
+    if problem is not None:
+        msg = f"{path}: {problem}"
+        raise VolumeError(msg)
     return Grid(
         shape_voxels=grid.shape_voxels,
         spacing_mm=(distance, *grid.spacing_mm[1:]),
@@ -117,3 +164,32 @@ def _read_frames(path: Path, count: int) -> tuple[Float64[np.ndarray, "frame 3"]
         msg = f"{path}: the header does not tell where its {count} frames lie; {ADVICE}"
         raise VolumeError(msg)
     return np.array(positions), np.array(orientations)
+
+
+def explain_tilt(
+    positions_mm: Float64[np.ndarray, "slice 3"], normal: Float64[np.ndarray, "3"], *, pixel_mm: float
+) -> str | None:
+    """Explains that slices in their order along a line are shifted against each other; None if they are not."""
+    along = positions_mm[-1] - positions_mm[0]
+    aside_mm = float(np.linalg.norm(along - (along @ normal) * normal))
+    if aside_mm <= TILT_TOLERANCE_PIXELS * pixel_mm:
+        return None
+    degrees = np.degrees(np.arctan2(aside_mm, abs(along @ normal)))
+    return (
+        f"expected slices exactly above each other, found each shifted against the last, as with a gantry that is "
+        f"tilted by {degrees:.1f} degrees ({aside_mm:.1f} mm over the whole stack); resample it to upright slices "
+        f"first, for example with dcm2niix"
+    )
+
+
+def _check_rescaling(path: Path) -> None:
+    """Checks that all frames have one slope and one intercept, as ITK applies those of the first."""
+    values: dict[bytes, set[bytes]] = {}
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for match in FRAME_RESCALE.finditer(content, 0, content.rfind(PIXEL_DATA)):
+            length = int.from_bytes(match["explicit"] or match["implicit"], "little")
+            values.setdefault(match["tag"], set()).add(content[match.end() : match.end() + length].strip())
+    most = max(map(len, values.values()), default=1)
+    if most > 1:
+        msg = f"{path}: expected one rescaling for all frames, found {most}; {ADVICE}"
+        raise VolumeError(msg)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from autoseg.processes.parent_watch import EXIT_CODE
 from autoseg.volume_io.formats.volumes import StoredVolume
 
 Message = dict[str, Any]
+Wanted = Literal["image", "labels", "grid", "tags"]
 
 LEAST_SECONDS: Final = 120.0
 SLOWEST_BYTES_PER_SECOND: Final = 2e6  # of a network drive
@@ -132,17 +133,23 @@ CHILD: Final = _Child()
 atexit.register(CHILD.stop)
 
 
-def read(path: Path, *, as_labels: bool) -> StoredVolume:
-    """Reads all voxels in the child."""
-    reply, array = CHILD.call(path, _build_request(path, as_labels=as_labels))
+def read(path: Path, *, as_labels: bool, module: str | None = None) -> StoredVolume:
+    """Reads all voxels in the child, by a module that is named where the ending does not tell it."""
+    reply, array = CHILD.call(path, _build_request(path, "labels" if as_labels else "image", module))
     assert array is not None
     return StoredVolume(array=array, grid=_build_grid(reply["grid"]))
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, *, module: str | None = None) -> Grid:
     """Reads the header in the child."""
-    reply, _ = CHILD.call(path, _build_request(path, as_labels=None))
+    reply, _ = CHILD.call(path, _build_request(path, "grid", module))
     return _build_grid(reply["grid"])
+
+
+def read_tags(path: Path, *, module: str) -> dict[str, str]:
+    """Has the module's function `read_tags` called in the child."""
+    reply, _ = CHILD.call(path, _build_request(path, "tags", module))
+    return dict(reply["tags"])
 
 
 def serve() -> None:
@@ -188,11 +195,10 @@ class _Collector(logging.Handler):
         self.found.append((record.name, record.levelno, str(record.msg), plain))
 
 
-def _build_request(path: Path, *, as_labels: bool | None) -> Message:
-    """Builds a request for voxels, or for the grid alone if `as_labels` is None."""
+def _build_request(path: Path, wanted: Wanted, module: str | None) -> Message:
     from autoseg.volume_io.formats import find_direct_reader
 
-    return {"module": find_direct_reader(path), "path": os.fsencode(path).hex(), "as_labels": as_labels}
+    return {"module": module or find_direct_reader(path), "path": os.fsencode(path).hex(), "wanted": wanted}
 
 
 def _build_grid(fields: Message) -> Grid:
@@ -219,9 +225,12 @@ def _answer(request: Message) -> tuple[Message, np.ndarray | None]:
 def _read(request: Message) -> tuple[Message, np.ndarray | None]:
     reader = importlib.import_module(request["module"])
     path = Path(os.fsdecode(bytes.fromhex(request["path"])))
-    if request["as_labels"] is None:
+    wanted: Wanted = request["wanted"]
+    if wanted == "tags":
+        return {"tags": reader.read_tags(path)}, None
+    if wanted == "grid":
         return {"grid": asdict(reader.read_grid(path))}, None
-    stored = reader.read(path, as_labels=request["as_labels"])
+    stored = reader.read(path, as_labels=wanted == "labels")
     array = np.ascontiguousarray(stored.array)
     return {"grid": asdict(stored.grid), "shape": array.shape, "dtype": array.dtype.str}, array
 

@@ -9,16 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import __version__
-from autoseg.dataset import Case, find_images
-from autoseg.dataset.files import list_files
+from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
-from autoseg.document import read_document, write_document
+from autoseg.document import write_document
 from autoseg.errors import PlanError, PredictionError, Problem, group_problems
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
-from autoseg.plan.document import Plan
 from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.case_pool import Failure
@@ -29,15 +27,11 @@ from autoseg.runtime.device import find_device
 from autoseg.runtime.precision import Precision
 from autoseg.runtime.provenance import read_versions
 from autoseg.stages.staged_case import StagedCase
-from autoseg.volume_io import (
-    PROBABILITIES_ENDING,
-    label_map_ending,
-    read_image,
-    write_label_map,
-    write_probabilities,
-)
+from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
+from autoseg.volume_io.dicom import DicomFormat, SegmentedBy
 from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
 from autoseg.workflows.predict.attention_maps import MapRecorder, build_recorder, check_attention_maps, check_no_maps
+from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
     RECORD_NAME,
@@ -62,6 +56,8 @@ class PredictionRequest:
         folds: None takes those that were selected, else every trained one.
         postprocessing: Whether the postprocessing that was selected is applied.
         attention_maps: Whether the attention maps of the networks are written, too.
+        series: DICOM series to segment, each by UID, number or description; empty for all.
+        formats: Formats of DICOM in which the results of series are written besides NIfTI.
     """
 
     configuration: str | None = None
@@ -74,6 +70,8 @@ class PredictionRequest:
     precision: Precision = "auto"
     execution: ExecutionChoice = "auto"
     overwrite: bool = False
+    series: tuple[str, ...] = ()
+    formats: tuple[DicomFormat, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,36 +120,45 @@ def _predict_images(
         check_attention_maps(run, choice.members, execution=request.execution)
     else:
         check_no_maps(out)
+    found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
     model = load_ensemble(
         run.root,
         choice.members,
         device=request.device,
         precision=request.precision,
         execution="eager" if request.attention_maps else request.execution,
-        workload=_estimate_workload(run, images, request),
+        workload=Workload(images=len(found.cases), options=request.options),
     )
     weights = hash_ensemble(run, model)
     check_weights(run, choice, weights)
     progress.note(model.describe())
     for warning in warn_of_region_order(model.plan.labels):
         progress.note(warning)
-    cases, problems = find_images(images, channel_count=len(model.plan.channels), file_ending=model.plan.file_ending)
-    outputs = {path: case.image_paths[0] for case in cases for path in _find_outputs(case, out, model, request)}
+    cases = found.cases
+    outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
     check_inputs_are_kept(cases, tuple(outputs))
-    record = _describe_model(model, run, images, request, weights=weights, rules=choice.rules)
-    record = record.model_copy(update={"outputs": {path.name: image.name for path, image in outputs.items()}})
+    record = _describe_model(model, run, found.source, request, weights=weights, rules=choice.rules)
+    record = record.model_copy(update={"outputs": {path.name: image for path, image in outputs.items()}})
     with lock_record(out):
         record = prepare_folder(out, record, overwrite=request.overwrite)
         write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
         write_document(out / PLAN_NAME, model.plan)
     recorder = build_recorder(model.members[0], out) if request.attention_maps else None
-    waiting = [case for case in cases if not _is_finished(case, out, model, request, recorder=recorder)]
-    failures = _list_incomplete(problems)
+    waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder)]
+    failures = _list_incomplete(found.problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []
-    read = partial(_read, model, odd)
+    read = partial(_read, model, odd, found)
     events = _predict_images_of(
-        waiting, out, model, request=request, record=record, progress=progress, read=read, recorder=recorder
+        waiting,
+        out,
+        model,
+        found=found,
+        request=request,
+        record=record,
+        progress=progress,
+        read=read,
+        recorder=recorder,
     )
     try:
         failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
@@ -169,17 +176,10 @@ def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
     return [Failure(case=name, problems=tuple(one for one in problems if name in one.cases)) for name in names]
 
 
-def _estimate_workload(run: RunFolder, images: Path, request: PredictionRequest) -> Workload:
-    """Estimates the workload by the number of files, as the model is not known yet; decides which preparation pays."""
-    files = len(list_files(images)) if images.is_dir() else 1
-    channels = len(read_document(run.plan, Plan).channels)
-    return Workload(images=max(1, files // channels), options=request.options)
-
-
 def _describe_model(
     model: Ensemble,
     run: RunFolder,
-    images: Path,
+    source: str,
     request: PredictionRequest,
     *,
     weights: Sequence[tuple[str, ...]],
@@ -189,7 +189,7 @@ def _describe_model(
     return PredictionRecord(
         autoseg_version=__version__,
         model=run.root.name,
-        images=str((images if images.is_dir() else images.parent).resolve()),
+        images=source,
         configuration=NAMES_JOINED_BY.join(member.configuration for member in members),
         folds=tuple(dict.fromkeys(fold for member in members for fold in member.folds)),
         weights_sha256=tuple(digest for of_member in weights for digest in of_member),
@@ -226,16 +226,18 @@ def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> Non
         raise PredictionError(msg)
 
 
-def _find_outputs(case: Case, out: Path, model: Ensemble, request: PredictionRequest) -> tuple[Path, ...]:
-    label_map = out / f"{case.name}{label_map_ending(model.plan.file_ending)}"
-    return (label_map, out / f"{case.name}{PROBABILITIES_ENDING}") if request.save_probabilities else (label_map,)
+def _find_outputs(case: Case, out: Path, found: FoundImages, request: PredictionRequest) -> tuple[Path, ...]:
+    names = list(found.list_outputs(case))
+    if request.save_probabilities:
+        names.append(f"{case.name}{PROBABILITIES_ENDING}")
+    return tuple(out / name for name in names)
 
 
 def _is_finished(
-    case: Case, out: Path, model: Ensemble, request: PredictionRequest, *, recorder: MapRecorder | None
+    case: Case, out: Path, found: FoundImages, request: PredictionRequest, *, recorder: MapRecorder | None
 ) -> bool:
     maps = () if recorder is None else recorder.find_paths(case.name)
-    return all(path.is_file() for path in (*_find_outputs(case, out, model, request), *maps))
+    return all(path.is_file() for path in (*_find_outputs(case, out, found, request), *maps))
 
 
 def _predict_images_of(
@@ -243,12 +245,15 @@ def _predict_images_of(
     out: Path,
     model: Ensemble,
     *,
+    found: FoundImages,
     request: PredictionRequest,
     record: PredictionRecord,
     progress: Progress,
     read: Callable[[Case], tuple[StagedCase, ...]],
     recorder: MapRecorder | None,
 ) -> Iterator[Failure | None]:
+    made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
+
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
         if recorder is None:
@@ -266,14 +271,15 @@ def _predict_images_of(
         label_map, grid = segmented
         rules, labels = record.postprocessing, model.plan.labels
         finished = postprocess_label_map(label_map, rules, labels=labels, spacing_mm=grid.spacing_mm)
-        with write_recorded(_find_outputs(case, out, model, request)[0], record) as temporary:
-            write_label_map(temporary, finished, grid=grid, like=case.image_paths[0])
+        for name in found.list_outputs(case):
+            with write_recorded(out / name, record) as temporary:
+                found.write(temporary, finished, grid, case=case, made_by=made_by)
 
     return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
 
 
-def _read(model: Ensemble, warnings: list[Problem], case: Case) -> tuple[StagedCase, ...]:
-    volume = read_image(case.image_paths, channel_count=len(model.plan.channels))
+def _read(model: Ensemble, warnings: list[Problem], found: FoundImages, case: Case) -> tuple[StagedCase, ...]:
+    volume = found.read(case)
     try:
         return model.preprocess(
             volume.array,
@@ -281,14 +287,5 @@ def _read(model: Ensemble, warnings: list[Problem], case: Case) -> tuple[StagedC
             warn=lambda text: warnings.append(Problem(text=text, cases=(case.name,))),
         )
     except (PlanError, PredictionError) as error:
-        files = ", ".join(str(path) for path in _find_culprits(case, volume.array))
-        msg = f"{files}: {error}"
+        msg = f"{found.name_files(case, volume.array)}: {error}"
         raise PredictionError(msg) from error
-
-
-def _find_culprits(case: Case, array: NDArray[np.float32]) -> Sequence[Path]:
-    """The files with values that are not finite; all files where there is none, or one file holds all channels."""
-    if len(case.image_paths) != len(array):
-        return case.image_paths
-    pairs = zip(case.image_paths, array, strict=True)
-    return [path for path, channel in pairs if not np.isfinite(channel).all()] or case.image_paths

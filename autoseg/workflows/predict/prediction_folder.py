@@ -30,14 +30,20 @@ from autoseg.runtime.provenance import LibraryVersions
 from autoseg.untrusted.json_reading import parse_json
 from autoseg.untrusted.names import describe_name, find_name_problem
 from autoseg.volume_io import PROBABILITIES_ENDING
+from autoseg.volume_io.dicom import RESULT_FORMATS
 
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
 LOCK_NAME: Final = ".prediction.lock"
 FINISHED_NAME: Final = ".prediction.jsonl"
 """Files that were finished since the record was written, one line each; the record takes them over at the end."""
+DICOM_SOURCE: Final = "DICOM"
+"""Place of images that are series, which their UIDs name; paths of such files may hold the names of patients."""
 LONGEST_LOCK_SECONDS: Final = 300.0  # the record is held for milliseconds; a network drive may stand still for minutes
-OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING)
+OUTPUT_ENDINGS: Final = (
+    *(*WRITABLE_ENDINGS, PROBABILITIES_ENDING),
+    *(module.ENDING for module in RESULT_FORMATS.values()),
+)
 PART_ENDINGS: Final = (*OUTPUT_ENDINGS, *dict.fromkeys(end for ends in COMPANION_ENDINGS.values() for end in ends))
 WHAT_MAKES_LABEL_MAPS: Final = (
     *("configuration", "folds", "ensemble", "weights_sha256", "pruned_depth"),
@@ -123,6 +129,8 @@ class FinishedFile(Part):
 
 def describe_image(image: Path, folder: str) -> str:
     """Describes an image in a record: by its name in the folder of the record's images, elsewhere by its path."""
+    if folder == DICOM_SOURCE:
+        return image.name
     parent = image.parent.resolve()
     return image.name if str(parent) == folder else str(parent / image.name)
 
@@ -269,6 +277,8 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
 
 
 def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) -> PredictionRecord:
+    if record.images == DICOM_SOURCE:  # its images have identifiers, not paths
+        return record.model_copy(update={"images": earlier.images})
     folder = Path(record.images)
     outputs = {name: describe_image(folder / image, earlier.images) for name, image in record.outputs.items()}
     return record.model_copy(update={"images": earlier.images, "outputs": outputs})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from autoseg.dataset import Dataset, read_dataset
+from autoseg.dataset import Dataset, read_dataset, record_dataset, restore_dataset
 from autoseg.errors import DatasetError
 
 LABELS = {"background": 0, "tumour": 1}
@@ -493,3 +493,35 @@ def test_label_maps_in_jpeg_are_refused_with_the_reason(tmp_path):
     files = ("imagesTr/a.jpg", "imagesTr/b.jpg", "labelsTr/a.jpg", "labelsTr/b.jpg")
     problems = get_problems(make(tmp_path, change(file_ending=".jpg"), files))
     assert "labelsTr holds 2 x JPEG (a.jpg), which changes label values on saving; save label maps as PNG" in problems
+
+
+def test_folders_named_like_dicom_files_are_images(tmp_path):
+    root = make(tmp_path / "x", change(file_ending=".dcm"), LABEL_FILES)
+    for name in "ab":
+        (root / "imagesTr" / f"{name}_0000.dcm").mkdir(parents=True)
+    dataset = read_dataset(root)
+    assert [case.image_paths for case in dataset.cases] == [(root / "imagesTr" / f"{name}_0000.dcm",) for name in "ab"]
+    assert not dataset.notes
+    assert restore_dataset(record_dataset(dataset)) == dataset
+
+
+TERM = {"scheme": "SCT", "value": "108369006", "meaning": "Neoplasm"}
+
+
+def test_terms_of_labels_are_kept(tmp_path):
+    dataset = read_dataset(make(tmp_path, change(terms={"tumour": {"type": TERM}})))
+    assert dataset.terms["tumour"].type.value == "108369006"
+    assert restore_dataset(record_dataset(dataset)) == dataset
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ({"tumor": {"type": TERM}}, "terms: no label has the name 'tumor' (did you mean 'tumour'?)"),
+        ({"tumour": TERM}, "terms: tumour: type"),
+        ({"tumour": {"type": TERM | {"value": "a code that is too long"}}}, "terms: tumour: type.value"),
+        (["tumour"], "terms must map names of labels to terms, found ['tumour']"),
+    ],
+)
+def test_wrong_terms_are_named(tmp_path, terms, expected):
+    assert expected in get_problems(make(tmp_path, change(terms=terms)))

@@ -28,7 +28,7 @@ sys.modules["hanging"] = hanging
 '''
 
 reader_process.PROGRAM = HANGING + reader_process.PROGRAM
-request = {"module": "hanging", "path": sys.argv[1].encode().hex(), "as_labels": None}
+request = {"module": "hanging", "path": sys.argv[1].encode().hex(), "wanted": "grid"}
 reader_process.CHILD.call(Path(sys.argv[0]), request)
 """
 WARNING = """
@@ -118,7 +118,7 @@ def test_a_child_that_hangs_in_a_file_ends_when_its_parent_is_killed(tmp_path):
 
 def test_numbers_of_numpy_in_warnings_stay_numbers(path, program, caplog):
     program(WARNING + reader_process.PROGRAM)
-    request = {"module": "warning", "path": os.fsencode(path).hex(), "as_labels": None}
+    request = {"module": "warning", "path": os.fsencode(path).hex(), "wanted": "grid"}
     with pytest.raises(RuntimeError, match="done"):
         reader_process.CHILD.call(path, request)
     assert [record.getMessage() for record in caplog.records] == [f"{path}: 3, 0.5, text"]

@@ -1,0 +1,30 @@
+"""DICOM: series of slices in folders, and results in two formats."""
+
+from types import ModuleType
+from typing import Final, Literal
+
+from autoseg.volume_io.dicom import segmentation, structure_set
+from autoseg.volume_io.dicom.segments import Code, Segment, SegmentedBy, check_dicom_libraries
+from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series, list_series, select_series
+from autoseg.volume_io.dicom.stack import SliceStack, read_stack, stack_slices
+
+__all__ = [
+    "RESULT_FORMATS",
+    "Code",
+    "DicomFormat",
+    "DicomSeries",
+    "FoundSeries",
+    "Segment",
+    "SegmentedBy",
+    "SliceStack",
+    "check_dicom_libraries",
+    "find_series",
+    "list_series",
+    "read_stack",
+    "select_series",
+    "stack_slices",
+]
+
+DicomFormat = Literal["dicom-seg", "rtstruct"]
+RESULT_FORMATS: Final[dict[DicomFormat, ModuleType]] = {"dicom-seg": segmentation, "rtstruct": structure_set}
+"""Modules with `ENDING`, the optional `LIBRARIES` that they need, and `write`."""

@@ -1,0 +1,98 @@
+"""The content of a DICOM result, and what its formats share: segments, the algorithm, the images they were made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from autoseg.errors import PredictionError
+from autoseg.volume_io.dicom.stack import SliceStack
+
+SOFTWARE: Final = "autoseg"
+PATIENT_AND_STUDY: Final = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime"),
+    *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
+)
+LARGEST_NUMBER: Final = 2**31 - 1  # of an integer string
+SERIES_OFFSET: Final = 9000  # guess: scanners do not number that high
+
+
+class Code(NamedTuple):
+    """A term of a coding scheme: designator of the scheme, code, and the term in words."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A class of the label map.
+
+    Attributes:
+        values: Values of the label map that belong to it.
+        category: Kind of thing, such as an anatomical structure.
+        term: The thing itself, such as the liver.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    category: Code
+    term: Code
+
+    def find_voxels(self, label_map: Integer[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+        """Returns where it is."""
+        return np.isin(label_map, self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentedBy:
+    """The algorithm, as results name it.
+
+    Attributes:
+        version: Version of autoseg.
+        model: Name of the model.
+        weights: Digest of its weights.
+    """
+
+    version: str
+    model: str
+    weights: str
+
+
+def check_dicom_libraries(libraries: Sequence[str], *, what: str) -> None:
+    """Checks that optional libraries are installed.
+
+    Raises:
+        PredictionError: One is missing.
+    """
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        msg = f"{what} needs {' and '.join(missing)}, not installed here: pip install 'autoseg[dicom]'"
+        raise PredictionError(msg)
+
+
+def read_sources(stack: SliceStack) -> list[Any]:
+    """Reads the headers of all files of a series, along z, with pydicom.
+
+    What results must repeat of patient and study is empty where the source lacks it.
+    """
+    import pydicom
+
+    sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in stack.slices]
+    for source in sources:
+        for keyword in PATIENT_AND_STUDY:
+            if keyword not in source:
+                setattr(source, keyword, "")
+        if "NumberOfFrames" not in source and not source.get("SliceThickness"):
+            source.SliceThickness = stack.grid.spacing_mm[0]
+    return sources
+
+
+def choose_series_number(source: Any) -> int:
+    """Returns a number for the series of the result, which tells that of its source."""
+    number = int(source.get("SeriesNumber") or 0) + SERIES_OFFSET
+    return number if 0 < number <= LARGEST_NUMBER else SERIES_OFFSET

@@ -1,0 +1,143 @@
+"""Finds the series below a folder, and selects among them."""
+
+import fnmatch
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from autoseg.dicom_files import is_dicom
+from autoseg.errors import VolumeError, shorten_names
+from autoseg.untrusted.names import describe_name
+from autoseg.volume_io.dicom.headers import SliceHeader, find_object_kind, read_slice_header
+
+LOCALIZER: Final = "LOCALIZER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomSeries:
+    """Images that a scanner made as one series.
+
+    Attributes:
+        uid: Its identifier, which the archive knows.
+        slices: Headers of its files in no order, each instance once.
+    """
+
+    uid: str
+    slices: tuple[SliceHeader, ...]
+
+    @property
+    def study(self) -> str:
+        """The UID of the study."""
+        return self.slices[0].study
+
+    @property
+    def number(self) -> str:
+        """The series number as text; empty if there is none."""
+        return self.slices[0].series_number
+
+    @property
+    def description(self) -> str:
+        """The description; empty if there is none."""
+        return self.slices[0].description
+
+    def describe(self) -> str:
+        """Number, description, modality and size for messages."""
+        first = self.slices[0]
+        named = " ".join(filter(None, [self.number, describe_name(self.description) if self.description else ""]))
+        count = sum(header.frame_count for header in self.slices)
+        return f"series {named or self.uid} ({first.modality or 'no modality'}, {count} slice{'s' * (count != 1)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSeries:
+    """The series below a folder.
+
+    Attributes:
+        series: Series of images, ordered by their number.
+        unreadable: Files that should be images and cannot be read, each with the reason.
+        notes: Files that were left out, one sentence for each reason.
+    """
+
+    series: tuple[DicomSeries, ...]
+    unreadable: dict[Path, str]
+    notes: tuple[str, ...]
+
+
+def find_series(place: Path) -> FoundSeries:
+    """Finds all series of images in a folder and its subfolders, or that of one file.
+
+    Localizers, colours and objects without an image are left out, and copies of an image count once.
+    """
+    left_out: Counter[str] = Counter()
+    unreadable: dict[Path, str] = {}
+    found: dict[str, dict[str, SliceHeader]] = defaultdict(dict)
+    for path in iterate_dicom_files(place):
+        kind = find_object_kind(path)
+        header = None
+        if kind is None:
+            try:
+                header = read_slice_header(path)
+                kind = _find_kind_left_out(header, found)
+            except VolumeError as error:
+                unreadable[path] = str(error)
+                continue
+        if kind is not None:
+            left_out[kind] += 1
+        elif header is not None:
+            found[header.series][header.instance] = header
+    series = [DicomSeries(uid=uid, slices=tuple(headers.values())) for uid, headers in found.items()]
+    listed = ", ".join(f"{count} x {kind}" for kind, count in left_out.items())
+    return FoundSeries(
+        series=tuple(sorted(series, key=_get_order)),
+        unreadable=unreadable,
+        notes=(f"left out, as they are no slices of a volume: {listed}",) if left_out else (),
+    )
+
+
+def iterate_dicom_files(place: Path) -> Iterator[Path]:
+    """Yields the DICOM files of a folder and its subfolders in the order of their names, without hidden ones."""
+    if place.is_file():
+        yield from [place] if is_dicom(place) else []
+        return
+    for root, folders, names in os.walk(place):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = (Path(root) / name for name in sorted(names) if not name.startswith("."))
+        yield from (path for path in files if path.is_file() and is_dicom(path))
+
+
+def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[str, SliceHeader]]) -> str | None:
+    if LOCALIZER in header.image_type:
+        return "localizer"
+    if header.component_count > 1:
+        return "colour image"
+    return "copy of an image" if header.instance in found[header.series] else None
+
+
+def _get_order(series: DicomSeries) -> tuple[int, str]:
+    return (int(series.number) if series.number.removeprefix("-").isdecimal() else 0, series.uid)
+
+
+def select_series(series: Sequence[DicomSeries], wanted: str) -> tuple[DicomSeries, ...]:
+    """Selects series by UID, by number, or by description regardless of case, in which * and ? stand for any letters.
+
+    Raises:
+        VolumeError: There is none; the message lists those that there are.
+    """
+    pattern = wanted.casefold()
+    chosen = tuple(
+        one
+        for one in series
+        if wanted in (one.uid, one.number, one.description) or fnmatch.fnmatchcase(one.description.casefold(), pattern)
+    )
+    if not chosen:
+        msg = f"expected a series with the UID, number or description {wanted!r}, found {list_series(series)}"
+        raise VolumeError(msg)
+    return chosen
+
+
+def list_series(series: Sequence[DicomSeries]) -> str:
+    """Lists series for messages."""
+    return shorten_names([one.describe() for one in series]) or "none"

@@ -1,0 +1,217 @@
+"""Sorts the slices of a series by their position, checks that they are a volume, and reads it.
+
+The grid is that which ITK gives to a series: slices follow the normal of their plane. Spacings have single precision,
+as in the header of a NIfTI file, so that a series is resampled exactly like the file into which it was converted.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from autoseg.errors import VolumeError
+from autoseg.geometry import Grid, make_triple
+from autoseg.volume_io.dicom.headers import READER, SliceHeader
+from autoseg.volume_io.dicom.series import DicomSeries, find_series, list_series
+from autoseg.volume_io.formats import dicom, reader_process
+from autoseg.volume_io.formats.headers.sizes import check_size
+from autoseg.volume_io.formats.itk import convert_lps_ras
+from autoseg.volume_io.formats.volumes import Volume, check_finite_grid, convert_to_float32, translate_decoder_errors
+
+# Positions and directions are decimal text, of which some scanners write two or three digits after the point.
+SAME_POSITION_MM: Final = 0.01
+ORIENTATION_TOLERANCE: Final = 1e-3
+STEP_TOLERANCE: Final = 0.1  # of the distance of slices: a missing slice is off by half of it or more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceStack:
+    """A series that is a volume.
+
+    Attributes:
+        slices: Headers along z; a single one for a multi-frame file, which holds all of z.
+        grid: Grid of the volume.
+    """
+
+    slices: tuple[SliceHeader, ...]
+    grid: Grid
+
+
+def stack_slices(series: DicomSeries) -> SliceStack:
+    """Sorts the slices of a series by position.
+
+    Raises:
+        VolumeError: They are no volume: expected, found, and what to do.
+    """
+    slices = series.slices
+    if len(slices) == 1:
+        return SliceStack(slices=slices, grid=_round_spacing(_read_own_grid(slices[0])))
+    _check_alike(slices)
+    orientation = _check_orientation(slices)
+    normal = np.cross(orientation[:3], orientation[3:])
+    normal /= np.linalg.norm(normal)
+    ordered = tuple(sorted(slices, key=lambda header: float(np.dot(_get_position(header), normal))))
+    positions = np.array([_get_position(header) for header in ordered])
+    distances = positions @ normal
+    _check_single_images(distances)
+    spacing = _get_spacing(slices[0])
+    tilt = dicom.explain_tilt(positions, normal, pixel_mm=min(spacing))
+    if tilt is not None:
+        raise VolumeError(tilt)
+    step_mm = _check_steps(ordered, distances)
+    grid = Grid(
+        shape_voxels=(len(slices), *slices[0].shape_yx),
+        spacing_mm=(step_mm, *spacing),
+        origin_mm=convert_lps_ras(positions[0]),
+        direction=(convert_lps_ras(normal), convert_lps_ras(orientation[3:]), convert_lps_ras(orientation[:3])),
+    )
+    return SliceStack(slices=ordered, grid=_round_spacing(check_finite_grid(grid, "the series")))
+
+
+def find_only_stack(folder: Path) -> SliceStack:
+    """Finds the slices of a folder that holds one series.
+
+    Raises:
+        VolumeError: There is no series, or more than one, or a file that cannot be read; or it is no volume.
+    """
+    found = find_series(folder)
+    if found.unreadable:
+        path, reason = next(iter(found.unreadable.items()))
+        msg = f"{len(found.unreadable)} files cannot be read, such as {path.name} ({reason}); copy the series again"
+        raise VolumeError(msg)
+    if len(found.series) != 1:
+        msg = f"expected one series of slices in the folder, found {list_series(found.series)}; move the others away"
+        raise VolumeError(msg)
+    return stack_slices(found.series[0])
+
+
+def read_stack(stack: SliceStack) -> Volume:
+    """Reads all voxels, rescaled as the header of each slice says.
+
+    Raises:
+        VolumeError: A file cannot be read, or memory is short.
+    """
+    shape = stack.grid.shape_voxels
+    check_size("the series", shape, voxel_bytes=0, stored_bytes=None, is_compressed=True)
+    array = np.empty((1, *shape), np.float32)
+    step = shape[0] // len(stack.slices)
+    for index, header in enumerate(stack.slices):
+        what = f"instance {header.instance_number}"
+        part = array[:, index * step : (index + 1) * step]
+        with translate_decoder_errors(what):
+            stored = reader_process.read(header.path, as_labels=False, module=READER)
+        if stored.array.shape != part.shape:
+            msg = f"{what}: expected {part.shape} voxels as its header says, found {stored.array.shape}; copy it again"
+            raise VolumeError(msg)
+        part[:] = convert_to_float32(what, stored.array)
+    return Volume(array=array, grid=stack.grid)
+
+
+def _read_own_grid(header: SliceHeader) -> Grid:
+    what = f"instance {header.instance_number}"
+    with translate_decoder_errors(what):
+        return check_finite_grid(reader_process.read_grid(header.path, module=READER), what)
+
+
+def _round_spacing(grid: Grid) -> Grid:
+    return replace(grid, spacing_mm=make_triple(np.array(grid.spacing_mm, np.float32).astype(np.float64)))
+
+
+def _check_alike(slices: Sequence[SliceHeader]) -> None:
+    """Checks that all files are single slices of one size and spacing, with a place."""
+    if any(header.frame_count > 1 for header in slices):
+        msg = (
+            f"expected one file for each slice, or one file with all frames, found {len(slices)} files, of which some "
+            f"hold several frames; export the volumes as series of their own"
+        )
+        raise VolumeError(msg)
+    lost = [header for header in slices if None in (header.position_mm, header.orientation, header.spacing_mm_yx)]
+    if lost:
+        msg = (
+            f"expected a position, an orientation and a pixel spacing in every slice, but {_name(lost)} "
+            f"{'lacks' if len(lost) == 1 else 'lack'} one of them; leave out these files, or export the series again"
+        )
+        raise VolumeError(msg)
+    kinds = Counter((header.shape_yx, header.spacing_mm_yx) for header in slices)
+    if len(kinds) > 1:
+        listed = ", ".join(
+            f"{count} of {shape[0]} x {shape[1]} with {spacing} mm" for (shape, spacing), count in kinds.items()
+        )
+        msg = f"expected slices of one size and pixel spacing, found {listed}; export them as series of their own"
+        raise VolumeError(msg)
+
+
+def _check_orientation(slices: Sequence[SliceHeader]) -> Float64[np.ndarray, "6"]:
+    groups: list[tuple[np.ndarray, int]] = []
+    for header in slices:
+        found = np.array(header.orientation)
+        near = (i for i, (known, _) in enumerate(groups) if np.abs(known - found).max() <= ORIENTATION_TOLERANCE)
+        index = next(near, None)
+        if index is None:
+            groups.append((found, 1))
+        else:
+            groups[index] = (groups[index][0], groups[index][1] + 1)
+    if len(groups) > 1:
+        groups.sort(key=_get_count, reverse=True)
+        listed = ", ".join(f"{count} {_name_plane(orientation)}" for orientation, count in groups)
+        msg = f"expected slices of one orientation, found {len(groups)} ({listed}); export each as a series of its own"
+        raise VolumeError(msg)
+    return groups[0][0]
+
+
+def _get_count(group: tuple[np.ndarray, int]) -> int:
+    return group[1]
+
+
+def _name_plane(orientation: Float64[np.ndarray, "6"]) -> str:
+    normal = np.abs(np.cross(orientation[:3], orientation[3:]))
+    return ("sagittal", "coronal", "axial")[int(np.argmax(normal))]
+
+
+def _check_single_images(distances: Float64[np.ndarray, " slice"]) -> None:
+    places = 1 + int(np.count_nonzero(np.diff(distances) > SAME_POSITION_MM))
+    if places < len(distances):
+        msg = (
+            f"expected one image at every position, found {len(distances)} images at {places} positions (several "
+            f"times, echoes, phases or reconstructions in one series); export each as a series of its own"
+        )
+        raise VolumeError(msg)
+
+
+def _check_steps(slices: Sequence[SliceHeader], distances: Float64[np.ndarray, " slice"]) -> float:
+    """Returns the distance of neighbouring slices, checked to be the same for all of them."""
+    steps = np.diff(distances)
+    step_mm = float(distances[-1] - distances[0]) / len(steps)
+    expected = distances[0] + np.arange(len(distances)) * step_mm
+    if np.abs(distances - expected).max() <= STEP_TOLERANCE * step_mm:
+        return step_mm
+    usual_mm = float(np.median(steps))
+    odd = np.flatnonzero(np.abs(steps - usual_mm) > STEP_TOLERANCE * usual_mm)
+    widest = int(odd[np.argmax(steps[odd])]) if len(odd) else int(np.argmax(steps))
+    msg = (
+        f"expected slices every {usual_mm:.3g} mm, found {len(odd)} other distances, such as {steps[widest]:.3g} mm "
+        f"between {_name(slices[widest : widest + 2])}: slices are missing, or of another series; copy the series "
+        f"again, or resample it to equal distances"
+    )
+    raise VolumeError(msg)
+
+
+def _name(slices: Sequence[SliceHeader]) -> str:
+    """Names slices by their instance numbers, as file names may hold the name of a patient."""
+    numbers = [header.instance_number or "?" for header in slices]
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"instance{'s' * (len(numbers) != 1)} {', '.join(numbers[:5])}{more}"
+
+
+def _get_position(header: SliceHeader) -> Float64[np.ndarray, "3"]:
+    assert header.position_mm is not None, "checked before"
+    return np.array(header.position_mm)
+
+
+def _get_spacing(header: SliceHeader) -> tuple[float, float]:
+    assert header.spacing_mm_yx is not None, "checked before"
+    return header.spacing_mm_yx

@@ -1,0 +1,293 @@
+"""The images that a prediction is to segment: files as those of the training, or series of DICOM slices."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Integer
+
+from autoseg.dataset import Case, DatasetRecord, find_images
+from autoseg.dataset.files import list_files, select_ending
+from autoseg.dicom_files import explain_dicom
+from autoseg.document import read_document
+from autoseg.errors import PredictionError, Problem, VolumeError, group_problems
+from autoseg.file_endings import DICOM_ENDINGS
+from autoseg.geometry import Grid
+from autoseg.labels import CodedTerm
+from autoseg.plan.document import Plan
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder
+from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_image, write_label_map
+from autoseg.volume_io.dicom import (
+    RESULT_FORMATS,
+    Code,
+    DicomFormat,
+    DicomSeries,
+    Segment,
+    SegmentedBy,
+    check_dicom_libraries,
+    find_series,
+    list_series,
+    read_stack,
+    select_series,
+    stack_slices,
+)
+from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE
+
+SERIES_ENDING: Final = ".nii.gz"
+PRIVATE_SCHEME: Final = "99AUTOSEG"
+STRUCTURE: Final = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
+
+LabelMap = Integer[np.ndarray, "z y x"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles:
+    """Image files with the ending of the training images, or one file.
+
+    Attributes:
+        cases: Complete images.
+        problems: Problems of the others.
+        ending: Ending of the label maps.
+        source: Folder of the images, as the record of the prediction names it.
+    """
+
+    cases: tuple[Case, ...]
+    problems: tuple[Problem, ...]
+    ending: str
+    source: str
+    channel_count: int
+
+    def describe(self, case: Case) -> str:
+        """Names an image in the record, within `source`."""
+        return case.image_paths[0].name
+
+    def read(self, case: Case) -> Volume:
+        """Reads all channels."""
+        return read_image(case.image_paths, channel_count=self.channel_count)
+
+    def name_files(self, case: Case, array: Float32[np.ndarray, "channel z y x"]) -> str:
+        """Names the files with values that are not finite; all where there is none, or one holds all channels."""
+        pairs = zip(case.image_paths, array, strict=False)
+        broken = [path for path, channel in pairs if not np.isfinite(channel).all()]
+        chosen = broken if broken and len(case.image_paths) == len(array) else case.image_paths
+        return ", ".join(map(str, chosen))
+
+    def list_outputs(self, case: Case) -> tuple[str, ...]:
+        """Lists the names of the files that are made of a label map."""
+        return (f"{case.name}{self.ending}",)
+
+    def write(self, path: Path, label_map: LabelMap, grid: Grid, *, case: Case, made_by: SegmentedBy) -> None:
+        """Writes one of the outputs: a file like that of the first channel."""
+        del made_by
+        write_label_map(path, label_map, grid=grid, like=case.image_paths[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesImages:
+    """Series of DICOM slices; a case has the name of the first one's UID, as file names may hold that of a patient.
+
+    Attributes:
+        problems: Files that cannot be read, and belong to none of the cases.
+        series: Series of every case, one for each channel.
+        formats: Formats of DICOM in which results are written besides NIfTI.
+        segments: Classes, as these formats name them.
+    """
+
+    cases: tuple[Case, ...]
+    problems: tuple[Problem, ...]
+    series: dict[str, tuple[DicomSeries, ...]]
+    formats: tuple[DicomFormat, ...]
+    segments: tuple[Segment, ...]
+    source: str = DICOM_SOURCE
+
+    def describe(self, case: Case) -> str:
+        """Returns the UID of the first series."""
+        return case.name
+
+    def read(self, case: Case) -> Volume:
+        """Reads the series of all channels."""
+        volumes = []
+        for one in self.series[case.name]:
+            with _name_series(one):
+                volumes.append(read_stack(stack_slices(one)))
+                check_same_grid(volumes[0].grid, volumes[-1].grid, what="the series (found) and that of channel 0")
+        array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
+        return Volume(array=array, grid=volumes[0].grid)
+
+    def name_files(self, case: Case, array: Float32[np.ndarray, "channel z y x"]) -> str:
+        """Names the series."""
+        del array
+        return self.series[case.name][0].describe()
+
+    def list_outputs(self, case: Case) -> tuple[str, ...]:
+        """Lists the names of the files that are made of a label map: NIfTI, then results in DICOM."""
+        endings = (SERIES_ENDING, *(RESULT_FORMATS[name].ENDING for name in self.formats))
+        return tuple(f"{case.name}{ending}" for ending in endings)
+
+    def write(self, path: Path, label_map: LabelMap, grid: Grid, *, case: Case, made_by: SegmentedBy) -> None:
+        """Writes one of the outputs."""
+        module = next((one for one in RESULT_FORMATS.values() if path.name.endswith(one.ENDING)), None)
+        if module is None:
+            write_label_map(path, label_map, grid=grid, like=None)
+            return
+        source = self.series[case.name][0]
+        with _name_series(source):
+            stack = stack_slices(source)
+            module.write(path, label_map, stack, segments=self.segments, made_by=made_by)
+
+
+@contextmanager
+def _name_series(series: DicomSeries) -> Iterator[None]:
+    try:
+        yield
+    except VolumeError as error:
+        msg = f"{series.describe()}: {error}"
+        raise VolumeError(msg) from error
+
+
+FoundImages = ImageFiles | SeriesImages
+
+
+def find_predicted_images(
+    place: Path,
+    run: RunFolder,
+    *,
+    series: Sequence[str] = (),
+    formats: Sequence[DicomFormat] = (),
+    progress: Progress,
+) -> FoundImages:
+    """Finds the images of a folder, or one file with its channels.
+
+    Args:
+        place: A folder of images, one image, or a folder with DICOM somewhere below it.
+        run: Run of the model, which tells the channels, the ending of the files, and the classes.
+        series: DICOM series to take, each by UID, number or description; empty for all.
+        formats: Formats of DICOM in which results of series are written besides NIfTI.
+        progress: Receives what was left out.
+
+    Raises:
+        PredictionError: There is no complete image; the message lists all problems. Or formats were asked for which
+            there are no series or no libraries.
+    """
+    plan = read_document(run.plan, Plan)
+    count = len(plan.channels)
+    for name in formats:
+        check_dicom_libraries(RESULT_FORMATS[name].LIBRARIES, what=f"--format {name}")
+    if series or formats or _holds_series(place, plan.file_ending):
+        segments = _list_segments(run, plan)
+        names = [channel.name for channel in plan.channels]
+        return _find_series_images(place, series, names, formats=tuple(formats), segments=segments, progress=progress)
+    cases, problems = find_images(place, channel_count=count, file_ending=plan.file_ending)
+    return ImageFiles(
+        cases=cases,
+        problems=problems,
+        ending=label_map_ending(plan.file_ending),
+        source=str((place if place.is_dir() else place.parent).resolve()),
+        channel_count=count,
+    )
+
+
+def _list_segments(run: RunFolder, plan: Plan) -> tuple[Segment, ...]:
+    """Lists the classes with the terms of dataset.json; without them, their names are terms of a private scheme."""
+    terms = read_document(run.dataset, DatasetRecord).terms if run.dataset.is_file() else {}
+    segments = []
+    for index, entry in enumerate(plan.labels.classes, start=1):
+        known = terms.get(entry.name)
+        own = Code(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
+        term = own if known is None else _build_code(known.type)
+        category = STRUCTURE if known is None or known.category is None else _build_code(known.category)
+        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=term))
+    return tuple(segments)
+
+
+def _build_code(term: CodedTerm) -> Code:
+    return Code(scheme=term.scheme, value=term.value, meaning=term.meaning)
+
+
+def _make_meaning(name: str) -> str:
+    return "".join(letter for letter in name if letter.isprintable() and letter != "\\")[:64] or "class"
+
+
+def _holds_series(place: Path, ending: str) -> bool:
+    """Whether a folder holds DICOM, and no file like those of the training.
+
+    Where those were single files of DICOM, it is enough that any series has several.
+    """
+    if not place.is_dir():
+        return False
+    if not select_ending(list_files(place), ending.lower()):
+        return explain_dicom(place) != ""
+    return ending.lower() in DICOM_ENDINGS and any(len(one.slices) > 1 for one in find_series(place).series)
+
+
+def _find_series_images(
+    place: Path,
+    wanted: Sequence[str],
+    channels: Sequence[str],
+    *,
+    formats: tuple[DicomFormat, ...],
+    segments: tuple[Segment, ...],
+    progress: Progress,
+) -> SeriesImages:
+    found = find_series(place)
+    for note in (*found.notes, *(f"warning: {reason}" for reason in found.unreadable.values())):
+        progress.note(note)
+    problems = []
+    if found.unreadable:
+        text = (
+            f"{len(found.unreadable)} DICOM files cannot be read, so that slices may be missing; they are named above"
+        )
+        problems.append(Problem(text=text, cases=("damaged files",)))
+    if len(channels) == 1:
+        chosen = _choose_series(found.series, wanted)
+    else:
+        chosen, incomplete = _choose_channels(found.series, wanted, channels)
+        problems += incomplete
+    if not chosen:
+        lines = (f"  - {problem.describe()}" for problem in group_problems(problems))
+        msg = "\n".join([f"{place} holds no series of images that can be predicted", *lines])
+        raise PredictionError(msg)
+    for name, group in chosen.items():
+        progress.note(f"{' and '.join(one.describe() for one in group)} becomes {name}{SERIES_ENDING}")
+    return SeriesImages(
+        cases=tuple(Case(name=name, image_paths=(), label_path=None) for name in chosen),
+        problems=tuple(problems),
+        series=chosen,
+        formats=formats,
+        segments=segments,
+    )
+
+
+def _choose_series(series: Sequence[DicomSeries], wanted: Sequence[str]) -> dict[str, tuple[DicomSeries, ...]]:
+    named = [one for text in wanted for one in select_series(series, text)]
+    return {one.uid: (one,) for one in series if one in named or not wanted}
+
+
+def _choose_channels(
+    series: Sequence[DicomSeries], wanted: Sequence[str], channels: Sequence[str]
+) -> tuple[dict[str, tuple[DicomSeries, ...]], list[Problem]]:
+    """Chooses one series for each channel in every study; returns those of complete studies, and problems of others."""
+    if len(wanted) != len(channels):
+        msg = (
+            f"expected --series once for each of the {len(channels)} channels of the model, in the order "
+            f"{', '.join(channels)}, found it {len(wanted)} times; there are {list_series(series)}"
+        )
+        raise PredictionError(msg)
+    candidates = [select_series(series, text) for text in wanted]
+    chosen, problems = {}, []
+    for study in dict.fromkeys(one.study for one in series):
+        groups = [[one for one in of_channel if one.study == study] for of_channel in candidates]
+        wrong = [index for index, group in enumerate(groups) if len(group) != 1]
+        if not wrong:
+            chosen[groups[0][0].uid] = tuple(group[0] for group in groups)
+        for index in wrong:
+            text = (
+                f"channel {channels[index]}: expected one series {wanted[index]!r} in every study, found "
+                f"{list_series(groups[index])}; name it more exactly, or move the study away"
+            )
+            problems.append(Problem(text=text, cases=(study,)))
+    return chosen, problems

@@ -1,0 +1,171 @@
+"""Folders of DICOM series: the same label maps as of the same images in NIfTI, and nothing about the patient."""
+
+import gzip
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from builders.dicom_series import BIRTH_DATE, OBLIQUE, PATIENT, STUDY, convert_with_itk, write_series
+from builders.folds import write_trained_fold
+from builders.plans import build_channels, build_configuration, build_plan
+from builders.progress import Notes
+
+from autoseg.cli.terminal.options import parse_formats
+from autoseg.dataset import DatasetRecord
+from autoseg.document import read_document, write_document
+from autoseg.errors import AutosegError, CasesFailedError, OptionError, PredictionError
+from autoseg.inference.options import PredictionOptions
+from autoseg.labels import ClassTerms, CodedTerm
+from autoseg.plan.document import Plan
+from autoseg.volume_io import check_same_grid, read_label_map
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+
+OPTIONS = PredictionOptions(mirroring=False)
+VOXELS = np.random.default_rng(0).integers(-1000, 1000, size=(9, 11, 12))
+
+
+@pytest.fixture
+def run(tmp_path):
+    plan = build_plan({"3d_fullres": build_configuration((8, 8, 8))})
+    write_trained_fold(tmp_path / "run", plan, "3d_fullres", fold="0")
+    return tmp_path / "run"
+
+
+def predict(run, images, **choices):
+    out, notes = run.parent / "out", Notes()
+    request = PredictionRequest(options=OPTIONS, device="cpu", precision="float32", **choices)
+    outcome = predict_images(run, images, out, request=request, progress=notes)
+    return out, outcome, notes.text
+
+
+def test_every_series_below_a_folder_gets_the_label_map_of_its_nifti_file(run, tmp_path):
+    scans = tmp_path / "scans"
+    upright = write_series(scans / "a", VOXELS, number=1)
+    oblique = write_series(scans / "b" / "c", VOXELS[::-1], number=2, orientation=OBLIQUE, step_mm=2.5)
+    out, outcome, _ = predict(run, scans)
+    assert outcome.written == 2
+    (tmp_path / "files").mkdir()
+    for number, folder in ((1, upright), (2, oblique)):
+        convert_with_itk(folder, tmp_path / "files" / f"s{number}.nii.gz")
+    request = PredictionRequest(options=OPTIONS, device="cpu", precision="float32")
+    predict_images(run, tmp_path / "files", tmp_path / "expected", request=request, progress=Notes())
+    for number in (1, 2):
+        found = read_label_map(out / f"{STUDY}.{number}.nii.gz")
+        expected = read_label_map(tmp_path / "expected" / f"s{number}.nii.gz")
+        np.testing.assert_array_equal(found.array, expected.array)
+        assert len(np.unique(found.array)) > 1
+        check_same_grid(expected.grid, found.grid, what="label maps of one series")
+
+
+def test_a_series_with_a_defect_is_named_and_the_others_are_predicted(run, tmp_path):
+    write_series(tmp_path / "scans", VOXELS, number=1)
+    gap = lambda index: (0, 0, 5.0 * (index + (index > 3)))  # noqa: E731 - a place, as the builder takes it
+    write_series(tmp_path / "scans", VOXELS, number=2, description="with a gap", place=gap)
+    with pytest.raises(CasesFailedError) as caught:
+        predict(run, tmp_path / "scans")
+    text = str(caught.value)
+    assert f"{STUDY}.2: series 2 'with a gap' (CT, 9 slices): expected slices every 5 mm" in text
+    assert [path.name for path in (run.parent / "out").glob("*.nii.gz")] == [f"{STUDY}.1.nii.gz"]
+
+
+def test_a_file_that_cannot_be_read_fails_the_call_and_no_series(run, tmp_path):
+    folder = write_series(tmp_path / "scans", VOXELS)
+    (folder / "IM9.dcm").write_bytes(b"junk" * 100)
+    notes = Notes()
+    request = PredictionRequest(options=OPTIONS, device="cpu", precision="float32")
+    with pytest.raises(CasesFailedError, match="1 DICOM files cannot be read, so that slices may be missing"):
+        predict_images(run, folder, run.parent / "out", request=request, progress=notes)
+    assert "IM9.dcm" in notes.text
+    assert (run.parent / "out" / f"{STUDY}.1.nii.gz").is_file()
+
+
+def test_chosen_series_are_predicted_and_finished_ones_kept(run, tmp_path):
+    for number, description in ((1, "lung"), (2, "bone"), (3, "lung")):
+        write_series(tmp_path / "scans", VOXELS, number=number, description=description)
+    _, outcome, notes = predict(run, tmp_path / "scans", series=("2",))
+    assert (outcome.written, outcome.kept) == (1, 0)
+    assert f"series 2 'bone' (CT, 9 slices) becomes {STUDY}.2.nii.gz" in notes
+    shutil.move(tmp_path / "scans", tmp_path / "elsewhere")
+    _, outcome, _ = predict(run, tmp_path / "elsewhere")
+    assert (outcome.written, outcome.kept) == (2, 1)
+    with pytest.raises(AutosegError, match="UID, number or description 'liver', found series 1 'lung'"):
+        predict(run, tmp_path / "elsewhere", series=("liver",))
+
+
+def test_every_channel_of_a_study_is_a_series_that_is_named(tmp_path):
+    configuration = build_configuration((8, 8, 8), network={"input_channels": 2})
+    channels = build_channels("none", "none", name="MR")
+    plan = build_plan({"3d_fullres": configuration}, channels=channels)
+    write_trained_fold(tmp_path / "run", plan, "3d_fullres", fold="0")
+    for number, description in ((1, "T1"), (2, "T2"), (3, "other")):
+        write_series(tmp_path / "scans", VOXELS * number % 500, number=number, description=description)
+    out, outcome, notes = predict(tmp_path / "run", tmp_path / "scans", series=("T2", "T1"))
+    assert outcome.written == 1
+    assert [path.name for path in out.glob("*.nii.gz")] == [f"{STUDY}.2.nii.gz"]
+    assert "series 2 'T2' (CT, 9 slices) and series 1 'T1' (CT, 9 slices) becomes" in notes
+    with pytest.raises(PredictionError, match="expected --series once for each of the 2 channels of the model"):
+        predict(tmp_path / "run", tmp_path / "scans")
+    with pytest.raises(PredictionError, match=r"expected one series 'T\*' in every study, found series 1 'T1'"):
+        predict(tmp_path / "run", tmp_path / "scans", series=("T*", "T1"))
+
+
+def test_nothing_that_a_prediction_writes_tells_the_patient(run, tmp_path, caplog):
+    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+    caplog.set_level(logging.DEBUG)
+    write_series(tmp_path / "scans" / PATIENT, VOXELS, number=1)
+    write_series(tmp_path / "scans" / PATIENT, VOXELS, number=2, place=lambda index: (0, 0, index // 2))
+    (tmp_path / "scans" / PATIENT / f"{PATIENT}.dcm").write_bytes(b"junk" * 100)
+    with pytest.raises(CasesFailedError):
+        predict(run, tmp_path / "scans", formats=("dicom-seg", "rtstruct"), save_probabilities=True)
+    out = run.parent / "out"
+    written = [path for root in (out, run) for path in root.rglob("*") if path.is_file()]
+    results = [path.name for path in written if path.name.endswith(".dcm")]
+    assert sorted(results) == [f"{STUDY}.1.rtstruct.dcm", f"{STUDY}.1.seg.dcm"]
+    assert len(written) > 8
+    for path in written:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.name.endswith(".gz") else content
+        known = b"" if path.name in results else content.lower()
+        for secret in ("quakenbush", "ottilie", BIRTH_DATE):
+            assert secret not in f"{path.relative_to(tmp_path)}".lower()
+            assert secret.encode() not in known, path
+    assert "quakenbush" not in caplog.text.lower()
+
+
+def test_formats_of_dicom_are_for_folders_of_dicom(run, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+    folder = write_series(tmp_path / "scans", VOXELS)
+    (tmp_path / "files").mkdir()
+    convert_with_itk(folder, tmp_path / "files" / "a.nii.gz")
+    with pytest.raises(PredictionError, match="holds no series of images"):
+        predict(run, tmp_path / "files", formats=("rtstruct",))
+
+
+def test_terms_of_dataset_json_stand_in_the_segmentation(run, tmp_path):
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
+    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+    plan = read_document(run / "plan.json", Plan)
+    first = plan.labels.classes[0].name
+    term = CodedTerm(scheme="SCT", value="10200004", meaning="Liver")
+    record = DatasetRecord(
+        name="x",
+        source="/gone",
+        channel_names=("CT",),
+        labels=plan.labels,
+        file_ending=".nii.gz",
+        cases=(),
+        terms={first: ClassTerms(type=term)},
+    )
+    write_document(run / "dataset.json", record)
+    out, _, _ = predict(run, write_series(tmp_path / "scans", VOXELS), formats=("dicom-seg",))
+    document = pydicom.dcmread(out / f"{STUDY}.1.seg.dcm")
+    codes = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in document.SegmentSequence]
+    assert [code.CodeValue for code in codes] == ["10200004", *(f"CLASS{n}" for n in range(2, len(codes) + 1))]
+    assert len(codes) == len(plan.labels.classes)
+
+
+def test_formats_are_named_as_the_command_takes_them():
+    assert parse_formats(["rtstruct", "dicom-seg", "rtstruct"]) == ("rtstruct", "dicom-seg")
+    with pytest.raises(OptionError, match=r"takes dicom-seg or rtstruct, found 'seg'"):
+        parse_formats(["seg"])

@@ -1,0 +1,206 @@
+"""Segmentations and structure sets, read back by position with pydicom, as other programs do."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from builders.dicom_series import (
+    BIRTH_DATE,
+    OBLIQUE,
+    PATIENT,
+    STUDY,
+    UPRIGHT,
+    place_slices,
+    write_enhanced,
+    write_series,
+)
+from scipy.ndimage import gaussian_filter
+from skimage.measure import points_in_poly
+
+from autoseg.errors import PredictionError
+from autoseg.volume_io.dicom import (
+    Code,
+    Segment,
+    SegmentedBy,
+    check_dicom_libraries,
+    find_series,
+    segmentation,
+    stack_slices,
+    structure_set,
+)
+from autoseg.volume_io.dicom.outlines import trace_outlines
+
+WHY = "highdicom and pydicom are not installed (pip install 'autoseg[dicom]')"
+SHAPE = (7, 18, 22)
+STRUCTURE = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
+LIVER = Code(scheme="SCT", value="10200004", meaning="Liver")
+OWN = Code(scheme="99AUTOSEG", value="CLASS2", meaning="tumour")
+SEGMENTS = (
+    Segment(name="liver", values=(1,), category=STRUCTURE, term=LIVER),
+    Segment(name="tumour", values=(2,), category=STRUCTURE, term=OWN),
+)
+MADE_BY = SegmentedBy(version="1.0", model="balls", weights="0123456789abcdef" * 4)
+
+
+@pytest.fixture
+def pydicom():
+    pytest.importorskip("highdicom", reason=WHY)
+    return pytest.importorskip("pydicom", reason=WHY)
+
+
+def make_label_map():
+    """Smooth shapes, noise in slice 4, and nothing in the first slices."""
+    random = np.random.default_rng(1)
+    smooth = gaussian_filter(random.normal(size=SHAPE), (1, 2, 2))
+    label_map = np.digitize(smooth, [smooth.std() * 0.5, smooth.std() * 1.2]).astype(np.uint8)
+    label_map[4] = random.integers(0, 3, SHAPE[1:])
+    label_map[:2] = 0
+    return label_map
+
+
+def make_stack(folder, *, kind="oblique"):
+    voxels = np.zeros(SHAPE, np.int16)
+    if kind == "enhanced":
+        write_enhanced(folder / "IM1", voxels, [place_slices(UPRIGHT, 5.0)(index) for index in range(SHAPE[0])])
+    else:
+        write_series(folder, voxels, orientation=OBLIQUE if kind == "oblique" else UPRIGHT, step_mm=2.5)
+    (series,) = find_series(folder).series
+    return stack_slices(series)
+
+
+def find_index(points, grid):
+    """The place in the array (x, y, z) of points in DICOM's world."""
+    world = np.asarray(points, dtype=np.float64).reshape(-1, 3) * [-1, -1, 1]
+    return (np.column_stack([world, np.ones(len(world))]) @ np.linalg.inv(grid.affine).T)[:, :3]
+
+
+def read_segments(document, grid):
+    """One mask a segment, frame by frame where it lies."""
+    masks = np.zeros((len(document.SegmentSequence), *grid.shape_voxels), bool)
+    frames = document.pixel_array.reshape(-1, *grid.shape_voxels[1:])
+    for frame, pixels in zip(document.PerFrameFunctionalGroupsSequence, frames, strict=True):
+        ((x, y, z),) = find_index(frame.PlanePositionSequence[0].ImagePositionPatient, grid)
+        np.testing.assert_allclose([x, y, z - round(z)], 0, atol=1e-3)
+        masks[frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1, round(z)] |= pixels > 0
+    return masks
+
+
+def check_source(document, stack):
+    """Patient and study are those of the source, and every slice with something in it is referred to."""
+    assert (str(document.PatientName), document.PatientBirthDate) == (PATIENT, BIRTH_DATE)
+    assert document.StudyInstanceUID == STUDY
+    assert document.SeriesInstanceUID != stack.slices[0].series
+
+
+@pytest.mark.parametrize("kind", ["oblique", "enhanced"])
+def test_a_segmentation_gives_back_every_voxel_where_it_lies(tmp_path, pydicom, kind):
+    stack, label_map = make_stack(tmp_path, kind=kind), make_label_map()
+    segmentation.write(tmp_path / "a.seg.dcm", label_map, stack, segments=SEGMENTS, made_by=MADE_BY)
+    document = pydicom.dcmread(tmp_path / "a.seg.dcm")
+    for number, mask in enumerate(read_segments(document, stack.grid), start=1):
+        np.testing.assert_array_equal(mask, label_map == number)
+    check_source(document, stack)
+    referred = {
+        item.ReferencedSOPInstanceUID for item in document.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    assert referred == {header.instance for header in stack.slices}
+
+
+def test_segments_have_their_terms_and_name_the_algorithm(tmp_path, pydicom):
+    stack = make_stack(tmp_path)
+    segmentation.write(tmp_path / "a.seg.dcm", make_label_map(), stack, segments=SEGMENTS, made_by=MADE_BY)
+    document = pydicom.dcmread(tmp_path / "a.seg.dcm")
+    assert document.SegmentationType == "BINARY"
+    for segment, expected in zip(document.SegmentSequence, SEGMENTS, strict=True):
+        code = segment.SegmentedPropertyTypeCodeSequence[0]
+        assert (code.CodeValue, code.CodingSchemeDesignator) == (expected.term.value, expected.term.scheme)
+        assert segment.SegmentLabel == expected.name
+        assert segment.SegmentAlgorithmName == "autoseg"
+    assert document.DeviceSerialNumber == MADE_BY.weights[:16]
+
+
+def test_regions_that_overlap_are_segments_that_overlap(tmp_path, pydicom):
+    whole = Segment(name="whole", values=(1, 2), category=STRUCTURE, term=LIVER)
+    stack, label_map = make_stack(tmp_path), make_label_map()
+    segmentation.write(tmp_path / "a.seg.dcm", label_map, stack, segments=(whole, SEGMENTS[1]), made_by=MADE_BY)
+    masks = read_segments(pydicom.dcmread(tmp_path / "a.seg.dcm"), stack.grid)
+    np.testing.assert_array_equal(masks[0], label_map > 0)
+    np.testing.assert_array_equal(masks[1], label_map == 2)
+
+
+@pytest.mark.parametrize("module", [segmentation, structure_set])
+def test_a_label_map_without_foreground_is_a_valid_result(tmp_path, pydicom, module):
+    stack = make_stack(tmp_path)
+    module.write(tmp_path / "a.dcm", np.zeros(SHAPE, np.uint8), stack, segments=SEGMENTS, made_by=MADE_BY)
+    document = pydicom.dcmread(tmp_path / "a.dcm")
+    if module is segmentation:
+        assert not document.pixel_array.any()
+    else:
+        assert not any("ContourSequence" in region for region in document.ROIContourSequence)
+
+
+@pytest.mark.parametrize("kind", ["oblique", "enhanced"])
+def test_a_structure_set_gives_back_voxels_and_volumes(tmp_path, pydicom, kind):
+    stack, label_map = make_stack(tmp_path, kind=kind), make_label_map()
+    structure_set.write(tmp_path / "a.dcm", label_map, stack, segments=SEGMENTS, made_by=MADE_BY)
+    document = pydicom.dcmread(tmp_path / "a.dcm")
+    check_source(document, stack)
+    y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
+    centres = np.column_stack([x.ravel(), y.ravel()])
+    for number, region in enumerate(document.ROIContourSequence, start=1):
+        mask, area = np.zeros(SHAPE, bool), 0.0
+        for contour in region.ContourSequence:
+            corners = find_index(contour.ContourData, stack.grid)
+            index = round(corners[0, 2])
+            np.testing.assert_allclose(corners[:, 2], index, atol=1e-3)
+            mask[index] ^= points_in_poly(centres, corners[:, :2]).reshape(SHAPE[1:])
+            columns, rows = corners[:, 0], corners[:, 1]
+            area += abs(np.sum(columns * np.roll(rows, -1) - rows * np.roll(columns, -1))) / 2
+            reference = contour.ContourImageSequence[0]
+            if kind == "enhanced":
+                assert reference.ReferencedFrameNumber == index + 1
+            else:
+                assert reference.ReferencedSOPInstanceUID == stack.slices[index].instance
+        np.testing.assert_array_equal(mask, label_map == number)
+        assert area == pytest.approx(np.count_nonzero(label_map == number), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["oblique", "enhanced"])
+@pytest.mark.parametrize("module", [segmentation, structure_set])
+def test_a_validator_finds_no_error(tmp_path, pydicom, module, kind):
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed (apt install dicom3tools)")
+    stack = make_stack(tmp_path, kind=kind)
+    for name, label_map in (("a.dcm", make_label_map()), ("empty.dcm", np.zeros(SHAPE, np.uint8))):
+        module.write(tmp_path / name, label_map, stack, segments=SEGMENTS, made_by=MADE_BY)
+        command = [program, "-new", str(tmp_path / name)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Error" not in said.stdout + said.stderr, said.stderr
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["1"],
+        ["10", "01"],
+        ["111", "101", "111"],
+        ["11111", "10101", "11111", "10001", "11111"],
+        ["1111", "1011", "1101", "1111"],
+        ["11111", "10001", "10101", "10001", "11111"],
+    ],
+    ids=["pixel", "diagonal", "hole", "holes", "diagonal holes", "island in a hole"],
+)
+def test_outlines_enclose_exactly_the_area_of_the_mask(rows):
+    mask = np.array([[letter == "1" for letter in row] for row in rows])
+    outlines = trace_outlines(mask)
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    centres = np.column_stack([y.ravel(), x.ravel()]) + 0.5
+    inside = sum(points_in_poly(centres, outline).astype(int) for outline in outlines)
+    np.testing.assert_array_equal(inside.reshape(mask.shape), mask)
+
+
+def test_a_missing_library_is_named_with_the_extra_that_brings_it():
+    with pytest.raises(PredictionError, match=r"--format x needs no_such_library.*pip install 'autoseg\[dicom\]'"):
+        check_dicom_libraries(("pathlib", "no_such_library"), what="--format x")
