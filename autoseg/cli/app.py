@@ -23,6 +23,7 @@ from autoseg.cli.import_model import import_model
 from autoseg.cli.plan import plan
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
+from autoseg.cli.report import report
 from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
@@ -121,6 +122,7 @@ for command in (
     architectures,
     losses,
     doctor,
+    report,
 ):
     app.command()(explain_interruption(command))
 app.command("import")(explain_interruption(import_model))  # a function cannot have this name

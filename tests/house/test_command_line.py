@@ -48,6 +48,7 @@ EXPECTED_FLAGS = {
     "architectures": {"--measure"},
     "losses": set(),
     "doctor": {"--json"},
+    "report": {"--predictions", "--out"},
 }  # fmt: skip
 
 
