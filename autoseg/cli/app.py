@@ -29,6 +29,7 @@ from autoseg.cli.status import status
 from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
+from autoseg.cli.view import view
 from autoseg.errors import AutosegError, DeviceError, LockError, WorkerError
 from autoseg.processes.parent_watch import stop_with_parent
 from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
@@ -123,6 +124,7 @@ for command in (
     losses,
     doctor,
     report,
+    view,
 ):
     app.command()(explain_interruption(command))
 app.command("import")(explain_interruption(import_model))  # a function cannot have this name

@@ -69,7 +69,9 @@ class CaseVolumes:
 
     def _cut(self, kept: tuple[slice, ...], grid: Grid) -> "CaseVolumes":
         depth, height, width = (len(range(extent)[part]) for extent, part in zip(grid.shape_voxels, kept, strict=True))
-        return self._map(lambda array: array[..., kept[0], kept[1], kept[2]], replace(grid, shape_voxels=(depth, height, width)))
+        return self._map(
+            lambda array: array[..., kept[0], kept[1], kept[2]], replace(grid, shape_voxels=(depth, height, width))
+        )
 
     def _map(self, change: Callable[[NDArray[Any]], NDArray[Any]], grid: Grid) -> "CaseVolumes":
         image = None if self.image is None else change(self.image)

@@ -49,6 +49,7 @@ EXPECTED_FLAGS = {
     "losses": set(),
     "doctor": {"--json"},
     "report": {"--predictions", "--out"},
+    "view": {"--out", "--no-open"},
 }  # fmt: skip
 
 

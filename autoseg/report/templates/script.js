@@ -78,19 +78,18 @@
     const pick = (channel) => [0, ...entries.map((entry) => entry.colour[channel])];
     return { R: pick(0), G: pick(1), B: pick(2), A: [0, ...entries.map(() => 255)], I: [0, ...entries.map((_, index) => index + 1)], labels: ["", ...entries.map((entry) => entry.name)] };
   }
-  async function loadVolume(text, name, options) {
-    return niivue.NVImage.loadFromBase64({ base64: text, name: `${name}.nii.gz`, ...options });
-  }
+  const findOpacity = (name) => (state.hidden.has(name) ? 0 : Number(find("opacity").value) / 100);
   async function loadCase(number) {
     state.viewer ??= await unpack();
     const viewer = state.viewer, shown = content.cases[number];
     if (!viewer) return false;
+    viewer.setSliceType(viewer.sliceTypeAxial); // drawing in 3D after every volume takes seconds without a GPU
     for (const volume of [...viewer.volumes].reverse()) viewer.removeVolume(volume);
     const texts = [...document.querySelectorAll(`script[id^="volume-${number}-"]`)].map((tag) => [tag.dataset.name, tag.textContent]);
     if (!texts.length) return false;
     for (const [name, text] of texts) {
       const isImage = name === "image";
-      const volume = await loadVolume(text, name, isImage ? { cal_min: 0, cal_max: 255 } : { opacity: 0, cal_min: 0, cal_max: 255 });
+      const volume = await niivue.NVImage.loadFromBase64({ base64: text, name: `${name}.nii.gz`, opacity: isImage ? 1 : findOpacity(name), cal_min: 0, cal_max: 255 });
       if (!isImage) volume.setColormapLabel(buildColours(shown.layers.find((layer) => layer.name === name).isError ? content.errors : content.labels));
       viewer.addVolume(volume);
     }
@@ -99,10 +98,11 @@
   function showLayers() {
     const viewer = state.viewer;
     if (!viewer) return;
-    const shown = content.cases[state.case], opacity = Number(find("opacity").value) / 100;
+    const shown = content.cases[state.case];
     const first = shown.hasImage ? 1 : 0;
     shown.layers.forEach((layer, index) => {
-      if (index + first < viewer.volumes.length) viewer.setOpacity(index + first, state.hidden.has(layer.name) ? 0 : opacity);
+      const volume = viewer.volumes[index + first], opacity = findOpacity(layer.name);
+      if (volume && volume.opacity !== opacity) viewer.setOpacity(index + first, opacity);
     });
   }
   function setView(view) {
@@ -154,13 +154,12 @@
     if (!panel.open) isInline ? panel.show() : panel.showModal();
     panel.dataset.state = "loading";
     for (const row of document.querySelectorAll("tr[data-case]")) row.setAttribute("aria-selected", String(Number(row.dataset.case) === number));
-    state.hidden ??= new Set(shown.layers.length > 1 ? shown.layers.slice(0, -1).map((layer) => layer.name).filter((name) => name !== "prediction") : []);
+    state.hidden ??= new Set(shown.layers.map((layer) => layer.name).filter((name) => name !== (shown.layers.some((layer) => layer.name === "prediction") ? "prediction" : shown.layers[0].name)));
     describe(shown);
     listLayers(shown);
     const isShown = await loadCase(number).catch((error) => { console.error(error); return false; });
     find("canvas").style.visibility = isShown ? "visible" : "hidden";
     find("stage-note").textContent = isShown ? "" : find("viewer-code") ? "The volumes of this case are not in this file, which has a limited size; the command shows them." : "The 3D viewer is not in this file.";
-    showLayers();
     setView(state.view);
     panel.dataset.state = isShown ? "shown" : "described";
     panel.dataset.case = shown.name;

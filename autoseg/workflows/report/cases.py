@@ -126,7 +126,7 @@ def _name_channel(contents: RunContents) -> str:
     return f", of the channel {channels[0].name}" if len(channels) > 1 and contents.plan.orientation else ""
 
 
-def show_cases(contents: RunContents, *, progress: Progress) -> tuple[ShownCase, ...]:
+def show_cases(contents: RunContents, *, share: float = 1.0, progress: Progress) -> tuple[ShownCase, ...]:
     """Reads, draws and encodes the cases of the section: worst, median and best first, then from the worst on."""
     name = contents.scored[0]
     entries = list_entries(contents, name)
@@ -148,7 +148,9 @@ def show_cases(contents: RunContents, *, progress: Progress) -> tuple[ShownCase,
         )
         for case, (fold, entry) in folds.items()
     }
-    return add_views(known, read, order=dict.fromkeys((*examples, *ranked)), pictures=examples, progress=progress)
+    return add_views(
+        known, read, order=dict.fromkeys((*examples, *ranked)), pictures=examples, share=share, progress=progress
+    )
 
 
 def add_views(
@@ -157,6 +159,7 @@ def add_views(
     *,
     order: Iterable[str],
     pictures: Sequence[str],
+    share: float,
     progress: Progress,
 ) -> tuple[ShownCase, ...]:
     """Adds pictures and volumes to cases, in the given order, as long as the bytes for them last.
@@ -166,10 +169,11 @@ def add_views(
         read: Reads the volumes of a case.
         order: Names in the order of importance.
         pictures: Names of the cases whose pictures the page shows.
+        share: Part of the page's bytes for volumes and pictures that these cases may take.
         progress: Shows the progress, and what cannot be read.
     """
     shown = dict(cases)
-    for_volumes, for_pictures = MOST_VOLUME_BYTES, MOST_PICTURE_BYTES
+    for_volumes, for_pictures = share * MOST_VOLUME_BYTES, share * MOST_PICTURE_BYTES
     names = list(order)[:MOST_CASES_WITH_VOLUMES]
     for case in progress.track(names, label="Drawing", total=len(names), unit="case"):
         needs_picture = case in pictures and for_pictures > 0

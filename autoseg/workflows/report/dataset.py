@@ -57,10 +57,9 @@ def describe_plan(plan: Plan) -> Section:
 
 def compute_class_volumes(fingerprint: Fingerprint) -> dict[str, list[float]]:
     """Computes the size of every class in ml (thousands of voxels without spacing), in the cases that hold it."""
+    tells_spacing = fingerprint.distance_unit == "mm"
     sizes = [
-        ML_PER_MM3
-        * (1.0 if fingerprint.distance_unit == "pixel" else _measure_voxel(case.spacing_mm, case.shape_voxels))
-        for case in fingerprint.cases
+        measure_voxel_ml(case.spacing_mm, case.shape_voxels, tells_spacing=tells_spacing) for case in fingerprint.cases
     ]
     return {
         name: [
@@ -72,10 +71,12 @@ def compute_class_volumes(fingerprint: Fingerprint) -> dict[str, list[float]]:
     }
 
 
-def _measure_voxel(spacing_mm: tuple[float, float, float], shape: tuple[int, int, int]) -> float:
-    """Computes the volume of a voxel in cubic millimetres; of a single slice, as if it were 1 mm thick."""
-    depth, height, width = spacing_mm
-    return (1.0 if shape[0] == 1 else depth) * height * width
+def measure_voxel_ml(
+    spacing_mm: tuple[float, float, float], shape_voxels: tuple[int, int, int], *, tells_spacing: bool
+) -> float:
+    """Measures a voxel in ml; a single slice counts as 1 mm thick, and a voxel without spacing as 1 cubic mm."""
+    depth, height, width = spacing_mm if tells_spacing else (1.0, 1.0, 1.0)
+    return ML_PER_MM3 * (1.0 if shape_voxels[0] == 1 else depth) * height * width
 
 
 def list_notes(contents: RunContents, fingerprint: Fingerprint) -> list[str]:

@@ -1,6 +1,5 @@
 """Writes the report of a run as one HTML file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,9 +10,11 @@ from autoseg.report.blocks import Section
 from autoseg.report.page import Page, ShownCase, read_digest
 from autoseg.report.pictures import ERROR_COLOURS, find_colour
 from autoseg.report.viewer import SCRIPT
+from autoseg.workflows.predict.prediction_folder import RECORD_NAME
 from autoseg.workflows.report.cases import describe_cases, name_labels, show_cases
 from autoseg.workflows.report.contents import RunContents, compute_digest, read_contents
 from autoseg.workflows.report.dataset import describe_dataset, describe_plan
+from autoseg.workflows.report.predictions import describe_predictions, read_predictions, show_predictions
 from autoseg.workflows.report.scores import (
     describe_crossvalidation,
     describe_provenance,
@@ -65,23 +66,32 @@ def write_report(
     """
     contents = read_contents(run_root)
     path = out or run_root / REPORT_NAME
-    digest = f"{__version__}-{SCRIPT.is_file():d}-{compute_digest(contents, predictions)}"
+    digest = f"{__version__}-{SCRIPT.is_file():d}-{compute_digest(contents, _find_record(predictions))}"
     is_new = read_digest(path) != digest
     if is_new:
         build_page(contents, digest=digest, predictions=predictions, progress=progress).write(path)
     return ReportOutcome(path=path, size_bytes=path.stat().st_size, is_new=is_new, has_viewer=SCRIPT.is_file())
 
 
+def _find_record(predictions: Path | None) -> Path | None:
+    return None if predictions is None else predictions / RECORD_NAME
+
+
 def build_page(contents: RunContents, *, digest: str = "", predictions: Path | None = None, progress: Progress) -> Page:
     """Builds the page from what the run holds so far."""
-    sections: list[Section | None] = [describe_dataset(contents), describe_plan(contents.plan)]
-    cases: Sequence[ShownCase] = ()
     result = contents.score()
+    sections: list[Section | None] = [describe_dataset(contents), describe_plan(contents.plan)]
+    cases: list[ShownCase] = []
+    share = 1.0 if predictions is None or result is None else 0.5
+    if predictions is not None:
+        predicted = read_predictions(predictions, contents.plan, contents.fingerprint)
+        sections.insert(0, describe_predictions(predicted, contents.plan))
+        cases += show_predictions(predicted, contents.plan, share=share, progress=progress)
     if contents.splits is not None:
         sections.append(describe_training(contents))
     if result is not None:
         sections += [describe_crossvalidation(contents, result), describe_cases(contents, result)]
-        cases = show_cases(contents, progress=progress)
+        cases += show_cases(contents, share=share, progress=progress)
     if contents.selection is not None:
         sections.append(describe_selection(contents.selection))
     sections.append(describe_provenance(contents))
