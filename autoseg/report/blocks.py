@@ -47,7 +47,8 @@ class Table:
     Attributes:
         columns: Headings.
         rows: Cells; numbers are sorted as numbers.
-        cases: Case that each row is about, shown when the row is clicked; empty where rows are about something else.
+        cases: Key of the case that each row is about, shown when the row is clicked; empty where rows are about other
+            things.
         title: Heading of the table.
         formats: How the numbers of a column are written, by its heading; three decimals elsewhere.
     """
@@ -93,7 +94,7 @@ class Gallery:
 
     Attributes:
         heading: Heading of the pictures.
-        cases: Names of the cases whose pictures stand on the page, each with a word on why.
+        cases: Keys of the cases whose pictures stand on the page, each with a word on why.
     """
 
     heading: str

@@ -24,7 +24,7 @@ SERIES: Final = tuple(f"#0102{10 + index:02d}" for index in range(8))
 MOST_POINTS: Final = 3000
 """Charts of more points show their distribution instead; each point takes about 60 bytes."""
 MOST_EPOCHS: Final = 400  # more points of a curve are no longer told apart
-WIDTH_INCHES: Final = 7.2
+WIDTH_INCHES: Final = 9.5
 SETTINGS: Final[dict[str, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "autoseg",
@@ -49,7 +49,7 @@ SETTINGS: Final[dict[str, Any]] = {
 
 
 def draw_strips(
-    groups: Mapping[str, Sequence[float]],
+    groups: Mapping[str, Sequence[float | int]],
     *,
     label: str,
     is_logarithmic: bool = False,

@@ -28,6 +28,7 @@ class ShownCase:
     """A case that a click on a row shows.
 
     Attributes:
+        key: Name that no other case of the page has.
         name: Name of the case.
         note: A word on why it is shown; empty for most.
         details: What is known of it, by name.
@@ -36,6 +37,7 @@ class ShownCase:
         command: Command that shows it at full resolution.
     """
 
+    key: str
     name: str
     note: str = ""
     details: Sequence[tuple[str, str]] = ()
@@ -105,7 +107,7 @@ class Page:
             viewer=None if viewer is None else Markup(viewer),
             viewer_license=Markup(read_license().replace("--", "- -")),
             missing_viewer=MISSING if has_volumes and viewer is None else "",
-            places={case.name: index for index, case in enumerate(self.cases)},
+            places={case.key: index for index, case in enumerate(self.cases)},
         )
 
     def write(self, path: Path) -> int:

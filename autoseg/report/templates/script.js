@@ -68,7 +68,7 @@
     script.textContent = await new Response(stream).text();
     document.head.append(script);
     const viewer = new niivue.Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], crosshairWidth: 0.6, crosshairWidthUnit: "voxels", isRadiologicalConvention: true,
+      backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], crosshairWidth: 0.25, crosshairWidthUnit: "voxels", isRadiologicalConvention: true,
       show3Dcrosshair: false, multiplanarForceRender: true, isNearestInterpolation: true, dragAndDropEnabled: false, logLevel: "error", loadingText: "",
     });
     await viewer.attachToCanvas(find("canvas"));
@@ -111,6 +111,7 @@
     const viewer = state.viewer;
     if (!viewer || !viewer.volumes.length) return;
     const isFlat = viewer.volumes[0].dims[3] === 1;
+    if (content.cases[state.case].hasImage && content.cases[state.case].layers.length) viewer.setOpacity(0, view === "3d" ? 0.12 : 1); // labels are seen through the image
     viewer.setSliceType(view === "3d" ? viewer.sliceTypeRender : view === "axial" || isFlat ? viewer.sliceTypeAxial : viewer.sliceTypeMultiplanar);
   }
   function listLayers(shown) {

@@ -141,6 +141,7 @@ def show_cases(contents: RunContents, *, share: float = 1.0, progress: Progress)
     class_names = next(iter(contents.select_folds(name).values())).class_names
     known = {
         case: ShownCase(
+            key=case,
             name=case,
             note=notes.get(case, ""),
             details=list(_list_details(fold, entry, class_names)),
@@ -165,10 +166,10 @@ def add_views(
     """Adds pictures and volumes to cases, in the given order, as long as the bytes for them last.
 
     Args:
-        cases: Cases by name.
+        cases: Cases by key.
         read: Reads the volumes of a case.
-        order: Names in the order of importance.
-        pictures: Names of the cases whose pictures the page shows.
+        order: Keys in the order of importance.
+        pictures: Keys of the cases whose pictures the page shows.
         share: Part of the page's bytes for volumes and pictures that these cases may take.
         progress: Shows the progress, and what cannot be read.
     """

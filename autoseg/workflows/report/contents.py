@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from autoseg.dataset import DatasetRecord
 from autoseg.dataset.folds import Splits
-from autoseg.document import AnyDocument, read_document
+from autoseg.document import Document, read_document
 from autoseg.evaluation.crossvalidation import CrossValidation, score_configuration
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.fingerprint import Fingerprint
@@ -18,6 +19,7 @@ from autoseg.training.monitoring.history import EpochRecord, read_training_log
 from autoseg.workflows.folds.status import FoldStatus, read_run_status
 from autoseg.workflows.select.selection_document import Selection, read_selection
 
+Content = TypeVar("Content", bound=Document)
 Fold = tuple[str, str]
 """Configuration and fold."""
 
@@ -121,5 +123,5 @@ def _list_documents(contents: RunContents, further: Path | None) -> Iterator[Pat
         yield further
 
 
-def _read(path: Path, kind: type[AnyDocument]) -> AnyDocument | None:
+def _read(path: Path, kind: type[Content]) -> Content | None:
     return read_document(path, kind) if path.is_file() else None

@@ -1,7 +1,7 @@
 """The sections about the dataset and the plan of a run."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -162,7 +162,7 @@ def _tabulate_plan(plan: Plan) -> Table:
     return Table(("", *plan.configurations), rows, title="Configurations")
 
 
-def _join(values: tuple[float, ...]) -> str:
+def _join(values: Sequence[float | int]) -> str:
     return " x ".join(f"{value:.6g}" for value in values)
 
 

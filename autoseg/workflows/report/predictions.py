@@ -50,6 +50,11 @@ class PredictedCase:
     concerns: tuple[str, ...]
 
     @property
+    def key(self) -> str:
+        """Returns a name that no training case has: file names have no slash."""
+        return f"predictions/{self.path.name}"
+
+    @property
     def details(self) -> list[tuple[str, str]]:
         """Returns what a page says of it."""
         volumes = [(name, f"{volume:.2f} ml") for name, volume in self.volumes_ml.items()]
@@ -118,9 +123,9 @@ def describe_predictions(cases: Sequence[PredictedCase], plan: Plan) -> Section:
     lead = (
         f"{len(cases)} predicted images, {unusual} with a volume unlike those of the training cases; these come first."
     )
-    pictures = [(case.name, "unusual" if case.concerns else "") for case in cases[:MOST_THUMBNAILS]]
+    pictures = [(case.key, "unusual" if case.concerns else "") for case in cases[:MOST_THUMBNAILS]]
     formats = dict.fromkeys(columns[1:-1], ".2f")
-    table = Table(columns, rows, cases=[case.name for case in cases], title="Volumes", formats=formats)
+    table = Table(columns, rows, cases=[case.key for case in cases], title="Volumes", formats=formats)
     return Section("predictions", "Predictions", lead, [Gallery("", pictures), table])
 
 
@@ -128,20 +133,20 @@ def show_predictions(
     cases: Sequence[PredictedCase], plan: Plan, *, share: float = 1.0, progress: Progress
 ) -> tuple[ShownCase, ...]:
     """Reads, draws and encodes the predictions, as far as the bytes for them last."""
-    known = {case.name: case for case in cases}
+    known = {case.key: case for case in cases}
     shown = {
-        case.name: ShownCase(name=case.name, details=case.details, note="unusual" if case.concerns else "")
+        case.key: ShownCase(key=case.key, name=case.name, details=case.details, note="unusual" if case.concerns else "")
         for case in cases
     }
 
-    def read(name: str) -> CaseVolumes:
-        case = known[name]
+    def read(key: str) -> CaseVolumes:
+        case = known[key]
         stored = read_label_map(case.path)
         images = [] if case.image is None else [case.image]
         return build_volumes(images, {PREDICTION: plan.labels.encode(stored.array)}, stored.grid)
 
-    names = list(known)
-    return add_views(shown, read, order=names, pictures=names[:MOST_THUMBNAILS], share=share, progress=progress)
+    keys = list(known)
+    return add_views(shown, read, order=keys, pictures=keys[:MOST_THUMBNAILS], share=share, progress=progress)
 
 
 def _list_label_maps(folder: Path) -> list[Path]:

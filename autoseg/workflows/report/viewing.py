@@ -45,6 +45,7 @@ def build_view(image: Path, label_maps: Sequence[Path]) -> Page:
     prepared = whole.prepare()
     name = strip_ending(image.name)
     case = ShownCase(
+        key=name,
         name=name,
         pictures=[(layer or "image", draw_slices(prepared, layer, pixels=PIXELS)) for layer in (encoded or (None,))],
         volumes=prepared.encode_all(most_bytes=MOST_VOLUME_BYTES),
