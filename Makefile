@@ -8,7 +8,7 @@ WHEEL_VENV := $(VENV)/wheel-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check shape format bench bench-gpu faults viewer wheel-test clean
+.PHONY: demo test check shape format bench bench-gpu faults viewer screenshots wheel-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -45,6 +45,9 @@ wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against i
 
 viewer: $(INSTALLED)  ## fetch the 3D viewer of the reports into the sources, as building the wheel does (needs npm)
 	$(BIN)/python hatch_build.py
+
+screenshots: $(INSTALLED)  ## those of docs/how-to/report.md, of a trained run: make screenshots RUN=FOLDER
+	PYTHONPATH=tests $(BIN)/python -m builders.screenshots $(RUN) docs/how-to
 
 shape: $(INSTALLED)  ## sizes of files and folders, the longest chain of imports, names that stand twice
 	$(BIN)/python tests/house/shape.py

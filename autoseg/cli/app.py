@@ -40,7 +40,9 @@ HINTS: Final = {
         ("convert", "plan", "preprocess", "train", "select", "predict", "import_model"),
         "what is finished is kept; repeat the command to continue",
     ),
-    **dict.fromkeys(("init", "check", "evaluate", "export"), "nothing is kept; repeat the command to begin again"),
+    **dict.fromkeys(
+        ("init", "check", "evaluate", "export", "report", "view"), "nothing is kept; repeat the command to begin again"
+    ),
     "demo": "begin again with --overwrite",
 }
 """Hints for continuing after an interruption by command; commands that only show something have none."""

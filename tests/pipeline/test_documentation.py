@@ -81,6 +81,19 @@ def test_the_first_hour_runs(dataset: Path, tmp_path: Path) -> None:
     assert maps[0].read_bytes() == maps[1].read_bytes()
 
 
+def test_the_page_about_reports_runs(place: Path) -> None:
+    commands = [
+        shlex.split(line) for block in list_blocks("docs/how-to/report.md", "sh") for line in block.splitlines()
+    ]
+    assert [command[1] for command in commands] == ["report", "predict", "report", "view"]
+    for command in commands:
+        assert command[0] == "autoseg"
+        done = run_autoseg(*command[1:], cwd=place)
+        assert done.code == 0, done.err
+    for page in ("abdomen.autoseg/report.html", "predictions.html", "case.html"):
+        assert (place / page).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 def test_the_demonstration_takes_the_commands_of_the_page() -> None:
     page = (ROOT / "docs" / "how-to" / "first-hour.md").read_text(encoding="utf-8")
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)

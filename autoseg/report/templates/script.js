@@ -110,7 +110,7 @@
     for (const button of panel.querySelectorAll("[data-view]")) button.setAttribute("aria-pressed", String(button.dataset.view === view));
     const viewer = state.viewer;
     if (!viewer || !viewer.volumes.length) return;
-    const isFlat = viewer.volumes[0].dims[3] === 1;
+    const isFlat = viewer.volumes[0].hdr.dims[3] === 1;
     if (content.cases[state.case].hasImage && content.cases[state.case].layers.length) viewer.setOpacity(0, view === "3d" ? 0.12 : 1); // labels are seen through the image
     viewer.setSliceType(view === "3d" ? viewer.sliceTypeRender : view === "axial" || isFlat ? viewer.sliceTypeAxial : viewer.sliceTypeMultiplanar);
   }
