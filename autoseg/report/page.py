@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +34,7 @@ class ShownCase:
         details: What is known of it, by name.
         pictures: Captions and data URIs of its slices.
         volumes: Compressed NIfTI files of its image (by the name "image") and of its label maps.
-        command: Command that shows it at full resolution.
+        command: Command that shows it in more detail.
     """
 
     key: str
@@ -110,15 +110,25 @@ class Page:
             places={case.key: index for index, case in enumerate(self.cases)},
         )
 
+    def drop_volumes(self) -> "Page":
+        """Returns the page without the volumes of half of the cases that have some, the last ones."""
+        places = [place for place, case in enumerate(self.cases) if case.volumes]
+        dropped = places[len(places) // 2 :]
+        cases = [replace(case, volumes={}) if place in dropped else case for place, case in enumerate(self.cases)]
+        return replace(self, cases=cases)
+
     def write(self, path: Path) -> int:
-        """Writes the page atomically and returns its size in bytes.
+        """Writes the page atomically and returns its size in bytes; drops volumes where it would be too large.
 
         Raises:
             RunError: The folder cannot be written.
         """
         text = self.render()
+        size = len(text.encode())
+        if size > MOST_PAGE_BYTES and any(case.volumes for case in self.cases):
+            return self.drop_volumes().write(path)
         write_text(path, text)
-        return len(text.encode())
+        return size
 
 
 def build_environment() -> Environment:

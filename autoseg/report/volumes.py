@@ -59,7 +59,7 @@ class CaseVolumes:
 
     def encode_all(self, *, most_bytes: int) -> dict[str, bytes]:
         """Encodes the image (by the name "image") and all label maps within a number of bytes, if need be coarser."""
-        if self.label_maps and prod(self.grid.shape_voxels) > VOXELS_PER_BYTE * most_bytes:
+        if prod(self.grid.shape_voxels) > VOXELS_PER_BYTE * most_bytes:
             return self.shrink().encode_all(most_bytes=most_bytes)
         arrays = ({} if self.image is None else {"image": _turn_grey(self.image)}) | dict(self.label_maps)
         encoded = {name: self.encode(array) for name, array in arrays.items()}

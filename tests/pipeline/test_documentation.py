@@ -73,6 +73,8 @@ def test_the_first_hour_runs(dataset: Path, tmp_path: Path) -> None:
         assert command[0] == "autoseg"
         done = run_autoseg(*command[1:], cwd=tmp_path)
         assert done.code == 0, done.err
+        if command[1] in {"plan", "train"}:
+            assert "to see it: autoseg report my.autoseg" in done.out
         if command[1] == "plan":
             assert "Forecast for this computer" in done.out
             shorten(tmp_path / "my.autoseg", "3d_fullres", epochs=1, iterations=10)

@@ -103,24 +103,29 @@ def read_contents(root: Path) -> RunContents:
     )
 
 
-def compute_digest(contents: RunContents, further: Path | None = None) -> str:
-    """Computes a digest of all documents of a run, and of the record of a folder of predictions."""
-    digest = hashlib.sha256(repr([(s.configuration, s.fold, s.state) for s in contents.statuses]).encode())
-    for path in _list_documents(contents, further):
+def compute_digest(contents: RunContents, predictions: Path | None = None) -> str:
+    """Computes a digest of all documents of a run, and of the names, sizes and times of the files of predictions."""
+    states = [(status.configuration, status.fold, status.state) for status in contents.statuses]
+    has_images = contents.dataset is not None and Path(contents.dataset.source).is_dir()
+    digest = hashlib.sha256(repr((states, has_images, _list_files(predictions))).encode())
+    for path in _list_documents(contents):
         digest.update(path.name.encode() + b"\0")
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _list_documents(contents: RunContents, further: Path | None) -> Iterator[Path]:
+def _list_files(folder: Path | None) -> list[tuple[str, int, int]]:
+    paths = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
+
+
+def _list_documents(contents: RunContents) -> Iterator[Path]:
     run = contents.run
     yield from (run.dataset, run.fingerprint, run.plan, run.splits, run.selection)
     for configuration, fold in contents.histories.keys() | contents.summaries.keys():
         folder = run.fold(configuration, fold)
         yield from (folder.training_log, folder.summary, folder.training_record)
-    if further is not None:
-        yield further
 
 
 def _read(path: Path, kind: type[Content]) -> Content | None:

@@ -10,7 +10,7 @@ from autoseg.report.blocks import Section
 from autoseg.report.page import Page, ShownCase, read_digest
 from autoseg.report.pictures import ERROR_COLOURS, find_colour
 from autoseg.report.viewer import SCRIPT
-from autoseg.workflows.predict.prediction_folder import RECORD_NAME
+from autoseg.run_folder import check_writable
 from autoseg.workflows.report.cases import describe_cases, name_labels, show_cases
 from autoseg.workflows.report.contents import RunContents, compute_digest, read_contents
 from autoseg.workflows.report.dataset import describe_dataset, describe_plan
@@ -66,15 +66,12 @@ def write_report(
     """
     contents = read_contents(run_root)
     path = out or run_root / REPORT_NAME
-    digest = f"{__version__}-{SCRIPT.is_file():d}-{compute_digest(contents, _find_record(predictions))}"
+    digest = f"{__version__}-{SCRIPT.is_file():d}-{compute_digest(contents, predictions)}"
     is_new = read_digest(path) != digest
     if is_new:
+        check_writable(path.parent)
         build_page(contents, digest=digest, predictions=predictions, progress=progress).write(path)
     return ReportOutcome(path=path, size_bytes=path.stat().st_size, is_new=is_new, has_viewer=SCRIPT.is_file())
-
-
-def _find_record(predictions: Path | None) -> Path | None:
-    return None if predictions is None else predictions / RECORD_NAME
 
 
 def build_page(contents: RunContents, *, digest: str = "", predictions: Path | None = None, progress: Progress) -> Page:

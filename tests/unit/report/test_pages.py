@@ -13,7 +13,7 @@ from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.report.blocks import Table
 from autoseg.report.charts import MOST_POINTS, draw_intervals, draw_strips
-from autoseg.report.page import Page, dump_json
+from autoseg.report.page import Page, ShownCase, dump_json
 from autoseg.report.pictures import draw_slices, locate_slices
 from autoseg.report.volumes import CaseVolumes, find_errors, scale_to_bytes
 from autoseg.workflows.report.predictions import find_concerns
@@ -150,6 +150,18 @@ def test_an_empty_page_is_a_page():
     text = Page(title="<empty>", subtitle="", sections=[]).render()
     assert "<title>&lt;empty&gt;</title>" in text
     assert text.endswith("</html>")
+
+
+def test_volumes_are_left_out_until_the_page_is_small_enough(tmp_path, monkeypatch):
+    volumes = {"image": bytes(30_000)}
+    cases = [ShownCase(key=name, name=name, volumes=volumes) for name in "abcd"]
+    page = Page(title="", subtitle="", sections=[], cases=cases)
+    monkeypatch.setattr("autoseg.report.viewer.SCRIPT", tmp_path / "missing")
+    monkeypatch.setattr("autoseg.report.page.MOST_PAGE_BYTES", 120_000)
+    size = page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert size == len(text.encode()) <= 120_000
+    assert text.count('id="volume-') == 2
 
 
 @pytest.mark.parametrize(
