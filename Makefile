@@ -8,7 +8,7 @@ WHEEL_VENV := $(VENV)/wheel-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check shape format bench bench-gpu faults wheel-test clean
+.PHONY: demo test check shape format bench bench-gpu faults viewer screenshots wheel-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -42,6 +42,12 @@ faults: $(INSTALLED)  ## kill every command at random moments, repeat it, and co
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py
+
+viewer: $(INSTALLED)  ## fetch the 3D viewer of the reports into the sources, as building the wheel does (needs npm)
+	$(BIN)/python hatch_build.py
+
+screenshots: $(INSTALLED)  ## those of docs/how-to/report.md, of a trained run: make screenshots RUN=FOLDER
+	PYTHONPATH=tests $(BIN)/python -m builders.screenshots $(RUN) docs/how-to
 
 shape: $(INSTALLED)  ## sizes of files and folders, the longest chain of imports, names that stand twice
 	$(BIN)/python tests/house/shape.py

@@ -23,11 +23,13 @@ from autoseg.cli.import_model import import_model
 from autoseg.cli.plan import plan
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
+from autoseg.cli.report import report
 from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
 from autoseg.cli.train import train
 from autoseg.cli.version import show_version
+from autoseg.cli.view import view
 from autoseg.errors import AutosegError, DeviceError, LockError, WorkerError
 from autoseg.processes.parent_watch import stop_with_parent
 from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
@@ -38,7 +40,9 @@ HINTS: Final = {
         ("convert", "plan", "preprocess", "train", "select", "predict", "import_model"),
         "what is finished is kept; repeat the command to continue",
     ),
-    **dict.fromkeys(("init", "check", "evaluate", "export"), "nothing is kept; repeat the command to begin again"),
+    **dict.fromkeys(
+        ("init", "check", "evaluate", "export", "report", "view"), "nothing is kept; repeat the command to begin again"
+    ),
     "demo": "begin again with --overwrite",
 }
 """Hints for continuing after an interruption by command; commands that only show something have none."""
@@ -121,6 +125,8 @@ for command in (
     architectures,
     losses,
     doctor,
+    report,
+    view,
 ):
     app.command()(explain_interruption(command))
 app.command("import")(explain_interruption(import_model))  # a function cannot have this name

@@ -161,3 +161,4 @@ def show_forecast(
     print_forecast(console, forecast, run)
     before = "" if request.preprocess else f"autoseg preprocess {run}, then "
     console.note(f"next: {before}{suggest_next(forecast, run)}")
+    console.note(f"to see it: autoseg report {run}")

@@ -49,6 +49,8 @@ EXPECTED_FLAGS = {
     "architectures": {"--measure"},
     "losses": set(),
     "doctor": {"--json"},
+    "report": {"--predictions", "--out"},
+    "view": {"--out", "--no-open"},
 }  # fmt: skip
 
 

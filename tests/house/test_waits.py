@@ -175,6 +175,7 @@ CLOCKS_THAT_JUMP = ("time.time", "time.time_ns", "datetime.now", "datetime.utcno
 COMPARED_WITH_FILES = {
     "autoseg.files.checksums": "compared with times of files; a jump costs reading a file once more",
     "autoseg.files.temporary_files": "compared with times of files, to a day, where another host wrote them",
+    "autoseg.report.page": "a page says when it was written",
     "autoseg.training.monitoring.event_files": "TensorBoard shows the time of day",
     "autoseg.workflows.doctor.checks": "compared with the start of the process",
     "autoseg.workflows.doctor.disk": "the clock itself is examined",

@@ -104,12 +104,27 @@ def test_the_first_hour_runs(dataset: Path, tmp_path: Path) -> None:
         assert command[0] == "autoseg"
         done = run_autoseg(*command[1:], cwd=tmp_path)
         assert done.code == 0, done.err
+        if command[1] in {"plan", "train"}:
+            assert "to see it: autoseg report my.autoseg" in done.out
         if command[1] == "plan":
             assert "Forecast for this computer" in done.out
             shorten(tmp_path / "my.autoseg", "3d_fullres", epochs=1, iterations=10)
     assert (tmp_path / "my.autoseg" / "models" / "3d_fullres" / "fold_0" / "progress.png").is_file()
     maps = [tmp_path / folder / "case.nii.gz" for folder in ("predictions", "others")]
     assert maps[0].read_bytes() == maps[1].read_bytes()
+
+
+def test_the_page_about_reports_runs(place: Path) -> None:
+    commands = [
+        shlex.split(line) for block in list_blocks("docs/how-to/report.md", "sh") for line in block.splitlines()
+    ]
+    assert [command[1] for command in commands] == ["report", "predict", "report", "view"]
+    for command in commands:
+        assert command[0] == "autoseg"
+        done = run_autoseg(*command[1:], cwd=place)
+        assert done.code == 0, done.err
+    for page in ("abdomen.autoseg/report.html", "predictions.html", "case.html"):
+        assert (place / page).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_the_demonstration_takes_the_commands_of_the_page() -> None:

@@ -65,6 +65,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[object]]] = {
         *("export", place / "run", "--format", "nnunet", "--output", place / "results")
     ],
     "import": lambda place, data: ["import", place / "model.zip", place / "imported"],
+    "report": lambda place, data: ["report", place / "run"],
     "import again": lambda place, data: ["import", place / "model.zip", place / "run", "--overwrite"],
 }
 
@@ -84,6 +85,14 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_in_it_changes(
     if name in ("preprocess", "select", "evaluate"):
         assert "is not writable; choose a place that you may write" in done.err
     assert list_states(place) == before
+
+
+def test_a_run_that_cannot_be_written_is_shown_elsewhere(place: Path, tmp_path: Path) -> None:
+    with lock(place):
+        arguments = ["report", str(place / "run"), "--out", str(tmp_path / "report.html")]
+        done = start_server(AUTOSEG[1:]).run(arguments, cwd=None, heeds_permissions=True)
+    assert done.code == 0, done.err
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_a_run_that_cannot_be_written_predicts(place: Path, tmp_path: Path) -> None:

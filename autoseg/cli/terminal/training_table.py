@@ -54,6 +54,7 @@ def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: 
     if outcome.crossvalidation is not None:
         print_crossvalidation(console, outcome.crossvalidation)
         console.note(f"written: {run / 'crossvalidation.json'}, {run / 'crossvalidation.csv'}")
+    console.note(f"to see it: autoseg report {run}")
     if not outcome.failures:
         console.note(f"next: autoseg predict {run} IMAGES OUT")
 

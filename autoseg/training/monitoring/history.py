@@ -88,6 +88,15 @@ def read_last_record(path: Path) -> EpochRecord | None:
     return next((record for record in records if record is not None), None)
 
 
+def read_training_log(path: Path) -> tuple[EpochRecord, ...]:
+    """Reads all complete lines of the log, which may be written meanwhile; empty if there is none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return ()
+    return tuple(record for record in map(_parse_record, lines) if record is not None)
+
+
 def _parse_record(line: bytes) -> EpochRecord | None:
     try:
         return EpochRecord.model_validate_json(line)

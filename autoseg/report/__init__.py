@@ -1,0 +1,1 @@
+"""Pages of HTML that need no network: blocks and templates, charts, pictures of cases, the viewer."""

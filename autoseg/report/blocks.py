@@ -1,0 +1,119 @@
+"""Parts of a page: sections, and the blocks that they consist of; the templates lay them out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+DASH = "-"
+Cell = str | float | int | None
+"""Text, a number, or nothing (shown as a dash)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A list of names with their values."""
+
+    entries: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Remarks, one sentence each; those that begin with "warning: " are set apart."""
+
+    texts: Sequence[str]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Returns the warnings, without the word."""
+        return tuple(text.removeprefix("warning: ") for text in self.texts if text.startswith("warning: "))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Returns the other remarks."""
+        return tuple(text for text in self.texts if not text.startswith("warning: "))
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart as SVG, or a picture as a data URI, with what it shows in words."""
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that can be sorted by any column.
+
+    Attributes:
+        columns: Headings.
+        rows: Cells; numbers are sorted as numbers.
+        cases: Key of the case that each row is about, shown when the row is clicked; empty where rows are about other
+            things.
+        title: Heading of the table.
+        formats: How the numbers of a column are written, by its heading; three decimals elsewhere.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    cases: Sequence[str] = ()
+    title: str = ""
+    formats: Mapping[str, str] = field(default_factory=dict)
+
+    def format_cell(self, column: str, cell: Cell) -> str:
+        """Formats a cell for people."""
+        if cell is None:
+            return DASH
+        if isinstance(cell, str):
+            return cell
+        return format(cell, self.formats.get(column, "d" if isinstance(cell, int) else ".3f"))
+
+    def is_numeric(self, index: int) -> bool:
+        """Returns whether a column holds numbers, which are aligned at the right."""
+        cells = [row[index] for row in self.rows if row[index] is not None]
+        return bool(cells) and all(not isinstance(cell, str) for cell in cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """Decisions of one subject, each with its value and reason."""
+
+    title: str
+    entries: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Lines for a shell."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Cases with their pictures, and the viewer of one of them.
+
+    Attributes:
+        heading: Heading of the pictures.
+        cases: Keys of the cases whose pictures stand on the page, each with a word on why.
+    """
+
+    heading: str
+    cases: Sequence[tuple[str, str]]
+
+
+Block = Facts | Notes | Figure | Table | Decisions | Commands | Gallery
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page with a heading.
+
+    Attributes:
+        anchor: Name in links to it.
+        lead: One sentence below the heading.
+    """
+
+    anchor: str
+    title: str
+    lead: str
+    blocks: Sequence[Block]

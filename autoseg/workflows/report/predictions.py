@@ -1,0 +1,200 @@
+"""The section about predictions of new images, those that a person should look at first on top."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from autoseg.document import read_document
+from autoseg.errors import PredictionError
+from autoseg.file_endings import find_ending, strip_ending
+from autoseg.fingerprint import Fingerprint
+from autoseg.labels import LabelScheme
+from autoseg.plan import Plan
+from autoseg.processes.progress import Progress
+from autoseg.report.blocks import Cell, Gallery, Section, Table
+from autoseg.report.page import ShownCase
+from autoseg.report.volumes import CaseVolumes
+from autoseg.volume_io import PROBABILITIES_ENDING, LabelVolume, read_label_map
+from autoseg.workflows.predict.prediction_folder import RECORD_NAME, PredictionRecord
+from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes
+from autoseg.workflows.report.dataset import compute_class_volumes, measure_voxel_ml
+
+FEWEST_TRAINING_CASES: Final = 5  # with fewer, the usual volume of a class is not known
+UNUSUAL_DEVIATIONS: Final = 3.0  # a guess: beyond, one volume in 400 of a normal distribution
+SMALLEST_DEVIATION: Final = 0.05  # of the logarithm: differences of 5 % are nothing to look at, however equal the rest
+PRESENT_FRACTION: Final = 0.95
+MOST_THUMBNAILS: Final = 24
+FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whose median absolute deviation is 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedCase:
+    """A predicted label map.
+
+    Attributes:
+        path: The label map.
+        image: The image, if the record of the predictions names one.
+        volumes_ml: Volume of every class by name, in ml (thousands of voxels without spacing).
+        urgency: How far the volumes are from those of the training cases, in robust standard deviations.
+        concerns: What is unusual, in words.
+    """
+
+    name: str
+    path: Path
+    image: Path | None
+    volumes_ml: Mapping[str, float]
+    urgency: float
+    concerns: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Returns a name that no training case has: file names have no slash."""
+        return f"predictions/{self.path.name}"
+
+    @property
+    def details(self) -> list[tuple[str, str]]:
+        """Returns what a page says of it."""
+        volumes = [(name, f"{volume:.2f} ml") for name, volume in self.volumes_ml.items()]
+        return [*volumes, *(("unusual", concern) for concern in self.concerns)]
+
+
+def read_predictions(folder: Path, plan: Plan, fingerprint: Fingerprint | None) -> tuple[PredictedCase, ...]:
+    """Reads all label maps of a folder; those whose volumes are least like the training cases come first.
+
+    Raises:
+        PredictionError: There is none, or one holds values that the plan does not know.
+        VolumeError: One cannot be read.
+    """
+    images = _find_images(folder)
+    usual = {} if fingerprint is None else find_usual_volumes(fingerprint)
+    cases = [_read(path, images.get(path.name), plan.labels, usual) for path in _list_label_maps(folder)]
+    return tuple(sorted(cases, key=lambda case: (-case.urgency, case.name)))
+
+
+def find_usual_volumes(fingerprint: Fingerprint) -> dict[str, tuple[float, float, float, float]]:
+    """Finds smallest, median and largest volume of every class in the training cases, and the spread of its logarithm.
+
+    Classes that few cases hold have no usual volume. The smallest is 0 for those that some cases lack.
+    """
+    usual = {}
+    for name, volumes in compute_class_volumes(fingerprint).items():
+        if len(volumes) >= FEWEST_TRAINING_CASES:
+            logarithms = np.log(volumes)
+            spread = FROM_MAD * float(np.median(np.abs(logarithms - np.median(logarithms))))
+            is_always_there = len(volumes) >= PRESENT_FRACTION * len(fingerprint.cases)
+            smallest = min(volumes) if is_always_there else 0.0
+            usual[name] = (smallest, float(np.median(volumes)), max(volumes), max(spread, SMALLEST_DEVIATION))
+    return usual
+
+
+def find_concerns(
+    volumes_ml: Mapping[str, float], usual: Mapping[str, tuple[float, float, float, float]]
+) -> tuple[float, tuple[str, ...]]:
+    """Compares volumes with the usual ones; returns the largest deviation, and what is unusual in words."""
+    largest, concerns = 0.0, []
+    for name, volume in volumes_ml.items():
+        if name not in usual:
+            continue
+        smallest, median, most, spread = usual[name]
+        if volume == 0:
+            if smallest > 0:
+                largest = np.inf
+                concerns.append(f"{name} is missing, which almost every training case has")
+            continue
+        deviation = abs(float(np.log(volume / median))) / spread
+        largest = max(largest, deviation)
+        if deviation > UNUSUAL_DEVIATIONS:
+            concerns.append(f"{name} {volume:.3g} ml, in training {smallest:.3g} to {most:.3g} ml")
+    return largest, tuple(concerns)
+
+
+def describe_predictions(cases: Sequence[PredictedCase], plan: Plan) -> Section:
+    """Describes the volumes of all predictions."""
+    unit = "ml" if plan.distance_unit == "mm" else "1000 voxels"
+    names = plan.labels.class_names
+    columns = ["image", *(f"{name} ({unit})" for name in names), "unusual"]
+    rows: list[Sequence[Cell]] = [
+        (case.name, *(case.volumes_ml[name] for name in names), "; ".join(case.concerns) or None) for case in cases
+    ]
+    unusual = sum(bool(case.concerns) for case in cases)
+    lead = (
+        f"{len(cases)} predicted images, {unusual} with a volume unlike those of the training cases; these come first."
+    )
+    pictures = [(case.key, "unusual" if case.concerns else "") for case in cases[:MOST_THUMBNAILS]]
+    formats = dict.fromkeys(columns[1:-1], ".2f")
+    table = Table(columns, rows, cases=[case.key for case in cases], title="Volumes", formats=formats)
+    return Section("predictions", "Predictions", lead, [Gallery("", pictures), table])
+
+
+def show_predictions(
+    cases: Sequence[PredictedCase], plan: Plan, *, share: float = 1.0, progress: Progress
+) -> tuple[ShownCase, ...]:
+    """Reads, draws and encodes the predictions, as far as the bytes for them last."""
+    known = {case.key: case for case in cases}
+    shown = {
+        case.key: ShownCase(key=case.key, name=case.name, details=case.details, note="unusual" if case.concerns else "")
+        for case in cases
+    }
+
+    def read(key: str) -> CaseVolumes:
+        case = known[key]
+        stored = read_label_map(case.path)
+        images = [] if case.image is None else [case.image]
+        return build_volumes(images, {PREDICTION: plan.labels.encode(stored.array)}, stored.grid)
+
+    keys = list(known)
+    return add_views(shown, read, order=keys, pictures=keys[:MOST_THUMBNAILS], share=share, progress=progress)
+
+
+def _list_label_maps(folder: Path) -> list[Path]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [
+        path
+        for path in paths
+        if path.is_file() and find_ending(path.name) is not None and not path.name.endswith(PROBABILITIES_ENDING)
+    ]
+    if not found:
+        msg = f"expected a folder of predicted label maps, found none in {folder}; name the OUT of autoseg predict"
+        raise PredictionError(msg)
+    return found
+
+
+def _find_images(folder: Path) -> dict[str, Path]:
+    path = folder / RECORD_NAME
+    if not path.is_file():
+        return {}
+    record = read_document(path, PredictionRecord)
+    return {name: Path(record.images) / image for name, image in record.outputs.items()}
+
+
+def _read(
+    path: Path,
+    image: Path | None,
+    labels: LabelScheme,
+    usual: Mapping[str, tuple[float, float, float, float]],
+) -> PredictedCase:
+    stored = read_label_map(path)
+    unknown = labels.find_unknown_values(stored.array)
+    if unknown:
+        msg = (
+            f"{path}: expected the values {', '.join(map(str, labels.file_values))} of the run's classes, found "
+            f"{unknown[0]}; name the OUT of a prediction by this run"
+        )
+        raise PredictionError(msg)
+    volumes_ml = _measure_classes(stored, labels)
+    urgency, concerns = find_concerns(volumes_ml, usual)
+    name = strip_ending(path.name)
+    return PredictedCase(name=name, path=path, image=image, volumes_ml=volumes_ml, urgency=urgency, concerns=concerns)
+
+
+def _measure_classes(stored: LabelVolume, labels: LabelScheme) -> dict[str, float]:
+    counts = np.bincount(labels.encode(stored.array).ravel(), minlength=len(labels.file_values))
+    grid = stored.grid
+    voxel_ml = measure_voxel_ml(grid.spacing_mm, grid.shape_voxels, tells_spacing=grid.tells_spacing)
+    return {
+        name: float(counts[list(members)].sum()) * voxel_ml
+        for name, members in zip(labels.class_names, labels.class_labels, strict=True)
+    }

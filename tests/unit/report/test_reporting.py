@@ -1,0 +1,241 @@
+"""The report of a run at every stage, on runs that look as if they had been trained."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+from builders.balls import SHAPE, make_case, save
+from builders.progress import Notes as Remembered
+from builders.scored_runs import (
+    CASES,
+    CONFIGURATION,
+    begin_fold,
+    build_planned_run,
+    build_scored_run,
+    select,
+)
+
+from autoseg.document import read_document
+from autoseg.errors import PredictionError, RunError
+from autoseg.plan import Plan
+from autoseg.processes.progress import SilentProgress
+from autoseg.report import page as page_module
+from autoseg.report.blocks import Gallery, Notes, Section
+from autoseg.report.page import Page, ShownCase
+from autoseg.run_folder import RunFolder
+from autoseg.workflows.report.cases import show_cases
+from autoseg.workflows.report.contents import read_contents
+from autoseg.workflows.report.predictions import read_predictions
+from autoseg.workflows.report.reporting import write_report
+from autoseg.workflows.report.scores import describe_crossvalidation
+
+HOSTILE_CASE = "<script>alert('1')"
+HOSTILE_CLASS = "</script><img src=x onerror=alert(2)>"
+
+
+def write(run: RunFolder, **options: object) -> str:
+    outcome = write_report(run.root, progress=SilentProgress(), **options)  # type: ignore[arg-type]
+    return outcome.path.read_text(encoding="utf-8")
+
+
+def list_sections(text: str) -> list[str]:
+    return re.findall(r'<section id="(\w+)">', text)
+
+
+def read_data(text: str) -> dict[str, list[dict[str, object]]]:
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    content: dict[str, list[dict[str, object]]] = json.loads(data)
+    return content
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    run = build_scored_run(tmp_path_factory.mktemp("scored"))
+    select(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def text(scored: RunFolder) -> str:
+    return write(scored)
+
+
+def test_after_planning_it_shows_data_decisions_and_states(tmp_path: Path) -> None:
+    text = write(build_planned_run(tmp_path, image_digest="same"))
+    assert list_sections(text) == ["dataset", "plan", "training", "provenance"]
+    assert "memory suffices for &lt;8&gt; voxels" in text
+    assert "case0 and case1 and case2" in text  # copies of one image
+    assert "<td>waiting</td>" in text
+    assert "autoseg plan Dataset001_Balls --planner test" in text
+    assert text.count("<svg") == 3
+
+
+def test_with_scores_it_shows_classes_cases_and_the_selection(text: str) -> None:
+    sections = ["dataset", "plan", "training", "scores", "cases", "selection", "provenance"]
+    assert list_sections(text) == sections
+    assert re.findall(r'<a href="#(\w+)"', text) == sections
+    assert "it has the highest mean Dice, 0.625" in text
+    assert re.findall(r"<td>0\.\d+ to 0\.\d+</td>", text)
+    notes = dict(re.findall(r'<span class="note">(\w+)</span> (\w+)</h4>', text))
+    assert notes == {"worst": "case0", "median": "case3", "best": "case5"}
+    rows = re.findall(r'data-case="(\d+)">\s*<td>(\w+)</td>', text)
+    assert [name for _, name in rows] == list(CASES)
+    assert all(read_data(text)["cases"][int(place)]["name"] == name for place, name in rows)
+
+
+def test_a_run_of_which_some_folds_are_validated_says_so(tmp_path: Path) -> None:
+    run = build_scored_run(tmp_path)
+    run.fold(CONFIGURATION, "1").summary.unlink()
+    contents = read_contents(run.root)
+    result = contents.score()
+    assert result is not None
+    assert result.configurations[CONFIGURATION].cases == 3
+    notes = describe_crossvalidation(contents, result).blocks[0]
+    assert notes == Notes([f"warning: {CONFIGURATION}: 1 of 2 folds are validated so far"])
+
+
+def test_every_case_has_image_reference_prediction_and_errors(text: str) -> None:
+    assert set(re.findall(r'data-name="([\w]+)"', text)) == {"image", "reference", "prediction", "errors"}
+    cases = read_data(text)["cases"]
+    assert len(cases) == len(CASES)
+    assert all(case["hasImage"] for case in cases)
+    assert text.count("data:image/webp;base64,") == 9  # three layers of three cases
+    assert "autoseg view Dataset001_Balls/imagesTr/case0_0000.nii.gz balls.autoseg/" in str(cases[0]["command"])
+
+
+def test_cases_are_shown_without_their_images_where_the_dataset_has_gone(tmp_path: Path) -> None:
+    run = build_scored_run(tmp_path)
+    (tmp_path / "Dataset001_Balls").rename(tmp_path / "gone")
+    cases = show_cases(read_contents(run.root), progress=SilentProgress())
+    assert {tuple(case.volumes) for case in cases} == {("reference", "prediction", "errors")}
+
+
+def test_a_case_whose_files_are_damaged_is_announced_and_left_out(tmp_path: Path) -> None:
+    run, told = build_scored_run(tmp_path), Remembered()
+    (run.fold(CONFIGURATION, "0").validation / "case0.nii.gz").write_bytes(b"damaged")
+    cases = show_cases(read_contents(run.root), progress=told)
+    assert "warning: case case0 is shown without pictures" in told.text
+    assert [bool(case.volumes) for case in cases] == [False] + [True] * 5
+
+
+def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
+    cases = (HOSTILE_CASE, "case1", "case2", "case3")
+    text = write(build_scored_run(tmp_path, cases=cases, classes=(HOSTILE_CLASS, "dark & light")))
+    assert HOSTILE_CASE not in text
+    assert HOSTILE_CLASS not in text
+    assert "<img src=x" not in text
+    assert html.escape(HOSTILE_CASE).replace("&#x27;", "&#39;") in text
+    assert {case["name"] for case in read_data(text)["cases"]} == set(cases)
+    assert {label["name"] for label in read_data(text)["labels"]} == {HOSTILE_CLASS, "dark & light"}
+    svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert any("&lt;/script&gt;" in svg for svg in svgs)
+
+
+def test_it_is_written_again_only_when_something_changed(tmp_path: Path) -> None:
+    run = build_planned_run(tmp_path)
+    assert write_report(run.root, progress=SilentProgress()).is_new
+    state = (run.root / "report.html").stat()
+    outcome = write_report(run.root, progress=SilentProgress())
+    assert not outcome.is_new
+    assert outcome.describe().startswith("unchanged: ")
+    assert (run.root / "report.html").stat() == state
+    before = outcome.path.read_text()
+    begin_fold(run, 1)
+    text = write(run)
+    assert text.count("<svg") == before.count("<svg") + 1  # its curves
+    assert "fold 1" in text
+    assert f"autoseg train balls.autoseg --configuration {CONFIGURATION} --fold 1 --seed 7" in text
+
+
+def test_the_same_run_gives_the_same_bytes_but_for_the_date_and_is_only_read(
+    scored: RunFolder, text: str, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in scored.root.rglob("*")}
+    again = write(scored, out=tmp_path / "a" / "report.html")
+    date = re.compile(r"<time>[^<]*</time>")
+    assert date.sub("", again) == date.sub("", text)
+    assert {path: path.stat().st_mtime_ns for path in scored.root.rglob("*")} == before
+
+
+def test_a_failed_writing_keeps_the_earlier_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    Page(title="earlier", subtitle="", sections=[]).write(path)
+    before = path.read_text()
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(RunError, match="cannot write"):
+        Page(title="later", subtitle="", sections=[]).write(path)
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_page_stays_within_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.workflows.report.cases.MOST_VOLUME_BYTES", 9_000)
+    monkeypatch.setattr("autoseg.workflows.report.cases.SHARE_OF_A_CASE", 2)
+    cases = show_cases(read_contents(build_scored_run(tmp_path).root), progress=SilentProgress())
+    sizes = [sum(map(len, case.volumes.values())) for case in cases]
+    assert sum(sizes) <= 9_000
+    assert max(sizes) <= 4_500
+    assert 0 < sum(size > 0 for size in sizes) < len(CASES)
+    assert sizes[0] > 0  # the worst case is never left out
+    shares = page_module.MOST_VOLUME_BYTES * 4 / 3 + page_module.MOST_PICTURE_BYTES
+    assert shares + 1.25 * 2**20 < page_module.MOST_PAGE_BYTES  # with the viewer
+
+
+def write_predictions(folder: Path) -> Path:
+    """Two predictions like the training cases, one without the dark ball and one with a small bright ball."""
+    for index in range(4):
+        label_map = make_case(index)[1]
+        if index == 2:
+            label_map[label_map == 5] = 0
+        if index == 3:
+            label_map[: SHAPE[0] // 2 - 4][label_map[: SHAPE[0] // 2 - 4] == 2] = 0
+        save(folder / f"case{index}.nii.gz", label_map)
+    return folder
+
+
+def test_predictions_that_are_unlike_the_training_cases_come_first(scored: RunFolder, tmp_path: Path) -> None:
+    text = write(scored, predictions=write_predictions(tmp_path / "out"), out=tmp_path / "report.html")
+    assert list_sections(text)[0] == "predictions"
+    assert "4 predicted images, 2 with a volume unlike those of the training cases" in text
+    section = text[text.index('<section id="predictions">') : text.index('<section id="dataset">')]
+    names = re.findall(r"<td>(case\d)</td>", section)
+    assert names[:2] == ["case2", "case3"]
+    assert "dark is missing, which almost every training case has" in section
+    assert re.search(r"bright [\d.]+ ml, in training [\d.]+ to [\d.]+ ml", section)
+    assert len(read_data(text)["cases"]) == 4 + len(CASES)  # though their names are the same
+
+
+@pytest.mark.parametrize("kind", ["empty", "foreign values"])
+def test_a_folder_without_predictions_of_the_run_is_refused(scored: RunFolder, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "out").mkdir()
+    if kind == "foreign values":
+        save(tmp_path / "out" / "case.nii.gz", make_case(0)[1] + 1)
+    with pytest.raises(PredictionError, match="autoseg predict" if kind == "empty" else "found 1"):
+        read_predictions(tmp_path / "out", read_document(scored.plan, Plan), None)
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_without_the_viewer_the_page_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_installed: bool
+) -> None:
+    script = tmp_path / "niivue.umd.js"
+    if is_installed:
+        script.write_text("viewer")
+    monkeypatch.setattr("autoseg.report.viewer.SCRIPT", script)
+    case = ShownCase(key="a", name="a", volumes={"image": b"compressed"}, pictures=[("image", "data:image/webp;")])
+    section = Section("cases", "Cases", "", [Gallery("", [("a", "")])])
+    text = Page(title="", subtitle="", sections=[section], cases=[case]).render()
+    assert ('id="viewer-code"' in text) == is_installed
+    assert ("Redistribution and use" in text) == is_installed
+    assert ("make viewer" in text) != is_installed
+    assert 'src="data:image/webp;"' in text
+
+
+def test_nothing_is_loaded_from_elsewhere(text: str) -> None:
+    code = re.sub(r"<script type=.*?</script>|<svg.*?</svg>", "", text, flags=re.DOTALL)
+    assert "default-src 'none'" in code
+    assert re.findall(r"(?:src|href)=[\"']?(?!data:|#)[^\"'\s>]+", code) == []
+    assert "http://" not in code.replace("http-equiv", "")
+    assert "https://" not in code
