@@ -53,7 +53,10 @@ class Learner:
     def set_learning_rate(self, learning_rate: float) -> None:
         """Sets the learning rate of all weights."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
 
     def set_progress(self, progress: float) -> None:
         """Sets the share of the training that is done, for losses whose terms change their weights."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks.families import build_network
@@ -102,8 +102,19 @@ def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> N
 
 
 def run_training_step(learner: Learner, batch: Batch) -> float:
-    """Changes the weights by one step and returns the loss before it."""
-    on_device = batch.move_to(learner.device)
+    """Changes the weights by one step and returns the loss before it; waits for the device."""
+    return launch_training_step(learner, batch).item()
+
+
+def launch_training_step(learner: Learner, batch: Batch) -> Tensor:
+    """Changes the weights by one step and returns the loss before it, on the device, which is not waited for."""
+    loss = _optimize(learner, batch.move_to(learner.device))
+    if learner.average is not None:
+        learner.average.update()
+    return loss
+
+
+def _optimize(learner: Learner, on_device: Batch) -> Tensor:
     learner.optimizer.zero_grad(set_to_none=True)
     loss, _ = learner.compute_loss(on_device)
     adapt_threads()
@@ -113,9 +124,7 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
     nn.utils.clip_grad_norm_(learner.parameters, learner.gradient_norm_limit)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    if learner.average is not None:
-        learner.average.update()
-    return loss.item()
+    return loss.detach()
 
 
 def _sum_own_gradients(learner: Learner) -> None:
