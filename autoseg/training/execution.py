@@ -15,15 +15,18 @@ class TrainingExecution:
     Attributes:
         memory_format: Memory format of inputs and weights.
         compiler: Backend of torch.compile; None: PyTorch executes one operation after the other.
+        is_captured: Whether training steps are captured as a CUDA graph and replayed.
     """
 
     memory_format: torch.memory_format
     compiler: str | None = None
+    is_captured: bool = False
 
     def describe(self) -> str:
         """Describes the execution in messages."""
         order = "channels first" if self.memory_format == torch.contiguous_format else "channels last"
-        return f"{order}, compiled" if self.compiler else order
+        parts = [order, *(["compiled"] if self.compiler else []), *(["CUDA graph"] if self.is_captured else [])]
+        return ", ".join(parts)
 
 
 def find_execution(dimensions: int, device: torch.device, dtype: DtypeName) -> TrainingExecution:

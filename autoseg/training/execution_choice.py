@@ -12,19 +12,24 @@ import torch
 
 from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.device import describe_error
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution, find_execution
 from autoseg.training.learner import Learner
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
-from autoseg.training.step import run_training_step
+from autoseg.training.step import run_training_step, run_validation_step
 
-WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled
+WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled, a step is captured
 MEASURED_STEPS: Final = 5
 COMPILER: Final = "inductor"
 COMPILING_PAYS_SECONDS: Final = 1200.0
 """Training time from which compiling pays. A guess: a U-Net compiles for 1 to 2 minutes and gains 3 % to a quarter."""
+
+
+class NotCapturedError(RuntimeError):
+    """Training steps cannot be captured as a CUDA graph; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,8 @@ def choose_execution(
 ) -> TrainingExecution:
     """Trains a few steps in every way, and takes the fastest.
 
-    A network that cannot be compiled is trained as it is; why is announced.
+    A network that cannot be compiled is trained as it is, and steps that cannot be captured are run one operation after
+    the other; why is announced.
 
     Args:
         build: Makes learners that are thrown away.
@@ -88,22 +94,18 @@ def choose_execution(
     """
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
     trials = _try_formats(build, formats, batch, announce)
+    captured, reasons = _try_captured(build, [trial.execution for trial in trials], batch)
+    trials += captured
     best = min(trials, key=lambda trial: trial.step_seconds)
-    expected_seconds = min(seconds, iterations * best.step_seconds)
-    if expected_seconds < COMPILING_PAYS_SECONDS:
-        reason = f"not compiled, which pays from {COMPILING_PAYS_SECONDS / 60:.0f} minutes of training on"
+    if min(seconds, iterations * best.step_seconds) < COMPILING_PAYS_SECONDS:
+        reasons += [f"not compiled, which pays from {COMPILING_PAYS_SECONDS / 60:.0f} minutes of training on"]
     else:
         announce("compiling the network, to see whether it is faster then (takes a minute or two)")
-        try:
-            trials.append(_try(build, replace(best.execution, compiler=compiler), batch))
-            reason = "the compiled network is compared"
-        except Exception as error:  # whatever the compiler raises, the network can be trained without it
-            reason = f"not compiled, because that failed ({_describe(error)})"
-            del error
-            gc.collect()  # reference cycles of the compiler hold a network
+        compiled, reason = _try_compiled(build, replace(best.execution, compiler=compiler), batch)
+        trials, reasons = [*trials, *compiled], [*reasons, reason]
     best = min(trials, key=lambda trial: trial.step_seconds)
     measured = ", ".join(trial.describe() for trial in trials)
-    announce(f"a step takes: {measured}; {reason}; taken: {best.execution.describe()}")
+    announce(f"a step takes: {measured}; {'; '.join(reasons)}; taken: {best.execution.describe()}")
     return best.execution
 
 
@@ -121,21 +123,66 @@ def _try_formats(
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not trials and execution.memory_format == formats[-1]:
                 raise
-            announce(f"{execution.describe()} is left out, because it failed ({_describe(error)})")
+            announce(f"{execution.describe()} is left out, because it failed ({describe_error(error)})")
     return trials
 
 
+def _try_captured(
+    build: Callable[[TrainingExecution], Learner], executions: Sequence[TrainingExecution], batch: Batch
+) -> tuple[list[Trial], list[str]]:
+    """Times each execution as a CUDA graph; returns those that can be captured, and why others cannot."""
+    trials, reasons = [], []
+    for execution in executions:
+        try:
+            trials.append(_try(build, replace(execution, is_captured=True), batch))
+        except NotCapturedError as error:
+            reasons.append(f"not captured as a CUDA graph, because {error}")
+        except RuntimeError as error:  # torch.OutOfMemoryError is one: a graph keeps the memory of a step
+            reasons.append(f"not captured as a CUDA graph, because that failed ({describe_error(error)})")
+        gc.collect()  # the memory of a graph
+    return trials, list(dict.fromkeys(reasons))
+
+
+def _try_compiled(
+    build: Callable[[TrainingExecution], Learner], execution: TrainingExecution, batch: Batch
+) -> tuple[list[Trial], str]:
+    """Times a compiled network, without a CUDA graph if it cannot be captured; returns what was found, in words."""
+    variants = dict.fromkeys((execution, replace(execution, is_captured=False)))
+    reasons: list[str] = []
+    for variant in variants:
+        try:
+            return [_try(build, variant, batch)], "; ".join([*reasons, "the compiled network is compared"])
+        except NotCapturedError as error:
+            reasons.append(f"compiled, it is not captured as a CUDA graph, because {error}")
+        except Exception as error:  # whatever the compiler raises, the network can be trained without it
+            reasons.append(f"not compiled, because that failed ({describe_error(error)})")
+            del error
+            break
+    gc.collect()  # reference cycles of the compiler hold a network
+    return [], "; ".join(reasons)
+
+
 def _try(build: Callable[[TrainingExecution], Learner], execution: TrainingExecution, batch: Batch) -> Trial:
+    """Times steps, the first ones left out.
+
+    Raises:
+        NotCapturedError: The steps were to be captured as a CUDA graph and cannot be.
+    """
     learner = build(execution)
+    _check_capture(learner)
     learner.train()
     times = []
     for _ in range(WARMING_STEPS + MEASURED_STEPS):
         begin = time.perf_counter()
         run_training_step(learner, batch)  # returns a loss, and so waits for the device
         times.append(time.perf_counter() - begin)
+    _check_capture(learner)
+    if execution.is_captured:  # beside the graph, which keeps its memory, there must be room for validation
+        learner.train(is_training=False)
+        run_validation_step(learner, batch)
     return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]))
 
 
-def _describe(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _check_capture(learner: Learner) -> None:
+    if learner.graph is not None and learner.graph.problem is not None:
+        raise NotCapturedError(learner.graph.problem)

@@ -1,7 +1,10 @@
 """One step of optimization, one step of validation."""
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import torch
@@ -21,9 +24,12 @@ from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlap
 from autoseg.training.objectives import build_objective
 from autoseg.training.optimization.optimizer import build_optimizer, list_trainable_parameters
 from autoseg.training.optimization.weight_average import WeightAverage
+from autoseg.training.step_graph import build_step_graph
 
 # Else torch.compile keeps as many processes as there are cores, beside a training that needs none.
 ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +50,15 @@ def build_learner(
     process_group: ProcessGroup = SINGLE_PROCESS,
     execution: TrainingExecution | None = None,
     with_pretrained: bool = False,
+    announce: Callable[[str], None] = logger.info,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
     Args:
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
         with_pretrained: Whether an encoder begins with the weights of the file in the plan, if there is one.
+
+        announce: Called with the reason, in words, if steps that were to be captured are not.
 
     Raises:
         TrainingError: The batch cannot be divided among the processes.
@@ -79,6 +88,7 @@ def build_learner(
         dtype=dtype,
         memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
+        graph=build_step_graph(objective, device, announce) if execution.is_captured else None,
     )
 
 
@@ -108,7 +118,11 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
 
 def launch_training_step(learner: Learner, batch: Batch) -> Tensor:
     """Changes the weights by one step and returns the loss before it, on the device, which is not waited for."""
-    loss = _optimize(learner, batch.move_to(learner.device))
+    on_device, step = batch.move_to(learner.device), partial(_optimize, learner)
+    if learner.graph is None:
+        loss = step(on_device)
+    else:
+        loss = learner.graph.run(on_device, step, forget=partial(_forget_step, learner))
     if learner.average is not None:
         learner.average.update()
     return loss
@@ -125,6 +139,13 @@ def _optimize(learner: Learner, on_device: Batch) -> Tensor:
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     return loss.detach()
+
+
+def _forget_step(learner: Learner) -> None:
+    """Makes the learner ready for a step after one that was not finished."""
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.scaler.is_enabled():
+        learner.scaler._per_optimizer_states.clear()
 
 
 def _sum_own_gradients(learner: Learner) -> None:
