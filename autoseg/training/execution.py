@@ -1,11 +1,22 @@
 """Execution of a network in training: its memory format, and whether it is compiled."""
 
+import logging
+import os
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from autoseg.networks.blocks import CHANNELS_LAST
+from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.runtime.precision import DtypeName
+
+CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
+COMPILED_CODE: Final = "compiled_code"
+# Else torch.compile keeps as many processes as there are cores, beside a training that needs none.
+ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +51,19 @@ def find_execution(dimensions: int, device: torch.device, dtype: DtypeName) -> T
     if device.type == "cuda" and dtype != "float32":
         return TrainingExecution(memory_format=CHANNELS_LAST[dimensions])
     return TrainingExecution(memory_format=torch.contiguous_format)
+
+
+def prepare_compiler() -> None:
+    """Has torch.compile keep its code in the user's cache folder, where the next training of a plan finds it.
+
+    By itself PyTorch keeps it in the folder for temporary files, which a computer empties. A folder that is named by
+    the environment is respected, and so is the number of processes that compile.
+    """
+    os.environ.setdefault(*ONE_COMPILING_PROCESS)
+    folder = find_measurement_cache(COMPILED_CODE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("compiled code is not kept for the next training: %s", error)
+    else:
+        os.environ.setdefault(CACHE_VARIABLE, str(folder))

@@ -6,13 +6,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
+from autoseg.document import Document, Part
 from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.device import describe_error
+from autoseg.runtime.measurement_cache import (
+    find_measurement,
+    find_measurement_cache,
+    read_measurement,
+    write_measurement,
+)
+from autoseg.runtime.precision import DtypeName
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution, find_execution
@@ -26,6 +34,36 @@ MEASURED_STEPS: Final = 5
 COMPILER: Final = "inductor"
 COMPILING_PAYS_SECONDS: Final = 1200.0
 """Training time from which compiling pays. A guess: a U-Net compiles for 1 to 2 minutes and gains 3 % to a quarter."""
+COMPILING_AGAIN_PAYS_SECONDS: Final = 120.0
+"""The same where compiled code is in the user's cache folder. A guess: it is read within seconds."""
+COMPILED_STEPS: Final = "compiled_steps"
+
+
+class StepConditions(Part):
+    """The conditions under which compiled code is found again.
+
+    Attributes:
+        network: Plan of the network, as JSON.
+        device: Name of the device.
+    """
+
+    network: str
+    patch_voxels: tuple[int, ...]
+    batch_size: int
+    dtype: DtypeName
+    device: str
+    torch_version: str
+
+
+class CompiledStep(Document):
+    """The compiled code of a training step is in the user's cache folder.
+
+    Attributes:
+        execution: How the step was executed, in words.
+    """
+
+    schema_version: Literal[1] = 1
+    execution: str
 
 
 class NotCapturedError(RuntimeError):
@@ -61,12 +99,33 @@ def decide_execution(
         options.announce(f"the network is executed {usual.describe()}, not compiled and not measured: {reason}")
         return usual
     epochs = (schedule.end_epoch or plan.training.epochs) - schedule.first_epoch
-    return choose_execution(
+    stored = find_measurement(find_measurement_cache(COMPILED_STEPS), find_step_conditions(plan, options))
+    before = read_measurement(stored, CompiledStep)
+    execution = choose_execution(
         build,
         make_batch(BatchKey(stream="training", epoch=0, iteration=0)),
         iterations=epochs * schedule.iterations_per_epoch,
         seconds=math.inf if options.budget is None else options.budget.remaining_seconds,
         announce=options.announce,
+        compiler=COMPILER,
+        pays_from_seconds=COMPILING_PAYS_SECONDS if before is None else COMPILING_AGAIN_PAYS_SECONDS,
+    )
+    if execution.compiler is not None:
+        taken = CompiledStep(execution=execution.describe())
+        write_measurement(stored, taken, what="whether compiled code is there")
+    return execution
+
+
+def find_step_conditions(plan: ConfigurationPlan, options: TrainingOptions) -> StepConditions:
+    """Finds what compiled code is made for."""
+    device = options.device
+    return StepConditions(
+        network=plan.network.model_dump_json(),
+        patch_voxels=plan.patch_voxels,
+        batch_size=plan.training.batch_size,
+        dtype=options.dtype,
+        device=torch.cuda.get_device_name(device) if torch.cuda.is_available() else device.type,
+        torch_version=torch.__version__,
     )
 
 
@@ -78,6 +137,7 @@ def choose_execution(
     announce: Callable[[str], None],
     seconds: float = math.inf,
     compiler: str = COMPILER,
+    pays_from_seconds: float | None = None,
 ) -> TrainingExecution:
     """Trains a few steps in every way, and takes the fastest.
 
@@ -91,14 +151,16 @@ def choose_execution(
         announce: Called with the measurements and the choice, in words.
         seconds: Seconds left to train.
         compiler: Backend of torch.compile.
+        pays_from_seconds: Training time from which compiling pays; None: that of a network that never was compiled.
     """
+    pays_from_seconds = COMPILING_PAYS_SECONDS if pays_from_seconds is None else pays_from_seconds
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
     trials = _try_formats(build, formats, batch, announce)
     captured, reasons = _try_captured(build, [trial.execution for trial in trials], batch)
     trials += captured
     best = min(trials, key=lambda trial: trial.step_seconds)
-    if min(seconds, iterations * best.step_seconds) < COMPILING_PAYS_SECONDS:
-        reasons += [f"not compiled, which pays from {COMPILING_PAYS_SECONDS / 60:.0f} minutes of training on"]
+    if min(seconds, iterations * best.step_seconds) < pays_from_seconds:
+        reasons += [f"not compiled, which pays from {pays_from_seconds / 60:.0f} minutes of training on"]
     else:
         announce("compiling the network, to see whether it is faster then (takes a minute or two)")
         compiled, reason = _try_compiled(build, replace(best.execution, compiler=compiler), batch)

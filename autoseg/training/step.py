@@ -1,11 +1,10 @@
 """One step of optimization, one step of validation."""
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +17,13 @@ from autoseg.runtime.cpu_threads import adapt_threads
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, build_batch_part, replicate
 from autoseg.runtime.precision import DtypeName
 from autoseg.training.data.batch import Batch
-from autoseg.training.execution import TrainingExecution, find_execution
+from autoseg.training.execution import TrainingExecution, find_execution, prepare_compiler
 from autoseg.training.learner import Learner
 from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.objectives import build_objective
 from autoseg.training.optimization.optimizer import build_optimizer, list_trainable_parameters
 from autoseg.training.optimization.weight_average import WeightAverage
 from autoseg.training.step_graph import build_step_graph
-
-# Else torch.compile keeps as many processes as there are cores, beside a training that needs none.
-ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +95,7 @@ def wrap(
     if execution.compiler is None:
         return replicate(network, process_group, device)
     assert process_group.size == 1, "networks of a process group are not compiled"
-    os.environ.setdefault(*ONE_COMPILING_PROCESS)
+    prepare_compiler()
     return cast(nn.Module, torch.compile(network, backend=execution.compiler, dynamic=False))
 
 
