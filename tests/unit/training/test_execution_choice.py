@@ -189,7 +189,7 @@ def decide(build, plan_configuration):
                 device=torch.device(device), seed=0, workers=0, announce=told.append, **options, dtype=device_dtype
             ),
         )
-        return execution
+        return execution, told
 
     return make
 
@@ -213,7 +213,8 @@ def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announc
     assert re.search(f"channels last, not compiled and not measured: .*{reason}", told[0])
 
 
-def test_a_network_that_was_compiled_before_is_compiled_for_a_shorter_training(decide, monkeypatch):
+def test_a_network_that_was_compiled_before_is_compiled_for_a_shorter_training(decide, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     Steps(monkeypatch, channels_last=2.0, plain=1.0, compiled=0.5)
     monkeypatch.setattr(execution_choice, "COMPILER", COMPILER)
     assert "pays from 20 minutes" in decide("cuda")[1][-1]
@@ -221,7 +222,8 @@ def test_a_network_that_was_compiled_before_is_compiled_for_a_shorter_training(d
     assert execution.compiler is not None
     assert told[-1].endswith("taken: channels first, compiled")
     assert decide("cuda")[0] == execution
-    assert "pays from 2 minutes" in decide("cuda", end_epoch=0)[1][-1]
+    minute = Budget(seconds=60.0, reserved_seconds=0.0, start=0.0, clock=lambda: 0.0)
+    assert "pays from 2 minutes" in decide("cuda", budget=minute)[1][-1]
     other = decide("cuda", device_dtype="float16")[1]
     assert "pays from 20 minutes" in other[-1]
 
