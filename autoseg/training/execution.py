@@ -27,17 +27,24 @@ class TrainingExecution:
         memory_format: Memory format of inputs and weights.
         compiler: Backend of torch.compile; None: PyTorch executes one operation after the other.
         is_captured: Whether training steps are captured as a CUDA graph and replayed.
+        is_norm_fused: Whether instance normalizations, with the activations after them, are computed by a kernel for
+            channels last.
     """
 
     memory_format: torch.memory_format
     compiler: str | None = None
     is_captured: bool = False
+    is_norm_fused: bool = False
 
     def describe(self) -> str:
         """Describes the execution in messages."""
         order = "channels first" if self.memory_format == torch.contiguous_format else "channels last"
-        parts = [order, *(["compiled"] if self.compiler else []), *(["CUDA graph"] if self.is_captured else [])]
-        return ", ".join(parts)
+        choices = {
+            "fused normalization": self.is_norm_fused,
+            "compiled": self.compiler is not None,
+            "CUDA graph": self.is_captured,
+        }
+        return ", ".join([order, *(name for name, is_chosen in choices.items() if is_chosen)])
 
 
 def find_execution(dimensions: int, device: torch.device, dtype: DtypeName) -> TrainingExecution:

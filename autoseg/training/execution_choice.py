@@ -11,7 +11,7 @@ from typing import Final, Literal
 import torch
 
 from autoseg.document import Document, Part
-from autoseg.networks.blocks import CHANNELS_LAST
+from autoseg.networks.blocks import CHANNELS_LAST, has_fused_normalization
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.device import describe_error
 from autoseg.runtime.measurement_cache import (
@@ -36,6 +36,9 @@ COMPILING_PAYS_SECONDS: Final = 1200.0
 """Training time from which compiling pays. A guess: a U-Net compiles for 1 to 2 minutes and gains 3 % to a quarter."""
 COMPILING_AGAIN_PAYS_SECONDS: Final = 120.0
 """The same where compiled code is in the user's cache folder. A guess: it is read within seconds."""
+LOSS_TOLERANCE: Final = 0.02
+"""Largest difference of the first losses of two executions. Those of 16 bits differ by less than 0.002 (measured on a
+CPU); a wrong kernel changes a loss by its size."""
 COMPILED_STEPS: Final = "compiled_steps"
 
 
@@ -72,10 +75,11 @@ class NotCapturedError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A way to execute the network, and what a step took."""
+    """A way to execute the network, what a step took, and the loss of the first one."""
 
     execution: TrainingExecution
     step_seconds: float
+    first_loss: float
 
     def describe(self) -> str:
         """Describes the execution and its time in messages."""
@@ -156,14 +160,17 @@ def choose_execution(
     pays_from_seconds = COMPILING_PAYS_SECONDS if pays_from_seconds is None else pays_from_seconds
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
     trials = _try_formats(build, formats, batch, announce)
-    captured, reasons = _try_captured(build, [trial.execution for trial in trials], batch)
+    candidates = [trial.execution for trial in trials]
+    candidates += _list_fused(candidates, batch)
+    captured, reasons = _try_captured(build, candidates, batch, reference=trials[0])
     trials += captured
     best = min(trials, key=lambda trial: trial.step_seconds)
     if min(seconds, iterations * best.step_seconds) < pays_from_seconds:
         reasons += [f"not compiled, which pays from {pays_from_seconds / 60:.0f} minutes of training on"]
     else:
         announce("compiling the network, to see whether it is faster then (takes a minute or two)")
-        compiled, reason = _try_compiled(build, replace(best.execution, compiler=compiler), batch)
+        # The compiler fuses normalization and activation by itself.
+        compiled, reason = _try_compiled(build, replace(best.execution, compiler=compiler, is_norm_fused=False), batch)
         trials, reasons = [*trials, *compiled], [*reasons, reason]
     best = min(trials, key=lambda trial: trial.step_seconds)
     measured = ", ".join(trial.describe() for trial in trials)
@@ -190,19 +197,40 @@ def _try_formats(
 
 
 def _try_captured(
-    build: Callable[[TrainingExecution], Learner], executions: Sequence[TrainingExecution], batch: Batch
+    build: Callable[[TrainingExecution], Learner],
+    executions: Sequence[TrainingExecution],
+    batch: Batch,
+    *,
+    reference: Trial,
 ) -> tuple[list[Trial], list[str]]:
-    """Times each execution as a CUDA graph; returns those that can be captured, and why others cannot."""
-    trials, reasons = [], []
+    """Times each execution as a CUDA graph; returns those that can be captured, and why others cannot.
+
+    An execution whose losses are not those of the reference is left out: a kernel may be wrong on a card.
+    """
+    trials: list[Trial] = []
+    reasons: list[str] = []
     for execution in executions:
         try:
-            trials.append(_try(build, replace(execution, is_captured=True), batch))
+            trial = _try(build, replace(execution, is_captured=True), batch)
+            if math.isclose(trial.first_loss, reference.first_loss, rel_tol=LOSS_TOLERANCE, abs_tol=LOSS_TOLERANCE):
+                trials.append(trial)
+            else:
+                losses = f"{trial.first_loss:.4g} instead of {reference.first_loss:.4g}"
+                reasons.append(f"{trial.execution.describe()} is left out, because its loss is {losses}")
         except NotCapturedError as error:
             reasons.append(f"not captured as a CUDA graph, because {error}")
         except RuntimeError as error:  # torch.OutOfMemoryError is one: a graph keeps the memory of a step
             reasons.append(f"not captured as a CUDA graph, because that failed ({describe_error(error)})")
         gc.collect()  # the memory of a graph
     return trials, list(dict.fromkeys(reasons))
+
+
+def _list_fused(executions: Sequence[TrainingExecution], batch: Batch) -> list[TrainingExecution]:
+    """Lists the executions with channels last once more, with the fused normalization, where it can be had."""
+    if not has_fused_normalization():
+        return []
+    last = CHANNELS_LAST[batch.label_map.ndim - 1]
+    return [replace(execution, is_norm_fused=True) for execution in executions if execution.memory_format == last]
 
 
 def _try_compiled(
@@ -233,16 +261,16 @@ def _try(build: Callable[[TrainingExecution], Learner], execution: TrainingExecu
     learner = build(execution)
     _check_capture(learner)
     learner.train()
-    times = []
+    times, losses = [], []
     for _ in range(WARMING_STEPS + MEASURED_STEPS):
         begin = time.perf_counter()
-        run_training_step(learner, batch)  # returns a loss, and so waits for the device
+        losses.append(run_training_step(learner, batch))  # returns a loss, and so waits for the device
         times.append(time.perf_counter() - begin)
     _check_capture(learner)
     if execution.is_captured:  # beside the graph, which keeps its memory, there must be room for validation
         learner.train(is_training=False)
         run_validation_step(learner, batch)
-    return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]))
+    return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]), first_loss=losses[0])
 
 
 def _check_capture(learner: Learner) -> None:

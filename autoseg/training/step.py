@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
+from autoseg.networks.blocks import fuse_normalization
 from autoseg.networks.families import build_network
 from autoseg.networks.pretrained import load_pretrained
 from autoseg.plan.document import ConfigurationPlan
@@ -68,6 +69,8 @@ def build_learner(
         load_pretrained(network)
     network = network.to(device)
     arrange_weights(network, execution.memory_format)
+    if execution.is_norm_fused:
+        fuse_normalization(network)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)
     decay = training.weight_average_decay

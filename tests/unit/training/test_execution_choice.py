@@ -115,6 +115,7 @@ class Steps:
             seconds = plain if learner.memory_format == PLAIN else channels_last
             clock.now += compiled if is_compiled else seconds
             self.count += 1
+            return 1.0
 
         monkeypatch.setattr(execution_choice, "time", clock)
         monkeypatch.setattr(execution_choice, "run_training_step", run)
