@@ -31,7 +31,7 @@ from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.cache import list_cases
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.device import describe_error, select_kernels
-from autoseg.runtime.precision import DTYPES, DtypeName, find_dtype
+from autoseg.runtime.precision import DtypeName, find_dtype
 from autoseg.training.data.batch_making import build_source
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution
@@ -124,7 +124,7 @@ def measure_floor(settings: GpuSettings) -> None:
     with torch.no_grad():
         network(draw_batch(plan, settings.device).image)
     layouts = {"channels first": torch.contiguous_format, "channels last": CHANNELS_LAST[plan.dimensions]}
-    dtypes = [torch.bfloat16, torch.float16] if settings.device.type == "cuda" else [DTYPES[settings.dtype]]
+    dtypes = [torch.bfloat16, torch.float16] if settings.device.type == "cuda" else [torch.float32]
     best = [float("inf")] * len(shapes)
     for dtype in dtypes:
         for name, layout in layouts.items():

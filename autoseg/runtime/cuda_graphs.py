@@ -45,15 +45,16 @@ class GraphBackend(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CudaGraphs:
-    """Captures work of a CUDA device."""
+    """Captures work of a CUDA device, on a stream beside the current one, which keeps its memory for all calls."""
 
     device: torch.device
+    _beside: torch.cuda.Stream | None = None
 
     def warm_up(self, work: Work) -> Tensor:
-        """Runs the work on a stream beside the current one, as it will be captured on one."""
-        current, beside = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        """Runs the work on the stream on which it will be captured."""
+        current, beside = torch.cuda.current_stream(self.device), self._find_stream()
         beside.wait_stream(current)
         with torch.cuda.stream(beside):
             result = work()
@@ -67,7 +68,12 @@ class CudaGraphs:
         Raises:
             RuntimeError: The work waits for the device, or copies memory that is not page-locked.
         """
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        graph, beside = torch.cuda.CUDAGraph(), self._find_stream()
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
             result = work()
         return CapturedWork(result=result, replay=graph.replay)
+
+    def _find_stream(self) -> torch.cuda.Stream:
+        if self._beside is None:
+            self._beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return self._beside

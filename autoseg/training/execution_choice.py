@@ -261,6 +261,7 @@ def _try(build: Callable[[TrainingExecution], Learner], execution: TrainingExecu
     learner = build(execution)
     _check_capture(learner)
     learner.train()
+    torch.manual_seed(0)  # losses are compared; the training sets a seed of its own for every step
     times, losses = [], []
     for _ in range(WARMING_STEPS + MEASURED_STEPS):
         begin = time.perf_counter()

@@ -20,7 +20,11 @@ def run(*parts):
 def test_parts_without_a_data_set_print_their_rows(capsys):
     run("step-2d", "floor", "prediction")
     printed = capsys.readouterr().out
-    for row in ("| step 2d | channels ", "| convolutions 128 | best of each |", "| first convolution | padded to 8 channels |"):
+    for row in (
+        "| step 2d | channels ",
+        "| convolutions 128 | best of each |",
+        "| first convolution | padded to 8 channels |",
+    ):
         assert row in printed
     assert printed.count("in the network |") == 2
     assert "is not measured" not in printed
