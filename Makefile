@@ -34,8 +34,8 @@ bench: $(INSTALLED)  ## speed and memory of every stage; against nnU-Net where i
 	$(BIN)/python -m benchmarks.training_step --device cpu
 	$(BIN)/python -m benchmarks.shared_machine
 
-bench-gpu: $(INSTALLED)  ## training steps on a GPU: speed, use, waiting; against nnU-Net's where it is installed
-	$(BIN)/python -m benchmarks.training_step --device cuda
+bench-gpu: $(INSTALLED)  ## steps, kernels, batches, waiting, prediction, Dice on a GPU; against nnU-Net where it is installed
+	$(BIN)/python -m benchmarks.gpu
 
 faults: $(INSTALLED)  ## kill every command at random moments, repeat it, and compare with an undisturbed run
 	PYTHONPATH=tests $(BIN)/python -m faults

@@ -5,6 +5,7 @@ backward pass, not its output, so this halves what an activation costs and chang
 """
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import chain
 from typing import Final
 
@@ -43,10 +44,14 @@ class InstanceNormalization(nn.Module):
 
     Ulyanov et al. 2016, arXiv:1607.08022. On a CPU it is computed as group normalization with one channel per
     group, which is the same and, as PyTorch implements the two, 1.5 to 2.5 times as fast.
+
+    Attributes:
+        is_fused: Whether a kernel for channels last on a GPU computes it, together with a leaky ReLU after it.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.is_fused = False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -54,7 +59,30 @@ class InstanceNormalization(nn.Module):
         """Normalizes over space."""
         if features.device.type == "cpu":
             return functional.group_norm(features, len(self.weight), self.weight, self.bias, NORM_EPSILON)
+        if self.is_fused:
+            return self.activate(features, slope=1.0)
         return functional.instance_norm(features, weight=self.weight, bias=self.bias, eps=NORM_EPSILON)
+
+    def activate(
+        self, features: Float[Tensor, "batch channel *space"], *, slope: float
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Normalizes over space, then multiplies negative values by the slope, by the fused kernel."""
+        from autoseg.networks.fused_normalization import normalize_and_activate  # needs Triton
+
+        return normalize_and_activate(features, self.weight, self.bias, epsilon=NORM_EPSILON, slope=slope)
+
+
+def has_fused_normalization() -> bool:
+    """Returns whether Triton is installed, in which the fused normalization is written."""
+    return find_spec("triton") is not None
+
+
+def fuse_normalization(network: nn.Module) -> int:
+    """Has a network on a GPU normalize by the fused kernel; returns the number of its instance normalizations."""
+    norms = [module for module in network.modules() if isinstance(module, InstanceNormalization)]
+    for norm in norms:
+        norm.is_fused = True
+    return len(norms)
 
 
 class NormalizedConvolution(nn.Module):
@@ -89,6 +117,8 @@ class ConvolutionUnit(nn.Module):
 
     def finish(self, convolved: Float[Tensor, "batch channels_out *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Applies normalization and activation to the output of the convolution, whose input may be freed before."""
+        if self.normalized.norm.is_fused and convolved.is_cuda:
+            return self.normalized.norm.activate(convolved, slope=NEGATIVE_SLOPE)
         activated: Tensor = self.activation(self.normalized.norm(convolved))
         return activated
 

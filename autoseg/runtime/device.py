@@ -124,6 +124,12 @@ def translate_memory_errors(device: torch.device, *, purpose: str, advice: str) 
         raise DeviceError(msg) from error
 
 
+def describe_error(error: BaseException) -> str:
+    """Describes an error of PyTorch in one line: its kind, and the first line of its message."""
+    line = _find_first_line(error)
+    return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
+
+
 def _find_first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:MOST_CHARACTERS]
 

@@ -38,7 +38,7 @@ from autoseg.training.data.training_data import TrainingData
 from autoseg.training.learner import Learner
 from autoseg.training.loop_state import LoopState, TrainingIdentity
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch
-from autoseg.training.optimization.optimizer import keeps_moments
+from autoseg.training.optimization.optimizer import find_count_device, keeps_moments
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.untrusted.json_reading import parse_json
 
@@ -227,7 +227,7 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
     for index, parameter in enumerate(learner.parameters):
         prefix = f"{OPTIMIZER_PREFIX}{index}."
         state = {
-            name.removeprefix(prefix): _place_like(value, parameter)
+            name.removeprefix(prefix): _place_like(value, parameter, learner.optimizer)
             for name, value in checkpoint.tensors.items()
             if name.startswith(prefix)
         }
@@ -338,10 +338,11 @@ def _collect_average(learner: Learner) -> dict[str, Tensor]:
     return {f"{AVERAGE_PREFIX}{index}": _copy(value) for index, value in enumerate(values)}
 
 
-def _place_like(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Copies a value to the device and memory format of its parameter; a step count, of another shape, stays."""
+def _place_like(value: Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Copies a value to the device and memory format of its parameter; a step count, of another shape, where the
+    optimizer keeps it."""
     if value.shape != parameter.shape:
-        return value
+        return value.to(find_count_device(optimizer, parameter))
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 

@@ -6,33 +6,80 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
-from autoseg.networks.blocks import CHANNELS_LAST
+from autoseg.document import Document, Part
+from autoseg.networks.blocks import CHANNELS_LAST, has_fused_normalization
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.device import describe_error
+from autoseg.runtime.measurement_cache import (
+    find_measurement,
+    find_measurement_cache,
+    read_measurement,
+    write_measurement,
+)
+from autoseg.runtime.precision import DtypeName
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution, find_execution
 from autoseg.training.learner import Learner
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
-from autoseg.training.step import run_training_step
+from autoseg.training.step import run_training_step, run_validation_step
 
-WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled
+WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled, a step is captured
 MEASURED_STEPS: Final = 5
 COMPILER: Final = "inductor"
 COMPILING_PAYS_SECONDS: Final = 1200.0
 """Training time from which compiling pays. A guess: a U-Net compiles for 1 to 2 minutes and gains 3 % to a quarter."""
+COMPILING_AGAIN_PAYS_SECONDS: Final = 120.0
+"""The same where compiled code is in the user's cache folder. A guess: it is read within seconds."""
+LOSS_TOLERANCE: Final = 0.02
+"""Largest difference of the first losses of two executions. Those of 16 bits differ by less than 0.002 (measured on a
+CPU); a wrong kernel changes a loss by its size."""
+COMPILED_STEPS: Final = "compiled_steps"
+
+
+class StepConditions(Part):
+    """The conditions under which compiled code is found again.
+
+    Attributes:
+        network: Plan of the network, as JSON.
+        device: Name of the device.
+    """
+
+    network: str
+    patch_voxels: tuple[int, ...]
+    batch_size: int
+    dtype: DtypeName
+    device: str
+    torch_version: str
+
+
+class CompiledStep(Document):
+    """The compiled code of a training step is in the user's cache folder.
+
+    Attributes:
+        execution: How the step was executed, in words.
+    """
+
+    schema_version: Literal[1] = 1
+    execution: str
+
+
+class NotCapturedError(RuntimeError):
+    """Training steps cannot be captured as a CUDA graph; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A way to execute the network, and what a step took."""
+    """A way to execute the network, what a step took, and the loss of the first one."""
 
     execution: TrainingExecution
     step_seconds: float
+    first_loss: float
 
     def describe(self) -> str:
         """Describes the execution and its time in messages."""
@@ -56,12 +103,33 @@ def decide_execution(
         options.announce(f"the network is executed {usual.describe()}, not compiled and not measured: {reason}")
         return usual
     epochs = (schedule.end_epoch or plan.training.epochs) - schedule.first_epoch
-    return choose_execution(
+    stored = find_measurement(find_measurement_cache(COMPILED_STEPS), find_step_conditions(plan, options))
+    before = read_measurement(stored, CompiledStep)
+    execution = choose_execution(
         build,
         make_batch(BatchKey(stream="training", epoch=0, iteration=0)),
         iterations=epochs * schedule.iterations_per_epoch,
         seconds=math.inf if options.budget is None else options.budget.remaining_seconds,
         announce=options.announce,
+        compiler=COMPILER,
+        pays_from_seconds=COMPILING_PAYS_SECONDS if before is None else COMPILING_AGAIN_PAYS_SECONDS,
+    )
+    if execution.compiler is not None:
+        taken = CompiledStep(execution=execution.describe())
+        write_measurement(stored, taken, what="whether compiled code is there")
+    return execution
+
+
+def find_step_conditions(plan: ConfigurationPlan, options: TrainingOptions) -> StepConditions:
+    """Finds what compiled code is made for."""
+    device = options.device
+    return StepConditions(
+        network=plan.network.model_dump_json(),
+        patch_voxels=plan.patch_voxels,
+        batch_size=plan.training.batch_size,
+        dtype=options.dtype,
+        device=torch.cuda.get_device_name(device) if torch.cuda.is_available() else device.type,
+        torch_version=torch.__version__,
     )
 
 
@@ -73,10 +141,12 @@ def choose_execution(
     announce: Callable[[str], None],
     seconds: float = math.inf,
     compiler: str = COMPILER,
+    pays_from_seconds: float | None = None,
 ) -> TrainingExecution:
     """Trains a few steps in every way, and takes the fastest.
 
-    A network that cannot be compiled is trained as it is; why is announced.
+    A network that cannot be compiled is trained as it is, and steps that cannot be captured are run one operation after
+    the other; why is announced.
 
     Args:
         build: Makes learners that are thrown away.
@@ -85,25 +155,26 @@ def choose_execution(
         announce: Called with the measurements and the choice, in words.
         seconds: Seconds left to train.
         compiler: Backend of torch.compile.
+        pays_from_seconds: Training time from which compiling pays; None: that of a network that never was compiled.
     """
+    pays_from_seconds = COMPILING_PAYS_SECONDS if pays_from_seconds is None else pays_from_seconds
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
     trials = _try_formats(build, formats, batch, announce)
+    candidates = [trial.execution for trial in trials]
+    candidates += _list_fused(candidates, batch)
+    captured, reasons = _try_captured(build, candidates, batch, reference=trials[0])
+    trials += captured
     best = min(trials, key=lambda trial: trial.step_seconds)
-    expected_seconds = min(seconds, iterations * best.step_seconds)
-    if expected_seconds < COMPILING_PAYS_SECONDS:
-        reason = f"not compiled, which pays from {COMPILING_PAYS_SECONDS / 60:.0f} minutes of training on"
+    if min(seconds, iterations * best.step_seconds) < pays_from_seconds:
+        reasons += [f"not compiled, which pays from {pays_from_seconds / 60:.0f} minutes of training on"]
     else:
         announce("compiling the network, to see whether it is faster then (takes a minute or two)")
-        try:
-            trials.append(_try(build, replace(best.execution, compiler=compiler), batch))
-            reason = "the compiled network is compared"
-        except Exception as error:  # whatever the compiler raises, the network can be trained without it
-            reason = f"not compiled, because that failed ({_describe(error)})"
-            del error
-            gc.collect()  # reference cycles of the compiler hold a network
+        # The compiler fuses normalization and activation by itself.
+        compiled, reason = _try_compiled(build, replace(best.execution, compiler=compiler, is_norm_fused=False), batch)
+        trials, reasons = [*trials, *compiled], [*reasons, reason]
     best = min(trials, key=lambda trial: trial.step_seconds)
     measured = ", ".join(trial.describe() for trial in trials)
-    announce(f"a step takes: {measured}; {reason}; taken: {best.execution.describe()}")
+    announce(f"a step takes: {measured}; {'; '.join(reasons)}; taken: {best.execution.describe()}")
     return best.execution
 
 
@@ -121,21 +192,88 @@ def _try_formats(
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not trials and execution.memory_format == formats[-1]:
                 raise
-            announce(f"{execution.describe()} is left out, because it failed ({_describe(error)})")
+            announce(f"{execution.describe()} is left out, because it failed ({describe_error(error)})")
     return trials
 
 
+def _try_captured(
+    build: Callable[[TrainingExecution], Learner],
+    executions: Sequence[TrainingExecution],
+    batch: Batch,
+    *,
+    reference: Trial,
+) -> tuple[list[Trial], list[str]]:
+    """Times each execution as a CUDA graph; returns those that can be captured, and why others cannot.
+
+    An execution whose losses are not those of the reference is left out: a kernel may be wrong on a card.
+    """
+    trials: list[Trial] = []
+    reasons: list[str] = []
+    for execution in executions:
+        try:
+            trial = _try(build, replace(execution, is_captured=True), batch)
+            if math.isclose(trial.first_loss, reference.first_loss, rel_tol=LOSS_TOLERANCE, abs_tol=LOSS_TOLERANCE):
+                trials.append(trial)
+            else:
+                losses = f"{trial.first_loss:.4g} instead of {reference.first_loss:.4g}"
+                reasons.append(f"{trial.execution.describe()} is left out, because its loss is {losses}")
+        except NotCapturedError as error:
+            reasons.append(f"not captured as a CUDA graph, because {error}")
+        except RuntimeError as error:  # torch.OutOfMemoryError is one: a graph keeps the memory of a step
+            reasons.append(f"not captured as a CUDA graph, because that failed ({describe_error(error)})")
+        gc.collect()  # the memory of a graph
+    return trials, list(dict.fromkeys(reasons))
+
+
+def _list_fused(executions: Sequence[TrainingExecution], batch: Batch) -> list[TrainingExecution]:
+    """Lists the executions with channels last once more, with the fused normalization, where it can be had."""
+    if not has_fused_normalization():
+        return []
+    last = CHANNELS_LAST[batch.label_map.ndim - 1]
+    return [replace(execution, is_norm_fused=True) for execution in executions if execution.memory_format == last]
+
+
+def _try_compiled(
+    build: Callable[[TrainingExecution], Learner], execution: TrainingExecution, batch: Batch
+) -> tuple[list[Trial], str]:
+    """Times a compiled network, without a CUDA graph if it cannot be captured; returns what was found, in words."""
+    variants = dict.fromkeys((execution, replace(execution, is_captured=False)))
+    reasons: list[str] = []
+    for variant in variants:
+        try:
+            return [_try(build, variant, batch)], "; ".join([*reasons, "the compiled network is compared"])
+        except NotCapturedError as error:
+            reasons.append(f"compiled, it is not captured as a CUDA graph, because {error}")
+        except Exception as error:  # whatever the compiler raises, the network can be trained without it
+            reasons.append(f"not compiled, because that failed ({describe_error(error)})")
+            del error
+            break
+    gc.collect()  # reference cycles of the compiler hold a network
+    return [], "; ".join(reasons)
+
+
 def _try(build: Callable[[TrainingExecution], Learner], execution: TrainingExecution, batch: Batch) -> Trial:
+    """Times steps, the first ones left out.
+
+    Raises:
+        NotCapturedError: The steps were to be captured as a CUDA graph and cannot be.
+    """
     learner = build(execution)
+    _check_capture(learner)
     learner.train()
-    times = []
+    torch.manual_seed(0)  # losses are compared; the training sets a seed of its own for every step
+    times, losses = [], []
     for _ in range(WARMING_STEPS + MEASURED_STEPS):
         begin = time.perf_counter()
-        run_training_step(learner, batch)  # returns a loss, and so waits for the device
+        losses.append(run_training_step(learner, batch))  # returns a loss, and so waits for the device
         times.append(time.perf_counter() - begin)
-    return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]))
+    _check_capture(learner)
+    if execution.is_captured:  # beside the graph, which keeps its memory, there must be room for validation
+        learner.train(is_training=False)
+        run_validation_step(learner, batch)
+    return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]), first_loss=losses[0])
 
 
-def _describe(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _check_capture(learner: Learner) -> None:
+    if learner.graph is not None and learner.graph.problem is not None:
+        raise NotCapturedError(learner.graph.problem)

@@ -15,6 +15,7 @@ from autoseg.runtime.precision import DtypeName, autocast
 from autoseg.training.data.batch import Batch
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.optimization.weight_average import WeightAverage
+from autoseg.training.step_graph import StepGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Learner:
         average: Moving average of the network's weights, where one is planned.
         dtype: The dtype in which the network computes.
         memory_format: Memory format of the network's inputs and weights.
+        graph: Training steps as a CUDA graph; None: they are run as they are.
         gradient_norm_limit: Longer gradients are shortened to this norm.
     """
 
@@ -44,6 +46,7 @@ class Learner:
     dtype: DtypeName
     memory_format: torch.memory_format
     gradient_norm_limit: float
+    graph: StepGraph | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -53,7 +56,10 @@ class Learner:
     def set_learning_rate(self, learning_rate: float) -> None:
         """Sets the learning rate of all weights."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
 
     def set_progress(self, progress: float) -> None:
         """Sets the share of the training that is done, for losses whose terms change their weights."""

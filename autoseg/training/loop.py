@@ -32,17 +32,20 @@ from autoseg.training.loop_state import LoopState, Start
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, write_training_log
 from autoseg.training.monitoring.history_files import HistoryFiles
+from autoseg.training.monitoring.late_losses import LateLosses
 from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
 from autoseg.training.monitoring.timer import Timer
 from autoseg.training.optimization.schedule import compute_learning_rate
 from autoseg.training.options import TrainingOptions
-from autoseg.training.step import ValidationOutcome, run_training_step, run_validation_step
+from autoseg.training.step import ValidationOutcome, launch_training_step, run_validation_step
 from autoseg.validation_conditions import is_hopeless
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
 TOLERATED_OVERFLOWS: Final = 20
 EPOCHS_BETWEEN_CHECKPOINTS: Final = 50  # at most; as in the reference implementation
+LOSSES_READ_TOGETHER: Final = 4
+"""On a CUDA device. A loss is known at most twice as many steps later, as many batches are in use."""
 WHAT_A_STOP_WAITS_FOR: Final = "this iteration is over and the state of the training is saved"
 
 
@@ -265,20 +268,36 @@ class TrainingLoop:
         """Runs the rest of an epoch after the iterations of the given losses; returns the losses of all iterations."""
         self.state.learner.train()
         losses = [math.nan if loss is None else loss for loss in earlier]
-        for iteration in range(len(losses), self.state.schedule.iterations_per_epoch):
+        launched, told = self._build_late_losses(), len(losses)
+        end = self.state.schedule.iterations_per_epoch
+        for iteration in range(len(losses), end):
             self.state.learner.set_learning_rate(self._compute_rate(epoch, iteration))
             self._set_progress(epoch, iteration)
             batch, rank = timer.take(batches), self.options.process_group.rank
             torch.manual_seed(derive_network_seed(self.options.seed, epoch=epoch, iteration=iteration, rank=rank))
-            losses.append(run_training_step(self.state.learner, batch))
-            self._check_loss(losses[-1], epoch, iteration)
+            arrived = launched.add(launch_training_step(self.state.learner, batch))
+            self._keep_losses(losses, arrived if iteration + 1 < end else [*arrived, *launched.read_all()], epoch)
             if self._is_partial_saving_due():
+                self._keep_losses(losses, launched.read_all(), epoch)  # before a lost state replaces a good one
                 with timer.paused():
                     self._save_latest(timer.describe(losses))
             if self._is_asked_to_stop():
+                self._keep_losses(losses, launched.read_all(), epoch)
                 self._stop(timer.describe(losses))
-            yield IterationDone(epoch=epoch, stream="training", iteration=iteration, loss=losses[-1])
+            for done in range(told, len(losses)):
+                yield IterationDone(epoch=epoch, stream="training", iteration=done, loss=losses[done])
+            told = len(losses)
         return losses
+
+    def _build_late_losses(self) -> LateLosses:
+        """Processes that train together read every loss at once, so that they notice a lost one in the same step."""
+        is_late = self.state.learner.device.type == "cuda" and self.options.process_group.size == 1
+        return LateLosses(read_together=LOSSES_READ_TOGETHER if is_late else 1)
+
+    def _keep_losses(self, losses: list[float], arrived: Sequence[float], epoch: int) -> None:
+        for loss in arrived:
+            self._check_loss(loss, epoch, len(losses))
+            losses.append(loss)
 
     def _compute_rate(self, epoch: int, iteration: int) -> float:
         dice = [record.mean_pseudo_dice for record in self.state.history]

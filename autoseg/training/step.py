@@ -1,13 +1,16 @@
 """One step of optimization, one step of validation."""
 
-import os
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from functools import partial
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
+from autoseg.networks.blocks import fuse_normalization
 from autoseg.networks.families import build_network
 from autoseg.networks.pretrained import load_pretrained
 from autoseg.plan.document import ConfigurationPlan
@@ -15,15 +18,15 @@ from autoseg.runtime.cpu_threads import adapt_threads
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, build_batch_part, replicate
 from autoseg.runtime.precision import DtypeName
 from autoseg.training.data.batch import Batch
-from autoseg.training.execution import TrainingExecution, find_execution
+from autoseg.training.execution import TrainingExecution, find_execution, prepare_compiler
 from autoseg.training.learner import Learner
 from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.objectives import build_objective
 from autoseg.training.optimization.optimizer import build_optimizer, list_trainable_parameters
 from autoseg.training.optimization.weight_average import WeightAverage
+from autoseg.training.step_graph import build_step_graph
 
-# Else torch.compile keeps as many processes as there are cores, beside a training that needs none.
-ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +47,15 @@ def build_learner(
     process_group: ProcessGroup = SINGLE_PROCESS,
     execution: TrainingExecution | None = None,
     with_pretrained: bool = False,
+    announce: Callable[[str], None] = logger.info,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
     Args:
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
         with_pretrained: Whether an encoder begins with the weights of the file in the plan, if there is one.
+
+        announce: Called with the reason, in words, if steps that were to be captured are not.
 
     Raises:
         TrainingError: The batch cannot be divided among the processes.
@@ -63,6 +69,8 @@ def build_learner(
         load_pretrained(network)
     network = network.to(device)
     arrange_weights(network, execution.memory_format)
+    if execution.is_norm_fused:
+        fuse_normalization(network)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)
     decay = training.weight_average_decay
@@ -79,6 +87,7 @@ def build_learner(
         dtype=dtype,
         memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
+        graph=build_step_graph(objective, device, announce) if execution.is_captured else None,
     )
 
 
@@ -89,7 +98,7 @@ def wrap(
     if execution.compiler is None:
         return replicate(network, process_group, device)
     assert process_group.size == 1, "networks of a process group are not compiled"
-    os.environ.setdefault(*ONE_COMPILING_PROCESS)
+    prepare_compiler()
     return cast(nn.Module, torch.compile(network, backend=execution.compiler, dynamic=False))
 
 
@@ -102,8 +111,23 @@ def arrange_weights(network: nn.Module, memory_format: torch.memory_format) -> N
 
 
 def run_training_step(learner: Learner, batch: Batch) -> float:
-    """Changes the weights by one step and returns the loss before it."""
-    on_device = batch.move_to(learner.device)
+    """Changes the weights by one step and returns the loss before it; waits for the device."""
+    return launch_training_step(learner, batch).item()
+
+
+def launch_training_step(learner: Learner, batch: Batch) -> Tensor:
+    """Changes the weights by one step and returns the loss before it, on the device, which is not waited for."""
+    on_device, step = batch.move_to(learner.device), partial(_optimize, learner)
+    if learner.graph is None:
+        loss = step(on_device)
+    else:
+        loss = learner.graph.run(on_device, step, forget=partial(_forget_step, learner))
+    if learner.average is not None:
+        learner.average.update()
+    return loss
+
+
+def _optimize(learner: Learner, on_device: Batch) -> Tensor:
     learner.optimizer.zero_grad(set_to_none=True)
     loss, _ = learner.compute_loss(on_device)
     adapt_threads()
@@ -113,9 +137,14 @@ def run_training_step(learner: Learner, batch: Batch) -> float:
     nn.utils.clip_grad_norm_(learner.parameters, learner.gradient_norm_limit)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    if learner.average is not None:
-        learner.average.update()
-    return loss.item()
+    return loss.detach()
+
+
+def _forget_step(learner: Learner) -> None:
+    """Makes the learner ready for a step after one that was not finished."""
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.scaler.is_enabled():
+        learner.scaler._per_optimizer_states.clear()
 
 
 def _sum_own_gradients(learner: Learner) -> None:

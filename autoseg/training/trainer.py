@@ -98,6 +98,7 @@ def train(
                 source.make_batch,
                 budget_seconds=math.inf if options.budget is None else options.budget.seconds,
             )
+            del learner  # and its graph, whose memory the next one needs
             first = make_forecast(training, times, schedule, start=start, budget=options.budget)
             schedule = first.schedule
             expected_epoch_seconds = estimate_epoch_seconds(schedule, times)
@@ -140,6 +141,7 @@ def _build_learner(
         process_group=options.process_group,
         execution=execution,
         with_pretrained=with_pretrained,
+        announce=options.announce,
     )
 
 

@@ -97,6 +97,7 @@ ALLOWED = {
     },
     "autoseg.training.data.held_cases": {"ThreadPoolExecutor": OWN_THREAD},
     "autoseg.processes.library_output": {"threading.Lock": OWN_LOCK},
+    "autoseg.training.monitoring.late_losses": {"copied.synchronize": DEVICE},
     "autoseg.volume_io.formats.pictures": {"threading.Lock": OWN_LOCK},
     "autoseg.volume_io.formats.reader_process": {
         "threading.Lock": "held for one answer of the child, within its time",

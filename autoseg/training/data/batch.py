@@ -27,6 +27,11 @@ class Batch:
         """Returns a page-locked copy, which a CUDA device reads asynchronously (called by torch's loader)."""
         return Batch(image=self.image.pin_memory(), label_map=self.label_map.pin_memory())
 
+    def copy_from(self, other: "Batch") -> None:
+        """Overwrites the batch by another one of the same shape."""
+        self.image.copy_(other.image, non_blocking=True)
+        self.label_map.copy_(other.label_map, non_blocking=True)
+
     def move_to(self, device: torch.device) -> "Batch":
         """Returns a copy on the device."""
         return Batch(

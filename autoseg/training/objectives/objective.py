@@ -40,6 +40,14 @@ class Objective(nn.Module, ABC):
 
     progress: float = 0.0
 
+    def find_capture_problem(self) -> str | None:
+        """Finds a reason why a training step cannot be captured in a CUDA graph; None if it can.
+
+        It can where the loss is computed in the same way in every step, from tensors on the device alone: not where it
+        depends on `progress`, on numbers drawn on the CPU, or on values that the CPU reads.
+        """
+        return f"the objective {type(self).__name__} may compute every step in another way"
+
     @abstractmethod
     def forward(
         self, network: NetworkCall, batch: Batch

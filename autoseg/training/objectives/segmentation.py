@@ -3,6 +3,8 @@
 An output for edges has a loss of its own.
 """
 
+from typing import Final
+
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
@@ -12,6 +14,9 @@ from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.objectives.objective import NetworkCall, Objective
+
+COMPUTED_ON_CPU: Final = frozenset({"border_weighted_cross_entropy", "boundary"})
+"""Loss terms that need maps of distances."""
 
 
 class Segmentation(Objective):
@@ -24,6 +29,15 @@ class Segmentation(Objective):
         del seed
         self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
         self.output_weights, self.output_targets = network.output_weights, network.output_targets
+
+    def find_capture_problem(self) -> str | None:
+        """Finds loss terms whose weight changes over the training, or that need the CPU."""
+        for term in self.loss.terms:
+            if term.name in COMPUTED_ON_CPU:
+                return f"the loss term {term.name} computes distances on the CPU"
+            if term.compute_weight(0.0) != term.compute_weight(1.0):
+                return f"the weight of the loss term {term.name} changes from step to step"
+        return None
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from autoseg.runtime.distributed import ProcessGroup
 from autoseg.training import execution_choice
 from autoseg.training.budget.pace import Budget
 from autoseg.training.data.batch import Batch
-from autoseg.training.execution import TrainingExecution, find_execution
+from autoseg.training.execution import CACHE_VARIABLE, TrainingExecution, find_execution, prepare_compiler
 from autoseg.training.execution_choice import choose_execution, decide_execution
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
@@ -114,6 +115,7 @@ class Steps:
             seconds = plain if learner.memory_format == PLAIN else channels_last
             clock.now += compiled if is_compiled else seconds
             self.count += 1
+            return 1.0
 
         monkeypatch.setattr(execution_choice, "time", clock)
         monkeypatch.setattr(execution_choice, "run_training_step", run)
@@ -177,7 +179,7 @@ def test_without_measuring_the_order_follows_from_device_and_numbers(device, dty
 def decide(build, plan_configuration):
     """Decides for the tiny configuration; tells what was announced."""
 
-    def make(device, *, end_epoch=4, **options):
+    def make(device, *, end_epoch=4, device_dtype="bfloat16", **options):
         told = []
         execution = decide_execution(
             build,
@@ -185,7 +187,7 @@ def decide(build, plan_configuration):
             plan=plan_configuration(),
             schedule=Schedule(iterations_per_epoch=250, validation_iterations_per_epoch=1, end_epoch=end_epoch),
             options=TrainingOptions(
-                device=torch.device(device), seed=0, workers=0, announce=told.append, **options, dtype="bfloat16"
+                device=torch.device(device), seed=0, workers=0, announce=told.append, **options, dtype=device_dtype
             ),
         )
         return execution, told
@@ -212,8 +214,40 @@ def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announc
     assert re.search(f"channels last, not compiled and not measured: .*{reason}", told[0])
 
 
+def test_a_network_that_was_compiled_before_is_compiled_for_a_shorter_training(decide, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    Steps(monkeypatch, channels_last=2.0, plain=1.0, compiled=0.5)
+    monkeypatch.setattr(execution_choice, "COMPILER", COMPILER)
+    assert "pays from 20 minutes" in decide("cuda")[1][-1]
+    execution, told = decide("cuda", end_epoch=400)
+    assert execution.compiler is not None
+    assert told[-1].endswith("taken: channels first, compiled")
+    assert decide("cuda")[0] == execution
+    minute = Budget(seconds=60.0, reserved_seconds=0.0, start=0.0, clock=lambda: 0.0)
+    assert "pays from 2 minutes" in decide("cuda", budget=minute)[1][-1]
+    other = decide("cuda", device_dtype="float16")[1]
+    assert "pays from 20 minutes" in other[-1]
+
+
+def test_compiled_code_is_kept_in_the_user_s_cache_folder_unless_another_is_named(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    prepare_compiler()
+    assert os.environ[CACHE_VARIABLE] == str(tmp_path / "autoseg" / "compiled_code")
+    monkeypatch.setenv(CACHE_VARIABLE, "elsewhere")
+    prepare_compiler()
+    assert os.environ[CACHE_VARIABLE] == "elsewhere"
+    monkeypatch.delenv(CACHE_VARIABLE)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    prepare_compiler()
+    assert CACHE_VARIABLE not in os.environ
+    assert "compiled code is not kept for the next training" in caplog.text
+
+
 def test_a_gpu_is_measured_with_what_is_left_to_train(decide, monkeypatch):
     Steps(monkeypatch, channels_last=2.0, plain=1.0, compiled=9.0)
+    monkeypatch.setattr(execution_choice, "COMPILER", COMPILER)
     execution, told = decide("cuda")
     assert execution == TrainingExecution(memory_format=PLAIN)
     assert "pays from 20 minutes" in told[-1]  # 1000 steps of a second

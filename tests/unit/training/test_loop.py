@@ -1,4 +1,5 @@
 import json
+import math
 import signal
 import time
 from dataclasses import replace
@@ -20,12 +21,14 @@ from autoseg.training import loop, trainer
 from autoseg.training.budget.pace import Budget, Forecast, StepTimes
 from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.checkpoint import read_checkpoint
+from autoseg.training.loop import TrainingLoop
 from autoseg.training.monitoring import history_files
 from autoseg.training.monitoring.events import EpochDone, IterationDone
+from autoseg.training.monitoring.late_losses import LateLosses
 from autoseg.training.monitoring.progress_picture import write_progress_picture
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import Length, TrainingOptions
-from autoseg.training.step import run_training_step
+from autoseg.training.step import launch_training_step
 from autoseg.training.trainer import train
 
 ALWAYS, NEVER = 0.0, 1e9
@@ -394,10 +397,46 @@ def test_a_cascade_is_not_continued_on_predictions_of_another_first_stage(start,
 def test_a_lost_loss_ends_the_training_and_keeps_the_checkpoint(start, tmp_path, monkeypatch):
     folder = tmp_path / "fold"
     stop_after_epoch(start(folder), 0)
-    monkeypatch.setattr(loop, "run_training_step", lambda learner, batch: float("nan"))
+    monkeypatch.setattr(loop, "launch_training_step", lambda learner, batch: torch.tensor(math.nan))
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, iteration 0.*initial_learning_rate"):
         list(start(folder))
     assert len(read_checkpoint(FoldFolder(folder).latest_checkpoint).description.history) == 1
+
+
+def read_losses_late(monkeypatch, *, read_together):
+    monkeypatch.setattr(TrainingLoop, "_build_late_losses", lambda self: LateLosses(read_together=read_together))
+
+
+def test_losses_that_are_read_late_change_neither_weights_nor_log_and_are_all_told(start, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    at_once = list(start(whole, epochs=2))
+    read_losses_late(monkeypatch, read_together=2)
+    stop_after_iteration(start(parts, epochs=2, options=WITHIN_EPOCHS), 1, 0)
+    begun = read_latest(parts).description.reached
+    late = list(start(parts, epochs=2))
+    assert begun == (1, 1)
+    told = [event for event in at_once if isinstance(event, IterationDone)]
+    assert [event for event in late if isinstance(event, IterationDone)] == told[-len(late) + 2 :]
+    assert drop_times(read_log(whole)) == drop_times(read_log(parts))
+    expected, found = read_final(whole), read_final(parts)
+    assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
+
+
+@pytest.mark.parametrize("read_together", [1, 2, 4])
+def test_a_loss_that_is_lost_is_named_by_its_step_and_never_saved(start, tmp_path, monkeypatch, read_together):
+    folder, launched = tmp_path / "fold", []
+
+    def lose_the_second(learner, batch):
+        launched.append(batch)
+        return torch.tensor(math.nan if len(launched) == 5 else 0.5)
+
+    monkeypatch.setattr(loop, "launch_training_step", lose_the_second)
+    read_losses_late(monkeypatch, read_together=read_together)
+    with pytest.raises(TrainingError, match="loss is nan in epoch 0, iteration 4:"):
+        list(start(folder, epochs=1, iterations_per_epoch=20, options={"seconds_between_partial_checkpoints": 0.05}))
+    assert len(launched) <= 5 + 2 * read_together
+    latest = FoldFolder(folder).latest_checkpoint
+    assert not latest.exists() or read_checkpoint(latest).description.reached <= (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +446,7 @@ def test_a_full_device_is_reported(start, tmp_path, monkeypatch, error):
     def fail(learner, batch):
         raise error
 
-    monkeypatch.setattr(loop, "run_training_step", fail)
+    monkeypatch.setattr(loop, "launch_training_step", fail)
     with pytest.raises(DeviceError, match=r"cpu has too little memory for the planned network .*plan --memory-gb"):
         list(start(tmp_path / "fold"))
 
@@ -441,7 +480,7 @@ def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(loop, "run_training_step", watch(loop.run_training_step))
+    monkeypatch.setattr(loop, "launch_training_step", watch(loop.launch_training_step))
     monkeypatch.setattr(loop, "run_validation_step", watch(loop.run_validation_step))
     list(start(tmp_path / "fold", epochs=2, seconds_between_checkpoints=NEVER))
     assert modes == [True, True, True, False, False] * 2
@@ -494,7 +533,7 @@ def test_fewer_epochs_than_a_finished_training_had_are_refused(start, tmp_path):
 def make_slow_clock(monkeypatch, seconds_per_step):
     """Goes on by a fixed time whenever a step is done."""
     clock = Clock()
-    monkeypatch.setattr(loop, "run_training_step", clock.after(run_training_step, seconds_per_step))
+    monkeypatch.setattr(loop, "launch_training_step", clock.after(launch_training_step, seconds_per_step))
     return clock
 
 
@@ -560,7 +599,7 @@ def test_a_training_that_gets_next_to_nothing_warns_at_once_and_ends_as_a_failur
     assert (len(kept.history), kept.schedule.end_epoch) == (20, 1000)
     assert kept.history[-1].learning_rate > 0.009
 
-    monkeypatch.setattr(loop, "run_training_step", run_training_step)
+    monkeypatch.setattr(loop, "launch_training_step", launch_training_step)
     events, notes = train_slowly(start, folder.root, clock, seconds=clock.now + 1e6, needed=3000)
     forecast = next(events)
     assert forecast.schedule.end_epoch == kept.schedule.end_epoch

@@ -1,0 +1,86 @@
+"""Training steps that are captured once and replayed, where the shape of batches never changes.
+
+The first steps are run as they are: kernels are chosen, memory is reserved, the optimizer makes its state. The next one
+is captured and replayed on the same batch, so that no step is run twice and none is left out. Anything that prevents a
+capture is announced, and the steps go on as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoseg.runtime.cuda_graphs import CapturedWork, CudaGraphs, GraphBackend
+from autoseg.runtime.device import describe_error
+from autoseg.training.data.batch import Batch
+from autoseg.training.objectives.objective import Objective
+
+Step = Callable[[Batch], Tensor]
+
+
+@dataclass(slots=True, kw_only=True)
+class StepGraph:
+    """The captured step of a learner.
+
+    Attributes:
+        backend: Captures it.
+        announce: Called with the reason, in words, if steps are not replayed.
+        steps_before: Number of steps that are still run before one is captured.
+        problem: The reason why steps are not captured; None while they are or will be.
+    """
+
+    backend: GraphBackend
+    announce: Callable[[str], None]
+    steps_before: int = 2
+    problem: str | None = None
+    _inputs: Batch | None = None
+    _captured: CapturedWork | None = None
+    _is_other_shape_told: bool = False
+
+    def run(self, batch: Batch, step: Step, *, forget: Callable[[], None]) -> Tensor:
+        """Runs a step on a batch, which is on the device, and returns what `step` returns.
+
+        Args:
+            batch: Batch to train with.
+            step: The step; it is recorded when it is called for the first time after `steps_before` calls.
+            forget: Restores what a step that was not finished has left behind in Python.
+        """
+        if self.problem is not None:
+            return step(batch)
+        if self.steps_before > 0:
+            self.steps_before -= 1
+            return self.backend.warm_up(lambda: step(batch))
+        if self._captured is None:
+            self._capture(batch, step, forget)
+        if self._captured is None or self._inputs is None or not self._fits(batch, self._inputs):
+            return step(batch)
+        self._inputs.copy_from(batch)
+        self._captured.replay()
+        return self._captured.result.clone()
+
+    def _capture(self, batch: Batch, step: Step, forget: Callable[[], None]) -> None:
+        inputs = Batch(image=batch.image.clone(), label_map=batch.label_map.clone())
+        try:
+            self._captured = self.backend.capture(lambda: step(inputs))
+        except Exception as error:  # whatever is raised, the step can be run without a graph
+            self.problem = f"capturing one failed ({describe_error(error)})"
+            self.announce(f"training steps are not replayed as a CUDA graph: {self.problem}")
+            forget()
+        else:
+            self._inputs = inputs
+
+    def _fits(self, batch: Batch, inputs: Batch) -> bool:
+        if (batch.image.shape, batch.label_map.shape) == (inputs.image.shape, inputs.label_map.shape):
+            return True
+        if not self._is_other_shape_told:
+            self._is_other_shape_told = True
+            shapes = f"{tuple(batch.image.shape)}, captured with {tuple(inputs.image.shape)}"
+            self.announce(f"a batch of another shape is trained without the CUDA graph ({shapes})")
+        return False
+
+
+def build_step_graph(objective: Objective, device: torch.device, announce: Callable[[str], None]) -> StepGraph:
+    """Prepares the graph of the steps of a learner; its `problem` tells if there can be none."""
+    problem = objective.find_capture_problem() if device.type == "cuda" else f"{device.type} has no CUDA graphs"
+    return StepGraph(backend=CudaGraphs(device=device), announce=announce, problem=problem)

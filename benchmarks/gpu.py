@@ -1,0 +1,345 @@
+"""Everything that a GPU is judged by, in parts of a few minutes: `python -m benchmarks.gpu --only step-128 floor`.
+
+Without `--only` all parts run. A part that lacks something says so and how to supply it; one that fails says why, and
+the next one runs. `--tiny` runs the same code with small networks, on a CPU too; its figures mean nothing.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autoseg.dataset.folds import Fold
+from autoseg.document import read_document
+from autoseg.inference.execution.preparation import prepare_network
+from autoseg.inference.sliding_window.prediction import predict_logits
+from autoseg.networks.blocks import CHANNELS_LAST
+from autoseg.networks.families import build_network
+from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.preprocessing.cache import list_cases
+from autoseg.run_folder import RunFolder
+from autoseg.runtime.device import describe_error, select_kernels
+from autoseg.runtime.precision import DtypeName, find_dtype
+from autoseg.training.data.batch_making import build_source
+from autoseg.training.data.randomness import BatchKey
+from autoseg.training.execution import TrainingExecution
+from autoseg.training.execution_choice import choose_execution
+from autoseg.training.learner import Learner
+from autoseg.training.step import build_learner, launch_training_step
+from autoseg.workflows.synthetic import write_synthetic_dataset
+from benchmarks.gpu_networks import LABELS, draw_batch, plan_shape
+from benchmarks.machine import describe_machine
+from benchmarks.preprocessing import DEFAULT_DATA, DEFAULT_PEER
+
+CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+VIEWS: Final = frozenset({"view", "slice", "select", "unsqueeze", "expand", "permute", "detach", "alias", "t"})
+"""Operations that launch nothing."""
+PADDED_CHANNELS: Final = 8  # as many as the matrix units of a GPU read at once in 16 bits
+DICE_BUDGET: Final = "4m"
+Command = Callable[[Sequence[str]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSettings:
+    """What is measured, where.
+
+    Attributes:
+        steps: Number of timed repetitions.
+        compiles: Whether compiling is tried, which takes a minute or two for every network.
+        run: Runs a command and returns what it printed.
+    """
+
+    device: torch.device
+    dtype: DtypeName
+    dataset: Path
+    peer: Path
+    work: Path
+    steps: int
+    is_tiny: bool
+    compiles: bool
+    run: Command
+
+
+class OperationCount(TorchDispatchMode):
+    """Counts the operations within the context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def measure_step(settings: GpuSettings, *, shape: str) -> None:
+    """Times a training step in every execution, then the chosen one without waiting between steps."""
+    plan = plan_shape(shape, is_tiny=settings.is_tiny)
+    build, batch = partial(_build, settings, plan), draw_batch(plan, settings.device)
+    iterations = 10**9 if settings.compiles else 1
+    execution = choose_execution(build, batch, iterations=iterations, announce=print)
+    seconds = _time(settings, partial(launch_training_step, build(execution), batch))
+    print_row([f"step {shape}", execution.describe(), f"{1e3 * seconds:.2f} ms", f"{1 / seconds:.1f} it/s"])
+
+
+def measure_kernels(settings: GpuSettings) -> None:
+    """Counts the kernels and the time that they take in a step, executed operation by operation."""
+    for shape in ("hippocampus", "128"):
+        plan = plan_shape(shape, is_tiny=settings.is_tiny)
+        for memory_format in (torch.contiguous_format, CHANNELS_LAST[plan.dimensions]):
+            execution = TrainingExecution(memory_format=memory_format)
+            learner, batch = _build(settings, plan, execution), draw_batch(plan, settings.device)
+            _time(settings, partial(launch_training_step, learner, batch))
+            is_cuda = settings.device.type == "cuda"
+            activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
+            with profile(activities=[activity]) as profiler:
+                launch_training_step(learner, batch).item()
+            events = profiler.key_averages()
+            field = "self_device_time_total" if is_cuda else "self_cpu_time_total"
+            microseconds = sum(getattr(event, field) for event in events)
+            count = sum(event.count for event in events)
+            print_row([f"kernels {shape}", execution.describe(), f"{count} kernels", f"{microseconds / 1e3:.2f} ms"])
+
+
+def measure_floor(settings: GpuSettings) -> None:
+    """Times every convolution of the 128^3 network alone, forward and backward; then forms of the first one."""
+    plan = plan_shape("128", is_tiny=settings.is_tiny)
+    network = build_network(plan.network, torch.Generator().manual_seed(0)).to(settings.device)
+    shapes: list[tuple[nn.Module, torch.Size]] = []
+    convolutions = [module for module in network.modules() if isinstance(module, CONVOLUTIONS)]
+    for module in convolutions:
+        module.register_forward_hook(lambda module, inputs, output: shapes.append((module, inputs[0].shape)))
+    with torch.no_grad():
+        network(draw_batch(plan, settings.device).image)
+    layouts = {"channels first": torch.contiguous_format, "channels last": CHANNELS_LAST[plan.dimensions]}
+    dtypes = [torch.bfloat16, torch.float16] if settings.device.type == "cuda" else [torch.float32]
+    best = [float("inf")] * len(shapes)
+    for dtype in dtypes:
+        for name, layout in layouts.items():
+            time_one = partial(_time_convolution, settings, dtype=dtype, layout=layout)
+            times = [time_one(module, shape) for module, shape in shapes]
+            best = list(map(min, best, times))
+            label, total = f"{dtype}, {name}", f"{1e3 * sum(times):.2f} ms"
+            print_row(["convolutions 128", label, total, f"first {1e3 * times[0]:.2f} ms"])
+    print_row(["convolutions 128", "best of each", f"{1e3 * sum(best):.2f} ms", f"first {1e3 * best[0]:.2f} ms"])
+    module, shape = shapes[0]
+    padded = type(module)(PADDED_CHANNELS, module.out_channels, 3, padding=1)
+    more = torch.Size((shape[0], PADDED_CHANNELS, *shape[2:]))
+    seconds = _time_convolution(settings, padded, more, dtype=dtypes[0], layout=layouts["channels last"])
+    print_row(["first convolution", f"padded to {PADDED_CHANNELS} channels", f"{1e3 * seconds:.2f} ms", str(dtypes[0])])
+
+
+def measure_batches(settings: GpuSettings) -> None:
+    """Times batches alone, made as in training, and counts their operations."""
+    run = _plan_dataset(settings)
+    plan = read_document(run.plan, Plan)
+    name = "3d_fullres" if "3d_fullres" in plan.configurations else next(iter(plan.configurations))
+    folder = run.preprocessed(plan.configurations[name].data_of)
+    cases = tuple(list_cases(folder))
+    source = build_source(
+        plan.configurations[name],
+        plan.channels,
+        data_folder=folder,
+        fold=Fold(training=cases, validation=cases[:1]),
+        seed=0,
+        device=settings.device,
+        announce=print,
+    )
+    keys = (BatchKey(stream="training", epoch=0, iteration=iteration) for iteration in range(10**6))
+    with OperationCount() as operations:
+        source.make_batch(next(keys))
+    launched = sum(count for name, count in operations.counts.items() if name.lstrip("_") not in VIEWS)
+    seconds = _time(settings, lambda: source.make_batch(next(keys)).image)
+    size = plan.configurations[name].training.batch_size
+    print_row([f"batches {name}", f"{size} patches", f"{1e3 * seconds:.2f} ms", f"{launched} operations in one"])
+
+
+def measure_waiting(settings: GpuSettings) -> None:
+    """Trains on the data set: pace, waiting and use of the GPU, against nnU-Net where it is installed."""
+    _tell_missing(settings, needs_peer=True)
+    effort = ["--rounds", "1", "--epochs", "2", "--iterations", "5" if settings.is_tiny else "250"]
+    command = ["-m", "benchmarks.training_step", str(settings.dataset), "--device", settings.device.type, *effort]
+    print(settings.run([*command, "--peer", str(settings.peer)]))
+
+
+def measure_prediction(settings: GpuSettings) -> None:
+    """Predicts a random volume of 300 x 512 x 512 voxels with the 128^3 network, and the share of the network."""
+    plan = plan_shape("128", is_tiny=settings.is_tiny)
+    network = build_network(plan.network, torch.Generator().manual_seed(0))
+    prepared = prepare_network(network, device=settings.device, dtype=settings.dtype)
+    extent = (24, 24, 24) if settings.is_tiny else (300, 512, 512)
+    image = torch.randn((1, *extent), generator=torch.Generator().manual_seed(0))
+    for axes in ((), (0, 1, 2)):
+        inside = TimedNetwork(prepared, settings.device)
+        begin = _read_clock(settings.device)
+        predict_logits(inside, image, configuration=plan, mirror_axes=axes, device=settings.device)
+        seconds = _read_clock(settings.device) - begin
+        views = "mirroring" if axes else "no mirroring"
+        print_row([f"prediction {extent}", views, f"{seconds:.2f} s", f"{inside.seconds / seconds:.0%} in the network"])
+
+
+class TimedNetwork(nn.Module):
+    """Calls a network and waits for it, to sum up its time."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network, self.device, self.seconds = network, device, 0.0
+
+    def forward(self, image: Tensor) -> Any:
+        """Calls the network."""
+        begin = _read_clock(self.device)
+        outputs = self.network(image)
+        self.seconds += _read_clock(self.device) - begin
+        return outputs
+
+
+def measure_dice(settings: GpuSettings) -> None:
+    """Trains fold 0 with the planner that plans by time, and prints its validation."""
+    _tell_missing(settings, needs_peer=False)
+    run, budget = settings.work / "dice", "20s" if settings.is_tiny else DICE_BUDGET
+    plan = ["-m", "autoseg", "plan", str(settings.dataset), "--run", str(run), "--planner", "lite", "--budget", budget]
+    settings.run(plan)
+    begin = time.perf_counter()
+    print(settings.run(["-m", "autoseg", "train", str(run), "--fold", "0", "--device", settings.device.type])[-2000:])
+    print_row(["Dice of fold 0", f"budget {budget}", f"{time.perf_counter() - begin:.0f} s", ""])
+
+
+PARTS: Final[Mapping[str, Callable[[GpuSettings], None]]] = {
+    "step-hippocampus": partial(measure_step, shape="hippocampus"),
+    "step-128": partial(measure_step, shape="128"),
+    "step-2d": partial(measure_step, shape="2d"),
+    "step-resenc": partial(measure_step, shape="resenc"),
+    "kernels": measure_kernels,
+    "floor": measure_floor,
+    "batches": measure_batches,
+    "waiting": measure_waiting,
+    "prediction": measure_prediction,
+    "dice": measure_dice,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the parts and prints a row of a table in Markdown for each figure."""
+    options = parse_options(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("PyTorch finds no CUDA device: there is nothing to measure (--tiny --device cpu tries the program)")
+        return
+    device = torch.device(options.device)
+    select_kernels(device, deterministic=False)
+    with tempfile.TemporaryDirectory(prefix="autoseg-gpu-") as folder:
+        settings = build_settings(options, device, Path(folder))
+        name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+        print(f"{name}, PyTorch {torch.__version__}, {settings.dtype}, {describe_machine()}")
+        print("\n| | | | |\n|---|---|---|---|")
+        for part in options.only:
+            begin = time.perf_counter()
+            try:
+                PARTS[part](settings)
+            except Exception as error:  # the other parts can be measured
+                print(f"\n{part} is not measured: {describe_error(error)}\n")
+            print(f"\n({part}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
+
+
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--dataset", type=Path, default=DEFAULT_DATA / "Dataset004_Hippocampus")
+    parser.add_argument("--peer", type=Path, default=DEFAULT_PEER, help="where nnU-Net is installed")
+    parser.add_argument("--compile", action="store_true", help="try compiled networks, a minute or two for each")
+    parser.add_argument("--tiny", action="store_true", help="small networks, to try the program")
+    return parser.parse_args(arguments)
+
+
+def build_settings(options: argparse.Namespace, device: torch.device, work: Path) -> GpuSettings:
+    """What is asked for; without the data set, a synthetic one in its place, which is said."""
+    dataset = options.dataset.resolve()
+    if options.tiny or not dataset.is_dir():
+        print(f"{dataset} is {'not used' if options.tiny else 'absent'}: a synthetic dataset takes its place")
+        dataset = work / "Dataset900_Synthetic"
+        write_synthetic_dataset(dataset, training_cases=5 if options.tiny else 20, test_cases=0, seed=0)
+    return GpuSettings(
+        device=device,
+        dtype=find_dtype(device, "auto"),
+        dataset=dataset,
+        peer=options.peer,
+        work=work,
+        steps=1 if options.tiny else 20,
+        is_tiny=options.tiny,
+        compiles=options.compile,
+        run=run_python,
+    )
+
+
+def run_python(arguments: Sequence[str]) -> str:
+    """Runs this Python with arguments; returns what it printed."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        msg = f"{' '.join(arguments[:3])} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"
+        raise RuntimeError(msg)
+    return done.stdout
+
+
+def print_row(cells: Sequence[str]) -> None:
+    """Prints a row of a table in Markdown."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _tell_missing(settings: GpuSettings, *, needs_peer: bool) -> None:
+    if needs_peer and not (settings.peer / "bin" / "nnUNetv2_train").is_file():
+        print(f"{settings.peer} holds no nnU-Net: it is not compared (name its environment with --peer)")
+
+
+def _build(settings: GpuSettings, plan: ConfigurationPlan, execution: TrainingExecution) -> Learner:
+    return build_learner(
+        plan, LABELS, device=settings.device, seed=0, dtype=settings.dtype, execution=execution, announce=print
+    )
+
+
+def _plan_dataset(settings: GpuSettings) -> RunFolder:
+    run = RunFolder(settings.work / "run")
+    settings.run(["-m", "autoseg", "plan", str(settings.dataset), "--run", str(run.root)])
+    return run
+
+
+def _time_convolution(
+    settings: GpuSettings, module: nn.Module, shape: torch.Size, *, dtype: torch.dtype, layout: torch.memory_format
+) -> float:
+    """Times forward and backward pass of a convolution alone."""
+    module = module.to(settings.device, dtype, memory_format=layout)  # type: ignore[call-overload]
+    image = torch.randn(shape, device=settings.device, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    gradient = torch.ones_like(module(image))
+    return _time(settings, lambda: torch.autograd.grad(module(image), [image, *module.parameters()], gradient)[0])
+
+
+def _time(settings: GpuSettings, work: Callable[[], Any]) -> float:
+    """Returns the seconds of a repetition; the device is waited for only before the first and after the last."""
+    for _ in range(min(4, settings.steps)):  # kernels are chosen, a step is captured
+        work()
+    begin = _read_clock(settings.device)
+    for _ in range(settings.steps):
+        work()
+    return (_read_clock(settings.device) - begin) / settings.steps
+
+
+def _read_clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()

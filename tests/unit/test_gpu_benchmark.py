@@ -1,0 +1,57 @@
+"""The program that measures a GPU runs, with tiny networks on the CPU."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from builders.threads import use_one_thread
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from benchmarks import gpu
+
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
+
+
+def run(*parts):
+    gpu.main(["--tiny", "--device", "cpu", "--peer", "nowhere", "--only", *parts])
+
+
+def test_parts_without_a_data_set_print_their_rows(capsys):
+    run("step-2d", "floor", "prediction")
+    printed = capsys.readouterr().out
+    for row in (
+        "| step 2d | channels ",
+        "| convolutions 128 | best of each |",
+        "| first convolution | padded to 8 channels |",
+    ):
+        assert row in printed
+    assert printed.count("in the network |") == 2
+    assert "is not measured" not in printed
+    assert "a synthetic dataset takes its place" in printed
+
+
+def test_parts_that_run_commands_say_what_is_missing_and_do_not_stop_the_next(capsys, monkeypatch):
+    commands = []
+
+    def answer(arguments):
+        commands.append(arguments)
+        if "plan" in arguments and "lite" not in arguments:
+            msg = "no space left"
+            raise RuntimeError(msg)
+        return "what was printed"
+
+    monkeypatch.setattr(gpu, "run_python", answer)
+    run("batches", "waiting", "dice")
+    printed = capsys.readouterr().out
+    assert "batches is not measured: RuntimeError: no space left" in printed
+    assert "nowhere holds no nnU-Net: it is not compared" in printed
+    assert printed.count("what was printed") == 2
+    modules = [command[1] for command in commands]
+    assert modules == ["autoseg", "benchmarks.training_step", "autoseg", "autoseg"]
+
+
+def test_every_part_has_a_row_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    names = {"step-..." if name.startswith("step-") else name for name in gpu.PARTS}
+    assert all(f"| `{name}` |" in page for name in names)
