@@ -13,7 +13,6 @@ from math import radians, tan
 from typing import Final
 
 import numpy as np
-import torch
 from batchgenerators.augmentations.utils import (
     interpolate_img,
     rotate_coords_2d,
@@ -24,11 +23,11 @@ from jaxtyping import Bool, Float32, Float64, Int16, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import DeformationPlan, WarpPlan
+from autoseg.plan.elastic import ElasticPlan
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.training.augmentation.displacements import compute_displacements, draw_displacements
-from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, WORD
+from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, draw_key, join_words
 from autoseg.training.augmentation.tensors.resampling import compute_matrices, resample_cuts
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
 from autoseg.training.augmentation.transform import (
     Patches,
     Sample,
@@ -127,30 +126,30 @@ class Spatial(Transform):
             keys=keys,
         )
 
-    def warp(self, cuts: Patches, parameters: BatchSpatialParameters) -> Patches:
-        """Warps the enlarged cuts of those samples of a batch that are changed, and crops them."""
-        if len(cuts.image) == 0:
-            return cuts
-        image, label_maps = resample_cuts(
-            cuts.image,
-            cuts.label_maps,
-            parameters.matrices[parameters.is_warped],
-            self.patch_voxels,
-            displacements=self._compute_displacements(parameters, cuts.image.device),
-        )
-        return Patches(image=image, label_maps=label_maps)
+    def list_arrays(self, parameters: BatchSpatialParameters) -> tuple[np.ndarray, ...]:
+        """Lists what the device needs of the warped samples: their numbers, matrices, keys, and standard deviations of
+        the displacements."""
+        warped = np.flatnonzero(parameters.is_warped)
+        std_voxels = parameters.is_elastic[warped] * (0.0 if self._elastic is None else self._elastic.std_voxels)
+        return warped, parameters.matrices[warped], join_words(parameters.keys[warped]), std_voxels
 
-    def _compute_displacements(self, parameters: BatchSpatialParameters, device: torch.device) -> Tensor | None:
-        """Computes the displacements of the warped samples, zero for those that are not deformed elastically; None if
-        no sample is."""
-        elastic = self.plan.elastic if isinstance(self.plan, DeformationPlan) else None
-        deformed = np.flatnonzero(parameters.is_elastic[parameters.is_warped])
-        if elastic is None or len(deformed) == 0:
-            return None
-        axes = self._warped_axes
-        moved = compute_displacements(parameters.keys[parameters.is_elastic], elastic, axes, device)
-        still = torch.zeros((int(parameters.is_warped.sum()), len(axes), *axes), device=device)
-        return still.index_copy_(0, copy_to_device(deformed, device), moved)
+    def warp(self, patches: Patches, cuts: Patches, arrays: Sequence[Tensor]) -> Patches:
+        """Warps the enlarged cuts of those samples of a batch that are changed, crops them, and puts them among the
+        patches."""
+        warped, matrices, keys, std_voxels = arrays
+        if len(warped) == 0:
+            return patches
+        plan, axes = self._elastic, self._warped_axes
+        moved = None if plan is None else compute_displacements(plan, axes, keys=keys, std_voxels=std_voxels)
+        image, label_maps = resample_cuts(cuts.image, cuts.label_maps, matrices, self.patch_voxels, displacements=moved)
+        return Patches(
+            image=patches.image.index_copy_(0, warped, image),
+            label_maps=patches.label_maps.index_copy_(0, warped, label_maps),
+        )
+
+    @property
+    def _elastic(self) -> ElasticPlan | None:
+        return self.plan.elastic if isinstance(self.plan, DeformationPlan) else None
 
     @property
     def _warped_axes(self) -> tuple[int, ...]:
@@ -177,7 +176,7 @@ class Spatial(Transform):
         leaning, towards = generator.permutation(dimensions)[:2].tolist()
         degrees = generator.uniform(-plan.shear_limit_degrees, plan.shear_limit_degrees)
         shear = compute_shear(dimensions, leaning, towards, degrees=degrees if is_sheared else 0.0)
-        return shear, np.asarray(is_elastic), generator.integers(WORD, size=KEY_WORDS, endpoint=True)
+        return shear, np.asarray(is_elastic), draw_key(generator)
 
     def _resample(self, arrays: Sequence[np.ndarray], parameters: SpatialParameters) -> tuple[np.ndarray, ...]:
         """Interpolates every slice (in plane only) or the whole volume of image and label maps at the same source

@@ -3,7 +3,8 @@
 A transform has one form for worker processes, which changes one sample in numpy arrays and draws from the global
 generators of numpy and `random` (as batchgenerators does), and mostly one for a device, which changes a whole batch in
 tensors. There, parameters are drawn apart from their application, on the CPU and from generators of the samples' own:
-so they depend neither on the device nor on the batch, and which samples change is known without asking the device.
+so they depend neither on the device nor on the batch. All transforms change the whole batch, with parameters that leave
+a sample as it is where it is not to be changed: the number of operations and their shapes are always the same.
 """
 
 from abc import ABC, abstractmethod
@@ -94,10 +95,20 @@ class DeviceTransform(Transform, Generic[Parameters]):
         """Draws the parameters of all samples of a batch; also those that will not be used, so that no value depends
         on another decision."""
 
+    def list_arrays(self, parameters: Parameters) -> tuple[np.ndarray, ...]:
+        """Lists what the device needs of the parameters; the arrays of all transforms are copied to it in one copy."""
+        return ()
+
     @abstractmethod
-    def change_patches(self, patches: Patches, parameters: Parameters) -> Patches:
+    def change_patches(self, patches: Patches, parameters: Parameters, *arrays: Tensor) -> Patches:
         """Applies the parameters to all samples of a batch at once; never waits for the device where it can do
-        without."""
+        without.
+
+        Args:
+            patches: All samples.
+            parameters: Drawn on the CPU.
+            *arrays: Those of `list_arrays`, on the device; floats in single precision.
+        """
 
 
 AnyDeviceTransform = DeviceTransform[Any]
