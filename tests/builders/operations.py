@@ -1,25 +1,27 @@
-"""Counts of the operations that a device would be given, taken on the CPU."""
+"""Records of the operations that a device would be given, taken on the CPU."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # They compute nothing and start nothing on a device.
 FREE_OPERATIONS: Final = frozenset({"aten.empty", "aten._unsafe_view", "aten.lift_fresh", "aten.detach"})
+Operation = tuple[str, tuple[tuple[int, ...], ...]]
 
 
-class OperationCount(TorchDispatchMode):
-    """Counts operations by name while it is active; views are left out.
+class OperationRecord(TorchDispatchMode):
+    """Records operations while it is active; views are left out.
 
     Attributes:
-        counts: How often each operation was called.
+        operations: The name of each operation, and the shapes of what it takes.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts: Counter[str] = Counter()
+        self.operations: list[Operation] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -29,15 +31,16 @@ class OperationCount(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs the operation, and counts it."""
+        """Runs the operation, and records it."""
         name = str(function.overloadpacket)
         if not function.is_view and name not in FREE_OPERATIONS:
-            self.counts[name] += 1
+            shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+            self.operations.append((name, shapes))
         return function(*args, **(kwargs or {}))
 
 
-def count_operations(work: Callable[[], object]) -> Counter[str]:
-    """Counts the operations of some work."""
-    with OperationCount() as count:
+def record_operations(work: Callable[[], object]) -> list[Operation]:
+    """Records the operations of some work, in their order."""
+    with OperationRecord() as record:
         work()
-    return count.counts
+    return record.operations

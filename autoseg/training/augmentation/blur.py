@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from autoseg.plan.augmentation import BlurPlan
+from autoseg.training.augmentation.factors import scale_to
 from autoseg.training.augmentation.tensors.axis_matrices import (
     apply_along_axes,
     compute_blur_kernels,
@@ -43,7 +44,13 @@ class Blur(DeviceTransform[Sigmas]):
 
     def draw(self, draws: SampleDraws) -> Sigmas:
         """Draws standard deviations; all zero: no blur."""
-        return np.stack([self._draw_sample(generator, draws.channels) for generator in draws.generators])
+        channels, axes = draws.channels, len(self.patch_voxels)
+        numbers = draws.random(1 + channels + channels * axes)
+        is_blurred = (numbers[:, :1] < self.plan.probability) & (
+            numbers[:, 1 : 1 + channels] < self.plan.channel_probability
+        )
+        sigmas = scale_to(numbers[:, 1 + channels :], self.plan.sigma_range_voxels).reshape(-1, channels, axes)
+        return np.where(is_blurred[:, :, None], sigmas, 0)
 
     def list_arrays(self, parameters: Sigmas) -> tuple[np.ndarray, ...]:
         """Lists the kernels of the channels one after the other, and which channels are blurred."""
@@ -55,13 +62,6 @@ class Blur(DeviceTransform[Sigmas]):
         """Blurs the channels whose standard deviations are not zero."""
         image = blur(view_rows(patches.image), *arrays)
         return Patches(image=image.view(patches.image.shape), label_maps=patches.label_maps)
-
-    def _draw_sample(self, generator: np.random.Generator, channels: int) -> Float64[np.ndarray, "channel axis"]:
-        is_blurred = np.asarray(generator.random() < self.plan.probability) & (
-            generator.random((channels, 1)) < self.plan.channel_probability
-        )
-        size = (channels, len(self.patch_voxels))
-        return np.where(is_blurred, generator.uniform(*self.plan.sigma_range_voxels, size=size), 0)
 
 
 def blur(

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import LowResolutionPlan
+from autoseg.training.augmentation.factors import scale_to
 from autoseg.training.augmentation.tensors.rows import view_rows
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws, is_slice_wise
 
@@ -41,7 +42,12 @@ class LowResolution(DeviceTransform[Zooms]):
 
     def draw(self, draws: SampleDraws) -> Zooms:
         """Draws zooms; 1: unchanged."""
-        return np.stack([self._draw_sample(generator, draws.channels) for generator in draws.generators])
+        channels = draws.channels
+        numbers = draws.random(1 + 2 * channels)
+        is_coarse = (numbers[:, :1] < self.plan.probability) & (
+            numbers[:, 1 : 1 + channels] < self.plan.channel_probability
+        )
+        return np.where(is_coarse, scale_to(numbers[:, 1 + channels :], self.plan.zoom_range), 1)
 
     def list_arrays(self, parameters: Zooms) -> tuple[np.ndarray, ...]:
         """Lists where each voxel along each axis gets its value from, as `find_sources` does."""
@@ -52,12 +58,6 @@ class LowResolution(DeviceTransform[Zooms]):
         """Changes all channels; those whose zoom is 1 stay exactly as they are."""
         image = simulate_low_resolution(view_rows(patches.image), arrays)
         return Patches(image=image.view(patches.image.shape), label_maps=patches.label_maps)
-
-    def _draw_sample(self, generator: np.random.Generator, channels: int) -> Float64[np.ndarray, " channel"]:
-        is_coarse = np.asarray(generator.random() < self.plan.probability) & (
-            generator.random(channels) < self.plan.channel_probability
-        )
-        return np.where(is_coarse, generator.uniform(*self.plan.zoom_range, size=channels), 1)
 
     @property
     def _first_axis(self) -> int:

@@ -35,7 +35,7 @@ class Mirror(DeviceTransform[Flips]):
         """Draws which axes are flipped."""
         dimensions = len(self.patch_voxels)
         is_allowed = np.isin(np.arange(dimensions), self.plan.axes)
-        return np.stack([(generator.random(dimensions) < 0.5) & is_allowed for generator in draws.generators])
+        return (draws.random(dimensions) < 0.5) & is_allowed
 
     def list_arrays(self, parameters: Flips) -> tuple[np.ndarray, ...]:
         """Lists which voxel each voxel of a flipped patch shows, as one part of its flat index for each axis."""

@@ -8,7 +8,8 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import NoisePlan
-from autoseg.training.augmentation.tensors.counter_random import draw_key, draw_normal, join_words
+from autoseg.training.augmentation.factors import scale_to
+from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, draw_normal, join_words
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 
@@ -38,8 +39,9 @@ class Noise(DeviceTransform[NoiseParameters]):
 
     def draw(self, draws: SampleDraws) -> NoiseParameters:
         """Draws a standard deviation and a key for each sample."""
-        drawn = [self._draw_sample(generator) for generator in draws.generators]
-        return NoiseParameters(std=np.stack([std for std, _ in drawn]), key=np.stack([key for _, key in drawn]))
+        numbers = draws.random(2)
+        std = np.where(numbers[:, 0] < self.plan.probability, scale_to(numbers[:, 1], self.plan.std_range), 0)
+        return NoiseParameters(std=std, key=draws.words(KEY_WORDS))
 
     def list_arrays(self, parameters: NoiseParameters) -> tuple[np.ndarray, ...]:
         """Lists standard deviations and keys."""
@@ -49,11 +51,6 @@ class Noise(DeviceTransform[NoiseParameters]):
         """Adds noise to the samples that have a standard deviation above 0."""
         std, key = arrays
         return Patches(image=add_gaussian_noise(patches.image, std, key), label_maps=patches.label_maps)
-
-    def _draw_sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        is_noisy = np.asarray(generator.random() < self.plan.probability)
-        std = np.where(is_noisy, generator.uniform(*self.plan.std_range), 0)
-        return std, draw_key(generator)
 
 
 def add_gaussian_noise(

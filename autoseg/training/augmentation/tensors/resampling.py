@@ -98,11 +98,12 @@ def _turn_in_plane(angles: Float64[np.ndarray, " batch"]) -> Float64[np.ndarray,
 
 def _turn_about_axes(angles: Float64[np.ndarray, "batch 3"]) -> Float64[np.ndarray, "batch 3 3"]:
     """Computes rotation matrices with the sense of rotation of batchgenerators in each plane."""
-    first, second, third = (np.tile(np.eye(3), (len(angles), 1, 1)) for _ in range(3))
+    first, second, third = np.tile(np.eye(3), (3, len(angles), 1, 1))
     first[:, 1:, 1:] = _turn_in_plane(angles[:, 0])
     second[:, ::2, ::2] = _turn_in_plane(-angles[:, 1])
     third[:, :2, :2] = _turn_in_plane(angles[:, 2])
-    return third @ second @ first
+    rotations: Float64[np.ndarray, "batch 3 3"] = third @ second @ first
+    return rotations
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,6 @@
 """Images as rows: the channels of all samples of a batch, each changed by its own parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import Final
 
@@ -19,17 +19,6 @@ SPREAD_EPSILON: Final = 1e-8
 def view_rows(image: Float32[Tensor, "batch channel *space"]) -> Float32[Tensor, " row *space"]:
     """Views the channels of all samples one after the other, in the same memory; the image must be contiguous."""
     return image.view(-1, *image.shape[2:])
-
-
-def change_some(
-    rows: Float32[Tensor, " row *rest"], is_changed: np.ndarray, change: Callable[[Tensor, np.ndarray], Tensor]
-) -> None:
-    """Replaces some rows, whose numbers `change` gets; the decision never synchronizes with the device."""
-    changed = np.flatnonzero(is_changed)
-    if len(changed) == 0:
-        return
-    index = copy_to_device(changed, rows.device)
-    rows.index_copy_(0, index, change(rows.index_select(0, index), changed))
 
 
 def to_column(values: np.ndarray, rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Copies from RAM to the memory of a device."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -32,8 +33,9 @@ def copy_together(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[
     for part, start in zip(parts, starts, strict=False):
         in_ram[start : start + part.nbytes] = part.reshape(-1).view(np.uint8)
     moved = move_to_device(packed, device)
+    views = {part.dtype: moved.view(_find_dtype(part)) for part in parts}
     return [
-        moved[start : start + part.nbytes].view(_find_dtype(part)).view(part.shape)
+        views[part.dtype].as_strided(part.shape, _list_strides(part.shape), start // part.itemsize)
         for part, start in zip(parts, starts, strict=False)
     ]
 
@@ -48,6 +50,10 @@ def move_to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _to_single_precision(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _list_strides(shape: tuple[int, ...]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def _find_dtype(array: NDArray[Any]) -> torch.dtype:

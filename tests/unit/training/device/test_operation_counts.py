@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from builders.geometries import build_geometry
-from builders.operations import count_operations
+from builders.operations import record_operations
 from builders.plans import build_configuration
 
 from autoseg.dataset.folds import Fold
@@ -54,10 +54,10 @@ def write_cases(folder):
         write_case(folder, name, case, locations=locations, patch_voxels=(16, 16, 16))
 
 
-def count_batches(source, batches=3):
-    """Counts the operations of some batches, without the copy to the device."""
+def record_batches(source, batches):
+    """Records the operations of some batches, without the copy to the device."""
     keys = [BatchKey(stream="training", epoch=0, iteration=number) for number in range(batches)]
-    return [count_operations(lambda key=key: source.make_batch(key)) for key in keys]
+    return [record_operations(lambda key=key: source.make_batch(key)) for key in keys]
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,22 @@ def count_batches(source, batches=3):
         ({9: (56, 40), 2: (24, 24), 49: (24, 24)}, 121),
     ],
 )
-def test_a_batch_costs_few_operations_whatever_its_size(build, patches, most):
+def test_a_batch_costs_few_operations_whatever_its_size_and_none_waits(build, patches, most):
     for batch_size, patch in patches.items():
-        counts = count_batches(build(patch, batch_size))
-        totals = [sum(count.values()) + COPIES for count in counts]
+        records = record_batches(build(patch, batch_size), 3)
         interpolation = f"aten.grid_sampler_{len(patch)}d"
-        assert max(totals) == most <= LIMIT
-        assert {total for total, count in zip(totals, counts, strict=True) if interpolation in count} == {most}
-        assert not WAITING & set().union(*counts)
+        for names in ([name for name, _ in record] for record in records):
+            assert len(names) + COPIES <= most <= LIMIT
+            assert (len(names) + COPIES == most) is (interpolation in names)
+            assert WAITING.isdisjoint(names)
+
+
+def test_operations_and_their_shapes_depend_on_the_number_of_warped_patches_alone(build):
+    records = record_batches(build((12, 12), 3), 16)
+    by_warped = {}
+    for record in records:
+        shapes = next((shapes for name, shapes in record if name == "aten.grid_sampler_2d"), ((0,),))
+        by_warped.setdefault(shapes[0][0], []).append(record)
+    assert set(by_warped) >= {0, 1, 2}
+    assert all(record == alike[0] for alike in by_warped.values() for record in alike)
+    assert max(map(len, by_warped.values())) > 2
