@@ -95,6 +95,7 @@ ALLOWED = {
         "ahead.popleft().result": OWN_THREAD,
         "pool.shutdown": OWN_THREAD,
     },
+    "autoseg.training.data.case_store": {"ThreadPoolExecutor": OWN_THREAD},
     "autoseg.training.data.held_cases": {"ThreadPoolExecutor": OWN_THREAD},
     "autoseg.processes.library_output": {"threading.Lock": OWN_LOCK},
     "autoseg.training.monitoring.late_losses": {"copied.synchronize": DEVICE},

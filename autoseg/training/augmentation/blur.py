@@ -7,14 +7,19 @@ nnU-Net uses today reach about 3 and mirror about the centre of the outermost vo
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from batchgenerators.augmentations.noise_augmentations import augment_gaussian_blur
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from autoseg.plan.augmentation import BlurPlan
-from autoseg.training.augmentation.tensors.axis_matrices import apply_along_axis, compute_blur_matrices
-from autoseg.training.augmentation.tensors.rows import change_some, view_rows
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.factors import scale_to
+from autoseg.training.augmentation.tensors.axis_matrices import (
+    apply_along_axes,
+    compute_blur_kernels,
+    compute_blur_matrices,
+)
+from autoseg.training.augmentation.tensors.rows import expand_column, view_rows
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 Sigmas = Float64[np.ndarray, "batch channel axis"]
@@ -39,30 +44,31 @@ class Blur(DeviceTransform[Sigmas]):
 
     def draw(self, draws: SampleDraws) -> Sigmas:
         """Draws standard deviations; all zero: no blur."""
-        return np.stack([self._draw_sample(generator, draws.channels) for generator in draws.generators])
-
-    def change_patches(self, patches: Patches, parameters: Sigmas) -> Patches:
-        """Blurs the channels whose standard deviations are not zero."""
-        rows = view_rows(patches.image)
-        blur(rows, parameters.reshape(len(rows), -1))
-        return patches
-
-    def _draw_sample(self, generator: np.random.Generator, channels: int) -> Float64[np.ndarray, "channel axis"]:
-        is_blurred = np.asarray(generator.random() < self.plan.probability) & (
-            generator.random((channels, 1)) < self.plan.channel_probability
+        channels, axes = draws.channels, len(self.patch_voxels)
+        numbers = draws.random(1 + channels + channels * axes)
+        is_blurred = (numbers[:, :1] < self.plan.probability) & (
+            numbers[:, 1 : 1 + channels] < self.plan.channel_probability
         )
-        size = (channels, len(self.patch_voxels))
-        return np.where(is_blurred, generator.uniform(*self.plan.sigma_range_voxels, size=size), 0)
+        sigmas = scale_to(numbers[:, 1 + channels :], self.plan.sigma_range_voxels).reshape(-1, channels, axes)
+        return np.where(is_blurred[:, :, None], sigmas, 0)
+
+    def list_arrays(self, parameters: Sigmas) -> tuple[np.ndarray, ...]:
+        """Lists the kernels of the channels one after the other, and which channels are blurred."""
+        sigmas = parameters.reshape(-1, parameters.shape[-1])
+        kernels = compute_blur_kernels(sigmas, largest_sigma_voxels=self.plan.sigma_range_voxels[1])
+        return kernels, sigmas[:, 0] > 0
+
+    def change_patches(self, patches: Patches, parameters: Sigmas, *arrays: Tensor) -> Patches:
+        """Blurs the channels whose standard deviations are not zero."""
+        image = blur(view_rows(patches.image), *arrays)
+        return Patches(image=image.view(patches.image.shape), label_maps=patches.label_maps)
 
 
-def blur(rows: Float32[Tensor, " row *space"], sigmas_voxels: Float64[np.ndarray, "row axis"]) -> None:
-    """Blurs with a Gaussian of a standard deviation per row and axis, in place."""
-
-    def change(some: Tensor, changed: np.ndarray) -> Tensor:
-        largest = float(sigmas_voxels[changed].max())
-        for axis, extent in enumerate(some.shape[1:]):
-            sigmas = copy_to_device(sigmas_voxels[changed, axis].astype(np.float32), rows.device)
-            some = apply_along_axis(some, compute_blur_matrices(sigmas, extent, largest_sigma_voxels=largest), axis)
-        return some
-
-    change_some(rows, sigmas_voxels.max(axis=1) > 0, change)
+def blur(
+    rows: Float32[Tensor, " row *space"],
+    kernels: Float32[Tensor, "row axis distance"],
+    is_blurred: Bool[Tensor, " row"],
+) -> Float32[Tensor, " row *space"]:
+    """Blurs some rows, each axis by a kernel of its own."""
+    blurred = apply_along_axes(rows, compute_blur_matrices(kernels, tuple(rows.shape[1:])))
+    return torch.where(expand_column(is_blurred, rows), blurred, rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autoseg.plan.augmentation import BrightnessPlan
 from autoseg.training.augmentation.factors import draw_around_one, draw_factors
-from autoseg.training.augmentation.tensors.rows import change_some, to_column, view_rows
+from autoseg.training.augmentation.tensors.rows import expand_column, view_rows
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 Factors = Float64[np.ndarray, "batch channel"]
@@ -36,12 +36,16 @@ class Brightness(DeviceTransform[Factors]):
         """Draws factors; 1: unchanged."""
         return draw_factors(draws, self.plan.probability, self.plan.factor_range)
 
-    def change_patches(self, patches: Patches, parameters: Factors) -> Patches:
-        """Multiplies the channels whose factor is not 1."""
-        adjust_brightness(view_rows(patches.image), parameters.ravel())
+    def list_arrays(self, parameters: Factors) -> tuple[np.ndarray, ...]:
+        """Lists the factors."""
+        return (parameters,)
+
+    def change_patches(self, patches: Patches, parameters: Factors, *arrays: Tensor) -> Patches:
+        """Multiplies all channels."""
+        adjust_brightness(view_rows(patches.image), *arrays)
         return patches
 
 
-def adjust_brightness(rows: Float32[Tensor, " row *space"], factors: Float64[np.ndarray, " row"]) -> None:
+def adjust_brightness(rows: Float32[Tensor, " row *space"], factors: Float32[Tensor, "*row"]) -> None:
     """Multiplies each row by its factor, in place."""
-    change_some(rows, factors != 1, lambda some, changed: some * to_column(factors[changed], some))
+    rows.mul_(expand_column(factors, rows))

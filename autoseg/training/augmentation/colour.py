@@ -11,13 +11,12 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from autoseg.plan.augmentation import HuePlan, SaturationPlan
 from autoseg.training.augmentation.factors import draw_around_one
-from autoseg.training.augmentation.tensors.rows import change_some
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.tensors.rows import expand_column
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 Matrices = Float64[np.ndarray, "batch 3 3"]
@@ -41,10 +40,13 @@ class Saturation(DeviceTransform[Matrices]):
         """Draws a matrix for each sample; the unit matrix: unchanged."""
         return np.stack([self._draw_sample(generator) for generator in draws.generators])
 
-    def change_patches(self, patches: Patches, parameters: Matrices) -> Patches:
+    def list_arrays(self, parameters: Matrices) -> tuple[np.ndarray, ...]:
+        """Lists the matrices, and which samples they change."""
+        return list_mixing(parameters)
+
+    def change_patches(self, patches: Patches, parameters: Matrices, *arrays: Tensor) -> Patches:
         """Changes the samples whose matrix is not the unit matrix."""
-        mix_channels(patches.image, parameters)
-        return patches
+        return Patches(image=mix_channels(patches.image, *arrays), label_maps=patches.label_maps)
 
     def _draw_sample(self, generator: np.random.Generator) -> np.ndarray:
         lower, upper = self.plan.factor_range
@@ -75,10 +77,13 @@ class Hue(DeviceTransform[Matrices]):
             [compute_mixing(1.0, degrees if chance < self.plan.probability else 0.0) for chance, degrees in drawn]
         )
 
-    def change_patches(self, patches: Patches, parameters: Matrices) -> Patches:
+    def list_arrays(self, parameters: Matrices) -> tuple[np.ndarray, ...]:
+        """Lists the matrices, and which samples they change."""
+        return list_mixing(parameters)
+
+    def change_patches(self, patches: Patches, parameters: Matrices, *arrays: Tensor) -> Patches:
         """Changes the samples whose matrix is not the unit matrix."""
-        mix_channels(patches.image, parameters)
-        return patches
+        return Patches(image=mix_channels(patches.image, *arrays), label_maps=patches.label_maps)
 
 
 def compute_mixing(saturation: float, hue_degrees: float) -> Float64[np.ndarray, "3 3"]:
@@ -99,11 +104,16 @@ def mix_sample(
     return mixed
 
 
-def mix_channels(image: Float32[Tensor, "batch 3 *space"], matrices: Matrices) -> None:
-    """Multiplies the channels of every voxel by the matrix of its sample, in place."""
+def list_mixing(matrices: Matrices) -> tuple[np.ndarray, ...]:
+    """Lists what `mix_channels` needs: the matrices, and which of them are not the unit matrix."""
+    return matrices, (matrices != np.eye(3)).any(axis=(1, 2))
 
-    def change(samples: Tensor, changed: np.ndarray) -> Tensor:
-        factors = copy_to_device(matrices[changed].astype(np.float32), image.device)
-        return torch.bmm(factors, samples.flatten(2)).view_as(samples)
 
-    change_some(image, (matrices != np.eye(3)).any(axis=(1, 2)), change)
+def mix_channels(
+    image: Float32[Tensor, "batch 3 *space"],
+    matrices: Float32[Tensor, "batch 3 3"],
+    is_changed: Bool[Tensor, " batch"],
+) -> Float32[Tensor, "batch 3 *space"]:
+    """Multiplies the channels of every voxel of some samples by a matrix."""
+    mixed = torch.bmm(matrices, image.flatten(2)).view_as(image)
+    return torch.where(expand_column(is_changed, image), mixed, image)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from batchgenerators.augmentations.color_augmentations import augment_contrast
 from jaxtyping import Float32, Float64
 from torch import Tensor
@@ -10,10 +11,8 @@ from torch import Tensor
 from autoseg.plan.augmentation import ContrastPlan
 from autoseg.training.augmentation.factors import draw_factors
 from autoseg.training.augmentation.tensors.rows import (
-    change_some,
+    expand_column,
     find_limits,
-    measure_moments,
-    to_column,
     view_rows,
 )
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
@@ -36,18 +35,18 @@ class Contrast(DeviceTransform[Factors]):
         """Draws factors; 1: unchanged."""
         return draw_factors(draws, self.plan.probability, self.plan.factor_range)
 
-    def change_patches(self, patches: Patches, parameters: Factors) -> Patches:
-        """Scales the channels whose factor is not 1."""
-        adjust_contrast(view_rows(patches.image), parameters.ravel())
+    def list_arrays(self, parameters: Factors) -> tuple[np.ndarray, ...]:
+        """Lists the factors."""
+        return (parameters,)
+
+    def change_patches(self, patches: Patches, parameters: Factors, *arrays: Tensor) -> Patches:
+        """Scales all channels; those whose factor is 1 stay exactly as they are."""
+        adjust_contrast(view_rows(patches.image), *arrays)
         return patches
 
 
-def adjust_contrast(rows: Float32[Tensor, " row *space"], factors: Float64[np.ndarray, " row"]) -> None:
+def adjust_contrast(rows: Float32[Tensor, " row *space"], factors: Float32[Tensor, "*row"]) -> None:
     """Scales the values about their mean and keeps them within their former range, in place."""
-
-    def change(some: Tensor, changed: np.ndarray) -> Tensor:
-        lowest, highest = find_limits(some)
-        mean, _ = measure_moments(some)
-        return ((some - mean) * to_column(factors[changed], some) + mean).clamp(lowest, highest)
-
-    change_some(rows, factors != 1, change)
+    lowest, highest = find_limits(rows)
+    mean = rows.mean(tuple(range(1, rows.ndim)), keepdim=True)
+    torch.lerp(mean, rows, expand_column(factors, rows), out=rows).clamp_(lowest, highest)

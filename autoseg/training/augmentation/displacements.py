@@ -5,8 +5,9 @@ grid by cubic splines, or from a number for each voxel by a Gaussian. So one mat
 and on a device alike.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from math import ceil
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from autoseg.plan.elastic import CoarseGridField, ElasticPlan, SmoothedField, SpacedGridField
 from autoseg.training.augmentation.tensors.counter_random import draw_normal
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.tensors.transfer import copy_together
 
 Basis = Float64[np.ndarray, "extent node"]
 
@@ -36,7 +37,7 @@ def _spread_nodes(plan: CoarseGridField, extent: int) -> Basis:
 
 def _space_nodes(plan: SpacedGridField, extent: int) -> Basis:
     """Places nodes at a fixed distance, about the centre of a patch, so that they enclose it."""
-    count = ceil((extent - 1) / plan.spacing_voxels) + 1
+    count = math.ceil((extent - 1) / plan.spacing_voxels) + 1
     return _interpolate((extent - 1) / 2 + plan.spacing_voxels * (np.arange(count) - (count - 1) / 2), extent)
 
 
@@ -74,14 +75,23 @@ def draw_displacements(plan: ElasticPlan, extents: Sequence[int]) -> Float64[np.
     return field
 
 
+@lru_cache(maxsize=16)
+def _hold_bases(plan: ElasticPlan, extents: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """Computes the bases once; they stay on the device."""
+    return copy_together(compute_bases(plan, extents), device)
+
+
 def compute_displacements(
-    keys: Int64[np.ndarray, "sample 4"], plan: ElasticPlan, extents: Sequence[int], device: torch.device
+    plan: ElasticPlan,
+    extents: tuple[int, ...],
+    *,
+    keys: Int64[Tensor, " sample"],
+    std_voxels: Float32[Tensor, " sample"],
 ) -> Float32[Tensor, "sample axis *space"]:
-    """Computes the displacements that follow from keys, one for each sample, on a device."""
-    bases = [copy_to_device(basis.astype(np.float32), device) for basis in compute_bases(plan, extents)]
+    """Computes the displacements that follow from keys, with a standard deviation for each sample, on a device."""
+    bases = _hold_bases(plan, extents, keys.device)
     nodes = [basis.shape[1] for basis in bases]
-    numbers = draw_normal(copy_to_device(keys, device), len(extents) * int(np.prod(nodes)))
-    field = numbers.view(len(keys), len(extents), *nodes) * plan.std_voxels
+    field = draw_normal(keys, len(extents) * math.prod(nodes), std_voxels).view(len(keys), len(extents), *nodes)
     for axis, basis in enumerate(bases, start=2):
         field = torch.movedim(torch.tensordot(field, basis, dims=([axis], [1])), -1, axis)
     return field

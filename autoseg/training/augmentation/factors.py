@@ -19,17 +19,17 @@ def draw_factors(
     draws: SampleDraws, probability: float, limits: tuple[float, float]
 ) -> Float64[np.ndarray, "batch channel"]:
     """Draws from the distribution of `draw_around_one` for the samples of a batch; 1: the sample is unchanged."""
-    drawn = [_draw_sample(generator, probability, limits, channels=draws.channels) for generator in draws.generators]
-    return np.stack(drawn)
-
-
-def _draw_sample(
-    generator: np.random.Generator, probability: float, limits: tuple[float, float], *, channels: int
-) -> Float64[np.ndarray, " channel"]:
-    is_changed = np.asarray(generator.random() < probability)
-    lower, upper = limits
-    is_below, position = generator.random(channels) < 0.5, generator.random(channels)
+    numbers, (lower, upper) = draws.random(1 + 2 * draws.channels), limits
+    is_changed = numbers[:, :1] < probability
+    is_below, position = numbers[:, 1 : 1 + draws.channels] < 0.5, numbers[:, 1 + draws.channels :]
     if not lower < 1 < upper:
-        return np.where(is_changed, lower + position * (upper - lower), 1)
-    factors = np.where(is_below, lower + position * (1 - lower), 1 + position * (upper - 1))
+        return np.where(is_changed, scale_to(position, limits), 1)
+    factors = np.where(is_below, scale_to(position, (lower, 1.0)), scale_to(position, (1.0, upper)))
     return np.where(is_changed, factors, 1)
+
+
+def scale_to(numbers: Float64[np.ndarray, "*number"], limits: tuple[float, float]) -> Float64[np.ndarray, "*number"]:
+    """Scales numbers between 0 and 1 to a range."""
+    lower, upper = limits
+    scaled: Float64[np.ndarray, "*number"] = lower + numbers * (upper - lower)
+    return scaled

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from batchgenerators.augmentations.color_augmentations import augment_gamma
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from autoseg.plan.augmentation import GammaPlan
@@ -12,10 +13,9 @@ from autoseg.training.augmentation.factors import draw_factors
 from autoseg.training.augmentation.tensors.rows import (
     RANGE_EPSILON,
     SPREAD_EPSILON,
-    change_some,
+    expand_column,
     find_limits,
     measure_moments,
-    to_column,
     view_rows,
 )
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
@@ -44,28 +44,29 @@ class Gamma(DeviceTransform[Exponents]):
         """Draws exponents; 1: unchanged."""
         return draw_factors(draws, self.plan.probability, self.plan.exponent_range)
 
-    def change_patches(self, patches: Patches, parameters: Exponents) -> Patches:
+    def list_arrays(self, parameters: Exponents) -> tuple[np.ndarray, ...]:
+        """Lists the exponents, and which channels they change."""
+        return parameters, parameters != 1
+
+    def change_patches(self, patches: Patches, parameters: Exponents, *arrays: Tensor) -> Patches:
         """Changes the channels whose exponent is not 1."""
-        adjust_gamma(view_rows(patches.image), parameters.ravel(), inverted=self.plan.inverted)
-        return patches
+        image = adjust_gamma(view_rows(patches.image), *arrays, inverted=self.plan.inverted)
+        return Patches(image=image.view(patches.image.shape), label_maps=patches.label_maps)
 
 
 def adjust_gamma(
-    rows: Float32[Tensor, " row *space"], exponents: Float64[np.ndarray, " row"], *, inverted: bool
-) -> None:
-    """Raises the values, or the negative ones, to a power, then restores mean and standard deviation, in place."""
-
-    def change(some: Tensor, changed: np.ndarray) -> Tensor:
-        column = to_column(exponents[changed], some)
-        return -_raise_to_power(-some, column) if inverted else _raise_to_power(some, column)
-
-    change_some(rows, exponents != 1, change)
-
-
-def _raise_to_power(rows: Tensor, exponents: Tensor) -> Tensor:
+    rows: Float32[Tensor, " row *space"],
+    exponents: Float32[Tensor, "*row"],
+    is_changed: Bool[Tensor, "*row"],
+    *,
+    inverted: bool,
+) -> Float32[Tensor, " row *space"]:
+    """Raises the values, or the negative ones, to a power, then restores mean and standard deviation."""
     mean, spread = measure_moments(rows)
     lowest, highest = find_limits(rows)
     extent = highest - lowest + RANGE_EPSILON
-    changed = ((rows - lowest) / extent) ** exponents * extent + lowest
-    changed_mean, changed_spread = measure_moments(changed)
-    return (changed - changed_mean) / (changed_spread + SPREAD_EPSILON) * spread + mean
+    powers = ((highest - rows if inverted else rows - lowest) / extent) ** expand_column(exponents, rows)
+    mean_power, spread_power = measure_moments(powers)
+    factor = spread / spread_power.add_(extent.reciprocal_(), alpha=SPREAD_EPSILON)
+    changed = torch.addcmul(mean, powers.sub_(mean_power), factor, value=-1 if inverted else 1)
+    return torch.where(expand_column(is_changed, rows), changed, rows)

@@ -1,20 +1,23 @@
 """Simulated low resolution: downsampling by the nearest voxel, linear upsampling."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from batchgenerators.augmentations.resample_augmentations import augment_linear_downsampling_scipy
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import LowResolutionPlan
-from autoseg.training.augmentation.tensors.axis_matrices import apply_along_axis, compute_low_resolution_matrices
-from autoseg.training.augmentation.tensors.rows import change_some, view_rows
+from autoseg.training.augmentation.factors import scale_to
+from autoseg.training.augmentation.tensors.rows import view_rows
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws, is_slice_wise
 
 DOWN_ORDER: Final = 0
 UP_ORDER: Final = 1
+VALUES_PER_AXIS: Final = 3  # first and second voxel, share of the second
 Zooms = Float64[np.ndarray, "batch channel"]
 
 
@@ -39,33 +42,58 @@ class LowResolution(DeviceTransform[Zooms]):
 
     def draw(self, draws: SampleDraws) -> Zooms:
         """Draws zooms; 1: unchanged."""
-        return np.stack([self._draw_sample(generator, draws.channels) for generator in draws.generators])
-
-    def change_patches(self, patches: Patches, parameters: Zooms) -> Patches:
-        """Changes the channels whose zoom is not 1."""
-        simulate_low_resolution(view_rows(patches.image), parameters.ravel(), first_axis=self._first_axis)
-        return patches
-
-    def _draw_sample(self, generator: np.random.Generator, channels: int) -> Float64[np.ndarray, " channel"]:
-        is_coarse = np.asarray(generator.random() < self.plan.probability) & (
-            generator.random(channels) < self.plan.channel_probability
+        channels = draws.channels
+        numbers = draws.random(1 + 2 * channels)
+        is_coarse = (numbers[:, :1] < self.plan.probability) & (
+            numbers[:, 1 : 1 + channels] < self.plan.channel_probability
         )
-        return np.where(is_coarse, generator.uniform(*self.plan.zoom_range, size=channels), 1)
+        return np.where(is_coarse, scale_to(numbers[:, 1 + channels :], self.plan.zoom_range), 1)
+
+    def list_arrays(self, parameters: Zooms) -> tuple[np.ndarray, ...]:
+        """Lists where each voxel along each axis gets its value from, as `find_sources` does."""
+        extents = self.patch_voxels[self._first_axis :]
+        return tuple(part for extent in extents for part in find_sources(parameters.ravel(), extent))
+
+    def change_patches(self, patches: Patches, parameters: Zooms, *arrays: Tensor) -> Patches:
+        """Changes all channels; those whose zoom is 1 stay exactly as they are."""
+        image = simulate_low_resolution(view_rows(patches.image), arrays)
+        return Patches(image=image.view(patches.image.shape), label_maps=patches.label_maps)
 
     @property
     def _first_axis(self) -> int:
         return int(is_slice_wise(in_plane_only=self.plan.in_plane_only, patch_voxels=self.patch_voxels))
 
 
+def find_sources(
+    zooms: Float64[np.ndarray, " row"], extent: int
+) -> tuple[Int64[np.ndarray, "row extent"], Int64[np.ndarray, "row extent"], Float64[np.ndarray, "row extent"]]:
+    """Finds the two voxels of an axis between which each one is interpolated, and the share of the second one.
+
+    The axis is downsampled to round(extent * zoom) voxels (at least one) by the nearest voxel, then upsampled linearly.
+    """
+    coarse = np.maximum(np.round(zooms * extent), 1).astype(np.int64)[:, None]
+    positions = np.clip((np.arange(extent) + 0.5) * coarse / extent - 0.5, 0, coarse - 1)
+    before = np.floor(positions).astype(np.int64)
+    after = np.minimum(before + 1, coarse - 1)
+    return _find_nearest(before, coarse, extent), _find_nearest(after, coarse, extent), positions - before
+
+
+def _find_nearest(places: np.ndarray, coarse: np.ndarray, extent: int) -> Int64[np.ndarray, "row extent"]:
+    """Finds the voxel of the fine axis at the centre of each voxel of the coarse one."""
+    nearest: Int64[np.ndarray, "row extent"] = (2 * places + 1) * extent // (2 * coarse)
+    return nearest
+
+
 def simulate_low_resolution(
-    rows: Float32[Tensor, " row *space"], zooms: Float64[np.ndarray, " row"], *, first_axis: int
-) -> None:
-    """Simulates a lower resolution along `first_axis` and the following axes, in place."""
-
-    def change(some: Tensor, changed: np.ndarray) -> Tensor:
-        for axis in range(first_axis, some.ndim - 1):
-            matrices = compute_low_resolution_matrices(zooms[changed], some.shape[axis + 1], rows.device)
-            some = apply_along_axis(some, matrices, axis)
-        return some
-
-    change_some(rows, zooms != 1, change)
+    rows: Float32[Tensor, " row *space"], sources: Sequence[Tensor]
+) -> Float32[Tensor, " row *space"]:
+    """Simulates a lower resolution along the last axes; `sources` holds three tensors for each."""
+    axes = len(sources) // VALUES_PER_AXIS
+    for axis, start in enumerate(range(0, len(sources), VALUES_PER_AXIS), start=rows.ndim - axes):
+        first, second, share = (
+            part.view(len(rows), *(-1 if other == axis else 1 for other in range(1, rows.ndim)))
+            for part in sources[start : start + VALUES_PER_AXIS]
+        )
+        before, after = (rows.gather(axis, places.expand(rows.shape)) for places in (first, second))
+        rows = torch.lerp(before, after, share)
+    return rows

@@ -55,7 +55,7 @@ class MaskComponentRemoval(DeviceTransform[RemovalParameters]):
         is_reduced = (drawn.removal < self.plan.probability) & (drawn.label_removal < self.plan.label_probability)
         return RemovalParameters(is_reduced=is_reduced, choice=drawn.choice)
 
-    def change_patches(self, patches: Patches, parameters: RemovalParameters) -> Patches:
+    def change_patches(self, patches: Patches, parameters: RemovalParameters, *arrays: Tensor) -> Patches:
         """Removes a component of the masks of some labels of some samples."""
         if patches.label_maps.shape[1] == 1 or not parameters.is_reduced.any():
             return patches

@@ -70,7 +70,7 @@ class MaskMorphology(DeviceTransform[MorphologyParameters]):
             radius_voxels=lower + (upper - lower) * drawn.radius,
         )
 
-    def change_patches(self, patches: Patches, parameters: MorphologyParameters) -> Patches:
+    def change_patches(self, patches: Patches, parameters: MorphologyParameters, *arrays: Tensor) -> Patches:
         """Changes the masks of some labels of some samples."""
         if patches.label_maps.shape[1] == 1 or not parameters.is_changed.any():
             return patches

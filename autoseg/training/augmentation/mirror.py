@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64, Shaped
+from torch import Tensor
 
 from autoseg.plan.augmentation import MirrorPlan
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.tensors.rows import combine_axes
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 Flips = Bool[np.ndarray, "batch axis"]
@@ -35,13 +35,24 @@ class Mirror(DeviceTransform[Flips]):
         """Draws which axes are flipped."""
         dimensions = len(self.patch_voxels)
         is_allowed = np.isin(np.arange(dimensions), self.plan.axes)
-        return np.stack([(generator.random(dimensions) < 0.5) & is_allowed for generator in draws.generators])
+        return (draws.random(dimensions) < 0.5) & is_allowed
 
-    def change_patches(self, patches: Patches, parameters: Flips) -> Patches:
+    def list_arrays(self, parameters: Flips) -> tuple[np.ndarray, ...]:
+        """Lists which voxel each voxel of a flipped patch shows, as one part of its flat index for each axis."""
+        extents = self.patch_voxels
+        strides = np.cumprod((1, *extents[:0:-1]))[::-1].tolist()
+        places = (np.arange(extent) for extent in extents)
+        return tuple(
+            np.where(parameters[:, axis, None], extents[axis] - 1 - along, along) * strides[axis]
+            for axis, along in enumerate(places)
+        )
+
+    def change_patches(self, patches: Patches, parameters: Flips, *arrays: Tensor) -> Patches:
         """Flips image and label maps of each sample along its own axes."""
-        image, label_maps = patches.image, patches.label_maps
-        for axis in np.flatnonzero(parameters.any(axis=0)).tolist():
-            flag = copy_to_device(parameters[:, axis], image.device).view(-1, 1, *(1,) * parameters.shape[1])
-            image = torch.where(flag, image.flip(axis + 2), image)
-            label_maps = torch.where(flag, label_maps.flip(axis + 2), label_maps)
-        return Patches(image=image, label_maps=label_maps)
+        index = combine_axes(arrays).flatten(1)[:, None]
+        return Patches(image=_reorder(patches.image, index), label_maps=_reorder(patches.label_maps, index))
+
+
+def _reorder(values: Shaped[Tensor, "batch part *space"], index: Int64[Tensor, "batch 1 voxel"]) -> Tensor:
+    flat = values.flatten(2)
+    return flat.gather(2, index.expand(flat.shape)).view(values.shape)

@@ -8,9 +8,8 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import NoisePlan
-from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, WORD, draw_normal
-from autoseg.training.augmentation.tensors.rows import change_some, to_column
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.factors import scale_to
+from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, draw_normal, join_words
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 
@@ -40,26 +39,22 @@ class Noise(DeviceTransform[NoiseParameters]):
 
     def draw(self, draws: SampleDraws) -> NoiseParameters:
         """Draws a standard deviation and a key for each sample."""
-        drawn = [self._draw_sample(generator) for generator in draws.generators]
-        return NoiseParameters(std=np.stack([std for std, _ in drawn]), key=np.stack([key for _, key in drawn]))
+        numbers = draws.random(2)
+        std = np.where(numbers[:, 0] < self.plan.probability, scale_to(numbers[:, 1], self.plan.std_range), 0)
+        return NoiseParameters(std=std, key=draws.words(KEY_WORDS))
 
-    def change_patches(self, patches: Patches, parameters: NoiseParameters) -> Patches:
+    def list_arrays(self, parameters: NoiseParameters) -> tuple[np.ndarray, ...]:
+        """Lists standard deviations and keys."""
+        return parameters.std, join_words(parameters.key)
+
+    def change_patches(self, patches: Patches, parameters: NoiseParameters, *arrays: Tensor) -> Patches:
         """Adds noise to the samples that have a standard deviation above 0."""
-        add_gaussian_noise(patches.image, parameters)
-        return patches
-
-    def _draw_sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        is_noisy = np.asarray(generator.random() < self.plan.probability)
-        std = np.where(is_noisy, generator.uniform(*self.plan.std_range), 0)
-        return std, generator.integers(WORD, size=KEY_WORDS, endpoint=True)
+        std, key = arrays
+        return Patches(image=add_gaussian_noise(patches.image, std, key), label_maps=patches.label_maps)
 
 
-def add_gaussian_noise(image: Float32[Tensor, "batch channel *space"], parameters: NoiseParameters) -> None:
-    """Adds independent normal noise to every voxel and channel, of one standard deviation per sample, in place."""
-
-    def change(samples: Tensor, changed: np.ndarray) -> Tensor:
-        keys = copy_to_device(parameters.key[changed], image.device)
-        noise = draw_normal(keys, samples[0].numel()).view_as(samples)
-        return samples + noise * to_column(parameters.std[changed], samples)
-
-    change_some(image, parameters.std > 0, change)
+def add_gaussian_noise(
+    image: Float32[Tensor, "batch channel *space"], std: Float32[Tensor, " batch"], key: Int64[Tensor, " batch"]
+) -> Float32[Tensor, "batch channel *space"]:
+    """Adds independent normal noise to every voxel and channel, of one standard deviation per sample."""
+    return image + draw_normal(key, image[0].numel(), std).reshape(image.shape)

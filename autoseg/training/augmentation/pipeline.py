@@ -8,6 +8,7 @@ sample; nnU-Net's share one, so that they repeat each other's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,7 @@ from torch import Tensor
 
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.stages.previous_input import PreviousStageInput
-from autoseg.training.augmentation.spatial import BatchSpatialParameters, Spatial
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.spatial import Spatial
 from autoseg.training.augmentation.transform import (
     AnyDeviceTransform,
     DeviceTransform,
@@ -79,13 +79,13 @@ class BatchParameters:
 
     Attributes:
         is_warped: Whether a sample is rotated or scaled, and so must be cut out with surroundings.
-        spatial: Parameters of the spatial transform; None without one.
-        others: Parameters of the other transforms, in their order.
+        of_transforms: Parameters of the transforms but the spatial one, in their order.
+        arrays: What the device needs of all parameters: of the spatial transform, then of the others.
     """
 
     is_warped: Bool[np.ndarray, " batch"]
-    spatial: BatchSpatialParameters | None
-    others: tuple[Any, ...]
+    of_transforms: tuple[Any, ...]
+    arrays: tuple[tuple[np.ndarray, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,28 +107,32 @@ class DeviceAugmentation:
     def draw(self, seeds: Sequence[np.random.SeedSequence], *, channels: int) -> BatchParameters:
         """Draws how the samples of these seeds are changed; transforms draw in their order."""
         draws = build_sample_draws(seeds, channels=channels)
-        spatial = None if self.spatial is None else self.spatial.draw(draws)
-        return BatchParameters(
-            is_warped=np.zeros(len(seeds), dtype=bool) if spatial is None else spatial.is_warped,
-            spatial=spatial,
-            others=tuple(transform.draw(draws) for transform in self.transforms),
-        )
+        is_warped = np.zeros(len(seeds), dtype=bool)
+        first: tuple[np.ndarray, ...] = ()
+        if self.spatial is not None:
+            spatial = self.spatial.draw(draws)
+            is_warped, first = spatial.is_warped, self.spatial.list_arrays(spatial)
+        drawn = tuple(transform.draw(draws) for transform in self.transforms)
+        others = (transform.list_arrays(part) for transform, part in zip(self.transforms, drawn, strict=True))
+        return BatchParameters(is_warped=is_warped, of_transforms=drawn, arrays=(first, *others))
 
     def __call__(
-        self, *, unwarped: Patches, warped: Patches, parameters: BatchParameters
+        self, *, patches: Patches, cuts: Patches, parameters: BatchParameters, arrays: Sequence[Tensor]
     ) -> tuple[Float32[Tensor, "batch input *patch"], Int16[Tensor, " batch *patch"]]:
-        """Returns the images and references of the batch, in its order.
+        """Returns the images and references of the batch; may change its arguments.
 
         Args:
-            unwarped: The samples that are neither rotated nor scaled, already as large as the patch.
-            warped: The enlarged cuts of the others.
+            patches: All samples, already as large as the patch; those that are rotated or scaled may hold anything.
+            cuts: The enlarged cuts of the samples that are rotated or scaled.
             parameters: Parameters of all samples.
+            arrays: Their arrays on the device, one behind the other.
         """
-        if self.spatial is not None and parameters.spatial is not None:
-            warped = self.spatial.warp(warped, parameters.spatial)
-        patches = merge(unwarped, warped, parameters.is_warped)
-        for transform, drawn in zip(self.transforms, parameters.others, strict=True):
-            patches = transform.change_patches(patches, drawn)
+        rest = iter(arrays)
+        spatial, *others = [tuple(islice(rest, len(group))) for group in parameters.arrays]
+        if self.spatial is not None:
+            patches = self.spatial.warp(patches, cuts, spatial)
+        for transform, drawn, on_device in zip(self.transforms, parameters.of_transforms, others, strict=True):
+            patches = transform.change_patches(patches, drawn, *on_device)
         return self._finish(patches)
 
     def _finish(self, patches: Patches) -> tuple[Tensor, Tensor]:
@@ -152,16 +156,4 @@ def build_device_augmentation(augmentation: SampleAugmentation) -> DeviceAugment
         transforms=others,
         masked_channels=augmentation.masked_channels,
         stage_input=augmentation.stage_input,
-    )
-
-
-def merge(unwarped: Patches, warped: Patches, is_warped: Bool[np.ndarray, " batch"]) -> Patches:
-    """Puts the samples into the order of the batch."""
-    if not is_warped.any() or is_warped.all():
-        return warped if is_warped.any() else unwarped
-    order = np.argsort(np.concatenate([np.flatnonzero(~is_warped), np.flatnonzero(is_warped)]))
-    index = copy_to_device(order, unwarped.image.device)
-    return Patches(
-        image=torch.cat([unwarped.image, warped.image]).index_select(0, index),
-        label_maps=torch.cat([unwarped.label_maps, warped.label_maps]).index_select(0, index),
     )

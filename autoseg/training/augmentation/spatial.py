@@ -13,7 +13,6 @@ from math import radians, tan
 from typing import Final
 
 import numpy as np
-import torch
 from batchgenerators.augmentations.utils import (
     interpolate_img,
     rotate_coords_2d,
@@ -24,11 +23,12 @@ from jaxtyping import Bool, Float32, Float64, Int16, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import DeformationPlan, WarpPlan
+from autoseg.plan.elastic import ElasticPlan
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.training.augmentation.displacements import compute_displacements, draw_displacements
-from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, WORD
+from autoseg.training.augmentation.factors import scale_to
+from autoseg.training.augmentation.tensors.counter_random import KEY_WORDS, draw_key, join_words
 from autoseg.training.augmentation.tensors.resampling import compute_matrices, resample_cuts
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
 from autoseg.training.augmentation.transform import (
     Patches,
     Sample,
@@ -113,44 +113,44 @@ class Spatial(Transform):
 
     def draw(self, draws: SampleDraws) -> BatchSpatialParameters:
         """Draws the parameters of the samples of a batch, including values that are not used."""
-        drawn = [self._draw_sample(generator) for generator in draws.generators]
-        angles, scales, flags = (np.stack(values) for values in zip(*drawn, strict=True))
-        deformed = [self._draw_deformation(seeds) for seeds in draws.seeds]
-        shears, elastic, keys = (np.stack(values) for values in zip(*deformed, strict=True))
-        is_sheared = (shears != np.eye(len(self._warped_axes))).any(axis=(1, 2))
+        plan, limit = self.plan, radians(self.plan.rotation_limit_degrees)
+        numbers = draws.random(3 + (1 if len(self._warped_axes) == 2 else 3))
+        is_rotated, is_scaled = numbers[:, 0] < plan.rotation_probability, numbers[:, -2] < plan.scaling_probability
+        shear, is_elastic, keys = self._draw_deformations(draws.seeds)
+        is_sheared = (shear != np.eye(shear.shape[1])).any(axis=(1, 2))
         return BatchSpatialParameters(
-            angles_radians=angles,
-            scale=scales,
-            is_warped=flags | is_sheared | elastic,
-            shear=shears,
-            is_elastic=elastic,
+            angles_radians=np.where(is_rotated[:, None], scale_to(numbers[:, 1:-2], (-limit, limit)), 0),
+            scale=np.where(is_scaled, scale_to(numbers[:, -1], plan.scaling_range), 1),
+            is_warped=is_rotated | is_scaled | is_sheared | is_elastic,
+            shear=shear,
+            is_elastic=is_elastic,
             keys=keys,
         )
 
-    def warp(self, cuts: Patches, parameters: BatchSpatialParameters) -> Patches:
-        """Warps the enlarged cuts of those samples of a batch that are changed, and crops them."""
-        if len(cuts.image) == 0:
-            return cuts
-        image, label_maps = resample_cuts(
-            cuts.image,
-            cuts.label_maps,
-            parameters.matrices[parameters.is_warped],
-            self.patch_voxels,
-            displacements=self._compute_displacements(parameters, cuts.image.device),
-        )
-        return Patches(image=image, label_maps=label_maps)
+    def list_arrays(self, parameters: BatchSpatialParameters) -> tuple[np.ndarray, ...]:
+        """Lists what the device needs of the warped samples: their numbers, matrices, keys, and standard deviations of
+        the displacements."""
+        warped = np.flatnonzero(parameters.is_warped)
+        std_voxels = parameters.is_elastic[warped] * (0.0 if self._elastic is None else self._elastic.std_voxels)
+        return warped, parameters.matrices[warped], join_words(parameters.keys[warped]), std_voxels
 
-    def _compute_displacements(self, parameters: BatchSpatialParameters, device: torch.device) -> Tensor | None:
-        """Computes the displacements of the warped samples, zero for those that are not deformed elastically; None if
-        no sample is."""
-        elastic = self.plan.elastic if isinstance(self.plan, DeformationPlan) else None
-        deformed = np.flatnonzero(parameters.is_elastic[parameters.is_warped])
-        if elastic is None or len(deformed) == 0:
-            return None
-        axes = self._warped_axes
-        moved = compute_displacements(parameters.keys[parameters.is_elastic], elastic, axes, device)
-        still = torch.zeros((int(parameters.is_warped.sum()), len(axes), *axes), device=device)
-        return still.index_copy_(0, copy_to_device(deformed, device), moved)
+    def warp(self, patches: Patches, cuts: Patches, arrays: Sequence[Tensor]) -> Patches:
+        """Warps the enlarged cuts of those samples of a batch that are changed, crops them, and puts them among the
+        patches."""
+        warped, matrices, keys, std_voxels = arrays
+        if len(warped) == 0:
+            return patches
+        plan, axes = self._elastic, self._warped_axes
+        moved = None if plan is None else compute_displacements(plan, axes, keys=keys, std_voxels=std_voxels)
+        image, label_maps = resample_cuts(cuts.image, cuts.label_maps, matrices, self.patch_voxels, displacements=moved)
+        return Patches(
+            image=patches.image.index_copy_(0, warped, image),
+            label_maps=patches.label_maps.index_copy_(0, warped, label_maps),
+        )
+
+    @property
+    def _elastic(self) -> ElasticPlan | None:
+        return self.plan.elastic if isinstance(self.plan, DeformationPlan) else None
 
     @property
     def _warped_axes(self) -> tuple[int, ...]:
@@ -160,24 +160,27 @@ class Spatial(Transform):
     def _is_slice_wise(self) -> bool:
         return is_slice_wise(in_plane_only=self.plan.in_plane_only, patch_voxels=self.patch_voxels)
 
-    def _draw_sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        is_rotated = np.asarray(generator.random() < self.plan.rotation_probability)
-        limit = radians(self.plan.rotation_limit_degrees)
-        angles = generator.uniform(-limit, limit, size=1 if len(self._warped_axes) == 2 else 3)
-        is_scaled = np.asarray(generator.random() < self.plan.scaling_probability)
-        scale = generator.uniform(*self.plan.scaling_range)
-        return np.where(is_rotated, angles, 0), np.where(is_scaled, scale, 1), np.asarray(is_rotated | is_scaled)
+    def _draw_deformations(
+        self, seeds: Sequence[np.random.SeedSequence]
+    ) -> tuple[Float64[np.ndarray, "batch axis axis"], Bool[np.ndarray, " batch"], Int64[np.ndarray, "batch 4"]]:
+        """Draws shears, which samples are deformed elastically, and keys of their displacements."""
+        plan, count, axes = self.plan, len(seeds), len(self._warped_axes)
+        if isinstance(plan, DeformationPlan):
+            drawn = zip(*(self._draw_deformation(plan, sample) for sample in seeds), strict=True)
+            shears, flags, keys = map(np.stack, drawn)
+            return shears, flags, keys
+        still = np.broadcast_to(np.eye(axes), (count, axes, axes))
+        return still, np.zeros(count, dtype=bool), np.zeros((count, KEY_WORDS), dtype=np.int64)
 
-    def _draw_deformation(self, seeds: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        plan, dimensions = self.plan, len(self._warped_axes)
-        if not isinstance(plan, DeformationPlan):
-            return np.eye(dimensions), np.asarray(False), np.zeros(KEY_WORDS, dtype=np.int64)
-        generator = build_generator(seeds, SPAWN_KEY)
+    def _draw_deformation(
+        self, plan: DeformationPlan, seeds: np.random.SeedSequence
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        generator, dimensions = build_generator(seeds, SPAWN_KEY), len(self._warped_axes)
         is_sheared, is_elastic = generator.random(2) < (plan.shear_probability, plan.elastic_probability)
         leaning, towards = generator.permutation(dimensions)[:2].tolist()
         degrees = generator.uniform(-plan.shear_limit_degrees, plan.shear_limit_degrees)
         shear = compute_shear(dimensions, leaning, towards, degrees=degrees if is_sheared else 0.0)
-        return shear, np.asarray(is_elastic), generator.integers(WORD, size=KEY_WORDS, endpoint=True)
+        return shear, np.asarray(is_elastic), draw_key(generator)
 
     def _resample(self, arrays: Sequence[np.ndarray], parameters: SpatialParameters) -> tuple[np.ndarray, ...]:
         """Interpolates every slice (in plane only) or the whole volume of image and label maps at the same source

@@ -6,6 +6,7 @@ doi:10.1109/TMI.2018.2820199).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -14,8 +15,8 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from autoseg.plan.augmentation import StainPlan
-from autoseg.training.augmentation.tensors.rows import change_some
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.tensors.rows import expand_column
+from autoseg.training.augmentation.tensors.transfer import copy_together
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 Changes = Float64[np.ndarray, "batch change stain"]
@@ -44,14 +45,15 @@ class Stain(DeviceTransform[Changes]):
         drawn = [(generator.random(), generator.uniform(-1, 1, size=(2, 3))) for generator in draws.generators]
         return np.stack([self._scale(numbers * (chance < self.plan.probability)) for chance, numbers in drawn])
 
-    def change_patches(self, patches: Patches, parameters: Changes) -> Patches:
+    def list_arrays(self, parameters: Changes) -> tuple[np.ndarray, ...]:
+        """Lists factors and shifts, and which samples they change."""
+        return parameters, (parameters != self._scale(np.zeros((2, 3)))).any(axis=(1, 2))
+
+    def change_patches(self, patches: Patches, parameters: Changes, *arrays: Tensor) -> Patches:
         """Changes the stains of the samples that have a factor other than 1 or a shift."""
-
-        def change(samples: Tensor, changed: np.ndarray) -> Tensor:
-            return _restain(samples, copy_to_device(parameters[changed].astype(np.float32), samples.device))
-
-        change_some(patches.image, (parameters != self._scale(np.zeros((2, 3)))).any(axis=(1, 2)), change)
-        return patches
+        changes, is_changed = arrays
+        image = torch.where(expand_column(is_changed, patches.image), _restain(patches.image, changes), patches.image)
+        return Patches(image=image, label_maps=patches.label_maps)
 
     def _scale(self, numbers: Float64[np.ndarray, "change stain"]) -> Float64[np.ndarray, "change stain"]:
         """Turns numbers between -1 and 1 into factors about 1 and shifts about 0."""
@@ -60,14 +62,18 @@ class Stain(DeviceTransform[Changes]):
         return changes
 
 
+@lru_cache(maxsize=16)
+def _hold_conversions(device: torch.device) -> list[Tensor]:
+    """Computes the matrices from densities to stains and back once; they stay on the device."""
+    return copy_together([np.linalg.inv(DENSITIES).T, DENSITIES.T], device)
+
+
 def _restain(
     image: Float32[Tensor, "batch 3 *space"], changes: Float32[Tensor, "batch change stain"]
 ) -> Float32[Tensor, "batch 3 *space"]:
     """Multiplies and shifts the stains; intensities stay between 0 and 1."""
     density = -image.clamp_min(DARKEST).log().flatten(2)
-    into_stains, into_colours = (
-        copy_to_device(matrix.T.astype(np.float32), image.device) for matrix in (np.linalg.inv(DENSITIES), DENSITIES)
-    )
+    into_stains, into_colours = _hold_conversions(image.device)
     stains = torch.matmul(into_stains, density)
     changed = torch.matmul(into_colours, stains * changes[:, 0, :, None] + changes[:, 1, :, None])
     return (-changed).exp().clamp_max(1).view_as(image)

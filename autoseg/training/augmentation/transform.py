@@ -3,7 +3,8 @@
 A transform has one form for worker processes, which changes one sample in numpy arrays and draws from the global
 generators of numpy and `random` (as batchgenerators does), and mostly one for a device, which changes a whole batch in
 tensors. There, parameters are drawn apart from their application, on the CPU and from generators of the samples' own:
-so they depend neither on the device nor on the batch, and which samples change is known without asking the device.
+so they depend neither on the device nor on the batch. All transforms change the whole batch, with parameters that leave
+a sample as it is where it is not to be changed: the number of operations and their shapes are always the same.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Float64, Int16, Int64
 from torch import Tensor
 
 from autoseg.plan.augmentation import TransformPlan
@@ -63,6 +64,15 @@ class SampleDraws:
     generators: Sequence[np.random.Generator]
     channels: int
 
+    def random(self, count: int) -> Float64[np.ndarray, "batch number"]:
+        """Draws numbers between 0 and 1, so many for each sample; one call takes less time than many."""
+        return np.stack([generator.random(count) for generator in self.generators])
+
+    def words(self, count: int) -> Int64[np.ndarray, "batch word"]:
+        """Draws words of 32 bits, an even number for each sample."""
+        drawn = np.stack([generator.bit_generator.random_raw(count // 2) for generator in self.generators])
+        return drawn.astype("<u8").view("<u4").astype(np.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transform(ABC):
@@ -94,10 +104,20 @@ class DeviceTransform(Transform, Generic[Parameters]):
         """Draws the parameters of all samples of a batch; also those that will not be used, so that no value depends
         on another decision."""
 
+    def list_arrays(self, parameters: Parameters) -> tuple[np.ndarray, ...]:
+        """Lists what the device needs of the parameters; the arrays of all transforms are copied to it in one copy."""
+        return ()
+
     @abstractmethod
-    def change_patches(self, patches: Patches, parameters: Parameters) -> Patches:
+    def change_patches(self, patches: Patches, parameters: Parameters, *arrays: Tensor) -> Patches:
         """Applies the parameters to all samples of a batch at once; never waits for the device where it can do
-        without."""
+        without.
+
+        Args:
+            patches: All samples.
+            parameters: Drawn on the CPU.
+            *arrays: Those of `list_arrays`, on the device; floats in single precision.
+        """
 
 
 AnyDeviceTransform = DeviceTransform[Any]

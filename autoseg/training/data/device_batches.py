@@ -28,19 +28,20 @@ from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.augmentation.pipeline import BatchParameters, DeviceAugmentation, build_device_augmentation
-from autoseg.training.augmentation.tensors.transfer import choose_device, copy_to_device, move_to_device
+from autoseg.training.augmentation.tensors.transfer import choose_device, copy_together, move_to_device
 from autoseg.training.augmentation.transform import Patches
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.batches import BatchSource
+from autoseg.training.data.case_store import CaseStore, store_cases
 from autoseg.training.data.data_placement import (
     DataPlacement,
     measure_device_memory,
     measure_host_memory,
     place_data,
 )
-from autoseg.training.data.held_cases import DeviceArray, hold_cases, measure_size
+from autoseg.training.data.held_cases import hold_cases, measure_size
 from autoseg.training.data.randomness import BatchKey, derive_seeds
-from autoseg.training.data.sampling import PatchSampler, cut_out, find_continuation, find_overlap
+from autoseg.training.data.sampling import Cut, PatchSampler, cut_out, find_overlap
 
 BATCHES_AHEAD: Final = 2  # beyond those that threads are making
 
@@ -52,7 +53,7 @@ class DevicePatchSource:
     Attributes:
         augmentation: Turns cuts into what the network gets.
         channels: Channels of an image, without masks.
-        buffer_device: Device on which cuts are assembled: that of the cases.
+        store: The cases in the memory of the device; None: they are in RAM, or on disk.
     """
 
     sampler: PatchSampler
@@ -60,43 +61,91 @@ class DevicePatchSource:
     channels: int
     is_2d: bool
     device: torch.device
-    buffer_device: torch.device
+    store: CaseStore | None
 
-    def cut(self, seeds: Sequence[np.random.SeedSequence], is_warped: np.ndarray) -> tuple[Patches, Patches]:
-        """Cuts all samples: unwarped ones to the size of the patch, warped ones with surroundings."""
-        sampler, warped_count = self.sampler, int(is_warped.sum())
-        unwarped = self._allocate(len(seeds) - warped_count, sampler.patch_voxels)
-        warped = self._allocate(warped_count, sampler.cut_voxels)
-        margin = [cut // 2 - patch // 2 for cut, patch in zip(sampler.cut_voxels, sampler.patch_voxels, strict=True)]
-        targets = [*_list_samples(unwarped), *_list_samples(warped)]
-        for (image, label_maps), index in zip(targets, np.argsort(is_warped, kind="stable").tolist(), strict=True):
-            cut = sampler.place(sampler.indices[index], np.random.default_rng(seeds[index]))
-            start = cut.start if is_warped[index] else tuple(np.add(cut.start, margin).tolist())
-            paste(image, cut.case.image, start, border=sampler.border)
-            for label_map, source in zip(label_maps, cut.case.maps, strict=True):
-                paste(label_map, source, start, border=sampler.border)
-        return unwarped, warped
+    def place(self, seeds: Sequence[np.random.SeedSequence]) -> list[Cut]:
+        """Draws where the samples of these seeds come from: enlarged cuts."""
+        numbered = zip(self.sampler.indices, seeds, strict=True)
+        return [self.sampler.place(index, np.random.default_rng(sample)) for index, sample in numbered]
 
-    def finish(self, unwarped: Patches, warped: Patches, parameters: BatchParameters) -> Batch:
-        """Copies cuts to the device and turns them into the input of the network."""
+    def cut(self, cuts: Sequence[Cut], is_warped: np.ndarray) -> tuple[Patches, Patches]:
+        """Reads the samples from cases in RAM or on disk: unwarped ones in the size of the patch, warped ones with
+        surroundings."""
+        unwarped, warped = self._divide(cuts, is_warped)
+        return self._read(unwarped, self.sampler.patch_voxels), self._read(warped, self.sampler.cut_voxels)
+
+    def finish(self, cuts: Sequence[Cut], parameters: BatchParameters, read: tuple[Patches, Patches] | None) -> Batch:
+        """Turns cuts into the input of the network, on the device.
+
+        Args:
+            cuts: Where the samples come from.
+            parameters: Parameters of the samples.
+            read: What `cut` has read; None if the store holds the cases.
+        """
+        of_places = [np.flatnonzero(~parameters.is_warped)] if read else self._find_voxels(cuts, parameters.is_warped)
+        of_parameters = [array for group in parameters.arrays for array in group]
+        moved = copy_together([*of_places, *of_parameters], self.device)
+        places, arrays = moved[: len(of_places)], moved[len(of_places) :]
+        patches, warped = self._bring(read, places[0], len(cuts)) if read else self._gather(places)
         image, label_map = self.augmentation(
-            unwarped=self._bring(unwarped), warped=self._bring(warped), parameters=parameters
+            patches=self._flatten(patches), cuts=self._flatten(warped), parameters=parameters, arrays=arrays
         )
         return Batch(image=image, label_map=label_map)
 
-    def _allocate(self, count: int, extent_voxels: IntTriple) -> Patches:
-        is_pinned = self.device.type == "cuda" and self.buffer_device.type == "cpu" and count > 0
-        maps = 1 if self.augmentation.stage_input is None else 2
-        image_shape, maps_shape = (count, self.channels, *extent_voxels), (count, maps, *extent_voxels)
-        image = torch.zeros(image_shape, device=self.buffer_device, pin_memory=is_pinned)
-        label_maps = torch.zeros(maps_shape, dtype=torch.int16, device=self.buffer_device, pin_memory=is_pinned)
-        return Patches(image=image, label_maps=label_maps.fill_(OUTSIDE_LABEL))
+    def _divide(self, cuts: Sequence[Cut], is_warped: np.ndarray) -> tuple[list[Cut], list[Cut]]:
+        """Divides samples into unwarped and warped ones; unwarped ones begin where their patch does."""
+        numbered = list(zip(cuts, is_warped.tolist(), strict=True))
+        return [self._shrink(cut) for cut, flag in numbered if not flag], [cut for cut, flag in numbered if flag]
 
-    def _bring(self, patches: Patches) -> Patches:
-        image, label_maps = (move_to_device(tensor, self.device) for tensor in (patches.image, patches.label_maps))
-        if self.is_2d:
-            return Patches(image=image[:, :, 0], label_maps=label_maps[:, :, 0])
+    def _shrink(self, cut: Cut) -> Cut:
+        """Returns the patch in the middle of a cut."""
+        extents = zip(cut.start, self.sampler.cut_voxels, self.sampler.patch_voxels, strict=True)
+        return replace(cut, start=tuple(start + outer // 2 - inner // 2 for start, outer, inner in extents))
+
+    def _read(self, cuts: Sequence[Cut], extent_voxels: IntTriple) -> Patches:
+        is_pinned = self.device.type == "cuda" and len(cuts) > 0
+        maps = 1 if self.augmentation.stage_input is None else 2
+        image_shape, maps_shape = (len(cuts), self.channels, *extent_voxels), (len(cuts), maps, *extent_voxels)
+        image = torch.zeros(image_shape, pin_memory=is_pinned)
+        label_maps = torch.zeros(maps_shape, dtype=torch.int16, pin_memory=is_pinned).fill_(OUTSIDE_LABEL)
+        for cut, of_image, of_maps in zip(cuts, image.numpy(), label_maps.numpy(), strict=True):
+            paste(of_image, cut.case.image, cut.start, border=self.sampler.border)
+            for target, source in zip(of_maps, cut.case.maps, strict=True):
+                paste(target, source, cut.start, border=self.sampler.border)
         return Patches(image=image, label_maps=label_maps)
+
+    def _bring(self, read: tuple[Patches, Patches], unwarped: Tensor, count: int) -> tuple[Patches, Patches]:
+        """Copies what was read to the device, and puts the patches into the order of the batch."""
+        patches, warped = (
+            Patches(
+                image=move_to_device(some.image, self.device), label_maps=move_to_device(some.label_maps, self.device)
+            )
+            for some in read
+        )
+        image, label_maps = (
+            part.new_empty((count, *part.shape[1:])).index_copy_(0, unwarped, part)
+            for part in (patches.image, patches.label_maps)
+        )
+        return Patches(image=image, label_maps=label_maps), warped
+
+    def _find_voxels(self, cuts: Sequence[Cut], is_warped: np.ndarray) -> list[np.ndarray]:
+        """Finds all patches in the store, so that their number is always the same, and the cuts of warped ones."""
+        assert self.store is not None
+        patches, warped = list(map(self._shrink, cuts)), self._divide(cuts, is_warped)[1]
+        sampler = self.sampler
+        return [
+            *self.store.find_voxels(patches, sampler.patch_voxels, border=sampler.border),
+            *self.store.find_voxels(warped, sampler.cut_voxels, border=sampler.border),
+        ]
+
+    def _gather(self, places: Sequence[Tensor]) -> tuple[Patches, Patches]:
+        assert self.store is not None
+        return self.store.gather(places[:3]), self.store.gather(places[3:])
+
+    def _flatten(self, patches: Patches) -> Patches:
+        if not self.is_2d:
+            return patches
+        return Patches(image=patches.image[:, :, 0], label_maps=patches.label_maps[:, :, 0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +200,12 @@ class DeviceBatchSource:
         batches at once would take twice the memory and no less time."""
         source = key.select(training=self.training, plain=self.plain, validation=self.validation)
         seeds = [derive_seeds(self.seed, key, index) for index in source.sampler.indices]
+        cuts = source.place(seeds)
         parameters = source.augmentation.draw(seeds, channels=source.channels)
         with self._on_stream():
-            unwarped, warped = source.cut(seeds, parameters.is_warped)
+            read = source.cut(cuts, parameters.is_warped) if source.store is None else None
             with self._lock:
-                batch = source.finish(unwarped, warped, parameters)
+                batch = source.finish(cuts, parameters, read)
                 is_done = None if self.stream is None else self.stream.record_event()
         return PreparedBatch(batch=batch, is_done=is_done)
 
@@ -188,8 +238,8 @@ def build_device_batch_source(
     names = sorted({name for sampler in samplers for name in sampler.case_names})
     read_case = samplers[0].open_case
     placement = placement or find_placement(plan, names, read_case, device=device)
-    memory = device if placement.where == "device" else None
-    open_case = read_case if placement.where == "disk" else hold_cases(names, read_case, memory).__getitem__
+    store = store_cases(names, read_case, device) if placement.where == "device" else None
+    open_case = _choose_opening(names, read_case, store, is_held=placement.where == "host")
     training, plain, validation = (
         DevicePatchSource(
             sampler=replace(patches.sampler, open_case=open_case),
@@ -197,7 +247,7 @@ def build_device_batch_source(
             channels=len(channels),
             is_2d=plan.dimensions == 2,
             device=device,
-            buffer_device=memory or torch.device("cpu"),
+            store=store,
         )
         for patches in (source.training, source.plain, source.validation)
     )
@@ -254,32 +304,24 @@ def stream_device_batches(source: DeviceBatchSource, keys: Iterable[BatchKey], *
         pool.shutdown(cancel_futures=True)
 
 
-def paste(target: Tensor, source: LazyArray, start: tuple[int, ...], *, border: Border = "zeros") -> None:
-    """Copies the part of a case that a cut covers, with what lies beyond by the rule of a border; `target` lies where
-    the case does, and is filled beforehand, which is what the rule "zeros" leaves beyond."""
+def paste(target: np.ndarray, source: LazyArray, start: tuple[int, ...], *, border: Border = "zeros") -> None:
+    """Copies the part of a case that a cut covers, with what lies beyond by the rule of a border; `target` is filled
+    beforehand, which is what the rule "zeros" leaves beyond."""
     if border != "zeros":
-        _paste_continued(target, source, start, border=border)
+        target[:] = cut_out(source, start, target.shape[-3:], fill=0, border=border)
         return
-    covered, inside = find_overlap(source.shape[-3:], start, tuple(target.shape[-3:]))
+    covered, inside = find_overlap(source.shape[-3:], start, target.shape[-3:])
     leading = [slice(None)] * (len(source.shape) - 3)
-    from_source, to_target = (*leading, *covered), (*leading, *inside)
-    if isinstance(source, DeviceArray):
-        target[to_target] = source.tensor[from_source]
-    else:  # not through torch, whose copy would start threads beside these
-        target.numpy()[to_target] = source[from_source]
+    target[(*leading, *inside)] = source[(*leading, *covered)]
 
 
-def _paste_continued(target: Tensor, source: LazyArray, start: tuple[int, ...], *, border: Border) -> None:
-    extent = (target.shape[-3], target.shape[-2], target.shape[-1])
-    if not isinstance(source, DeviceArray):
-        target.numpy()[:] = cut_out(source, start, extent, fill=0, border=border)
-        return
-    covered, sources = find_continuation(source.shape[-3:], start, extent, border=border)
-    part = source.tensor[(*[slice(None)] * (len(source.shape) - 3), *covered)]
-    for axis, places in enumerate(sources, start=-3):
-        part = part.index_select(axis, copy_to_device(places, part.device))
-    target.copy_(part)
-
-
-def _list_samples(patches: Patches) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(patches.image, patches.label_maps, strict=True))
+def _choose_opening(
+    case_names: Sequence[str],
+    read_case: Callable[[str], CachedCase],
+    store: CaseStore | None,
+    *,
+    is_held: bool,
+) -> Callable[[str], CachedCase]:
+    if store is not None:
+        return store.cases.__getitem__
+    return hold_cases(case_names, read_case).__getitem__ if is_held else read_case

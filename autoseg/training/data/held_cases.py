@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg.preprocessing.cache import CachedCase
-from autoseg.preprocessing.stored_array import LazyArray
-from autoseg.training.augmentation.tensors.transfer import choose_device
+from autoseg.preprocessing.class_locations import ClassLocations
 
 READING_THREADS = 8
 
@@ -61,31 +59,27 @@ def measure_size(case_names: Sequence[str], open_case: Callable[[str], CachedCas
     )
 
 
-def hold_cases(
-    case_names: Sequence[str], open_case: Callable[[str], CachedCase], device: torch.device | None
-) -> Mapping[str, CachedCase]:
-    """Reads all cases into the memory of a device, as `DeviceArray`s; None: into RAM, as numpy arrays.
+def hold_cases(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> Mapping[str, CachedCase]:
+    """Reads all cases into RAM, as numpy arrays.
 
     Raises:
         RunError: A case is missing or damaged.
     """
-    reader = device or torch.device("cpu")
-    with ThreadPoolExecutor(READING_THREADS, initializer=choose_device, initargs=(reader,)) as pool:
-        held = list(pool.map(lambda name: _hold_case(open_case(name), device), case_names))
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        held = list(pool.map(lambda name: _hold_case(open_case(name)), case_names))
     return dict(zip(case_names, held, strict=True))
 
 
-def _hold_case(case: CachedCase, device: torch.device | None) -> CachedCase:
-    locations = replace(case.locations, coordinates=np.array(case.locations.coordinates))
+def hold_locations(case: CachedCase) -> ClassLocations:
+    """Reads the locations of the classes of a case into RAM."""
+    return replace(case.locations, coordinates=np.array(case.locations.coordinates))
+
+
+def _hold_case(case: CachedCase) -> CachedCase:
     return replace(
         case,
-        image=_hold(case.image, device),
-        label_map=_hold(case.label_map, device),
-        further_maps=tuple(_hold(part, device) for part in case.further_maps),
-        locations=locations,
+        image=np.ascontiguousarray(case.image[:]),
+        label_map=np.ascontiguousarray(case.label_map[:]),
+        further_maps=tuple(np.ascontiguousarray(part[:]) for part in case.further_maps),
+        locations=hold_locations(case),
     )
-
-
-def _hold(array: LazyArray, device: torch.device | None) -> LazyArray:
-    read = np.ascontiguousarray(array[:])
-    return read if device is None else DeviceArray(torch.from_numpy(read).to(device))

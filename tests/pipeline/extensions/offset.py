@@ -5,10 +5,11 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
+from torch import Tensor
 
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.values import Fraction, NonNegative
-from autoseg.training.augmentation.tensors.rows import change_some, to_column
+from autoseg.training.augmentation.tensors.rows import expand_column
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 
@@ -29,8 +30,11 @@ class Offset(DeviceTransform[Float64[np.ndarray, " batch"]]):
     def draw(self, draws: SampleDraws) -> Float64[np.ndarray, " batch"]:
         return np.array([self._draw_sample(generator) for generator in draws.generators])
 
-    def change_patches(self, patches: Patches, parameters: Float64[np.ndarray, " batch"]) -> Patches:
-        change_some(patches.image, parameters != 0, lambda some, changed: some + to_column(parameters[changed], some))
+    def list_arrays(self, parameters: Float64[np.ndarray, " batch"]) -> tuple[np.ndarray, ...]:
+        return (parameters,)
+
+    def change_patches(self, patches: Patches, parameters: Float64[np.ndarray, " batch"], *arrays: Tensor) -> Patches:
+        patches.image.add_(expand_column(*arrays, patches.image))
         return patches
 
     def _draw_sample(self, generator: np.random.Generator) -> float:

@@ -2,25 +2,58 @@
 
 The same positions and rules as in `autoseg.training.augmentation.spatial`: linear interpolation of the image, with
 zeros around the cut; the label whose linearly interpolated indicator is largest, -1 beyond the outermost voxels.
+
+Positions along all axes are one tensor, and the corners of a cell are one axis of it: few operations, and their number
+depends neither on the number of patches nor on that of labels.
 """
 
-import itertools
-from functools import reduce
+import math
+from functools import lru_cache, reduce
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int16
+from jaxtyping import Float32, Float64, Int16, Int32, Shaped
 from torch import Tensor
 from torch.nn import functional
 
 from autoseg.preprocessing.case import OUTSIDE_LABEL
-from autoseg.training.augmentation.tensors.transfer import copy_to_device
+from autoseg.training.augmentation.tensors.transfer import copy_together
+
+LARGEST_LABEL: Final = 2**15 - 1
+# Corners whose labels are compared with those of all corners in one operation: more take fewer operations and more
+# memory, 40 bytes for each corner and voxel of a patch.
+CORNERS_AT_ONCE: Final = 2
+
+
+class CutFrame(NamedTuple):
+    """Constants of cuts and of the patches in their middle, on a device; but for the first, a value for each axis.
+
+    Attributes:
+        offsets: Offsets of the patch's voxels to its centre, of all axes one after the other.
+        centres: Position of the centre in the cut.
+        firsts: Position of the first voxel in the cut.
+        lasts: Position of the last voxel in the cut.
+        factors: Voxels to the coordinates of `grid_sample`, which run from -1 to 1 between the outer edges.
+        shifts: Added to them.
+        whole_lasts: The last voxel in the cut as an integer.
+        strides: Steps between voxels in a flat cut.
+    """
+
+    offsets: Float32[Tensor, " offset"]
+    centres: Float32[Tensor, " axis *ones"]
+    firsts: Float32[Tensor, " axis *ones"]
+    lasts: Float32[Tensor, " axis *ones"]
+    factors: Float32[Tensor, " axis *ones"]
+    shifts: Float32[Tensor, " axis *ones"]
+    whole_lasts: Int32[Tensor, " axis *ones"]
+    strides: Int32[Tensor, " axis *ones"]
 
 
 def resample_cuts(
     image: Float32[Tensor, "batch channel *cut"],
     label_map: Int16[Tensor, " batch *maps_and_cut"],
-    matrices: Float64[np.ndarray, "batch axis axis"],
+    matrices: Float32[Tensor, "batch axis axis"],
     patch_voxels: tuple[int, ...],
     *,
     displacements: Float32[Tensor, "batch axis *warped"] | None = None,
@@ -35,11 +68,12 @@ def resample_cuts(
         displacements: Added to the positions in the cut, of each voxel along each axis of the matrices.
     """
     warped = matrices.shape[-1]
-    positions = compute_positions(matrices, patch_voxels[-warped:], tuple(label_map.shape[-warped:]), image.device)
+    cut_voxels = tuple(label_map.shape[-warped:])
+    positions = compute_positions(matrices, patch_voxels[-warped:], cut_voxels)
     if displacements is not None:
-        positions = [along + moved for along, moved in zip(positions, displacements.unbind(1), strict=True)]
-    images = image.reshape(len(image), -1, *image.shape[-warped:])
-    label_maps = label_map.reshape(len(label_map), -1, *label_map.shape[-warped:])
+        positions = positions + displacements
+    images = image.reshape(len(image), -1, *cut_voxels)
+    label_maps = label_map.reshape(len(label_map), -1, *cut_voxels)
     leading = label_map.shape[: label_map.ndim - len(patch_voxels)]
     return (
         interpolate_images(images, positions).reshape(*image.shape[:2], *patch_voxels),
@@ -64,94 +98,111 @@ def _turn_in_plane(angles: Float64[np.ndarray, " batch"]) -> Float64[np.ndarray,
 
 def _turn_about_axes(angles: Float64[np.ndarray, "batch 3"]) -> Float64[np.ndarray, "batch 3 3"]:
     """Computes rotation matrices with the sense of rotation of batchgenerators in each plane."""
-    first, second, third = (np.tile(np.eye(3), (len(angles), 1, 1)) for _ in range(3))
+    first, second, third = np.tile(np.eye(3), (3, len(angles), 1, 1))
     first[:, 1:, 1:] = _turn_in_plane(angles[:, 0])
     second[:, ::2, ::2] = _turn_in_plane(-angles[:, 1])
     third[:, :2, :2] = _turn_in_plane(angles[:, 2])
-    return third @ second @ first
+    rotations: Float64[np.ndarray, "batch 3 3"] = third @ second @ first
+    return rotations
+
+
+@lru_cache(maxsize=64)
+def hold_frame(patch_voxels: tuple[int, ...], cut_voxels: tuple[int, ...], device: torch.device) -> CutFrame:
+    """Computes the constants of cuts once; they stay on the device."""
+    extents = np.asarray(cut_voxels)
+    strides = np.cumprod((1, *cut_voxels[:0:-1]))[::-1]
+    offsets = np.concatenate([np.arange(extent) - (extent - 1) / 2 for extent in patch_voxels])
+    columns: list[np.ndarray] = [
+        (extents - 1) / 2,
+        np.zeros(len(extents)),
+        extents - 1.0,
+        2 / extents,
+        1 / extents - 1,
+        (extents - 1).astype(np.int32),
+        strides.astype(np.int32),
+    ]
+    shape = (-1, *(1,) * len(extents))
+    return CutFrame(*copy_together([offsets, *(part.reshape(shape) for part in columns)], device))
 
 
 def compute_positions(
-    matrices: Float64[np.ndarray, "batch axis axis"],
-    patch_voxels: tuple[int, ...],
-    cut_voxels: tuple[int, ...],
-    device: torch.device,
-) -> list[Float32[Tensor, " batch *patch"]]:
-    """Computes the positions of the patch's voxels on each axis of the cut (in voxels; 0: centre of the first)."""
-    on_device = copy_to_device(matrices.astype(np.float32), device)
+    matrices: Float32[Tensor, "batch axis axis"], patch_voxels: tuple[int, ...], cut_voxels: tuple[int, ...]
+) -> Float32[Tensor, "batch axis *patch"]:
+    """Computes the positions of the patch's voxels along each axis of the cut (in voxels; 0: centre of the first)."""
+    frame = hold_frame(patch_voxels, cut_voxels, matrices.device)
     dimensions = len(patch_voxels)
-    offsets = [
-        (torch.arange(extent, device=device, dtype=torch.float32) - (extent - 1) / 2).view(
-            *(-1 if other == axis else 1 for other in range(dimensions))
-        )
-        for axis, extent in enumerate(patch_voxels)
-    ]
-    factors = on_device.view(*on_device.shape, *(1,) * dimensions)
-    return [
-        reduce(torch.add, (factors[:, axis, other] * offset for other, offset in enumerate(offsets))) + (extent - 1) / 2
-        for axis, extent in enumerate(cut_voxels)
-    ]
+    positions = frame.centres
+    for axis, offsets in enumerate(torch.split(frame.offsets, list(patch_voxels))):
+        factors = matrices[:, :, axis].view(*matrices.shape[:2], *(1,) * dimensions)
+        positions = torch.addcmul(positions, factors, offsets.view(-1, *(1,) * (dimensions - axis - 1)))
+    return positions
 
 
 def interpolate_images(
-    images: Float32[Tensor, "batch channel *cut"], positions: list[Float32[Tensor, " batch *patch"]]
+    images: Float32[Tensor, "batch channel *cut"], positions: Float32[Tensor, "batch axis *patch"]
 ) -> Float32[Tensor, "batch channel *patch"]:
     """Interpolates linearly, with zeros around the cut."""
-    extents = images.shape[2:]
-    # grid_sample lists x first, and its coordinates run from -1 to 1 between the outer edges of the border voxels.
-    steps = [(2 * along + 1) / extent - 1 for along, extent in zip(positions, extents, strict=True)]
-    grid = torch.stack(steps[::-1], dim=-1)
+    frame = hold_frame(tuple(positions.shape[2:]), tuple(images.shape[2:]), images.device)
+    # grid_sample lists x first.
+    grid = torch.addcmul(frame.shifts, positions, frame.factors).flip(1).movedim(1, -1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def interpolate_label_maps(
-    label_maps: Int16[Tensor, "batch layer *cut"], positions: list[Float32[Tensor, " batch *patch"]]
+    label_maps: Int16[Tensor, "batch layer *cut"], positions: Float32[Tensor, "batch axis *patch"]
 ) -> Int16[Tensor, "batch layer *patch"]:
     """Finds the label whose linearly interpolated indicator is largest (of equal ones the nearest voxel's, else the
     smallest); -1 beyond the cut."""
-    labels, weights = _gather_corners(label_maps, positions)
-    nearest = torch.stack(weights).argmax(0)  # halfway the later voxel, as SciPy
-    winner = torch.gather(torch.stack(labels), 0, nearest[None].expand(1, *labels[0].shape))[0]
-    nearest_label, best = winner, _sum_weights(labels, weights, winner)
-    for label in labels:
-        score = _sum_weights(labels, weights, label)
-        is_better = (score > best) | ((score == best) & (label < winner) & (winner != nearest_label))
-        winner, best = torch.where(is_better, label, winner), torch.maximum(score, best)
-    return winner.masked_fill(_find_beyond(positions, tuple(label_maps.shape[2:])), OUTSIDE_LABEL)
+    frame = hold_frame(tuple(positions.shape[2:]), tuple(label_maps.shape[2:]), label_maps.device)
+    inside = positions.clamp(frame.firsts, frame.lasts)
+    first = inside.floor()
+    labels = _gather_corners(label_maps, first.to(torch.int32), frame)
+    winner = _choose_labels(labels, _weigh_corners(positions - first))
+    return winner.masked_fill_((inside != positions).any(1, keepdim=True), OUTSIDE_LABEL)
 
 
 def _gather_corners(
-    label_maps: Tensor, positions: list[Tensor]
-) -> tuple[list[Int16[Tensor, "batch layer *patch"]], list[Float32[Tensor, "batch 1 *patch"]]]:
-    """Gathers the labels of the 4 or 8 voxels around each position, the last corner first, and their weights."""
-    extents = label_maps.shape[2:]
-    batch, layers = label_maps.shape[:2]
-    flat = label_maps.reshape(batch, layers, -1)
-    before = [along.clamp(0, extent - 1).floor() for along, extent in zip(positions, extents, strict=True)]
-    shares = [along - first for along, first in zip(positions, before, strict=True)]
-    labels, weights = [], []
-    for steps in itertools.product((1, 0), repeat=len(extents)):
-        cells = torch.zeros_like(before[0], dtype=torch.int64)
-        weight = torch.ones_like(before[0])
-        for step, extent, first, share in zip(steps, extents, before, shares, strict=True):
-            cells = cells * extent + (first.long() + step).clamp_max(extent - 1)
-            weight = weight * (share if step else 1 - share)
-        index = cells.reshape(batch, 1, -1).expand(batch, layers, -1)
-        labels.append(flat.gather(2, index).view(batch, layers, *before[0].shape[1:]))
-        weights.append(weight[:, None])
-    return labels, weights
+    label_maps: Int16[Tensor, "batch layer *cut"], first: Int32[Tensor, "batch axis *patch"], frame: CutFrame
+) -> Int16[Tensor, "batch layer corner *patch"]:
+    """Gathers the labels of the 4 or 8 voxels around each position, the last corner first."""
+    batch, layers, *cut_voxels = label_maps.shape
+    after = torch.minimum(first + 1, frame.whole_lasts)
+    along, *others = _align_axes(torch.stack([after, first], dim=1) * frame.strides)
+    dtype = torch.int32 if label_maps.numel() < 2**31 else torch.int64
+    starts = torch.arange(0, label_maps.numel(), math.prod(cut_voxels), dtype=dtype, device=first.device)
+    along = along[:, None] + starts.view(batch, layers, *(1,) * (along.ndim - 1))
+    cells = reduce(torch.add, [along, *(other[:, None] for other in others)]).flatten(2, 1 + len(cut_voxels))
+    return label_maps.flatten().index_select(0, cells.flatten()).view(cells.shape)
 
 
-def _sum_weights(labels: list[Tensor], weights: list[Tensor], wanted: Tensor) -> Tensor:
-    """Computes the interpolated indicator of one label per voxel, always added in the same order, so that ties stay."""
-    score = torch.zeros(wanted.shape, dtype=weights[0].dtype, device=wanted.device)
-    for label, weight in zip(labels, weights, strict=True):
-        score += torch.where(label == wanted, weight, 0)
-    return score
+def _weigh_corners(shares: Float32[Tensor, "batch axis *patch"]) -> Float32[Tensor, "batch corner *patch"]:
+    """Computes the weights of the same voxels."""
+    weights = reduce(torch.mul, _align_axes(torch.stack([shares, 1 - shares], dim=1)))
+    return weights.flatten(1, shares.shape[1])
 
 
-def _find_beyond(positions: list[Tensor], extents: tuple[int, ...]) -> Bool[Tensor, "batch 1 *patch"]:
-    is_beyond = torch.zeros_like(positions[0], dtype=torch.bool)
-    for along, extent in zip(positions, extents, strict=True):
-        is_beyond |= (along < 0) | (along > extent - 1)
-    return is_beyond[:, None]
+def _align_axes(parts: Shaped[Tensor, "batch 2 axis *patch"]) -> list[Tensor]:
+    """Gives each axis of the positions an axis of its own for its two voxels, so that all corners are combinations."""
+    batch, _, axes, *patch_voxels = parts.shape
+    return [
+        parts[:, :, axis].view(batch, *(2 if other == axis else 1 for other in range(axes)), *patch_voxels)
+        for axis in range(axes)
+    ]
+
+
+def _choose_labels(
+    labels: Int16[Tensor, "batch layer corner *patch"], weights: Float32[Tensor, "batch corner *patch"]
+) -> Int16[Tensor, "batch layer *patch"]:
+    """Chooses the label with the largest sum of weights. The weights of a label are always added in the same order, so
+    that ties stay."""
+    scores = torch.cat(
+        [
+            ((labels[:, :, None] == candidates[:, :, :, None]) * weights[:, None, None]).sum(3)
+            for candidates in torch.split(labels, CORNERS_AT_ONCE, dim=2)
+        ],
+        dim=2,
+    )
+    is_beaten = scores != scores.amax(2, keepdim=True)
+    nearest = weights.argmax(1)[:, None, None].expand(-1, labels.shape[1], -1, *weights.shape[2:])  # halfway the later
+    smallest = labels.masked_fill(is_beaten, LARGEST_LABEL).amin(2)  # voxel, as SciPy
+    return torch.where(is_beaten.gather(2, nearest)[:, :, 0], smallest, labels.gather(2, nearest)[:, :, 0])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from autoseg.training.augmentation.pipeline import SampleAugmentation, build_device_augmentation
+from autoseg.training.augmentation.tensors.transfer import copy_together
 from autoseg.training.augmentation.transform import Patches, build_sample_draws
 from autoseg.training.augmentation.transforms import build_transforms
 
@@ -64,9 +65,10 @@ def augment_on_device(build, list_seeds, device):
         starts = [cut // 2 - extent // 2 for cut, extent in zip(maps.shape[2:], patch, strict=True)]
         centre = tuple(slice(start, start + extent) for start, extent in zip(starts, patch, strict=True))
         changed, labels = augmentation(
-            unwarped=to_patches(image[~is_warped][(..., *centre)], maps[~is_warped][(..., *centre)], device),
-            warped=to_patches(image[is_warped], maps[is_warped], device),
+            patches=to_patches(image[(..., *centre)], maps[(..., *centre)], device),
+            cuts=to_patches(image[is_warped], maps[is_warped], device),
             parameters=parameters,
+            arrays=copy_together([array for group in parameters.arrays for array in group], device),
         )
         return changed.cpu().numpy(), labels.cpu().numpy()
 
@@ -92,12 +94,13 @@ def draw(list_seeds):
 
 @pytest.fixture
 def change_rows(draw_image, device):
-    """Applies a function to the channels of an image on a device; returns them before and after."""
+    """Applies a function with some parameters to the channels of an image on a device; returns them before and after.
+    Functions that change them in place return nothing."""
 
-    def apply(function, shape, **options):
+    def apply(function, shape, *arrays, **options):
         image = draw_image(shape)
         rows = torch.from_numpy(image.reshape(-1, *shape)).to(device, copy=True)
-        function(rows, **options)
-        return image.reshape(-1, *shape), rows.cpu().numpy()
+        changed = function(rows, *copy_together(arrays, device), **options)
+        return image.reshape(-1, *shape), (rows if changed is None else changed).cpu().numpy()
 
     return apply

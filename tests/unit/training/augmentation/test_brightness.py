@@ -15,6 +15,6 @@ def test_brightness_multiplies_every_channel_by_its_own_factor(plan_transforms, 
 
 def test_brightness_on_a_device_multiplies(change_rows):
     factors = np.asarray([1, 0.8, 1, 1.2, 1, 1])
-    before, after = change_rows(adjust_brightness, (8, 10, 12), factors=factors)
+    before, after = change_rows(adjust_brightness, (8, 10, 12), factors)
     assert np.allclose(after, before * factors[:, None, None, None])
     assert np.array_equal(after[0], before[0])

@@ -18,6 +18,7 @@ from autoseg.training.augmentation.spatial import (
     interpolate_label_map,
 )
 from autoseg.training.augmentation.tensors.resampling import resample_cuts
+from autoseg.training.augmentation.tensors.transfer import copy_together
 
 FIELDS = {
     "coarse_grid": {"nodes_per_axis": 3},
@@ -36,8 +37,9 @@ def plan_field(name, *, std_voxels=10.0, probability=1.0, **changes):
 def draw_many(plan, extents, count, *, device=None):
     if device is None:
         return np.stack([draw_displacements(plan, extents) for _ in range(count)])
-    keys = np.random.default_rng(1).integers(2**32, size=(count, 4))
-    return compute_displacements(keys, plan, extents, device).cpu().numpy()
+    keys = np.random.default_rng(1).integers(2**63, size=count)
+    keys, std_voxels = copy_together([keys, np.full(count, plan.std_voxels)], device)
+    return compute_displacements(plan, extents, keys=keys, std_voxels=std_voxels).cpu().numpy()
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -138,7 +140,7 @@ def test_a_device_interpolates_at_the_same_positions(draw_image, device, shape):
     changed, labels = resample_cuts(
         copy(image).to(device),
         copy(label_map[None].astype(np.int16)).to(device),
-        parameters.shear[None],
+        copy(parameters.shear[None].astype(np.float32)).to(device),
         patch,
         displacements=copy(parameters.displacements[None].astype(np.float32)).to(device),
     )

@@ -4,7 +4,7 @@ import torch
 from batchgenerators.augmentations.resample_augmentations import augment_linear_downsampling_scipy
 from scipy import stats
 
-from autoseg.training.augmentation.low_resolution import simulate_low_resolution
+from autoseg.training.augmentation.low_resolution import find_sources, simulate_low_resolution
 
 
 @pytest.mark.parametrize(("in_plane_only", "coarse"), [(False, (4, 5, 6)), (True, (8, 5, 6))])
@@ -23,7 +23,8 @@ def test_low_resolution_goes_down_to_the_nearest_voxel_and_up_linearly(
 @pytest.mark.parametrize(("shape", "first_axis"), [((8, 10, 12), 0), ((8, 10, 12), 1), ((16, 18), 0)])
 def test_low_resolution_on_a_device_is_that_of_batchgenerators(change_rows, shape, first_axis):
     zooms = np.asarray([1, 0.5, 0.6, 0.77, 1, 0.98])
-    before, after = change_rows(simulate_low_resolution, shape, zooms=zooms, first_axis=first_axis)
+    sources = [part for extent in shape[first_axis:] for part in find_sources(zooms, extent)]
+    before, after = change_rows(lambda rows, *parts: simulate_low_resolution(rows, parts), shape, *sources)
     for row in range(6):
         expected = augment_linear_downsampling_scipy(
             before[row][None].copy(),
@@ -52,3 +53,18 @@ def test_a_2d_patch_has_no_axis_to_leave_alone(plan_transforms, draw_patch, augm
         for flag in (False, True)
     )
     assert np.array_equal(free, in_plane)
+
+
+@pytest.mark.parametrize("extent", [5, 16, 37])
+def test_sources_along_an_axis_are_those_of_batchgenerators(extent):
+    zooms = np.asarray([0.5, 0.55, 0.71, 0.8, 0.93, 0.99])
+    line = np.random.default_rng(0).normal(size=extent).astype(np.float32)
+    for zoom, first, second, share in zip(zooms, *find_sources(zooms, extent), strict=True):
+        expected = augment_linear_downsampling_scipy(
+            line[None, None].copy(), zoom_range=(zoom, zoom), order_downsample=0, order_upsample=1, ignore_axes=(0,)
+        )
+        assert np.allclose(line[first] + share * (line[second] - line[first]), expected[0, 0], atol=1e-5)
+
+
+def test_an_axis_of_one_voxel_stays():
+    assert [part.tolist() for part in find_sources(np.asarray([0.5]), 1)] == [[[0]], [[0]], [[0.0]]]

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
-import torch
 
 from autoseg.plan import TRANSFORM_PLANS
-from autoseg.training.augmentation.pipeline import finish_patch, merge
-from autoseg.training.augmentation.transform import Patches
+from autoseg.training.augmentation.pipeline import finish_patch
 from autoseg.training.augmentation.transforms import TRANSFORMS, build_transforms, list_without_device_form
 
 MOVED = {"rotation_probability": 1.0, "scaling_probability": 1.0}
@@ -196,15 +194,3 @@ def test_one_decision_does_not_shift_the_others(plan_transforms, draw):
     first, second = draw(one, count=4)[-1], draw(other, count=4)[-1]
     assert np.array_equal(first, second)
     assert (first != 1).all()
-
-
-def test_samples_keep_their_places_when_some_are_warped():
-    def number(values):
-        return Patches(
-            image=torch.tensor(values, dtype=torch.float32)[:, None, None],
-            label_maps=torch.tensor(values, dtype=torch.int16)[:, None, None],
-        )
-
-    merged = merge(number([0.0, 2.0, 3.0]), number([1.0, 4.0]), np.asarray([False, True, False, False, True]))
-    assert merged.image.flatten().tolist() == [0, 1, 2, 3, 4]
-    assert merged.label_maps.flatten().tolist() == [0, 1, 2, 3, 4]

@@ -42,6 +42,11 @@ def draw_cuts(shape, *, batch=4, block=1):
     return image, label_map[(slice(None), *map(slice, shape))].astype(np.int16)
 
 
+def to_matrices(parameters, device):
+    matrices = compute_matrices(parameters.angles_radians, parameters.scale)
+    return torch.from_numpy(matrices.astype(np.float32)).to(device)
+
+
 def list_reference_positions(parameters, patch, cut):
     return [
         compute_source_positions(SpatialParameters(angles_radians=tuple(angles), scale=scale), patch, cut)
@@ -52,11 +57,11 @@ def list_reference_positions(parameters, patch, cut):
 @pytest.mark.parametrize(("cut", "patch"), CASES)
 def test_positions_are_those_of_the_cpu(draw, device, cut, patch):
     parameters = draw(len(cut), rotation_limit_degrees=180)
-    found = compute_positions(compute_matrices(parameters.angles_radians, parameters.scale), patch, cut, device)
+    found = compute_positions(to_matrices(parameters, device), patch, cut)
     expected = list_reference_positions(parameters, patch, cut)
     for sample in range(4):
         for axis in range(len(cut)):
-            assert np.allclose(found[axis][sample].cpu().numpy(), expected[sample][axis], atol=1e-4)
+            assert np.allclose(found[sample, axis].cpu().numpy(), expected[sample][axis], atol=1e-4)
 
 
 @pytest.mark.parametrize(("cut", "patch"), CASES)
@@ -65,7 +70,7 @@ def test_images_are_those_of_the_cpu(draw, device, cut, patch):
     moved, _ = resample_cuts(
         torch.from_numpy(image).to(device),
         torch.from_numpy(label_map).to(device),
-        compute_matrices(parameters.angles_radians, parameters.scale),
+        to_matrices(parameters, device),
         patch,
     )
     for sample, positions in enumerate(list_reference_positions(parameters, patch, cut)):
@@ -81,7 +86,7 @@ def test_label_maps_are_those_of_the_cpu(draw, device, *, cut, patch, block):
     _, moved = resample_cuts(
         torch.from_numpy(image).to(device),
         torch.from_numpy(label_map).to(device),
-        compute_matrices(parameters.angles_radians, parameters.scale),
+        to_matrices(parameters, device),
         patch,
     )
     assert moved.dtype == torch.int16
@@ -101,7 +106,7 @@ def test_ties_go_to_the_nearest_voxel_and_outside_is_strict(device):
     expected = interpolate_label_map(label_map, positions)
     found = interpolate_label_maps(
         torch.from_numpy(label_map)[None, None].to(device),
-        [torch.from_numpy(part.astype(np.float32))[None].to(device) for part in positions],
+        torch.from_numpy(positions.astype(np.float32))[None].to(device),
     )
     assert found[0, 0].tolist() == expected.tolist()
     assert expected.tolist() == [[-1, 3, 3, 1, 1, 2, 2, -1]]
@@ -109,7 +114,7 @@ def test_ties_go_to_the_nearest_voxel_and_outside_is_strict(device):
 
 def test_where_the_nearest_voxel_has_lost_the_smallest_of_equal_labels_wins(device):
     block = np.asarray([3, 1, 2, 1, 2, 1, 2, 3], dtype=np.int16).reshape(1, 1, 2, 2, 2)
-    middle = [torch.full((1, 1, 1, 1), 0.5, device=device)] * 3
+    middle = torch.full((1, 3, 1, 1, 1), 0.5, device=device)
     assert interpolate_label_maps(torch.from_numpy(block).to(device), middle).item() == 1
 
 
@@ -123,7 +128,7 @@ def test_a_rotated_ball_stays_a_ball_and_a_scaled_one_shrinks(draw, device):
         image, label_map = resample_cuts(
             torch.from_numpy(np.tile(ball[None, None], (4, 1, 1, 1, 1)).astype(np.float32)).to(device),
             torch.from_numpy(np.tile(ball, (4, 1, 1, 1))).to(device),
-            compute_matrices(changed.angles_radians, changed.scale),
+            to_matrices(changed, device),
             (31, 31, 31),
         )
         expected = (grid[:, 5:-5, 5:-5, 5:-5] ** 2).sum(0) <= radius**2
@@ -141,13 +146,13 @@ def test_in_plane_changes_move_all_slices_alike_and_leave_the_first_axis_alone(d
     moved, moved_labels = resample_cuts(
         torch.from_numpy(image[:, :, None] * slices).to(device),
         torch.from_numpy(np.repeat(label_map[:, None], 3, axis=1)).to(device),
-        compute_matrices(parameters.angles_radians, parameters.scale),
+        to_matrices(parameters, device),
         (3, 12, 12),
     )
     flat, flat_labels = resample_cuts(
         torch.from_numpy(image).to(device),
         torch.from_numpy(label_map).to(device),
-        compute_matrices(parameters.angles_radians, parameters.scale),
+        to_matrices(parameters, device),
         (12, 12),
     )
     for number in range(3):
