@@ -21,6 +21,7 @@ from autoseg.networks.attention_maps import RecordingNetwork, find_attention_map
 from autoseg.networks.cost import META
 from autoseg.networks.families import build_network
 from autoseg.plan.document import Plan
+from autoseg.plan.network.base import NetworkPlan
 from autoseg.run_folder import RunFolder
 from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import write_label_map
@@ -67,10 +68,16 @@ class MapRecorder:
 
 
 def build_recorder(model: SegmentationModel, out: Path) -> MapRecorder:
-    """Builds what predicts with a model whose networks run as they are, and writes attention maps into a folder."""
+    """Builds what predicts with a model whose networks run as they are, and writes attention maps into a folder.
+
+    Raises:
+        PredictionError: The networks compute no attention maps.
+    """
     networks = tuple(RecordingNetwork(network) for network in model.networks)
     plan, configuration = model.plan, model.configuration_plan
     classes, titles = configuration.network.output_channels, networks[0].titles
+    if not titles:  # a fold may have been trained by another plan than that of the run
+        raise PredictionError(_explain_no_maps(model.configuration, configuration.network))
     wide = configuration.network.model_copy(update={"output_channels": classes + len(titles)})
     configurations = plan.configurations | {model.configuration: configuration.model_copy(update={"network": wide})}
     recording = replace(model, networks=networks, plan=plan.model_copy(update={"configurations": configurations}))
@@ -99,11 +106,15 @@ def check_attention_maps(run: RunFolder, members: Sequence[MemberChoice], *, exe
     with META:
         found = find_attention_maps(build_network(network))
     if not found:
-        msg = (
-            f"the network of {name} ({network.family}) computes no attention maps: predict without --attention-maps, "
-            f"or train one that does, such as those of autoseg plan --architecture attention_unet or sau_net"
-        )
-        raise PredictionError(msg)
+        raise PredictionError(_explain_no_maps(name, network))
+
+
+def _explain_no_maps(configuration: str, network: NetworkPlan) -> str:
+    return (
+        f"the network of {configuration} ({network.family}) computes no attention maps: predict without "
+        f"--attention-maps, or train one that does, such as those of autoseg plan --architecture attention_unet or "
+        f"sau_net"
+    )
 
 
 def check_no_maps(out: Path) -> None:

@@ -9,11 +9,14 @@ from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 
+from autoseg.document import read_document, write_document
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.networks.attention_maps import find_attention_maps
+from autoseg.plan import Plan
+from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
@@ -117,3 +120,13 @@ def test_what_cannot_give_maps_is_refused_by_name_before_anything_is_written(
     with pytest.raises(PredictionError, match=words):
         predict(run, images, attention_maps=True, **choices)
     assert not (run.parent / "out").exists()
+
+
+def test_a_fold_that_was_trained_by_another_plan_without_maps_is_refused(make_run, images) -> None:
+    run = make_run("u_shaped")
+    plan = read_document(RunFolder(run).plan, Plan)
+    network = build_small_network_plan("shape stream", 3, input_channels=1, output_channels=3)
+    configuration = plan.configurations["3d_fullres"].model_copy(update={"network": network})
+    write_document(RunFolder(run).plan, plan.model_copy(update={"configurations": {"3d_fullres": configuration}}))
+    with pytest.raises(PredictionError, match=r"the network of 3d_fullres \(u_shaped\) computes no attention maps"):
+        predict(run, images, attention_maps=True)

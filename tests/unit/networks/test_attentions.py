@@ -73,7 +73,7 @@ def test_there_are_enough_hidden_units_for_one_to_have_a_gradient(channels: int,
         assert module.get_parameter("squeeze.weight").shape == (hidden, channels, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["se_unet", "cbam_unet"])
+@pytest.mark.parametrize("name", ["se_unet", "cbam_unet", "sau_net"])
 def test_every_weight_of_the_narrow_networks_of_small_computers_has_a_gradient(name: str) -> None:
     architecture = ARCHITECTURES[name]
     topology = architecture.topology.compute((1.0, 1.0), (16, 16))
