@@ -50,7 +50,7 @@ class Table:
         cases: Key of the case that each row is about, shown when the row is clicked; empty where rows are about other
             things.
         title: Heading of the table.
-        formats: How the numbers of a column are written, by its heading; three decimals elsewhere.
+        formats: Format of the numbers of a column, by its heading; three decimals elsewhere.
     """
 
     columns: Sequence[str]

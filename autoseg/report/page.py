@@ -31,7 +31,7 @@ class ShownCase:
         key: Name that no other case of the page has.
         name: Name of the case.
         note: A word on why it is shown; empty for most.
-        details: What is known of it, by name.
+        details: Scores, volumes and the like, by name.
         pictures: Captions and data URIs of its slices.
         volumes: Compressed NIfTI files of its image (by the name "image") and of its label maps.
         command: Command that shows it in more detail.

@@ -38,8 +38,8 @@ class PredictedCase:
         path: The label map.
         image: The image, if the record of the predictions names one.
         volumes_ml: Volume of every class by name, in ml (thousands of voxels without spacing).
-        urgency: How far the volumes are from those of the training cases, in robust standard deviations.
-        concerns: What is unusual, in words.
+        urgency: Largest difference from the volumes of the training cases, in robust standard deviations.
+        concerns: Everything unusual, in words.
     """
 
     name: str
