@@ -119,10 +119,14 @@ def measure_floor(settings: GpuSettings) -> None:
     network = build_network(plan.network, torch.Generator().manual_seed(0)).to(settings.device)
     shapes: list[tuple[nn.Module, torch.Size]] = []
     convolutions = [module for module in network.modules() if isinstance(module, CONVOLUTIONS)]
-    for module in convolutions:
+    hooks = [
         module.register_forward_hook(lambda module, inputs, output: shapes.append((module, inputs[0].shape)))
+        for module in convolutions
+    ]
     with torch.no_grad():
         network(draw_batch(plan, settings.device).image)
+    for hook in hooks:
+        hook.remove()
     layouts = {"channels first": torch.contiguous_format, "channels last": CHANNELS_LAST[plan.dimensions]}
     dtypes = [torch.bfloat16, torch.float16] if settings.device.type == "cuda" else [torch.float32]
     best = [float("inf")] * len(shapes)
@@ -228,6 +232,7 @@ PARTS: Final[Mapping[str, Callable[[GpuSettings], None]]] = {
     "prediction": measure_prediction,
     "dice": measure_dice,
 }
+NEED_A_DATASET: Final = frozenset({"batches", "waiting", "dice"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -267,7 +272,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def build_settings(options: argparse.Namespace, device: torch.device, work: Path) -> GpuSettings:
     """What is asked for; without the data set, a synthetic one in its place, which is said."""
     dataset = options.dataset.resolve()
-    if options.tiny or not dataset.is_dir():
+    if NEED_A_DATASET.intersection(options.only) and (options.tiny or not dataset.is_dir()):
         print(f"{dataset} is {'not used' if options.tiny else 'absent'}: a synthetic dataset takes its place")
         dataset = work / "Dataset900_Synthetic"
         write_synthetic_dataset(dataset, training_cases=5 if options.tiny else 20, test_cases=0, seed=0)

@@ -117,9 +117,10 @@ class ConvolutionUnit(nn.Module):
 
     def finish(self, convolved: Float[Tensor, "batch channels_out *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Applies normalization and activation to the output of the convolution, whose input may be freed before."""
-        if self.normalized.norm.is_fused and convolved.is_cuda:
-            return self.normalized.norm.activate(convolved, slope=NEGATIVE_SLOPE)
-        activated: Tensor = self.activation(self.normalized.norm(convolved))
+        norm = self.normalized.norm  # prediction may have put another module there
+        if isinstance(norm, InstanceNormalization) and norm.is_fused and convolved.is_cuda:
+            return norm.activate(convolved, slope=NEGATIVE_SLOPE)
+        activated: Tensor = self.activation(norm(convolved))
         return activated
 
 
