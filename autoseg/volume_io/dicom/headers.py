@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from autoseg.dicom_files import MAGIC, PREAMBLE_BYTES
 from autoseg.errors import VolumeError
 from autoseg.geometry import FloatTriple, make_triple
-from autoseg.volume_io.formats import dicom, reader_process
+from autoseg.volume_io.formats import dicom
+from autoseg.volume_io.formats.reader_process import IsolatedReader
 from autoseg.volume_io.formats.volumes import translate_decoder_errors
 
-READER: Final = dicom.__name__
+READER: Final = IsolatedReader(dicom.__name__)
 META_BYTES: Final = 2**16  # far more than the meta information takes
 CLASS_ELEMENT: Final = re.compile(rb"\x02\x00\x02\x00UI(?P<length>..)", re.DOTALL)
 UID: Final = re.compile(r"[0-9.]{1,64}")
@@ -105,7 +106,7 @@ def read_slice_header(path: Path) -> SliceHeader:
         VolumeError: It cannot be read, or does not tell its series.
     """
     with translate_decoder_errors(path):
-        tags = {tag: value.strip("\0 ") for tag, value in reader_process.read_tags(path, module=READER).items()}
+        tags = {tag: value.strip("\0 ") for tag, value in READER.read_tags(path).items()}
         return _parse(path, tags)
 
 

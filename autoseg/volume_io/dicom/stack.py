@@ -17,7 +17,7 @@ from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, make_triple
 from autoseg.volume_io.dicom.headers import READER, SliceHeader
 from autoseg.volume_io.dicom.series import DicomSeries, find_series, list_series
-from autoseg.volume_io.formats import dicom, reader_process
+from autoseg.volume_io.formats import dicom
 from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.itk import convert_lps_ras
 from autoseg.volume_io.formats.volumes import Volume, check_finite_grid, convert_to_float32, translate_decoder_errors
@@ -103,7 +103,7 @@ def read_stack(stack: SliceStack) -> Volume:
         what = f"instance {header.instance_number}"
         part = array[:, index * step : (index + 1) * step]
         with translate_decoder_errors(what):
-            stored = reader_process.read(header.path, as_labels=False, module=READER)
+            stored = READER.read(header.path, as_labels=False)
         if stored.array.shape != part.shape:
             msg = f"{what}: expected {part.shape} voxels as its header says, found {stored.array.shape}; copy it again"
             raise VolumeError(msg)
@@ -114,7 +114,7 @@ def read_stack(stack: SliceStack) -> Volume:
 def _read_own_grid(header: SliceHeader) -> Grid:
     what = f"instance {header.instance_number}"
     with translate_decoder_errors(what):
-        return check_finite_grid(reader_process.read_grid(header.path, module=READER), what)
+        return check_finite_grid(READER.read_grid(header.path), what)
 
 
 def _round_spacing(grid: Grid) -> Grid:

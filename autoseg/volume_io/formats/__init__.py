@@ -1,6 +1,5 @@
 """Tables of the modules that read and write each file ending."""
 
-from pathlib import Path
 from typing import Final
 
 from autoseg.file_endings import (
@@ -14,9 +13,9 @@ from autoseg.file_endings import (
     PARREC_ENDINGS,
     PICTURE_ENDINGS,
     TIFF_ENDINGS,
-    find_ending,
 )
-from autoseg.volume_io.formats import dicom, itk, minc, nifti, parrec_afni_ecat, pictures, reader_process, tiff
+from autoseg.volume_io.formats import dicom, itk, minc, nifti, parrec_afni_ecat, pictures, tiff
+from autoseg.volume_io.formats.reader_process import IsolatedReader
 from autoseg.volume_io.formats.volumes import FileFormat, FileReader
 
 WRITTEN_FAMILIES: Final[tuple[tuple[tuple[str, ...], FileFormat], ...]] = (
@@ -43,12 +42,6 @@ ISOLATED_ENDINGS: Final = (
 """Endings of the files that are read in a process that may die."""
 
 READERS: Final[dict[str, FileReader]] = {
-    ending: reader_process if ending in ISOLATED_ENDINGS else module for ending, module in DIRECT_READERS.items()
+    ending: IsolatedReader(str(vars(module)["__name__"])) if ending in ISOLATED_ENDINGS else module
+    for ending, module in DIRECT_READERS.items()
 }
-
-
-def find_direct_reader(path: Path) -> str:
-    """Returns the name of the module that reads a file in this process."""
-    ending = find_ending(path.name)
-    assert ending is not None, "other files are not read"
-    return str(vars(DIRECT_READERS[ending])["__name__"])

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, Final, Literal
@@ -133,23 +133,34 @@ CHILD: Final = _Child()
 atexit.register(CHILD.stop)
 
 
-def read(path: Path, *, as_labels: bool, module: str | None = None) -> StoredVolume:
-    """Reads all voxels in the child, by a module that is named where the ending does not tell it."""
-    reply, array = CHILD.call(path, _build_request(path, "labels" if as_labels else "image", module))
-    assert array is not None
-    return StoredVolume(array=array, grid=_build_grid(reply["grid"]))
+@dataclass(frozen=True, slots=True)
+class IsolatedReader:
+    """A module that reads a family of file formats, in the child.
 
+    Attributes:
+        module: Its name.
+    """
 
-def read_grid(path: Path, *, module: str | None = None) -> Grid:
-    """Reads the header in the child."""
-    reply, _ = CHILD.call(path, _build_request(path, "grid", module))
-    return _build_grid(reply["grid"])
+    module: str
 
+    def read(self, path: Path, *, as_labels: bool) -> StoredVolume:
+        """Reads all voxels."""
+        reply, array = self._call(path, "labels" if as_labels else "image")
+        assert array is not None
+        return StoredVolume(array=array, grid=_build_grid(reply["grid"]))
 
-def read_tags(path: Path, *, module: str) -> dict[str, str]:
-    """Has the module's function `read_tags` called in the child."""
-    reply, _ = CHILD.call(path, _build_request(path, "tags", module))
-    return dict(reply["tags"])
+    def read_grid(self, path: Path) -> Grid:
+        """Reads the header."""
+        reply, _ = self._call(path, "grid")
+        return _build_grid(reply["grid"])
+
+    def read_tags(self, path: Path) -> dict[str, str]:
+        """Has the module's function `read_tags` called."""
+        reply, _ = self._call(path, "tags")
+        return dict(reply["tags"])
+
+    def _call(self, path: Path, wanted: Wanted) -> tuple[Message, np.ndarray | None]:
+        return CHILD.call(path, {"module": self.module, "path": os.fsencode(path).hex(), "wanted": wanted})
 
 
 def serve() -> None:
@@ -193,12 +204,6 @@ class _Collector(logging.Handler):
         values = [value.item() if isinstance(value, np.generic) else value for value in arguments]
         plain = [value if isinstance(value, int | float) else str(value) for value in values]
         self.found.append((record.name, record.levelno, str(record.msg), plain))
-
-
-def _build_request(path: Path, wanted: Wanted, module: str | None) -> Message:
-    from autoseg.volume_io.formats import find_direct_reader
-
-    return {"module": module or find_direct_reader(path), "path": os.fsencode(path).hex(), "wanted": wanted}
 
 
 def _build_grid(fields: Message) -> Grid:
