@@ -36,13 +36,19 @@ def explain_budget(machine: Machine, host: HostThroughput) -> Reason:
         f"{host.number_type}: convolutions {rates} channels, {host.elementwise_rate / 1e6:.0f} million normalized "
         f"elements/s"
     )
-    if host.received_share < UNDISTURBED_SHARE:
-        because += (
-            f". The measurement got only {format_share(host.received_share)} of the time of these cores (other "
-            f"programs, or the limit of a container): plan again with --overwrite on an idle computer for more network"
-        )
+    because += warn_of_disturbance(host)
     return Reason(
         subject="budget", value=f"{TRAINING_SHARE * find_budget(machine) / 60:.3g} minutes of training", because=because
+    )
+
+
+def warn_of_disturbance(host: HostThroughput) -> str:
+    """Returns a sentence about a measurement that other programs disturbed; empty for an undisturbed one."""
+    if host.received_share >= UNDISTURBED_SHARE:
+        return ""
+    return (
+        f". The measurement got only {format_share(host.received_share)} of the time of these cores (other "
+        f"programs, or the limit of a container): plan again with --overwrite on an idle computer for more network"
     )
 
 

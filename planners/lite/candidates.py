@@ -9,10 +9,11 @@ import numpy as np
 
 from autoseg.fingerprint import Fingerprint, HostThroughput
 from autoseg.network_cost import MeasureCost
-from autoseg.plan.decisions import Decision
+from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import NetworkPlan, PlainUNetPlan
 from planners.architectures.architecture import Architecture
-from planners.reasons import format_amount, format_count, format_lengths, format_share
+from planners.lite.budget import TRAINING_SHARE, warn_of_disturbance
+from planners.reasons import format_amount, format_count, format_extents, format_lengths, format_share
 from planners.rules.low_resolution import coarsen
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.patch_size import compute_initial_patch
@@ -112,6 +113,9 @@ def choose_candidate(dataset: ResampledDataset, situation: Situation) -> Decisio
         fits = candidate.memory_bytes <= situation.memory_limit_bytes
         if candidate.patches >= ENOUGH_PATCHES and fits:
             break
+    else:
+        if candidate.context < SUFFICIENT_CONTEXT_FRACTION:
+            candidate = coarsen_candidate(candidate, WIDTHS[-1], situation)
     return Decision(candidate, _explain(candidate, considered, situation))
 
 
@@ -123,12 +127,16 @@ def list_candidates(dataset: ResampledDataset, situation: Situation) -> Iterator
         for width in WIDTHS:
             candidate = evaluate_candidate(dataset, topology, width, situation)
             if candidate.context < SUFFICIENT_CONTEXT_FRACTION and candidate.patches >= ENOUGH_PATCHES:
-                coarse = coarsen_for_context(dataset, topology)
-                candidate = evaluate_candidate(
-                    coarse, compute(coarse.spacing_mm, topology.patch_voxels), width, situation
-                )
+                candidate = coarsen_candidate(candidate, width, situation)
             yield candidate
         topology = shorten(topology, dataset, situation.topology)
+
+
+def coarsen_candidate(candidate: Candidate, width: int, situation: Situation) -> Candidate:
+    """Returns the candidate of the same patch at a spacing at which it covers enough of the median case."""
+    coarse = coarsen_for_context(candidate.dataset, candidate.topology)
+    topology = situation.topology.compute(coarse.spacing_mm, candidate.topology.patch_voxels)
+    return evaluate_candidate(coarse, topology, width, situation)
 
 
 def evaluate_candidate(dataset: ResampledDataset, topology: Topology, width: int, situation: Situation) -> Candidate:
@@ -225,6 +233,37 @@ def coarsen_for_context(dataset: ResampledDataset, topology: Topology) -> Resamp
         median_shape_voxels=tuple(float(extent) for extent in rounded),
         voxel_count=float(dataset.voxel_count * np.prod(rounded) / np.prod(fine_shape)),
     )
+
+
+def warn_of_smallest(candidate: Candidate, full: ResampledDataset, situation: Situation) -> tuple[Reason, ...]:
+    """Returns a warning where not even the smallest candidate learns enough within the time and the memory.
+
+    Args:
+        candidate: The chosen candidate.
+        full: The dataset at full resolution.
+        situation: The conditions.
+    """
+    problems, limit = [], situation.memory_limit_bytes
+    if candidate.patches < ENOUGH_PATCHES:
+        minutes = math.ceil(ENOUGH_PATCHES * candidate.step_seconds / candidate.batch.value / TRAINING_SHARE / 60)
+        problems.append(
+            f"{situation.training_seconds / 60:.3g} minutes hold {format_count(candidate.patches)} patches of the "
+            f"smallest network instead of {format_count(ENOUGH_PATCHES)} (--budget {minutes}m would do)"
+        )
+    if candidate.memory_bytes > limit:
+        problems.append(
+            f"its feature maps take {candidate.memory_bytes / 1e9:.2g} GB, more than the {limit / 1e9:.2g} GB that are "
+            f"kept for them"
+        )
+    if not problems:
+        return ()
+    patch, unit = format_extents(candidate.topology.patch_voxels), full.distance_unit
+    spacing = format_lengths(candidate.dataset.spacing_mm, unit)
+    if candidate.dataset != full:
+        spacing = f"{spacing}, coarser than the {format_lengths(full.spacing_mm, unit)} of the data"
+    share = f"a patch of {patch} covers {format_share(candidate.context)} of the median case at {spacing}"
+    because = f"{'; '.join(problems)}; {share}{warn_of_disturbance(situation.host)}"
+    return (Reason(subject="warning: smallest network", value=f"patch {patch}", because=because),)
 
 
 def _explain(candidate: Candidate, considered: int, situation: Situation) -> str:

@@ -11,7 +11,7 @@ from planners.architectures.architecture import Architecture
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
 from planners.lite.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
-from planners.lite.candidates import Situation, choose_candidate
+from planners.lite.candidates import Situation, choose_candidate, warn_of_smallest
 from planners.lite.configuration import build_configuration
 from planners.planner import SLICES
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
@@ -81,12 +81,13 @@ class LitePlanner:
         chosen, seconds = candidate.value, situation.training_seconds
         needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
         configuration, reasons = build_configuration(name, candidate, situation)
+        smallest = warn_of_smallest(chosen, dataset, situation)
         memory = _choose_memory(machine.host, machine.accelerator_memory_gb)
         return common.build_plan(
             self.name,
             memory,
             configurations={name: configuration},
-            reasons=(explain_budget(machine, machine.host), needed, *reasons),
+            reasons=(explain_budget(machine, machine.host), needed, *smallest, *reasons),
             budget_seconds=find_budget(machine),
         )
 

@@ -1,3 +1,4 @@
+import math
 from functools import cache
 
 import pytest
@@ -231,6 +232,40 @@ def test_a_machine_that_is_too_slow_for_what_the_smallest_network_needs_is_warne
     reason = find_reason(plan, "iterations")
     assert reason.subject == "warning: too few iterations"
     assert "so expect a poor model: --budget 1m would do" in reason.because
+
+
+def test_where_no_network_fits_the_time_the_spacing_becomes_coarser_and_a_warning_says_so():
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow_down(50))
+    ((name, configuration),) = plan.configurations.items()
+    covered = math.prod(configuration.patch_voxels) / math.prod(configuration.median_shape_voxels)
+    assert name == "3d_lowres"
+    assert min(configuration.spacing_mm) > 1
+    assert covered >= SUFFICIENT_CONTEXT_FRACTION
+    warning = find_reason(plan, "smallest network")
+    patches = int(configuration.training.budget_seconds / estimate(configuration, slow_down(50)))
+    assert warning.subject.startswith("warning: ")
+    assert f"0.45 minutes hold {patches:,} patches of the smallest network instead of 5,000" in warning.because
+    assert f"covers {covered * 100:.3g} % of the median case" in warning.because
+    assert "coarser than the 1 x 1 x 1 mm of the data" in warning.because
+
+
+def test_where_not_even_the_smallest_network_fits_into_memory_a_warning_says_so():
+    tight = build_host(memory_gb=0.0002)
+    machine = Machine(accelerator_memory_gb=8.0, host=tight, budget_seconds=1800.0)
+    plan = LITE.plan(build_fingerprint(*HIPPOCAMPUS, count=200), machine, measure_cost=find_network_cost)
+    assert "more than the 0.0001 GB that are kept for them" in find_reason(plan, "smallest network").because
+
+
+def test_a_warning_of_the_smallest_network_tells_that_the_measurement_was_disturbed():
+    slow = slow_down(50).model_copy(update={"received_share": 0.31})
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, host=slow)
+    assert "got only 31 % of the time" in find_reason(plan, "smallest network").because
+
+
+@pytest.mark.parametrize("minutes", [4.0, 30.0])
+def test_a_network_that_fits_is_not_warned_of(minutes):
+    plan = make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=minutes)
+    assert not [reason for reason in plan.reasons if "warning" in reason.subject]
 
 
 def test_a_machine_that_can_train_next_to_nothing_is_refused_with_the_time_that_it_needs():
