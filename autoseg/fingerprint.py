@@ -55,6 +55,26 @@ class ResampledCounts(Part):
     voxel_counts: tuple[int, ...]
 
 
+class MirrorOverlap(Part):
+    """Mean overlap (Dice) of a label with mirror images about the centre of the foreground, along one axis.
+
+    Attributes:
+        label: Internal label.
+        axis: Array axis (z, y, x), in the training orientation.
+        case_count: Number of cases that have the label.
+        own: Overlap with its own mirror image.
+        partner: The other label whose mirror image it overlaps most; None if it overlaps none.
+        partner_overlap: Overlap with that mirror image, over the cases that have both.
+    """
+
+    label: Annotated[int, Field(ge=1)]
+    axis: Annotated[int, Field(ge=0, le=2)]
+    case_count: Annotated[int, Field(ge=1)]
+    own: Annotated[float, Field(ge=0, le=1)]
+    partner: int | None
+    partner_overlap: Annotated[float, Field(ge=0, le=1)]
+
+
 class CaseFingerprint(Part):
     """One training case, axes z, y, x in the training orientation.
 
@@ -91,6 +111,8 @@ class Fingerprint(Document):
         file_ending: Ending of the dataset's files, for example ".nii.gz".
         orientation: Axis code (x, y, z) to which every image is brought; None for pictures, which have no orientation.
         distance_unit: Unit of all lengths; "pixel" where no file has a spacing, whatever the names of the fields say.
+        mirror_overlaps: Overlaps of every label that occurs with mirror images, along each axis; empty if they were not
+            measured.
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -105,6 +127,7 @@ class Fingerprint(Document):
     orientation: str | None
     distance_unit: DistanceUnit = "mm"
     median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
+    mirror_overlaps: tuple[MirrorOverlap, ...] = ()
 
 
 class DeviceThroughput(Part):

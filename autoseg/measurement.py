@@ -20,6 +20,7 @@ from autoseg.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint
 from autoseg.geometry import DistanceUnit, FloatTriple
 from autoseg.intensities import IntensityFindings, examine_image
 from autoseg.labels import LabelScheme
+from autoseg.mirror_overlap import MirrorCounts, count_mirrored, merge_mirror_counts
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
 from autoseg.plan.preprocessing import CT_NAME
 
@@ -61,10 +62,12 @@ class CaseMeasurement:
 
     Attributes:
         fingerprint: Shapes, spacing and class sizes.
+        mirror_counts: Where labels meet mirror images.
         intensities: One summary per channel; empty if the case has no foreground.
     """
 
     fingerprint: CaseFingerprint
+    mirror_counts: MirrorCounts
     intensities: tuple[IntensitySummary, ...]
 
 
@@ -130,7 +133,9 @@ def measure_case(
     inside = slice_box(box)
     is_foreground = _find_foreground(label_map[inside], labels)
     intensities = tuple(_summarize(channel[inside][is_foreground]) for channel in image) if is_foreground.any() else ()
-    return CaseMeasurement(fingerprint=fingerprint, intensities=intensities)
+    return CaseMeasurement(
+        fingerprint=fingerprint, mirror_counts=count_mirrored(label_map, labels), intensities=intensities
+    )
 
 
 def build_fingerprint(
@@ -156,6 +161,7 @@ def build_fingerprint(
         orientation=orientation,
         distance_unit=distance_unit,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
+        mirror_overlaps=merge_mirror_counts((measurement.mirror_counts for measurement in measurements), labels),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import AfterValidator, Field
 
 from autoseg.document import OneOf, Part
+from autoseg.labels import LabelScheme
 from autoseg.plan.elastic import ELASTIC_PLANS, ElasticPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.plan.values import LARGEST_RADIUS_VOXELS, Fraction, FractionRange, NonNegativeRange, PositiveRange
@@ -26,11 +27,13 @@ class TransformPlan(Part):
         name: Row of the kind in `TRANSFORM_PLANS` and, of what carries it out, in
             `autoseg.training.augmentation.transforms.TRANSFORMS`.
         needs_previous_stage: Whether it changes the masks of a cascade's previous stage.
+        allows_previous_stage: Whether there may be a previous stage.
         lasts: Whether it happens until the training ends, even if augmentation ends before
             (`TrainingPlan.augmentation_end_fraction`).
     """
 
     needs_previous_stage: ClassVar[bool] = False
+    allows_previous_stage: ClassVar[bool] = True
     lasts: ClassVar[bool] = False
 
     name: str
@@ -43,6 +46,11 @@ class TransformPlan(Part):
     def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
         """Says why the transform is impossible for images of these channels; None if it is possible."""
         del channels
+        return None
+
+    def find_label_problem(self, labels: LabelScheme) -> str | None:
+        """Says why the transform is impossible for these labels; None if it is possible."""
+        del labels
         return None
 
 
@@ -275,6 +283,39 @@ class MirrorPlan(TransformPlan):
         return f"axes must be different axes below {dimensions} (got {self.axes})"
 
 
+class MirrorPairsPlan(TransformPlan):
+    """Flipping along the axis between left and right, which exchanges the labels of paired classes.
+
+    Attributes:
+        axis: Plan axis (of the patch) that is flipped with probability one half, also in prediction.
+        pairs: Pairs of internal labels, such as those of the left and the right kidney, each label once.
+    """
+
+    lasts: ClassVar[bool] = True
+    allows_previous_stage: ClassVar[bool] = False
+
+    name: Literal["mirror_pairs"] = "mirror_pairs"
+    axis: Annotated[int, Field(ge=0, le=2)]
+    pairs: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)]
+
+    def find_problem(self, dimensions: int) -> str | None:
+        """Reports an axis that the patch does not have."""
+        return None if self.axis < dimensions else f"axis must be below {dimensions} (got {self.axis})"
+
+    def find_label_problem(self, labels: LabelScheme) -> str | None:
+        """Reports labels that do not exist or stand in two pairs, and regions without a counterpart."""
+        named = [label for pair in self.pairs for label in pair]
+        if len(set(named)) < len(named) or not set(named) <= set(labels.foreground_labels):
+            highest = max(labels.foreground_labels)
+            return f"pairs must hold foreground labels, from 1 to {highest}, once each (got {self.pairs})"
+        if labels.exchange_outputs(self.pairs) is None:
+            return (
+                f"a region must become a region when the labels of pairs are exchanged (got {self.pairs}); declare "
+                f"regions for both sides, or remove the transform"
+            )
+        return None
+
+
 class MaskMorphologyPlan(TransformPlan):
     """Masks of the previous stage of a cascade are dilated, eroded, opened or closed.
 
@@ -322,6 +363,7 @@ TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
     "hue": HuePlan,
     "stain": StainPlan,
     "mirror": MirrorPlan,
+    "mirror_pairs": MirrorPairsPlan,
     "mask_morphology": MaskMorphologyPlan,
     "mask_component_removal": MaskComponentRemovalPlan,
 }
@@ -337,11 +379,16 @@ def _check_positions(transforms: tuple[TransformPlan, ...]) -> tuple[TransformPl
             f"it crops what is cut out to the patch, and all others change patches"
         )
         raise ValueError(msg)
-    if names.count("mirror") > 1:
-        msg = (
-            f"'mirror' must stand once (found at {_list_positions(names, 'mirror')}): prediction averages over its "
-            f"axes; list all of them in one"
-        )
+    for name in ("mirror", "mirror_pairs"):
+        if names.count(name) > 1:
+            msg = (
+                f"{name!r} must stand once (found at {_list_positions(names, name)}): prediction averages over its "
+                f"axes; list all of them in one"
+            )
+            raise ValueError(msg)
+    axes = find_mirror_axes(transforms)
+    if len(set(axes)) < len(axes):
+        msg = f"'mirror' and 'mirror_pairs' must flip different axes (got {', '.join(map(str, axes))})"
         raise ValueError(msg)
     return transforms
 
@@ -357,8 +404,15 @@ Transforms = Annotated[
 
 
 def find_mirror_axes(transforms: tuple[TransformPlan, ...]) -> tuple[int, ...]:
-    """Returns the axes over whose mirrored views prediction averages; empty without the transform "mirror"."""
-    return next((transform.axes for transform in transforms if isinstance(transform, MirrorPlan)), ())
+    """Returns the axes over whose mirrored views prediction averages; empty without transforms that flip."""
+    axes = next((transform.axes for transform in transforms if isinstance(transform, MirrorPlan)), ())
+    pairs = find_mirror_pairs(transforms)
+    return axes if pairs is None else (*axes, pairs.axis)
+
+
+def find_mirror_pairs(transforms: tuple[TransformPlan, ...]) -> MirrorPairsPlan | None:
+    """Returns the transform that exchanges labels of left and right; None without one."""
+    return next((transform for transform in transforms if isinstance(transform, MirrorPairsPlan)), None)
 
 
 def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has_previous_stage: bool) -> list[str]:
@@ -368,16 +422,20 @@ def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has
         problem = transform.find_problem(dimensions)
         if transform.needs_previous_stage and not has_previous_stage:
             problem = "changes masks of a previous stage, and this configuration has none; remove it"
+        if not transform.allows_previous_stage and has_previous_stage:
+            problem = "does not exchange the masks of a previous stage, and this configuration has one; remove it"
         if problem is not None:
             problems.append(f"training.transforms.{position} ({transform.name}): {problem}")
     return problems
 
 
-def find_channel_problems(transforms: tuple[TransformPlan, ...], channels: Sequence[ChannelPlan]) -> list[str]:
-    """Says why transforms are impossible for images of these channels, each with its place in the list."""
-    problems = [transform.find_channel_problem(channels) for transform in transforms]
+def find_content_problems(
+    transforms: tuple[TransformPlan, ...], channels: Sequence[ChannelPlan], labels: LabelScheme
+) -> list[str]:
+    """Says why transforms are impossible for images of these channels and labels, each with its place in the list."""
     return [
         f"training.transforms.{position} ({transform.name}): {problem}"
-        for position, (transform, problem) in enumerate(zip(transforms, problems, strict=True))
+        for position, transform in enumerate(transforms)
+        for problem in (transform.find_channel_problem(channels), transform.find_label_problem(labels))
         if problem is not None
     ]

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from autoseg.fingerprint import DeviceThroughput, Fingerprint
+from autoseg.geometry import IntTriple
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import NetworkPlan, PlainUNetPlan
@@ -47,12 +48,14 @@ class Situation:
     """Conditions for which a network is chosen.
 
     Attributes:
+        axis_permutation: Array axis of each plan axis.
         training_seconds: Time to train one fold.
         measure_cost: Measures the cost of a network.
         architecture: The networks to choose from; None: small plain U-Nets.
     """
 
     fingerprint: Fingerprint
+    axis_permutation: IntTriple
     throughput: DeviceThroughput
     training_seconds: float
     measure_cost: MeasureCost

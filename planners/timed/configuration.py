@@ -15,6 +15,7 @@ from planners.rules.resampling import choose_resampling
 from planners.rules.topology import Topology, choose_deep_supervision
 from planners.timed.budget import SUFFICIENT_ITERATIONS
 from planners.timed.candidates import Candidate, Situation
+from planners.timed.mirroring import choose_mirroring
 
 EPOCHS: Final = 1000
 ITERATIONS_PER_EPOCH: Final = 250
@@ -31,7 +32,8 @@ def build_configuration(
     batch_dice = choose_batch_dice(
         topology.patch_voxels, chosen.dataset.median_shape_voxels, has_coarser_configuration=False
     )
-    augmentation = choose_timed_augmentation(topology, orientation=fingerprint.orientation)
+    mirroring = choose_mirroring(fingerprint, situation.axis_permutation, len(topology.patch_voxels))
+    augmentation = choose_timed_augmentation(topology, mirroring)
     resampling = choose_resampling(chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
     border = choose_border(chosen.network)
     plan = ConfigurationPlan(
@@ -64,17 +66,15 @@ def build_configuration(
     return plan, reasons
 
 
-def choose_timed_augmentation(topology: Topology, *, orientation: str | None) -> Decision[tuple[TransformPlan, ...]]:
-    """Chooses the default augmentation, but without mirroring where every image has the same orientation."""
+def choose_timed_augmentation(
+    topology: Topology, mirroring: Decision[tuple[TransformPlan, ...]]
+) -> Decision[tuple[TransformPlan, ...]]:
+    """Chooses the default augmentation, with the chosen mirroring in place of that along every axis."""
     usual = choose_augmentation(topology.patch_voxels)
-    if orientation is None:
-        return usual
-    because = (
-        f"{usual.because.partition('; all ')[0]}; nothing is mirrored: every image is brought to the orientation "
-        f"{orientation}, so mirrored anatomy need not be learnt in little time, and prediction takes one pass instead "
-        f"of {2 ** len(topology.patch_voxels)}"
-    )
-    return Decision(tuple(transform for transform in usual.value if transform.name != "mirror"), because)
+    transforms: list[TransformPlan] = []
+    for transform in usual.value:
+        transforms += mirroring.value if transform.name == "mirror" else (transform,)
+    return Decision(tuple(transforms), f"{usual.because.partition('; all ')[0]}; {mirroring.because}")
 
 
 TRAINING_REASON: Final = Reason(

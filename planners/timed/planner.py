@@ -61,6 +61,7 @@ class TimedPlanner:
         throughput = _limit_memory(machine.throughput, machine.accelerator_memory_gb)
         situation = Situation(
             fingerprint=fingerprint,
+            axis_permutation=common.axes.value,
             throughput=throughput,
             training_seconds=TRAINING_SHARE * find_budget(machine),
             measure_cost=measure_cost,
