@@ -8,50 +8,19 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from autoseg.document import OneOf, Part
+from autoseg.document import OneOf
 from autoseg.labels import LabelScheme
 from autoseg.plan.elastic import ELASTIC_PLANS, ElasticPlan
+from autoseg.plan.mirroring import MirrorPairsPlan as MirrorPairsPlan
+from autoseg.plan.mirroring import MirrorPlan as MirrorPlan
 from autoseg.plan.preprocessing import ChannelPlan
+from autoseg.plan.transform import TransformPlan as TransformPlan
 from autoseg.plan.values import LARGEST_RADIUS_VOXELS, Fraction, FractionRange, NonNegativeRange, PositiveRange
 
 LARGEST_SCALING: Final = 8.0
 LARGEST_SHEAR_DEGREES: Final = 60.0
 COLOUR_CHANNELS: Final = (("r", "g", "b"), ("red", "green", "blue"))
 PICTURE_SCHEME: Final = "rgb_to_0_1"
-
-
-class TransformPlan(Part):
-    """One random transform; every kind has fields of its own.
-
-    Attributes:
-        name: Row of the kind in `TRANSFORM_PLANS` and, of what carries it out, in
-            `autoseg.training.augmentation.transforms.TRANSFORMS`.
-        needs_previous_stage: Whether it changes the masks of a cascade's previous stage.
-        allows_previous_stage: Whether there may be a previous stage.
-        lasts: Whether it happens until the training ends, even if augmentation ends before
-            (`TrainingPlan.augmentation_end_fraction`).
-    """
-
-    needs_previous_stage: ClassVar[bool] = False
-    allows_previous_stage: ClassVar[bool] = True
-    lasts: ClassVar[bool] = False
-
-    name: str
-
-    def find_problem(self, dimensions: int) -> str | None:
-        """Says why the transform is impossible for patches of two or three axes; None if it is possible."""
-        del dimensions
-        return None
-
-    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
-        """Says why the transform is impossible for images of these channels; None if it is possible."""
-        del channels
-        return None
-
-    def find_label_problem(self, labels: LabelScheme) -> str | None:
-        """Says why the transform is impossible for these labels; None if it is possible."""
-        del labels
-        return None
 
 
 def _check_scaling(limits: tuple[float, float]) -> tuple[float, float]:
@@ -262,58 +231,6 @@ class StainPlan(ColourPlan):
             f"normalization {PICTURE_SCHEME} (got {found}); name each of them {PICTURE_SCHEME} in dataset.json and "
             f"plan again, or remove it"
         )
-
-
-class MirrorPlan(TransformPlan):
-    """Flipping.
-
-    Attributes:
-        axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
-    """
-
-    lasts: ClassVar[bool] = True
-
-    name: Literal["mirror"] = "mirror"
-    axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)]
-
-    def find_problem(self, dimensions: int) -> str | None:
-        """Reports axes that are listed twice, or that the patch does not have."""
-        if len(set(self.axes)) == len(self.axes) and max(self.axes) < dimensions:
-            return None
-        return f"axes must be different axes below {dimensions} (got {self.axes})"
-
-
-class MirrorPairsPlan(TransformPlan):
-    """Flipping along the axis between left and right, which exchanges the labels of paired classes.
-
-    Attributes:
-        axis: Plan axis (of the patch) that is flipped with probability one half, also in prediction.
-        pairs: Pairs of internal labels, such as those of the left and the right kidney, each label once.
-    """
-
-    lasts: ClassVar[bool] = True
-    allows_previous_stage: ClassVar[bool] = False
-
-    name: Literal["mirror_pairs"] = "mirror_pairs"
-    axis: Annotated[int, Field(ge=0, le=2)]
-    pairs: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)]
-
-    def find_problem(self, dimensions: int) -> str | None:
-        """Reports an axis that the patch does not have."""
-        return None if self.axis < dimensions else f"axis must be below {dimensions} (got {self.axis})"
-
-    def find_label_problem(self, labels: LabelScheme) -> str | None:
-        """Reports labels that do not exist or stand in two pairs, and regions without a counterpart."""
-        named = [label for pair in self.pairs for label in pair]
-        if len(set(named)) < len(named) or not set(named) <= set(labels.foreground_labels):
-            highest = max(labels.foreground_labels)
-            return f"pairs must hold foreground labels, from 1 to {highest}, once each (got {self.pairs})"
-        if labels.exchange_outputs(self.pairs) is None:
-            return (
-                f"a region must become a region when the labels of pairs are exchanged (got {self.pairs}); declare "
-                f"regions for both sides, or remove the transform"
-            )
-        return None
 
 
 class MaskMorphologyPlan(TransformPlan):

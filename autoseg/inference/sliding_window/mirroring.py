@@ -19,7 +19,7 @@ class ChannelExchange:
 
     Attributes:
         axis: Axis of the patch.
-        order: For each channel, the one that it becomes.
+        order: The channel that each channel becomes.
     """
 
     axis: int
