@@ -3,13 +3,15 @@
 Together they are the only input of planners.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from autoseg.document import MOST_RESULT_BYTES, Document, Part, PositiveTriple, ShapeTriple
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
+
+CPU_NAME: Final = "CPU"
 
 
 class ForegroundIntensities(Part):
@@ -53,6 +55,26 @@ class ResampledCounts(Part):
     voxel_counts: tuple[int, ...]
 
 
+class MirrorOverlap(Part):
+    """Mean overlap (Dice) of a label with mirror images about the centre of the foreground, along one axis.
+
+    Attributes:
+        label: Internal label.
+        axis: Array axis (z, y, x), in the training orientation.
+        case_count: Number of cases that have the label.
+        own: Overlap with its own mirror image.
+        partner: The other label whose mirror image it overlaps most; None if it overlaps none.
+        partner_overlap: Overlap with that mirror image, over the cases that have both.
+    """
+
+    label: Annotated[int, Field(ge=1)]
+    axis: Annotated[int, Field(ge=0, le=2)]
+    case_count: Annotated[int, Field(ge=1)]
+    own: Annotated[float, Field(ge=0, le=1)]
+    partner: int | None
+    partner_overlap: Annotated[float, Field(ge=0, le=1)]
+
+
 class CaseFingerprint(Part):
     """One training case, axes z, y, x in the training orientation.
 
@@ -89,6 +111,8 @@ class Fingerprint(Document):
         file_ending: Ending of the dataset's files, for example ".nii.gz".
         orientation: Axis code (x, y, z) to which every image is brought; None for pictures, which have no orientation.
         distance_unit: Unit of all lengths; "pixel" where no file has a spacing, whatever the names of the fields say.
+        mirror_overlaps: Overlaps of every label that occurs with mirror images, along each axis; empty if they were not
+            measured.
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -103,27 +127,39 @@ class Fingerprint(Document):
     orientation: str | None
     distance_unit: DistanceUnit = "mm"
     median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
+    mirror_overlaps: tuple[MirrorOverlap, ...] = ()
 
 
-class HostThroughput(Part):
-    """Measured training throughput of the computer's CPU.
+class DeviceThroughput(Part):
+    """Measured training throughput of the device that will train.
 
     Attributes:
-        number_type: Dtype in which networks compute on this computer.
+        device: "CPU", or the name of a GPU.
+        cores: Number of computing cores of the computer, within the limit of a container.
+        memory_gb: Memory of the device; of the computer for its CPU.
+        number_type: Dtype in which networks compute on the device.
         convolution_flops: Floating-point operations per second of 3 x 3 x 3 convolutions, forward and backward
-            together, with 16, 32 and 64 channels.
+            together, by their channels: 16, 32 and 64 on a CPU, also more on a GPU.
         elementwise_rate: Feature map elements per second of a normalization and an activation, forward and backward
             together.
-        cores: Number of computing cores, within the limit of a container.
-        received_share: Fraction of the time of these cores that the measurement got: below 1 if other programs ran.
+        layer_seconds: Time of a layer, forward and backward together, however small its feature maps are: on a GPU the
+            launches of its kernels.
+        received_share: Fraction of the time of the cores that the measurement got: below 1 if other programs ran.
     """
 
+    device: str = CPU_NAME
     cores: Annotated[int, Field(ge=1)]
     memory_gb: Annotated[float, Field(gt=0)]
     number_type: str
     convolution_flops: dict[int, Annotated[float, Field(gt=0)]]
     elementwise_rate: Annotated[float, Field(gt=0)]
+    layer_seconds: Annotated[float, Field(ge=0)] = 0.0
     received_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the device is the CPU."""
+        return self.device == CPU_NAME
 
 
 class Machine(Part):
@@ -131,10 +167,10 @@ class Machine(Part):
 
     Attributes:
         accelerator_memory_gb: Memory to plan for; None leaves the planner at its own reference.
-        host: Present for planners that plan for the CPU.
+        throughput: Present for planners that plan by time.
         budget_seconds: Time from raw images to predictions of one fold; None for the default of the planner.
     """
 
     accelerator_memory_gb: Annotated[float, Field(gt=0)] | None
-    host: HostThroughput | None = None
+    throughput: DeviceThroughput | None = None
     budget_seconds: Annotated[float, Field(gt=0)] | None = None

@@ -151,6 +151,22 @@ class LabelScheme(Part):
         """Channels of the network's output: one per region, or background plus one per label."""
         return len(self.classes) if self.has_regions else 1 + len(self.foreground_labels)
 
+    def exchange_outputs(self, pairs: Sequence[tuple[int, int]]) -> tuple[int, ...] | None:
+        """Returns, for each channel of the network's output, the one that it becomes when paired labels are exchanged.
+
+        None if a region becomes a set of labels that is no region.
+
+        Args:
+            pairs: Pairs of internal labels.
+        """
+        partners = {first: second for pair in pairs for first, second in (pair, pair[::-1])}
+        members = [frozenset(labels) for labels in self.class_labels]
+        exchanged = [frozenset(partners.get(label, label) for label in labels) for labels in members]
+        if any(labels not in members for labels in exchanged):
+            return None
+        order = [index if labels == members[index] else members.index(labels) for index, labels in enumerate(exchanged)]
+        return tuple(order) if self.has_regions else (0, *(index + 1 for index in order))
+
     @cached_property
     def region_write_labels(self) -> tuple[int, ...]:
         """`region_write_values` as internal labels; empty for plain labels."""

@@ -4,12 +4,13 @@ from typing import Final
 
 from planners.architectures import ARCHITECTURES
 from planners.default import DEFAULT
-from planners.lite import LitePlanner
 from planners.planner import Planner
 from planners.residual import RESIDUAL_L, RESIDUAL_M, RESIDUAL_XL
+from planners.timed import TimedPlanner
 
-__all__ = ["ARCHITECTURES", "PLANNERS", "LitePlanner", "Planner"]
+__all__ = ["ARCHITECTURES", "PLANNERS", "Planner", "TimedPlanner"]
 
-PLANNERS: Final[dict[str, Planner | LitePlanner]] = {
-    planner.name: planner for planner in (DEFAULT, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL, LitePlanner())
-}
+TIMED: Final = TimedPlanner()
+PLANNERS: Final[dict[str, Planner | TimedPlanner]] = {
+    planner.name: planner for planner in (DEFAULT, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL, TIMED)
+} | {"lite": TIMED}  # its name in earlier versions

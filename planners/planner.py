@@ -33,13 +33,13 @@ class Planner:
         name: Key of the table `planners.PLANNERS`.
         description: One sentence for the command line.
         profile: The values in which it differs from the other planners.
-        measures_host: Whether it needs the measured throughput of the CPU.
+        measures_throughput: Whether it needs the measured throughput of the device.
     """
 
     name: str
     description: str
     profile: Profile = field(repr=False)
-    measures_host: bool = False
+    measures_throughput: bool = False
 
     def with_architecture(self, architecture: Architecture) -> "Planner":
         """Returns the planner that decides as this one, but for networks of an architecture."""

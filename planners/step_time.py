@@ -1,9 +1,9 @@
-"""The time of a training step on a CPU, estimated from what was measured of it."""
+"""The time of a training step, estimated from what was measured of the device."""
 
 import math
 from typing import Final
 
-from autoseg.fingerprint import HostThroughput
+from autoseg.fingerprint import DeviceThroughput
 from autoseg.network_cost import (
     OPERATIONS_PER_PRODUCT,
     PASSES,
@@ -24,7 +24,7 @@ SECONDS_PER_PATCH: Final = 0.0025  # reading and changing it on one core
 SECONDS_PER_PATCH_ELEMENT: Final = 1.1e-7
 
 
-def estimate_step_seconds(cost: NetworkCost, host: HostThroughput) -> float:
+def estimate_step_seconds(cost: NetworkCost, throughput: DeviceThroughput) -> float:
     """Estimates the seconds of convolutions, matrix products, normalizations and activations, forward and backward.
 
     Convolutions count with the measured rate of the widest layer that was measured and is not wider than they are;
@@ -32,13 +32,21 @@ def estimate_step_seconds(cost: NetworkCost, host: HostThroughput) -> float:
     Hippocampus (patch 40 x 56 x 40, four stages; 16 features and batch 2, 32 and 2, 32 and 7) the estimates were 0.17,
     0.47 and 1.63 s, the steps 0.16, 0.47 and 1.43 s.
     """
-    convolutions = sum(_count_operations(layer.multiply_adds) / _find_rate(layer, host) for layer in cost.convolutions)
+    convolutions = sum(
+        _count_operations(layer.multiply_adds) / _find_rate(layer, throughput) for layer in cost.convolutions
+    )
     # Of matrix products nothing was measured: as fast as the widest convolution (guess).
-    products = _count_operations(cost.matrix_multiply_adds) / max(host.convolution_flops.values())
-    return convolutions + products + cost.normalized_elements / host.elementwise_rate
+    products = _count_operations(cost.matrix_multiply_adds) / max(throughput.convolution_flops.values())
+    elements = cost.normalized_elements / throughput.elementwise_rate
+    return convolutions + products + elements + estimate_fixed_seconds(cost, throughput)
 
 
-def estimate_cost(configuration: ConfigurationPlan, host: HostThroughput, cost: NetworkCost) -> StepCost:
+def estimate_fixed_seconds(cost: NetworkCost, throughput: DeviceThroughput) -> float:
+    """Estimates the part of a step that does not grow with the batch."""
+    return throughput.layer_seconds * len(cost.convolutions)
+
+
+def estimate_cost(configuration: ConfigurationPlan, host: DeviceThroughput, cost: NetworkCost) -> StepCost:
     """Estimates the cost of a planned configuration on a CPU: network, weights and, beside it, patches.
 
     On two cores the estimates for five networks (3D and 2D, plain and residual, 16 and 32 features) were between 0.97
@@ -67,10 +75,11 @@ def _count_operations(multiply_adds: int) -> int:
     return OPERATIONS_PER_PRODUCT * PASSES * multiply_adds
 
 
-def _find_rate(layer: Convolution, host: HostThroughput) -> float:
+def _find_rate(layer: Convolution, throughput: DeviceThroughput) -> float:
     width = min(layer.channels_in, layer.channels_out)
-    measured = [known for known in host.convolution_flops if known <= width]
+    rates = throughput.convolution_flops
+    measured = [known for known in rates if known <= width]
     if measured:
-        return host.convolution_flops[max(measured)]
-    narrowest = min(host.convolution_flops)
-    return host.convolution_flops[narrowest] * width / narrowest
+        return rates[max(measured)]
+    narrowest = min(rates)
+    return rates[narrowest] * width / narrowest

@@ -22,7 +22,10 @@ def planners() -> None:
     """List the planners that `autoseg plan --planner` accepts."""
     from planners import PLANNERS
 
-    _print_table((name, planner.description) for name, planner in PLANNERS.items())
+    _print_table(
+        (name, planner.description if name == planner.name else f"The same as {planner.name}, by its earlier name.")
+        for name, planner in PLANNERS.items()
+    )
 
 
 def architectures(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autoseg.cli.terminal.console import Console
-    from autoseg.fingerprint import HostThroughput
+    from autoseg.fingerprint import DeviceThroughput
     from autoseg.workflows.plan.planning import PlanRequest
 
 
@@ -90,7 +90,7 @@ def plan(
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
-    from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_cpu, plan_dataset
+    from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device, plan_dataset
     from autoseg.workflows.plan.splitting import SplitRequest
 
     chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained)
@@ -104,7 +104,7 @@ def plan(
         split=SplitRequest(group_by=group_by, splits_file=splits),
         fix_geometry=fix_geometry,
     )
-    console, measure = open_console(), cache(measure_cpu)
+    console, measure = open_console(), cache(measure_device)
     outcome = plan_dataset(
         dataset,
         run,
@@ -127,17 +127,17 @@ def parse_budget(text: str | None, planner: str) -> float | None:
     """
     if text is None:
         return None
-    if not find_planner(planner).measures_host:
+    if not find_planner(planner).measures_throughput:
         msg = (
             f"the planner {planner!r} does not plan by time; leave out --budget here and give it to autoseg train, "
-            f"or choose --planner lite"
+            f"or choose --planner timed"
         )
         raise PlanError(msg)
     return parse_duration(text)
 
 
 def show_forecast(
-    console: "Console", run: Path, request: "PlanRequest", measure: "Callable[[], HostThroughput]"
+    console: "Console", run: Path, request: "PlanRequest", measure: "Callable[[], DeviceThroughput]"
 ) -> None:
     """Prints what training will take on this computer, and the next command."""
     from autoseg.cli.terminal.forecast_table import print_forecast, suggest_next

@@ -25,6 +25,7 @@ from autoseg.inference.restoring.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
+from autoseg.inference.sliding_window.mirroring import find_channel_exchange
 from autoseg.inference.sliding_window.prediction import (
     MEMORY_ADVICE,
     OnWindow,
@@ -159,12 +160,13 @@ class SegmentationModel:
     ) -> Float32[Tensor, "class z y x"]:
         """Computes the mean logits of all folds for an image with all channels that the network gets,
         also those from the previous stage, on its grid; see `predict_logits`."""
-        mirror_axes = self.configuration_plan.training.mirror_axes
+        training = self.configuration_plan.training
         return predict_logits(
             self.networks,
             torch.from_numpy(np.ascontiguousarray(image)),
             configuration=self.configuration_plan,
-            mirror_axes=mirror_axes if options.mirroring else (),
+            mirror_axes=training.mirror_axes if options.mirroring else (),
+            exchange=find_channel_exchange(training, self.plan.labels),
             device=self.device,
             step_fraction=options.step_fraction,
             inference_batch_size=self.inference_batch_size,
@@ -375,8 +377,8 @@ def load_network(
 
 
 def _select_what_predicts(plan: Plan, configuration: str) -> tuple[object, ...]:
-    mirror_axes = plan.configurations[configuration].training.mirror_axes
-    return (*_select_network_and_grid(plan, configuration), mirror_axes)
+    training = plan.configurations[configuration].training
+    return (*_select_network_and_grid(plan, configuration), training.mirror_axes, training.mirror_pairs)
 
 
 def _select_network_and_grid(plan: Plan, configuration: str) -> tuple[object, ...]:

@@ -8,40 +8,17 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from autoseg.document import OneOf, Part
+from autoseg.document import OneOf
+from autoseg.labels import LabelScheme
 from autoseg.plan.elastic import ELASTIC_PLANS, ElasticPlan
+from autoseg.plan.mirroring import MirrorPairsPlan as MirrorPairsPlan
+from autoseg.plan.mirroring import MirrorPlan as MirrorPlan
 from autoseg.plan.preprocessing import PICTURE_SCHEME, ChannelPlan, are_colours, are_pictures
+from autoseg.plan.transform import TransformPlan as TransformPlan
 from autoseg.plan.values import LARGEST_RADIUS_VOXELS, Fraction, FractionRange, NonNegativeRange, PositiveRange
 
 LARGEST_SCALING: Final = 8.0
 LARGEST_SHEAR_DEGREES: Final = 60.0
-
-
-class TransformPlan(Part):
-    """One random transform; every kind has fields of its own.
-
-    Attributes:
-        name: Row of the kind in `TRANSFORM_PLANS` and, of what carries it out, in
-            `autoseg.training.augmentation.transforms.TRANSFORMS`.
-        needs_previous_stage: Whether it changes the masks of a cascade's previous stage.
-        lasts: Whether it happens until the training ends, even if augmentation ends before
-            (`TrainingPlan.augmentation_end_fraction`).
-    """
-
-    needs_previous_stage: ClassVar[bool] = False
-    lasts: ClassVar[bool] = False
-
-    name: str
-
-    def find_problem(self, dimensions: int) -> str | None:
-        """Says why the transform is impossible for patches of two or three axes; None if it is possible."""
-        del dimensions
-        return None
-
-    def find_channel_problem(self, channels: Sequence[ChannelPlan]) -> str | None:
-        """Says why the transform is impossible for images of these channels; None if it is possible."""
-        del channels
-        return None
 
 
 def _check_scaling(limits: tuple[float, float]) -> tuple[float, float]:
@@ -249,25 +226,6 @@ class StainPlan(ColourPlan):
         )
 
 
-class MirrorPlan(TransformPlan):
-    """Flipping.
-
-    Attributes:
-        axes: Plan axes (of the patch) that are flipped with probability one half each, also in prediction.
-    """
-
-    lasts: ClassVar[bool] = True
-
-    name: Literal["mirror"] = "mirror"
-    axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)]
-
-    def find_problem(self, dimensions: int) -> str | None:
-        """Reports axes that are listed twice, or that the patch does not have."""
-        if len(set(self.axes)) == len(self.axes) and max(self.axes) < dimensions:
-            return None
-        return f"axes must be different axes below {dimensions} (got {self.axes})"
-
-
 class MaskMorphologyPlan(TransformPlan):
     """Masks of the previous stage of a cascade are dilated, eroded, opened or closed.
 
@@ -315,6 +273,7 @@ TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
     "hue": HuePlan,
     "stain": StainPlan,
     "mirror": MirrorPlan,
+    "mirror_pairs": MirrorPairsPlan,
     "mask_morphology": MaskMorphologyPlan,
     "mask_component_removal": MaskComponentRemovalPlan,
 }
@@ -330,11 +289,16 @@ def _check_positions(transforms: tuple[TransformPlan, ...]) -> tuple[TransformPl
             f"it crops what is cut out to the patch, and all others change patches"
         )
         raise ValueError(msg)
-    if names.count("mirror") > 1:
-        msg = (
-            f"'mirror' must stand once (found at {_list_positions(names, 'mirror')}): prediction averages over its "
-            f"axes; list all of them in one"
-        )
+    for name in ("mirror", "mirror_pairs"):
+        if names.count(name) > 1:
+            msg = (
+                f"{name!r} must stand once (found at {_list_positions(names, name)}): prediction averages over its "
+                f"axes; list all of them in one"
+            )
+            raise ValueError(msg)
+    axes = find_mirror_axes(transforms)
+    if "mirror_pairs" in names and len(set(axes)) < len(axes):
+        msg = f"'mirror' and 'mirror_pairs' must flip different axes (got {', '.join(map(str, axes))})"
         raise ValueError(msg)
     return transforms
 
@@ -350,8 +314,15 @@ Transforms = Annotated[
 
 
 def find_mirror_axes(transforms: tuple[TransformPlan, ...]) -> tuple[int, ...]:
-    """Returns the axes over whose mirrored views prediction averages; empty without the transform "mirror"."""
-    return next((transform.axes for transform in transforms if isinstance(transform, MirrorPlan)), ())
+    """Returns the axes over whose mirrored views prediction averages; empty without transforms that flip."""
+    axes = next((transform.axes for transform in transforms if isinstance(transform, MirrorPlan)), ())
+    pairs = find_mirror_pairs(transforms)
+    return axes if pairs is None else (*axes, pairs.axis)
+
+
+def find_mirror_pairs(transforms: tuple[TransformPlan, ...]) -> MirrorPairsPlan | None:
+    """Returns the transform that exchanges labels of left and right; None without one."""
+    return next((transform for transform in transforms if isinstance(transform, MirrorPairsPlan)), None)
 
 
 def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has_previous_stage: bool) -> list[str]:
@@ -361,16 +332,20 @@ def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has
         problem = transform.find_problem(dimensions)
         if transform.needs_previous_stage and not has_previous_stage:
             problem = "changes masks of a previous stage, and this configuration has none; remove it"
+        if not transform.allows_previous_stage and has_previous_stage:
+            problem = "does not exchange the masks of a previous stage, and this configuration has one; remove it"
         if problem is not None:
             problems.append(f"training.transforms.{position} ({transform.name}): {problem}")
     return problems
 
 
-def find_channel_problems(transforms: tuple[TransformPlan, ...], channels: Sequence[ChannelPlan]) -> list[str]:
-    """Says why transforms are impossible for images of these channels, each with its place in the list."""
-    problems = [transform.find_channel_problem(channels) for transform in transforms]
+def find_content_problems(
+    transforms: tuple[TransformPlan, ...], channels: Sequence[ChannelPlan], labels: LabelScheme
+) -> list[str]:
+    """Says why transforms are impossible for images of these channels and labels, each with its place in the list."""
     return [
         f"training.transforms.{position} ({transform.name}): {problem}"
-        for position, (transform, problem) in enumerate(zip(transforms, problems, strict=True))
+        for position, transform in enumerate(transforms)
+        for problem in (transform.find_channel_problem(channels), transform.find_label_problem(labels))
         if problem is not None
     ]

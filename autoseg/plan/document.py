@@ -13,7 +13,7 @@ from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
 from autoseg.geometry import Border, DistanceUnit
 from autoseg.labels import LabelScheme
-from autoseg.plan.augmentation import find_channel_problems, find_problems
+from autoseg.plan.augmentation import find_content_problems, find_problems
 from autoseg.plan.decisions import Reason
 from autoseg.plan.losses import list_loss_problems
 from autoseg.plan.network import NETWORK_PLANS, NetworkPlan
@@ -153,7 +153,7 @@ class Plan(Document):
 
     def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
         self.list_stages(name)
-        misplaced = find_channel_problems(chosen.training.transforms, self.channels)
+        misplaced = find_content_problems(chosen.training.transforms, self.channels, self.labels)
         if misplaced:
             raise ValueError("; ".join(f"configurations.{name}.{problem}" for problem in misplaced))
         extra = 0 if chosen.previous_stage is None else chosen.previous_stage.count_channels(self.labels)

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from autoseg.document import OneOf, Part, suggest_key
-from autoseg.plan.augmentation import Transforms, find_mirror_axes
+from autoseg.plan.augmentation import MirrorPairsPlan, Transforms, find_mirror_axes, find_mirror_pairs
 from autoseg.plan.losses import OBJECTIVE_PLANS, Losses, ObjectivePlan
 from autoseg.plan.values import LARGEST_BATCH, LONGEST_TRAINING, Count, Fraction, NonNegative, Positive
 
@@ -140,6 +140,11 @@ class TrainingPlan(Part):
     def mirror_axes(self) -> tuple[int, ...]:
         """Axes of the patch that training flips, and over whose mirrored views prediction averages."""
         return find_mirror_axes(self.transforms)
+
+    @property
+    def mirror_pairs(self) -> MirrorPairsPlan | None:
+        """The axis along which flipping exchanges labels, and their pairs; None where it exchanges none."""
+        return find_mirror_pairs(self.transforms)
 
     @property
     def moment_count(self) -> int:

@@ -1,16 +1,18 @@
 """Interface for progress reports, which a terminal or a log implements."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
+Total = int | Callable[[], int]
+"""Number of items; a function where it changes while they are counted."""
 
 
 @runtime_checkable
 class Progress(Protocol):
     """Shows progress."""
 
-    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], *, label: str, total: Total, unit: str) -> Iterator[Item]:
         """Yields the items unchanged and shows count, rate and remaining time."""
         ...
 
@@ -26,7 +28,7 @@ class Progress(Protocol):
 class SilentProgress:
     """Shows nothing."""
 
-    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], *, label: str, total: Total, unit: str) -> Iterator[Item]:
         """Yields the items unchanged."""
         del label, total, unit
         yield from items
@@ -38,6 +40,11 @@ class SilentProgress:
     def note(self, text: str) -> None:
         """Does nothing."""
         del text
+
+
+def read_total(total: Total) -> int:
+    """Returns the present number of items."""
+    return total if isinstance(total, int) else total()
 
 
 def format_duration(seconds: float) -> str:

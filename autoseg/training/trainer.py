@@ -23,7 +23,7 @@ from autoseg.training.budget.pace import (
 )
 from autoseg.training.calibration import MOST_ITERATIONS, measure_step_times
 from autoseg.training.checkpoint import identify_training
-from autoseg.training.data.batch_making import build_source, make_batches
+from autoseg.training.data.batch_making import build_source, keep_augmentation_current, make_batches
 from autoseg.training.data.batches import list_batch_keys, translate_worker_crashes
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.execution import TrainingExecution
@@ -113,15 +113,27 @@ def train(
             expected_epoch_seconds=expected_epoch_seconds,
         )
         loop.restore(start)
+        is_epoch_augmented = partial(_is_augmented_now, loop)
         keys = list_batch_keys(
             schedule.iterations_per_epoch,
             schedule.validation_iterations_per_epoch,
             first_epoch=start.epochs_done,
             first_iteration=start.iterations_done,
-            is_augmented=lambda epoch: is_augmented(training, loop.state.schedule, epoch),
+            is_augmented=is_epoch_augmented,
         )
-        batches = make_batches(source, keys, workers=options.workers, device=options.device, announce=options.announce)
+        batches = keep_augmentation_current(
+            keys,
+            stream=partial(
+                make_batches, source, workers=options.workers, device=options.device, announce=options.announce
+            ),
+            make_batch=source.make_batch,
+            is_augmented=is_epoch_augmented,
+        )
         yield from loop.run(batches)
+
+
+def _is_augmented_now(loop: TrainingLoop, epoch: int) -> bool:
+    return is_augmented(loop.plan, loop.state.schedule, epoch)
 
 
 def _build_learner(

@@ -24,8 +24,8 @@ class AnyPlanner(Protocol):
         ...
 
     @property
-    def measures_host(self) -> bool:
-        """Whether it needs the measured throughput of the CPU."""
+    def measures_throughput(self) -> bool:
+        """Whether it needs the measured throughput of the device."""
         ...
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
@@ -57,9 +57,9 @@ class LossPlanner:
         return f"{self.planner.name} --loss {self.loss}"
 
     @property
-    def measures_host(self) -> bool:
+    def measures_throughput(self) -> bool:
         """Whether it needs the measured throughput of the CPU."""
-        return self.planner.measures_host
+        return self.planner.measures_throughput
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

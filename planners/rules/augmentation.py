@@ -1,6 +1,6 @@
 """Random changes of training patches."""
 
-from autoseg.plan.augmentation import SpatialPlan, TransformPlan, find_mirror_axes
+from autoseg.plan.augmentation import SpatialPlan, TransformPlan, find_mirror_axes, find_mirror_pairs
 from autoseg.plan.decisions import Decision
 from autoseg.plan.reference import ELONGATED_2D_RATIO, FLAT_PATCH_RATIO, build_reference_transforms, limit_rotation
 from planners.reasons import format_extents
@@ -20,6 +20,8 @@ def describe_rotation(transforms: tuple[TransformPlan, ...]) -> str:
     plane = ", in plane only (dummy 2D)" if spatial.in_plane_only else ""
     axes = ", ".join(str(axis) for axis in find_mirror_axes(transforms))
     mirrored = f"mirrored axes {axes}" if axes else "nothing mirrored"
+    pairs = find_mirror_pairs(transforms)
+    mirrored += "" if pairs is None else f", {len(pairs.pairs)} pairs of labels exchanged along {pairs.axis}"
     return f"rotation up to {spatial.rotation_limit_degrees:g} degrees{plane}, {mirrored}"
 
 

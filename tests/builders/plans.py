@@ -60,6 +60,7 @@ TRANSFORMS: Final[Mapping[str, Mapping[str, Any]]] = {
     "hue": {"probability": 1.0, "limit_degrees": 30.0},
     "stain": {"probability": 1.0, "factor_limit": 0.2, "shift_limit": 0.1},
     "mirror": {"axes": (0, 1)},
+    "mirror_pairs": {"axis": 0, "pairs": ((1, 2),)},
     "mask_morphology": {"probability": 1.0, "label_probability": 0.5, "radius_range_voxels": (1.0, 8.0)},
     "mask_component_removal": {"probability": 1.0, "label_probability": 0.5, "limit_fraction": 0.15},
 }

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from autoseg.processes.progress import Item, SilentProgress
+from autoseg.processes.progress import Item, SilentProgress, Total, read_total
 
 
 class Notes(SilentProgress):
@@ -26,10 +26,10 @@ class Notes(SilentProgress):
         """All notes, one a line."""
         return "\n".join(self.lines)
 
-    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], *, label: str, total: Total, unit: str) -> Iterator[Item]:
         """Yields the items unchanged."""
         self.labels.append(label)
-        self.totals.append(total)
+        self.totals.append(read_total(total))
         return super().track(items, label=label, total=total, unit=unit)
 
     def note(self, text: str) -> None:

@@ -86,6 +86,7 @@ ALLOWED = {
         "dist.destroy_process_group": GROUP,
         "DistributedDataParallel": GROUP,
     },
+    "autoseg.networks.throughput": {"torch.cuda.synchronize": DEVICE},
     "autoseg.training.calibration": {"torch.cuda.synchronize": DEVICE},
     "autoseg.training.data.batches": {
         "DataLoader": "torch looks every few seconds whether its workers live; one whose thread fails exits"

@@ -7,11 +7,11 @@ import pytest
 from builders.balls import write_balls
 from builders.command_line import run_autoseg
 
-from autoseg.fingerprint import HostThroughput
+from autoseg.fingerprint import DeviceThroughput
 from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.workflows.plan.host_speed import find_host_speed
 
-SLOW = HostThroughput(
+SLOW = DeviceThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e10}, elementwise_rate=1e8
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-PLANNERS = ("default", "residual-m", "residual-l", "residual-xl", "lite")
+PLANNERS = ("default", "residual-m", "residual-l", "residual-xl", "timed", "lite")
 ARCHITECTURES = (
     "plain_unet",
     "residual_encoder_unet",

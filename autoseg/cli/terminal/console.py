@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from autoseg.processes.progress import format_duration
+from autoseg.processes.progress import Total, format_duration, read_total
 from autoseg.processes.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ class Console:
             self._part = bars.add_task(label, rate="")
         bars.update(self._part, description=label, completed=done, total=total, visible=done < total)
 
-    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], *, label: str, total: Total, unit: str) -> Iterator[Item]:
         """Yields the items and shows count, rate and remaining time."""
         if self._rich.is_terminal:
             yield from self._track_on_terminal(items, label=label, total=total, unit=unit)
         else:
             yield from self._track_in_lines(items, label=label, total=total, unit=unit)
 
-    def _track_on_terminal(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+    def _track_on_terminal(self, items: Iterable[Item], *, label: str, total: Total, unit: str) -> Iterator[Item]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -103,23 +103,23 @@ class Console:
         started = time.monotonic()
         with Progress(*columns, console=self._rich) as bars:
             self._bars, self._part = bars, None
-            task = bars.add_task(label, total=total, rate="")
+            task = bars.add_task(label, total=read_total(total), rate="")
             for count, item in enumerate(items, start=1):
                 rate = format_rate(count, time.monotonic() - started, unit)
-                bars.update(task, completed=count, rate=rate)
+                bars.update(task, completed=count, total=read_total(total), rate=rate)
                 yield item
         self._bars = None
 
-    def _track_in_lines(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+    def _track_in_lines(self, items: Iterable[Item], *, label: str, total: Total, unit: str) -> Iterator[Item]:
         started = self._last_line_seconds = time.monotonic()
         for count, item in enumerate(items, start=1):
-            now = time.monotonic()
-            if now - self._last_line_seconds >= PLAIN_LINE_SECONDS or count == total:
+            now, of_all = time.monotonic(), read_total(total)
+            if now - self._last_line_seconds >= PLAIN_LINE_SECONDS or count == of_all:
                 self._last_line_seconds = now
                 elapsed = now - started
-                remaining = elapsed / count * (total - count)
+                remaining = elapsed / count * max(0, of_all - count)
                 rate = format_rate(count, elapsed, unit)
-                self.note(f"{label}: {count}/{total} {unit}s, {rate}, {format_duration(remaining)} left")
+                self.note(f"{label}: {count}/{of_all} {unit}s, {rate}, {format_duration(remaining)} left")
             yield item
 
 

@@ -167,7 +167,7 @@ def list_help(forecast: "RunForecast", run: "Path") -> list[str]:
     hours = max(NIGHT_HOURS, math.ceil(least / HOUR))
     return [
         f"This plan is for a GPU: on this CPU one fold takes {format_about(longest)}. What helps:",
-        "  - a plan for this CPU: autoseg plan DATASET --planner lite --budget 30m --run ANOTHER_FOLDER",
+        "  - a plan for this CPU: autoseg plan DATASET --planner timed --budget 30m --run ANOTHER_FOLDER",
         f"  - a computer with a GPU: copy {run} there",
         f"  - training that ends in time, however far it gets: autoseg train {run} --budget {hours}h",
     ]

@@ -1,13 +1,30 @@
 """Test-time augmentation: averages a network's output over mirrored views of its input."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations, product
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from autoseg.labels import LabelScheme
+from autoseg.plan.training import TrainingPlan
 from autoseg.runtime.cpu_threads import adapt_threads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelExchange:
+    """Channels of the output that mirroring along one axis exchanges, such as those of the left and right kidney.
+
+    Attributes:
+        axis: Axis of the patch.
+        order: The channel that each channel becomes.
+    """
+
+    axis: int
+    order: tuple[int, ...]
+
 
 LEADING_AXES = 1
 """The channel comes before the axes of a patch."""
@@ -25,6 +42,7 @@ def predict_mirrored(
     mirror_axes: Sequence[int],
     *,
     inference_batch_size: int,
+    exchange: ChannelExchange | None = None,
 ) -> Float32[Tensor, "batch class ..."]:
     """Averages the logits over all mirrored views (2 ** number of axes), each mirrored back.
 
@@ -33,6 +51,7 @@ def predict_mirrored(
         patches: Patches on the network's device.
         mirror_axes: Axes of the patch, 0 is the first one after batch and channel.
         inference_batch_size: Inference batch size, counting every view of a patch.
+        exchange: Channels that are exchanged in views that are mirrored along its axis.
     """
     views = list(list_mirrored_axes(mirror_axes))
     passes = list(product(views, range(len(patches))))
@@ -44,9 +63,26 @@ def predict_mirrored(
         if total is None:
             total = torch.zeros((len(patches), *outputs.shape[1:]), device=outputs.device)
         for (axes, index), output in zip(batch, outputs, strict=True):
-            total[index] += flip(output, axes)
+            total[index] += restore_view(output, axes, exchange)
     assert total is not None, "there is no patch"
     return total.div_(len(views))
+
+
+def find_channel_exchange(training: TrainingPlan, labels: LabelScheme) -> ChannelExchange | None:
+    """Returns the channels that mirroring exchanges by the plan; None if it exchanges none."""
+    if training.mirror_pairs is None:
+        return None
+    order = labels.exchange_outputs(training.mirror_pairs.pairs)
+    assert order is not None, "the plan was checked"
+    return ChannelExchange(axis=training.mirror_pairs.axis, order=order)
+
+
+def restore_view(
+    output: Float[Tensor, "channel ..."], axes: Sequence[int], exchange: ChannelExchange | None
+) -> Float[Tensor, "channel ..."]:
+    """Mirrors the output for a mirrored view back, with the channels that belong to the other side."""
+    restored = flip(output, axes)
+    return restored[list(exchange.order)] if exchange is not None and exchange.axis in axes else restored
 
 
 def flip(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:

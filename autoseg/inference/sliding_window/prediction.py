@@ -20,7 +20,12 @@ from torch.nn import functional
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Border, find_border_sources
-from autoseg.inference.sliding_window.mirroring import flip, list_mirrored_axes, predict_mirrored
+from autoseg.inference.sliding_window.mirroring import (
+    ChannelExchange,
+    list_mirrored_axes,
+    predict_mirrored,
+    restore_view,
+)
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
@@ -50,6 +55,7 @@ class _Job:
     configuration: ConfigurationPlan
     window_plan: WindowPlan
     mirror_axes: tuple[int, ...]
+    exchange: ChannelExchange | None
     inference_batch_size: int
     device: torch.device
     on_window: OnWindow | None
@@ -61,6 +67,7 @@ def predict_logits(
     *,
     configuration: ConfigurationPlan,
     mirror_axes: Sequence[int],
+    exchange: ChannelExchange | None = None,
     device: torch.device,
     step_fraction: float = 0.5,
     inference_batch_size: int | None = None,
@@ -79,6 +86,7 @@ def predict_logits(
         image: The preprocessed image in plan axes, on any device.
         configuration: Plan of the configuration.
         mirror_axes: Axes of the patch for test-time mirroring; empty for none.
+        exchange: Channels that mirroring along its axis exchanges.
         device: The device of the networks.
         step_fraction: Distance of neighbouring windows as a fraction of a window, which has the extents of the output.
         inference_batch_size: Inference batch size, counting every mirrored view; None for that of
@@ -96,6 +104,7 @@ def predict_logits(
         configuration=configuration,
         window_plan=compute_window_plan(image.shape[1:], configuration, step_fraction),
         mirror_axes=tuple(mirror_axes),
+        exchange=exchange,
         inference_batch_size=inference_batch_size or compute_inference_batch_size(configuration, device),
         device=device,
         on_window=on_window,
@@ -249,7 +258,9 @@ def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
     is_slice = job.configuration.dimensions == 2
     inputs = patches.squeeze(2) if is_slice else patches
     logits = _average(
-        predict_mirrored(network, inputs, job.mirror_axes, inference_batch_size=job.inference_batch_size)
+        predict_mirrored(
+            network, inputs, job.mirror_axes, inference_batch_size=job.inference_batch_size, exchange=job.exchange
+        )
         for network in job.networks
     )
     return logits.unsqueeze(2) if is_slice else logits
@@ -261,7 +272,7 @@ def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
     inputs = patch.squeeze(2) if is_slice else patch
     views = list(list_mirrored_axes(job.mirror_axes))
     logits = _average(
-        _average(flip(plain, axes)[None] for axes in views)
+        _average(restore_view(plain, axes, job.exchange)[None] for axes in views)
         for plain in (network(inputs)[0][0] for network in job.networks)
     )
     return logits.unsqueeze(2) if is_slice else logits

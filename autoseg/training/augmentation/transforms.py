@@ -12,7 +12,7 @@ from autoseg.training.augmentation.gamma import Gamma
 from autoseg.training.augmentation.low_resolution import LowResolution
 from autoseg.training.augmentation.mask_component_removal import MaskComponentRemoval
 from autoseg.training.augmentation.mask_morphology import MaskMorphology
-from autoseg.training.augmentation.mirror import Mirror
+from autoseg.training.augmentation.mirror import Mirror, MirrorPairs
 from autoseg.training.augmentation.noise import Noise
 from autoseg.training.augmentation.spatial import Spatial
 from autoseg.training.augmentation.stain import Stain
@@ -31,6 +31,7 @@ TRANSFORMS: Final[dict[str, type[Transform]]] = {
     "hue": Hue,
     "stain": Stain,
     "mirror": Mirror,
+    "mirror_pairs": MirrorPairs,
     "mask_morphology": MaskMorphology,
     "mask_component_removal": MaskComponentRemoval,
 }

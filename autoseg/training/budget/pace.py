@@ -15,14 +15,24 @@ FEWEST_ITERATIONS_PER_EPOCH: Final = 25
 """A tenth of the usual epoch. Saving, plotting and logging then take little time in comparison, and the fewest
 iterations that a budget is accepted for (150 by a lite plan) are still six epochs, after each of which the pace is
 checked."""
+SHORTEST_EPOCH_SECONDS: Final = 2.0
+"""On a GPU an epoch of 25 iterations may take half a second: saving, plotting and logging take as long (guess)."""
 FEWEST_VALIDATION_ITERATIONS: Final = 4  # forward passes alone: about a twentieth of an epoch of 25 iterations
+SECONDS_THAT_TELL_A_PACE: Final = 10.0
+"""Shorter epochs are taken together: where some take twice as long as others, as saving is part of them, their median
+jumps from one to the other, and the schedule with it."""
+MOST_EPOCHS_TAKEN_TOGETHER: Final = 4
 EPOCHS_THAT_TELL_THE_PACE: Final = 9
 EXPECTED_EPOCHS: Final = 2
 """Epochs at the pace of the forecast that precede the measured ones, so that a single slow epoch has no effect, but
 three have."""
 EPOCHS_BETWEEN_LAYOUTS: Final = 5
+SHARE_BETWEEN_LAYOUTS: Final = 0.1  # of the epochs of a training, where that is more
 """On a machine with other load the pace varies by more than is tolerated; it is followed at once only near the end."""
 TOLERATED_DRIFT: Final = 0.1  # fraction of the remaining time
+TOLERATED_SHARE: Final = 0.01
+"""Fraction of the whole training that a schedule may be off in any case: near the end a tenth of what remains is less
+than the pace varies, and every epoch would have a schedule of its own."""
 LARGEST_WARMUP_SHARE: Final = 10  # a rise of the learning rate takes at most a tenth of a training
 
 
@@ -91,17 +101,19 @@ class Budget:
 def schedule_within_budget(plan: TrainingPlan, times: StepTimes, seconds: float) -> Schedule:
     """Returns the schedule of the longest training within a budget, which is never longer than planned.
 
-    Short trainings get short epochs, about a hundred of them, or fewer of `FEWEST_ITERATIONS_PER_EPOCH`.
+    Short trainings get short epochs, about a hundred of them, or fewer of `FEWEST_ITERATIONS_PER_EPOCH`. No epoch has
+    fewer, even if the time does not seem to hold one: a machine that is measured while it warms up soon trains many
+    more, and epochs keep their length.
     """
     fewest = min(plan.iterations_per_epoch, FEWEST_ITERATIONS_PER_EPOCH)
-    most = int(seconds / estimate_epoch_seconds(shorten_epochs(plan, fewest), times))
+    most = int(seconds / max(SHORTEST_EPOCH_SECONDS, estimate_epoch_seconds(shorten_epochs(plan, fewest), times)))
     wanted = min(EPOCHS_OF_A_BUDGET, max(1, most))
     fitting = (
         shortened
-        for iterations in range(plan.iterations_per_epoch, 0, -1)
+        for iterations in range(plan.iterations_per_epoch, fewest, -1)
         if wanted * estimate_epoch_seconds(shortened := shorten_epochs(plan, iterations), times) <= seconds
     )
-    schedule = next(fitting, shorten_epochs(plan, 1))
+    schedule = next(fitting, shorten_epochs(plan, fewest))
     possible = max(1, int(seconds / estimate_epoch_seconds(schedule, times)))
     epochs = min(possible, count_planned_epochs(plan, schedule))
     warmup = min(plan.warmup_iterations, epochs * schedule.iterations_per_epoch // LARGEST_WARMUP_SHARE)
@@ -155,9 +167,24 @@ def estimate_epoch_seconds(schedule: Schedule, times: StepTimes) -> float:
 
 
 def estimate_pace(epoch_seconds: Sequence[float], *, expected_seconds: float) -> float:
-    """Estimates the duration of an epoch by the median of the last ones, starting from the forecast."""
-    known = [*[expected_seconds] * EXPECTED_EPOCHS, *epoch_seconds]
+    """Estimates the duration of an epoch by the median of the last ones, starting from the forecast.
+
+    Short epochs count in groups of up to `MOST_EPOCHS_TAKEN_TOGETHER`, each with its mean.
+    """
+    known = [*[expected_seconds] * EXPECTED_EPOCHS, *_group_epochs(epoch_seconds)]
     return median(known[-EPOCHS_THAT_TELL_THE_PACE:])
+
+
+def _group_epochs(epoch_seconds: Sequence[float]) -> list[float]:
+    """Returns the mean duration of epochs in groups that are long enough; the first ones may be left out."""
+    means: list[float] = []
+    group: list[float] = []
+    for seconds in reversed(epoch_seconds):
+        group.append(seconds)
+        if sum(group) >= SECONDS_THAT_TELL_A_PACE or len(group) == MOST_EPOCHS_TAKEN_TOGETHER:
+            means.append(sum(group) / len(group))
+            group = []
+    return means[::-1]
 
 
 def adapt_to_pace(
@@ -165,8 +192,8 @@ def adapt_to_pace(
 ) -> Schedule:
     """Returns a schedule that ends with the remaining time.
 
-    The schedule is unchanged if it does so within a tenth of the time, or is only a few epochs old and not yet ending.
-    The learning rate continues from its present value.
+    The schedule is unchanged if it does so within a tenth of the time or a hundredth of the training, or is only a few
+    epochs, or a tenth of the training, old and not yet ending. The learning rate continues from its present value.
 
     Args:
         last_epoch: The latest end, whatever the remaining time.
@@ -175,10 +202,13 @@ def adapt_to_pace(
     if schedule.end_epoch is None or next_epoch >= schedule.end_epoch:
         return schedule
     planned = (schedule.end_epoch - next_epoch) * epoch_seconds
-    is_late = planned > (1 + TOLERATED_DRIFT) * remaining_seconds
-    is_early = (1 + TOLERATED_DRIFT) * planned < remaining_seconds
+    tolerated = TOLERATED_SHARE * schedule.end_epoch * epoch_seconds
+    is_late = planned - remaining_seconds > max(TOLERATED_DRIFT * remaining_seconds, tolerated)
+    is_early = remaining_seconds - planned > max(TOLERATED_DRIFT * planned, tolerated)
     is_urgent = is_late and remaining_seconds < EPOCHS_BETWEEN_LAYOUTS * epoch_seconds
-    is_fresh = next_epoch - schedule.first_epoch < EPOCHS_BETWEEN_LAYOUTS
+    is_fresh = next_epoch - schedule.first_epoch < max(
+        EPOCHS_BETWEEN_LAYOUTS, SHARE_BETWEEN_LAYOUTS * schedule.end_epoch
+    )
     if not (is_late or is_early) or (is_fresh and not is_urgent):
         return schedule
     end = find_end(epoch_seconds, next_epoch=next_epoch, last_epoch=last_epoch, remaining_seconds=remaining_seconds)

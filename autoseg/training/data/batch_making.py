@@ -1,7 +1,9 @@
 """Batches, made by the device that trains where it is a CUDA device, else by worker processes."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,3 +81,33 @@ def make_batches(
     return stream_batches(
         source, keys, workers=workers, device=device, batch_bytes=source.batch_bytes, announce=announce
     )
+
+
+def keep_augmentation_current(
+    keys: Iterable[BatchKey],
+    *,
+    stream: Callable[[Iterable[BatchKey]], Iterator[Batch]],
+    make_batch: Callable[[BatchKey], Batch],
+    is_augmented: Callable[[int], bool],
+) -> Iterator[Batch]:
+    """Yields the batches of the keys, each augmented as its epoch is when the batch is used.
+
+    Batches are made ahead. If a new schedule moves the end of augmentation meanwhile, those that differ are made again.
+
+    Args:
+        keys: May be endless.
+        stream: Makes the batches of keys, in order.
+        make_batch: Makes a single batch again.
+        is_augmented: Tells whether all transforms change the patches of an epoch by the present schedule.
+    """
+    waiting: deque[BatchKey] = deque()
+
+    def remember() -> Iterator[BatchKey]:
+        for key in keys:
+            waiting.append(key)
+            yield key
+
+    for batch in stream(remember()):
+        key = waiting.popleft()
+        present = replace(key, is_augmented=is_augmented(key.epoch))
+        yield batch if present == key or key.stream == "validation" else make_batch(present)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, RunError
-from autoseg.processes.progress import Item, Progress
+from autoseg.processes.progress import Item, Progress, Total, read_total
 from autoseg.run_folder import FoldFolder
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
@@ -164,12 +164,13 @@ class _CaseListener:
     state_writer: StateWriter
     listener: Progress
 
-    def track(self, items: Iterable[Item], *, label: str, total: int, unit: str) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], *, label: str, total: Total, unit: str) -> Iterator[Item]:
         start = self.state_writer.clock()
-        self.state_writer.change(phase="validating", cases=total, cases_done=0, remaining_seconds=None)
+        cases = read_total(total)
+        self.state_writer.change(phase="validating", cases=cases, cases_done=0, remaining_seconds=None)
         tracked = self.listener.track(items, label=label, total=total, unit=unit)
         for done, item in enumerate(tracked, start=1):
-            left = (self.state_writer.clock() - start) / done * (total - done)
+            left = (self.state_writer.clock() - start) / done * (cases - done)
             self.state_writer.change(cases_done=done, remaining_seconds=left)
             yield item
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import autoseg
 from autoseg.document import Document, Part
-from autoseg.fingerprint import HostThroughput
+from autoseg.fingerprint import DeviceThroughput
 from autoseg.runtime.cpu_time import count_usable_cpus
 from autoseg.runtime.measurement_cache import find_cpu_name, find_measurement, read_measurement, write_measurement
 
@@ -31,10 +31,10 @@ class HostRecord(Document):
 
     schema_version: Literal[1] = 1
     circumstances: HostCircumstances
-    host: HostThroughput
+    host: DeviceThroughput
 
 
-def find_host_speed(memory: Path, *, measure: Callable[[], HostThroughput]) -> HostThroughput:
+def find_host_speed(memory: Path, *, measure: Callable[[], DeviceThroughput]) -> DeviceThroughput:
     """Returns the cached measurement of this computer, or a new one, which is then cached if nothing disturbed it.
 
     Args:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import autoseg
 from autoseg.document import Document, Part
 from autoseg.errors import AutosegError
-from autoseg.fingerprint import HostThroughput
+from autoseg.fingerprint import DeviceThroughput
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -31,7 +31,7 @@ from autoseg.workflows.plan.host_speed import UNDISTURBED_SHARE, find_host_speed
 if TYPE_CHECKING:
     import torch
 
-CostEstimate = Callable[[ConfigurationPlan, HostThroughput, NetworkCost], StepCost]
+CostEstimate = Callable[[ConfigurationPlan, DeviceThroughput, NetworkCost], StepCost]
 CUDA_LIBRARIES: Final = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
 
 
@@ -89,7 +89,7 @@ def survey_machine(
     names: Sequence[str],
     *,
     estimate: CostEstimate,
-    measure: Callable[[], HostThroughput],
+    measure: Callable[[], DeviceThroughput],
     measure_cost: MeasureCost,
     progress: Progress,
 ) -> MachineSurvey:
@@ -104,7 +104,7 @@ def survey_machine(
         progress: Receives notes.
     """
     if may_have_gpu():
-        gpu = _find_gpu()
+        gpu = find_gpu()
         if gpu is not None:
             return survey_gpu(names, gpu, time=partial(time_on_gpu, plan, gpu), progress=progress)
     return survey_cpu(plan, names, estimate=estimate, measure=measure, measure_cost=measure_cost)
@@ -115,7 +115,7 @@ def survey_cpu(
     names: Sequence[str],
     *,
     estimate: CostEstimate,
-    measure: Callable[[], HostThroughput],
+    measure: Callable[[], DeviceThroughput],
     measure_cost: MeasureCost,
 ) -> MachineSurvey:
     """Estimates the costs on the CPU; if its speed cannot be measured, reports why."""
@@ -220,7 +220,7 @@ def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
     return cost
 
 
-def _find_gpu() -> Gpu | None:
+def find_gpu() -> Gpu | None:
     """Finds the GPU that would train; None if torch finds none that it can use."""
     import torch
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from autoseg.dataset import (
     Dataset,
@@ -18,7 +18,7 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.files.temporary_files import remove_leftovers
-from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
+from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
 from autoseg.network_cost import MeasureCost, NetworkCost
 from autoseg.plan.document import Plan
 from autoseg.plan.network import NetworkPlan
@@ -36,6 +36,7 @@ from autoseg.workflows.plan.class_counts import (
 )
 from autoseg.workflows.plan.class_losses import find_crop_losses, find_resampling_losses, warn_of_losses
 from autoseg.workflows.plan.header_survey import survey_headers
+from autoseg.workflows.plan.machine_survey import find_gpu, may_have_gpu
 from autoseg.workflows.plan.measuring import measure_dataset
 from autoseg.workflows.plan.preprocessing import (
     WORKER_MODULES,
@@ -46,6 +47,7 @@ from autoseg.workflows.plan.preprocessing import (
 from autoseg.workflows.plan.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 PlanRule = Callable[[Fingerprint, Machine], Plan]
+PRESENT_NAMES: Final = {"lite": "timed"}  # of planners, by their names in earlier versions
 
 
 @runtime_checkable
@@ -58,8 +60,8 @@ class PlannerLike(Protocol):
         ...
 
     @property
-    def measures_host(self) -> bool:
-        """Whether it needs the measured throughput of the CPU."""
+    def measures_throughput(self) -> bool:
+        """Whether it needs the measured throughput of the device that will train."""
         ...
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
@@ -67,11 +69,14 @@ class PlannerLike(Protocol):
         ...
 
 
-def measure_cpu() -> HostThroughput:
-    """Measures the throughput of the CPU, for which torch is imported."""
-    from autoseg.networks.throughput import measure_host
+def measure_device() -> DeviceThroughput:
+    """Measures the throughput of the device that would train here, a CUDA device or else the CPU; torch is imported."""
+    from autoseg.networks.throughput import measure_gpu, measure_host
 
-    return measure_host()
+    gpu = find_gpu() if may_have_gpu() else None
+    if gpu is None or gpu.device.type != "cuda":
+        return measure_host()
+    return measure_gpu(gpu.device, name=gpu.name, memory_bytes=gpu.memory_bytes)
 
 
 def find_network_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch_size: int) -> NetworkCost:
@@ -87,20 +92,20 @@ def find_network_cost(network: NetworkPlan, patch_voxels: tuple[int, ...], batch
 def build_plan_rule(
     planner: PlannerLike,
     *,
-    measure: Callable[[], HostThroughput] = measure_cpu,
+    measure: Callable[[], DeviceThroughput] = measure_device,
     measure_cost: MeasureCost = find_network_cost,
 ) -> PlanRule:
-    """Builds a planning function that measures the CPU first if the planner needs it.
+    """Builds a planning function that measures the device first if the planner needs it.
 
     Args:
         planner: Decides.
-        measure: Measures the speed of the CPU.
+        measure: Measures the speed of the device that will train.
         measure_cost: Counts what a network costs.
     """
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
-        if planner.measures_host:
-            machine = machine.model_copy(update={"host": measure()})
+        if planner.measures_throughput:
+            machine = machine.model_copy(update={"throughput": measure()})
         return planner.plan(fingerprint, machine, measure_cost=measure_cost)
 
     return rule
@@ -295,10 +300,16 @@ def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> boo
 def _follows_same_rules(plan: Plan, request: PlanRequest) -> bool:
     machine = request.machine
     return (
-        plan.planner == request.planner
+        find_present_name(plan.planner) == find_present_name(request.planner)
         and machine.accelerator_memory_gb in (None, plan.accelerator_memory_gb)
         and machine.budget_seconds in (None, plan.budget_seconds)
     )
+
+
+def find_present_name(planner: str) -> str:
+    """Returns the present name of a planner that a plan may record by an earlier one, its options included."""
+    name, space, options = planner.partition(" ")
+    return f"{PRESENT_NAMES.get(name, name)}{space}{options}"
 
 
 def _refuse_foreign_folder(run: RunFolder) -> bool:

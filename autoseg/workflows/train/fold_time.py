@@ -170,7 +170,7 @@ def _estimate_enough_seconds(
 def _advise_smaller_plan(job: FoldJob, budget: Budget, enough: str) -> str:
     if job.configuration_plan.training.budget_seconds is None:
         given = format_budget(budget.seconds)
-        return f"plan a smaller network: autoseg plan DATASET --run OTHER --planner lite --budget {given}"
+        return f"plan a smaller network: autoseg plan DATASET --run OTHER --planner timed --budget {given}"
     return (
         f"plan again while nothing else uses this machine: autoseg plan DATASET --run OTHER "
         f"--planner {job.plan.planner} --budget {enough} (or less)"

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -195,7 +196,7 @@ def train_fold(
     remove_folder(job.folder.validation)
     _record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
-    total = _count_iterations(job, schedule, checkpoint) if isinstance(schedule, Schedule) else 0
+    total = partial(_count_iterations, job, schedule, checkpoint, state_writer) if isinstance(schedule, Schedule) else 0
     iterations = _note_events(itertools.chain([schedule], events), job, state_writer=state_writer, progress=progress)
     for _ in progress.track(iterations, label=f"Training {job.fold}", total=total, unit="iteration"):
         pass
@@ -306,10 +307,12 @@ def _draw_validated(job: FoldJob, dice: float | None, progress: Progress) -> Non
         progress.note(f"warning: {error}; the same command, given again, draws the picture")
 
 
-def _count_iterations(job: FoldJob, schedule: Schedule, checkpoint: CheckpointDescription | None) -> int:
-    """Counts the remaining iterations, as far as known."""
+def _count_iterations(
+    job: FoldJob, schedule: Schedule, checkpoint: CheckpointDescription | None, state_writer: StateWriter
+) -> int:
+    """Counts the iterations of this call, as far as known; their end may change while it trains."""
     epochs_done, iterations_done = (0, 0) if checkpoint is None else checkpoint.reached
-    end = schedule.end_epoch or job.configuration_plan.training.epochs
+    end = state_writer.state.end_epoch or job.configuration_plan.training.epochs
     per_epoch = schedule.iterations_per_epoch + schedule.validation_iterations_per_epoch
     return max(0, (end - epochs_done) * per_epoch - iterations_done)
 

@@ -25,7 +25,7 @@ REASON = Reason(subject="parts", value="those of the test", because="they are to
 class ExtendedPlanner:
     name: str = "extended"
     description: str = "A part of every kind that autoseg does not have."
-    measures_host: bool = False
+    measures_throughput: bool = False
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         plan = DEFAULT.plan(fingerprint, machine, measure_cost=measure_cost)

@@ -50,7 +50,7 @@ def test_months_on_a_cpu_are_told_with_what_helps():
     assert "3.3 months" in text
     assert "16 months" in text
     assert "one fold takes 3.3 months" in text
-    assert "--planner lite --budget 30m" in text
+    assert "--planner timed --budget 30m" in text
     assert "a computer with a GPU" in text
     assert "autoseg train x.autoseg --budget 8h" in text
     assert "GPU: none here, so the time on a GPU is unknown" in text

@@ -70,7 +70,7 @@ def test_a_dead_worker_process_points_to_the_examination() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        PlanError("the planner 'lite' does not plan by time; leave out --budget"),
+        PlanError("the planner 'timed' does not plan by time; leave out --budget"),
         RunError("no run folder run; make one with autoseg plan"),
         TrainingError("fold 7: expected 0 to 4"),
         VolumeError("a.nii.gz: its spacing would make it larger than the memory of this computer"),

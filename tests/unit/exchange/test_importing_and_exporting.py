@@ -19,6 +19,7 @@ from builders.nnunet_models import (
     build_foreign_plans,
     write_foreign_model,
 )
+from builders.plans import build_transforms
 from builders.progress import Notes
 from builders.selections import build_selection
 from builders.volumes import save_nifti
@@ -487,6 +488,26 @@ def test_borders_that_nnunet_does_not_have_are_refused(source: Path, tmp_path: P
     mirrored = {name: part.model_copy(update={"border": "mirror"}) for name, part in configurations.items()}
     change_plan(run, configurations=mirrored)
     with pytest.raises(ExchangeError, match=r"3d_fullres continues images at their border \('mirror'\)"):
+        export_model(run, tmp_path / "exported", progress=TELLER)
+
+
+def test_labels_that_are_exchanged_where_nnunet_cannot_are_refused(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    change_plan(
+        run,
+        configurations={
+            name: part.model_copy(
+                update={
+                    "training": part.training.model_copy(
+                        update={"transforms": build_transforms(mirror_pairs={"axis": 0, "pairs": ((1, 2),)})}
+                    )
+                }
+            )
+            for name, part in read_plan(run).configurations.items()
+        },
+    )
+    with pytest.raises(ExchangeError, match=r"3d_fullres exchanges the labels of left and right .*'mirror_pairs'"):
         export_model(run, tmp_path / "exported", progress=TELLER)
 
 

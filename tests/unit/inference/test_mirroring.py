@@ -1,8 +1,16 @@
 import pytest
 import torch
+from builders.labels import build_labels
+from builders.plans import build_training_plan, build_transforms
 from torch import nn
 
-from autoseg.inference.sliding_window.mirroring import list_mirrored_axes, predict_mirrored
+from autoseg.inference.sliding_window.mirroring import (
+    ChannelExchange,
+    find_channel_exchange,
+    list_mirrored_axes,
+    predict_mirrored,
+    restore_view,
+)
 
 
 class Pointwise(nn.Module):
@@ -73,3 +81,45 @@ def test_views_of_all_patches_share_passes_of_the_given_size(inference_batch_siz
     logits = predict_mirrored(Counting(2), image, (0, 1), inference_batch_size=inference_batch_size)
     assert sizes == passes
     torch.testing.assert_close(logits, image + 1.5)
+
+
+class Sided(nn.Module):
+    """Finds background, "left" in the lower half of the last axis and "right" in the upper one: equivariant to
+    mirroring with exchanged sides, and to nothing else."""
+
+    def forward(self, image):
+        upper = torch.arange(image.shape[-1]) * 2 >= image.shape[-1]
+        return (torch.cat([-image, image.where(~upper, -image), image.where(upper, -image)], dim=1),)
+
+
+SIDES = ChannelExchange(axis=2, order=(0, 2, 1))
+
+
+@pytest.mark.parametrize("axes", [(2,), (0, 2), (1, 0, 2)])
+def test_mirroring_with_exchanged_channels_changes_nothing_for_a_network_that_tells_sides(axes):
+    image = torch.randn(2, 1, 4, 5, 6)
+    expected = Sided()(image)[0]
+    torch.testing.assert_close(predict_mirrored(Sided(), image, axes, inference_batch_size=3, exchange=SIDES), expected)
+    without = predict_mirrored(Sided(), image, axes, inference_batch_size=3)
+    assert not torch.allclose(without, expected)
+
+
+def test_a_view_that_is_restored_twice_is_itself():
+    output = torch.randn(3, 4, 5, 6)
+    for axes in list_mirrored_axes((0, 2)):
+        assert torch.equal(restore_view(restore_view(output, axes, SIDES), axes, SIDES), output)
+
+
+def test_the_plan_says_which_channels_are_exchanged():
+    labels = build_labels({"kidney_left": (1,), "liver": (2,), "kidney_right": (3,)})
+    training = build_training_plan(transforms=build_transforms(mirror_pairs={"axis": 1, "pairs": ((1, 3),)}))
+    assert training.mirror_axes == (1,)
+    assert find_channel_exchange(training, labels) == ChannelExchange(axis=1, order=(0, 3, 2, 1))
+    assert find_channel_exchange(build_training_plan(), labels) is None
+
+
+def test_regions_of_both_sides_are_exchanged_and_those_of_both_stay():
+    labels = build_labels({"lungs": (1, 2), "left": (1,), "right": (2,)}, region_write_values=(1, 1, 2))
+    assert labels.exchange_outputs([(1, 2)]) == (0, 2, 1)
+    one_sided = build_labels({"lungs": (1, 2), "left": (1,)}, region_write_values=(2, 1))
+    assert one_sided.exchange_outputs([(1, 2)]) is None

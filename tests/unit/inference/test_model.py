@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 from builders.folds import write_trained_fold
-from builders.plans import build_configuration, build_plan
+from builders.plans import build_configuration, build_plan, build_transforms
 
 from autoseg.document import write_document
 from autoseg.errors import DeviceError, PredictionError, RunError
 from autoseg.geometry import Grid, compute_reorientation
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
+from autoseg.inference.sliding_window.mirroring import ChannelExchange
 from autoseg.inference.sliding_window.prediction import predict_logits
 from autoseg.run_folder import RunFolder
 
@@ -82,6 +83,23 @@ def test_mirroring_uses_the_axes_of_the_plan(plan, train, load, volume):
             device=torch.device("cpu"),
         )
         torch.testing.assert_close(model.predict_preprocessed(image, options=options), expected)
+
+
+def test_mirroring_exchanges_the_channels_of_paired_labels_also_in_constant_windows(plan, train, load, volume):
+    pairs = build_transforms(mirror_pairs={"axis": 2, "pairs": ((1, 2),)})
+    configuration = plan.configurations["3d_fullres"]
+    training = configuration.training.model_copy(update={"transforms": pairs})
+    sided = configuration.model_copy(update={"training": training})
+    network = train(by=plan.model_copy(update={"configurations": {"3d_fullres": sided}})).eval()
+    model = load()
+    image = model.preprocess(*volume).image
+    found = model.predict_preprocessed(image)
+    options = {"configuration": sided, "mirror_axes": (2,), "device": torch.device("cpu")}
+    exchange = ChannelExchange(axis=2, order=(0, 2, 1))
+    torch.testing.assert_close(found, predict_logits(network, torch.from_numpy(image), exchange=exchange, **options))
+    assert not torch.allclose(found, predict_logits(network, torch.from_numpy(image), **options))
+    left, right = model.predict_preprocessed(np.zeros((1, 8, 8, 8), np.float32))[1:]
+    torch.testing.assert_close(left, right.flip(2))
 
 
 def test_reduced_precision_is_taken_over_by_the_model_and_keeps_its_logits(train, load, volume):

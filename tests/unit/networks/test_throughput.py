@@ -10,6 +10,7 @@ from autoseg.networks.throughput import (
     FEWEST_REPETITIONS,
     LONGEST_SECONDS,
     WIDTHS,
+    measure_gpu,
     measure_host,
     warn_of_implausible_rates,
 )
@@ -26,6 +27,18 @@ def test_the_cpu_is_measured_at_every_width():
     assert host.cores >= 1
     assert host.memory_gb > 0.5
     assert 0 < host.received_share <= 1
+
+
+def test_a_gpu_is_measured_at_every_width_and_for_small_layers(monkeypatch):
+    monkeypatch.setattr(throughput, "LARGEST_EXTENT_VOXELS", 8)
+    monkeypatch.setattr(throughput, "FEWEST_REPETITIONS", 1)
+    monkeypatch.setattr(throughput, "GPU_WIDTHS", (16, 32))
+    measured = measure_gpu(torch.device("cpu"), name="a GPU", memory_bytes=8_000_000_000)
+    assert (measured.device, measured.is_cpu, measured.memory_gb) == ("a GPU", False, 8.0)
+    assert set(measured.convolution_flops) == {16, 32}
+    assert all(1e7 < rate < 1e15 for rate in measured.convolution_flops.values())
+    assert 1e4 < measured.elementwise_rate < 1e12
+    assert 1e-6 < measured.layer_seconds < 1.0
 
 
 class CpuClock:

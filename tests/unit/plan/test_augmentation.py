@@ -1,8 +1,10 @@
 import pytest
+from builders.labels import build_labels
 
 from autoseg.document import parse_part
 from autoseg.errors import DocumentError
 from autoseg.plan import TRANSFORM_PLANS, TrainingPlan
+from autoseg.plan.augmentation import MirrorPairsPlan, find_problems
 from autoseg.plan.reference import REFERENCE_MASK_TRANSFORMS
 from planners.rules.augmentation import choose_augmentation
 from planners.rules.training import build_training
@@ -19,7 +21,7 @@ RANGES = [
 ]
 
 
-NOT_OF_THE_REFERENCE = {"deformation", "saturation", "hue", "stain"}
+NOT_OF_THE_REFERENCE = {"deformation", "saturation", "hue", "stain", "mirror_pairs"}
 
 
 def parse(transforms):
@@ -93,3 +95,51 @@ def test_most_transforms_may_stand_twice_and_in_any_order():
     spatial, *others = TRANSFORMS[:8]
     again = [spatial, *reversed(others), *others]
     assert [part.model_dump(mode="json") for part in parse(again)] == again
+
+
+PAIRS = {"name": "mirror_pairs", "axis": 0, "pairs": [[1, 2]]}
+SIDED = build_labels({"left": (1,), "right": (2,), "middle": (3,)}, ignore_value=9)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([PAIRS, PAIRS], r"'mirror_pairs' must stand once \(found at 0, 1\)"),
+        ([PAIRS, {"name": "mirror", "axes": [1, 0]}], r"must flip different axes \(got 1, 0, 0\)"),
+        ([PAIRS | {"pairs": []}], "pairs"),
+        ([PAIRS | {"axis": 3}], "axis"),
+    ],
+)
+def test_sides_are_mirrored_once_and_along_an_axis_of_their_own(transforms, message):
+    with pytest.raises(DocumentError, match=message):
+        parse(transforms)
+    parse([PAIRS, {"name": "mirror", "axes": [1, 2]}])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "problem"),
+    [
+        (((1, 2),), None),
+        (((1, 2), (2, 3)), "once each"),
+        (((0, 1),), "foreground labels, from 1 to 3"),
+        (((1, 4),), "foreground labels, from 1 to 3"),
+    ],
+)
+def test_pairs_hold_foreground_labels_once_each(pairs, problem):
+    found = MirrorPairsPlan(axis=0, pairs=pairs).find_label_problem(SIDED)
+    assert (found is None) if problem is None else (problem in found)
+
+
+def test_regions_need_a_counterpart_on_the_other_side():
+    one_sided = build_labels({"both": (1, 2), "left": (1,)}, region_write_values=(2, 1))
+    found = MirrorPairsPlan(axis=0, pairs=((1, 2),)).find_label_problem(one_sided)
+    assert "a region must become a region" in found
+
+
+def test_sides_are_not_mirrored_where_masks_of_a_previous_stage_are_an_input():
+    transforms = (MirrorPairsPlan(axis=1, pairs=((1, 2),)),)
+    assert find_problems(transforms, 2, has_previous_stage=False) == []
+    (problem,) = find_problems(transforms, 2, has_previous_stage=True)
+    assert "does not exchange the masks of a previous stage" in problem
+    (problem,) = find_problems((MirrorPairsPlan(axis=2, pairs=((1, 2),)),), 2, has_previous_stage=False)
+    assert "axis must be below 2 (got 2)" in problem

@@ -22,7 +22,14 @@ def read_blocks():
 
 def test_every_example_is_a_transform_or_a_schedule_as_a_plan_writes_it():
     blocks = read_blocks()
-    assert [block["name"] for block in blocks] == ["deformation", "saturation", "hue", "stain", "on_plateau"]
+    assert [block["name"] for block in blocks] == [
+        "deformation",
+        "saturation",
+        "hue",
+        "stain",
+        "mirror_pairs",
+        "on_plateau",
+    ]
     for block in blocks:
         kinds = TRANSFORM_PLANS | SCHEDULE_PLANS
         assert kinds[block["name"]].model_validate(block).model_dump(mode="json") == block

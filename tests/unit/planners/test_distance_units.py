@@ -19,7 +19,7 @@ def make_plan(fingerprint, planner, *, unit):
     changes = {"distance_unit": unit, "orientation": None, "file_ending": ".tif"}
     return PLANNERS[planner].plan(
         fingerprint.model_copy(update=changes),
-        Machine(accelerator_memory_gb=None, host=HOST, budget_seconds=600),
+        Machine(accelerator_memory_gb=None, throughput=HOST, budget_seconds=600),
         measure_cost=find_network_cost,
     )
 

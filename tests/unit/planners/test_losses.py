@@ -27,7 +27,7 @@ def make_fingerprint(*, counts=(1500, 100), labels=LABELS, spacing_mm=(2.0, 1.0,
 
 
 def plan(loss, fingerprint=None, *, planner="default"):
-    machine = Machine(accelerator_memory_gb=None, host=HOST)
+    machine = Machine(accelerator_memory_gb=None, throughput=HOST)
     return find_planner(planner, loss=loss).plan(
         fingerprint or make_fingerprint(), machine, measure_cost=find_network_cost
     )

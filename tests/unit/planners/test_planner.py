@@ -198,9 +198,9 @@ def test_the_coarser_spacing_is_that_of_the_reference_planner(spacing_mm, shape,
 
 
 def test_the_table_of_planners_holds_what_the_command_line_offers() -> None:
-    assert list(PLANNERS) == ["default", "residual-m", "residual-l", "residual-xl", "lite"]
+    assert list(PLANNERS) == ["default", "residual-m", "residual-l", "residual-xl", "timed", "lite"]
     for name, planner in PLANNERS.items():
-        assert planner.name == name
+        assert planner.name == ("timed" if name == "lite" else name)
         assert planner.description.endswith(".")
 
 

@@ -82,7 +82,7 @@ def test_every_fingerprint_has_a_lite_plan_or_an_error(
 ) -> None:
     rates = {16: 2e11 / slower, 32: 3e11 / slower}
     host = build_host(memory_gb=16.0, convolution_flops=rates, elementwise_rate=5e8 / slower)
-    machine = Machine(accelerator_memory_gb=None, host=host, budget_seconds=60 * minutes)
+    machine = Machine(accelerator_memory_gb=None, throughput=host, budget_seconds=60 * minutes)
     try:
         plan = PLANNERS["lite"].plan(_build_fingerprint(grids, labels), machine, measure_cost=find_network_cost)
     except PlanError:

@@ -1,9 +1,12 @@
+from collections import deque
+from itertools import islice
+
 import pytest
 import torch
 
 from autoseg.training.data import batch_making
-from autoseg.training.data.batch_making import build_source, make_batches
-from autoseg.training.data.batches import BatchSource, build_batch_source
+from autoseg.training.data.batch_making import build_source, keep_augmentation_current, make_batches
+from autoseg.training.data.batches import BatchSource, build_batch_source, list_batch_keys
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import DeviceBatchSource, build_device_batch_source
 from autoseg.training.data.randomness import BatchKey
@@ -54,3 +57,34 @@ def test_a_cuda_device_makes_its_own_batches_and_says_where_the_cases_are(
     assert {batch.image.shape[1] for batch in made} == {2 if is_cascade else 1}
     workers = build_batch_source(plan_configuration(), channels, **dataset, previous=previous)
     assert not all(map(are_equal, made, map(workers.make_batch, KEYS)))
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_batches_that_were_made_before_the_end_of_augmentation_moved_are_made_again(
+    plan_configuration, channels, dataset, ahead
+):
+    source = build_source(plan_configuration(), channels, **dataset, device=CPU, announce=pytest.fail)
+    augmented_epochs, made_again = [True, True, False], []
+
+    def make_ahead(keys):
+        made = deque(map(source.make_batch, islice(keys, ahead)))
+        for key in keys:
+            yield made.popleft()
+            made.append(source.make_batch(key))
+
+    def make_again(key):
+        made_again.append(key.iteration)
+        return source.make_batch(key)
+
+    batches = keep_augmentation_current(
+        list_batch_keys(2, 1, first_epoch=0, is_augmented=augmented_epochs.__getitem__),
+        stream=make_ahead,
+        make_batch=make_again,
+        is_augmented=augmented_epochs.__getitem__,
+    )
+    found = [next(batches)]
+    augmented_epochs[1] = False
+    found += islice(batches, 4)
+    keys = islice(list_batch_keys(2, 1, first_epoch=0, is_augmented=augmented_epochs.__getitem__), 5)
+    assert all(map(are_equal, found, map(source.make_batch, keys)))
+    assert made_again == ([0, 1] if ahead == 4 else [])

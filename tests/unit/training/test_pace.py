@@ -1,11 +1,13 @@
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from autoseg.training.budget.pace import (
     FEWEST_ITERATIONS_PER_EPOCH,
     FEWEST_VALIDATION_ITERATIONS,
+    SHORTEST_EPOCH_SECONDS,
     Budget,
     StepTimes,
     adapt_to_pace,
@@ -118,12 +120,14 @@ def test_what_is_left_of_a_budget_shrinks_with_the_clock():
 class Machine:
     """Trains a schedule as a session does, on a clock of its own, with epochs that take what `pace` says."""
 
-    def __init__(self, plan, budget_seconds, pace):
+    def __init__(self, plan, budget_seconds, pace, *, times=TIMES):
         self.now, self.done, self.epoch_seconds, self.layouts = 0.0, 0, [], 0
-        self.budget = Budget(seconds=budget_seconds, reserved_seconds=60.0, start=0.0, clock=lambda: self.now)
+        self.budget = Budget(
+            seconds=budget_seconds, reserved_seconds=budget_seconds / 30, start=0.0, clock=lambda: self.now
+        )
         self.now = 25.0  # measuring takes time, too
-        self.schedule = schedule_within_budget(plan, TIMES, self.budget.remaining_seconds)
-        self.expected_seconds = estimate_epoch_seconds(self.schedule, TIMES)
+        self.schedule = schedule_within_budget(plan, times, self.budget.remaining_seconds)
+        self.expected_seconds = estimate_epoch_seconds(self.schedule, times)
         self.last_epoch = count_planned_epochs(plan, self.schedule)
         self.pace = pace
 
@@ -153,6 +157,7 @@ PACES = {
     "faster from the middle on": lambda now: 1.0 if now < 1000 else 0.5,
     "restless": lambda now: 1.0 + 0.6 * math.sin(now / 50),
     "noisy": lambda now: random.Random(now).choice([0.8, 0.9, 1.0, 1.0, 1.1, 1.4]),
+    "in two modes": lambda now: random.Random(now).choice([0.8, 1.5]),
     "slow once": lambda now: 4.0 if 600 < now < 620 else 1.0,
 }
 
@@ -173,6 +178,36 @@ def test_a_training_is_laid_out_anew_a_few_times_only(plan, budget_seconds, name
     machine = Machine(plan(epochs=100_000), budget_seconds, PACES[name])
     machine.run()
     assert machine.layouts <= most
+
+
+@pytest.mark.parametrize("budget_seconds", [90.0, 240.0])
+@pytest.mark.parametrize("name", ["as measured", "in two modes"])
+def test_epochs_of_a_fast_machine_are_long_enough_for_its_pace_to_be_steady(plan, budget_seconds, name):
+    times = replace(TIMES, iteration_seconds=0.02, validation_seconds=0.01)
+    machine = Machine(plan(epochs=100_000), budget_seconds, PACES[name], times=times)
+    assert machine.expected_seconds >= SHORTEST_EPOCH_SECONDS
+    assert machine.run() == pytest.approx(budget_seconds, rel=0.1)
+    assert machine.layouts <= (0 if name == "as measured" else 8)  # 11 where every epoch tells the pace
+
+
+def test_short_epochs_tell_the_pace_together():
+    epochs = [0.4, 0.8] * 50
+    assert estimate_pace(epochs[:3], expected_seconds=0.5) == 0.5
+    assert estimate_pace(epochs, expected_seconds=0.5) == pytest.approx(0.6, rel=0.05)
+    assert estimate_pace([*epochs, 0.8], expected_seconds=0.5) == pytest.approx(0.6, rel=0.2)
+    assert estimate_pace([*epochs, *[0.8] * 20], expected_seconds=0.5) == pytest.approx(0.8)
+
+
+def test_what_is_less_than_a_hundredth_of_a_training_is_no_reason_to_lay_it_out_anew():
+    fresh = SCHEDULE.end_at(100, from_epoch=80)
+    ending = {"next_epoch": 96, "last_epoch": 1000, "epoch_seconds": 10.0}
+    assert adapt_to_pace(fresh, **ending, remaining_seconds=31.0) == fresh
+    assert adapt_to_pace(fresh, **ending, remaining_seconds=29.0).end_epoch == 98
+
+
+def test_a_forecast_of_a_machine_that_warms_up_gives_no_epochs_of_a_few_iterations(plan):
+    slow = replace(TIMES, iteration_seconds=3.0, validation_seconds=12.0)
+    assert schedule_within_budget(plan(), slow, 65.0).iterations_per_epoch == FEWEST_ITERATIONS_PER_EPOCH
 
 
 def test_epochs_of_a_short_budget_have_enough_iterations_to_tell_something(plan):

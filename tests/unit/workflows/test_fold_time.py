@@ -71,7 +71,7 @@ def test_less_than_a_tenth_is_refused_before_training_and_the_time_that_would_do
     assert "nothing was trained" in told
     # 2,000 iterations in 80 epochs of 27 s, measuring 20 s, and a twentieth more: 38.15 minutes
     assert "give --budget 39m" in told
-    assert "autoseg plan DATASET --run OTHER --planner lite --budget 240s" in told
+    assert "autoseg plan DATASET --run OTHER --planner timed --budget 240s" in told
     assert "hold fewer cases out" not in told
 
 

@@ -5,17 +5,22 @@ import sys
 from dataclasses import dataclass, field
 
 import pytest
+import torch
+from builders.hosts import GPU
 
 from autoseg.document import read_document
-from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
+from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
+from autoseg.networks import throughput
 from autoseg.networks.cost import measure_cost
 from autoseg.networks.families import FAMILIES
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.plan import Plan
 from autoseg.unet_cost import count_plain_unet
-from autoseg.workflows.plan.planning import build_plan_rule, find_network_cost
+from autoseg.workflows.plan import planning
+from autoseg.workflows.plan.machine_survey import Gpu
+from autoseg.workflows.plan.planning import build_plan_rule, find_network_cost, find_present_name, measure_device
 
-HOST = HostThroughput(
+HOST = DeviceThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
 )
 MACHINE = Machine(accelerator_memory_gb=8)
@@ -24,7 +29,7 @@ MACHINE = Machine(accelerator_memory_gb=8)
 @dataclass
 class NotingPlanner:
     answer: Plan
-    measures_host: bool
+    measures_throughput: bool
     name: str = "noting"
     given: list = field(default_factory=list)
 
@@ -33,12 +38,12 @@ class NotingPlanner:
         return self.answer
 
 
-@pytest.mark.parametrize("measures_host", [False, True])
-def test_a_planner_gets_what_networks_cost_and_if_it_wants_the_speed_of_the_cpu(run, *, measures_host):
+@pytest.mark.parametrize("measures_throughput", [False, True])
+def test_a_planner_gets_what_networks_cost_and_if_it_wants_the_speed_of_the_cpu(run, *, measures_throughput):
     plan, fingerprint = read_document(run.plan, Plan), Fingerprint.model_construct(dataset_name="a")
-    planner = NotingPlanner(answer=plan, measures_host=measures_host)
+    planner = NotingPlanner(answer=plan, measures_throughput=measures_throughput)
     assert build_plan_rule(planner, measure=lambda: HOST)(fingerprint, MACHINE) is plan
-    machine = MACHINE.model_copy(update={"host": HOST}) if measures_host else MACHINE
+    machine = MACHINE.model_copy(update={"throughput": HOST}) if measures_throughput else MACHINE
     ((_, given_machine, measure),) = planner.given
     assert (given_machine, measure) == (machine, find_network_cost)
 
@@ -68,3 +73,26 @@ def test_networks_with_a_closed_form_are_counted_without_torch(configuration):
     )
     code = "import sys; sys.modules['torch'] = None; import autoseg.unet_cost, autoseg.workflows.plan.planning"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("recorded", "present"),
+    [
+        ("lite", "timed"),
+        ("lite --architecture u_net --loss dice", "timed --architecture u_net --loss dice"),
+        ("timed", "timed"),
+        ("default", "default"),
+    ],
+)
+def test_a_planner_that_was_renamed_continues_plans_of_its_earlier_name(recorded, present):
+    assert find_present_name(recorded) == present
+
+
+@pytest.mark.parametrize(("device", "measured"), [(None, HOST), ("mps", HOST), ("cuda", GPU)])
+def test_the_device_that_would_train_is_measured(device, measured, monkeypatch):
+    gpu = None if device is None else Gpu(device=torch.device(device), name="a GPU", memory_bytes=10**9)
+    monkeypatch.setattr(planning, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(planning, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(throughput, "measure_host", lambda: HOST)
+    monkeypatch.setattr(throughput, "measure_gpu", lambda device, *, name, memory_bytes: GPU)
+    assert measure_device() == measured

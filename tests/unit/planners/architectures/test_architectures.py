@@ -79,7 +79,7 @@ def test_every_architecture_is_planned_for_every_kind_of_image(architecture: str
     assert ("3d_fullres" in plan.configurations) == (shape[0] > 1)
 
 
-@pytest.mark.parametrize("planner", [name for name, planner in PLANNERS.items() if not planner.measures_host])
+@pytest.mark.parametrize("planner", [name for name, planner in PLANNERS.items() if not planner.measures_throughput])
 def test_every_planner_takes_an_architecture(planner: str) -> None:
     spacing_mm, shape = DATASETS["isotropic"]
     fingerprint = build_fingerprint(spacing_mm, shape)

@@ -190,6 +190,6 @@ def test_the_branch_for_slices_begins_with_a_file_and_the_other_one_does_not(den
 
 def test_a_plan_by_time_refuses_a_network_for_volumes_alone_where_only_slices_can_be_planned() -> None:
     planner = find_planner("lite", "h_dense_unet")
-    machine = Machine(accelerator_memory_gb=None, host=build_host())
+    machine = Machine(accelerator_memory_gb=None, throughput=build_host())
     with pytest.raises(PlanError, match=r"none for slices alone; choose another --architecture"):
         planner.plan(build_fingerprint((1.0, 1.0, 1.0), (1, 256, 320)), machine, measure_cost=find_network_cost)

@@ -78,14 +78,14 @@ def test_one_output_is_trained():
 
 @pytest.mark.parametrize("planner", ["default", "lite"])
 def test_images_of_which_convolutions_would_leave_too_little_are_refused(planner):
-    machine = Machine(accelerator_memory_gb=None, host=build_host())
+    machine = Machine(accelerator_memory_gb=None, throughput=build_host())
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (24, 24, 24))
     with pytest.raises(PlanError, match="without padding two stages take 16 voxels of an axis"):
         find_planner(planner, "u_net_valid").plan(fingerprint, machine, measure_cost=find_network_cost)
 
 
 def test_volumes_too_thin_for_a_3d_network_are_planned_in_2d():
-    machine = Machine(accelerator_memory_gb=None, host=build_host())
+    machine = Machine(accelerator_memory_gb=None, throughput=build_host())
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (20, 64, 64))
     for planner in ("default", "lite"):
         plan = find_planner(planner, "u_net_valid").plan(fingerprint, machine, measure_cost=find_network_cost)
@@ -93,7 +93,7 @@ def test_volumes_too_thin_for_a_3d_network_are_planned_in_2d():
 
 
 def test_the_image_is_mirrored_at_its_border_and_the_reason_says_why():
-    machine = Machine(accelerator_memory_gb=None, host=build_host())
+    machine = Machine(accelerator_memory_gb=None, throughput=build_host())
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (1, 96, 96))
     for planner in ("default", "lite"):
         plan = find_planner(planner, "u_net_valid").plan(fingerprint, machine, measure_cost=find_network_cost)

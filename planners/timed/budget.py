@@ -1,10 +1,10 @@
-"""The time budget of a lite plan, and a check that its network can be trained within it."""
+"""The time budget of a plan, and a check that its network can be trained within it."""
 
 import math
 from typing import Final
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import HostThroughput, Machine
+from autoseg.fingerprint import DeviceThroughput, Machine
 from autoseg.plan.decisions import Reason
 from autoseg.validation_conditions import FEWEST_SHARE
 from planners.reasons import format_amount, format_count, format_share
@@ -27,22 +27,32 @@ def find_budget(machine: Machine) -> float:
     return machine.budget_seconds or DEFAULT_BUDGET_SECONDS
 
 
-def explain_budget(machine: Machine, host: HostThroughput) -> Reason:
+def explain_budget(machine: Machine, throughput: DeviceThroughput) -> Reason:
     """Explains how much of the time is for training, and on which computer."""
     stated = "no budget was stated, so 30 minutes are taken" if machine.budget_seconds is None else "as stated"
-    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s at {width}" for width, rate in sorted(host.convolution_flops.items()))
-    because = (
-        f"{stated}; a tenth is kept for planning and prediction. Measured on {format_amount(host.cores, 'core')} in "
-        f"{host.number_type}: convolutions {rates} channels, {host.elementwise_rate / 1e6:.0f} million normalized "
-        f"elements/s"
+    rates = ", ".join(
+        f"{rate / 1e9:.0f} GFLOP/s at {width}" for width, rate in sorted(throughput.convolution_flops.items())
     )
-    if host.received_share < UNDISTURBED_SHARE:
-        because += (
-            f". The measurement got only {format_share(host.received_share)} of the time of these cores (other "
-            f"programs, or the limit of a container): plan again with --overwrite on an idle computer for more network"
-        )
+    device = format_amount(throughput.cores, "core") if throughput.is_cpu else throughput.device
+    because = (
+        f"{stated}; a tenth is kept for planning and prediction. Measured on {device} in {throughput.number_type}: "
+        f"convolutions {rates} channels, {throughput.elementwise_rate / 1e6:.0f} million normalized elements/s"
+    )
+    if throughput.layer_seconds > 0:
+        because += f", {throughput.layer_seconds * 1e3:.2g} ms for each layer, however small"
+    because += warn_of_disturbance(throughput)
     return Reason(
         subject="budget", value=f"{TRAINING_SHARE * find_budget(machine) / 60:.3g} minutes of training", because=because
+    )
+
+
+def warn_of_disturbance(throughput: DeviceThroughput) -> str:
+    """Returns a sentence about a measurement that other programs disturbed; empty for an undisturbed one."""
+    if throughput.received_share >= UNDISTURBED_SHARE:
+        return ""
+    return (
+        f". The measurement got only {format_share(throughput.received_share)} of the time of these cores (other "
+        f"programs, or the limit of a container): plan again with --overwrite on an idle computer for more network"
     )
 
 

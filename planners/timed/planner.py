@@ -1,41 +1,41 @@
-"""A planner for computers without a GPU: the largest network that learns enough within a given time."""
+"""A planner by time: the largest network that learns enough on the measured device within a given time."""
 
 from dataclasses import dataclass, replace
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import Fingerprint, HostThroughput, Machine
+from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision
 from autoseg.plan.document import Plan
 from planners.architectures.architecture import Architecture
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
-from planners.lite.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
-from planners.lite.candidates import Situation, choose_candidate
-from planners.lite.configuration import build_configuration
 from planners.planner import SLICES
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.topology import TopologyRule
+from planners.timed.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
+from planners.timed.candidates import Situation, choose_candidate, warn_of_smallest
+from planners.timed.configuration import build_configuration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LitePlanner:
-    """Plans one configuration for training on a CPU in limited time.
+class TimedPlanner:
+    """Plans one configuration for training in limited time on a device that was measured.
 
     Attributes:
         architecture: The networks that it chooses from; None: small plain U-Nets.
     """
 
-    name: str = "lite"
+    name: str = "timed"
     description: str = (
-        "Small U-Net for computers without a GPU: as wide as this machine can train within --budget (30 minutes)."
+        "Small U-Net, as wide as this computer's GPU or CPU can train within --budget (30 minutes); once called lite."
     )
-    measures_host: bool = True
+    measures_throughput: bool = True
     architecture: Architecture | None = None
 
-    def with_architecture(self, architecture: Architecture) -> "LitePlanner":
+    def with_architecture(self, architecture: Architecture) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
         return replace(self, name=f"{self.name} --architecture {architecture.name}", architecture=architecture)
 
@@ -51,16 +51,18 @@ class LitePlanner:
             PlanError: Machine or networks were not measured, the machine is too slow for the time, or the images are
                 too small.
         """
-        if machine.host is None:
-            msg = "the planner 'lite' plans for a measured CPU; give its throughput (Machine.host)"
+        if machine.throughput is None:
+            msg = "the planner 'timed' plans for a measured device; give its throughput (Machine.throughput)"
             raise PlanError(msg)
         if measure_cost is None:
-            msg = "the planner 'lite' plans with the cost of networks; give a function that counts it (measure_cost)"
+            msg = "the planner 'timed' plans with the cost of networks; give a function that counts it (measure_cost)"
             raise PlanError(msg)
         common = choose_common(fingerprint)
+        throughput = _limit_memory(machine.throughput, machine.accelerator_memory_gb)
         situation = Situation(
             fingerprint=fingerprint,
-            host=machine.host,
+            axis_permutation=common.axes.value,
+            throughput=throughput,
             training_seconds=TRAINING_SHARE * find_budget(machine),
             measure_cost=measure_cost,
             architecture=self.architecture,
@@ -81,12 +83,13 @@ class LitePlanner:
         chosen, seconds = candidate.value, situation.training_seconds
         needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
         configuration, reasons = build_configuration(name, candidate, situation)
-        memory = _choose_memory(machine.host, machine.accelerator_memory_gb)
+        smallest = warn_of_smallest(chosen, dataset, situation)
+        memory = _choose_memory(throughput, machine.accelerator_memory_gb)
         return common.build_plan(
             self.name,
             memory,
             configurations={name: configuration},
-            reasons=(explain_budget(machine, machine.host), needed, *reasons),
+            reasons=(explain_budget(machine, throughput), needed, *smallest, *reasons),
             budget_seconds=find_budget(machine),
         )
 
@@ -105,7 +108,17 @@ def _choose_dimensions(common: CommonDecisions, rule: TopologyRule) -> tuple[str
     return SLICES, dataset.in_plane
 
 
-def _choose_memory(host: HostThroughput, stated_gb: float | None) -> Decision[float]:
+def _limit_memory(throughput: DeviceThroughput, stated_gb: float | None) -> DeviceThroughput:
+    """Returns the throughput with the memory that was stated for a GPU."""
+    if stated_gb is None or throughput.is_cpu:
+        return throughput
+    return throughput.model_copy(update={"memory_gb": stated_gb})
+
+
+def _choose_memory(throughput: DeviceThroughput, stated_gb: float | None) -> Decision[float]:
+    if not throughput.is_cpu:
+        stated = stated_gb is not None
+        return Decision(throughput.memory_gb, "as stated" if stated else f"the memory of {throughput.device}")
     if stated_gb is not None:
         return Decision(stated_gb, "as stated; this planner plans for the CPU and does not use it")
-    return Decision(round(host.memory_gb, 1), "the memory of this computer; its CPU trains, not an accelerator")
+    return Decision(round(throughput.memory_gb, 1), "the memory of this computer; its CPU trains, not an accelerator")
