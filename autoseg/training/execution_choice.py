@@ -62,7 +62,7 @@ class CompiledStep(Document):
     """The compiled code of a training step is in the user's cache folder.
 
     Attributes:
-        execution: How the step was executed, in words.
+        execution: Execution of the step, in words.
     """
 
     schema_version: Literal[1] = 1

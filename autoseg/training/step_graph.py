@@ -2,7 +2,7 @@
 
 The first steps are run as they are: kernels are chosen, memory is reserved, the optimizer makes its state. The next one
 is captured and replayed on the same batch, so that no step is run twice and none is left out. Anything that prevents a
-capture is announced, and the steps go on as they are.
+capture is announced, and steps are then run as they are.
 """
 
 from collections.abc import Callable
