@@ -122,13 +122,16 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def identify_training(plan: ConfigurationPlan, data: TrainingData, *, seed: int) -> TrainingIdentity:
+def identify_training(
+    plan: ConfigurationPlan, data: TrainingData, *, seed: int, initial_digest: str | None = None
+) -> TrainingIdentity:
     """Computes the digests of everything that affects the course of a training."""
     return TrainingIdentity(
         plan_digest=digest_plan(plan, data.labels, data.channels),
         fold_digest=_digest(data.fold),
         seed=seed,
         previous_digest=data.previous_digest,
+        initial_digest=initial_digest,
     )
 
 
@@ -294,6 +297,7 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
         "plan_digest": "the plan",
         "fold_digest": "the cases of the fold",
         "previous_digest": "the weights of the previous stage",
+        "initial_digest": "the weights to begin with (--init)",
     }
     problems += [
         f"{subject} changed" for field, subject in changed.items() if getattr(stored, field) != getattr(identity, field)

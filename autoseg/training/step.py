@@ -1,11 +1,12 @@
 """One step of optimization, one step of validation."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks.families import build_network
@@ -44,12 +45,14 @@ def build_learner(
     process_group: ProcessGroup = SINGLE_PROCESS,
     execution: TrainingExecution | None = None,
     with_pretrained: bool = False,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
     Args:
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
         with_pretrained: Whether an encoder begins with the weights of the file in the plan, if there is one.
+        initial: Weights to begin with, by the names of the network's state; None: those from the seed.
 
     Raises:
         TrainingError: The batch cannot be divided among the processes.
@@ -59,7 +62,9 @@ def build_learner(
     execution = execution or find_execution(plan.dimensions, device, dtype)
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator)
-    if with_pretrained:
+    if initial is not None:
+        network.load_state_dict(initial)
+    elif with_pretrained:
         load_pretrained(network)
     network = network.to(device)
     arrange_weights(network, execution.memory_format)
