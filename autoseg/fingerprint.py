@@ -89,6 +89,7 @@ class Fingerprint(Document):
         file_ending: Ending of the dataset's files, for example ".nii.gz".
         orientation: Axis code (x, y, z) to which every image is brought; None for pictures, which have no orientation.
         distance_unit: Unit of all lengths; "pixel" where no file has a spacing, whatever the names of the fields say.
+        has_instances: Whether every case has a label map of numbered objects (`instancesTr`).
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -102,6 +103,7 @@ class Fingerprint(Document):
     cases: Annotated[tuple[CaseFingerprint, ...], Field(min_length=1)]
     orientation: str | None
     distance_unit: DistanceUnit = "mm"
+    has_instances: bool = False
     median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
 
 

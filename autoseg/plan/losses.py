@@ -27,6 +27,11 @@ class LossTerm(Part):
     name: str
     weight: NonNegative
 
+    @property
+    def needs_instances(self) -> bool:
+        """Whether touching objects of the dataset's instance label maps must be separated in preprocessed data."""
+        return False
+
     def compute_weight(self, progress: float) -> float:
         """Computes the factor on the term when a share of the training (0 to 1) is done."""
         del progress
@@ -155,11 +160,19 @@ class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
     Attributes:
         border_weight: Weight that is added where the two nearest objects touch (w0 of the paper).
         border_sigma_mm: Decrease of that weight with the sum of the distances to the two nearest objects.
+        objects: "components": an object is a connected component of a label. "instances": so it is, after background
+            was drawn in preprocessing where objects of instancesTr touch.
     """
 
     name: Literal["border_weighted_cross_entropy"] = "border_weighted_cross_entropy"
     border_weight: NonNegative
     border_sigma_mm: Positive
+    objects: Literal["components", "instances"] = "components"
+
+    @property
+    def needs_instances(self) -> bool:
+        """Whether touching objects of the dataset's instance label maps must be separated in preprocessed data."""
+        return self.objects == "instances"
 
     def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
         """Finds regions, whose objects have no common background."""

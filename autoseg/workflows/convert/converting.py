@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from autoseg.dataset.cases import DESCRIPTION_NAME, GROUPS_NAME
+from autoseg.dataset.cases import DESCRIPTION_NAME, GROUPS_NAME, INSTANCES
 from autoseg.dataset.folder_cases import IMAGES, LABELS
 from autoseg.dataset.layouts.layout import GroupTable
 from autoseg.dataset.layouts.matching import LayoutMatch, SourceCase, list_tree
@@ -20,13 +20,13 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import check_writable, make_folder, remove_folder, write_text
 from autoseg.untrusted.names import find_equal_names
 from autoseg.volume_io import read_grid
-from autoseg.workflows.convert.cases import OBJECTS, TEST_FOLDERS, ConvertedCase, convert_case, find_image_ending
+from autoseg.workflows.convert.cases import TEST_FOLDERS, ConvertedCase, convert_case, find_image_ending
 from autoseg.workflows.convert.groups import find_groups
 from autoseg.workflows.convert.recognition import AUTO, choose_layout
 
 RECORD_NAME: Final = "conversion.json"
 BYTES_PER_VOXEL: Final = 32  # picture, mask, label map and objects as 32-bit integers, and their comparisons
-OUTPUT_NAMES: Final = (IMAGES, LABELS, OBJECTS, *TEST_FOLDERS.values(), DESCRIPTION_NAME, GROUPS_NAME)
+OUTPUT_NAMES: Final = (IMAGES, LABELS, INSTANCES, *TEST_FOLDERS.values(), DESCRIPTION_NAME, GROUPS_NAME)
 
 
 class ConversionRecord(Document):
@@ -224,7 +224,7 @@ def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:
             f"white became foreground"
         )
     if objects:
-        notes.append(f"{objects} objects are numbered in {OBJECTS}")
+        notes.append(f"{objects} objects are numbered in {INSTANCES}")
     if shared:
         notes.append(f"warning: {shared} pixels belong to two objects and are given to the later one")
     if moved:

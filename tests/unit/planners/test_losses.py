@@ -199,3 +199,16 @@ def test_the_command_lists_every_loss_with_a_sentence_and_its_source(capsys):
     for line, rule in zip(lines, LOSS_RULES.values(), strict=False):
         assert line.endswith(f"  {rule.description} ({rule.source} {rule.year})")
     assert lines[-1] == "Names joined by + are added up; the default is dice+cross_entropy."
+
+
+@pytest.mark.parametrize(
+    ("has_instances", "objects", "words"),
+    [
+        (False, "components", "no folder instancesTr numbers the objects"),
+        (True, "instances", "background is drawn where two of them touch"),
+    ],
+)
+def test_objects_of_the_border_weights_are_instances_where_the_dataset_has_them(has_instances, objects, words):
+    planned = plan("border_weighted_cross_entropy", make_fingerprint(has_instances=has_instances))
+    assert {part.training.losses[0].objects for part in planned.configurations.values()} == {objects}
+    assert words in find_reason(planned, "2d: loss")
