@@ -2,9 +2,9 @@
 
 Tensors: `network.<name>` for every entry of the network's state; in a checkpoint to continue from also
 `optimizer.<index>.<name>` for what the optimizer keeps of each weight, `average.<index>` for the moving average of the
-network's weights, both in the optimizer's order, and `objective.<name>` for every entry of the objective's state, if it
-has one. A checkpoint to predict with holds the average as its network. No random state is needed: see
-`autoseg.training.data.randomness`.
+network's weights, both in the optimizer's order, behind them of its averaged buffers, and `objective.<name>` for every
+entry of the objective's state, if it has one. A checkpoint to predict with holds the average as its network. No random
+state is needed: see `autoseg.training.data.randomness`.
 """
 
 import hashlib
@@ -269,8 +269,8 @@ def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:
     """
     _load_state(checkpoint, learner.network, NETWORK_PREFIX, subject="network")
     if learner.average is not None:
-        for value, parameter in zip(learner.average.values, learner.average.parameters, strict=True):
-            value.copy_(parameter.detach())
+        for value, tensor in zip(learner.average.values, learner.average.averaged, strict=True):
+            value.copy_(tensor.detach())
 
 
 def _load_state(checkpoint: Checkpoint, module: nn.Module, prefix: str, *, subject: str) -> None:

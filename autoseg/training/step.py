@@ -21,7 +21,7 @@ from autoseg.training.learner import Learner
 from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.objectives import build_objective
 from autoseg.training.optimization.optimizer import build_optimizer, list_trainable_parameters
-from autoseg.training.optimization.weight_average import WeightAverage
+from autoseg.training.optimization.weight_average import WeightAverage, list_averaged_buffers
 
 # Else torch.compile keeps as many processes as there are cores, beside a training that needs none.
 ONE_COMPILING_PROCESS: Final = ("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -78,7 +78,11 @@ def build_learner(
         part=part,
         optimizer=build_optimizer([network, objective], training),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == "float16"),
-        average=WeightAverage(parameters=list_trainable_parameters(network), decay=decay) if decay else None,
+        average=WeightAverage(
+            parameters=list_trainable_parameters(network), buffers=list_averaged_buffers(network), decay=decay
+        )
+        if decay
+        else None,
         labels=labels,
         device=device,
         dtype=dtype,

@@ -212,3 +212,15 @@ def test_objects_of_the_border_weights_are_instances_where_the_dataset_has_them(
     planned = plan("border_weighted_cross_entropy", make_fingerprint(has_instances=has_instances))
     assert {part.training.losses[0].objects for part in planned.configurations.values()} == {objects}
     assert words in find_reason(planned, "2d: loss")
+
+
+def test_the_shares_that_are_printed_are_those_that_were_counted():
+    planned = plan("weighted_cross_entropy", make_fingerprint(counts=(1500, 2)))
+    because = find_reason(planned, "2d: loss")
+    assert "fill 0.02 % to 15 % of the voxels of the cropped images, where less than 0.1 % counts as that; " in because
+    assert "counts as that" not in find_reason(plan("weighted_cross_entropy"), "2d: loss")
+
+
+def test_a_loss_that_is_named_twice_is_refused():
+    with pytest.raises(PlanError, match=r"'dice\+focal\+dice' names dice more than once; .*: dice\+focal, and change"):
+        find_planner("default", loss="dice+focal+dice")
