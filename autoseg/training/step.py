@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
 from autoseg.networks.families import build_network
+from autoseg.networks.initialization import initialize_outputs
+from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.pretrained import load_pretrained
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.losses import find_initial_probabilities
 from autoseg.runtime.cpu_threads import adapt_threads
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, build_batch_part, replicate
 from autoseg.runtime.precision import DtypeName
@@ -64,8 +67,8 @@ def build_learner(
     network = build_network(plan.network, generator)
     if initial is not None:
         network.load_state_dict(initial)
-    elif with_pretrained:
-        load_pretrained(network)
+    else:
+        _initialize(network, plan, labels, with_pretrained=with_pretrained)
     network = network.to(device)
     arrange_weights(network, execution.memory_format)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
@@ -89,6 +92,17 @@ def build_learner(
         memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
     )
+
+
+def _initialize(
+    network: SegmentationNetwork, plan: ConfigurationPlan, labels: LabelScheme, *, with_pretrained: bool
+) -> None:
+    """Changes the first weights as the plan says."""
+    if with_pretrained:
+        load_pretrained(network)
+    probabilities = find_initial_probabilities(plan.training.losses)
+    if probabilities and network.output_layers is not None:
+        initialize_outputs(network.output_layers, probabilities, has_regions=labels.has_regions)
 
 
 def wrap(

@@ -13,6 +13,7 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.families import build_network
 from autoseg.networks.pretrained import check_pretrained, fit_initial_weights
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.losses import find_initial_probabilities
 from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.runtime.device import select_kernels, translate_memory_errors
@@ -119,6 +120,8 @@ def train(
             expected_epoch_seconds=expected_epoch_seconds,
         )
         loop.restore(start)
+        if is_new and initial is None:
+            _announce_outputs(plan, learner, options)
         keys = list_batch_keys(
             schedule.iterations_per_epoch,
             schedule.validation_iterations_per_epoch,
@@ -160,6 +163,15 @@ def _read_initial_weights(plan: ConfigurationPlan, options: TrainingOptions) -> 
     if options.process_group.is_main_process:
         options.announce(description)
     return weights
+
+
+def _announce_outputs(plan: ConfigurationPlan, learner: Learner, options: TrainingOptions) -> None:
+    """Announces that planned probabilities of the classes cannot be set in the layers of the network."""
+    if find_initial_probabilities(plan.training.losses) and learner.network.output_layers is None:
+        options.announce(
+            f"the output layers of {plan.network.family} begin with random weights: the planned initial probabilities "
+            f"of the classes can be set only where each output has a layer of its own"
+        )
 
 
 def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:

@@ -44,6 +44,11 @@ class ClassShares:
         )
         return _round(background), _round(classes)
 
+    def list_probabilities(self) -> tuple[float, ...]:
+        """Lists the shares of background and classes, or of regions: what the output layers should begin with."""
+        shares = self.classes if self.has_regions else (*self.background, *self.classes)
+        return tuple(min(round(share, 4), 1 - SMALLEST_SHARE) for share in shares)
+
     def compute_mean(self, background: tuple[float, ...], classes: tuple[float, ...]) -> float:
         """Computes the mean weight of a voxel (and of regions, if any)."""
         total = sum(
@@ -51,6 +56,13 @@ class ClassShares:
             for share, weight in zip((*self.background, *self.classes), (*background, *classes), strict=True)
         )
         return total / len(self.background)
+
+    def explain_start(self) -> str:
+        """Explains the probabilities that the output layers begin with."""
+        return (
+            f"{self.describe()}, and these are the probabilities that the output layers begin with, as in the paper on "
+            f"focal loss: rare classes that begin with those of all others lose them before they are learnt"
+        )
 
     def describe(self) -> str:
         """Describes the shares in words."""

@@ -62,17 +62,18 @@ def choose_balanced_cross_entropy(fingerprint: Fingerprint, configuration: Confi
 def choose_focal(fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
     """Chooses the focal loss, without weights of classes."""
     del configuration
-    labels = fingerprint.labels
+    labels, shares = fingerprint.labels, compute_class_shares(fingerprint)
     count = len(labels.class_names)
     term = FocalTerm(
         weight=1.0,
         background_weights=(1.0,) * (count if labels.has_regions else 1),
         class_weights=(1.0,) * count,
         gamma=FOCAL_GAMMA,
+        initial_probabilities=shares.list_probabilities(),
     )
     because = (
         f"the power of {FOCAL_GAMMA:g} of the paper makes easy voxels count little, so classes need no weights of "
-        f"their own"
+        f"their own; {shares.explain_start()}"
     )
     return Decision((term,), because)
 

@@ -1,6 +1,7 @@
 """Writes a public dataset into the folders of autoseg, with label maps, groups and dataset.json."""
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -206,11 +207,16 @@ def _convert_cases(
 
 
 def _estimate_bytes(root: Path, cases: Sequence[SourceCase]) -> int:
-    """Estimates the memory for a case from the first image."""
+    """Estimates the memory for a case from the first image, of which its conversion warns."""
+    reading = logging.getLogger("autoseg.volume_io")
+    level = reading.level
+    reading.setLevel(logging.ERROR)
     try:
         return math.prod(read_grid(root / cases[0].images[0]).shape_voxels) * BYTES_PER_VOXEL
     except VolumeError:
         return 0
+    finally:
+        reading.setLevel(level)
 
 
 def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:

@@ -224,3 +224,13 @@ def test_the_shares_that_are_printed_are_those_that_were_counted():
 def test_a_loss_that_is_named_twice_is_refused():
     with pytest.raises(PlanError, match=r"'dice\+focal\+dice' names dice more than once; .*: dice\+focal, and change"):
         find_planner("default", loss="dice+focal+dice")
+
+
+@pytest.mark.parametrize("loss", ["tversky", "focal_tversky", "focal"])
+def test_outputs_begin_with_the_shares_of_the_classes(loss):
+    (term,) = find_terms(loss)
+    assert term.initial_probabilities == (0.84, 0.15, 0.01)
+    because = find_reason(plan(loss), "2d: loss")
+    assert "fill 1 % to 15 % of the voxels of the cropped images, and these are the probabilities that the" in because
+    (regions,) = find_terms(loss, make_fingerprint(labels=REGIONS, counts=(10000, 2)))
+    assert regions.initial_probabilities == (0.999, 0.001)
