@@ -7,12 +7,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import autoseg
+from autoseg.cli.choices import find_planner
 from autoseg.dataset import read_dataset, record_dataset, restore_dataset
 from autoseg.dataset.cases import INSTANCES
+from autoseg.document import read_document
 from autoseg.errors import DatasetError
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
+from autoseg.run_folder import RunFolder
 from autoseg.workflows.cases.reading import read_instances, read_labelled_case
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
+from autoseg.workflows.plan.preprocessing import is_recipe_followed
 from autoseg.workflows.plan.splitting import SplitRequest
 
 
@@ -67,3 +74,23 @@ def test_objects_beyond_the_foreground_and_on_another_grid_are_problems(with_obj
     assert "beyond it are 77 (3 voxels)" in texts[first.name.removesuffix(".nii.gz")]
     assert f"instance label map {second}" in texts[second.name.removesuffix(".nii.gz")]
     assert "number objects from 1" in texts[third.name.removesuffix(".nii.gz")]
+
+
+def plan_and_count(dataset: Path, run: Path, loss: str) -> tuple[Plan, int]:
+    """Plans with a loss, and counts the voxels of all classes in the preprocessed slices."""
+    autoseg.plan_dataset(dataset, run, planner=find_planner("default", loss=loss), configurations=["2d"], workers=1)
+    plan = read_document(RunFolder(run).plan, Plan)
+    cases = [open_case(RunFolder(run).preprocessed("2d"), case.name) for case in read_dataset(dataset).cases]
+    return plan, sum(int((case.label_map[:] > 0).sum()) for case in cases)
+
+
+def test_only_the_border_weights_read_them_and_preprocess_with_borders(with_objects: Path, tmp_path: Path) -> None:
+    for path in (with_objects / INSTANCES).iterdir():
+        start = int(np.argwhere(np.asarray(nib.load(path).dataobj) == 2)[:, 0].min())
+        change(path, lambda objects, first=start: objects[first + 1 :].__imul__(3))  # "big" falls into two objects
+    usual, whole = plan_and_count(with_objects, tmp_path / "usual", "weighted_cross_entropy")
+    plan, separated = plan_and_count(with_objects, tmp_path / "borders", "border_weighted_cross_entropy")
+    assert separated < whole
+    run = RunFolder(tmp_path / "borders")
+    assert is_recipe_followed(run, plan, "2d")
+    assert not is_recipe_followed(run, usual, "2d")
