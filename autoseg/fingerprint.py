@@ -113,6 +113,7 @@ class Fingerprint(Document):
         distance_unit: Unit of all lengths; "pixel" where no file has a spacing, whatever the names of the fields say.
         mirror_overlaps: Overlaps of every label that occurs with mirror images, along each axis; empty if they were not
             measured.
+        has_instances: Whether every case has a label map of numbered objects (`instancesTr`).
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -126,6 +127,7 @@ class Fingerprint(Document):
     cases: Annotated[tuple[CaseFingerprint, ...], Field(min_length=1)]
     orientation: str | None
     distance_unit: DistanceUnit = "mm"
+    has_instances: bool = False
     median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
     mirror_overlaps: tuple[MirrorOverlap, ...] = ()
 

@@ -166,6 +166,7 @@ def build_fingerprint(
     channel_names: Sequence[str],
     orientation: str | None,
     distance_unit: DistanceUnit = "mm",
+    has_instances: bool = False,
 ) -> Fingerprint:
     """Combines the measurements of all cases."""
     channels = merge_channels(measurements, channel_names)
@@ -179,6 +180,7 @@ def build_fingerprint(
         cases=cases,
         orientation=orientation,
         distance_unit=distance_unit,
+        has_instances=has_instances,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
         mirror_overlaps=merge_mirror_counts((measurement.mirror_counts for measurement in measurements), labels),
     )

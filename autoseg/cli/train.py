@@ -75,6 +75,14 @@ def train(
         list[str] | None, typer.Option(metavar="mlflow|wandb", help="Also log to this tracker (repeatable).")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.  [default: 0]")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|FILE",
+            help="Begin with the weights of a checkpoint, or of the same configuration and fold of another run; "
+            "kernels of another size are interpolated.  [default: random weights]",
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier training of these folds.")] = False,
 ) -> None:
     """Train every configuration and fold, each validated on whole volumes; continues where an earlier call stopped."""
@@ -93,6 +101,7 @@ def train(
         device=device,
         precision=parse_precision(precision),
         seed=seed,
+        initial_weights=init,
         restart=restart,
         workers=workers,
         deterministic=deterministic,

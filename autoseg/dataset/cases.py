@@ -12,6 +12,7 @@ from autoseg.untrusted.names import describe_name, find_equal_names, find_name_p
 DESCRIPTION_NAME: Final = "dataset.json"
 SPLITS_NAME: Final = "splits_final.json"
 GROUPS_NAME: Final = "groups.json"
+INSTANCES: Final = "instancesTr"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class Case:
     Attributes:
         image_paths: One file per channel (or folder of DICOM slices), or a single file that holds all channels.
         label_path: None where no reference is known.
+        instances_path: Label map that numbers the objects of the case, in the folder instancesTr; None without one.
         fix_geometry: Whether channels and label maps on another grid than the first channel's are resampled onto it
             instead of being refused.
     """
@@ -29,6 +31,7 @@ class Case:
     image_paths: tuple[Path, ...]
     label_path: Path | None
     fix_geometry: bool = False
+    instances_path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

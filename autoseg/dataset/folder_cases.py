@@ -1,10 +1,11 @@
 """Finds cases in the folders imagesTr and labelsTr."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from autoseg.dataset.cases import Case, Findings
+from autoseg.dataset.cases import INSTANCES, Case, Findings
 from autoseg.dataset.files import (
     CHANNEL_NAME,
     ChannelFiles,
@@ -39,6 +40,27 @@ ANY_CHANNEL_COUNT: Final = 10_000  # more than four digits can number
 def list_folder(folder: Path) -> list[Path]:
     """Lists the files of a folder; none if it does not exist."""
     return list_files(folder) if folder.is_dir() else []
+
+
+def attach_instances(root: Path, cases: tuple[Case, ...], findings: Findings | None = None) -> tuple[Case, ...]:
+    """Adds the label maps of numbered objects, which have the names of the cases; all or none can be used.
+
+    Args:
+        findings: Receives a note where some cases lack one; None: no note is needed.
+    """
+    paths = {
+        strip_label_map_ending(path.name): path
+        for path in list_folder(root / INSTANCES)
+        if find_ending(path.name) not in (None, *LOSSY_ENDINGS, *HEADER_OF_VOXELS.values())
+    }
+    attached = tuple(replace(case, instances_path=paths.get(case.name)) for case in cases)
+    if findings is not None and paths:
+        for case in attached:
+            if case.instances_path is None:
+                findings.add_note_to_case(
+                    case.name, f"{INSTANCES} holds no file of this case, so objects are told apart in no case; add it"
+                )
+    return attached
 
 
 def find_folder_cases(

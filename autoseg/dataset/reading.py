@@ -14,7 +14,7 @@ from autoseg.dataset.cases import (
 )
 from autoseg.dataset.description import Description, read_dataset_json
 from autoseg.dataset.files import find_endings
-from autoseg.dataset.folder_cases import IMAGES, find_folder_cases, list_folder
+from autoseg.dataset.folder_cases import IMAGES, attach_instances, find_folder_cases, list_folder
 from autoseg.dataset.label_entries import check_region_order
 from autoseg.dataset.listed_cases import find_listed_cases
 from autoseg.errors import DatasetError, group_problems, has_unnamed_cases
@@ -55,6 +55,7 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
     elif ending is not None:
         cases = find_folder_cases(root, description.channel_names, ending=ending, findings=findings)
         check_case_names(cases, findings, are_files=True)
+    cases = attach_instances(root, cases, findings)
     _check_case_count(cases, description, findings)
     if description.labels is not None:
         check_region_order(description.labels, findings)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
+from autoseg.dataset.folder_cases import attach_instances
 from autoseg.dicom_files import is_series_folder
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
 from autoseg.errors import DatasetError, Problem
@@ -75,7 +76,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     if not root.is_dir():
         heading = f"the dataset {record.name} of this run cannot be found:"
         raise DatasetError(heading, [Problem(text=f"{root} has gone; {advice}")])
-    cases = tuple(_restore_case(case, root) for case in record.cases)
+    cases = attach_instances(root, tuple(_restore_case(case, root) for case in record.cases))
     missing = [
         Problem(text=f"{path} has gone", cases=(case.name,))
         for case in cases

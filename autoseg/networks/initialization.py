@@ -1,6 +1,6 @@
 """Initialization of the weights of a network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -35,6 +35,21 @@ def initialize_weights(network: nn.Module, generator: torch.Generator | None = N
     for module in network.modules():
         if isinstance(module, ResidualBlock):
             _fill(module.second.norm.weight, 0.0)
+
+
+def initialize_outputs(layers: Sequence[nn.Module], probabilities: Sequence[float], *, has_regions: bool) -> None:
+    """Sets the biases of output layers to the logits of probabilities (Lin et al. 2017, arXiv:1708.02002).
+
+    Args:
+        layers: Layers whose biases are added to the logits.
+        probabilities: One for background and for every class, which a softmax returns, or for every region.
+        has_regions: Whether a sigmoid makes probabilities of the logits.
+    """
+    wanted = torch.tensor(probabilities, dtype=torch.float32)
+    logits = wanted.logit() if has_regions else wanted.log()
+    for layer in layers:
+        with torch.no_grad():
+            layer.get_parameter("bias").copy_(logits)
 
 
 def enlarge_kernels(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""First weights of an encoder from a local file in torchvision's form."""
+"""First weights of a network: of an encoder from a local file in torchvision's form, of all from a checkpoint."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoseg.errors import PlanError
+from autoseg.errors import PlanError, RunError
 from autoseg.files.checksums import compute_sha256
+from autoseg.networks.initialization import enlarge_kernels
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.encoders import build_encoder
 from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.safe_unpickling import find_storage_problem, read_checkpoint_safely
-from autoseg.networks.weights import find_weight_problem
+from autoseg.networks.weights import find_weight_problem, read_weights
 from autoseg.plan.network.base import NetworkPlan, PretrainedPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan
 
@@ -202,3 +203,37 @@ def adapt_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
         if shape[axis] == 1:
             weight = weight.sum(dim=axis, keepdim=True)
     return weight
+
+
+def fit_initial_weights(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Reads the weights of a checkpoint for a network that may have kernels of other extents.
+
+    Args:
+        path: A checkpoint of autoseg.
+        expected: State of the network, which may lie on the meta device.
+
+    Returns:
+        The weights for `load_state_dict`, and a sentence that says where they are from and what was interpolated.
+
+    Raises:
+        RunError: The checkpoint is missing or damaged, or is of a network that differs in more than its kernels.
+    """
+    read = read_weights(path)
+    problem = find_weight_problem(read, expected)
+    if problem is not None:
+        msg = f"the weights {path} cannot be begun with: {problem}; choose another checkpoint"
+        raise RunError(msg)
+    try:
+        weights = enlarge_kernels(read, expected)
+    except RunError as error:
+        msg = f"the weights {path} do not fit the planned network: {error}"
+        raise RunError(msg) from error
+    return weights, f"begins with the weights of {path}{_describe_resized(read, weights)}"
+
+
+def _describe_resized(read: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    changes = [(read[name].shape[2:], weights[name].shape[2:]) for name in read if read[name] is not weights[name]]
+    if not changes:
+        return ""
+    kinds = sorted({"x".join(map(str, old)) + " to " + "x".join(map(str, new)) for old, new in changes})
+    return f"; {len(changes)} of {len(weights)} tensors are kernels that were interpolated: {', '.join(kinds)} voxels"

@@ -13,6 +13,7 @@ from autoseg.labels import LabelScheme
 from autoseg.plan.values import NonNegative, Positive
 
 Weights = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+Probabilities = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
 SkeletonIterations = Annotated[int, Field(ge=1, le=64)]
 
 
@@ -26,6 +27,11 @@ class LossTerm(Part):
 
     name: str
     weight: NonNegative
+
+    @property
+    def needs_instances(self) -> bool:
+        """Whether touching objects of the dataset's instance label maps must be separated in preprocessed data."""
+        return False
 
     def compute_weight(self, progress: float) -> float:
         """Computes the factor on the term when a share of the training (0 to 1) is done."""
@@ -117,6 +123,8 @@ class TverskyTerm(LossTerm):
         false_positive_weight: Alpha of the paper; one half for both weights is Dice.
         false_negative_weight: Beta of the paper.
         exponent: Power to which one minus the Tversky index is raised.
+        initial_probabilities: Probabilities of background and every class (of every region) with which a new network
+            begins, by the biases of its output layers; empty: those of its random weights.
     """
 
     name: Literal["tversky"] = "tversky"
@@ -124,6 +132,7 @@ class TverskyTerm(LossTerm):
     false_positive_weight: NonNegative
     false_negative_weight: Positive
     exponent: Positive
+    initial_probabilities: Probabilities = ()
 
 
 class CrossEntropyTerm(LossTerm):
@@ -143,10 +152,13 @@ class FocalTerm(ClassWeightedTerm):
 
     Attributes:
         gamma: Exponent on the error of a voxel; 0 is weighted cross entropy.
+        initial_probabilities: Probabilities of background and every class (of every region) with which a new network
+            begins, by the biases of its output layers; empty: those of its random weights.
     """
 
     name: Literal["focal"] = "focal"
     gamma: NonNegative
+    initial_probabilities: Probabilities = ()
 
 
 class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
@@ -155,11 +167,19 @@ class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
     Attributes:
         border_weight: Weight that is added where the two nearest objects touch (w0 of the paper).
         border_sigma_mm: Decrease of that weight with the sum of the distances to the two nearest objects.
+        objects: "components": an object is a connected component of a label. "instances": so it is, after background
+            was drawn in preprocessing where objects of instancesTr touch.
     """
 
     name: Literal["border_weighted_cross_entropy"] = "border_weighted_cross_entropy"
     border_weight: NonNegative
     border_sigma_mm: Positive
+    objects: Literal["components", "instances"] = "components"
+
+    @property
+    def needs_instances(self) -> bool:
+        """Whether touching objects of the dataset's instance label maps must be separated in preprocessed data."""
+        return self.objects == "instances"
 
     def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
         """Finds regions, whose objects have no common background."""
@@ -261,4 +281,15 @@ Losses = Annotated[tuple[Annotated[LossTerm, OneOf(LOSS_TERMS, "name")], ...], A
 
 def list_loss_problems(losses: tuple[LossTerm, ...], labels: LabelScheme) -> tuple[str, ...]:
     """Lists what makes the terms impossible for the labels of a dataset, each with the name of its term."""
-    return tuple(f"{term.name} {problem}" for term in losses for problem in term.find_problems(labels))
+    problems = [f"{term.name} {problem}" for term in losses for problem in term.find_problems(labels)]
+    expected, found = labels.output_channel_count, len(find_initial_probabilities(losses))
+    if found not in (0, expected):
+        what = "regions" if labels.has_regions else "background and classes"
+        problems.append(f"initial_probabilities must have {expected} values for {what}, or none (got {found})")
+    return tuple(problems)
+
+
+def find_initial_probabilities(losses: tuple[LossTerm, ...]) -> Probabilities:
+    """Finds the probabilities with which output layers begin: those of the first term that has any; else none."""
+    found: list[Probabilities] = [getattr(term, "initial_probabilities", ()) for term in losses]
+    return next((own for own in found if own), ())

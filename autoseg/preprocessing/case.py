@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int16
+from jaxtyping import Bool, Float32, Int16, Int32
 
 from autoseg.document import Document, PositiveTriple, ShapeTriple
 from autoseg.geometry import (
@@ -70,6 +70,7 @@ class PreparedCase:
         crop_box: The crop in plan axes.
         spacing_mm: The spacing in plan axes.
         nonzero_mask: The nonzero mask of the crop; None if it was not needed.
+        objects: Number of the object at every voxel; None if touching objects are not separated.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
@@ -78,6 +79,7 @@ class PreparedCase:
     crop_box: Box
     spacing_mm: FloatTriple
     nonzero_mask: Bool[np.ndarray, "z y x"] | None
+    objects: Int32[np.ndarray, "z y x"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

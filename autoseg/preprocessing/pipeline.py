@@ -5,7 +5,7 @@ from math import prod
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Int16, Int32
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import CaseFingerprint
@@ -23,6 +23,7 @@ from autoseg.preprocessing.resample import (
     resample_label_map,
 )
 from autoseg.preprocessing.small_objects import keep_small_objects
+from autoseg.preprocessing.touching_objects import resample_objects, separate_objects
 from autoseg.runtime.host_memory import find_available_ram
 
 # In single precision: all channels, and the one that is being resampled, along another axis and before it is clipped.
@@ -38,6 +39,7 @@ def prepare_case(
     plan: Plan,
     *,
     keeps_mask: bool = False,
+    objects: Int32[np.ndarray, "z y x"] | None = None,
 ) -> PreparedCase:
     """Does the part of preprocessing that does not depend on the configuration, without modifying its arguments.
 
@@ -47,6 +49,7 @@ def prepare_case(
         grid: The grid of both.
         plan: The plan of the run.
         keeps_mask: Whether the result includes the nonzero mask.
+        objects: Number of the object at every voxel, to separate those that touch; None otherwise.
 
     Raises:
         PlanError: The image does not fit the plan.
@@ -70,7 +73,13 @@ def prepare_case(
         crop_box=box,
         spacing_mm=reorientation.apply_to_grid(grid).spacing_mm,
         nonzero_mask=nonzero_mask if keeps_mask else None,
+        objects=None if objects is None else reorientation.apply(objects)[inside],
     )
+
+
+def separates_objects(configuration: ConfigurationPlan) -> bool:
+    """Returns whether touching objects are separated by background in the arrays of a configuration."""
+    return any(term.needs_instances for term in configuration.training.losses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +90,14 @@ class ResamplingTask:
     separate_axis: int | None
     image_order: int
     label_order: int
+    separated_dimensions: int
 
 
 def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) -> ResamplingTask:
     """Computes the resampling of a configuration; it is often the same for 2D and 3D."""
     geometry = _compute_geometry(case, plan, configuration)
-    resampling = plan.configurations[configuration].resampling
+    chosen = plan.configurations[configuration]
+    resampling = chosen.resampling
     return ResamplingTask(
         shape=geometry.resampled_shape_voxels,
         separate_axis=find_separate_axis(
@@ -94,6 +105,7 @@ def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) 
         ),
         image_order=resampling.image_order,
         label_order=resampling.label_order,
+        separated_dimensions=chosen.dimensions if separates_objects(chosen) else 0,
     )
 
 
@@ -115,10 +127,14 @@ def preprocess_prepared_case(
     geometry = _compute_geometry(case, plan, configuration)
     if like is not None:
         return PreprocessedCase(image=like.image, label_map=like.label_map, geometry=geometry)
-    check_resampled_shape(geometry, plan.configurations[configuration], channels=len(case.image))
+    chosen = plan.configurations[configuration]
+    check_resampled_shape(geometry, chosen, channels=len(case.image))
+    label_map = None if case.label_map is None else _resample_label_map(case.label_map, geometry, plan, resampling)
+    if label_map is not None and separates_objects(chosen):
+        label_map = _separate_objects(label_map, case, dimensions=chosen.dimensions)
     return PreprocessedCase(
         image=_resample_image(case.image, geometry, resampling),
-        label_map=None if case.label_map is None else _resample_label_map(case.label_map, geometry, plan, resampling),
+        label_map=label_map,
         geometry=geometry,
     )
 
@@ -233,3 +249,11 @@ def _resample_label_map(
     nearest_axes = find_nearest_axes(spacing_mm, target_spacing_mm, resampling)
     keep_small_objects(label_map, resampled, classes=plan.labels.class_labels, nearest_axes=nearest_axes)
     return resampled
+
+
+def _separate_objects(
+    label_map: Int16[np.ndarray, "z y x"], case: PreparedCase, *, dimensions: int
+) -> Int16[np.ndarray, "z y x"]:
+    assert case.objects is not None, "the caller reads the objects where the plan separates them"
+    shape = (label_map.shape[0], label_map.shape[1], label_map.shape[2])
+    return separate_objects(label_map, resample_objects(case.objects, shape), dimensions=dimensions)

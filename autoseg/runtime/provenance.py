@@ -19,7 +19,12 @@ class LibraryVersions(Part):
 
 
 class TrainingRecord(Document):
-    """Record of a training; everything else is in the plan beside it."""
+    """Record of a training; everything else is in the plan beside it.
+
+    Attributes:
+        initial_weights: Checkpoint whose weights the training began with; None: they were drawn.
+        initial_weights_sha256: Its digest.
+    """
 
     schema_version: Literal[1] = 1
     configuration: str
@@ -28,6 +33,8 @@ class TrainingRecord(Document):
     device: str
     number_type: str
     plan_sha256: str
+    initial_weights: str | None = None
+    initial_weights_sha256: str | None = None
     versions: LibraryVersions
 
 

@@ -2,9 +2,9 @@
 
 Tensors: `network.<name>` for every entry of the network's state; in a checkpoint to continue from also
 `optimizer.<index>.<name>` for what the optimizer keeps of each weight, `average.<index>` for the moving average of the
-network's weights, both in the optimizer's order, and `objective.<name>` for every entry of the objective's state, if it
-has one. A checkpoint to predict with holds the average as its network. No random state is needed: see
-`autoseg.training.data.randomness`.
+network's weights, both in the optimizer's order, behind them of its averaged buffers, and `objective.<name>` for every
+entry of the objective's state, if it has one. A checkpoint to predict with holds the average as its network. No random
+state is needed: see `autoseg.training.data.randomness`.
 """
 
 import hashlib
@@ -122,13 +122,16 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def identify_training(plan: ConfigurationPlan, data: TrainingData, *, seed: int) -> TrainingIdentity:
+def identify_training(
+    plan: ConfigurationPlan, data: TrainingData, *, seed: int, initial_digest: str | None = None
+) -> TrainingIdentity:
     """Computes the digests of everything that affects the course of a training."""
     return TrainingIdentity(
         plan_digest=digest_plan(plan, data.labels, data.channels),
         fold_digest=_digest(data.fold),
         seed=seed,
         previous_digest=data.previous_digest,
+        initial_digest=initial_digest,
     )
 
 
@@ -266,8 +269,8 @@ def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:
     """
     _load_state(checkpoint, learner.network, NETWORK_PREFIX, subject="network")
     if learner.average is not None:
-        for value, parameter in zip(learner.average.values, learner.average.parameters, strict=True):
-            value.copy_(parameter.detach())
+        for value, tensor in zip(learner.average.values, learner.average.averaged, strict=True):
+            value.copy_(tensor.detach())
 
 
 def _load_state(checkpoint: Checkpoint, module: nn.Module, prefix: str, *, subject: str) -> None:
@@ -294,6 +297,7 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
         "plan_digest": "the plan",
         "fold_digest": "the cases of the fold",
         "previous_digest": "the weights of the previous stage",
+        "initial_digest": "the weights to begin with (--init)",
     }
     problems += [
         f"{subject} changed" for field, subject in changed.items() if getattr(stored, field) != getattr(identity, field)

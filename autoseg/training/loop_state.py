@@ -17,12 +17,14 @@ class TrainingIdentity(Part):
             the plan as an earlier version wrote it, so that the plan in the folder of the fold tells.
         fold_digest: Digest of the names of the training and validation cases.
         previous_digest: Digest of the weights of the previous stage of a cascade; None without one.
+        initial_digest: Digest of the checkpoint whose weights the training began with; None: those that were drawn.
     """
 
     plan_digest: str | None
     fold_digest: str
     seed: int
     previous_digest: str | None = None
+    initial_digest: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -36,6 +37,8 @@ class TrainingOptions:
 
     Attributes:
         seed: 0 or more; with the plan and the fold it decides about everything random.
+        initial_weights: Checkpoint whose weights a new training begins with; None: they are drawn.
+        initial_digest: Digest of that checkpoint, also where a training is resumed without it.
         workers: Processes that prepare patches; 0 prepares them between the steps.
         budget: Time within which epochs are laid out; None: without a limit.
         dtype: The dtype in which the network computes.
@@ -55,6 +58,8 @@ class TrainingOptions:
     device: torch.device
     seed: int
     workers: int
+    initial_weights: Path | None = None
+    initial_digest: str | None = None
     length: Length = field(default_factory=Length)
     budget: Budget | None = None
     dtype: DtypeName = "float32"

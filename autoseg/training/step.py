@@ -1,7 +1,7 @@
 """One step of optimization, one step of validation."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from autoseg.labels import LabelScheme
 from autoseg.networks.blocks import fuse_normalization
 from autoseg.networks.families import build_network
+from autoseg.networks.initialization import initialize_outputs
+from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.pretrained import load_pretrained
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.losses import find_initial_probabilities
 from autoseg.runtime.cpu_threads import adapt_threads
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, build_batch_part, replicate
 from autoseg.runtime.precision import DtypeName
@@ -23,7 +26,7 @@ from autoseg.training.learner import Learner
 from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.objectives import build_objective
 from autoseg.training.optimization.optimizer import build_optimizer, list_trainable_parameters
-from autoseg.training.optimization.weight_average import WeightAverage
+from autoseg.training.optimization.weight_average import WeightAverage, list_averaged_buffers
 from autoseg.training.step_graph import build_step_graph
 
 logger = logging.getLogger(__name__)
@@ -48,13 +51,14 @@ def build_learner(
     execution: TrainingExecution | None = None,
     with_pretrained: bool = False,
     announce: Callable[[str], None] = logger.info,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
     Args:
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
         with_pretrained: Whether an encoder begins with the weights of the file in the plan, if there is one.
-
+        initial: Weights to begin with, by the names of the network's state; None: those from the seed.
         announce: Called with the reason, in words, if steps that were to be captured are not.
 
     Raises:
@@ -65,8 +69,10 @@ def build_learner(
     execution = execution or find_execution(plan.dimensions, device, dtype)
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator)
-    if with_pretrained:
-        load_pretrained(network)
+    if initial is not None:
+        network.load_state_dict(initial)
+    else:
+        _initialize(network, plan, labels, with_pretrained=with_pretrained)
     network = network.to(device)
     arrange_weights(network, execution.memory_format)
     if execution.is_norm_fused:
@@ -81,7 +87,11 @@ def build_learner(
         part=part,
         optimizer=build_optimizer([network, objective], training),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == "float16"),
-        average=WeightAverage(parameters=list_trainable_parameters(network), decay=decay) if decay else None,
+        average=WeightAverage(
+            parameters=list_trainable_parameters(network), buffers=list_averaged_buffers(network), decay=decay
+        )
+        if decay
+        else None,
         labels=labels,
         device=device,
         dtype=dtype,
@@ -89,6 +99,17 @@ def build_learner(
         gradient_norm_limit=training.gradient_norm_limit,
         graph=build_step_graph(objective, device, announce) if execution.is_captured else None,
     )
+
+
+def _initialize(
+    network: SegmentationNetwork, plan: ConfigurationPlan, labels: LabelScheme, *, with_pretrained: bool
+) -> None:
+    """Changes the first weights as the plan says."""
+    if with_pretrained:
+        load_pretrained(network)
+    probabilities = find_initial_probabilities(plan.training.losses)
+    if probabilities and network.output_layers is not None:
+        initialize_outputs(network.output_layers, probabilities, has_regions=labels.has_regions)
 
 
 def wrap(

@@ -1,14 +1,19 @@
 """Training of one configuration on one fold, from the first epoch or the latest checkpoint to the final one."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+import torch
+from torch import Tensor
+
 from autoseg.labels import LabelScheme
-from autoseg.networks.pretrained import check_pretrained
+from autoseg.networks.families import build_network
+from autoseg.networks.pretrained import check_pretrained, fit_initial_weights
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.losses import find_initial_probabilities
 from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.runtime.device import select_kernels, translate_memory_errors
@@ -55,18 +60,21 @@ def train(
     Raises:
         TrainingError: The checkpoint does not belong to this training, the loss is lost, or a worker has died.
         DeviceError: The device's memory does not hold the network and a batch.
-        RunError: A preprocessed case is missing or damaged, or the disk is full.
+        RunError: A preprocessed case is missing or damaged, the disk is full, or the initial weights do not fit.
         PlanError: The file of pretrained weights is missing, has changed, or does not fit.
         ExchangeError: That file is damaged.
     """
     assert (data.previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
-    identity = identify_training(plan, data, seed=options.seed)
+    identity = identify_training(plan, data, seed=options.seed, initial_digest=options.initial_digest)
     with options.process_group.main_process_first():
         start = find_start(output, identity, options.length)
     if start is None:
         return
-    if start.checkpoint is None:
+    is_new, initial = start.checkpoint is None, None
+    if is_new and options.initial_weights is None:
         check_pretrained(plan.network)
+    elif is_new:
+        initial = _read_initial_weights(plan, options)
     select_kernels(options.device, deterministic=options.deterministic)
     with translate_memory_errors(options.device, purpose=WHAT_NEEDS_MEMORY, advice=ADVICE), translate_worker_crashes():
         source = build_source(
@@ -104,7 +112,7 @@ def train(
             expected_epoch_seconds = estimate_epoch_seconds(schedule, times)
         schedule = options.process_group.share(schedule)
         yield first
-        learner = _build_learner(plan, data.labels, options, execution, with_pretrained=start.checkpoint is None)
+        learner = _build_learner(plan, data.labels, options, execution, with_pretrained=is_new, initial=initial)
         loop = TrainingLoop(
             plan=training,
             state=LoopState(learner=learner, identity=identity, schedule=schedule),
@@ -114,6 +122,8 @@ def train(
         )
         loop.restore(start)
         is_epoch_augmented = partial(_is_augmented_now, loop)
+        if is_new and initial is None:
+            _announce_outputs(plan, learner, options)
         keys = list_batch_keys(
             schedule.iterations_per_epoch,
             schedule.validation_iterations_per_epoch,
@@ -143,6 +153,7 @@ def _build_learner(
     execution: TrainingExecution,
     *,
     with_pretrained: bool = False,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Learner:
     return build_learner(
         plan,
@@ -154,7 +165,27 @@ def _build_learner(
         execution=execution,
         with_pretrained=with_pretrained,
         announce=options.announce,
+        initial=initial,
     )
+
+
+def _read_initial_weights(plan: ConfigurationPlan, options: TrainingOptions) -> Mapping[str, Tensor]:
+    assert options.initial_weights is not None
+    with torch.device("meta"):
+        expected = build_network(plan.network).state_dict()
+    weights, description = fit_initial_weights(options.initial_weights, expected)
+    if options.process_group.is_main_process:
+        options.announce(description)
+    return weights
+
+
+def _announce_outputs(plan: ConfigurationPlan, learner: Learner, options: TrainingOptions) -> None:
+    """Announces that planned probabilities of the classes cannot be set in the layers of the network."""
+    if find_initial_probabilities(plan.training.losses) and learner.network.output_layers is None:
+        options.announce(
+            f"the output layers of {plan.network.family} begin with random weights: the planned initial probabilities "
+            f"of the classes can be set only where each output has a layer of its own"
+        )
 
 
 def _count_epochs(plan: TrainingPlan, length: Length) -> int | None:

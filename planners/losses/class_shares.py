@@ -18,13 +18,15 @@ class ClassShares:
 
     Attributes:
         background: Share of background; for regions one share for each, of the voxels outside it.
-        classes: Share of every class, label or region.
+        classes: Share of every class, label or region, from which weights follow: at least 0.1 %.
+        counted: The same as it was counted.
         has_regions: Whether classes may overlap.
         has_ignore: Whether there may be ignored voxels, which count as background.
     """
 
     background: tuple[float, ...]
     classes: tuple[float, ...]
+    counted: tuple[float, ...]
     has_regions: bool
     has_ignore: bool
 
@@ -42,6 +44,11 @@ class ClassShares:
         )
         return _round(background), _round(classes)
 
+    def list_probabilities(self) -> tuple[float, ...]:
+        """Lists the shares of background and classes, or of regions: what the output layers should begin with."""
+        shares = self.classes if self.has_regions else (*self.background, *self.classes)
+        return tuple(min(round(share, 4), 1 - SMALLEST_SHARE) for share in shares)
+
     def compute_mean(self, background: tuple[float, ...], classes: tuple[float, ...]) -> float:
         """Computes the mean weight of a voxel (and of regions, if any)."""
         total = sum(
@@ -50,17 +57,26 @@ class ClassShares:
         )
         return total / len(self.background)
 
+    def explain_start(self) -> str:
+        """Explains the probabilities that the output layers begin with."""
+        return (
+            f"{self.describe()}, and these are the probabilities that the output layers begin with, as in the paper on "
+            f"focal loss: rare classes that begin with those of all others lose them before they are learnt"
+        )
+
     def describe(self) -> str:
         """Describes the shares in words."""
-        lowest, highest = format_share(min(self.classes)), format_share(max(self.classes))
+        lowest, highest = format_share(min(self.counted)), format_share(max(self.counted))
         filled = lowest if lowest == highest else f"{lowest} to {highest}"
         classes = f"{'regions' if self.has_regions else 'foreground classes'} fill {filled} of the voxels"
         ignored = ", ignored voxels counted as background" if self.has_ignore else ""
-        return f"{classes} of the cropped images{ignored}"
+        is_raised = min(self.counted) < SMALLEST_SHARE
+        raised = f", where less than {format_share(SMALLEST_SHARE)} counts as that" if is_raised else ""
+        return f"{classes} of the cropped images{ignored}{raised}"
 
 
 def compute_class_shares(fingerprint: Fingerprint) -> ClassShares:
-    """Computes the shares of all classes over all cases, each at least 0.1 %."""
+    """Computes the shares of all classes over all cases, those for weights at least 0.1 %."""
     labels = fingerprint.labels
     total = sum(prod(case.cropped_shape_voxels) for case in fingerprint.cases)
     counts = [sum(own) for own in zip(*map(_count_voxels, fingerprint.cases), strict=True)]
@@ -69,6 +85,7 @@ def compute_class_shares(fingerprint: Fingerprint) -> ClassShares:
     return ClassShares(
         background=tuple(max(share, SMALLEST_SHARE) for share in background),
         classes=tuple(max(share, SMALLEST_SHARE) for share in classes),
+        counted=classes,
         has_regions=labels.has_regions,
         has_ignore=labels.ignore_label is not None,
     )

@@ -21,6 +21,13 @@ BORDER_SIGMA_VOXELS: Final = 5.0  # Ronneberger et al. 2015
 EXPONENTIAL_DICE_WEIGHT: Final = 0.8  # Wong et al. 2018
 EXPONENTIAL_ENTROPY_WEIGHT: Final = 0.2  # Wong et al. 2018
 EXPONENT: Final = 0.3  # Wong et al. 2018
+INSTANCES_REASON: Final = (
+    "instancesTr numbers the objects, so background is drawn where two of them touch, as in the paper, and each is an "
+    "object of its own"
+)
+COMPONENTS_REASON: Final = (
+    "no folder instancesTr numbers the objects of every case, so objects are connected components of a label"
+)
 
 
 def choose_cross_entropy(fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
@@ -55,17 +62,18 @@ def choose_balanced_cross_entropy(fingerprint: Fingerprint, configuration: Confi
 def choose_focal(fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
     """Chooses the focal loss, without weights of classes."""
     del configuration
-    labels = fingerprint.labels
+    labels, shares = fingerprint.labels, compute_class_shares(fingerprint)
     count = len(labels.class_names)
     term = FocalTerm(
         weight=1.0,
         background_weights=(1.0,) * (count if labels.has_regions else 1),
         class_weights=(1.0,) * count,
         gamma=FOCAL_GAMMA,
+        initial_probabilities=shares.list_probabilities(),
     )
     because = (
         f"the power of {FOCAL_GAMMA:g} of the paper makes easy voxels count little, so classes need no weights of "
-        f"their own"
+        f"their own; {shares.explain_start()}"
     )
     return Decision((term,), because)
 
@@ -81,11 +89,12 @@ def choose_border_weighted_cross_entropy(fingerprint: Fingerprint, configuration
         class_weights=classes,
         border_weight=BORDER_WEIGHT,
         border_sigma_mm=sigma_mm,
+        objects="instances" if fingerprint.has_instances else "components",
     )
     because = (
         f"background between two objects gets a weight of up to {BORDER_WEIGHT:g} that falls with a sigma of "
         f"{sigma_mm:g} {fingerprint.distance_unit} (the {BORDER_SIGMA_VOXELS:g} voxels of the paper at the finest "
-        f"spacing); "
+        f"spacing); {INSTANCES_REASON if fingerprint.has_instances else COMPONENTS_REASON}; "
         f"{_explain_root(shares, background, classes)}"
     )
     return Decision((term,), because)

@@ -13,6 +13,7 @@ from autoseg.plan.losses import (
     SquaredDiceTerm,
     TverskyTerm,
 )
+from planners.losses.class_shares import compute_class_shares
 from planners.losses.rule import Terms, has_batch_dice
 
 FALSE_POSITIVE_WEIGHT: Final = 0.3  # Salehi et al. 2017; false negatives have the rest
@@ -44,12 +45,12 @@ def choose_generalized_dice(fingerprint: Fingerprint, configuration: Configurati
 
 def choose_tversky(fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
     """Chooses the Tversky loss."""
-    return _choose_tversky(configuration, exponent=1.0)
+    return _choose_tversky(fingerprint, configuration, exponent=1.0)
 
 
 def choose_focal_tversky(fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
     """Chooses the focal Tversky loss."""
-    return _choose_tversky(configuration, exponent=FOCAL_EXPONENT)
+    return _choose_tversky(fingerprint, configuration, exponent=FOCAL_EXPONENT)
 
 
 def choose_boundary(fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
@@ -77,17 +78,21 @@ def choose_cldice(fingerprint: Fingerprint, configuration: ConfigurationPlan) ->
     return Decision((DiceTerm(weight=0.5, batch_dice=batch_dice), lines), because)
 
 
-def _choose_tversky(configuration: ConfigurationPlan, *, exponent: float) -> Decision[Terms]:
-    missed = 1 - FALSE_POSITIVE_WEIGHT
+def _choose_tversky(fingerprint: Fingerprint, configuration: ConfigurationPlan, *, exponent: float) -> Decision[Terms]:
+    missed, shares = 1 - FALSE_POSITIVE_WEIGHT, compute_class_shares(fingerprint)
     term = TverskyTerm(
         weight=1.0,
         batch_dice=has_batch_dice(configuration),
         false_positive_weight=FALSE_POSITIVE_WEIGHT,
         false_negative_weight=missed,
         exponent=exponent,
+        initial_probabilities=shares.list_probabilities(),
     )
     power = (
         "" if exponent == 1 else f", and the power of {exponent:g} gives classes that are nearly right more gradient"
     )
-    because = f"missed voxels weigh {missed:g} and wrongly found ones {FALSE_POSITIVE_WEIGHT:g}, as in the paper{power}"
+    because = (
+        f"missed voxels weigh {missed:g} and wrongly found ones {FALSE_POSITIVE_WEIGHT:g}, as in the paper{power}; "
+        f"{shares.explain_start()}"
+    )
     return Decision((term,), because)

@@ -42,7 +42,7 @@ class LossPlanner:
         loss: Names of losses in `planners.losses.LOSS_RULES`, joined by "+".
 
     Raises:
-        PlanError: There is no such loss.
+        PlanError: There is no such loss, or one is named twice.
     """
 
     planner: AnyPlanner
@@ -102,14 +102,22 @@ def find_rules(names: str) -> tuple[LossRule, ...]:
     """Finds the rules of losses by their names, joined by "+".
 
     Raises:
-        PlanError: There is no such loss; the message suggests the nearest name.
+        PlanError: There is no such loss, or one is named twice; the message suggests what to name instead.
     """
-    for name in names.split("+"):
+    listed = names.split("+")
+    repeated = [name for name in dict.fromkeys(listed) if listed.count(name) > 1]
+    if repeated:
+        msg = (
+            f"the loss {names!r} names {', '.join(repeated)} more than once; name each loss once: "
+            f"{'+'.join(dict.fromkeys(listed))}, and change its weight in plan.json"
+        )
+        raise PlanError(msg)
+    for name in listed:
         if name not in LOSS_RULES:
             hint = suggest_key(name, list(LOSS_RULES))
             msg = f"no loss is called {name!r}{hint}; choose one, or several joined by +, of: {', '.join(LOSS_RULES)}"
             raise PlanError(msg)
-    return tuple(LOSS_RULES[name] for name in names.split("+"))
+    return tuple(LOSS_RULES[name] for name in listed)
 
 
 def _is_void(reason: Reason, configurations: dict[str, ConfigurationPlan]) -> bool:

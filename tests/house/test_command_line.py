@@ -32,7 +32,8 @@ EXPECTED_FLAGS = {
     "preprocess": {"--configuration", "--workers"},
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
-        "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--restart",
+        "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--init",
+        "--restart",
     },
     "status": {"--watch", "--json"},
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},

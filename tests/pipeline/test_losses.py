@@ -90,8 +90,15 @@ def test_a_training_that_is_interrupted_ends_as_if_nothing_had_happened(
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("has_regions", [False, True])
-@pytest.mark.parametrize(("loss", "progress"), [*((loss, 0.0) for loss in LOSS_RULES), ("boundary", 1.0)])
+@pytest.mark.parametrize(
+    ("loss", "progress", "has_regions"),
+    [
+        (loss, progress, has_regions)
+        for loss, progress in [*((loss, 0.0) for loss in LOSS_RULES), ("boundary", 1.0)]
+        for has_regions in (False, True)
+        if (loss, has_regions) != ("border_weighted_cross_entropy", True)  # refused
+    ],
+)
 def test_what_every_planned_loss_makes_small_is_the_difference_from_the_reference(
     loss: str, progress: float, has_regions: bool
 ) -> None:
@@ -103,9 +110,6 @@ def test_what_every_planned_loss_makes_small_is_the_difference_from_the_referenc
     case = build_case((1.0, 1.0, 1.0), (1, 14, 14), voxel_counts=(43, 6))
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (1, 14, 14), cases=(case,), labels=labels)
     terms = LOSS_RULES[loss].choose(fingerprint, build_configuration((14, 14))).value
-    if any(term.find_problems(labels) for term in terms):
-        assert (loss, has_regions) == ("border_weighted_cross_entropy", True)
-        return
     logits = torch.zeros((1, labels.output_channel_count, 14, 14), requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.3)
     compute_loss = WeightedLoss(terms=terms, labels=labels, spacing_mm=(1.0, 1.0))

@@ -99,6 +99,11 @@ class UShapedNetwork(SegmentationNetwork):
         heads = tuple(f"heads.{index}" for index in range(len(self.heads)))
         return (*heads, "fusion") if self.plan.supervision == "fused" else heads
 
+    @property
+    def output_layers(self) -> tuple[nn.Module, ...] | None:
+        """The heads; None where a layer behind them fuses their logits."""
+        return None if self.plan.supervision == "fused" else super().output_layers
+
     def _list_heads(self) -> range:
         """The levels that have a head; the number of stages is the bottleneck."""
         if self.plan.supervision == "fused":

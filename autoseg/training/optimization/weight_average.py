@@ -12,24 +12,31 @@ from torch import Tensor, nn
 class WeightAverage:
     """Exponential moving average (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv:1703.01780).
 
-    Buffers of a network, such as the running statistics of a batch normalization, are not averaged: they belong to the
-    averaged weights as they belong to the present ones.
+    Buffers of floating-point numbers, such as the running statistics of a batch normalization, are averaged, too, so
+    that they belong to the averaged weights; counts are not.
 
     Attributes:
         parameters: The weights that are averaged.
+        buffers: The buffers that are averaged.
         decay: Share of the old average in the new one, once there have been enough updates; 0 to below 1.
         updates: Number of updates so far.
-        values: The average of each parameter.
+        values: The average of each parameter, then of each buffer.
     """
 
     parameters: Sequence[nn.Parameter]
     decay: float
+    buffers: Sequence[Tensor] = ()
     updates: int = 0
     values: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Starts the average at the first weights."""
-        self.values = [parameter.detach().clone() for parameter in self.parameters]
+        self.values = [tensor.detach().clone() for tensor in self.averaged]
+
+    @property
+    def averaged(self) -> list[Tensor]:
+        """The tensors of the network that are averaged, in the order of `values`."""
+        return [*self.parameters, *self.buffers]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -38,7 +45,7 @@ class WeightAverage:
         Update n has the decay min(decay, (1 + n) / (10 + n)), so that the first weights soon lose their influence.
         """
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.values, list(self.parameters), 1 - decay)
+        torch._foreach_lerp_(self.values, self.averaged, 1 - decay)
         self.updates += 1
 
     @contextmanager
@@ -52,7 +59,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for parameter, value in zip(self.parameters, self.values, strict=True):
-            kept = parameter.detach().clone()
-            parameter.copy_(value)
+        for tensor, value in zip(self.averaged, self.values, strict=True):
+            kept = tensor.detach().clone()
+            tensor.copy_(value)
             value.copy_(kept)
+
+
+def list_averaged_buffers(network: nn.Module) -> list[Tensor]:
+    """Lists the floating-point buffers that a checkpoint of the network holds, in its order."""
+    kept = network.state_dict().keys()
+    return [buffer for name, buffer in network.named_buffers() if name in kept and buffer.is_floating_point()]

@@ -4,6 +4,7 @@ Three equal pages and one colour picture have the same array shape; the axes tha
 the samples of a pixel) tell them apart. The spacing of a stack is in `<case>.json` beside it: `{"spacing": [z, y, x]}`.
 """
 
+import functools
 import json
 import logging
 import math
@@ -211,12 +212,8 @@ def _read_direction(series: Any) -> Direction:
 def _build_grid(path: Path, shape: tuple[int, ...], direction: Direction) -> Grid:
     depth, height, width = shape
     spacing = _read_spacing(path)
-    if spacing is None and depth > 1:
-        LOGGER.warning(
-            "%s: no spacing in %s.json beside it; lengths are in pixels",
-            path,
-            strip_ending(path.name),
-        )
+    if spacing is None and depth > 1 and LOGGER.isEnabledFor(logging.WARNING):
+        _warn_of_pixels(path)
     default = PICTURE_SPACING_MM if depth == 1 else STACK_SPACING_MM
     return Grid(
         shape_voxels=(depth, height, width),
@@ -225,6 +222,12 @@ def _build_grid(path: Path, shape: tuple[int, ...], direction: Direction) -> Gri
         is_oriented=False,
         tells_spacing=spacing is not None,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _warn_of_pixels(path: Path) -> None:
+    """Warns of a stack without a spacing, once per process and file."""
+    LOGGER.warning("%s: no spacing in %s.json beside it; lengths are in pixels", path, strip_ending(path.name))
 
 
 def _read_spacing(path: Path) -> FloatTriple | None:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Int16, Int32
 
 from autoseg.dataset import Case
+from autoseg.dataset.cases import INSTANCES
 from autoseg.errors import ChannelCount, DatasetError, GridError, PlacementError, Problem, UndeclaredValues, VolumeError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
@@ -26,6 +27,7 @@ from autoseg.volume_io import (
     turn_like_image,
 )
 
+MOST_OBJECTS: Final = 3  # that a message names
 FIX_ADVICE: Final = "or let autoseg resample it onto the first channel's grid: --fix-geometry"
 
 
@@ -71,6 +73,43 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     )
 
 
+def read_instances(case: Case, labelled: LabelledCase) -> Int32[np.ndarray, "z y x"]:
+    """Reads the numbers of the objects of a case, on the grid of its image.
+
+    Raises:
+        DatasetError: There is no such file, it cannot be read or has another grid, or an object leaves the foreground.
+    """
+    path = case.instances_path
+    if path is None:
+        text = (
+            f"{INSTANCES} holds no file of this case; add it, or set the objects of the loss in plan.json to components"
+        )
+        raise DatasetError(case.name, [Problem(text=text)])
+    try:
+        what = f"instance label map {path} of image {case.image_paths[0]}"
+        objects = _fit(read_label_map(path), labelled.grid, case, what=what).array
+    except VolumeError as error:
+        raise DatasetError(case.name, [Problem(text=str(error))]) from error
+    outside = objects[(labelled.label_map == 0) & (objects != 0)]
+    if outside.size or objects.min() < 0:
+        raise DatasetError(case.name, [Problem(text=_describe_stray_objects(path, objects, outside))])
+    return objects
+
+
+def _describe_stray_objects(path: Path, objects: np.ndarray, outside: np.ndarray) -> str:
+    if objects.min() < 0:
+        return f"{path.name} in {INSTANCES} holds {objects.min()}; number objects from 1, with 0 where there is none"
+    numbers, counts = np.unique(outside, return_counts=True)
+    shown = ", ".join(
+        f"{number} ({count} voxels)" for number, count in zip(numbers[:MOST_OBJECTS], counts, strict=False)
+    )
+    more = f" and {len(numbers) - MOST_OBJECTS} more" if len(numbers) > MOST_OBJECTS else ""
+    return (
+        f"{path.name} in {INSTANCES}: objects must lie within a foreground label of the label map; beyond it are "
+        f"{shown}{more}; correct one of the two files"
+    )
+
+
 def try_reading_grid(path: Path) -> Grid | None:
     """Reads the grid of a file; None if it cannot be read, which reading the case reports."""
     try:
@@ -86,7 +125,7 @@ def read_fitted_label_map(case: Case, grid: Grid) -> LabelVolume:
         VolumeError: It cannot be read, or does not fit.
     """
     assert case.label_path is not None, "a case without label map has nothing to fit"
-    return _fit(read_label_map(case.label_path), grid, case)
+    return _fit(read_label_map(case.label_path), grid, case, what=_name_label_map(case))
 
 
 def _try_reading_image(case: Case, problems: list[Problem], *, channel_count: int) -> Volume | None:
@@ -170,7 +209,7 @@ def _find_segment_problems(case: Case, labels: LabelScheme) -> list[Problem]:
 
 def _fit_label_map(volume: Volume, reference: LabelVolume, case: Case, problems: list[Problem]) -> LabelVolume:
     try:
-        return _fit(reference, volume.grid, case)
+        return _fit(reference, volume.grid, case, what=_name_label_map(case))
     except GridError as error:
         problems.append(_advise(error))
     except VolumeError as error:
@@ -183,8 +222,11 @@ def _advise(error: GridError) -> Problem:
     return Problem(text=str(error) if isinstance(error, PlacementError) else f"{error}, {FIX_ADVICE}")
 
 
-def _fit(reference: LabelVolume, grid: Grid, case: Case) -> LabelVolume:
-    what = f"label map {case.label_path} of image {case.image_paths[0]}"
+def _name_label_map(case: Case) -> str:
+    return f"label map {case.label_path} of image {case.image_paths[0]}"
+
+
+def _fit(reference: LabelVolume, grid: Grid, case: Case, *, what: str) -> LabelVolume:
     reference = turn_like_image(reference, grid, what=what)
     if case.fix_geometry and list_grid_differences(grid, reference.grid):
         reference = resample_label_map_onto_grid(reference, grid, what=what)

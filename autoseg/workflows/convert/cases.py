@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Integer
 
+from autoseg.dataset.cases import INSTANCES
 from autoseg.dataset.folder_cases import IMAGES, LABELS
 from autoseg.dataset.layouts.layout import Layout
 from autoseg.dataset.layouts.matching import SourceCase
@@ -21,8 +22,7 @@ from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.volume_io import read_grid, read_picture, write_label_map, write_picture
 from autoseg.workflows.convert.masks import Painting, begin_painting, paint_files
 
-OBJECTS: Final = "instancesTr"
-TEST_FOLDERS: Final = {IMAGES: "imagesTs", LABELS: "labelsTs", OBJECTS: "instancesTs"}
+TEST_FOLDERS: Final = {IMAGES: "imagesTs", LABELS: "labelsTs", INSTANCES: "instancesTs"}
 """Folders of test cases by those of training cases."""
 SLICE_ENDING: Final = ".png"
 
@@ -91,7 +91,7 @@ class CaseFiles:
         """Writes the map of numbered objects, if there are any, then the label map."""
         if not self.case.masks:
             return
-        maps = {OBJECTS: painting.objects} if self.layout.has_objects else {}
+        maps = {INSTANCES: painting.objects} if self.layout.has_objects else {}
         for folder, label_map in {**maps, LABELS: painting.labels}.items():
             target = self.place_labels(name, folder)
             write_label_map(target, _shrink(label_map), grid=painting.grid, like=painting.like)

@@ -4,11 +4,11 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 from jaxtyping import Bool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from autoseg.dataset.layouts.layout import CocoObjects, Layout, compile_pattern
 from autoseg.dataset.layouts.matching import LayoutMatch, SourceCase, match_layout
@@ -59,12 +59,31 @@ class Runs(BaseModel):
     size: tuple[int, int]
 
 
+Outlines = TypeAdapter[list[Coordinates] | Runs]
+OUTLINES: Final[Outlines] = TypeAdapter(list[Coordinates] | Runs, config=ConfigDict(allow_inf_nan=False))
+
+
 class CocoAnnotation(_Listed):
-    """An object, as polygons x, y, x, y, ... or as runs."""
+    """An object, as polygons x, y, x, y, ... or as runs, of which a wrong one is a problem of its image alone."""
 
     image_id: int
     category_id: int
-    segmentation: list[Coordinates] | Runs
+    segmentation: Any
+
+    def read_outlines(self, path: Path) -> list[list[float]] | Runs:
+        """Returns the polygons or runs.
+
+        Raises:
+            DocumentError: They are neither.
+        """
+        try:
+            return OUTLINES.validate_python(self.segmentation)
+        except ValidationError as error:
+            msg = (
+                f"{path}: annotation {self.id} has no outline that can be painted: {error.errors()[0]['msg']}; "
+                f"expected polygons of {FEWEST_CORNERS} corners or more, or runs; correct or remove it"
+            )
+            raise DocumentError(msg) from error
 
 
 class CocoContent(BaseModel):
@@ -135,16 +154,27 @@ def read_coco(path: Path) -> CocoContent:
         raise DocumentError(msg) from error
 
 
+@functools.lru_cache(maxsize=4)
+def group_annotations(path: Path) -> Mapping[int, Sequence[CocoAnnotation]]:
+    """Groups the objects of a file by their image, once per process.
+
+    Raises:
+        DocumentError: The file has another form.
+    """
+    groups: dict[int, list[CocoAnnotation]] = {}
+    for annotation in read_coco(path).annotations:
+        groups.setdefault(annotation.image_id, []).append(annotation)
+    return groups
+
+
 def paint_coco_objects(path: Path, rule: CocoObjects, shape: IntTriple) -> Iterator[tuple[int, Box, Mask]]:
     """Yields label, box and mask of the objects of an image, the largest first.
 
     Raises:
-        DocumentError: An object has a category that is not listed, or runs that do not fit the image.
+        DocumentError: An object has a category that is not listed, no outline, or runs that do not fit the image.
     """
     painted = []
-    for annotation in read_coco(path).annotations:
-        if annotation.image_id != rule.image_id:
-            continue
+    for annotation in group_annotations(path).get(rule.image_id, ()):
         label = rule.find_label(annotation.category_id)
         if label is None:
             msg = f"{path}: annotation {annotation.id} has the category {annotation.category_id}, which is not listed"
@@ -206,11 +236,10 @@ def _find_image(path: str, image: CocoImage, by_name: Mapping[str, Sequence[str]
 
 
 def _paint(annotation: CocoAnnotation, shape: IntTriple, path: Path) -> tuple[Box, Mask]:
-    if isinstance(annotation.segmentation, Runs):
-        return EVERYWHERE, decode_runs(annotation.segmentation, shape, where=f"{path}: annotation {annotation.id}")
-    corners = [
-        np.array(part[: len(part) // 2 * 2], np.float64).reshape(-1, 2)[:, ::-1] for part in annotation.segmentation
-    ]
+    outlines = annotation.read_outlines(path)
+    if isinstance(outlines, Runs):
+        return EVERYWHERE, decode_runs(outlines, shape, where=f"{path}: annotation {annotation.id}")
+    corners = [np.array(part[: len(part) // 2 * 2], np.float64).reshape(-1, 2)[:, ::-1] for part in outlines]
     if not corners:
         return EMPTY, np.zeros((0, 0, 0), bool)
     box, _ = paint_polygon(np.concatenate(corners), shape)

@@ -1,6 +1,7 @@
 """Writes a public dataset into the folders of autoseg, with label maps, groups and dataset.json."""
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from autoseg.dataset.cases import DESCRIPTION_NAME, GROUPS_NAME
+from autoseg.dataset.cases import DESCRIPTION_NAME, GROUPS_NAME, INSTANCES
 from autoseg.dataset.folder_cases import IMAGES, LABELS
 from autoseg.dataset.layouts.layout import GroupTable
 from autoseg.dataset.layouts.matching import LayoutMatch, SourceCase, list_tree
@@ -20,13 +21,13 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import check_writable, make_folder, remove_folder, write_text
 from autoseg.untrusted.names import find_equal_names
 from autoseg.volume_io import read_grid
-from autoseg.workflows.convert.cases import OBJECTS, TEST_FOLDERS, ConvertedCase, convert_case, find_image_ending
+from autoseg.workflows.convert.cases import TEST_FOLDERS, ConvertedCase, convert_case, find_image_ending
 from autoseg.workflows.convert.groups import find_groups
 from autoseg.workflows.convert.recognition import AUTO, choose_layout
 
 RECORD_NAME: Final = "conversion.json"
 BYTES_PER_VOXEL: Final = 32  # picture, mask, label map and objects as 32-bit integers, and their comparisons
-OUTPUT_NAMES: Final = (IMAGES, LABELS, OBJECTS, *TEST_FOLDERS.values(), DESCRIPTION_NAME, GROUPS_NAME)
+OUTPUT_NAMES: Final = (IMAGES, LABELS, INSTANCES, *TEST_FOLDERS.values(), DESCRIPTION_NAME, GROUPS_NAME)
 
 
 class ConversionRecord(Document):
@@ -206,11 +207,16 @@ def _convert_cases(
 
 
 def _estimate_bytes(root: Path, cases: Sequence[SourceCase]) -> int:
-    """Estimates the memory for a case from the first image."""
+    """Estimates the memory for a case from the first image, of which its conversion warns."""
+    reading = logging.getLogger("autoseg.volume_io")
+    level = reading.level
+    reading.setLevel(logging.ERROR)
     try:
         return math.prod(read_grid(root / cases[0].images[0]).shape_voxels) * BYTES_PER_VOXEL
     except VolumeError:
         return 0
+    finally:
+        reading.setLevel(level)
 
 
 def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:
@@ -224,7 +230,7 @@ def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:
             f"white became foreground"
         )
     if objects:
-        notes.append(f"{objects} objects are numbered in {OBJECTS}")
+        notes.append(f"{objects} objects are numbered in {INSTANCES}")
     if shared:
         notes.append(f"warning: {shared} pixels belong to two objects and are given to the later one")
     if moved:

@@ -151,6 +151,7 @@ def read_and_examine(
         channel_names=channel_names,
         orientation=orientation,
         target_spacing_mm=target_spacing_mm,
+        checks_instances=True,
     )
     return measured if any(name.casefold() == CT_NAME for name in channel_names) else replace(measured, intensities=())
 

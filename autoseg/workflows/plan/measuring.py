@@ -23,7 +23,7 @@ from autoseg.processes.case_pool import (
 )
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.cases.reading import read_labelled_case
+from autoseg.workflows.cases.reading import read_instances, read_labelled_case
 from autoseg.workflows.plan.class_losses import count_resampled, find_reorientation, predict_target_spacing
 from autoseg.workflows.plan.dataset_corrections import diagnose
 
@@ -76,6 +76,7 @@ def measure_dataset(
         channel_names=dataset.channel_names,
         orientation=orientation,
         distance_unit=find_distance_unit(grids.values()),
+        has_instances=all(case.instances_path is not None for case in dataset.cases),
     )
 
 
@@ -86,6 +87,7 @@ def read_and_measure(
     channel_names: Sequence[str],
     orientation: str | None,
     target_spacing_mm: FloatTriple | None,
+    checks_instances: bool = False,
 ) -> CaseMeasurement:
     """Reads, checks and measures one case, in a worker process.
 
@@ -95,11 +97,14 @@ def read_and_measure(
         channel_names: Names of the channels that the image must have.
         orientation: Axis code that images are brought to; None for pictures.
         target_spacing_mm: The spacing at which the voxels of every class are counted; None for none.
+        checks_instances: Whether the numbers of its objects are read, too, if it has any.
 
     Raises:
         DatasetError: Everything that is wrong with the case.
     """
     read = read_labelled_case(case, labels=labels, channel_names=channel_names)
+    if checks_instances and case.instances_path is not None:
+        read_instances(case, read)
     reorientation = find_reorientation(read.grid, orientation)
     image, label_map = reorientation.apply(read.image), reorientation.apply(read.label_map)
     spacing_mm = reorientation.apply_to_grid(read.grid).spacing_mm

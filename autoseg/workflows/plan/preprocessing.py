@@ -25,6 +25,7 @@ from autoseg.preprocessing.pipeline import (
     compute_resampling_task,
     prepare_case,
     preprocess_prepared_case,
+    separates_objects,
 )
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -38,7 +39,7 @@ from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, remove_folder
 from autoseg.runtime.host_memory import find_available_ram
-from autoseg.workflows.cases.reading import read_labelled_case
+from autoseg.workflows.cases.reading import read_instances, read_labelled_case
 from autoseg.workflows.plan.class_losses import KEPT, ClassLoss, compare_counts, format_spacing, warn_of_losses
 
 # Modules that workers import in advance: it takes half a second, during which the dataset is inspected.
@@ -58,7 +59,11 @@ BYTES_PER_LABEL_VOXEL = 5
 
 
 class PreprocessingRecipe(Document):
-    """The part of a plan that preprocessed arrays depend on."""
+    """The part of a plan that preprocessed arrays depend on.
+
+    Attributes:
+        separates_objects: Whether touching objects of the dataset are separated by background.
+    """
 
     schema_version: Literal[1] = 1
     orientation: str | None
@@ -67,6 +72,7 @@ class PreprocessingRecipe(Document):
     channels: tuple[ChannelPlan, ...]
     spacing_mm: tuple[float, ...]
     resampling: ResamplingPlan
+    separates_objects: bool = False
 
 
 def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
@@ -160,6 +166,7 @@ def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
         channels=plan.channels,
         spacing_mm=chosen.spacing_mm,
         resampling=chosen.resampling,
+        separates_objects=separates_objects(chosen),
     )
 
 
@@ -219,9 +226,12 @@ def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: S
     """
     names = [channel.name for channel in plan.channels]
     labelled = read_labelled_case(case, labels=plan.labels, channel_names=names)
-    prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, plan)
+    missing = _list_missing(case, run, configurations)
+    are_separated = any(separates_objects(plan.configurations[name]) for name in missing)
+    objects = read_instances(case, labelled) if are_separated else None
+    prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, plan, objects=objects)
     tasks: dict[ResamplingTask, list[str]] = {}
-    for name in _list_missing(case, run, configurations):
+    for name in missing:
         tasks.setdefault(compute_resampling_task(prepared, plan, name), []).append(name)
     losses: list[ClassLoss] = []
     for same in tasks.values():

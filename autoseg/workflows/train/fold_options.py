@@ -5,6 +5,7 @@ from typing import Final
 
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
+from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder
@@ -33,10 +34,11 @@ def build_training_options(
     progress: Progress,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingOptions:
-    """Builds the options of a training; a seed that is not requested is that of the existing training.
+    """Builds the options of a training; seed and first weights that are not requested are those of the existing one.
 
     Raises:
         TrainingError: A plateau is requested for the fold "all", which has no validation.
+        RunError: The checkpoint to begin with cannot be read.
     """
     if request.length.until_plateau and job.fold == ALL_CASES:
         msg = 'the fold "all" holds no case out on which a plateau could show; choose a fold, or give --epochs'
@@ -47,6 +49,8 @@ def build_training_options(
     return TrainingOptions(
         device=job.device,
         seed=seed,
+        initial_weights=job.initial_weights,
+        initial_digest=_find_initial_digest(job, checkpoint),
         workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
         length=request.length,
         budget=budget,
@@ -64,6 +68,12 @@ def build_training_options(
         announce=progress.note,
         deterministic=request.deterministic,
     )
+
+
+def _find_initial_digest(job: FoldJob, checkpoint: CheckpointDescription | None) -> str | None:
+    if job.initial_weights is not None:
+        return hash_weights(job.initial_weights)
+    return None if checkpoint is None else checkpoint.identity.initial_digest
 
 
 def find_newest_checkpoint(folder: FoldFolder) -> CheckpointDescription | None:

@@ -1,6 +1,7 @@
 """Describes the training of a fold (plan, cases, device) and its result."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -26,6 +27,7 @@ class FoldJob:
         cases: Training and validation cases.
         device: Device that trains.
         previous: Input from the previous stage; None without one.
+        initial_weights: Checkpoint whose weights a new training begins with; None: they are drawn.
     """
 
     run: RunFolder
@@ -35,6 +37,7 @@ class FoldJob:
     cases: Fold
     device: torch.device
     previous: StoredStageInput | None = None
+    initial_weights: Path | None = None
 
     @property
     def name(self) -> str:

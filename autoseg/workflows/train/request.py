@@ -1,6 +1,7 @@
 """Options that a user chooses for a training."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from autoseg.errors import OptionError
@@ -31,6 +32,8 @@ class TrainingRequest:
         precision: Precision in which networks compute.
         seed: Seed of everything random; None takes that of the training that is continued, else 0.
         restart: Discard earlier trainings of these folds.
+        initial_weights: Checkpoint whose weights new trainings begin with, or a run with a model of the same
+            configuration and fold; None: they are drawn.
         workers: Number of processes that prepare patches; None chooses it from the cores.
         deterministic: Compute the same result every time, also on a GPU and beside other programs.
         log_to: Trackers that receive the history beside the log and TensorBoard.
@@ -45,6 +48,7 @@ class TrainingRequest:
     precision: Precision = "auto"
     seed: int | None = None
     restart: bool = False
+    initial_weights: Path | None = None
     workers: int | None = None
     deterministic: bool = False
     log_to: tuple[TrackerName, ...] = ()

@@ -46,6 +46,7 @@ from autoseg.workflows.folds.status import ValidationChoice
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.train.fold_options import build_training_options, check_same_recipe, find_newest_checkpoint
 from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fold_time
+from autoseg.workflows.train.initial_weights import find_initial_weights
 from autoseg.workflows.train.interruption import describe_interruptions, describe_start
 from autoseg.workflows.train.job import FoldJob, TrainedFold
 from autoseg.workflows.train.report import describe_epoch, describe_forecast, describe_schedule
@@ -107,6 +108,8 @@ def _train_on_device(
     check_trackers(request.log_to)
     for fold, cases in chosen.items():
         job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
+        if request.initial_weights is not None:
+            job = replace(job, initial_weights=find_initial_weights(request.initial_weights, job))
         if request.parallel and not read_process_group().is_main_process:
             follow_training(job, request, dtype, stop=stop)
         else:
@@ -133,7 +136,11 @@ def train_previous_stage(
         f"trained first (fold {', '.join(waiting)})"
     )
     length = replace(request.length, more_epochs=None)
-    previous = replace(request, configuration=name, folds=waiting, length=length, restart=False)
+    source = request.initial_weights
+    initial = source if source is not None and source.is_dir() else None  # a file has the weights of one configuration
+    previous = replace(
+        request, configuration=name, folds=waiting, length=length, restart=False, initial_weights=initial
+    )
     yield from train_run(link.run.root, previous, progress=progress, stop=stop)
 
 
@@ -348,6 +355,17 @@ def _record_training(job: FoldJob, options: TrainingOptions) -> None:
         device=str(options.device),
         number_type=options.dtype,
         plan_sha256=compute_sha256(job.folder.plan),
+        initial_weights=_find_recorded_weights(job, options),
+        initial_weights_sha256=options.initial_digest,
         versions=read_versions(),
     )
     write_document(job.folder.training_record, record)
+
+
+def _find_recorded_weights(job: FoldJob, options: TrainingOptions) -> str | None:
+    """Finds the checkpoint that a training began with; one that is resumed has recorded it."""
+    if options.initial_weights is not None:
+        return str(options.initial_weights.resolve())
+    if options.initial_digest is None or not job.folder.training_record.is_file():
+        return None
+    return read_document(job.folder.training_record, TrainingRecord).initial_weights

@@ -199,3 +199,38 @@ def test_the_command_lists_every_loss_with_a_sentence_and_its_source(capsys):
     for line, rule in zip(lines, LOSS_RULES.values(), strict=False):
         assert line.endswith(f"  {rule.description} ({rule.source} {rule.year})")
     assert lines[-1] == "Names joined by + are added up; the default is dice+cross_entropy."
+
+
+@pytest.mark.parametrize(
+    ("has_instances", "objects", "words"),
+    [
+        (False, "components", "no folder instancesTr numbers the objects"),
+        (True, "instances", "background is drawn where two of them touch"),
+    ],
+)
+def test_objects_of_the_border_weights_are_instances_where_the_dataset_has_them(has_instances, objects, words):
+    planned = plan("border_weighted_cross_entropy", make_fingerprint(has_instances=has_instances))
+    assert {part.training.losses[0].objects for part in planned.configurations.values()} == {objects}
+    assert words in find_reason(planned, "2d: loss")
+
+
+def test_the_shares_that_are_printed_are_those_that_were_counted():
+    planned = plan("weighted_cross_entropy", make_fingerprint(counts=(1500, 2)))
+    because = find_reason(planned, "2d: loss")
+    assert "fill 0.02 % to 15 % of the voxels of the cropped images, where less than 0.1 % counts as that; " in because
+    assert "counts as that" not in find_reason(plan("weighted_cross_entropy"), "2d: loss")
+
+
+def test_a_loss_that_is_named_twice_is_refused():
+    with pytest.raises(PlanError, match=r"'dice\+focal\+dice' names dice more than once; .*: dice\+focal, and change"):
+        find_planner("default", loss="dice+focal+dice")
+
+
+@pytest.mark.parametrize("loss", ["tversky", "focal_tversky", "focal"])
+def test_outputs_begin_with_the_shares_of_the_classes(loss):
+    (term,) = find_terms(loss)
+    assert term.initial_probabilities == (0.84, 0.15, 0.01)
+    because = find_reason(plan(loss), "2d: loss")
+    assert "fill 1 % to 15 % of the voxels of the cropped images, and these are the probabilities that the" in because
+    (regions,) = find_terms(loss, make_fingerprint(labels=REGIONS, counts=(10000, 2)))
+    assert regions.initial_probabilities == (0.999, 0.001)

@@ -183,11 +183,14 @@ def test_weights_are_converted_once_but_for_what_needs_single_precision(make_lea
     assert reduced == kernels
 
 
-def test_within_the_average_it_has_averaged_weights_and_the_present_statistics(make_learner):
+def test_within_the_average_it_has_averaged_weights_and_statistics_and_the_present_count(make_learner):
     learner = make_learner()
     train(learner, range(5))
     own = copy_state(learner.network)
-    averaged = dict(zip(dict(learner.network.named_parameters()), learner.average.values, strict=True))
+    statistics = ["norm.running_mean", "norm.running_var"]
+    names = [*dict(learner.network.named_parameters()), *statistics]
+    averaged = dict(zip(names, learner.average.values, strict=True))
+    assert not any(torch.equal(averaged[name], own[name]) for name in statistics)
     with learner.averaged_weights():
         found = copy_state(learner.network)
     assert own["norm.num_batches_tracked"] == 5

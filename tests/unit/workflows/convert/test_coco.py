@@ -12,7 +12,7 @@ from builders.public_datasets import SIZE, build_tree, draw, save_picture
 from autoseg.errors import AutosegError, DocumentError
 from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.convert.coco import Runs, decode_counts, decode_runs
+from autoseg.workflows.convert.coco import Runs, decode_counts, decode_runs, group_annotations
 from autoseg.workflows.convert.converting import convert_dataset
 
 
@@ -156,3 +156,35 @@ def test_a_picture_of_a_format_that_no_dataset_has_is_refused(tmp_path: Path) ->
     path.write_text(path.read_text().replace("25.jpg", "25.webp"))
     with pytest.raises(AutosegError, match=r"25\.webp has an ending that cannot be read; convert it to PNG"):
         convert(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("outline", [[[1.0, 2.0, 3.0, 4.0]], [["a"] * 6], {"counts": [-1]}, None, 7])
+def test_a_wrong_outline_is_a_problem_of_its_image_alone(outline: Any, tmp_path: Path) -> None:
+    source = build_tree("coco", tmp_path / "source")
+    listed = json.loads((source / "annotations" / "instances_train2017.json").read_text())
+    number = listed["annotations"][0]["id"]
+    case = next(image["file_name"] for image in listed["images"] if image["id"] == listed["annotations"][0]["image_id"])
+    change(source, lambda content: content["annotations"][0].__setitem__("segmentation", outline))
+    with pytest.raises(AutosegError) as caught:
+        convert(source, tmp_path / "out")
+    assert f"{Path(case).stem}: " in str(caught.value)
+    assert f"annotation {number} has no outline that can be painted" in str(caught.value)
+    written = {path.stem for path in (tmp_path / "out" / "labelsTr").iterdir()}
+    assert written == {Path(image["file_name"]).stem for image in listed["images"]} - {Path(case).stem}
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_the_annotations_of_an_image_are_found_without_looking_at_those_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    annotations = [
+        {"id": index, "image_id": index % 3, "category_id": 1, "segmentation": [[0, 0, 2, 0, 2, 2]]}
+        for index in range(9)
+    ]
+    path.write_text(json.dumps({"images": [], "categories": [], "annotations": annotations}))
+    groups = group_annotations(path)
+    assert {image: [found.id for found in own] for image, own in groups.items()} == {
+        0: [0, 3, 6],
+        1: [1, 4, 7],
+        2: [2, 5, 8],
+    }
+    assert group_annotations(path) is groups

@@ -367,3 +367,13 @@ def test_a_table_of_groups_without_its_columns_is_refused(tmp_path: Path) -> Non
     next(source.rglob("Grade.csv")).write_text("image,grade\ntrain_1,benign\n")
     with pytest.raises(DatasetError, match="expected the columns 'name' and 'patient ID', found"):
         convert(source, tmp_path / "out")
+
+
+def test_a_stack_without_spacing_is_mentioned_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    convert(build_tree("isbi2012", tmp_path / "source"), tmp_path / "out")
+    told = [record.getMessage() for record in caplog.records if "no spacing" in record.getMessage()]
+    assert sorted(Path(text.split(": ")[0]).name for text in told) == [
+        "test-volume.tif",
+        "train-labels.tif",
+        "train-volume.tif",
+    ]
