@@ -137,13 +137,19 @@ class DeviceAugmentation:
 
     def _finish(self, patches: Patches) -> tuple[Tensor, Tensor]:
         image, label_maps = patches.image, patches.label_maps
-        outside = label_maps[:, 0] <= OUTSIDE_LABEL
-        for channel in self.masked_channels:
-            image[:, channel].masked_fill_(outside, 0)
+        if self.masked_channels:
+            self._mask(image, label_maps[:, :1] <= OUTSIDE_LABEL)
         if self.stage_input is not None:
             channels = torch.stack(list(self.stage_input.list_channels(label_maps[:, 1])), dim=1)
             image = torch.cat([image, channels.to(image.dtype)], dim=1)
         return image, label_maps[:, 0].clamp_min(0).contiguous()
+
+    def _mask(self, image: Tensor, outside: Tensor) -> None:
+        if len(self.masked_channels) == image.shape[1]:
+            image.masked_fill_(outside, 0)
+            return
+        for channel in self.masked_channels:
+            image[:, channel : channel + 1].masked_fill_(outside, 0)
 
 
 def build_device_augmentation(augmentation: SampleAugmentation) -> DeviceAugmentation:

@@ -1,5 +1,6 @@
 """Placement of the preprocessed cases while they train a network: in the device's memory, in RAM, or on disk."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -25,6 +26,9 @@ DESCRIPTIONS: Final[dict[DataLocation, str]] = {
 BYTES_PER_KEPT_BYTE: Final = 2
 BYTES_PER_PARAMETER: Final = 20
 DEVICE_BASE_BYTES: Final = 2 * 2**30
+BYTES_PER_PATCH_VOXEL: Final = (
+    200  # while label maps of warped patches are interpolated, all others of a batch counted in
+)
 # Other folds may train beside this one, and the system's cache of the compressed files serves nearly as well.
 HOST_SHARE: Final = 0.25
 
@@ -89,10 +93,11 @@ def measure_host_memory() -> FreeMemory:
 
 def estimate_training_bytes(plan: ConfigurationPlan) -> int:
     """Estimates the device memory of training beside the cases: kept feature maps, outputs with their loss, weights,
-    libraries."""
+    libraries, and the next batch, which is made meanwhile."""
     cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
+    in_batches = plan.training.batch_size * math.prod(plan.patch_voxels) * BYTES_PER_PATCH_VOXEL
     in_network = cost.kept_bytes * BYTES_PER_KEPT_BYTE + cost.parameter_count * BYTES_PER_PARAMETER
-    return in_network + cost.output_elements * BYTES_PER_OUTPUT + DEVICE_BASE_BYTES
+    return in_network + in_batches + cost.output_elements * BYTES_PER_OUTPUT + DEVICE_BASE_BYTES
 
 
 def _gib(size_bytes: int) -> str:

@@ -21,9 +21,10 @@ from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.training.augmentation.tensors.transfer import copy_together
 
 LARGEST_LABEL: Final = 2**15 - 1
-# Corners whose labels are compared with those of all corners in one operation: more take fewer operations and more
-# memory, 40 bytes for each corner and voxel of a patch.
-CORNERS_AT_ONCE: Final = 2
+# Memory in which the labels of some corners are compared with those of all corners: the more corners at once, the fewer
+# operations. Small patches, whose operations take less time than their launches, take few; large ones little memory.
+COMPARISON_BYTES: Final = 2**26
+BYTES_PER_COMPARISON: Final = 5  # a flag, and the weight of an equal label
 
 
 class CutFrame(NamedTuple):
@@ -155,19 +156,21 @@ def interpolate_label_maps(
     smallest); -1 beyond the cut."""
     frame = hold_frame(tuple(positions.shape[2:]), tuple(label_maps.shape[2:]), label_maps.device)
     inside = positions.clamp(frame.firsts, frame.lasts)
-    first = inside.floor()
-    labels = _gather_corners(label_maps, first.to(torch.int32), frame)
+    is_beyond = (inside != positions).any(1, keepdim=True)
+    first = inside.floor_()
+    labels = _gather_corners(label_maps, first, frame)
     winner = _choose_labels(labels, _weigh_corners(positions - first))
-    return winner.masked_fill_((inside != positions).any(1, keepdim=True), OUTSIDE_LABEL)
+    return winner.masked_fill_(is_beyond, OUTSIDE_LABEL)
 
 
 def _gather_corners(
-    label_maps: Int16[Tensor, "batch layer *cut"], first: Int32[Tensor, "batch axis *patch"], frame: CutFrame
+    label_maps: Int16[Tensor, "batch layer *cut"], first: Float32[Tensor, "batch axis *patch"], frame: CutFrame
 ) -> Int16[Tensor, "batch layer corner *patch"]:
     """Gathers the labels of the 4 or 8 voxels around each position, the last corner first."""
     batch, layers, *cut_voxels = label_maps.shape
-    after = torch.minimum(first + 1, frame.whole_lasts)
-    along, *others = _align_axes(torch.stack([after, first], dim=1) * frame.strides)
+    whole = first.to(torch.int32)
+    places = torch.stack([torch.minimum(whole + 1, frame.whole_lasts), whole], dim=1).mul_(frame.strides)
+    along, *others = _align_axes(places)
     dtype = torch.int32 if label_maps.numel() < 2**31 else torch.int64
     starts = torch.arange(0, label_maps.numel(), math.prod(cut_voxels), dtype=dtype, device=first.device)
     along = along[:, None] + starts.view(batch, layers, *(1,) * (along.ndim - 1))
@@ -195,13 +198,12 @@ def _choose_labels(
 ) -> Int16[Tensor, "batch layer *patch"]:
     """Chooses the label with the largest sum of weights. The weights of a label are always added in the same order, so
     that ties stay."""
-    scores = torch.cat(
-        [
-            ((labels[:, :, None] == candidates[:, :, :, None]) * weights[:, None, None]).sum(3)
-            for candidates in torch.split(labels, CORNERS_AT_ONCE, dim=2)
-        ],
-        dim=2,
-    )
+    at_once = COMPARISON_BYTES // (labels.numel() * BYTES_PER_COMPARISON)
+    count = min(max(1, at_once), labels.shape[2])
+    scores = torch.empty(labels.shape, device=labels.device)
+    for candidates, part in zip(torch.split(labels, count, dim=2), torch.split(scores, count, dim=2), strict=True):
+        is_equal = labels[:, :, None] == candidates[:, :, :, None]
+        torch.sum(is_equal * weights[:, None, None], dim=3, out=part)
     is_beaten = scores != scores.amax(2, keepdim=True)
     nearest = weights.argmax(1)[:, None, None].expand(-1, labels.shape[1], -1, *weights.shape[2:])  # halfway the later
     smallest = labels.masked_fill(is_beaten, LARGEST_LABEL).amin(2)  # voxel, as SciPy

@@ -10,6 +10,7 @@ from autoseg.training.augmentation.spatial import (
     interpolate_image,
     interpolate_label_map,
 )
+from autoseg.training.augmentation.tensors import resampling
 from autoseg.training.augmentation.tensors.resampling import (
     compute_matrices,
     compute_positions,
@@ -159,3 +160,17 @@ def test_in_plane_changes_move_all_slices_alike_and_leave_the_first_axis_alone(d
         assert torch.allclose(moved[:, :, number], flat * (number + 1), atol=1e-5)
         assert torch.equal(moved_labels[:, number], flat_labels)
     assert not torch.allclose(flat, torch.from_numpy(image[:, :, 6:18, 6:18]).to(device))
+
+
+@pytest.mark.parametrize("cut", [(12, 14, 10), (12, 14)])
+def test_how_many_corners_are_compared_at_once_changes_no_label(monkeypatch, device, cut):
+    _, label_map = draw_cuts(cut)
+    positions = torch.rand((4, len(cut), *cut), device=device) * 11 - 1
+    found = []
+    for corners in (1, 3, 8):
+        compared_bytes = corners * 2 ** len(cut) * label_map.size * resampling.BYTES_PER_COMPARISON
+        monkeypatch.setattr(resampling, "COMPARISON_BYTES", compared_bytes)
+        found.append(interpolate_label_maps(torch.from_numpy(label_map[:, None]).to(device), positions))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert len(found[0].unique()) == 5
