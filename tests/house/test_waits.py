@@ -180,6 +180,7 @@ COMPARED_WITH_FILES = {
     "autoseg.files.temporary_files": "compared with times of files, to a day, where another host wrote them",
     "autoseg.report.page": "a page says when it was written",
     "autoseg.training.monitoring.event_files": "TensorBoard shows the time of day",
+    "autoseg.volume_io.dicom.structure_set": "a DICOM object says when it was made",
     "autoseg.workflows.doctor.checks": "compared with the start of the process",
     "autoseg.workflows.doctor.disk": "the clock itself is examined",
     "autoseg.workflows.doctor.system": "the clock itself is examined",

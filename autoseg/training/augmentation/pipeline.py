@@ -80,7 +80,7 @@ class BatchParameters:
     Attributes:
         is_warped: Whether a sample is rotated or scaled, and so must be cut out with surroundings.
         of_transforms: Parameters of the transforms but the spatial one, in their order.
-        arrays: What the device needs of all parameters: of the spatial transform, then of the others.
+        arrays: Arrays for the device: those of the spatial transform, then those of the others.
     """
 
     is_warped: Bool[np.ndarray, " batch"]

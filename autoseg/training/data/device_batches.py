@@ -78,9 +78,9 @@ class DevicePatchSource:
         """Turns cuts into the input of the network, on the device.
 
         Args:
-            cuts: Where the samples come from.
+            cuts: Places from which the samples are cut.
             parameters: Parameters of the samples.
-            read: What `cut` has read; None if the store holds the cases.
+            read: Patches that `cut` has read; None if the store holds the cases.
         """
         of_places = [np.flatnonzero(~parameters.is_warped)] if read else self._find_voxels(cuts, parameters.is_warped)
         of_parameters = [array for group in parameters.arrays for array in group]
