@@ -76,13 +76,13 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @property
     def output_layers(self) -> tuple[nn.Module, ...] | None:
-        """The layers whose biases are added to the logits of one output each, further ones of outputs that are not
-        trained; None if the network has no such layers."""
+        """The layers whose biases are added to the logits of one output of labels each, further ones of outputs that are
+        not trained; None if the network has no such layers."""
         names = self.single_precision_modules or ()
         layers = tuple(self.get_submodule(name) for name in names)
         biases = [getattr(layer, "bias", None) for layer in layers]
         fits = all(isinstance(bias, Tensor) and bias.shape == (self.plan.output_channels,) for bias in biases)
-        return layers if fits and len(layers) >= len(self.output_weights) else None
+        return layers if fits and len(layers) >= self.output_targets.count("labels") else None
 
     def initialize_weights(self, generator: torch.Generator | None = None) -> None:
         """Sets the first weights.
