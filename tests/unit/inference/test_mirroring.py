@@ -123,3 +123,15 @@ def test_regions_of_both_sides_are_exchanged_and_those_of_both_stay():
     assert labels.exchange_outputs([(1, 2)]) == (0, 2, 1)
     one_sided = build_labels({"lungs": (1, 2), "left": (1,)}, region_write_values=(2, 1))
     assert one_sided.exchange_outputs([(1, 2)]) is None
+
+
+def test_channels_after_those_of_the_classes_stay_when_sides_are_exchanged():
+    class Recording(nn.Module):
+        def forward(self, image):
+            return (torch.cat([image[:, :1], image[:, :1] + 1, image[:, :1] + 2, image[:, :1] ** 2], dim=1),)
+
+    image = torch.randn(1, 1, 4, 6)
+    exchange = ChannelExchange(axis=1, order=(0, 2, 1))
+    found = predict_mirrored(Recording(), image, (1,), inference_batch_size=2, exchange=exchange)
+    expected = torch.cat([image, image + 1.5, image + 1.5, image**2], dim=1)
+    torch.testing.assert_close(found, expected)
