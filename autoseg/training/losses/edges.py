@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.runtime.distributed import BatchPart
-from autoseg.training.losses.targets import Target
+from autoseg.training.losses.targets import Target, place_table
 
 REACH: Final = 2.0
 """A voxel lies on an edge if a voxel of another class is at most so many times the finest spacing away: the radius of
@@ -60,7 +60,7 @@ def _find_codes(target: Target) -> Int64[Tensor, " batch *space"]:
     codes = [numbers[kind] for kind in kinds]
     if target.labels.ignore_label is not None:
         codes[target.labels.ignore_label] = -1
-    table = torch.tensor(codes, device=target.label_map.device)
+    (table,) = place_table((tuple(codes),), target.label_map.device, torch.int64)
     return table[target.label_map.clamp_min(0).long()]
 
 

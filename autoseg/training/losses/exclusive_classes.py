@@ -3,8 +3,6 @@
 Background and labels are one group. Of regions every one is a group of two classes: outside and inside.
 """
 
-from functools import cache
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -12,7 +10,7 @@ from torch.nn import functional
 
 from autoseg.plan.losses import ClassWeightedTerm
 from autoseg.runtime.distributed import BatchPart
-from autoseg.training.losses.targets import Target
+from autoseg.training.losses.targets import Target, place_table
 
 
 def compute_log_probabilities(
@@ -49,17 +47,12 @@ def find_voxel_weights(term: ClassWeightedTerm, target: Target) -> Float[Tensor,
     """Finds the weight of the true class of every voxel, in float32."""
     true = find_true_classes(target)
     if target.labels.has_regions:
-        table = _place_weights(tuple(zip(term.background_weights, term.class_weights, strict=True)), true.device)
+        table = place_table(
+            tuple(zip(term.background_weights, term.class_weights, strict=True)), true.device, torch.float32
+        )
     else:
-        table = _place_weights(((*term.background_weights, *term.class_weights),), true.device)
+        table = place_table(((*term.background_weights, *term.class_weights),), true.device, torch.float32)
     return torch.stack([row[true[:, group]] for group, row in enumerate(table)], dim=1)
-
-
-@cache
-def _place_weights(rows: tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
-    """Copies weights to a device once: every copy would wait for the device, and could not be part of a CUDA graph."""
-    with torch.inference_mode(mode=False):
-        return torch.tensor(rows, device=device)
 
 
 def sum_class_overlaps(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 
 import torch
 from jaxtyping import Bool, Int16
@@ -44,6 +44,15 @@ def build_target(
         valid=find_valid_voxels(label_map, labels),
         spacing_mm=spacing_mm,
     )
+
+
+@cache
+def place_table(
+    rows: tuple[tuple[int, ...] | tuple[float, ...], ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Copies numbers to a device once: every copy would wait for the device, and could not be part of a CUDA graph."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(rows, device=device, dtype=dtype)
 
 
 def crop_label_map(label_map: Int16[Tensor, " batch ..."], extent_voxels: Sequence[int]) -> Int16[Tensor, " batch ..."]:

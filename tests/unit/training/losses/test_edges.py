@@ -8,7 +8,7 @@ from builders.labels import build_labels, build_plain_labels
 
 from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
 from autoseg.training.losses.edges import compute_edge_entropy, find_edges
-from autoseg.training.losses.targets import build_target
+from autoseg.training.losses.targets import build_target, place_table
 
 LABELS = build_plain_labels(2)
 
@@ -100,3 +100,11 @@ def test_the_parts_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
         part = BatchPart(share=0.5, add_up=lambda value, known=known: next(known, value))
         parts.append(measure(slice(index, index + 1), part))
     assert sum(part.item() for part in parts) == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_nothing_is_copied_to_the_device_for_a_second_batch() -> None:
+    find(read_map("0012"))
+    before = place_table.cache_info()
+    find(read_map("2100"))
+    after = place_table.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
