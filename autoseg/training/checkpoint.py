@@ -237,16 +237,15 @@ def restore_learner(checkpoint: Checkpoint, learner: Learner) -> None:
         if state:
             learner.optimizer.state[parameter] = state
     if learner.average is not None:
-        for index, value in enumerate(learner.average.values):
-            value.copy_(checkpoint.tensors[f"{AVERAGE_PREFIX}{index}"])
+        for name, value in _list_stored_averages(checkpoint, learner).items():
+            value.copy_(checkpoint.tensors[name])
         learner.average.updates = checkpoint.description.average_updates or 0
     _restore_scaler(checkpoint.description.scaler, learner.scaler)
 
 
 def _check_optimizer_state(checkpoint: Checkpoint, learner: Learner) -> None:
     """Checks the tensors that belong to single weights: moments and averages have their shape, counts one value."""
-    averages = [] if learner.average is None else learner.average.values
-    averaged = {f"{AVERAGE_PREFIX}{index}": value for index, value in enumerate(averages)}
+    averaged = _list_stored_averages(checkpoint, learner)
     problem = find_weight_problem(checkpoint.tensors, averaged)
     for name, value in averaged.items():
         if name not in checkpoint.tensors or checkpoint.tensors[name].shape != value.shape:
@@ -259,6 +258,12 @@ def _check_optimizer_state(checkpoint: Checkpoint, learner: Learner) -> None:
     if problem is not None:
         msg = f"{checkpoint.path} does not fit the planned optimizer: {problem}; {_advise(checkpoint.path)}"
         raise TrainingError(msg)
+
+
+def _list_stored_averages(checkpoint: Checkpoint, learner: Learner) -> dict[str, Tensor]:
+    count = sum(name.startswith(AVERAGE_PREFIX) for name in checkpoint.tensors)
+    values = [] if learner.average is None else learner.average.list_stored(count)
+    return {f"{AVERAGE_PREFIX}{index}": value for index, value in enumerate(values)}
 
 
 def restore_weights(checkpoint: Checkpoint, learner: Learner) -> None:

@@ -38,6 +38,10 @@ class WeightAverage:
         """The tensors of the network that are averaged, in the order of `values`."""
         return [*self.parameters, *self.buffers]
 
+    def list_stored(self, count: int) -> list[Tensor]:
+        """Lists the values that a checkpoint of so many averages holds; an earlier version averaged no buffers."""
+        return self.values[:count] if count == len(self.parameters) else self.values
+
     @torch.no_grad()
     def update(self) -> None:
         """Moves the average towards the present weights: by 1 - decay, but faster at first.

@@ -1,13 +1,14 @@
 """A family of this file's own: one row among the plans, one among the networks, and all else takes it as it is."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
-from autoseg.errors import ExchangeError
+from autoseg.errors import ExchangeError, TrainingError
 from autoseg.exchange.nnunet_networks import describe_network
 from autoseg.exchange.nnunet_weights import convert_to_nnunet
 from autoseg.inference.execution.preparation import prepare_network
@@ -220,6 +221,26 @@ def test_a_resumed_training_equals_an_uninterrupted_one(make_learner, identity, 
     assert train(resumed, range(3, 6)) == train(learner, range(3, 6))
     assert are_equal(copy_state(resumed.network), copy_state(learner.network))
     assert all(map(torch.equal, resumed.average.values, learner.average.values))
+
+
+def test_a_checkpoint_whose_statistics_were_not_averaged_is_resumed_with_their_present_values(
+    make_learner, identity, tmp_path
+):
+    learner = make_learner()
+    train(learner, range(3))
+    path = tmp_path / "checkpoint_latest.safetensors"
+    write_resumable_checkpoint(path, LoopState(learner=learner, identity=identity, schedule=SCHEDULE))
+    checkpoint, count = read_checkpoint(path), len(learner.average.parameters)
+    of_buffers = {f"average.{index}" for index in range(count, len(learner.average.values))}
+    kept = {name: value for name, value in checkpoint.tensors.items() if name not in of_buffers}
+    resumed = make_learner()
+    restore_learner(replace(checkpoint, tensors=kept), resumed)
+    assert all(map(torch.equal, resumed.average.values[:count], learner.average.values[:count]))
+    assert all(map(torch.equal, resumed.average.values[count:], learner.average.buffers))
+    assert of_buffers
+    kept |= {name: checkpoint.tensors[name] for name in sorted(of_buffers)[:1]}
+    with pytest.raises(TrainingError, match="is missing or has another shape"):
+        restore_learner(replace(checkpoint, tensors=kept), resumed)
 
 
 def test_what_holds_for_unets_alone_refuses_it_by_name(plan):
