@@ -48,7 +48,8 @@ def _read_own_description(
         return None
     description = read_description(path)
     stored, expected = description.identity, identity
-    if stored.plan_digest is None and _has_followed(output.plan, identity):
+    # None, or another one, by an earlier version: of the plan in another form, or without the fields of today.
+    if stored.plan_digest != identity.plan_digest and output.plan.is_file() and _has_followed(output.plan, identity):
         stored = stored.model_copy(update={"plan_digest": identity.plan_digest})
     if accepts_other_predictions:
         expected = identity.model_copy(update={"previous_digest": stored.previous_digest})

@@ -4,12 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 from builders.folds import build_epoch_record
+from builders.plans import build_plan
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold
+from autoseg.document import write_document
 from autoseg.errors import TrainingError
 from autoseg.networks import read_weights
+from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import (
     ScalerState,
     check_identity,
@@ -23,6 +26,8 @@ from autoseg.training.checkpoint import (
 from autoseg.training.data.batch import Batch
 from autoseg.training.loop_state import LoopState
 from autoseg.training.optimization.schedule import Schedule
+from autoseg.training.options import Length
+from autoseg.training.start import find_start
 from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")
@@ -252,6 +257,23 @@ def test_a_training_is_continued_as_it_was_begun(written, identify, changes, mes
     different = identify(**changes)
     with pytest.raises(TrainingError, match=f"{message}.*--restart"):
         check_identity(written[1], begun, different)
+
+
+def test_a_plan_without_later_fields_is_continued_if_it_is_the_present_one(
+    tmp_path, make_learner, identify, plan_configuration, training_data
+):
+    folder, begun = FoldFolder(tmp_path), identify().model_copy(update={"plan_digest": "without later fields"})
+    write_resumable_checkpoint(folder.latest_checkpoint, make_state(make_learner(), begun))
+    with pytest.raises(TrainingError, match="the plan changed"):
+        find_start(folder, identify(), Length())
+    configuration = plan_configuration()
+    plan = build_plan({"tiny": configuration}, labels=training_data.labels, channels=training_data.channels)
+    write_document(folder.plan, plan)
+    found = find_start(folder, identify(), Length())
+    assert found is not None
+    assert found.checkpoint == folder.latest_checkpoint
+    with pytest.raises(TrainingError, match="the plan changed"):
+        find_start(folder, identify(momentum=0.5), Length())
 
 
 def test_how_many_iterations_a_plan_needs_is_no_part_of_what_a_training_is(identify):
