@@ -5,7 +5,7 @@ in `autoseg.networks.parts.encoders`).
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -67,6 +67,9 @@ ENCODER_PLANS: Final[dict[str, type[EncoderPlan]]] = {
 }
 
 
+COLOURS: Final = 3
+
+
 class EncoderUPlan(StagedNetworkPlan):
     """An encoder of the literature, whose stages give the skip connections of a decoder.
 
@@ -117,6 +120,16 @@ class EncoderUPlan(StagedNetworkPlan):
             "blocks_per_stage": len(self.blocks_per_stage),
             "decoder_features_per_stage": len(self.decoder_features_per_stage) + 1,
         }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_pretrained(cls, content: Any) -> Any:
+        """Adds the rule of an earlier version, which did not name one: three channels were red, green and blue."""
+        pretrained = content.get("pretrained") if isinstance(content, Mapping) else None
+        if not isinstance(pretrained, Mapping) or "first_kernels" in pretrained:
+            return content
+        rule = "by_colour" if content.get("input_channels") == COLOURS else "mean"
+        return {**content, "pretrained": {**pretrained, "first_kernels": rule}}
 
     @model_validator(mode="after")
     def _check_growth(self) -> "EncoderUPlan":

@@ -1,5 +1,6 @@
 """Encoders begin with the weights of a local file in torchvision's form, or the file is refused."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -161,6 +162,15 @@ def load(plan: NetworkPlan, path: Path, published: EncoderUPlan, first_kernels: 
     network = build_network(plan.with_pretrained(described), torch.Generator().manual_seed(0)).eval()
     load_pretrained(network)
     return network
+
+
+@pytest.mark.parametrize(("channels", "rule"), [(1, "mean"), (3, "by_colour"), (4, "mean")])
+def test_a_plan_of_an_earlier_version_keeps_its_rule_for_the_first_kernels(channels: int, rule: str) -> None:
+    written = plan_encoder(next(iter(ENCODERS)), input_channels=channels).model_dump(mode="json")
+    written["pretrained"] = {"path": "/weights.pth", "sha256": "0" * 64}
+    pretrained = EncoderUPlan.model_validate_json(json.dumps(written)).pretrained
+    assert pretrained is not None
+    assert pretrained.first_kernels == rule
 
 
 @each_encoder
