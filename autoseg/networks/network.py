@@ -76,8 +76,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @property
     def output_layers(self) -> tuple[nn.Module, ...] | None:
-        """The layers whose biases are added to the logits of one output of labels each, further ones of outputs that are
-        not trained; None if the network has no such layers."""
+        """The layers whose biases are added to the logits of one output of labels each, further ones of outputs that
+        are not trained; None if the network has no such layers."""
         names = self.single_precision_modules or ()
         layers = tuple(self.get_submodule(name) for name in names)
         biases = [getattr(layer, "bias", None) for layer in layers]

@@ -60,8 +60,8 @@ def _find_codes(target: Target) -> Int64[Tensor, " batch *space"]:
     codes = [numbers[kind] for kind in kinds]
     if target.labels.ignore_label is not None:
         codes[target.labels.ignore_label] = -1
-    (table,) = place_table((tuple(codes),), target.label_map.device, torch.int64)
-    return table[target.label_map.clamp_min(0).long()]
+    table = place_table((tuple(codes),), target.label_map.device, torch.int64)
+    return table[0][target.label_map.clamp_min(0).long()]
 
 
 def _list_offsets(spacing_mm: tuple[float, ...]) -> Iterator[tuple[int, ...]]:

@@ -260,10 +260,11 @@ def test_a_training_is_continued_as_it_was_begun(written, identify, changes, mes
 
 
 def test_a_plan_without_later_fields_is_continued_if_it_is_the_present_one(
-    tmp_path, make_learner, identify, plan_configuration, training_data
+    written, identify, plan_configuration, training_data
 ):
-    folder, begun = FoldFolder(tmp_path), identify().model_copy(update={"plan_digest": "without later fields"})
-    write_resumable_checkpoint(folder.latest_checkpoint, make_state(make_learner(), begun))
+    (learner, path), begun = written, identify().model_copy(update={"plan_digest": "without later fields"})
+    folder = FoldFolder(path.parent)
+    write_resumable_checkpoint(path, make_state(learner, begun))
     with pytest.raises(TrainingError, match="the plan changed"):
         find_start(folder, identify(), Length())
     configuration = plan_configuration()
@@ -271,7 +272,7 @@ def test_a_plan_without_later_fields_is_continued_if_it_is_the_present_one(
     write_document(folder.plan, plan)
     found = find_start(folder, identify(), Length())
     assert found is not None
-    assert found.checkpoint == folder.latest_checkpoint
+    assert found.checkpoint == path
     with pytest.raises(TrainingError, match="the plan changed"):
         find_start(folder, identify(momentum=0.5), Length())
 
