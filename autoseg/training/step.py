@@ -25,7 +25,11 @@ from autoseg.training.execution import TrainingExecution, find_execution, prepar
 from autoseg.training.learner import Learner
 from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.objectives import build_objective
-from autoseg.training.optimization.optimizer import build_optimizer, list_trainable_parameters
+from autoseg.training.optimization.optimizer import (
+    build_optimizer,
+    find_scaling_problem,
+    list_trainable_parameters,
+)
 from autoseg.training.optimization.weight_average import WeightAverage, list_averaged_buffers
 from autoseg.training.step_graph import build_step_graph
 
@@ -79,14 +83,16 @@ def build_learner(
         fuse_normalization(network)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)
+    optimizer = build_optimizer([network, objective], training)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
     decay = training.weight_average_decay
     return Learner(
         network=network,
         replica=wrap(network, execution, process_group=process_group, device=device),
         objective=objective,
         part=part,
-        optimizer=build_optimizer([network, objective], training),
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype == "float16"),
+        optimizer=optimizer,
+        scaler=scaler,
         average=WeightAverage(
             parameters=list_trainable_parameters(network), buffers=list_averaged_buffers(network), decay=decay
         )
@@ -97,7 +103,9 @@ def build_learner(
         dtype=dtype,
         memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
-        graph=build_step_graph(objective, device, announce) if execution.is_captured else None,
+        graph=build_step_graph(objective, device, announce, problem=find_scaling_problem(optimizer, scaler))
+        if execution.is_captured
+        else None,
     )
 
 

@@ -80,7 +80,17 @@ class StepGraph:
         return False
 
 
-def build_step_graph(objective: Objective, device: torch.device, announce: Callable[[str], None]) -> StepGraph:
-    """Prepares the graph of the steps of a learner; its `problem` tells if there can be none."""
-    problem = objective.find_capture_problem() if device.type == "cuda" else f"{device.type} has no CUDA graphs"
+def build_step_graph(
+    objective: Objective, device: torch.device, announce: Callable[[str], None], *, problem: str | None = None
+) -> StepGraph:
+    """Prepares the graph of the steps of a learner; its `problem` tells if there can be none.
+
+    Args:
+        objective: Objective of the learner.
+        device: Device that trains.
+        announce: Called with the reason, in words, if steps are not replayed.
+        problem: A known reason why there can be none.
+    """
+    if problem is None:
+        problem = objective.find_capture_problem() if device.type == "cuda" else f"{device.type} has no CUDA graphs"
     return StepGraph(backend=CudaGraphs(device=device), announce=announce, problem=problem)

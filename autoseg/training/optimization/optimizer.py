@@ -46,6 +46,13 @@ def keeps_moments(optimizer: torch.optim.Optimizer) -> bool:
     return not isinstance(optimizer, torch.optim.SGD) or optimizer.defaults["momentum"] > 0
 
 
+def find_scaling_problem(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> str | None:
+    """Finds a reason why a step with scaled gradients cannot be captured in a CUDA graph; None if it can."""
+    if not scaler.is_enabled() or getattr(optimizer, "_step_supports_amp_scaling", False):
+        return None
+    return f"the CPU decides whether {type(optimizer).__name__} skips a step whose float16 gradients overflow"
+
+
 def _place_rate(weights: Weights, plan: TrainingPlan) -> float | Tensor:
     rate = plan.initial_learning_rate
     return torch.tensor(rate, device=weights[0].device) if is_on_gpu(weights) else rate

@@ -1,7 +1,10 @@
 """An output for edges is trained beside those of labels, and is used for nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from builders.graphs import TapeGraphs
 from builders.labels import build_labels
 from builders.networks import build_small_network_plan
 
@@ -12,6 +15,7 @@ from autoseg.training.losses.targets import build_target
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.monitoring.pseudo_dice import count_overlaps
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
+from autoseg.training.step_graph import StepGraph
 
 CPU = torch.device("cpu")
 LABELS = build_labels({"one": (1,), "two": (2,)}, ignore_value=3)
@@ -111,3 +115,15 @@ def test_edges_are_learnt(make_learner, dimensions):
 def test_streams_that_do_not_fit_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         build_small_network_plan("shape stream", 2, **changes)
+
+
+@each_kind
+def test_steps_with_edges_are_replayed_as_they_would_be_run(make_learner, labels):
+    (plain, _), (captured, _) = make_learner(labels, 2), make_learner(labels, 2)
+    graphs = TapeGraphs()
+    captured = replace(captured, graph=StepGraph(backend=graphs, announce=print))
+    batch = make_batch(labels, 2)
+    for _ in range(5):
+        assert run_training_step(captured, batch) == run_training_step(plain, batch)
+    assert graphs.calls == ["warm up"] * 2 + ["capture"] + ["replay"] * 3
+    assert all(map(torch.equal, captured.parameters, plain.parameters))

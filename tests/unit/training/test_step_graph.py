@@ -16,7 +16,7 @@ from autoseg.training.loop_state import LoopState, TrainingIdentity
 from autoseg.training.optimization import optimizer
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
-from autoseg.training.step_graph import StepGraph
+from autoseg.training.step_graph import StepGraph, build_step_graph
 
 CPU = torch.device("cpu")
 FOCAL = {"name": "focal", "weight": 1.0, "gamma": 2.0, "background_weights": (1.0,), "class_weights": (2.0,)}
@@ -158,6 +158,17 @@ def test_a_step_that_reads_a_value_cannot_be_captured(plan_configuration, labels
 def test_a_loss_that_needs_the_cpu_is_not_captured(plan_configuration, labels, loss, problem):
     objective = build_learner(plan_configuration(losses=(loss,)), labels, device=CPU, seed=0).objective
     assert objective.find_capture_problem() == problem
+
+
+@pytest.mark.parametrize(("name", "is_captured"), [("rmsprop", False), ("adamw", True), ("sgd", True)])
+def test_an_optimizer_whose_overflows_the_cpu_reads_is_not_captured(build, name, is_captured):
+    scaled = build(optimizer=name, momentum=0.9, scale=1024.0)
+    problem = optimizer.find_scaling_problem(scaled.optimizer, scaled.scaler)
+    assert (problem is None) == is_captured
+    graph = build_step_graph(scaled.objective, CPU, announce=print, problem=problem)
+    assert graph.problem == (problem or "cpu has no CUDA graphs")
+    plain = build(optimizer=name, momentum=0.9)
+    assert optimizer.find_scaling_problem(plain.optimizer, plain.scaler) is None
 
 
 def test_a_device_without_graphs_says_so(plan_configuration, labels):
