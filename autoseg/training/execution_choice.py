@@ -205,7 +205,8 @@ def _try_captured(
 ) -> tuple[list[Trial], list[str]]:
     """Times each execution as a CUDA graph; returns those that can be captured, and why others cannot.
 
-    An execution whose losses are not those of the reference is left out: a kernel may be wrong on a card.
+    No other is tried after one that cannot be captured: the reason is nearly always one for all. An execution whose
+    losses are not those of the reference is left out: a kernel may be wrong on a card.
     """
     trials: list[Trial] = []
     reasons: list[str] = []
@@ -219,9 +220,11 @@ def _try_captured(
                 reasons.append(f"{trial.execution.describe()} is left out, because its loss is {losses}")
         except NotCapturedError as error:
             reasons.append(f"not captured as a CUDA graph, because {error}")
+            break  # PyTorch keeps the memory of every failed capture until the process ends
         except RuntimeError as error:  # torch.OutOfMemoryError is one: a graph keeps the memory of a step
             reasons.append(f"not captured as a CUDA graph, because that failed ({describe_error(error)})")
-        gc.collect()  # the memory of a graph
+        finally:
+            gc.collect()  # the memory of a graph
     return trials, list(dict.fromkeys(reasons))
 
 

@@ -180,7 +180,7 @@ def test_a_device_without_graphs_says_so(plan_configuration, labels):
 
 @pytest.mark.parametrize(("failure", "is_captured"), [(None, True), (RuntimeError("no memory for it"), False)])
 def test_the_choice_of_execution_tries_graphs_and_says_why_there_is_none(build, failure, is_captured, monkeypatch):
-    told, clock = [], Clock()
+    told, clock, tried = [], Clock(), []
     step = execution_choice.run_training_step
 
     def run(learner, batch):
@@ -192,10 +192,14 @@ def test_the_choice_of_execution_tries_graphs_and_says_why_there_is_none(build, 
 
     def make(execution):
         learner = replace(build(stages=1), memory_format=execution.memory_format)
-        return add_graph(learner, TapeGraphs(failure=failure)) if execution.is_captured else learner
+        if not execution.is_captured:
+            return learner
+        tried.append(execution)
+        return add_graph(learner, TapeGraphs(failure=failure))
 
     taken = choose_execution(make, make_batch(), iterations=10, announce=told.append)
     assert taken.is_captured == is_captured
+    assert len(tried) > 1 if is_captured else len(tried) == 1
     if is_captured:
         assert "channels first, CUDA graph 0.5 s" in told[-1]
         assert told[-1].endswith("taken: channels last, CUDA graph")
