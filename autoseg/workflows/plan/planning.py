@@ -25,6 +25,7 @@ from autoseg.plan.network import NetworkPlan
 from autoseg.processes.fork_server import prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run, remove_folder
+from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
 from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing
@@ -36,6 +37,7 @@ from autoseg.workflows.plan.class_counts import (
 )
 from autoseg.workflows.plan.class_losses import find_crop_losses, find_resampling_losses, warn_of_losses
 from autoseg.workflows.plan.header_survey import survey_headers
+from autoseg.workflows.plan.host_speed import find_host_speed
 from autoseg.workflows.plan.machine_survey import find_gpu, may_have_gpu
 from autoseg.workflows.plan.measuring import measure_dataset
 from autoseg.workflows.plan.preprocessing import (
@@ -70,12 +72,16 @@ class PlannerLike(Protocol):
 
 
 def measure_device() -> DeviceThroughput:
-    """Measures the throughput of the device that would train here, a CUDA device or else the CPU; torch is imported."""
+    """Measures the throughput of the device that would train here, a CUDA device or else the CPU; torch is imported.
+
+    An earlier measurement of this CPU that nothing disturbed is taken again, so that the same data give the same plan
+    whatever else runs meanwhile.
+    """
     from autoseg.networks.throughput import measure_gpu, measure_host
 
     gpu = find_gpu() if may_have_gpu() else None
     if gpu is None or gpu.device.type != "cuda":
-        return measure_host()
+        return find_host_speed(find_measurement_cache("host_speed"), measure=measure_host)
     return measure_gpu(gpu.device, name=gpu.name, memory_bytes=gpu.memory_bytes)
 
 

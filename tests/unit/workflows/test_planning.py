@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from builders import hosts
 from builders.hosts import GPU
 
 from autoseg.document import read_document
@@ -88,8 +89,15 @@ def test_a_planner_that_was_renamed_continues_plans_of_its_earlier_name(recorded
     assert find_present_name(recorded) == present
 
 
+def test_a_cpu_that_was_measured_is_not_measured_again(monkeypatch):
+    monkeypatch.setattr(planning, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(throughput, "measure_host", lambda: pytest.fail("measured again"))
+    assert measure_device() == hosts.HOST  # which the cache of the tests holds
+
+
 @pytest.mark.parametrize(("device", "measured"), [(None, HOST), ("mps", HOST), ("cuda", GPU)])
-def test_the_device_that_would_train_is_measured(device, measured, monkeypatch):
+def test_the_device_that_would_train_is_measured(device, measured, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     gpu = None if device is None else Gpu(device=torch.device(device), name="a GPU", memory_bytes=10**9)
     monkeypatch.setattr(planning, "may_have_gpu", lambda: True)
     monkeypatch.setattr(planning, "find_gpu", lambda: gpu)
