@@ -80,9 +80,14 @@ def find_channel_exchange(training: TrainingPlan, labels: LabelScheme) -> Channe
 def restore_view(
     output: Float[Tensor, "channel ..."], axes: Sequence[int], exchange: ChannelExchange | None
 ) -> Float[Tensor, "channel ..."]:
-    """Mirrors the output for a mirrored view back, with the channels that belong to the other side."""
+    """Mirrors the output for a mirrored view back, with the channels that belong to the other side.
+
+    Channels beyond those that the exchange knows, such as attention maps, stay in their places.
+    """
     restored = flip(output, axes)
-    return restored[list(exchange.order)] if exchange is not None and exchange.axis in axes else restored
+    if exchange is None or exchange.axis not in axes:
+        return restored
+    return restored[[*exchange.order, *range(len(exchange.order), len(restored))]]
 
 
 def flip(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:
