@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
-from autoseg.file_endings import find_ending, strip_ending
+from autoseg.file_endings import HEADER_OF_VOXELS, find_ending, strip_ending
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
@@ -17,7 +17,8 @@ from autoseg.processes.progress import Progress
 from autoseg.report.blocks import Cell, Gallery, Section, Table
 from autoseg.report.page import ShownCase
 from autoseg.report.volumes import CaseVolumes
-from autoseg.volume_io import PROBABILITIES_ENDING, LabelVolume, read_label_map
+from autoseg.volume_io import LabelVolume, read_label_map
+from autoseg.volume_io.dicom import RESULT_ENDINGS
 from autoseg.workflows.predict.prediction_folder import RECORD_NAME, PredictionRecord
 from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes
 from autoseg.workflows.report.dataset import compute_class_volumes, measure_voxel_ml
@@ -151,15 +152,20 @@ def show_predictions(
 
 def _list_label_maps(folder: Path) -> list[Path]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [
-        path
-        for path in paths
-        if path.is_file() and find_ending(path.name) is not None and not path.name.endswith(PROBABILITIES_ENDING)
-    ]
+    found = [path for path in paths if path.is_file() and _is_label_map(path)]
     if not found:
         msg = f"expected a folder of predicted label maps, found none in {folder}; name the OUT of autoseg predict"
         raise PredictionError(msg)
     return found
+
+
+def _is_label_map(path: Path) -> bool:
+    """Returns whether a file is a label map, and not the voxels of one whose header stands beside it."""
+    ending = find_ending(path.name)
+    if ending is None or path.name.lower().endswith(RESULT_ENDINGS):
+        return False
+    header = HEADER_OF_VOXELS.get(ending)
+    return header is None or not path.with_name(f"{strip_ending(path.name)}{header}").is_file()
 
 
 def _find_images(folder: Path) -> dict[str, Path]:
