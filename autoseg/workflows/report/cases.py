@@ -225,7 +225,7 @@ def build_volumes(
 ) -> CaseVolumes:
     """Joins label maps with the image that they belong to, if it can be read and lies on their grid."""
     image = None
-    if images and all(path.is_file() for path in images):
+    if images and all(path.exists() for path in images):  # a series of DICOM slices is a folder
         volume = read_image(images[:1])
         if volume.grid.shape_voxels == grid.shape_voxels:
             image = volume.array if len(volume.array) == 3 and not volume.grid.is_oriented else volume.array[:1]
