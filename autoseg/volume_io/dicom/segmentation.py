@@ -14,9 +14,9 @@ from autoseg.volume_io.dicom.segments import (
     SegmentedBy,
     choose_series_number,
     read_sources,
+    translate_header_errors,
 )
 from autoseg.volume_io.dicom.stack import SliceStack
-from autoseg.volume_io.formats.volumes import translate_decoder_errors
 
 ENDING: Final = ".seg.dcm"
 LIBRARIES: Final = ("highdicom", "pydicom")
@@ -40,7 +40,7 @@ def write(
     import highdicom
     from highdicom.seg import Segmentation, SegmentDescription
 
-    with translate_decoder_errors("the headers of the series"):
+    with translate_header_errors():
         sources = read_sources(stack)
         algorithm = highdicom.AlgorithmIdentificationSequence(
             name=SOFTWARE,

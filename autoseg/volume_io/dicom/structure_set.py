@@ -17,10 +17,10 @@ from autoseg.volume_io.dicom.segments import (
     SegmentedBy,
     choose_series_number,
     read_sources,
+    translate_header_errors,
 )
 from autoseg.volume_io.dicom.stack import SliceStack
 from autoseg.volume_io.formats.itk import LPS_TO_RAS
-from autoseg.volume_io.formats.volumes import translate_decoder_errors
 
 ENDING: Final = ".rtstruct.dcm"
 LIBRARIES: Final = ("pydicom",)
@@ -42,7 +42,7 @@ def write(
     Raises:
         VolumeError: The headers of the source are not complete enough.
     """
-    with translate_decoder_errors("the headers of the series"):
+    with translate_header_errors():
         sources = read_sources(stack)
         document = _build_document(sources, made_by)
         references = _list_references(sources, len(label_map))

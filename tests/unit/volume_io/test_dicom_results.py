@@ -18,7 +18,7 @@ from builders.dicom_series import (
 from scipy.ndimage import gaussian_filter
 from skimage.measure import points_in_poly
 
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, VolumeError
 from autoseg.volume_io.dicom import (
     Code,
     Segment,
@@ -204,3 +204,27 @@ def test_outlines_enclose_exactly_the_area_of_the_mask(rows):
 def test_a_missing_library_is_named_with_the_extra_that_brings_it():
     with pytest.raises(PredictionError, match=r"--format x needs no_such_library.*pip install 'autoseg\[dicom\]'"):
         check_dicom_libraries(("pathlib", "no_such_library"), what="--format x")
+
+
+@pytest.mark.parametrize(
+    ("writer", "keyword", "value"),
+    [
+        (segmentation, "PatientSex", "QUAKENBUSH"),
+        (segmentation, "FrameOfReferenceUID", None),
+        (structure_set, "FrameOfReferenceUID", None),
+    ],
+)
+def test_headers_that_cannot_be_repeated_are_refused_without_their_values(pydicom, tmp_path, *, writer, keyword, value):
+    folder = write_series(tmp_path, np.zeros((2, 4, 5)))
+    for path in folder.iterdir():
+        source = pydicom.dcmread(path)
+        del source[keyword]
+        if value is not None:
+            setattr(source, keyword, value)
+        source.save_as(path)
+    (series,) = find_series(folder).series
+    label_map = np.ones((2, 4, 5), np.uint8)
+    with pytest.raises(VolumeError, match=keyword) as caught:
+        writer.write(tmp_path / "x.dcm", label_map, stack_slices(series), segments=SEGMENTS, made_by=MADE_BY)
+    assert "QUAKENBUSH" not in str(caught.value)
+    assert caught.value.__suppress_context__
