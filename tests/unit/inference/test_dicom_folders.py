@@ -93,6 +93,22 @@ def test_chosen_series_are_predicted_and_finished_ones_kept(run, tmp_path):
         predict(run, tmp_path / "elsewhere", series=("liver",))
 
 
+def test_images_of_dicom_that_are_named_as_in_training_keep_their_names(tmp_path):
+    plan = build_plan({"3d_fullres": build_configuration((8, 8, 8))}, file_ending=".dcm")
+    write_trained_fold(tmp_path / "run", plan, "3d_fullres", fold="0")
+    for number, name in ((1, "first"), (2, "second")):
+        write_series(tmp_path / "images" / f"{name}_0000.dcm", VOXELS, number=number)
+    flat = write_series(tmp_path / "flat", VOXELS[:2])
+    out, outcome, _ = predict(tmp_path / "run", tmp_path / "images")
+    assert outcome.written == 2
+    assert {path.name for path in out.glob("*.nii.gz")} == {"first.nii.gz", "second.nii.gz"}
+    for path, name in zip(sorted(flat.iterdir()), ("left_0000.dcm", "right_0000.dcm"), strict=True):
+        path.rename(flat / name)  # two images of one series
+    shutil.rmtree(out)
+    out, _, _ = predict(tmp_path / "run", flat)
+    assert {path.name for path in out.glob("*.nii.gz")} == {"left.nii.gz", "right.nii.gz"}
+
+
 def test_every_channel_of_a_study_is_a_series_that_is_named(tmp_path):
     configuration = build_configuration((8, 8, 8), network={"input_channels": 2})
     channels = build_channels("none", "none", name="MR")
@@ -131,6 +147,18 @@ def test_nothing_that_a_prediction_writes_tells_the_patient(run, tmp_path, caplo
             assert secret not in f"{path.relative_to(tmp_path)}".lower()
             assert secret.encode() not in known, path
     assert "quakenbush" not in caplog.text.lower()
+
+
+def test_a_folder_of_files_and_series_tells_what_is_left_out(run, tmp_path):
+    folder = write_series(tmp_path / "mixed" / "series", VOXELS)
+    convert_with_itk(folder, tmp_path / "mixed" / "a.nii.gz")
+    out, _, notes = predict(run, tmp_path / "mixed")
+    assert [path.name for path in out.glob("*.nii.gz")] == ["a.nii.gz"]
+    assert "also holds DICOM, which is left out as there are files ending in .nii.gz" in notes
+    shutil.rmtree(out)
+    out, _, notes = predict(run, tmp_path / "mixed", series=("*",))
+    assert [path.name for path in out.glob("*.nii.gz")] == [f"{STUDY}.1.nii.gz"]
+    assert "1 files ending in .nii.gz are left out" in notes
 
 
 def test_formats_of_dicom_are_for_folders_of_dicom(run, tmp_path):
