@@ -19,7 +19,7 @@ from autoseg.report.page import ShownCase
 from autoseg.report.volumes import CaseVolumes
 from autoseg.volume_io import LabelVolume, read_label_map
 from autoseg.volume_io.dicom import RESULT_ENDINGS
-from autoseg.workflows.predict.prediction_folder import RECORD_NAME, PredictionRecord
+from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE, RECORD_NAME, PredictionRecord
 from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes
 from autoseg.workflows.report.dataset import compute_class_volumes, measure_voxel_ml
 
@@ -173,6 +173,8 @@ def _find_images(folder: Path) -> dict[str, Path]:
     if not path.is_file():
         return {}
     record = read_document(path, PredictionRecord)
+    if record.images == DICOM_SOURCE:  # UIDs, which lead to no file
+        return {}
     return {name: Path(record.images) / image for name, image in record.outputs.items()}
 
 

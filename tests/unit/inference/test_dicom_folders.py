@@ -19,6 +19,7 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.volume_io import check_same_grid, read_label_map
+from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 OPTIONS = PredictionOptions(mirroring=False)
@@ -191,6 +192,14 @@ def test_terms_of_dataset_json_stand_in_the_segmentation(run, tmp_path):
     codes = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in document.SegmentSequence]
     assert [code.CodeValue for code in codes] == ["10200004", *(f"CLASS{n}" for n in range(2, len(codes) + 1))]
     assert len(codes) == len(plan.labels.classes)
+
+
+def test_results_in_dicom_are_no_label_maps_to_be_evaluated(tmp_path):
+    for name in ("out/1.2.nii.gz", "out/1.2.seg.dcm", "out/1.2.rtstruct.dcm", "references/1.2.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pairs = pair_label_maps(tmp_path / "out", tmp_path / "references")
+    assert pairs == [("1.2", tmp_path / "out" / "1.2.nii.gz", tmp_path / "references" / "1.2.nii.gz")]
 
 
 def test_formats_are_named_as_the_command_takes_them():

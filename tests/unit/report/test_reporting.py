@@ -19,7 +19,7 @@ from builders.scored_runs import (
     select,
 )
 
-from autoseg.document import read_document
+from autoseg.document import read_document, write_document
 from autoseg.errors import PredictionError, RunError
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
@@ -27,7 +27,9 @@ from autoseg.report import page as page_module
 from autoseg.report.blocks import Gallery, Notes, Section
 from autoseg.report.page import Page, ShownCase
 from autoseg.run_folder import RunFolder
+from autoseg.runtime.provenance import read_versions
 from autoseg.volume_io import read_grid
+from autoseg.workflows.predict.prediction_folder import PredictionRecord
 from autoseg.workflows.report.cases import build_volumes, show_cases
 from autoseg.workflows.report.contents import read_contents
 from autoseg.workflows.report.predictions import read_predictions
@@ -227,6 +229,29 @@ def test_results_in_other_formats_and_voxels_beside_a_header_are_no_images(score
     plan = read_document(scored.plan, Plan)
     names = [case.path.name for case in read_predictions(folder, plan, None)]
     assert names == [*(f"case{index}.nii.gz" for index in range(4)), "pair.hdr"]
+
+
+def test_series_of_dicom_lead_to_no_image(scored: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = write_predictions(tmp_path / "out")
+    record = PredictionRecord(
+        autoseg_version="1",
+        model="run",
+        images="DICOM",
+        configuration=CONFIGURATION,
+        folds=("0",),
+        weights_sha256=("abc",),
+        mirroring=True,
+        step_fraction=0.5,
+        number_type="float32",
+        probabilities=False,
+        outputs={f"case{index}.nii.gz": f"case{index}" for index in range(4)},
+        versions=read_versions(),
+    )
+    write_document(out / "prediction.json", record)
+    (tmp_path / "DICOM" / "case0").mkdir(parents=True)  # the folder of a series, seen from here
+    monkeypatch.chdir(tmp_path)
+    cases = read_predictions(out, read_document(scored.plan, Plan), None)
+    assert [case.image for case in cases] == [None] * 4
 
 
 @pytest.mark.parametrize("kind", ["empty", "foreign values"])
