@@ -9,6 +9,7 @@ from jaxtyping import Integer, Shaped
 
 from autoseg.volume_io.dicom.segments import (
     SOFTWARE,
+    UNICODE,
     Code,
     Segment,
     SegmentedBy,
@@ -82,6 +83,7 @@ def write(
             omit_empty_frames=bool(np.isin(label_map, [value for one in segments for value in one.values]).any()),
             series_description="Automatic segmentation",
         )
+        document.SpecificCharacterSet = UNICODE
         document.save_as(path)
 
 

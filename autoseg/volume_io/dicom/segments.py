@@ -13,6 +13,8 @@ from autoseg.errors import AutosegError, PredictionError, VolumeError
 from autoseg.volume_io.dicom.stack import SliceStack
 
 SOFTWARE: Final = "autoseg"
+UNICODE: Final = "ISO_IR 192"
+"""Character set of results: names of classes may have letters that the source's set lacks."""
 PATIENT_AND_STUDY: Final = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime"),
     *("ReferringPhysicianName", "StudyID", "AccessionNumber"),

@@ -13,6 +13,7 @@ from autoseg.volume_io.dicom.outlines import trace_outlines
 from autoseg.volume_io.dicom.segments import (
     PATIENT_AND_STUDY,
     SOFTWARE,
+    UNICODE,
     Segment,
     SegmentedBy,
     choose_series_number,
@@ -63,8 +64,7 @@ def _build_document(sources: Sequence[Any], made_by: SegmentedBy) -> Any:
     first, document, now = sources[0], Dataset(), _read_clock()
     for keyword in PATIENT_AND_STUDY:
         setattr(document, keyword, first.get(keyword))
-    if "SpecificCharacterSet" in first:
-        document.SpecificCharacterSet = first.SpecificCharacterSet
+    document.SpecificCharacterSet = UNICODE
     document.SOPClassUID = STRUCTURE_SET
     document.SOPInstanceUID = generate_uid()
     document.SeriesInstanceUID = generate_uid()

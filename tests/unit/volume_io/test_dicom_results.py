@@ -228,3 +228,24 @@ def test_headers_that_cannot_be_repeated_are_refused_without_their_values(pydico
         writer.write(tmp_path / "x.dcm", label_map, stack_slices(series), segments=SEGMENTS, made_by=MADE_BY)
     assert "QUAKENBUSH" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("writer", [segmentation, structure_set])
+def test_names_of_classes_and_patients_have_letters_of_any_script(pydicom, tmp_path, writer):
+    folder = write_series(tmp_path / "series", np.zeros((2, 4, 5)))
+    for path in folder.iterdir():
+        source = pydicom.dcmread(path)
+        source.SpecificCharacterSet, source.PatientName = "ISO_IR 100", "Müller^Jörg"
+        source.save_as(path)
+    (series,) = find_series(folder).series
+    term = Code(scheme="99AUTOSEG", value="CLASS1", meaning="Lebergefäß 肝")
+    segment = Segment(name="Lebergefäß 肝", values=(1,), category=STRUCTURE, term=term)
+    path, label_map = tmp_path / "x.dcm", np.ones((2, 4, 5), np.uint8)
+    writer.write(path, label_map, stack_slices(series), segments=[segment], made_by=MADE_BY)
+    document = pydicom.dcmread(path)
+    assert document.PatientName == "Müller^Jörg"
+    names = document.get("SegmentSequence") or document.StructureSetROISequence
+    assert (names[0].get("SegmentLabel") or names[0].ROIName) == "Lebergefäß 肝"
+    content = path.read_bytes()
+    assert "Lebergefäß 肝".encode() in content
+    assert "Müller^Jörg".encode() in content
