@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import typing
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -106,6 +107,7 @@ FULL = TrainingRequest(
     device="cpu",
     precision="bfloat16",
     seed=7,
+    initial_weights=Path("small.autoseg"),
     restart=True,
     workers=3,
     deterministic=True,
