@@ -39,6 +39,7 @@ class PredictedCase:
         path: The label map.
         image: The image, if the record of the predictions names one.
         volumes_ml: Volume of every class by name, in ml (thousands of voxels without spacing).
+        unit: The unit of the volumes in words.
         urgency: Largest difference from the volumes of the training cases, in robust standard deviations.
         concerns: Everything unusual, in words.
     """
@@ -47,6 +48,7 @@ class PredictedCase:
     path: Path
     image: Path | None
     volumes_ml: Mapping[str, float]
+    unit: str
     urgency: float
     concerns: tuple[str, ...]
 
@@ -58,7 +60,7 @@ class PredictedCase:
     @property
     def details(self) -> list[tuple[str, str]]:
         """Returns what a page says of it."""
-        volumes = [(name, f"{volume:.2f} ml") for name, volume in self.volumes_ml.items()]
+        volumes = [(name, f"{volume:.2f} {self.unit}") for name, volume in self.volumes_ml.items()]
         return [*volumes, *(("unusual", concern) for concern in self.concerns)]
 
 
@@ -71,8 +73,14 @@ def read_predictions(folder: Path, plan: Plan, fingerprint: Fingerprint | None) 
     """
     images = _find_images(folder)
     usual = {} if fingerprint is None else find_usual_volumes(fingerprint)
-    cases = [_read(path, images.get(path.name), plan.labels, usual) for path in _list_label_maps(folder)]
+    unit = find_volume_unit(plan)
+    cases = [_read(path, images.get(path.name), plan.labels, usual, unit=unit) for path in _list_label_maps(folder)]
     return tuple(sorted(cases, key=lambda case: (-case.urgency, case.name)))
+
+
+def find_volume_unit(plan: Plan) -> str:
+    """Finds the unit of volumes in words: images without a spacing have voxels."""
+    return "ml" if plan.distance_unit == "mm" else "1000 voxels"
 
 
 def find_usual_volumes(fingerprint: Fingerprint) -> dict[str, tuple[float, float, float, float]]:
@@ -92,7 +100,7 @@ def find_usual_volumes(fingerprint: Fingerprint) -> dict[str, tuple[float, float
 
 
 def find_concerns(
-    volumes_ml: Mapping[str, float], usual: Mapping[str, tuple[float, float, float, float]]
+    volumes_ml: Mapping[str, float], usual: Mapping[str, tuple[float, float, float, float]], *, unit: str = "ml"
 ) -> tuple[float, tuple[str, ...]]:
     """Compares volumes with the usual ones; returns the largest deviation, and what is unusual in words."""
     largest, concerns = 0.0, []
@@ -108,13 +116,13 @@ def find_concerns(
         deviation = abs(float(np.log(volume / median))) / spread
         largest = max(largest, deviation)
         if deviation > UNUSUAL_DEVIATIONS:
-            concerns.append(f"{name} {volume:.3g} ml, in training {smallest:.3g} to {most:.3g} ml")
+            concerns.append(f"{name} {volume:.3g} {unit}, in training {smallest:.3g} to {most:.3g} {unit}")
     return largest, tuple(concerns)
 
 
 def describe_predictions(cases: Sequence[PredictedCase], plan: Plan) -> Section:
     """Describes the volumes of all predictions."""
-    unit = "ml" if plan.distance_unit == "mm" else "1000 voxels"
+    unit = find_volume_unit(plan)
     names = plan.labels.class_names
     columns = ["image", *(f"{name} ({unit})" for name in names), "unusual"]
     rows: list[Sequence[Cell]] = [
@@ -183,6 +191,8 @@ def _read(
     image: Path | None,
     labels: LabelScheme,
     usual: Mapping[str, tuple[float, float, float, float]],
+    *,
+    unit: str,
 ) -> PredictedCase:
     stored = read_label_map(path)
     unknown = labels.find_unknown_values(stored.array)
@@ -193,9 +203,11 @@ def _read(
         )
         raise PredictionError(msg)
     volumes_ml = _measure_classes(stored, labels)
-    urgency, concerns = find_concerns(volumes_ml, usual)
+    urgency, concerns = find_concerns(volumes_ml, usual, unit=unit)
     name = strip_ending(path.name)
-    return PredictedCase(name=name, path=path, image=image, volumes_ml=volumes_ml, urgency=urgency, concerns=concerns)
+    return PredictedCase(
+        name=name, path=path, image=image, volumes_ml=volumes_ml, unit=unit, urgency=urgency, concerns=concerns
+    )
 
 
 def _measure_classes(stored: LabelVolume, labels: LabelScheme) -> dict[str, float]:

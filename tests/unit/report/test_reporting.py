@@ -231,6 +231,14 @@ def test_results_in_other_formats_and_voxels_beside_a_header_are_no_images(score
     assert names == [*(f"case{index}.nii.gz" for index in range(4)), "pair.hdr"]
 
 
+def test_volumes_of_images_without_spacing_are_voxels(scored: RunFolder, tmp_path: Path) -> None:
+    plan = read_document(scored.plan, Plan).model_copy(update={"distance_unit": "pixel"})
+    fingerprint = read_contents(scored.root).fingerprint
+    first = read_predictions(write_predictions(tmp_path / "out"), plan, fingerprint)[1]
+    assert any("1000 voxels, in training" in concern for concern in first.concerns)
+    assert all("ml" not in value for _, value in first.details)
+
+
 def test_series_of_dicom_lead_to_no_image(scored: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = write_predictions(tmp_path / "out")
     record = PredictionRecord(
