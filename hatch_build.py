@@ -48,15 +48,23 @@ def fetch_viewer(target: Path) -> str | None:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=LONGEST_SECONDS)
         except (subprocess.SubprocessError, OSError) as error:
             return f"npm cannot fetch {PACKAGE}: {error}"
-        (archive,) = Path(folder).glob("*.tgz")
-        with tarfile.open(archive) as members:
-            content = members.extractfile(MEMBER)
-            script = b"" if content is None else content.read()
+        script = read_member(Path(folder))
     if compute_digest(script) != SHA256:
         return f"{PACKAGE} is not the file that was tested: its {MEMBER} has another SHA-256"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(script)
     return None
+
+
+def read_member(folder: Path) -> bytes:
+    """Reads the viewer from the archive in a folder; nothing if there is none or it is damaged."""
+    try:
+        (archive,) = folder.glob("*.tgz")
+        with tarfile.open(archive) as members:
+            content = members.extractfile(MEMBER)
+            return b"" if content is None else content.read()
+    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError):
+        return b""
 
 
 def compute_digest(content: bytes) -> str:

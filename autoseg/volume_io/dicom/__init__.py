@@ -9,6 +9,7 @@ from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series
 from autoseg.volume_io.dicom.stack import SliceStack, read_stack, stack_slices
 
 __all__ = [
+    "RESULT_ENDINGS",
     "RESULT_FORMATS",
     "Code",
     "DicomFormat",
@@ -28,3 +29,5 @@ __all__ = [
 DicomFormat = Literal["dicom-seg", "rtstruct"]
 RESULT_FORMATS: Final[dict[DicomFormat, ModuleType]] = {"dicom-seg": segmentation, "rtstruct": structure_set}
 """Modules with `ENDING`, the optional `LIBRARIES` that they need, and `write`."""
+RESULT_ENDINGS: Final[tuple[str, ...]] = tuple(module.ENDING for module in RESULT_FORMATS.values())
+"""Endings of files that stand beside a label map, and are none."""

@@ -9,14 +9,15 @@ from jaxtyping import Integer, Shaped
 
 from autoseg.volume_io.dicom.segments import (
     SOFTWARE,
+    UNICODE,
     Code,
     Segment,
     SegmentedBy,
     choose_series_number,
     read_sources,
+    translate_header_errors,
 )
 from autoseg.volume_io.dicom.stack import SliceStack
-from autoseg.volume_io.formats.volumes import translate_decoder_errors
 
 ENDING: Final = ".seg.dcm"
 LIBRARIES: Final = ("highdicom", "pydicom")
@@ -40,7 +41,7 @@ def write(
     import highdicom
     from highdicom.seg import Segmentation, SegmentDescription
 
-    with translate_decoder_errors("the headers of the series"):
+    with translate_header_errors():
         sources = read_sources(stack)
         algorithm = highdicom.AlgorithmIdentificationSequence(
             name=SOFTWARE,
@@ -82,6 +83,7 @@ def write(
             omit_empty_frames=bool(np.isin(label_map, [value for one in segments for value in one.values]).any()),
             series_description="Automatic segmentation",
         )
+        document.SpecificCharacterSet = UNICODE
         document.save_as(path)
 
 

@@ -1,6 +1,7 @@
 """The content of a DICOM result, and what its formats share: segments, the algorithm, the images they were made of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
@@ -8,10 +9,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from autoseg.errors import PredictionError
+from autoseg.errors import AutosegError, PredictionError, VolumeError
 from autoseg.volume_io.dicom.stack import SliceStack
 
 SOFTWARE: Final = "autoseg"
+UNICODE: Final = "ISO_IR 192"
+"""Character set of results: names of classes may have letters that the source's set lacks."""
 PATIENT_AND_STUDY: Final = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime"),
     *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
@@ -73,6 +76,30 @@ def check_dicom_libraries(libraries: Sequence[str], *, what: str) -> None:
     if missing:
         msg = f"{what} needs {' and '.join(missing)}, not installed here: pip install 'autoseg[dicom]'"
         raise PredictionError(msg)
+
+
+@contextmanager
+def translate_header_errors() -> Iterator[None]:
+    """Translates the exceptions of libraries that repeat or refuse the headers of a source into a VolumeError.
+
+    Their texts may hold a value, such as the date of birth, which is none of a log's business; those about elements
+    that are missing hold names of elements alone.
+    """
+    try:
+        yield
+    except (AutosegError, MemoryError):
+        raise
+    except Exception as error:
+        what = (
+            f" ({error})"
+            if isinstance(error, AttributeError)
+            else ", such as FrameOfReferenceUID, PatientBirthDate or PatientSex"
+        )
+        msg = (
+            f"the headers of the series do not have the form that DICOM demands: an element is missing or not valid"
+            f"{what}; correct it and predict again, or predict without --format"
+        )
+        raise VolumeError(msg) from None
 
 
 def read_sources(stack: SliceStack) -> list[Any]:

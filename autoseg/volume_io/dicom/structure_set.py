@@ -13,14 +13,15 @@ from autoseg.volume_io.dicom.outlines import trace_outlines
 from autoseg.volume_io.dicom.segments import (
     PATIENT_AND_STUDY,
     SOFTWARE,
+    UNICODE,
     Segment,
     SegmentedBy,
     choose_series_number,
     read_sources,
+    translate_header_errors,
 )
 from autoseg.volume_io.dicom.stack import SliceStack
 from autoseg.volume_io.formats.itk import LPS_TO_RAS
-from autoseg.volume_io.formats.volumes import translate_decoder_errors
 
 ENDING: Final = ".rtstruct.dcm"
 LIBRARIES: Final = ("pydicom",)
@@ -42,7 +43,7 @@ def write(
     Raises:
         VolumeError: The headers of the source are not complete enough.
     """
-    with translate_decoder_errors("the headers of the series"):
+    with translate_header_errors():
         sources = read_sources(stack)
         document = _build_document(sources, made_by)
         references = _list_references(sources, len(label_map))
@@ -63,8 +64,7 @@ def _build_document(sources: Sequence[Any], made_by: SegmentedBy) -> Any:
     first, document, now = sources[0], Dataset(), _read_clock()
     for keyword in PATIENT_AND_STUDY:
         setattr(document, keyword, first.get(keyword))
-    if "SpecificCharacterSet" in first:
-        document.SpecificCharacterSet = first.SpecificCharacterSet
+    document.SpecificCharacterSet = UNICODE
     document.SOPClassUID = STRUCTURE_SET
     document.SOPInstanceUID = generate_uid()
     document.SeriesInstanceUID = generate_uid()

@@ -17,6 +17,7 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, turn_like_image
+from autoseg.volume_io.dicom import RESULT_ENDINGS
 
 SURFACE_TOLERANCE_MM = 1.0
 BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
@@ -167,7 +168,8 @@ def _list_label_maps(place: Path) -> dict[str, Path]:
         raise EvaluationError(msg)
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
-        if path.name.lower().endswith(READABLE_ENDINGS) and not path.name.startswith("."):
+        lower = path.name.lower()
+        if lower.endswith(READABLE_ENDINGS) and not lower.endswith(RESULT_ENDINGS) and not lower.startswith("."):
             name = strip_label_map_ending(path.name)
             if name in found and are_rivals(found[name].name, path.name):
                 msg = f"{place} holds {found[name].name} and {path.name}, which may differ; keep one of them"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from autoseg.dataset import Case, DatasetRecord, find_images
-from autoseg.dataset.files import list_files, select_ending
+from autoseg.dataset.files import CHANNEL_NAME, get_stem, list_files, select_ending
 from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_document
 from autoseg.errors import PredictionError, Problem, VolumeError, group_problems
@@ -177,11 +177,18 @@ def find_predicted_images(
     count = len(plan.channels)
     for name in formats:
         check_dicom_libraries(RESULT_FORMATS[name].LIBRARIES, what=f"--format {name}")
-    if series or formats or _holds_series(place, plan.file_ending):
+    ending = plan.file_ending.lower()
+    if series or formats or _holds_series(place, ending, channel_count=count):
+        _note_other_images(place, ending, progress)
         segments = _list_segments(run, plan)
         names = [channel.name for channel in plan.channels]
         return _find_series_images(place, series, names, formats=tuple(formats), segments=segments, progress=progress)
     cases, problems = find_images(place, channel_count=count, file_ending=plan.file_ending)
+    if place.is_dir() and ending not in DICOM_ENDINGS and explain_dicom(place):
+        progress.note(
+            f"warning: {place} also holds DICOM, which is left out as there are files ending in {ending}; --series "
+            f"chooses series instead (--series '*': all)"
+        )
     return ImageFiles(
         cases=cases,
         problems=problems,
@@ -189,6 +196,15 @@ def find_predicted_images(
         source=str((place if place.is_dir() else place.parent).resolve()),
         channel_count=count,
     )
+
+
+def _note_other_images(place: Path, ending: str, progress: Progress) -> None:
+    """Notes files like those of the training that are left out, as series are to be predicted."""
+    files = select_ending(list_files(place), ending) if place.is_dir() and ending not in DICOM_ENDINGS else []
+    if files:
+        progress.note(
+            f"warning: {len(files)} files ending in {ending} are left out, as --series or --format is for DICOM"
+        )
 
 
 def _list_segments(run: RunFolder, plan: Plan) -> tuple[Segment, ...]:
@@ -212,16 +228,25 @@ def _make_meaning(name: str) -> str:
     return "".join(letter for letter in name if letter.isprintable() and letter != "\\")[:64] or "class"
 
 
-def _holds_series(place: Path, ending: str) -> bool:
+def _holds_series(place: Path, ending: str, *, channel_count: int) -> bool:
     """Whether a folder holds DICOM, and no file like those of the training.
 
-    Where those were single files of DICOM, it is enough that any series has several.
+    Where those were DICOM, it is enough that any series has several files; but names with the number of a channel, such
+    as `case_0000.dcm`, are those of images: of files, or of folders with slices.
     """
     if not place.is_dir():
         return False
-    if not select_ending(list_files(place), ending.lower()):
+    images = select_ending(list_files(place), ending)
+    if not images:
         return explain_dicom(place) != ""
-    return ending.lower() in DICOM_ENDINGS and any(len(one.slices) > 1 for one in find_series(place).series)
+    if ending not in DICOM_ENDINGS or all(_has_channel(get_stem(path, ending), channel_count) for path in images):
+        return False
+    return any(len(one.slices) > 1 for one in find_series(place).series)
+
+
+def _has_channel(stem: str, channel_count: int) -> bool:
+    match = CHANNEL_NAME.fullmatch(stem)
+    return match is not None and int(match["channel"]) < channel_count
 
 
 def _find_series_images(

@@ -30,7 +30,7 @@ from autoseg.runtime.provenance import LibraryVersions
 from autoseg.untrusted.json_reading import parse_json
 from autoseg.untrusted.names import describe_name, find_name_problem
 from autoseg.volume_io import PROBABILITIES_ENDING
-from autoseg.volume_io.dicom import RESULT_FORMATS
+from autoseg.volume_io.dicom import RESULT_ENDINGS
 
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
@@ -40,10 +40,7 @@ FINISHED_NAME: Final = ".prediction.jsonl"
 DICOM_SOURCE: Final = "DICOM"
 """Place of images that are series, which their UIDs name; paths of such files may hold the names of patients."""
 LONGEST_LOCK_SECONDS: Final = 300.0  # the record is held for milliseconds; a network drive may stand still for minutes
-OUTPUT_ENDINGS: Final = (
-    *(*WRITABLE_ENDINGS, PROBABILITIES_ENDING),
-    *(module.ENDING for module in RESULT_FORMATS.values()),
-)
+OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING, *RESULT_ENDINGS)
 PART_ENDINGS: Final = (*OUTPUT_ENDINGS, *dict.fromkeys(end for ends in COMPANION_ENDINGS.values() for end in ends))
 WHAT_MAKES_LABEL_MAPS: Final = (
     *("configuration", "folds", "ensemble", "weights_sha256", "pruned_depth"),

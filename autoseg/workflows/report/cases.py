@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Integer
 
+from autoseg.dicom_files import is_series_folder
 from autoseg.errors import AutosegError
 from autoseg.evaluation.crossvalidation import CrossValidation
 from autoseg.evaluation.summary import CaseSummary
@@ -225,7 +226,7 @@ def build_volumes(
 ) -> CaseVolumes:
     """Joins label maps with the image that they belong to, if it can be read and lies on their grid."""
     image = None
-    if images and all(path.is_file() for path in images):
+    if images and all(path.is_file() or is_series_folder(path) for path in images):
         volume = read_image(images[:1])
         if volume.grid.shape_voxels == grid.shape_voxels:
             image = volume.array if len(volume.array) == 3 and not volume.grid.is_oriented else volume.array[:1]

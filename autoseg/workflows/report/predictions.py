@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError
-from autoseg.file_endings import find_ending, strip_ending
+from autoseg.file_endings import HEADER_OF_VOXELS, find_ending, strip_ending
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
@@ -17,8 +17,9 @@ from autoseg.processes.progress import Progress
 from autoseg.report.blocks import Cell, Gallery, Section, Table
 from autoseg.report.page import ShownCase
 from autoseg.report.volumes import CaseVolumes
-from autoseg.volume_io import PROBABILITIES_ENDING, LabelVolume, read_label_map
-from autoseg.workflows.predict.prediction_folder import RECORD_NAME, PredictionRecord
+from autoseg.volume_io import LabelVolume, read_label_map
+from autoseg.volume_io.dicom import RESULT_ENDINGS
+from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE, RECORD_NAME, PredictionRecord
 from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes
 from autoseg.workflows.report.dataset import compute_class_volumes, measure_voxel_ml
 
@@ -38,6 +39,7 @@ class PredictedCase:
         path: The label map.
         image: The image, if the record of the predictions names one.
         volumes_ml: Volume of every class by name, in ml (thousands of voxels without spacing).
+        unit: The unit of the volumes in words.
         urgency: Largest difference from the volumes of the training cases, in robust standard deviations.
         concerns: Everything unusual, in words.
     """
@@ -46,6 +48,7 @@ class PredictedCase:
     path: Path
     image: Path | None
     volumes_ml: Mapping[str, float]
+    unit: str
     urgency: float
     concerns: tuple[str, ...]
 
@@ -57,7 +60,7 @@ class PredictedCase:
     @property
     def details(self) -> list[tuple[str, str]]:
         """Returns what a page says of it."""
-        volumes = [(name, f"{volume:.2f} ml") for name, volume in self.volumes_ml.items()]
+        volumes = [(name, f"{volume:.2f} {self.unit}") for name, volume in self.volumes_ml.items()]
         return [*volumes, *(("unusual", concern) for concern in self.concerns)]
 
 
@@ -70,8 +73,14 @@ def read_predictions(folder: Path, plan: Plan, fingerprint: Fingerprint | None) 
     """
     images = _find_images(folder)
     usual = {} if fingerprint is None else find_usual_volumes(fingerprint)
-    cases = [_read(path, images.get(path.name), plan.labels, usual) for path in _list_label_maps(folder)]
+    unit = find_volume_unit(plan)
+    cases = [_read(path, images.get(path.name), plan.labels, usual, unit=unit) for path in _list_label_maps(folder)]
     return tuple(sorted(cases, key=lambda case: (-case.urgency, case.name)))
+
+
+def find_volume_unit(plan: Plan) -> str:
+    """Finds the unit of volumes in words: images without a spacing have voxels."""
+    return "ml" if plan.distance_unit == "mm" else "1000 voxels"
 
 
 def find_usual_volumes(fingerprint: Fingerprint) -> dict[str, tuple[float, float, float, float]]:
@@ -91,7 +100,7 @@ def find_usual_volumes(fingerprint: Fingerprint) -> dict[str, tuple[float, float
 
 
 def find_concerns(
-    volumes_ml: Mapping[str, float], usual: Mapping[str, tuple[float, float, float, float]]
+    volumes_ml: Mapping[str, float], usual: Mapping[str, tuple[float, float, float, float]], *, unit: str = "ml"
 ) -> tuple[float, tuple[str, ...]]:
     """Compares volumes with the usual ones; returns the largest deviation, and what is unusual in words."""
     largest, concerns = 0.0, []
@@ -107,13 +116,13 @@ def find_concerns(
         deviation = abs(float(np.log(volume / median))) / spread
         largest = max(largest, deviation)
         if deviation > UNUSUAL_DEVIATIONS:
-            concerns.append(f"{name} {volume:.3g} ml, in training {smallest:.3g} to {most:.3g} ml")
+            concerns.append(f"{name} {volume:.3g} {unit}, in training {smallest:.3g} to {most:.3g} {unit}")
     return largest, tuple(concerns)
 
 
 def describe_predictions(cases: Sequence[PredictedCase], plan: Plan) -> Section:
     """Describes the volumes of all predictions."""
-    unit = "ml" if plan.distance_unit == "mm" else "1000 voxels"
+    unit = find_volume_unit(plan)
     names = plan.labels.class_names
     columns = ["image", *(f"{name} ({unit})" for name in names), "unusual"]
     rows: list[Sequence[Cell]] = [
@@ -151,15 +160,20 @@ def show_predictions(
 
 def _list_label_maps(folder: Path) -> list[Path]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [
-        path
-        for path in paths
-        if path.is_file() and find_ending(path.name) is not None and not path.name.endswith(PROBABILITIES_ENDING)
-    ]
+    found = [path for path in paths if path.is_file() and _is_label_map(path)]
     if not found:
         msg = f"expected a folder of predicted label maps, found none in {folder}; name the OUT of autoseg predict"
         raise PredictionError(msg)
     return found
+
+
+def _is_label_map(path: Path) -> bool:
+    """Returns whether a file is a label map, and not the voxels of one whose header stands beside it."""
+    ending = find_ending(path.name)
+    if ending is None or path.name.lower().endswith(RESULT_ENDINGS):
+        return False
+    header = HEADER_OF_VOXELS.get(ending)
+    return header is None or not path.with_name(f"{strip_ending(path.name)}{header}").is_file()
 
 
 def _find_images(folder: Path) -> dict[str, Path]:
@@ -167,6 +181,8 @@ def _find_images(folder: Path) -> dict[str, Path]:
     if not path.is_file():
         return {}
     record = read_document(path, PredictionRecord)
+    if record.images == DICOM_SOURCE:  # UIDs, which lead to no file
+        return {}
     return {name: Path(record.images) / image for name, image in record.outputs.items()}
 
 
@@ -175,6 +191,8 @@ def _read(
     image: Path | None,
     labels: LabelScheme,
     usual: Mapping[str, tuple[float, float, float, float]],
+    *,
+    unit: str,
 ) -> PredictedCase:
     stored = read_label_map(path)
     unknown = labels.find_unknown_values(stored.array)
@@ -185,9 +203,11 @@ def _read(
         )
         raise PredictionError(msg)
     volumes_ml = _measure_classes(stored, labels)
-    urgency, concerns = find_concerns(volumes_ml, usual)
+    urgency, concerns = find_concerns(volumes_ml, usual, unit=unit)
     name = strip_ending(path.name)
-    return PredictedCase(name=name, path=path, image=image, volumes_ml=volumes_ml, urgency=urgency, concerns=concerns)
+    return PredictedCase(
+        name=name, path=path, image=image, volumes_ml=volumes_ml, unit=unit, urgency=urgency, concerns=concerns
+    )
 
 
 def _measure_classes(stored: LabelVolume, labels: LabelScheme) -> dict[str, float]:

@@ -11,10 +11,11 @@ from autoseg.file_endings import strip_ending
 from autoseg.report.blocks import Facts, Gallery, Section
 from autoseg.report.page import MOST_VOLUME_BYTES, Page, ShownCase
 from autoseg.report.pictures import draw_slices, find_colour
-from autoseg.report.volumes import CaseVolumes
+from autoseg.report.volumes import ERRORS, CaseVolumes
 from autoseg.volume_io import read_image, read_label_map
 
 PIXELS: Final = 320
+TAKEN_NAMES: Final = ("image", ERRORS)  # of layers that a page shows in a way of their own
 
 
 def write_view(image: Path, label_maps: Sequence[Path], out: Path) -> int:
@@ -30,6 +31,7 @@ def write_view(image: Path, label_maps: Sequence[Path], out: Path) -> int:
 def build_view(image: Path, label_maps: Sequence[Path]) -> Page:
     """Builds the page of an image with label maps on it."""
     volume = read_image([image])
+    label_maps = tuple(dict.fromkeys(label_maps))
     stored = {_name_layer(path, label_maps): read_label_map(path) for path in label_maps}
     for path, labels in zip(label_maps, stored.values(), strict=True):
         if labels.grid.shape_voxels != volume.grid.shape_voxels:
@@ -63,10 +65,20 @@ def build_view(image: Path, label_maps: Sequence[Path]) -> Page:
 
 
 def _name_layer(path: Path, label_maps: Sequence[Path]) -> str:
-    """Names a layer by its file, with the folder where two files have one name."""
-    names = [strip_ending(other.name) for other in label_maps]
-    name = strip_ending(path.name)
-    return name if names.count(name) == 1 else f"{path.parent.name}/{name}"
+    """Names a layer by its file, with its folder or path where two files have one name, or the page uses it."""
+    for build in (_get_stem, _name_with_folder):
+        names = [build(other) for other in label_maps]
+        if names.count(build(path)) == 1 and build(path) not in TAKEN_NAMES:
+            return build(path)
+    return str(path)
+
+
+def _get_stem(path: Path) -> str:
+    return strip_ending(path.name)
+
+
+def _name_with_folder(path: Path) -> str:
+    return f"{path.absolute().parent.name}/{_get_stem(path)}"
 
 
 def _list_shown(prepared: CaseVolumes) -> list[tuple[str, str]]:

@@ -127,10 +127,13 @@ def _is_validated(folder: FoldFolder, unit: Unit, request: TrainingRequest) -> b
 
 
 def limit_request(request: TrainingRequest, unit: Unit) -> TrainingRequest:
-    """Limits a request to what applies to a unit: units that were not named are neither extended nor restarted."""
+    """Limits a request to what applies to a unit: units that were not named are neither extended nor restarted, and do
+    not begin with a checkpoint, which has the weights of one configuration."""
     if not unit.is_only_needed:
         return request
-    return replace(request, restart=False, length=replace(request.length, more_epochs=None))
+    source = request.initial_weights
+    initial = source if source is not None and source.is_dir() else None
+    return replace(request, restart=False, length=replace(request.length, more_epochs=None), initial_weights=initial)
 
 
 def list_arguments(request: TrainingRequest) -> list[str]:

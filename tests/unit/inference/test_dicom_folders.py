@@ -19,6 +19,7 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.volume_io import check_same_grid, read_label_map
+from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 OPTIONS = PredictionOptions(mirroring=False)
@@ -93,6 +94,22 @@ def test_chosen_series_are_predicted_and_finished_ones_kept(run, tmp_path):
         predict(run, tmp_path / "elsewhere", series=("liver",))
 
 
+def test_images_of_dicom_that_are_named_as_in_training_keep_their_names(tmp_path):
+    plan = build_plan({"3d_fullres": build_configuration((8, 8, 8))}, file_ending=".dcm")
+    write_trained_fold(tmp_path / "run", plan, "3d_fullres", fold="0")
+    for number, name in ((1, "first"), (2, "second")):
+        write_series(tmp_path / "images" / f"{name}_0000.dcm", VOXELS, number=number)
+    flat = write_series(tmp_path / "flat", VOXELS[:2])
+    out, outcome, _ = predict(tmp_path / "run", tmp_path / "images")
+    assert outcome.written == 2
+    assert {path.name for path in out.glob("*.nii.gz")} == {"first.nii.gz", "second.nii.gz"}
+    for path, name in zip(sorted(flat.iterdir()), ("left_0000.dcm", "right_0000.dcm"), strict=True):
+        path.rename(flat / name)  # two images of one series
+    shutil.rmtree(out)
+    out, _, _ = predict(tmp_path / "run", flat)
+    assert {path.name for path in out.glob("*.nii.gz")} == {"left.nii.gz", "right.nii.gz"}
+
+
 def test_every_channel_of_a_study_is_a_series_that_is_named(tmp_path):
     configuration = build_configuration((8, 8, 8), network={"input_channels": 2})
     channels = build_channels("none", "none", name="MR")
@@ -133,6 +150,18 @@ def test_nothing_that_a_prediction_writes_tells_the_patient(run, tmp_path, caplo
     assert "quakenbush" not in caplog.text.lower()
 
 
+def test_a_folder_of_files_and_series_tells_what_is_left_out(run, tmp_path):
+    folder = write_series(tmp_path / "mixed" / "series", VOXELS)
+    convert_with_itk(folder, tmp_path / "mixed" / "a.nii.gz")
+    out, _, notes = predict(run, tmp_path / "mixed")
+    assert [path.name for path in out.glob("*.nii.gz")] == ["a.nii.gz"]
+    assert "also holds DICOM, which is left out as there are files ending in .nii.gz" in notes
+    shutil.rmtree(out)
+    out, _, notes = predict(run, tmp_path / "mixed", series=("*",))
+    assert [path.name for path in out.glob("*.nii.gz")] == [f"{STUDY}.1.nii.gz"]
+    assert "1 files ending in .nii.gz are left out" in notes
+
+
 def test_formats_of_dicom_are_for_folders_of_dicom(run, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
     folder = write_series(tmp_path / "scans", VOXELS)
@@ -163,6 +192,14 @@ def test_terms_of_dataset_json_stand_in_the_segmentation(run, tmp_path):
     codes = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in document.SegmentSequence]
     assert [code.CodeValue for code in codes] == ["10200004", *(f"CLASS{n}" for n in range(2, len(codes) + 1))]
     assert len(codes) == len(plan.labels.classes)
+
+
+def test_results_in_dicom_are_no_label_maps_to_be_evaluated(tmp_path):
+    for name in ("out/1.2.nii.gz", "out/1.2.seg.dcm", "out/1.2.rtstruct.dcm", "references/1.2.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pairs = pair_label_maps(tmp_path / "out", tmp_path / "references")
+    assert pairs == [("1.2", tmp_path / "out" / "1.2.nii.gz", tmp_path / "references" / "1.2.nii.gz")]
 
 
 def test_formats_are_named_as_the_command_takes_them():

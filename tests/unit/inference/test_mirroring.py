@@ -110,6 +110,12 @@ def test_a_view_that_is_restored_twice_is_itself():
         assert torch.equal(restore_view(restore_view(output, axes, SIDES), axes, SIDES), output)
 
 
+def test_channels_beyond_the_exchanged_ones_stay_in_their_places():
+    output = torch.randn(5, 4, 5, 6)
+    restored = restore_view(output, (2,), SIDES)
+    assert torch.equal(restored, output[[0, 2, 1, 3, 4]].flip(3))
+
+
 def test_the_plan_says_which_channels_are_exchanged():
     labels = build_labels({"kidney_left": (1,), "liver": (2,), "kidney_right": (3,)})
     training = build_training_plan(transforms=build_transforms(mirror_pairs={"axis": 1, "pairs": ((1, 3),)}))

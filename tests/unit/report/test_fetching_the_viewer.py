@@ -56,6 +56,13 @@ def test_another_file_than_the_tested_one_is_refused(tmp_path: Path, hook: Modul
     assert not (tmp_path / "niivue.umd.js").exists()
 
 
+@pytest.mark.parametrize("packed", [b"no archive", b""])
+def test_a_damaged_archive_is_told(tmp_path: Path, hook: ModuleType, install_npm: InstallNpm, packed: bytes) -> None:
+    install_npm(SCRIPT)
+    (tmp_path / "packed.tgz").write_bytes(packed)
+    assert "another SHA-256" in hook.fetch_viewer(tmp_path / "niivue.umd.js")
+
+
 @pytest.mark.usefixtures("install_npm")
 def test_without_npm_the_reason_is_told(tmp_path: Path, hook: ModuleType) -> None:
     assert hook.fetch_viewer(tmp_path / "niivue.umd.js") == "npm is not installed"

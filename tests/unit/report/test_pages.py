@@ -186,6 +186,14 @@ def test_any_image_can_be_viewed_with_label_maps(tmp_path):
     assert "<h1>case</h1>" in page.render()
 
 
+def test_no_two_layers_have_one_name_whatever_the_files_are_called(tmp_path):
+    image, label_map = make_case(0)
+    places = ("a/image", "b/errors", "c/x/case", "d/x/case", "d/x/case")
+    paths = [save(tmp_path / f"{place}.nii.gz", label_map) for place in places]
+    names = list(build_view(save(tmp_path / "case.nii.gz", image), paths).cases[0].volumes)
+    assert names == ["image", "a/image", "b/errors", str(paths[2]), str(paths[3])]
+
+
 def test_an_image_can_be_viewed_alone(tmp_path):
     page = build_view(save(tmp_path / "case.nii.gz", make_case(0)[0]), [])
     assert list(page.cases[0].volumes) == ["image"]

@@ -5,8 +5,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders.balls import SHAPE, make_case, save
+from builders.dicom_series import write_series
 from builders.progress import Notes as Remembered
 from builders.scored_runs import (
     CASES,
@@ -17,7 +19,7 @@ from builders.scored_runs import (
     select,
 )
 
-from autoseg.document import read_document
+from autoseg.document import read_document, write_document
 from autoseg.errors import PredictionError, RunError
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
@@ -25,7 +27,10 @@ from autoseg.report import page as page_module
 from autoseg.report.blocks import Gallery, Notes, Section
 from autoseg.report.page import Page, ShownCase
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.report.cases import show_cases
+from autoseg.runtime.provenance import read_versions
+from autoseg.volume_io import read_grid
+from autoseg.workflows.predict.prediction_folder import PredictionRecord
+from autoseg.workflows.report.cases import build_volumes, show_cases
 from autoseg.workflows.report.contents import read_contents
 from autoseg.workflows.report.predictions import read_predictions
 from autoseg.workflows.report.reporting import write_report
@@ -103,6 +108,14 @@ def test_every_case_has_image_reference_prediction_and_errors(text: str) -> None
     assert all(case["hasImage"] for case in cases)
     assert text.count("data:image/webp;base64,") == 9  # three layers of three cases
     assert "autoseg view Dataset001_Balls/imagesTr/case0_0000.nii.gz balls.autoseg/" in str(cases[0]["command"])
+
+
+def test_a_series_of_slices_in_a_folder_is_an_image_like_any_other(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "case_0000.dcm", np.arange(60).reshape(3, 4, 5))
+    grid = read_grid(folder)
+    volumes = build_volumes([folder], {"prediction": np.ones(grid.shape_voxels, np.uint8)}, grid)
+    assert volumes.image is not None
+    assert volumes.image.shape == (1, 3, 4, 5)
 
 
 def test_cases_are_shown_without_their_images_where_the_dataset_has_gone(tmp_path: Path) -> None:
@@ -205,6 +218,48 @@ def test_predictions_that_are_unlike_the_training_cases_come_first(scored: RunFo
     assert "dark is missing, which almost every training case has" in section
     assert re.search(r"bright [\d.]+ ml, in training [\d.]+ to [\d.]+ ml", section)
     assert len(read_data(text)["cases"]) == 4 + len(CASES)  # though their names are the same
+
+
+def test_results_in_other_formats_and_voxels_beside_a_header_are_no_images(scored: RunFolder, tmp_path: Path) -> None:
+    folder = write_predictions(tmp_path / "out")
+    for name in ("case0.seg.dcm", "case0.rtstruct.dcm", "case0.b2nd"):
+        (folder / name).write_bytes(b"of no interest here")
+    save(folder / "pair.img", make_case(0)[1])
+    assert (folder / "pair.hdr").is_file()
+    plan = read_document(scored.plan, Plan)
+    names = [case.path.name for case in read_predictions(folder, plan, None)]
+    assert names == [*(f"case{index}.nii.gz" for index in range(4)), "pair.hdr"]
+
+
+def test_volumes_of_images_without_spacing_are_voxels(scored: RunFolder, tmp_path: Path) -> None:
+    plan = read_document(scored.plan, Plan).model_copy(update={"distance_unit": "pixel"})
+    fingerprint = read_contents(scored.root).fingerprint
+    first = read_predictions(write_predictions(tmp_path / "out"), plan, fingerprint)[1]
+    assert any("1000 voxels, in training" in concern for concern in first.concerns)
+    assert all("ml" not in value for _, value in first.details)
+
+
+def test_series_of_dicom_lead_to_no_image(scored: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = write_predictions(tmp_path / "out")
+    record = PredictionRecord(
+        autoseg_version="1",
+        model="run",
+        images="DICOM",
+        configuration=CONFIGURATION,
+        folds=("0",),
+        weights_sha256=("abc",),
+        mirroring=True,
+        step_fraction=0.5,
+        number_type="float32",
+        probabilities=False,
+        outputs={f"case{index}.nii.gz": f"case{index}" for index in range(4)},
+        versions=read_versions(),
+    )
+    write_document(out / "prediction.json", record)
+    (tmp_path / "DICOM" / "case0").mkdir(parents=True)  # the folder of a series, seen from here
+    monkeypatch.chdir(tmp_path)
+    cases = read_predictions(out, read_document(scored.plan, Plan), None)
+    assert [case.image for case in cases] == [None] * 4
 
 
 @pytest.mark.parametrize("kind", ["empty", "foreign values"])

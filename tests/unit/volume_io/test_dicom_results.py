@@ -18,7 +18,7 @@ from builders.dicom_series import (
 from scipy.ndimage import gaussian_filter
 from skimage.measure import points_in_poly
 
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, VolumeError
 from autoseg.volume_io.dicom import (
     Code,
     Segment,
@@ -204,3 +204,48 @@ def test_outlines_enclose_exactly_the_area_of_the_mask(rows):
 def test_a_missing_library_is_named_with_the_extra_that_brings_it():
     with pytest.raises(PredictionError, match=r"--format x needs no_such_library.*pip install 'autoseg\[dicom\]'"):
         check_dicom_libraries(("pathlib", "no_such_library"), what="--format x")
+
+
+@pytest.mark.parametrize(
+    ("writer", "keyword", "value"),
+    [
+        (segmentation, "PatientSex", "QUAKENBUSH"),
+        (segmentation, "FrameOfReferenceUID", None),
+        (structure_set, "FrameOfReferenceUID", None),
+    ],
+)
+def test_headers_that_cannot_be_repeated_are_refused_without_their_values(pydicom, tmp_path, *, writer, keyword, value):
+    folder = write_series(tmp_path, np.zeros((2, 4, 5)))
+    for path in folder.iterdir():
+        source = pydicom.dcmread(path)
+        del source[keyword]
+        if value is not None:
+            setattr(source, keyword, value)
+        source.save_as(path)
+    (series,) = find_series(folder).series
+    label_map = np.ones((2, 4, 5), np.uint8)
+    with pytest.raises(VolumeError, match=keyword) as caught:
+        writer.write(tmp_path / "x.dcm", label_map, stack_slices(series), segments=SEGMENTS, made_by=MADE_BY)
+    assert "QUAKENBUSH" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("writer", [segmentation, structure_set])
+def test_names_of_classes_and_patients_have_letters_of_any_script(pydicom, tmp_path, writer):
+    folder = write_series(tmp_path / "series", np.zeros((2, 4, 5)))
+    for path in folder.iterdir():
+        source = pydicom.dcmread(path)
+        source.SpecificCharacterSet, source.PatientName = "ISO_IR 100", "Müller^Jörg"
+        source.save_as(path)
+    (series,) = find_series(folder).series
+    term = Code(scheme="99AUTOSEG", value="CLASS1", meaning="Lebergefäß 肝")
+    segment = Segment(name="Lebergefäß 肝", values=(1,), category=STRUCTURE, term=term)
+    path, label_map = tmp_path / "x.dcm", np.ones((2, 4, 5), np.uint8)
+    writer.write(path, label_map, stack_slices(series), segments=[segment], made_by=MADE_BY)
+    document = pydicom.dcmread(path)
+    assert document.PatientName == "Müller^Jörg"
+    names = document.get("SegmentSequence") or document.StructureSetROISequence
+    assert (names[0].get("SegmentLabel") or names[0].ROIName) == "Lebergefäß 肝"
+    content = path.read_bytes()
+    assert "Lebergefäß 肝".encode() in content
+    assert "Müller^Jörg".encode() in content

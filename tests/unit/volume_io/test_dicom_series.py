@@ -22,6 +22,7 @@ from builders.dicom_series import (
 from autoseg.errors import VolumeError
 from autoseg.volume_io import check_same_grid, read_grid, read_image, write_image
 from autoseg.volume_io.dicom import find_series, read_stack, select_series, stack_slices
+from autoseg.volume_io.dicom.headers import find_object_kind
 
 VOXELS = np.random.default_rng(3).integers(-1000, 1000, size=(5, 4, 6))
 
@@ -152,6 +153,18 @@ def test_what_is_no_slice_of_a_volume_is_left_out_with_a_line(tmp_path):
     (note,) = found.notes
     for kind in ("2 x localizer", "5 x copy of an image", "1 x colour image", "1 x structure set"):
         assert kind in note
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [("66.3", "registration"), ("66.5", "segmentation"), ("66.7", "segmentation"), ("67", "map of real-world values")],
+)
+def test_objects_that_refer_to_images_are_no_images(tmp_path, number, kind):
+    sop_class = f"1.2.840.10008.5.1.4.1.1.{number}".encode()
+    length = len(sop_class).to_bytes(2, "little")
+    path = tmp_path / "IM1"
+    path.write_bytes(bytes(128) + b"DICM" + b"\x02\x00\x02\x00UI" + length + sop_class + b"the rest")
+    assert find_object_kind(path) == kind
 
 
 def test_files_that_cannot_be_read_are_told_from_those_that_are_no_image(tmp_path):

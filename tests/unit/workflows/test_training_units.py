@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import typing
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -17,7 +18,7 @@ from autoseg.training.options import Length
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.train import units as training_units
 from autoseg.workflows.train.request import TrainingRequest
-from autoseg.workflows.train.units import Unit, is_up_to_date, list_arguments, list_units
+from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request, list_arguments, list_units
 
 CASCADE = "3d_cascade_fullres"
 
@@ -106,6 +107,7 @@ FULL = TrainingRequest(
     device="cpu",
     precision="bfloat16",
     seed=7,
+    initial_weights=Path("small.autoseg"),
     restart=True,
     workers=3,
     deterministic=True,
@@ -145,6 +147,19 @@ def test_the_requests_of_that_test_leave_nothing_out():
 def test_two_lengths_at_once_are_refused(length, budget_seconds, told):
     with pytest.raises(OptionError, match=f"{told} both say how long to train; give one of them"):
         TrainingRequest(length=length, budget_seconds=budget_seconds)
+
+
+def test_a_first_stage_that_was_not_named_begins_with_those_weights_alone_that_a_run_has_for_it(tmp_path):
+    stage, named = (
+        Unit(configuration=name, fold="0", cases=(), is_only_needed=is_needed)
+        for name, is_needed in (("3d_lowres", True), (CASCADE, False))
+    )
+    checkpoint = tmp_path / "checkpoint_final.safetensors"
+    for source, expected in ((checkpoint, None), (tmp_path, tmp_path)):
+        request = TrainingRequest(initial_weights=source, restart=True)
+        assert limit_request(request, stage).initial_weights == expected
+        assert not limit_request(request, stage).restart
+        assert limit_request(request, named) == request
 
 
 def test_what_was_not_asked_for_is_not_passed_on():
