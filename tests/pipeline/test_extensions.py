@@ -168,6 +168,7 @@ def offset(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_new_transform_changes_batches_on_a_device(offset: SimpleNamespace) -> None:
     from autoseg.training.augmentation.pipeline import SampleAugmentation, build_device_augmentation
+    from autoseg.training.augmentation.tensors.transfer import copy_together
     from autoseg.training.augmentation.transform import Patches
     from autoseg.training.augmentation.transforms import build_transforms, list_without_device_form
 
@@ -178,7 +179,8 @@ def test_a_new_transform_changes_batches_on_a_device(offset: SimpleNamespace) ->
     images, label_maps = torch.zeros(16, 1, 4, 4), torch.zeros(16, 1, 4, 4, dtype=torch.int16)
     patches = Patches(image=images, label_maps=label_maps)
     nothing = Patches(image=images[:0], label_maps=label_maps[:0])
-    changed, _ = augmentation(unwarped=patches, warped=nothing, parameters=drawn)
-    (offsets,) = drawn.others
+    arrays = copy_together([array for group in drawn.arrays for array in group], torch.device("cpu"))
+    changed, _ = augmentation(patches=patches, cuts=nothing, parameters=drawn, arrays=arrays)
+    (offsets,) = drawn.of_transforms
     assert 4 < np.count_nonzero(offsets) < 12
     np.testing.assert_allclose(changed.mean((1, 2, 3)).numpy(), offsets, rtol=1e-5)

@@ -53,7 +53,7 @@ def test_the_forecast_comes_without_torch_once_the_computer_is_measured(balls, t
     assert "had been planned before" in again.stdout
     assert "Forecast for this computer" in again.stdout
     assert "preprocessed data" in again.stdout
-    assert again.stdout.endswith(f"next: autoseg train {run} --fold 0\n")
+    assert f"next: autoseg train {run} --fold 0\n" in again.stdout
 
 
 def test_where_nothing_can_be_measured_the_plan_is_made_all_the_same(balls, tmp_path, monkeypatch):
@@ -90,4 +90,4 @@ def test_a_plan_by_time_measures_once_and_names_its_budget(balls, tmp_path, monk
     assert done.code == 0, done.err
     assert "time: the plan's budget" in done.out
     assert "9 min" in done.out
-    assert done.out.endswith(f"next: autoseg train {tmp_path / 'r'}\n")
+    assert f"next: autoseg train {tmp_path / 'r'}\n" in done.out

@@ -169,9 +169,11 @@ def estimate_epoch_seconds(schedule: Schedule, times: StepTimes) -> float:
 def estimate_pace(epoch_seconds: Sequence[float], *, expected_seconds: float) -> float:
     """Estimates the duration of an epoch by the median of the last ones, starting from the forecast.
 
-    Short epochs count in groups of up to `MOST_EPOCHS_TAKEN_TOGETHER`, each with its mean.
+    Once there are more than `EXPECTED_EPOCHS` groups of up to `MOST_EPOCHS_TAKEN_TOGETHER` short epochs, each group
+    counts with its mean.
     """
-    known = [*[expected_seconds] * EXPECTED_EPOCHS, *_group_epochs(epoch_seconds)]
+    groups = _group_epochs(epoch_seconds)
+    known = groups if len(groups) > EXPECTED_EPOCHS else [*[expected_seconds] * EXPECTED_EPOCHS, *epoch_seconds]
     return median(known[-EPOCHS_THAT_TELL_THE_PACE:])
 
 

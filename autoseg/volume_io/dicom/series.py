@@ -10,7 +10,6 @@ from typing import Final
 
 from autoseg.dicom_files import is_dicom
 from autoseg.errors import VolumeError, shorten_names
-from autoseg.untrusted.names import describe_name
 from autoseg.volume_io.dicom.headers import SliceHeader, find_object_kind, read_slice_header
 
 LOCALIZER: Final = "LOCALIZER"
@@ -46,6 +45,8 @@ class DicomSeries:
     def describe(self) -> str:
         """Number, description, modality and size for messages."""
         first = self.slices[0]
+        from autoseg.untrusted.names import describe_name  # loads pydantic
+
         named = " ".join(filter(None, [self.number, describe_name(self.description) if self.description else ""]))
         count = sum(header.frame_count for header in self.slices)
         return f"series {named or self.uid} ({first.modality or 'no modality'}, {count} slice{'s' * (count != 1)})"

@@ -10,6 +10,7 @@ TESTED: Final[Mapping[str, str]] = {
     "edt": "3.1.2",
     "isal": "1.9.1",
     "jaxtyping": "0.3.11",
+    "jinja2": "3.1.6",
     "matplotlib": "3.11.2",
     "nibabel": "5.4.2",
     "numpy": "2.4.6",

@@ -76,7 +76,14 @@ def test_a_replaced_file_is_read_again_while_a_network_drive_still_tells_the_old
 
 def test_files_are_hashed_here_alone() -> None:
     users = {path.name for path in PACKAGE.rglob("*.py") if "import hashlib" in path.read_text(encoding="utf-8")}
-    of_texts = {"measurement_cache.py", "checkpoint.py", "out_of_fold.py", "choice.py", "temporary_files.py"}
+    of_texts = {
+        "measurement_cache.py",
+        "checkpoint.py",
+        "out_of_fold.py",
+        "choice.py",
+        "temporary_files.py",
+        "contents.py",
+    }
     of_arrays_and_members_of_archives = {"measurement.py", "model_file.py"}
     assert users == {"checksums.py", *of_texts, *of_arrays_and_members_of_archives}
 

@@ -150,7 +150,7 @@ def test_a_network_for_volumes_alone_is_planned_for_these_and_slices_are_left_ou
 def test_with_regions_the_3d_branch_sees_the_probability_of_each_in_every_configuration() -> None:
     labels = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
     fingerprint = build_fingerprint((1.0, 1.0, 1.0), (64, 64, 64), labels=labels)
-    host = Machine(accelerator_memory_gb=None, host=build_host())
+    host = Machine(accelerator_memory_gb=None, throughput=build_host())
     for planner, machine in (("default", MACHINE), ("lite", host)):
         plan = find_planner(planner, "h_dense_unet").plan(fingerprint, machine, measure_cost=count_little)
         for name, configuration in plan.configurations.items():
