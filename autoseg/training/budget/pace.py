@@ -27,7 +27,7 @@ EXPECTED_EPOCHS: Final = 2
 """Epochs at the pace of the forecast that precede the measured ones, so that a single slow epoch has no effect, but
 three have."""
 EPOCHS_BETWEEN_LAYOUTS: Final = 5
-SHARE_BETWEEN_LAYOUTS: Final = 0.1  # of the epochs of a training, where that is more
+SHARE_BETWEEN_LAYOUTS: Final = 0.1  # of the epochs that a training will have at the present pace, where that is more
 """On a machine with other load the pace varies by more than is tolerated; it is followed at once only near the end."""
 TOLERATED_DRIFT: Final = 0.1  # fraction of the remaining time
 TOLERATED_SHARE: Final = 0.01
@@ -195,7 +195,7 @@ def adapt_to_pace(
     """Returns a schedule that ends with the remaining time.
 
     The schedule is unchanged if it does so within a tenth of the time or a hundredth of the training, or is only a few
-    epochs, or a tenth of the training, old and not yet ending. The learning rate continues from its present value.
+    epochs, or a tenth of the training at the present pace, old and not yet ending. The learning rate continues from its present value.
 
     Args:
         last_epoch: The latest end, whatever the remaining time.
@@ -208,9 +208,8 @@ def adapt_to_pace(
     is_late = planned - remaining_seconds > max(TOLERATED_DRIFT * remaining_seconds, tolerated)
     is_early = remaining_seconds - planned > max(TOLERATED_DRIFT * planned, tolerated)
     is_urgent = is_late and remaining_seconds < EPOCHS_BETWEEN_LAYOUTS * epoch_seconds
-    is_fresh = next_epoch - schedule.first_epoch < max(
-        EPOCHS_BETWEEN_LAYOUTS, SHARE_BETWEEN_LAYOUTS * schedule.end_epoch
-    )
+    possible = min(schedule.end_epoch, next_epoch + remaining_seconds / epoch_seconds)
+    is_fresh = next_epoch - schedule.first_epoch < max(EPOCHS_BETWEEN_LAYOUTS, SHARE_BETWEEN_LAYOUTS * possible)
     if not (is_late or is_early) or (is_fresh and not is_urgent):
         return schedule
     end = find_end(epoch_seconds, next_epoch=next_epoch, last_epoch=last_epoch, remaining_seconds=remaining_seconds)
