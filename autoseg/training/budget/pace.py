@@ -195,7 +195,8 @@ def adapt_to_pace(
     """Returns a schedule that ends with the remaining time.
 
     The schedule is unchanged if it does so within a tenth of the time or a hundredth of the training, or is only a few
-    epochs, or a tenth of the training at the present pace, old and not yet ending. The learning rate continues from its present value.
+    epochs, or a tenth of the training at the present pace, old and not yet ending. The learning rate continues from its
+    present value.
 
     Args:
         last_epoch: The latest end, whatever the remaining time.
