@@ -1,9 +1,9 @@
 """Every architecture at equal minutes on the CPU: `python -m benchmarks.families --minutes 8 --results FOLDER`.
 
-All are planned by the lite planner with the same budget, then their training steps are timed, one network after another
-in several rounds, the fastest round counts. Each trains fold 0 for as many iterations as the minutes hold at that pace,
-and is scored on the held-out cases: other programs change how long the comparison takes, but not its result. The
-folder of results keeps plans, paces and scores; what is there is not repeated, so a run may be interrupted and
+All are planned by the planner `timed` with the same budget, then their training steps are timed, one network after
+another in several rounds, the fastest round counts. Each trains fold 0 for as many iterations as the minutes hold at
+that pace, and is scored on the held-out cases: other programs change how long the comparison takes, but not its result.
+The folder of results keeps plans, paces and scores; what is there is not repeated, so a run may be interrupted and
 continued, and more minutes or data sets may be added. The table holds all that is there.
 """
 
@@ -39,7 +39,7 @@ from planners import ARCHITECTURES
 DATASETS: Final = ("Dataset004_Hippocampus", "Dataset006_RetinaVessels", "Dataset007_Nuclei")
 FOLD: Final = "0"
 ROUNDS: Final = 3
-SECONDS_OF_BUDGET: Final = 100  # a minute of it; the lite planner gives 0.6 of a budget to training steps
+SECONDS_OF_BUDGET: Final = 100  # a minute of it; the planner `timed` gives 0.6 of a budget to training steps
 HEADING: Final = (
     "| data set | architecture | parameters (M) | iterations | s per iteration | peak memory (GiB) | Dice | HD95 |\n"
     "|---|---|---|---|---|---|---|---|"
@@ -113,7 +113,7 @@ class Training:
             return True
         shutil.rmtree(self.run.root, ignore_errors=True)
         budget = f"{round(self.minutes * SECONDS_OF_BUDGET)}s"
-        arguments = ["plan", str(self.dataset), "--run", str(self.run.root), "--planner", "lite", "--budget", budget]
+        arguments = ["plan", str(self.dataset), "--run", str(self.run.root), "--planner", "timed", "--budget", budget]
         return self._call([*arguments, "--architecture", self.architecture], {}).exit_code == 0
 
     def time_step(self) -> float:

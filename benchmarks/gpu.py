@@ -213,7 +213,7 @@ def measure_dice(settings: GpuSettings) -> None:
     """Trains fold 0 with the planner that plans by time, and prints its validation."""
     _tell_missing(settings, needs_peer=False)
     run, budget = settings.work / "dice", "20s" if settings.is_tiny else DICE_BUDGET
-    plan = ["-m", "autoseg", "plan", str(settings.dataset), "--run", str(run), "--planner", "lite", "--budget", budget]
+    plan = ["-m", "autoseg", "plan", str(settings.dataset), "--run", str(run), "--planner", "timed", "--budget", budget]
     settings.run(plan)
     begin = time.perf_counter()
     print(settings.run(["-m", "autoseg", "train", str(run), "--fold", "0", "--device", settings.device.type])[-2000:])

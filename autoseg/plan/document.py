@@ -55,6 +55,11 @@ class ConfigurationPlan(Part):
     training: TrainingPlan
 
     @property
+    def separates_objects(self) -> bool:
+        """Returns whether touching objects are separated by background in its preprocessed data."""
+        return any(term.needs_instances for term in self.training.losses)
+
+    @property
     def previous_configuration(self) -> str | None:
         """The configuration that is the previous stage; None if there is none."""
         return None if self.previous_stage is None else self.previous_stage.configuration
@@ -168,6 +173,13 @@ class Plan(Document):
         problems = list_loss_problems(chosen.training.losses, self.labels)
         if problems:
             msg = f"configurations.{name}.training.losses: {'; '.join(problems)}"
+            raise ValueError(msg)
+        owner = self.configurations[chosen.data_of]
+        if chosen.separates_objects != owner.separates_objects:
+            msg = (
+                f"configurations.{name}.training.losses and those of {chosen.data_of}, whose preprocessed data it "
+                f"shares, must both tell objects apart by instances, or neither"
+            )
             raise ValueError(msg)
 
     def get_configuration(self, name: ConfigurationName) -> ConfigurationPlan:

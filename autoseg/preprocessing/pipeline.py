@@ -77,11 +77,6 @@ def prepare_case(
     )
 
 
-def separates_objects(configuration: ConfigurationPlan) -> bool:
-    """Returns whether touching objects are separated by background in the arrays of a configuration."""
-    return any(term.needs_instances for term in configuration.training.losses)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResamplingTask:
     """Everything that the resampled arrays of a prepared case depend on: equal tasks give equal arrays."""
@@ -105,7 +100,7 @@ def compute_resampling_task(case: PreparedCase, plan: Plan, configuration: str) 
         ),
         image_order=resampling.image_order,
         label_order=resampling.label_order,
-        separated_dimensions=chosen.dimensions if separates_objects(chosen) else 0,
+        separated_dimensions=chosen.dimensions if chosen.separates_objects else 0,
     )
 
 
@@ -130,7 +125,7 @@ def preprocess_prepared_case(
     chosen = plan.configurations[configuration]
     check_resampled_shape(geometry, chosen, channels=len(case.image))
     label_map = None if case.label_map is None else _resample_label_map(case.label_map, geometry, plan, resampling)
-    if label_map is not None and separates_objects(chosen):
+    if label_map is not None and chosen.separates_objects:
         label_map = _separate_objects(label_map, case, dimensions=chosen.dimensions)
     return PreprocessedCase(
         image=_resample_image(case.image, geometry, resampling),

@@ -25,6 +25,7 @@ from autoseg.volume_io.formats.volumes import Volume, check_finite_grid, convert
 # Positions and directions are decimal text, of which some scanners write two or three digits after the point.
 SAME_POSITION_MM: Final = 0.01
 ORIENTATION_TOLERANCE: Final = 1e-3
+ROUNDED_SPACING: Final = 1e-4  # by so much, relatively, spacings differ that were rounded to three digits or more
 STEP_TOLERANCE: Final = 0.1  # of the distance of slices: a missing slice is off by half of it or more
 
 
@@ -137,7 +138,8 @@ def _check_alike(slices: Sequence[SliceHeader]) -> None:
         )
         raise VolumeError(msg)
     kinds = Counter((header.shape_yx, header.spacing_mm_yx) for header in slices)
-    if len(kinds) > 1:
+    (shape, spacing), *others = kinds
+    if any(other[0] != shape or not np.allclose(other[1], spacing, rtol=ROUNDED_SPACING, atol=0) for other in others):
         listed = ", ".join(
             f"{count} of {shape[0]} x {shape[1]} with {spacing} mm" for (shape, spacing), count in kinds.items()
         )

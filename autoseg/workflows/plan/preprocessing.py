@@ -25,7 +25,6 @@ from autoseg.preprocessing.pipeline import (
     compute_resampling_task,
     prepare_case,
     preprocess_prepared_case,
-    separates_objects,
 )
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -166,7 +165,7 @@ def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
         channels=plan.channels,
         spacing_mm=chosen.spacing_mm,
         resampling=chosen.resampling,
-        separates_objects=separates_objects(chosen),
+        separates_objects=chosen.separates_objects,
     )
 
 
@@ -227,7 +226,7 @@ def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: S
     names = [channel.name for channel in plan.channels]
     labelled = read_labelled_case(case, labels=plan.labels, channel_names=names)
     missing = _list_missing(case, run, configurations)
-    are_separated = any(separates_objects(plan.configurations[name]) for name in missing)
+    are_separated = any(plan.configurations[name].separates_objects for name in missing)
     objects = read_instances(case, labelled) if are_separated else None
     prepared = prepare_case(labelled.image, labelled.label_map, labelled.grid, plan, objects=objects)
     tasks: dict[ResamplingTask, list[str]] = {}

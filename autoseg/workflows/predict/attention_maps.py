@@ -117,6 +117,14 @@ def _explain_no_maps(configuration: str, network: NetworkPlan) -> str:
     )
 
 
+def remove_old_maps(out: Path, *, kept: Sequence[str]) -> None:
+    """Removes the maps in a folder of predictions, but for those of the cases that are kept."""
+    beginnings = tuple(f"{case}_" for case in kept)
+    for path in (out / MAPS_FOLDER).glob(f"*{MAP_ENDING}"):
+        if not path.name.startswith(beginnings):
+            path.unlink()
+
+
 def check_no_maps(out: Path) -> None:
     """Checks that a folder holds no attention maps, which would not be those of new label maps.
 

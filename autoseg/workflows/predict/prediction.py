@@ -13,6 +13,7 @@ from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import write_document
 from autoseg.errors import PlanError, PredictionError, Problem, group_problems
+from autoseg.file_endings import strip_ending
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
@@ -30,7 +31,13 @@ from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
 from autoseg.volume_io.dicom import DicomFormat, SegmentedBy
 from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
-from autoseg.workflows.predict.attention_maps import MapRecorder, build_recorder, check_attention_maps, check_no_maps
+from autoseg.workflows.predict.attention_maps import (
+    MapRecorder,
+    build_recorder,
+    check_attention_maps,
+    check_no_maps,
+    remove_old_maps,
+)
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
@@ -143,6 +150,9 @@ def _predict_images(
         record = prepare_folder(out, record, overwrite=request.overwrite)
         write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
         write_document(out / PLAN_NAME, model.plan)
+    if request.overwrite:
+        others = record.outputs.keys() - {path.name for path in outputs}
+        remove_old_maps(out, kept=[strip_ending(name) for name in others])
     recorder = build_recorder(model.members[0], out) if request.attention_maps else None
     waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder)]
     failures = _list_incomplete(found.problems)

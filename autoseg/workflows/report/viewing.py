@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from autoseg.errors import VolumeError
+from autoseg.errors import RunError, VolumeError
 from autoseg.file_endings import strip_ending
 from autoseg.report.blocks import Facts, Gallery, Section
 from autoseg.report.page import MOST_VOLUME_BYTES, Page, ShownCase
@@ -23,8 +23,11 @@ def write_view(image: Path, label_maps: Sequence[Path], out: Path) -> int:
 
     Raises:
         VolumeError: A file cannot be read, or a label map has another shape than the image.
-        RunError: The page cannot be written.
+        RunError: The page cannot be written, or would replace one of the files.
     """
+    if out.exists() and any(path.exists() and path.samefile(out) for path in (image, *label_maps)):
+        msg = f"{out} is one of the files that are to be shown, and the page would replace it; give another --out"
+        raise RunError(msg)
     return build_view(image, label_maps).write(out)
 
 

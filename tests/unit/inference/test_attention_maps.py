@@ -106,6 +106,12 @@ def test_a_repeated_call_writes_what_is_missing(make_run, images) -> None:
         predict(run, images)
 
 
+def test_overwriting_with_another_model_leaves_no_map_of_the_earlier_one(make_run, images) -> None:
+    predict(make_run("u_shaped", **GATES), images, attention_maps=True)
+    out = predict(make_run("shape stream"), images, attention_maps=True, overwrite=True)
+    assert [path.name for path in (out / "attention_maps").iterdir()] == ["case_edges.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("name", "choices", "words"),
     [

@@ -77,7 +77,7 @@ def plan_border_loss(plan: Plan, objects: str) -> Plan:
     term = BorderWeightedCrossEntropyTerm(
         weight=1.0,
         background_weights=(1.0,),
-        class_weights=(1.0,),
+        class_weights=(1.0, 1.0),
         border_weight=10.0,
         border_sigma_mm=SIGMA,
         objects=objects,  # type: ignore[arg-type]
@@ -109,3 +109,12 @@ def test_arrays_differ_only_for_plans_that_ask_for_it_and_are_separated_on_the_n
     tasks = {name: compute_resampling_task(without, plans["instances"], name) for name in ("2d", "3d_fullres")}
     assert [task.separated_dimensions for task in tasks.values()] == [2, 3]
     assert compute_resampling_task(without, plans["components"], "2d").separated_dimensions == 0
+
+
+def test_configurations_that_share_arrays_must_agree_on_objects() -> None:
+    usual = build_preprocessing_plan(spacings_mm={"3d_fullres": (1.0, 1.0, 1.0)})
+    plans = {name: plan_border_loss(usual, name) for name in ("components", "instances")}
+    owner, sharing = (plans[name].configurations["3d_fullres"].model_dump() for name in ("components", "instances"))
+    content = usual.model_dump() | {"configurations": {"3d_fullres": owner, "3d_cascade_fullres": sharing}}
+    with pytest.raises(ValueError, match=r"3d_cascade_fullres\.training\.losses and those of 3d_fullres, whose"):
+        Plan.model_validate(content)

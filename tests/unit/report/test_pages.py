@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders.balls import make_case, save
 
-from autoseg.errors import VolumeError
+from autoseg.errors import RunError, VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
 from autoseg.report.blocks import Table
 from autoseg.report.charts import MOST_POINTS, draw_intervals, draw_strips
@@ -17,7 +17,7 @@ from autoseg.report.page import Page, ShownCase, dump_json
 from autoseg.report.pictures import draw_slices, locate_slices
 from autoseg.report.volumes import CaseVolumes, find_errors, scale_to_bytes
 from autoseg.workflows.report.predictions import find_concerns
-from autoseg.workflows.report.viewing import build_view
+from autoseg.workflows.report.viewing import build_view, write_view
 
 
 def build_volumes(shape=(10, 30, 40), *, spacing=(4.0, 1.0, 1.0), **changes) -> CaseVolumes:
@@ -192,6 +192,15 @@ def test_no_two_layers_have_one_name_whatever_the_files_are_called(tmp_path):
     paths = [save(tmp_path / f"{place}.nii.gz", label_map) for place in places]
     names = list(build_view(save(tmp_path / "case.nii.gz", image), paths).cases[0].volumes)
     assert names == ["image", "a/image", "b/errors", str(paths[2]), str(paths[3])]
+
+
+def test_a_page_never_replaces_a_file_that_it_shows(tmp_path):
+    image, label_map = make_case(0)
+    paths = [save(tmp_path / f"{name}.nii.gz", array) for name, array in (("image", image), ("labels", label_map))]
+    before = paths[1].read_bytes()
+    with pytest.raises(RunError, match=r"labels\.nii\.gz is one of the files that are to be shown"):
+        write_view(paths[0], paths[1:], paths[1])
+    assert paths[1].read_bytes() == before
 
 
 def test_an_image_can_be_viewed_alone(tmp_path):

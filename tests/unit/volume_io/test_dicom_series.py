@@ -136,6 +136,17 @@ def test_slices_of_two_sizes_are_refused(tmp_path):
     assert "expected slices of one size and pixel spacing, found 5 of 4 x 6" in explain(tmp_path)
 
 
+def test_spacings_that_were_rounded_differently_are_one(tmp_path):
+    (series,) = find_series(write_series(tmp_path, VOXELS)).series
+    first, *others = series.slices
+    rounded = tuple(spacing * (1 + 5e-5) for spacing in first.spacing_mm_yx)
+    stack = stack_slices(replace(series, slices=(replace(first, spacing_mm_yx=rounded), *others)))
+    assert stack.grid.spacing_mm[1:] == pytest.approx(first.spacing_mm_yx, rel=1e-4)
+    coarse = tuple(spacing * 1.01 for spacing in first.spacing_mm_yx)
+    with pytest.raises(VolumeError, match="expected slices of one size and pixel spacing, found"):
+        stack_slices(replace(series, slices=(replace(first, spacing_mm_yx=coarse), *others)))
+
+
 def test_what_is_no_slice_of_a_volume_is_left_out_with_a_line(tmp_path):
     write_series(tmp_path / "s", VOXELS)
     scout = {"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}
