@@ -138,8 +138,8 @@ def _check_alike(slices: Sequence[SliceHeader]) -> None:
         )
         raise VolumeError(msg)
     kinds = Counter((header.shape_yx, header.spacing_mm_yx) for header in slices)
-    (shape, spacing), *others = kinds
-    if any(other[0] != shape or not np.allclose(other[1], spacing, rtol=ROUNDED_SPACING, atol=0) for other in others):
+    spacings = np.array([spacing for _, spacing in kinds], dtype=float)
+    if len({shape for shape, _ in kinds}) > 1 or not np.allclose(spacings, spacings[0], rtol=ROUNDED_SPACING, atol=0):
         listed = ", ".join(
             f"{count} of {shape[0]} x {shape[1]} with {spacing} mm" for (shape, spacing), count in kinds.items()
         )
