@@ -35,7 +35,7 @@ def test_parts_that_run_commands_say_what_is_missing_and_do_not_stop_the_next(ca
 
     def answer(arguments):
         commands.append(arguments)
-        if "plan" in arguments and "lite" not in arguments:
+        if "plan" in arguments and "timed" not in arguments:
             msg = "no space left"
             raise RuntimeError(msg)
         return "what was printed"
