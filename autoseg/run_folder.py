@@ -172,10 +172,9 @@ class RunFolder:
         """Predictions of pruned networks for held-out cases."""
         return self.root / "pruned" / f"{configuration}_depth_{depth}"
 
-    def training_log(self, configuration: str, fold: str, rank: int = 0) -> Path:
-        """Terminal output of a training that a queue has started; one file for each of its processes."""
-        ending = f"_rank_{rank}" if rank else ""
-        return self.logs / f"train_{configuration}_fold_{fold}{ending}.log"
+    def training_log(self, configuration: str, fold: str) -> Path:
+        """Terminal output of a training that a queue has started; further processes of it have files beside it."""
+        return self.logs / f"train_{configuration}_fold_{fold}.log"
 
     @property
     def references(self) -> Path:

@@ -11,8 +11,10 @@ from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summar
 from autoseg.file_endings import are_rivals, strip_label_map_ending
 from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
+from autoseg.places.local import ThisComputer
+from autoseg.places.place import Place
 from autoseg.plan.document import Plan
-from autoseg.processes.case_pool import compute_worker_count, list_problems, run_over_cases, write_failure_log
+from autoseg.processes.case_pool import compute_worker_count, list_problems, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.validation_conditions import ValidationConditions
@@ -33,7 +35,9 @@ class EvaluationJob:
     labels: LabelScheme
 
 
-def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, progress: Progress) -> EvaluationSummary:
+def evaluate_folder(
+    predictions: Path, references: Path, *, run_root: Path, progress: Progress, place: Place | None = None
+) -> EvaluationSummary:
     """Evaluates every predicted label map and writes summary.json and summary.csv beside them.
 
     Raises:
@@ -54,7 +58,7 @@ def evaluate_folder(predictions: Path, references: Path, *, run_root: Path, prog
     ]
     folder = predictions if predictions.is_dir() else predictions.parent
     check_writable(folder)
-    return evaluate_jobs(jobs, folder=folder, progress=progress)
+    return evaluate_jobs(jobs, folder=folder, progress=progress, place=place)
 
 
 def _check_order(predictions: Path, run: RunFolder) -> None:
@@ -64,14 +68,26 @@ def _check_order(predictions: Path, run: RunFolder) -> None:
 
 
 def evaluate_jobs(
-    jobs: list[EvaluationJob], *, folder: Path, progress: Progress, validation: ValidationConditions | None = None
+    jobs: list[EvaluationJob],
+    *,
+    folder: Path,
+    progress: Progress,
+    validation: ValidationConditions | None = None,
+    place: Place | None = None,
 ) -> EvaluationSummary:
     """Evaluates pairs of files and writes the summary into `folder`, with the conditions of a validation, if it is one.
+
+    Args:
+        jobs: Pairs of files.
+        folder: Folder of the predictions.
+        progress: Receives the progress.
+        validation: Conditions of a validation.
+        place: Evaluates the cases; None: this computer.
 
     Raises:
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
-    outcome = run_over_cases(
+    outcome = (place or ThisComputer()).run_over_cases(
         evaluate_job,
         [(job.case, job) for job in jobs],
         workers=count_evaluation_workers(len(jobs)),

@@ -1,7 +1,7 @@
 """Reads the status of every training of a run from its files, from any process and at any time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -10,6 +10,7 @@ from autoseg.document import MOST_RESULT_BYTES, parse_part, read_document
 from autoseg.errors import DocumentError
 from autoseg.inference.folds import find_trained_folds, is_imported_run
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.places.place import TaskState
 from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import LockHolder, find_holder
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
@@ -18,7 +19,9 @@ from autoseg.untrusted.json_reading import read_json
 from autoseg.validation_conditions import ValidationConditions, list_limits
 from autoseg.workflows.folds.state import Phase, TrainingState, read_state
 
-FoldState = Literal["waiting", "preparing", "training", "validating", "interrupted", "failed", "finished"]
+FoldState = Literal[
+    "waiting", "queued", "preparing", "training", "validating", "interrupted", "lost", "failed", "finished"
+]
 STATES_OF_WORK: Final[dict[Phase | None, FoldState]] = {"training": "training", "validating": "validating"}
 
 
@@ -29,7 +32,8 @@ class FoldStatus:
     Attributes:
         configuration: Name of the configuration.
         fold: Name of the fold.
-        state: "interrupted" means that it was started, is not finished, and no process works on it.
+        state: "interrupted" means that it was started, is not finished, and no process works on it; "queued", that it
+            waits for a scheduler; "lost", that its job ended without a word.
         device: Device on which it runs or last ran.
         pid: Process that works on it.
         epochs_done: Number of finished epochs.
@@ -174,6 +178,15 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
         warnings=_find_warnings(validation, state),
         is_trained=has_final_model(folder),
     )
+
+
+def apply_task_state(status: FoldStatus, task: TaskState) -> FoldStatus:
+    """Adds what the place of a training knows of it to what its files tell."""
+    if task.phase == "running":
+        return replace(status, state=status.state if status.is_running else "preparing", device=task.where)
+    if task.phase == "finished":
+        return status
+    return replace(status, state=task.phase, reason=task.reason)
 
 
 def has_final_model(folder: FoldFolder) -> bool:

@@ -12,13 +12,13 @@ from autoseg.geometry import FloatTriple, Grid, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
 from autoseg.nonzero_region import compute_nonzero_box, slice_box
+from autoseg.places.place import Place
 from autoseg.processes.case_pool import (
     CaseSize,
     PoolOutcome,
     compute_worker_count,
     find_largest,
     list_problems,
-    run_over_cases,
     write_failure_log,
 )
 from autoseg.processes.progress import Progress
@@ -33,7 +33,13 @@ BYTES_PER_LABEL_VOXEL = 8
 
 
 def measure_dataset(
-    dataset: Dataset, run: RunFolder, *, grids: Mapping[str, Grid], workers: int | None, progress: Progress
+    dataset: Dataset,
+    run: RunFolder,
+    *,
+    grids: Mapping[str, Grid],
+    workers: int | None,
+    place: Place,
+    progress: Progress,
 ) -> Fingerprint:
     """Reads, checks and measures all cases.
 
@@ -42,6 +48,7 @@ def measure_dataset(
         run: Run folder whose logs receive the tracebacks of unexpected errors.
         grids: Grid of the first channel by case name; cases whose header cannot be read are missing.
         workers: Number of processes; None chooses it from cores and free memory.
+        place: Runs the work on each case.
         progress: Receives notes and progress.
 
     Raises:
@@ -56,7 +63,7 @@ def measure_dataset(
         orientation=orientation,
         target_spacing_mm=predict_target_spacing(grids.values(), orientation),
     )
-    outcome = run_over_cases(
+    outcome = place.run_over_cases(
         measure,
         [(case.name, case) for case in dataset.cases],
         workers=compute_worker_count(

@@ -20,6 +20,8 @@ from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.files.temporary_files import remove_leftovers
 from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
 from autoseg.network_cost import MeasureCost, NetworkCost
+from autoseg.places.local import ThisComputer
+from autoseg.places.place import Place
 from autoseg.plan.document import Plan
 from autoseg.plan.network import NetworkPlan
 from autoseg.processes.fork_server import prepare_worker_context
@@ -130,6 +132,7 @@ class PlanRequest:
         overwrite: Replace an existing plan and its preprocessed data.
         split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
+        place: Measures and preprocesses the cases.
     """
 
     planner: str
@@ -140,6 +143,7 @@ class PlanRequest:
     overwrite: bool = False
     split: SplitRequest = field(default_factory=SplitRequest)
     fix_geometry: bool = False
+    place: Place = field(default_factory=ThisComputer)
 
 
 def _ignore_classes(classes: Sequence[ClassCount]) -> None:
@@ -218,13 +222,26 @@ def plan_dataset(
     written = 0
     if request.preprocess:
         written = preprocess_dataset(
-            dataset, run, plan, configurations=names, workers=request.workers, progress=progress
+            dataset,
+            run,
+            plan,
+            configurations=names,
+            workers=request.workers,
+            place=request.place,
+            progress=progress,
         )
     return PlanningOutcome(run=run, plan=plan, is_new=is_new, written_cases=written)
 
 
-def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: int | None, progress: Progress) -> int:
-    """Preprocesses missing and outdated arrays of a run; returns the number of cases written.
+def preprocess_run(
+    run_root: Path,
+    *,
+    configurations: Sequence[str],
+    workers: int | None,
+    place: Place | None = None,
+    progress: Progress,
+) -> int:
+    """Preprocesses missing and outdated arrays of a run, on this computer or elsewhere; returns the number of cases.
 
     Raises:
         DocumentError: The edited plan breaks the schema.
@@ -237,7 +254,15 @@ def preprocess_run(run_root: Path, *, configurations: Sequence[str], workers: in
     check_has_data(run, plan)
     dataset = restore_dataset(read_document(run.dataset, DatasetRecord))
     names = select_data_configurations(plan, configurations)
-    return preprocess_dataset(dataset, run, plan, configurations=names, workers=workers, progress=progress)
+    return preprocess_dataset(
+        dataset,
+        run,
+        plan,
+        configurations=names,
+        workers=workers,
+        place=place or ThisComputer(),
+        progress=progress,
+    )
 
 
 def _report_measurements(
@@ -351,7 +376,9 @@ def _plan_anew(
     headers = survey_headers(dataset.cases)
     for note in headers.notes:
         progress.note(note)
-    fingerprint = measure_dataset(dataset, run, grids=headers.grids, workers=request.workers, progress=progress)
+    fingerprint = measure_dataset(
+        dataset, run, grids=headers.grids, workers=request.workers, place=request.place, progress=progress
+    )
     plan = rule(fingerprint, request.machine)
     select_data_configurations(plan, request.configurations)
     make_folder(run.root)

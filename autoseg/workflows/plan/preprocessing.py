@@ -14,6 +14,7 @@ from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.inference.folds import is_imported_run
 from autoseg.labels import LabelScheme
 from autoseg.measurement import count_class_voxels
+from autoseg.places.place import Place
 from autoseg.plan.document import Plan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
@@ -31,7 +32,6 @@ from autoseg.processes.case_pool import (
     compute_worker_count,
     find_largest,
     list_problems,
-    run_over_cases,
     write_failure_log,
 )
 from autoseg.processes.fork_server import prepare_worker_context
@@ -94,6 +94,7 @@ def preprocess_dataset(
     *,
     configurations: Sequence[str],
     workers: int | None,
+    place: Place,
     progress: Progress,
 ) -> int:
     """Preprocesses the missing cases and returns how many were written.
@@ -116,7 +117,7 @@ def preprocess_dataset(
     prepare_worker_context(WORKER_MODULES)
     measured = read_document(run.fingerprint, Fingerprint).cases
     sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
-    outcome = run_over_cases(
+    outcome = place.run_over_cases(
         partial(preprocess_case, plan=plan, run=run, configurations=configurations),
         jobs,
         workers=compute_worker_count(

@@ -7,10 +7,8 @@ from typing import Final
 import torch
 
 from autoseg.errors import OptionError, TrainingError
+from autoseg.places.local import Devices
 from autoseg.runtime.device import find_device
-
-Devices = tuple[str, ...]
-"""Devices that train one fold together; often a single one."""
 
 RANK: Final = "RANK"
 LOCAL_RANK: Final = "LOCAL_RANK"

@@ -61,29 +61,29 @@ def train_folds(
     else:
         check_trackers(request.log_to)
         queue = build_queue(run_root, units, request, groups, autoseg=autoseg, stop=stop)
-        failures = _run_queue(queue, request, show_statuses, progress=progress)
+        for line in _describe_queue(queue, request.budget_seconds, places=len(groups)):
+            progress.note(line)
+        failures = _run_queue(queue, request, show_statuses, stop=stop)
     if not is_main_process(parallel=request.parallel):
         return TrainingOutcome(is_main_process=False)
     return TrainingOutcome(is_main_process=True, failures=failures, crossvalidation=collect_crossvalidation(run_root))
 
 
 def _run_queue(
-    queue: TrainingQueue, request: TrainingRequest, show_statuses: ShowStatuses, *, progress: Progress
+    queue: TrainingQueue, request: TrainingRequest, show_statuses: ShowStatuses, *, stop: StopRequest
 ) -> tuple[str, ...]:
-    for line in _describe_queue(queue, request.budget_seconds):
-        progress.note(line)
     try:
-        with queue.stop.handle_signals(), closing(queue.run_all()) as snapshots:
+        with stop.handle_signals(), closing(queue.run_all()) as snapshots:
             show_statuses(snapshots)
     except KeyboardInterrupt as interruption:
         raise Stopped(queue.describe_interruption(request)) from interruption
     return tuple(queue.failures.values())
 
 
-def _describe_queue(queue: TrainingQueue, budget_seconds: float | None) -> list[str]:
-    lines = [f"{len(queue.waiting)} of {len(queue.units)} folds to train; their output goes to {queue.run.logs}"]
-    if budget_seconds is not None and queue.waiting:
-        rounds = -(-len(queue.waiting) // len(queue.device_groups))
+def _describe_queue(queue: TrainingQueue, budget_seconds: float | None, *, places: int) -> list[str]:
+    lines = [f"{len(queue.tasks)} of {len(queue.units)} folds to train; their output goes to {queue.run.logs}"]
+    if budget_seconds is not None and queue.tasks:
+        rounds = -(-len(queue.tasks) // places)
         lines.append(
             f"each of them gets {format_duration(budget_seconds)}, so all take up to "
             f"{format_duration(rounds * budget_seconds)}"

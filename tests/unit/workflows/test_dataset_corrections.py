@@ -11,6 +11,7 @@ from PIL import Image
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError
+from autoseg.places.local import ThisComputer
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
@@ -27,7 +28,9 @@ def check(folder):
 def measure(folder, run):
     dataset = read_dataset(folder)
     grids = survey_headers(dataset.cases).grids
-    return measure_dataset(dataset, RunFolder(run), grids=grids, workers=1, progress=SilentProgress())
+    return measure_dataset(
+        dataset, RunFolder(run), grids=grids, workers=1, place=ThisComputer(), progress=SilentProgress()
+    )
 
 
 def write_pictures(folder, label_maps, *, labels, channels=("grey",), shape=(8, 9, 3)):

@@ -2,17 +2,18 @@ import json
 import re
 import sys
 import time
-from collections import deque
 
 import psutil
 import pytest
 from builders.folds import finish_fold
 
+from autoseg.places import local
+from autoseg.places.local import ThisComputer
+from autoseg.places.place import Task
 from autoseg.processes.signals import StopRequest
 from autoseg.training.options import Length
 from autoseg.workflows.folds.state import read_state
 from autoseg.workflows.folds.status import read_run_status
-from autoseg.workflows.train import queue as training_queue
 from autoseg.workflows.train.queue import TrainingQueue, build_queue
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import Unit
@@ -21,7 +22,9 @@ from autoseg.workflows.train.units import Unit
 SCRIPT = """
 import json, os, subprocess, sys, time
 from pathlib import Path
-folder, name, end, device = Path(sys.argv[1]), *sys.argv[2:]
+folder, name, end, _, device = Path(sys.argv[1]), *sys.argv[2:]
+if ":" in end:  # one for each device
+    end = dict(part.split(":") for part in end.split(","))[device]
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "OMP_NUM_THREADS")
 told = {"name": name, "device": device, "pid": os.getpid(), **{key: os.environ.get(key) for key in names}}
 def tell(word):
@@ -57,10 +60,10 @@ tell("end")
 
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch):
-    monkeypatch.setattr(training_queue, "SECONDS_BETWEEN_LOOKS", 0.02)
-    monkeypatch.setattr(training_queue, "SECONDS_FOR_REASONS", 0.3)
-    monkeypatch.setattr(training_queue, "SECONDS_TO_STOP", 5.0)
-    monkeypatch.setattr(training_queue, "SECONDS_TO_SAVE", 20.0)
+    monkeypatch.setattr(local, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(local, "SECONDS_FOR_REASONS", 0.3)
+    monkeypatch.setattr(local, "SECONDS_TO_STOP", 5.0)
+    monkeypatch.setattr(local, "SECONDS_TO_SAVE", 20.0)
 
 
 @pytest.fixture
@@ -83,18 +86,18 @@ def make_units(*ends, configuration="2d", needs=None):
 
 @pytest.fixture
 def make_queue(run, notes):
-    def make(units, device_groups):
-        def build_command(unit, device):
-            end = unit.fold.split("-")[0]
-            return [sys.executable, "-S", "-c", SCRIPT, str(notes), unit.name, end, device]
+    def make(units, device_groups, stop=None):
+        def build_task(unit):
+            return Task(
+                name=unit.name,
+                arguments=(unit.name, unit.fold.split("-")[0]),
+                log=run.training_log(unit.configuration, unit.fold),
+                needs=tuple(other.name for other in units if other.configuration == unit.needs),
+            )
 
-        return TrainingQueue(
-            run=run,
-            units=tuple(units),
-            device_groups=tuple(device_groups),
-            build_command=build_command,
-            waiting=deque(units),
-        )
+        command = (sys.executable, "-S", "-c", SCRIPT, str(notes))
+        here = ThisComputer(device_groups=tuple(device_groups), autoseg=command, stop=stop or StopRequest())
+        return TrainingQueue(run=run, units=tuple(units), tasks={unit: build_task(unit) for unit in units}, place=here)
 
     return make
 
@@ -194,10 +197,9 @@ def test_an_interruption_leaves_no_process_behind(make_queue, notes, device_grou
 
 
 def test_a_training_that_is_stopped_has_the_time_to_save_its_state(make_queue, notes, monkeypatch):
-    monkeypatch.setattr(training_queue, "SECONDS_TO_STOP", 0.1)  # for those that cannot save any more
+    monkeypatch.setattr(local, "SECONDS_TO_STOP", 0.1)  # for those that cannot save any more
     told = []
-    queue = make_queue(make_units("slowly", "well"), [("cpu",)])
-    queue.stop = StopRequest(tell=told.append)
+    queue = make_queue(make_units("slowly", "well"), [("cpu",)], StopRequest(tell=told.append))
     snapshots = queue.run_all()
     while not read_notes(notes, "asleep"):
         next(snapshots)
@@ -218,22 +220,12 @@ def test_a_fold_on_two_devices_has_two_processes_that_know_of_each_other(make_qu
     assert len({note["MASTER_PORT"] for note in began[:2]}) == 1
     assert None not in {note["OMP_NUM_THREADS"] for note in began}
     assert run.training_log("2d", "well").is_file()
-    assert run.training_log("2d", "well", 1).is_file()
+    assert (run.logs / "train_2d_fold_well_rank_1.log").is_file()
 
 
-def test_when_one_of_two_processes_fails_the_other_is_stopped(run, notes):
-    unit = Unit(configuration="2d", fold="x", cases=("a",))
-    ends = {"cuda:0": "never", "cuda:1": "badly"}
-    queue = TrainingQueue(
-        run=run,
-        units=(unit,),
-        device_groups=(("cuda:0", "cuda:1"),),
-        build_command=lambda unit, device: [
-            sys.executable, "-S", "-c", SCRIPT, str(notes), unit.name, ends[device], device,
-        ],
-        waiting=deque([unit]),
-    )  # fmt: skip
-    *_, last = queue.run_all()
+def test_when_one_of_two_processes_fails_the_other_is_stopped(make_queue, notes):
+    unit = Unit(configuration="2d", fold="cuda.0:never,cuda.1:badly", cases=("a",))
+    *_, last = make_queue([unit], [("cuda.0", "cuda.1")]).run_all()
     assert last[0].reason.startswith("the disk is full")
     assert not any(is_alive(note["pid"]) for note in read_notes(notes, "begin"))
 
@@ -242,12 +234,14 @@ def test_the_queue_runs_the_command_that_a_user_would_give(run):
     units = (Unit(configuration="2d", fold="1", cases=("c", "d")),)
     request = TrainingRequest(length=Length(epochs=3), workers=2)
     queue = build_queue(run.root, units, request, [("cuda:0",), ("cuda:1",)])
-    assert queue.build_command(units[0], "cuda:1") == [
-        sys.executable, "-m", "autoseg", "train", str(run.root), "--configuration", "2d", "--fold", "1",
-        "--device", "cuda:1", "--epochs", "3", "--precision", "auto", "--workers", "2",
-    ]  # fmt: skip
+    assert queue.place.autoseg == (sys.executable, "-m", "autoseg")
+    assert queue.place.device_groups == (("cuda:0",), ("cuda:1",))
+    assert queue.tasks[units[0]].arguments == (
+        "train", str(run.root), "--configuration", "2d", "--fold", "1", "--epochs", "3", "--precision", "auto",
+        "--workers", "2",
+    )  # fmt: skip
     together = build_queue(run.root, units, request, [("cuda:0", "cuda:1")])
-    assert "--parallel" in together.build_command(units[0], "cuda:0")
+    assert "--parallel" in together.tasks[units[0]].arguments
 
 
 def test_finished_folds_are_not_begun_again(run):
@@ -256,11 +250,11 @@ def test_finished_folds_are_not_begun_again(run):
         Unit(configuration="2d", fold=fold, cases=cases) for fold, cases in (("0", ("a", "b")), ("1", ("c", "d")))
     )
     queue = build_queue(run.root, units, TrainingRequest(), [("cpu",)])
-    assert [unit.fold for unit in queue.waiting] == ["1"]
+    assert [unit.fold for unit in queue.tasks] == ["1"]
     assert find(queue.read_statuses(), "0").dice == 0.9
     assert find(queue.read_statuses(), "1").state == "waiting"
     for request in (TrainingRequest(restart=True), TrainingRequest(length=Length(more_epochs=1))):
-        assert len(build_queue(run.root, units, request, [("cpu",)]).waiting) == 2
+        assert len(build_queue(run.root, units, request, [("cpu",)]).tasks) == 2
 
 
 def test_a_fold_of_an_older_plan_is_not_taken_for_finished(run):
@@ -269,14 +263,14 @@ def test_a_fold_of_an_older_plan_is_not_taken_for_finished(run):
     plan["configurations"]["2d"]["training"]["epochs"] = 11
     run.plan.write_text(json.dumps(plan))
     unit = Unit(configuration="2d", fold="0", cases=("a", "b"))
-    assert build_queue(run.root, (unit,), TrainingRequest(), [("cpu",)]).waiting
+    assert build_queue(run.root, (unit,), TrainingRequest(), [("cpu",)]).tasks
 
 
 def test_processes_that_compute_on_the_cpu_share_its_cores(run, monkeypatch):
-    monkeypatch.setattr(training_queue, "count_usable_cpus", lambda: 9)
-    assert training_queue._share_threads(["cpu", "cpu"]) == {"OMP_NUM_THREADS": "4"}
-    assert training_queue._share_threads(["cpu"]) == {}
-    assert training_queue._share_threads(["cuda:0", "cuda:1"]) == {}
+    monkeypatch.setattr(local, "count_usable_cpus", lambda: 9)
+    assert local.share_threads(["cpu", "cpu"]) == {"OMP_NUM_THREADS": "4"}
+    assert local.share_threads(["cpu"]) == {}
+    assert local.share_threads(["cuda:0", "cuda:1"]) == {}
 
 
 def test_the_status_of_a_run_is_what_the_queue_shows_afterwards(make_queue, run):

@@ -1,0 +1,95 @@
+"""The contract of a place: where the cases and commands of a workflow run."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar, runtime_checkable
+
+from autoseg.processes.case_pool import CaseSize, PoolOutcome
+from autoseg.processes.progress import Progress
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+TaskPhase = Literal["waiting", "queued", "running", "failed", "lost", "finished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A command of autoseg that continues when it is repeated, or does nothing where it was finished.
+
+    Attributes:
+        name: Name for messages; no two tasks that run together have the same.
+        arguments: Arguments of `autoseg`, without those that choose a device.
+        log: File that receives its output.
+        needs: Names of tasks that must succeed first.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    log: Path
+    needs: tuple[str, ...] = ()
+
+    def find_log(self, rank: int) -> Path:
+        """Returns the log of one of several processes that work together; the first one has that of the task."""
+        return self.log if rank == 0 else self.log.with_name(f"{self.log.stem}_rank_{rank}{self.log.suffix}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskState:
+    """State of a task.
+
+    Attributes:
+        phase: "waiting" tasks wait for others or for a free device of this computer, "queued" ones for a scheduler;
+            "lost" ones have ended without a word.
+        where: Devices or nodes on which it runs.
+        reason: Reason why it failed, was lost, or is queued.
+    """
+
+    phase: TaskPhase
+    where: str | None = None
+    reason: str | None = None
+
+
+States = Mapping[str, TaskState]
+"""States of tasks by name."""
+
+
+@runtime_checkable
+class Place(Protocol):
+    """Protocol of places, which are rows of the table `PLACES`.
+
+    A workflow is given one and asks no further. What a place does not run, it refuses with an OptionError.
+    """
+
+    def run_over_cases(
+        self,
+        work: Callable[[Job], Result],
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        workers: int,
+        label: str,
+        progress: Progress,
+        sizes: Mapping[str, CaseSize] | None = None,
+    ) -> PoolOutcome[Result]:
+        """Calls `work(job)` for every (case name, job); a case that fails stops no other.
+
+        `work`, jobs and results are pickled. A case may be worked on twice, and the first result may be lost, so `work`
+        writes its files whole or not at all, and returns something small, such as measurements or a path.
+
+        Args:
+            work: Function of a module, or a `functools.partial` of one.
+            jobs: Cases with what `work` needs to know of each.
+            workers: Number of processes on this computer; ignored by places that have workers of their own.
+            label: Word for the work in the progress.
+            progress: Receives the progress.
+            sizes: Sizes of cases by name, for reports of lack of memory.
+        """
+        ...
+
+    def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
+        """Runs all tasks; yields the state of each now and then, and once all have ended.
+
+        A task that fails stops no other but those that need it.
+        """
+        ...

@@ -1,0 +1,32 @@
+import pytest
+
+from autoseg.errors import OptionError
+from autoseg.places import PLACES, open_place
+from autoseg.places.place import Place
+from autoseg.processes.progress import SilentProgress
+
+
+def test_the_table_has_this_computer() -> None:
+    assert "here" in PLACES
+
+
+def test_this_computer_runs_a_function_over_cases() -> None:
+    place: Place
+    with open_place("here") as place:
+        outcome = place.run_over_cases(
+            int, [("a", "1"), ("b", "x"), ("c", "3")], workers=1, label="Reading", progress=SilentProgress()
+        )
+    assert outcome.results == (1, 3)
+    assert [failure.case for failure in outcome.failures] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("her", r"no place is called 'her' \(did you mean 'here'\?\); choose one of: here"),
+        ("here://node1", "takes no address, found 'node1'"),
+    ],
+)
+def test_another_place_is_refused(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message), open_place(text):
+        pass
