@@ -7,7 +7,6 @@ was measured is kept in `--work`, so that an interrupted call continues.
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -169,7 +168,7 @@ class Usage:
 
 def count_descriptors() -> int:
     """Counts the files that this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def read_peak_bytes() -> int:

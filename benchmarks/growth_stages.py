@@ -1,4 +1,4 @@
-"""The stages whose cost `benchmarks.growth` measures, each a function of a working folder, and made-up data for them."""
+"""The stages whose cost `benchmarks.growth` measures, each a function of a working folder, and made-up data."""
 
 import shutil
 from collections.abc import Callable, Mapping
