@@ -110,12 +110,15 @@ def run_over_cases(
     label: str,
     progress: Progress,
     sizes: Mapping[str, CaseSize] | None = None,
+    keep: Callable[[Result], Result] | None = None,
 ) -> PoolOutcome[Result]:
     """Calls `work(job)` for every (case name, job), in `workers` processes (in this process for one worker).
 
     A worker that is killed, typically for lack of memory, breaks its pool: the cases that the pool had begun are then
     tried once more, one at a time, and reported by name and size (`sizes`, by case name) if they fail again. A pool of
     half as many workers takes over those that it had not begun.
+
+    `keep` gets each result in this process as it comes, and returns what is kept of it.
     """
     if not jobs:
         return PoolOutcome(results=(), failures=())
@@ -126,7 +129,7 @@ def run_over_cases(
         if isinstance(event.outcome, Failure):
             failures[event.index] = event.outcome
         else:
-            finished[event.index] = event.outcome
+            finished[event.index] = event.outcome if keep is None else keep(event.outcome)
     return PoolOutcome(
         results=tuple(finished[index] for index in sorted(finished)),
         failures=tuple(failures[index] for index in sorted(failures)),
