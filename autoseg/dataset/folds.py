@@ -98,7 +98,8 @@ def make_group_folds(groups: Mapping[str, str]) -> tuple[Fold, ...]:
     for group in sorted(shuffled, key=len, reverse=True):
         min(held_out, key=len).extend(group)
     everything = sorted(groups)
-    return tuple(_hold_out(everything, {everything.index(case) for case in block}) for block in held_out)
+    places = {case: place for place, case in enumerate(everything)}
+    return tuple(_hold_out(everything, {places[case] for case in block}) for block in held_out)
 
 
 def make_splits(
@@ -116,14 +117,17 @@ def make_splits(
     return Splits(folds=make_folds(case_names) if groups is None else make_group_folds(groups))
 
 
-def find_folds_that_split(splits: Splits, cases: Iterable[str]) -> tuple[int, ...]:
-    """Returns the indices of folds with some of these cases in training and others in validation."""
-    wanted = set(cases)
-    return tuple(
-        index
-        for index, fold in enumerate(splits.folds)
-        if wanted & set(fold.training) and wanted & set(fold.validation)
-    )
+def find_folds_that_split(splits: Splits, groups: Iterable[Sequence[str]]) -> list[tuple[int, ...]]:
+    """Returns, for each group of cases, the indices of folds with some of them in training and others in validation."""
+    parts = [(set(fold.training), set(fold.validation)) for fold in splits.folds]
+    return [
+        tuple(
+            index
+            for index, (training, validation) in enumerate(parts)
+            if not training.isdisjoint(cases) and not validation.isdisjoint(cases)
+        )
+        for cases in groups
+    ]
 
 
 def select_fold(splits: Splits, name: str) -> Fold:

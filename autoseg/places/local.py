@@ -49,9 +49,10 @@ class ThisComputer:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
+        keep: Callable[[Result], Result] | None = None,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, in worker processes."""
-        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes)
+        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes, keep=keep)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Runs all tasks; yields their states about once a second and at the end.

@@ -235,9 +235,7 @@ def build_volumes(
 
 def _find_images(contents: RunContents, case: str) -> list[Path]:
     record = contents.dataset
-    if record is None:
-        return []
-    return [Path(record.source) / image for own in record.cases if own.name == case for image in own.images]
+    return [] if record is None else [Path(record.source) / image for image in contents.images.get(case, ())]
 
 
 def _list_details(fold: str, entry: CaseSummary, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ class RunContents:
     """The documents of a run; None, or no entry, for those that do not exist yet.
 
     Attributes:
+        images: Images of every case of the dataset, relative to its folder.
         statuses: State of every fold.
         histories: Epochs of every fold that was begun.
         summaries: Scores of every fold that was validated, without the fold "all", which holds no case out.
@@ -38,6 +39,7 @@ class RunContents:
     run: RunFolder
     plan: Plan
     dataset: DatasetRecord | None
+    images: Mapping[str, tuple[str, ...]]
     fingerprint: Fingerprint | None
     splits: Splits | None
     statuses: tuple[FoldStatus, ...]
@@ -81,10 +83,12 @@ def read_contents(root: Path) -> RunContents:
     statuses = read_run_status(root)
     folds = {(status.configuration, status.fold): run.fold(status.configuration, status.fold) for status in statuses}
     histories = {fold: read_training_log(folder.training_log) for fold, folder in folds.items()}
+    dataset = _read(run.dataset, DatasetRecord)
     return RunContents(
         run=run,
         plan=read_document(run.plan, Plan),
-        dataset=_read(run.dataset, DatasetRecord),
+        dataset=dataset,
+        images={} if dataset is None else {case.name: case.images for case in dataset.cases},
         fingerprint=_read(run.fingerprint, Fingerprint),
         splits=_read(run.splits, Splits),
         statuses=statuses,
