@@ -111,7 +111,7 @@ class Layout:
         title: The dataset in a few words.
         reference: The place from which the dataset comes.
         names_from: The source of the names of the files.
-        images: Pattern of each file of an image, or of each folder of a DICOM series; one file may hold several channels.
+        images: Pattern of each file of an image, which may hold several channels, or of each folder of a DICOM series.
         channels: Names of the channels.
         labels: Values of labels and regions by name, without the background.
         masks: Rules for the files that hold labels, in the order in which they are painted.
