@@ -54,9 +54,10 @@ def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, whe
     found = {name for name in weights if not _is_repetition(name)}
     missing, extra = sorted(set(names.values()) - found), sorted(found - set(names.values()))
     if missing or extra:
+        lacking, unknown = (shorten_names(names) or "none" for names in (missing, extra))
         msg = (
-            f"{where} does not hold the weights of the planned {plan.family}: missing {shorten_names(missing) or 'none'}, not "
-            f"expected {shorten_names(extra) or 'none'}; a network that a trainer builds in its own way cannot be imported"
+            f"{where} does not hold the weights of the planned {plan.family}: missing {lacking}, not expected "
+            f"{unknown}; a network that a trainer builds in its own way cannot be imported"
         )
         raise ExchangeError(msg)
     converted = {ours: weights[theirs].float() for ours, theirs in names.items()}
