@@ -24,6 +24,12 @@ GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
 GATES = {"skip": {"name": "attention_gate", "signal": "below", "gates": 1, "reduction": 1}}
 
 
+@pytest.fixture(autouse=True)
+def enough_memory(monkeypatch):
+    """Counting what a network needs takes longer than these predictions."""
+    monkeypatch.setattr("autoseg.inference.model.check_prediction_memory", lambda *_, **__: None)
+
+
 @pytest.fixture
 def images(tmp_path):
     image = np.random.default_rng(0).normal(size=GRID.shape_voxels).astype(np.float32)
