@@ -35,6 +35,8 @@ class DatasetRecord(Document):
         source: Absolute path of the dataset's folder.
         fix_geometry: Whether files on another grid than their case's first channel are resampled onto it.
         terms: Coded terms of classes, by their names, for results in DICOM.
+        groups: Group of every case that a fold does not split; empty without groups.
+        split_options: Options of `autoseg plan` that chose the folds.
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -48,6 +50,12 @@ class DatasetRecord(Document):
     cases: tuple[RecordedCase, ...]
     fix_geometry: bool = False
     terms: dict[str, ClassTerms] = Field(default_factory=dict)
+    groups: dict[str, str] = Field(default_factory=dict)
+    split_options: tuple[str, ...] = ()
+
+    def drop_division(self) -> "DatasetRecord":
+        """Returns the record of the dataset alone, without how it was divided into folds."""
+        return self.model_copy(update={"groups": {}, "split_options": ()})
 
 
 def record_dataset(dataset: Dataset) -> DatasetRecord:

@@ -22,12 +22,19 @@ class SplitRequest:
     group_by: str | None = None
     splits_file: Path | None = None
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Returns the options of `autoseg plan` that express it."""
+        given = (("--group-by", self.group_by), ("--splits", self.splits_file))
+        return tuple(word for flag, value in given if value is not None for word in (flag, str(value)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivisionIntoFolds:
-    """Folds, and remarks on them for the user, one sentence each."""
+    """Folds, the group of every case if there are groups, and remarks for the user, one sentence each."""
 
     splits: Splits
+    groups: Mapping[str, str]
     notes: tuple[str, ...]
 
 
@@ -49,7 +56,7 @@ def divide_into_folds(dataset: Dataset, request: SplitRequest) -> DivisionIntoFo
     notes += _describe_counts(len(names), groups if foreign is None else None, len(splits.folds), foreign)
     if foreign is not None and groups is not None:
         notes += _warn_of_torn_groups(splits, groups)
-    return DivisionIntoFolds(splits=splits, notes=tuple(notes))
+    return DivisionIntoFolds(splits=splits, groups=groups or {}, notes=tuple(notes))
 
 
 def describe_duplicates(duplicates: Iterable[Sequence[str]], splits: Splits | None) -> list[str]:

@@ -107,11 +107,11 @@ def read_contents(root: Path) -> RunContents:
     )
 
 
-def compute_digest(contents: RunContents, predictions: Path | None = None) -> str:
+def compute_digest(contents: RunContents, predictions: Path | None = None, images: Path | None = None) -> str:
     """Computes a digest of all documents of a run, and of the names, sizes and times of the files of predictions."""
     states = [(status.configuration, status.fold, status.state) for status in contents.statuses]
     has_images = contents.dataset is not None and Path(contents.dataset.source).is_dir()
-    digest = hashlib.sha256(repr((states, has_images, _list_files(predictions))).encode())
+    digest = hashlib.sha256(repr((states, has_images, _list_files(predictions), images)).encode())
     for path in _list_documents(contents):
         digest.update(path.name.encode() + b"\0")
         if path.is_file():
