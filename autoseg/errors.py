@@ -197,6 +197,10 @@ class LockError(RunError):
     """The file system has no locks."""
 
 
+class RemoteError(AutosegError):
+    """A URL cannot be used, read or written."""
+
+
 class DeviceError(AutosegError):
     """The requested device does not exist or cannot hold the work."""
 

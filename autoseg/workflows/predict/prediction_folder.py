@@ -24,6 +24,7 @@ from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.inference.execution.preparation import Execution
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
@@ -323,12 +324,17 @@ def _refuse_unusable_names(out: Path, outputs: Iterable[str]) -> None:
             raise RunError(msg)
 
 
+def _hash_output(path: Path) -> str:
+    with use_local(path):
+        return compute_sha256(path)
+
+
 def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]) -> set[str]:
     """Removes files that predictions made; refuses, before anything is removed, if others are among them or some were
     changed since, such as corrected label maps."""
     parts = dict.fromkeys(part for name in names for part in list_parts(name))
     existing = [name for name in parts if (out / name).exists()]
-    others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
+    others = [name for name in existing if digests.get(name) != _hash_output(out / name)]
     if others:
         msg = (
             f"{out} holds files that label maps would replace, and --overwrite leaves {shorten_names(others)} as they "

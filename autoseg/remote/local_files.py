@@ -1,0 +1,114 @@
+"""Fetches files of a mirror when they are read; does nothing for other files."""
+
+import os
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from autoseg.errors import RemoteError
+from autoseg.file_endings import COMPANION_ENDINGS, DICOM_ENDINGS, HEADER_OF_VOXELS, find_ending, strip_ending
+from autoseg.remote.cache_folder import is_in_cache
+
+if TYPE_CHECKING:
+    from autoseg.remote.mirror import Mirror
+    from autoseg.remote.store import Store
+
+LOCKS: Final = 256  # of a mirror: a fixed number, whatever the number of images
+LOCK_WAIT_SECONDS: Final = 60.0
+PARTS: Final = tuple(
+    sorted(
+        {*HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values(), *(end for ends in COMPANION_ENDINGS.values() for end in ends)}
+    )
+)
+"""Endings of the files of formats that keep header and voxels apart."""
+
+
+@contextmanager
+def use_local(*paths: Path) -> Iterator[None]:
+    """Context manager that fetches files, or folders of DICOM slices, and keeps them from being removed meanwhile.
+
+    All of them belong to one dataset or run.
+
+    Raises:
+        RemoteError: They cannot be fetched.
+    """
+    inside = [path for path in paths if is_in_cache(path)]
+    with ExitStack() as stack:
+        if inside:
+            _hold(inside, stack)
+        yield
+
+
+def fetch(path: Path) -> None:
+    """Fetches a file that is needed within a `use_local` of the image that it belongs to.
+
+    Raises:
+        RemoteError: It cannot be fetched.
+    """
+    if is_in_cache(path) and path.is_file():
+        _fetch(path)
+
+
+def find_use_lock(mirror_folder: Path, path: Path) -> Path:
+    """Returns the lock that readers of a file of a mirror share; files of one image have the same."""
+    is_slice = find_ending(path.parent.name) in DICOM_ENDINGS
+    image = path.parent if is_slice else path.with_name(path.name.partition(".")[0])
+    return mirror_folder / "locks" / f"{zlib.crc32(str(image).encode()) % LOCKS:02x}.lock"
+
+
+def _hold(paths: Sequence[Path], stack: ExitStack) -> None:
+    from autoseg.processes.fold_lock import share_lock
+    from autoseg.remote.mirror import find_mirror
+
+    mirror = find_mirror(paths[0])
+    if mirror is None:
+        return
+    parts = [part for path in paths for part in _list_parts(path)]
+    for lock in sorted({find_use_lock(mirror.folder, part) for part in parts}):
+        stack.enter_context(share_lock(lock, longest_seconds=LOCK_WAIT_SECONDS))
+    for part in parts:
+        _fetch(part)
+
+
+def _list_parts(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    parts = [path] if path.is_file() else []
+    if find_ending(path.name) in PARTS or path.suffix.lower() in PARTS:
+        stem = strip_ending(path.name)
+        parts += [part for part in (path.with_name(stem + end) for end in PARTS) if part != path and part.is_file()]
+    return parts
+
+
+def _fetch(path: Path) -> None:
+    from autoseg.remote.mirror import find_mirror, is_placeholder
+    from autoseg.remote.store import RemoteVersion
+    from autoseg.remote.trimming import note_fetched
+
+    found = path.stat()
+    if not is_placeholder(found):
+        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))  # what was used last is removed last
+        return
+    mirror = find_mirror(path)
+    assert mirror is not None, "only mirrors hold placeholders"
+    name = mirror.find_name(path)
+    store = _open_store(mirror, os.getpid())
+    expected = RemoteVersion(size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
+    try:
+        store.download(name, path, expected=expected)
+    except FileNotFoundError as error:
+        msg = f"{store.describe(name)} has gone since it was listed; put it back, or repeat the command"
+        raise RemoteError(msg) from error
+    os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
+    note_fetched(found.st_size)
+
+
+@cache
+def _open_store(mirror: "Mirror", pid: int) -> "Store":
+    """Opens the place of a mirror's files once in a process; connections of a parent process cannot be used."""
+    del pid
+    return mirror.open_store()
