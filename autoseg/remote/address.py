@@ -48,6 +48,11 @@ def is_url(text: str) -> bool:
     return URL.fullmatch(text) is not None
 
 
+def join_url(folder: str, name: str) -> str:
+    """Returns the URL of a file in a folder; a name that is a URL itself stays."""
+    return name if is_url(name) else f"{folder}/{name}"
+
+
 def find_protocol(url: str) -> str:
     """Returns the protocol of a URL."""
     return url.partition("://")[0]

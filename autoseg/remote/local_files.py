@@ -28,7 +28,7 @@ PARTS: Final = tuple(
 
 
 @contextmanager
-def use_local(*paths: Path) -> Iterator[None]:
+def use_local(*paths: Path | None) -> Iterator[None]:
     """Context manager that fetches files, or folders of DICOM slices, and keeps them from being removed meanwhile.
 
     All of them belong to one dataset or run.
@@ -36,7 +36,7 @@ def use_local(*paths: Path) -> Iterator[None]:
     Raises:
         RemoteError: They cannot be fetched.
     """
-    inside = [path for path in paths if is_in_cache(path)]
+    inside = [path for path in paths if path is not None and is_in_cache(path)]
     with ExitStack() as stack:
         if inside:
             _hold(inside, stack)

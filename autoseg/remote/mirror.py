@@ -18,7 +18,7 @@ from autoseg.errors import DocumentError
 from autoseg.file_endings import find_ending
 from autoseg.files.temporary_files import TEMPORARY_NAME, name_temporary
 from autoseg.processes.fold_lock import share_lock, wait_for_lock
-from autoseg.remote.cache_folder import find_cache
+from autoseg.remote.cache_folder import find_cache, is_in_cache
 from autoseg.remote.store import RemoteVersion, Store
 from autoseg.run_folder import make_folder
 from autoseg.runtime.measurement_cache import find_measurement
@@ -93,13 +93,18 @@ class Mirror:
         """The local folder to which the names of files are relative."""
         return self.root.parent if self.record.is_file else self.root
 
+    @property
+    def base_url(self) -> str:
+        """The URL to which the names of files are relative."""
+        return self.record.url.rpartition("/")[0] if self.record.is_file else self.record.url
+
     def open_store(self) -> Store:
         """Opens the place of the files.
 
         Raises:
             RemoteError: As `Store`.
         """
-        return Store(self.record.url.rpartition("/")[0] if self.record.is_file else self.record.url)
+        return Store(self.base_url)
 
     def find_name(self, path: Path) -> str:
         """Returns the name of a local file below the URL."""
@@ -182,7 +187,11 @@ def find_mirror(path: Path) -> Mirror | None:
 
 def find_location(path: Path) -> str:
     """Returns where a file or folder lies: its URL, or its path if it is no part of a mirror."""
-    return name_urls(str(path))
+    mirror = find_mirror(path) if is_in_cache(path) else None
+    if mirror is None or not path.is_relative_to(mirror.base):
+        return str(path)
+    name = mirror.find_name(path)
+    return mirror.base_url if name == "." else f"{mirror.base_url}/{name}"
 
 
 def name_urls(text: str) -> str:
