@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.file_endings import DICOM_ENDINGS, find_ending
-from autoseg.remote.local_files import use_local
 
 FOLDER_ADVICE: Final = (
     "one file is read per channel: convert a series of DICOM slices with dcm2niix or SimpleITK, or let file_ending be "
@@ -36,7 +35,7 @@ def is_dicom(path: Path) -> bool:
     if ending is not None:
         return ending in DICOM_ENDINGS
     try:
-        with use_local(path), path.open("rb") as stream:
+        with path.open("rb") as stream:
             return stream.read(PREAMBLE_BYTES + len(MAGIC))[PREAMBLE_BYTES:] == MAGIC
     except OSError:
         return False

@@ -26,7 +26,7 @@ USES: Final[Mapping[str, Mapping[str, Use]]] = {
     "evaluate": {"predictions": "write", "references": "read", "run": "read"},
     "report": {"run": "write", "predictions": "read", "out": "write file"},
 }
-"""What each command does with the arguments that may be URLs."""
+"""Use of the arguments that may be URLs, by command."""
 LIKE_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters at least: C:\\ is a drive
 
 

@@ -1,22 +1,28 @@
 """Fetches files of a mirror when they are read; does nothing for other files."""
 
 import os
+import re
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from autoseg.errors import RemoteError
 from autoseg.file_endings import COMPANION_ENDINGS, DICOM_ENDINGS, HEADER_OF_VOXELS, find_ending, strip_ending
 from autoseg.remote.cache_folder import is_in_cache
 
 if TYPE_CHECKING:
-    from autoseg.remote.mirror import Mirror
+    from autoseg.remote.mirror import UrlMirror
     from autoseg.remote.store import Store
 
+Item = TypeVar("Item")
+
+TRANSFERS_AT_ONCE: Final = 8
 LOCKS: Final = 256  # of a mirror: a fixed number, whatever the number of images
 LOCK_WAIT_SECONDS: Final = 60.0
 PARTS: Final = tuple(
@@ -25,6 +31,11 @@ PARTS: Final = tuple(
     )
 )
 """Endings of the files of formats that keep header and voxels apart."""
+
+
+NAMING_HEADERS: Final = (".mhd", ".nhdr")
+"""Endings of headers that name the files of their voxels, whatever these are called."""
+HEADER_BYTES: Final = 2**16
 
 
 @contextmanager
@@ -43,14 +54,30 @@ def use_local(*paths: Path | None) -> Iterator[None]:
         yield
 
 
-def fetch(path: Path) -> None:
-    """Fetches a file that is needed within a `use_local` of the image that it belongs to.
+def fetch_ahead(items: Sequence[Item], find_files: Callable[[Item], Iterable[Path]]) -> Iterator[Item]:
+    """Yields items while threads fetch the files of the next ones; without delay where no file must be fetched.
 
     Raises:
-        RemoteError: It cannot be fetched.
+        RemoteError: They cannot be fetched.
     """
-    if is_in_cache(path) and path.is_file():
-        _fetch(path)
+    if not any(is_in_cache(path) for item in items[:1] for path in find_files(item)):
+        yield from items
+        return
+
+    def fetch_files(item: Item) -> None:
+        with use_local(*find_files(item)):
+            pass
+
+    pool = ThreadPoolExecutor(TRANSFERS_AT_ONCE)
+    try:
+        waiting = deque[Future[None]]()
+        for index, item in enumerate(items):
+            ahead = items[index + len(waiting) : index + 2 * TRANSFERS_AT_ONCE]
+            waiting += (pool.submit(fetch_files, other) for other in ahead)
+            waiting.popleft().result()
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def find_use_lock(mirror_folder: Path, path: Path) -> Path:
@@ -75,13 +102,27 @@ def _hold(paths: Sequence[Path], stack: ExitStack) -> None:
 
 
 def _list_parts(path: Path) -> list[Path]:
+    """Lists the files of an image that is a folder of slices, or that keeps header and voxels apart."""
     if path.is_dir():
         return sorted(part for part in path.rglob("*") if part.is_file())
-    parts = [path] if path.is_file() else []
-    if find_ending(path.name) in PARTS or path.suffix.lower() in PARTS:
-        stem = strip_ending(path.name)
-        parts += [part for part in (path.with_name(stem + end) for end in PARTS) if part != path and part.is_file()]
-    return parts
+    if not path.is_file():
+        return []
+    ending = path.name.lower()[len(strip_ending(path.name)) :]
+    if ending not in PARTS:
+        return [path]
+    candidates = [path.with_name(strip_ending(path.name) + end) for end in PARTS]
+    if ending in NAMING_HEADERS:
+        _fetch(path)
+        candidates += _list_named(path)
+    return [path, *(part for part in dict.fromkeys(candidates) if part != path and part.is_file())]
+
+
+def _list_named(header: Path) -> list[Path]:
+    """Lists the files that a header may name for its voxels, in its folder: also by a pattern such as slice%03d.raw."""
+    with header.open("rb") as file:
+        text = file.read(HEADER_BYTES).decode("latin-1")
+    starts = tuple(re.findall(r"([^\s%=:]+)%\d*d", text))
+    return [path for path in header.parent.iterdir() if path.name in text or (starts and path.name.startswith(starts))]
 
 
 def _fetch(path: Path) -> None:
@@ -108,7 +149,7 @@ def _fetch(path: Path) -> None:
 
 
 @cache
-def _open_store(mirror: "Mirror", pid: int) -> "Store":
+def _open_store(mirror: "UrlMirror", pid: int) -> "Store":
     """Opens the place of a mirror's files once in a process; connections of a parent process cannot be used."""
     del pid
     return mirror.open_store()

@@ -23,7 +23,8 @@ from autoseg.remote.store import RemoteVersion, Store
 from autoseg.run_folder import make_folder
 from autoseg.runtime.measurement_cache import find_measurement
 
-CHECKPOINT_ENDING: Final = ".safetensors"
+ENDINGS_FETCHED_LATE: Final = (".safetensors", ".raw", ".zraw", ".raw.gz")
+"""Endings of large files besides those of images: checkpoints, and voxels beside a header."""
 KEPT_LOCAL: Final = "preprocessed"
 """Folder of a run that is not published: it can be made again from the images."""
 LONGEST_WAIT_SECONDS: Final = 6 * 3600.0  # another process of this computer may be publishing checkpoints
@@ -62,11 +63,11 @@ class MirrorIndex(Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
+class UrlMirror:
     """A folder, or a file, by URL in the cache of this computer.
 
     Attributes:
-        record: What it stands for.
+        record: The URL that it stands for.
         folder: Folder of the mirror in the cache.
     """
 
@@ -87,6 +88,11 @@ class Mirror:
     def in_use(self) -> Path:
         """Lock of the commands that use the mirror; its time is that of the last use."""
         return self.folder / "in_use.lock"
+
+    @property
+    def sync_lock(self) -> Path:
+        """Lock of the process that brings files up to date or publishes them."""
+        return self.folder / "sync.lock"
 
     @property
     def base(self) -> Path:
@@ -120,8 +126,7 @@ class Mirror:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Context manager for one process at a time that brings files up to date or publishes them."""
-        path = self.folder / "sync.lock"
-        with wait_for_lock(path, on_wait=lambda: None, longest_seconds=LONGEST_WAIT_SECONDS):
+        with wait_for_lock(self.sync_lock, on_wait=lambda: None, longest_seconds=LONGEST_WAIT_SECONDS):
             yield
 
     def read_index(self) -> dict[str, SyncedFile]:
@@ -156,7 +161,7 @@ class Mirror:
         return found
 
 
-def open_mirror(url: str, *, is_file: bool | None = None) -> Mirror:
+def open_mirror(url: str, *, is_file: bool | None = None) -> UrlMirror:
     """Opens the mirror of a URL in the cache; nothing is listed or fetched yet.
 
     Args:
@@ -171,16 +176,16 @@ def open_mirror(url: str, *, is_file: bool | None = None) -> Mirror:
     described = find_measurement(find_cache(), record)
     if not described.is_file():
         write_document(described, record)
-    mirror = Mirror(record, described.with_suffix(""))
+    mirror = UrlMirror(record, described.with_suffix(""))
     make_folder(mirror.root.parent)
     return mirror
 
 
-def find_mirror(path: Path) -> Mirror | None:
+def find_mirror(path: Path) -> UrlMirror | None:
     """Finds the mirror to which a local path belongs; None for other paths."""
     try:
         folder = find_cache() / path.relative_to(find_cache()).parts[0]
-        return Mirror(read_document(folder.with_suffix(".json"), MirrorRecord), folder)
+        return UrlMirror(read_document(folder.with_suffix(".json"), MirrorRecord), folder)
     except (ValueError, IndexError, DocumentError):
         return None
 
@@ -227,7 +232,7 @@ def write_placeholder(path: Path, version: RemoteVersion) -> None:
 
 def is_fetched_late(name: str) -> bool:
     """Returns whether a file is fetched only when it is read: an image, or a checkpoint."""
-    return find_ending(name) is not None or name.endswith(CHECKPOINT_ENDING)
+    return find_ending(name) is not None or name.lower().endswith(ENDINGS_FETCHED_LATE)
 
 
 def _is_private(name: str) -> bool:

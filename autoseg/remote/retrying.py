@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from autoseg.errors import RemoteError
+from autoseg.errors import RemoteError, UnreachableError
 from autoseg.remote.address import hide_secrets
 
 Result = TypeVar("Result")
@@ -40,7 +40,8 @@ def retry(action: Callable[[], Result], *, what: str, sleep: Callable[[float], N
         sleep: Waits between the tries.
 
     Raises:
-        RemoteError: It failed for a reason that lasts, or every time.
+        RemoteError: It failed for a reason that lasts.
+        UnreachableError: It failed every time.
         FileNotFoundError: The file does not exist.
     """
     pauses = iter(PAUSES_SECONDS)
@@ -54,7 +55,8 @@ def retry(action: Callable[[], Result], *, what: str, sleep: Callable[[float], N
                 raise
             pause = None if _lasts(error) else next(pauses, None)
             if pause is None:
-                raise RemoteError(_describe(error, what)) from error
+                kind = RemoteError if _lasts(error) else UnreachableError
+                raise kind(_describe(error, what)) from error
             (sleep or time.sleep)(pause)
 
 

@@ -10,18 +10,18 @@ from typing import Final
 
 from autoseg.errors import RemoteError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.remote.mirror import Mirror, SyncedFile, is_fetched_late, is_placeholder, open_mirror, write_placeholder
+from autoseg.remote.local_files import TRANSFERS_AT_ONCE
+from autoseg.remote.mirror import SyncedFile, UrlMirror, is_fetched_late, is_placeholder, open_mirror, write_placeholder
 from autoseg.remote.store import RemoteVersion
 
 GUARDED: Final = "models/"
 """Start of the names of files in which nothing is replaced that another computer has written meanwhile."""
-TRANSFERS_AT_ONCE: Final = 8
 
 
 class Synchronizer:
     """Keeps a mirror and its URL equal for the duration of a command."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: UrlMirror) -> None:
         """Opens the place of the files.
 
         Raises:

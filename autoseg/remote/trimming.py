@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,7 @@ from autoseg.remote.cache_folder import find_cache, read_size_limit
 from autoseg.remote.local_files import find_use_lock
 from autoseg.remote.mirror import (
     KEPT_LOCAL,
-    Mirror,
-    SyncedFile,
+    UrlMirror,
     find_mirror,
     is_fetched_late,
     is_placeholder,
@@ -24,7 +23,7 @@ from autoseg.remote.mirror import (
 
 logger = logging.getLogger(__name__)
 
-SHARE_BETWEEN_LOOKS: Final = 1 / 64  # of the size; one process may exceed it by as much
+SHARE_BETWEEN_LOOKS: Final = 1 / 64  # of the size, by which each process may exceed it
 SHARE_KEPT: Final = 7 / 8
 BLOCK_BYTES: Final = 512  # POSIX: the unit of st_blocks
 
@@ -35,35 +34,58 @@ class _Meter:
 
     bytes_fetched: float = 0.0
 
+    def count(self, size_bytes: int, *, most_bytes: float) -> bool:
+        """Counts further bytes; returns whether it is time to look."""
+        self.bytes_fetched += size_bytes
+        if self.bytes_fetched <= most_bytes:
+            return False
+        self.bytes_fetched = 0.0
+        return True
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Removable:
-    """Something that can be fetched or made again; ordered by the time of its last use."""
+    """A file that can be fetched again, or preprocessed data that can be made again.
 
-    used: float
+    Attributes:
+        used: Time of the last use.
+        name: Name of the file below the URL; None for preprocessed data.
+    """
+
+    mirror: UrlMirror
     path: Path
     size_bytes: int
-    known: SyncedFile | None = None
+    used: float
+    name: str | None = None
 
-    def remove(self, mirror: Mirror) -> bool:
+    def remove(self) -> bool:
         """Removes it unless a process uses it; returns whether it did."""
-        if self.known is None:
-            with try_lock(mirror.in_use) as is_held:
-                if is_held:
-                    shutil.rmtree(self.path, ignore_errors=True)
-                return is_held
-        with try_lock(find_use_lock(mirror.folder, self.path)) as is_held:
-            if is_held and self.path.stat().st_mtime_ns == self.known.local_ns:
-                write_placeholder(self.path, self.known)
-            return is_held
+        lock = self.mirror.in_use if self.name is None else find_use_lock(self.mirror.folder, self.path)
+        with try_lock(lock) as is_held:
+            if not is_held:
+                return False
+            if self.name is None:
+                shutil.rmtree(self.path, ignore_errors=True)
+                return True
+            return self._replace(self.name)
+
+    def _replace(self, name: str) -> bool:
+        """Replaces a file by a placeholder, unless it was changed since it was fetched or published."""
+        with try_lock(self.mirror.sync_lock) as is_held:
+            index = self.mirror.read_index() if is_held else {}
+            known = index.get(name)
+            if known is None or known.local_ns != self.path.stat().st_mtime_ns:
+                return False
+            if known.local_ns != known.modified_ns:
+                index[name] = known.model_copy(update={"local_ns": known.modified_ns})
+                self.mirror.write_index(index)
+            write_placeholder(self.path, known)
+        return True
 
 
 def note_fetched(size_bytes: int) -> None:
     """Counts bytes that were fetched, and trims the cache now and then."""
-    meter = _find_meter()
-    meter.bytes_fetched += size_bytes
-    if meter.bytes_fetched > read_size_limit() * SHARE_BETWEEN_LOOKS:
-        meter.bytes_fetched = 0.0
+    if _find_meter().count(size_bytes, most_bytes=read_size_limit() * SHARE_BETWEEN_LOOKS):
         trim_cache()
 
 
@@ -73,29 +95,18 @@ def trim_cache() -> None:
     Kept are files that are not published yet, those that a process reads, and preprocessed data of runs in use.
     """
     limit = read_size_limit()
-    size_bytes, mirrors = (
-        0,
-        [mirror for path in find_cache().glob("*.json") if (mirror := find_mirror(path.with_suffix("") / "files"))],
-    )
-    removable: list[tuple[_Removable, Mirror]] = []
-    for mirror in mirrors:
-        occupied = sum(_count_bytes(found) for _, found in _walk(mirror.folder))
-        size_bytes += occupied
+    size_bytes = sum(_count_bytes(found) for found in _walk(find_cache()))
     if size_bytes <= limit:
         return
-    for mirror in mirrors:
-        removable += [(entry, mirror) for entry in _list_removable(mirror)]
-    for entry, mirror in sorted(removable, key=lambda pair: pair[0].used):
+    removable = [entry for mirror in _list_mirrors() for entry in _list_removable(mirror)]
+    for entry in sorted(removable, key=lambda entry: entry.used):
         if size_bytes <= limit * SHARE_KEPT:
             return
-        if entry.remove(mirror):
-            size_bytes -= entry.size_bytes
+        size_bytes -= entry.size_bytes if entry.remove() else 0
     if size_bytes > limit:
         logger.warning(
-            "the cache %s holds %.1f GB, more than its %.1f GB: the rest is in use, or not published yet",
-            find_cache(),
-            size_bytes / 1e9,
-            limit / 1e9,
+            "the cache %s holds %.1f GB, more than its %.1f GB: the rest is in use, not published yet, or small files",
+            *(find_cache(), size_bytes / 1e9, limit / 1e9),
         )
 
 
@@ -104,29 +115,37 @@ def _find_meter() -> _Meter:
     return _Meter()
 
 
+def _list_mirrors() -> Iterator[UrlMirror]:
+    for record in sorted(find_cache().glob("*.json")):
+        mirror = find_mirror(record.with_suffix("") / "files")
+        if mirror is not None:
+            yield mirror
+
+
+def _list_removable(mirror: UrlMirror) -> Iterator[_Removable]:
+    for name, found in mirror.list_local().items():
+        if is_fetched_late(name) and not is_placeholder(found):
+            size_bytes, path = _count_bytes(found), mirror.base / name
+            yield _Removable(mirror=mirror, path=path, size_bytes=size_bytes, used=found.st_atime, name=name)
+    arrays = mirror.root / KEPT_LOCAL
+    if arrays.is_dir() and mirror.in_use.exists():
+        size_bytes = sum(_count_bytes(found) for found in _walk(arrays))
+        yield _Removable(mirror=mirror, path=arrays, size_bytes=size_bytes, used=mirror.in_use.stat().st_mtime)
+
+
+def _walk(folder: Path) -> Iterator[os.stat_result]:
+    for place, _, names in os.walk(folder):
+        yield from _try_stat(Path(place, name) for name in names)
+
+
+def _try_stat(paths: Iterable[Path]) -> Iterator[os.stat_result]:
+    for path in paths:
+        try:
+            yield path.stat()
+        except FileNotFoundError:  # removed meanwhile
+            continue
+
+
 def _count_bytes(found: os.stat_result) -> int:
     blocks: int | None = getattr(found, "st_blocks", None)  # Windows tells none
     return found.st_size if blocks is None else blocks * BLOCK_BYTES
-
-
-def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for place, _, names in os.walk(folder):
-        for path in (Path(place, name) for name in names):
-            try:
-                yield path, path.stat()
-            except FileNotFoundError:  # removed meanwhile
-                continue
-
-
-def _list_removable(mirror: Mirror) -> Iterator[_Removable]:
-    index = mirror.read_index()
-    arrays = mirror.root / KEPT_LOCAL
-    for name, found in mirror.list_local().items():
-        known = index.get(name)
-        if is_placeholder(found) or not is_fetched_late(name) or known is None or known.local_ns != found.st_mtime_ns:
-            continue
-        yield _Removable(used=found.st_atime, path=mirror.base / name, size_bytes=_count_bytes(found), known=known)
-    if arrays.is_dir():
-        size_bytes = sum(_count_bytes(found) for _, found in _walk(arrays))
-        used = mirror.in_use.stat().st_mtime if mirror.in_use.exists() else 0.0
-        yield _Removable(used=used, path=arrays, size_bytes=size_bytes)

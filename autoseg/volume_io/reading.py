@@ -15,7 +15,7 @@ from autoseg.geometry import Grid
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.stack import find_only_stack, read_stack
 from autoseg.volume_io.formats import READERS, pictures
-from autoseg.volume_io.formats.headers.nrrd import read_segments
+from autoseg.volume_io.formats.headers import nrrd
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     StoredVolume,
@@ -89,6 +89,12 @@ def read_label_map(path: Path) -> LabelVolume:
         msg = f"{path}: a label map has one channel, found {stored.array.shape[0]}; {advice}"
         raise VolumeError(msg)
     return LabelVolume(array=_to_int32(path, stored.array[0]), grid=stored.grid)
+
+
+def read_segments(path: Path) -> dict[str, int]:
+    """Reads the names and values of the segments that 3D Slicer writes into the header; none in other files."""
+    with use_local(path):
+        return nrrd.read_segments(path)
 
 
 def read_picture(path: Path) -> Shaped[np.ndarray, "channel z y x"]:

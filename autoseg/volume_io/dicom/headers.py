@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from autoseg.dicom_files import MAGIC, PREAMBLE_BYTES
 from autoseg.errors import VolumeError
 from autoseg.geometry import FloatTriple, make_triple
-from autoseg.remote.local_files import use_local
 from autoseg.volume_io.formats import dicom
 from autoseg.volume_io.formats.reader_process import IsolatedReader
 from autoseg.volume_io.formats.volumes import translate_decoder_errors
@@ -87,7 +86,7 @@ class SliceHeader:
 def find_object_kind(path: Path) -> str | None:
     """Returns what a DICOM file is if it is no image, such as "structure set"; None for images and what may be one."""
     try:
-        with use_local(path), path.open("rb") as stream:
+        with path.open("rb") as stream:
             content = stream.read(META_BYTES)
     except OSError:
         return None
@@ -110,7 +109,7 @@ def read_slice_header(path: Path) -> SliceHeader:
     Raises:
         VolumeError: It cannot be read, or does not tell its series.
     """
-    with use_local(path), translate_decoder_errors(path):
+    with translate_decoder_errors(path):
         tags = {tag: value.strip("\0 ") for tag, value in READER.read_tags(path).items()}
         return _parse(path, tags)
 

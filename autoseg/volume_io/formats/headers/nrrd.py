@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 
 from autoseg.errors import VolumeError
-from autoseg.remote.local_files import use_local
 from autoseg.volume_io.formats.headers.voxel_data import (
     FILE_LIST,
     FILE_PATTERN,
@@ -102,8 +101,7 @@ def read_segments(path: Path) -> dict[str, int]:
     """
     if not path.name.lower().endswith((".nrrd", ".nhdr")):
         return {}
-    with use_local(path):
-        text = read_start(path, END)
+    text = read_start(path, END)
     end = END.search(text)
     header = text[: end.start() if end else 0].decode("utf-8", errors="replace")
     names = {number: name.strip() for number, name in SEGMENT_NAME.findall(header)}

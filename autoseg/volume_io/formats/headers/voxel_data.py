@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Shaped
 
 from autoseg.errors import VolumeError
-from autoseg.remote.local_files import fetch
 from autoseg.volume_io.formats.headers.gzip_members import CHUNK_BYTES, GZIP_MAGIC
 from autoseg.volume_io.formats.headers.sizes import check_leftover, check_size, describe
 
@@ -87,7 +86,6 @@ def find_data_file(header: Path, name: str) -> Path:
         found = "is not a regular file" if path.exists() else "does not exist"
         msg = f"{header} cannot be read: it names {name!r} for its voxels, which {found} beside it; copy both files"
         raise VolumeError(msg)
-    fetch(path)
     return path
 
 
