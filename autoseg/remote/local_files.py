@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from autoseg.errors import RemoteError
-from autoseg.file_endings import COMPANION_ENDINGS, DICOM_ENDINGS, HEADER_OF_VOXELS, find_ending, strip_ending
+from autoseg.file_endings import DICOM_ENDINGS, HEADER_OF_VOXELS, find_ending, strip_ending
 from autoseg.remote.cache_folder import is_in_cache
 
 if TYPE_CHECKING:
@@ -25,14 +25,8 @@ Item = TypeVar("Item")
 TRANSFERS_AT_ONCE: Final = 8
 LOCKS: Final = 256  # of a mirror: a fixed number, whatever the number of images
 LOCK_WAIT_SECONDS: Final = 60.0
-PARTS: Final = tuple(
-    sorted(
-        {*HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values(), *(end for ends in COMPANION_ENDINGS.values() for end in ends)}
-    )
-)
-"""Endings of the files of formats that keep header and voxels apart."""
-
-
+TWO_FILES: Final = (*HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values(), ".mhd", ".nhdr")
+"""Endings of formats that keep header and voxels apart."""
 NAMING_HEADERS: Final = (".mhd", ".nhdr")
 """Endings of headers that name the files of their voxels, whatever these are called."""
 HEADER_BYTES: Final = 2**16
@@ -108,21 +102,20 @@ def _list_parts(path: Path) -> list[Path]:
     if not path.is_file():
         return []
     ending = path.name.lower()[len(strip_ending(path.name)) :]
-    if ending not in PARTS:
+    if ending not in TWO_FILES:
         return [path]
-    candidates = [path.with_name(strip_ending(path.name) + end) for end in PARTS]
+    starts, text = [f"{strip_ending(path.name)}."], ""
     if ending in NAMING_HEADERS:
         _fetch(path)
-        candidates += _list_named(path)
-    return [path, *(part for part in dict.fromkeys(candidates) if part != path and part.is_file())]
+        text = _read_header(path)
+        starts += re.findall(r"([^\s%=:]+)%\d*d", text)  # such as slice%03d.raw
+    beside = [other for other in path.parent.iterdir() if other.name.startswith(tuple(starts)) or other.name in text]
+    return [path, *(other for other in beside if other != path and other.is_file())]
 
 
-def _list_named(header: Path) -> list[Path]:
-    """Lists the files that a header may name for its voxels, in its folder: also by a pattern such as slice%03d.raw."""
-    with header.open("rb") as file:
-        text = file.read(HEADER_BYTES).decode("latin-1")
-    starts = tuple(re.findall(r"([^\s%=:]+)%\d*d", text))
-    return [path for path in header.parent.iterdir() if path.name in text or (starts and path.name.startswith(starts))]
+def _read_header(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES).decode("latin-1")
 
 
 def _fetch(path: Path) -> None:
