@@ -19,6 +19,7 @@ from autoseg.errors import (
     Problem,
     ProblemsError,
     RunError,
+    UnreachableError,
     WorkerError,
     group_problems,
     has_unnamed_cases,
@@ -142,7 +143,13 @@ def list_problems(failures: Iterable[Failure]) -> tuple[Problem, ...]:
 
 
 def build_failure(case: str, error: Exception) -> Failure:
-    """Builds the failure of a case: with the message of a user's mistake, or the traceback of any other error."""
+    """Builds the failure of a case: with the message of a user's mistake, or the traceback of any other error.
+
+    Raises:
+        UnreachableError: A place by URL cannot be reached, which the other cases need, too.
+    """
+    if isinstance(error, UnreachableError):
+        raise error
     if isinstance(error, ProblemsError):
         return Failure(case=case, problems=tuple(replace(problem, cases=(case,)) for problem in error.problems))
     if isinstance(error, AutosegError):

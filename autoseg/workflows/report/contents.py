@@ -1,14 +1,16 @@
 """Reads what a run holds at whatever stage it is: after planning, while folds train, with a cross-validation."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from autoseg.dataset import DatasetRecord
+from autoseg.dataset import DatasetRecord, find_source
 from autoseg.dataset.folds import Splits
 from autoseg.document import Document, read_document
+from autoseg.errors import RemoteError
 from autoseg.evaluation.crossvalidation import CrossValidation, score_configuration
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.fingerprint import Fingerprint
@@ -18,6 +20,8 @@ from autoseg.runtime.provenance import TrainingRecord
 from autoseg.training.monitoring.history import EpochRecord, read_training_log
 from autoseg.workflows.folds.status import FoldStatus, read_run_status
 from autoseg.workflows.select.selection_document import Selection, read_selection
+
+logger = logging.getLogger(__name__)
 
 Content = TypeVar("Content", bound=Document)
 Fold = tuple[str, str]
@@ -83,7 +87,7 @@ def read_contents(root: Path) -> RunContents:
     statuses = read_run_status(root)
     folds = {(status.configuration, status.fold): run.fold(status.configuration, status.fold) for status in statuses}
     histories = {fold: read_training_log(folder.training_log) for fold, folder in folds.items()}
-    dataset = _read(run.dataset, DatasetRecord)
+    dataset = _find_images(_read(run.dataset, DatasetRecord))
     return RunContents(
         run=run,
         plan=read_document(run.plan, Plan),
@@ -130,6 +134,17 @@ def _list_documents(contents: RunContents) -> Iterator[Path]:
     for configuration, fold in contents.histories.keys() | contents.summaries.keys():
         folder = run.fold(configuration, fold)
         yield from (folder.training_log, folder.summary, folder.training_record)
+
+
+def _find_images(record: DatasetRecord | None) -> DatasetRecord | None:
+    """Names the local folder that stands for a dataset by URL, if that can be reached."""
+    if record is None:
+        return None
+    try:
+        return record.model_copy(update={"source": str(find_source(record))})
+    except RemoteError as error:
+        logger.warning("the report has no images: %s", error)
+        return record
 
 
 def _read(path: Path, kind: type[Content]) -> Content | None:

@@ -20,6 +20,7 @@ from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import StopRequest
+from autoseg.remote.mirror import find_location
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device, prepare_determinism
@@ -387,7 +388,7 @@ def _list_calls(job: FoldJob) -> tuple[tuple[str, ...], ...]:
 def _find_recorded_weights(job: FoldJob, options: TrainingOptions) -> str | None:
     """Finds the checkpoint that a training began with; one that is resumed has recorded it."""
     if options.initial_weights is not None:
-        return str(options.initial_weights.resolve())
+        return find_location(options.initial_weights.resolve())
     if options.initial_digest is None or not job.folder.training_record.is_file():
         return None
     return read_document(job.folder.training_record, TrainingRecord).initial_weights
