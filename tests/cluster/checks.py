@@ -23,11 +23,11 @@ from autoseg.workflows.synthetic import write_synthetic_dataset
 from cluster.slurm import Cluster, find_reason_to_skip, run, start_cluster, wait_until
 from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 LONG_EPOCHS = 14
 SETTINGS = ("memory_gb=1", "cpus=1")
-SECONDS_TO_TRAIN = 240.0
+SECONDS_TO_TRAIN = 500.0
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -165,12 +165,17 @@ def test_a_fold_outlives_its_node_and_another_its_time_limit_and_a_third_is_canc
     disturbed = make_run(planned, tmp_path, epochs=LONG_EPOCHS, iterations=10)
     limited = make_run(planned, tmp_path / "limit", epochs=LONG_EPOCHS, iterations=10)
     fold = ("--configuration", FULL_RESOLUTION, "--fold", "0")
-    submit(limited, *fold, "--slurm", "time_minutes=1", "--slurm", "signal_seconds=20")
+    submit(limited, *fold, "--slurm", "time_minutes=60", "--slurm", "signal_seconds=60")
     submit(disturbed, *fold)
+    (job,) = read_jobs(find_jobs_folder(limited.root))
+    wait_until(lambda: is_under_way(limited, "0"), seconds=SECONDS_TO_TRAIN, what="the training has a checkpoint")
+    cluster.end_soon(job.job_id)
     wait_until(lambda: is_under_way(disturbed, "0"), seconds=SECONDS_TO_TRAIN, what="the training has a checkpoint")
     node = find_task(disturbed, "0").where
     assert node is not None
     cluster.kill_node(node)
+    wait_until(lambda: find_task(limited, "0").phase == "queued", seconds=SECONDS_TO_TRAIN, what="it is queued again")
+    cluster.limit(job.job_id, minutes=60)
     wait_for_end(cluster, limited, "0")
     wait_for_end(cluster, disturbed, "0")
     for run_folder in (limited, disturbed):

@@ -154,6 +154,15 @@ class Cluster:
             if reason == "BeginTime":
                 subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], timeout=30, check=False)
 
+    def end_soon(self, job_id: str) -> None:
+        """Shortens the time limit of a running job to the next full minute but one at the most."""
+        elapsed = run("squeue", "--noheader", f"--jobs={job_id}", "--format=%M").strip()
+        self.limit(job_id, minutes=int(elapsed.split(":")[-2]) + 1)
+
+    def limit(self, job_id: str, *, minutes: int) -> None:
+        """Sets the time limit of a job."""
+        run("scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes}")
+
     def is_ready(self) -> bool:
         """Whether both nodes are idle."""
         done = subprocess.run(["sinfo", "--noheader", "--format=%t %D"], capture_output=True, text=True, timeout=30)
@@ -199,6 +208,7 @@ def start_cluster(folder: Path) -> Iterator[Cluster]:
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing may be left of it
     cluster = Cluster(folder=folder)
     try:
         cluster.start("munged", ["munged", "--foreground", "--force", *list_munge_options(folder)])
