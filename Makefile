@@ -8,7 +8,7 @@ WHEEL_VENV := $(VENV)/wheel-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check shape format bench bench-gpu faults viewer screenshots wheel-test clean
+.PHONY: demo test check shape format bench bench-gpu faults viewer screenshots wheel-test cluster-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -42,6 +42,9 @@ faults: $(INSTALLED)  ## kill every command at random moments, repeat it, and co
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py
+
+cluster-test: $(INSTALLED)  ## train on a Slurm that is started for it (installs Debian's, as root; else it says why not)
+	$(BIN)/python -m pytest -n 0 -rs --durations=0 tests/cluster/checks.py
 
 viewer: $(INSTALLED)  ## fetch the 3D viewer of the reports into the sources, as building the wheel does (needs npm)
 	$(BIN)/python hatch_build.py

@@ -105,6 +105,7 @@ LAYOUTS = (
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PLACES = ("here", "slurm")
 DEVICES = ("auto", "cpu", "cuda", "mps")  # not cuda:1, as bash ends words at colons
 
 
@@ -140,6 +141,11 @@ def complete_fold(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_device(incomplete: str) -> list[str]:
     """Completes `--device`."""
     return _select(DEVICES, incomplete)
+
+
+def complete_place(incomplete: str) -> list[str]:
+    """Completes `--on`."""
+    return _select(PLACES, incomplete)
 
 
 def complete_layout(incomplete: str) -> list[str]:

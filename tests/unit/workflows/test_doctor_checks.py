@@ -38,6 +38,7 @@ from autoseg.workflows.doctor.isolation import NoAnswerError
 from autoseg.workflows.doctor.known_problems import KNOWN_PROBLEMS, TESTED
 from autoseg.workflows.doctor.libraries import (
     LibraryFacts,
+    check_cluster,
     check_known_problems,
     check_python,
     check_requirements,
@@ -201,6 +202,15 @@ def test_a_build_of_a_version_is_that_version() -> None:
     assert find_one(check_tested_versions(change_versions(torch="2.13.0+cu130"))).found == (
         f"all {len(TESTED)} in the tested versions"
     )
+
+
+def test_a_slurm_without_the_library_that_submits_jobs_is_named() -> None:
+    assert list(check_cluster(LIBRARIES)) == []
+    here = LIBRARIES.model_copy(update={"has_slurm": True})
+    finding = find_one(check_cluster(here))
+    assert (finding.state, finding.remedy) == ("warning", "pip install 'autoseg[slurm]'")
+    whole = here.model_copy(update={"versions": {**here.versions, "submitit": "1.5.4"}})
+    assert find_one(check_cluster(whole)).found == "Slurm, with submitit 1.5.4"
 
 
 def test_other_versions_than_the_tested_ones_are_named_and_allowed() -> None:
