@@ -4,12 +4,11 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
-from autoseg.errors import OptionError
 from autoseg.places.place import Job, Result, States, Task, TaskState
 from autoseg.processes.case_pool import CaseSize, PoolOutcome, run_over_cases
 from autoseg.processes.child_process import SECONDS_TO_STOP, Child, start_child, stop_children
@@ -49,8 +48,10 @@ class ThisComputer:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
+        runs_networks: bool = False,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, in worker processes."""
+        del runs_networks
         return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
@@ -59,19 +60,6 @@ class ThisComputer:
         When it is closed early or interrupted, running tasks are stopped as by Ctrl-C and save their state.
         """
         return _ProcessQueue(place=self, tasks=tuple(tasks), waiting=deque(tasks)).run_all()
-
-
-@contextmanager
-def open_here(address: str) -> Iterator[ThisComputer]:
-    """Opens this computer, which has no address.
-
-    Raises:
-        OptionError: There is an address.
-    """
-    if address:
-        msg = f"--on here takes no address, found {address!r}"
-        raise OptionError(msg)
-    yield ThisComputer()
 
 
 @dataclass(slots=True, kw_only=True)
