@@ -1,8 +1,11 @@
 """Parses the text of options."""
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
+import typer
+
+from autoseg.cli.terminal.completion import complete_case_place
 from autoseg.errors import OptionError
 
 if TYPE_CHECKING:
@@ -11,6 +14,17 @@ if TYPE_CHECKING:
     from autoseg.runtime.precision import Precision
     from autoseg.training.monitoring.trackers import TrackerName
     from autoseg.volume_io.dicom import DicomFormat
+
+OnCases = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        autocompletion=complete_case_place,
+        help="Where cases are worked on: dask://HOST:PORT, or dask for workers on this computer (needs autoseg[dask]).  "
+        "[default: this computer, without Dask]",
+    ),
+]
 
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
