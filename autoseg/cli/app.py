@@ -11,6 +11,7 @@ from typing import Final
 
 import typer
 
+from autoseg.cli.cancel import cancel
 from autoseg.cli.choices import architectures, losses, planners
 from autoseg.cli.dataset.check import check
 from autoseg.cli.dataset.convert import convert
@@ -116,6 +117,7 @@ for command in (
     preprocess,
     train,
     status,
+    cancel,
     select,
     predict,
     evaluate,

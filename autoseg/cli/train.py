@@ -2,12 +2,18 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold, complete_precision
-from autoseg.cli.terminal.options import parse_duration, parse_precision, parse_trackers
+from autoseg.cli.terminal.options import DryRun, On, SlurmSetting, parse_duration, parse_precision, parse_trackers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autoseg.cli.terminal.console import Console
+    from autoseg.workflows.train.job import TrainingOutcome
 
 
 def train(
@@ -84,12 +90,18 @@ def train(
         ),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier training of these folds.")] = False,
+    on: On = None,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Computers of a cluster that train each fold together (with --parallel).")
+    ] = 1,
+    slurm: SlurmSetting = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train every configuration and fold, each validated on whole volumes; continues where an earlier call stopped."""
-    from autoseg.cli.terminal.console import build_stop_request, open_console
-    from autoseg.cli.terminal.training_table import print_trained_fold, print_training_outcome, show_queue
+    from autoseg.cli.terminal.console import open_console
+    from autoseg.places import HERE, open_place
     from autoseg.training.options import Length
-    from autoseg.workflows.train.dispatch import train_folds
+    from autoseg.workflows.train.dispatch import describe_training, train_folds
     from autoseg.workflows.train.request import TrainingRequest
 
     console = open_console()
@@ -107,9 +119,22 @@ def train(
         deterministic=deterministic,
         log_to=parse_trackers(log_to or ()),
         parallel=parallel,
+        nodes=nodes,
     )
+    with open_place(on or HERE, run, slurm or ()) as place:
+        if dry_run:
+            typer.echo(describe_training(run, request, place, autoseg=context.obj, progress=console))
+        else:
+            work = partial(train_folds, run, request, devices=devices, autoseg=context.obj, place=place)
+            train_and_show(console, work, run)
+
+
+def train_and_show(console: "Console", work: "Callable[..., TrainingOutcome]", run: Path) -> None:
+    """Trains, and shows progress and results; ends with exit code 1 if a fold failed."""
+    from autoseg.cli.terminal.console import build_stop_request
+    from autoseg.cli.terminal.training_table import print_trained_fold, print_training_outcome, show_queue
+
     report, show, stop = partial(print_trained_fold, console), partial(show_queue, console), build_stop_request()
-    work = partial(train_folds, run, request, devices=devices, autoseg=context.obj)
     outcome = work(report_fold=report, show_statuses=show, progress=console, stop=stop)
     print_training_outcome(console, outcome, run)
     if outcome.failures:

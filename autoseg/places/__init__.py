@@ -14,6 +14,7 @@ from autoseg.errors import OptionError
 from autoseg.places.dask import open_dask
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place
+from autoseg.places.slurm.place import open_slurm
 
 OpenPlace = Callable[[str, Path, Sequence[str]], AbstractContextManager[Place]]
 
@@ -35,6 +36,7 @@ HERE: Final = "here"
 PLACES: Final[Mapping[str, OpenPlace]] = {
     HERE: open_here,
     "dask": open_dask,
+    "slurm": open_slurm,
 }
 
 

@@ -29,6 +29,9 @@ SECONDS_TO_CONNECT: Final = 20.0
 SECONDS_TO_CLOSE: Final = 10.0
 DEATHS_OF_A_CASE: Final = 1  # as on this computer without Dask: a case is tried twice
 VISIBLE_GPUS: Final = "CUDA_VISIBLE_DEVICES"
+ONLY_CASES: Final = (
+    "--on dask is for work on single cases (plan, preprocess, predict, evaluate); train here or --on slurm"
+)
 PROTOCOL_PACKAGES: Final = ("dask", "distributed")
 
 ProvideClient = Callable[[int, bool], DaskClient]
@@ -46,6 +49,11 @@ class DaskCluster:
 
     provide_client: ProvideClient
     caller: Caller
+
+    @property
+    def is_detached(self) -> bool:
+        """Returns False: cases that are not yet worked on are cancelled with the command."""
+        return False
 
     def run_over_cases(
         self,
@@ -84,8 +92,16 @@ class DaskCluster:
             OptionError: Always.
         """
         del tasks
-        msg = "--on dask is for work on single cases (plan, preprocess, predict, evaluate); train here or --on slurm"
-        raise OptionError(msg)
+        raise OptionError(ONLY_CASES)
+
+    def describe_tasks(self, tasks: Sequence[Task]) -> str:
+        """Refuses commands.
+
+        Raises:
+            OptionError: Always.
+        """
+        del tasks
+        raise OptionError(ONLY_CASES)
 
 
 @contextmanager

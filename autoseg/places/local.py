@@ -1,7 +1,7 @@
 """This computer: cases in worker processes, commands in child processes, as many at a time as devices allow."""
 
+import shlex
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -31,13 +31,16 @@ class ThisComputer:
 
     Attributes:
         device_groups: Groups of devices, each of which runs one task at a time; a task gets the option `--device`.
-        autoseg: The command that is `autoseg`.
         stop: Receives requests to end.
     """
 
     device_groups: tuple[Devices, ...] = (("auto",),)
-    autoseg: tuple[str, ...] = (sys.executable, "-m", "autoseg")
     stop: StopRequest = field(default_factory=StopRequest)
+
+    @property
+    def is_detached(self) -> bool:
+        """Returns False: running tasks are stopped with the command that has started them."""
+        return False
 
     def run_over_cases(
         self,
@@ -59,7 +62,11 @@ class ThisComputer:
 
         When it is closed early or interrupted, running tasks are stopped as by Ctrl-C and save their state.
         """
-        return _ProcessQueue(place=self, tasks=tuple(tasks), waiting=deque(tasks)).run_all()
+        return _ProcessQueue(place=self, waiting=deque(tasks)).run_all()
+
+    def describe_tasks(self, tasks: Sequence[Task]) -> str:
+        """Lists the commands."""
+        return "\n".join(shlex.join(task.command) for task in tasks)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +105,6 @@ class _ProcessQueue:
     """
 
     place: ThisComputer
-    tasks: tuple[Task, ...]
     waiting: deque[Task]
     running: list[_RunningTask] = field(default_factory=list)
     ended: dict[str, TaskState] = field(default_factory=dict)
@@ -170,7 +176,7 @@ class _ProcessQueue:
         environments = _list_environments(devices, self.place.device_groups)
         children: list[Child] = []
         for rank, (device, environment) in enumerate(zip(devices, environments, strict=True)):
-            command = [*self.place.autoseg, *task.arguments, "--device", device]
+            command = [*task.command, "--device", device]
             children.append(start_child(command, log=task.find_log(rank), environment=environment))
         return _RunningTask(task=task, devices=devices, children=tuple(children))
 

@@ -11,7 +11,32 @@ from autoseg.processes.progress import Progress
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-TaskPhase = Literal["waiting", "queued", "running", "failed", "lost", "finished"]
+TaskPhase = Literal["waiting", "queued", "running", "finished", "failed", "stopped", "lost"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Needs of a task, which the computers that run it must meet.
+
+    Attributes:
+        gpu_bytes: Memory of each GPU; 0 for a task that uses none.
+        cores: CPU cores of each process.
+        ram_bytes: RAM of each process.
+        seconds: Time until it has ended; None if that is not known.
+        nodes: Number of computers.
+        is_parallel: Whether processes work together on it, one for each GPU of each computer.
+    """
+
+    gpu_bytes: int = 0
+    cores: int = 1
+    ram_bytes: int = 0
+    seconds: float | None = None
+    nodes: int = 1
+    is_parallel: bool = False
+
+    def count_processes(self, gpus: int) -> int:
+        """Counts the processes on each computer, where a task gets so many GPUs there."""
+        return max(1, gpus) if self.is_parallel else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,16 +44,18 @@ class Task:
     """A command of autoseg that continues when it is repeated, or does nothing where it was finished.
 
     Attributes:
-        name: Name for messages; no two tasks that run together have the same.
-        arguments: Arguments of `autoseg`, without those that choose a device.
+        name: Name for messages; no two tasks of a run have the same.
+        command: The interpreter of Python and its arguments; those that choose a device are left to the place.
         log: File that receives its output.
         needs: Names of tasks that must succeed first.
+        resources: Needs of the task; ignored by a place that is used by one person alone.
     """
 
     name: str
-    arguments: tuple[str, ...]
+    command: tuple[str, ...]
     log: Path
     needs: tuple[str, ...] = ()
+    resources: Resources = Resources()
 
     def find_log(self, rank: int) -> Path:
         """Returns the log of one of several processes that work together; the first one has that of the task."""
@@ -41,7 +68,7 @@ class TaskState:
 
     Attributes:
         phase: "waiting" tasks wait for others or for a free device of this computer, "queued" ones for a scheduler;
-            "lost" ones have ended without a word.
+            "stopped" ones were ended by somebody, and "lost" ones have ended without a word.
         where: Devices or nodes on which it runs.
         reason: Reason why it failed, was lost, or is queued.
     """
@@ -61,6 +88,11 @@ class Place(Protocol):
 
     A workflow is given one and asks no further. What a place does not run, it refuses with an OptionError.
     """
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether tasks continue when the command that has started them ends."""
+        ...
 
     def run_over_cases(
         self,
@@ -94,4 +126,8 @@ class Place(Protocol):
 
         A task that fails stops no other but those that need it.
         """
+        ...
+
+    def describe_tasks(self, tasks: Sequence[Task]) -> str:
+        """Describes how the tasks would be run: as commands, or as scripts for a scheduler."""
         ...

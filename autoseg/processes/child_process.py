@@ -76,16 +76,24 @@ class Child:
             os.killpg(self.process.pid, number)
 
 
-def start_child(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> Child:
+def start_child(
+    command: Sequence[str], *, log: Path, environment: Mapping[str, str], is_continued: bool = False
+) -> Child:
     """Starts a command in a process group of its own, so that Ctrl-C on the terminal does not reach it.
 
     Its standard input is empty, and ends when this process does: `stop_with_parent` of the command stops it then.
+
+    Args:
+        command: Program and arguments.
+        log: File that receives its output.
+        environment: Further environment variables.
+        is_continued: Whether the output of an earlier process is kept in the log.
 
     Raises:
         RunError: The log cannot be written.
     """
     make_folder(log.parent)
-    with log.open("wb") as output:
+    with log.open("ab" if is_continued else "wb") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -33,8 +33,9 @@ EXPECTED_FLAGS = {
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--init",
-        "--restart",
+        "--restart", "--on", "--nodes", "--slurm", "--dry-run",
     },
+    "cancel": {"--configuration", "--fold"},
     "status": {"--watch", "--json"},
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {

@@ -106,6 +106,7 @@ CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
 CASE_PLACES = ("here", "dask")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PLACES = ("here", "slurm")
 DEVICES = ("auto", "cpu", "cuda", "mps")  # not cuda:1, as bash ends words at colons
 
 
@@ -146,6 +147,11 @@ def complete_device(incomplete: str) -> list[str]:
 def complete_case_place(incomplete: str) -> list[str]:
     """Completes `--on` of commands that work on single cases."""
     return _select(CASE_PLACES, incomplete)
+
+
+def complete_place(incomplete: str) -> list[str]:
+    """Completes `--on`."""
+    return _select(PLACES, incomplete)
 
 
 def complete_layout(incomplete: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from autoseg.cli.terminal.completion import complete_case_place
+from autoseg.cli.terminal.completion import complete_place
 from autoseg.errors import OptionError
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ OnCases = Annotated[
         "[default: this computer, without Dask]",
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        autocompletion=complete_place,
+        help="Where the work runs: slurm submits jobs (needs autoseg[slurm]).  [default: this computer]",
+    ),
+]
+SlurmSetting = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Setting of Slurm in place of that in slurm.json (repeatable)."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and change nothing.")]
 
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")

@@ -32,6 +32,7 @@ from autoseg.workflows.doctor.disk import (
 from autoseg.workflows.doctor.finding import DoctorReport, Finding
 from autoseg.workflows.doctor.isolation import Measurement, NoAnswerError
 from autoseg.workflows.doctor.libraries import (
+    check_cluster,
     check_known_problems,
     check_python,
     check_requirements,
@@ -82,6 +83,7 @@ CHECKS: Final = (
     Check(check_requirements, (measure_libraries,)),
     Check(check_tested_versions, (measure_libraries,)),
     Check(check_known_problems, (measure_libraries,)),
+    Check(check_cluster, (measure_libraries,)),
     Check(check_openmp, (measure_torch,)),
     Check(check_torch, (measure_torch,)),
     Check(check_driver, (measure_driver,)),

@@ -1,6 +1,7 @@
 """Checks of Python and of library versions: against the requirements, the tested versions and known problems."""
 
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distributions, metadata, requires
@@ -17,6 +18,7 @@ from autoseg.workflows.doctor.known_problems import KNOWN_PROBLEMS, TESTED, Know
 
 PYTHON_CLASSIFIER: Final = "Programming Language :: Python :: "
 MOST_NAMED: Final = 6
+SLURM_LIBRARY: Final = "submitit"
 
 
 class LibraryFacts(Part):
@@ -27,6 +29,7 @@ class LibraryFacts(Part):
         requirements: Requirements of autoseg, as its metadata writes them.
         versions: Versions of all installed packages by their normalized names.
         platform: Name of the operating system, as `sys.platform`.
+        has_slurm: Whether jobs of Slurm can be submitted here.
     """
 
     python: str
@@ -36,6 +39,7 @@ class LibraryFacts(Part):
     requirements: tuple[str, ...]
     versions: Mapping[str, str]
     platform: str
+    has_slurm: bool = False
 
 
 def measure_libraries(folder: Path) -> LibraryFacts:
@@ -60,6 +64,7 @@ def measure_libraries(folder: Path) -> LibraryFacts:
         requirements=tuple(wanted),
         versions={normalize_name(entry.name): entry.version for entry in distributions() if entry.name},
         platform=sys.platform,
+        has_slurm=shutil.which("sbatch") is not None,
     )
 
 
@@ -121,6 +126,21 @@ def check_tested_versions(libraries: LibraryFacts) -> Iterator[Finding]:
         meaning="allowed, but not tried; results may differ in the last digits",
         remedy="if something is odd, install the tested versions: pip install -c constraints.txt autoseg",
     )
+
+
+def check_cluster(libraries: LibraryFacts) -> Iterator[Finding]:
+    """Checks that folds can be trained as jobs, where there is a Slurm."""
+    version = libraries.versions.get(SLURM_LIBRARY)
+    if libraries.has_slurm and version is None:
+        yield Finding(
+            state="warning",
+            subject="cluster",
+            found=f"there is a Slurm, and {SLURM_LIBRARY} is not installed",
+            meaning="autoseg train --on slurm submits no jobs",
+            remedy="pip install 'autoseg[slurm]'",
+        )
+    elif libraries.has_slurm:
+        yield Finding(state="ok", subject="cluster", found=f"Slurm, with {SLURM_LIBRARY} {version}")
 
 
 def check_known_problems(

@@ -182,10 +182,12 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
 
 def apply_task_state(status: FoldStatus, task: TaskState) -> FoldStatus:
     """Adds what the place of a training knows of it to what its files tell."""
-    if task.phase == "running":
-        return replace(status, state=status.state if status.is_running else "preparing", device=task.where)
     if task.phase == "finished":
         return status
+    if task.phase == "running":
+        return replace(status, state=status.state if status.is_running else "preparing", device=task.where)
+    if task.phase == "stopped":
+        return replace(status, reason=task.reason)
     return replace(status, state=task.phase, reason=task.reason)
 
 

@@ -1,4 +1,4 @@
-"""Trains the requested folds: a single one in this process, several in a process each."""
+"""Trains the requested folds: a single one in this process, several in a process each, or at another place."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoseg.errors import Stopped
+from autoseg.places.place import Place
 from autoseg.processes.progress import Progress, format_duration
 from autoseg.processes.signals import StopRequest
+from autoseg.run_folder import open_run
 from autoseg.training.monitoring.trackers import check_trackers
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.folds.status import FoldStatus
+from autoseg.workflows.train.detached import build_detached_queue, check_place, discard_trainings
 from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process
 from autoseg.workflows.train.job import TrainedFold, TrainingOutcome
 from autoseg.workflows.train.queue import TrainingQueue, build_queue
@@ -28,6 +31,7 @@ def train_folds(
     *,
     devices: str | None,
     autoseg: Sequence[str] | None = None,
+    place: Place | None = None,
     report_fold: Callable[[TrainedFold], None],
     show_statuses: ShowStatuses,
     progress: Progress,
@@ -40,6 +44,7 @@ def train_folds(
         request: The requested training. Its device counts where `devices` is None.
         devices: List of devices, such as "0,1" (CUDA) or "cpu"; each trains one fold at a time.
         autoseg: The command that is `autoseg`, for processes that train one fold each; None: `python -m autoseg`.
+        place: Trains the folds; None: this computer.
         report_fold: Called with each fold that is trained in this process.
         show_statuses: Called once with the states of folds that are trained in processes of their own.
         progress: Receives notes and progress.
@@ -50,6 +55,11 @@ def train_folds(
         AutosegError: As `list_units` and `train_run`.
         Stopped: After an interruption; the message says what was saved.
     """
+    check_place(request, place, devices)
+    if place is not None and place.is_detached:
+        units = list_units(run_root, request, progress=progress)
+        queue = build_detached_queue(open_run(run_root), units, request, place, autoseg=autoseg)
+        return _train_detached(queue, request, show_statuses, progress=progress, stop=stop)
     groups = find_device_groups(request.device, devices, parallel=request.parallel)
     units = list_units(run_root, request, progress=progress)
     failures: tuple[str, ...] = ()
@@ -69,6 +79,48 @@ def train_folds(
     return TrainingOutcome(is_main_process=True, failures=failures, crossvalidation=collect_crossvalidation(run_root))
 
 
+def describe_training(
+    run_root: Path, request: TrainingRequest, place: Place, *, autoseg: Sequence[str] | None, progress: Progress
+) -> str:
+    """Describes what `train_folds` would give to a place; nothing is changed.
+
+    Raises:
+        AutosegError: As `list_units`.
+    """
+    check_place(request, place, None)
+    units = list_units(run_root, request, progress=progress)
+    queue = build_detached_queue(open_run(run_root), units, request, place, autoseg=autoseg)
+    return place.describe_tasks(queue.list_tasks())
+
+
+def _train_detached(
+    queue: TrainingQueue,
+    request: TrainingRequest,
+    show_statuses: ShowStatuses,
+    *,
+    progress: Progress,
+    stop: StopRequest,
+) -> TrainingOutcome:
+    root = queue.run.root
+    check_trackers(request.log_to)
+    discard_trainings(queue.run, queue, request)
+    progress.note(
+        f"{len(queue.tasks)} of {len(queue.units)} folds to train as jobs, which continue without this command (Ctrl-C "
+        f"ends it alone); their output goes to {queue.run.logs}"
+    )
+    try:
+        with stop.handle_signals(), closing(queue.run_all()) as snapshots:
+            show_statuses(snapshots)
+    except KeyboardInterrupt as interruption:
+        msg = f"the jobs continue: `autoseg status {root}` shows them, `autoseg cancel {root}` ends them"
+        raise Stopped(msg) from interruption
+    return TrainingOutcome(
+        is_main_process=True,
+        failures=queue.list_failures(),
+        crossvalidation=collect_crossvalidation(root),
+    )
+
+
 def _run_queue(
     queue: TrainingQueue, request: TrainingRequest, show_statuses: ShowStatuses, *, stop: StopRequest
 ) -> tuple[str, ...]:
@@ -77,7 +129,7 @@ def _run_queue(
             show_statuses(snapshots)
     except KeyboardInterrupt as interruption:
         raise Stopped(queue.describe_interruption(request)) from interruption
-    return tuple(queue.failures.values())
+    return queue.list_failures()
 
 
 def _describe_queue(queue: TrainingQueue, budget_seconds: float | None, *, places: int) -> list[str]:

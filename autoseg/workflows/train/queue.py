@@ -1,13 +1,15 @@
 """Trains many folds, each with a command of its own, at the place that is chosen; failures stop no others."""
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from autoseg.errors import RunError
 from autoseg.places.local import Devices, ThisComputer
-from autoseg.places.place import Place, Task, TaskState
+from autoseg.places.place import Place, Resources, Task, TaskPhase, TaskState
 from autoseg.processes.fold_lock import find_holder
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import RunFolder
@@ -18,6 +20,8 @@ from autoseg.workflows.train.interruption import describe_kept, describe_queue_c
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request, list_arguments
 
+FAILURES: Final = frozenset[TaskPhase](["failed", "stopped", "lost"])
+
 
 @dataclass(slots=True, kw_only=True)
 class TrainingQueue:
@@ -27,6 +31,7 @@ class TrainingQueue:
         run: Run folder.
         units: All units.
         tasks: The command of each unit that is to be trained.
+        following: Commands that follow them.
         place: Runs the commands.
         states: States of the commands, by name of the unit.
         failures: Reasons of failures by unit.
@@ -36,15 +41,25 @@ class TrainingQueue:
     units: tuple[Unit, ...]
     tasks: Mapping[Unit, Task]
     place: Place
+    following: tuple[Task, ...] = ()
     states: Mapping[str, TaskState] = field(default_factory=dict)
     failures: dict[Unit, str] = field(default_factory=dict)
 
     def run_all(self) -> Generator[tuple[FoldStatus, ...], None, None]:
         """Trains all units; yields the status of all of them about once a second and at the end."""
-        with closing(self.place.run_tasks(tuple(self.tasks.values()))) as snapshots:
+        with closing(self.place.run_tasks(self.list_tasks())) as snapshots:
             for self.states in snapshots:
                 self._note_failures()
                 yield self.read_statuses()
+
+    def list_tasks(self) -> tuple[Task, ...]:
+        """Lists all commands in their order."""
+        return (*self.tasks.values(), *self.following)
+
+    def list_failures(self) -> tuple[str, ...]:
+        """Lists the reasons of all failures, of the commands that follow the trainings, too."""
+        states = [self.states[task.name] for task in self.following if task.name in self.states]
+        return (*self.failures.values(), *(state.reason or "" for state in states if state.phase in FAILURES))
 
     def read_statuses(self) -> tuple[FoldStatus, ...]:
         """Reads the status of all units."""
@@ -72,11 +87,13 @@ class TrainingQueue:
     def _note_failures(self) -> None:
         for unit in self.tasks:
             state = self._find_state(unit)
-            if state.phase == "failed" and unit not in self.failures:
+            if state.phase in FAILURES and unit not in self.failures:
                 self._note_failure(unit, state)
 
     def _note_failure(self, unit: Unit, task: TaskState) -> None:
         self.failures[unit] = task.reason or ""
+        if self.place.is_detached:
+            return
         folder = self.run.fold(unit.configuration, unit.fold)
         state = read_state(folder)
         if task.where and find_holder(folder) is None and (state is None or state.phase != "failed"):
@@ -98,7 +115,7 @@ def build_queue(
     Args:
         autoseg: The command that is `autoseg`; None: `python -m autoseg`.
     """
-    run, here = RunFolder(run_root), ThisComputer()
+    run = RunFolder(run_root)
     workers = request.workers
     device_count = sum(len(devices) for devices in device_groups)
     if workers is None:
@@ -112,17 +129,22 @@ def build_queue(
     return TrainingQueue(
         run=run,
         units=tuple(units),
-        tasks={unit: build_task(run, unit, request, others=waiting, common=common) for unit in waiting},
-        place=ThisComputer(
-            device_groups=tuple(device_groups),
-            autoseg=tuple(autoseg or here.autoseg),
-            stop=stop or here.stop,
-        ),
+        tasks={
+            unit: build_task(run, unit, request, others=waiting, common=common, autoseg=autoseg) for unit in waiting
+        },
+        place=ThisComputer(device_groups=tuple(device_groups), stop=stop or StopRequest()),
     )
 
 
 def build_task(
-    run: RunFolder, unit: Unit, request: TrainingRequest, *, others: Sequence[Unit], common: Sequence[str]
+    run: RunFolder,
+    unit: Unit,
+    request: TrainingRequest,
+    *,
+    others: Sequence[Unit],
+    common: Sequence[str],
+    autoseg: Sequence[str] | None,
+    resources: Resources | None = None,
 ) -> Task:
     """Builds the command that trains a unit.
 
@@ -132,11 +154,22 @@ def build_task(
         request: Options of all trainings.
         others: All units that are to be trained.
         common: Further options.
+        autoseg: The command that is `autoseg`; None: `python -m autoseg`.
+        resources: Needs of the training.
     """
-    arguments = ["train", str(run.root), "--configuration", unit.configuration, "--fold", unit.fold]
+    command = [
+        *(autoseg or (sys.executable, "-m", "autoseg")),
+        "train",
+        str(run.root),
+        "--configuration",
+        unit.configuration,
+        "--fold",
+        unit.fold,
+    ]
     return Task(
         name=unit.name,
-        arguments=(*arguments, *list_arguments(limit_request(request, unit)), *common),
+        command=(*command, *list_arguments(limit_request(request, unit)), *common),
         log=run.training_log(unit.configuration, unit.fold),
         needs=tuple(other.name for other in others if other.configuration == unit.needs),
+        resources=resources or Resources(),
     )

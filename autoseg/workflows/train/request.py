@@ -38,6 +38,7 @@ class TrainingRequest:
         deterministic: Compute the same result every time, also on a GPU and beside other programs.
         log_to: Trackers that receive the history beside the log and TensorBoard.
         parallel: This process is one of several that train one fold together, each on a device of its own.
+        nodes: Number of computers of a cluster that train each fold together.
     """
 
     configuration: str | None = None
@@ -53,13 +54,18 @@ class TrainingRequest:
     deterministic: bool = False
     log_to: tuple[TrackerName, ...] = ()
     parallel: bool = False
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         """Checks that the options do not contradict each other.
 
         Raises:
-            OptionError: A budget is combined with a number of epochs or a plateau, or two numbers of epochs are given.
+            OptionError: A budget is combined with a number of epochs or a plateau, two numbers of epochs are given, or
+                several computers are to train without sharing a fold.
         """
+        if self.nodes > 1 and not self.parallel:
+            msg = f"--nodes {self.nodes} needs --parallel: each fold is trained on all of them together"
+            raise OptionError(msg)
         given = {
             "--budget": self.budget_seconds is not None,
             "--epochs": self.length.epochs is not None,

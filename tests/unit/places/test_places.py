@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from autoseg.errors import OptionError
@@ -12,7 +14,7 @@ def test_the_table_has_this_computer() -> None:
 
 def test_this_computer_runs_a_function_over_cases() -> None:
     place: Place
-    with open_place("here") as place:
+    with open_place("here", Path("run")) as place:
         outcome = place.run_over_cases(
             int, [("a", "1"), ("b", "x"), ("c", "3")], workers=1, label="Reading", progress=SilentProgress()
         )
@@ -21,12 +23,14 @@ def test_this_computer_runs_a_function_over_cases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "settings", "message"),
     [
-        ("her", r"no place is called 'her' \(did you mean 'here'\?\); choose one of: here"),
-        ("here://node1", "takes no address, found 'node1'"),
+        ("her", (), r"no place is called 'her' \(did you mean 'here'\?\); choose one of: here, slurm"),
+        ("here://node1", (), "takes no address and no settings, found 'node1'"),
+        ("here", ("cpus=2",), "found 'cpus=2'"),
+        ("slurm://node1", (), r"takes no address, found 'node1'; give settings with --slurm KEY=VALUE"),
     ],
 )
-def test_another_place_is_refused(text: str, message: str) -> None:
-    with pytest.raises(OptionError, match=message), open_place(text):
+def test_another_place_is_refused(text: str, settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(OptionError, match=message), open_place(text, Path("run"), settings):
         pass

@@ -90,13 +90,12 @@ def make_queue(run, notes):
         def build_task(unit):
             return Task(
                 name=unit.name,
-                arguments=(unit.name, unit.fold.split("-")[0]),
+                command=(sys.executable, "-S", "-c", SCRIPT, str(notes), unit.name, unit.fold.split("-")[0]),
                 log=run.training_log(unit.configuration, unit.fold),
                 needs=tuple(other.name for other in units if other.configuration == unit.needs),
             )
 
-        command = (sys.executable, "-S", "-c", SCRIPT, str(notes))
-        here = ThisComputer(device_groups=tuple(device_groups), autoseg=command, stop=stop or StopRequest())
+        here = ThisComputer(device_groups=tuple(device_groups), stop=stop or StopRequest())
         return TrainingQueue(run=run, units=tuple(units), tasks={unit: build_task(unit) for unit in units}, place=here)
 
     return make
@@ -234,14 +233,13 @@ def test_the_queue_runs_the_command_that_a_user_would_give(run):
     units = (Unit(configuration="2d", fold="1", cases=("c", "d")),)
     request = TrainingRequest(length=Length(epochs=3), workers=2)
     queue = build_queue(run.root, units, request, [("cuda:0",), ("cuda:1",)])
-    assert queue.place.autoseg == (sys.executable, "-m", "autoseg")
     assert queue.place.device_groups == (("cuda:0",), ("cuda:1",))
-    assert queue.tasks[units[0]].arguments == (
-        "train", str(run.root), "--configuration", "2d", "--fold", "1", "--epochs", "3", "--precision", "auto",
-        "--workers", "2",
+    assert queue.tasks[units[0]].command == (
+        sys.executable, "-m", "autoseg", "train", str(run.root), "--configuration", "2d", "--fold", "1",
+        "--epochs", "3", "--precision", "auto", "--workers", "2",
     )  # fmt: skip
     together = build_queue(run.root, units, request, [("cuda:0", "cuda:1")])
-    assert "--parallel" in together.tasks[units[0]].arguments
+    assert "--parallel" in together.tasks[units[0]].command
 
 
 def test_finished_folds_are_not_begun_again(run):

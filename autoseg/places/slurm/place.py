@@ -1,0 +1,115 @@
+"""Slurm as a place that runs tasks."""
+
+import shlex
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from autoseg.errors import OptionError
+from autoseg.places.place import Job, Result, States, Task
+from autoseg.places.slurm.jobs import ACTIVE, find_jobs_folder, read_jobs, read_task_states
+from autoseg.places.slurm.settings import SlurmSettings, find_settings
+from autoseg.places.slurm.submission import build_script, describe_after, group_tasks, submit_wave
+from autoseg.processes.case_pool import CaseSize, PoolOutcome
+from autoseg.processes.fold_lock import wait_for_lock
+from autoseg.processes.progress import Progress
+
+SECONDS_BETWEEN_LOOKS: Final = 1.0
+MOST_SECONDS_BETWEEN_LOOKS: Final = 15.0  # administrators ask not to ask squeue more often
+GROWTH: Final = 1.2
+SECONDS_FOR_OTHERS: Final = 300.0  # another command may submit hundreds of jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slurm:
+    """The place that submits jobs.
+
+    Attributes:
+        folder: Folder of the run for its jobs.
+        settings: Settings of the site.
+    """
+
+    folder: Path
+    settings: SlurmSettings
+
+    @property
+    def is_detached(self) -> bool:
+        """Returns True: jobs continue when the command that has submitted them ends."""
+        return True
+
+    def run_over_cases(
+        self,
+        work: Callable[[Job], Result],
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        workers: int,
+        label: str,
+        progress: Progress,
+        sizes: Mapping[str, CaseSize] | None = None,
+        runs_networks: bool = False,
+    ) -> PoolOutcome[Result]:
+        """Refuses single cases, which are not worth a job.
+
+        Raises:
+            OptionError: Always.
+        """
+        del work, jobs, workers, label, progress, sizes, runs_networks
+        msg = "--on slurm runs whole commands, not single cases; leave out --on, in a job of its own if need be"
+        raise OptionError(msg)
+
+    def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
+        """Submits all tasks that are not in the queue yet; yields their states until all have ended.
+
+        When it is closed early, the jobs continue.
+
+        Raises:
+            WorkerError: Slurm does not answer, or refuses the jobs.
+        """
+        self._submit_missing(tasks)
+        names = {task.name for task in tasks}
+        seconds = SECONDS_BETWEEN_LOOKS
+        while True:
+            states = {name: state for name, state in read_task_states(self.folder).items() if name in names}
+            yield states
+            if not any(state.phase in ACTIVE for state in states.values()):
+                return
+            time.sleep(seconds)
+            seconds = min(MOST_SECONDS_BETWEEN_LOOKS, GROWTH * seconds)
+
+    def describe_tasks(self, tasks: Sequence[Task]) -> str:
+        """Returns the scripts that would be given to sbatch, and what each task runs.
+
+        Raises:
+            OptionError: submitit is not installed, or no GPU of the site has enough memory.
+        """
+        texts = []
+        for wave in group_tasks(tasks):
+            texts += [f"# {task.name}: {shlex.join(task.command)}" for task in wave]
+            texts.append(build_script(wave, self.settings, self.folder, after=describe_after(wave)))
+        return "\n".join(texts)
+
+    def _submit_missing(self, tasks: Sequence[Task]) -> None:
+        lock = self.folder / ".submitting.lock"
+        with wait_for_lock(lock, on_wait=lambda: None, longest_seconds=SECONDS_FOR_OTHERS):
+            states = read_task_states(self.folder)
+            known = {job.task: job for job in read_jobs(self.folder) if states[job.task].phase in ACTIVE}
+            for wave in group_tasks([task for task in tasks if task.name not in known]):
+                records = submit_wave(wave, self.settings, self.folder, known=known)
+                known |= {record.task: record for record in records}
+
+
+@contextmanager
+def open_slurm(address: str, run_root: Path, settings: Sequence[str]) -> Iterator[Slurm]:
+    """Opens the Slurm of this computer.
+
+    Raises:
+        OptionError: There is an address, or a setting that does not exist.
+        DocumentError: The file of settings breaks the schema.
+    """
+    if address:
+        msg = f"--on slurm takes no address, found {address!r}; give settings with --slurm KEY=VALUE"
+        raise OptionError(msg)
+    yield Slurm(folder=find_jobs_folder(run_root), settings=find_settings(run_root, settings))

@@ -1,0 +1,193 @@
+"""Submits tasks through submitit: one array for all tasks that need the same, after the arrays that they wait for."""
+
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from autoseg.errors import OptionError, WorkerError
+from autoseg.places.place import Task
+from autoseg.places.slurm.job import JobCommand
+from autoseg.places.slurm.jobs import JobRecord, add_jobs, find_mark
+from autoseg.places.slurm.settings import SlurmSettings, count_gpus
+from autoseg.run_folder import make_folder
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
+MARGIN_MINUTES: Final = 15  # guess: the start of a container, reading from a network drive, the first compilation
+DEFAULT_MINUTES: Final = 24 * 60  # guess: what most sites allow
+MOST_AT_ONCE: Final = 256
+UNLIMITED_TIMEOUTS: Final = 1_000_000  # submitit ends a job that has reached its time limit more often
+GIGABYTE: Final = 10**9
+Wave = tuple[Task, ...]
+"""Tasks that are submitted as one array."""
+
+
+def group_tasks(tasks: Sequence[Task]) -> tuple[Wave, ...]:
+    """Groups tasks that wait for the same ones and need the same resources, in their order."""
+    waves: dict[object, list[Task]] = {}
+    for task in tasks:
+        waves.setdefault((_name_kind(task), task.needs, task.resources), []).append(task)
+    return tuple(map(tuple, waves.values()))
+
+
+def build_parameters(wave: Wave, settings: SlurmSettings, *, after: Sequence[str]) -> dict[str, Any]:
+    """Builds the options of sbatch for an array, as submitit names them.
+
+    Args:
+        wave: Tasks of the array.
+        settings: Settings of the site.
+        after: Jobs that must succeed first.
+
+    Raises:
+        OptionError: No GPU of the site has enough memory.
+    """
+    needed = wave[0].resources
+    gres = settings.choose_gres(needed.gpu_bytes)
+    processes = needed.count_processes(count_gpus(gres))
+    cores = settings.cpus or needed.cores
+    memory_gb = settings.memory_gb or math.ceil(needed.ram_bytes * processes / GIGABYTE)
+    further = {"requeue": True, "kill-on-invalid-dep": "yes", **settings.options}
+    given = {
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "gres": gres or None,
+        "dependency": f"afterok:{':'.join(after)}" if after else None,
+        "setup": list(settings.setup) or None,
+        "mem": f"{memory_gb * 1000:.0f}M" if memory_gb else None,
+    }
+    return {
+        "job_name": f"autoseg-{_name_kind(wave[0])}",
+        "nodes": needed.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": cores * processes,
+        "time": settings.time_minutes or _compute_minutes(needed.seconds),
+        "signal_delay_s": settings.signal_seconds,
+        "array_parallelism": settings.most_at_once or MOST_AT_ONCE,
+        "wckey": "autoseg",
+        # since Slurm 22.05 a step does not inherit the cores of its job
+        "srun_args": [f"--cpus-per-task={cores * processes}", "--kill-on-bad-exit=1"],
+        "additional_parameters": further,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def build_script(wave: Wave, settings: SlurmSettings, folder: Path, *, after: Sequence[str]) -> str:
+    """Builds the script that submitit gives to sbatch; the jobs to wait for have no number yet, so they are named.
+
+    Raises:
+        OptionError: submitit is not installed, or no GPU of the site has enough memory.
+    """
+    check_submitit()
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    count = len(wave) if len(wave) > 1 else None
+    command = f"{find_python(settings)} -u -m submitit.core._submit {shlex.quote(str(folder.resolve()))}"
+    parameters = build_parameters(wave, settings, after=after)
+    script: str = _make_sbatch_string(command=command, folder=folder, map_count=count, **parameters)
+    return script
+
+
+def submit_wave(
+    wave: Wave, settings: SlurmSettings, folder: Path, *, known: Mapping[str, JobRecord]
+) -> tuple[JobRecord, ...]:
+    """Submits an array and adds it to the list of jobs.
+
+    Args:
+        wave: Tasks of the array.
+        settings: Settings of the site.
+        folder: Folder of the run for its jobs.
+        known: Jobs of the tasks that these may need, by task.
+
+    Raises:
+        WorkerError: sbatch refuses the job.
+        OptionError: submitit is not installed.
+    """
+    waited = [known[name].job_id for name in wave[0].needs if name in known]
+    executor = _open_executor(folder, settings)
+    executor.update_parameters(**build_parameters(wave, settings, after=waited))
+    commands = [build_job(task, settings, folder) for task in wave]
+    for command in commands:
+        command.mark.unlink(missing_ok=True)
+    job_ids = _call_sbatch(lambda: _submit(executor, commands))
+    records = tuple(
+        JobRecord(task=task.name, job_id=job_id, needs=task.needs) for task, job_id in zip(wave, job_ids, strict=True)
+    )
+    add_jobs(folder, records)
+    return records
+
+
+def build_job(task: Task, settings: SlurmSettings, folder: Path) -> JobCommand:
+    """Builds what the job of a task runs."""
+    needed = task.resources
+    return JobCommand(
+        task=task,
+        mark=find_mark(folder.resolve(), task.name),
+        processes=needed.count_processes(count_gpus(settings.choose_gres(needed.gpu_bytes))),
+        seconds_to_save=settings.signal_seconds,
+    )
+
+
+def find_python(settings: SlurmSettings) -> str:
+    """Returns the interpreter of a job as a command of the shell."""
+    return shlex.quote(sys.executable) if settings.container is None else f"{settings.container} python3"
+
+
+def check_submitit() -> None:
+    """Checks that submitit is installed.
+
+    Raises:
+        OptionError: It is not.
+    """
+    try:
+        import submitit  # noqa: F401
+    except ImportError as error:
+        msg = "--on slurm needs submitit, which is not installed: pip install 'autoseg[slurm]'"
+        raise OptionError(msg) from error
+
+
+def _open_executor(folder: Path, settings: SlurmSettings) -> "SlurmExecutor":
+    check_submitit()
+    from submitit import SlurmExecutor
+
+    make_folder(folder)
+    try:
+        return SlurmExecutor(folder.resolve(), max_num_timeout=UNLIMITED_TIMEOUTS, python=find_python(settings))
+    except RuntimeError as error:  # there is no srun
+        msg = "there is no Slurm on this computer (no srun); give the command on a login node of the cluster"
+        raise WorkerError(msg) from error
+
+
+def _submit(executor: "SlurmExecutor", commands: Sequence[JobCommand]) -> list[str]:
+    with executor.batch():
+        jobs = [executor.submit(command) for command in commands]
+    return [str(job.job_id) for job in jobs]
+
+
+def _call_sbatch(submit: Callable[[], list[str]]) -> list[str]:
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        return submit()
+    except (FailedJobError, FailedSubmissionError) as error:
+        msg = f"sbatch refused the jobs: {str(error).strip()}; change the settings of the site (slurm.json, --slurm)"
+        raise WorkerError(msg) from error
+
+
+def _compute_minutes(seconds: float | None) -> int:
+    return DEFAULT_MINUTES if seconds is None else math.ceil(seconds / 60) + MARGIN_MINUTES
+
+
+def _name_kind(task: Task) -> str:
+    """Returns the name without the fold."""
+    return task.name.partition(",")[0]
+
+
+def describe_after(wave: Wave) -> list[str]:
+    """Names the arrays that an array waits for, before they have numbers."""
+    return list(dict.fromkeys(name.partition(",")[0] for name in wave[0].needs))

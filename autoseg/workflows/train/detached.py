@@ -1,0 +1,159 @@
+"""Trains folds at a place whose tasks continue when the command ends: their needs, and how they can be repeated."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Final
+
+from autoseg.document import read_document
+from autoseg.errors import OptionError
+from autoseg.fingerprint import Fingerprint
+from autoseg.network_cost import (
+    BATCHES_IN_MEMORY,
+    PATCH_MAKER_BYTES,
+    PROCESS_BYTES,
+    count_voxel_bytes,
+    estimate_host_training_bytes,
+)
+from autoseg.places.place import Place, Resources, Task
+from autoseg.plan.document import Plan
+from autoseg.preprocessing.pipeline import compute_preprocessed_shape
+from autoseg.processes.fold_lock import lock_fold
+from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.training.checkpoint import read_description
+from autoseg.workflows.plan.planning import find_network_cost
+from autoseg.workflows.train.fold_options import MOST_WORKERS
+from autoseg.workflows.train.queue import TrainingQueue, build_task
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request
+
+CPU_CORES: Final = 8  # guess: for a training without a GPU
+LOGITS_IN_MEMORY: Final = 3  # of a validated case: the sum, its weights and mirrored views, the restored grid
+BYTES_PER_LOGIT: Final = 4
+MARGIN: Final = 1.5  # of the estimated RAM, which a job must not exceed by a byte
+
+
+def build_detached_queue(
+    run: RunFolder,
+    units: Sequence[Unit],
+    request: TrainingRequest,
+    place: Place,
+    *,
+    autoseg: Sequence[str] | None,
+) -> TrainingQueue:
+    """Builds the queue of folds that are not up to date, and of the selection after them.
+
+    Args:
+        run: Run folder.
+        units: All units.
+        request: Options of all trainings.
+        place: The place.
+        autoseg: The command that is `autoseg`; None: `python -m autoseg`.
+    """
+    run = RunFolder(run.root.resolve())
+    plan = read_document(run.plan, Plan)
+    waiting = [unit for unit in units if not is_up_to_date(run, unit, request)]
+    needed = {name: estimate_resources(run, plan, name, request) for name in {unit.configuration for unit in waiting}}
+    tasks = {
+        unit: build_task(
+            run,
+            unit,
+            make_repeatable(run, unit, request),
+            others=waiting,
+            common=list_common_options(request),
+            autoseg=autoseg,
+            resources=needed[unit.configuration],
+        )
+        for unit in waiting
+    }
+    following = (build_selection_task(run, tuple(tasks.values()), autoseg),) if tasks and request.folds is None else ()
+    return TrainingQueue(run=run, units=tuple(units), tasks=tasks, following=following, place=place)
+
+
+def list_common_options(request: TrainingRequest) -> list[str]:
+    """Lists the options that concern the computer of a task."""
+    options = [] if request.workers is None else ["--workers", str(request.workers)]
+    options += [] if request.device == "auto" else ["--device", request.device]
+    return [*options, *(["--parallel"] if request.parallel else [])]
+
+
+def build_selection_task(run: RunFolder, trainings: Sequence[Task], autoseg: Sequence[str] | None) -> Task:
+    """Builds the command that selects models when all are trained and validated."""
+    resources = max((task.resources for task in trainings), key=lambda needed: needed.ram_bytes)
+    return Task(
+        name="select",
+        command=(*(autoseg or (sys.executable, "-m", "autoseg")), "select", str(run.root)),
+        log=run.logs / "select.log",
+        needs=tuple(task.name for task in trainings),
+        resources=replace(resources, nodes=1, is_parallel=False, seconds=None),
+    )
+
+
+def estimate_resources(run: RunFolder, plan: Plan, name: str, request: TrainingRequest) -> Resources:
+    """Estimates what the training and validation of a fold of a configuration needs."""
+    configuration = plan.configurations[name]
+    training, uses_gpu = configuration.training, request.device != "cpu"
+    workers = request.workers if request.workers is not None else MOST_WORKERS if uses_gpu else 1
+    cost = find_network_cost(configuration.network, configuration.patch_voxels, training.batch_size)
+    voxels = training.batch_size * prod(configuration.patch_voxels) * BATCHES_IN_MEMORY
+    ram = (
+        PROCESS_BYTES + workers * PATCH_MAKER_BYTES + voxels * count_voxel_bytes(len(plan.channels))
+        if uses_gpu
+        else estimate_host_training_bytes(configuration, "float32", cost)
+    )
+    cases = read_document(run.fingerprint, Fingerprint).cases
+    largest = max(prod(compute_preprocessed_shape(case, plan, configuration.data_of)) for case in cases)
+    logits = largest * plan.labels.output_channel_count * BYTES_PER_LOGIT * LOGITS_IN_MEMORY
+    plans_time = request.length.epochs is None and training.budget_seconds is not None
+    return Resources(
+        gpu_bytes=round(plan.accelerator_memory_gb * 1e9) if uses_gpu else 0,
+        cores=1 + workers if uses_gpu else CPU_CORES,
+        ram_bytes=round(MARGIN * (ram + logits)),
+        seconds=request.budget_seconds or (training.budget_seconds if plans_time else None),
+        nodes=request.nodes,
+        is_parallel=request.parallel,
+    )
+
+
+def make_repeatable(run: RunFolder, unit: Unit, request: TrainingRequest) -> TrainingRequest:
+    """Replaces what a repeated command would do once more: `--restart`, and `--extend` by the number of epochs.
+
+    Raises:
+        TrainingError: A checkpoint is damaged.
+    """
+    limited = limit_request(request, unit)
+    more = limited.length.more_epochs
+    if more is not None:
+        final = run.fold(unit.configuration, unit.fold).final_checkpoint
+        done = len(read_description(final).history) if final.is_file() else 0
+        limited = replace(limited, length=replace(limited.length, more_epochs=None, epochs=done + more))
+    return replace(limited, restart=False)
+
+
+def discard_trainings(run: RunFolder, queue: TrainingQueue, request: TrainingRequest) -> None:
+    """Discards the trainings that are to begin again, before their tasks are given to the place.
+
+    Raises:
+        TrainingError: A process trains one of them.
+    """
+    for unit in queue.tasks if request.restart else ():
+        if not unit.is_only_needed:
+            folder = run.fold(unit.configuration, unit.fold)
+            with lock_fold(folder, device=""):
+                remove_folder(folder.root)
+
+
+def check_place(request: TrainingRequest, place: Place | None, devices: str | None) -> None:
+    """Checks that the options fit the place.
+
+    Raises:
+        OptionError: Devices are named for another computer, or several computers for this one.
+    """
+    is_detached = place is not None and place.is_detached
+    if is_detached and devices is not None:
+        msg = f"--devices {devices} are of this computer; leave it out with --on (GPUs of a task: --slurm gres=gpu:2)"
+        raise OptionError(msg)
+    if request.nodes > 1 and not is_detached:
+        msg = "--nodes needs a cluster: give --on slurm, or start the processes with torchrun"
+        raise OptionError(msg)

@@ -1,0 +1,447 @@
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from builders.fake_slurm import prepend_to_path, write_fake_slurm
+
+from autoseg.document import read_document, write_document
+from autoseg.errors import DocumentError, OptionError, WorkerError
+from autoseg.places import open_place
+from autoseg.places.place import Resources, Task
+from autoseg.places.slurm import job as slurm_job
+from autoseg.places.slurm import place as slurm_place
+from autoseg.places.slurm.job import JobCommand
+from autoseg.places.slurm.jobs import (
+    JobMark,
+    JobRecord,
+    QueueEntry,
+    add_jobs,
+    cancel_jobs,
+    find_jobs_folder,
+    find_mark,
+    find_state,
+    query_queue,
+    read_jobs,
+    read_task_states,
+)
+from autoseg.places.slurm.settings import GpuKind, SlurmSettings, count_gpus, find_settings
+from autoseg.places.slurm.submission import build_parameters, group_tasks
+from autoseg.processes.progress import SilentProgress
+
+NEEDED = Resources(gpu_bytes=8 * 10**9, cores=13, ram_bytes=5_200_000_000)
+
+
+@pytest.fixture(autouse=True)
+def slurm(tmp_path, monkeypatch):
+    fake = write_fake_slurm(tmp_path / "bin")
+    monkeypatch.setenv("PATH", prepend_to_path(fake.folder))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(slurm_place, "SECONDS_BETWEEN_LOOKS", 0.0)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    return fake
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "x.autoseg"
+    folder.mkdir()
+    return folder
+
+
+def make_task(root, name, *, needs=(), resources=NEEDED, code="pass"):
+    log = root / "logs" / f"{name}.log"
+    return Task(name=name, command=(sys.executable, "-S", "-c", code), log=log, needs=needs, resources=resources)
+
+
+def make_cascade(root):
+    first = [make_task(root, f"3d_lowres, fold {fold}") for fold in range(2)]
+    second = make_task(root, "3d_cascade_fullres, fold 0", needs=tuple(task.name for task in first))
+    return [*first, second]
+
+
+def run_tasks(root, tasks, settings=()):
+    with open_place("slurm", root, settings) as place:
+        return place.run_tasks(tasks)
+
+
+def find_lines(script, *options):
+    return [line.removeprefix("#SBATCH --") for line in script.splitlines() if line[10:].split("=")[0] in options]
+
+
+def test_every_wave_is_one_array_after_the_arrays_that_it_needs(slurm, root):
+    slurm.show_queue("1_0|RUNNING|n1|None", "1_1|PENDING||Priority", "2|PENDING||Dependency")
+    states = next(run_tasks(root, make_cascade(root), ["partition=long"]))
+    first, second = slurm.read_scripts()
+    assert find_lines(first, "array", "dependency", "partition") == ["array=0-1%2", "partition=long"]
+    assert find_lines(second, "array", "dependency", "kill-on-invalid-dep") == [
+        "dependency=afterok:1_0:1_1",
+        "kill-on-invalid-dep=yes",
+    ]
+    assert [(job.task, job.job_id) for job in read_jobs(find_jobs_folder(root))] == [
+        ("3d_lowres, fold 0", "1_0"),
+        ("3d_lowres, fold 1", "1_1"),
+        ("3d_cascade_fullres, fold 0", "2"),
+    ]
+    assert [(state.phase, state.where, state.reason) for state in states.values()] == [
+        ("running", "n1", None),
+        ("queued", None, "job 1_1 waits (Priority)"),
+        ("queued", None, "job 2 waits (Dependency)"),
+    ]
+
+
+def test_what_is_in_the_queue_is_not_submitted_again(slurm, root):
+    slurm.show_queue("1_0|RUNNING|n1|None", "1_1|FAILED|n1|NonZeroExitCode", "2|PENDING||Dependency")
+    next(run_tasks(root, make_cascade(root)))
+    next(run_tasks(root, make_cascade(root)))
+    third, fourth = slurm.read_scripts()[2:]
+    assert find_lines(third, "job-name", "array") == ["job-name=autoseg-3d_lowres"]
+    assert find_lines(fourth, "dependency") == ["dependency=afterok:1_0:3"]  # the failed one would never let it begin
+    slurm.show_queue("1_0|RUNNING|n1|None", "3|RUNNING|n1|None", "4|PENDING||Dependency")
+    next(run_tasks(root, make_cascade(root)))
+    assert len(slurm.read_scripts()) == 4
+
+
+def test_the_states_are_shown_until_all_tasks_have_ended(slurm, root):
+    slurm.show_queue("1|RUNNING|n1|None")
+    snapshots = run_tasks(root, [make_task(root, "2d, fold 0")])
+    assert next(snapshots)["2d, fold 0"].phase == "running"
+    slurm.show_queue("1|COMPLETED|n1|None")
+    assert [states["2d, fold 0"].phase for states in snapshots] == ["finished"]
+
+
+def test_a_script_that_sbatch_refuses_is_reported_with_its_reason(slurm, root):
+    slurm.fail("sbatch", "sbatch: error: invalid partition specified: lon")
+    with pytest.raises(WorkerError, match=r"(?s)sbatch refused the jobs: .*invalid partition.*slurm\.json"):
+        next(run_tasks(root, [make_task(root, "2d, fold 0")]))
+    assert read_jobs(find_jobs_folder(root)) == ()
+
+
+def test_a_dry_run_shows_the_scripts_and_submits_nothing(slurm, root):
+    with open_place("slurm", root, ["time_minutes=90"]) as place:
+        text = place.describe_tasks(make_cascade(root))
+    assert text.count("#!/bin/bash") == 2
+    assert text.count("#SBATCH --time=90") == 2
+    assert "#SBATCH --dependency=afterok:3d_lowres" in text
+    assert f"# 3d_lowres, fold 1: {sys.executable} -S -c pass" in text
+    assert slurm.read_scripts() == []
+    assert list(root.iterdir()) == []
+
+
+def test_single_cases_are_refused(root):
+    with open_place("slurm", root) as place, pytest.raises(OptionError, match="not single cases"):
+        place.run_over_cases(len, [("a", "")], workers=1, label="", progress=SilentProgress())
+
+
+JOB = JobRecord(task="2d, fold 0", job_id="7_0")
+
+
+def build_mark(phase, **changes):
+    return JobMark.model_validate({"job_id": "7_0", "phase": phase, "node": "n2", **changes})
+
+
+@pytest.mark.parametrize(
+    ("entry", "mark", "phase", "reason"),
+    [
+        ("PENDING Resources", None, "queued", "job 7_0 waits (Resources)"),
+        ("PENDING BeginTime", build_mark("saved", restarts=1), "queued", "job 7_0 waits after 2 starts (BeginTime)"),
+        ("PENDING DependencyNeverSatisfied", None, "failed", "it needs another task, which failed"),
+        ("RUNNING None", build_mark("running"), "running", None),
+        ("COMPLETING None", build_mark("running"), "running", None),
+        ("COMPLETED None", None, "finished", None),
+        (None, build_mark("finished"), "finished", None),
+        (None, build_mark("failed", reason="the disk is full"), "failed", "the disk is full"),
+        ("FAILED NonZeroExitCode", build_mark("failed", reason="no GPU"), "failed", "no GPU"),
+        ("CANCELLED None", build_mark("running"), "stopped", "job 7_0 was cancelled"),
+        (
+            "OUT_OF_MEMORY OutOfMemory",
+            build_mark("running"),
+            "lost",
+            "job 7_0 ended without a word on n2 (Slurm: OUT_OF_MEMORY, OutOfMemory)",
+        ),
+        (None, build_mark("running"), "lost", "job 7_0 ended without a word on n2 (Slurm no longer knows it)"),
+        (None, None, "lost", "job 7_0 ended without a word (Slurm no longer knows it)"),
+        (None, build_mark("saved"), "stopped", "job 7_0 was asked to end, and saved (Slurm no longer knows it)"),
+    ],
+)
+def test_the_state_follows_from_squeue_and_the_mark_of_the_job(entry, mark, phase, reason):
+    shown = None
+    if entry is not None:
+        state, why = entry.split()
+        shown = QueueEntry(state=state, reason=why, nodes="n1")
+    found = find_state(JOB, shown, mark)
+    assert (found.phase, found.reason) == (phase, reason)
+
+
+def test_a_task_says_which_one_it_needed_failed(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB, JobRecord(task="select", job_id="8", needs=("2d, fold 0",))])
+    write_document(find_mark(folder, JOB.task), build_mark("failed", reason="the disk is full"))
+    slurm.show_queue("8|CANCELLED||Dependency")
+    assert read_task_states(folder)["select"].reason == "it needs 2d, fold 0, which failed"
+
+
+def test_squeue_is_asked_for_no_job_that_has_ended(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    write_document(find_mark(folder, JOB.task), build_mark("finished"))
+    assert read_task_states(folder)[JOB.task].phase == "finished"
+    assert slurm.read("asked") == []
+
+
+def test_the_mark_of_an_earlier_job_counts_for_nothing(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    write_document(find_mark(folder, JOB.task), build_mark("finished", job_id="3_0"))
+    slurm.show_queue("7_0|RUNNING|n1|None")
+    assert read_task_states(folder)[JOB.task].phase == "running"
+
+
+def test_jobs_that_squeue_has_forgotten_are_no_error(slurm):
+    slurm.fail("squeue", "slurm_load_jobs error: Invalid job id specified")
+    assert query_queue(["7_0", "7_1", "12"]) == {}
+    assert "--jobs=7,12" in slurm.read("asked")[0]
+
+
+def test_a_queue_that_cannot_be_asked_is_reported(slurm, monkeypatch):
+    slurm.fail("squeue", "Unable to contact slurm controller")
+    with pytest.raises(WorkerError, match="squeue --array failed: Unable to contact slurm controller"):
+        query_queue(["7"])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(WorkerError, match="there is no squeue on this computer"):
+        query_queue(["7"])
+
+
+def test_jobs_that_are_queued_or_running_are_cancelled(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JobRecord(task=f"2d, fold {fold}", job_id=f"7_{fold}") for fold in range(3)])
+    slurm.show_queue("7_0|COMPLETED|n1|None", "7_1|RUNNING|n1|None", "7_2|PENDING||Priority")
+    assert [job.job_id for job in cancel_jobs(folder, tasks=["2d, fold 2"])] == ["7_2"]
+    assert [job.job_id for job in cancel_jobs(folder)] == ["7_1", "7_2"]
+    assert slurm.read("cancelled") == ["7_2", "7_1 7_2"]
+
+
+# Settings
+
+
+def write_settings(path, **content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"schema_version": 1, **content}))
+
+
+def test_settings_of_the_run_come_before_those_of_the_user_and_flags_before_both(root, tmp_path):
+    assert find_settings(root, []) == SlurmSettings()
+    write_settings(tmp_path / "config" / "autoseg" / "slurm.json", partition="user", account="me")
+    assert find_settings(root, []).partition == "user"
+    write_settings(root / "slurm.json", partition="run", options={"mail-type": "END"})
+    settings = find_settings(root, ["partition=flag", "time_minutes=90"])
+    assert (settings.partition, settings.account, settings.time_minutes) == ("flag", None, 90)
+    assert settings.options == {"mail-type": "END"}
+
+
+def test_a_key_that_does_not_exist_is_refused(root):
+    write_settings(root / "slurm.json", partion="long")
+    with pytest.raises(DocumentError, match=r"slurm\.json: partion: unknown key \(did you mean 'partition'\?\)"):
+        find_settings(root, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partion=long", r"--slurm: partion: unknown key \(did you mean 'partition'\?\)"),
+        ("cpus=many", r"--slurm: cpus: input should be a valid integer.*got 'many'"),
+        ("cpus", r"takes KEY=VALUE with one of the keys partition, .*found 'cpus'"),
+        ("setup=module load cuda", r"setup, gpus, options are given in slurm\.json"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_refused(root, text, message):
+    with pytest.raises(OptionError, match=message):
+        find_settings(root, [text])
+
+
+KINDS = (GpuKind(gres="gpu:a100:1", memory_gb=80), GpuKind(gres="gpu:t4:1", memory_gb=16))
+
+
+@pytest.mark.parametrize(
+    ("settings", "gigabytes", "gres"),
+    [
+        (SlurmSettings(), 8, "gpu:1"),
+        (SlurmSettings(), 0, ""),
+        (SlurmSettings(gres="gpu:v100:2", gpus=KINDS), 40, "gpu:v100:2"),
+        (SlurmSettings(gres=""), 8, ""),
+        (SlurmSettings(gpus=KINDS), 8, "gpu:t4:1"),
+        (SlurmSettings(gpus=KINDS), 24, "gpu:a100:1"),
+    ],
+)
+def test_a_task_gets_the_smallest_gpu_that_is_enough(settings, gigabytes, gres):
+    assert settings.choose_gres(gigabytes * 10**9) == gres
+
+
+def test_a_plan_for_larger_gpus_than_the_site_has_is_refused():
+    with pytest.raises(OptionError, match=r"needs GPUs of 100 GB, `gpus` has 80 GB at most.*--memory-gb 80"):
+        SlurmSettings(gpus=KINDS).choose_gres(100 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("gres", "count"),
+    [("", 0), ("gpu", 1), ("gpu:2", 2), ("gpu:a100:4(S:0)", 4), ("gpu:a100", 1), ("shard:2,gpu:1", 1)],
+)
+def test_the_gpus_of_a_request_are_counted(gres, count):
+    assert count_gpus(gres) == count
+
+
+@pytest.mark.parametrize(
+    ("needed", "settings", "parameters"),
+    [
+        (NEEDED, SlurmSettings(), {"cpus_per_task": 13, "mem": "6000M", "time": 24 * 60, "gres": "gpu:1", "nodes": 1}),
+        (
+            Resources(gpu_bytes=1, cores=4, ram_bytes=2 * 10**9, seconds=3600.0, nodes=2, is_parallel=True),
+            SlurmSettings(gres="gpu:2"),
+            {"cpus_per_task": 8, "mem": "4000M", "time": 75, "gres": "gpu:2", "nodes": 2, "ntasks_per_node": 1},
+        ),
+        (
+            NEEDED,
+            SlurmSettings(cpus=2, memory_gb=1.5, time_minutes=5, signal_seconds=30, setup=("module load x",)),
+            {"cpus_per_task": 2, "mem": "1500M", "time": 5, "signal_delay_s": 30, "setup": ["module load x"]},
+        ),
+    ],
+)
+def test_resources_follow_from_the_task_and_settings_replace_them(root, needed, settings, parameters):
+    built = build_parameters((make_task(root, "2d, fold 0", resources=needed),), settings, after=())
+    assert {name: built[name] for name in parameters} == parameters
+
+
+def test_tasks_of_one_wave_need_the_same(root):
+    larger = make_task(root, "2d, fold 5", resources=Resources(ram_bytes=1))
+    waves = group_tasks([*make_cascade(root), larger])
+    assert [[task.name for task in wave] for wave in waves] == [
+        ["3d_lowres, fold 0", "3d_lowres, fold 1"],
+        ["3d_cascade_fullres, fold 0"],
+        ["2d, fold 5"],
+    ]
+
+
+# In a job
+
+
+@pytest.fixture
+def run_job(root, monkeypatch):
+    monkeypatch.setattr(slurm_job, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(slurm_job, "SECONDS_TO_BE_KILLED", 0.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+
+    def make(code, **changes):
+        mark = find_mark(root / "jobs", "2d, fold 0")
+        return JobCommand(task=make_task(root, "2d, fold 0", code=code), mark=mark, **changes)
+
+    return make
+
+
+def read_mark(job):
+    return read_document(job.mark, JobMark)
+
+
+def test_a_job_that_succeeds_marks_its_end(run_job):
+    job = run_job("print('done')")
+    job()
+    assert read_mark(job) == JobMark(job_id="9", phase="finished", node="n1")
+    assert job.task.log.read_text() == "done\n"
+
+
+def test_a_job_that_fails_marks_why(run_job):
+    job = run_job("import sys; sys.exit('autoseg: error: the disk is full')")
+    with pytest.raises(SystemExit) as end:
+        job()
+    assert end.value.code == 1
+    assert (read_mark(job).phase, read_mark(job).reason) == ("failed", f"the disk is full; log: {job.task.log}")
+
+
+def test_a_task_of_an_array_that_was_queued_again_keeps_its_log(run_job, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    run_job("print('first')")()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    job = run_job("print('second')")
+    job()
+    assert (read_mark(job).job_id, read_mark(job).restarts) == ("8_2", 1)
+    assert job.task.log.read_text() == "first\nsecond\n"
+
+
+SAVES = """
+import os, signal, sys, time
+def save(number, frame):
+    print("saved", flush=True)
+    sys.exit(128 + number)
+signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
+print("begun", flush=True)
+time.sleep(30)
+"""
+
+
+def call_when_begun(job, action):
+    """Calls a function as soon as the command of a job has begun."""
+
+    def wait():
+        while not (job.task.log.is_file() and "begun" in job.task.log.read_text()):
+            time.sleep(0.02)
+        action()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_the_warning_before_the_time_limit_lets_the_command_save(run_job):
+    job = run_job(SAVES)
+    repeated = []
+
+    def requeue(number, frame):
+        repeated.append(job.checkpoint())
+        sys.exit(-1)
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    # Slurm sends it to all processes of the step; the command must not heed it.
+    call_when_begun(job, lambda: (job.child.process.send_signal(signal.SIGUSR2), os.kill(os.getpid(), signal.SIGUSR2)))
+    try:
+        with pytest.raises(SystemExit) as end:
+            job()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert end.value.code == -1
+    assert job.task.log.read_text() == "begun\nsaved\n"
+    assert repeated[0].function.child is None
+    assert repeated[0].function.task == job.task
+
+
+def test_a_job_that_is_ended_by_somebody_marks_that_it_has_saved(run_job):
+    job = run_job(SAVES)
+    call_when_begun(job, lambda: job.child.process.send_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        job()
+    assert read_mark(job).phase == "saved"
+
+
+def test_several_computers_are_joined_by_torchrun(run_job, monkeypatch):
+    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    job = run_job("pass", processes=4)
+    job.task = make_task(job.mark.parent, "2d, fold 0", resources=Resources(nodes=2, is_parallel=True))
+    words = job.build_command()
+    assert words[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert words[-3:] == ["-S", "-c", "pass"]
+    assert {"--nnodes=2", "--nproc-per-node=4", "--rdzv-endpoint=10.0.0.1:20009", "--rdzv-id=9.2"} <= set(words)
+    assert any("join_timeout=" in word for word in words)
+    assert run_job("pass").build_command() == [sys.executable, "-S", "-c", "pass"]
+
+
+def test_only_the_first_computer_marks(run_job, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NODEID", "1")
+    job = run_job("pass")
+    job()
+    assert not job.mark.exists()
+    assert job.task.find_log(1).is_file()
