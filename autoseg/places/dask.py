@@ -64,6 +64,7 @@ class DaskCluster:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
+        keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, one case at a time in each worker.
@@ -83,7 +84,7 @@ class DaskCluster:
             sizes=sizes or {},
             note=progress.note,
         )
-        return gather_outcome(progress.track(queue.iterate(), label=label, total=len(jobs), unit="case"))
+        return gather_outcome(progress.track(queue.iterate(), label=label, total=len(jobs), unit="case"), keep=keep)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Refuses commands.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Protocol, cast, runtime_checkable
 
-from autoseg.errors import Problem, WorkerError
+from autoseg.errors import AutosegError, Problem, WorkerError
 from autoseg.places.dask_worker import Caller, Refusal, run_case
 from autoseg.places.place import Job, Result
 from autoseg.processes.case_pool import CaseEvent, CaseSize, Failure
@@ -187,6 +187,8 @@ class CaseQueue(Generic[Job, Result]):
         if isinstance(outcome, Refusal):
             msg = f"the worker of Dask on {outcome.worker} cannot work on this run: {outcome.reason}"
             raise WorkerError(msg)
+        if isinstance(outcome, AutosegError):  # what all cases need is out of reach
+            raise outcome
         if isinstance(outcome, Exception):
             msg = (
                 f"a worker of Dask cannot work on cases ({type(outcome).__name__}: {outcome}); workers need the same "

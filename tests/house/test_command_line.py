@@ -51,7 +51,7 @@ EXPECTED_FLAGS = {
     "architectures": {"--measure"},
     "losses": set(),
     "doctor": {"--json"},
-    "report": {"--predictions", "--out"},
+    "report": {"--predictions", "--images", "--out"},
     "view": {"--out", "--no-open"},
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from autoseg.errors import AutosegError, PredictionError, VolumeError
+from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.stack import SliceStack
 
 SOFTWARE: Final = "autoseg"
@@ -109,7 +110,8 @@ def read_sources(stack: SliceStack) -> list[Any]:
     """
     import pydicom
 
-    sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in stack.slices]
+    with use_local(*(header.path for header in stack.slices)):
+        sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in stack.slices]
     for source in sources:
         for keyword in PATIENT_AND_STUDY:
             if keyword not in source:

@@ -220,7 +220,8 @@ def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | No
 
 def is_selection(chosen: Sequence[str], cases: Sequence[str]) -> bool:
     """Whether `chosen` holds some or all of the cases, in their order."""
-    return list(chosen) == [case for case in cases if case in set(chosen)]
+    wanted = set(chosen)
+    return list(chosen) == [case for case in cases if case in wanted]
 
 
 def _find_warnings(validation: Validation | None, state: TrainingState | None) -> tuple[str, ...]:

@@ -182,8 +182,11 @@ def _predict_images(
 
 
 def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
-    names = dict.fromkeys(name for problem in problems for name in problem.cases)
-    return [Failure(case=name, problems=tuple(one for one in problems if name in one.cases)) for name in names]
+    of_case: dict[str, list[Problem]] = {}
+    for problem in problems:
+        for name in dict.fromkeys(problem.cases):
+            of_case.setdefault(name, []).append(problem)
+    return [Failure(case=name, problems=tuple(found)) for name, found in of_case.items()]
 
 
 def _describe_model(

@@ -24,6 +24,9 @@ from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.inference.execution.preparation import Execution
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
+from autoseg.remote.address import is_url, join_url
+from autoseg.remote.local_files import use_local
+from autoseg.remote.mirror import find_location
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
@@ -129,7 +132,7 @@ def describe_image(image: Path, folder: str) -> str:
     if folder == DICOM_SOURCE:
         return image.name
     parent = image.parent.resolve()
-    return image.name if str(parent) == folder else str(parent / image.name)
+    return image.name if find_location(parent) == folder else find_location(parent / image.name)
 
 
 @contextmanager
@@ -274,10 +277,13 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
 
 
 def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) -> PredictionRecord:
-    if record.images == DICOM_SOURCE:  # its images have identifiers, not paths
+    if record.images in (DICOM_SOURCE, earlier.images):  # images of series have identifiers, not paths
         return record.model_copy(update={"images": earlier.images})
-    folder = Path(record.images)
-    outputs = {name: describe_image(folder / image, earlier.images) for name, image in record.outputs.items()}
+    folder, old = record.images, earlier.images
+    outputs = {
+        name: join_url(folder, image) if is_url(folder) else describe_image(Path(folder) / image, old)
+        for name, image in record.outputs.items()
+    }
     return record.model_copy(update={"images": earlier.images, "outputs": outputs})
 
 
@@ -328,7 +334,8 @@ def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]
     changed since, such as corrected label maps."""
     parts = dict.fromkeys(part for name in names for part in list_parts(name))
     existing = [name for name in parts if (out / name).exists()]
-    others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
+    with use_local(*(out / name for name in existing)):
+        others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
     if others:
         msg = (
             f"{out} holds files that label maps would replace, and --overwrite leaves {shorten_names(others)} as they "

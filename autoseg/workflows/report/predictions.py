@@ -1,6 +1,6 @@
 """The section about predictions of new images, those that a person should look at first on top."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,9 @@ from autoseg.report.blocks import Cell, Gallery, Section, Table
 from autoseg.report.page import ShownCase
 from autoseg.report.volumes import CaseVolumes
 from autoseg.volume_io import LabelVolume, read_label_map
-from autoseg.volume_io.dicom import RESULT_ENDINGS
+from autoseg.volume_io.dicom import RESULT_ENDINGS, DicomSeries, find_series, read_stack, stack_slices
 from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE, RECORD_NAME, PredictionRecord
-from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes
+from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes, join_image
 from autoseg.workflows.report.dataset import compute_class_volumes, measure_voxel_ml
 
 FEWEST_TRAINING_CASES: Final = 5  # with fewer, the usual volume of a class is not known
@@ -37,7 +37,7 @@ class PredictedCase:
 
     Attributes:
         path: The label map.
-        image: The image, if the record of the predictions names one.
+        image: The image, if it is known: its file, or its series of DICOM slices.
         volumes_ml: Volume of every class by name, in ml (thousands of voxels without spacing).
         unit: The unit of the volumes in words.
         urgency: Largest difference from the volumes of the training cases, in robust standard deviations.
@@ -46,7 +46,7 @@ class PredictedCase:
 
     name: str
     path: Path
-    image: Path | None
+    image: Path | DicomSeries | None
     volumes_ml: Mapping[str, float]
     unit: str
     urgency: float
@@ -64,14 +64,23 @@ class PredictedCase:
         return [*volumes, *(("unusual", concern) for concern in self.concerns)]
 
 
-def read_predictions(folder: Path, plan: Plan, fingerprint: Fingerprint | None) -> tuple[PredictedCase, ...]:
+def read_predictions(
+    folder: Path, plan: Plan, fingerprint: Fingerprint | None, *, image_folder: Path | None = None
+) -> tuple[PredictedCase, ...]:
     """Reads all label maps of a folder; those whose volumes are least like the training cases come first.
+
+    Args:
+        folder: The label maps.
+        plan: Plan of the run that predicted them.
+        fingerprint: Measurements of the training cases; None if there are none.
+        image_folder: Folder of the images, where it is not the one that the record of the predictions names; below it
+            are the series of predictions of DICOM.
 
     Raises:
         PredictionError: There is none, or one holds values that the plan does not know.
         VolumeError: One cannot be read.
     """
-    images = _find_images(folder)
+    images = _find_images(folder, image_folder)
     usual = {} if fingerprint is None else find_usual_volumes(fingerprint)
     unit = find_volume_unit(plan)
     cases = [_read(path, images.get(path.name), plan.labels, usual, unit=unit) for path in _list_label_maps(folder)]
@@ -151,8 +160,10 @@ def show_predictions(
     def read(key: str) -> CaseVolumes:
         case = known[key]
         stored = read_label_map(case.path)
-        images = [] if case.image is None else [case.image]
-        return build_volumes(images, {PREDICTION: plan.labels.encode(stored.array)}, stored.grid)
+        maps = {PREDICTION: plan.labels.encode(stored.array)}
+        if isinstance(case.image, DicomSeries):
+            return join_image(read_stack(stack_slices(case.image)), maps, stored.grid)
+        return build_volumes([] if case.image is None else [case.image], maps, stored.grid)
 
     keys = list(known)
     return add_views(shown, read, order=keys, pictures=keys[:MOST_THUMBNAILS], share=share, progress=progress)
@@ -176,19 +187,28 @@ def _is_label_map(path: Path) -> bool:
     return header is None or not path.with_name(f"{strip_ending(path.name)}{header}").is_file()
 
 
-def _find_images(folder: Path) -> dict[str, Path]:
+def lack_images(cases: Iterable[PredictedCase]) -> bool:
+    """Returns whether no image of the predictions is known."""
+    return all(case.image is None for case in cases)
+
+
+def _find_images(folder: Path, image_folder: Path | None) -> Mapping[str, Path | DicomSeries]:
     path = folder / RECORD_NAME
     if not path.is_file():
         return {}
     record = read_document(path, PredictionRecord)
-    if record.images == DICOM_SOURCE:  # UIDs, which lead to no file
+    if record.images != DICOM_SOURCE:
+        root = image_folder or Path(record.images)
+        return {name: root / image for name, image in record.outputs.items()}
+    if image_folder is None:  # UIDs lead to no file
         return {}
-    return {name: Path(record.images) / image for name, image in record.outputs.items()}
+    series = {one.uid: one for one in find_series(image_folder).series}
+    return {name: series[uid] for name, uid in record.outputs.items() if uid in series}
 
 
 def _read(
     path: Path,
-    image: Path | None,
+    image: Path | DicomSeries | None,
     labels: LabelScheme,
     usual: Mapping[str, tuple[float, float, float, float]],
     *,

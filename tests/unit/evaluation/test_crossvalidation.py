@@ -87,7 +87,7 @@ def test_the_interval_has_the_width_of_the_standard_error():
 def test_the_bootstrap_draws_the_same_every_time_and_ignores_what_is_not_defined():
     table = np.array([[0.5, np.nan], [0.7, 0.9], [0.9, np.nan]])
     assert compute_statistics(table) == compute_statistics(table)
-    means = draw_class_means(table, np.random.default_rng(0))
+    (means,) = draw_class_means([table], np.random.default_rng(0))
     drawn = means[:, 1]
     assert set(np.unique(drawn[~np.isnan(drawn)]).tolist()) == {0.9}
     assert np.isnan(drawn).any()  # where the second case was not drawn
