@@ -147,9 +147,7 @@ def describe_caller(run_root: Path) -> Iterator[Caller]:
             raise RunError(msg) from error
         mark = plan
     try:
-        yield Caller(
-            folder=Path.cwd(), mark=mark, mark_sha256=compute_sha256(mark), versions=read_library_versions()
-        )
+        yield Caller(folder=Path.cwd(), mark=mark, mark_sha256=compute_sha256(mark), versions=read_library_versions())
     finally:
         if mark != plan:
             mark.unlink(missing_ok=True)
@@ -224,7 +222,7 @@ class _LocalWorkers:
     client: Any = None
     environments: tuple[Mapping[str, str], ...] = ()
 
-    def provide(self, count: int, runs_networks: bool) -> DaskClient:  # noqa: FBT001
+    def provide(self, count: int, runs_networks: bool) -> DaskClient:
         """Returns the connection to so many processes."""
         environments = list_environments(count, gpus=_list_gpus() if runs_networks else ())
         if environments != self.environments:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from autoseg.cli.terminal.completion import complete_case_place
-from autoseg.cli.terminal.completion import complete_place
+from autoseg.cli.terminal.completion import complete_case_place, complete_place
 from autoseg.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ OnCases = Annotated[
         "--on",
         metavar="PLACE",
         autocompletion=complete_case_place,
-        help="Where cases are worked on: dask://HOST:PORT, or dask for workers on this computer (needs autoseg[dask]).  "
-        "[default: this computer, without Dask]",
+        help="Where cases are worked on: dask://HOST:PORT, or dask for workers of this computer (needs "
+        "autoseg[dask]).  [default: this computer]",
     ),
 ]
 On = Annotated[
