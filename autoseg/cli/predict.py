@@ -1,11 +1,16 @@
 """`autoseg predict`: segment new images."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
+from autoseg.cli.terminal.options import OnCases
+
+if TYPE_CHECKING:
+    from autoseg.cli.terminal.console import Console
+    from autoseg.workflows.predict.prediction import PredictionOutcome, PredictionRequest
 
 
 def predict(
@@ -64,6 +69,7 @@ def predict(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
+    on: OnCases = None,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace
@@ -72,7 +78,7 @@ def predict(
     from autoseg.cli.terminal.options import parse_formats
     from autoseg.inference.options import PredictionOptions
     from autoseg.workflows.predict.model_source import open_model
-    from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+    from autoseg.workflows.predict.prediction import PredictionRequest
 
     console = open_console()
     request = PredictionRequest(
@@ -91,5 +97,19 @@ def predict(
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
         chosen = replace(request, configuration=model.configuration)
-        outcome = predict_images(model.run, images, out, request=chosen, progress=console)
+        outcome = predict_on(on, model.run, images, out, request=chosen, console=console)
     console.note(f"{outcome.describe()} in {out}")
+
+
+def predict_on(
+    on: str | None, run: Path, images: Path, out: Path, *, request: "PredictionRequest", console: "Console"
+) -> "PredictionOutcome":
+    """Predicts in this process, or elsewhere by one task per image."""
+    from autoseg.places import HERE, open_place
+    from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
+    from autoseg.workflows.predict.prediction import predict_images
+
+    with open_place(on or HERE, run) as place:
+        if on in (None, HERE):
+            return predict_images(run, images, out, request=request, progress=console)
+        return predict_images_in_tasks(run, images, out, request=request, place=place, progress=console)

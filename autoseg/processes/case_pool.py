@@ -72,6 +72,14 @@ class PoolOutcome(Generic[Result]):
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CaseEvent(Generic[Result]):
+    """The end of the work on one case: its result or failure, and its index among the jobs."""
+
+    index: int
+    outcome: Result | Failure
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseSize:
     """Size of a case.
@@ -123,10 +131,17 @@ def run_over_cases(
     """
     if not jobs:
         return PoolOutcome(results=(), failures=())
+    events = _run_here(work, jobs, range(len(jobs))) if workers == 1 else _run_in_pool(work, jobs, workers, sizes or {})
+    return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), keep=keep)
+
+
+def gather_outcome(
+    events: Iterable[CaseEvent[Result]], *, keep: Callable[[Result], Result] | None = None
+) -> PoolOutcome[Result]:
+    """Gathers what became of the cases; `keep` returns what is kept of a result."""
     finished: dict[int, Result] = {}
     failures: dict[int, Failure] = {}
-    events = _run_here(work, jobs, range(len(jobs))) if workers == 1 else _run_in_pool(work, jobs, workers, sizes or {})
-    for event in progress.track(events, label=label, total=len(jobs), unit="case"):
+    for event in events:
         if isinstance(event.outcome, Failure):
             failures[event.index] = event.outcome
         else:
@@ -191,26 +206,20 @@ def write_failure_log(path: Path, failures: Sequence[Failure], *, lists_cases: b
     return (Problem(text=f"{what} are in {path}"),)
 
 
-@dataclass(frozen=True, slots=True)
-class _Event(Generic[Result]):
-    index: int
-    outcome: Result | Failure
-
-
 def _run_here(
     work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], indices: Iterable[int]
-) -> Iterator[_Event[Result]]:
+) -> Iterator[CaseEvent[Result]]:
     for index in indices:
         name, job = jobs[index]
         try:
-            yield _Event(index, work(job))
+            yield CaseEvent(index, work(job))
         except Exception as error:
-            yield _Event(index, build_failure(name, error))
+            yield CaseEvent(index, build_failure(name, error))
 
 
 def _run_in_pool(
     work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int, sizes: Mapping[str, CaseSize]
-) -> Iterator[_Event[Result]]:
+) -> Iterator[CaseEvent[Result]]:
     """Runs the jobs in pools, each of which follows one that broke; a pool knows few jobs at a time."""
     indices = iter(range(len(jobs)))
     while first := list(itertools.islice(indices, workers * CASES_PER_WORKER)):
@@ -300,14 +309,14 @@ def _check_that_workers_start() -> None:
 
 def _run_alone(
     work: Callable[[Job], Result], name: str, job: Job, *, index: int, size: CaseSize | None
-) -> _Event[Result]:
+) -> CaseEvent[Result]:
     described = f"{name} ({size.describe()})" if size is not None else name
     logging.getLogger(__name__).warning("a worker process was killed; %s is tried again alone", described)
     try:
         opened, futures = _submit_jobs(work, [(name, job)], 1)
     except ERRORS_OF_STARTING as error:
         message = f"its worker process was killed, and no further one can be started ({error}); {MEMORY_REMEDY}"
-        return _Event(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
+        return CaseEvent(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
     with opened as pool, _cancel_on_interruption(pool):
         (future,) = _iterate_finished(futures, pool, iter(()))
         if isinstance(future.exception(), BrokenProcessPool):
@@ -316,7 +325,7 @@ def _run_alone(
                 f"{'' if size is None else f' ({size.describe()})'}; "
                 f"the usual cause is too little memory: {MEMORY_REMEDY}"
             )
-            return _Event(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
+            return CaseEvent(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
         return _collect(index, name, future)
 
 
@@ -380,10 +389,10 @@ def _cancel_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
         raise
 
 
-def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:
+def _collect(index: int, name: str, future: "Future[Result]") -> CaseEvent[Result]:
     error = future.exception()
     if error is None:
-        return _Event(index, future.result())
+        return CaseEvent(index, future.result())
     if not isinstance(error, Exception):
         raise error
-    return _Event(index, build_failure(name, error))
+    return CaseEvent(index, build_failure(name, error))

@@ -52,6 +52,8 @@ from autoseg.workflows.predict.prediction_folder import (
 from autoseg.workflows.select.model_choice import check_weights, hash_ensemble, resolve_models
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
 
+LoadEnsemble = Callable[..., Ensemble]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionRequest:
@@ -95,11 +97,25 @@ class PredictionOutcome:
 
 
 def predict_images(
-    run_root: Path, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+    run_root: Path,
+    images: Path,
+    out: Path,
+    *,
+    request: PredictionRequest,
+    progress: Progress,
+    load: LoadEnsemble = load_ensemble,
 ) -> PredictionOutcome:
     """Writes one label map per image, on the image's own grid, with the ending of the dataset.
 
     A repeated call keeps what is finished, provided that the same model and options made it.
+
+    Args:
+        run_root: Run with the models.
+        images: Folder of images, or one image.
+        out: Folder for the label maps.
+        request: The request of the user.
+        progress: Receives the progress.
+        load: Loads the models, with the arguments of `load_ensemble`.
 
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
@@ -108,13 +124,13 @@ def predict_images(
         CasesFailedError: Some images failed, or lack channels; the others are written.
     """
     run = open_run(run_root)
-    _check_other_folder(images, out)
+    check_other_folder(images, out)
     with adaptive_cpu_threads(find_device(request.device), announce=progress.note):
-        return _predict_images(run, images, out, request=request, progress=progress)
+        return _predict_images(run, images, out, request=request, progress=progress, load=load)
 
 
 def _predict_images(
-    run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+    run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress, load: LoadEnsemble
 ) -> PredictionOutcome:
     choice = resolve_models(
         run,
@@ -128,7 +144,7 @@ def _predict_images(
     else:
         check_no_maps(out)
     found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
-    model = load_ensemble(
+    model = load(
         run.root,
         choice.members,
         device=request.device,
@@ -155,7 +171,7 @@ def _predict_images(
         remove_old_maps(out, kept=[strip_ending(name) for name in others])
     recorder = build_recorder(model.members[0], out) if request.attention_maps else None
     waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder)]
-    failures = _list_incomplete(found.problems)
+    failures = list_incomplete(found.problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []
     read = partial(_read, model, odd, found)
@@ -181,7 +197,8 @@ def _predict_images(
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 
-def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
+def list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
+    """Lists the images that have problems before anything is predicted."""
     of_case: dict[str, list[Problem]] = {}
     for problem in problems:
         for name in dict.fromkeys(problem.cases):
@@ -218,8 +235,12 @@ def _describe_model(
     )
 
 
-def _check_other_folder(images: Path, out: Path) -> None:
-    """Label maps among the images would be taken for images by the next call."""
+def check_other_folder(images: Path, out: Path) -> None:
+    """Refuses to write among the images, as the next call would take label maps for images.
+
+    Raises:
+        PredictionError: Both are the same folder.
+    """
     folder = images if images.is_dir() else images.parent
     if folder.resolve() == out.resolve():
         msg = f"{out} is the folder of the images; choose another folder for the label maps"
