@@ -40,10 +40,12 @@ def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
     """Yields the status every two seconds, until every fold is finished."""
     import time
 
-    from autoseg.workflows.folds.status import read_run_status
+    from autoseg.run_folder import open_run
+    from autoseg.workflows.folds.status import read_statuses
 
+    opened = open_run(run)
     while True:
-        statuses = read_run_status(run)
+        statuses = read_statuses(opened)
         yield statuses
         if all(status.state == "finished" for status in statuses):
             return
