@@ -12,8 +12,8 @@ from autoseg.training.monitoring.history import append_to_training_log
 from autoseg.untrusted.json_reading import read_json
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
-from autoseg.workflows.folds.state import StateWriter, TrainingState, record_failure
 from autoseg.workflows.folds import status as status_module
+from autoseg.workflows.folds.state import StateWriter, TrainingState, record_failure
 from autoseg.workflows.folds.status import read_run_status, read_statuses
 
 
