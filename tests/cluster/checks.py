@@ -139,7 +139,7 @@ def test_all_folds_of_a_cascade_are_trained_and_models_are_selected(planned: Pat
     run_folder = make_run(planned, tmp_path, epochs=1, iterations=2)
     done = run_autoseg(*list_words(run_folder, "--configuration", CASCADE))
     assert done.code == 0, done.out + done.err
-    statuses, notes = read_watched_status(run_folder.root)
+    statuses, notes = read_watched_status(run_folder)
     states = {(status.configuration, status.fold): status.state for status in statuses}
     trained = [(name, str(fold)) for name in (LOW_RESOLUTION, CASCADE) for fold in range(5)]
     assert {states[key] for key in trained} == {"finished"}
@@ -154,7 +154,7 @@ def test_two_computers_train_a_fold_together(planned: Path, tmp_path: Path) -> N
     done = run_autoseg(*list_words(run_folder, *options))
     assert done.code == 0, done.out + done.err
     assert read_task_states(find_jobs_folder(run_folder.root))["3d_fullres, fold 0"].phase == "finished"
-    (record,) = (status for status in read_watched_status(run_folder.root)[0] if status.is_trained)
+    (record,) = (status for status in read_watched_status(run_folder)[0] if status.is_trained)
     assert record.device == "2 x cpu"
 
 
