@@ -9,7 +9,7 @@ from autoseg.remote.address import hide_secrets
 
 Result = TypeVar("Result")
 
-PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
+PAUSES_SECONDS: Final = (1.0, 2.0, 4.0)
 """Pauses between the tries, of which there is one more; the libraries of the protocols try a few times themselves."""
 LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 LASTING_NAMES: Final = frozenset(
