@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def test_what_another_try_does_not_change_is_not_tried_again(store: Store, place
         store.download("weights", tmp_path / "weights")
     assert not isinstance(told.value, UnreachableError)
     assert place.calls["get"] == 1
+
+
+def test_a_full_disk_is_not_blamed_on_the_place() -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RemoteError, match=r"No space left on device\); free space for the cache, or let it hold less"):
+        retry(fail, what="read x", sleep=lambda _: pytest.fail("tried again"))
 
 
 def test_signatures_in_the_errors_of_a_library_are_not_shown(store: Store, place: Place, tmp_path: Path) -> None:
