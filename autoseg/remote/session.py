@@ -67,11 +67,14 @@ def open_to_write(url: str, *, is_file: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _repeat(action: Callable[[], object] | None) -> Iterator[None]:
-    """Calls a function from time to time in a thread, until the block ends."""
+    """Calls a function, if there is one, from time to time in a thread, until the block ends."""
+    if action is None:
+        yield
+        return
     is_over = threading.Event()
 
     def work() -> None:
-        while action is not None and not is_over.wait(timeout=SECONDS_BETWEEN):
+        while not is_over.wait(timeout=SECONDS_BETWEEN):
             try:
                 action()
             except AutosegError as error:
