@@ -12,7 +12,7 @@ from autoseg import __version__
 from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import write_document
-from autoseg.errors import PlanError, PredictionError, Problem, group_problems
+from autoseg.errors import PlanError, PredictionError, Problem, VolumeError, group_problems
 from autoseg.file_endings import strip_ending
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
@@ -305,9 +305,15 @@ def _predict_images_of(
         label_map, grid = segmented
         rules, labels = record.postprocessing, model.plan.labels
         finished = postprocess_label_map(label_map, rules, labels=labels, spacing_mm=grid.spacing_mm)
-        for name in found.list_outputs(case):
-            with write_recorded(out / name, record) as temporary:
-                found.write(temporary, finished, grid, case=case, made_by=made_by)
+        refused = []
+        for name in found.list_outputs(case):  # each stands alone: one that is refused does not keep the others away
+            try:
+                with write_recorded(out / name, record) as temporary:
+                    found.write(temporary, finished, grid, case=case, made_by=made_by)
+            except VolumeError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
 
     return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
 
