@@ -103,7 +103,13 @@ def build_learner(
         dtype=dtype,
         memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
-        graph=build_step_graph(objective, device, announce, problem=find_scaling_problem(optimizer, scaler))
+        graph=build_step_graph(
+            objective,
+            device,
+            announce,
+            problem=find_scaling_problem(optimizer, scaler),
+            is_rehearsed=execution.compiler is None,
+        )
         if execution.is_captured
         else None,
     )
