@@ -3,13 +3,15 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.graphs import TapeGraphs
 
 from autoseg.networks.first_convolution import FORMS
 from autoseg.runtime.distributed import ProcessGroup
@@ -21,6 +23,7 @@ from autoseg.training.execution_choice import choose_execution, decide_execution
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import build_learner
+from autoseg.training.step_graph import StepGraph
 
 CPU = torch.device("cpu")
 COMPILER = "aot_eager"
@@ -145,15 +148,27 @@ def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, cho
 VARIANTS = [{"first_convolution": form} for form in FORMS] + [{"dtype": "float16"}]
 
 
-class FakeLearner:
-    """What a trial sees of a learner on a device without graphs."""
+class Learners:
+    """Learners of one network on a device without graphs; tells how each is executed."""
 
-    def __init__(self, execution):
-        self.execution, self.steps = execution, 0
-        self.graph = SimpleNamespace(problem="there are none") if execution.is_captured else None
+    def __init__(self, plain):
+        self.plain, self.made = plain, []
 
-    def train(self):
-        """Does nothing."""
+    def make(self, execution):
+        graph = StepGraph(backend=TapeGraphs(), announce=print, problem="there are none")
+        learner = replace(
+            self.plain, memory_format=execution.memory_format, graph=graph if execution.is_captured else None
+        )
+        self.made.append((learner, execution))
+        return learner
+
+    def find(self, learner):
+        return next(execution for each, execution in self.made if each is learner)
+
+
+@pytest.fixture
+def learners(build):
+    return Learners(build(TrainingExecution(memory_format=PLAIN)))
 
 
 @pytest.mark.parametrize(
@@ -165,20 +180,20 @@ class FakeLearner:
         (3.0, {"padded"}, "channels first"),  # there the convolution of the image is as all others
     ],
 )
-def test_variants_of_the_fastest_execution_are_tried_in_turn(monkeypatch, channels_last, faster, chosen):
+def test_variants_of_the_fastest_execution_are_tried_in_turn(learners, monkeypatch, channels_last, *, faster, chosen):
     told, clock = [], Clock()
 
     def run(learner, batch):
-        way = learner.execution
+        way = learners.find(learner)
         seconds = channels_last if way.memory_format != PLAIN else 2.0
         clock.now += seconds * 0.9 ** len({way.first_convolution, way.dtype} & faster)
         return 1.0
 
     monkeypatch.setattr(execution_choice, "time", clock)
     monkeypatch.setattr(execution_choice, "run_training_step", run)
-    taken = choose_execution(FakeLearner, make_batch(), iterations=200, announce=told.append, variants=VARIANTS)
+    taken = choose_execution(learners.make, make_batch(), iterations=200, announce=told.append, variants=VARIANTS)
     assert taken.describe() == chosen
-    brief = choose_execution(FakeLearner, make_batch(), iterations=20, announce=told.append, variants=VARIANTS)
+    brief = choose_execution(learners.make, make_batch(), iterations=20, announce=told.append, variants=VARIANTS)
     assert (brief.first_convolution, brief.dtype) == (None, None)
 
 
@@ -193,19 +208,19 @@ def test_a_gpu_tries_forms_of_the_first_convolution_and_float16_where_they_make_
 
 
 @pytest.mark.parametrize(("step", "wrong"), [(0, 1.03), (1, 1.03), (5, 1.2)])
-def test_an_execution_whose_losses_take_another_course_is_left_out(monkeypatch, step, wrong):
+def test_an_execution_whose_losses_take_another_course_is_left_out(learners, monkeypatch, step, wrong):
     """A graph that keeps its first batch has the right first loss."""
-    told, batches = [], []
+    told, batches, steps = [], [], Counter()
 
     def run(learner, batch):
         batches.append(batch.image)
-        learner.steps += 1
-        is_wrong = learner.steps == step + 1 and learner.execution.first_convolution is not None
-        return wrong if is_wrong else 1.0
+        steps[id(learner)] += 1
+        is_reformed = learners.find(learner).first_convolution is not None
+        return wrong if is_reformed and steps[id(learner)] == step + 1 else 1.0
 
     monkeypatch.setattr(execution_choice, "time", Clock(seconds_per_look=1.0))
     monkeypatch.setattr(execution_choice, "run_training_step", run)
-    choose_execution(FakeLearner, make_batch(), iterations=200, announce=told.append, variants=VARIANTS[:1])
+    choose_execution(learners.make, make_batch(), iterations=200, announce=told.append, variants=VARIANTS[:1])
     assert f"padded is left out, because its loss is {wrong:g} instead of 1 in step {step + 1}" in told[-1]
     assert not torch.equal(batches[0], batches[1])
     assert torch.equal(batches[0], batches[2])
