@@ -12,6 +12,7 @@ from autoseg.training.monitoring.trackers import check_trackers
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.folds.status import FoldStatus
 from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process
+from autoseg.workflows.train.device_watch import DeviceWatch, describe_shared_devices
 from autoseg.workflows.train.job import TrainedFold, TrainingOutcome
 from autoseg.workflows.train.queue import TrainingQueue, build_queue
 from autoseg.workflows.train.request import TrainingRequest
@@ -74,7 +75,7 @@ def _run_queue(
         progress.note(line)
     try:
         with queue.stop.handle_signals(), closing(queue.run_all()) as snapshots:
-            show_statuses(snapshots)
+            show_statuses(DeviceWatch(announce=progress.note).follow(snapshots))
     except KeyboardInterrupt as interruption:
         raise Stopped(queue.describe_interruption(request)) from interruption
     return tuple(queue.failures.values())
@@ -88,4 +89,4 @@ def _describe_queue(queue: TrainingQueue, budget_seconds: float | None) -> list[
             f"each of them gets {format_duration(budget_seconds)}, so all take up to "
             f"{format_duration(rounds * budget_seconds)}"
         )
-    return lines
+    return [*lines, *describe_shared_devices([name for group in queue.device_groups for name in group])]
