@@ -53,8 +53,8 @@ def predict(
         typer.Option(help="Precision of the computation; float32 is the reference, auto the fastest."),
     ] = "auto",
     execution: Annotated[
-        Literal["auto", "eager", "compiled", "openvino"],
-        typer.Option(help="What runs networks on the CPU; auto takes what finishes first."),
+        Literal["auto", "eager", "compiled", "openvino", "captured", "fused"],
+        typer.Option(help="What runs networks; auto takes what finishes first (captured and fused: CUDA graphs)."),
     ] = "auto",
     series: Annotated[
         list[str] | None,

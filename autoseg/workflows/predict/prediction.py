@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autoseg import __version__
 from autoseg.dataset import Case
@@ -20,6 +21,7 @@ from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
 from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.postprocessing.rules import Rule
+from autoseg.preprocessing.case import CaseGeometry
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
@@ -53,6 +55,8 @@ from autoseg.workflows.select.model_choice import check_weights, hash_ensemble, 
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
 
 LoadEnsemble = Callable[..., Ensemble]
+Predicted = tuple[tuple[Tensor, ...], list[CaseGeometry]]
+"""The logits of each member of an ensemble for a case, and the geometry of the case for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,13 +292,17 @@ def _predict_images_of(
 ) -> Iterator[Failure | None]:
     made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
 
-    def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
+    def predict(case: Case, read: Sequence[StagedCase]) -> Predicted:
         show = partial(progress.show_part, case.name)
         if recorder is None:
             logits = model.predict_case(read, options=request.options, on_window=show)
         else:
             logits = (recorder.predict_case(case.name, read[0], options=request.options, on_window=show),)
-        geometries, grid = [member.geometry for member in read], read[0].geometry.grid
+        return logits, [member.geometry for member in read]
+
+    def restore(case: Case, predicted: Predicted) -> tuple[NDArray[np.integer], Grid]:
+        logits, geometries = predicted
+        grid = geometries[0].grid
         if request.save_probabilities:
             path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)
             with write_recorded(path, record) as temporary:
@@ -315,7 +323,15 @@ def _predict_images_of(
         if refused:
             raise refused[0]
 
-    return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
+    return predict_each(
+        cases,
+        get_name=lambda case: case.name,
+        read=read,
+        predict=predict,
+        finish=restore,
+        write=write,
+        device=model.members[0].device,
+    )
 
 
 def _read(model: Ensemble, warnings: list[Problem], found: FoundImages, case: Case) -> tuple[StagedCase, ...]:
