@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
-from autoseg.quality.calibration import ClassCalibration, QualityCalibration, list_regressors
+from autoseg.quality.calibration import ClassCalibration, list_regressors
 from autoseg.quality.distribution import Distribution, Flag, list_values
 from autoseg.quality.features import CaseFeatures
 from autoseg.quality.regression import Estimate
@@ -87,7 +87,7 @@ def estimate_case(
     label_map: str,
     features: CaseFeatures,
     *,
-    calibration: QualityCalibration | None,
+    classes: Sequence[ClassCalibration] | None,
     distribution: Distribution | None,
     channel_names: Sequence[str],
     class_names: Sequence[str],
@@ -98,7 +98,7 @@ def estimate_case(
         name: Name of the case.
         label_map: Name of its label map.
         features: Features of the prediction.
-        calibration: Calibration of the model that predicted; None if it has none.
+        classes: Calibration of each class; None if the model has none.
         distribution: What the training cases look like; None if nothing is known of them.
         channel_names: Names of the channels.
         class_names: Names of the classes.
@@ -107,7 +107,7 @@ def estimate_case(
     if distribution is not None:
         values = list_values(features, distribution.thumbnails, channel_names=channel_names, class_names=class_names)
         flags = distribution.find_flags(values)
-    of_classes = [None] * len(class_names) if calibration is None else calibration.classes
+    of_classes = [None] * len(class_names) if classes is None else classes
     return CaseQuality(
         name=name,
         label_map=label_map,

@@ -95,7 +95,7 @@ class QualityEstimator:
             name,
             label_map,
             CaseFeatures(network=network, shapes=shapes),
-            calibration=self.calibration,
+            classes=None if self.calibration is None else self.calibration.classes,
             distribution=self.distribution,
             channel_names=[channel.name for channel in plan.channels],
             class_names=plan.labels.class_names,

@@ -12,7 +12,7 @@ from autoseg.geometry import Grid
 from autoseg.volume_io import write_label_map
 
 MAP_ENDING: Final = ".nii.gz"
-Maps = Mapping[Path, UInt8[np.ndarray, "z y x"]]
+Maps = Mapping[Path, UInt8[np.ndarray, "file_z file_y file_x"]]
 
 
 def write_maps(maps: Maps, grid: Grid) -> None:

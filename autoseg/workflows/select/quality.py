@@ -62,9 +62,6 @@ def calibrate_quality(
 ) -> QualityCalibration:
     """Fits the estimates to what the selection predicts for its held-out cases, and writes them into the run.
 
-    For a pair of configurations, features of probabilities are the means over both, each on its own grid; features of
-    label maps, and scores, are those of the pair.
-
     Args:
         run: The run.
         held_out: The selected configurations.
@@ -75,18 +72,58 @@ def calibrate_quality(
         progress: Progress display.
 
     Raises:
-        RunError: A preprocessed case is missing, or the run cannot be written.
+        RunError: The run cannot be written.
+        CasesFailedError: Some cases could not be predicted or compared.
+    """
+    scored = score_held_out(run, held_out, jobs, selection, device=device, progress=progress)
+    plan = held_out[0].plan
+    classes, distribution = fit_calibration(
+        list(scored.values()),
+        blocks[[job.case in scored for job in jobs]],
+        channel_names=[channel.name for channel in plan.channels],
+        class_names=plan.labels.class_names,
+    )
+    calibration = QualityCalibration(
+        autoseg_version=__version__,
+        weights_sha256=tuple(digest for member in selection.members for digest in member.weights_sha256),
+        postprocessing=tuple(rule.describe() for rule in selection.postprocessing.rules),
+        cases=len(scored),
+        class_names=plan.labels.class_names,
+        classes=classes,
+        distribution=distribution,
+    )
+    write_document(run.root / CALIBRATION_NAME, calibration)
+    return calibration
+
+
+def score_held_out(
+    run: RunFolder,
+    held_out: Sequence[HeldOut],
+    jobs: Sequence[EvaluationJob],
+    selection: Selection,
+    *,
+    device: str,
+    progress: Progress,
+) -> dict[str, ScoredCase]:
+    """Measures and scores what the selection predicts for its held-out cases, by case, in the order of the jobs.
+
+    For a pair of configurations, features of probabilities are the means over both, each on its own grid; features of
+    label maps, and scores, are those of the pair. Cases that have no stored features and are not preprocessed any more
+    are left out, with a note. Arguments as in `calibrate_quality`.
+
+    Raises:
+        RunError: The run cannot be written.
         CasesFailedError: Some cases could not be predicted or compared.
     """
     plan, rules = held_out[0].plan, selection.postprocessing.rules
-    cases = [job.case for job in jobs]
-    depth = selection.members[0].pruned_depth
+    cases, depth = [job.case for job in jobs], selection.members[0].pruned_depth
     of_members = [
         _complete_features(run, member, cases, depth=depth, device=device, progress=progress) for member in held_out
     ]
-    known = [index for index, case in enumerate(cases) if all(case in features for features in of_members)]
     chosen = [
-        (jobs[index].case, (jobs[index], _join([features[cases[index]] for features in of_members]))) for index in known
+        (job.case, (job, _join([features[job.case] for features in of_members])))
+        for job in jobs
+        if all(job.case in features for features in of_members)
     ]
     outcome = run_over_cases(
         partial(_score_case, plan=plan, rules=rules),
@@ -98,21 +135,7 @@ def calibrate_quality(
     if outcome.failures:
         heading = f"{len(outcome.failures)} of {len(chosen)} held-out predictions cannot be used:"
         raise CasesFailedError(heading, list_problems(outcome.failures))
-    channel_names = tuple(channel.name for channel in plan.channels)
-    classes, distribution = fit_calibration(
-        outcome.results, blocks[known], channel_names=channel_names, class_names=plan.labels.class_names
-    )
-    calibration = QualityCalibration(
-        autoseg_version=__version__,
-        weights_sha256=tuple(digest for member in selection.members for digest in member.weights_sha256),
-        postprocessing=tuple(rule.describe() for rule in rules),
-        cases=len(chosen),
-        class_names=plan.labels.class_names,
-        classes=classes,
-        distribution=distribution,
-    )
-    write_document(run.root / CALIBRATION_NAME, calibration)
-    return calibration
+    return {case: result for (case, _), result in zip(chosen, outcome.results, strict=True)}
 
 
 def _join(of_members: Sequence[NetworkFeatures]) -> NetworkFeatures:
