@@ -1,8 +1,8 @@
 """How well quality is estimated: python -m benchmarks.quality RUN [--damaged CASES] [--foreign IMAGE].
 
 Every case is judged by a calibration that is fitted to the cases of the other folds, as `autoseg select` fits it to all
-of them. Damaged versions of the images are predicted by the network that held their case out. An image of another body part is
-cut into pieces of the size of the images, with their spacing.
+of them. Damaged versions of the images are predicted by the network that held their case out. An image of another body
+part is cut into pieces of the size of the images, with their spacing.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from autoseg.document import Part
 FEWEST_CASES: Final = 20
 """With 19 cases or fewer, the extreme residuals do not bound an interval of 90 %."""
 COVERAGE: Final = 0.9
-PENALTIES: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+PENALTIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 HUBER_DEVIATIONS: Final = 1.345  # the usual constant: 95 % efficient for normal residuals
 REWEIGHTINGS: Final = 5
 FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whose median absolute deviation is 1

@@ -26,7 +26,7 @@ from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import Rule
 from autoseg.preprocessing.case import compute_plan_axes
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
-from autoseg.quality.distribution import Distribution, describe_training_grids
+from autoseg.quality.distribution import FEWEST_VALUES, Distribution, describe_training_grids
 from autoseg.quality.estimates import CaseQuality, QualityReport, estimate_case
 from autoseg.quality.features import CaseFeatures, NetworkFeatures
 from autoseg.quality.images import measure_image
@@ -128,16 +128,17 @@ def build_estimator(
     path = run.root / CALIBRATION_NAME
     calibration = read_document(path, QualityCalibration) if path.is_file() else None
     mismatch = _find_mismatch(run, calibration, choice, weights=weights, options=options)
-    if calibration is not None and mismatch is None:
-        return QualityEstimator(
-            plan=plan,
-            calibration=calibration,
-            distribution=calibration.distribution,
-            because=calibration.describe(),
-        )
     grids = None
     if run.fingerprint.is_file():
         grids = describe_training_grids(read_document(run.fingerprint, Fingerprint), plan.axis_permutation)
+    if calibration is not None and mismatch is None:
+        known = calibration.distribution
+        return QualityEstimator(
+            plan=plan,
+            calibration=calibration,
+            distribution=known if known.cases >= FEWEST_VALUES else grids,
+            because=calibration.describe(),
+        )
     flags = "flags compare grids and volumes with the training cases" if grids else "nor are there any flags"
     return QualityEstimator(
         plan=plan, calibration=None, distribution=grids, because=f"no Dice is estimated: {mismatch}; {flags}"

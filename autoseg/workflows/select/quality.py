@@ -85,7 +85,7 @@ def calibrate_quality(
     )
     calibration = QualityCalibration(
         autoseg_version=__version__,
-        weights_sha256=tuple(digest for member in selection.members for digest in member.weights_sha256),
+        weights_sha256=selection.weights_sha256,
         postprocessing=tuple(rule.describe() for rule in selection.postprocessing.rules),
         cases=len(scored),
         class_names=plan.labels.class_names,
