@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from builders.folds import write_trained_fold
+from builders.folds import build_checkpoint_description, write_trained_fold
 from builders.plans import build_configuration, build_plan
 from builders.preprocessing import preprocess_training_case
 from builders.progress import Notes
 from builders.threads import use_one_thread
+from safetensors.torch import load_file, save_file
 
 from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import read_document, write_document
@@ -17,6 +18,7 @@ from autoseg.processes import case_pool
 from autoseg.processes.progress import SilentProgress
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.training.checkpoint import DESCRIPTION_KEY
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.plan.preprocessing import extract_recipe
@@ -32,6 +34,12 @@ _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 def one_core(monkeypatch):
     """Evaluation would start processes on several cores."""
     monkeypatch.setattr(case_pool, "count_usable_cpus", lambda: 1)
+
+
+def add_description(path):
+    """Turns bare weights into what a training of no epoch leaves."""
+    description = build_checkpoint_description().model_dump_json()
+    save_file(load_file(path), path, metadata={DESCRIPTION_KEY: description})
 
 
 @pytest.fixture
@@ -53,6 +61,7 @@ def run(tmp_path):
         write_label_map(run.references / f"{case}.nii.gz", reference, grid=GRID, like=None)
     for fold, cases in enumerate(FOLDS):
         write_trained_fold(run.root, plan, "3d_fullres", fold=str(fold), seed=fold)
+        add_description(run.fold("3d_fullres", str(fold)).final_checkpoint)
         validate_fold(run, "3d_fullres", str(fold), cases=cases, device="cpu", progress=SilentProgress())
     return run
 
