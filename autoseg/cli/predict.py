@@ -45,6 +45,10 @@ def predict(
         bool,
         typer.Option("--attention-maps", help="Also write what attention gates and shape streams weight (NIfTI)."),
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Also write entropy and disagreement of folds and views (NIfTI, 8 bit)."),
+    ] = False,
     device: Annotated[
         str, typer.Option(autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
@@ -88,6 +92,7 @@ def predict(
         postprocessing=not no_postprocessing,
         save_probabilities=save_probabilities,
         attention_maps=attention_maps,
+        uncertainty=uncertainty,
         device=device,
         precision=precision,
         execution=execution,

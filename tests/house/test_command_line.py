@@ -40,8 +40,8 @@ EXPECTED_FLAGS = {
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
-        "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution", "--series",
-        "--format", "--overwrite", "--on",
+        "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision", "--execution",
+        "--series", "--format", "--overwrite", "--on",
     },
     "evaluate": {"--run", "--on"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},

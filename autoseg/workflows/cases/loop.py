@@ -33,9 +33,14 @@ Predicted = TypeVar("Predicted")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseOutput:
-    """Output of one model for a preprocessed case."""
+    """Output of one model for a preprocessed case.
+
+    Attributes:
+        image: Input of the network.
+    """
 
     model: SegmentationModel
+    image: Float32[np.ndarray, "channel z y x"]
     logits: Float32[Tensor, "class z y x"]
     geometry: CaseGeometry
 
@@ -106,7 +111,7 @@ def predict_preprocessed_cases(
             label = case if len(models) == 1 else f"{case}, {model.configuration}"
             show = partial(progress.show_part, label)
             logits = model.predict_preprocessed(image, options=options, on_window=show)
-            outputs.append(CaseOutput(model=model, logits=logits, geometry=geometry))
+            outputs.append(CaseOutput(model=model, image=image, logits=logits, geometry=geometry))
         return outputs
 
     return predict_each(

@@ -37,6 +37,7 @@ from autoseg.volume_io.dicom import RESULT_ENDINGS
 
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
+QUALITY_NAME: Final = "quality.json"
 LOCK_NAME: Final = ".prediction.lock"
 FINISHED_NAME: Final = ".prediction.jsonl"
 """Files that were finished since the record was written, one line each; the record takes them over at the end."""
@@ -317,7 +318,7 @@ def _find_name_problem(name: str, endings: tuple[str, ...]) -> str | None:
     ending = max((end for end in endings if name.lower().endswith(end)), key=len, default=None)
     if ending is None:
         return "it has no ending of a label map"
-    taken = next((part for part in list_parts(name) if part in (RECORD_NAME, PLAN_NAME)), None)
+    taken = next((part for part in list_parts(name) if part in (RECORD_NAME, PLAN_NAME, QUALITY_NAME)), None)
     return find_name_problem(name[: -len(ending)]) if taken is None else f"{taken} has another meaning there"
 
 

@@ -148,4 +148,4 @@ def _describe_queue(
             f"each of them gets {format_duration(budget_seconds)}, so all take up to "
             f"{format_duration(rounds * budget_seconds)}"
         )
-    return [*lines, *describe_shared_devices([name for group in queue.device_groups for name in group])]
+    return [*lines, *describe_shared_devices([name for group in device_groups for name in group])]
