@@ -36,10 +36,10 @@ EXPECTED_FLAGS = {
         "--restart",
     },
     "status": {"--watch", "--json"},
-    "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
+    "select": {"--configuration", "--fold", "--no-ensembles", "--no-variants", "--device"},
     "predict": {
-        "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
-        "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution", "--series",
+        "--configuration", "--fold", "--mirroring", "--no-mirroring", "--step-fraction", "--decoding", "--budget",
+        "--no-postprocessing", "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution", "--series",
         "--format", "--overwrite",
     },
     "evaluate": {"--run"},

@@ -1,9 +1,10 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from autoseg.file_endings import strip_ending
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
-from autoseg.inference.options import PredictionOptions, Workload
+from autoseg.inference.options import Decoding, PredictionOptions, Workload
 from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.case_pool import Failure
@@ -61,6 +62,8 @@ class PredictionRequest:
         configuration: None takes what was selected (selection.json), else the one that is trained. One that is named,
             like a fold, leaves the selection aside.
         folds: None takes those that were selected, else every trained one.
+        options: Options of the prediction; None takes what was selected, else the usual ones.
+        mirroring: Changes `options`; None leaves it as it is, and so do the next two.
         postprocessing: Whether the postprocessing that was selected is applied.
         attention_maps: Whether the attention maps of the networks are written, too.
         series: DICOM series to segment, each by UID, number or description; empty for all.
@@ -69,7 +72,10 @@ class PredictionRequest:
 
     configuration: str | None = None
     folds: tuple[str, ...] | None = None
-    options: PredictionOptions
+    options: PredictionOptions | None = None
+    mirroring: bool | None = None
+    step_fraction: float | None = None
+    decoding: Decoding | None = None
     postprocessing: bool = True
     save_probabilities: bool = False
     attention_maps: bool = False
@@ -79,6 +85,16 @@ class PredictionRequest:
     overwrite: bool = False
     series: tuple[str, ...] = ()
     formats: tuple[DicomFormat, ...] = ()
+
+    def choose_options(self, selected: PredictionOptions) -> PredictionOptions:
+        """Chooses the options of the prediction: those of the request before those that were selected.
+
+        Raises:
+            PredictionError: The step is not above 0, or above 1.
+        """
+        named = {"mirroring": self.mirroring, "step_fraction": self.step_fraction, "decoding": self.decoding}
+        changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        return replace(self.options or selected, **changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +139,7 @@ def _predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
+    options = request.choose_options(choice.options)
     if request.attention_maps:
         check_attention_maps(run, choice.members, execution=request.execution)
     else:
@@ -134,7 +151,7 @@ def _predict_images(
         device=request.device,
         precision=request.precision,
         execution="eager" if request.attention_maps else request.execution,
-        workload=Workload(images=len(found.cases), options=request.options),
+        workload=Workload(images=len(found.cases), options=options),
     )
     weights = hash_ensemble(run, model)
     check_weights(run, choice, weights)
@@ -144,7 +161,7 @@ def _predict_images(
     cases = found.cases
     outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
     check_inputs_are_kept(cases, tuple(outputs))
-    record = _describe_model(model, run, found.source, request, weights=weights, rules=choice.rules)
+    record = _describe_model(model, run, found.source, request, options=options, weights=weights, rules=choice.rules)
     record = record.model_copy(update={"outputs": {path.name: image for path, image in outputs.items()}})
     with lock_record(out):
         record = prepare_folder(out, record, overwrite=request.overwrite)
@@ -192,6 +209,7 @@ def _describe_model(
     source: str,
     request: PredictionRequest,
     *,
+    options: PredictionOptions,
     weights: Sequence[tuple[str, ...]],
     rules: tuple[Rule, ...],
 ) -> PredictionRecord:
@@ -203,8 +221,9 @@ def _describe_model(
         configuration=NAMES_JOINED_BY.join(member.configuration for member in members),
         folds=tuple(dict.fromkeys(fold for member in members for fold in member.folds)),
         weights_sha256=tuple(digest for of_member in weights for digest in of_member),
-        mirroring=request.options.mirroring,
-        step_fraction=request.options.step_fraction,
+        mirroring=options.mirroring,
+        step_fraction=options.step_fraction,
+        decoding=options.decoding,
         number_type=model.members[0].dtype,
         execution=tuple(stage.execution for member in model.members for stage in member.stages),
         probabilities=request.save_probabilities,
@@ -262,20 +281,23 @@ def _predict_images_of(
     read: Callable[[Case], tuple[StagedCase, ...]],
     recorder: MapRecorder | None,
 ) -> Iterator[Failure | None]:
+    options = PredictionOptions(
+        mirroring=record.mirroring, step_fraction=record.step_fraction, decoding=record.decoding
+    )
     made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
 
     def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
         show = partial(progress.show_part, case.name)
         if recorder is None:
-            logits = model.predict_case(read, options=request.options, on_window=show)
+            logits = model.predict_case(read, options=options, on_window=show)
         else:
-            logits = (recorder.predict_case(case.name, read[0], options=request.options, on_window=show),)
+            logits = (recorder.predict_case(case.name, read[0], options=options, on_window=show),)
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:
             path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)
             with write_recorded(path, record) as temporary:
                 write_probabilities(temporary, shape, model.iterate_probabilities(logits, geometries))
-        return model.restore_label_map(logits, geometries), grid
+        return model.restore_label_map(logits, geometries, decoding=options.decoding), grid
 
     def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
         label_map, grid = segmented
