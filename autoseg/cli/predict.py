@@ -44,6 +44,10 @@ def predict(
             "else argmax]"
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Time for an image, such as 30s: gives up what costs little Dice to fit."),
+    ] = None,
     no_postprocessing: Annotated[
         bool, typer.Option("--no-postprocessing", help="Skip the postprocessing that autoseg select accepted.")
     ] = False,
@@ -83,7 +87,7 @@ def predict(
     from dataclasses import replace
 
     from autoseg.cli.terminal.console import open_console
-    from autoseg.cli.terminal.options import parse_formats
+    from autoseg.cli.terminal.options import parse_duration, parse_formats
     from autoseg.workflows.predict.model_source import open_model
     from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
@@ -94,6 +98,7 @@ def predict(
         mirroring=mirroring,
         step_fraction=step_fraction,
         decoding=decoding,
+        budget_seconds=None if budget is None else parse_duration(budget),
         postprocessing=not no_postprocessing,
         save_probabilities=save_probabilities,
         attention_maps=attention_maps,

@@ -1,5 +1,6 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +40,7 @@ from autoseg.workflows.predict.attention_maps import (
     check_no_maps,
     remove_old_maps,
 )
+from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
@@ -50,7 +52,7 @@ from autoseg.workflows.predict.prediction_folder import (
     prepare_folder,
     write_recorded,
 )
-from autoseg.workflows.select.model_choice import check_weights, hash_ensemble, resolve_models
+from autoseg.workflows.select.model_choice import ModelChoice, check_weights, hash_ensemble, resolve_models
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
 
 
@@ -64,6 +66,7 @@ class PredictionRequest:
         folds: None takes those that were selected, else every trained one.
         options: Options of the prediction; None takes what was selected, else the usual ones.
         mirroring: Changes `options`; None leaves it as it is, and so do the next two.
+        budget_seconds: Time for an image on average, into which the prediction is fitted; None for no limit.
         postprocessing: Whether the postprocessing that was selected is applied.
         attention_maps: Whether the attention maps of the networks are written, too.
         series: DICOM series to segment, each by UID, number or description; empty for all.
@@ -76,6 +79,7 @@ class PredictionRequest:
     mirroring: bool | None = None
     step_fraction: float | None = None
     decoding: Decoding | None = None
+    budget_seconds: float | None = None
     postprocessing: bool = True
     save_probabilities: bool = False
     attention_maps: bool = False
@@ -95,6 +99,12 @@ class PredictionRequest:
         named = {"mirroring": self.mirroring, "step_fraction": self.step_fraction, "decoding": self.decoding}
         changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         return replace(self.options or selected, **changes)
+
+    @property
+    def named_options(self) -> tuple[str, ...]:
+        """Names of the options that the user chose, and that no budget changes."""
+        named = {"mirroring": self.mirroring, "step_fraction": self.step_fraction}
+        return tuple(name for name, value in named.items() if self.options is not None or value is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,29 +149,20 @@ def _predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
-    options = request.choose_options(choice.options)
     if request.attention_maps:
         check_attention_maps(run, choice.members, execution=request.execution)
     else:
         check_no_maps(out)
     found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
-    model = load_ensemble(
-        run.root,
-        choice.members,
-        device=request.device,
-        precision=request.precision,
-        execution="eager" if request.attention_maps else request.execution,
-        workload=Workload(images=len(found.cases), options=options),
-    )
-    weights = hash_ensemble(run, model)
-    check_weights(run, choice, weights)
+    way, weights = _choose_way(run, choice, found, request=request, progress=progress)
+    model = way.model
     progress.note(model.describe())
     for warning in warn_of_region_order(model.plan.labels):
         progress.note(warning)
     cases = found.cases
     outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
     check_inputs_are_kept(cases, tuple(outputs))
-    record = _describe_model(model, run, found.source, request, options=options, weights=weights, rules=choice.rules)
+    record = _describe_way(way, run, found.source, request, weights=weights, rules=choice.rules)
     record = record.model_copy(update={"outputs": {path.name: image for path, image in outputs.items()}})
     with lock_record(out):
         record = prepare_folder(out, record, overwrite=request.overwrite)
@@ -187,15 +188,47 @@ def _predict_images(
         read=read,
         recorder=recorder,
     )
+    started = time.perf_counter()
     try:
         failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
     finally:
         with lock_record(out):
             complete_record(out)
+    if request.budget_seconds is not None and waiting:
+        progress.note(describe_duration(time.perf_counter() - started, len(waiting), request.budget_seconds))
     for problem in group_problems(odd):
         progress.note(f"warning: {problem.describe()}")
     check_failures(failures, total=total, log=out / "prediction.log", unit="image")
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
+
+
+def _choose_way(
+    run: RunFolder, choice: ModelChoice, found: FoundImages, *, request: PredictionRequest, progress: Progress
+) -> tuple[Way, tuple[tuple[str, ...], ...]]:
+    """Loads the models, and fits them into the budget, if there is one; returns also the digests of their weights."""
+    options = request.choose_options(choice.options)
+    model = load_ensemble(
+        run.root,
+        choice.members,
+        device=request.device,
+        precision=request.precision,
+        execution="eager" if request.attention_maps else request.execution,
+        workload=Workload(images=len(found.cases), options=options),
+    )
+    weights = hash_ensemble(run, model)
+    check_weights(run, choice, weights)
+    usual = Way(model=model, options=options)
+    if request.budget_seconds is None:
+        return usual, weights
+    way = fit_budget(
+        usual,
+        found,
+        budget_seconds=request.budget_seconds,
+        measured=None if choice.selection is None else choice.selection.prediction,
+        kept=request.named_options,
+        progress=progress,
+    )
+    return way, hash_ensemble(run, way.model)
 
 
 def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
@@ -203,16 +236,16 @@ def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
     return [Failure(case=name, problems=tuple(one for one in problems if name in one.cases)) for name in names]
 
 
-def _describe_model(
-    model: Ensemble,
+def _describe_way(
+    way: Way,
     run: RunFolder,
     source: str,
     request: PredictionRequest,
     *,
-    options: PredictionOptions,
     weights: Sequence[tuple[str, ...]],
     rules: tuple[Rule, ...],
 ) -> PredictionRecord:
+    model, options = way.model, way.options
     members = tuple(EnsembleMember(configuration=part.configuration, folds=part.folds) for part in model.members)
     return PredictionRecord(
         autoseg_version=__version__,
@@ -224,6 +257,8 @@ def _describe_model(
         mirroring=options.mirroring,
         step_fraction=options.step_fraction,
         decoding=options.decoding,
+        budget_seconds=request.budget_seconds,
+        given_up=way.given_up,
         number_type=model.members[0].dtype,
         execution=tuple(stage.execution for member in model.members for stage in member.stages),
         probabilities=request.save_probabilities,

@@ -66,6 +66,7 @@ class PredictionRecord(Document):
         folds: Folds; for an ensemble, those of all members, each once.
         weights_sha256: Digests of every checkpoint: for each member, of every stage the folds.
         decoding: Decoding of the probabilities; that of earlier versions is argmax.
+        budget_seconds, given_up: Time for an image on average, and what was left out for it; None without a budget.
         execution: Execution of the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
         pruned_depth: Depth to which the networks were pruned; None for whole ones.
@@ -87,6 +88,8 @@ class PredictionRecord(Document):
     mirroring: bool
     step_fraction: float
     decoding: Decoding = "argmax"
+    budget_seconds: float | None = None
+    given_up: tuple[str, ...] = ()
     number_type: DtypeName
     execution: tuple[Execution, ...] = ()
     probabilities: bool

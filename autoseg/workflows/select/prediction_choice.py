@@ -56,5 +56,5 @@ class PredictionChoice(Part):
 
     def describe(self) -> str:
         """Describes the choice in one line."""
-        views = "with" if self.mirroring else "without"
-        return f"predicted {views} mirrored views, decoding {self.decoding}"
+        decoding = f"decoding {self.decoding}: {self.decoding_because}"
+        return f"{'mirroring' if self.mirroring else 'no mirroring'}: {self.mirroring_because}; {decoding}"
