@@ -60,7 +60,7 @@ class Way:
     def rank(self) -> tuple[float, ...]:
         """Key that sorts ways, the best first, and of two that are equal the faster."""
         if self.dice is None:
-            return -self.fold_count, -self.seconds
+            return float(-self.fold_count), -self.seconds
         return -(self.dice + ASSUMED_FOLD_GAIN * (1 - 1 / self.fold_count)), self.seconds
 
     def describe(self) -> str:
