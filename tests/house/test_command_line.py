@@ -39,8 +39,8 @@ EXPECTED_FLAGS = {
     "select": {"--configuration", "--fold", "--no-ensembles", "--no-variants", "--device"},
     "predict": {
         "--configuration", "--fold", "--mirroring", "--no-mirroring", "--step-fraction", "--decoding", "--budget",
-        "--no-postprocessing", "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution", "--series",
-        "--format", "--overwrite",
+        "--no-postprocessing", "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution",
+        "--series", "--format", "--overwrite",
     },
     "evaluate": {"--run"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},

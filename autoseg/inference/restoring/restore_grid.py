@@ -215,6 +215,7 @@ def iterate_mean_probabilities(
     *,
     labels: LabelScheme,
     strip_bytes: int | None = None,
+    compute: Callable[[Tensor, LabelScheme], Tensor] = compute_probabilities,
 ) -> Iterator[tuple[int, slice, Float32[Tensor, "row new_x class"]]]:
     """Yields slice, rows and mean probabilities of one or more models on the cropped grid of the file, in plan axes.
 
@@ -225,14 +226,15 @@ def iterate_mean_probabilities(
         labels: Label scheme of all models.
         strip_bytes: Upper limit for the interpolated logits of a model that exist at a time (at least one row); None
             for the default of the devices.
+        compute: Computes the probabilities of a strip.
     """
     assert all(geometry.crop_box == geometries[0].crop_box for geometry in geometries), "of another image"
     limit = strip_bytes or get_strip_bytes(logits)
     of_models = [iterate_strips(*part, strip_bytes=limit) for part in zip(logits, geometries, resamplings, strict=True)]
     for strips in zip(*of_models, strict=True):
-        total = compute_probabilities(strips[0].logits, labels)
+        total = compute(strips[0].logits, labels)
         for strip in strips[1:]:
-            total += compute_probabilities(strip.logits, labels).to(total.device)
+            total += compute(strip.logits, labels).to(total.device)
         yield strips[0].z, strips[0].rows, total / len(strips)
 
 

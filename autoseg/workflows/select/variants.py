@@ -240,7 +240,7 @@ def _choose_decoding(measured: _Measurements, *, mirroring: bool) -> Decision:
     if plain.mirroring or not mirroring:
         return _judge_decoding(gain, "")
     if gain.lower is None or gain.lower <= 0:
-        return _judge_decoding(gain, " without mirrored views, so that it was not measured with them")
+        return _judge_decoding(gain, ", without mirrored views; with them it was not measured")
     chosen = replace(DEFAULT_OPTIONS, decoding="dice")
     measured.measure(chosen)
     return _judge_decoding(measured.compute_gain(DEFAULT_OPTIONS, chosen), "")
@@ -248,8 +248,8 @@ def _choose_decoding(measured: _Measurements, *, mirroring: bool) -> Decision:
 
 def _judge_decoding(gain: Gain, where: str) -> Decision:
     is_better = not where and gain.lower is not None and gain.lower > 0
-    rule = "is above 0" if is_better else "is not wholly above 0"
-    return is_better, gain, f"the gain of the highest expected Dice, {gain.describe()}, {rule}{where}"
+    rule = "all of it above 0" if is_better else "not all of it above 0"
+    return is_better, gain, f"labels of the highest expected Dice gain {gain.describe()}, {rule}{where}"
 
 
 def _measure_larger_steps(measured: _Measurements, *, mirroring: bool) -> None:
