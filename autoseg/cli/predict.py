@@ -31,10 +31,28 @@ def predict(
         list[str] | None,
         typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: as for --configuration]"),
     ] = None,
-    no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="Skip test-time augmentation.")] = False,
+    mirroring: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirroring/--no-mirroring",
+            help="Average over mirrored views, or not.  [default: as autoseg select chose, else averaged]",
+        ),
+    ] = None,
     step_fraction: Annotated[
-        float, typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.  [default: 0.5]"),
+    ] = None,
+    decoding: Annotated[
+        Literal["argmax", "dice"] | None,
+        typer.Option(
+            help="Most probable labels, or those of the highest expected Dice.  [default: as autoseg select chose, "
+            "else argmax]"
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Time for an image, such as 30s: gives up what costs little Dice to fit."),
+    ] = None,
     no_postprocessing: Annotated[
         bool, typer.Option("--no-postprocessing", help="Skip the postprocessing that autoseg select accepted.")
     ] = False,
@@ -79,8 +97,7 @@ def predict(
     from dataclasses import replace
 
     from autoseg.cli.terminal.console import open_console
-    from autoseg.cli.terminal.options import parse_formats
-    from autoseg.inference.options import PredictionOptions
+    from autoseg.cli.terminal.options import parse_duration, parse_formats
     from autoseg.workflows.predict.model_source import open_model
     from autoseg.workflows.predict.prediction import PredictionRequest
 
@@ -88,7 +105,10 @@ def predict(
     request = PredictionRequest(
         configuration=configuration,
         folds=tuple(fold) if fold else None,
-        options=PredictionOptions(step_fraction=step_fraction, mirroring=not no_mirroring),
+        mirroring=mirroring,
+        step_fraction=step_fraction,
+        decoding=decoding,
+        budget_seconds=None if budget is None else parse_duration(budget),
         postprocessing=not no_postprocessing,
         save_probabilities=save_probabilities,
         attention_maps=attention_maps,

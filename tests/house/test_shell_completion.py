@@ -72,6 +72,7 @@ def test_commands_and_flags_are_completed() -> None:
         (("train", "nowhere", "--precision", "b"), ["bfloat16"]),
         (("predict", "a", "b", "c", "--precision", "float"), ["float32", "float16"]),
         (("predict", "a", "b", "c", "--device", "c"), ["cpu", "cuda"]),
+        (("predict", "a", "b", "c", "--decoding", ""), ["argmax", "dice"]),
         (("select", "a", "--device", "m"), ["mps"]),
         (("train", "a", "--device", "a"), ["auto"]),
         (("train", "a", "--on", "s"), ["slurm"]),

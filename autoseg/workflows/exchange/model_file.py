@@ -251,6 +251,7 @@ def _share_selection(shared: ModelFileContent, selection: Selection, digests: Di
         postprocessing=Postprocessing(
             rules=postprocessing.rules, steps=(), before=postprocessing.before, after=postprocessing.after
         ),
+        prediction=selection.prediction,
     )
 
 

@@ -13,6 +13,7 @@ from autoseg.postprocessing.learning import Step
 from autoseg.postprocessing.rules import Rule
 from autoseg.run_folder import RunFolder
 from autoseg.untrusted.names import FolderName
+from autoseg.workflows.select.prediction_choice import PredictionChoice
 
 NAMES_JOINED_BY = " + "
 
@@ -86,6 +87,7 @@ class Selection(Document):
         candidates: Scores of all candidates, the best one first; before it the best one pruned, if that is selected.
         members: Models of the first candidate, which prediction uses. Only a single one may be pruned.
         because: Reason for the selection, with the numbers.
+        prediction: Mirroring and decoding; None where they were not measured, as by earlier versions.
     """
 
     schema_version: Literal[1] = 1
@@ -97,6 +99,7 @@ class Selection(Document):
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     because: str
     postprocessing: Postprocessing
+    prediction: PredictionChoice | None = None
 
     @property
     def name(self) -> str:
